@@ -1,0 +1,55 @@
+"""Errors that a user can act on: what was wrong, where, and the next command to type."""
+
+
+class RaftError(Exception):
+    """A failure that the user can do something about; the command line prints it without a traceback.
+
+    Args:
+        what: one sentence saying what was wrong.
+        where: the file, setting or row that it was found in.
+        hint: the next command to type, or what to change.
+    """
+
+    exit_code = 1
+
+    def __init__(self, what: str, *, where: object = None, hint: str | None = None):
+        self.what, self.where, self.hint = what, None if where is None else str(where), hint
+        super().__init__(str(self))
+
+    def __str__(self) -> str:
+        lines = [self.what]
+        if self.where:
+            lines.append(f"  where: {self.where}")
+        if self.hint:
+            lines.append(f"  next:  {self.hint}")
+        return "\n".join(lines)
+
+
+class UsageError(RaftError):
+    """What was typed, or a setting in the YAML, is wrong; nothing was started."""
+
+    exit_code = 2
+
+
+class MissingExtra(UsageError):
+    """An optional package is needed that is not installed.
+
+    Args:
+        package: the import that failed, e.g. ``"torch"``.
+        extra: the extra of ``raft-pipeline`` that brings it, e.g. ``"local"``.
+        why: what it is needed for, e.g. ``"to run SmolLM2-135M-Instruct on this machine"``.
+    """
+
+    def __init__(self, package: str, *, extra: str, why: str):
+        super().__init__(
+            f"The package {package} is needed {why}, and it is not installed.",
+            hint=f"pip install 'raft-pipeline[{extra}]'",
+        )
+
+
+class DamagedArtifact(RaftError):
+    """An artifact does not hold what its schema or its digest says."""
+
+
+class RunLocked(RaftError):
+    """Another process is writing to the run directory."""

@@ -1,0 +1,92 @@
+"""Prompts: one Markdown file each, with `$placeholders`, known by their digest.
+
+A file is a chat: a line `## system`, `## user` or `## assistant` begins a turn. A last `## assistant` turn is a
+beginning that the model continues. Text above the first such line is a note to the reader and is not sent.
+"""
+
+import hashlib
+import re
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+
+from raft.errors import UsageError
+from raft.protocols import Message
+
+_TURN = re.compile(r"^## (system|user|assistant)[ \t]*$", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt file.
+
+    Attributes:
+        name: the file's name without its ending.
+        turns: role and template of each turn.
+        digest: SHA-256 (hex) of the turns; a change of a note does not change it.
+    """
+
+    name: str
+    turns: tuple[tuple[str, str], ...]
+    digest: str
+
+    def render(self, **values: str) -> tuple[Message, ...]:
+        """Return the chat with each placeholder replaced; a turn that comes out empty is left out.
+
+        Raises:
+            UsageError: the prompt has a placeholder that is not among `values`.
+        """
+        try:
+            chat = [(role, Template(text).substitute(values).strip()) for role, text in self.turns]
+        except (KeyError, ValueError) as error:
+            raise UsageError(
+                f"The prompt {self.name} has a placeholder that cannot be filled: {error}.",
+                where=f"{self.name}.md",
+                hint=f"placeholders of this prompt: {', '.join('$' + name for name in values)}; write $$ for a dollar",
+            ) from None
+        return tuple({"role": role, "content": text} for role, text in chat if text)
+
+
+def packaged() -> dict[str, str]:
+    """Return the prompts that come with the package: name to text."""
+    folder = files("raft") / "prompts"
+    if not folder.is_dir():  # an editable checkout keeps them beside src/
+        folder = Path(__file__).parents[2] / "prompts"  # type: ignore[assignment]
+    return {
+        entry.name.removesuffix(".md"): entry.read_text(encoding="utf-8")
+        for entry in sorted(folder.iterdir(), key=lambda entry: entry.name)
+        if entry.name.endswith(".md")
+    }
+
+
+def load(name: str, folder: Path | None = None) -> Prompt:
+    """Return the prompt `name`: from `folder` if it holds that file, otherwise from the package.
+
+    Raises:
+        UsageError: there is no such prompt, the folder does not exist, or the file has no turn.
+    """
+    if folder is not None and not folder.is_dir():
+        raise UsageError("The folder of prompts does not exist.", where=folder, hint="raft init my-pipeline")
+    own = folder / f"{name}.md" if folder else None
+    if own is not None and own.is_file():
+        return parse(name, own.read_text(encoding="utf-8"))
+    known = packaged()
+    if name not in known:
+        raise UsageError(f"There is no prompt {name}; there are {', '.join(known)}.", where=folder)
+    return parse(name, known[name])
+
+
+def parse(name: str, text: str) -> Prompt:
+    """Return the prompt written in `text`.
+
+    Raises:
+        UsageError: no line begins a turn.
+    """
+    _, *parts = _TURN.split(text)
+    if not parts:
+        raise UsageError(
+            f"The prompt {name} has no turn.", where=f"{name}.md", hint="begin one with a line `## user`"
+        )
+    turns = tuple((role, body.strip()) for role, body in zip(parts[::2], parts[1::2], strict=True))
+    return Prompt(name, turns, hashlib.sha256(repr(turns).encode()).hexdigest())
