@@ -50,7 +50,7 @@ class Generator(_Section):
     api_base: str | None = Field(None, description="address of a self-hosted endpoint")
     concurrency: Count = Field(16, description="requests in flight at a hosted model")
     batch: Count = Field(32, description="requests in one batch of a local model")
-    attempts: Count = Field(2, description="how often one request is asked before it is recorded as a failure")
+    attempts: Count = Field(3, description="how often one request is asked before it is recorded as a failure")
     timeout: Annotated[float, Field(gt=0)] = Field(120.0, description="seconds a hosted model may take for one reply")
 
 
@@ -148,13 +148,25 @@ def load(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -
         UsageError: the file is missing or no YAML, a key is unknown (the nearest known one is named), or a value is
             of the wrong type or out of range.
     """
-    tree = _read(path) if path else {}
+    return _validated(_read(path) if path else {}, overrides, path)
+
+
+def load_text(text: str, overrides: Mapping[str, Any] | None = None, *, where: str) -> Settings:
+    """Read settings from YAML text; `where` names it in errors.
+
+    Raises:
+        UsageError: as `load`.
+    """
+    return _validated(_parse(text, where), overrides, where)
+
+
+def _validated(tree: dict[str, Any], overrides: Mapping[str, Any] | None, where: object) -> Settings:
     for key, value in (overrides or {}).items():
         _plant(tree, key, value)
     try:
         return Settings.model_validate(tree)
     except ValidationError as error:
-        raise _explain(error, path) from None
+        raise _explain(error, where) from None
 
 
 def parse_assignment(text: str) -> tuple[str, Any]:
@@ -174,17 +186,12 @@ def parse_assignment(text: str) -> tuple[str, Any]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise UsageError("There is no such pipeline file.", where=path, hint="raft init my-pipeline") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"The pipeline file cannot be read: {error}.", where=path) from None
-    except yaml.YAMLError as error:
-        raise UsageError(f"The pipeline file is no YAML: {error}", where=path) from None
-    if tree is None:
-        return {}
-    if not isinstance(tree, dict):
-        raise UsageError("A pipeline file holds settings as `key: value`.", where=path, hint="raft init my-pipeline")
+    tree = _parse(text, path)
     for key in ("prompts", "ledger", "evaluation"):
         if isinstance(tree.get(key), str):
             tree[key] = path.parent / tree[key]
@@ -193,6 +200,18 @@ def _read(path: Path) -> dict[str, Any]:
         corpus = [corpus]
     if isinstance(corpus, list):
         tree["corpus"] = [str(path.parent / str(part)) for part in corpus]
+    return tree
+
+
+def _parse(text: str, where: object) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UsageError(f"The pipeline file is no YAML: {error}", where=where) from None
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise UsageError("A pipeline file holds settings as `key: value`.", where=where, hint="raft init my-pipeline")
     return tree
 
 
@@ -206,7 +225,7 @@ def _plant(tree: dict[str, Any], key: str, value: Any) -> None:
     tree[name] = value
 
 
-def _explain(error: ValidationError, path: Path | None) -> UsageError:
+def _explain(error: ValidationError, where_from: object) -> UsageError:
     lines, hint = [], None
     for problem in error.errors():
         where = ".".join(str(part) for part in problem["loc"])
@@ -216,7 +235,7 @@ def _explain(error: ValidationError, path: Path | None) -> UsageError:
             hint = "raft init my-pipeline   (writes a YAML file with every setting explained)"
         else:
             lines.append(f"{where}: {problem['msg']} (it is {problem['input']!r}).")
-    return UsageError(" ".join(lines), where=path or "the command line", hint=hint)
+    return UsageError(" ".join(lines), where=where_from or "the command line", hint=hint)
 
 
 def known_keys(section: type[BaseModel] = Settings, prefix: str = "") -> list[str]:

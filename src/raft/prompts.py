@@ -48,15 +48,15 @@ class Prompt:
         return tuple({"role": role, "content": text} for role, text in chat if text)
 
 
-def packaged() -> dict[str, str]:
-    """Return the prompts that come with the package: name to text."""
-    folder = files("raft") / "prompts"
+def packaged(kind: str) -> dict[str, str]:
+    """Return the files that come with the package, name to text; `kind` is "prompts" or "pipelines"."""
+    folder = files("raft") / kind
     if not folder.is_dir():  # an editable checkout keeps them beside src/
-        folder = Path(__file__).parents[2] / "prompts"  # type: ignore[assignment]
+        folder = Path(__file__).parents[2] / kind  # type: ignore[assignment]
     return {
-        entry.name.removesuffix(".md"): entry.read_text(encoding="utf-8")
+        entry.name: entry.read_text(encoding="utf-8")
         for entry in sorted(folder.iterdir(), key=lambda entry: entry.name)
-        if entry.name.endswith(".md")
+        if entry.name.endswith((".md", ".yaml"))
     }
 
 
@@ -66,15 +66,27 @@ def load(name: str, folder: Path | None = None) -> Prompt:
     Raises:
         UsageError: there is no such prompt, the folder does not exist, or the file has no turn.
     """
+    return parse(name, load_text(f"{name}.md", folder))
+
+
+def load_text(file: str, folder: Path | None = None) -> str:
+    """Return a file of the prompts as text: from `folder` if it holds that file, otherwise from the package.
+
+    Raises:
+        UsageError: there is no such file, it is no UTF-8 text, or the folder does not exist.
+    """
     if folder is not None and not folder.is_dir():
         raise UsageError("The folder of prompts does not exist.", where=folder, hint="raft init my-pipeline")
-    own = folder / f"{name}.md" if folder else None
+    own = folder / file if folder else None
     if own is not None and own.is_file():
-        return parse(name, own.read_text(encoding="utf-8"))
-    known = packaged()
-    if name not in known:
-        raise UsageError(f"There is no prompt {name}; there are {', '.join(known)}.", where=folder)
-    return parse(name, known[name])
+        try:
+            return own.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"The prompt cannot be read: {error}.", where=own) from None
+    known = packaged("prompts")
+    if file not in known:
+        raise UsageError(f"There is no prompt {file}; there are {', '.join(known)}.", where=folder)
+    return known[file]
 
 
 def parse(name: str, text: str) -> Prompt:

@@ -26,7 +26,6 @@ class Request:
         temperature: 0 for the most likely reply, more for sampling.
         sample: number of this request among equal ones, so that equal requests can have different replies.
         schema: the JSON schema that the reply must follow, or None for free text.
-        stop: strings that end the reply (they are not part of it).
         check: raises ValueError when a reply is of no use; the backend then asks again, within its limits.
             It is not part of the request's key.
     """
@@ -36,7 +35,6 @@ class Request:
     temperature: float = 0.0
     sample: int = 0
     schema: Mapping[str, Any] | None = None
-    stop: tuple[str, ...] = ()
     check: Callable[[str], object] | None = field(default=None, compare=False)
 
 

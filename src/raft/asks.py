@@ -1,0 +1,267 @@
+"""What is asked of a generator for one question, and how its reply is read and checked.
+
+Each function returns an `Ask`: the request, whose check decides whether the reply is of use, and the reading of a
+reply that passed into rows of questions.
+"""
+
+import json
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import json_repair
+
+from raft.prompts import Prompt
+from raft.protocols import Request
+from raft.raftformat import ABSTENTION
+from raft.targets import Target
+from raft.text import contains, content_words, fact_values, find_quote, normalise
+
+QUESTION_TOKENS = 48
+ITEM_TOKENS = 160
+GROUNDED = 0.7
+"""Least share of a question's words that the statement, its heading or the opening must hold: the rest is invented.
+Chosen on the handbook in `examples/`, where a 135M model's replies below it are about other things."""
+
+MEANINGS: Mapping[str, str] = {
+    "fact": "a fact other than a number, date or name, for example a code or a rule",
+    "number": "the answer is a number with its unit",
+    "date": "the answer is a date or a time",
+    "name": "the answer is the name of a person, team, place or product",
+    "procedure": "the answer is the steps to take, in order",
+    "decision": 'the answer is "yes", "no" or "maybe"',
+    "unanswerable": "a question on the same subject that the passage does not answer; answer and quote are empty",
+}
+
+Reading = Callable[[str], list[dict[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A request together with the reading of its reply.
+
+    Attributes:
+        request: what the generator is asked.
+        read: a reply that passed the check to rows of `tables.QUESTIONS` (question, answer, kind, quotes, reasoning).
+        item_id: the chunk that it is about.
+        doc_ids: the documents that it is about.
+        prompt: the prompt it was made with.
+    """
+
+    request: Request
+    read: Reading
+    item_id: str
+    doc_ids: tuple[str, ...]
+    prompt: Prompt
+
+
+def answer_first_ask(
+    prompt: Prompt, chunk: Mapping[str, Any], target: Target, context: str, *, name_document: bool
+) -> Ask:
+    """Ask for the question whose answer is the target's; look-alike documents are named in it."""
+    messages = prompt.render(
+        context=context, statement=target.statement, answer=_short(target.answer), opening=target.opening
+    )
+
+    def question(reply: str) -> str:
+        text = _joined(target.opening, reply)
+        check_question(text, target, context)
+        return _named(text, context) if name_document else text
+
+    def read(reply: str) -> list[dict[str, Any]]:
+        return [
+            {
+                "question": question(reply),
+                "answer": target.answer,
+                "kind": target.kind,
+                "quotes": [_quote(chunk, target)],
+            }
+        ]
+
+    request = Request(messages, QUESTION_TOKENS, check=question)
+    return Ask(request, read, chunk["chunk_id"], (chunk["doc_id"],), prompt)
+
+
+def comparison_ask(
+    prompt: Prompt, chunk: Mapping[str, Any], target: Target, other_chunk: Mapping[str, Any], other: Target
+) -> Ask:
+    """Ask for a question that compares one statement of two look-alike documents."""
+    first, second = _title(other_chunk["heading"]), _title(chunk["heading"])
+    opening = f"How do {first} and {second} differ in"
+    messages = prompt.render(
+        first_context=first,
+        first_statement=other.statement,
+        second_context=second,
+        second_statement=target.statement,
+        opening=opening,
+    )
+
+    def check(reply: str) -> str:
+        text = _joined(opening, reply)
+        _must(text.endswith("?") and text.count("?") == 1, "it is not one question")
+        words = {_stem(word) for word in content_words(text.removeprefix(opening))}
+        _must(bool(words & {_stem(word) for word in content_words(target.statement)}), "it compares something else")
+        return text
+
+    def read(reply: str) -> list[dict[str, Any]]:
+        return [
+            {
+                "question": check(reply),
+                "answer": f"{first}: {other.answer}; {second}: {target.answer}",
+                "kind": "comparison",
+                "quotes": [_quote(other_chunk, other), _quote(chunk, target)],
+            }
+        ]
+
+    documents = (other_chunk["doc_id"], chunk["doc_id"])
+    return Ask(Request(messages, QUESTION_TOKENS, check=check), read, chunk["chunk_id"], documents, prompt)
+
+
+def unanswerable_ask(prompt: Prompt, chunk: Mapping[str, Any], target: Target, vocabulary: set[str]) -> Ask:
+    """Ask for a question that the corpus does not answer; it must use a word that no document holds."""
+    messages = prompt.render(context=chunk["heading"], statement=target.statement)
+
+    def check(reply: str) -> str:
+        text = _joined("", reply)
+        _must(text.endswith("?") and text.count("?") == 1, "it is not one question")
+        words = content_words(text)
+        about = {_stem(w) for w in words} & {_stem(w) for w in content_words(f"{chunk['heading']} {target.statement}")}
+        _must(len(about) >= 2, "it is about something else")
+        _must(bool(words - vocabulary), "the corpus may answer it: it holds each of its words")
+        return text
+
+    def read(reply: str) -> list[dict[str, Any]]:
+        return [{"question": check(reply), "answer": ABSTENTION, "kind": "unanswerable", "quotes": []}]
+
+    return Ask(Request(messages, QUESTION_TOKENS, check=check), read, chunk["chunk_id"], (chunk["doc_id"],), prompt)
+
+
+def items_ask(prompt: Prompt, chunk: Mapping[str, Any], count: int, kinds: Sequence[str]) -> Ask:
+    """Ask for `count` questions with answers and quotes as JSON."""
+    messages = prompt.render(
+        count=str(count),
+        kinds="\n".join(f"  - {kind}: {MEANINGS[kind]}" for kind in kinds),
+        context=chunk["heading"],
+        passage=chunk["text"],
+    )
+
+    def read(reply: str) -> list[dict[str, Any]]:
+        return [_item(item, chunk) for item in parse_items(reply, kinds)[:count]]
+
+    request = Request(messages, ITEM_TOKENS * count + 40, schema=_items_schema(kinds), check=read)
+    return Ask(request, read, chunk["chunk_id"], (chunk["doc_id"],), prompt)
+
+
+def parse_items(reply: str, kinds: Sequence[str]) -> list[dict[str, str]]:
+    """Return the items of a JSON reply, repaired where it is nearly JSON.
+
+    Raises:
+        ValueError: there are no items, or one lacks a question, an answer, a quote or a known kind.
+    """
+    try:
+        tree = json.loads(reply)
+    except ValueError:
+        tree = json_repair.loads(reply)
+    items = tree.get("items") if isinstance(tree, dict) else tree
+    _must(isinstance(items, list) and bool(items), "there are no items in it")
+    for item in items:
+        _must(isinstance(item, dict), "an item is no object")
+        for name in ("question", "answer", "quote", "kind"):
+            _must(isinstance(item.get(name), str), f"an item has no {name}")
+        _must(item["kind"] in kinds, f"{item['kind']!r} is none of the kinds asked for")
+        bare = item["kind"] == "unanswerable"
+        _must(bool(item["question"].strip()), "a question is empty")
+        _must(bare or bool(item["answer"].strip() and item["quote"].strip()), "an answer or a quote is empty")
+    return list(items)
+
+
+def check_question(text: str, target: Target, context: str) -> None:
+    """Check a question that was written for a chosen answer.
+
+    Raises:
+        ValueError: it is no single question, gives the answer away, or is about something else.
+    """
+    _must(text.endswith("?") and text.count("?") == 1, "it is not one question")
+    if target.kind in ("fact", "number", "date", "name"):
+        _must(not contains(text, target.answer), "it gives the answer away")
+        given = fact_values(target.answer) & fact_values(text)
+        _must(not given - fact_values(context), "it gives the answer away")
+    if target.kind == "decision":
+        _must(not re.search(r"\b(?:not|never|no)\b|n't", text, re.IGNORECASE), "it is asked in the negative")
+    opening = {_stem(word) for word in normalise(target.opening).split()} if target.kind != "decision" else set()
+    words = [_stem(word) for word in normalise(text).split() if word in content_words(text)]
+    body = [word for word in words if word not in opening]
+    stated = {_stem(word) for word in content_words(target.statement) - content_words(target.answer)}
+    known = stated | {_stem(word) for word in content_words(context)}
+    _must(bool(body), "it asks for nothing")
+    _must(sum(word in known for word in body) >= GROUNDED * len(body), "it is about something else")
+    needed = max(2, math.ceil(0.3 * min(len(stated), 10)))
+    _must(len(set(body) & stated) >= min(needed, len(stated)), "it leaves out what the statement is about")
+    _must(len(set(words)) > 0.6 * len(words), "it repeats itself")
+
+
+def _item(item: Mapping[str, str], chunk: Mapping[str, Any]) -> dict[str, Any]:
+    bare = item["kind"] == "unanswerable"
+    place = None if bare else find_quote(item["quote"], chunk["text"])
+    text = item["quote"].strip()
+    start, end = place or (-1, -1)
+    exact = place is not None and chunk["text"][start:end] == text
+    quotes = [] if bare else [{"chunk_id": chunk["chunk_id"], "start": start if exact else -1,
+                               "end": end if exact else -1, "text": text}]  # fmt: skip
+    return {
+        "question": item["question"].strip(),
+        "answer": ABSTENTION if bare else item["answer"].strip(),
+        "kind": item["kind"],
+        "quotes": quotes,
+    }
+
+
+def _items_schema(kinds: Sequence[str]) -> dict[str, Any]:
+    fields: dict[str, Any] = {name: {"type": "string"} for name in ("question", "answer", "quote")}
+    fields["kind"] = {"type": "string", "enum": list(kinds)}
+    item = {"type": "object", "properties": fields, "required": list(fields), "additionalProperties": False}
+    return {
+        "type": "object",
+        "properties": {"items": {"type": "array", "items": item}},
+        "required": ["items"],
+        "additionalProperties": False,
+    }
+
+
+def _quote(chunk: Mapping[str, Any], target: Target) -> dict[str, Any]:
+    text = chunk["text"][target.start : target.end]
+    return {"chunk_id": chunk["chunk_id"], "start": target.start, "end": target.end, "text": text}
+
+
+def _joined(opening: str, reply: str) -> str:
+    line = reply.strip("\n").split("\n", 1)[0].rstrip()
+    if opening and not line.lower().lstrip().startswith(opening.lower()):
+        line = opening + ("" if line[:1] in (" ", "?", ",") else " ") + line
+    return " ".join(line.split())
+
+
+def _named(question: str, context: str) -> str:
+    title = _title(context)
+    named = {_stem(w) for w in content_words(title)} & {_stem(w) for w in content_words(question)}
+    if not title or len(named) * 2 > len(content_words(title)):
+        return question
+    return f"According to {title}, {question[0].lower()}{question[1:]}"
+
+
+def _title(heading: str) -> str:
+    return heading.split(" > ", 1)[0]
+
+
+def _short(answer: str) -> str:
+    return " ".join(answer.split())[:300]
+
+
+def _stem(word: str) -> str:
+    return re.sub(r"(?:ing|ed|es|s|ly)$", "", word)[:6]
+
+
+def _must(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)

@@ -1,0 +1,1 @@
+"""One vendor a file; the only place where heavy packages are imported."""

@@ -1,0 +1,212 @@
+"""Embedders: sentence-transformers on this machine, or a hosted model through litellm."""
+
+import json
+from collections.abc import Sequence
+from functools import cached_property
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from raft.backends import models
+from raft.backends.quiet import import_litellm, quiet
+from raft.backends.tokens import HostedTokenizer, LocalTokenizer
+from raft.errors import MissingExtra, RaftError
+from raft.protocols import Embedder, Tokenizer
+
+_UNKNOWN_LIMIT = 512
+"""Tokens that a text may have when nothing says how many the model takes; all common embedders take as many."""
+
+
+def open_embedder(name: str, api_base: str | None = None) -> Embedder:
+    """Return the embedder of that name; nothing heavy is loaded until texts are embedded.
+
+    Args:
+        name: a folder, a hub name or `provider/name`.
+        api_base: address of a self-hosted endpoint, for hosted names.
+
+    Raises:
+        UsageError: there is no such model.
+    """
+    return HostedEmbedder(name, api_base=api_base) if models.is_hosted(name) else SentenceEmbedder(name)
+
+
+class SentenceEmbedder:
+    """A sentence-transformers model on this machine, loaded when it first embeds.
+
+    Args:
+        name: a folder or a hub name.
+        batch: texts that go through the model together; `embed` sorts by length first, so little is padding.
+
+    Raises:
+        UsageError: there is no such model.
+    """
+
+    def __init__(self, name: str, *, batch: int = 32) -> None:
+        self._name, self._batch = name, batch
+        tokenizer = LocalTokenizer(name)
+        self.tokenizer: Tokenizer = tokenizer
+        self._limit = _length_limit(name)
+        self.max_tokens = self._limit - tokenizer.special_tokens
+        self.identity = models.identity(name)
+
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        """Return a float32 array of shape (len(texts), dimensions) whose rows have length 1.
+
+        Raises:
+            MissingExtra: sentence-transformers is not installed.
+            UsageError: the model's weights are not to be had.
+        """
+        vectors = self._model.encode(
+            list(texts),
+            batch_size=self._batch,
+            show_progress_bar=False,
+            convert_to_numpy=True,
+            normalize_embeddings=True,
+        )
+        return np.asarray(vectors, dtype=np.float32).reshape(len(texts), -1 if texts else self._dimensions)
+
+    @property
+    def _dimensions(self) -> int:
+        return int(self._model.get_embedding_dimension())
+
+    @cached_property
+    def _model(self) -> Any:
+        quiet()
+        try:
+            from sentence_transformers import SentenceTransformer
+        except ImportError as error:
+            missing = error.name or "sentence_transformers"
+            raise MissingExtra(missing, extra="local", why=f"to embed with {self._name} on this machine") from None
+        where = models.resolve(self._name)
+        try:
+            model = SentenceTransformer(where, revision=models.revision(where))
+        except OSError as error:
+            raise models.unknown_model(self._name, error) from None
+        model.max_seq_length = self._limit
+        return model
+
+
+class HostedEmbedder:
+    """A model behind an API, asked through litellm; transient errors are retried here and nowhere else.
+
+    Args:
+        name: `provider/name`; the provider's key is read from its usual environment variable.
+        api_base: address of a self-hosted endpoint.
+        batch: texts in one request.
+        attempts: how often a request is sent before it fails.
+        timeout: seconds that one request may take.
+    """
+
+    def __init__(
+        self, name: str, *, api_base: str | None = None, batch: int = 128, attempts: int = 5, timeout: float = 60.0
+    ) -> None:
+        self.identity = name
+        self.tokenizer: Tokenizer = HostedTokenizer(name)
+        self.max_tokens = _hosted_limit(name)
+        self._api_base, self._batch, self._attempts, self._timeout = api_base, batch, attempts, timeout
+
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        """Return a float32 array of shape (len(texts), dimensions) whose rows have length 1.
+
+        Raises:
+            RaftError: the provider refuses (key, model, request), or stays out of reach.
+        """
+        rows: list[list[float]] = []
+        for start in range(0, len(texts), self._batch):
+            rows += self._ask(list(texts[start : start + self._batch]))
+        vectors = np.asarray(rows, dtype=np.float32).reshape(len(texts), -1 if texts else 0)
+        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+        if not np.all(lengths > 0) or not np.all(np.isfinite(lengths)):
+            raise RaftError("The provider sent a vector without a direction.", where=self.identity)
+        unit: np.ndarray = vectors / lengths
+        return unit
+
+    def _ask(self, texts: list[str]) -> list[list[float]]:
+        litellm = import_litellm()
+        from openai import OpenAIError
+        from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
+
+        retrying = Retrying(
+            retry=retry_if_exception(_is_transient),
+            wait=wait_exponential_jitter(initial=0.5, max=20, jitter=0.5),
+            stop=stop_after_attempt(self._attempts),
+            reraise=True,
+        )
+        try:
+            reply = retrying(
+                litellm.embedding,
+                model=self.identity,
+                input=texts,
+                api_base=self._api_base,
+                timeout=self._timeout,
+                encoding_format="float",
+                drop_params=True,
+                num_retries=0,
+                max_retries=0,
+            )
+        except OpenAIError as error:
+            raise _refusal(self.identity, error, self._api_base) from None
+        vectors = [item["embedding"] for item in sorted(reply.data, key=lambda item: int(item["index"]))]
+        if len(vectors) != len(texts):
+            raise RaftError(
+                f"The provider sent {len(vectors)} vectors for {len(texts)} texts.",
+                where=self.identity,
+                hint="check that the endpoint serves an embedding model",
+            )
+        return vectors
+
+
+def _is_transient(error: BaseException) -> bool:
+    from litellm import exceptions
+
+    if "insufficient_quota" in str(error):
+        return False
+    return isinstance(
+        error,
+        exceptions.APIConnectionError
+        | exceptions.BadGatewayError
+        | exceptions.InternalServerError
+        | exceptions.RateLimitError
+        | exceptions.ServiceUnavailableError
+        | exceptions.Timeout,
+    )
+
+
+def _refusal(name: str, error: Exception, api_base: str | None) -> RaftError:
+    """The provider's own words, with the next thing to try."""
+    from litellm import exceptions
+
+    words = str(error).strip().partition("\n")[0][:500]
+    if isinstance(error, exceptions.AuthenticationError | exceptions.PermissionDeniedError):
+        what, hint = "The provider refuses the key", "set the provider's key in its environment variable"
+    elif isinstance(error, exceptions.NotFoundError | exceptions.BadRequestError):
+        what, hint = "The provider refuses the request", "check index.embedder: it is written provider/name"
+    else:
+        what, hint = "The provider does not answer", "run the same command again later: what is done stays done"
+    return RaftError(f"{what}: {words}", where=f"{name} at {api_base}" if api_base else name, hint=hint)
+
+
+def _length_limit(name: str) -> int:
+    """Tokens of one input, special tokens included, from the model's files alone.
+
+    Sentence-transformers' own setting wins; without one it takes the smaller of what tokenizer and network allow.
+    """
+    own = models.model_json(name, "sentence_bert_config.json").get("max_seq_length")
+    if own:
+        return int(own)
+    limits = (
+        models.model_json(name, "tokenizer_config.json").get("model_max_length"),
+        models.model_json(name, "config.json").get("max_position_embeddings"),
+    )
+    return min((int(limit) for limit in limits if limit), default=_UNKNOWN_LIMIT)
+
+
+def _hosted_limit(name: str) -> int:
+    """Tokens that a hosted model takes, from the list in litellm's folder; importing litellm would take seconds."""
+    spec = find_spec("litellm")
+    path = Path(spec.origin).parent / "model_prices_and_context_window_backup.json" if spec and spec.origin else None
+    known = json.loads(path.read_text(encoding="utf-8")) if path and path.is_file() else {}
+    entry = known.get(name) or known.get(name.partition("/")[2]) or {}
+    return int(entry.get("max_input_tokens") or _UNKNOWN_LIMIT)

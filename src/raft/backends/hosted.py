@@ -1,0 +1,134 @@
+"""Generation by a hosted or self-hosted model, through litellm.
+
+One layer of retries (tenacity, exponential with jitter, transient errors only; litellm's own are off). An endpoint
+that stays out of reach stops the run, since its replies are only postponed; what was answered is in the ledger.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from typing import Any
+
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, stop_after_delay, wait_random_exponential
+
+from raft.backends.asking import Reply
+from raft.backends.quiet import import_litellm
+from raft.errors import RaftError, UsageError
+from raft.protocols import Failure, Request
+
+_TRIES, _PATIENCE_SECONDS = 8, 600.0
+
+
+class HostedModel:
+    """A chat model behind litellm.
+
+    Args:
+        name: `provider/model`, for example `openai/gpt-4o-mini`.
+        api_base: address of a self-hosted endpoint.
+        concurrency: requests in flight.
+        timeout: seconds for one reply.
+
+    Raises:
+        UsageError: litellm does not know the provider.
+    """
+
+    def __init__(self, name: str, *, api_base: str | None, concurrency: int, timeout: float):
+        self.name = name
+        self.identity = f"{name}@{api_base}" if api_base else name
+        self.window = concurrency * 16
+        self._api_base, self._concurrency, self._timeout = api_base, concurrency, timeout
+        self._litellm: Any = None
+
+    def answer(self, calls: Sequence[Request], wanted: Sequence[bool]) -> Iterator[list[tuple[int, Reply | Failure]]]:
+        """Answer those `calls` that are `wanted`, several at a time, each as soon as it is there.
+
+        Raises:
+            UsageError: the key is missing or wrong, or the provider does not know the model.
+            RaftError: the endpoint cannot be reached, or stays overloaded.
+        """
+        self._litellm = self._litellm or import_litellm()
+        pool = ThreadPoolExecutor(self._concurrency)
+        try:
+            flying = {pool.submit(self._ask, call): i for i, call in enumerate(calls) if wanted[i]}
+            for done in as_completed(flying):
+                yield [(flying[done], done.result())]
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _ask(self, call: Request) -> Reply | Failure:
+        errors = self._litellm.exceptions
+        transient = (
+            errors.RateLimitError,
+            errors.APIConnectionError,
+            errors.Timeout,
+            errors.InternalServerError,
+            errors.ServiceUnavailableError,
+            errors.BadGatewayError,
+        )
+        retrying = Retrying(
+            retry=retry_if_exception_type(transient),
+            wait=wait_random_exponential(multiplier=0.5, max=30),
+            stop=stop_after_attempt(_TRIES) | stop_after_delay(_PATIENCE_SECONDS),
+            reraise=True,
+        )
+        try:
+            return retrying(self._complete, call)
+        except (errors.AuthenticationError, errors.NotFoundError, errors.PermissionDeniedError) as error:
+            raise UsageError(
+                f"The provider refuses {self.name}: {_words(error)}",
+                where=self._api_base or self.name,
+                hint="check the model's name and the key in the environment, for example OPENAI_API_KEY",
+            ) from None
+        except transient as error:
+            raise RaftError(
+                f"The endpoint of {self.name} does not answer: {_words(error)}",
+                where=self._api_base or self.name,
+                hint="run the same command again later: replies that came are kept and not paid for twice",
+            ) from None
+        except errors.ContentPolicyViolationError as error:
+            return Failure("refused", _words(error))
+        except errors.ContextWindowExceededError as error:
+            return Failure("too long", _words(error))
+        except errors.BadRequestError as error:
+            if "provider" in str(error).lower():
+                raise UsageError(f"litellm does not know {self.name}: {_words(error)}", where=self.name) from None
+            return Failure("refused", _words(error))
+
+    def _complete(self, call: Request) -> Reply:
+        begun = time.monotonic()
+        options: dict[str, Any] = {}
+        if call.schema is not None and self._litellm.supports_response_schema(model=self.name):
+            schema = {"name": "reply", "schema": dict(call.schema), "strict": True}
+            options["response_format"] = {"type": "json_schema", "json_schema": schema}
+        response = self._litellm.completion(
+            model=self.name,
+            messages=list(call.messages),
+            max_tokens=call.max_tokens,
+            temperature=call.temperature,
+            api_base=self._api_base,
+            timeout=self._timeout,
+            num_retries=0,
+            max_retries=0,
+            **options,
+        )
+        if not response.choices:
+            return Reply("", "empty", 0, 0, self._cost(response), time.monotonic() - begun)
+        usage = getattr(response, "usage", None)
+        return Reply(
+            text=response.choices[0].message.content or "",
+            finish_reason=response.choices[0].finish_reason or "stop",
+            input_tokens=getattr(usage, "prompt_tokens", 0) or 0,
+            output_tokens=getattr(usage, "completion_tokens", 0) or 0,
+            cost=self._cost(response),
+            seconds=time.monotonic() - begun,
+        )
+
+    def _cost(self, response: Any) -> float | None:
+        try:
+            return float(self._litellm.completion_cost(completion_response=response, model=self.name))
+        except Exception:  # litellm raises a bare Exception for a model whose price it does not know
+            return None
+
+
+def _words(error: Exception) -> str:
+    return str(getattr(error, "message", error)).splitlines()[0][:500]

@@ -1,0 +1,37 @@
+"""No telemetry, no fetched price lists, no progress bars: what is set before a vendor's package is imported."""
+
+import os
+from typing import Any
+
+_SETTINGS = {
+    "ANONYMIZED_TELEMETRY": "False",
+    "DO_NOT_TRACK": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+    "LITELLM_TELEMETRY": "False",
+    "TOKENIZERS_PARALLELISM": "false",
+    "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+}
+
+
+def quiet() -> None:
+    """Switch off what vendors would send or print unasked; a variable that the user has set stays as it is.
+
+    Every backend calls this before it imports a heavy package: most of them read these variables only then.
+    """
+    for name, value in _SETTINGS.items():
+        os.environ.setdefault(name, value)
+
+
+def import_litellm() -> Any:
+    """Import litellm (some seconds) so that it fetches nothing, prints no hints and leaves retrying to its caller."""
+    quiet()
+    import litellm
+
+    litellm.telemetry = False
+    litellm.suppress_debug_info = True
+    litellm.disable_hf_tokenizer_download = True
+    litellm.DEFAULT_MAX_RETRIES = 0  # where a call asks for 0 retries, embeddings take this instead
+    return litellm

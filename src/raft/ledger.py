@@ -1,0 +1,203 @@
+"""What has been paid for already: completions and embeddings, in SQLite, keyed by what was asked.
+
+The key of a completion is the whole request, the model's identity, the sample number and the attempt, and nothing
+that cannot change the reply (no timeout, no concurrency). Each write is one transaction: after `kill -9` at any
+instant the file holds whole rows only. Many processes may share one ledger.
+"""
+
+import hashlib
+import json
+import sqlite3
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from raft.errors import RaftError
+from raft.protocols import Embedder, Request, Tokenizer
+
+FORMAT = 1
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS completions (
+  key TEXT PRIMARY KEY, model TEXT NOT NULL, attempt INTEGER NOT NULL, request TEXT NOT NULL, reply TEXT NOT NULL,
+  finish_reason TEXT NOT NULL, input_tokens INTEGER NOT NULL, output_tokens INTEGER NOT NULL,
+  cost REAL, seconds REAL NOT NULL, created REAL NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS embeddings (key TEXT PRIMARY KEY, vector BLOB NOT NULL) WITHOUT ROWID;
+"""
+_BATCH = 500
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One reply of a model, as it came.
+
+    `cost` is in US dollars, None when the price is unknown; `seconds` how long the call took.
+    """
+
+    key: str
+    model: str
+    attempt: int
+    request: str
+    reply: str
+    finish_reason: str
+    input_tokens: int
+    output_tokens: int
+    cost: float | None
+    seconds: float
+
+
+def request_key(request: Request, identity: str, attempt: int) -> str:
+    """Return the key under which the reply to `request` by the model `identity` is kept (SHA-256, hex)."""
+    return _digest(f"{request_text(request)}\n{identity}\n{request.sample}\n{attempt}")
+
+
+def request_text(request: Request) -> str:
+    """Return what is asked as canonical JSON; the check and the sample number are not part of it."""
+    asked = {
+        "messages": list(request.messages),
+        "max_tokens": request.max_tokens,
+        "temperature": request.temperature,
+        "schema": request.schema,
+    }
+    return json.dumps(asked, sort_keys=True, ensure_ascii=False)
+
+
+class Ledger:
+    """An open ledger file.
+
+    Args:
+        path: the file; it is made if missing, together with its folder.
+
+    Raises:
+        RaftError: the file is no ledger, is damaged, or cannot be written.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._lock = threading.Lock()
+        with self._guarded():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._db = sqlite3.connect(path, timeout=60, check_same_thread=False, isolation_level=None)
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=NORMAL")
+            (version,) = self._db.execute("PRAGMA user_version").fetchone()
+            if version not in (0, FORMAT):
+                raise RaftError(
+                    f"The ledger has format {version}; this raft reads format {FORMAT}.",
+                    where=path,
+                    hint="pip install --upgrade raft-pipeline",
+                )
+            self._db.executescript(_SCHEMA)
+            self._db.execute(f"PRAGMA user_version={FORMAT}")
+
+    def close(self) -> None:
+        """Close the file; the ledger is of no use afterwards."""
+        self._db.close()
+
+    def find(self, keys: Sequence[str]) -> dict[str, Entry]:
+        """Return the entries that exist among `keys`."""
+        columns = "key, model, attempt, request, reply, finish_reason, input_tokens, output_tokens, cost, seconds"
+        return {row[0]: Entry(*row) for row in self._select(columns, "completions", keys)}
+
+    def add(self, entries: Iterable[Entry]) -> None:
+        """Store entries, all or none; one that is there already is left as it is."""
+        rows = [(*entry.__dict__.values(), time.time()) for entry in entries]
+        self._insert(
+            "INSERT OR IGNORE INTO completions (key, model, attempt, request, reply, finish_reason, input_tokens,"
+            " output_tokens, cost, seconds, created) VALUES (?,?,?,?,?,?,?,?,?,?,?)",
+            rows,
+        )
+
+    def find_vectors(self, keys: Sequence[str]) -> dict[str, np.ndarray]:
+        """Return the float32 vectors that exist among `keys`."""
+        rows = self._select("key, vector", "embeddings", keys)
+        return {key: np.frombuffer(blob, dtype=np.float32) for key, blob in rows}
+
+    def add_vectors(self, vectors: Mapping[str, np.ndarray]) -> None:
+        """Store vectors, all or none."""
+        rows = [(key, vector.astype(np.float32).tobytes()) for key, vector in vectors.items()]
+        self._insert("INSERT OR IGNORE INTO embeddings (key, vector) VALUES (?,?)", rows)
+
+    def spent(self) -> list[dict[str, object]]:
+        """Return calls, tokens and dollars by model over the ledger's whole life; unknown prices are counted apart."""
+        query = (
+            "SELECT model, COUNT(*), SUM(input_tokens), SUM(output_tokens), SUM(cost), SUM(cost IS NULL),"
+            " SUM(seconds) FROM completions GROUP BY model ORDER BY model"
+        )
+        names = ("model", "calls", "input_tokens", "output_tokens", "cost", "calls_without_price", "seconds")
+        with self._guarded(), self._lock:
+            return [dict(zip(names, row, strict=True)) for row in self._db.execute(query).fetchall()]
+
+    def _select(self, columns: str, table: str, keys: Sequence[str]) -> Iterator[tuple]:  # type: ignore[type-arg]
+        for begin in range(0, len(keys), _BATCH):
+            part = keys[begin : begin + _BATCH]
+            query = f"SELECT {columns} FROM {table} WHERE key IN ({','.join('?' * len(part))})"  # noqa: S608
+            with self._guarded(), self._lock:
+                rows = self._db.execute(query, part).fetchall()
+            yield from rows
+
+    def _insert(self, statement: str, rows: list[tuple]) -> None:  # type: ignore[type-arg]
+        with self._guarded(), self._lock:
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                self._db.executemany(statement, rows)
+            except BaseException:
+                self._db.execute("ROLLBACK")
+                raise
+            self._db.execute("COMMIT")
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.DatabaseError, OSError) as error:
+            raise RaftError(
+                f"The ledger cannot be used: {error}.",
+                where=self.path,
+                hint=f"check the disk; if the file is damaged, move it aside (mv {self.path} {self.path}.damaged): "
+                "what it held is then asked again",
+            ) from error
+
+
+class CachedEmbedder:
+    """An embedder that looks into the ledger first; each text is embedded once.
+
+    Args:
+        embedder: the one that does the work.
+        ledger: where vectors are kept.
+    """
+
+    WINDOW = 512
+
+    def __init__(self, embedder: Embedder, ledger: Ledger):
+        self._embedder, self._ledger = embedder, ledger
+        self.identity: str = embedder.identity
+        self.tokenizer: Tokenizer = embedder.tokenizer
+        self.max_tokens: int = embedder.max_tokens
+
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        """Return a float32 array of shape (len(texts), dimensions) whose rows have length 1."""
+        windows = [self._window(texts[i : i + self.WINDOW]) for i in range(0, len(texts), self.WINDOW)]
+        return np.concatenate(windows) if windows else np.empty((0, 0), dtype=np.float32)
+
+    def _window(self, texts: Sequence[str]) -> np.ndarray:
+        # A window is stored whole, so that a build that was killed embeds the same batches when it goes on: the
+        # last bits of a vector depend on what it was batched with.
+        keys = [_digest(f"{self.identity}\n{text}") for text in texts]
+        known = self._ledger.find_vectors(keys)
+        missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
+        if missing:
+            vectors = self._embedder.embed(list(missing.values()))
+            fresh = dict(zip(missing, vectors, strict=True))
+            self._ledger.add_vectors(fresh)
+            known |= fresh
+        return np.stack([known[key] for key in keys]).astype(np.float32)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

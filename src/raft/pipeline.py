@@ -1,0 +1,380 @@
+"""The story of a build: documents, chunks, index, questions, cleaned and split, examples.
+
+Each step names what its result depends on; `Run.step` does it once per distinct input. Nothing here knows a vendor.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+import polars as pl
+
+from raft import prompts, tables, targets
+from raft.artifacts import Output
+from raft.boilerplate import repeated_lines
+from raft.config import Settings
+from raft.errors import RaftError
+from raft.protocols import Embedder, Generator, Retriever, Tokenizer
+from raft.raftformat import render_style
+from raft.run import Run, Step
+from raft.stages import cleaning, corpus, examples, questions, split, styling
+
+
+class Indexes(Protocol):
+    """What holds the chunks for searching, in or beside the run directory."""
+
+    def digest(self) -> str | None: ...  # noqa: D102
+    def sync(self, chunks: Callable[[], Iterator[pl.DataFrame]]) -> dict[str, int]: ...  # noqa: D102
+    def lexical_digest(self) -> str | None: ...  # noqa: D102
+    def build_lexical(self, chunks: Callable[[], Iterator[pl.DataFrame]]) -> None: ...  # noqa: D102
+    def open(self) -> Retriever: ...  # noqa: D102
+
+
+@dataclass(frozen=True)
+class Seams:
+    """The models and indexes that a build works with."""
+
+    generator: Generator
+    embedder: Embedder
+    student: Tokenizer
+    indexes: Indexes
+
+
+Listen = Callable[[str, Mapping[str, Any]], None]
+"""Told what happens while it happens: an event's name and its facts."""
+
+
+def build(run: Run, settings: Settings, seams: Seams, sources: Sequence[corpus.Source], *, way: str, listen: Listen) -> None:
+    """Make every artifact of a build that is not there yet.
+
+    Args:
+        run: the run directory, held for writing.
+        settings: the experiment.
+        seams: its models and indexes.
+        sources: the corpus' files.
+        way: "answer_first" or "items".
+        listen: told of progress.
+
+    Raises:
+        RaftError: a step failed, or came out empty; what was done before is kept.
+    """
+    read_documents(run, settings, sources)
+    cut_chunks(run, settings, seams.embedder)
+    fill_indexes(run, settings, seams)
+    ask_questions(run, settings, seams.generator, way=way, listen=listen)
+    clean_and_split(run, settings, seams)
+    build_examples(run, settings, seams)
+
+
+def read_documents(run: Run, settings: Settings, sources: Sequence[corpus.Source]) -> None:
+    """Files to `documents.parquet`; a file that cannot be read is a row that says why."""
+
+    def work(step: Step) -> Mapping[str, Output]:
+        known = step.previous("documents.parquet", _file_and_digest)
+        previous = None if known is None else (lambda name, sha256: known((name, sha256)))
+        frames = corpus.read_documents(sources, text_field=settings.chunking.text_field, previous=previous)
+        return {"documents.parquet": _noting(frames, partial(_note_documents, step.notes))}
+
+    run.step(
+        "documents",
+        work,
+        version=1,
+        outputs=["documents.parquet"],
+        using={"text_field": settings.chunking.text_field},
+        given=[[source.name, source.sha256] for source in sources],
+    )
+    listed = documents_listed(run)
+    if listed.filter(pl.col("error").is_null()).is_empty():
+        tried = [f"{row['path']}: {row['error']}" for row in listed.head(10).iter_rows(named=True)]
+        raise RaftError(
+            "No document of the corpus can be read.",
+            where="; ".join(tried),
+            hint="pip install 'raft-pipeline[docs]' brings the readers of PDF, DOCX, XLSX and HTML",
+        )
+
+
+def cut_chunks(run: Run, settings: Settings, embedder: Embedder) -> None:
+    """Documents to `chunks.parquet`, counted in the embedder's tokens."""
+    shape = {"tokens": settings.chunking.tokens, "overlap": settings.chunking.overlap, "max_tokens": embedder.max_tokens}
+
+    def work(step: Step) -> Mapping[str, Output]:
+        known = step.previous("chunks.parquet", _document_and_digest)
+        frames = corpus.chunk_documents(
+            run.stream("documents.parquet"),
+            embedder.tokenizer,
+            **shape,
+            repeated=repeated_lines(run.stream("documents.parquet")),
+            previous=None if known is None else (lambda doc_id, sha256: known((doc_id, sha256))),
+        )
+        return {"chunks.parquet": _noting(frames, partial(_note_chunks, step.notes))}
+
+    run.step(
+        "chunks",
+        work,
+        version=1,
+        outputs=["chunks.parquet"],
+        inputs=["documents.parquet"],
+        using={**shape, "tokenizer": embedder.tokenizer.identity},
+    )
+
+
+def fill_indexes(run: Run, settings: Settings, seams: Seams) -> None:
+    """Chunks to `index/` and, with hybrid search, `lexical/`."""
+    indexes, chunks = seams.indexes, partial(run.stream, "chunks.parquet", ["chunk_id", "doc_id", "heading", "text"])
+
+    def dense(step: Step) -> Mapping[str, Output]:
+        step.notes.update(indexes.sync(chunks))
+        return {}
+
+    def lexical(step: Step) -> Mapping[str, Output]:
+        indexes.build_lexical(chunks)
+        return {}
+
+    using = {"embedder": seams.embedder.identity, "url": settings.index.url}
+    read = ["chunks.parquet"]
+    run.step("index", dense, version=1, outputs={"index": indexes.digest}, inputs=read, using=using)
+    if settings.index.hybrid:
+        run.step("lexical", lexical, version=1, outputs={"lexical": indexes.lexical_digest}, inputs=read)
+
+
+def ask_questions(run: Run, settings: Settings, generator: Generator, *, way: str, listen: Listen) -> None:
+    """Chunks to `questions.parquet`, and what the generator did not deliver to `failures.parquet`."""
+    load = partial(prompts.load, folder=settings.prompts)
+    openings = prompts.load_text("openings.yaml", settings.prompts)
+    used = questions.Prompts(
+        answer_first=load("answer_first"),
+        items=load("items"),
+        comparison=load("comparison"),
+        unanswerable=load("unanswerable"),
+        openings=tuple(targets.read_openings(openings)),
+    )
+    asked = settings.questions
+
+    def work(step: Step) -> Mapping[str, Output]:
+        failures: list[dict[str, Any]] = []
+        frames = questions.ask(
+            partial(run.stream, "chunks.parquet"),
+            generator,
+            used,
+            way=way,
+            kinds=asked.kinds,
+            per_chunk=asked.per_chunk,
+            limit=asked.limit,
+            model=settings.generator.model,
+            failures=failures,
+            planned=lambda count: listen("planned", {"questions": count}),
+        )
+        return {
+            "questions.parquet": _noting(frames, partial(_note_questions, step.notes)),
+            "failures.parquet": _later(failures, step.notes),
+        }
+
+    line = run.step(
+        "questions",
+        work,
+        version=1,
+        outputs=["questions.parquet", "failures.parquet"],
+        inputs=["chunks.parquet"],
+        using={
+            "generator": generator.identity,
+            "way": way,
+            "attempts": settings.generator.attempts,
+            "prompts": [used.answer_first.digest, used.items.digest, used.comparison.digest, used.unanswerable.digest],
+            "openings": openings,
+            **asked.model_dump(mode="json"),
+        },
+    )
+    if not line["artifacts"]["questions.parquet"]["rows"]:
+        came = [f"{row['message']}: {row['reply'][:200]!r}" for row in run.read("failures.parquet").head(3).to_dicts()]
+        raise RaftError(
+            "The generator wrote no usable question." if came else "Nothing in the corpus can be asked for.",
+            where="; ".join(came) or "no sentence states a number, date, name or code",
+            hint=f"raft show {run.folder} failures" if came else "try a capable model: --generator openai/gpt-4o-mini",
+        )
+
+
+def clean_and_split(run: Run, settings: Settings, seams: Seams) -> None:
+    """Questions to `cleaned.parquet` (each with its reason, or its split) and `eval.jsonl`."""
+    documents = documents_listed(run)
+    held_out = split.hold_out(documents, share=settings.split.unseen, seed=settings.seed)
+    own = split.register(settings.evaluation, documents) if settings.evaluation else None
+    rules = settings.cleaning
+    judge = prompts.load("judge", settings.prompts) if rules.judge else None
+    limits = rules.model_dump(include={"min_words", "max_words", "max_answer_words", "similarity", "judge_minimum"})
+
+    def work(step: Step) -> Mapping[str, Output]:
+        asked = run.read("questions.parquet")
+        cleaned = cleaning.clean(
+            asked,
+            _golden_chunks(run, asked),
+            retriever=seams.indexes.open(),
+            embedder=seams.embedder,
+            held_out=held_out,
+            round_trip_k=min(rules.round_trip or settings.index.k, settings.index.k, max(1, _rows(run, "chunks") // 3)),
+            judge=seams.generator if judge else None,
+            judge_prompt=judge,
+            **limits,
+        )
+        parted = split.split(
+            cleaned,
+            held_out=held_out,
+            user_questions=own,
+            embedder=seams.embedder,
+            similarity=rules.similarity,
+            seen=settings.split.seen,
+            valid=settings.split.valid,
+            seed=settings.seed,
+        )
+        split.check_leaks(
+            parted, held_out=held_out, user_questions=own, embedder=seams.embedder, similarity=rules.similarity
+        )
+        step.notes["held_out"] = sorted(held_out)
+        step.notes["reasons"] = _counts(parted, "reason")
+        step.notes["splits"] = _counts(parted, "split") | ({"user": own.height} if own is not None else {})
+        return {"cleaned.parquet": parted, "eval.jsonl": split.evaluation_rows(parted, documents, own)}
+
+    run.step(
+        "cleaned",
+        work,
+        version=1,
+        outputs=["cleaned.parquet", "eval.jsonl"],
+        inputs=["questions.parquet", "chunks.parquet", *_index_inputs(settings)],
+        using={
+            "rules": rules.model_dump(mode="json"),
+            "split": settings.split.model_dump(mode="json"),
+            "k": settings.index.k,
+            "seed": settings.seed,
+            "embedder": seams.embedder.identity,
+            "evaluation": own.to_dicts() if own is not None else None,
+            "judge": [judge.digest, seams.generator.identity] if judge else None,
+        },
+    )
+
+
+def build_examples(run: Run, settings: Settings, seams: Seams) -> None:
+    """Kept questions to `examples.parquet`, `train.jsonl` and `valid.jsonl`."""
+    wanted, style = settings.examples, settings.answer_style
+    prompt, restyle = prompts.load("answer", settings.prompts), prompts.load("restyle", settings.prompts)
+    words = render_style(**style.model_dump())
+    schema = style.format if isinstance(style.format, dict) else None
+
+    def work(step: Step) -> Mapping[str, Output]:
+        cleaned = run.read("cleaned.parquet")
+        held_out = frozenset(run.manifest["steps"]["cleaned"]["notes"]["held_out"])
+        answers: dict[str, str] | None = None
+        if words:
+            answers, failed = styling.restyle(cleaned, seams.generator, restyle, style=words, schema=schema)
+            step.notes["not_restyled"] = failed
+            if schema is not None:
+                cleaned = cleaned.filter(~pl.col("question_id").is_in(failed))
+        made, report = examples.build_examples(
+            cleaned,
+            run.read("chunks.parquet"),
+            retriever=seams.indexes.open(),
+            tokenizer=seams.student,
+            prompt=prompt,
+            style=words,
+            held_out=held_out,
+            seed=settings.seed,
+            titles=dict(documents_listed(run).select("doc_id", "title").iter_rows()),
+            styled_answers=answers,
+            **wanted.model_dump(),
+        )
+        examples.check_examples(made, run.read("chunks.parquet"))
+        step.notes.update(report)
+        return {
+            "examples.parquet": made,
+            "train.jsonl": examples.chat_lines(made, "train"),
+            "valid.jsonl": examples.chat_lines(made, "valid"),
+        }
+
+    line = run.step(
+        "examples",
+        work,
+        version=1,
+        outputs=["examples.parquet", "train.jsonl", "valid.jsonl"],
+        inputs=["cleaned.parquet", "chunks.parquet", *_index_inputs(settings)],
+        using={
+            "examples": wanted.model_dump(mode="json"),
+            "style": style.model_dump(mode="json"),
+            "prompts": [prompt.digest, restyle.digest],
+            "generator": seams.generator.identity if words else None,
+            "student": seams.student.identity,
+            "seed": settings.seed,
+        },
+    )
+    if not line["artifacts"]["train.jsonl"]["rows"]:
+        raise RaftError(
+            "No question is left to train on.",
+            where=json.dumps(run.manifest["steps"]["cleaned"]["notes"]["reasons"]),
+            hint=f"raft show {run.folder} cleaned   (each question with the reason why it was dropped)",
+        )
+
+
+def documents_listed(run: Run) -> pl.DataFrame:
+    """Return all documents of a run without their text."""
+    columns = ["doc_id", "path", "title", "format", "characters", "error"]
+    return pl.concat(list(run.stream("documents.parquet", columns)))
+
+
+def _file_and_digest(table: pl.DataFrame) -> pl.Series:
+    named = table.with_columns(path=pl.col("path").str.replace(r"#\d+$", ""))
+    return named.select(pl.struct("path", "sha256")).to_series()
+
+
+def _document_and_digest(table: pl.DataFrame) -> pl.Series:
+    return table.select(pl.struct("doc_id", "document_sha256")).to_series()
+
+
+def _index_inputs(settings: Settings) -> list[str]:
+    return ["index", "lexical"] if settings.index.hybrid else ["index"]
+
+
+def _golden_chunks(run: Run, asked: pl.DataFrame) -> pl.DataFrame:
+    golden = set(asked["golden_chunk_ids"].explode().drop_nulls())
+    parts = [part.filter(pl.col("chunk_id").is_in(golden)) for part in run.stream("chunks.parquet")]
+    return pl.concat(parts)
+
+
+def _rows(run: Run, step: str) -> int:
+    return int(run.manifest["steps"][step]["artifacts"][f"{step}.parquet"]["rows"])
+
+
+def _counts(table: pl.DataFrame, column: str) -> dict[str, int]:
+    counted = table.filter(pl.col(column).is_not_null()).group_by(column).len().sort("len", column, descending=[True, False])
+    return dict(counted.iter_rows())
+
+
+def _noting(frames: Iterable[pl.DataFrame], note: Callable[[pl.DataFrame], None]) -> Iterator[pl.DataFrame]:
+    for frame in frames:
+        note(frame)
+        yield frame
+
+
+def _later(failures: list[dict[str, Any]], notes: dict[str, Any]) -> Iterator[pl.DataFrame]:
+    # A generator function: it runs when it is written, after the questions have filled the list.
+    notes["failures"] = {}
+    for row in failures:
+        notes["failures"][row["kind"]] = notes["failures"].get(row["kind"], 0) + 1
+    yield tables.frame(tables.FAILURES, failures)
+
+
+def _note_documents(notes: dict[str, Any], frame: pl.DataFrame) -> None:
+    notes["characters"] = notes.get("characters", 0) + int(frame["characters"].sum() or 0)
+    notes.setdefault("unreadable", []).extend(
+        [row["path"], row["error"]] for row in frame.filter(pl.col("error").is_not_null()).iter_rows(named=True)
+    )
+
+
+def _note_chunks(notes: dict[str, Any], frame: pl.DataFrame) -> None:
+    notes["tokens"] = notes.get("tokens", 0) + int(frame["tokens"].sum() or 0)
+    notes["boilerplate"] = notes.get("boilerplate", 0) + int(frame["boilerplate"].sum() or 0)
+
+
+def _note_questions(notes: dict[str, Any], frame: pl.DataFrame) -> None:
+    kinds = notes.setdefault("kinds", {})
+    for kind, count in frame.group_by("kind").len().iter_rows():
+        kinds[kind] = kinds.get(kind, 0) + count
+

@@ -1,0 +1,170 @@
+"""The one way to render documents and question, and to parse answer, quotes and abstention.
+
+Building, training, answering and measuring share this form. A reply that keeps it reads
+
+    Quote [2]: "verbatim text"
+    Answer: 30 days
+
+with any number of quote lines, or, where the documents hold no answer, the line `Answer: ` + `ABSTENTION` alone.
+
+Two rules make it unambiguous. A quote takes one line: each run of white space in it becomes one space (it is still
+found in its chunk by `raft.text.find_quote`), and its outermost quotation marks are the form's, all others its own.
+The answer is everything behind the first line that begins with `Answer:`, so it may have lines of its own.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from raft.prompts import Prompt
+from raft.protocols import Message
+
+ABSTENTION = "The documents do not answer this question."
+
+_HEAD = re.compile(r"^(?:\*\*)?(?:(Answer)|Quote[ \t]*(?:\[?(\d{1,6})\]?)?)[ \t]*:(?:\*\*)?", re.MULTILINE)
+_PAIRS = (('"', '"'), ("“", "”"), ("'", "'"))
+_SOURCE = r"""(?:the\ |these\ |those\ |this\ |any\ of\ the\ |your\ )?(?:\w+\ )?
+    (?:documents?|context|passages?|texts?|excerpts?|sources?)"""
+_NOT = r"(?:not|n[’']t|never)"
+_ABSTAINS = re.compile(
+    rf"""^\W*(?:(?:i\ am\ |i[’']m\ )?sorry\W+(?:but\ )?)?(?:unfortunately\W+)?
+    (?:based\ on\ {_SOURCE}[^,.]{{0,20}},\ )?(?:
+        (?:none\ of\ )?{_SOURCE}(?:\ \w+)?\ (?:do|does|did)\ ?{_NOT}\ (?:\w+ly\ )?(?:
+            (?:answer|mention|specify|state|say|tell|address|discuss|cover|indicate)\b
+          | (?:contain|provide|include|give|have|offer)\ (?:\w+\ ){{0,3}}
+            (?:information|answers?|details?|data|mention)\b)
+      | i\ (?:do\ ?{_NOT}|ca(?:n\ ?)?{_NOT})\ (?:know|answer|find|tell|determine|say)\b
+      | (?:(?:it|this|that|(?:the|this)\ (?:answer|information|question))\ )?(?:(?:is|was|are)\ ?)?
+        {_NOT}\ (?:\w+ly\ )?(?:
+            (?:mentioned|stated|specified|given|found|provided|answered|available|included|covered|discussed)
+            \ (?:in|by|from)\ {_SOURCE}
+          | (?:mentioned|stated|specified|given|answered)\W*$)
+      | (?:(?:it|this|that|(?:the|this)\ (?:answer|question))\ )?can\ ?not\ be\ (?:answered|determined|found)\b
+      | there\ is\ (?:no|{_NOT}\ (?:any|enough))\ (?:information|mention|answer|details?)\b
+      | (?:no|insufficient|{_NOT}\ enough)\ (?:information|answer|details?)
+        (?:\W*$|\ (?:is|in|about|on|provided|given|available|found|to)\b)
+      | (?:unanswerable|unknown|no\ answer|n/a)\W*$
+    )""",
+    re.IGNORECASE | re.VERBOSE,
+)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A document as a prompt shows it: `title` is the line above its `text`."""
+
+    chunk_id: str
+    title: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """What a reply says.
+
+    Attributes:
+        answer: the answer without its quotes; the whole reply, stripped, when the reply did not keep the form.
+        quotes: number of the document (from 1; None when the reply names none) and text of each quote, in order.
+        abstained: whether the answer says that the documents hold none.
+        followed: whether the reply kept the form.
+    """
+
+    answer: str
+    quotes: tuple[tuple[int | None, str], ...]
+    abstained: bool
+    followed: bool
+
+
+def title_line(title: str | None, heading: str | None) -> str:
+    """Return the line above a document's text: "Title > Heading", and the title once where the heading begins so."""
+    title, heading = (title or "").strip(), (heading or "").strip()
+    if not title or not heading or heading == title or heading.startswith(f"{title} > "):
+        return heading or title
+    return f"{title} > {heading}"
+
+
+def render_documents(shown: Iterable[Shown]) -> str:
+    """Return the documents numbered from 1, each with its title above its text, separated by blank lines."""
+    return "\n\n".join(
+        f"[{number}] {' '.join(document.title.split())}".rstrip() + f"\n{document.text.strip()}"
+        for number, document in enumerate(shown, 1)
+    )
+
+
+def render_prompt(prompt: Prompt, *, question: str, shown: Iterable[Shown], style: str) -> tuple[Message, ...]:
+    """Return the turns that ask `question` of the documents.
+
+    Args:
+        prompt: `prompts/answer.md`, or another with the placeholders $documents, $question and $style.
+        question: the question.
+        shown: the documents in the order in which they are numbered.
+        style: what `render_style` returned; may be empty.
+
+    Raises:
+        UsageError: the prompt has another placeholder.
+    """
+    return prompt.render(documents=render_documents(shown), question=question.strip(), style=style)
+
+
+def render_style(*, tone: str | None, format: str | Mapping[str, Any] | None, examples: Sequence[Any]) -> str:
+    """Return the wanted style of answers as text for a prompt; empty when nothing is wanted.
+
+    Args:
+        tone: words such as "friendly, one sentence".
+        format: words that describe the form, or a JSON schema.
+        examples: mappings with the keys `question` and `answer`.
+    """
+    lines = [f"Tone of the answer: {tone.strip()}"] if tone else []
+    if isinstance(format, str):
+        lines.append(f"Form of the answer: {format.strip()}")
+    elif format is not None:
+        lines.append(f"Form of the answer: JSON by this schema: {json.dumps(format, ensure_ascii=False)}")
+    if examples:
+        lines.append("Answers in this style:")
+        lines += [f"Question: {example['question']}\nAnswer: {example['answer']}" for example in examples]
+    return "\n".join(lines)
+
+
+def render_target(answer: str, quotes: Iterable[tuple[int, str]]) -> str:
+    """Return the reply that a model is to learn: the quotes, each with its document's number, then the answer.
+
+    `parse` reads back the same answer (stripped) and the same quotes (white space collapsed, empty ones left out).
+    """
+    lines = [f'Quote [{number}]: "{text}"' for number, text in ((n, " ".join(t.split())) for n, t in quotes) if text]
+    return "\n".join([*lines, f"Answer: {answer.strip()}".rstrip()])
+
+
+def parse(reply: str) -> Parsed:
+    """Read a reply; never fails.
+
+    The form is kept when the reply begins with a quote or the answer, and has an answer. Unnumbered quotes, bold
+    labels and typographic quotation marks are understood too.
+    """
+    whole = reply.strip()
+    quotes: list[tuple[int | None, str]] = []
+    heads = list(_HEAD.finditer(whole)) if _HEAD.match(whole) else []
+    ends = [*(head.start() for head in heads[1:]), len(whole)]
+    for head, end in zip(heads, ends, strict=False):
+        if head.group(1):
+            answer = whole[head.end() :].strip()
+            if answer:
+                return Parsed(answer, tuple(quotes), is_abstention(answer), followed=True)
+            break
+        text = _unquoted(" ".join(whole[head.end() : end].split()))
+        if text:
+            quotes.append((int(head.group(2)) if head.group(2) else None, text))
+    return Parsed(whole, (), is_abstention(whole), followed=False)
+
+
+def is_abstention(answer: str) -> bool:
+    """Tell whether an answer says that there is none: `ABSTENTION`, or one of its common wordings."""
+    return _ABSTAINS.match(answer) is not None
+
+
+def _unquoted(text: str) -> str:
+    for opening, closing in _PAIRS:
+        if len(text) >= 2 and text.startswith(opening) and text.endswith(closing):
+            return text[1:-1].strip()
+    return text

@@ -1,0 +1,310 @@
+"""Examples: a kept question, its golden chunks among distractors, and the reply that a student is to learn.
+
+The recipe is that of Zhang et al., "RAFT: Adapting Language Model to Domain Specific RAG" (COLM 2024), with quotes
+that name their document, and with abstention where the golden chunks are absent.
+"""
+
+import hashlib
+import json
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain, islice
+from typing import Any
+
+import polars as pl
+
+from raft import tables
+from raft.duplicates import same_text
+from raft.errors import RaftError
+from raft.prompts import Prompt
+from raft.protocols import Message, Retriever, Tokenizer
+from raft.raftformat import ABSTENTION, Shown, parse, render_prompt, render_target, title_line
+from raft.text import contains, fact_values, normalise
+
+_BATCH = 256
+_POOL = 200  # chunks drawn for a row, of which the allowed ones become its random distractors
+_SHORT_ANSWERS = frozenset({"yes", "no", "maybe"})
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Recipe:
+    """What all rows of one call have in common."""
+
+    chunks: Mapping[str, Row]
+    pool: tuple[str, ...]
+    titles: Mapping[str, str]
+    styled: Mapping[str, str]
+    prompt: Prompt
+    style: str
+    tokenizer: Tokenizer
+    documents: int
+    golden_share: float
+    when_absent: str
+    random_share: float
+    max_tokens: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class _Draft:
+    """One row in the making: the chunks it shows, in prompt order; `golden` is empty when they are absent."""
+
+    row: Row
+    shown: tuple[str, ...]
+    golden: frozenset[str]
+
+
+def build_examples(
+    cleaned: pl.DataFrame,
+    chunks: pl.DataFrame,
+    *,
+    retriever: Retriever,
+    tokenizer: Tokenizer,
+    prompt: Prompt,
+    style: str,
+    documents: int,
+    golden_share: float,
+    when_absent: str,
+    random_share: float,
+    max_tokens: int,
+    held_out: frozenset[str],
+    seed: int,
+    titles: Mapping[str, str],
+    styled_answers: Mapping[str, str] | None,
+) -> tuple[pl.DataFrame, dict[str, Any]]:
+    """Return the examples of the `train` and `valid` questions, in their order, and a report on them.
+
+    Args:
+        cleaned: a frame of `tables.CLEANED` after the split.
+        chunks: a frame of `tables.CHUNKS`.
+        retriever: the one that inference uses; brings the hard distractors.
+        tokenizer: the student's.
+        prompt: a prompt with $documents, $question and $style.
+        style: what `raftformat.render_style` returned.
+        documents: documents in a prompt; more where a question has more golden chunks.
+        golden_share: share (0 to 1) of rows that show the golden chunks.
+        when_absent: the target of a row without them: "abstain", or "memorise" for the bare answer.
+        random_share: share (0 to 1) of the distractors drawn at random.
+        max_tokens: longest row, in the student's tokens.
+        held_out: doc_ids whose chunks are never shown.
+        seed: seed of every choice; each row draws from (seed, question_id) alone.
+        titles: title of each document by doc_id.
+        styled_answers: answers by question_id that replace those of `cleaned`, or None.
+
+    Returns:
+        A frame of `tables.EXAMPLES`, and counts of `rows`, `with_golden` and `abstaining`, the dropped distractors by
+        question_id (`shortened`), and the question_ids that became no example: `too_long` (the golden chunks alone
+        do not fit) and `no_distractors` (nothing may be shown).
+
+    Raises:
+        RaftError: a row does not keep what `check_examples` promises.
+    """
+    known = {row["chunk_id"]: row for row in chunks.iter_rows(named=True)}
+    recipe = _Recipe(
+        chunks=known,
+        pool=tuple(sorted(name for name, row in known.items() if _showable(row, held_out))),
+        titles=titles,
+        styled=styled_answers or {},
+        prompt=prompt,
+        style=style,
+        tokenizer=tokenizer,
+        documents=documents,
+        golden_share=golden_share,
+        when_absent=when_absent,
+        random_share=random_share,
+        max_tokens=max_tokens,
+        seed=seed,
+    )
+    report: dict[str, Any] = {"shortened": {}, "too_long": [], "no_distractors": []}
+    rows = cleaned.filter(pl.col("split").is_in(["train", "valid"])).to_dicts()
+    built = [_example(row, hits, recipe, report) for row, hits in _retrieved(rows, retriever, 4 * documents + 10)]
+    examples = tables.frame(tables.EXAMPLES, [row for row in built if row is not None])
+    check_examples(examples, chunks)
+    shown = examples["golden_positions"].list.len() > 0
+    abstaining = sum(parse(chat[-1]["content"]).abstained for chat in examples["messages"].to_list())
+    return examples, {"rows": len(examples), "with_golden": int(shown.sum()), "abstaining": abstaining, **report}
+
+
+def _showable(chunk: Row, held_out: frozenset[str]) -> bool:
+    return not chunk["boilerplate"] and chunk["doc_id"] not in held_out
+
+
+def _retrieved(rows: list[Row], retriever: Retriever, k: int) -> Iterator[tuple[Row, list[str]]]:
+    for batch in (rows[start : start + _BATCH] for start in range(0, len(rows), _BATCH)):
+        hits = retriever.search([row["question"] for row in batch], k).sort("query", "rank")
+        found: list[list[str]] = [[] for _ in batch]
+        for query, chunk_id in hits.select("query", "chunk_id").iter_rows():
+            found[query].append(chunk_id)
+        yield from zip(batch, found, strict=True)
+
+
+def _example(row: Row, hits: list[str], recipe: _Recipe, report: dict[str, Any]) -> Row | None:
+    draw = random.Random(hashlib.sha256(f"{recipe.seed}:{row['question_id']}".encode()).digest())  # noqa: S311
+    draft = _drafted(row, hits, recipe, draw)
+    if not draft.shown:
+        report["no_distractors"].append(row["question_id"])
+        return None
+    fitted, tokens = _fitted(draft, recipe)
+    if tokens > recipe.max_tokens:
+        report["too_long"].append(row["question_id"])
+        return None
+    if len(fitted.shown) < len(draft.shown):
+        report["shortened"][row["question_id"]] = len(draft.shown) - len(fitted.shown)
+    return {
+        "question_id": row["question_id"],
+        "split": row["split"],
+        "messages": _messages(fitted, recipe),
+        "golden_chunk_ids": row["golden_chunk_ids"],
+        "golden_positions": [place for place, name in enumerate(fitted.shown) if name in fitted.golden],
+        "document_chunk_ids": list(fitted.shown),
+        "tokens": tokens,
+    }
+
+
+def _drafted(row: Row, hits: list[str], recipe: _Recipe, draw: random.Random) -> _Draft:
+    golden = [name for name in dict.fromkeys(row["golden_chunk_ids"]) if name in recipe.chunks]
+    present = draw.random() < recipe.golden_share and bool(golden)
+    allowed = _Allowed(row, [recipe.chunks[name] for name in golden], recipe)
+    slots = max(0, recipe.documents - len(golden)) if present else recipe.documents
+    distractors = _distractors(hits, slots, allowed, recipe, draw)
+    if not present and not distractors:  # a corpus without distractors still teaches from its golden chunks
+        present = bool(golden)
+    shown = [*(golden if present else []), *distractors]
+    draw.shuffle(shown)
+    return _Draft(row, tuple(shown), frozenset(golden if present else []))
+
+
+def _distractors(
+    hits: Sequence[str], slots: int, allowed: "_Allowed", recipe: _Recipe, draw: random.Random
+) -> list[str]:
+    """Return up to `slots` chunks: the retriever's best, and a share drawn at random; each fills in for the other."""
+    hard = (name for name in dict.fromkeys(hits) if allowed(name))
+    wanted = round(recipe.random_share * slots)
+    chosen = list(islice(hard, slots - wanted))
+    drawn = draw.sample(recipe.pool, min(len(recipe.pool), _POOL))
+    for name in chain((name for name in drawn if name not in chosen and allowed(name)), hard):
+        if len(chosen) >= slots:
+            break
+        if name not in chosen:
+            chosen.append(name)
+    return chosen
+
+
+class _Allowed:
+    """Tells whether a chunk may be a distractor of a row: it neither is, repeats nor holds what the row asks for."""
+
+    def __init__(self, row: Row, golden: list[Row], recipe: _Recipe) -> None:
+        self.recipe, self.pool, self.golden = recipe, frozenset(recipe.pool), golden
+        self.quotes = [quote["text"] for quote in row["quotes"]]
+        telling = row["kind"] != "unanswerable" and normalise(row["answer"]) not in _SHORT_ANSWERS
+        self.answers = [row["answer"], *filter(None, [recipe.styled.get(row["question_id"])])] if telling else []
+
+    def __call__(self, name: str) -> bool:
+        if name not in self.pool or any(name == golden["chunk_id"] for golden in self.golden):
+            return False
+        chunk = self.recipe.chunks[name]
+        text = f"{_title(chunk, self.recipe)}\n{chunk['text']}"
+        if any(holds_answer(text, answer) for answer in self.answers):
+            return False
+        if any(contains(text, quote) for quote in self.quotes):
+            return False
+        return not any(same_text(chunk["text"], golden["text"]) for golden in self.golden)
+
+
+def holds_answer(text: str, answer: str) -> bool:
+    """Tell whether a text holds an answer: its words in a row, or all its numbers, dates and codes in any spelling.
+
+    Numbers of one or two digits alone do not tell: they stand everywhere.
+    """
+    values = fact_values(answer)
+    return contains(text, answer) or (any(len(value) > 2 for value in values) and values <= fact_values(text))
+
+
+def _title(chunk: Row, recipe: _Recipe) -> str:
+    return title_line(recipe.titles.get(chunk["doc_id"]), chunk["heading"])
+
+
+def _fitted(draft: _Draft, recipe: _Recipe) -> tuple[_Draft, int]:
+    """Drop distractors from the end until the row fits; return what is left and its tokens."""
+    tokens = recipe.tokenizer.count_chat(_messages(draft, recipe))
+    while tokens > recipe.max_tokens:
+        loose = [place for place, name in enumerate(draft.shown) if name not in draft.golden]
+        if not loose or len(draft.shown) == 1:
+            break
+        draft = replace(draft, shown=draft.shown[: loose[-1]] + draft.shown[loose[-1] + 1 :])
+        tokens = recipe.tokenizer.count_chat(_messages(draft, recipe))
+    return draft, tokens
+
+
+def _messages(draft: _Draft, recipe: _Recipe) -> list[Message]:
+    chunks = [recipe.chunks[name] for name in draft.shown]
+    shown = [Shown(chunk["chunk_id"], _title(chunk, recipe), chunk["text"]) for chunk in chunks]
+    turns = render_prompt(recipe.prompt, question=draft.row["question"], shown=shown, style=recipe.style)
+    return [*turns, {"role": "assistant", "content": _target(draft, recipe)}]
+
+
+def _target(draft: _Draft, recipe: _Recipe) -> str:
+    row = draft.row
+    answer = recipe.styled.get(row["question_id"], row["answer"])
+    if draft.golden:
+        numbers = {name: number for number, name in enumerate(draft.shown, 1)}
+        quotes = [quote for quote in row["quotes"] if quote["chunk_id"] in numbers]
+        return render_target(answer, [(numbers[quote["chunk_id"]], quote["text"]) for quote in quotes])
+    if recipe.when_absent == "memorise" and row["kind"] != "unanswerable":
+        return render_target(answer, [])
+    return render_target(ABSTENTION, [])
+
+
+def check_examples(examples: pl.DataFrame, chunks: pl.DataFrame) -> None:
+    """Check that each example is what it says it is.
+
+    Args:
+        examples: a frame of `tables.EXAMPLES`.
+        chunks: a frame of `tables.CHUNKS`.
+
+    Raises:
+        RaftError: a document is shown twice, the golden chunks are not where the row says or only partly shown, a row
+            without them has a quote, or a quote does not stand verbatim in the document that it names.
+    """
+    texts = dict(chunks.select("chunk_id", "text").iter_rows())
+    for row in examples.iter_rows(named=True):
+        problem = _problem(row, texts)
+        if problem:
+            raise RaftError(
+                f"A training example is wrong: {problem}.",
+                where=f"examples.parquet, question {row['question_id']}",
+                hint="delete examples.parquet and run the same raft command again",
+            )
+
+
+def _problem(row: Row, texts: Mapping[str, str]) -> str | None:
+    shown, golden = row["document_chunk_ids"], set(row["golden_chunk_ids"])
+    quotes = parse(row["messages"][-1]["content"]).quotes
+    placed = [place for place, name in enumerate(shown) if name in golden]
+    problems = (
+        (row["messages"][-1]["role"] != "assistant", "its last turn is not the target"),
+        (len(set(shown)) != len(shown), "a document is shown twice"),
+        (row["golden_positions"] != placed, "the golden documents are not where it says"),
+        (placed and not golden & texts.keys() <= set(shown), "only some of the golden documents are shown"),
+        (quotes and not placed, "it quotes, and the golden document is not shown"),
+        (not all(_stands(quote, shown, texts) for quote in quotes), "a quote is not in the document that it names"),
+    )
+    return next((message for wrong, message in problems if wrong), None)
+
+
+def _stands(quote: tuple[int | None, str], shown: Sequence[str], texts: Mapping[str, str]) -> bool:
+    number, text = quote
+    return number is not None and 1 <= number <= len(shown) and text in " ".join(texts[shown[number - 1]].split())
+
+
+def chat_lines(examples: pl.DataFrame, split: str) -> Iterator[str]:
+    """Yield the examples of a split as JSON lines `{"messages": [...]}`, without line ends.
+
+    Args:
+        examples: a frame of `tables.EXAMPLES`.
+        split: "train" or "valid".
+    """
+    for messages in examples.filter(pl.col("split") == split)["messages"].to_list():
+        yield json.dumps({"messages": messages}, ensure_ascii=False)

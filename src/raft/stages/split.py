@@ -1,0 +1,307 @@
+"""Splitting: what is held out, which questions are learned from, and that none of those is measured with.
+
+Documents are held out whole, before any question is written. The other questions are split by the fact that they ask
+for, so that two questions for one fact never stand on both sides.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from raft import tables
+from raft.duplicates import NearIndex, conflicting, cosine_blocks
+from raft.errors import RaftError, UsageError
+from raft.protocols import Embedder
+from raft.raftformat import ABSTENTION, is_abstention
+from raft.text import normalise
+
+LEAK = "leak"
+MOST_HELD_OUT = 0.2
+"""Largest share of a corpus's characters that is held out as whole documents."""
+
+_LEARNED = ("train", "valid")
+_EXAMPLE = '{"question": "How long is the warranty?", "answers": ["2 years"], "document": "warranty.md"}'
+_KEYS = ("question", "answers", "document", "question_id", "kind")
+Row = dict[str, Any]
+
+
+def hold_out(documents: pl.DataFrame | Iterable[pl.DataFrame], *, share: float, seed: int) -> frozenset[str]:
+    """Return the doc_ids of the documents that are held out whole.
+
+    Documents are taken in the order of hash(seed, doc_id) until `share` of all characters is reached: at least one,
+    at most a fifth of the characters (one that would pass it is skipped; where each would, the shortest is taken).
+    None when `share` is 0 or there are fewer than two readable documents.
+
+    Args:
+        documents: a frame, or frames, with the columns doc_id, characters and error of `tables.DOCUMENTS`.
+        share: of the characters, 0 to 1.
+        seed: seed of the choice.
+    """
+    frames = [documents] if isinstance(documents, pl.DataFrame) else documents
+    columns = [table.select("doc_id", "characters", "error") for table in frames]
+    sizes = {doc_id: size or 0 for table in columns for doc_id, size, error in table.iter_rows() if error is None}
+    if len(sizes) < 2 or share <= 0:
+        return frozenset()
+    held: set[str] = set()
+    total, size = sum(sizes.values()), 0
+    for doc_id in sorted(sizes, key=lambda name: (_draw(seed, name), name)):
+        if held and size >= share * total:
+            break
+        if size + sizes[doc_id] <= MOST_HELD_OUT * total:
+            held.add(doc_id)
+            size += sizes[doc_id]
+    return frozenset(held or {min(sizes, key=lambda name: (sizes[name], _draw(seed, name)))})
+
+
+def split(
+    cleaned: pl.DataFrame,
+    *,
+    held_out: frozenset[str],
+    user_questions: pl.DataFrame | None,
+    embedder: Embedder,
+    similarity: float,
+    seen: float,
+    valid: float,
+    seed: int,
+) -> pl.DataFrame:
+    """Return the cleaned questions with the split of each that is kept, and leaks dropped.
+
+    A row that touches a held-out document is `eval_unseen`. The others are `eval_seen`, `valid` or `train` by the
+    hash of (seed, golden chunks and answer); there is always a `train` row, and a `valid` row where there are at
+    least ten rows for at least two facts. A `train` or `valid` question that is equal or nearly equal to an
+    evaluation question, or whose cosine with it is at least `similarity` unless each names what the other does not,
+    is dropped with reason `leak`, and `duplicate_of` names that question.
+
+    Args:
+        cleaned: a frame of `tables.CLEANED`.
+        held_out: doc_ids that `hold_out` returned.
+        user_questions: a frame of `tables.EVALUATION`, or None.
+        embedder: compares questions by meaning.
+        similarity: cosine (0 to 1) from which questions are nearly equal.
+        seen: share (0 to 1) of the rows outside held-out documents that becomes `eval_seen`.
+        valid: share (0 to 1) of them that becomes `valid`.
+        seed: seed of the choice.
+    """
+    rows: list[Row] = [{**row, "split": None} for row in cleaned.iter_rows(named=True)]
+    kept = [row for row in rows if row["reason"] is None]
+    unseen = [row for row in kept if not held_out.isdisjoint(row["doc_ids"])]
+    for row in unseen:
+        row["split"] = "eval_unseen"
+    _share_out([row for row in kept if row["split"] is None], seen=seen, valid=valid, seed=seed)
+    for row, other in _leaks(kept, user_questions, embedder=embedder, similarity=similarity):
+        row["reason"], row["duplicate_of"], row["split"] = LEAK, other, None
+    left = [row for row in kept if row["split"] in (*_LEARNED, "eval_seen")]
+    if valid > 0 and len(left) >= 10:
+        _ensure(left, "valid", seed=seed)
+    return tables.frame(tables.CLEANED, rows)
+
+
+def _draw(seed: int, name: str) -> float:
+    """Return a number from 0 to 1 that depends on seed and name alone."""
+    return int(hashlib.sha256(f"{seed}:{name}".encode()).hexdigest()[:16], 16) / 16**16
+
+
+def _fact(row: Row) -> str:
+    """Name the fact that a row asks for; an unanswerable question is its own."""
+    asked = row["answer"] if row["golden_chunk_ids"] else row["question"]
+    return json.dumps([sorted(row["golden_chunk_ids"] or row["doc_ids"]), normalise(asked)])
+
+
+def _share_out(rows: list[Row], *, seen: float, valid: float, seed: int) -> None:
+    for row in rows:
+        drawn = _draw(seed, _fact(row))
+        row["split"] = "eval_seen" if drawn < seen else "valid" if drawn < seen + valid else "train"
+    if rows and not any(row["split"] == "train" for row in rows):
+        last = max(map(_fact, rows), key=lambda fact: _draw(seed, fact))
+        _move(rows, last, "train")
+    if valid > 0 and len(rows) >= 10:
+        _ensure(rows, "valid", seed=seed)
+
+
+def _ensure(rows: list[Row], name: str, *, seed: int) -> None:
+    """Give the split `name` one fact of `train`, if it has none and `train` keeps another."""
+    facts = sorted({_fact(row) for row in rows if row["split"] == "train"}, key=lambda fact: _draw(seed, fact))
+    if len(facts) > 1 and not any(row["split"] == name for row in rows):
+        _move(rows, facts[0], name)
+
+
+def _move(rows: list[Row], fact: str, name: str) -> None:
+    for row in rows:
+        if _fact(row) == fact:
+            row["split"] = name
+
+
+def _leaks(
+    kept: list[Row], user_questions: pl.DataFrame | None, *, embedder: Embedder, similarity: float
+) -> Iterator[tuple[Row, str]]:
+    """Yield each train or valid row that says the same as an evaluation question, with that question's id."""
+    learned = [row for row in kept if row["split"] in _LEARNED]
+    measured = [(row["question_id"], row["question"]) for row in kept if row["split"] not in (*_LEARNED, None)]
+    if user_questions is not None:
+        measured += list(user_questions.select("question_id", "question").iter_rows())
+    if not learned or not measured:
+        return
+    measured.sort()
+    asked = [question for _, question in measured]
+    index = NearIndex([*asked, *(row["question"] for row in learned)])
+    for question in asked:
+        index.add(question)
+    meant = _meant([row["question"] for row in learned], asked, embedder=embedder, similarity=similarity)
+    for number, row in enumerate(learned):
+        match = next(index.find(row["question"]), meant.get(number))
+        if match is not None:
+            yield row, measured[match][0]
+
+
+def _meant(learned: list[str], asked: list[str], *, embedder: Embedder, similarity: float) -> dict[int, int]:
+    """Return for each learned question, by number, the first asked one of about the same meaning."""
+    found: dict[int, int] = {}
+    for left, right in cosine_blocks(embedder.embed(learned), embedder.embed(asked), similarity):
+        for mine, theirs in zip(left.tolist(), right.tolist(), strict=True):
+            if mine not in found and not conflicting(learned[mine], asked[theirs]):
+                found[mine] = theirs
+    return found
+
+
+def check_leaks(
+    cleaned: pl.DataFrame,
+    *,
+    held_out: frozenset[str],
+    user_questions: pl.DataFrame | None,
+    embedder: Embedder,
+    similarity: float,
+) -> None:
+    """Check that nothing is learned from what is measured with.
+
+    Args:
+        cleaned: a frame of `tables.CLEANED` after `split`.
+        held_out: doc_ids that `hold_out` returned.
+        user_questions: a frame of `tables.EVALUATION`, or None.
+        embedder: compares questions by meaning.
+        similarity: cosine (0 to 1) from which questions are nearly equal.
+
+    Raises:
+        RaftError: a train or valid row touches a held-out document, or says the same as an evaluation question.
+    """
+    rows = list(cleaned.filter(pl.col("split").is_not_null()).iter_rows(named=True))
+    for row in rows:
+        if row["split"] in _LEARNED and not held_out.isdisjoint(row["doc_ids"]):
+            raise _leaked(row, "a held-out document")
+    for row, other in _leaks(rows, user_questions, embedder=embedder, similarity=similarity):
+        raise _leaked(row, f"the evaluation question {other}")
+
+
+def _leaked(row: Row, source: str) -> RaftError:
+    return RaftError(
+        f"The {row['split']} question {row['question']!r} comes from {source}.",
+        where=f"cleaned.parquet, question {row['question_id']}",
+        hint="delete cleaned.parquet and run the same raft command again",
+    )
+
+
+def register(path: Path, documents: pl.DataFrame) -> pl.DataFrame:
+    """Read a user's own evaluation questions.
+
+    Each line is a JSON object with `question` and `answers` (a list, or one string) and optionally `document` (a path
+    as in documents.parquet), `question_id` and `kind`. No answers, or the abstention alone, mean that the corpus does
+    not answer the question.
+
+    Args:
+        path: a JSONL file.
+        documents: a frame with the column path of `tables.DOCUMENTS`.
+
+    Returns:
+        A frame of `tables.EVALUATION` whose split is `user`.
+
+    Raises:
+        UsageError: the file is missing, empty or no JSONL; a key is missing or unknown; a value has the wrong type; a
+            document is unknown; a question_id stands twice.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"The file of evaluation questions cannot be read: {error}.", where=path) from None
+    paths = frozenset(documents["path"].to_list())
+    rows: dict[str, Row] = {}
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            row = _registered(line, f"{path}, line {number}", paths)
+            if rows.setdefault(row["question_id"], row) is not row:
+                raise _wrong(f"The question_id {row['question_id']} stands twice.", f"{path}, line {number}")
+    if not rows:
+        raise _wrong("The file holds no questions.", str(path))
+    return tables.frame(tables.EVALUATION, rows.values())
+
+
+def _wrong(what: str, where: str) -> UsageError:
+    return UsageError(what, where=where, hint=f"a line reads {_EXAMPLE}")
+
+
+def _registered(line: str, where: str, paths: frozenset[str]) -> Row:
+    try:
+        value = json.loads(line)
+    except ValueError as error:
+        raise _wrong(f"The line is no JSON: {error}.", where) from None
+    if not isinstance(value, dict):
+        raise _wrong("The line is no JSON object.", where)
+    unknown = [key for key in value if key not in _KEYS]
+    if unknown:
+        raise _wrong(f"The keys of a question are {', '.join(_KEYS)}; {', '.join(unknown)} is none.", where)
+    question, answers, document = _typed(value, where)
+    if document is not None and document not in paths:
+        near = get_close_matches(document, paths, n=1, cutoff=0)
+        raise _wrong(f"There is no document {document}." + (f" Did you mean {near[0]}?" if near else ""), where)
+    known = hashlib.sha256(json.dumps([document, normalise(question)]).encode()).hexdigest()[:16]
+    kind = "unanswerable" if all(map(is_abstention, answers)) else "fact"
+    return {
+        "question_id": value.get("question_id") or f"user-{known}",
+        "question": question,
+        "answers": answers,
+        "document": document,
+        "golden_chunk_ids": [],
+        "kind": value.get("kind") or kind,
+        "split": "user",
+    }
+
+
+def _typed(value: Mapping[str, Any], where: str) -> tuple[str, list[str], str | None]:
+    question, answers, document = value.get("question"), value.get("answers"), value.get("document")
+    if not isinstance(question, str) or not question.strip():
+        raise _wrong("The line has no question.", where)
+    if "answers" not in value:
+        raise _wrong("The line has no answers.", where)
+    listed = [answers] if isinstance(answers, str) else answers
+    if not isinstance(listed, list) or not all(isinstance(answer, str) and answer.strip() for answer in listed):
+        raise _wrong("The answers are a list of texts, or one text.", where)
+    for key in ("document", "question_id", "kind"):
+        if not isinstance(value.get(key), (str, type(None))):
+            raise _wrong(f"The value of {key} is a text.", where)
+    return question.strip(), listed or [ABSTENTION], document
+
+
+def evaluation_rows(
+    cleaned: pl.DataFrame, documents: pl.DataFrame, user_questions: pl.DataFrame | None
+) -> pl.DataFrame:
+    """Return all questions to measure with: `eval_seen` and `eval_unseen`, then the user's own.
+
+    Args:
+        cleaned: a frame of `tables.CLEANED` after `split`.
+        documents: a frame with the columns doc_id and path of `tables.DOCUMENTS`.
+        user_questions: a frame of `tables.EVALUATION`, or None.
+
+    Returns:
+        A frame of `tables.EVALUATION`; `document` is the path of a question's first document.
+    """
+    paths = dict(documents.select("doc_id", "path").iter_rows())
+    measured = cleaned.filter(pl.col("split").is_in(["eval_seen", "eval_unseen"]))
+    rows = [
+        {**row, "answers": [row["answer"]], "document": paths.get(row["doc_ids"][0]) if row["doc_ids"] else None}
+        for row in measured.iter_rows(named=True)
+    ]
+    own = [] if user_questions is None else [user_questions]
+    return pl.concat([tables.frame(tables.EVALUATION, rows), *own])

@@ -1,0 +1,100 @@
+"""Exact answers in the wording that the user asked for; the facts stay as they are."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jsonschema
+import polars as pl
+
+from raft.prompts import Prompt
+from raft.protocols import Failure, Generator, Request
+from raft.text import fact_values
+
+ROOM = 256
+
+
+def restyle(
+    cleaned: pl.DataFrame,
+    generator: Generator,
+    prompt: Prompt,
+    *,
+    style: str,
+    schema: Mapping[str, Any] | None,
+) -> tuple[dict[str, str], list[str]]:
+    """Word the answers of the kept training rows in the user's style.
+
+    A JSON schema with one required text field is filled without a model.
+
+    Args:
+        cleaned: a frame of `tables.CLEANED` with its split.
+        generator: writes the answers.
+        prompt: `prompts/restyle.md`.
+        style: the style in words.
+        schema: the JSON schema that answers follow, or None.
+
+    Returns:
+        Answers by question_id, and the ids of the questions whose answer could not be worded so. They keep their
+        exact answer, unless there is a schema: then they cannot be used.
+
+    Raises:
+        jsonschema.SchemaError: `schema` is no JSON schema.
+    """
+    if schema is not None:
+        jsonschema.validators.validator_for(schema).check_schema(schema)
+    rows = list(
+        cleaned.filter(pl.col("split").is_in(["train", "valid"]) & (pl.col("kind") != "unanswerable")).iter_rows(named=True)
+    )
+    field = _only_field(schema)
+    if field is not None:
+        return {row["question_id"]: json.dumps({field: row["answer"]}, ensure_ascii=False) for row in rows}, []
+    answers: dict[str, str] = {}
+    failed: list[str] = []
+    for row, outcome in zip(rows, generator.complete(_requests(rows, prompt, style, schema)), strict=True):
+        if isinstance(outcome, Failure):
+            failed.append(row["question_id"])
+        else:
+            answers[row["question_id"]] = _tidy(outcome.text, schema)
+    return answers, failed
+
+
+def _requests(
+    rows: Sequence[Mapping[str, Any]], prompt: Prompt, style: str, schema: Mapping[str, Any] | None
+) -> Iterator[Request]:
+    for row in rows:
+        quote = " ".join(quote["text"] for quote in row["quotes"])
+        messages = prompt.render(question=row["question"], answer=row["answer"], quote=quote, style=style)
+        exact = row["answer"]
+
+        def check(reply: str, exact: str = exact) -> None:
+            text = _tidy(reply, schema)
+            if not text:
+                raise ValueError("the reply is empty")
+            if not fact_values(exact) <= fact_values(text):
+                raise ValueError("a number, date or code of the exact answer is missing")
+
+        yield Request(messages, ROOM, schema=schema, check=check)
+
+
+def _tidy(reply: str, schema: Mapping[str, Any] | None) -> str:
+    """Return the answer on one line.
+
+    Raises:
+        ValueError: it does not follow the schema.
+    """
+    if schema is None:
+        return " ".join(reply.split())
+    try:
+        tree = json.loads(reply)
+        jsonschema.validate(tree, schema)
+    except jsonschema.ValidationError as error:
+        raise ValueError(error.message) from None
+    return json.dumps(tree, ensure_ascii=False)
+
+
+def _only_field(schema: Mapping[str, Any] | None) -> str | None:
+    fields = (schema or {}).get("properties", {})
+    if len(fields) == 1:
+        ((name, kind),) = fields.items()
+        return str(name) if kind.get("type") == "string" and "enum" not in kind else None
+    return None

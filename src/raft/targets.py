@@ -1,0 +1,213 @@
+"""Answer first: what in a chunk can be asked for, so that the answer and its quote are exact by construction.
+
+A target is an exact fact (a number with its unit, a date, a name, a code), the sentence or table row that states it,
+and how the question that asks for it begins. Openings are rules in `prompts/openings.yaml`; a small model that is
+given the first words asks for the right thing far more often than one that is not.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from string import Template
+from typing import Any
+
+import yaml
+
+from raft.errors import UsageError
+from raft.text import Fact, content_words, facts, normalise, sentences
+
+_LINK = re.compile(r"!?\[([^\]]*)\]\([^)\s]*[^)]*\)")
+_MARKUP = re.compile(r"[*_`]{1,3}|<[^>]{1,200}>|\{[:%{][^}]*\}+|^\s*(?:[-*+•>]|\d+[.)])\s+")
+_HIDDEN = re.compile(r"\]\([^)]*\)|<[^>]{1,200}>|https?://\S+|\{[:%{][^}]*\}")
+_STEP = re.compile(r"^[ \t]*(?:\d+[.)]|Step \d+[:.])\s+\S", re.MULTILINE)
+_NEGATED = re.compile(r"\b(?:not|never|cannot|no longer|n't)\b|\bno\b", re.IGNORECASE)
+_MODAL = re.compile(r"^(?P<subject>[^,;:.]{3,80}?) (?P<verb>must|may|can|should|will|is|are) (?P<rest>.{8,})$", re.DOTALL)
+_DANGLING = re.compile(r"^(?:it|they|he|she|this|that|these|those|such|here|there)\b", re.IGNORECASE)
+_MIN_WORDS, _MAX_CHARACTERS = 6, 400
+
+
+@dataclass(frozen=True)
+class Opening:
+    """One rule of `openings.yaml`, compiled."""
+
+    kind: str
+    answer: re.Pattern[str]
+    before: re.Pattern[str] | None
+    after: re.Pattern[str] | None
+    opening: Template
+
+
+@dataclass(frozen=True)
+class Target:
+    """Something to ask for.
+
+    Attributes:
+        kind: the question's kind.
+        answer: the exact answer.
+        start, end: where the quote stands in the chunk's text.
+        statement: the sentence as a reader sees it, without markup; a table row with its column heads.
+        opening: how the question begins; may be empty.
+        pattern: digest of the statement without its facts; look-alike documents share patterns.
+    """
+
+    kind: str
+    answer: str
+    start: int
+    end: int
+    statement: str
+    opening: str
+    pattern: str
+
+
+def read_openings(text: str) -> list[Opening]:
+    """Read the rules of an `openings.yaml`.
+
+    Raises:
+        UsageError: it is no list of rules, or a pattern does not compile.
+    """
+    try:
+        return [
+            Opening(
+                kind=rule["kind"],
+                answer=re.compile(rule["answer"]),
+                before=re.compile(rule["before"], re.IGNORECASE) if "before" in rule else None,
+                after=re.compile(rule["after"]) if "after" in rule else None,
+                opening=Template(rule["opening"]),
+            )
+            for rule in yaml.safe_load(text)
+        ]
+    except (yaml.YAMLError, TypeError, KeyError, re.error) as error:
+        raise UsageError(
+            f"The openings cannot be read: {type(error).__name__}: {error}.",
+            where="openings.yaml",
+            hint="each rule has kind, answer and opening, and may have before and after",
+        ) from None
+
+
+def statements(text: str) -> Iterator[tuple[int, int, str]]:
+    """Yield start, end and plain wording of each sentence and table row that can stand for itself."""
+    head: list[str] = []
+    for start, end in sentences(text):
+        raw = text[start:end]
+        if raw.startswith("|"):
+            cells = [cell.strip() for cell in raw.strip("|").split("|")]
+            if all(set(cell) <= set("-: ") for cell in cells):
+                continue
+            if not head:
+                head = cells
+                continue
+            if len(cells) == len(head):
+                yield start, end, "; ".join(f"{plain(h)}: {plain(c)}" for h, c in zip(head, cells, strict=True) if c)
+            continue
+        head = []
+        wording = plain(raw)
+        if raw.startswith("#") or not _MIN_WORDS <= len(wording.split()) or len(wording) > _MAX_CHARACTERS:
+            continue
+        yield start, end, wording
+
+
+def plain(text: str) -> str:
+    """Return a piece of Markdown as a reader sees it, on one line."""
+    return " ".join(_MARKUP.sub("", _LINK.sub(r"\1", text)).split())
+
+
+def targets(text: str, openings: Sequence[Opening], kinds: Sequence[str]) -> list[Target]:
+    """Return what can be asked of a chunk's text, the most exact first; at most one target a statement and kind."""
+    found: list[tuple[float, Target]] = []
+    for start, end, wording in statements(text):
+        for target in _of_statement(text, start, end, wording, openings, kinds):
+            found.append((_worth(target, text), target))
+    if "procedure" in kinds:
+        found += [(0.0, target) for target in _procedures(text)]
+    return [target for _, target in sorted(found, key=lambda pair: (-pair[0], pair[1].start, pair[1].answer))]
+
+
+def pattern_of(wording: str) -> str:
+    """Return a digest of a statement without its facts: equal for look-alikes that differ in the facts alone."""
+    masked, place = [], 0
+    for fact in facts(wording):
+        masked.append(wording[place : fact.start])
+        place = fact.end
+    text = normalise(" ".join([*masked, wording[place:]]))
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def _of_statement(
+    text: str, start: int, end: int, wording: str, openings: Sequence[Opening], kinds: Sequence[str]
+) -> Iterator[Target]:
+    raw = text[start:end]
+    pattern = pattern_of(wording)
+    hidden = bytearray(len(raw))
+    for match in _HIDDEN.finditer(raw):
+        hidden[match.start() : match.end()] = b"\1" * (match.end() - match.start())
+    for fact in facts(raw):
+        kind = "fact" if fact.kind == "code" else fact.kind
+        if kind not in kinds or any(hidden[fact.start : fact.end]) or not _usable(fact, raw, wording):
+            continue
+        place = wording.find(fact.text)
+        opening = _opening(fact, wording[:place], wording[place + len(fact.text) :], openings)
+        if opening:
+            yield Target(kind, fact.text, start, end, wording, opening, pattern)
+    if "decision" in kinds and (found := _MODAL.match(wording)) and not _DANGLING.match(wording):
+        answer = "no" if _NEGATED.search(wording) else "yes"
+        opening = found["verb"].capitalize() + " " + _lower_first(found["subject"])
+        yield Target("decision", answer, start, end, wording, opening, pattern)
+
+
+def _usable(fact: Fact, raw: str, wording: str) -> bool:
+    whole = wording.find(fact.text) >= 0 and len(fact.text) < len(wording) / 2
+    return whole and "\n" not in fact.text and raw.count(fact.text) == 1 and not _DANGLING.match(wording)
+
+
+def _opening(fact: Fact, before: str, after: str, openings: Sequence[Opening]) -> str | None:
+    for rule in openings:
+        if rule.kind != fact.kind:
+            continue
+        matches = [rule.answer.search(fact.text)]
+        matches += [rule.before.search(before)] if rule.before else []
+        matches += [rule.after.search(after)] if rule.after else []
+        if all(matches):
+            groups: dict[str, Any] = {}
+            for match in matches:
+                groups |= match.groupdict() if match else {}
+            words = rule.opening.substitute({name: value.lower() for name, value in groups.items()})
+            return words[0].upper() + words[1:]
+    return None
+
+
+def _worth(target: Target, text: str) -> float:
+    base = {"number": 3.0, "date": 3.0, "fact": 3.0, "name": 2.5, "decision": 1.0}.get(target.kind, 0.0)
+    words = len(content_words(target.statement))
+    links = text[target.start : target.end].count("](")
+    bare = target.kind == "number" and target.answer.isdigit()
+    return base + min(words, 14) / 14 - 0.5 * links - (1.0 if bare else 0.0)
+
+
+def _procedures(text: str) -> Iterator[Target]:
+    steps = [(m.start(), (text.find("\n", m.end()) + 1 or len(text) + 1) - 1) for m in _STEP.finditer(text)]
+    block: list[tuple[int, int]] = []
+    for step in [*steps, (len(text) + 10**6, 0)]:
+        if block and text[block[-1][1] : step[0]].strip("\n \t") or step[1] == 0:
+            if len(block) >= 3:
+                start, end = block[0][0], block[-1][1]
+                start += len(text[start:end]) - len(text[start:end].lstrip())
+                answer = text[start:end].rstrip()
+                wording = " ".join(plain(line) for line in answer.splitlines())
+                yield Target("procedure", answer, start, start + len(answer), wording, "What are the steps to", "")
+            block = []
+        block.append(step)
+
+
+def _lower_first(text: str) -> str:
+    first = text.split(" ", 1)[0]
+    return text if len(first) > 1 and not first[1:].islower() else text[0].lower() + text[1:]
+
+
+def lookalikes(patterns: Mapping[str, set[str]]) -> frozenset[str]:
+    """Return the patterns that stand in more than one document.
+
+    Args:
+        patterns: pattern to the doc_ids it stands in.
+    """
+    return frozenset(pattern for pattern, documents in patterns.items() if pattern and len(documents) > 1)

@@ -1,0 +1,134 @@
+"""What a run says to a person: its summary, its state, its rows."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import polars as pl
+
+FEW_ROWS = 200
+"""Under so many training rows, tuning rarely beats plain retrieval."""
+
+
+def summary(facts: Mapping[str, Any]) -> str:
+    """Return the outcome of a build as text that a person can act on; `facts` is what `Built.summary` returns."""
+    steps = facts["steps"]
+    lines = [f"Built {facts['run']}", ""]
+    for label, text in _rows(steps, facts.get("skipped") or []):
+        head, *rest = text.split("\n")
+        lines += [f"  {label:<11} {head}", *(f"  {'':<11}   {line}" for line in rest)]
+    lines += ["", *_advice(facts["run"], steps)]
+    return "\n".join(lines)
+
+
+def _rows(steps: Mapping[str, Any], skipped: Sequence[Sequence[str]]) -> Iterator[tuple[str, str]]:
+    notes = {name: line["notes"] for name, line in steps.items()}
+    unreadable = notes["documents"]["unreadable"] if "unreadable" in notes["documents"] else []
+    read = steps["documents"]["rows"]["documents.parquet"] - len(unreadable)
+    text = f"{read:,} read"
+    text += f", {len(unreadable):,} could not be read:" if unreadable else ""
+    yield "documents", "\n".join([text, *_some([f"{path}: {reason}" for path, reason in unreadable])])
+    if skipped:
+        yield "left out", "\n".join([f"{len(skipped):,} files", *_some([f"{name}: {why}" for name, why in skipped], 3)])
+    chunks, tokens = steps["chunks"]["rows"]["chunks.parquet"], notes["chunks"].get("tokens", 0)
+    yield "chunks", f"{chunks:,} of {tokens / max(1, chunks):,.0f} tokens; {notes['chunks']['boilerplate']:,} boilerplate"
+    asked, failed = steps["questions"]["rows"], notes["questions"].get("failures", {})
+    text = f"{asked['questions.parquet']:,} written ({_list(notes['questions']['kinds'])})"
+    text += f"; {asked['failures.parquet']:,} failed ({_list(failed)})" if failed else ""
+    yield "questions", text
+    reasons, splits = notes["cleaned"]["reasons"], notes["cleaned"]["splits"]
+    kept = sum(count for split, count in splits.items() if split != "user")
+    yield "kept", f"{kept:,} ({_list(splits)})"
+    if reasons:
+        yield "dropped", f"{sum(reasons.values()):,} ({_list(reasons)})"
+    made = steps["examples"]["rows"]
+    text = f"{made['train.jsonl']:,} to train on, {made['valid.jsonl']:,} to validate with"
+    shortened = notes["examples"].get("shortened") or {}
+    yield "examples", text + (f"; {len(shortened):,} had to lose distractors to fit" if shortened else "")
+    yield "asked", _spending(steps)
+
+
+def _advice(run: str, steps: Mapping[str, Any]) -> Iterator[str]:
+    rows = steps["examples"]["rows"]["train.jsonl"]
+    if rows < FEW_ROWS:
+        yield f"  {rows} training rows are few: {FEW_ROWS} or more are worth tuning on. More come from more documents,"
+        yield "  --questions-per-chunk, or a generator that writes better questions (--generator openai/gpt-4o-mini)."
+        yield ""
+    yield f"  next:  raft show {run} examples               (read some rows before you train on them)"
+    yield f"         raft show {run} cleaned --only dropped (and what was dropped, with the reasons)"
+    yield f"         raft export {run} --format openai      (or axolotl, or hf)"
+
+
+def _spending(steps: Mapping[str, Any]) -> str:
+    total = {key: sum(line.get(key, 0) for line in steps.values())
+             for key in ("calls", "replayed", "input_tokens", "output_tokens", "cost", "unpriced")}  # fmt: skip
+    price = f"${total['cost']:,.4f}" + (f" and {total['unpriced']:,.0f} calls of unknown price" if total["unpriced"] else "")
+    return (
+        f"{total['calls']:,.0f} replies ({total['replayed']:,.0f} from the ledger), "
+        f"{total['input_tokens']:,.0f} tokens read and {total['output_tokens']:,.0f} written, {price}"
+    )
+
+
+def status(facts: Mapping[str, Any], spent: Sequence[Mapping[str, Any]], running: bool) -> str:
+    """Return the state of a run step by step, and what its ledger holds."""
+    lines = [f"{facts['run']}   raft {facts['raft']}" + ("   (a build is running)" if running else ""), ""]
+    lines.append(f"  {'step':<11} {'rows':>9} {'seconds':>9} {'calls':>8} {'dollars':>9}  finished")
+    for name in ("documents", "chunks", "index", "lexical", "questions", "cleaned", "examples"):
+        line = facts["steps"].get(name)
+        if line is None:
+            lines.append(f"  {name:<11} {'-':>9}")
+            continue
+        rows = next(iter(line["rows"].values()), None)
+        lines.append(
+            f"  {name:<11} {'' if rows is None else f'{rows:,}':>9} {line['seconds']:>9,.1f}"
+            f" {line.get('calls', 0):>8,.0f} {line.get('cost', 0):>9,.4f}  {line['finished']}"
+        )
+    lines += ["", "  ledger (all that was ever asked from it)"]
+    for model in spent:
+        unknown = f", {model['calls_without_price']:,} of them without a known price" if model["calls_without_price"] else ""
+        lines.append(
+            f"    {model['model']}: {model['calls']:,} replies, {model['input_tokens']:,} tokens read,"
+            f" {model['output_tokens']:,} written, ${model['cost'] or 0:,.4f}{unknown}"
+        )
+    return "\n".join(lines if spent else [*lines, "    nothing yet"])
+
+
+def rows(table: pl.DataFrame, name: str) -> Iterator[str]:
+    """Yield rows of a table as text, one block a row; chats are shown turn by turn."""
+    for row in table.iter_rows(named=True):
+        if name == "examples":
+            head = f"{row['question_id']}  {row['split']}  {row['tokens']} tokens  golden at {row['golden_positions']}"
+            turns = [f"{turn['role']}:\n{_indent(turn['content'])}" for turn in row["messages"]]
+            yield "\n".join(["─" * 100, head, *turns])
+        elif name in ("questions", "cleaned"):
+            yield _question(row)
+        else:
+            yield "\n".join(f"{key:<16} {_short(value)}" for key, value in row.items()) + "\n"
+
+
+def _question(row: Mapping[str, Any]) -> str:
+    verdict = ""
+    if "split" in row:
+        verdict = f"kept for {row['split']}" if row["reason"] is None else f"dropped: {row['reason']}"
+        verdict += f" of {row['duplicate_of']}" if row["duplicate_of"] else ""
+    quotes = "".join(f"\n  quote   {_short(quote['text'])}" for quote in row["quotes"])
+    return f"{row['question_id']}  {row['kind']}  {verdict}\n  Q       {row['question']}\n  A       {row['answer']}{quotes}\n"
+
+
+def _short(value: Any, limit: int = 400) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    text = " ".join(text.split())
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def _indent(text: str) -> str:
+    return "\n".join(f"    {line}" for line in text.splitlines())
+
+
+def _list(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {count:,}" for name, count in counts.items()) or "none"
+
+
+def _some(lines: Sequence[str], most: int = 10) -> list[str]:
+    more = [f"and {len(lines) - most:,} more"] if len(lines) > most else []
+    return [*lines[:most], *more]
