@@ -88,7 +88,7 @@ def clean(rows, chunks=CHUNKS, **changes):
         "max_words": 40,
         "max_answer_words": 60,
         "similarity": 0.92,
-        "round_trip_k": 5,
+        "round_trip_k": 3,
         "judge": None,
         "judge_prompt": None,
         "judge_minimum": 0.6,
@@ -130,6 +130,11 @@ def test_bad_questions_are_named(reason, row):
         "What must the document of leave contain?",
         "What's the company's rule on leave?",
         "If managers agree, how much leave is paid?",
+        "Prior to the summer, who has leave?",
+        "Employees have leave on how many days?",
+        "Leave of employees: is it paid by managers?",
+        "What is it called when managers approve dates?",
+        "What do managers have that other employees miss?",
     ],
 )
 def test_questions_that_only_look_unresolved_are_kept(question):
@@ -204,7 +209,14 @@ def test_round_trip_accepts_a_copy_of_the_golden_chunk():
     """Finding a chunk that repeats the golden one counts as finding it."""
     chunks = make_chunks({"a": ["Leave is 25 days."], "b": ["Leave is 25 days."], "c": ["Plants are watered."]})
     row = make_question(chunks.row(1, named=True), "How many days is the leave?", "25 days")
-    assert clean([row], chunks)["reason"].to_list() == [None]
+    cleaned = clean([row], chunks, round_trip_k=1)
+    assert (cleaned["reason"][0], cleaned["scores"][0]["golden_rank"]) == (None, 1)
+
+
+def test_the_golden_chunks_are_all_that_cleaning_reads():
+    """Questions are cleaned alike whether all chunks are given or the golden ones alone."""
+    golden = CHUNKS.filter(pl.col("chunk_id").is_in([name for row in GOOD for name in row["golden_chunk_ids"]]))
+    assert clean(GOOD, golden, retriever=OverlapRetriever(CHUNKS)).equals(clean(GOOD))
 
 
 def test_a_comparison_needs_all_its_chunks():

@@ -8,7 +8,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import json_repair
@@ -61,6 +61,7 @@ def answer_first_ask(
     prompt: Prompt, chunk: Mapping[str, Any], target: Target, context: str, *, name_document: bool
 ) -> Ask:
     """Ask for the question whose answer is the target's; look-alike documents are named in it."""
+    target = replace(target, opening=target.opening.replace("$title", _title(context)))
     messages = prompt.render(
         context=context, statement=target.statement, answer=_short(target.answer), opening=target.opening
     )
@@ -190,11 +191,11 @@ def check_question(text: str, target: Target, context: str) -> None:
         _must(not given - fact_values(context), "it gives the answer away")
     if target.kind == "decision":
         _must(not re.search(r"\b(?:not|never|no)\b|n't", text, re.IGNORECASE), "it is asked in the negative")
-    opening = {_stem(word) for word in normalise(target.opening).split()} if target.kind != "decision" else set()
     words = [_stem(word) for word in normalise(text).split() if word in content_words(text)]
-    body = [word for word in words if word not in opening]
     stated = {_stem(word) for word in content_words(target.statement) - content_words(target.answer)}
     known = stated | {_stem(word) for word in content_words(context)}
+    asking = {_stem(word) for word in normalise(target.opening).split()} - stated
+    body = [word for word in words if word not in asking]
     _must(bool(body), "it asks for nothing")
     _must(sum(word in known for word in body) >= GROUNDED * len(body), "it is about something else")
     needed = max(2, math.ceil(0.3 * min(len(stated), 10)))

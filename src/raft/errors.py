@@ -51,5 +51,9 @@ class DamagedArtifact(RaftError):
     """An artifact does not hold what its schema or its digest says."""
 
 
+class OtherEmbedder(RaftError):
+    """An index was made with another embedder than the one that is asked for."""
+
+
 class RunLocked(RaftError):
     """Another process is writing to the run directory."""

@@ -32,9 +32,16 @@ _ASKS = (
 _QUESTION = re.compile(rf"\W*(?:{_ASKS}|can['’]t|cannot|won['’]t)\b", re.IGNORECASE)
 _LED_IN = re.compile(
     r"\W*(?:in|on|at|by|for|from|to|under|with|within|until|till|after|before|since|during|about|above|over|through"
-    r"|if|as|according|among|besides|between|into|against|of|per|once|unless|apart|upon|out)\b.*"
-    rf"\b(?:{_ASKS})\b",
+    r"|if|as|according|among|besides|between|into|against|of|per|once|unless|apart|upon|out|prior|other|because|due"
+    r"|although|though|despite|while|whether|aside|along|outside|inside|given|regarding|instead|together|like|unlike)\b"
+    rf".*\b(?:{_ASKS})\b",
     re.IGNORECASE | re.DOTALL,
+)
+_ASKED_LATE = re.compile(  # "Manning took how many teams there?", "Parcels over 2 kg: are they insured?"
+    r"\b(?:what|whose|how (?:many|much|long|often|far|old|high|large))\b"
+    r"|\b(?:in|on|at|to|from|by|for|of|with|under) (?:which|whom)\b"
+    rf"|[:;–—]\s*(?:{_ASKS})\b",
+    re.IGNORECASE,
 )
 _IMPERATIVE = re.compile(
     r"(?:list|describe|explain|outline|give|name|state|summari[sz]e|provide|walk|show)\b", re.IGNORECASE
@@ -53,11 +60,16 @@ _POINTS = re.compile(
     """,
     re.IGNORECASE | re.VERBOSE,
 )
+_AUXILIARY = r"(?:is|are|was|were|do|does|did|can|could|may|might|must|should|shall|will|would)"
 _PRONOUN = re.compile(
-    r"""^\W*(?:\w+\W+){0,6}?(?:is|are|was|were|do|does|did|can|could|may|might|must|should|shall|will|would|has|have|had)
-        \ (?:he|she|they|this|that|these|those|its|his|her|their
-          |it(?!\ (?:takes?|taken|possible|allowed|permitted|necessary|required|safe|legal|okay|ok|true|advisable
-                 |recommended|important|mean|costs?|make\ sense|better|worth)\b))\b
+    rf"""^\W*(?:\w+\W+){{0,6}}?(?:
+        {_AUXILIARY}\ (?:this|that|these|those|its|his|her|their)
+      | (?:{_AUXILIARY}|has|have|had)\ (?:he|she|they
+          |it(?!\ (?:takes?|taken|possible|impossible|allowed|permitted|forbidden|prohibited|necessary|required
+                 |mandatory|optional|enough|sufficient|safe|legal|illegal|okay|ok|true|advisable|recommended|appropriate
+                 |important|useful|helpful|common|normal|usual|customary|likely|easy|hard|difficult|good|bad|best|better
+                 |worth|time|mean|costs?|make\ sense
+                 |(?:called|determined|decided|said|known|expected)\ (?:when|how|that|if|whether))\b)))\b
       | \b(?:this|these)\b
     """,
     re.IGNORECASE | re.VERBOSE,
@@ -166,7 +178,7 @@ def _not_a_question(candidate: Candidate) -> bool:
         return False
     if not question.rstrip("\"'”’)").endswith(("?", "？")):
         return True
-    return not (_QUESTION.match(question) or _LED_IN.match(question))
+    return not (_QUESTION.match(question) or _LED_IN.match(question) or _ASKED_LATE.search(question))
 
 
 def _leans_on_a_text(candidate: Candidate) -> bool:

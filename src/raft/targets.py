@@ -22,7 +22,9 @@ _MARKUP = re.compile(r"[*_`]{1,3}|<[^>]{1,200}>|\{[:%{][^}]*\}+|^\s*(?:[-*+•>]
 _HIDDEN = re.compile(r"\]\([^)]*\)|<[^>]{1,200}>|https?://\S+|\{[:%{][^}]*\}")
 _STEP = re.compile(r"^[ \t]*(?:\d+[.)]|Step \d+[:.])\s+\S", re.MULTILINE)
 _NEGATED = re.compile(r"\b(?:not|never|cannot|no longer|n't)\b|\bno\b", re.IGNORECASE)
-_MODAL = re.compile(r"^(?P<subject>[^,;:.]{3,80}?) (?P<verb>must|may|can|should|will|is|are) (?P<rest>.{8,})$", re.DOTALL)
+_MODAL = re.compile(
+    r"^(?P<subject>[^,;:.]{3,80}?) (?P<verb>must|may|can|should|will|is|are) (?P<rest>.{8,})$", re.DOTALL
+)
 _DANGLING = re.compile(r"^(?:it|they|he|she|this|that|these|those|such|here|there)\b", re.IGNORECASE)
 _MIN_WORDS, _MAX_CHARACTERS = 6, 400
 
@@ -47,7 +49,7 @@ class Target:
         answer: the exact answer.
         start, end: where the quote stands in the chunk's text.
         statement: the sentence as a reader sees it, without markup; a table row with its column heads.
-        opening: how the question begins; may be empty.
+        opening: how the question begins; `$title` in it stands for the document's title.
         pattern: digest of the statement without its facts; look-alike documents share patterns.
     """
 
@@ -85,26 +87,46 @@ def read_openings(text: str) -> list[Opening]:
         ) from None
 
 
-def statements(text: str) -> Iterator[tuple[int, int, str]]:
-    """Yield start, end and plain wording of each sentence and table row that can stand for itself."""
+@dataclass(frozen=True)
+class Statement:
+    """A sentence or a table row that can stand for itself.
+
+    Attributes:
+        start, end: where it stands in the chunk's text.
+        wording: as a reader sees it, without markup.
+        cells: of a table row, column head and content of each cell.
+    """
+
+    start: int
+    end: int
+    wording: str
+    cells: tuple[tuple[str, str], ...] = ()
+
+
+def statements(text: str) -> Iterator[Statement]:
+    """Yield the sentences and table rows of a chunk's text that can stand for themselves."""
     head: list[str] = []
+    row_before: list[str] = []
+    last_end = 0
     for start, end in sentences(text):
         raw = text[start:end]
+        if text[last_end:start].count("\n") > 1:
+            head, row_before = [], []
+        last_end = end
         if raw.startswith("|"):
             cells = [cell.strip() for cell in raw.strip("|").split("|")]
             if all(set(cell) <= set("-: ") for cell in cells):
-                continue
-            if not head:
-                head = cells
-                continue
-            if len(cells) == len(head):
-                yield start, end, "; ".join(f"{plain(h)}: {plain(c)}" for h, c in zip(head, cells, strict=True) if c)
+                head = row_before  # only a row above a rule names the columns; a table that was cut has lost it
+            elif len(cells) == len(head) > 1:
+                row = tuple((plain(h), plain(c)) for h, c in zip(head, cells, strict=True))
+                yield Statement(start, end, "; ".join(f"{h}: {c}" if h else c for h, c in row if c), row)
+            row_before = cells
             continue
         head = []
         wording = plain(raw)
         if raw.startswith("#") or not _MIN_WORDS <= len(wording.split()) or len(wording) > _MAX_CHARACTERS:
             continue
-        yield start, end, wording
+        yield Statement(start, end, wording)
 
 
 def plain(text: str) -> str:
@@ -115,9 +137,9 @@ def plain(text: str) -> str:
 def targets(text: str, openings: Sequence[Opening], kinds: Sequence[str]) -> list[Target]:
     """Return what can be asked of a chunk's text, the most exact first; at most one target a statement and kind."""
     found: list[tuple[float, Target]] = []
-    for start, end, wording in statements(text):
-        for target in _of_statement(text, start, end, wording, openings, kinds):
-            found.append((_worth(target, text), target))
+    for statement in statements(text):
+        makers = _of_row(text, statement, kinds) if statement.cells else _of_sentence(text, statement, openings, kinds)
+        found += [(_worth(target, text), target) for target in makers]
     if "procedure" in kinds:
         found += [(0.0, target) for target in _procedures(text)]
     return [target for _, target in sorted(found, key=lambda pair: (-pair[0], pair[1].start, pair[1].answer))]
@@ -133,16 +155,17 @@ def pattern_of(wording: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
-def _of_statement(
-    text: str, start: int, end: int, wording: str, openings: Sequence[Opening], kinds: Sequence[str]
+def _of_sentence(
+    text: str, statement: Statement, openings: Sequence[Opening], kinds: Sequence[str]
 ) -> Iterator[Target]:
+    start, end, wording = statement.start, statement.end, statement.wording
     raw = text[start:end]
     pattern = pattern_of(wording)
     hidden = bytearray(len(raw))
     for match in _HIDDEN.finditer(raw):
         hidden[match.start() : match.end()] = b"\1" * (match.end() - match.start())
     for fact in facts(raw):
-        kind = "fact" if fact.kind == "code" else fact.kind
+        kind = _kind(fact)
         if kind not in kinds or any(hidden[fact.start : fact.end]) or not _usable(fact, raw, wording):
             continue
         place = wording.find(fact.text)
@@ -153,6 +176,27 @@ def _of_statement(
         answer = "no" if _NEGATED.search(wording) else "yes"
         opening = found["verb"].capitalize() + " " + _lower_first(found["subject"])
         yield Target("decision", answer, start, end, wording, opening, pattern)
+
+
+def _of_row(text: str, statement: Statement, kinds: Sequence[str]) -> Iterator[Target]:
+    """Ask for a cell that is one fact and nothing else, by the row's first cell and the column's head."""
+    (_, first), *others = statement.cells
+    for head, cell in others:
+        whole = [fact for fact in facts(cell) if fact.text == cell and fact.kind != "name"]
+        kind = _kind(whole[0]) if whole else None
+        if kind not in kinds or not first or text[statement.start : statement.end].count(cell) != 1:
+            continue
+        if len(statement.cells) == 2:
+            opening = f"According to $title, what is the {_lower_first(first)}"
+        elif len(first.split()) > 2:
+            opening = f"What is the {_lower_first(first)} for {head}"
+        else:
+            opening = f"What is the {_lower_first(head)} for {first}"
+        yield Target(kind, cell, statement.start, statement.end, statement.wording, opening, "")
+
+
+def _kind(fact: Fact) -> str:
+    return "fact" if fact.kind == "code" else fact.kind
 
 
 def _usable(fact: Fact, raw: str, wording: str) -> bool:

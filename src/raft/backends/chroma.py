@@ -17,7 +17,7 @@ import polars as pl
 
 from raft.backends.quiet import quiet
 from raft.chunking import embedded_text
-from raft.errors import DamagedArtifact, RaftError, UsageError
+from raft.errors import DamagedArtifact, OtherEmbedder, RaftError, UsageError
 from raft.protocols import Embedder
 from raft.tables import HITS
 
@@ -56,7 +56,7 @@ class ChromaIndex:
 
     Raises:
         UsageError: both or none of `folder` and `url`, or the server is out of reach.
-        RaftError: the index was made with another embedder.
+        OtherEmbedder: the index was made with another embedder.
         DamagedArtifact: the folder's files are not what Chroma wrote; deleting it and building anew helps.
     """
 
@@ -198,7 +198,7 @@ class ChromaIndex:
             return
         made_with = (self._collection.metadata or {}).get("embedder")
         if made_with != self._embedder.identity:
-            raise RaftError(
+            raise OtherEmbedder(
                 f"The index was made with the embedder {made_with}, and {self._embedder.identity} is asked for.",
                 where=self._where,
                 hint="set index.embedder back, or delete the index and run raft build again",

@@ -11,7 +11,7 @@ from raft import artifacts
 from raft.backends.chroma import ChromaIndex
 from raft.backends.lexical import LexicalIndex
 from raft.backends.retrievers import HybridRetriever, open_retriever
-from raft.errors import DamagedArtifact
+from raft.errors import DamagedArtifact, OtherEmbedder
 from raft.protocols import Embedder
 
 
@@ -38,7 +38,7 @@ class Indexes:
         try:
             with self._dense() as dense:
                 return dense.digest() if dense.contents() else None
-        except DamagedArtifact:
+        except (DamagedArtifact, OtherEmbedder):
             return None
 
     def sync(self, chunks: Callable[[], Iterator[pl.DataFrame]]) -> dict[str, int]:
@@ -46,8 +46,8 @@ class Indexes:
         try:
             with self._dense() as dense:
                 return dense.sync(chunks())._asdict()
-        except DamagedArtifact:
-            if self._url:
+        except (DamagedArtifact, OtherEmbedder):
+            if self._url:  # a server may be shared: nothing on it is deleted unasked
                 raise
             shutil.rmtree(self._run / "index")
             with self._dense() as dense:

@@ -30,8 +30,9 @@ def import_litellm() -> Any:
     quiet()
     import litellm
 
-    litellm.telemetry = False
-    litellm.suppress_debug_info = True
-    litellm.disable_hf_tokenizer_download = True
-    litellm.DEFAULT_MAX_RETRIES = 0  # where a call asks for 0 retries, embeddings take this instead
-    return litellm
+    vendor: Any = litellm
+    vendor.telemetry = False
+    vendor.suppress_debug_info = True
+    vendor.disable_hf_tokenizer_download = True
+    vendor.DEFAULT_MAX_RETRIES = 0  # where a call asks for 0 retries, embeddings take this instead
+    return vendor

@@ -8,7 +8,7 @@ import importlib
 import re
 import zipfile
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 
@@ -121,7 +121,7 @@ def read(path: Path, *, text_field: str) -> list[Reading]:
     readings = [reading for reading in readings if reading.error or reading.text.strip()]
     if not readings:
         raise Unreadable("There is no text in it.")
-    return readings
+    return [replace(reading, title=" ".join(clean(reading.title).split())) for reading in readings]
 
 
 def format_of(path: Path) -> str | None:
@@ -215,6 +215,6 @@ def check_archive(path: Path) -> None:
 
 
 def _sentence(error: Exception) -> str:
-    words = " ".join(str(error).split())
+    words = " ".join(clean(str(error)).split())
     words = words if len(words) <= 200 else words[:200] + "…"
     return f"{type(error).__name__}: {words}".rstrip(": .") + "."

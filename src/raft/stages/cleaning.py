@@ -7,7 +7,7 @@ is kept for the others can never be dropped itself.
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 from typing import Any
 
@@ -52,7 +52,7 @@ def clean(
 
     Args:
         questions: a frame of `tables.QUESTIONS`.
-        chunks: a frame of `tables.CHUNKS`.
+        chunks: a frame of `tables.CHUNKS` with at least the golden ones.
         retriever: finds the golden chunks again.
         embedder: compares questions by meaning.
         held_out: doc_ids whose questions no rule that asks the retriever may drop.
@@ -60,7 +60,8 @@ def clean(
         max_words: most words in a question.
         max_answer_words: most words in an answer.
         similarity: cosine (0 to 1) from which two questions with one answer or one source are duplicates.
-        round_trip_k: golden chunks must be among so many results, or a third of the chunks where that is fewer.
+        round_trip_k: the golden chunks must be among so many results; few enough that it means something, say at most
+            a third of all chunks.
         judge: marks the questions with `judge_prompt`; None: no marks.
         judge_prompt: a prompt with $question, $answer and $passage; None: no marks.
         judge_minimum: lowest mark (0 to 1) that is kept; a question whose mark cannot be had is kept.
@@ -112,27 +113,28 @@ def _round_trip(
     rows: list[Row], texts: Mapping[str, Row], *, retriever: Retriever, k: int, held_out: frozenset[str]
 ) -> None:
     """Drop each row one of whose golden chunks is not found again; `scores.golden_rank` is the last one's rank."""
-    k = min(k, max(1, len(texts) // 3))
     asked = [row for row in rows if row["kind"] != "unanswerable" and held_out.isdisjoint(row["doc_ids"])]
     for batch in (asked[start : start + _BATCH] for start in range(0, len(asked), _BATCH)):
         most = max(max(k, len(row["golden_chunk_ids"])) for row in batch)
         hits = retriever.search([row["question"] for row in batch], most).sort("query", "rank")
-        found: list[list[str]] = [[] for _ in batch]
-        for query, chunk_id in hits.select("query", "chunk_id").iter_rows():
-            found[query].append(chunk_id)
+        found: list[dict[str, str]] = [{} for _ in batch]
+        for query, chunk_id, text in hits.select("query", "chunk_id", "text").iter_rows():
+            found[query][chunk_id] = text
         for row, results in zip(batch, found, strict=True):
             golden = row["golden_chunk_ids"]
-            ranks = [_rank(texts[one], results[: max(k, len(golden))], texts) for one in golden if one in texts]
-            row["scores"]["golden_rank"] = None if None in ranks else max((rank or 0 for rank in ranks), default=None)
+            ranks = [_rank(texts[name], results) for name in golden if name in texts]
+            worst = max((rank or most + 1 for rank in ranks), default=most + 1)
+            row["scores"]["golden_rank"] = worst if worst <= max(k, len(golden)) else None
             if row["scores"]["golden_rank"] is None:
                 row["reason"] = ROUND_TRIP
 
 
-def _rank(golden: Row, results: Sequence[str], texts: Mapping[str, Row]) -> int | None:
+def _rank(golden: Row, results: Mapping[str, str]) -> int | None:
+    """Return the rank of the golden chunk, or of the first chunk that repeats it, among texts by chunk_id."""
+    found = [*results]
     if golden["chunk_id"] in results:
-        return results.index(golden["chunk_id"]) + 1
-    repeats = (name in texts and holds_text(texts[name]["text"], golden["text"]) for name in results)
-    return next((rank for rank, found in enumerate(repeats, 1) if found), None)
+        return found.index(golden["chunk_id"]) + 1
+    return next((rank for rank, name in enumerate(found, 1) if holds_text(results[name], golden["text"])), None)
 
 
 def _mark(rows: list[Row], texts: Mapping[str, Row], *, judge: Generator, prompt: Prompt, minimum: float) -> None:

@@ -52,13 +52,13 @@ def find_sources(corpus: Sequence[str]) -> tuple[list[Source], list[tuple[str, s
         UsageError: an entry does not exist, or nothing was found that can be read.
     """
     skipped: list[tuple[str, str]] = []
-    entries = [(*_entry(text), text) for text in corpus]
+    entries = [_entry(text) for text in corpus]
     labels = _labels([root for root, _, _ in entries]) if len(entries) > 1 else {}
     sources: dict[Path, Source] = {}
-    for root, starts, _ in entries:
+    for root, starts, alone in entries:
         prefix = labels[root] + "/" if labels else ""
         for start in starts:
-            for path in _walk(start, root, prefix, skipped):
+            for path in [start] if alone else _walk(start, root, prefix, skipped):
                 name, real = _name(path, root, prefix), path.resolve()
                 if format_of(path) is None:
                     skipped.append((name, f"there is no reader for {path.suffix or 'files without a suffix'}"))
@@ -148,18 +148,18 @@ def chunk_documents(
             yield chunks.with_columns(pl.Series("boilerplate", flags, pl.Boolean))
 
 
-def _entry(text: str) -> tuple[Path, list[Path]]:
-    """Return the folder that the names of a corpus entry are relative to, and where to begin to look."""
+def _entry(text: str) -> tuple[Path, list[Path], bool]:
+    """Return the folder that an entry's names are relative to, where to look, and whether that is one named file."""
     path = Path(text).expanduser()
     if path.exists():
-        return (path, [path]) if path.is_dir() else (path.parent, [path])
+        return (path, [path], False) if path.is_dir() else (path.parent, [path], True)
     if has_magic(text):
         fixed = path.parts[: next(number for number, part in enumerate(path.parts) if has_magic(part))]
         root = Path(*fixed)
         pattern = str(path.relative_to(root)) if fixed else str(path)
         if root.is_dir():
             matches = sorted(root.glob(pattern))
-            return root, [match for match in matches if match.is_file()] or matches
+            return root, [match for match in matches if match.is_file()] or matches, False
         path = root
     raise UsageError(
         f"There is no {path}.",
@@ -182,7 +182,7 @@ def _labels(roots: Iterable[Path]) -> dict[Path, str]:
 def _walk(start: Path, root: Path, prefix: str, skipped: list[tuple[str, str]]) -> Iterator[Path]:
     """Yield the files at or below `start`; what is not followed goes to `skipped`."""
     if not start.is_dir():
-        if root in {start, start.parent} or not _unfit(start, root, prefix, skipped):
+        if not _unfit(start, root, prefix, skipped):
             yield start
         return
 

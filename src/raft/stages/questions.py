@@ -18,10 +18,11 @@ from raft import tables
 from raft.asks import Ask, answer_first_ask, comparison_ask, items_ask, unanswerable_ask
 from raft.prompts import Prompt
 from raft.protocols import Failure, Generator
-from raft.targets import Opening, Target, lookalikes, targets
+from raft.targets import Opening, Target, lookalikes, statements, targets
 from raft.text import normalise
 
 Chunk = dict[str, Any]
+_NOTICE = 3
 
 
 @dataclass(frozen=True)
@@ -104,9 +105,7 @@ def ask(
         rows = [_row(row, one, model) for row in one.read(outcome.text)]
         fresh = [row for row in rows if not (row["question_id"] in seen or seen.add(row["question_id"]))]  # type: ignore[func-returns-value]
         repeated = Failure("repeated", "the same question was asked of the same chunk before", outcome.text)
-        failures += [
-            {"stage": "questions", "item_id": one.item_id, **_failure(repeated)} for _ in rows[len(fresh) :]
-        ]
+        failures += [{"stage": "questions", "item_id": one.item_id, **_failure(repeated)} for _ in rows[len(fresh) :]]
         if fresh:
             yield tables.frame(tables.QUESTIONS, fresh)
 
@@ -137,8 +136,9 @@ def _plan_facts(
     chunks: Callable[[], Iterator[pl.DataFrame]], given: Mapping[str, int], prompts: Prompts, kinds: Sequence[str]
 ) -> Iterator[Ask]:
     alike, pairs = _alike(chunks(), prompts.openings, kinds)
+    common = repeated_statements(chunks())
     for doc, rows in _documents(chunks()):
-        found = [(row, targets(row["text"], prompts.openings, kinds)) for row in rows]
+        found = [(row, _own(targets(row["text"], prompts.openings, kinds), common)) for row in rows]
         for row, target in _round_robin(found, given.get(doc, 0)):
             context = row["heading"]
             pair = pairs.pop((row["chunk_id"], target.start), None)
@@ -147,6 +147,20 @@ def _plan_facts(
             yield answer_first_ask(prompts.answer_first, row, target, context, name_document=target.pattern in alike)
     if "unanswerable" in kinds:
         yield from _plan_unanswerable(chunks, given, prompts)
+
+
+def repeated_statements(frames: Iterable[pl.DataFrame]) -> frozenset[str]:
+    """Return the statements that three or more documents make word for word: notices, not knowledge of one of them."""
+    documents: dict[str, set[str]] = {}
+    for doc, rows in _documents(frames):
+        for row in rows:
+            for statement in statements(row["text"]):
+                documents.setdefault(_hash(statement.wording), set()).add(doc)
+    return frozenset(wording for wording, found in documents.items() if len(found) >= _NOTICE)
+
+
+def _own(found: Sequence[Target], common: frozenset[str]) -> list[Target]:
+    return [target for target in found if _hash(target.statement) not in common]
 
 
 def _round_robin(found: Sequence[tuple[Chunk, list[Target]]], count: int) -> Iterator[tuple[Chunk, Target]]:
@@ -207,7 +221,9 @@ def _plan_items(
                 yield items_ask(prompts.items, row, count, single)
             if count and row["chunk_id"] in partners:
                 start, pair = partners[row["chunk_id"]]
-                own = [t for t in targets(row["text"], prompts.openings, ("fact", "number", "date")) if t.start == start]
+                own = [
+                    t for t in targets(row["text"], prompts.openings, ("fact", "number", "date")) if t.start == start
+                ]
                 yield comparison_ask(prompts.comparison, row, own[0], *pair)
 
 

@@ -1,0 +1,136 @@
+"""Settings: one default each, one precedence, and errors that say what to type."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from raft import config
+from raft.errors import UsageError
+
+
+def write(path, text):
+    """Write a pipeline file and return its path."""
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_nothing_needs_to_be_set():
+    """Without file and flags every setting has its default."""
+    assert config.load() == config.Settings()
+    assert config.load().examples.golden_share == 0.8
+
+
+def test_flags_win_over_the_file_and_the_file_over_defaults(tmp_path):
+    """Precedence is flag, then YAML, then default."""
+    path = write(tmp_path / "p.yaml", "seed: 3\nindex: {k: 7, hybrid: false}\n")
+    settings = config.load(path, {"index.k": 9})
+    assert (settings.seed, settings.index.k, settings.index.hybrid, settings.chunking.tokens) == (3, 9, False, 200)
+
+
+def test_paths_in_a_file_are_relative_to_it(tmp_path):
+    """Paths are taken from the folder of the file that names them; absolute ones stay."""
+    path = write(
+        tmp_path / "p.yaml", f"corpus: docs\nledger: l.sqlite\nprompts: {tmp_path / 'x'}\nevaluation: e.jsonl\n"
+    )
+    settings = config.load(path)
+    assert settings.corpus == (str(tmp_path / "docs"),)
+    assert (settings.ledger, settings.evaluation) == (tmp_path / "l.sqlite", tmp_path / "e.jsonl")
+    assert settings.prompts == tmp_path / "x"
+
+
+@pytest.mark.parametrize(
+    ("key", "near"),
+    [("index.kk", "index.k"), ("chuncking.tokens", "chunking"), ("examples.goldenshare", "golden_share")],
+)
+def test_an_unknown_setting_names_the_nearest(key, near):
+    """A mistyped key is an error that says which one was meant."""
+    with pytest.raises(UsageError, match=near) as caught:
+        config.load(overrides={key: 1})
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("index.k", 0),
+        ("split.unseen", 1.5),
+        ("chunking.tokens", "many"),
+        ("questions.kinds", ["riddle"]),
+        ("questions.kinds", []),
+        ("examples.when_absent", "guess"),
+        ("generator.timeout", 0),
+    ],
+)
+def test_a_value_out_of_range_is_named(key, value):
+    """A value of the wrong type or out of range is an error that names its key."""
+    with pytest.raises(UsageError, match=key.replace(".", r"\.")):
+        config.load(overrides={key: value})
+
+
+def test_settings_cannot_be_changed_later():
+    """Settings stay as they were read."""
+    with pytest.raises(ValueError):
+        config.load().index.k = 3
+
+
+@pytest.mark.parametrize("text", ["- a\n- b\n", "a: [1\n", "just words"])
+def test_a_file_that_is_no_mapping_is_an_error(tmp_path, text):
+    """A pipeline file is YAML with keys and values."""
+    with pytest.raises(UsageError):
+        config.load(write(tmp_path / "p.yaml", text))
+
+
+def test_an_empty_file_means_the_defaults_and_a_missing_one_is_an_error(tmp_path):
+    """An empty pipeline file sets nothing; one that is not there is named."""
+    assert config.load(write(tmp_path / "p.yaml", "")) == config.Settings()
+    with pytest.raises(UsageError, match=r"nowhere\.yaml"):
+        config.load(tmp_path / "nowhere.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("index.k=8", ("index.k", 8)), ("a=", ("a", None)), ("a = x=y", ("a", "x=y")), ("a=[1, b]", ("a", [1, "b"]))],
+)
+def test_assignments_are_read_as_yaml(text, expected):
+    """What is typed after --set is a key and a YAML value."""
+    assert config.parse_assignment(text) == expected
+
+
+@pytest.mark.parametrize("text", ["index.k", "=3", "a=[1"])
+def test_a_wrong_assignment_is_an_error(text):
+    """An assignment without key, sign or readable value is refused."""
+    with pytest.raises(UsageError):
+        config.parse_assignment(text)
+
+
+def test_the_commented_file_holds_every_setting_and_reads_back():
+    """The file that is written for a new pipeline names each setting with its meaning, and means the defaults."""
+    text = config.commented_yaml()
+    assert config.Settings.model_validate(yaml.safe_load(text)) == config.Settings()
+    for key in config.known_keys():
+        assert f"{key.rsplit('.', 1)[-1]}:" in text
+    assert text.count("# ") >= len(config.known_keys())
+
+
+def test_given_values_stand_in_the_commented_file():
+    """Values replace the defaults in the file, in sections too, and paths are written as text."""
+    text = config.commented_yaml({"seed": 7, "index": {"k": 9}, "ledger": Path("l.sqlite"), "corpus": ("a", "b")})
+    settings = config.Settings.model_validate(yaml.safe_load(text))
+    assert (settings.seed, settings.index.k, settings.ledger, settings.corpus) == (7, 9, Path("l.sqlite"), ("a", "b"))
+
+
+def test_every_setting_says_what_it_means():
+    """Each setting has a description, and each section a sentence."""
+
+    def sections(section):
+        yield section
+        for field in section.model_fields.values():
+            if isinstance(field.annotation, type) and issubclass(field.annotation, config.BaseModel):
+                yield from sections(field.annotation)
+
+    for section in sections(config.Settings):
+        assert section.__doc__
+        for field in section.model_fields.values():
+            nested = isinstance(field.annotation, type) and issubclass(field.annotation, config.BaseModel)
+            assert nested or field.description
