@@ -19,7 +19,7 @@ from raft.raftformat import ABSTENTION
 from raft.targets import Target
 from raft.text import contains, content_words, fact_values, find_quote, normalise
 
-QUESTION_TOKENS = 48
+QUESTION_TOKENS = 40
 ITEM_TOKENS = 160
 GROUNDED = 0.7
 """Least share of a question's words that the statement, its heading or the opening must hold: the rest is invented.
@@ -34,6 +34,9 @@ MEANINGS: Mapping[str, str] = {
     "decision": 'the answer is "yes", "no" or "maybe"',
     "unanswerable": "a question on the same subject that the passage does not answer; answer and quote are empty",
 }
+
+_SECOND = re.compile(r"(?:,|\band|\bor)\s(?:what|when|who|which|how|where|why)\b", re.IGNORECASE)
+_GARBLED = re.compile(r"\b(?:did|does|do|can|will|may|must)\b[^?]*\b(?:was|were|is|are)\s\w+(?:ed|ing)?\?", re.IGNORECASE)
 
 Reading = Callable[[str], list[dict[str, Any]]]
 
@@ -185,6 +188,9 @@ def check_question(text: str, target: Target, context: str) -> None:
         ValueError: it is no single question, gives the answer away, or is about something else.
     """
     _must(text.endswith("?") and text.count("?") == 1, "it is not one question")
+    _must(not _SECOND.search(text), "it asks for two things")
+    _must(not _GARBLED.search(text), "its grammar is broken")
+    _must(not _lowered_names(text, target.statement), "it writes a name in lower case")
     if target.kind in ("fact", "number", "date", "name"):
         _must(not contains(text, target.answer), "it gives the answer away")
         given = fact_values(target.answer) & fact_values(text)
@@ -201,6 +207,14 @@ def check_question(text: str, target: Target, context: str) -> None:
     needed = max(2, math.ceil(0.3 * min(len(stated), 10)))
     _must(len(set(body) & stated) >= min(needed, len(stated)), "it leaves out what the statement is about")
     _must(len(set(words)) > 0.6 * len(words), "it repeats itself")
+
+
+def _lowered_names(question: str, statement: str) -> set[str]:
+    """Return the names of a statement that the question spells in lower case."""
+    words = set(re.findall(r"[^\W\d_]\w+", statement))
+    inside = re.findall(r"(?<=[a-z,;] )[A-Z][a-z]\w+", statement)
+    names = {word for word in inside if word.lower() not in words}
+    return {name for name in names if name.lower() in question.split() and name not in question}
 
 
 def _item(item: Mapping[str, str], chunk: Mapping[str, Any]) -> dict[str, Any]:

@@ -37,10 +37,12 @@ def _rows(steps: Mapping[str, Any], skipped: Sequence[Sequence[str]]) -> Iterato
     text += f"; {asked['failures.parquet']:,} failed ({_list(failed)})" if failed else ""
     yield "questions", text
     reasons, splits = notes["cleaned"]["reasons"], notes["cleaned"]["splits"]
-    kept = sum(count for split, count in splits.items() if split != "user")
-    yield "kept", f"{kept:,} ({_list(splits)})"
+    kept = {split: splits[split] for split in ("train", "valid", "eval_seen", "eval_unseen") if split in splits}
+    yield "kept", f"{sum(kept.values()):,} ({_list(kept)})"
     if reasons:
         yield "dropped", f"{sum(reasons.values()):,} ({_list(reasons)})"
+    if "user" in splits:
+        yield "your own", f"{splits['user']:,} questions to measure with; none like them is left to train on"
     made = steps["examples"]["rows"]
     text = f"{made['train.jsonl']:,} to train on, {made['valid.jsonl']:,} to validate with"
     shortened = notes["examples"].get("shortened") or {}

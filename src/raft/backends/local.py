@@ -1,9 +1,11 @@
 """Generation on this machine: transformers in bfloat16, batched, sorted by length.
 
 Equal calls in equal batches give equal replies: batches are composed of a whole window of calls, and sampling is
-seeded by what is asked. On two cores a batch of 32 short prompts costs about as much as five single ones.
+seeded by what is asked. What the prompts of a batch begin with (instructions, examples) is read once: with the
+package's prompts that halves the time of a question.
 """
 
+import copy
 import hashlib
 import time
 from collections.abc import Iterator, Sequence
@@ -15,6 +17,9 @@ from raft.backends.quiet import quiet
 from raft.errors import MissingExtra, RaftError
 from raft.ledger import request_text
 from raft.protocols import Failure, Request
+
+_WORTH_SHARING = 32
+"""Fewest tokens of a common beginning that are read once for a batch; the prompts' examples are some hundreds."""
 
 
 class LocalModel:
@@ -37,6 +42,7 @@ class LocalModel:
         self.window = batch * self.WINDOWS
         self.identity = f"{models.identity(name)}:bfloat16"
         self._loaded: tuple[Any, Any] | None = None
+        self._prefix: tuple[tuple[int, ...], Any] | None = None
 
     def answer(self, calls: Sequence[Request], wanted: Sequence[bool]) -> Iterator[list[tuple[int, Reply | Failure]]]:
         """Answer those `calls` that are `wanted`, a batch at a time, longest first."""
@@ -55,29 +61,49 @@ class LocalModel:
 
         begun = time.monotonic()
         first = calls[group[0]]
-        inputs = tokenizer([prompts[i] for i in group], return_tensors="pt", padding=True, add_special_tokens=False)
+        ids = tokenizer([prompts[i] for i in group], add_special_tokens=False)["input_ids"]
+        shared = _shared(ids)
         sampling: dict[str, Any] = {"do_sample": False}
         if first.temperature > 0:
             sampling = {"do_sample": True, "temperature": first.temperature, "top_p": 0.95}
             torch.manual_seed(_seed([calls[i] for i in group]))
+        width = max(map(len, ids))
+        pads = [width - len(row) for row in ids]
+        # Padding stands between what all prompts share and what they do not, so that the former is read once.
+        full = [row[:shared] + [tokenizer.pad_token_id] * n + row[shared:] for row, n in zip(ids, pads, strict=True)]
+        mask = [[1] * shared + [0] * n + [1] * (len(row) - shared) for row, n in zip(ids, pads, strict=True)]
         with torch.inference_mode():
             out = model.generate(
-                **inputs, **sampling, max_new_tokens=first.max_tokens, pad_token_id=tokenizer.pad_token_id
+                input_ids=torch.tensor(full, device=model.device),
+                attention_mask=torch.tensor(mask, device=model.device),
+                past_key_values=self._read(model, tuple(ids[0][:shared]), len(ids)) if shared else None,
+                max_new_tokens=first.max_tokens,
+                pad_token_id=tokenizer.pad_token_id,
+                **sampling,
             )
-        width = inputs["input_ids"].shape[1]
         seconds = (time.monotonic() - begun) / len(group)
-        read = inputs["attention_mask"].sum(dim=1).tolist()
         end = model.generation_config.eos_token_id
         ends = {tokenizer.pad_token_id, *(end if isinstance(end, list) else [end])}
         replies = []
-        for row, tokens in enumerate(out[:, width:].tolist()):
+        for prompt, tokens in zip(ids, out[:, width:].tolist(), strict=True):
             written = _until(tokens, ends)
+            finish = "stop" if len(written) < first.max_tokens else "length"
             text = tokenizer.decode(written, skip_special_tokens=True)
-            complete = len(written) < first.max_tokens
-            replies.append(
-                Reply(text, "stop" if complete else "length", int(read[row]), len(written), 0.0, seconds)
-            )
+            replies.append(Reply(text, finish, len(prompt), len(written), 0.0, seconds))
         return replies
+
+    def _read(self, model: Any, prefix: tuple[int, ...], rows: int) -> Any:
+        """Return keys and values of a prefix for each of `rows` prompts; the last prefix is read only once."""
+        import torch
+        from transformers import DynamicCache
+
+        if self._prefix is None or self._prefix[0] != prefix:
+            inputs = torch.tensor([prefix], device=model.device)
+            output = model(inputs, use_cache=True, past_key_values=DynamicCache(config=model.config))
+            self._prefix = prefix, output.past_key_values
+        cache = copy.deepcopy(self._prefix[1])
+        cache.batch_repeat_interleave(rows)
+        return cache
 
     def _load(self) -> tuple[Any, Any]:
         if self._loaded is None:
@@ -122,6 +148,14 @@ def _alike(batch: Sequence[int], calls: Sequence[Request]) -> Iterator[list[int]
     for i in batch:
         groups.setdefault((calls[i].max_tokens, calls[i].temperature), []).append(i)
     yield from groups.values()
+
+
+def _shared(ids: Sequence[Sequence[int]]) -> int:
+    """Return how many tokens all prompts begin with, if it is worth the trouble; each keeps one of its own."""
+    count, most = 0, min(map(len, ids)) - 1
+    while count < most and all(row[count] == ids[0][count] for row in ids):
+        count += 1
+    return count if len(ids) > 1 and count >= _WORTH_SHARING else 0
 
 
 def _seed(calls: Sequence[Request]) -> int:
