@@ -139,9 +139,7 @@ HEADINGS = {
 def pdf_item(mark: str, text: str) -> PdfParagraph:
     """Return a list item whose mark is part of the line, so that it is extracted in place."""
     width = stringWidth(mark + " ", BODY.fontName, BODY.fontSize)
-    style = ParagraphStyle(
-        "item", parent=BODY, leftIndent=6 * mm + width, firstLineIndent=-width, spaceAfter=3
-    )
+    style = ParagraphStyle("item", parent=BODY, leftIndent=6 * mm + width, firstLineIndent=-width, spaceAfter=3)
     return PdfParagraph(escape(f"{mark} {text}"), style)
 
 
@@ -266,9 +264,7 @@ def add_items(document: Document, items: Items) -> None:
     """Append a list; every numbered list starts at 1."""
     number = new_numbering(document) if items.numbered else None
     for text in items.texts:
-        paragraph = document.add_paragraph(
-            text, style="List Number" if items.numbered else "List Bullet"
-        )
+        paragraph = document.add_paragraph(text, style="List Number" if items.numbered else "List Bullet")
         if number is not None:
             properties = paragraph._p.get_or_add_pPr().get_or_add_numPr()
             properties.get_or_add_ilvl().val = 0

@@ -1,10 +1,10 @@
 """Retrieval-augmented fine-tuning: from a corpus to a small model that answers with quotes, and an index of its facts.
 
-    import raft
+import raft
 
-    run = raft.build("handbook/", out="runs/handbook", generator="openai/gpt-4o-mini")
-    run.questions, run.cleaned, run.examples
-    run.index.search(["what is the refund limit?"], k=5)
+run = raft.build("handbook/", out="runs/handbook", generator="openai/gpt-4o-mini")
+run.questions, run.cleaned, run.examples
+run.index.search(["what is the refund limit?"], k=5)
 """
 
 from importlib import import_module

@@ -34,7 +34,7 @@ class Built:
         UsageError: there is no run directory at `folder`.
     """
 
-    def __init__(self, folder: Path | str):
+    def __init__(self, folder: Path | str) -> None:
         self.folder = Path(folder)
         self._run = existing(self.folder)
         self.manifest: dict[str, Any] = self._run.manifest
@@ -92,8 +92,8 @@ class Built:
         for name, line in self.manifest["steps"].items():
             rows = {artifact: entry["rows"] for artifact, entry in line["artifacts"].items() if "rows" in entry}
             steps[name] = {"rows": rows, **{k: line[k] for k in line if k not in ("key", "basis", "artifacts")}}
-        return {"run": str(self.folder), "raft": self.manifest["raft"], "corpus": self.manifest.get("corpus"),
-                "models": self.manifest.get("models"), "skipped": self.manifest.get("skipped"), "steps": steps}  # fmt: skip
+        about = {name: self.manifest.get(name) for name in ("raft", "corpus", "models", "skipped")}
+        return {"run": str(self.folder), **about, "steps": steps}
 
 
 def build(
@@ -253,7 +253,9 @@ def initialise(folder: str | Path) -> list[Path]:
         The files that were written.
     """
     target = Path(folder)
-    files = {f"{kind}/{name}": text for kind in ("pipelines", "prompts") for name, text in prompts.packaged(kind).items()}
+    files = {
+        f"{kind}/{name}": text for kind in ("pipelines", "prompts") for name, text in prompts.packaged(kind).items()
+    }
     head = f"# raft build CORPUS --pipeline {target / 'raft.yaml'}\n# Paths are relative to this file.\n\n"
     files["raft.yaml"] = head + config.commented_yaml({"prompts": "prompts"})
     written = []
@@ -306,9 +308,7 @@ def _seams(
 
 
 def _indexes(folder: Path, settings: config.Settings, embedder: Any, collection: str) -> Indexes:
-    return Indexes(
-        folder, embedder, hybrid=settings.index.hybrid, url=settings.index.url, collection=collection
-    )
+    return Indexes(folder, embedder, hybrid=settings.index.hybrid, url=settings.index.url, collection=collection)
 
 
 def _way(settings: config.Settings) -> str:

@@ -112,9 +112,7 @@ def lookup(path: Path, key: Callable[[pl.DataFrame], pl.Series]) -> Callable[[An
         found = places.get(_hashable(wanted))
         if not found:
             return None
-        parts = [
-            group_rows(group)[[row for g, row in found if g == group]] for group in sorted({g for g, _ in found})
-        ]
+        parts = [group_rows(group)[[row for g, row in found if g == group]] for group in sorted({g for g, _ in found})]
         return pl.concat(parts)
 
     return find

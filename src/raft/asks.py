@@ -36,7 +36,9 @@ MEANINGS: Mapping[str, str] = {
 }
 
 _SECOND = re.compile(r"(?:,|\band|\bor)\s(?:what|when|who|which|how|where|why)\b", re.IGNORECASE)
-_GARBLED = re.compile(r"\b(?:did|does|do|can|will|may|must)\b[^?]*\b(?:was|were|is|are)\s\w+(?:ed|ing)?\?", re.IGNORECASE)
+_GARBLED = re.compile(
+    r"\b(?:did|does|do|can|will|may|must)\b[^?]*\b(?:was|were|is|are)\s\w+(?:ed|ing)?\?", re.IGNORECASE
+)
 
 Reading = Callable[[str], list[dict[str, Any]]]
 
@@ -168,8 +170,9 @@ def parse_items(reply: str, kinds: Sequence[str]) -> list[dict[str, str]]:
         tree = json.loads(reply)
     except ValueError:
         tree = json_repair.loads(reply)
-    items = tree.get("items") if isinstance(tree, dict) else tree
-    _must(isinstance(items, list) and bool(items), "there are no items in it")
+    items: Any = tree.get("items") if isinstance(tree, dict) else tree
+    if not isinstance(items, list) or not items:
+        raise ValueError("there are no items in it")
     for item in items:
         _must(isinstance(item, dict), "an item is no object")
         for name in ("question", "answer", "quote", "kind"):

@@ -75,7 +75,9 @@ def init(folder: Path) -> None:
 @click.option("--questions-per-chunk", type=float, metavar="N", help="Questions asked for, a chunk, on average.")
 @click.option("--limit", type=int, metavar="N", help="At most N questions, spread evenly over the documents.")
 @click.option("--seed", type=int, metavar="N", help="Seed of every random choice.")
-@click.option("--eval", "evaluation", metavar="FILE", help="Your own questions: JSONL with question, answers, document.")
+@click.option(
+    "--eval", "evaluation", metavar="FILE", help="Your own questions: JSONL with question, answers, document."
+)
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Any other setting, e.g. index.k=8.")
 @click.option("--quiet", is_flag=True, help="No progress.")
 @_JSON
@@ -137,7 +139,9 @@ def show(run: Path, table: str, count: int, only: str | None, as_json: bool) -> 
 
 @main.command()
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--format", "form", type=click.Choice(["openai", "axolotl", "hf"]), required=True, help="Who will read it.")
+@click.option(
+    "--format", "form", type=click.Choice(["openai", "axolotl", "hf"]), required=True, help="Who will read it."
+)
 @click.option("--out", type=click.Path(path_type=Path), help="The folder.  [default: RUN/export-FORMAT]")
 @_acting
 def export(run: Path, form: str, out: Path | None) -> None:

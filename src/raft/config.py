@@ -34,7 +34,9 @@ class Chunking(_Section):
 class Index(_Section):
     """Where chunks are looked up."""
 
-    embedder: str = Field("sentence-transformers/all-MiniLM-L6-v2", description="a hub name, a folder, or provider/name")
+    embedder: str = Field(
+        "sentence-transformers/all-MiniLM-L6-v2", description="a hub name, a folder, or provider/name"
+    )
     hybrid: bool = Field(True, description="fuse lexical search (BM25) with the vectors by reciprocal rank")
     k: Count = Field(5, description="chunks retrieved for a question")
     url: str | None = Field(None, description="a Chroma server, http://host:port; none: an index in the run directory")
@@ -248,7 +250,9 @@ def known_keys(section: type[BaseModel] = Settings, prefix: str = "") -> list[st
     return keys
 
 
-def commented_yaml(values: Mapping[str, Any] | None = None, section: type[BaseModel] = Settings, indent: str = "") -> str:
+def commented_yaml(
+    values: Mapping[str, Any] | None = None, section: type[BaseModel] = Settings, indent: str = ""
+) -> str:
     """Return a YAML file with every setting, its meaning as a comment, and its default or the given value."""
     values = values or {}
     lines: list[str] = []

@@ -12,7 +12,7 @@ class RaftError(Exception):
 
     exit_code = 1
 
-    def __init__(self, what: str, *, where: object = None, hint: str | None = None):
+    def __init__(self, what: str, *, where: object = None, hint: str | None = None) -> None:
         self.what, self.where, self.hint = what, None if where is None else str(where), hint
         super().__init__(str(self))
 
@@ -40,7 +40,7 @@ class MissingExtra(UsageError):
         why: what it is needed for, e.g. ``"to run SmolLM2-135M-Instruct on this machine"``.
     """
 
-    def __init__(self, package: str, *, extra: str, why: str):
+    def __init__(self, package: str, *, extra: str, why: str) -> None:
         super().__init__(
             f"The package {package} is needed {why}, and it is not installed.",
             hint=f"pip install 'raft-pipeline[{extra}]'",

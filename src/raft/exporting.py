@@ -42,7 +42,7 @@ def export(examples: pl.DataFrame, student: str, *, format: str, out: Path) -> P
 
 
 def _datasets(examples: pl.DataFrame, out: Path) -> None:
-    import datasets
+    import datasets  # noqa: PLC0415  seconds to import, needed here alone
 
     columns = ["question_id", "messages", "golden_chunk_ids", "document_chunk_ids"]
     parts = {

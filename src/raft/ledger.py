@@ -77,7 +77,7 @@ class Ledger:
         RaftError: the file is no ledger, is damaged, or cannot be written.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path) -> None:
         self.path = path
         self._lock = threading.Lock()
         with self._guarded():
@@ -174,7 +174,7 @@ class CachedEmbedder:
 
     WINDOW = 512
 
-    def __init__(self, embedder: Embedder, ledger: Ledger):
+    def __init__(self, embedder: Embedder, ledger: Ledger) -> None:
         self._embedder, self._ledger = embedder, ledger
         self.identity: str = embedder.identity
         self.tokenizer: Tokenizer = embedder.tokenizer

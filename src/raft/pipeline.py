@@ -4,14 +4,14 @@ Each step names what its result depends on; `Run.step` does it once per distinct
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
 import polars as pl
 
-from raft import prompts, tables, targets
+from raft import notes, prompts, targets
 from raft.artifacts import Output
 from raft.boilerplate import repeated_lines
 from raft.config import Settings
@@ -46,7 +46,9 @@ Listen = Callable[[str, Mapping[str, Any]], None]
 """Told what happens while it happens: an event's name and its facts."""
 
 
-def build(run: Run, settings: Settings, seams: Seams, sources: Sequence[corpus.Source], *, way: str, listen: Listen) -> None:
+def build(
+    run: Run, settings: Settings, seams: Seams, sources: Sequence[corpus.Source], *, way: str, listen: Listen
+) -> None:
     """Make every artifact of a build that is not there yet.
 
     Args:
@@ -75,7 +77,7 @@ def read_documents(run: Run, settings: Settings, sources: Sequence[corpus.Source
         known = step.previous("documents.parquet", _file_and_digest)
         previous = None if known is None else (lambda name, sha256: known((name, sha256)))
         frames = corpus.read_documents(sources, text_field=settings.chunking.text_field, previous=previous)
-        return {"documents.parquet": _noting(frames, partial(_note_documents, step.notes))}
+        return {"documents.parquet": notes.noting(frames, partial(notes.documents, step.notes))}
 
     run.step(
         "documents",
@@ -97,7 +99,11 @@ def read_documents(run: Run, settings: Settings, sources: Sequence[corpus.Source
 
 def cut_chunks(run: Run, settings: Settings, embedder: Embedder) -> None:
     """Documents to `chunks.parquet`, counted in the embedder's tokens."""
-    shape = {"tokens": settings.chunking.tokens, "overlap": settings.chunking.overlap, "max_tokens": embedder.max_tokens}
+    shape = {
+        "tokens": settings.chunking.tokens,
+        "overlap": settings.chunking.overlap,
+        "max_tokens": embedder.max_tokens,
+    }
 
     def work(step: Step) -> Mapping[str, Output]:
         known = step.previous("chunks.parquet", _document_and_digest)
@@ -108,7 +114,7 @@ def cut_chunks(run: Run, settings: Settings, embedder: Embedder) -> None:
             repeated=repeated_lines(run.stream("documents.parquet")),
             previous=None if known is None else (lambda doc_id, sha256: known((doc_id, sha256))),
         )
-        return {"chunks.parquet": _noting(frames, partial(_note_chunks, step.notes))}
+        return {"chunks.parquet": notes.noting(frames, partial(notes.chunks, step.notes))}
 
     run.step(
         "chunks",
@@ -167,8 +173,8 @@ def ask_questions(run: Run, settings: Settings, generator: Generator, *, way: st
             planned=lambda count: listen("planned", {"questions": count}),
         )
         return {
-            "questions.parquet": _noting(frames, partial(_note_questions, step.notes)),
-            "failures.parquet": _later(failures, step.notes),
+            "questions.parquet": notes.noting(frames, partial(notes.questions, step.notes)),
+            "failures.parquet": notes.failures_frame(failures, step.notes),
         }
 
     line = run.step(
@@ -231,8 +237,8 @@ def clean_and_split(run: Run, settings: Settings, seams: Seams) -> None:
             parted, held_out=held_out, user_questions=own, embedder=seams.embedder, similarity=rules.similarity
         )
         step.notes["held_out"] = sorted(held_out)
-        step.notes["reasons"] = _counts(parted, "reason")
-        step.notes["splits"] = _counts(parted, "split") | ({"user": own.height} if own is not None else {})
+        step.notes["reasons"] = notes.counts(parted, "reason")
+        step.notes["splits"] = notes.counts(parted, "split") | ({"user": own.height} if own is not None else {})
         return {"cleaned.parquet": parted, "eval.jsonl": split.evaluation_rows(parted, documents, own)}
 
     run.step(
@@ -340,41 +346,3 @@ def _golden_chunks(run: Run, asked: pl.DataFrame) -> pl.DataFrame:
 
 def _rows(run: Run, step: str) -> int:
     return int(run.manifest["steps"][step]["artifacts"][f"{step}.parquet"]["rows"])
-
-
-def _counts(table: pl.DataFrame, column: str) -> dict[str, int]:
-    counted = table.filter(pl.col(column).is_not_null()).group_by(column).len().sort("len", column, descending=[True, False])
-    return dict(counted.iter_rows())
-
-
-def _noting(frames: Iterable[pl.DataFrame], note: Callable[[pl.DataFrame], None]) -> Iterator[pl.DataFrame]:
-    for frame in frames:
-        note(frame)
-        yield frame
-
-
-def _later(failures: list[dict[str, Any]], notes: dict[str, Any]) -> Iterator[pl.DataFrame]:
-    # A generator function: it runs when it is written, after the questions have filled the list.
-    notes["failures"] = {}
-    for row in failures:
-        notes["failures"][row["kind"]] = notes["failures"].get(row["kind"], 0) + 1
-    yield tables.frame(tables.FAILURES, failures)
-
-
-def _note_documents(notes: dict[str, Any], frame: pl.DataFrame) -> None:
-    notes["characters"] = notes.get("characters", 0) + int(frame["characters"].sum() or 0)
-    notes.setdefault("unreadable", []).extend(
-        [row["path"], row["error"]] for row in frame.filter(pl.col("error").is_not_null()).iter_rows(named=True)
-    )
-
-
-def _note_chunks(notes: dict[str, Any], frame: pl.DataFrame) -> None:
-    notes["tokens"] = notes.get("tokens", 0) + int(frame["tokens"].sum() or 0)
-    notes["boilerplate"] = notes.get("boilerplate", 0) + int(frame["boilerplate"].sum() or 0)
-
-
-def _note_questions(notes: dict[str, Any], frame: pl.DataFrame) -> None:
-    kinds = notes.setdefault("kinds", {})
-    for kind, count in frame.group_by("kind").len().iter_rows():
-        kinds[kind] = kinds.get(kind, 0) + count
-

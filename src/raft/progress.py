@@ -24,7 +24,7 @@ class Progress:
         silent: write nothing.
     """
 
-    def __init__(self, *, silent: bool = False):
+    def __init__(self, *, silent: bool = False) -> None:
         self._silent = silent
         self._live: Any = None
         self._planned = self._answered = self._replayed = 0
@@ -33,7 +33,7 @@ class Progress:
 
     def __enter__(self) -> Self:
         if not self._silent and sys.stderr.isatty():
-            from rich.console import Console
+            from rich.console import Console  # noqa: PLC0415  not needed where there is no terminal
 
             self._live = Console(stderr=True).status("starting")
             self._live.start()

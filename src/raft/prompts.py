@@ -97,8 +97,6 @@ def parse(name: str, text: str) -> Prompt:
     """
     _, *parts = _TURN.split(text)
     if not parts:
-        raise UsageError(
-            f"The prompt {name} has no turn.", where=f"{name}.md", hint="begin one with a line `## user`"
-        )
+        raise UsageError(f"The prompt {name} has no turn.", where=f"{name}.md", hint="begin one with a line `## user`")
     turns = tuple((role, body.strip()) for role, body in zip(parts[::2], parts[1::2], strict=True))
     return Prompt(name, turns, hashlib.sha256(repr(turns).encode()).hexdigest())

@@ -70,7 +70,9 @@ class Run:
         UsageError: the folder cannot be made or written to, or was written by a newer raft.
     """
 
-    def __init__(self, folder: Path, *, meter: Meter | None = None, report: Callable[[str, str], None] | None = None):
+    def __init__(
+        self, folder: Path, *, meter: Meter | None = None, report: Callable[[str, str], None] | None = None
+    ) -> None:
         self.folder = folder
         self._meter = meter or dict
         self._report = report or (lambda name, state: None)
@@ -130,7 +132,9 @@ class Run:
             RaftError: what the work raised; drafts are left behind and swept later, nothing else is changed.
         """
         basis = _digest({"step": name, "version": version, "using": dict(using or {})})
-        key = _digest({"basis": basis, "given": given, "inputs": {artifact: self._digest_of(artifact) for artifact in inputs}})
+        key = _digest(
+            {"basis": basis, "given": given, "inputs": {artifact: self._digest_of(artifact) for artifact in inputs}}
+        )
         done = self.manifest["steps"].get(name)
         intact = done is not None and self._intact(done, outputs)
         if done is not None and done["key"] == key and intact:
@@ -173,9 +177,7 @@ class Run:
         """Yield a parquet table of the run in pieces of some megabytes."""
         return artifacts.stream(self.folder / artifact, columns)
 
-    def _make(
-        self, step: Step, work: Work, outputs: Sequence[str] | Mapping[str, Digest]
-    ) -> dict[str, dict[str, Any]]:
+    def _make(self, step: Step, work: Work, outputs: Sequence[str] | Mapping[str, Digest]) -> dict[str, dict[str, Any]]:
         if isinstance(outputs, Mapping):
             work(step)
             made = {name: {"digest": digest()} for name, digest in outputs.items()}
@@ -220,7 +222,7 @@ class Run:
         empty = {"format": FORMAT, "raft": __version__, "steps": {}}
         try:
             manifest = json.loads(path.read_text(encoding="utf-8"))
-            assert isinstance(manifest["steps"], dict)  # noqa: S101
+            assert isinstance(manifest["steps"], dict)
         except (FileNotFoundError, NotADirectoryError):
             return empty
         except (ValueError, KeyError, TypeError, AssertionError):
@@ -248,9 +250,7 @@ def existing(folder: Path) -> Run:
         UsageError: there is no run directory at `folder`.
     """
     if not (folder / "manifest.json").is_file():
-        raise UsageError(
-            "There is no run directory here.", where=folder, hint=f"raft build CORPUS --out {folder}"
-        )
+        raise UsageError("There is no run directory here.", where=folder, hint=f"raft build CORPUS --out {folder}")
     return Run(folder)
 
 

@@ -11,6 +11,11 @@ import polars as pl
 
 from raft.errors import DamagedArtifact
 
+
+def _schema(columns: dict[str, Any]) -> pl.Schema:
+    return pl.Schema(columns)
+
+
 QUOTE = pl.Struct({"chunk_id": pl.String, "start": pl.Int64, "end": pl.Int64, "text": pl.String})
 """A quote: `text` stands verbatim in the chunk, at characters `start` to `end` of the chunk's text."""
 
@@ -19,7 +24,7 @@ SCORES = pl.Struct({"golden_rank": pl.Int64, "similarity": pl.Float64, "judge": 
 """What cleaning measured: the golden chunk's rank (1 is best; null = not among the results or not asked),
 the cosine to the nearest kept question, the judge's mark from 0 to 1."""
 
-DOCUMENTS = pl.Schema(
+DOCUMENTS = _schema(
     {
         "doc_id": pl.String,
         "path": pl.String,
@@ -35,7 +40,7 @@ DOCUMENTS = pl.Schema(
 """`sha256` is the file's; `pages` the offset in `text` at which each page starts (empty when it has no pages);
 `error` says why a file could not be read (null when it was, and then `text` is not empty)."""
 
-CHUNKS = pl.Schema(
+CHUNKS = _schema(
     {
         "chunk_id": pl.String,
         "doc_id": pl.String,
@@ -53,7 +58,7 @@ CHUNKS = pl.Schema(
 """`text` is the document's `text[start:end]`; `heading` the path of headings above it ("Title > Section");
 `tokens` counts heading and text with the embedder's tokenizer; `document_sha256` names the text it was cut from."""
 
-QUESTIONS = pl.Schema(
+QUESTIONS = _schema(
     {
         "question_id": pl.String,
         "kind": pl.String,
@@ -68,7 +73,7 @@ QUESTIONS = pl.Schema(
     }
 )
 
-FAILURES = pl.Schema(
+FAILURES = _schema(
     {
         "stage": pl.String,
         "item_id": pl.String,
@@ -81,7 +86,7 @@ FAILURES = pl.Schema(
 """What the generator was asked for and did not deliver; `kind` is the field's word for the fault ("malformed",
 "length", "refused", ...), `reply` the last text that came back."""
 
-CLEANED = pl.Schema(
+CLEANED = _schema(
     {
         **QUESTIONS,
         "reason": pl.String,
@@ -93,7 +98,7 @@ CLEANED = pl.Schema(
 )
 """All rows of questions; `reason` says why a row was dropped (null = kept); `split` is null where dropped."""
 
-EXAMPLES = pl.Schema(
+EXAMPLES = _schema(
     {
         "question_id": pl.String,
         "split": pl.String,
@@ -106,7 +111,7 @@ EXAMPLES = pl.Schema(
 )
 """`document_chunk_ids` in prompt order; `golden_positions` index into it (empty when the golden chunk is absent)."""
 
-EVALUATION = pl.Schema(
+EVALUATION = _schema(
     {
         "question_id": pl.String,
         "question": pl.String,
@@ -119,7 +124,7 @@ EVALUATION = pl.Schema(
 )
 """Questions to measure with, generated (`eval_seen`, `eval_unseen`) or a user's own (`user`)."""
 
-HITS = pl.Schema(
+HITS = _schema(
     {
         "query": pl.Int64,
         "rank": pl.Int64,

@@ -124,7 +124,7 @@ def statements(text: str) -> Iterator[Statement]:
             continue
         head = []
         wording = plain(raw)
-        if raw.startswith("#") or not _MIN_WORDS <= len(wording.split()) or len(wording) > _MAX_CHARACTERS:
+        if raw.startswith("#") or not len(wording.split()) >= _MIN_WORDS or len(wording) > _MAX_CHARACTERS:
             continue
         yield Statement(start, end, wording)
 
@@ -184,7 +184,7 @@ def _of_row(text: str, statement: Statement, kinds: Sequence[str]) -> Iterator[T
     for head, cell in others:
         whole = [fact for fact in facts(cell) if fact.text == cell and fact.kind != "name"]
         kind = _kind(whole[0]) if whole else None
-        if kind not in kinds or not first or text[statement.start : statement.end].count(cell) != 1:
+        if kind is None or kind not in kinds or not first or text[statement.start : statement.end].count(cell) != 1:
             continue
         if len(statement.cells) == 2:
             opening = f"According to $title, what is the {_lower_first(first)}"
@@ -232,7 +232,7 @@ def _procedures(text: str) -> Iterator[Target]:
     steps = [(m.start(), (text.find("\n", m.end()) + 1 or len(text) + 1) - 1) for m in _STEP.finditer(text)]
     block: list[tuple[int, int]] = []
     for step in [*steps, (len(text) + 10**6, 0)]:
-        if block and text[block[-1][1] : step[0]].strip("\n \t") or step[1] == 0:
+        if (block and text[block[-1][1] : step[0]].strip("\n \t")) or step[1] == 0:
             if len(block) >= 3:
                 start, end = block[0][0], block[-1][1]
                 start += len(text[start:end]) - len(text[start:end].lstrip())

@@ -35,12 +35,15 @@ _UNIT = r"""
     %|percent(?:age\ points)?|per\ cent
   | °\ ?[CF]|degrees(?:\ (?:Celsius|Fahrenheit))?
   | (?:m|k|c|µ|n)?(?:m|g|l|L|W|V|A|Hz|Pa|J|N|s)(?:²|³|2|3)?(?![\w'’])
-  | (?:kWh|Wh|MWh|bar|psi|rpm|dB|dBA|Nm|N\ ?m|GB|MB|TB|kB|GHz|MHz|kHz|mAh|Ah|mph|km/h|km|cm|mm|kg|lb|oz|ft|fps|px|ppm|kcal)\b
+  | (?:kWh|Wh|MWh|bar|psi|rpm|dB|dBA|Nm|N\ ?m|GB|MB|TB|kB|GHz|MHz|kHz|mAh|Ah)\b
+  | (?:mph|km/h|km|cm|mm|kg|lb|oz|ft|fps|px|ppm|kcal)\b
   | (?:thousand|million|billion|trillion)(?:\ (?:euros?|dollars?|people|years?|tons?|tonnes))?
   | (?:euros?|dollars?|pounds?|cents?|EUR|USD|GBP)\b
-  | (?:(?:business|working|calendar|consecutive)\ )?(?:seconds?|minutes?|hours?|days?|nights?|weeks?|months?|quarters?|years?|centuries)\b
+  | (?:(?:business|working|calendar|consecutive)\ )?
+    (?:seconds?|minutes?|hours?|days?|nights?|weeks?|months?|quarters?|years?|centuries)\b
   | (?:square|cubic)\ (?:metres?|meters?|kilometres?|kilometers?|miles?|feet|inch(?:es)?|centimetres?|centimeters?)
-  | (?:met(?:re|er)s?|kilomet(?:re|er)s?|centimet(?:re|er)s?|millimet(?:re|er)s?|miles?|feet|foot|inch(?:es)?|yards?|acres?|hectares?)\b
+  | (?:kilo|centi|milli)?met(?:re|er)s?\b
+  | (?:miles?|feet|foot|inch(?:es)?|yards?|acres?|hectares?)\b
   | (?:grams?|kilograms?|tons?|tonnes|lit(?:re|er)s?|millilit(?:re|er)s?|watts?|volts?|amps?|newton\ met(?:re|er)s)\b
 """
 _NUMERAL = r"(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?"
@@ -63,10 +66,12 @@ _SENTENCE_END = re.compile(
     r"|\n(?=[ \t]*(?:[-*+•|#>]|\d+[.)]\s|```))"  # the next item, table row or heading
     r"|(?<=\|)[ \t]*\n"
 )
-_ABBREVIATION = re.compile(r"(?:\b(?:e\.g|i\.e|etc|vs|Mr|Mrs|Ms|Dr|Prof|No|Nos|St|Inc|Ltd|Co|Fig|approx|ext|cf)|(?<!\d )(?<![°\w])[A-Z])\.$")
+_ABBREVIATION = re.compile(
+    r"(?:\b(?:e\.g|i\.e|etc|vs|Mr|Mrs|Ms|Dr|Prof|No|Nos|St|Inc|Ltd|Co|Fig|approx|ext|cf)|(?<!\d )(?<![°\w])[A-Z])\.$"
+)
 _WORD = re.compile(r"\w+(?:[.,'’-]\w+)*")
 STOP_WORDS = frozenset(
-    "a an the of in on at to for from by with and or is are was were be been do does did how what which who whom whose "
+    "a an the of in on at to for from by with and or is are was were be been do does did how what which who whom whose "  # noqa: SIM905
     "when where why many much can may must should will would there it its this that these those as".split()
 )
 _MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
@@ -93,7 +98,7 @@ def content_words(text: str) -> frozenset[str]:
 
 
 def sentences(text: str) -> Iterator[tuple[int, int]]:
-    """Yield start and end of each sentence; a blank line, a list item and a table row end one, a wrapped line does not."""
+    """Yield start and end of each sentence; blank lines, list items and table rows end one, wrapped lines do not."""
     start = 0
     for gap in _SENTENCE_END.finditer(text):
         if "\n" not in gap.group() and _ABBREVIATION.search(text, max(start, gap.start() - 12), gap.start()):
@@ -198,7 +203,7 @@ def find_quote(quote: str, text: str, *, least: float = 90.0) -> tuple[int, int]
 
 def _plain(text: str) -> str:
     """Replace typographic characters one for one, so that offsets stay."""
-    return text.translate(str.maketrans("“”„‘’–—−\u00a0\u202f", "\"\"\"''---  "))
+    return text.translate(str.maketrans("“”„‘’–—−\u00a0\u202f", '"""\'\'---  '))
 
 
 def _whole_words(text: str, start: int, end: int) -> tuple[int, int]:

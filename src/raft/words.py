@@ -23,7 +23,7 @@ def summary(facts: Mapping[str, Any]) -> str:
 
 def _rows(steps: Mapping[str, Any], skipped: Sequence[Sequence[str]]) -> Iterator[tuple[str, str]]:
     notes = {name: line["notes"] for name, line in steps.items()}
-    unreadable = notes["documents"]["unreadable"] if "unreadable" in notes["documents"] else []
+    unreadable = notes["documents"].get("unreadable", [])
     read = steps["documents"]["rows"]["documents.parquet"] - len(unreadable)
     text = f"{read:,} read"
     text += f", {len(unreadable):,} could not be read:" if unreadable else ""
@@ -31,7 +31,8 @@ def _rows(steps: Mapping[str, Any], skipped: Sequence[Sequence[str]]) -> Iterato
     if skipped:
         yield "left out", "\n".join([f"{len(skipped):,} files", *_some([f"{name}: {why}" for name, why in skipped], 3)])
     chunks, tokens = steps["chunks"]["rows"]["chunks.parquet"], notes["chunks"].get("tokens", 0)
-    yield "chunks", f"{chunks:,} of {tokens / max(1, chunks):,.0f} tokens; {notes['chunks']['boilerplate']:,} boilerplate"
+    furniture = notes["chunks"].get("boilerplate", 0)
+    yield "chunks", f"{chunks:,} of {tokens / max(1, chunks):,.0f} tokens on average; {furniture:,} boilerplate"
     asked, failed = steps["questions"]["rows"], notes["questions"].get("failures", {})
     text = f"{asked['questions.parquet']:,} written ({_list(notes['questions']['kinds'])})"
     text += f"; {asked['failures.parquet']:,} failed ({_list(failed)})" if failed else ""
@@ -64,7 +65,9 @@ def _advice(run: str, steps: Mapping[str, Any]) -> Iterator[str]:
 def _spending(steps: Mapping[str, Any]) -> str:
     total = {key: sum(line.get(key, 0) for line in steps.values())
              for key in ("calls", "replayed", "input_tokens", "output_tokens", "cost", "unpriced")}  # fmt: skip
-    price = f"${total['cost']:,.4f}" + (f" and {total['unpriced']:,.0f} calls of unknown price" if total["unpriced"] else "")
+    price = f"${total['cost']:,.4f}"
+    if total["unpriced"]:
+        price += f" and {total['unpriced']:,.0f} replies of unknown price"
     return (
         f"{total['calls']:,.0f} replies ({total['replayed']:,.0f} from the ledger), "
         f"{total['input_tokens']:,.0f} tokens read and {total['output_tokens']:,.0f} written, {price}"
@@ -87,7 +90,9 @@ def status(facts: Mapping[str, Any], spent: Sequence[Mapping[str, Any]], running
         )
     lines += ["", "  ledger (all that was ever asked from it)"]
     for model in spent:
-        unknown = f", {model['calls_without_price']:,} of them without a known price" if model["calls_without_price"] else ""
+        unknown = (
+            f" and {model['calls_without_price']:,} replies of unknown price" if model["calls_without_price"] else ""
+        )
         lines.append(
             f"    {model['model']}: {model['calls']:,} replies, {model['input_tokens']:,} tokens read,"
             f" {model['output_tokens']:,} written, ${model['cost'] or 0:,.4f}{unknown}"
@@ -114,7 +119,8 @@ def _question(row: Mapping[str, Any]) -> str:
         verdict = f"kept for {row['split']}" if row["reason"] is None else f"dropped: {row['reason']}"
         verdict += f" of {row['duplicate_of']}" if row["duplicate_of"] else ""
     quotes = "".join(f"\n  quote   {_short(quote['text'])}" for quote in row["quotes"])
-    return f"{row['question_id']}  {row['kind']}  {verdict}\n  Q       {row['question']}\n  A       {row['answer']}{quotes}\n"
+    head = f"{row['question_id']}  {row['kind']}  {verdict}".rstrip()
+    return f"{head}\n  Q       {row['question']}\n  A       {row['answer']}{quotes}\n"
 
 
 def _short(value: Any, limit: int = 400) -> str:

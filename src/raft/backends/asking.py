@@ -58,11 +58,18 @@ class AskingGenerator:
 
     def __init__(
         self, model: Model, ledger: Ledger, *, attempts: int, progress: Callable[[int, int], None] | None = None
-    ):
+    ) -> None:
         self._model, self._ledger, self._attempts = model, ledger, attempts
         self._progress = progress or (lambda new, replayed: None)
         self.identity = model.identity
-        self.totals = {"calls": 0.0, "replayed": 0.0, "input_tokens": 0.0, "output_tokens": 0.0, "cost": 0.0, "unpriced": 0.0}
+        self.totals = {
+            "calls": 0.0,
+            "replayed": 0.0,
+            "input_tokens": 0.0,
+            "output_tokens": 0.0,
+            "cost": 0.0,
+            "unpriced": 0.0,
+        }
 
     def complete(self, requests: Iterable[Request]) -> Iterator[Completion | Failure]:
         """Yield one outcome a request, in the order of the requests."""

@@ -32,7 +32,7 @@ class HostedModel:
         UsageError: litellm does not know the provider.
     """
 
-    def __init__(self, name: str, *, api_base: str | None, concurrency: int, timeout: float):
+    def __init__(self, name: str, *, api_base: str | None, concurrency: int, timeout: float) -> None:
         self.name = name
         self.identity = f"{name}@{api_base}" if api_base else name
         self.window = concurrency * 16

@@ -26,7 +26,7 @@ class Indexes:
         collection: the name on the server.
     """
 
-    def __init__(self, run: Path, embedder: Embedder, *, hybrid: bool, url: str | None, collection: str):
+    def __init__(self, run: Path, embedder: Embedder, *, hybrid: bool, url: str | None, collection: str) -> None:
         self._run, self._embedder = run, embedder
         self._hybrid, self._url, self._collection = hybrid, url, collection
 
@@ -73,9 +73,7 @@ class Indexes:
             RaftError: there is no index, or another embedder made it.
             DamagedArtifact: an index cannot be read.
         """
-        return open_retriever(
-            self._run, self._embedder, hybrid=self._hybrid, url=self._url, name=self._collection
-        )
+        return open_retriever(self._run, self._embedder, hybrid=self._hybrid, url=self._url, name=self._collection)
 
     def _dense(self) -> ChromaIndex:
         folder = None if self._url else self._run / "index"

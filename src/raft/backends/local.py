@@ -36,7 +36,7 @@ class LocalModel:
 
     WINDOWS = 8
 
-    def __init__(self, name: str, *, batch: int):
+    def __init__(self, name: str, *, batch: int) -> None:
         self.name = name
         self._batch = batch
         self.window = batch * self.WINDOWS
@@ -127,7 +127,8 @@ class LocalModel:
             if tokenizer.pad_token_id is None:
                 tokenizer.pad_token = tokenizer.eos_token
             device = "cuda" if torch.cuda.is_available() else "cpu"
-            self._loaded = model.eval().to(device), tokenizer
+            model.eval()  # type: ignore[no-untyped-call]
+            self._loaded = model.to(device), tokenizer  # type: ignore[arg-type]
         return self._loaded
 
 
@@ -168,4 +169,3 @@ def _until(tokens: Sequence[int], ends: set[int | None]) -> list[int]:
         if token in ends:
             return list(tokens[:place])
     return list(tokens)
-

@@ -43,7 +43,9 @@ def restyle(
     if schema is not None:
         jsonschema.validators.validator_for(schema).check_schema(schema)
     rows = list(
-        cleaned.filter(pl.col("split").is_in(["train", "valid"]) & (pl.col("kind") != "unanswerable")).iter_rows(named=True)
+        cleaned.filter(pl.col("split").is_in(["train", "valid"]) & (pl.col("kind") != "unanswerable")).iter_rows(
+            named=True
+        )
     )
     field = _only_field(schema)
     if field is not None:

@@ -1,0 +1,282 @@
+"""What several tests share: a small corpus, and models that cost nothing."""
+
+import hashlib
+import json
+import os
+import re
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+
+import hypothesis
+import pytest
+
+from raft.backends.asking import Reply
+from raft.ledger import request_key
+from raft.testing import HashEmbedder, WordTokenizer
+
+hypothesis.settings.register_profile("ci", deadline=None, derandomize=bool(os.environ.get("CI")))
+hypothesis.settings.load_profile("ci")
+
+DOCUMENTS = {
+    "refunds/home.md": """# Refunds for home customers
+
+Home customers of Orlin Pumps may return a pump within 30 days of delivery. Refunds above 250 euros are approved by
+Marta Quill, the head of the service desk. The refund office closes at 16:30 on working days.
+
+## Deadlines
+
+Home customers receive the money within 14 days of the approval. The refund policy for home customers was last revised
+on 3 May 2021. Records of home refunds begin with the code RH-77.
+""",
+    "refunds/trade.md": """# Refunds for trade customers
+
+Trade customers of Orlin Pumps may return a pump within 10 days of delivery. Refunds above 900 euros are approved by
+Jonas Field, the head of the trade desk. The refund office closes at 16:30 on working days.
+
+## Deadlines
+
+Trade customers receive the money within 45 days of the approval. The refund policy for trade customers was last revised
+on 9 August 2022. Records of trade refunds begin with the code RT-31.
+""",
+    "manuals/delta.md": """# Delta garden pump
+
+The Delta garden pump lifts water over 18 metres and weighs 7.5 kg. The motor of the Delta pump runs at 230 V and draws
+900 W under full load. The seal kit of the Delta pump has the part number QK-771-C.
+
+## Winter
+
+The Delta pump must be emptied before 15 November of each year. Its housing tolerates temperatures down to 4 °C and the
+dealer in Halden checks the housing for 35 euros.
+
+| Part | Price | Stock |
+| --- | --- | --- |
+| Delta impeller | 42 euros | 120 pieces |
+| Delta housing | 88 euros | 64 pieces |
+""",
+    "people/desk.md": """# The service desk
+
+The service desk of Orlin Pumps answers calls from 08:15 on working days. Complaints about deliveries are sent to Ines
+Varga, the clerk of the service desk. The service desk keeps call records for 36 months.
+
+## History
+
+The service desk was founded on 12 January 1998 with 5 employees. It moved to the harbour building in 2014 and now
+seats 26 employees.
+""",
+    "safety.md": """# Safety rules of the workshop
+
+The workshop of Orlin Pumps holds 4 fire extinguishers and 2 eye showers. Spills of more than 5 litres are reported to
+Petra Lind, the safety officer of the workshop. The workshop is inspected every 6 months by the insurer.
+
+## Noise
+
+The test bench of the workshop reaches a noise level of 92 dB, so ear protection is worn within 8 metres of it. The ear
+protectors of the workshop carry the code EP-204.
+""",
+    "travel.md": """# Travel of the field staff
+
+Field staff of Orlin Pumps are paid 0.38 euros per kilometre for their own car. Hotel nights of the field staff cost at
+most 120 euros, and travel claims are filed within 21 days of the journey. Claims are checked by Tomas Berg, the travel
+clerk of the field staff.
+
+## Trains
+
+Field staff travel first class on journeys longer than 300 km. The travel rules for trains are valid since 1 March 2020.
+""",
+}
+
+
+def write_corpus(folder: Path) -> Path:
+    """Write the six documents, two of them look-alikes, into `folder` and return it."""
+    for name, text in DOCUMENTS.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    return folder
+
+
+class Cut(KeyboardInterrupt):
+    """A build that was cut off on purpose."""
+
+
+class Fakes:
+    """Models that answer by rule, what they were asked, and a wire that cuts a build off.
+
+    Attributes:
+        asked: the key of each call of the generator, in order, over all builds; right for two attempts a request.
+        prompts: the last thing that a user said in each of these calls.
+        embedded: each text that was embedded.
+        events: how often models, ledger and disk were used.
+        cut_at: the number of the event at which `cut` is called; None: never.
+        cut: what ends the build.
+        busy: called before each batch of replies.
+        reply: returns the text of a reply to a request.
+    """
+
+    def __init__(self):
+        self.asked, self.prompts, self.embedded = [], [], []
+        self.events, self.cut_at = 0, None
+        self.cut, self.busy, self.reply = self.interrupt, lambda: None, reply_by_rule
+        self.log = None
+
+    def interrupt(self):
+        """End a build as Ctrl-C does."""
+        raise Cut
+
+    def event(self):
+        """Count an event; end the build if it is the chosen one."""
+        self.events += 1
+        if self.events == self.cut_at:
+            self.cut()
+
+    def forget(self):
+        """Forget what was asked and embedded so far."""
+        self.asked, self.prompts, self.embedded, self.events, self.cut_at = [], [], [], 0, None
+
+    def note(self, model, calls):
+        """Remember calls, in a file too if there is one, since a build may end here."""
+        # another attempt has the temperature of one, and is a call of its own
+        keys = [request_key(call, model, call.temperature > 0) for call in calls]
+        self.asked += keys
+        self.prompts += [last_of_user(call) for call in calls]
+        if self.log:
+            with Path(self.log).open("a", encoding="utf-8") as file:
+                file.write("".join(f"{key}\n" for key in keys))
+
+    def repeated(self):
+        """Return how many calls were made again although they had been made before."""
+        keys = Path(self.log).read_text(encoding="utf-8").split() if self.log else self.asked
+        return sum(count - 1 for count in Counter(keys).values())
+
+    def install(self, patch):
+        """Put the fakes in the place of the models of `raft.api`; `patch` sets an attribute of an object."""
+        from raft import api, artifacts, ledger
+
+        patch(api, "open_embedder", lambda name, *_, **__: FakeEmbedder(name, self))
+        patch(api, "LocalModel", lambda name, **_: FakeModel(name, self))
+        patch(api, "HostedModel", lambda name, **_: FakeModel(name, self))
+        patch(api.models, "tokenizer", lambda name: WordTokenizer())
+        for owner, name in ((artifacts, "write"), (artifacts, "atomically"), (ledger.Ledger, "add")):
+            patch(owner, name, self._counted(getattr(owner, name)))
+
+    def _counted(self, function):
+        def counted(*args, **options):
+            self.event()
+            result = function(*args, **options)
+            self.event()
+            return result
+
+        return counted
+
+
+class FakeEmbedder(HashEmbedder):
+    """Hashed words, and a memory."""
+
+    def __init__(self, name, fakes):
+        super().__init__()
+        self.identity, self.fakes = f"hash:{name}", fakes
+
+    def embed(self, texts):
+        """Embed, and remember."""
+        self.fakes.event()
+        self.fakes.embedded += texts
+        return super().embed(texts)
+
+
+class FakeModel:
+    """A model that answers two calls at a time, by rule."""
+
+    window, batch = 8, 2
+
+    def __init__(self, name, fakes):
+        self.name, self.identity, self.fakes = name, f"fake:{name}", fakes
+
+    def answer(self, calls, wanted):
+        """Answer the wanted calls."""
+        places = [place for place, is_wanted in enumerate(wanted) if is_wanted]
+        for begin in range(0, len(places), self.batch):
+            batch = places[begin : begin + self.batch]
+            self.fakes.busy()
+            self.fakes.note(self.identity, [calls[place] for place in batch])
+            self.fakes.event()
+            yield [(place, self._reply(calls[place])) for place in batch]
+
+    def _reply(self, call):
+        text = self.fakes.reply(call)
+        return Reply(text, "stop", sum(len(turn["content"].split()) for turn in call.messages), len(text.split()), 0.0, 0.0)
+
+
+def last_of_user(request):
+    """Return the last turn of the user."""
+    return next(turn["content"] for turn in reversed(request.messages) if turn["role"] == "user")
+
+
+def reply_by_rule(request):
+    """Answer one of the package's prompts by rule; some replies are of no use, a few also when asked again."""
+    last, asked = request.messages[-1]["content"], last_of_user(request)
+    luck = hashlib.sha256(asked.encode()).digest()[0]
+    if luck % 16 == 1 or (luck % 8 == 2 and not request.temperature):
+        return "I would rather not"
+    fields = set((request.schema or {}).get("properties", {}))
+    if fields == {"mark"}:
+        return '{"mark": 5}'
+    if fields == {"items"}:
+        return json.dumps({"items": items_by_rule(asked)})
+    if "Exact answer: " in asked:
+        return "Gladly: " + re.search("Exact answer: (.*)", asked).group(1) + "."
+    if request.messages[-1]["role"] == "assistant":
+        return question_by_rule(asked, last)
+    return "Which unicorn sells the " + " ".join(re.search("Sentence: (.*)", asked).group(1).split()[:4]) + "?"
+
+
+def question_by_rule(asked, opening):
+    """Continue a question with the words of the sentence, the answer left out."""
+    answer = re.search("^Answer: (.*)", asked, re.MULTILINE)
+    sentence = re.search("^(?:Sentence|Second.*?): (.*)", asked, re.MULTILINE).group(1).rstrip(".")
+    if answer:
+        sentence = sentence.replace(answer.group(1), "")
+    return " " + " ".join(re.sub(r"[|;,]", " ", sentence).split()) + "?"
+
+
+def items_by_rule(asked):
+    """Return as many items as are wanted, one for each sentence of a passage that states a number."""
+    count = int(re.search(r"Write (\d+)", asked).group(1))
+    passage = asked.split('"""')[1]
+    sentences = [s.strip() for s in re.split(r"(?<=\.)\s+", passage) if re.search(r" \d+ \w+", s) and "|" not in s]
+    items = []
+    for sentence in sentences[:count]:
+        answer = re.search(r"\d+ \w+", sentence).group()
+        words = " ".join(sentence.replace(answer, "").rstrip(".").split())
+        items.append({"question": f"How many is it when {words}?", "answer": answer, "quote": sentence, "kind": "number"})
+    return items or [{"question": "How many?", "answer": "1", "quote": passage.strip()[:40], "kind": "number"}]
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    """A folder with six short documents."""
+    return write_corpus(tmp_path / "corpus")
+
+
+@pytest.fixture
+def fake_models(monkeypatch):
+    """Builds use models that cost nothing; index, ledger and run directory are real."""
+    fakes = Fakes()
+    fakes.install(monkeypatch.setattr)
+    return fakes
+
+
+@pytest.fixture
+def files():
+    """Return the bytes of each table of a run directory, by name."""
+
+    def read(folder):
+        return {path.name: path.read_bytes() for path in sorted(Path(folder).glob("*")) if path.suffix in (".parquet", ".jsonl")}
+
+    return read
+
+
+@pytest.fixture
+def here():
+    """Where these tests lie, for programs that import the fakes."""
+    return SimpleNamespace(folder=Path(__file__).parent, root=Path(__file__).parents[1])

@@ -1,0 +1,225 @@
+"""The house keeps its shape: who may import whom, what stays light, and where things are said."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+from raft import config, prompts
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src"
+MODULES = {
+    ".".join(path.relative_to(SOURCE).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in sorted(SOURCE.rglob("*.py"))
+}
+TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in MODULES.items()}
+STAGES = [name for name in MODULES if name.startswith("raft.stages.")]
+UPPER = ("raft.api", "raft.pipeline", "raft.cli", "raft.exporting")
+"""Modules that may know stages or backends; all others outside their two folders are the ground floor."""
+GROUND = [name for name in MODULES if name.count(".") == 1 and name not in (*UPPER, "raft.stages", "raft.backends")]
+GROUND += [name for name in MODULES if name.startswith("raft.readers.")]
+HEAVY = (
+    *("torch", "transformers", "sentence_transformers", "chromadb", "litellm", "datasets", "unsloth", "peft", "trl"),
+    *("bm25s", "tokenizers", "huggingface_hub", "gguf", "accelerate", "onnxruntime"),
+)
+SLOW_TO_IMPORT = ("torch", "transformers", "chromadb", "litellm", "datasets", "unsloth", "sentence_transformers")
+LONGEST = 350
+
+
+def imports(name):
+    """Return the full names of what a module imports, wherever in it; a name taken from a package counts as its module."""
+    found = set()
+    for node in ast.walk(TREES[name]):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name} imports relatively"
+            found.add(node.module)
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def reaches(name, targets):
+    """Return which of the target modules, or of what is in them, a module imports."""
+    return {one for one in imports(name) for target in targets if one == target or one.startswith(f"{target}.")}
+
+
+def test_the_sources_are_found():
+    """These tests look at the sources and at something of each floor."""
+    assert len(STAGES) >= 6
+    assert len(GROUND) >= 15
+    assert {"raft.api", "raft.pipeline", "raft.cli", "raft.backends.chroma"} <= MODULES.keys()
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_stages_know_neither_each_other_nor_what_is_above(name):
+    """A stage imports no other stage, no run, settings, backend, pipeline, api or command line."""
+    above = ["raft.run", "raft.config", "raft.backends", "raft.stages", *UPPER]
+    assert reaches(name, [other for other in above if other != name]) == set()
+
+
+@pytest.mark.parametrize("name", GROUND)
+def test_the_ground_floor_carries_and_does_not_lean(name):
+    """A module of the ground floor imports no stage, backend, pipeline, api or command line."""
+    assert reaches(name, ["raft.stages", "raft.backends", *UPPER]) == set()
+
+
+def test_backends_know_no_stage_and_no_run():
+    """A backend imports no stage, run, settings, pipeline, api or command line."""
+    for name in MODULES:
+        if name.startswith("raft.backends"):
+            assert reaches(name, ["raft.stages", "raft.run", "raft.config", *UPPER]) == set(), name
+
+
+def test_the_pipeline_knows_no_vendor():
+    """The pipeline imports no backend and no api: it is given what it works with."""
+    assert reaches("raft.pipeline", ["raft.backends", "raft.api", "raft.cli"]) == set()
+
+
+def test_the_command_line_calls_the_api_alone():
+    """The command line imports no stage, backend, pipeline, run or ledger."""
+    below = ["raft.stages", "raft.backends", "raft.pipeline", "raft.run", "raft.ledger", "raft.artifacts"]
+    assert reaches("raft.cli", below) == set()
+
+
+def test_heavy_packages_are_imported_in_backends_alone():
+    """No module outside backends imports a heavy package, but for the export of datasets."""
+    found = {name: reaches(name, HEAVY) for name in MODULES if not name.startswith("raft.backends")}
+    assert {name: heavy for name, heavy in found.items() if heavy} == {"raft.exporting": {"datasets"}}
+
+
+def test_heavy_packages_are_imported_late():
+    """A heavy package is imported inside the function that needs it, never when a module is imported."""
+    for name, tree in TREES.items():
+        for node in tree.body:
+            named = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            named += [node.module] if isinstance(node, ast.ImportFrom) else []
+            assert not [one for one in named if one.split(".")[0] in HEAVY], name
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "import raft",
+        "from raft.cli import main; main(['--help'], standalone_mode=False)",
+        "from raft.cli import main; main(['build', '--help'], standalone_mode=False)",
+        "import raft.api, raft.pipeline, raft.backends.indexes, raft.backends.local, raft.backends.hosted",
+    ],
+)
+def test_starting_is_light(program):
+    """Importing the package and asking for help loads no heavy package."""
+    check = f"import sys; print([name for name in {SLOW_TO_IMPORT!r} if name in sys.modules], file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", f"{program}\n{check}"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_module_fits_into_a_head(name):
+    """No module is longer than can be read in one go."""
+    assert len(MODULES[name].read_text(encoding="utf-8").splitlines()) <= LONGEST
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_what_is_public_is_explained(name):
+    """Every module, public class, function and method has a docstring; a protocol's one-line stub needs none."""
+    bare = [] if ast.get_docstring(TREES[name]) else ["the module"]
+    for owner in ast.walk(TREES[name]):
+        if not isinstance(owner, ast.Module | ast.ClassDef) or getattr(owner, "name", "").startswith("_"):
+            continue
+        for node in owner.body:
+            named = isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+            if named and not node.name.startswith("_") and not ast.get_docstring(node) and not is_stub(node):
+                bare.append(node.name)
+    assert bare == []
+
+
+def is_stub(node):
+    """Tell whether a function's body is `...` alone."""
+    (first, *rest) = node.body
+    return not rest and isinstance(first, ast.Expr) and getattr(first.value, "value", None) is ...
+
+
+def test_only_the_command_line_writes_to_the_screen():
+    """No module calls print; the command line has its own way."""
+    callers = {
+        name
+        for name, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
+    }
+    assert callers <= {"raft.cli"}
+
+
+def sections(section=config.Settings):
+    """Yield each section of the settings."""
+    yield section
+    for field in section.model_fields.values():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from sections(field.annotation)
+
+
+def settings():
+    """Yield the name and field of each single setting."""
+    for section in sections():
+        for name, field in section.model_fields.items():
+            if not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+                yield f"{section.__name__}.{name}", field
+
+
+def test_every_setting_says_what_it_means():
+    """Each setting has a description, and each section a summary."""
+    assert [name for name, field in settings() if not (field.description or "").strip()] == []
+    assert [section.__name__ for section in sections() if not section.__doc__] == []
+
+
+def test_every_setting_is_used():
+    """Each setting is read, or is an argument of what is given a whole section, somewhere outside the settings."""
+    used = set()
+    for name, tree in TREES.items():
+        if name != "raft.config":
+            for node in ast.walk(tree):
+                used |= {getattr(node, "attr", None), getattr(node, "arg", None)}
+    assert [name for name, _ in settings() if name.rpartition(".")[2] not in used] == []
+
+
+def loaded_prompts():
+    """Return the prompts that some module loads by name."""
+    found = set()
+    for tree in TREES.values():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+                called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+                if called in ("load", "load_text"):
+                    found.add(node.args[0].value)
+    return {name if "." in str(name) else f"{name}.md" for name in found if isinstance(name, str)}
+
+
+def test_every_prompt_is_loaded_and_every_loaded_prompt_exists():
+    """The files in prompts/ are exactly the prompts that modules load."""
+    assert loaded_prompts() == {path.name for path in (ROOT / "prompts").iterdir()} == set(prompts.packaged("prompts"))
+
+
+def test_no_prompt_is_written_in_code():
+    """No string in code is a chat turn of some length, but for docstrings: prompts are files."""
+    for name, tree in TREES.items():
+        docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        long = [
+            node.value
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings
+            if any(word in node.value for word in ("You are ", "You write ", "You check ", "## system"))
+        ]
+        assert long == [], name
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tests").glob("test_*.py")), ids=lambda path: path.name)
+def test_every_test_states_a_promise(path):
+    """Each test has a docstring that says what the software promises."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tests = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")]
+    assert [test.name for test in tests if not ast.get_docstring(test)] == []
