@@ -6,7 +6,6 @@ import os
 import re
 from collections import Counter
 from pathlib import Path
-from types import SimpleNamespace
 
 import hypothesis
 import pytest
@@ -204,7 +203,9 @@ class FakeModel:
 
     def _reply(self, call):
         text = self.fakes.reply(call)
-        return Reply(text, "stop", sum(len(turn["content"].split()) for turn in call.messages), len(text.split()), 0.0, 0.0)
+        return Reply(
+            text, "stop", sum(len(turn["content"].split()) for turn in call.messages), len(text.split()), 0.0, 0.0
+        )
 
 
 def last_of_user(request):
@@ -247,9 +248,16 @@ def items_by_rule(asked):
     items = []
     for sentence in sentences[:count]:
         answer = re.search(r"\d+ \w+", sentence).group()
-        words = " ".join(sentence.replace(answer, "").rstrip(".").split())
-        items.append({"question": f"How many is it when {words}?", "answer": answer, "quote": sentence, "kind": "number"})
+        question = f"How many is it when {sentence.replace(answer, '').rstrip('.')}?"
+        question = " ".join(question.split())
+        items.append({"question": question, "answer": answer, "quote": sentence, "kind": "number"})
     return items or [{"question": "How many?", "answer": "1", "quote": passage.strip()[:40], "kind": "number"}]
+
+
+def tables_of(folder):
+    """Return the bytes of each table of a run directory, by name."""
+    paths = sorted(path for path in Path(folder).iterdir() if path.suffix in (".parquet", ".jsonl"))
+    return {path.name: path.read_bytes() for path in paths}
 
 
 @pytest.fixture
@@ -264,19 +272,3 @@ def fake_models(monkeypatch):
     fakes = Fakes()
     fakes.install(monkeypatch.setattr)
     return fakes
-
-
-@pytest.fixture
-def files():
-    """Return the bytes of each table of a run directory, by name."""
-
-    def read(folder):
-        return {path.name: path.read_bytes() for path in sorted(Path(folder).glob("*")) if path.suffix in (".parquet", ".jsonl")}
-
-    return read
-
-
-@pytest.fixture
-def here():
-    """Where these tests lie, for programs that import the fakes."""
-    return SimpleNamespace(folder=Path(__file__).parent, root=Path(__file__).parents[1])

@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+from itertools import pairwise
 from pathlib import Path
 
 import polars as pl
@@ -38,7 +39,7 @@ def documents(count, text="word "):
 def parts(table, cuts):
     """Return the frame in pieces that end at the cuts; a cut that comes twice makes an empty piece."""
     places = [0, *sorted(cuts), table.height]
-    return [table[begin:end] for begin, end in zip(places, places[1:], strict=False)]
+    return [table[begin:end] for begin, end in pairwise(places)]
 
 
 @pytest.fixture

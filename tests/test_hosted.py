@@ -5,9 +5,9 @@ import threading
 from contextlib import closing
 
 import pytest
-from fake_openai import ERRORS, FakeOpenAI
 from tenacity import wait_random_exponential
 
+from fake_openai import ERRORS, FakeOpenAI
 from raft import asks, prompts
 from raft.backends import hosted
 from raft.backends.asking import AskingGenerator, Reply
@@ -85,7 +85,7 @@ def test_a_known_price_is_reckoned():
 
 @pytest.mark.parametrize("faults", [["429"], ["500"], ["503"], ["429", "500", "429"], ["close"]])
 def test_what_passes_by_itself_is_tried_again(naps, faults):
-    """An overloaded or failing server is asked again after a wait, once a fault and no more: there is one retry layer."""
+    """A server that fails is asked again after a wait, once a fault and no more: there is one retry layer."""
     with FakeOpenAI({"flaky": faults}) as server:
         assert answer(server, "flaky question")[0].text == "echo: flaky question"
     assert len(server.seen) == len(faults) + 1
@@ -242,7 +242,7 @@ def test_an_error_keeps_the_replies_that_were_in_flight(tmp_path, monkeypatch):
         return send(self, call)
 
     monkeypatch.setattr(HostedModel, "_ask", in_order)
-    monkeypatch.setattr(hosted, "as_completed", list)
+    monkeypatch.setattr(hosted, "as_completed", list, raising=False)
     with FakeOpenAI({"bad": ["401"]}) as server, closing(Ledger(tmp_path / "ledger.sqlite")) as ledger:
         with pytest.raises(UsageError):
             list(AskingGenerator(model(server), ledger, attempts=1).complete(requests))

@@ -223,7 +223,7 @@ def test_a_step_that_fails_changes_nothing(folder, step):
 @pytest.mark.parametrize("done", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("count", range(1, 9))
 @pytest.mark.parametrize("first", [True, False], ids=["first build", "rebuild"])
-def test_a_kill_between_draft_and_manifest_costs_at_most_one_step(tmp_path, pristine, monkeypatch, count, done, first):
+def test_a_kill_between_draft_and_manifest_costs_at_most_one_step(tmp_path, pristine, count, done, first):
     """Killed before or after any rename, the next run ends in the same bytes and keeps the steps that were done."""
     folder = tmp_path / "run"
     if not first:
@@ -238,7 +238,7 @@ def test_a_kill_between_draft_and_manifest_costs_at_most_one_step(tmp_path, pris
             raise Killed
         return replace(self, target)
 
-    with monkeypatch.context() as patch, pytest.raises(Killed):
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
         patch.setattr(Path, "replace", killing)
         build(folder)
     finished = calls[: count if done else count - 1].count("manifest.json")
@@ -263,10 +263,18 @@ def killed_write(path, output):
     raise Killed
 
 
+HOLDER = """
+import sys
+from filelock import FileLock
+with FileLock(sys.argv[1]):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
 def test_two_writers_are_one_too_many(folder):
     """While one process writes, another is told so and what to do; afterwards it may."""
-    holder = "import sys; from filelock import FileLock\nwith FileLock(sys.argv[1]): print('held', flush=True); sys.stdin.read()"
-    command = [sys.executable, "-c", holder, str(folder / ".lock")]
+    command = [sys.executable, "-c", HOLDER, str(folder / ".lock")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "held\n"
         assert run.is_locked(folder)

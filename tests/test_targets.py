@@ -325,7 +325,7 @@ def test_items_of_no_use_say_why(reply, reason):
 @pytest.mark.xfail(strict=True, raises=RecursionError, reason="json.loads gives up on deep nesting")
 def test_an_endless_bracket_is_malformed():
     """A model that repeats one bracket until its limit has given a malformed reply, and the run goes on."""
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError, match=r"."):
         asks.parse_items('{"items": ' + "[" * 5000, ["number"])
 
 

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import polars as pl
 
@@ -16,20 +16,10 @@ from raft.artifacts import Output
 from raft.boilerplate import repeated_lines
 from raft.config import Settings
 from raft.errors import RaftError
-from raft.protocols import Embedder, Generator, Retriever, Tokenizer
+from raft.protocols import Embedder, Generator, Indexes, Tokenizer
 from raft.raftformat import render_style
 from raft.run import Run, Step
 from raft.stages import cleaning, corpus, examples, questions, split, styling
-
-
-class Indexes(Protocol):
-    """What holds the chunks for searching, in or beside the run directory."""
-
-    def digest(self) -> str | None: ...  # noqa: D102
-    def sync(self, chunks: Callable[[], Iterator[pl.DataFrame]]) -> dict[str, int]: ...  # noqa: D102
-    def lexical_digest(self) -> str | None: ...  # noqa: D102
-    def build_lexical(self, chunks: Callable[[], Iterator[pl.DataFrame]]) -> None: ...  # noqa: D102
-    def open(self) -> Retriever: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -212,17 +202,20 @@ def clean_and_split(run: Run, settings: Settings, seams: Seams) -> None:
 
     def work(step: Step) -> Mapping[str, Output]:
         asked = run.read("questions.parquet")
-        cleaned = cleaning.clean(
-            asked,
-            _golden_chunks(run, asked),
-            retriever=seams.indexes.open(),
-            embedder=seams.embedder,
-            held_out=held_out,
-            round_trip_k=min(rules.round_trip or settings.index.k, settings.index.k, max(1, _rows(run, "chunks") // 3)),
-            judge=seams.generator if judge else None,
-            judge_prompt=judge,
-            **limits,
-        )
+        with seams.indexes.open() as retriever:
+            cleaned = cleaning.clean(
+                asked,
+                _golden_chunks(run, asked),
+                retriever=retriever,
+                embedder=seams.embedder,
+                held_out=held_out,
+                round_trip_k=min(
+                    rules.round_trip or settings.index.k, settings.index.k, max(1, _rows(run, "chunks") // 3)
+                ),
+                judge=seams.generator if judge else None,
+                judge_prompt=judge,
+                **limits,
+            )
         parted = split.split(
             cleaned,
             held_out=held_out,
@@ -275,20 +268,20 @@ def build_examples(run: Run, settings: Settings, seams: Seams) -> None:
             step.notes["not_restyled"] = failed
             if schema is not None:
                 cleaned = cleaned.filter(~pl.col("question_id").is_in(failed))
-        made, report = examples.build_examples(
-            cleaned,
-            run.read("chunks.parquet"),
-            retriever=seams.indexes.open(),
-            tokenizer=seams.student,
-            prompt=prompt,
-            style=words,
-            held_out=held_out,
-            seed=settings.seed,
-            titles=dict(documents_listed(run).select("doc_id", "title").iter_rows()),
-            styled_answers=answers,
-            **wanted.model_dump(),
-        )
-        examples.check_examples(made, run.read("chunks.parquet"))
+        with seams.indexes.open() as retriever:
+            made, report = examples.build_examples(
+                cleaned,
+                run.read("chunks.parquet"),
+                retriever=retriever,
+                tokenizer=seams.student,
+                prompt=prompt,
+                style=words,
+                held_out=held_out,
+                seed=settings.seed,
+                titles=dict(documents_listed(run).select("doc_id", "title").iter_rows()),
+                styled_answers=answers,
+                **wanted.model_dump(),
+            )
         step.notes.update(report)
         return {
             "examples.parquet": made,

@@ -6,6 +6,7 @@ enters the key of each step that uses it.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -115,4 +116,28 @@ class Retriever(Protocol):
 
     def search(self, queries: Sequence[str], k: int) -> pl.DataFrame:
         """Return the best `k` chunks of each query as a frame of `tables.HITS`."""
+        ...
+
+
+class Indexes(Protocol):
+    """Holds the chunks of a run for searching, in its directory or beside it."""
+
+    def digest(self) -> str | None:
+        """Return the digest of the sorted (chunk id, text digest) pairs and the embedder; None if there are none."""
+        ...
+
+    def sync(self, chunks: Callable[[], Iterator[pl.DataFrame]]) -> dict[str, int]:
+        """Make the index hold exactly these chunks; return how many were embedded, deleted and left unchanged."""
+        ...
+
+    def lexical_digest(self) -> str | None:
+        """Return a digest of the lexical index; None when it is not there."""
+        ...
+
+    def build_lexical(self, chunks: Callable[[], Iterator[pl.DataFrame]]) -> None:
+        """Build the lexical index anew."""
+        ...
+
+    def open(self) -> AbstractContextManager[Retriever]:
+        """Open the indexes for searching."""
         ...

@@ -160,7 +160,6 @@ def _of_sentence(
 ) -> Iterator[Target]:
     start, end, wording = statement.start, statement.end, statement.wording
     raw = text[start:end]
-    pattern = pattern_of(wording)
     hidden = bytearray(len(raw))
     for match in _HIDDEN.finditer(raw):
         hidden[match.start() : match.end()] = b"\1" * (match.end() - match.start())
@@ -171,11 +170,11 @@ def _of_sentence(
         place = wording.find(fact.text)
         opening = _opening(fact, wording[:place], wording[place + len(fact.text) :], openings)
         if opening:
-            yield Target(kind, fact.text, start, end, wording, opening, pattern)
+            yield Target(kind, fact.text, start, end, wording, opening, pattern_of(wording))
     if "decision" in kinds and (found := _MODAL.match(wording)) and not _DANGLING.match(wording):
         answer = "no" if _NEGATED.search(wording) else "yes"
         opening = found["verb"].capitalize() + " " + _lower_first(found["subject"])
-        yield Target("decision", answer, start, end, wording, opening, pattern)
+        yield Target("decision", answer, start, end, wording, opening, pattern_of(wording))
 
 
 def _of_row(text: str, statement: Statement, kinds: Sequence[str]) -> Iterator[Target]:
