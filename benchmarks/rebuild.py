@@ -81,9 +81,10 @@ def main() -> None:
         rows.append(("nothing changed again", measure(corpus, run, args.limit)))
     for name, result in rows:
         events, about = result["events"], result["embedded"]
+        made, reused = ", ".join(events.get("made", [])) or "nothing", len(events.get("reused", []))
         print(
-            f"\n{name}: {result['wall']:.1f} s, of these {result['import']:.1f} s imports and {result['build']:.1f} s work"
-            f"\n  made {', '.join(events.get('made', [])) or 'nothing'}; unchanged {len(events.get('reused', []))} steps"
+            f"\n{name}: {result['wall']:.1f} s, of these {result['import']:.1f} imports, {result['build']:.1f} work"
+            f"\n  made {made}; unchanged {reused} steps"
             f"; {events.get('new', 0)} new replies; last index update embedded {about['embedded']} chunks"
             f"\n  seconds a step: {', '.join(f'{step} {seconds:.1f}' for step, seconds in result['steps'].items())}"
         )

@@ -73,7 +73,6 @@ def test_axolotl_finds_what_its_settings_name(tmp_path):
     assert tree["train_on_inputs"] is False
 
 
-@pytest.mark.xfail(strict=True, reason="the YAML names an empty valid.jsonl")
 def test_axolotl_is_not_given_an_empty_file(tmp_path):
     """Where no row validates, the settings name no validation file."""
     out = exporting.export(table(3, 0), "org/student", format="axolotl", out=tmp_path)

@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raft import prompts, tables
+from raft import planning, prompts, tables
 from raft.raftformat import ABSTENTION
 from raft.stages import questions
 from raft.targets import read_openings
 from raft.testing import ScriptedGenerator, make_chunks
 from raft.text import contains
 
-PROMPTS = questions.Prompts(
+PROMPTS = planning.Prompts(
     **{name: prompts.load(name) for name in ("answer_first", "items", "comparison", "unanswerable")},
     openings=tuple(read_openings(prompts.load_text("openings.yaml"))),
 )
@@ -99,7 +99,7 @@ TEXTS = dict(CHUNKS.select("chunk_id", "text").iter_rows())
 @settings(max_examples=100, deadline=None)
 def test_a_budget_is_spent_in_proportion(sizes, chunks, per_chunk, limit):
     """Shares add up to what is wanted and differ from the exact proportion by less than one question."""
-    given_ = questions.budgets(sizes, chunks, per_chunk=per_chunk, limit=limit)
+    given_ = planning.budgets(sizes, chunks, per_chunk=per_chunk, limit=limit)
     wanted = max(1, round(per_chunk * chunks))
     wanted = wanted if limit is None else min(wanted, limit)
     total = sum(sizes.values())
@@ -113,14 +113,14 @@ def test_a_budget_is_spent_in_proportion(sizes, chunks, per_chunk, limit):
 def test_a_budget_does_not_depend_on_the_order_of_documents(sizes, order):
     """The same documents in another order get the same shares."""
     pairs = [(f"d{i}", size) for i, size in enumerate(sizes)]
-    first = questions.budgets(dict(pairs), 9, per_chunk=1.0, limit=None)
+    first = planning.budgets(dict(pairs), 9, per_chunk=1.0, limit=None)
     order.shuffle(pairs)
-    assert questions.budgets(dict(pairs), 9, per_chunk=1.0, limit=None) == first
+    assert planning.budgets(dict(pairs), 9, per_chunk=1.0, limit=None) == first
 
 
 def test_no_chunks_have_no_budget():
     """Where there is nothing, nothing is asked."""
-    assert questions.budgets({}, 0, per_chunk=1.0, limit=None) == {}
+    assert planning.budgets({}, 0, per_chunk=1.0, limit=None) == {}
     assert run(tables.CHUNKS.to_frame()).is_empty()
 
 
@@ -162,7 +162,6 @@ def test_every_chunk_is_asked_before_any_is_asked_twice():
     assert sum(Counter(ids[0] for ids in run(chunks, per_chunk=1.5)["golden_chunk_ids"]).values()) == 15
 
 
-@pytest.mark.xfail(strict=True, reason="a budget below one a chunk goes to the document's first chunks")
 def test_a_small_budget_reaches_the_end_of_a_document():
     """Where there are fewer questions than chunks, they are spread over the whole document."""
     chunks = titled(make_chunks({"d": [weighs(thing, 20 + n) for n, thing in enumerate(THINGS)]}))
@@ -303,10 +302,9 @@ def test_lookalikes_are_compared(way):
     assert row["question"].startswith("How do Aster handbook and Boreal handbook differ in")
     assert row["answer"] == "Aster handbook: 14 kg; Boreal handbook: 17 kg"
     assert (row["golden_chunk_ids"], row["doc_ids"]) == (["a#0", "b#0"], ["a", "b"])
-    assert made.height == 4
+    assert made.height == 3
 
 
-@pytest.mark.xfail(strict=True, reason="the partner is the first fact of the sentence, not the one that corresponds")
 def test_a_comparison_compares_like_with_like():
     """In sentences with several facts, the weight is compared with the weight."""
     text = "The pump in the cellar weighs {} kg and is sold with a warranty of {} years."
@@ -317,7 +315,6 @@ def test_a_comparison_compares_like_with_like():
     assert answers <= {"Aster: 14 kg; Boreal: 9 kg", "Aster: 3 years; Boreal: 5 years"}
 
 
-@pytest.mark.xfail(strict=True, reason="comparisons are made only beside questions of other kinds")
 def test_comparisons_can_be_the_only_kind():
     """Where nothing but comparisons is asked for, comparisons come."""
     assert run(PAIR, kinds=("comparison",)).height == 1
@@ -325,8 +322,9 @@ def test_comparisons_can_be_the_only_kind():
 
 def test_unanswerable_questions_are_marked():
     """A question that the corpus does not answer has the abstention as its answer, no quote and no golden chunk."""
-    made = run(CHUNKS, kinds=(*FACTS, "unanswerable")).filter(kind="unanswerable")
-    assert made.height == 10
+    everything = run(CHUNKS, kinds=(*FACTS, "unanswerable"))
+    made = everything.filter(kind="unanswerable")
+    assert 0.05 * everything.height <= made.height <= 0.2 * everything.height
     assert set(made["answer"]) == {ABSTENTION}
     assert made["quotes"].list.len().sum() == made["golden_chunk_ids"].list.len().sum() == 0
     assert made["question_id"].is_unique().all()
@@ -343,7 +341,6 @@ def test_a_question_that_the_corpus_may_answer_is_not_unanswerable():
     assert all("corpus" in failure["message"] or "else" in failure["message"] for failure in failures)
 
 
-@pytest.mark.xfail(strict=True, reason="comparisons and unanswerable questions come on top of the budget")
 @pytest.mark.parametrize("kind", ["comparison", "unanswerable"])
 def test_the_limit_holds_for_all_kinds(kind):
     """No more questions are asked than the limit allows, whatever the kinds."""

@@ -155,17 +155,14 @@ def test_whatever_is_damaged_is_built_anew_to_the_same_bytes(pristine, harm, man
         assert build(folder) == []
 
 
-ODD = pytest.mark.xfail(strict=True, raises=(KeyError, TypeError), reason="lines of the manifest are not checked")
-
-
 @pytest.mark.parametrize(
     "steps",
     [
         {"documents": None},
-        pytest.param({"documents": {}}, marks=ODD),
-        pytest.param({"documents": {"key": "k", "basis": "b"}}, marks=ODD),
-        pytest.param({"questions": {"artifacts": {}}}, marks=ODD),
-        pytest.param({"other": 5}, marks=ODD),
+        {"documents": {}},
+        {"documents": {"key": "k", "basis": "b"}},
+        {"questions": {"artifacts": {}}},
+        {"other": 5},
     ],
 )
 def test_a_manifest_with_odd_lines_is_no_traceback(folder, pristine, steps):
@@ -252,7 +249,6 @@ def test_a_kill_while_rows_are_written_leaves_no_half_artifact(folder, pristine,
         patch.setattr(artifacts, "write", killed_write)
         build(folder, tone="new")
     assert contents(folder) == contents(pristine)
-    assert any((folder / ".drafts").iterdir())
     build(folder)
     assert not (folder / ".drafts").exists()
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from raft import asks, prompts
 from raft.errors import UsageError
 from raft.raftformat import ABSTENTION
-from raft.targets import lookalikes, pattern_of, read_openings, statements, targets
+from raft.targets import pattern_of, read_openings, statements, targets
 
 OPENINGS = read_openings(prompts.load_text("openings.yaml"))
 FACTS = ("fact", "number", "date", "name")
@@ -190,11 +190,10 @@ def test_any_text_gives_targets_that_stand_in_it(text):
 
 
 def test_lookalikes_share_a_pattern():
-    """Statements that differ in their facts alone are look-alikes when two documents make them."""
+    """Statements that differ in their facts alone have one pattern."""
     one, two = pattern_of("The A pump weighs 14 kg."), pattern_of("The A pump weighs 1,700 g.")
     other = pattern_of("The A pump costs 14 euros.")
     assert one == two != other
-    assert lookalikes({one: {"d1", "d2"}, other: {"d1"}, "": {"d1", "d2"}}) == {one}
 
 
 @pytest.mark.parametrize("text", ["- {kind: date}", "7", "- {kind: date, answer: '(', opening: x}", "a: ["])
@@ -322,7 +321,6 @@ def test_items_of_no_use_say_why(reply, reason):
         asks.parse_items(reply, ["number", "unanswerable"])
 
 
-@pytest.mark.xfail(strict=True, raises=RecursionError, reason="json.loads gives up on deep nesting")
 def test_an_endless_bracket_is_malformed():
     """A model that repeats one bracket until its limit has given a malformed reply, and the run goes on."""
     with pytest.raises(ValueError, match=r"."):
@@ -359,7 +357,7 @@ def test_an_unanswerable_item_has_no_quote():
 
 def test_an_unanswerable_question_holds_a_new_word_on_the_subject():
     """A question is unanswerable when it is about the statement and uses a word that no document holds."""
-    words = {"the", "quillon", "2", "heater", "in", "hall", "weighs", "14", "kg", "empty", "painted"}
+    words = asks.stems("The Quillon 2 heater in the hall weighs 14 kg empty, and is painted.")
     ask = asks.unanswerable_ask(prompts.load("unanswerable"), CHUNK, TARGET, words)
     ask.request.check("Who repaired the Quillon heater in the hall?")
     for reply, reason in [

@@ -126,7 +126,14 @@ def comparison_ask(
 
 
 def unanswerable_ask(prompt: Prompt, chunk: Mapping[str, Any], target: Target, vocabulary: set[str]) -> Ask:
-    """Ask for a question that the corpus does not answer; it must use a word that no document holds."""
+    """Ask for a question that the corpus does not answer; it must use a word that no document holds.
+
+    Args:
+        prompt: `prompts/unanswerable.md`.
+        chunk: the chunk whose subject it shares.
+        target: the statement that it is not answered by.
+        vocabulary: `stems` of the whole corpus.
+    """
     messages = prompt.render(context=chunk["heading"], statement=target.statement)
 
     def check(reply: str) -> str:
@@ -135,7 +142,8 @@ def unanswerable_ask(prompt: Prompt, chunk: Mapping[str, Any], target: Target, v
         words = content_words(text)
         about = {_stem(w) for w in words} & {_stem(w) for w in content_words(f"{chunk['heading']} {target.statement}")}
         _must(len(about) >= 2, "it is about something else")
-        _must(bool(words - vocabulary), "the corpus may answer it: it holds each of its words")
+        strange = {word for word in words if _stem(word) not in vocabulary}
+        _must(bool(strange), "the corpus may answer it: it holds each of its words")
         return text
 
     def read(reply: str) -> list[dict[str, Any]]:
@@ -167,9 +175,9 @@ def parse_items(reply: str, kinds: Sequence[str]) -> list[dict[str, str]]:
         ValueError: there are no items, or one lacks a question, an answer, a quote or a known kind.
     """
     try:
-        tree = json.loads(reply)
-    except ValueError:
-        tree = json_repair.loads(reply)
+        tree = read_json(reply)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
     items: Any = tree.get("items") if isinstance(tree, dict) else tree
     if not isinstance(items, list) or not items:
         raise ValueError("there are no items in it")
@@ -182,6 +190,14 @@ def parse_items(reply: str, kinds: Sequence[str]) -> list[dict[str, str]]:
         _must(bool(item["question"].strip()), "a question is empty")
         _must(bare or bool(item["answer"].strip() and item["quote"].strip()), "an answer or a quote is empty")
     return list(items)
+
+
+def read_json(reply: str) -> Any:
+    """Return what a JSON reply holds, repaired where it is nearly JSON ("" where there is none)."""
+    try:
+        return json.loads(reply)
+    except ValueError:
+        return json_repair.loads(reply)
 
 
 def check_question(text: str, target: Target, context: str) -> None:
@@ -274,6 +290,11 @@ def _title(heading: str) -> str:
 
 def _short(answer: str) -> str:
     return " ".join(answer.split())[:300]
+
+
+def stems(text: str) -> set[str]:
+    """Return the words of a text, each without its ending."""
+    return {_stem(word) for word in normalise(text).split()}
 
 
 def _stem(word: str) -> str:

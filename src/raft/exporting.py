@@ -63,10 +63,11 @@ def _datasets(examples: pl.DataFrame, out: Path) -> None:
 def _axolotl(student: str, examples: pl.DataFrame) -> str:
     longest = int(examples["tokens"].max() or 0)  # type: ignore[arg-type]
     data = {"ds_type": "json", "type": "chat_template", "field_messages": "messages", "roles_to_train": ["assistant"]}
+    measured = bool((examples["split"] == "valid").any())
     settings = {
         "base_model": student,
         "datasets": [{"path": "train.jsonl", **data}],
-        "test_datasets": [{"path": "valid.jsonl", "split": "train", **data}],
+        "test_datasets": [{"path": "valid.jsonl", "split": "train", **data}] if measured else None,
         "sequence_len": max(512, -(-longest // 256) * 256),
         "train_on_inputs": False,
         "adapter": "lora",
@@ -81,4 +82,6 @@ def _axolotl(student: str, examples: pl.DataFrame) -> str:
         "bf16": "auto",
         "output_dir": "adapter",
     }
-    return "# axolotl train axolotl.yaml\n" + yaml.safe_dump(settings, sort_keys=False)
+    return "# axolotl train axolotl.yaml\n" + yaml.safe_dump(
+        {name: value for name, value in settings.items() if value is not None}, sort_keys=False
+    )

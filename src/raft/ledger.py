@@ -106,10 +106,14 @@ class Ledger:
 
     def add(self, entries: Iterable[Entry]) -> None:
         """Store entries, all or none; one that is there already is left as it is."""
-        rows = [(*entry.__dict__.values(), time.time()) for entry in entries]
+        now = time.time()
+        rows = [
+            tuple(whole_text(value) if isinstance(value, str) else value for value in (*vars(entry).values(), now))
+            for entry in entries
+        ]
         self._insert(
-            "INSERT OR IGNORE INTO completions (key, model, attempt, request, reply, finish_reason, input_tokens,"
-            " output_tokens, cost, seconds, created) VALUES (?,?,?,?,?,?,?,?,?,?,?)",
+            "INSERT INTO completions (key, model, attempt, request, reply, finish_reason, input_tokens,"
+            " output_tokens, cost, seconds, created) VALUES (?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT(key) DO NOTHING",
             rows,
         )
 
@@ -121,7 +125,7 @@ class Ledger:
     def add_vectors(self, vectors: Mapping[str, np.ndarray]) -> None:
         """Store vectors, all or none."""
         rows = [(key, vector.astype(np.float32).tobytes()) for key, vector in vectors.items()]
-        self._insert("INSERT OR IGNORE INTO embeddings (key, vector) VALUES (?,?)", rows)
+        self._insert("INSERT INTO embeddings (key, vector) VALUES (?,?) ON CONFLICT(key) DO NOTHING", rows)
 
     def spent(self) -> list[dict[str, object]]:
         """Return calls, tokens and dollars by model over the ledger's whole life; unknown prices are counted apart."""
@@ -162,6 +166,11 @@ class Ledger:
                 hint=f"check the disk; if the file is damaged, move it aside (mv {self.path} {self.path}.damaged): "
                 "what it held is then asked again",
             ) from error
+
+
+def whole_text(text: str) -> str:
+    """Return the text without lone surrogates: half an emoji, where a reply was cut off, cannot be stored."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 class CachedEmbedder:

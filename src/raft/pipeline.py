@@ -4,14 +4,14 @@ Each step names what its result depends on; `Run.step` does it once per distinct
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import polars as pl
 
-from raft import notes, prompts, targets
+from raft import notes, planning, prompts, targets
 from raft.artifacts import Output
 from raft.boilerplate import repeated_lines
 from raft.config import Settings
@@ -139,7 +139,7 @@ def ask_questions(run: Run, settings: Settings, generator: Generator, *, way: st
     """Chunks to `questions.parquet`, and what the generator did not deliver to `failures.parquet`."""
     load = partial(prompts.load, folder=settings.prompts)
     openings = prompts.load_text("openings.yaml", settings.prompts)
-    used = questions.Prompts(
+    used = planning.Prompts(
         answer_first=load("answer_first"),
         items=load("items"),
         comparison=load("comparison"),

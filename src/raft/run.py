@@ -86,25 +86,29 @@ class Run:
             RunLocked: another process holds it.
             UsageError: the folder cannot be made or written to.
         """
+        lock = FileLock(self.folder / ".lock", timeout=0)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.folder / ".lock", timeout=0)
-            with lock:
-                self.manifest = self._open()
-                self._sweep()
-                yield
+            lock.acquire()
         except Timeout:
             raise RunLocked(
                 "Another raft is writing to this run directory.",
                 where=self.folder,
                 hint=f"wait for it (raft status {self.folder}), or choose another --out",
             ) from None
-        except (PermissionError, NotADirectoryError, FileExistsError) as error:
+        except OSError as error:
             raise UsageError(
                 f"The run directory cannot be written to: {error.strerror or error}.",
                 where=error.filename or self.folder,
                 hint="choose another folder with --out",
             ) from None
+        try:
+            self.manifest = self._open()
+            self._sweep()
+            yield
+        finally:
+            self._sweep()
+            lock.release()
 
     def step(
         self,
@@ -155,7 +159,8 @@ class Run:
         }
         self.manifest["steps"][name] = line
         self._save()
-        shutil.rmtree(step.scratch, ignore_errors=True)
+        for abandoned in (self.folder / "scratch").glob(f"{name}-*"):
+            shutil.rmtree(abandoned, ignore_errors=True)
         self._report(name, "made")
         return line
 
@@ -222,10 +227,10 @@ class Run:
         empty = {"format": FORMAT, "raft": __version__, "steps": {}}
         try:
             manifest = json.loads(path.read_text(encoding="utf-8"))
-            assert isinstance(manifest["steps"], dict)
+            manifest["steps"] = {name: line for name, line in manifest["steps"].items() if _is_line(line)}
         except (FileNotFoundError, NotADirectoryError):
             return empty
-        except (ValueError, KeyError, TypeError, AssertionError):
+        except (ValueError, KeyError, TypeError, AttributeError):
             # Nothing is lost: the artifacts are compared with what is built anew from the ledger.
             return empty
         except OSError as error:
@@ -263,6 +268,12 @@ def is_locked(folder: Path) -> bool:
         return True
     except OSError:
         return False
+
+
+def _is_line(line: Any) -> bool:
+    entries = line.get("artifacts") if isinstance(line, dict) else None
+    whole = isinstance(entries, dict) and all(isinstance(e, dict) and "digest" in e for e in entries.values())
+    return whole and "key" in line and "basis" in line
 
 
 def _digest(value: Any) -> str:

@@ -7,7 +7,7 @@ given the first words asks for the right thing far more often than one that is n
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from string import Template
 from typing import Any
@@ -191,7 +191,9 @@ def _of_row(text: str, statement: Statement, kinds: Sequence[str]) -> Iterator[T
             opening = f"What is the {_lower_first(first)} for {head}"
         else:
             opening = f"What is the {_lower_first(head)} for {first}"
-        yield Target(kind, cell, statement.start, statement.end, statement.wording, opening, "")
+        yield Target(
+            kind, cell, statement.start, statement.end, statement.wording, opening, pattern_of(f"{first} | {head}")
+        )
 
 
 def _kind(fact: Fact) -> str:
@@ -245,12 +247,3 @@ def _procedures(text: str) -> Iterator[Target]:
 def _lower_first(text: str) -> str:
     first = text.split(" ", 1)[0]
     return text if len(first) > 1 and not first[1:].islower() else text[0].lower() + text[1:]
-
-
-def lookalikes(patterns: Mapping[str, set[str]]) -> frozenset[str]:
-    """Return the patterns that stand in more than one document.
-
-    Args:
-        patterns: pattern to the doc_ids it stands in.
-    """
-    return frozenset(pattern for pattern, documents in patterns.items() if pattern and len(documents) > 1)

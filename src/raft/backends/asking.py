@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Protocol
 
-from raft.ledger import Entry, Ledger, request_key, request_text
+from raft.ledger import Entry, Ledger, request_key, request_text, whole_text
 from raft.protocols import Completion, Failure, Request
 
 RETRY_TEMPERATURE = 0.7
@@ -116,7 +116,7 @@ class AskingGenerator:
             model=self._model.name,
             attempt=attempt,
             request=request_text(call),
-            reply=reply.text,
+            reply=whole_text(reply.text),
             finish_reason=reply.finish_reason,
             input_tokens=reply.input_tokens,
             output_tokens=reply.output_tokens,

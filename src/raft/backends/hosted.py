@@ -4,12 +4,22 @@ One layer of retries (tenacity, exponential with jitter, transient errors only; 
 that stays out of reach stops the run, since its replies are only postponed; what was answered is in the ledger.
 """
 
+import os
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
-from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, stop_after_delay, wait_random_exponential
+from tenacity import (
+    Retrying,
+    retry_if_exception_type,
+    sleep_using_event,
+    stop_after_attempt,
+    stop_after_delay,
+    stop_when_event_set,
+    wait_random_exponential,
+)
 
 from raft.backends.asking import Reply
 from raft.backends.quiet import import_litellm
@@ -37,6 +47,8 @@ class HostedModel:
         self.identity = f"{name}@{api_base}" if api_base else name
         self.window = concurrency * 16
         self._api_base, self._concurrency, self._timeout = api_base, concurrency, timeout
+        # A self-hosted endpoint needs no key, but litellm does not ask it without one.
+        self._key = "none" if api_base and not any(name.endswith("_API_KEY") for name in os.environ) else None
         self._litellm: Any = None
 
     def answer(self, calls: Sequence[Request], wanted: Sequence[bool]) -> Iterator[list[tuple[int, Reply | Failure]]]:
@@ -47,15 +59,39 @@ class HostedModel:
             RaftError: the endpoint cannot be reached, or stays overloaded.
         """
         self._litellm = self._litellm or import_litellm()
+        self._check_key()
+        stop = threading.Event()
         pool = ThreadPoolExecutor(self._concurrency)
+        flying = {pool.submit(self._ask, call, stop): i for i, call in enumerate(calls) if wanted[i]}
+        waiting = set(flying)
         try:
-            flying = {pool.submit(self._ask, call): i for i, call in enumerate(calls) if wanted[i]}
             for done in as_completed(flying):
+                waiting.discard(done)
                 yield [(flying[done], done.result())]
+        except RaftError:
+            stop.set()
+            pool.shutdown(wait=True, cancel_futures=True)
+            for late in waiting:  # they are paid for
+                if not late.cancelled() and late.exception() is None:
+                    yield [(flying[late], late.result())]
+            raise
         finally:
+            stop.set()
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def _ask(self, call: Request) -> Reply | Failure:
+    def _check_key(self) -> None:
+        if self._api_base:
+            return
+        needed = self._litellm.validate_environment(self.name)["missing_keys"]
+        missing = [name for name in needed if name.endswith("_API_KEY")]
+        if missing:
+            raise UsageError(
+                f"There is no key for {self.name} in the environment.",
+                where=", ".join(missing),
+                hint=f"export {missing[0]}=...",
+            )
+
+    def _ask(self, call: Request, stop: threading.Event) -> Reply | Failure:
         errors = self._litellm.exceptions
         transient = (
             errors.RateLimitError,
@@ -68,17 +104,14 @@ class HostedModel:
         retrying = Retrying(
             retry=retry_if_exception_type(transient),
             wait=wait_random_exponential(multiplier=0.5, max=30),
-            stop=stop_after_attempt(_TRIES) | stop_after_delay(_PATIENCE_SECONDS),
+            stop=stop_after_attempt(_TRIES) | stop_after_delay(_PATIENCE_SECONDS) | stop_when_event_set(stop),
+            sleep=sleep_using_event(stop),
             reraise=True,
         )
         try:
             return retrying(self._complete, call)
         except (errors.AuthenticationError, errors.NotFoundError, errors.PermissionDeniedError) as error:
-            raise UsageError(
-                f"The provider refuses {self.name}: {_words(error)}",
-                where=self._api_base or self.name,
-                hint="check the model's name and the key in the environment, for example OPENAI_API_KEY",
-            ) from None
+            raise self._refusal(error) from None
         except transient as error:
             raise RaftError(
                 f"The endpoint of {self.name} does not answer: {_words(error)}",
@@ -90,9 +123,20 @@ class HostedModel:
         except errors.ContextWindowExceededError as error:
             return Failure("too long", _words(error))
         except errors.BadRequestError as error:
-            if "provider" in str(error).lower():
+            if "LLM Provider NOT provided" in str(error):
                 raise UsageError(f"litellm does not know {self.name}: {_words(error)}", where=self.name) from None
             return Failure("refused", _words(error))
+        except errors.APIError as error:
+            if getattr(error, "status_code", None) in (401, 403):
+                raise self._refusal(error) from None
+            raise RaftError(f"The endpoint of {self.name} fails: {_words(error)}", where=self.name) from None
+
+    def _refusal(self, error: Exception) -> UsageError:
+        return UsageError(
+            f"The provider refuses {self.name}: {_words(error)}",
+            where=self._api_base or self.name,
+            hint="check the model's name and the key in the environment, for example OPENAI_API_KEY",
+        )
 
     def _complete(self, call: Request) -> Reply:
         begun = time.monotonic()
@@ -106,6 +150,7 @@ class HostedModel:
             max_tokens=call.max_tokens,
             temperature=call.temperature,
             api_base=self._api_base,
+            api_key=self._key,
             timeout=self._timeout,
             num_retries=0,
             max_retries=0,

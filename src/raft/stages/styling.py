@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jsonschema
@@ -9,7 +10,7 @@ import polars as pl
 
 from raft.prompts import Prompt
 from raft.protocols import Failure, Generator, Request
-from raft.text import fact_values
+from raft.text import contains, fact_values
 
 ROOM = 256
 
@@ -48,10 +49,15 @@ def restyle(
         )
     )
     field = _only_field(schema)
-    if field is not None:
-        return {row["question_id"]: json.dumps({field: row["answer"]}, ensure_ascii=False) for row in rows}, []
     answers: dict[str, str] = {}
     failed: list[str] = []
+    if field is not None:
+        for row in rows:
+            try:
+                answers[row["question_id"]] = _tidy(json.dumps({field: row["answer"]}), schema)
+            except ValueError:
+                failed.append(row["question_id"])
+        return answers, failed
     for row, outcome in zip(rows, generator.complete(_requests(rows, prompt, style, schema)), strict=True):
         if isinstance(outcome, Failure):
             failed.append(row["question_id"])
@@ -66,16 +72,17 @@ def _requests(
     for row in rows:
         quote = " ".join(quote["text"] for quote in row["quotes"])
         messages = prompt.render(question=row["question"], answer=row["answer"], quote=quote, style=style)
-        exact = row["answer"]
+        yield Request(messages, ROOM, schema=schema, check=partial(_check, row=row, source=quote, schema=schema))
 
-        def check(reply: str, exact: str = exact) -> None:
-            text = _tidy(reply, schema)
-            if not text:
-                raise ValueError("the reply is empty")
-            if not fact_values(exact) <= fact_values(text):
-                raise ValueError("a number, date or code of the exact answer is missing")
 
-        yield Request(messages, ROOM, schema=schema, check=check)
+def _check(reply: str, *, row: Mapping[str, Any], source: str, schema: Mapping[str, Any] | None) -> None:
+    text, exact = _tidy(reply, schema), row["answer"]
+    if not text:
+        raise ValueError("the reply is empty")
+    if not fact_values(exact) <= fact_values(text) or (row["kind"] == "name" and not contains(text, exact)):
+        raise ValueError("a number, date, code or name of the exact answer is missing")
+    if fact_values(text) - fact_values(exact) - fact_values(source) - fact_values(row["question"]):
+        raise ValueError("it holds a number, date or code that the source does not")
 
 
 def _tidy(reply: str, schema: Mapping[str, Any] | None) -> str:
@@ -91,6 +98,8 @@ def _tidy(reply: str, schema: Mapping[str, Any] | None) -> str:
         jsonschema.validate(tree, schema)
     except jsonschema.ValidationError as error:
         raise ValueError(error.message) from None
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
     return json.dumps(tree, ensure_ascii=False)
 
 
@@ -98,5 +107,5 @@ def _only_field(schema: Mapping[str, Any] | None) -> str | None:
     fields = (schema or {}).get("properties", {})
     if len(fields) == 1:
         ((name, kind),) = fields.items()
-        return str(name) if kind.get("type") == "string" and "enum" not in kind else None
+        return str(name) if isinstance(kind, dict) and kind.get("type") == "string" and "enum" not in kind else None
     return None

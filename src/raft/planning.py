@@ -1,0 +1,206 @@
+"""Which questions are asked of which chunks: an even budget, and what several documents say alike.
+
+The chunks are read twice: once to survey them, once to ask. Between the two only counts, digests and the partners of
+comparisons are held.
+"""
+
+import hashlib
+import math
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any
+
+import polars as pl
+
+from raft.asks import Ask, answer_first_ask, comparison_ask, items_ask, stems, unanswerable_ask
+from raft.prompts import Prompt
+from raft.targets import Opening, Target, statements, targets
+
+Chunk = dict[str, Any]
+_NOTICE = 3
+"""A statement that so many documents make word for word is a notice, not knowledge of one of them."""
+_SPECIAL_SHARE = 0.1
+"""Share of a document's budget for comparisons, and as much for unanswerable questions, where they are on."""
+_COMPARED = ("fact", "number", "date")
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """The prompts that questions are asked with, by the way and kind they serve."""
+
+    answer_first: Prompt
+    items: Prompt
+    comparison: Prompt
+    unanswerable: Prompt
+    openings: tuple[Opening, ...]
+
+
+@dataclass
+class Survey:
+    """What is known of the whole corpus before the first question.
+
+    Attributes:
+        sizes: tokens of content by doc_id.
+        chunks: how many chunks have content.
+        alike: patterns of statements that several documents make with other facts.
+        notices: digests of statements that several documents make word for word.
+        pairs: by (chunk_id, start, answer) of a target, the chunk and target of another document to compare it with.
+        vocabulary: stems of all words, when unanswerable questions are on.
+    """
+
+    sizes: dict[str, int] = field(default_factory=dict)
+    chunks: int = 0
+    alike: frozenset[str] = frozenset()
+    notices: frozenset[str] = frozenset()
+    pairs: dict[tuple[str, int, str], tuple[Chunk, Target]] = field(default_factory=dict)
+    vocabulary: set[str] = field(default_factory=set)
+
+
+def survey(frames: Iterable[pl.DataFrame], openings: Sequence[Opening], kinds: Sequence[str]) -> Survey:
+    """Read all chunks once and return what has to be known of them together."""
+    found = Survey()
+    by_pattern: dict[str, set[str]] = {}
+    by_wording: dict[str, set[str]] = {}
+    first: dict[tuple[str, str], tuple[Chunk, Target]] = {}
+    for doc, rows in documents(frames):
+        found.sizes[doc] = sum(row["tokens"] for row in rows)
+        found.chunks += len(rows)
+        for row in rows:
+            if "unanswerable" in kinds:
+                found.vocabulary |= stems(row["text"])
+            for statement in statements(row["text"]):
+                by_wording.setdefault(_digest(statement.wording), set()).add(doc)
+            for target in targets(row["text"], openings, _COMPARED):
+                by_pattern.setdefault(target.pattern, set()).add(doc)
+                if "comparison" not in kinds:
+                    continue
+                partner = first.setdefault((target.pattern, target.opening), (row, target))
+                if partner[0]["doc_id"] != doc and partner[1].answer != target.answer:
+                    found.pairs.setdefault((row["chunk_id"], target.start, target.answer), partner)
+    found.alike = frozenset(pattern for pattern, where in by_pattern.items() if len(where) > 1)
+    found.notices = frozenset(wording for wording, where in by_wording.items() if len(where) >= _NOTICE)
+    return found
+
+
+def budgets(sizes: Mapping[str, int], chunks: int, *, per_chunk: float, limit: int | None) -> dict[str, int]:
+    """Return how many questions each document gets: in proportion to its size, largest remainders first.
+
+    Args:
+        sizes: doc_id to tokens of content.
+        chunks: how many chunks all documents have together.
+        per_chunk: questions a chunk, on average.
+        limit: the most questions in all, or None.
+    """
+    total = sum(sizes.values())
+    wanted = max(1, round(per_chunk * chunks)) if chunks else 0
+    wanted = min(wanted, limit) if limit is not None else wanted
+    if not total:
+        return dict.fromkeys(sizes, 0)
+    exact = {doc: wanted * size / total for doc, size in sizes.items()}
+    given = {doc: math.floor(share) for doc, share in exact.items()}
+    rest = sorted(exact, key=lambda doc: (given[doc] - exact[doc], _digest(doc)))
+    for doc in rest[: wanted - sum(given.values())]:
+        given[doc] += 1
+    return given
+
+
+def documents(frames: Iterable[pl.DataFrame]) -> Iterator[tuple[str, list[Chunk]]]:
+    """Yield each document's chunks that are no boilerplate."""
+    rows = (row for frame in frames for row in frame.filter(~pl.col("boilerplate")).iter_rows(named=True))
+    for doc, group in groupby(rows, key=lambda row: row["doc_id"]):
+        yield doc, list(group)
+
+
+def plan_facts(
+    frames: Iterable[pl.DataFrame], known: Survey, given: Mapping[str, int], prompts: Prompts, kinds: Sequence[str]
+) -> Iterator[Ask]:
+    """Yield what to ask a small model: one question for each chosen fact."""
+    shares = _Shares(kinds)
+    for doc, rows in documents(frames):
+        left = given.get(doc, 0)
+        left -= yield from _comparisons(rows, known, prompts, shares, left)
+        left -= yield from _unanswerable(rows, known, prompts, shares, left)
+        options = [(row, _own(targets(row["text"], prompts.openings, kinds), known)) for row in rows]
+        for row, target in spread_out(options, left):
+            named = target.pattern in known.alike
+            yield answer_first_ask(prompts.answer_first, row, target, row["heading"], name_document=named)
+
+
+def plan_items(
+    frames: Iterable[pl.DataFrame], known: Survey, given: Mapping[str, int], prompts: Prompts, kinds: Sequence[str]
+) -> Iterator[Ask]:
+    """Yield what to ask a capable model: several questions with answers and quotes, a chunk."""
+    single = [kind for kind in kinds if kind != "comparison"]
+    shares = _Shares(kinds)
+    for doc, rows in documents(frames):
+        left = given.get(doc, 0)
+        left -= yield from _comparisons(rows, known, prompts, shares, left)
+        weights = {str(position): row["tokens"] for position, row in enumerate(rows)}
+        parts = budgets(weights, len(rows), per_chunk=left / len(rows), limit=None) if left and single else {}
+        for position, row in enumerate(rows):
+            if parts.get(str(position)):
+                yield items_ask(prompts.items, row, parts[str(position)], single)
+
+
+def spread_out(options: Sequence[tuple[Chunk, list[Target]]], count: int) -> Iterator[tuple[Chunk, Target]]:
+    """Yield `count` targets: the best of each chunk first, then the second of each; what is left over evenly spaced."""
+    chosen: list[tuple[int, int]] = []
+    for depth in range(max((len(found) for _, found in options), default=0)):
+        deep = [position for position, (_, found) in enumerate(options) if depth < len(found)]
+        room = min(count - len(chosen), len(deep))
+        chosen += [(deep[step * len(deep) // room], depth) for step in range(room)]
+    for position, depth in sorted(chosen):
+        yield options[position][0], options[position][1][depth]
+
+
+class _Shares:
+    """Grants comparisons and unanswerable questions their share of the budget; fractions are carried on."""
+
+    def __init__(self, kinds: Sequence[str]) -> None:
+        special = [kind for kind in ("comparison", "unanswerable") if kind in kinds]
+        self._part = _SPECIAL_SHARE if len(special) < len(kinds) else 1 / max(1, len(special))
+        self._carried = dict.fromkeys(special, 1.0 - self._part)
+
+    def take(self, kind: str, budget: int, available: int) -> int:
+        """Return how many of a document's `budget` are of this kind, where `available` can be had."""
+        if kind not in self._carried:
+            return 0
+        self._carried[kind] += self._part * budget
+        taken = min(budget, available, math.floor(self._carried[kind] + 1e-9))
+        self._carried[kind] -= taken
+        return taken
+
+
+def _comparisons(
+    rows: Sequence[Chunk], known: Survey, prompts: Prompts, shares: _Shares, budget: int
+) -> Generator[Ask, None, int]:
+    options = []
+    for row in rows if known.pairs else []:
+        found = _own(targets(row["text"], prompts.openings, _COMPARED), known)
+        options.append((row, [t for t in found if (row["chunk_id"], t.start, t.answer) in known.pairs]))
+    count = shares.take("comparison", budget, sum(len(found) for _, found in options))
+    for row, target in spread_out(options, count):
+        partner = known.pairs[row["chunk_id"], target.start, target.answer]
+        yield comparison_ask(prompts.comparison, row, target, *partner)
+    return count
+
+
+def _unanswerable(
+    rows: Sequence[Chunk], known: Survey, prompts: Prompts, shares: _Shares, budget: int
+) -> Generator[Ask, None, int]:
+    options = []
+    for row in rows if known.vocabulary else []:
+        options.append((row, _own(targets(row["text"], prompts.openings, _COMPARED), known)))
+    count = shares.take("unanswerable", budget, sum(len(found) for _, found in options))
+    for row, target in spread_out(options, count):
+        yield unanswerable_ask(prompts.unanswerable, row, target, known.vocabulary)
+    return count
+
+
+def _own(found: Sequence[Target], known: Survey) -> list[Target]:
+    return [target for target in found if _digest(target.statement) not in known.notices]
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
