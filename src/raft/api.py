@@ -213,7 +213,9 @@ def table(folder: str | Path, name: str, *, only: str | None = None) -> pl.DataF
     """
     known = {file.split(".")[0]: file for file in tables.ARTIFACTS}
     if name not in known:
-        raise UsageError(f"There is no table {name!r}; there are {', '.join(known)}.")
+        raise UsageError(
+            f"There is no table {name!r}; there are {', '.join(known)}.", hint=f"raft show {folder} cleaned"
+        )
     found = Built(folder)._run.read(known[name])
     if only is None:
         return found
@@ -267,7 +269,9 @@ def initialise(folder: str | Path) -> list[Path]:
                 artifacts.atomically(path, text)
                 written.append(path)
     except OSError as error:
-        raise UsageError(f"The folder cannot be written to: {error.strerror}.", where=error.filename) from None
+        raise UsageError(
+            f"The folder cannot be written to: {error.strerror}.", where=error.filename, hint="raft init another-folder"
+        ) from None
     return written
 
 

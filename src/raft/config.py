@@ -10,13 +10,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from raft.errors import UsageError
 
 Kind = Literal["fact", "number", "date", "name", "procedure", "comparison", "decision", "unanswerable"]
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
+
+
+_EXPLAINED = "raft init my-pipeline   (writes a YAML file with every setting explained)"
 
 
 class _Section(BaseModel):
@@ -117,6 +120,18 @@ class AnswerStyle(_Section):
     format: str | dict[str, Any] | None = Field(None, description="words that describe the form, or a JSON schema")
     examples: tuple[StyleExample, ...] = Field((), max_length=2, description="up to two questions with their answers")
 
+    @field_validator("format")
+    @classmethod
+    def _is_schema(cls, value: str | dict[str, Any] | None) -> str | dict[str, Any] | None:
+        if isinstance(value, dict):
+            from jsonschema import SchemaError, validators  # noqa: PLC0415  only where a schema is given
+
+            try:
+                validators.validator_for(value).check_schema(value)
+            except SchemaError as error:
+                raise ValueError(f"it is no JSON schema: {error.message}") from None
+        return value
+
 
 class Settings(_Section):
     """One whole experiment."""
@@ -183,7 +198,7 @@ def parse_assignment(text: str) -> tuple[str, Any]:
     try:
         return key.strip(), yaml.safe_load(value)
     except yaml.YAMLError as error:
-        raise UsageError(f"The value of {key} is no YAML: {error}", where="--set") from None
+        raise UsageError(f"The value of {key} is no YAML: {error}", where="--set", hint=f"--set '{key}=...'") from None
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -192,7 +207,7 @@ def _read(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise UsageError("There is no such pipeline file.", where=path, hint="raft init my-pipeline") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"The pipeline file cannot be read: {error}.", where=path) from None
+        raise UsageError(f"The pipeline file cannot be read: {error}.", where=path, hint=_EXPLAINED) from None
     tree = _parse(text, path)
     for key in ("prompts", "ledger", "evaluation"):
         if isinstance(tree.get(key), str):
@@ -209,7 +224,7 @@ def _parse(text: str, where: object) -> dict[str, Any]:
     try:
         tree = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise UsageError(f"The pipeline file is no YAML: {error}", where=where) from None
+        raise UsageError(f"The pipeline file is no YAML: {error}", where=where, hint=_EXPLAINED) from None
     if tree is None:
         return {}
     if not isinstance(tree, dict):
@@ -228,16 +243,15 @@ def _plant(tree: dict[str, Any], key: str, value: Any) -> None:
 
 
 def _explain(error: ValidationError, where_from: object) -> UsageError:
-    lines, hint = [], None
+    lines = []
     for problem in error.errors():
         where = ".".join(str(part) for part in problem["loc"])
         if problem["type"] == "extra_forbidden":
             near = get_close_matches(where, known_keys(), n=1, cutoff=0.5)
             lines.append(f"There is no setting {where}." + (f" Did you mean {near[0]}?" if near else ""))
-            hint = "raft init my-pipeline   (writes a YAML file with every setting explained)"
         else:
             lines.append(f"{where}: {problem['msg']} (it is {problem['input']!r}).")
-    return UsageError(" ".join(lines), where=where_from or "the command line", hint=hint)
+    return UsageError(" ".join(lines), where=where_from or "the command line", hint=_EXPLAINED)
 
 
 def known_keys(section: type[BaseModel] = Settings, prefix: str = "") -> list[str]:

@@ -26,7 +26,7 @@ def export(examples: pl.DataFrame, student: str, *, format: str, out: Path) -> P
         UsageError: the format is unknown, or the folder cannot be written to.
     """
     if format not in FORMATS:
-        raise UsageError(f"There is no format {format!r}; there are {', '.join(FORMATS)}.")
+        raise UsageError(f"There is no format {format!r}; there are {', '.join(FORMATS)}.", hint="format='openai'")
     try:
         out.mkdir(parents=True, exist_ok=True)
         if format == "hf":
@@ -37,7 +37,11 @@ def export(examples: pl.DataFrame, student: str, *, format: str, out: Path) -> P
         if format == "axolotl":
             artifacts.atomically(out / "axolotl.yaml", _axolotl(student, examples))
     except OSError as error:
-        raise UsageError(f"The folder cannot be written to: {error.strerror}.", where=error.filename or out) from None
+        raise UsageError(
+            f"The folder cannot be written to: {error.strerror}.",
+            where=error.filename or out,
+            hint="choose another folder with --out",
+        ) from None
     return out
 
 

@@ -53,10 +53,11 @@ def build(
         RaftError: a step failed, or came out empty; what was done before is kept.
     """
     read_documents(run, settings, sources)
+    own = split.register(settings.evaluation, documents_listed(run)) if settings.evaluation else None
     cut_chunks(run, settings, seams.embedder)
     fill_indexes(run, settings, seams)
     ask_questions(run, settings, seams.generator, way=way, listen=listen)
-    clean_and_split(run, settings, seams)
+    clean_and_split(run, settings, seams, own)
     build_examples(run, settings, seams)
 
 
@@ -191,11 +192,10 @@ def ask_questions(run: Run, settings: Settings, generator: Generator, *, way: st
         )
 
 
-def clean_and_split(run: Run, settings: Settings, seams: Seams) -> None:
-    """Questions to `cleaned.parquet` (each with its reason, or its split) and `eval.jsonl`."""
+def clean_and_split(run: Run, settings: Settings, seams: Seams, own: pl.DataFrame | None) -> None:
+    """Questions to `cleaned.parquet` (each with its reason, or its split) and `eval.jsonl`; `own` are the user's."""
     documents = documents_listed(run)
     held_out = split.hold_out(documents, share=settings.split.unseen, seed=settings.seed)
-    own = split.register(settings.evaluation, documents) if settings.evaluation else None
     rules = settings.cleaning
     judge = prompts.load("judge", settings.prompts) if rules.judge else None
     limits = rules.model_dump(include={"min_words", "max_words", "max_answer_words", "similarity", "judge_minimum"})

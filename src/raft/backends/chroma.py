@@ -234,6 +234,10 @@ def _open_folder(folder: Path) -> Any:
     database = folder / "chroma.sqlite3"
     if database.exists():
         _check_database(database)
+    else:  # a client of this process that is still open would be handed out again, with files that are gone
+        from chromadb.api.shared_system_client import SharedSystemClient
+
+        SharedSystemClient._identifier_to_system.pop(str(folder.resolve()), None)
     folder.mkdir(parents=True, exist_ok=True)
     return chromadb.PersistentClient(str(folder.resolve()), settings=Settings(anonymized_telemetry=False))
 

@@ -225,7 +225,7 @@ def register(path: Path, documents: pl.DataFrame) -> pl.DataFrame:
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"The file of evaluation questions cannot be read: {error}.", where=path) from None
+        raise _wrong(f"The file of evaluation questions cannot be read: {error}.", str(path)) from None
     paths = frozenset(documents["path"].to_list())
     rows: dict[str, Row] = {}
     for number, line in enumerate(lines, 1):
