@@ -129,9 +129,9 @@ def test_only_the_bad_ones_are_asked_again(ledger):
 
 
 def test_a_reply_that_was_cut_off_gets_more_room(ledger):
-    """A refused reply that had reached the limit is asked for again with twice the tokens; at last it is "length"."""
+    """Refused JSON that had reached the limit is asked for again with twice the tokens; at last it is "length"."""
     model = Model(lambda call: Reply("x", "length", 1, call.max_tokens, 0.0, 0.0))
-    (outcome,) = ask(model, ledger, [request("n", check=int)])
+    (outcome,) = ask(model, ledger, [request("n", check=int, schema={"type": "integer"})])
     assert [call.max_tokens for call in model.calls] == [8, 16, 32]
     assert (outcome.kind, outcome.attempts) == ("length", 3)
 

@@ -187,8 +187,15 @@ def test_what_is_lost_or_damaged_is_built_anew_from_the_ledger(corpus, copied, w
     assert built.index.search(["Which code do the ear protectors carry?"], k=2)["text"].str.contains("EP-204").any()
 
 
-@pytest.mark.xfail(strict=True, reason="a build leaves its index open, and Chroma hands out the old files again")
-@pytest.mark.parametrize("searched", [False, True])
+@pytest.mark.parametrize(
+    "searched",
+    [
+        False,
+        pytest.param(
+            True, marks=pytest.mark.xfail(strict=True, reason="an index that is open is taken for the one deleted")
+        ),
+    ],
+)
 def test_an_index_that_was_deleted_is_built_anew_in_the_same_process(corpus, tmp_path, fake_models, searched):
     """A process that built, and perhaps searched, can build again after the index was deleted."""
     built = build(corpus, tmp_path / "run")

@@ -178,7 +178,11 @@ def test_an_unknown_model_when_the_hub_is_out_of_reach(corpus, tmp_path, option,
         port = free.getsockname()[1]
     hub = {"HF_ENDPOINT": f"http://127.0.0.1:{port}", "HF_HOME": str(tmp_path / "hub"), "HF_HUB_OFFLINE": offline}
     run = tmp_path / "run"
-    result = program("build", corpus, option, "no-such-org/no-such-model", "--out", run, *FAST, fakes=False, **hub)
+    kept = "LocalModel" if option == "--generator" else "open_embedder"
+    real = f"import conftest; from raft import api; real = api.{kept}\nconftest.Fakes().install(setattr)\n"
+    real += f"api.{kept} = real\n"
+    command = ["build", corpus, option, "no-such-org/no-such-model", "--out", run, *FAST]
+    result = program(*command, fakes=False, before=real, **hub)
     refused(result, 2, "no-such-org/no-such-model", "RAFT_MODELS")
     assert not (run / "chunks.parquet").exists()
 

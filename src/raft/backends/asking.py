@@ -159,6 +159,8 @@ def _judge(request: Request, result: tuple[Entry | Failure, bool], attempt: int,
 
 
 def _again(call: Request, result: tuple[Entry | Failure, bool]) -> Request:
+    # JSON that was cut off needs more room; a sentence that was cut off rambles, and needs another try.
     entry, _ = result
-    room = 2 if isinstance(entry, Entry) and entry.finish_reason == "length" else 1
+    cut = isinstance(entry, Entry) and entry.finish_reason == "length" and call.schema is not None
+    room = 2 if cut else 1
     return replace(call, max_tokens=call.max_tokens * room, temperature=max(call.temperature, RETRY_TEMPERATURE))

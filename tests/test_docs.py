@@ -1,0 +1,83 @@
+"""What the documents say is true of the software."""
+
+import ast
+import re
+import shlex
+from pathlib import Path
+
+import click
+import pytest
+
+import raft
+from raft import config, rules
+from raft.cli import main
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = sorted(set(re.findall(r"^\s*(raft (?:init|build|status|show|export)\b[^\n#`]*)", README, re.MULTILINE)))
+
+
+def test_every_command_is_documented():
+    """Each command of the command line stands in the README."""
+    assert all(f"raft {name}" in README for name in main.commands)
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_commands_of_the_readme_are_understood(line):
+    """Each command line in the README has only arguments and options that exist."""
+    _, name, *arguments = shlex.split(line.strip())
+    command = main.commands[name]
+    with click.Context(command) as context:
+        command.parse_args(context, arguments)
+
+
+def test_python_of_the_readme_uses_public_names():
+    """The Python in the README compiles, and each name that it takes from raft is public."""
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    names = {node.attr for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Attribute)}
+    known = {*raft.__all__, *dir(raft.Built), "search"}
+    assert names <= known
+    assert all(getattr(raft, name) is not None for name in raft.__all__)
+
+
+def test_reasons_of_the_readme_are_those_of_the_rules():
+    """Each reason why a question is dropped by a rule stands in the README, in the order in which rules apply."""
+    places = [README.find(f"`{reason}`") for reason, _ in rules.RULES]
+    assert -1 not in places
+    assert places == sorted(places)
+
+
+def test_settings_of_the_readme_exist():
+    """Each `--set key=value` in the README names a setting."""
+    keys = re.findall(r"--set ([\w.]+)=", README)
+    assert keys
+    assert set(keys) <= set(config.known_keys())
+
+
+def test_the_first_screen_shows_what_it_is_the_commands_and_output():
+    """The README's first screen says what this is, has the two commands, and shows real output."""
+    first = "\n".join(README.splitlines()[:45])
+    assert "make demo" in first
+    assert "make test" in first
+    assert re.search(r"kept +\d+ \(train \d+", first)
+
+
+@pytest.mark.parametrize("document", ["CONTRIBUTING.md", "README.md", "benchmarks/README.md"])
+def test_files_that_documents_name_exist(document):
+    """Each module, folder and result that a document points to is there."""
+    text = (ROOT / document).read_text(encoding="utf-8")
+    modules = re.findall(r"^ {4}((?:[a-z]+\.py ?)+)", text, re.MULTILINE)
+    named = [f"src/raft/{name}" for line in modules for name in line.split()]
+    named += [f"benchmarks/{path}" for path in re.findall(r"\]\((results/[^)]+)\)", text)]
+    named += re.findall(r"`((?:benchmarks|examples|tests|prompts|pipelines)/[\w./-]*\w)`", text)
+    assert all((ROOT / path).exists() for path in named), [path for path in named if not (ROOT / path).exists()]
+
+
+def test_the_project_names_no_registry():
+    """No file of the project names the host of a package registry."""
+    hosts = ["pypi" + ".org", "python" + "hosted", "npm" + "js.com"]
+    files = [path for path in ROOT.rglob("*") if path.suffix in {".md", ".py", ".toml", ".yaml", ".lock", ""}]
+    for path in files:
+        if path.is_file() and not {".venv", ".git", "runs", ".hypothesis"} & set(path.relative_to(ROOT).parts):
+            text = path.read_bytes()
+            assert not any(host.encode() in text for host in hosts), path
