@@ -62,9 +62,10 @@ def test_raft_models_is_searched(folder, monkeypatch, name):
 
 
 def test_a_hub_name_stays():
-    """A name that no folder has is left to the hub."""
+    """A name that no folder has is left to the hub, and has no identity before the hub has told its commit."""
     assert models.resolve("nobody/no-such-model") == "nobody/no-such-model"
-    assert models.identity("nobody/no-such-model") == "nobody/no-such-model"
+    with pytest.raises(UsageError, match="nobody/no-such-model"):
+        models.identity("nobody/no-such-model")
 
 
 @pytest.mark.parametrize("name", ["/no/such/folder", "./here", "a/b/c", "C:\\models", ""])

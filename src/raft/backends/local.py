@@ -37,7 +37,6 @@ class LocalModel:
     WINDOWS = 8
 
     def __init__(self, name: str, *, batch: int) -> None:
-        models.model_json(name, "config.json")  # an unknown model is found before anything is asked
         self.name = name
         self._batch = batch
         self.window = batch * self.WINDOWS

@@ -87,8 +87,8 @@ def unknown_model(name: str, reason: object) -> UsageError:
 def identity(name: str) -> str:
     """Return a stable name of exactly this model: equal on two machines that hold equal files.
 
-    For a folder a digest over configuration, tokenizer and weights; for a hub name `name@commit` once the hub's copy
-    is on this machine; a hosted model is known by its name alone.
+    For a folder a digest over configuration, tokenizer and weights; for a hub name `name@commit`, for which its
+    configuration is fetched; a hosted model is known by its name alone.
 
     Raises:
         UsageError: there is no such model, or the folder holds none.
@@ -98,6 +98,7 @@ def identity(name: str) -> str:
     where = resolve(name)
     if Path(where).is_dir():
         return f"sha256:{_folder_digest(Path(where))}"
+    model_file(where, "config.json")  # with it on this machine the commit is known, now and in the next build
     commit = revision(where)
     return f"{where}@{commit}" if commit else where
 
