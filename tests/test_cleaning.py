@@ -340,3 +340,13 @@ def test_nearness_is_reflexive_and_symmetric(one, other):
     assert not duplicates.conflicting(one, one)
     assert duplicates.near(one, other) == duplicates.near(other, one)
     assert duplicates.same_answer(one, other) == duplicates.same_answer(other, one)
+
+
+@pytest.mark.parametrize(
+    ("source", "answer"),
+    [("the building after hours (6pm-6am)", "6am"), ("will cost more than $10,000._ For these", "$10,000")],
+)
+def test_an_answer_that_stands_there_as_it_is_is_in_the_chunk(source, answer):
+    """An answer beside a hyphen or markup is found; a part of a longer number is not."""
+    assert rules.supported(answer, source, share=0.8)
+    assert not rules.supported("10", "it costs 1,100 euros and 210 cents", share=0.8)

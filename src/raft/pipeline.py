@@ -237,7 +237,7 @@ def clean_and_split(run: Run, settings: Settings, seams: Seams, own: pl.DataFram
     run.step(
         "cleaned",
         work,
-        version=1,
+        version=2,
         outputs=["cleaned.parquet", "eval.jsonl"],
         inputs=["questions.parquet", "chunks.parquet", *_index_inputs(settings)],
         using={

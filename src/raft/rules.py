@@ -210,12 +210,17 @@ def supported(answer: str, source: str, *, share: float) -> bool:
     It does word for word, or when all its numbers, dates, codes and names do and so does a share of its words, from
     0 to 1; an answer of up to four words needs all.
     """
-    if contains(source, answer):
+    if contains(source, answer) or _stands(answer.strip(), source):
         return True
     wanted, there = content_words(answer), content_words(source)
     if not wanted or not fact_values(answer) <= fact_values(source) or not _named(answer) <= there:
         return False
     return len(wanted & there) >= (1.0 if len(wanted) <= 4 else share) * len(wanted)
+
+
+def _stands(answer: str, source: str) -> bool:
+    """Tell whether an answer stands in a text as it is: between markup, or in "6pm-6am", where its word goes on."""
+    return bool(re.search(rf"(?<![^\W_]){re.escape(answer)}(?![^\W_])", source)) if answer else False
 
 
 def _named(answer: str) -> frozenset[str]:
