@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raft import duplicates, prompts, tables
+from raft import duplicates, prompts, rules, tables
 from raft.raftformat import ABSTENTION
 from raft.stages import cleaning
 from raft.testing import HashEmbedder, OverlapRetriever, ScriptedGenerator, make_chunks, make_question

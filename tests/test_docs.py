@@ -14,7 +14,7 @@ from raft.cli import main
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-COMMANDS = sorted(set(re.findall(r"^\s*(raft (?:init|build|status|show|export)\b[^\n#`]*)", README, re.MULTILINE)))
+COMMANDS = sorted(set(re.findall(r"^\s*(raft (?:init|build|status|show|export)\b[^\n#`(]*)", README, re.MULTILINE)))
 
 
 def test_every_command_is_documented():
