@@ -83,7 +83,7 @@ class Built:
     def index(self) -> Retriever:
         """The index: `run.index.search(["what is the refund limit?"], k=5)` returns a frame of `tables.HITS`."""
         settings = self.settings
-        embedder = open_embedder(settings.index.embedder)
+        embedder = open_embedder(settings.index.embedder, settings.index.api_base)
         return _indexes(self.folder, settings, embedder, self.manifest["collection"]).open()
 
     def summary(self) -> dict[str, Any]:
@@ -289,7 +289,7 @@ def _settings(file: str | Path | None, overrides: Mapping[str, Any]) -> config.S
 def _seams(
     folder: Path, settings: config.Settings, ledger: Ledger, collection: str, tell: pipeline.Listen
 ) -> pipeline.Seams:
-    embedder = CachedEmbedder(open_embedder(settings.index.embedder), ledger)
+    embedder = CachedEmbedder(open_embedder(settings.index.embedder, settings.index.api_base), ledger)
     chosen = settings.generator
     model: HostedModel | LocalModel
     if models.is_hosted(chosen.model):
