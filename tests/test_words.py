@@ -27,7 +27,7 @@ FACTS = {
         "chunks": line({"chunks.parquet": 1500}, {"tokens": 240000, "boilerplate": 40}),
         "index": line({}, {"added": 1500}),
         "questions": line(
-            {"questions.parquet": 1400, "failures.parquet": 100},
+            {"failures.parquet": 100, "questions.parquet": 1400},
             {"kinds": {"number": 1000, "date": 400}, "failures": {"malformed": 90, "length": 10}},
             calls=1600.0,
             replayed=600.0,

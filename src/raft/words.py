@@ -83,7 +83,7 @@ def status(facts: Mapping[str, Any], spent: Sequence[Mapping[str, Any]], running
         if line is None:
             lines.append(f"  {name:<11} {'-':>9}")
             continue
-        rows = next(iter(line["rows"].values()), None)
+        rows = line["rows"].get(f"{name}.parquet")
         lines.append(
             f"  {name:<11} {'' if rows is None else f'{rows:,}':>9} {line['seconds']:>9,.1f}"
             f" {line.get('calls', 0):>8,.0f} {line.get('cost', 0):>9,.4f}  {line['finished']}"
