@@ -136,12 +136,6 @@ def test_a_reply_beside_the_schema_is_a_failure(reply):
     assert set(answers) == {"date", "who"}
 
 
-def test_a_schema_that_is_none_is_an_error():
-    """A broken JSON schema is found before any model is asked."""
-    with pytest.raises(jsonschema.SchemaError):
-        restyle(exact, schema={"type": "nonsense"})
-
-
 def test_no_rows_ask_nothing():
     """Without rows to train on there is nothing to word."""
     generator = ScriptedGenerator(exact)

@@ -17,7 +17,7 @@ from raft.backends.embedding import open_embedder
 from raft.backends.hosted import HostedModel
 from raft.backends.indexes import Indexes
 from raft.backends.local import LocalModel
-from raft.errors import UsageError
+from raft.errors import DamagedArtifact, UsageError
 from raft.ledger import CachedEmbedder, Ledger
 from raft.protocols import Retriever
 from raft.run import Run, existing, is_locked
@@ -32,12 +32,19 @@ class Built:
 
     Raises:
         UsageError: there is no run directory at `folder`.
+        DamagedArtifact: its manifest is damaged.
     """
 
     def __init__(self, folder: Path | str) -> None:
         self.folder = Path(folder)
         self._run = existing(self.folder)
         self.manifest: dict[str, Any] = self._run.manifest
+        if "settings" not in self.manifest:
+            raise DamagedArtifact(
+                "The manifest is damaged, or its build was stopped before its first step.",
+                where=self.folder / "manifest.json",
+                hint=f"raft build CORPUS --out {self.folder}   (what is intact is used again)",
+            )
 
     @property
     def settings(self) -> config.Settings:

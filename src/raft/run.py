@@ -256,14 +256,7 @@ def existing(folder: Path) -> Run:
     """
     if not (folder / "manifest.json").is_file():
         raise UsageError("There is no run directory here.", where=folder, hint=f"raft build CORPUS --out {folder}")
-    run = Run(folder)
-    if "settings" not in run.manifest:
-        raise DamagedArtifact(
-            "The manifest is damaged, or its build was stopped before its first step.",
-            where=folder / "manifest.json",
-            hint=f"raft build CORPUS --out {folder}   (what is intact is used again)",
-        )
-    return run
+    return Run(folder)
 
 
 def is_locked(folder: Path) -> bool:

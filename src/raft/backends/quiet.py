@@ -1,6 +1,7 @@
 """No telemetry, no fetched price lists, no progress bars: what is set before a vendor's package is imported."""
 
 import os
+import warnings
 from typing import Any
 
 _SETTINGS = {
@@ -28,6 +29,8 @@ def quiet() -> None:
 def import_litellm() -> Any:
     """Import litellm (some seconds) so that it fetches nothing, prints no hints and leaves retrying to its caller."""
     quiet()
+    # pydantic says of litellm's own types, at the first call, that it does not guard them
+    warnings.filterwarnings("ignore", message="Item .* on TypedDict class", category=UserWarning)
     import litellm
 
     vendor: Any = litellm
