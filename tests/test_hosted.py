@@ -7,6 +7,7 @@ from contextlib import closing
 import pytest
 from tenacity import wait_random_exponential
 
+import raft
 from fake_openai import ERRORS, FakeOpenAI
 from raft import asks, prompts
 from raft.backends import hosted
@@ -282,3 +283,30 @@ def test_the_fake_server_stops_at_its_limit():
         for text in ("a", "b", "c"):
             answer(server, text)
     assert len(server.seen) > 2
+
+
+def test_an_endpoint_of_ones_own_needs_no_key(monkeypatch):
+    """A self-hosted endpoint is asked without a key in the environment."""
+    monkeypatch.delenv("OPENAI_API_KEY")
+    with FakeOpenAI() as server:
+        ((_, reply),) = next(iter(model(server).answer([request("hello")], [True])))
+    assert reply.text == "echo: hello"
+
+
+def test_a_whole_build_with_a_hosted_generator(tmp_path):
+    """A build asks a hosted model for items, through litellm, and a second one asks nothing; no key is written down."""
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    for thing, weight in [("kettle", 14), ("ladder", 17), ("engine", 230)]:
+        text = f"# The {thing}\n\nThe {thing} in the cellar weighs {weight} kg when it is empty and dry."
+        (corpus / f"{thing}.md").write_text(text)
+    with FakeOpenAI() as server:
+        settings = {"generator.api_base": server.url, "split.seen": 0.0}
+        options = {"out": tmp_path / "run", "generator": "openai/test-model", "settings": settings}
+        built = raft.build(corpus, **options)
+        asked = len(server.seen)
+        raft.build(corpus, **options)
+        assert len(server.seen) == asked == 3
+    assert built.questions["model"].unique().to_list() == ["openai/test-model"]
+    assert built.summary()["steps"]["questions"]["unpriced"] == 3
+    assert all(KEY.encode() not in path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file())

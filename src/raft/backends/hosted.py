@@ -4,7 +4,6 @@ One layer of retries (tenacity, exponential with jitter, transient errors only; 
 that stays out of reach stops the run, since its replies are only postponed; what was answered is in the ledger.
 """
 
-import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -47,8 +46,7 @@ class HostedModel:
         self.identity = f"{name}@{api_base}" if api_base else name
         self.window = concurrency * 16
         self._api_base, self._concurrency, self._timeout = api_base, concurrency, timeout
-        # A self-hosted endpoint needs no key, but litellm does not ask it without one.
-        self._key = "none" if api_base and not any(name.endswith("_API_KEY") for name in os.environ) else None
+        self._key: str | None = None
         self._litellm: Any = None
 
     def answer(self, calls: Sequence[Request], wanted: Sequence[bool]) -> Iterator[list[tuple[int, Reply | Failure]]]:
@@ -80,11 +78,11 @@ class HostedModel:
             pool.shutdown(wait=True, cancel_futures=True)
 
     def _check_key(self) -> None:
-        if self._api_base:
-            return
         needed = self._litellm.validate_environment(self.name)["missing_keys"]
         missing = [name for name in needed if name.endswith("_API_KEY")]
-        if missing:
+        if missing and self._api_base:
+            self._key = "none"  # a self-hosted endpoint needs no key, but litellm does not ask it without one
+        elif missing:
             raise UsageError(
                 f"There is no key for {self.name} in the environment.",
                 where=", ".join(missing),
