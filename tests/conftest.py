@@ -150,12 +150,13 @@ class Fakes:
 
     def install(self, patch):
         """Put the fakes in the place of the models of `raft.api`; `patch` sets an attribute of an object."""
-        from raft import api, artifacts, ledger
+        from raft import artifacts, ledger
+        from raft.api import seams
 
-        patch(api, "open_embedder", lambda name, *_, **__: FakeEmbedder(name, self))
-        patch(api, "LocalModel", lambda name, **_: FakeModel(name, self))
-        patch(api, "HostedModel", lambda name, **_: FakeModel(name, self))
-        patch(api.models, "tokenizer", lambda name: WordTokenizer())
+        patch(seams, "open_embedder", lambda name, *_, **__: FakeEmbedder(name, self))
+        patch(seams, "LocalModel", lambda name, **_: FakeModel(name, self))
+        patch(seams, "HostedModel", lambda name, **_: FakeModel(name, self))
+        patch(seams.models, "tokenizer", lambda name: WordTokenizer())
         for owner, name in ((artifacts, "write"), (artifacts, "atomically"), (ledger.Ledger, "add")):
             patch(owner, name, self._counted(getattr(owner, name)))
 

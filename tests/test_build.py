@@ -340,6 +340,55 @@ def test_held_out_documents_are_shown_to_no_student(whole):
     assert set(unseen["doc_ids"].explode()) <= set(held_out)
 
 
+def test_named_documents_are_held_out_and_not_asked_about(corpus, copied, whole, fake_models):
+    """Documents named in split.hold_out get no question and reach no student, and stay in the index."""
+    built = build(corpus, copied, {"split.hold_out": ["safety*", "manuals/delta.md"]})
+    named = built.documents.filter(pl.col("path").is_in(["safety.md", "manuals/delta.md"]))["doc_id"].to_list()
+    assert len(named) == 2
+    assert set(named) < set(built.manifest["steps"]["cleaned"]["notes"]["held_out"])
+    assert set(built.questions["doc_ids"].explode()) == set(built.documents["doc_id"]) - set(named)
+    owners = dict(built.chunks.select("chunk_id", "doc_id").iter_rows())
+    assert {owners[name] for name in built.examples["document_chunk_ids"].explode()}.isdisjoint(named)
+    assert fake_models.embedded == []
+    assert "7.5 kg" in built.index.search(["How heavy is the Delta garden pump?"], k=3)["text"][0]
+    build(corpus, copied)
+    assert tables_of(copied) == tables_of(whole[0].folder)
+
+
+def test_the_user_asks_about_documents_that_no_question_was_written_about(corpus, tmp_path, fake_models):
+    """The user's own questions on a held-out document are registered with its path."""
+    own = {"question": "How heavy is the Delta?", "answers": ["7.5 kg"], "document": "manuals/delta.md"}
+    path = evaluation_file(tmp_path / "own.jsonl", [own])
+    built = build(corpus, tmp_path / "run", {"split.hold_out": ["manuals/delta.md"]}, evaluation=path)
+    assert built.evaluation.filter(pl.col("split") == "user")["document"].to_list() == ["manuals/delta.md"]
+
+
+def test_a_wrong_name_of_a_held_out_document_is_found_before_anything_is_asked(corpus, tmp_path, fake_models):
+    """A glob that matches no document ends the build before a model is used, and names the nearest path."""
+    with pytest.raises(UsageError, match=r"Did you mean safety\.md"):
+        build(corpus, tmp_path / "run", {"split.hold_out": ["saftey.md"]})
+    assert (fake_models.asked, fake_models.embedded) == ([], [])
+
+
+def test_a_setting_that_names_no_document_changes_no_step(corpus, tmp_path, fake_models, monkeypatch):
+    """Without split.hold_out nothing of it stands in what steps depend on, so that older runs are used again."""
+    depends, step = {}, Run.step
+
+    def noting(run, name, work, **options):
+        depends[name] = options.get("using", {})
+        return step(run, name, work, **options)
+
+    monkeypatch.setattr(Run, "step", noting)
+    build(corpus, tmp_path / "run", {"split.hold_out": ["safety.md"]})
+    assert depends["questions"].pop("without")
+    assert depends["cleaned"]["split"].pop("hold_out")
+    named = dict(depends)
+    build(corpus, tmp_path / "run")
+    assert depends == named
+    assert depends["questions"].keys().isdisjoint(["without"])
+    assert depends["cleaned"]["split"].keys() == {"unseen", "seen", "valid"}
+
+
 def test_no_answer_hides_in_a_document_beside_its_row(whole):
     """A row without its golden chunk abstains, quotes nothing, and shows no document with the answer."""
     built, _ = whole

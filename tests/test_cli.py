@@ -14,6 +14,7 @@ from click.testing import CliRunner
 
 from conftest import Fakes, write_corpus
 from raft import api, config
+from raft.api import seams
 from raft.backends.local import LocalModel
 from raft.cli import main
 from raft.run import Run
@@ -169,8 +170,8 @@ def test_an_unknown_model_when_the_hub_is_out_of_reach(corpus, tmp_path, option,
     hub = {"HF_ENDPOINT": f"http://127.0.0.1:{port}", "HF_HOME": str(tmp_path / "hub"), "HF_HUB_OFFLINE": offline}
     run = tmp_path / "run"
     kept = "LocalModel" if option == "--generator" else "open_embedder"
-    real = f"import conftest; from raft import api; real = api.{kept}\nconftest.Fakes().install(setattr)\n"
-    real += f"api.{kept} = real\n"
+    real = f"import conftest; from raft.api import seams; real = seams.{kept}\nconftest.Fakes().install(setattr)\n"
+    real += f"seams.{kept} = real\n"
     command = ["build", corpus, option, "no-such-org/no-such-model", "--out", run, *FAST]
     result = program(*command, fakes=False, before=real, **hub)
     refused(result, 2, "no-such-org/no-such-model", "RAFT_MODELS")
@@ -219,7 +220,7 @@ def test_a_missing_extra_of_a_generator(raft, corpus, tmp_path, fake_models, mon
     """Without torch a local generator says which extra brings it; what was done before is kept."""
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text("{}")
-    monkeypatch.setattr(api, "LocalModel", LocalModel)
+    monkeypatch.setattr(seams, "LocalModel", LocalModel)
     monkeypatch.setitem(sys.modules, "torch", None)
     result = raft("build", corpus, "--generator", tmp_path / "model", "--out", "run", *FAST)
     refused(result, 2, "pip install 'raft-pipeline[local]'", "torch", tmp_path / "model")
@@ -236,7 +237,7 @@ def test_a_folder_that_is_no_run(raft, tmp_path, command):
 
 def test_an_unknown_table(raft, finished):
     """A table that does not exist is refused with those that do."""
-    refused(raft("show", finished, "answers"), 2, "answers", "cleaned")
+    refused(raft("show", finished, "riddles"), 2, "riddles", "cleaned")
 
 
 @pytest.mark.parametrize("damage", ["noise", "missing", "other columns"])

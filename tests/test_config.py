@@ -39,6 +39,35 @@ def test_paths_in_a_file_are_relative_to_it(tmp_path):
     assert settings.prompts == tmp_path / "x"
 
 
+def test_paths_in_a_section_are_relative_to_the_file_too(tmp_path):
+    """Paths of a section follow the file; an entry that may be a name is a path where there is such a file."""
+    write(tmp_path / "arc.jsonl", "")
+    settings = config.load(
+        write(
+            tmp_path / "p.yaml",
+            "training: {rehearsal_file: r.jsonl}\n"
+            f"benchmark: {{other_adapter: {tmp_path / 'a'}, capability: [arc.jsonl, org/lambada]}}\n",
+        )
+    )
+    assert settings.training.rehearsal_file == tmp_path / "r.jsonl"
+    assert settings.benchmark.other_adapter == tmp_path / "a"
+    assert settings.benchmark.capability == (str(tmp_path / "arc.jsonl"), "org/lambada")
+
+
+@pytest.mark.parametrize("text", ["training: 3\n", "training: [rehearsal_file]\n", "benchmark: {capability: {a: b}}\n"])
+def test_a_section_of_another_shape_is_a_usage_error(tmp_path, text):
+    """Where a section or list is expected, anything else is an error that names the key."""
+    with pytest.raises(UsageError, match=text.partition(":")[0]):
+        config.load(write(tmp_path / "p.yaml", text))
+
+
+def test_larger_models_have_prices():
+    """A larger model is given by its name, with prices where they are known."""
+    larger = [{"model": "openai/gpt-4o"}, {"model": "openai/o", "input_price": 2.5, "output_price": 10}]
+    first, second = config.load(overrides={"benchmark.larger": larger}).benchmark.larger
+    assert (first.model, first.input_price, second.output_price) == ("openai/gpt-4o", None, 10.0)
+
+
 @pytest.mark.parametrize(
     ("key", "near"),
     [("index.kk", "index.k"), ("chuncking.tokens", "chunking"), ("examples.goldenshare", "golden_share")],
@@ -60,6 +89,13 @@ def test_an_unknown_setting_names_the_nearest(key, near):
         ("questions.kinds", []),
         ("examples.when_absent", "guess"),
         ("generator.timeout", 0),
+        ("training.bits", 8),
+        ("training.backend", "magic"),
+        ("training.learning_rate", 0),
+        ("answering.when_unsupported", "shrug"),
+        ("benchmark.min_gain", 5),
+        ("benchmark.exemplars", []),
+        ("benchmark.larger", [{"input_price": 1}]),
     ],
 )
 def test_a_value_out_of_range_is_named(key, value):

@@ -17,7 +17,7 @@ from raft.testing import ScriptedGenerator, make_chunks
 from raft.text import contains
 
 PROMPTS = planning.Prompts(
-    **{name: prompts.load(name) for name in ("answer_first", "items", "comparison", "unanswerable")},
+    **{name: prompts.load(name) for name in ("answer_first", "items", "comparison", "unanswerable", "span")},
     openings=tuple(read_openings(prompts.load_text("openings.yaml"))),
 )
 THINGS = ["kettle", "ladder", "bridge", "window", "garden", "engine", "violin", "saddle", "mirror", "hammer"]
@@ -60,7 +60,8 @@ def write(request):
     return f" {statement.replace(answer[1], '') if answer else statement}?"
 
 
-def run(chunks, *, generator=None, way="answer_first", kinds=FACTS, per_chunk=1.0, limit=None, failures=None, size=3):
+def run(chunks, *, generator=None, way="answer_first", kinds=FACTS, per_chunk=1.0, limit=None, failures=None, size=3,
+        **options):  # fmt: skip
     """Return the questions as one frame; the chunks come in frames of `size` rows."""
     frames = questions.ask(
         lambda: iter(chunks.iter_slices(size)),
@@ -72,6 +73,7 @@ def run(chunks, *, generator=None, way="answer_first", kinds=FACTS, per_chunk=1.
         limit=limit,
         model="scripted",
         failures=[] if failures is None else failures,
+        **options,
     )
     return pl.concat([tables.QUESTIONS.to_frame(), *frames])
 
@@ -354,3 +356,13 @@ def test_a_document_without_facts_asks_nothing():
     generator = ScriptedGenerator(write)
     assert run(titled(make_chunks({"d": ["All is well in the garden today."]})), generator=generator).is_empty()
     assert generator.requests == []
+
+
+@pytest.mark.parametrize("way", ["answer_first", "items"])
+def test_documents_left_out_are_not_asked_about(way):
+    """Documents that are left out get no question, and the others get those that they would get alone."""
+    generator = ScriptedGenerator(write)
+    result = run(CHUNKS, generator=generator, way=way, without=frozenset({"d0", "d3"}))
+    others = CHUNKS.filter(~pl.col("doc_id").is_in(["d0", "d3"]))
+    assert set(result["doc_ids"].explode()) == set(others["doc_id"])
+    assert result.equals(run(others, way=way))

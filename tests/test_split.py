@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raft import tables
+from raft import questionfiles, tables
 from raft.errors import RaftError, UsageError
 from raft.raftformat import ABSTENTION
 from raft.stages import split
@@ -85,6 +85,43 @@ def test_documents_may_come_in_parts():
     """The choice is the same whether the documents come as one table or as several."""
     parts = [DOCUMENTS.head(4), DOCUMENTS.tail(-4)]
     assert split.hold_out(iter(parts), share=0.1, seed=3) == split.hold_out(DOCUMENTS, share=0.1, seed=3)
+
+
+def test_named_documents_are_held_out_besides():
+    """Documents named by globs are held out whatever their size, and the share is of the others."""
+    drawn = split.hold_out(DOCUMENTS, share=0.1, seed=0)
+    named = frozenset({"d0", "d1", "d5", "d9"})
+    globs = ["[klh]*", "engine.md"]
+    assert split.hold_out(DOCUMENTS, share=0.0, seed=0, besides=globs) == named
+    held = split.hold_out(DOCUMENTS, share=0.1, seed=0, besides=globs)
+    others = DOCUMENTS.filter(~pl.col("doc_id").is_in(list(named)))
+    assert held == named | split.hold_out(others, share=0.1, seed=0)
+    assert len(held) == len(named) + 1
+    assert split.hold_out(DOCUMENTS, share=0.1, seed=0, besides=[]) == drawn
+
+
+def test_globs_match_paths_and_files_of_records():
+    """A glob is matched with the whole path, and a file of records with all its records; unreadable files are left."""
+    paths = ["a/one.md", "a/b/two.md", "One.md", "faq.jsonl#0", "faq.jsonl#1", "a/broken.md"]
+    rows = [
+        {"doc_id": f"d{n}", "path": path, "error": "?" if "broken" in path else None} for n, path in enumerate(paths)
+    ]
+    documents = tables.frame(tables.DOCUMENTS, rows)
+    for glob, found in {"a/*": {"d0", "d1"}, "one.md": None, "faq.jsonl": {"d3", "d4"}, "*#1": {"d4"}}.items():
+        if found is None:
+            with pytest.raises(UsageError):
+                split.matching(documents, [glob])
+        else:
+            assert split.matching(documents, [glob]) == found
+    assert split.matching(documents, []) == frozenset()
+
+
+def test_a_glob_that_names_nothing_or_everything_is_refused():
+    """A glob without a document names the nearest path; globs that leave nothing to ask about are an error."""
+    with pytest.raises(UsageError, match=r"ketle\.md.*Did you mean kettle\.md"):
+        split.hold_out(DOCUMENTS, share=0.1, seed=0, besides=["ladder.md", "ketle.md"])
+    with pytest.raises(UsageError, match="no document to ask about"):
+        split.hold_out(DOCUMENTS, share=0.1, seed=0, besides=["*"])
 
 
 def test_rows_that_touch_held_out_documents_are_unseen():
@@ -213,7 +250,7 @@ def test_users_register_their_own_questions(tmp_path):
         {"question": "Who is it?", "answers": [], "question_id": "mine"},
         {"question": "Is it?", "answers": ["yes", "Yes.\u2028"], "kind": "decision"},
     )
-    table = split.register(path, DOCUMENTS)
+    table = questionfiles.register(path, DOCUMENTS)
     assert table.schema == tables.EVALUATION
     assert table["answers"].to_list() == [["100 euros"], [ABSTENTION], ["yes", "Yes.\u2028"]]
     assert table["kind"].to_list() == ["fact", "unanswerable", "decision"]
@@ -239,7 +276,7 @@ def test_a_wrong_line_is_named(tmp_path, line, said):
     """A line that cannot be used is refused with its number, what is wrong, and a line that is right."""
     path = write(tmp_path / "eval.jsonl", {"question": "Who?", "answers": ["Bo"]}, line)
     with pytest.raises(UsageError, match=said) as caught:
-        split.register(path, DOCUMENTS)
+        questionfiles.register(path, DOCUMENTS)
     assert "line 2" in str(caught.value)
     assert '"answers": ["2 years"]' in str(caught.value)
 
@@ -253,13 +290,13 @@ def test_a_file_without_questions_is_refused(tmp_path):
         write(tmp_path / "twice.jsonl", twice, twice),
     ):
         with pytest.raises(UsageError):
-            split.register(path, DOCUMENTS)
+            questionfiles.register(path, DOCUMENTS)
 
 
 def test_the_example_line_of_the_errors_is_right(tmp_path):
     """The line that an error shows as right is read without one."""
     documents = DOCUMENTS.head(1).with_columns(path=pl.lit("warranty.md"))
-    assert len(split.register(write(tmp_path / "eval.jsonl", split._EXAMPLE), documents)) == 1
+    assert len(questionfiles.register(write(tmp_path / "eval.jsonl", questionfiles._EXAMPLE), documents)) == 1
 
 
 def test_evaluation_rows_are_those_measured_with():

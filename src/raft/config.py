@@ -1,162 +1,33 @@
-"""Every setting of an experiment, its default and its meaning; the only place where defaults live.
+"""Reading settings: a YAML file (`pipelines/*.yaml`), then flags.
 
-Settings come from a YAML file (`pipelines/*.yaml`), then flags; a key that is not known is an error which names the
+What there is to set, with its defaults, is in `raft.settings`; a key that is not known is an error which names the
 nearest one that is.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ValidationError
 
 from raft.errors import UsageError
+from raft.settings import Settings
 
-Kind = Literal["fact", "number", "date", "name", "procedure", "comparison", "decision", "unanswerable"]
-Share = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=1)]
-
+__all__ = ["Settings", "commented_yaml", "known_keys", "load", "load_text", "parse_assignment"]
 
 _EXPLAINED = "raft init my-pipeline   (writes a YAML file with every setting explained)"
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Chunking(_Section):
-    """How documents are cut. Tokens are the embedder's."""
-
-    tokens: Annotated[int, Field(ge=16)] = Field(200, description="about how long a chunk is, in the embedder's tokens")
-    overlap: Annotated[int, Field(ge=0)] = Field(0, description="tokens that a chunk repeats of the one before it")
-    text_field: str = Field("text", description="the field of JSON records that holds a document's text")
-
-
-class Index(_Section):
-    """Where chunks are looked up."""
-
-    embedder: str = Field(
-        "sentence-transformers/all-MiniLM-L6-v2", description="a hub name, a folder, or provider/name"
-    )
-    api_base: str | None = Field(None, description="address of a self-hosted embedder")
-    hybrid: bool = Field(True, description="fuse lexical search (BM25) with the vectors by reciprocal rank")
-    k: Count = Field(5, description="chunks retrieved for a question")
-    url: str | None = Field(None, description="a Chroma server, http://host:port; none: an index in the run directory")
-
-
-class Generator(_Section):
-    """The cheap model that writes the questions."""
-
-    model: str = Field(
-        "HuggingFaceTB/SmolLM2-135M-Instruct",
-        description="a hub name, a folder, or provider/name for a hosted model (openai/gpt-4o-mini)",
-    )
-    api_base: str | None = Field(None, description="address of a self-hosted endpoint")
-    concurrency: Count = Field(16, description="requests in flight at a hosted model")
-    batch: Count = Field(32, description="requests in one batch of a local model")
-    attempts: Count = Field(3, description="how often one request is asked before it is recorded as a failure")
-    timeout: Annotated[float, Field(gt=0)] = Field(120.0, description="seconds a hosted model may take for one reply")
-
-
-class Questions(_Section):
-    """What is asked of each chunk."""
-
-    way: Literal["auto", "answer_first", "items"] = Field(
-        "auto",
-        description="answer_first: choose exact facts, ask the model for the question alone (small local models); "
-        "items: ask the model for questions, answers and quotes as JSON (capable models); auto: by the model",
-    )
-    per_chunk: Annotated[float, Field(gt=0)] = Field(1.0, description="questions asked for, a chunk, on average")
-    limit: Count | None = Field(None, description="at most so many questions, spread evenly over the documents")
-    kinds: tuple[Kind, ...] = Field(
-        ("fact", "number", "date", "name"), min_length=1, description="which kinds of question are asked"
-    )
-
-
-class Cleaning(_Section):
-    """Which questions are dropped."""
-
-    min_words: Count = Field(4, description="fewest words in a question")
-    max_words: Count = Field(40, description="most words in a question")
-    max_answer_words: Count = Field(60, description="most words in an answer")
-    similarity: Share = Field(0.92, description="cosine from which two questions with one answer are duplicates")
-    round_trip: Count | None = Field(None, description="the golden chunk must be among so many results; none: index.k")
-    judge: bool = Field(False, description="have the generator mark each question with the rubric in prompts/judge.md")
-    judge_minimum: Share = Field(0.6, description="lowest mark that is kept")
-
-
-class Split(_Section):
-    """What is held out."""
-
-    unseen: Share = Field(0.1, description="share of the characters held out as whole documents (at most 0.2)")
-    seen: Share = Field(0.1, description="share of the other questions held out for evaluation")
-    valid: Share = Field(0.1, description="share of the other questions kept for validation during training")
-
-
-class Examples(_Section):
-    """How a training row is put together."""
-
-    documents: Count = Field(5, description="documents in a prompt")
-    golden_share: Share = Field(0.8, description="share of rows that show the golden document")
-    when_absent: Literal["abstain", "memorise"] = Field(
-        "abstain", description="the target of a row without its golden document: say so, or answer all the same"
-    )
-    random_share: Share = Field(0.25, description="share of the distractors drawn at random, not by the retriever")
-    max_tokens: Annotated[int, Field(ge=64)] = Field(2048, description="longest row, in the student's tokens")
-
-
-class StyleExample(_Section):
-    """One question with its answer in the wanted style."""
-
-    question: str
-    answer: str
-
-
-class AnswerStyle(_Section):
-    """How answers are to be worded; it shapes training rows, answers and every contender of a benchmark alike."""
-
-    tone: str | None = Field(None, description='for example "friendly, one sentence"')
-    format: str | dict[str, Any] | None = Field(None, description="words that describe the form, or a JSON schema")
-    examples: tuple[StyleExample, ...] = Field((), max_length=2, description="up to two questions with their answers")
-
-    @field_validator("format")
-    @classmethod
-    def _is_schema(cls, value: str | dict[str, Any] | None) -> str | dict[str, Any] | None:
-        if isinstance(value, dict):
-            from jsonschema import SchemaError, validators  # noqa: PLC0415  only where a schema is given
-
-            try:
-                validators.validator_for(value).check_schema(value)
-            except SchemaError as error:
-                raise ValueError(f"it is no JSON schema: {error.message}") from None
-        return value
-
-
-class Settings(_Section):
-    """One whole experiment."""
-
-    corpus: tuple[str, ...] = Field((), description="files, folders or globs")
-    student: str = Field("HuggingFaceTB/SmolLM2-135M-Instruct", description="the small model that is tuned")
-    seed: int = Field(0, description="seed of every random choice")
-    prompts: Path | None = Field(None, description="folder whose prompts replace those of the package")
-    ledger: Path | None = Field(None, description="the ledger's file; none: ledger.sqlite in the run directory")
-    evaluation: Path | None = Field(None, description="your own questions (JSONL), registered before splitting")
-    chunking: Chunking = Chunking()
-    index: Index = Index()
-    generator: Generator = Generator()
-    questions: Questions = Questions()
-    cleaning: Cleaning = Cleaning()
-    split: Split = Split()
-    examples: Examples = Examples()
-    answer_style: AnswerStyle = AnswerStyle()
+_PATHS = ("prompts", "ledger", "evaluation", "corpus", "training.rehearsal_file", "benchmark.other_adapter")
+"""Settings that are paths: a relative one is taken from the folder of the file that it stands in."""
+_PATHS_OR_NAMES = ("benchmark.capability",)
+"""Settings that are paths where there is such a file beside the YAML file, and names otherwise."""
 
 
 def load(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Settings:
     """Read settings: flags win over the YAML file, the YAML file over the defaults.
 
-    Relative paths in the file (`prompts`, `ledger`, `evaluation`, `corpus`) are taken from the file's folder.
+    Relative paths in the file (`corpus`, `prompts`, `evaluation` and their like) are taken from the file's folder.
 
     Args:
         path: a YAML file, or None for the defaults alone.
@@ -176,6 +47,15 @@ def load_text(text: str, overrides: Mapping[str, Any] | None = None, *, where: s
         UsageError: as `load`.
     """
     return _validated(_parse(text, where), overrides, where)
+
+
+def changed(settings: Settings, overrides: Mapping[str, Any]) -> Settings:
+    """Return settings with those replaced that are given by their dotted names.
+
+    Raises:
+        UsageError: as `load`.
+    """
+    return _validated(settings.model_dump(mode="python"), overrides, "--set")
 
 
 def _validated(tree: dict[str, Any], overrides: Mapping[str, Any] | None, where: object) -> Settings:
@@ -210,15 +90,26 @@ def _read(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"The pipeline file cannot be read: {error}.", where=path, hint=_EXPLAINED) from None
     tree = _parse(text, path)
-    for key in ("prompts", "ledger", "evaluation"):
-        if isinstance(tree.get(key), str):
-            tree[key] = path.parent / tree[key]
-    corpus = tree.get("corpus")
-    if isinstance(corpus, str):
-        corpus = [corpus]
-    if isinstance(corpus, list):
-        tree["corpus"] = [str(path.parent / str(part)) for part in corpus]
+    for key in _PATHS:
+        _change(tree, key, lambda entry: str(path.parent / entry))
+    for key in _PATHS_OR_NAMES:
+        _change(tree, key, lambda entry: str(path.parent / entry) if (path.parent / entry).exists() else entry)
+    if isinstance(tree.get("corpus"), str):
+        tree["corpus"] = [tree["corpus"]]
     return tree
+
+
+def _change(tree: dict[str, Any], key: str, change: Callable[[str], str]) -> None:
+    """Change the text, or each text of the list, that stands at a dotted key; whatever else stands there is left."""
+    section, _, name = key.rpartition(".")
+    owner = tree.get(section) if section else tree
+    if not isinstance(owner, dict):
+        return
+    value = owner.get(name)
+    if isinstance(value, str):
+        owner[name] = change(value)
+    elif isinstance(value, list):
+        owner[name] = [change(entry) if isinstance(entry, str) else entry for entry in value]
 
 
 def _parse(text: str, where: object) -> dict[str, Any]:

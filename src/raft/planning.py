@@ -33,6 +33,7 @@ class Prompts:
     items: Prompt
     comparison: Prompt
     unanswerable: Prompt
+    span: Prompt
     openings: tuple[Opening, ...]
 
 

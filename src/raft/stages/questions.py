@@ -1,8 +1,9 @@
 """Chunks and a generator in, questions with exact answers and verbatim quotes out.
 
-Every document gets the same budget in proportion to its content. There are two ways: `answer_first` chooses exact
-facts and asks the model for the question alone; `items` asks a capable model for questions, answers and quotes as
-JSON. What the model does not deliver is recorded as a failure, with its reply.
+Every document gets the same budget in proportion to its content. There are three ways: `answer_first` chooses exact
+facts and asks the model for the question alone; `spans` has it copy an answer from a chosen sentence first; `items`
+asks a capable model for questions, answers and quotes as JSON. What the model does not deliver is recorded as a
+failure, with its reply.
 """
 
 import hashlib
@@ -11,7 +12,7 @@ from typing import Any
 
 import polars as pl
 
-from raft import planning, tables
+from raft import planning, spans, tables
 from raft.asks import Ask
 from raft.planning import Prompts
 from raft.protocols import Failure, Generator
@@ -29,6 +30,7 @@ def ask(
     limit: int | None,
     model: str,
     failures: list[dict[str, Any]],
+    without: frozenset[str] = frozenset(),
     planned: Callable[[int], None] = lambda count: None,
 ) -> Iterator[pl.DataFrame]:
     """Yield frames of `tables.QUESTIONS`, lazily, in the order of the chunks.
@@ -37,19 +39,27 @@ def ask(
         chunks: returns the chunks' frames from the beginning; called twice: to survey them, and to ask.
         generator: writes the questions.
         prompts: what it is asked with.
-        way: "answer_first" or "items".
+        way: "answer_first", "spans" or "items".
         kinds: the kinds of question that are on.
         per_chunk: questions a chunk, on average.
         limit: the most questions asked for, or None.
         model: the name recorded in each row.
         failures: rows of `tables.FAILURES` are appended here.
+        without: doc_ids of documents that no question is written about.
         planned: told how many questions the budget allows.
     """
-    survey = planning.survey(chunks(), prompts.openings, kinds)
+
+    def wanted() -> Iterator[pl.DataFrame]:
+        return (frame.filter(~pl.col("doc_id").is_in(list(without))) for frame in chunks())
+
+    survey = planning.survey(wanted(), prompts.openings, kinds)
     given = planning.budgets(survey.sizes, survey.chunks, per_chunk=per_chunk, limit=limit)
     planned(sum(given.values()))
-    plan = planning.plan_facts if way == "answer_first" else planning.plan_items
-    asks = plan(chunks(), survey, given, prompts, kinds)
+    if way == "spans":
+        asks = spans.plan_spans(wanted(), survey, given, prompts.span, kinds)
+    else:
+        plan = planning.plan_facts if way == "answer_first" else planning.plan_items
+        asks = plan(wanted(), survey, given, prompts, kinds)
     kept: list[Ask] = []
     seen: set[str] = set()
 

@@ -6,9 +6,10 @@ for, so that two questions for one fact never stand on both sides.
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
-from pathlib import Path
+from fnmatch import fnmatchcase
 from typing import Any
 
 import polars as pl
@@ -17,7 +18,6 @@ from raft import tables
 from raft.duplicates import NearIndex, conflicting, cosine_blocks
 from raft.errors import RaftError, UsageError
 from raft.protocols import Embedder
-from raft.raftformat import ABSTENTION, is_abstention
 from raft.text import normalise
 
 LEAK = "leak"
@@ -25,26 +25,64 @@ MOST_HELD_OUT = 0.2
 """Largest share of a corpus's characters that is held out as whole documents."""
 
 _LEARNED = ("train", "valid")
-_EXAMPLE = '{"question": "How long is the warranty?", "answers": ["2 years"], "document": "warranty.md"}'
-_KEYS = ("question", "answers", "document", "question_id", "kind")
+_RECORD = re.compile(r"#\d+$")
 Row = dict[str, Any]
 
 
-def hold_out(documents: pl.DataFrame | Iterable[pl.DataFrame], *, share: float, seed: int) -> frozenset[str]:
+def hold_out(
+    documents: pl.DataFrame | Iterable[pl.DataFrame], *, share: float, seed: int, besides: Sequence[str] = ()
+) -> frozenset[str]:
     """Return the doc_ids of the documents that are held out whole.
 
     Documents are taken in the order of hash(seed, doc_id) until `share` of all characters is reached: at least one,
     at most a fifth of the characters (one that would pass it is skipped; where each would, the shortest is taken).
-    None when `share` is 0 or there are fewer than two readable documents.
+    None when `share` is 0 or there are fewer than two readable documents. All this is of those not in `besides`.
 
     Args:
-        documents: a frame, or frames, with the columns doc_id, characters and error of `tables.DOCUMENTS`.
+        documents: a frame, or frames, with the columns doc_id, path, characters and error of `tables.DOCUMENTS`.
         share: of the characters, 0 to 1.
         seed: seed of the choice.
+        besides: globs over the paths of documents that are held out in any case, as in `matching`.
     """
     frames = [documents] if isinstance(documents, pl.DataFrame) else documents
-    columns = [table.select("doc_id", "characters", "error") for table in frames]
-    sizes = {doc_id: size or 0 for table in columns for doc_id, size, error in table.iter_rows() if error is None}
+    listed = pl.concat([table.select("doc_id", "path", "characters", "error") for table in frames])
+    named = matching(listed, besides)
+    readable = listed.filter(pl.col("error").is_null() & ~pl.col("doc_id").is_in(list(named)))
+    sizes = {doc_id: size or 0 for doc_id, size in readable.select("doc_id", "characters").iter_rows()}
+    return named | _drawn(sizes, share=share, seed=seed)
+
+
+def matching(documents: pl.DataFrame, globs: Sequence[str]) -> frozenset[str]:
+    """Return the doc_ids of the readable documents whose path matches one of the globs.
+
+    A path is matched whole, letter case counts, and `*` crosses `/`; a file of records is matched by its own name too
+    (`faq.jsonl` for `faq.jsonl#3`).
+
+    Args:
+        documents: the columns doc_id, path and error of `tables.DOCUMENTS`.
+        globs: patterns of `fnmatch`.
+
+    Raises:
+        UsageError: a glob matches no readable document (the nearest path is named), or no document is left over.
+    """
+    readable = documents.filter(pl.col("error").is_null())
+    paths = dict(readable.select("doc_id", "path").iter_rows()) if globs else {}
+    found: set[str] = set()
+    for glob in globs:
+        hits = {one for one, path in paths.items() for name in (path, _RECORD.sub("", path)) if fnmatchcase(name, glob)}
+        if not hits:
+            near = get_close_matches(glob, paths.values(), n=1, cutoff=0)
+            raise UsageError(
+                f"split.hold_out: no document matches {glob}." + (f" Did you mean {near[0]}?" if near else ""),
+                hint="raft show RUN documents   (lists the paths)",
+            )
+        found |= hits
+    if found and len(found) == len(paths):
+        raise UsageError("split.hold_out leaves no document to ask about.", hint="name fewer documents there")
+    return frozenset(found)
+
+
+def _drawn(sizes: Mapping[str, int], *, share: float, seed: int) -> frozenset[str]:
     if len(sizes) < 2 or share <= 0:
         return frozenset()
     held: set[str] = set()
@@ -204,84 +242,20 @@ def _leaked(row: Row, source: str) -> RaftError:
     )
 
 
-def register(path: Path, documents: pl.DataFrame) -> pl.DataFrame:
-    """Read a user's own evaluation questions.
-
-    Each line is a JSON object with `question` and `answers` (a list, or one string) and optionally `document` (a path
-    as in documents.parquet), `question_id` and `kind`. No answers, or the abstention alone, mean that the corpus does
-    not answer the question.
+def collisions(
+    learned: list[Row], questions: pl.DataFrame, *, embedder: Embedder, similarity: float
+) -> list[tuple[str, str]]:
+    """Return which questions were learned from: pairs of a learned question and the question_id that says the same.
 
     Args:
-        path: a JSONL file.
-        documents: a frame with the column path of `tables.DOCUMENTS`.
-
-    Returns:
-        A frame of `tables.EVALUATION` whose split is `user`.
-
-    Raises:
-        UsageError: the file is missing, empty or no JSONL; a key is missing or unknown; a value has the wrong type; a
-            document is unknown; a question_id stands twice.
+        learned: rows with `question_id` and `question`, what an adapter was trained on.
+        questions: a frame of `tables.EVALUATION` to measure with.
+        embedder: compares questions by meaning.
+        similarity: cosine (0 to 1) from which questions are nearly equal.
     """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise _wrong(f"The file of evaluation questions cannot be read: {error}.", str(path)) from None
-    paths = frozenset(documents["path"].to_list())
-    rows: dict[str, Row] = {}
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            row = _registered(line, f"{path}, line {number}", paths)
-            if rows.setdefault(row["question_id"], row) is not row:
-                raise _wrong(f"The question_id {row['question_id']} stands twice.", f"{path}, line {number}")
-    if not rows:
-        raise _wrong("The file holds no questions.", str(path))
-    return tables.frame(tables.EVALUATION, rows.values())
-
-
-def _wrong(what: str, where: str) -> UsageError:
-    return UsageError(what, where=where, hint=f"a line reads {_EXAMPLE}")
-
-
-def _registered(line: str, where: str, paths: frozenset[str]) -> Row:
-    try:
-        value = json.loads(line)
-    except ValueError as error:
-        raise _wrong(f"The line is no JSON: {error}.", where) from None
-    if not isinstance(value, dict):
-        raise _wrong("The line is no JSON object.", where)
-    unknown = [key for key in value if key not in _KEYS]
-    if unknown:
-        raise _wrong(f"The keys of a question are {', '.join(_KEYS)}; {', '.join(unknown)} is none.", where)
-    question, answers, document = _typed(value, where)
-    if document is not None and document not in paths:
-        near = get_close_matches(document, paths, n=1, cutoff=0)
-        raise _wrong(f"There is no document {document}." + (f" Did you mean {near[0]}?" if near else ""), where)
-    known = hashlib.sha256(json.dumps([document, normalise(question)]).encode()).hexdigest()[:16]
-    kind = "unanswerable" if all(map(is_abstention, answers)) else "fact"
-    return {
-        "question_id": value.get("question_id") or f"user-{known}",
-        "question": question,
-        "answers": answers,
-        "document": document,
-        "golden_chunk_ids": [],
-        "kind": value.get("kind") or kind,
-        "split": "user",
-    }
-
-
-def _typed(value: Mapping[str, Any], where: str) -> tuple[str, list[str], str | None]:
-    question, answers, document = value.get("question"), value.get("answers"), value.get("document")
-    if not isinstance(question, str) or not question.strip():
-        raise _wrong("The line has no question.", where)
-    if "answers" not in value:
-        raise _wrong("The line has no answers.", where)
-    listed = [answers] if isinstance(answers, str) else answers
-    if not isinstance(listed, list) or not all(isinstance(answer, str) and answer.strip() for answer in listed):
-        raise _wrong("The answers are a list of texts, or one text.", where)
-    for key in ("document", "question_id", "kind"):
-        if not isinstance(value.get(key), (str, type(None))):
-            raise _wrong(f"The value of {key} is a text.", where)
-    return question.strip(), listed or [ABSTENTION], document
+    rows = [{**row, "split": "train"} for row in learned]
+    found = _leaks(rows, questions, embedder=embedder, similarity=similarity)
+    return [(row["question"], other) for row, other in found]
 
 
 def evaluation_rows(

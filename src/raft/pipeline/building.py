@@ -11,14 +11,14 @@ from typing import Any
 
 import polars as pl
 
-from raft import notes, planning, prompts, targets
+from raft import notes, planning, prompts, questionfiles, targets
 from raft.artifacts import Output
 from raft.boilerplate import repeated_lines
-from raft.config import Settings
 from raft.errors import RaftError
 from raft.protocols import Embedder, Generator, Indexes, Tokenizer
 from raft.raftformat import render_style
 from raft.run import Run, Step
+from raft.settings import Settings
 from raft.stages import cleaning, corpus, examples, questions, split, styling
 
 
@@ -46,17 +46,18 @@ def build(
         settings: the experiment.
         seams: its models and indexes.
         sources: the corpus' files.
-        way: "answer_first" or "items".
+        way: "answer_first", "spans" or "items".
         listen: told of progress.
 
     Raises:
         RaftError: a step failed, or came out empty; what was done before is kept.
     """
     read_documents(run, settings, sources)
-    own = split.register(settings.evaluation, documents_listed(run)) if settings.evaluation else None
+    own = questionfiles.register(settings.evaluation, documents_listed(run)) if settings.evaluation else None
+    set_aside = split.matching(documents_listed(run), settings.split.hold_out)
     cut_chunks(run, settings, seams.embedder)
     fill_indexes(run, settings, seams)
-    ask_questions(run, settings, seams.generator, way=way, listen=listen)
+    ask_questions(run, settings, seams.generator, way=way, set_aside=set_aside, listen=listen)
     clean_and_split(run, settings, seams, own)
     build_examples(run, settings, seams)
 
@@ -136,8 +137,10 @@ def fill_indexes(run: Run, settings: Settings, seams: Seams) -> None:
         run.step("lexical", lexical, version=1, outputs={"lexical": indexes.lexical_digest}, inputs=read)
 
 
-def ask_questions(run: Run, settings: Settings, generator: Generator, *, way: str, listen: Listen) -> None:
-    """Chunks to `questions.parquet`, and what the generator did not deliver to `failures.parquet`."""
+def ask_questions(
+    run: Run, settings: Settings, generator: Generator, *, way: str, set_aside: frozenset[str], listen: Listen
+) -> None:
+    """Chunks, but those of `set_aside`, to `questions.parquet`; what is not delivered to `failures.parquet`."""
     load = partial(prompts.load, folder=settings.prompts)
     openings = prompts.load_text("openings.yaml", settings.prompts)
     used = planning.Prompts(
@@ -145,6 +148,7 @@ def ask_questions(run: Run, settings: Settings, generator: Generator, *, way: st
         items=load("items"),
         comparison=load("comparison"),
         unanswerable=load("unanswerable"),
+        span=load("span"),
         openings=tuple(targets.read_openings(openings)),
     )
     asked = settings.questions
@@ -159,6 +163,7 @@ def ask_questions(run: Run, settings: Settings, generator: Generator, *, way: st
             kinds=asked.kinds,
             per_chunk=asked.per_chunk,
             limit=asked.limit,
+            without=set_aside,
             model=settings.generator.model,
             failures=failures,
             planned=lambda count: listen("planned", {"questions": count}),
@@ -178,9 +183,12 @@ def ask_questions(run: Run, settings: Settings, generator: Generator, *, way: st
             "generator": generator.identity,
             "way": way,
             "attempts": settings.generator.attempts,
-            "prompts": [used.answer_first.digest, used.items.digest, used.comparison.digest, used.unanswerable.digest],
+            "prompts": [
+                one.digest for one in (used.answer_first, used.items, used.comparison, used.unanswerable, used.span)
+            ],
             "openings": openings,
             **asked.model_dump(mode="json"),
+            **({"without": sorted(set_aside)} if set_aside else {}),
         },
     )
     if not line["artifacts"]["questions.parquet"]["rows"]:
@@ -195,7 +203,8 @@ def ask_questions(run: Run, settings: Settings, generator: Generator, *, way: st
 def clean_and_split(run: Run, settings: Settings, seams: Seams, own: pl.DataFrame | None) -> None:
     """Questions to `cleaned.parquet` (each with its reason, or its split) and `eval.jsonl`; `own` are the user's."""
     documents = documents_listed(run)
-    held_out = split.hold_out(documents, share=settings.split.unseen, seed=settings.seed)
+    parts = settings.split
+    held_out = split.hold_out(documents, share=parts.unseen, seed=settings.seed, besides=parts.hold_out)
     rules = settings.cleaning
     judge = prompts.load("judge", settings.prompts) if rules.judge else None
     limits = rules.model_dump(include={"min_words", "max_words", "max_answer_words", "similarity", "judge_minimum"})
@@ -222,8 +231,8 @@ def clean_and_split(run: Run, settings: Settings, seams: Seams, own: pl.DataFram
             user_questions=own,
             embedder=seams.embedder,
             similarity=rules.similarity,
-            seen=settings.split.seen,
-            valid=settings.split.valid,
+            seen=parts.seen,
+            valid=parts.valid,
             seed=settings.seed,
         )
         split.check_leaks(
@@ -242,7 +251,7 @@ def clean_and_split(run: Run, settings: Settings, seams: Seams, own: pl.DataFram
         inputs=["questions.parquet", "chunks.parquet", *_index_inputs(settings)],
         using={
             "rules": rules.model_dump(mode="json"),
-            "split": settings.split.model_dump(mode="json"),
+            "split": parts.model_dump(mode="json", exclude=None if parts.hold_out else {"hold_out"}),
             "k": settings.index.k,
             "seed": settings.seed,
             "embedder": seams.embedder.identity,

@@ -1,0 +1,99 @@
+"""A run directory, opened for reading."""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from raft.api.seams import open_retriever
+from raft.errors import DamagedArtifact
+from raft.protocols import Retriever
+from raft.run import existing
+from raft.settings import Settings
+
+
+class Built:
+    """A run directory that was built, opened for reading.
+
+    Args:
+        folder: the run directory.
+
+    Raises:
+        UsageError: there is no run directory at `folder`.
+        DamagedArtifact: its manifest is damaged.
+    """
+
+    def __init__(self, folder: Path | str) -> None:
+        self.folder = Path(folder)
+        self._run = existing(self.folder)
+        self.manifest: dict[str, Any] = self._run.manifest
+        if "settings" not in self.manifest:
+            raise DamagedArtifact(
+                "The manifest is damaged, or its build was stopped before its first step.",
+                where=self.folder / "manifest.json",
+                hint=f"raft build CORPUS --out {self.folder}   (what is intact is used again)",
+            )
+
+    @property
+    def settings(self) -> Settings:
+        """The settings that the run was built with."""
+        return Settings.model_validate(self.manifest["settings"])
+
+    @property
+    def documents(self) -> pl.DataFrame:
+        """The documents with their texts, or why one could not be read (`tables.DOCUMENTS`)."""
+        return self._run.read("documents.parquet")
+
+    @property
+    def chunks(self) -> pl.DataFrame:
+        """The chunks (`tables.CHUNKS`)."""
+        return self._run.read("chunks.parquet")
+
+    @property
+    def questions(self) -> pl.DataFrame:
+        """The questions as they were written (`tables.QUESTIONS`)."""
+        return self._run.read("questions.parquet")
+
+    @property
+    def failures(self) -> pl.DataFrame:
+        """What the generator did not deliver, with its replies (`tables.FAILURES`)."""
+        return self._run.read("failures.parquet")
+
+    @property
+    def cleaned(self) -> pl.DataFrame:
+        """All questions, each with its split or the reason why it was dropped (`tables.CLEANED`)."""
+        return self._run.read("cleaned.parquet")
+
+    @property
+    def examples(self) -> pl.DataFrame:
+        """The training rows (`tables.EXAMPLES`)."""
+        return self._run.read("examples.parquet")
+
+    @property
+    def evaluation(self) -> pl.DataFrame:
+        """The questions to measure with (`tables.EVALUATION`)."""
+        return self._run.read("eval.jsonl")
+
+    @cached_property
+    def index(self) -> Retriever:
+        """The index: `run.index.search(["what is the refund limit?"], k=5)` returns a frame of `tables.HITS`."""
+        return open_retriever(self.folder, self.settings, self.manifest["collection"])
+
+    def summary(self) -> dict[str, Any]:
+        """Return what was built in numbers, as JSON values."""
+        steps: dict[str, Any] = {}
+        for name, line in self.manifest["steps"].items():
+            rows = {artifact: entry["rows"] for artifact, entry in line["artifacts"].items() if "rows" in entry}
+            steps[name] = {"rows": rows, **{k: line[k] for k in line if k not in ("key", "basis", "artifacts")}}
+        about = {name: self.manifest.get(name) for name in ("raft", "corpus", "models", "skipped")}
+        return {"run": str(self.folder), **about, "steps": steps}
+
+
+def load(folder: str | Path) -> Built:
+    """Open a run directory for reading.
+
+    Raises:
+        UsageError: there is none at `folder`.
+    """
+    return Built(folder)

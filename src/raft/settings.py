@@ -1,0 +1,212 @@
+"""Every setting of an experiment, its default and its meaning; the only place where defaults live."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+Kind = Literal["fact", "number", "date", "name", "procedure", "comparison", "decision", "unanswerable"]
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Chunking(_Section):
+    """How documents are cut. Tokens are the embedder's."""
+
+    tokens: Annotated[int, Field(ge=16)] = Field(200, description="about how long a chunk is, in the embedder's tokens")
+    overlap: Annotated[int, Field(ge=0)] = Field(0, description="tokens that a chunk repeats of the one before it")
+    text_field: str = Field("text", description="the field of JSON records that holds a document's text")
+
+
+class Index(_Section):
+    """Where chunks are looked up."""
+
+    embedder: str = Field(
+        "sentence-transformers/all-MiniLM-L6-v2", description="a hub name, a folder, or provider/name"
+    )
+    api_base: str | None = Field(None, description="address of a self-hosted embedder")
+    hybrid: bool = Field(True, description="fuse lexical search (BM25) with the vectors by reciprocal rank")
+    k: Count = Field(5, description="chunks retrieved for a question")
+    url: str | None = Field(None, description="a Chroma server, http://host:port; none: an index in the run directory")
+
+
+class Generator(_Section):
+    """The cheap model that writes the questions."""
+
+    model: str = Field(
+        "HuggingFaceTB/SmolLM2-135M-Instruct",
+        description="a hub name, a folder, or provider/name for a hosted model (openai/gpt-4o-mini)",
+    )
+    api_base: str | None = Field(None, description="address of a self-hosted endpoint")
+    concurrency: Count = Field(16, description="requests in flight at a hosted model")
+    batch: Count = Field(32, description="requests in one batch of a local model")
+    attempts: Count = Field(3, description="how often one request is asked before it is recorded as a failure")
+    timeout: Annotated[float, Field(gt=0)] = Field(120.0, description="seconds a hosted model may take for one reply")
+
+
+class Questions(_Section):
+    """What is asked of each chunk."""
+
+    way: Literal["auto", "answer_first", "spans", "items"] = Field(
+        "auto",
+        description="answer_first: choose exact facts, ask the model for the question alone (small local models); "
+        "spans: choose a sentence, have the model copy an answer from it and ask for it (local models from 0.5B); "
+        "items: ask the model for questions, answers and quotes as JSON (capable models); auto: by the model",
+    )
+    per_chunk: Annotated[float, Field(gt=0)] = Field(1.0, description="questions asked for, a chunk, on average")
+    limit: Count | None = Field(None, description="at most so many questions, spread evenly over the documents")
+    kinds: tuple[Kind, ...] = Field(
+        ("fact", "number", "date", "name"), min_length=1, description="which kinds of question are asked"
+    )
+
+
+class Cleaning(_Section):
+    """Which questions are dropped."""
+
+    min_words: Count = Field(4, description="fewest words in a question")
+    max_words: Count = Field(40, description="most words in a question")
+    max_answer_words: Count = Field(60, description="most words in an answer")
+    similarity: Share = Field(0.92, description="cosine from which two questions with one answer are duplicates")
+    round_trip: Count | None = Field(None, description="the golden chunk must be among so many results; none: index.k")
+    judge: bool = Field(False, description="have the generator mark each question with the rubric in prompts/judge.md")
+    judge_minimum: Share = Field(0.6, description="lowest mark that is kept")
+
+
+class Split(_Section):
+    """What is held out."""
+
+    unseen: Share = Field(0.1, description="share of the characters held out as whole documents (at most 0.2)")
+    seen: Share = Field(0.1, description="share of the other questions held out for evaluation")
+    valid: Share = Field(0.1, description="share of the other questions kept for validation during training")
+    hold_out: tuple[str, ...] = Field(
+        (),
+        description="documents (globs over their paths) that are held out besides; no question is written about them",
+    )
+
+
+class Examples(_Section):
+    """How a training row is put together."""
+
+    documents: Count = Field(5, description="documents in a prompt")
+    golden_share: Share = Field(0.8, description="share of rows that show the golden document")
+    when_absent: Literal["abstain", "memorise"] = Field(
+        "abstain", description="the target of a row without its golden document: say so, or answer all the same"
+    )
+    random_share: Share = Field(0.25, description="share of the distractors drawn at random, not by the retriever")
+    max_tokens: Annotated[int, Field(ge=64)] = Field(2048, description="longest row, in the student's tokens")
+
+
+class StyleExample(_Section):
+    """One question with its answer in the wanted style."""
+
+    question: str
+    answer: str
+
+
+class AnswerStyle(_Section):
+    """How answers are to be worded; it shapes training rows, answers and every contender of a benchmark alike."""
+
+    tone: str | None = Field(None, description='for example "friendly, one sentence"')
+    format: str | dict[str, Any] | None = Field(None, description="words that describe the form, or a JSON schema")
+    examples: tuple[StyleExample, ...] = Field((), max_length=2, description="up to two questions with their answers")
+
+    @field_validator("format")
+    @classmethod
+    def _is_schema(cls, value: str | dict[str, Any] | None) -> str | dict[str, Any] | None:
+        if isinstance(value, dict):
+            from jsonschema import SchemaError, validators  # noqa: PLC0415  only where a schema is given
+
+            try:
+                validators.validator_for(value).check_schema(value)
+            except SchemaError as error:
+                raise ValueError(f"it is no JSON schema: {error.message}") from None
+        return value
+
+
+class Training(_Section):
+    """How the student is tuned."""
+
+    backend: Literal["auto", "peft", "unsloth"] = Field(
+        "auto", description="auto takes unsloth where a CUDA device and the package are present, else peft"
+    )
+    rank: Count = Field(16, description="rank of the adapter's matrices (LoRA)")
+    alpha: Count = Field(32, description="scale of the adapter, in the unit of its rank")
+    learning_rate: Positive = Field(2e-4, description="highest learning rate")
+    epochs: Positive = Field(3.0, description="how often every row is seen, unless the validation loss stops falling")
+    batch: Count = Field(8, description="rows of one optimiser step")
+    evaluations: Count = Field(2, description="how often an epoch the validation loss is measured")
+    patience: Count = Field(2, description="measurements without a lower validation loss after which training ends")
+    checkpoint_minutes: Positive = Field(10.0, description="minutes between two checkpoints that training resumes from")
+    bits: Literal[4, 16] = Field(16, description="bits of a weight of the base model during training; 4 is QLoRA")
+    rehearsal: Share = Field(0.1, description="share of general instruction rows mixed in, against forgetting")
+    rehearsal_file: Path | None = Field(None, description="a file of such rows (chat JSONL)")
+
+
+class Answering(_Section):
+    """How a question is answered."""
+
+    max_tokens: Count = Field(192, description="longest answer, quotes included, in the student's tokens")
+    batch: Count = Field(16, description="questions that a local model answers together")
+    when_unsupported: Literal["mark", "retry", "refuse"] = Field(
+        "mark",
+        description="an answer whose figures do not stand in what was retrieved: mark it, ask once more, or refuse",
+    )
+
+
+class Larger(_Section):
+    """A larger model that the benchmark compares with; prices are dollars per million tokens."""
+
+    model: str = Field(description="a hub name, a folder, or provider/name")
+    api_base: str | None = Field(None, description="address of a self-hosted endpoint")
+    input_price: Annotated[float, Field(ge=0)] | None = Field(None, description="dollars per million input tokens")
+    output_price: Annotated[float, Field(ge=0)] | None = Field(None, description="dollars per million output tokens")
+
+
+class Benchmark(_Section):
+    """What is measured, against what, and from when on tuning is worth it."""
+
+    withheld: Share = Field(0.2, description="share of the questions that are also asked without what bears the answer")
+    min_gain: Share = Field(0.05, description="least gain over the best untuned contender at which tuning pays")
+    latency_questions: Count = Field(50, description="questions asked one at a time, to measure latency")
+    exemplars: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        (0, 2, 4),
+        min_length=1,
+        description="numbers of worked examples tried for the few-shot contender; the best on valid is taken",
+    )
+    tuning_questions: Count = Field(60, description="questions of valid that the number of examples is chosen with")
+    capability: tuple[str, ...] = Field(
+        (), description="sets that general capability is checked with: a JSONL file or a hub name"
+    )
+    larger: tuple[Larger, ...] = Field(
+        (),
+        description="larger models to compare with: model, api_base, and input_price and output_price in dollars "
+        "per million tokens",
+    )
+    other_adapter: Path | None = Field(None, description="an adapter tuned on another corpus's rows")
+
+
+class Settings(_Section):
+    """One whole experiment."""
+
+    corpus: tuple[str, ...] = Field((), description="files, folders or globs")
+    student: str = Field("HuggingFaceTB/SmolLM2-135M-Instruct", description="the small model that is tuned")
+    seed: int = Field(0, description="seed of every random choice")
+    prompts: Path | None = Field(None, description="folder whose prompts replace those of the package")
+    ledger: Path | None = Field(None, description="the ledger's file; none: ledger.sqlite in the run directory")
+    evaluation: Path | None = Field(None, description="your own questions (JSONL), registered before splitting")
+    chunking: Chunking = Chunking()
+    index: Index = Index()
+    generator: Generator = Generator()
+    questions: Questions = Questions()
+    cleaning: Cleaning = Cleaning()
+    split: Split = Split()
+    examples: Examples = Examples()
+    answer_style: AnswerStyle = AnswerStyle()
+    training: Training = Training()
+    answering: Answering = Answering()
+    benchmark: Benchmark = Benchmark()

@@ -1,0 +1,116 @@
+"""Questions whose answer a model copies from a sentence: for models that can choose, and stumble over JSON.
+
+A sentence is chosen; the model copies a short answer from it and asks for it. The copy is checked word for word, so
+that answers are as exact as those that rules choose, and are of more kinds: terms, causes, places, people.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import polars as pl
+
+from raft.asks import Ask, check_question
+from raft.planning import Survey, budgets, documents
+from raft.prompts import Prompt
+from raft.protocols import Request
+from raft.targets import Target, plain, statements
+from raft.text import content_words, facts, normalise
+
+REPLY_TOKENS = 44
+SHORTEST, LONGEST = 8, 45
+"""Words of a sentence that is asked about."""
+MOST_ANSWER_WORDS = 10
+
+_REPLY = re.compile(r"\A\s*(?:Answer:\s*)?(?P<answer>[^\n]+)\n+Question:\s*(?P<question>[^\n]+)")
+_EDGES = " \t\"'“”‘’.,;:"
+
+
+def plan_spans(
+    frames: Iterable[pl.DataFrame], known: Survey, given: Mapping[str, int], prompt: Prompt, kinds: Sequence[str]
+) -> Iterator[Ask]:
+    """Yield what to ask: one question for each chosen sentence, spread evenly over a document's chunks.
+
+    Args:
+        frames: frames of `tables.CHUNKS`.
+        known: what `planning.survey` returned.
+        given: doc_id to questions, as `planning.budgets` returned it.
+        prompt: `prompts/span.md`.
+        kinds: the kinds of question that are on; a reply of another kind is refused.
+    """
+    for doc, rows in documents(frames):
+        parts = budgets(
+            {str(place): row["tokens"] for place, row in enumerate(rows)},
+            len(rows),
+            per_chunk=given.get(doc, 0) / len(rows),
+            limit=None,
+        )
+        for place, row in enumerate(rows):
+            choices = [
+                (statement.start, statement.end)
+                for statement in statements(row["text"])
+                if not statement.cells and SHORTEST <= len(statement.wording.split()) <= LONGEST
+            ]
+            count = min(parts.get(str(place), 0), len(choices)) if given.get(doc, 0) else 0
+            for step in range(count):
+                yield span_ask(prompt, row, *choices[step * len(choices) // count], kinds)
+
+
+def span_ask(prompt: Prompt, chunk: Mapping[str, Any], start: int, end: int, kinds: Sequence[str]) -> Ask:
+    """Ask for an answer copied from the chunk's characters `start` to `end`, and for the question that asks for it."""
+    statement = plain(chunk["text"][start:end])
+    messages = prompt.render(context=chunk["heading"], statement=statement)
+
+    def read(reply: str) -> list[dict[str, Any]]:
+        answer, question = parse_span(reply, statement)
+        kind = kind_of(answer)
+        if kind not in kinds:
+            raise ValueError(f"{kind!r} is none of the kinds asked for")
+        target = Target(kind, answer, start, end, statement, "", "")
+        check_question(question, target, chunk["heading"])
+        if not content_words(question) - content_words(chunk["heading"]):
+            raise ValueError("it asks for nothing in particular")
+        quote = {"chunk_id": chunk["chunk_id"], "start": start, "end": end, "text": chunk["text"][start:end]}
+        return [{"question": question, "answer": answer, "kind": kind, "quotes": [quote]}]
+
+    request = Request(messages, REPLY_TOKENS, check=read)
+    return Ask(request, read, chunk["chunk_id"], (chunk["doc_id"],), prompt)
+
+
+def parse_span(reply: str, statement: str) -> tuple[str, str]:
+    """Return answer and question of a reply; the answer as the statement writes it.
+
+    Raises:
+        ValueError: there is no answer or question, or the answer is no short part of the statement.
+    """
+    found = _REPLY.match(reply)
+    if not found:
+        raise ValueError("it has no answer with a question below")
+    words = normalise(found["answer"]).split()
+    if not words:
+        raise ValueError("the answer is empty")
+    if len(words) > MOST_ANSWER_WORDS or len(words) * 2 > len(normalise(statement).split()):
+        raise ValueError("the answer is most of the sentence")
+    loose = r"\W+".join(map(re.escape, words))
+    place = re.search(rf"(?<!\w){loose}(?!\w)", statement, re.IGNORECASE)
+    if place is None:
+        raise ValueError("the answer is not in the sentence")
+    return _with_its_signs(statement, *place.span()), " ".join(found["question"].split())
+
+
+def kind_of(answer: str) -> str:
+    """Return the kind of question that an answer belongs to: number, date, name, or fact for all others."""
+    whole = [fact for fact in facts(answer) if len(fact.text) * 2 >= len(answer)]
+    if whole:
+        return whole[0].kind if whole[0].kind in ("number", "date", "name") else "fact"
+    words = answer.split()
+    return "name" if words and all(word[:1].isupper() for word in words) else "fact"
+
+
+def _with_its_signs(statement: str, start: int, end: int) -> str:
+    """Take a sign of currency before, or of percent or degree behind, into the answer."""
+    while start > 0 and statement[start - 1] in "$€£¥#-−" and (start < 2 or not statement[start - 2].isalnum()):
+        start -= 1
+    while end < len(statement) and statement[end] in "%°":
+        end += 1
+    return statement[start:end].strip(_EDGES) or statement[start:end]
