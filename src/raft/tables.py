@@ -136,6 +136,34 @@ HITS = _schema(
 )
 """What a retriever brings: `query` is the position of the question asked, `rank` starts at 1."""
 
+ANSWERS = _schema(
+    {
+        "arm": pl.String,
+        "question_set": pl.String,
+        "condition": pl.String,
+        "question_id": pl.String,
+        "retrieved": pl.List(pl.String),
+        "shown": pl.List(pl.String),
+        "raw": pl.String,
+        "answer": pl.String,
+        "quotes": pl.List(QUOTE),
+        "quotes_given": pl.Int64,
+        "abstained": pl.Boolean,
+        "followed": pl.Boolean,
+        "supported": pl.Boolean,
+        "quotes_verbatim": pl.Boolean,
+        "adapter": pl.String,
+        "tokens": pl.Struct({"input": pl.Int64, "output": pl.Int64}),
+        "cost": pl.Float64,
+        "error": pl.String,
+    }
+)
+"""What each arm of a benchmark said. `condition` is "answerable" or "withheld" (every chunk that bears the answer was
+kept from the retriever); `retrieved` the chunk ids that search brought, best first, `shown` those in the prompt, in
+its order; `quotes` those that stand verbatim in a shown chunk (offsets into its text), of `quotes_given` that the
+reply had; `supported` and `quotes_verbatim` are null where there is nothing to check; `error` says why there is no
+reply (then `raw` and `answer` are empty); `cost` in US dollars, null when the price is unknown."""
+
 ARTIFACTS: Mapping[str, pl.Schema] = {
     "documents.parquet": DOCUMENTS,
     "chunks.parquet": CHUNKS,
@@ -144,6 +172,7 @@ ARTIFACTS: Mapping[str, pl.Schema] = {
     "cleaned.parquet": CLEANED,
     "examples.parquet": EXAMPLES,
     "eval.jsonl": EVALUATION,
+    "answers.parquet": ANSWERS,
 }
 
 

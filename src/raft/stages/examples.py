@@ -15,16 +15,16 @@ from typing import Any
 import polars as pl
 
 from raft import tables
+from raft.bearing import SHORT_ANSWERS, holds_answer
 from raft.duplicates import same_text
 from raft.errors import RaftError
 from raft.prompts import Prompt
 from raft.protocols import Message, Retriever, Tokenizer
 from raft.raftformat import ABSTENTION, Shown, parse, render_prompt, render_target, title_line
-from raft.text import contains, fact_values, normalise
+from raft.text import contains, normalise
 
 _BATCH = 256
 _POOL = 200  # chunks drawn for a row, of which the allowed ones become its random distractors
-_SHORT_ANSWERS = frozenset({"yes", "no", "maybe"})
 Row = dict[str, Any]
 
 
@@ -198,7 +198,7 @@ class _Allowed:
     def __init__(self, row: Row, golden: list[Row], recipe: _Recipe) -> None:
         self.recipe, self.pool, self.golden = recipe, frozenset(recipe.pool), golden
         self.quotes = [quote["text"] for quote in row["quotes"]]
-        telling = row["kind"] != "unanswerable" and normalise(row["answer"]) not in _SHORT_ANSWERS
+        telling = row["kind"] != "unanswerable" and normalise(row["answer"]) not in SHORT_ANSWERS
         self.answers = [row["answer"], *filter(None, [recipe.styled.get(row["question_id"])])] if telling else []
 
     def __call__(self, name: str) -> bool:
@@ -211,15 +211,6 @@ class _Allowed:
         if any(contains(text, quote) for quote in self.quotes):
             return False
         return not any(same_text(chunk["text"], golden["text"]) for golden in self.golden)
-
-
-def holds_answer(text: str, answer: str) -> bool:
-    """Tell whether a text holds an answer: its words in a row, or all its numbers, dates and codes in any spelling.
-
-    Numbers of one or two digits alone do not tell: they stand everywhere.
-    """
-    values = fact_values(answer)
-    return contains(text, answer) or (any(len(value) > 2 for value in values) and values <= fact_values(text))
 
 
 def _title(chunk: Row, recipe: _Recipe) -> str:

@@ -1,0 +1,96 @@
+"""Asking the contenders of a benchmark, and how long they take."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from raft.answers import Answer
+from raft.arms import Arm
+from raft.prompts import Prompt
+from raft.protocols import Completion, Failure, Generator, Message, Request, Scorer
+from raft.raftformat import parse
+from raft.scoring import percentile
+
+
+@dataclass(frozen=True)
+class Contender:
+    """An arm with what it works with.
+
+    Attributes:
+        arm: its description.
+        generator: its model; what it said before is replayed.
+        prompt: its prompt.
+        exemplars: turns of worked examples.
+        scorer: gives log-likelihoods; None where the model has none.
+        fresh: the same model asked one question at a time, with nothing replayed; None where it is not timed.
+    """
+
+    arm: Arm
+    generator: Generator
+    prompt: Prompt
+    exemplars: tuple[Message, ...] = ()
+    scorer: Scorer | None = None
+    fresh: Generator | None = None
+
+
+@dataclass
+class Stopwatch:
+    """A generator that notes how long those replies took that were not replayed.
+
+    Attributes:
+        generator: what is asked.
+        count: replies that were written now.
+        seconds: what they took together.
+    """
+
+    generator: Generator
+    count: int = 0
+    seconds: float = 0.0
+    identity: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Take over the generator's identity."""
+        self.identity = self.generator.identity
+
+    def complete(self, requests: Iterable[Request]) -> Iterator[Completion | Failure]:
+        """Yield what the generator yields."""
+        for outcome in self.generator.complete(requests):
+            if isinstance(outcome, Completion) and not outcome.replayed:
+                self.count += 1
+                self.seconds += outcome.seconds
+            yield outcome
+
+    def rate(self) -> float | None:
+        """Return questions a second, or None when every reply was replayed."""
+        return self.count / self.seconds if self.count and self.seconds else None
+
+
+def beginnings(answers: Sequence[Answer], chats: Sequence[Sequence[Message]], scorer: Scorer) -> list[str]:
+    """Return for each answer the text that a label of a closed set is chosen to follow.
+
+    A reply that kept the form keeps its quotes, and the label follows them; else the label is the whole reply.
+
+    Args:
+        answers: what was said freely.
+        chats: the turns that each was asked with.
+        scorer: renders them.
+    """
+    out = []
+    for answer, chat in zip(answers, chats, strict=True):
+        lines = [
+            f'Quote [{number}]: "{text}"' if number else f'Quote: "{text}"' for number, text in parse(answer.raw).quotes
+        ]
+        out.append(scorer.render(chat) + ("\n".join([*lines, "Answer:"]) if answer.followed else ""))
+    return out
+
+
+def labelled(answers: Sequence[Answer], labels: Sequence[str]) -> list[Answer]:
+    """Return the answers with their text replaced by the labels that were chosen for them."""
+    return [replace(answer, text=label, abstained=False) for answer, label in zip(answers, labels, strict=True)]
+
+
+def latency(seconds: Sequence[float]) -> dict[str, Any] | None:
+    """Return median and 95th percentile of seconds a question, or None without any."""
+    if not seconds:
+        return None
+    return {"median": percentile(seconds, 0.5), "p95": percentile(seconds, 0.95), "questions": len(seconds)}

@@ -1,0 +1,179 @@
+"""What each contender of a benchmark is shown: what search brings, the golden chunk, nothing that bears the answer.
+
+All contenders that retrieve see the same chunks in the same order. Where the golden chunk is given it takes the place
+of the last chunk that search brought, unless it is among them: so the two conditions differ in retrieval alone.
+"""
+
+import hashlib
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import polars as pl
+
+from raft.answers import Passage
+from raft.bearing import Sources, bearing, golden_of, group_of, unanswerable, withheld
+from raft.prompts import Prompt
+from raft.protocols import Message, Retriever
+from raft.raftformat import ABSTENTION, Shown, render_prompt, title_line
+
+DEPTH = 20
+"""Chunks searched for, at least: what MRR and nDCG look at, and what replaces chunks that are withheld."""
+
+_BATCH = 64
+Row = dict[str, Any]
+Context = Literal["none", "retrieved", "golden", "withheld"]
+
+
+@dataclass(frozen=True)
+class Contexts:
+    """The questions of a benchmark with what can be shown for them.
+
+    Attributes:
+        questions: a frame of `tables.EVALUATION`.
+        sources: where the answers stand, and what search brings.
+        passages: for each question id and context the passages to show; "withheld" only for the questions that are
+            also asked without what bears their answer.
+        seconds: seconds of one search, on average.
+    """
+
+    questions: pl.DataFrame
+    sources: Sources
+    passages: Mapping[str, Mapping[Context, Sequence[Passage]]]
+    seconds: float = 0.0
+
+    def ids(self, question_set: str, context: Context) -> list[str]:
+        """Return the questions of a set that can be asked in a context, in their order."""
+        rows = self.questions.filter(pl.col("split") == question_set)["question_id"].to_list()
+        return [name for name in rows if context in self.passages[name]]
+
+
+def contexts(
+    questions: pl.DataFrame,
+    chunks: pl.DataFrame,
+    documents: pl.DataFrame,
+    retriever: Retriever,
+    *,
+    k: int,
+    share: float,
+    seed: int,
+) -> Contexts:
+    """Search for each question, find what bears its answer, and choose what each context shows.
+
+    Args:
+        questions: a frame of `tables.EVALUATION`.
+        chunks: a frame of `tables.CHUNKS`.
+        documents: a frame with doc_id, path and title of `tables.DOCUMENTS`.
+        retriever: the index.
+        k: chunks shown.
+        share: share (0 to 1) of the questions that are also asked with their bearing chunks withheld.
+        seed: seed of that choice.
+    """
+    book = _Book(chunks, documents)
+    rows = questions.to_dicts()
+    hits = _searched([row["question"] for row in rows], retriever, max(DEPTH, 4 * k))
+    borne: dict[str, list[str]] = {}
+    groups: dict[str, str] = {}
+    shown: dict[str, dict[Context, list[Passage]]] = {}
+    for row, found in zip(rows, hits, strict=True):
+        name = row["question_id"]
+        brought = [one for one in found if one in book.chunks and not book.chunks[one]["boilerplate"]]
+        known = bearing(row, book.candidates(row))
+        golden = golden_of(known, brought)
+        borne[name], groups[name] = known, group_of(row, golden, book.path_of_chunk)
+        top = brought[:k]
+        given = top if golden is None or golden in top else [*top[: k - 1], golden]
+        shown[name] = {
+            "none": [],
+            "retrieved": [book.passage(one) for one in top],
+            "golden": [book.passage(one) for one in given],
+        }
+        if known and not unanswerable(row) and withheld(name, share, seed):
+            rest = [one for one in brought if one not in known][:k]
+            shown[name]["withheld"] = [book.passage(one) for one in rest]
+    found_by_id = {row["question_id"]: found for row, found in zip(rows, hits, strict=True)}
+    texts = {name: book.chunks[name]["text"] for known in borne.values() for name in known if name in book.chunks}
+    return Contexts(questions, Sources(borne, found_by_id, groups, texts), dict(shown))
+
+
+class _Book:
+    """The corpus by id."""
+
+    def __init__(self, chunks: pl.DataFrame, documents: pl.DataFrame) -> None:
+        self.chunks: dict[str, Row] = {row["chunk_id"]: row for row in chunks.iter_rows(named=True)}
+        self.paths = dict(documents.select("doc_id", "path").iter_rows())
+        self.titles = dict(documents.select("doc_id", "title").iter_rows())
+        self.path_of_chunk = {name: self.paths.get(row["doc_id"], "") for name, row in self.chunks.items()}
+        self._by_path: dict[str, list[Row]] = {}
+        for name, row in self.chunks.items():
+            self._by_path.setdefault(self.path_of_chunk[name], []).append(row)
+
+    def candidates(self, question: Row) -> list[Row]:
+        """Return the chunks among which a question's answer may stand."""
+        if question["document"]:
+            return self._by_path.get(question["document"], [])
+        paths = {self.path_of_chunk[name] for name in question["golden_chunk_ids"] if name in self.path_of_chunk}
+        if paths:
+            return [row for path in sorted(paths) for row in self._by_path[path]]
+        return list(self.chunks.values())
+
+    def passage(self, name: str) -> Passage:
+        row = self.chunks[name]
+        title = title_line(self.titles.get(row["doc_id"]), row["heading"])
+        return Passage(name, row["doc_id"], self.path_of_chunk[name], title, row["page"], row["start"], row["text"])
+
+
+def _searched(queries: Sequence[str], retriever: Retriever, depth: int) -> list[list[str]]:
+    found: list[list[str]] = [[] for _ in queries]
+    for start in range(0, len(queries), _BATCH):
+        hits = retriever.search(queries[start : start + _BATCH], depth).sort("query", "rank")
+        for query, chunk_id in hits.select("query", "chunk_id").iter_rows():
+            found[start + query].append(chunk_id)
+    return found
+
+
+def exemplars(
+    learned: pl.DataFrame,
+    chunks: pl.DataFrame,
+    documents: pl.DataFrame,
+    prompt: Prompt,
+    count: int,
+    *,
+    style: str,
+    seed: int,
+    abstaining: bool,
+) -> tuple[Message, ...]:
+    """Return worked examples as turns, from training questions alone: the short answers to short golden chunks.
+
+    Args:
+        learned: the rows of `tables.CLEANED` whose split is `train`.
+        chunks: a frame of `tables.CHUNKS`.
+        documents: a frame with doc_id and title.
+        prompt: the prompt that the examples are worked examples of.
+        count: how many; the last of four or more is answered by the abstention, where `abstaining`.
+        style: what `raftformat.render_style` returned.
+        seed: seed of the choice.
+        abstaining: whether one of four or more shows when to abstain.
+    """
+    book = _Book(chunks, documents)
+    rows = [
+        row
+        for row in learned.iter_rows(named=True)
+        if row["kind"] not in ("unanswerable", "comparison")
+        and len(row["golden_chunk_ids"]) == 1
+        and row["golden_chunk_ids"][0] in book.chunks
+    ]
+    rows.sort(key=lambda row: hashlib.sha256(f"{seed}:{row['question_id']}".encode()).digest())
+    rows = sorted(rows[: 4 * count], key=lambda row: len(book.chunks[row["golden_chunk_ids"][0]]["text"]))[:count]
+    random.Random(seed).shuffle(rows)  # noqa: S311  no secret
+    turns: list[Message] = []
+    for place, row in enumerate(rows):
+        absent = abstaining and len(rows) >= 4 and place == len(rows) - 1
+        source = rows[0] if absent else row
+        passage = book.passage(source["golden_chunk_ids"][0])
+        shown = [Shown(passage.chunk_id, passage.title, passage.text)]
+        asked = render_prompt(prompt, question=row["question"], shown=shown, style=style)
+        turns += [turn for turn in asked if turn["role"] == "user"]
+        turns.append({"role": "assistant", "content": ABSTENTION if absent else row["answer"]})
+    return tuple(turns)
