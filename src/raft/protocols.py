@@ -8,6 +8,7 @@ enters the key of each step that uses it.
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -140,4 +141,121 @@ class Indexes(Protocol):
 
     def open(self) -> AbstractContextManager[Retriever]:
         """Open the indexes for searching."""
+        ...
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """How an adapter is trained.
+
+    Attributes:
+        student: name of the base model.
+        rank: rank of the low-rank update of each linear layer (LoRA, arXiv 2106.09685).
+        alpha: its scale; the update is multiplied by alpha / rank.
+        learning_rate: highest learning rate, reached after the warm-up.
+        epochs: most passes over the rows.
+        batch: rows of one optimiser step.
+        evaluations: how often an epoch the validation loss is measured.
+        patience: stop after so many measurements without improvement.
+        checkpoint_minutes: most minutes between two checkpoints.
+        bits: 16, or 4 for a quantised base (QLoRA, arXiv 2305.14314; CUDA only).
+        max_tokens: longest row, in the student's tokens.
+        seed: seed of initialisation and row order.
+    """
+
+    student: str
+    rank: int
+    alpha: int
+    learning_rate: float
+    epochs: float
+    batch: int
+    evaluations: int
+    patience: int
+    checkpoint_minutes: float
+    bits: int
+    max_tokens: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class TrainingReport:
+    """What a training did.
+
+    Attributes:
+        curve: in the order of steps, `{"step", "epoch", "loss"}` (training) and `{"step", "epoch", "valid_loss"}`.
+        best_step: the step whose adapter was kept.
+        steps: optimiser steps done.
+        tokens: tokens read in all passes, labels and context, without padding.
+        seconds: of all sittings, where the training was interrupted and went on.
+        versions: name to version of each package that took part.
+        hardware: processor or card, cores, memory, in words.
+        backend: "peft" or "unsloth".
+    """
+
+    curve: tuple[Mapping[str, float], ...]
+    best_step: int
+    steps: int
+    tokens: int
+    seconds: float
+    versions: Mapping[str, str]
+    hardware: str
+    backend: str
+
+
+class Trainer(Protocol):
+    """Tunes an adapter of a small model."""
+
+    identity: str
+
+    def train(
+        self,
+        rows: Sequence[Sequence[Message]],
+        valid: Sequence[Sequence[Message]],
+        plan: TrainingPlan,
+        *,
+        out: Path,
+        checkpoints: Path,
+        listen: Callable[[Mapping[str, float]], None],
+    ) -> TrainingReport:
+        """Train on chats, in which only the last turn (the answer) is learned, and write the best adapter to `out`.
+
+        Args:
+            rows: chats to learn from; each ends with a turn of role "assistant".
+            valid: chats whose loss decides which checkpoint is kept; may be empty, then the last is kept.
+            plan: how.
+            out: an empty folder; gets `adapter_config.json`, `adapter_model.safetensors` and the tokenizer's files.
+            checkpoints: a folder of this training's own; an interrupted training goes on from what is in it.
+            listen: told `{"step", "steps", "epoch", "loss", "tokens_per_second"}` while it goes on.
+
+        Raises:
+            RaftError: the loss is no number, memory is short, or the student cannot be trained.
+        """
+        ...
+
+
+class Scorer(Protocol):
+    """Says how likely a model finds a text; what has no log-likelihoods (a hosted model) is no Scorer."""
+
+    identity: str
+
+    def score(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[float, bool, int]]:
+        """Return for each (context, continuation) three facts about the continuation.
+
+        They are its log-likelihood in nats given the context, whether each of its tokens is the most likely one, and
+        its number of tokens. A context that is a rendered chat is passed with its template's tokens; none are added.
+        """
+        ...
+
+    def render(self, messages: Sequence[Message]) -> str:
+        """Return a chat as the text that the model continues, ready as the context of `score`."""
+        ...
+
+
+class Streamer(Protocol):
+    """Writes text piece by piece."""
+
+    identity: str
+
+    def stream(self, request: Request) -> Iterator[str]:
+        """Yield the pieces of one reply while they are written; nothing is kept in the ledger."""
         ...

@@ -1,0 +1,169 @@
+"""What an answer rests on: where its quotes stand, and whether its figures do. Pure functions."""
+
+import re
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+
+from raft.answers import Citation, Passage
+from raft.raftformat import is_abstention
+from raft.text import contains, fact_values, facts
+
+_ALIKE = ('"“”„‟«»', "'‘’‚‛`´", "-‐‑‒–—―−")
+_CLASS = {character: f"[{re.escape(group)}]" for group in _ALIKE for character in group}
+_MARKS = "".join(_ALIKE[:2])
+
+_UNITS = "zero one two three four five six seven eight nine".split()  # noqa: SIM905
+_TEENS = "ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen".split()  # noqa: SIM905
+_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()  # noqa: SIM905
+_VALUES = {word: value for value, word in enumerate([*_UNITS, *_TEENS])}
+_VALUES |= {ten: 10 * value for value, ten in enumerate(_TENS, 2)}
+_VALUES |= {f"{ten} {unit}": _VALUES[ten] + _VALUES[unit] for ten in _TENS for unit in _UNITS[1:]}
+_ONE = (
+    "".join(rf"(?<!\b{word}\s)" for word in ("no", "any", "every", "each", "some", "this", "that", "the", "which"))
+    + r"one(?!\s(?:of|who|that|which|another|can|may|must|should|will|would|is|has)\b|['’]s\b)"
+)
+_NUMBER_WORD = re.compile(
+    rf"\b(?:({'|'.join(_TENS)})(?:[\s-]({'|'.join(_UNITS[1:])}))?"
+    rf"|({_ONE}|{'|'.join(word for word in (*_UNITS, *_TEENS) if word != 'one')})|(?=an?\shundred\b)an?)"
+    r"(\shundred)?\b",
+    re.IGNORECASE,
+)
+_TOKEN = re.compile(r"\w+(?:[.,:/]\w+)*")
+_ITEM = re.compile(r"^[ \t]*(\d{1,3})[.)](?=\s)", re.MULTILINE)
+_REFERENCE = re.compile(r"\[(\d{1,2})\]")
+_ISO_DATE = re.compile(r"(\d{4})/(\d{1,2})/(\d{1,2})")
+_YEAR = re.compile(r"[12]\d{3}")
+
+
+def locate(quotes: Iterable[tuple[int | None, str]], passages: Sequence[Passage]) -> tuple[list[Citation], bool | None]:
+    """Return the quotes that stand in the passages, and whether each stands in the one that it names.
+
+    A quote with a wrong number that stands in another passage is a citation of that passage, and makes the second
+    result false. A quote without a number may stand in any.
+
+    Args:
+        quotes: number (from 1, in the order of the prompt; None for none) and text, as `raftformat.parse` has them.
+        passages: what was shown, in the order of the prompt.
+
+    Returns:
+        One citation a quote that was found, in order, its offsets in the document's text; and whether all were found
+        where they say, None without quotes.
+    """
+    citations, right = [], []
+    for number, text in quotes:
+        named = passages if number is None else passages[max(0, number - 1) : number]
+        others = (passage for passage in passages if all(passage is not one for one in named))
+        found = _first(text, named)
+        right.append(found is not None)
+        found = found or _first(text, others)
+        if found:
+            citations.append(found)
+    return citations, all(right) if right else None
+
+
+def _first(quote: str, passages: Iterable[Passage]) -> Citation | None:
+    for passage in passages:
+        span = find_verbatim(quote, passage.text)
+        if span:
+            start, end = span
+            place = (passage.start + start, passage.start + end)
+            return Citation(passage.chunk_id, passage.document, passage.page, *place, passage.text[start:end])
+    return None
+
+
+def find_verbatim(quote: str, text: str) -> tuple[int, int] | None:
+    """Return start and end of a quote that stands word for word in a text, or None.
+
+    Only white space and the typography of quotation marks and dashes may differ; letters, their case and all other
+    punctuation count. It begins and ends where words and numbers do: "3 days" does not stand in "13 days" nor in
+    "2.3 days". A quote without a letter or digit stands nowhere.
+    """
+    for wanted in dict.fromkeys((quote.strip(), quote.strip().strip(_MARKS).strip())):
+        if any(map(str.isalnum, wanted)):
+            match = _pattern(wanted, loose=False).search(text) or _pattern(wanted, loose=True).search(text)
+            if match:
+                return match.span()
+    return None
+
+
+@lru_cache(maxsize=1024)
+def _pattern(quote: str, *, loose: bool) -> re.Pattern[str]:
+    alike = _CLASS if loose else {}
+    words = ("".join(alike.get(character) or re.escape(character) for character in word) for word in quote.split())
+    before = r"(?<!\w)" if _is_word(quote[0]) else ""
+    before += r"(?<!\d[.,:/])(?<![\s(][-−])(?<!^[-−])" if quote[0].isdigit() else ""  # 2.3 and -3 are no 3
+    after = r"(?!\w)" if _is_word(quote[-1]) else ""
+    after += r"(?![.,:/]\d)" if quote[-1].isdigit() else ""
+    return re.compile(before + r"\s+".join(words) + after)
+
+
+def _is_word(character: str) -> bool:
+    return character.isalnum() or character == "_"
+
+
+def is_supported(answer: str, citations: Sequence[Citation], passages: Sequence[Passage]) -> bool | None:
+    """Tell whether what an answer states exactly stands in what it rests on.
+
+    With figures (numbers, dates, codes, anything with a digit, and numbers in words), each must stand in the text or
+    title of a cited passage (the whole passage, not only the quote), or of any that was shown if none is cited; "12
+    March" and "2026" stand in "12 March 2026". A digit in another unit or about another thing is not noticed.
+    Without figures, an answer is supported when it has a citation, or its words stand in a passage one after the other.
+
+    Args:
+        answer: the answer without its quotes; numbers of list items, and references such as "[2]", are no figures.
+        citations: what `locate` found.
+        passages: what was shown.
+
+    Returns:
+        None when the answer abstains, or nothing was shown.
+    """
+    if not passages or is_abstention(answer):
+        return None
+    claimed = figures(_without_numbering(answer, len(passages)))
+    if not claimed:
+        return bool(citations) or any(contains(f"{passage.title}\n{passage.text}", answer) for passage in passages)
+    cited = {citation.chunk_id for citation in citations}
+    read = [passage for passage in passages if passage.chunk_id in cited] or passages
+    known = frozenset[str]().union(*(figures(f"{passage.title}\n{passage.text}") for passage in read))
+    return all(value in known or _is_part_of_a_date(value, known) for value in claimed)
+
+
+@lru_cache(maxsize=8192)
+def figures(text: str) -> frozenset[str]:
+    """Return the values of all figures of a text: `text.fact_values`, number words, and all else that has a digit.
+
+    "three" has the value "3", "24h" and "#5" the values "24h" and "5", 2026-03-12 that of 12 March 2026.
+    """
+    digits = _NUMBER_WORD.sub(_in_digits, text)
+    rest = list(digits)
+    for fact in facts(digits):
+        if fact.kind != "name":
+            rest[fact.start : fact.end] = " " * (fact.end - fact.start)
+    tokens = (token.casefold() for token in _TOKEN.findall("".join(rest)) if any(map(str.isdigit, token)))
+    return frozenset(map(_dated, (*fact_values(digits), *tokens)))
+
+
+def _in_digits(match: re.Match[str]) -> str:
+    ten, unit, word, hundred = match.groups()
+    value = _VALUES[" ".join(filter(None, (ten, unit or word))).lower() or "one"]
+    return str(value * 100 if hundred else value)
+
+
+def _dated(value: str) -> str:
+    """Return the value of a date in the form in which `text.fact_values` has those with a month's name."""
+    match = _ISO_DATE.fullmatch(value)
+    return f"{match[1]}/{int(match[3])}/m{int(match[2])}" if match else value
+
+
+def _is_part_of_a_date(value: str, known: frozenset[str]) -> bool:
+    if "/m" not in value and not _YEAR.fullmatch(value):
+        return False
+    parts = set(value.split("/"))
+    return any(parts <= set(date.split("/")) for date in known if "/" in date)
+
+
+def _without_numbering(answer: str, shown: int) -> str:
+    answer = _REFERENCE.sub(lambda match: " " if 1 <= int(match[1]) <= shown else match[0], answer)
+    items = [int(number) for number in _ITEM.findall(answer)]
+    counts = len(items) > 1 and items == list(range(1, len(items) + 1))
+    return _ITEM.sub("", answer) if counts else answer
