@@ -206,14 +206,8 @@ def check_question(text: str, target: Target, context: str) -> None:
     Raises:
         ValueError: it is no single question, gives the answer away, or is about something else.
     """
-    _must(text.endswith("?") and text.count("?") == 1, "it is not one question")
-    _must(not _SECOND.search(text), "it asks for two things")
-    _must(not _GARBLED.search(text), "its grammar is broken")
-    _must(not _lowered_names(text, target.statement), "it writes a name in lower case")
-    if target.kind in ("fact", "number", "date", "name"):
-        _must(not contains(text, target.answer), "it gives the answer away")
-        given = fact_values(target.answer) & fact_values(text)
-        _must(not given - fact_values(context), "it gives the answer away")
+    exact = target.kind in ("fact", "number", "date", "name")
+    check_wording(text, target.answer if exact else "", target.statement, context)
     if target.kind == "decision":
         _must(not re.search(r"\b(?:not|never|no)\b|n't", text, re.IGNORECASE), "it is asked in the negative")
     words = [_stem(word) for word in normalise(text).split() if word in content_words(text)]
@@ -226,6 +220,30 @@ def check_question(text: str, target: Target, context: str) -> None:
     needed = max(2, math.ceil(0.3 * min(len(stated), 10)))
     _must(len(set(body) & stated) >= min(needed, len(stated)), "it leaves out what the statement is about")
     _must(len(set(words)) > 0.6 * len(words), "it repeats itself")
+
+
+def check_wording(text: str, answer: str, statement: str, context: str) -> None:
+    """Check that a text is one question in good English that does not hold its answer (which may be empty).
+
+    Raises:
+        ValueError: it is not.
+    """
+    _must(text.endswith("?") and text.count("?") == 1, "it is not one question")
+    _must(not _SECOND.search(text), "it asks for two things")
+    _must(not _GARBLED.search(text), "its grammar is broken")
+    _must(not _lowered_names(text, statement), "it writes a name in lower case")
+    if answer:
+        _must(not contains(text, answer), "it gives the answer away")
+        given = fact_values(answer) & fact_values(text)
+        _must(not given - fact_values(context), "it gives the answer away")
+
+
+def grounded(text: str, statement: str, context: str) -> tuple[float, int]:
+    """Return the share of a question's words that statement or context hold, and how many the statement holds."""
+    words = {_stem(word) for word in content_words(text)}
+    stated = {_stem(word) for word in content_words(statement)}
+    known = stated | {_stem(word) for word in content_words(context)}
+    return len(words & known) / max(1, len(words)), len(words & stated)
 
 
 def _lowered_names(question: str, statement: str) -> set[str]:

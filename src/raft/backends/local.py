@@ -9,14 +9,15 @@ import copy
 import hashlib
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
+from raft import adapters
 from raft.backends import models
 from raft.backends.asking import Reply
-from raft.backends.quiet import quiet
-from raft.errors import MissingExtra, RaftError
+from raft.backends.weights import Weights
 from raft.ledger import request_text
-from raft.protocols import Failure, Request
+from raft.protocols import Failure, Message, Request
 
 _WORTH_SHARING = 32
 """Fewest tokens of a common beginning that are read once for a batch; the prompts' examples are some hundreds."""
@@ -28,6 +29,8 @@ class LocalModel:
     Args:
         name: a hub name, a folder, or an embedded default.
         batch: how many calls are answered together.
+        adapter: the folder of an adapter of this model, or None for the model as it is.
+        weights: the model's weights, where several share them.
 
     Raises:
         MissingExtra: transformers or torch is not installed.
@@ -36,23 +39,73 @@ class LocalModel:
 
     WINDOWS = 8
 
-    def __init__(self, name: str, *, batch: int) -> None:
+    def __init__(self, name: str, *, batch: int, adapter: Path | None = None, weights: Weights | None = None) -> None:
         self.name = name
-        self._batch = batch
+        self._batch, self._adapter, self._weights = batch, adapter, weights or Weights(name)
         self.window = batch * self.WINDOWS
-        self.identity = f"{models.identity(name)}:bfloat16"
-        self._loaded: tuple[Any, Any] | None = None
+        self.identity = f"{models.identity(name)}:bfloat16" + (f"+{adapters.digest(adapter)}" if adapter else "")
         self._prefix: tuple[tuple[int, ...], Any] | None = None
 
     def answer(self, calls: Sequence[Request], wanted: Sequence[bool]) -> Iterator[list[tuple[int, Reply | Failure]]]:
         """Answer those `calls` that are `wanted`, a batch at a time, longest first."""
-        model, tokenizer = self._load()
-        prompts = [_render(tokenizer, call) for call in calls]
+        model, tokenizer = self._weights.use(self._adapter)
+        prompts = [render(tokenizer, call.messages) for call in calls]
         order = sorted(range(len(calls)), key=lambda i: (-len(prompts[i]), prompts[i]))
         for begin in range(0, len(order), self._batch):
             batch = [i for i in order[begin : begin + self._batch] if wanted[i]]
             for group in _alike(batch, calls):
                 yield list(zip(group, self._generate(model, tokenizer, calls, prompts, group), strict=True))
+
+    def stream(self, request: Request) -> Iterator[str]:
+        """Yield the pieces of one reply while they are written; see `raft.protocols.Streamer`.
+
+        Who stops listening stops the writing.
+        """
+        from threading import Event, Thread
+
+        import torch
+        from transformers import TextIteratorStreamer
+
+        model, tokenizer = self._weights.use(self._adapter)
+        inputs = tokenizer(render(tokenizer, request.messages), add_special_tokens=False, return_tensors="pt")
+        pieces: Any = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
+        failed: list[BaseException] = []
+        left = Event()
+
+        def write() -> None:
+            try:
+                with torch.inference_mode():
+                    model.generate(
+                        **inputs.to(model.device),
+                        max_new_tokens=request.max_tokens,
+                        do_sample=False,
+                        pad_token_id=tokenizer.pad_token_id,
+                        streamer=pieces,
+                        stopping_criteria=[lambda ids, _: torch.full((len(ids),), left.is_set(), device=ids.device)],
+                    )
+            except BaseException as error:  # carried to the caller's thread
+                failed.append(error)
+                pieces.end()
+
+        writer = Thread(target=write, daemon=True)
+        writer.start()
+        try:
+            yield from filter(None, pieces)
+        finally:
+            left.set()
+            writer.join()
+        if failed:
+            raise failed[0]
+
+    def score(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[float, bool, int]]:
+        """Score continuations; see `raft.protocols.Scorer`."""
+        from raft.backends import likelihood
+
+        return likelihood.score(*self._weights.use(self._adapter), pairs)
+
+    def render(self, messages: Sequence[Message]) -> str:
+        """Return a chat as the text that the model continues."""
+        return render(self._weights.use(self._adapter)[1], messages)
 
     def _generate(
         self, model: Any, tokenizer: Any, calls: Sequence[Request], prompts: Sequence[str], group: Sequence[int]
@@ -105,41 +158,16 @@ class LocalModel:
         cache.batch_repeat_interleave(rows)
         return cache
 
-    def _load(self) -> tuple[Any, Any]:
-        if self._loaded is None:
-            quiet()
-            try:
-                import torch
-                from transformers import AutoModelForCausalLM, AutoTokenizer
-            except ImportError as error:
-                why = f"to run {self.name} on this machine"
-                raise MissingExtra(error.name or "transformers", extra="local", why=why) from None
-            folder = models.resolve(self.name)
-            try:
-                tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
-                model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, use_safetensors=True)
-            except (OSError, ValueError) as error:
-                raise RaftError(
-                    f"The model {self.name} cannot be loaded: {str(error).splitlines()[0]}",
-                    where=folder,
-                    hint="give a folder that holds a causal language model, set RAFT_MODELS, or check the name",
-                ) from None
-            if tokenizer.pad_token_id is None:
-                tokenizer.pad_token = tokenizer.eos_token
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-            model.eval()  # type: ignore[no-untyped-call]
-            self._loaded = model.to(device), tokenizer  # type: ignore[arg-type]
-        return self._loaded
 
-
-def _render(tokenizer: Any, call: Request) -> str:
-    messages = list(call.messages)
-    unfinished = messages[-1]["role"] == "assistant"
+def render(tokenizer: Any, messages: Sequence[Message]) -> str:
+    """Return a chat in the model's template, ready for its reply; a last assistant turn is continued."""
+    chat = list(messages)
+    unfinished = chat[-1]["role"] == "assistant"
     if tokenizer.chat_template is None:
-        return "\n\n".join(message["content"] for message in messages) + ("" if unfinished else "\n\n")
+        return "\n\n".join(message["content"] for message in chat) + ("" if unfinished else "\n\n")
     return str(
         tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=not unfinished, continue_final_message=unfinished
+            chat, tokenize=False, add_generation_prompt=not unfinished, continue_final_message=unfinished
         )
     )
 
