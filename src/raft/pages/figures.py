@@ -1,0 +1,96 @@
+"""Figures as a person reads them: shares times 100, intervals, durations, money, and what each measure means."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+NOT_MEASURED = "not measured"
+TOO_FEW = "too few to tell"
+FEW_GROUPS = 20
+"""Under so many resampled documents a bootstrap interval is too narrow to be believed."""
+
+MEASURES: Mapping[str, tuple[str, str]] = {
+    "f1": ("F1", "words that answer and reference share, the best reference counting"),
+    "accuracy": ("accuracy", "share of questions whose label is right"),
+    "macro_f1": ("macro F1", "F1 of each label, averaged over the labels"),
+    "exact_match": ("exact match", "share of answers that are a reference, but for case, articles and punctuation"),
+    "contains": ("contains", "share of answers that hold a reference"),
+    "fact_accuracy": ("facts right", "share of answers with the numbers, dates, names and codes of a reference"),
+    "rouge_l": ("ROUGE-L", "longest common subsequence of words with a reference"),
+    "false_answers": ("false answers", "answered although nothing that was shown bears the answer; lower is better"),
+    "false_refusals": ("false refusals", "abstained although the question can be answered; lower is better"),
+    "quote_support": ("quotes verbatim", "share of the quotes given that stand word for word in what was shown"),
+    "citation_precision": ("right source", "share of verbatim quotes that come from a text that bears the answer"),
+    "supported": ("figures supported", "share of answers whose numbers, dates and codes stand in the text"),
+    "followed": ("form kept", "share of replies that keep the form asked for"),
+}
+"""Title and meaning of each measure of an arm."""
+
+DECISIONS: Mapping[str, tuple[str, str]] = {
+    "ship": ("Ship the tuned model.", "It answers better than plain RAG, and the rules for shipping are met."),
+    "investigate": ("Look closer before you decide.", "The figures do not settle it yet."),
+    "keep plain RAG": ("Keep plain RAG.", "Tuning did not bring enough to be worth it."),
+    "not tuned yet": ("Not tuned yet.", "These are the figures that a tuned model has to beat."),
+}
+"""Each verdict in plain words."""
+
+
+def known(value: Any) -> bool:
+    """Tell whether a number was measured: it is there, and finite."""
+    return value is not None and math.isfinite(value)
+
+
+def measured(interval: Mapping[str, Any] | None) -> bool:
+    """Tell whether an interval (the JSON form of `raft.scoring.Interval`) has a value."""
+    return interval is not None and known(interval.get("value"))
+
+
+def few(interval: Mapping[str, Any]) -> bool:
+    """Tell whether an interval rests on too few documents."""
+    return interval["groups"] < FEW_GROUPS or not (known(interval.get("low")) and known(interval.get("high")))
+
+
+def share(value: float | None, *, signed: bool = False) -> str:
+    """Return a share (0 to 1) or a difference of shares times 100 with one decimal."""
+    if value is None or not known(value):
+        return NOT_MEASURED
+    digits = f"{abs(100 * value):.1f}"
+    if digits == "0.0":
+        return digits
+    return ("−" if value < 0 else "+" if signed else "") + digits
+
+
+def spread(interval: Mapping[str, Any], *, signed: bool = False) -> str:
+    """Return the bounds of an interval, or that there are too few documents to tell."""
+    if few(interval):
+        return TOO_FEW
+    return f"{share(interval['low'], signed=signed)} to {share(interval['high'], signed=signed)}"
+
+
+def full(interval: Mapping[str, Any] | None, *, signed: bool = False) -> str:
+    """Return value and bounds in one line: "42.1 (36.0 to 48.2)"."""
+    if interval is None or not measured(interval):
+        return NOT_MEASURED
+    return f"{share(interval['value'], signed=signed)} ({spread(interval, signed=signed)})"
+
+
+def amount(value: float | None, *, digits: int = 1, unit: str = "") -> str:
+    """Return a number with its unit, thousands separated."""
+    return NOT_MEASURED if value is None or not known(value) else f"{value:,.{digits}f}{unit}"
+
+
+def money(dollars: float | None) -> str:
+    """Return US dollars, with as many decimals as a small amount needs."""
+    if dollars is None or not known(dollars):
+        return NOT_MEASURED
+    return f"${dollars:,.2f}" if dollars == 0 or abs(dollars) >= 0.1 else f"${dollars:,.4f}"
+
+
+def duration(seconds: float | None) -> str:
+    """Return seconds as hours, minutes and seconds, the two greatest of them."""
+    if seconds is None or not known(seconds):
+        return NOT_MEASURED
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
