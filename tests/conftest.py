@@ -160,6 +160,13 @@ class Fakes:
         for owner, name in ((artifacts, "write"), (artifacts, "atomically"), (ledger.Ledger, "add")):
             patch(owner, name, self._counted(getattr(owner, name)))
 
+    def install_around_student(self, patch):
+        """Put the fakes in the place of a hosted generator and the embedder; the student is a real model."""
+        from raft.api import seams
+
+        patch(seams, "open_embedder", lambda name, *_, **__: FakeEmbedder(name, self))
+        patch(seams, "HostedModel", lambda name, **_: FakeModel(name, self))
+
     def _counted(self, function):
         def counted(*args, **options):
             self.event()
@@ -273,3 +280,40 @@ def fake_models(monkeypatch):
     fakes = Fakes()
     fakes.install(monkeypatch.setattr)
     return fakes
+
+
+TEMPLATE = "{% for m in messages %}<s>{{ m['role'] }}\n{{ m['content'] }}</s>\n{% endfor %}"
+TEMPLATE += "{% if add_generation_prompt %}<s>assistant\n{% endif %}"
+
+
+@pytest.fixture(scope="session")
+def tiny_student(tmp_path_factory):
+    """The folder of a tiny llama in bfloat16 with random weights, a tokenizer of bytes and words, a chat template."""
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    from tokenizers import ByteLevelBPETokenizer
+
+    home = tmp_path_factory.mktemp("students") / "tiny"
+    rust = ByteLevelBPETokenizer()
+    rust.train_from_iterator(DOCUMENTS.values(), vocab_size=600, special_tokens=["<s>", "</s>"], show_progress=False)
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=rust._tokenizer, eos_token="</s>", pad_token="</s>", chat_template=TEMPLATE
+    )
+    tokenizer.save_pretrained(home)
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=2048,
+        initializer_range=0.2,
+        tie_word_embeddings=False,
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=1,
+    )
+    transformers.LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(home)
+    return home

@@ -547,6 +547,85 @@ def test_export_says_where(raft, copied):
     assert raft("export", copied, "--format", "csv").exit_code == 2
 
 
+@pytest.mark.parametrize("arguments", [[], ["--merged", "--gguf"], ["--format", "hf", "--merged"]])
+def test_one_thing_is_exported_at_a_time(raft, copied, arguments):
+    """`export` without a form, or with two, says what there is."""
+    refused(raft("export", copied, *arguments), 2, "--format, --merged or --gguf")
+
+
+def test_rows_have_no_adapter(raft, copied):
+    """An adapter is refused where training rows are exported."""
+    refused(raft("export", copied, "--format", "hf", "--adapter", "3fa"), 2, "--adapter")
+
+
+@pytest.mark.parametrize(
+    "arguments", [["train", "nowhere"], ["ask", "nowhere", "Why?"], ["approve", "nowhere", "--by", "Marta Quill"]]
+)
+def test_no_run_directory(raft, arguments):
+    """A command for a run directory that is none names the build that makes one."""
+    refused(raft(*arguments), 2, "nowhere", "raft build CORPUS")
+
+
+@pytest.mark.parametrize(
+    "arguments", [["approve", "--by", "Marta Quill"], ["export", "--merged"], ["export", "--gguf"]]
+)
+def test_no_adapter_yet(raft, copied, arguments):
+    """What needs an adapter names the command that trains one."""
+    command, *options = arguments
+    refused(raft(command, copied, *options), 2, f"raft train {copied}")
+
+
+def test_a_setting_that_a_training_does_not_read(raft, copied):
+    """A setting that had its effect in the build is refused, with the build that changes it."""
+    refused(raft("train", copied, "--set", "index.k=3"), 2, "index.k", "raft build CORPUS")
+
+
+@pytest.fixture
+def says(fake_models):
+    """Have models say this to every question."""
+
+    def say(text):
+        fake_models.reply = lambda request: text
+
+    say('Quote [1]: "weighs 7.5 kg"\nAnswer: 7.5 kg')
+    return say
+
+
+HEAVY = "How heavy is the Delta garden pump?"
+
+
+def test_an_answer_is_printed_with_its_quote(raft, copied, says):
+    """`ask` prints the answer, then document and quote; with --show-context also what the model was shown."""
+    result = raft("ask", copied, HEAVY, "--model", "openai/x")
+    assert result.stdout.splitlines() == ["7.5 kg", "  manuals/delta.md", "    “weighs 7.5 kg”"]
+    assert "  [2] " in raft("ask", copied, HEAVY, "--model", "openai/x", "--show-context", "--k", "2").stdout
+    says("Answer: 8 kg")
+    assert "! not supported" in raft("ask", copied, HEAVY, "--model", "openai/x").stdout
+    result = raft("ask", copied, HEAVY, "--model", "openai/x", "--when-unsupported", "refuse")
+    assert "! an answer was withheld" in result.stdout
+
+
+def test_an_answer_for_programs(raft, copied, says):
+    """With --json an answer is one line of JSON with citations, checks and timings."""
+    (line,) = raft("ask", copied, HEAVY, "--model", "openai/x", "--json").stdout.splitlines()
+    answer = json.loads(line)
+    assert (answer["text"], answer["supported"], answer["quotes_verbatim"]) == ("7.5 kg", True, True)
+    assert answer["citations"][0]["document"] == "manuals/delta.md"
+    assert set(answer["seconds"]) == {"retrieval", "generation"}
+
+
+def test_a_session(raft, copied, says):
+    """Without a question each line is answered until an empty one; commands change how, and a failure ends nothing."""
+    lines = [HEAVY, ":context", "Who is it?", ":adapter 3fa", ":what", HEAVY, "", "never asked"]
+    result = CliRunner().invoke(main, ["ask", str(copied), "--model", "openai/x"], input="\n".join(lines))
+    assert result.exit_code == 0, result.output
+    assert result.stdout.count("“weighs 7.5 kg”") == 2
+    assert result.stdout.count("! not supported") == 1
+    assert result.stdout.index("  [1] ") > result.stdout.index("“weighs 7.5 kg”")
+    assert "no adapter in this run yet" in result.stderr
+    assert ":adapter ID" in result.stderr
+
+
 def test_the_version_is_told(raft):
     """`--version` prints name and version."""
     import raft as package
@@ -554,7 +633,7 @@ def test_the_version_is_told(raft):
     assert package.__version__ in raft("--version").stdout
 
 
-@pytest.mark.parametrize("command", ["init", "build", "status", "show", "export"])
+@pytest.mark.parametrize("command", ["init", "build", "status", "show", "export", "train", "approve", "ask"])
 def test_each_command_explains_itself(raft, command):
     """Each command has help with a sentence and every option explained."""
     result = raft(command, "-h")

@@ -14,7 +14,8 @@ from raft.cli import main
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-COMMANDS = sorted(set(re.findall(r"^\s*(raft (?:init|build|status|show|export)\b[^\n#`(]*)", README, re.MULTILINE)))
+NAMES = "init|build|train|ask|bench|approve|status|show|export"
+COMMANDS = sorted(set(re.findall(rf"^\s*(raft (?:{NAMES})\b[^\n#`(]*)", README, re.MULTILINE)))
 
 
 def test_every_command_is_documented():

@@ -308,3 +308,12 @@ def test_evaluation_rows_are_those_measured_with():
     assert table["question_id"].to_list() == [*measured["question_id"], "u0"]
     assert table.filter(split="eval_unseen").row(0, named=True)["document"] == "window.md"
     assert table["answers"].to_list()[0] == [measured["answer"][0]]
+
+
+def test_every_question_that_was_learned_is_found():
+    """Each question to measure with that says the same as a learned one is named, with that one, and no other is."""
+    learned = [{"question_id": "l0", "question": ROWS[0]["question"]}, {"question_id": "l1", "question": "Who is Bo?"}]
+    asked = user(ROWS[0]["question"], "Where does the train to Halden stop?", ROWS[0]["question"].rstrip("?"))
+    found = split.collisions(learned, asked, embedder=HashEmbedder(), similarity=0.92)
+    assert sorted(found) == [(ROWS[0]["question"], "u0"), (ROWS[0]["question"], "u2")]
+    assert split.collisions([], asked, embedder=HashEmbedder(), similarity=0.92) == []

@@ -5,27 +5,52 @@ import raft
 run = raft.build("handbook/", out="runs/handbook", generator="openai/gpt-4o-mini")
 run.questions, run.cleaned, run.examples
 run.index.search(["what is the refund limit?"], k=5)
+
+raft.train("runs/handbook")
+raft.load("runs/handbook").ask("What is the refund limit?")
+raft.bench("runs/handbook")["verdict"]
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 if TYPE_CHECKING:
-    from raft.api import Built, build, export, initialise, load
+    from raft.answers import Answer
+    from raft.api import Answerer, Built, approve, bench, build, export, export_model, initialise, load, train
     from raft.errors import RaftError
 
 _HOMES = {
+    "Answer": "raft.answers",
+    "Answerer": "raft.api",
     "Built": "raft.api",
+    "approve": "raft.api",
+    "bench": "raft.api",
     "build": "raft.api",
     "export": "raft.api",
+    "export_model": "raft.api",
     "initialise": "raft.api",
     "load": "raft.api",
+    "train": "raft.api",
     "RaftError": "raft.errors",
 }
 
-__all__ = ["Built", "RaftError", "__version__", "build", "export", "initialise", "load"]
+__all__ = [
+    "Answer",
+    "Answerer",
+    "Built",
+    "RaftError",
+    "__version__",
+    "approve",
+    "bench",
+    "build",
+    "export",
+    "export_model",
+    "initialise",
+    "load",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from raft.errors import RaftError
-from raft.protocols import Embedder, Request, Tokenizer
+from raft.protocols import Embedder, Message, Request, Scorer, Tokenizer
 
 FORMAT = 1
 _SCHEMA = """
@@ -206,6 +206,41 @@ class CachedEmbedder:
             self._ledger.add_vectors(fresh)
             known |= fresh
         return np.stack([known[key] for key in keys]).astype(np.float32)
+
+
+class CachedScorer:
+    """A scorer that looks into the ledger first; how likely a text is, is computed once.
+
+    Args:
+        scorer: the one that does the work.
+        ledger: where likelihoods are kept, as vectors of three numbers.
+    """
+
+    WINDOW = 256
+
+    def __init__(self, scorer: Scorer, ledger: Ledger) -> None:
+        self._scorer, self._ledger = scorer, ledger
+        self.identity: str = scorer.identity
+
+    def score(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[float, bool, int]]:
+        """Return what the scorer returns, log-likelihoods rounded to 32 bits."""
+        windows = [self._window(pairs[i : i + self.WINDOW]) for i in range(0, len(pairs), self.WINDOW)]
+        return [one for window in windows for one in window]
+
+    def _window(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[float, bool, int]]:
+        keys = [_digest(json.dumps(["likelihood", self.identity, *pair])) for pair in pairs]
+        known = self._ledger.find_vectors(keys)
+        missing = {key: pair for key, pair in zip(keys, pairs, strict=True) if key not in known}
+        if missing:
+            scores = self._scorer.score(list(missing.values()))
+            fresh = {key: np.array(one, dtype=np.float32) for key, one in zip(missing, scores, strict=True)}
+            self._ledger.add_vectors(fresh)
+            known |= fresh
+        return [(float(likely), bool(greedy), int(count)) for likely, greedy, count in (known[key] for key in keys)]
+
+    def render(self, messages: Sequence[Message]) -> str:
+        """Return what the scorer returns."""
+        return self._scorer.render(messages)
 
 
 def _digest(text: str) -> str:

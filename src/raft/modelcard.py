@@ -85,6 +85,13 @@ def excerpt(card: Mapping[str, Any]) -> dict[str, Any]:
     return {**{name: card[name] for name in names}, "curve": card["loss_curve"]}
 
 
+def line(card: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a list of adapters says of one; `valid_loss` is that of the step that was kept, None without any."""
+    losses = [point["valid_loss"] for point in card.get("loss_curve", ()) if "valid_loss" in point]
+    names = ("adapter", "current", "created", "base", "rows", "valid", "best_step", "approved_by")
+    return {**{name: card.get(name) for name in names}, "valid_loss": min(losses, default=None)}
+
+
 def readme(card: Mapping[str, Any], benchmark: Mapping[str, Any] | None = None) -> str:
     """Return a model card as the Hugging Face hub reads it (Markdown behind a YAML front matter).
 

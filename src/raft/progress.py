@@ -18,7 +18,7 @@ _DOING = {
 
 
 class Progress:
-    """A listener for `raft.build` that writes to standard error.
+    """A listener for `raft.build` and `raft.train` that writes to standard error.
 
     Args:
         silent: write nothing.
@@ -30,6 +30,7 @@ class Progress:
         self._planned = self._answered = self._replayed = 0
         self._begun = self._told = time.monotonic()
         self._step = ""
+        self._first: tuple[float, float] | None = None
 
     def __enter__(self) -> Self:
         if not self._silent and sys.stderr.isatty():
@@ -44,11 +45,11 @@ class Progress:
             self._live.stop()
 
     def __call__(self, event: str, facts: Mapping[str, Any]) -> None:
-        """Take note of an event of the build."""
+        """Take note of an event."""
         if event == "begins":
             self._step, self._begun = facts["step"], time.monotonic()
             self._answered = self._replayed = 0
-            self._say(f"{_DOING.get(self._step, self._step)} …", lasting=False)
+            self._say(f"{_doing(self._step)} …", lasting=False)
         elif event == "reused":
             self._say(f"{facts['step']:<10} unchanged")
         elif event == "made":
@@ -59,13 +60,41 @@ class Progress:
             self._answered += facts["new"]
             self._replayed += facts["replayed"]
             self._say(self._rate(), lasting=False)
+        elif event == "asking":
+            self._asking(facts)
+        elif event == "rows":
+            self._first = None
+            self._say(_rows(facts))
+        elif event == "training":
+            self._say(self._pace(facts), lasting="valid_loss" in facts)
 
     def _rate(self) -> str:
         seconds = max(1e-3, time.monotonic() - self._begun)
         planned = f" for {self._planned:,} questions" if self._step == "questions" and self._planned else ""
         replayed = f", {self._replayed:,} from the ledger" if self._replayed else ""
-        doing = _DOING.get(self._step, self._step)
+        doing = _doing(self._step)
         return f"{doing}: {self._answered:,} new replies{planned}{replayed}, {self._answered / seconds:.1f} a second"
+
+    def _asking(self, facts: Mapping[str, Any]) -> None:
+        self._begun, self._answered, self._replayed, self._planned = time.monotonic(), 0, 0, facts["questions"]
+        self._step = "asking"
+        without = " without what bears the answer" if facts["condition"] == "withheld" else ""
+        self._say(f"asking     {facts['arm']}: {facts['questions']:,} of {facts['set']}{without}")
+
+    def _pace(self, facts: Mapping[str, Any]) -> str:
+        step, steps, now = facts["step"], facts["steps"], time.monotonic()
+        self._first = self._first or (now, step)
+        begun, first = self._first
+        text = f"step {step:,} of {steps:,} (epoch {facts['epoch']:.2f})"
+        if "valid_loss" in facts:
+            text += f", validation loss {facts['valid_loss']:.4f}"
+        if "loss" in facts:
+            text += f", loss {facts['loss']:.4f}"
+        if "tokens_per_second" in facts:
+            text += f", {facts['tokens_per_second']:,.0f} tokens a second"
+        if step > first:  # the first step, which also warms up, has no beginning
+            text += f", at most {_long((now - begun) / (step - first) * (steps - step))} left"
+        return text
 
     def _say(self, text: str, *, lasting: bool = True) -> None:
         if self._silent:
@@ -83,3 +112,19 @@ class Progress:
 def _made(line: Mapping[str, Any]) -> str:
     rows = [f"{entry['rows']:,} {name.split('.')[0]}" for name, entry in line["artifacts"].items() if "rows" in entry]
     return f"{', '.join(rows) or 'ready'} in {line['seconds']:.1f} s"
+
+
+def _doing(step: str) -> str:
+    return "training" if step.startswith("adapter-") else _DOING.get(step, step)
+
+
+def _rows(facts: Mapping[str, Any]) -> str:
+    text = f"training on {facts['rows']:,} rows of {facts['tokens']:,} tokens in all"
+    text += f" ({facts['shortened']:,} lost distractors to fit)" if facts["shortened"] else ""
+    text += f" and {facts['rehearsal']:.0%} general ones" if facts["rehearsal"] else ""
+    return f"{text}, {facts['epochs']:g} epochs at most; {facts['valid']:,} rows to validate with"
+
+
+def _long(seconds: float) -> str:
+    minutes = seconds / 60
+    return f"{seconds:.0f} s" if minutes < 2 else f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"

@@ -59,7 +59,7 @@ def _advice(run: str, steps: Mapping[str, Any]) -> Iterator[str]:
         yield ""
     yield f"  next:  raft show {run} examples               (read some rows before you train on them)"
     yield f"         raft show {run} cleaned --only dropped (and what was dropped, with the reasons)"
-    yield f"         raft export {run} --format openai      (or axolotl, or hf)"
+    yield f"         raft train {run}                       (or raft export {run} --format openai, axolotl or hf)"
 
 
 def _spending(steps: Mapping[str, Any]) -> str:
@@ -74,9 +74,17 @@ def _spending(steps: Mapping[str, Any]) -> str:
     )
 
 
-def status(facts: Mapping[str, Any], spent: Sequence[Mapping[str, Any]], running: bool) -> str:
-    """Return the state of a run step by step, and what its ledger holds."""
-    lines = [f"{facts['run']}   raft {facts['raft']}" + ("   (a build is running)" if running else ""), ""]
+def status(
+    facts: Mapping[str, Any],
+    spent: Sequence[Mapping[str, Any]],
+    running: bool,
+    adapters: Sequence[Mapping[str, Any]] = (),
+) -> str:
+    """Return the state of a run step by step, its adapters (`modelcard.line`), and what its ledger holds."""
+    lines = [
+        f"{facts['run']}   raft {facts['raft']}" + ("   (a build is running, or a training)" if running else ""),
+        "",
+    ]
     lines.append(f"  {'step':<11} {'rows':>9} {'seconds':>9} {'calls':>8} {'dollars':>9}  finished")
     for name in ("documents", "chunks", "index", "lexical", "questions", "cleaned", "examples"):
         line = facts["steps"].get(name)
@@ -88,6 +96,12 @@ def status(facts: Mapping[str, Any], spent: Sequence[Mapping[str, Any]], running
             f"  {name:<11} {'' if rows is None else f'{rows:,}':>9} {line['seconds']:>9,.1f}"
             f" {line.get('calls', 0):>8,.0f} {line.get('cost', 0):>9,.4f}  {line['finished']}"
         )
+    if adapters:
+        lines += [
+            "",
+            f"  {'adapter':<14} {'rows':>7} {'valid loss':>11}  {'trained':<17} approved by",
+            *map(_adapter, adapters),
+        ]
     lines += ["", "  ledger (all that was ever asked from it)"]
     for model in spent:
         unknown = (
@@ -98,6 +112,14 @@ def status(facts: Mapping[str, Any], spent: Sequence[Mapping[str, Any]], running
             f" {model['output_tokens']:,} written, ${model['cost'] or 0:,.4f}{unknown}"
         )
     return "\n".join(lines if spent else [*lines, "    nothing yet"])
+
+
+def _adapter(line: Mapping[str, Any]) -> str:
+    loss = "-" if line["valid_loss"] is None else f"{line['valid_loss']:.4f}"
+    trained = str(line["created"] or "")[:16].replace("T", " ")
+    mark = "   (answers)" if line["current"] else ""
+    approved = line["approved_by"] or "nobody yet"
+    return f"  {line['adapter']:<14} {line['rows']:>7,} {loss:>11}  {trained:<17} {approved}{mark}"
 
 
 def rows(table: pl.DataFrame, name: str) -> Iterator[str]:

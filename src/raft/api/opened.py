@@ -1,16 +1,21 @@
 """A run directory, opened for reading."""
 
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from raft import adapters
+from raft.answers import Answer
+from raft.api.asking import Answerer, Shelf
 from raft.api.seams import open_retriever
 from raft.errors import DamagedArtifact
 from raft.protocols import Retriever
 from raft.run import existing
 from raft.settings import Settings
+from raft.stages.answering import WhenUnsupported
 
 
 class Built:
@@ -79,6 +84,67 @@ class Built:
     def index(self) -> Retriever:
         """The index: `run.index.search(["what is the refund limit?"], k=5)` returns a frame of `tables.HITS`."""
         return open_retriever(self.folder, self.settings, self.manifest["collection"])
+
+    @property
+    def adapters(self) -> list[dict[str, Any]]:
+        """The cards of the run's adapters, oldest first; `current` of each says whether it is the one that answers."""
+        chosen = adapters.current(self.folder)
+        return [{**card, "current": card["adapter"] == chosen} for card in adapters.listed(self.folder)]
+
+    def answerer(self, *, model: str | None = None, adapter: str | None = None) -> Answerer:
+        """Return what answers questions from the index; its model is loaded with the first question.
+
+        Answerers of one run share index and weights, so that changing the adapter costs no loading.
+
+        Args:
+            model: a model's name; None: the run's student.
+            adapter: an adapter's id or the beginning of it, or "none"; None: the current one, unless `model` is given.
+
+        Raises:
+            UsageError: there is no such adapter, it was trained on another base model, or the model is unknown.
+        """
+        return Answerer(self._shelf, model, adapter)
+
+    def ask(
+        self,
+        question: str,
+        *,
+        model: str | None = None,
+        adapter: str | None = None,
+        k: int | None = None,
+        when_unsupported: WhenUnsupported | None = None,
+    ) -> Answer:
+        """Return the answer to a question, its quotes and figures checked against what was retrieved.
+
+        Args:
+            question: the question.
+            model: as for `answerer`.
+            adapter: as for `answerer`.
+            k: most passages that are shown; None: `index.k`.
+            when_unsupported: what becomes of an unsupported answer: "mark", "retry" or "refuse"; None: as set.
+
+        Raises:
+            UsageError: as for `answerer`, or the question is empty or too long.
+            RaftError: index or model cannot be used.
+        """
+        return self.answerer(model=model, adapter=adapter).ask(question, k=k, when_unsupported=when_unsupported)
+
+    def ask_all(
+        self,
+        questions: Sequence[str],
+        *,
+        model: str | None = None,
+        adapter: str | None = None,
+        k: int | None = None,
+        when_unsupported: WhenUnsupported | None = None,
+    ) -> list[Answer]:
+        """Return the answers to many questions, in order; as `ask`, but in batches."""
+        chosen = self.answerer(model=model, adapter=adapter)
+        return chosen.ask_all(questions, k=k, when_unsupported=when_unsupported)
+
+    @cached_property
+    def _shelf(self) -> Shelf:
+        return Shelf(self._run, self.settings)
 
     def summary(self) -> dict[str, Any]:
         """Return what was built in numbers, as JSON values."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import polars as pl
 
-from raft import artifacts, config, exporting, prompts, tables
+from raft import artifacts, config, exporting, modelcard, prompts, tables
 from raft.api.opened import Built
 from raft.errors import UsageError
 from raft.ledger import Ledger
@@ -14,7 +14,9 @@ from raft.run import is_locked
 
 
 def state(folder: str | Path) -> dict[str, Any]:
-    """Return the summary of a run, what its ledger was ever asked (`spent`), and whether a build is `running`.
+    """Return the summary of a run, its `adapters`, what its ledger was ever asked (`spent`), and whether it is written.
+
+    That is `running`: another raft builds, trains or measures.
 
     Raises:
         UsageError: there is no run directory at `folder`.
@@ -25,7 +27,8 @@ def state(folder: str | Path) -> dict[str, Any]:
     if path.is_file():
         with closing(Ledger(path)) as ledger:
             spent = ledger.spent()
-    return {"summary": built.summary(), "spent": spent, "running": is_locked(built.folder)}
+    found = [modelcard.line(card) for card in built.adapters]
+    return {"summary": built.summary(), "spent": spent, "adapters": found, "running": is_locked(built.folder)}
 
 
 def table(folder: str | Path, name: str, *, only: str | None = None) -> pl.DataFrame:

@@ -153,6 +153,16 @@ def model_json(name: str, filename: str) -> dict[str, Any]:
     return found
 
 
+def context_length(name: str) -> int | None:
+    """Return how many tokens a local model takes, prompt and reply together; None where its configuration is silent."""
+    config = model_json(name, "config.json")
+    for part in (config, config.get("text_config") or {}):
+        for key in ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length"):
+            if isinstance(part.get(key), int):
+                return int(part[key])
+    return None
+
+
 def tokenizer(name: str) -> Tokenizer:
     """Return the tokenizer of a model, local or hosted.
 

@@ -176,7 +176,7 @@ def ask_questions(
     line = run.step(
         "questions",
         work,
-        version=1,
+        version=2,
         outputs=["questions.parquet", "failures.parquet"],
         inputs=["chunks.parquet"],
         using={

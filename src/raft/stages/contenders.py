@@ -1,15 +1,14 @@
 """Asking the contenders of a benchmark, and how long they take."""
 
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from raft.answers import Answer
 from raft.arms import Arm
 from raft.prompts import Prompt
 from raft.protocols import Completion, Failure, Generator, Message, Request, Scorer
 from raft.raftformat import parse
-from raft.scoring import percentile
 
 
 @dataclass(frozen=True)
@@ -40,12 +39,14 @@ class Stopwatch:
     Attributes:
         generator: what is asked.
         count: replies that were written now.
-        seconds: what they took together.
+        seconds: what they took, each by itself.
+        elapsed: what went by while they were waited for; less than `seconds` where several were written at a time.
     """
 
     generator: Generator
     count: int = 0
     seconds: float = 0.0
+    elapsed: float = 0.0
     identity: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -54,15 +55,25 @@ class Stopwatch:
 
     def complete(self, requests: Iterable[Request]) -> Iterator[Completion | Failure]:
         """Yield what the generator yields."""
-        for outcome in self.generator.complete(requests):
+        outcomes = iter(self.generator.complete(requests))
+        while True:
+            begun = time.monotonic()
+            outcome = next(outcomes, None)
+            self.elapsed += time.monotonic() - begun
+            if outcome is None:
+                return
             if isinstance(outcome, Completion) and not outcome.replayed:
                 self.count += 1
                 self.seconds += outcome.seconds
             yield outcome
 
     def rate(self) -> float | None:
-        """Return questions a second, or None when every reply was replayed."""
-        return self.count / self.seconds if self.count and self.seconds else None
+        """Return questions a second, or None when every reply was replayed.
+
+        Loading a model counts in `elapsed` alone, so the smaller of the two times is that of the replies.
+        """
+        taken = min(self.seconds, self.elapsed)
+        return self.count / taken if self.count and taken else None
 
 
 def beginnings(answers: Sequence[Answer], chats: Sequence[Sequence[Message]], scorer: Scorer) -> list[str]:
@@ -87,10 +98,3 @@ def beginnings(answers: Sequence[Answer], chats: Sequence[Sequence[Message]], sc
 def labelled(answers: Sequence[Answer], labels: Sequence[str]) -> list[Answer]:
     """Return the answers with their text replaced by the labels that were chosen for them."""
     return [replace(answer, text=label, abstained=False) for answer, label in zip(answers, labels, strict=True)]
-
-
-def latency(seconds: Sequence[float]) -> dict[str, Any] | None:
-    """Return median and 95th percentile of seconds a question, or None without any."""
-    if not seconds:
-        return None
-    return {"median": percentile(seconds, 0.5), "p95": percentile(seconds, 0.95), "questions": len(seconds)}

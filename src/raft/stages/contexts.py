@@ -13,10 +13,11 @@ from typing import Any, Literal
 import polars as pl
 
 from raft.answers import Passage
-from raft.bearing import Sources, bearing, golden_of, group_of, unanswerable, withheld
+from raft.bearing import SHORT_ANSWERS, Sources, bearing, golden_of, group_of, unanswerable, withheld
 from raft.prompts import Prompt
 from raft.protocols import Message, Retriever
 from raft.raftformat import ABSTENTION, Shown, render_prompt, title_line
+from raft.text import normalise
 
 DEPTH = 20
 """Chunks searched for, at least: what MRR and nDCG look at, and what replaces chunks that are withheld."""
@@ -32,9 +33,9 @@ class Contexts:
 
     Attributes:
         questions: a frame of `tables.EVALUATION`.
-        sources: where the answers stand, and what search brings.
-        passages: for each question id and context the passages to show; "withheld" only for the questions that are
-            also asked without what bears their answer.
+        sources: where the answers stand, and what search brings (boilerplate, which is never shown, left out).
+        passages: for each question id and context the passages to show; "golden" only where a chunk is known to bear
+            the answer, "withheld" only for the questions that are also asked without what bears their answer.
         seconds: seconds of one search, on average.
     """
 
@@ -74,27 +75,25 @@ def contexts(
     rows = questions.to_dicts()
     hits = _searched([row["question"] for row in rows], retriever, max(DEPTH, 4 * k))
     borne: dict[str, list[str]] = {}
+    ranked: dict[str, list[str]] = {}
     groups: dict[str, str] = {}
     shown: dict[str, dict[Context, list[Passage]]] = {}
     for row, found in zip(rows, hits, strict=True):
         name = row["question_id"]
         brought = [one for one in found if one in book.chunks and not book.chunks[one]["boilerplate"]]
-        known = bearing(row, book.candidates(row))
+        known = book.bearing(row)
         golden = golden_of(known, brought)
         borne[name], groups[name] = known, group_of(row, golden, book.path_of_chunk)
-        top = brought[:k]
-        given = top if golden is None or golden in top else [*top[: k - 1], golden]
-        shown[name] = {
-            "none": [],
-            "retrieved": [book.passage(one) for one in top],
-            "golden": [book.passage(one) for one in given],
-        }
+        ranked[name], top = brought, brought[:k]
+        shown[name] = {"none": [], "retrieved": [book.passage(one) for one in top]}
+        if golden is not None:
+            given = top if golden in top else [*top[: k - 1], golden]
+            shown[name]["golden"] = [book.passage(one) for one in given]
         if known and not unanswerable(row) and withheld(name, share, seed):
             rest = [one for one in brought if one not in known][:k]
             shown[name]["withheld"] = [book.passage(one) for one in rest]
-    found_by_id = {row["question_id"]: found for row, found in zip(rows, hits, strict=True)}
-    texts = {name: book.chunks[name]["text"] for known in borne.values() for name in known if name in book.chunks}
-    return Contexts(questions, Sources(borne, found_by_id, groups, texts), dict(shown))
+    texts = {name: book.chunks[name]["text"] for known in borne.values() for name in known}
+    return Contexts(questions, Sources(borne, ranked, groups, texts), dict(shown))
 
 
 class _Book:
@@ -109,8 +108,15 @@ class _Book:
         for name, row in self.chunks.items():
             self._by_path.setdefault(self.path_of_chunk[name], []).append(row)
 
-    def candidates(self, question: Row) -> list[Row]:
-        """Return the chunks among which a question's answer may stand."""
+    def bearing(self, question: Row) -> list[str]:
+        """Return the chunks that bear the answer; where yes or no is the answer, all of the document that is named."""
+        chunks = self._candidates(question)
+        known = [name for name in bearing(question, chunks) if name in self.chunks]
+        if known or not question["document"] or {*map(normalise, question["answers"])} - SHORT_ANSWERS:
+            return known
+        return [chunk["chunk_id"] for chunk in chunks if not chunk["boilerplate"]]
+
+    def _candidates(self, question: Row) -> list[Row]:
         if question["document"]:
             return self._by_path.get(question["document"], [])
         paths = {self.path_of_chunk[name] for name in question["golden_chunk_ids"] if name in self.path_of_chunk}
@@ -151,7 +157,7 @@ def exemplars(
         chunks: a frame of `tables.CHUNKS`.
         documents: a frame with doc_id and title.
         prompt: the prompt that the examples are worked examples of.
-        count: how many; the last of four or more is answered by the abstention, where `abstaining`.
+        count: how many; the last of four or more is shown another's chunk and abstains, where `abstaining`.
         style: what `raftformat.render_style` returned.
         seed: seed of the choice.
         abstaining: whether one of four or more shows when to abstain.
@@ -169,9 +175,12 @@ def exemplars(
     random.Random(seed).shuffle(rows)  # noqa: S311  no secret
     turns: list[Message] = []
     for place, row in enumerate(rows):
-        absent = abstaining and len(rows) >= 4 and place == len(rows) - 1
-        source = rows[0] if absent else row
-        passage = book.passage(source["golden_chunk_ids"][0])
+        last = abstaining and len(rows) >= 4 and place == len(rows) - 1
+        own = row["golden_chunk_ids"][0]
+        others = [other["golden_chunk_ids"][0] for other in rows[:-1]] if last else []
+        asked_for = {**row, "answers": [row["answer"]]}
+        absent = next((one for one in others if one not in bearing(asked_for, [book.chunks[one]])), None)
+        passage = book.passage(absent or own)
         shown = [Shown(passage.chunk_id, passage.title, passage.text)]
         asked = render_prompt(prompt, question=row["question"], shown=shown, style=style)
         turns += [turn for turn in asked if turn["role"] == "user"]

@@ -247,15 +247,23 @@ def collisions(
 ) -> list[tuple[str, str]]:
     """Return which questions were learned from: pairs of a learned question and the question_id that says the same.
 
+    Each question to measure with is named once at most.
+
     Args:
         learned: rows with `question_id` and `question`, what an adapter was trained on.
         questions: a frame of `tables.EVALUATION` to measure with.
         embedder: compares questions by meaning.
         similarity: cosine (0 to 1) from which questions are nearly equal.
     """
-    rows = [{**row, "split": "train"} for row in learned]
-    found = _leaks(rows, questions, embedder=embedder, similarity=similarity)
-    return [(row["question"], other) for row, other in found]
+    # the roles are changed: each of the questions is looked up among the learned ones
+    rows = [{**row, "split": _LEARNED[0]} for row in questions.iter_rows(named=True)]
+    known = pl.DataFrame(
+        [{name: row[name] for name in ("question_id", "question")} for row in learned],
+        schema={"question_id": pl.String, "question": pl.String},
+    )
+    texts = dict(known.iter_rows())
+    found = _leaks(rows, known, embedder=embedder, similarity=similarity)
+    return [(texts[other], row["question_id"]) for row, other in found]
 
 
 def evaluation_rows(

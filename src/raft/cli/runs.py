@@ -1,61 +1,20 @@
-"""The command line: arguments in, calls of `raft.api`, words out."""
+"""Commands of a run directory: make one, look at it, take things out of it."""
+
+# ruff: noqa: PLC0415  heavy modules are imported by the command that needs them
 
 import json
-import sys
-from collections.abc import Callable
-from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import click
 
-from raft import __version__
-from raft.errors import RaftError
-
-_DEBUG = click.option("--debug", is_flag=True, help="Show the traceback of an error.")
-_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
-
-
-def _acting(command: Callable[..., None]) -> Callable[..., None]:
-    """Turn errors into one screen of words and an exit code: 2 for usage, 1 for failure, 130 for Ctrl-C."""
-
-    @wraps(command)
-    def run(*args: Any, debug: bool, **options: Any) -> None:
-        try:
-            command(*args, **options)
-        except RaftError as error:
-            if debug:
-                raise
-            click.echo(f"raft: {error}", err=True)
-            sys.exit(error.exit_code)
-        except KeyboardInterrupt:
-            click.echo("\nraft: stopped; what was answered is kept. Run the same command again to go on.", err=True)
-            sys.exit(130)
-        except BrokenPipeError:
-            sys.stderr.close()
-            sys.exit(0)
-        except Exception as error:
-            if debug:
-                raise
-            click.echo(
-                f"raft: something went wrong that raft does not know how to explain: {type(error).__name__}: {error}\n"
-                "  next:  run the same command with --debug, and report what it prints; what was done is kept",
-                err=True,
-            )
-            sys.exit(1)
-
-    return _DEBUG(run)
-
-
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(__version__, prog_name="raft")
-def main() -> None:
-    """Train a small model to answer from your documents, and measure it against plain RAG."""
+from raft.cli.frame import JSON, QUIET, SET, acting, main
+from raft.errors import UsageError
 
 
 @main.command()
 @click.argument("folder", type=click.Path(path_type=Path))
-@_acting
+@acting
 def init(folder: Path) -> None:
     """Copy pipelines and prompts to FOLDER for editing, with a YAML file that explains every setting."""
     from raft import api
@@ -78,10 +37,10 @@ def init(folder: Path) -> None:
 @click.option(
     "--eval", "evaluation", metavar="FILE", help="Your own questions: JSONL with question, answers, document."
 )
-@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Any other setting, e.g. index.k=8.")
-@click.option("--quiet", is_flag=True, help="No progress.")
-@_JSON
-@_acting
+@SET
+@QUIET
+@JSON
+@acting
 def build(corpus: tuple[str, ...], assignments: tuple[str, ...], pipeline: str | None, quiet: bool, as_json: bool,
           **options: Any) -> None:  # fmt: skip
     """Build a training set and an index from CORPUS (files, folders, globs). Resumes by itself."""
@@ -102,8 +61,8 @@ def build(corpus: tuple[str, ...], assignments: tuple[str, ...], pipeline: str |
 
 @main.command()
 @click.argument("run", type=click.Path(path_type=Path))
-@_JSON
-@_acting
+@JSON
+@acting
 def status(run: Path, as_json: bool) -> None:
     """Say what RUN holds, step by step, and what was spent on it."""
     from raft import api, words
@@ -112,7 +71,7 @@ def status(run: Path, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(facts, ensure_ascii=False, indent=1))
     else:
-        click.echo(words.status(facts["summary"], facts["spent"], facts["running"]))
+        click.echo(words.status(facts["summary"], facts["spent"], facts["running"], facts["adapters"]))
 
 
 @main.command()
@@ -120,8 +79,8 @@ def status(run: Path, as_json: bool) -> None:
 @click.argument("table", metavar="TABLE")
 @click.option("-n", "--rows", "count", default=10, show_default=True, help="How many rows.")
 @click.option("--only", metavar="WORD", help="kept, dropped, a split, a reason or a kind.")
-@_JSON
-@_acting
+@JSON
+@acting
 def show(run: Path, table: str, count: int, only: str | None, as_json: bool) -> None:
     """Print rows of TABLE: documents, chunks, questions, failures, cleaned, examples or eval."""
     from raft import api, words
@@ -140,12 +99,24 @@ def show(run: Path, table: str, count: int, only: str | None, as_json: bool) -> 
 @main.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option(
-    "--format", "form", type=click.Choice(["openai", "axolotl", "hf"]), required=True, help="Who will read it."
+    "--format", "form", type=click.Choice(["openai", "axolotl", "hf"]), help="Training rows, and who will read them."
 )
-@click.option("--out", type=click.Path(path_type=Path), help="The folder.  [default: RUN/export-FORMAT]")
-@_acting
-def export(run: Path, form: str, out: Path | None) -> None:
-    """Write the training rows of RUN for a trainer or a fine-tuning service."""
+@click.option("--merged", is_flag=True, help="Student and adapter as one model, for transformers, vLLM and others.")
+@click.option("--gguf", is_flag=True, help="Student and adapter as one GGUF file, for llama.cpp and others.")
+@click.option("--adapter", metavar="ID", help="With --merged or --gguf: the adapter.  [default: the current one]")
+@click.option("--out", type=click.Path(path_type=Path), help="Where to.  [default: in RUN]")
+@acting
+def export(*, run: Path, form: str | None, merged: bool, gguf: bool, adapter: str | None, out: Path | None) -> None:
+    """Write the training rows of RUN for a trainer or a service, or its tuned model for a server."""
     from raft import api
 
-    click.echo(api.export(run, format=form, out=out))
+    if (form is not None) + merged + gguf != 1:
+        raise UsageError(
+            "One thing is exported at a time: --format, --merged or --gguf.", hint=f"raft export {run} --merged"
+        )
+    if form is not None and adapter is not None:
+        raise UsageError("Training rows have no adapter.", where="--adapter", hint=f"raft export {run} --merged")
+    if form is not None:
+        click.echo(api.export(run, format=form, out=out))
+    else:
+        click.echo(api.export_model(run, adapter=adapter, gguf=gguf, out=out))

@@ -1,0 +1,303 @@
+"""Asking: questions in, checked answers out. What was loaded for one question answers the next.
+
+Nothing is taken from or kept in the run's ledger: each answer is fresh, and so are its timings.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from raft import adapters, artifacts, prompts
+from raft.answers import Answer, Passage
+from raft.api import seams
+from raft.backends import models
+from raft.backends.asking import AskingGenerator, Model
+from raft.backends.weights import Weights
+from raft.errors import UsageError
+from raft.ledger import Ledger
+from raft.protocols import Completion, Failure, Generator, Request, Streamer, Tokenizer
+from raft.raftformat import render_style
+from raft.run import Run
+from raft.settings import Settings
+from raft.stages import answering
+
+BASE = "none"
+"""What stands for "no adapter" where an adapter's id is expected."""
+
+_DEPTH = 20
+"""Chunks searched for, at least: what takes the place of boilerplate among the best."""
+
+Tell = Callable[[str], None]
+
+
+class Shelf:
+    """What the answerers of one run directory share: index, corpus, and the weights of each model.
+
+    What another process writes into the run directory meanwhile is seen by the next question.
+
+    Args:
+        run: the run directory.
+        settings: the settings that it was built with.
+    """
+
+    def __init__(self, run: Run, settings: Settings) -> None:
+        self.run, self.settings = run, settings
+        self._corpus: _Corpus | None = None
+        self._weights: dict[str, Weights] = {}
+        self._models: dict[tuple[str, Path | None], Model] = {}
+
+    def search(self, questions: Sequence[str], k: int) -> list[list[Passage]]:
+        """Return the best `k` passages for each question, boilerplate left out."""
+        stamp = (self.run.folder / "manifest.json").stat().st_mtime_ns
+        if self._corpus is None or self._corpus.stamp != stamp:
+            if self._corpus is not None:
+                self._corpus.close()
+            self._corpus = _Corpus(self.run, self.settings, stamp)
+        return self._corpus.search(questions, k)
+
+    def model(self, name: str, adapter: Path | None) -> Model:
+        """Return a model with an adapter, or none; weights are loaded once."""
+        key = name, adapter
+        if key not in self._models:
+            chosen = self.settings.generator
+            base = next((one.api_base for one in self.settings.benchmark.larger if one.model == name), None)
+            if name == chosen.model:
+                base = chosen.api_base
+            self._models[key] = seams.open_bare(
+                name,
+                self.settings,
+                adapter=adapter,
+                weights=self._weights.setdefault(name, Weights(name)),
+                api_base=base,
+            )
+        return self._models[key]
+
+
+class _Corpus:
+    """Index and tables as they were at one time; `stamp` is when the manifest was written."""
+
+    def __init__(self, run: Run, settings: Settings, stamp: int) -> None:
+        self.stamp, self._run = stamp, run
+        for name in ("documents.parquet", "chunks.parquet"):
+            if not (run.folder / name).is_file():
+                raise artifacts.missing(run.folder / name)
+        self._index = seams.open_retriever(run.folder, settings, run.manifest["collection"])
+        documents = pl.concat(list(run.stream("documents.parquet", ["doc_id", "path", "title"])))
+        self._paths = dict(documents.select("doc_id", "path").iter_rows())
+        self._titles = dict(documents.select("doc_id", "title").iter_rows())
+        self._find: Callable[[Any], pl.DataFrame | None] | None = None
+        self._chunks: dict[str, dict[str, Any]] = {}
+
+    def close(self) -> None:
+        """Let go of the index's files."""
+        close = getattr(self._index, "close", None)
+        if close is not None:
+            close()
+
+    def search(self, questions: Sequence[str], k: int) -> list[list[Passage]]:
+        """Return the best `k` passages for each question, boilerplate left out."""
+        hits = self._index.search(questions, max(_DEPTH, 4 * k))
+        return answering.passages_of(
+            hits,
+            self._known(hits["chunk_id"].unique()),
+            paths=self._paths,
+            titles=self._titles,
+            queries=len(questions),
+            k=k,
+        )
+
+    def _known(self, found: Iterable[str]) -> Mapping[str, Mapping[str, Any]]:
+        """Return the rows of these chunks, read from the row groups that hold them alone."""
+        self._find = self._find or artifacts.lookup(self._run.folder / "chunks.parquet", lambda part: part["chunk_id"])
+        for chunk_id in found:
+            rows = None if chunk_id in self._chunks else self._find(chunk_id)
+            if rows is not None:
+                self._chunks[chunk_id] = rows.row(0, named=True)
+        return self._chunks
+
+
+class Answerer:
+    """One model, with an adapter or none, that answers from one run directory.
+
+    Args:
+        shelf: what answerers share.
+        model: the model's name; None: the run's student.
+        adapter: an adapter's id or the beginning of it, a folder, or "none"; None: the current one where `model` is
+            None and there is one.
+
+    Attributes:
+        model: the model's name.
+        adapter: id of its adapter, None for the model as it is.
+        remarks: what a person should know before the first answer.
+
+    Raises:
+        UsageError: there is no such adapter, it was trained on another base model, or the model is unknown.
+        DamagedArtifact: the adapter is not whole.
+    """
+
+    def __init__(self, shelf: Shelf, model: str | None = None, adapter: str | None = None) -> None:
+        self._shelf, settings = shelf, shelf.settings
+        self.model = model or settings.student
+        self._prompt = prompts.load("answer", settings.prompts)
+        self._style = render_style(**settings.answer_style.model_dump())
+        remarks: list[str] = []
+        folder = self._chosen(adapter, given=model is not None, remarks=remarks)
+        if folder is not None and not models.is_hosted(self.model):
+            adapters.check_base(folder, models.identity(self.model), self.model)
+            remarks += self._differences(adapters.read_card(folder))
+        self.adapter = folder.name if folder else None
+        self.remarks = tuple(remarks)
+        self._asked = shelf.model(self.model, folder)
+
+    def _chosen(self, adapter: str | None, *, given: bool, remarks: list[str]) -> Path | None:
+        if adapter == BASE or (adapter is None and given):
+            return None
+        folder = self._shelf.run.folder
+        if adapter is None and adapters.current(folder) is None and not adapters.listed(folder):
+            remarks.append(f"no adapter yet: {self.model} answers untuned. Tune it with: raft train {folder}")
+            return None
+        return adapters.find(folder, adapter)
+
+    def _differences(self, card: Mapping[str, Any]) -> Iterator[str]:
+        told = {
+            "prompt": (card.get("prompt_digest"), self._prompt.digest),
+            "answer style": (card.get("style"), self._style),
+        }
+        for name, (trained, now) in told.items():
+            if trained != now:
+                yield f"the {name} is not the one that the adapter was trained with; it may answer worse"
+
+    def ask_all(
+        self,
+        questions: Sequence[str],
+        *,
+        k: int | None = None,
+        when_unsupported: answering.WhenUnsupported | None = None,
+    ) -> list[Answer]:
+        """Return one checked answer a question, in order; a local model answers them in batches.
+
+        Raises:
+            UsageError: a question is empty, or not even one passage fits beside it into the model's context.
+            RaftError: index or model cannot be used.
+        """
+        with closing(Ledger(Path(":memory:"))) as ledger:
+            generator = AskingGenerator(self._asked, ledger, attempts=self._shelf.settings.generator.attempts)
+            return self._answers(questions, generator, k, when_unsupported)
+
+    def ask(
+        self,
+        question: str,
+        *,
+        k: int | None = None,
+        when_unsupported: answering.WhenUnsupported | None = None,
+        tell: Tell | None = None,
+    ) -> Answer:
+        """Return one checked answer.
+
+        Args:
+            question: the question.
+            k: most passages that are shown; None: `index.k`.
+            when_unsupported: None: `answering.when_unsupported`.
+            tell: told the reply piece by piece while it is written, where the model can do so and no piece may have
+                to be taken back: not with "retry" and "refuse".
+
+        Raises:
+            UsageError: the question is empty, or not even one passage fits beside it into the model's context.
+            RaftError: index or model cannot be used.
+        """
+        wanted = when_unsupported or self._shelf.settings.answering.when_unsupported
+        if tell is not None and wanted == "mark" and hasattr(self._asked, "stream"):
+            spoken = _Spoken(self.model, self._asked, self._tokenizer, tell)
+            (answer,) = self._answers([question], spoken, k, wanted)
+        else:
+            (answer,) = self.ask_all([question], k=k, when_unsupported=wanted)
+        return answer
+
+    def _answers(
+        self,
+        questions: Sequence[str],
+        generator: Generator,
+        k: int | None,
+        when_unsupported: answering.WhenUnsupported | None,
+    ) -> list[Answer]:
+        asked = [question.strip() for question in questions]
+        if not all(asked):
+            raise UsageError("A question is empty.", hint="raft ask RUN 'How long is the warranty?'")
+        if k is not None and k < 1:
+            raise UsageError(f"{k} passages cannot be shown.", where="k", hint="--k 5")
+        if not asked:
+            return []
+        settings, begun = self._shelf.settings, time.monotonic()
+        found = self._shelf.search(asked, k or settings.index.k)
+        seconds = (time.monotonic() - begun) / len(asked)
+        said = answering.answer_all(
+            asked,
+            [self._fitting(*pair) for pair in zip(asked, found, strict=True)],
+            generator,
+            prompt=self._prompt,
+            style=self._style,
+            max_tokens=settings.answering.max_tokens,
+            when_unsupported=when_unsupported or settings.answering.when_unsupported,
+            model=self.model,
+            adapter=self.adapter,
+            retrieval_seconds=[seconds] * len(asked),
+        )
+        return list(said)
+
+    def _fitting(self, question: str, passages: Sequence[Passage]) -> Sequence[Passage]:
+        if self._limit is None or not passages:
+            return passages
+        kept, _ = answering.fit(
+            passages, question, prompt=self._prompt, style=self._style, tokenizer=self._tokenizer, limit=self._limit
+        )
+        if not kept:
+            raise UsageError(
+                f"The question and one passage do not fit into the context of {self.model}: "
+                f"{self._limit:,} tokens beside the answer.",
+                where=question[:200],
+                hint="ask a shorter question, or a model with a longer context: --model NAME",
+            )
+        return kept
+
+    @cached_property
+    def _tokenizer(self) -> Tokenizer:
+        return models.tokenizer(self.model)
+
+    @cached_property
+    def _limit(self) -> int | None:
+        """Most tokens of a prompt; None where the model does not tell."""
+        if models.is_hosted(self.model):
+            return None
+        context = models.context_length(self.model)
+        return None if context is None else context - self._shelf.settings.answering.max_tokens
+
+
+class _Spoken:
+    """A `Generator` that tells each piece of a reply while it is written."""
+
+    def __init__(self, name: str, model: Any, tokenizer: Tokenizer, tell: Tell) -> None:
+        self._name, self._tokenizer, self._tell = name, tokenizer, tell
+        self._model: Streamer = model
+        self.identity = self._model.identity
+
+    def complete(self, requests: Iterable[Request]) -> Iterator[Completion | Failure]:
+        """Yield one outcome a request."""
+        for request in requests:
+            begun, pieces = time.monotonic(), []
+            for piece in self._model.stream(request):
+                pieces.append(piece)
+                self._tell(piece)
+            text = "".join(pieces)
+            yield Completion(
+                text=text,
+                model=self._name,
+                input_tokens=self._tokenizer.count_chat(request.messages),
+                output_tokens=self._tokenizer.count([text])[0],
+                cost=0.0,
+                seconds=time.monotonic() - begun,
+            )

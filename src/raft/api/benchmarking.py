@@ -1,0 +1,292 @@
+"""Measuring: a run directory in, answers of every contender, a verdict and a report out."""
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from raft import __version__, adapters, artifacts, modelcard, questionfiles
+from raft.api.opened import Built
+from raft.api.resumed import settings_of, writable
+from raft.api.seams import open_model, open_retriever, question_embedder
+from raft.backends import hubsets, models
+from raft.backends.weights import Weights
+from raft.errors import UsageError
+from raft.ledger import Ledger
+from raft.pipeline import benchmarking
+from raft.pipeline.building import Listen
+from raft.scoring import win_rate
+from raft.settings import Settings
+from raft.stages import benchmark, blind, report, split
+
+_MEASURED = "measured.json"
+"""Beside an adapter: what its last benchmark measured."""
+
+_BUILT_WITH = ("corpus", "evaluation", "chunking.", "questions.", "cleaning.", "split.", "examples.", "training.")
+"""Settings that had their effect before there was anything to measure."""
+
+
+def bench(
+    folder: str | Path,
+    *,
+    questions: str | Path | None = None,
+    adapter: str | None = None,
+    larger: Sequence[str] = (),
+    drop_leaks: bool = False,
+    blind_pairs: int | None = None,
+    ratings: str | Path | None = None,
+    settings: Mapping[str, Any] | None = None,
+    listen: Listen | None = None,
+) -> dict[str, Any]:
+    """Measure the tuned model with retrieval against plain RAG and the other contenders; write the report.
+
+    Before the first training the untuned contenders are measured: what there is to gain. What was answered before is
+    taken from the ledger.
+
+    Args:
+        folder: the run directory.
+        questions: your own questions (JSONL); None: the run's evaluation sets.
+        adapter: id of the adapter; None: the current one.
+        larger: more models to compare with, by name.
+        drop_leaks: leave out questions that the adapter was trained on, instead of refusing the file.
+        blind_pairs: also write `blind.html` with so many anonymous pairs of answers for experts.
+        ratings: the file of choices that the blind page saved.
+        settings: settings by dotted name that differ from the run's, e.g. `{"benchmark.min_gain": 0.1}`.
+        listen: told what happens ("asking", "begins", "made", "reused").
+
+    Returns:
+        The contents of `benchmark.json`.
+
+    Raises:
+        UsageError: there is no run, a file or a name is wrong, or the questions collide with what was trained on.
+    """
+    begun = time.monotonic()
+    _check_changeable(settings or {}, folder)
+    tell = listen or (lambda event, facts: None)
+    built = Built(folder)
+    chosen = settings_of(built, settings or {})
+    run = writable(built, tell)
+    with run.writing(), closing(Ledger(chosen.ledger or run.folder / "ledger.sqlite")) as ledger:
+        rows = _questions(built, questions)
+        tuned = _adapter(built, adapter, chosen)
+        if tuned is None and (blind_pairs is not None or ratings is not None):
+            raise UsageError(
+                "There is no tuned model whose answers could be compared blindly.",
+                where=run.folder,
+                hint=f"raft train {run.folder}",
+            )
+        if tuned is not None:
+            again = f"raft bench {folder} {f'--questions {questions} ' if questions else ''}--drop-leaks"
+            rows = _without_leaks(rows, tuned, chosen, ledger, again=None if drop_leaks else again)
+        field = _field(
+            run.folder, chosen, tuned, larger, partial(open_model, settings=chosen, ledger=ledger, tell=tell)
+        )
+        retriever = open_retriever(run.folder, chosen, run.manifest["collection"])
+        known = benchmarking.prepare(run, chosen, rows, retriever)
+        exemplars, tuning = benchmarking.choose_exemplars(run, chosen, field, retriever, listen=tell)
+        contenders = benchmarking.line_up(run, chosen, field, exemplars)
+        timings = benchmarking.ask_all(run, chosen, contenders, known, listen=tell)
+        general = benchmarking.check_capability(chosen.benchmark.capability, field, hubsets.rows, listen=tell)
+        card = adapters.read_card(tuned) if tuned is not None else None
+        facts = benchmark.summary(
+            run.read("answers.parquet"),
+            known.questions,
+            arms=[contender.arm for contender in contenders],
+            sources=known.sources,
+            timings=timings,
+            capability=general,
+            training=modelcard.excerpt(card) if card else None,
+            baseline_tuning=tuning,
+            prices=_prices(chosen),
+            build_cost=sum(line.get("cost", 0.0) for line in run.manifest["steps"].values()),
+            machine_hour=None,
+            min_gain=chosen.benchmark.min_gain,
+            k=chosen.index.k,
+            header={
+                "raft": __version__,
+                "date": datetime.now(UTC).date().isoformat(),
+                "run": str(folder),
+                "hardware": _hardware(),
+                "seconds": round(time.monotonic() - begun, 1),
+            },
+        )
+        _write(run.folder, facts)
+        if blind_pairs is not None or ratings is not None:
+            facts = _rated(facts, run.folder, chosen.seed, blind_pairs, ratings)
+            _write(run.folder, facts)
+        if tuned is not None and card is not None and tuned.parent == run.folder / "adapters":
+            adapters.write_card(tuned, card)
+    return facts
+
+
+def _check_changeable(changes: Mapping[str, Any], folder: str | Path) -> None:
+    fixed = [name for name in changes if name.startswith(_BUILT_WITH) and name != "cleaning.similarity"]
+    if "evaluation" in fixed:
+        raise UsageError(
+            "A benchmark takes your own questions as a file.",
+            where="--set",
+            hint=f"raft bench {folder} --questions {changes['evaluation']}",
+        )
+    if fixed:
+        raise UsageError(
+            f"A benchmark does not read {', '.join(fixed)}: it had its effect when the run was built or trained.",
+            where="--set",
+            hint=f"raft build CORPUS --out {folder} --set {fixed[0]}=...   (then raft train, and raft bench)",
+        )
+
+
+def _questions(built: Built, file: str | Path | None) -> pl.DataFrame:
+    if file is not None:
+        return questionfiles.register(Path(file), built.documents.select("doc_id", "path"))
+    found = built.evaluation
+    if found.is_empty():
+        raise UsageError(
+            "The run holds no questions to measure with.",
+            where=built.folder / "eval.jsonl",
+            hint=f"raft bench {built.folder} --questions FILE   (JSONL with question and answers)",
+        )
+    return found
+
+
+def _adapter(built: Built, wanted: str | None, settings: Settings) -> Path | None:
+    if wanted is None and adapters.current(built.folder) is None:
+        return None
+    folder = adapters.find(built.folder, wanted)
+    adapters.check_base(folder, models.identity(settings.student), settings.student)
+    return folder
+
+
+def _without_leaks(
+    rows: pl.DataFrame, adapter: Path, settings: Settings, ledger: Ledger, *, again: str | None
+) -> pl.DataFrame:
+    """Return the questions that the adapter did not learn from; `again` is said where some are refused instead."""
+    file = adapter / "learned.jsonl"
+    if not file.is_file():
+        return rows
+    learned = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    found = split.collisions(
+        learned, rows, embedder=question_embedder(settings, ledger), similarity=settings.cleaning.similarity
+    )
+    if found and again:
+        question, other = found[0]
+        raise UsageError(
+            f"{len(found)} of the {len(rows)} questions say the same as one that the adapter was trained on.",
+            where=f"{other} and the training question {question!r}",
+            hint=f"{again}   (measures without them)",
+        )
+    kept = rows.filter(~pl.col("question_id").is_in([name for _, name in found]))
+    if kept.is_empty():
+        raise UsageError(
+            "The adapter was trained on each of these questions.",
+            where=adapter,
+            hint="raft bench RUN --questions FILE   (with questions that are not among the training rows)",
+        )
+    return kept
+
+
+def _field(
+    folder: Path,
+    settings: Settings,
+    tuned: Path | None,
+    larger: Sequence[str],
+    open_one: Callable[..., benchmarking.Opened],
+) -> benchmarking.Field:
+    student, weights = settings.student, Weights(settings.student)
+    other = settings.benchmark.other_adapter if tuned is not None else None
+    if other is not None:
+        other = adapters.find(folder, str(other))
+        adapters.check_base(other, models.identity(student), student)
+    before = _previous(folder, tuned, models.identity(student)) if tuned is not None else None
+    known = {settings.generator.model: settings.generator.api_base}
+    known |= {one.model: one.api_base for one in settings.benchmark.larger if one.api_base}
+    names = dict.fromkeys([*(one.model for one in settings.benchmark.larger), *larger])
+    return benchmarking.Field(
+        base=open_one(student, weights=weights),
+        tuned=open_one(student, adapter=tuned, weights=weights) if tuned else None,
+        previous=open_one(student, adapter=before, weights=weights) if before else None,
+        other=open_one(student, adapter=other, weights=weights) if other else None,
+        larger=[open_one(name, api_base=known.get(name)) for name in names],
+    )
+
+
+def _previous(folder: Path, tuned: Path, identity: str) -> Path | None:
+    """Return the best other adapter of this base model, by what its benchmark measured; None without any."""
+    cards = [card for card in adapters.listed(folder) if card.get("base_identity") == identity]
+    others = [folder / "adapters" / card["adapter"] for card in cards if card["adapter"] != tuned.name]
+    measured = [path for path in others if (path / _MEASURED).is_file() and adapters.digest(path)]
+
+    def value(path: Path) -> float:
+        return float(json.loads((path / _MEASURED).read_text(encoding="utf-8"))["value"])
+
+    return max(measured, key=value, default=None)
+
+
+def _prices(settings: Settings) -> dict[str, dict[str, float | None]]:
+    return {
+        f"model:{one.model}": {"input": one.input_price, "output": one.output_price}
+        for one in settings.benchmark.larger
+    }
+
+
+def _rated(
+    facts: dict[str, Any], folder: Path, seed: int, count: int | None, ratings: str | Path | None
+) -> dict[str, Any]:
+    arms = facts["verdict"]["contender"], facts["verdict"]["baseline"]
+    asked: list[dict[str, Any]] = []
+    ours: dict[str, str] = {}
+    theirs: dict[str, str] = {}
+    for row in facts["questions"]:
+        mine, other = (row["answers"].get(arm) for arm in arms)
+        # a question that was also asked with its chunks withheld comes twice
+        if mine and other and mine["condition"] == "answerable":
+            asked.append(row)
+            ours[row["question_id"]], theirs[row["question_id"]] = mine["answer"], other["answer"]
+    pages = folder / "blind.json"
+    if count is not None:
+        drawn = blind.pairs(asked, ours, theirs, count, seed)
+        artifacts.atomically(folder / "blind.html", blind.page(drawn))
+        artifacts.atomically(pages, json.dumps([asdict(pair) for pair in drawn], ensure_ascii=False))
+    if ratings is None:
+        return facts
+    if not pages.is_file():
+        raise UsageError(
+            "There is no blind page to which ratings belong.", where=pages, hint=f"raft bench {folder} --blind 50"
+        )
+    pairs = [blind.Pair(**row) for row in json.loads(pages.read_text(encoding="utf-8"))]
+    present = {pair.pair_id for pair in blind.pairs(asked, ours, theirs, len(asked), seed)}
+    if not {pair.pair_id for pair in pairs} <= present:
+        raise UsageError(
+            "The answers are not those of the blind page any more: its ratings are of another model or seed.",
+            where=pages,
+            hint=f"raft bench {folder} --blind {len(pairs)}   (and have the new pairs rated), or name that --adapter",
+        )
+    counted = blind.read_ratings(ratings, pairs, seed)
+    rate = win_rate(counted["wins"], counted["losses"], counted["ties"])
+    return {**facts, "blind": {**counted, "win_rate": asdict(rate) if rate else None}}
+
+
+def _write(folder: Path, facts: dict[str, Any]) -> None:
+    artifacts.atomically(folder / "benchmark.json", json.dumps(facts, ensure_ascii=False, indent=1, default=str))
+    artifacts.atomically(folder / "report.html", report.html(facts))
+    artifacts.atomically(folder / "report.md", report.markdown(facts))
+    verdict = facts["verdict"]
+    arm = next((one for one in facts["arms"] if one["name"] == verdict["contender"]), None)
+    if arm and arm["adapter"]:
+        score = (arm["sets"].get(verdict["question_set"]) or {}).get(verdict["measure"])
+        home = folder / "adapters" / arm["adapter"]
+        if score and home.is_dir():
+            kept = {"value": score["value"], "measure": verdict["measure"], "question_set": verdict["question_set"]}
+            artifacts.atomically(home / _MEASURED, json.dumps(kept))
+
+
+def _hardware() -> str:
+    from raft.backends.training import hardware  # noqa: PLC0415  loads torch
+
+    return hardware()

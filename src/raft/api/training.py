@@ -1,0 +1,184 @@
+"""Training: a run directory in, an adapter out; its approval, and its export as one model."""
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from raft import adapters, pipeline, prompts, rehearsal
+from raft.api.opened import Built
+from raft.api.resumed import settings_of, writable
+from raft.api.seams import open_trainer
+from raft.backends import gguf_export, merging, models
+from raft.backends.students import check_student
+from raft.errors import UsageError
+from raft.pipeline import training
+from raft.protocols import TrainingPlan
+from raft.raftformat import render_style
+from raft.settings import Settings
+
+_CHANGEABLE = ("training.", "seed", "student", "examples.max_tokens")
+"""Settings that a training reads; others have had their effect when the run was built."""
+
+
+def train(
+    folder: str | Path,
+    *,
+    backend: str | None = None,
+    epochs: float | None = None,
+    learning_rate: float | None = None,
+    rank: int | None = None,
+    settings: Mapping[str, Any] | None = None,
+    listen: pipeline.Listen | None = None,
+) -> dict[str, Any]:
+    """Tune an adapter of the run's student on its training rows, and make it the current one.
+
+    A training that was interrupted goes on from its last checkpoint when it is called again with equal arguments. One
+    that was done before is not done again.
+
+    Args:
+        folder: the run directory.
+        backend: "auto", "peft" or "unsloth".
+        epochs: most passes over the rows.
+        learning_rate: the highest learning rate.
+        rank: rank of the adapter's matrices.
+        settings: other settings of the training by their dotted names, e.g. `{"training.rehearsal": 0}`. Another
+            `student` (which must have the same tokenizer) becomes the run's.
+        listen: told "begins", "rows", "training" (each step with its loss), "made" or "reused".
+
+    Returns:
+        The adapter's card, as in `adapters/<id>/card.json`.
+
+    Raises:
+        UsageError: a setting is wrong, or the student cannot be trained here; nothing was started.
+        RaftError: there are no training rows, or the training failed; its checkpoints are kept.
+    """
+    _check_changeable(settings or {}, folder)
+    built = Built(folder)
+    own = {
+        "training.backend": backend,
+        "training.epochs": epochs,
+        "training.learning_rate": learning_rate,
+        "training.rank": rank,
+    }
+    chosen = settings_of(
+        built, {**(settings or {}), **{name: value for name, value in own.items() if value is not None}}
+    )
+    tell = listen or (lambda event, facts: None)
+    run = writable(built, tell)
+    training.examples_digest(run)
+    check_student(chosen.student, bits=chosen.training.bits)
+    _check_tokenizer(built, chosen)
+    general = rehearsal.load(chosen.training.rehearsal_file)
+    facts = {
+        "base": chosen.student,
+        "base_identity": models.identity(chosen.student),
+        "revision": models.revision(models.resolve(chosen.student)),
+        "prompt_digest": prompts.load("answer", chosen.prompts).digest,
+        "style": render_style(**chosen.answer_style.model_dump()),
+    }
+    trainer = open_trainer(chosen.training.backend)
+    with run.writing():
+        card = training.train(
+            run,
+            _plan(chosen),
+            trainer,
+            rehearsal=training.Rehearsal(general, chosen.training.rehearsal, chosen.seed),
+            facts=facts,
+            listen=tell,
+        )
+        if chosen.student != built.settings.student:
+            run.describe(settings={**run.manifest["settings"], "student": chosen.student})
+    return card
+
+
+def _check_changeable(changes: Mapping[str, Any], folder: str | Path) -> None:
+    fixed = [name for name in changes if not name.startswith(_CHANGEABLE)]
+    if fixed:
+        raise UsageError(
+            f"A training does not read {', '.join(fixed)}: it had its effect when the run was built.",
+            where="--set",
+            hint=f"raft build CORPUS --out {folder} --set {fixed[0]}=...   (then raft train {folder})",
+        )
+
+
+def _check_tokenizer(built: Built, settings: Settings) -> None:
+    """Check that the rows were measured in the student's own tokens: otherwise some may lose their answers.
+
+    Raises:
+        UsageError: they were measured in another model's.
+    """
+    measured = (built.manifest.get("models") or {}).get("student")
+    if models.tokenizer(settings.student).identity != measured:
+        raise UsageError(
+            "The training rows were measured in the tokens of another student, or of another version of it.",
+            where=f"{built.folder}, student {settings.student}",
+            hint=f"raft build CORPUS --out {built.folder} --student {settings.student}   (measures them anew)",
+        )
+
+
+def _plan(settings: Settings) -> TrainingPlan:
+    chosen = settings.training
+    return TrainingPlan(
+        student=settings.student,
+        rank=chosen.rank,
+        alpha=chosen.alpha,
+        learning_rate=chosen.learning_rate,
+        epochs=chosen.epochs,
+        batch=chosen.batch,
+        evaluations=chosen.evaluations,
+        patience=chosen.patience,
+        checkpoint_minutes=chosen.checkpoint_minutes,
+        bits=chosen.bits,
+        max_tokens=settings.examples.max_tokens,
+        seed=settings.seed,
+    )
+
+
+def approve(folder: str | Path, by: str, *, adapter: str | None = None) -> dict[str, Any]:
+    """Write into an adapter's card who approved it; return the card.
+
+    Args:
+        folder: the run directory.
+        by: the person's name.
+        adapter: the adapter's id, or the beginning of it; None: the current one.
+
+    Raises:
+        UsageError: there is no such adapter, or no name.
+    """
+    return adapters.approve(adapters.find(Built(folder).folder, adapter), by)
+
+
+def export_model(
+    folder: str | Path, *, adapter: str | None = None, gguf: bool = False, out: str | Path | None = None
+) -> Path:
+    """Write student and adapter as one model, for servers that load no adapters.
+
+    Args:
+        folder: the run directory.
+        adapter: the adapter's id, or the beginning of it; None: the current one.
+        gguf: write one GGUF file, for llama.cpp and what builds on it, rather than a folder of safetensors.
+        out: the folder (or, for GGUF, the file); None: `export-merged-<id>` or `<id>.gguf` in the run directory.
+
+    Returns:
+        What was written.
+
+    Raises:
+        UsageError: there is no such adapter, it is of another base model, `out` is in use, or nothing here writes GGUF.
+        RaftError: base or adapter cannot be read, or the conversion failed.
+    """
+    built = Built(folder)
+    student, found = built.settings.student, adapters.find(built.folder, adapter)
+    adapters.check_base(found, models.identity(student), student)
+    if not gguf:
+        return merging.merge(student, found, Path(out) if out else built.folder / f"export-merged-{found.name}")
+    gguf_export.require(found)
+    target = Path(out) if out else built.folder / f"{found.name}.gguf"
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"The folder cannot be made: {error.strerror}.", where=target.parent, hint="choose another --out"
+        ) from None
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".draft-") as work:
+        return gguf_export.export_gguf(merging.merge(student, found, Path(work) / "model"), target)

@@ -1,0 +1,331 @@
+"""The story of a benchmark: what each contender is shown, what it says, and what follows.
+
+A reply that was paid for once is taken from the ledger, so that a benchmark which was stopped goes on where it was.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any
+
+import polars as pl
+
+from raft import prompts, raftformat, tables
+from raft.answers import Answer
+from raft.arms import LARGER, Arm, title
+from raft.pipeline.building import Listen, documents_listed
+from raft.pipeline.timing import Timings, latencies, who
+from raft.protocols import Generator, Message, Retriever, Scorer
+from raft.run import Run, Step
+from raft.scoring import score_answer
+from raft.settings import Settings
+from raft.stages import answering, benchmark, capability, contenders, contexts
+from raft.stages.contenders import Contender, Stopwatch
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A model, ready to be asked.
+
+    Attributes:
+        name: its name.
+        adapter: id of its adapter, None for the model as it is.
+        generator: asks it in batches, through the ledger.
+        fresh: asks it one question at a time, nothing replayed.
+        scorer: its likelihoods; None where it has none.
+    """
+
+    name: str
+    adapter: str | None
+    generator: Generator
+    fresh: Generator | None
+    scorer: Scorer | None
+
+
+@dataclass(frozen=True)
+class Field:
+    """Who takes part.
+
+    Attributes:
+        base: the student as it is.
+        tuned: with its adapter; None before the first training.
+        previous: with the best adapter before this one, or None.
+        other: with an adapter that was tuned on another corpus, or None.
+        larger: larger models, untuned.
+    """
+
+    base: Opened
+    tuned: Opened | None = None
+    previous: Opened | None = None
+    other: Opened | None = None
+    larger: Sequence[Opened] = ()
+
+
+def prepare(run: Run, settings: Settings, questions: pl.DataFrame, retriever: Retriever) -> contexts.Contexts:
+    """Search for the questions and choose what each condition shows; `questions` is a frame of `tables.EVALUATION`."""
+    closed = {name for name in questions["split"].unique() if benchmark.labels(_of(questions, name))}
+    begun = time.monotonic()
+    found = contexts.contexts(
+        questions,
+        run.read("chunks.parquet"),
+        documents_listed(run),
+        retriever,
+        k=settings.index.k,
+        share=settings.benchmark.withheld,
+        seed=settings.seed,
+    )
+    # one of the labels is always chosen, so there is nothing to learn where what bears it is withheld
+    choosing = set(questions.filter(pl.col("split").is_in(list(closed)))["question_id"])
+    passages = {
+        name: {context: shown for context, shown in own.items() if context != "withheld" or name not in choosing}
+        for name, own in found.passages.items()
+    }
+    return replace(found, passages=passages, seconds=(time.monotonic() - begun) / max(1, len(questions)))
+
+
+def choose_exemplars(
+    run: Run, settings: Settings, field: Field, retriever: Retriever, *, listen: Listen
+) -> tuple[int, list[dict[str, Any]]]:
+    """Choose on `valid` how many worked examples the few-shot contender gets; return the number and all that was tried.
+
+    Plain RAG with the common prompt is measured on the same questions, so that the better of the two is known.
+    """
+    cleaned = run.read("cleaned.parquet")
+    paths = dict(documents_listed(run).select("doc_id", "path").iter_rows())
+    rows = [
+        {**row, "answers": [row["answer"]], "document": paths.get(next(iter(row["doc_ids"]), ""))}
+        for row in cleaned.filter(pl.col("split") == "valid").iter_rows(named=True)
+    ][: settings.benchmark.tuning_questions]
+    tried: list[dict[str, Any]] = []
+    if not rows:
+        return settings.benchmark.exemplars[0], tried
+    known = prepare(run, settings, tables.frame(tables.EVALUATION, rows), retriever)
+    plain = _contender("rag", field.base, settings, run, 0)
+    few = [_contender("rag_few", field.base, settings, run, count) for count in settings.benchmark.exemplars]
+    for contender in (plain, *few):
+        listen("asking", {"arm": contender.arm.title, "set": "valid", "condition": "", "questions": len(rows)})
+        said = _ask(contender, known, "valid", "retrieved", settings)
+        scores = [
+            score_answer(answer.text, row["answers"], abstained=answer.abstained)["f1"] or 0.0
+            for answer, row in zip(said, rows, strict=True)
+        ]
+        tried.append(
+            {
+                "arm": contender.arm.name,
+                "exemplars": contender.arm.exemplars,
+                "split": "valid",
+                "f1": sum(scores) / len(scores),
+                "questions": len(rows),
+                "chosen": False,
+            }
+        )
+    best = max((one for one in tried if one["arm"] == "rag_few"), key=lambda one: (one["f1"], -one["exemplars"]))
+    for one in tried:
+        one["chosen"] = one is best or one["arm"] == "rag"
+    return int(best["exemplars"]), tried
+
+
+def line_up(run: Run, settings: Settings, field: Field, exemplars: int) -> list[Contender]:
+    """Return the contenders in the order in which they are shown."""
+    wanted: list[tuple[str, Opened | None, int]] = [
+        ("closed", field.base, 0),
+        ("closed_few", field.base, max(exemplars, 2)),
+        ("rag", field.base, 0),
+        ("rag_few", field.base, exemplars),
+        ("golden", field.base, 0),
+        ("tuned_closed", field.tuned, 0),
+        ("raft", field.tuned, 0),
+        ("tuned_golden", field.tuned, 0),
+        ("other", field.other, 0),
+        ("previous", field.previous, 0),
+        *((f"{LARGER}{one.name}", one, exemplars) for one in field.larger),
+    ]
+    return [_contender(name, opened, settings, run, count) for name, opened, count in wanted if opened is not None]
+
+
+def _contender(name: str, opened: Opened, settings: Settings, run: Run, count: int) -> Contender:
+    if name in ("closed", "closed_few", "tuned_closed"):
+        prompt = prompts.load("closed", settings.prompts)
+    elif name == "rag_few" or name.startswith(LARGER):
+        prompt = prompts.load("short", settings.prompts)
+    else:
+        prompt = prompts.load("answer", settings.prompts)
+    turns: tuple[Message, ...] = ()
+    if count:
+        learned = run.read("cleaned.parquet").filter(pl.col("split") == "train")
+        turns = contexts.exemplars(
+            learned,
+            run.read("chunks.parquet"),
+            documents_listed(run),
+            prompt,
+            count,
+            style=_style(settings),
+            seed=settings.seed,
+            abstaining=prompt.name == "short",
+        )
+    golden = name in ("golden", "tuned_golden")
+    arm = Arm(
+        name=name,
+        title=title(name),
+        model=opened.name,
+        adapter=opened.adapter,
+        prompt=prompt.name,
+        prompt_digest=prompt.digest,
+        exemplars=len(turns) // 2,
+        context="none" if prompt.name == "closed" else "golden" if golden else "retrieved",
+        tuned=opened.adapter is not None,
+    )
+    return Contender(arm, opened.generator, prompt, turns, opened.scorer, opened.fresh)
+
+
+def ask_all(
+    run: Run, settings: Settings, field: Sequence[Contender], known: contexts.Contexts, *, listen: Listen
+) -> dict[str, Any]:
+    """Ask every contender every question; returns the timings by arm. Makes `answers.parquet`."""
+    sets = known.questions["split"].unique(maintain_order=True).to_list()
+
+    def work(step: Step) -> Mapping[str, pl.DataFrame]:
+        frames = [tables.frame(tables.ANSWERS, [])]
+        timings = Timings(step, run.manifest["steps"].get("answers", {}).get("notes", {}))
+        for contender in field:
+            watch = Stopwatch(contender.generator)
+            asked = replace(contender, generator=watch)
+            conditions = ["answerable"] if contender.arm.context != "retrieved" else ["answerable", "withheld"]
+            former = timings.former(contender).get("latencies", ())
+            try:
+                for name, one in product(sets, conditions):
+                    frames.append(_answers(asked, known, name, one, settings=settings, listen=listen))
+            finally:  # also of what is interrupted: its replies are not written again
+                timings.keep(contender, watch, former)
+            taken = latencies(
+                contender,
+                known,
+                count=settings.benchmark.latency_questions,
+                former=former,
+                style=_style(settings),
+                max_tokens=settings.answering.max_tokens,
+                listen=listen,
+            )
+            timings.keep(contender, watch, taken)
+        return {"answers.parquet": pl.concat(frames)}
+
+    line = run.step(
+        "answers",
+        work,
+        version=1,
+        outputs=["answers.parquet"],
+        inputs=[
+            *("documents.parquet", "chunks.parquet", "cleaned.parquet", "index"),
+            *(["lexical"] if settings.index.hybrid else []),
+        ],
+        using={
+            "arms": [who(contender) for contender in field],
+            "questions": _digest(known.questions.to_dicts()),
+            "k": settings.index.k,
+            "seed": settings.seed,
+            "style": _style(settings),
+            "withheld": settings.benchmark.withheld,
+            "latency_questions": settings.benchmark.latency_questions,
+            "answering": settings.answering.model_dump(mode="json"),
+        },
+    )
+    return dict(line["notes"])
+
+
+def _answers(
+    contender: Contender,
+    known: contexts.Contexts,
+    question_set: str,
+    condition: str,
+    *,
+    settings: Settings,
+    listen: Listen,
+) -> pl.DataFrame:
+    context = contender.arm.context if condition == "answerable" else "withheld"
+    ids = known.ids(question_set, context)
+    facts = {"arm": contender.arm.title, "set": question_set, "condition": condition, "questions": len(ids)}
+    if ids:
+        listen("asking", facts)
+    said = _ask(contender, known, question_set, context, settings)
+    return answering.answer_rows(
+        said,
+        ids,
+        arm=contender.arm.name,
+        question_set=question_set,
+        condition=condition,
+        retrieved=[known.sources.hits[name] if contender.arm.context != "none" else [] for name in ids],
+        adapter=contender.arm.adapter,
+    )
+
+
+def _ask(
+    contender: Contender, known: contexts.Contexts, question_set: str, context: contexts.Context, settings: Settings
+) -> list[Answer]:
+    ids = known.ids(question_set, context)
+    asked = dict(known.questions.select("question_id", "question").iter_rows())
+    passages = [known.passages[name][context] for name in ids]
+    options: dict[str, Any] = {"prompt": contender.prompt, "style": _style(settings), "exemplars": contender.exemplars}
+    said = list(
+        answering.answer_all(
+            [asked[name] for name in ids],
+            passages,
+            contender.generator,
+            max_tokens=settings.answering.max_tokens,
+            when_unsupported=settings.answering.when_unsupported,
+            model=contender.arm.model,
+            adapter=contender.arm.adapter,
+            ask_without_passages=contender.arm.context == "none",
+            **options,
+        )
+    )
+    labels = benchmark.labels(_of(known.questions, question_set))
+    if labels and contender.scorer is not None:
+        chats = [
+            answering.request(asked[name], shown, max_tokens=1, **options).messages
+            for name, shown in zip(ids, passages, strict=True)
+        ]
+        begun = contenders.beginnings(said, chats, contender.scorer)
+        said = contenders.labelled(said, capability.choose(contender.scorer, begun, labels))
+    return said
+
+
+def check_capability(
+    names: Sequence[str], field: Field, rows: Callable[[str], Sequence[Mapping[str, Any]]], *, listen: Listen
+) -> dict[str, dict[str, Any]] | None:
+    """Measure general capability before and after tuning; None when nothing was asked for or nothing was tuned.
+
+    Args:
+        names: files or hub names of sets of questions.
+        field: who takes part.
+        rows: delivers what the hub holds.
+        listen: told "asking".
+    """
+    if not names or field.tuned is None:
+        return None
+    found: dict[str, dict[str, Any]] = {}
+    for name in names:
+        check = capability.open_check(name, rows)
+        facts = {"title": check.title, "measure": check.measure, "questions": len(check.questions)}
+        if field.base.scorer is None or field.tuned.scorer is None:
+            found[check.name] = {**facts, "before": None, "after": None, "change": None}
+            continue
+        listen("asking", {"arm": "base and tuned", "set": check.title, "condition": "", **facts})
+        before = capability.measure(check, field.base.scorer)
+        after = capability.measure(check, field.tuned.scorer)
+        found[check.name] = capability.compare(check, before, after)
+    return found
+
+
+def _style(settings: Settings) -> str:
+    return raftformat.render_style(**settings.answer_style.model_dump())
+
+
+def _of(questions: pl.DataFrame, name: str) -> pl.DataFrame:
+    return questions.filter(pl.col("split") == name)
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, ensure_ascii=False, default=str, sort_keys=True).encode()).hexdigest()
