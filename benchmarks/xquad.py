@@ -76,6 +76,7 @@ def measure(folder: Path, questions: Path, **settings: Any) -> dict[str, Any]:
         settings={
             "benchmark.capability": [str(data_file(name)) for name in CAPABILITY],
             "benchmark.latency_questions": 5,
+            "benchmark.exemplars": [0, 2],
             "benchmark.tuning_questions": 33,
             "answering.max_tokens": 96,
             **settings,
