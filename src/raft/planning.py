@@ -199,8 +199,13 @@ def _unanswerable(
     return count
 
 
+def is_notice(wording: str, known: Survey) -> bool:
+    """Tell whether several documents make a statement word for word, so that it is no knowledge of one of them."""
+    return _digest(wording) in known.notices
+
+
 def _own(found: Sequence[Target], known: Survey) -> list[Target]:
-    return [target for target in found if _digest(target.statement) not in known.notices]
+    return [target for target in found if not is_notice(target.statement, known)]
 
 
 def _digest(text: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import polars as pl
 
 from raft.asks import Ask, check_wording, grounded
-from raft.planning import Survey, budgets, documents
+from raft.planning import Survey, budgets, documents, is_notice
 from raft.prompts import Prompt
 from raft.protocols import Request
 from raft.targets import plain, statements
@@ -58,7 +58,9 @@ def plan_spans(
             choices = [
                 (statement.start, statement.end)
                 for statement in statements(row["text"])
-                if not statement.cells and SHORTEST <= len(statement.wording.split()) <= LONGEST
+                if not statement.cells
+                and not is_notice(statement.wording, known)
+                and SHORTEST <= len(statement.wording.split()) <= LONGEST
             ]
             count = min(parts.get(str(place), 0), len(choices)) if given.get(doc, 0) else 0
             for step in range(count):

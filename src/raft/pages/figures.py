@@ -29,7 +29,7 @@ MEASURES: Mapping[str, tuple[str, str]] = {
 DECISIONS: Mapping[str, tuple[str, str]] = {
     "ship": ("Ship the tuned model.", "It answers better than plain RAG, and the rules for shipping are met."),
     "investigate": ("Look closer before you decide.", "The figures do not settle it yet."),
-    "keep plain RAG": ("Keep plain RAG.", "Tuning did not bring enough to be worth it."),
+    "keep plain RAG": ("Keep plain RAG.", "What tuning gains is not worth what it costs; the reasons say why."),
     "not tuned yet": ("Not tuned yet.", "These are the figures that a tuned model has to beat."),
 }
 """Each verdict in plain words."""
