@@ -28,7 +28,7 @@ def test_commands_of_the_readme_are_understood(line):
     """Each command line in the README has only arguments and options that exist."""
     _, name, *arguments = shlex.split(line.strip())
     command = main.commands[name]
-    with click.Context(command) as context:
+    with click.Context(command, help_option_names=["-h", "--help"]) as context:  # click keeps the first it is given
         command.parse_args(context, arguments)
 
 
