@@ -36,6 +36,11 @@ def asked(*rows, questions, kinds=KINDS):
     return list(plan_spans([frame], Survey(), given, PROMPT, kinds))
 
 
+def prefilled(ask):
+    """Return what a request gives the model of its reply."""
+    return ask.request.messages[-1]["content"]
+
+
 def statement_of(ask):
     """Return the sentence that a request shows."""
     return ask.request.messages[-2]["content"].partition("Sentence: ")[2]
@@ -207,6 +212,29 @@ def test_a_sentence_is_asked_about_once():
     assert [statement_of(ask) for ask in asks] == [sentence(number) for number in range(3)]
 
 
+def test_exact_facts_are_given_where_more_questions_are_wanted():
+    """Only when each sentence has been asked about are its numbers, dates and codes given as answers, two at most."""
+    rows = [chunk(0, f"{TIMBER}\n\n{PUMP}")]
+    assert [prefilled(ask) for ask in asked(*rows, questions=2)] == ["Answer:"] * 2
+    more = [prefilled(ask) for ask in asked(*rows, questions=20)]
+    assert more[:2] == ["Answer:"] * 2
+    assert more[2:] == [f"Answer: {fact}\nQuestion:" for fact in ("1703", "$4,250.50", "1.5 km³")]
+    assert [prefilled(ask) for ask in asked(*rows, questions=20, kinds=("date",))] == ["Answer:"] * 2
+
+
+def test_a_given_answer_stays_as_it_is():
+    """The reply is the question alone, the row has the answer that was given; a reply that says it is of no use."""
+    ask = span_ask(PROMPT, chunk(0, TIMBER), 0, len(TIMBER), KINDS, answer="1703")
+    (row,) = ask.read(" Until the treaty of which year was most of the timber shipped?\nAnswer: 1704")
+    assert (row["question"], row["answer"]) == (
+        "Until the treaty of which year was most of the timber shipped?",
+        "1703",
+    )
+    assert [quote["text"] for quote in row["quotes"]] == [TIMBER]
+    with pytest.raises(ValueError, match="gives the answer away"):
+        ask.read("Was most of the timber shipped until the treaty of 1703?")
+
+
 def test_what_is_too_short_or_too_long_is_left_out():
     """Only sentences of `SHORTEST` to `LONGEST` words are asked about, and no rows of tables."""
     table = "| Part | Price of one part in the shop |\n| --- | --- |\n| Delta housing of the pump | 88 euros in cash |"
@@ -218,7 +246,8 @@ def test_what_is_too_short_or_too_long_is_left_out():
 
 def test_a_document_without_a_budget_is_not_asked_about():
     """Held-out documents, which are given nothing, and boilerplate are left alone."""
-    rows = [chunk(0, TIMBER, doc="a"), chunk(0, TIMBER, doc="b"), chunk(1, TIMBER, doc="b", boilerplate=True)]
+    text = sentence(1)
+    rows = [chunk(0, text, doc="a"), chunk(0, text, doc="b"), chunk(1, text, doc="b", boilerplate=True)]
     assert [ask.item_id for ask in asked(*rows, questions={"a": 0, "b": 5})] == ["b0"]
     assert asked(*rows, questions={}) == []
     assert list(plan_spans([tables.frame(tables.CHUNKS, [])], Survey(), {"a": 3}, PROMPT, KINDS)) == []

@@ -1,12 +1,14 @@
 """Questions whose answer a model copies from a sentence: for models that can choose, and stumble over JSON.
 
 A sentence is chosen; the model copies a short answer from it and asks for it. The copy is checked word for word, so
-that answers are as exact as those that rules choose, and are of more kinds: terms, causes, places, people.
+that answers are as exact as those that rules choose, and are of more kinds: terms, causes, places, people. Where more
+questions are wanted than there are sentences, the model is also given exact facts of them as answers to ask for: left
+to itself it rarely chooses a number or a date.
 """
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import polars as pl
 
@@ -17,10 +19,14 @@ from raft.protocols import Request
 from raft.targets import plain, statements
 from raft.text import facts, normalise
 
+_T = TypeVar("_T")
+
 REPLY_TOKENS = 44
 SHORTEST, LONGEST = 8, 45
 """Words of a sentence that is asked about."""
 MOST_ANSWER_WORDS = 10
+MOST_FACTS = 2
+"""Facts of one sentence that are given as answers."""
 
 GROUNDED = 0.4
 """Least share of a question's words that the sentence or its heading holds. A model that can choose an answer also
@@ -55,36 +61,62 @@ def plan_spans(
             limit=None,
         )
         for place, row in enumerate(rows):
-            choices = [
+            count = parts.get(str(place), 0) if given.get(doc, 0) else 0
+            sentences = [
                 (statement.start, statement.end)
                 for statement in statements(row["text"])
                 if not statement.cells
                 and not is_notice(statement.wording, known)
                 and SHORTEST <= len(statement.wording.split()) <= LONGEST
             ]
-            count = min(parts.get(str(place), 0), len(choices)) if given.get(doc, 0) else 0
-            for step in range(count):
-                yield span_ask(prompt, row, *choices[step * len(choices) // count], kinds)
+            for start, end in _spread(sentences, count):
+                yield span_ask(prompt, row, start, end, kinds)
+            given_answers = [
+                (start, end, answer) for start, end in sentences for answer in _facts(row["text"][start:end], kinds)
+            ]
+            for start, end, answer in _spread(given_answers, count - len(sentences)):
+                yield span_ask(prompt, row, start, end, kinds, answer=answer)
 
 
-def span_ask(prompt: Prompt, chunk: Mapping[str, Any], start: int, end: int, kinds: Sequence[str]) -> Ask:
-    """Ask for an answer copied from the chunk's characters `start` to `end`, and for the question that asks for it."""
+def _spread(choices: Sequence[_T], count: int) -> list[_T]:
+    """Return up to `count` of the choices, evenly spread from first to last."""
+    count = max(0, min(count, len(choices)))
+    return [choices[step * len(choices) // count] for step in range(count)]
+
+
+def _facts(text: str, kinds: Sequence[str]) -> list[str]:
+    """Return facts of a sentence that can be asked for, first to last."""
+    found = dict.fromkeys(fact.text for fact in facts(plain(text)) if fact.kind != "name")
+    return [answer for answer in found if kind_of(answer) in kinds][:MOST_FACTS]
+
+
+def span_ask(
+    prompt: Prompt, chunk: Mapping[str, Any], start: int, end: int, kinds: Sequence[str], *, answer: str | None = None
+) -> Ask:
+    """Ask about the chunk's characters `start` to `end`: for an answer copied from there and its question.
+
+    With `answer`, which must stand there, only the question is left to the model.
+    """
     statement = plain(chunk["text"][start:end])
     messages = prompt.render(context=chunk["heading"], statement=statement)
+    begun = "" if answer is None else f"{answer}\nQuestion:"
+    if begun:
+        last = messages[-1]
+        messages = (*messages[:-1], {"role": last["role"], "content": f"{last['content']} {begun}"})
 
     def read(reply: str) -> list[dict[str, Any]]:
-        answer, question = parse_span(reply, statement)
-        kind = kind_of(answer)
+        copied, question = parse_span(f"{begun} {reply}", statement)
+        kind = kind_of(copied)
         if kind not in kinds:
             raise ValueError(f"{kind!r} is none of the kinds asked for")
-        check_wording(question, answer, statement, chunk["heading"])
+        check_wording(question, copied, statement, chunk["heading"])
         if _REFERS.search(question):
             raise ValueError("it speaks of the sentence")
         known, stated = grounded(question, statement, chunk["heading"])
         if not stated or known < GROUNDED:
             raise ValueError("it is about something else")
         quote = {"chunk_id": chunk["chunk_id"], "start": start, "end": end, "text": chunk["text"][start:end]}
-        return [{"question": question, "answer": answer, "kind": kind, "quotes": [quote]}]
+        return [{"question": question, "answer": copied, "kind": kind, "quotes": [quote]}]
 
     request = Request(messages, REPLY_TOKENS, check=read)
     return Ask(request, read, chunk["chunk_id"], (chunk["doc_id"],), prompt)
