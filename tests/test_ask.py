@@ -199,7 +199,8 @@ def test_a_new_document_is_used_at_once(run, tmp_path, tiny_student):
     before, opened = adapters.current(run), raft.load(run)
     question = "What is the part number of the Zephyr fountain pump?"
     assert all(passage.document != "zephyr.md" for passage in opened.ask(question).passages)
-    api.build(corpus, out=run, generator="openai/fake", student=str(tiny_student), settings=SETTINGS)
+    api.build(corpus, out=run, generator="openai/fake", price=(0.0, 0.0), student=str(tiny_student),
+              settings=SETTINGS)  # fmt: skip
     for built in (raft.load(run), opened):
         said = built.ask(question)
         assert said.adapter == before

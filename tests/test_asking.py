@@ -144,13 +144,13 @@ def test_a_cut_off_reply_that_passes_is_taken(ledger):
 
 
 def test_what_a_provider_refuses_is_a_failure_and_is_not_stored(ledger):
-    """A refusal is reported in the provider's words and asked anew by the next run."""
+    """A refusal is reported in the provider's words at once, and asked anew by the next run alone."""
     model = Model(
         lambda call: Failure("refused", "against our rules") if "bad" in call.messages[-1]["content"] else "ok"
     )
     outcomes = ask(model, ledger, [request("good"), request("bad")], attempts=2)
     assert [type(outcome) for outcome in outcomes] == [Completion, Failure]
-    assert outcomes[1] == Failure("refused", "against our rules", "", 2)
+    assert outcomes[1] == Failure("refused", "against our rules", "", 1)
     assert len(ledger.spent()) == 1
     assert ledger.spent()[0]["calls"] == 1
 

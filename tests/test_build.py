@@ -453,7 +453,7 @@ def test_a_corpus_in_which_nothing_can_be_read_is_a_failure(tmp_path, fake_model
 
 def test_a_hosted_model_writes_whole_items(corpus, tmp_path, fake_models):
     """A hosted generator is asked for questions, answers and quotes as JSON, several a chunk."""
-    built = build(corpus, tmp_path / "run", generator="openai/some-model")
+    built = build(corpus, tmp_path / "run", generator="openai/some-model", price=(0.0, 0.0))
     assert set(built.questions["model"]) == {"openai/some-model"}
     assert built.questions["prompt"].str.starts_with("items@").all()
     kept = built.cleaned.filter(pl.col("reason").is_null())
@@ -591,7 +591,7 @@ def test_another_embedder_makes_the_index_anew(corpus, copied, whole, fake_model
 def test_a_manifest_holds_no_secret(corpus, tmp_path, fake_models, monkeypatch):
     """Keys of the environment are written nowhere in the run directory."""
     monkeypatch.setenv("OPENAI_API_KEY", "sk-very-secret-indeed")
-    build(corpus, tmp_path / "run", generator="openai/some-model")
+    build(corpus, tmp_path / "run", generator="openai/some-model", price=(0.0, 0.0))
     files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
     assert not [path for path in files if b"sk-very-secret-indeed" in path.read_bytes()]
 

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,9 @@ from raft import api, config
 from raft.api import seams
 from raft.backends.local import LocalModel
 from raft.cli import main
+from raft.ledger import Ledger
 from raft.run import Run
+from raft.spending import Price, Purse
 
 FAST = ["--set", "chunking.tokens=60", "--questions-per-chunk", "2", "--quiet"]
 
@@ -640,3 +643,83 @@ def test_each_command_explains_itself(raft, command):
     assert result.exit_code == 0
     assert "Usage:" in result.stdout
     assert command in raft("--help").stdout
+
+
+PRICED = ["--generator", "openai/some-model", "--price", "1/4", "--out", "run", *FAST]
+
+
+@pytest.mark.parametrize("text", ["1", "a/b", "1/2/3", ""])
+def test_a_wrong_price(raft, fake_models, corpus, text):
+    """A price is two numbers; what it looks like is shown."""
+    refused(raft("build", corpus, "--price", text), 2, "--price 0.15/0.60")
+
+
+def test_a_price_below_nothing(raft, fake_models, corpus):
+    """A negative price is named."""
+    refused(raft("build", corpus, "--price", "-1/2"), 2, "generator.input_price")
+
+
+def test_a_sample_without_an_estimate(raft, fake_models, corpus):
+    """A sample belongs to an estimate; the command is shown."""
+    refused(raft("build", corpus, "--sample", "5"), 2, "--estimate --sample")
+
+
+def test_an_estimate_is_printed(raft, fake_models, corpus):
+    """An estimate says what there is to ask, what it costs and what to type next, and asks nothing."""
+    result = raft("build", corpus, "--estimate", *PRICED)
+    assert result.exit_code == 0, result.output
+    for words in ("6 documents", "for writing questions", "$1/$4 a million tokens", "  next:  ", "--max-cost"):
+        assert words in result.stdout
+    assert fake_models.asked == []
+    sampled = raft("build", corpus, "--estimate", "--sample", "2", "--json", *PRICED)
+    facts = json.loads(sampled.stdout)
+    assert facts["parts"][0]["answered"] == 2 <= len(fake_models.asked)
+    assert facts["dollars"][0] < facts["dollars"][1]
+
+
+def test_a_dear_build_is_refused_first(raft, fake_models, corpus):
+    """A build that may cost more than the setting shows its estimate and the flag to type, and asks nothing."""
+    result = raft("build", corpus, *PRICED, "--set", "generator.confirm_above=0")
+    refused(result, 2, "This build may cost", "12 chunks", "--max-cost")
+    assert fake_models.asked == []
+    assert raft("build", corpus, *PRICED, "--set", "generator.confirm_above=0", "--max-cost", "3").exit_code == 0
+
+
+def test_an_unknown_price_is_refused_first(raft, fake_models, corpus):
+    """A provider whose price nobody knows is not asked; with a cap neither."""
+    refused(raft("build", corpus, "--generator", "openai/some-model", *FAST), 2, "openai/some-model", "--price IN/OUT")
+    assert fake_models.asked == []
+
+
+def test_a_cap_that_is_no_cap(raft, fake_models, corpus):
+    """A cap of nothing is refused."""
+    refused(raft("build", corpus, *PRICED, "--max-cost", "0"), 2, "generator.max_cost")
+
+
+def test_only_what_is_on_this_machine(raft, fake_models, corpus):
+    """With --local-only a hosted model is refused before anything is read."""
+    refused(raft("build", corpus, *PRICED, "--local-only"), 2, "openai/some-model")
+    assert fake_models.asked == []
+
+
+def test_status_tells_what_was_spent(raft, copied):
+    """Spending is told by step and model, with lost calls at their worst case, the cap and what is left of it."""
+    manifest = json.loads((copied / "manifest.json").read_text())
+    manifest["settings"]["generator"]["max_cost"] = 5.0
+    (copied / "manifest.json").write_text(json.dumps(manifest))
+    with closing(Ledger(copied / "ledger.sqlite")) as ledger:
+        purse = Purse(ledger, run=manifest["collection"], model="openai/x", price=Price(1, 4), cap=5.0)
+        purse.pay(purse.open("a", 1.0), None, cost=0.5, input_tokens=1200, output_tokens=300)
+        purse.purpose = "cleaned"
+        purse.lose(purse.open("b", 0.25))
+        purse.open("c", 0.125)
+    text = raft("status", copied).stdout
+    for words in ("writing questions", "1,200", "0.5000", "judging questions", "lost, at their worst", "0.3750",
+                  "in all: $0.875 of $5.00, $4.12 left"):  # fmt: skip
+        assert words in text
+    with Run(copied).writing():
+        text = raft("status", copied).stdout
+        money = json.loads(raft("status", copied, "--json").stdout)["money"]
+    assert "under way, at most" in text
+    assert "$0.75 of $5.00, $4.12 left; $0.125 at most is under way" in text
+    assert (money["spent"], money["cap"], money["open"], money["left"]) == (0.75, 5.0, 0.125, 4.125)

@@ -1,21 +1,27 @@
-"""Hosted models, through litellm, against a server on this machine."""
+"""Hosted models, asked directly and through litellm, against a server on this machine."""
 
+import asyncio
 import socket
 import threading
 from contextlib import closing
 
 import pytest
-from tenacity import wait_random_exponential
 
 import raft
 from fake_openai import ERRORS, FakeOpenAI
 from raft import asks, prompts
-from raft.backends import hosted
-from raft.backends.asking import AskingGenerator, Reply
+from raft.backends import retrying
+from raft.backends.asking import Reply
+from raft.backends.direct import DirectTransport
+from raft.backends.faults import Busy
+from raft.backends.flowing import FlowingGenerator
+from raft.backends.fresh import FreshGenerator
 from raft.backends.hosted import HostedModel
+from raft.backends.through_litellm import LitellmTransport
 from raft.errors import RaftError, UsageError
 from raft.ledger import Ledger
 from raft.protocols import Completion, Failure, Request
+from raft.spending import Price, Purse
 
 KEY = "sk-dummy-0123456789abcdef"
 
@@ -26,15 +32,12 @@ pytestmark = pytest.mark.slow
 def naps(monkeypatch):
     """Give a key, keep requests on this machine, and do not sleep between tries; return the naps that were wanted."""
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    for name in ("OPENAI_BASE_URL", "OPENAI_API_BASE", "HOSTED_VLLM_API_BASE"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    wanted = []
-
-    def waiting(**options):
-        real = wait_random_exponential(**options)
-        return lambda state: wanted.append(real(state)) or 0.0
-
-    monkeypatch.setattr(hosted, "wait_random_exponential", waiting)
+    wanted, waits = [], retrying._WAITS
+    monkeypatch.setattr(retrying, "_WAITS", lambda state: wanted.append(waits(state)) or 0.0)
     return wanted
 
 
@@ -44,22 +47,49 @@ def request(text, **changes):
     return Request(turns, **{"max_tokens": 9, **changes})
 
 
+@pytest.fixture(params=["direct", "litellm"])
+def provider(request, monkeypatch):
+    """Return a provider whose calls go directly, and one whose calls go through litellm."""
+    if request.param == "direct":
+        return "openai"
+    monkeypatch.setenv("DEEPSEEK_API_KEY", KEY)
+    return "deepseek"
+
+
 def model(server, name="openai/test-model", concurrency=2):
     """Return a hosted model at the server."""
     return HostedModel(name, api_base=server.url, concurrency=concurrency, timeout=20)
 
 
-def answer(server, *texts, **changes):
+@pytest.fixture(autouse=True)
+def closed(monkeypatch):
+    """Close the connections of all models that a test has opened."""
+    opened, make = [], HostedModel.__init__
+    monkeypatch.setattr(
+        HostedModel, "__init__", lambda self, *given, **named: opened.append(self) or make(self, *given, **named)
+    )
+    yield
+    for one in opened:
+        one.close()
+
+
+def asking(server, ledger, attempts=1, concurrency=2, price=None):
+    """Return a generator that asks the server through a ledger."""
+    purse = Purse(ledger, run="r", model="openai/test-model", price=price, cap=None)
+    return FlowingGenerator(model(server, concurrency=concurrency), ledger, purse, attempts=attempts)
+
+
+def answer(server, *texts, provider="openai", **changes):
     """Return what a model answers, by position."""
     calls = [request(text, **changes) for text in texts]
-    batches = model(server).answer(calls, [True] * len(calls))
+    batches = model(server, f"{provider}/test-model").answer(calls, [True] * len(calls))
     return dict(one for batch in batches for one in batch)
 
 
-def test_replies_and_their_tokens_arrive():
+def test_replies_and_their_tokens_arrive(provider):
     """A reply comes with its text, its tokens and no price where none is known; what was asked is what was sent."""
     with FakeOpenAI() as server:
-        replies = answer(server, "hello there", "good day", temperature=0.5)
+        replies = answer(server, "hello there", "good day", provider=provider, temperature=0.5)
     assert {place: reply.text for place, reply in replies.items()} == {0: "echo: hello there", 1: "echo: good day"}
     first = replies[0]
     assert (first.finish_reason, first.input_tokens, first.output_tokens, first.cost) == ("stop", 4, 3, None)
@@ -78,30 +108,30 @@ def test_only_what_is_wanted_is_asked():
 
 
 def test_a_known_price_is_reckoned():
-    """Where litellm knows the model's price, the reply has its cost in dollars."""
+    """Where the list knows the model's price, the reply has its cost in dollars."""
     with FakeOpenAI() as server:
         ((_, reply),) = next(model(server, "openai/gpt-4o-mini").answer([request("hello")], [True]))
     assert 0 < reply.cost < 0.01
 
 
 @pytest.mark.parametrize("faults", [["429"], ["500"], ["503"], ["429", "500", "429"], ["close"]])
-def test_what_passes_by_itself_is_tried_again(naps, faults):
+def test_what_passes_by_itself_is_tried_again(naps, faults, provider):
     """A server that fails is asked again after a wait, once a fault and no more: there is one retry layer."""
     with FakeOpenAI({"flaky": faults}) as server:
-        assert answer(server, "flaky question")[0].text == "echo: flaky question"
+        assert answer(server, "flaky question", provider=provider)[0].text == "echo: flaky question"
     assert len(server.seen) == len(faults) + 1
-    assert len(naps) == len(faults)
+    assert len(naps) == sum(fault in ("500", "close") for fault in faults)  # a busy endpoint is waited for by the pace
 
 
 def test_waits_and_tries_are_bounded(naps):
-    """A server that stays overloaded is asked a fixed number of times, then the run stops with a hint."""
-    with FakeOpenAI({"busy": ["429"] * 50}) as server, pytest.raises(RaftError) as caught:
-        answer(server, "busy")
+    """A server that keeps failing is asked a fixed number of times, then the run stops with a hint."""
+    with FakeOpenAI({"broken": ["500"] * 50}) as server, pytest.raises(RaftError) as caught:
+        answer(server, "broken")
     assert not isinstance(caught.value, UsageError)
-    assert "Rate limit reached" in caught.value.what
+    assert "The server had an error" in caught.value.what
     assert "again later" in caught.value.hint
-    assert len(server.seen) == hosted._TRIES
-    assert 0 < len(naps) <= hosted._TRIES
+    assert len(server.seen) == retrying.Patience().tries
+    assert 0 < len(naps) <= retrying.Patience().tries
     assert all(0 <= nap <= 30 for nap in naps)
 
 
@@ -111,12 +141,14 @@ def test_waits_and_tries_are_bounded(naps):
         ("401", "Incorrect API key"),
         ("403", "may not use"),
         ("404", "does not exist"),
+        ("402", "exceeded your current quota"),
+        ("quota", "exceeded your current quota"),
     ],
 )
-def test_a_wrong_key_or_model_stops_at_once(naps, fault, words):
+def test_a_wrong_key_or_model_stops_at_once(naps, fault, words, provider):
     """What no waiting mends stops the run in the provider's words, with a hint and without the key."""
     with FakeOpenAI({"x": [fault] * 9}) as server, pytest.raises(UsageError) as caught:
-        answer(server, "x")
+        answer(server, "x", provider=provider)
     assert words in caught.value.what
     assert KEY not in str(caught.value)
     assert "OPENAI_API_KEY" in caught.value.hint
@@ -132,11 +164,26 @@ def test_a_missing_key_is_a_usage_error(monkeypatch, naps):
     assert naps == []
 
 
+def test_where_a_call_goes(monkeypatch):
+    """An endpoint at an address of one's own is asked directly, by setting or by variable; all others by litellm."""
+    monkeypatch.setenv("DEEPSEEK_API_KEY", KEY)
+
+    def way(name, base=None):
+        own = HostedModel(name, api_base=base, concurrency=1, timeout=5)
+        return type(own._transport(own._key()))
+
+    assert way("openai/x", "http://127.0.0.1:1/v1") is way("hosted_vllm/x", "http://127.0.0.1:1/v1") is DirectTransport
+    assert way("openai/gpt-4o-mini") is way("deepseek/x", "http://127.0.0.1:1/v1") is LitellmTransport
+    monkeypatch.setenv("OPENAI_API_BASE", "http://127.0.0.1:1/v1")
+    monkeypatch.setenv("HOSTED_VLLM_API_BASE", "http://127.0.0.1:1/v1")
+    assert way("openai/x") is way("hosted_vllm/x") is DirectTransport
+
+
 @pytest.mark.parametrize(("fault", "kind"), [("context", "too long"), ("policy", "refused"), ("400", "refused")])
-def test_a_request_that_the_provider_refuses_is_a_failure_of_its_own(fault, kind):
+def test_a_request_that_the_provider_refuses_is_a_failure_of_its_own(fault, kind, provider):
     """A request that is too long or not allowed fails alone; the others are answered."""
     with FakeOpenAI({"bad": [fault] * 9}) as server:
-        outcomes = answer(server, "bad", "good")
+        outcomes = answer(server, "bad", "good", provider=provider)
     assert isinstance(outcomes[0], Failure)
     assert outcomes[0].kind == kind
     assert outcomes[0].message
@@ -171,13 +218,14 @@ def test_a_reply_that_was_cut_off_says_so():
         assert answer(server, "a long story")[0].finish_reason == "length"
 
 
-def test_a_garbled_response_is_tried_again_or_an_error_with_words():
-    """A body that is no JSON never ends in a traceback of another kind than ours."""
-    with FakeOpenAI({"garbled": ["malformed"] * 20}) as server:
-        try:
-            assert isinstance(answer(server, "garbled")[0], Failure)
-        except RaftError as error:
-            assert error.hint
+def test_a_garbled_response_is_tried_again_and_then_an_error_with_words():
+    """A body that is no JSON is asked for again; where nothing else comes, the run stops with a hint."""
+    with FakeOpenAI({"garbled": ["malformed"]}) as server:
+        assert answer(server, "garbled")[0].text == "echo: garbled"
+    with FakeOpenAI({"garbled": ["malformed"] * 20}) as server, pytest.raises(RaftError) as caught:
+        answer(server, "garbled")
+    assert "again later" in caught.value.hint
+    assert len(server.seen) <= retrying.Patience().tries
 
 
 def test_an_endpoint_that_is_down_is_an_error_with_a_hint():
@@ -207,24 +255,30 @@ def test_models_are_known_by_name_and_endpoint():
     assert len({here, there, plain}) == 3
 
 
-def test_a_schema_goes_along_where_the_model_takes_one():
-    """Structured output is asked for only of models that are known to give it."""
+def test_a_schema_goes_along_where_it_is_taken():
+    """Structured output is asked for; an endpoint that turns it down is asked without it, then and from then on."""
     schema = {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]}
     with FakeOpenAI() as server:
-        for name in ("openai/gpt-4o-mini", "openai/test-model"):
-            list(model(server, name).answer([request("x", schema=schema)], [True]))
+        assert isinstance(answer(server, "x", schema=schema)[0], Reply)
     assert server.seen[0]["response_format"]["json_schema"]["schema"] == schema
-    assert "response_format" not in server.seen[1]
+    with FakeOpenAI({"first": ["schema"]}) as server:
+        own = model(server, concurrency=1)
+        replies = dict(
+            one
+            for batch in own.answer([request(text, schema=schema) for text in ("first", "second")], [True] * 2)
+            for one in batch
+        )
+    assert [reply.text for _, reply in sorted(replies.items())] == ["echo: first", "echo: second"]
+    assert ["response_format" in body for body in server.seen] == [True, False, False]
 
 
 def test_an_error_keeps_the_replies_that_came_before_it(tmp_path):
     """When one request stops the run, replies that had come are in the ledger and are not asked for again."""
     with FakeOpenAI({"bad": ["401"]}) as server, closing(Ledger(tmp_path / "ledger.sqlite")) as ledger:
         requests = [request(text) for text in ("one", "two", "bad", "three")]
-        generator = AskingGenerator(model(server, concurrency=1), ledger, attempts=1)
         with pytest.raises(UsageError):
-            list(generator.complete(requests))
-        outcomes = list(AskingGenerator(model(server, concurrency=1), ledger, attempts=1).complete(requests))
+            list(asking(server, ledger, concurrency=1).complete(requests))
+        outcomes = list(asking(server, ledger, concurrency=1).complete(requests))
         texts = [body["messages"][-1]["content"] for body in server.seen]
     assert [outcome.text for outcome in outcomes] == ["echo: one", "echo: two", "echo: bad", "echo: three"]
     assert texts.count("one") == texts.count("two") == 1
@@ -232,18 +286,16 @@ def test_an_error_keeps_the_replies_that_came_before_it(tmp_path):
 
 def test_an_error_keeps_the_replies_that_were_in_flight(tmp_path, monkeypatch):
     """A reply that is paid for while another request stops the run is kept as well."""
-    requests = [request(text) for text in ("bad", "good")]
-    begun, send = threading.Event(), HostedModel._ask
+    both, send = threading.Barrier(2), DirectTransport.send
 
-    def in_order(self, call, stop):
-        begun.set() if call is requests[1] else begun.wait(20)
-        return send(self, call, stop)
+    async def together(self, call):
+        await asyncio.to_thread(both.wait, 20)  # neither is answered before both are in the air
+        return await send(self, call)
 
-    monkeypatch.setattr(HostedModel, "_ask", in_order)
-    monkeypatch.setattr(hosted, "as_completed", list, raising=False)
-    with FakeOpenAI({"bad": ["401"]}) as server, closing(Ledger(tmp_path / "ledger.sqlite")) as ledger:
+    monkeypatch.setattr(DirectTransport, "send", together)
+    with FakeOpenAI({"bad": ["401"]}, latency=0.1) as server, closing(Ledger(tmp_path / "ledger.sqlite")) as ledger:
         with pytest.raises(UsageError):
-            list(AskingGenerator(model(server), ledger, attempts=1).complete(requests))
+            list(asking(server, ledger).complete([request("bad"), request("good")]))
         assert [body["messages"][-1]["content"] for body in server.seen].count("good") == 1
         assert [row["calls"] for row in ledger.spent()] == [1]
 
@@ -252,12 +304,39 @@ def test_a_hosted_generator_replays_from_the_ledger(tmp_path):
     """A second generator on the same ledger sends nothing and gives the same completions."""
     with FakeOpenAI() as server, closing(Ledger(tmp_path / "ledger.sqlite")) as ledger:
         requests = [request(f"number {i}") for i in range(5)]
-        first = [one.text for one in AskingGenerator(model(server), ledger, attempts=2).complete(requests)]
-        again = list(AskingGenerator(model(server), ledger, attempts=2).complete(requests))
+        first = [one.text for one in asking(server, ledger).complete(requests)]
+        again = list(asking(server, ledger).complete(requests))
         assert [one.text for one in again] == first
         assert all(isinstance(one, Completion) and one.replayed for one in again)
         assert len(server.seen) == 5
         assert ledger.spent()[0]["calls_without_price"] == 5
+
+
+def test_many_replies_come_at_once_each_paid_for_once(tmp_path):
+    """Under faults of all kinds every request has its reply, and the server charged for each only what was lost."""
+    shares = {"429": 0.05, "500": 0.05, "close": 0.05, "malformed": 0.05}
+    price = Price(input=1.0, output=2.0)
+    with (
+        FakeOpenAI(shares=shares, limit=5000, latency=0.01, keep=False) as server,
+        closing(Ledger(tmp_path / "ledger.sqlite")) as ledger,
+    ):
+        requests = [request(f"number {i}") for i in range(300)]
+        outcomes = list(asking(server, ledger, concurrency=32, price=price).complete(requests))
+        (spent,) = ledger.spending("r")
+    assert [one.text for one in outcomes] == [f"echo: number {i}" for i in range(300)]
+    assert spent["calls"] == 300
+    assert set(server.answered.values()) == {1}
+    assert spent["lost"] == server.outcomes["close"] + server.outcomes["malformed"] > 0
+
+
+def test_asking_anew_asks_each_time():
+    """A model without memory is asked each time, one question after the other, over one flight."""
+    with FakeOpenAI() as server:
+        own = model(server)
+        fresh = FreshGenerator(own)
+        replies = [outcome.text for _ in range(3) for outcome in fresh.complete([request("hello")])]
+    assert replies == ["echo: hello"] * 3
+    assert len(server.seen) == 3
 
 
 def test_the_fake_server_writes_items_that_pass_their_check():
@@ -279,10 +358,18 @@ def test_the_fake_server_writes_items_that_pass_their_check():
 
 def test_the_fake_server_stops_at_its_limit():
     """Requests beyond the limit are turned away, so that a loop ends."""
-    with FakeOpenAI(limit=2) as server, pytest.raises(RaftError):
-        for text in ("a", "b", "c"):
-            answer(server, text)
-    assert len(server.seen) > 2
+
+    async def beyond(url):
+        transport = DirectTransport("openai/test-model", api_base=url, key=None, timeout=20, connections=1)
+        for text in ("a", "b"):
+            await transport.send(request(text))
+        with pytest.raises(Busy):
+            await transport.send(request("c"))
+        await transport.close()
+
+    with FakeOpenAI(limit=2) as server:
+        asyncio.run(beyond(server.url))
+    assert len(server.seen) == 3
 
 
 def test_an_endpoint_of_ones_own_needs_no_key(monkeypatch):

@@ -327,3 +327,56 @@ def test_a_ledger_can_be_copied_to_another_machine(tmp_path, ledger):
     assert [path.name for path in tmp_path.iterdir()] == ["ledger.sqlite"]
     with closing(Ledger(Path(shutil.copy(tmp_path / "ledger.sqlite", tmp_path / "copy.sqlite")))) as copy:
         assert copy.find(["a"]) == {"a": entry("a")}
+
+
+def test_statements_are_carried_out_together_or_not_at_all(ledger):
+    """Modules of the ground floor keep tables of their own, in transactions of several statements."""
+    ledger.write_all([("CREATE TABLE notes (name TEXT PRIMARY KEY)", [()])])
+    assert ledger.write_all([("INSERT INTO notes VALUES (?)", [("a",), ("b",)])]) == 2
+    with pytest.raises(RaftError):
+        ledger.write_all([("INSERT INTO notes VALUES (?)", [("c",)]), ("INSERT INTO notes VALUES (?)", [("a",)])])
+    assert ledger.read("SELECT name FROM notes ORDER BY name") == [("a",), ("b",)]
+    ledger.write("DELETE FROM notes WHERE name = ?", [("a",)])
+    assert ledger.read("SELECT name FROM notes WHERE name > ?", ("",)) == [("b",)]
+
+
+def test_spending_is_told_by_step_and_model(ledger):
+    """Each step and model of a run has a row, in the order in which they first asked; other runs are not in it."""
+    row = ("INSERT INTO calls (run, purpose, model, key, worst, cost, input_tokens, state, created)"
+           " VALUES (?,?,?,'k',?,?,?,?,0)")  # fmt: skip
+    calls = [
+        ("one", "questions", "m", 0.5, 0.2, 100, "paid"),
+        ("one", "questions", "m", 0.5, 0.3, 50, "paid"),
+        ("one", "questions", "m", 0.5, None, 0, "lost"),
+        ("one", "cleaned", "m", 0.25, None, 0, "open"),
+        ("one", "cleaned", "m", 0.25, None, 0, "batch"),
+        ("one", "cleaned", "n", None, None, 7, "paid"),
+        ("two", "questions", "m", 9.0, 9.0, 9, "paid"),
+    ]
+    ledger.write(row, calls)
+    questions, cleaned, unpriced = ledger.spending("one")
+    assert (questions["purpose"], questions["calls"], questions["input_tokens"]) == ("questions", 2, 150)
+    assert (questions["cost"], questions["lost"], questions["lost_cost"]) == (0.5, 1, 0.5)
+    assert (cleaned["calls"], cleaned["open"], cleaned["open_cost"], cleaned["cost"]) == (0, 1, 0.25, 0.0)
+    assert (cleaned["batch"], cleaned["batch_cost"]) == (1, 0.25)
+    assert (unpriced["model"], unpriced["calls"], unpriced["calls_without_price"]) == ("n", 1, 1)
+    assert questions["calls_without_price"] == 0
+
+
+def test_a_ledger_of_an_older_raft_is_used_on(tmp_path):
+    """A ledger without calls gets a place for them; what it holds is kept."""
+    path = tmp_path / "ledger.sqlite"
+    with closing(Ledger(path)) as ledger:
+        ledger.add([entry("a")])
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("DROP TABLE calls")
+    with closing(Ledger(path)) as ledger:
+        assert ledger.find(["a"]) == {"a": entry("a")}
+        assert ledger.spending("one") == []
+
+
+def test_which_texts_have_vectors_is_told_without_the_model(ledger):
+    """An embedder with a ledger knows which texts it need not ask for."""
+    cached = CachedEmbedder(HashEmbedder(), ledger)
+    cached.embed(["one", "two"])
+    assert cached.known(["two", "three", "one"]) == [True, False, True]

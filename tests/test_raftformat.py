@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raft import prompts, raftformat
-from raft.raftformat import ABSTENTION, Shown, parse, render_prompt, render_style, render_target, title_line
+from raft.raftformat import ABSTENTION, PROMPTS, Shown, parse, render_prompt, render_style, render_target, title_line
 from raft.text import find_quote
 
 SHOWN = [Shown("a", "Handbook > Refunds", "Refunds take 30 days."), Shown("b", "", "Costs $5.\n\nNo VAT.")]
@@ -24,6 +24,31 @@ def test_round_trip(answer, quotes):
     assert parsed.followed
     assert parsed.answer == answer.strip()
     assert list(parsed.quotes) == [(number, text) for number, text in expected if text]
+
+
+@given(
+    answer=st.text().filter(str.strip).filter(lambda answer: "Quote" not in answer),
+    quotes=st.one_of(QUOTES, st.lists(st.tuples(st.just(1), TRICKY))),
+)
+def test_round_trip_with_the_answer_first(answer, quotes):
+    """A target whose quotes stand behind the answer is parsed back to the same answer and quotes."""
+    expected = [(number, " ".join(text.split())) for number, text in quotes]
+    parsed = parse(render_target(answer, quotes, "last"))
+    assert (parsed.followed, parsed.answer) == (True, answer.strip())
+    assert list(parsed.quotes) == [(number, text) for number, text in expected if text]
+
+
+def test_quotes_behind_an_answer_are_quotes_only_at_the_end():
+    """A line in the form of a quote inside an answer, or behind one that has its quotes before it, belongs to it."""
+    inside = 'Answer: He wrote\nQuote [1]: "a"\nand left.'
+    assert parse(inside).quotes == () and parse(inside).answer.endswith("and left.")
+    both = 'Quote [1]: "a"\nAnswer: b\nQuote [2]: "c"'
+    assert parse(both).quotes == ((1, "a"),) and parse(both).answer == 'b\nQuote [2]: "c"'
+
+
+def test_a_target_without_quotes_is_the_answer_alone():
+    """Where no quotes are wanted, only the answer is learned."""
+    assert render_target(" 30 days ", [(1, "Refunds take 30 days.")], "none") == "Answer: 30 days"
 
 
 @given(text=st.text(alphabet="ab \n\t\u00a0.", min_size=1), data=st.data())
@@ -64,20 +89,22 @@ def test_the_title_stands_once_above_a_document(title, heading, line):
     assert title_line(title, heading) == line
 
 
-def test_the_prompt_holds_the_form_and_ends_its_system_turn_with_the_style():
-    """The packaged prompt tells the abstention, and puts the style last in the system turn."""
-    chat = render_prompt(prompts.load("answer"), question="How long?", shown=SHOWN, style="Tone: dry")
+@pytest.mark.parametrize("name", PROMPTS.values())
+def test_the_prompt_holds_the_form_and_ends_its_system_turn_with_the_style(name):
+    """Each packaged prompt tells the abstention, and puts the style last in the system turn."""
+    chat = render_prompt(prompts.load(name), question="How long?", shown=SHOWN, style="Tone: dry")
     assert [turn["role"] for turn in chat] == ["system", "user"]
     assert ABSTENTION in chat[0]["content"]
     assert chat[0]["content"].endswith("Tone: dry")
     assert chat[1]["content"] == f"{raftformat.render_documents(SHOWN)}\n\nQuestion: How long?"
 
 
-def test_the_form_in_the_prompt_is_the_form_that_is_parsed():
-    """The example reply and the abstention in the prompt keep the form that they teach."""
-    system = prompts.load("answer").render(documents="", question="", style="")[0]["content"]
+@pytest.mark.parametrize(("where", "name"), PROMPTS.items())
+def test_the_form_in_the_prompt_is_the_form_that_is_parsed(where, name):
+    """The example reply and the abstention in each prompt keep the form that it teaches."""
+    system = prompts.load(name).render(documents="", question="", style="")[0]["content"]
     example, abstention = (piece for piece in system.split("\n\n") if piece.startswith(("Quote", "Answer:")))
-    assert parse(example).quotes == ((2, "Parcels are delivered within three days."),)
+    assert example == render_target("three days", [(2, "Parcels are delivered within three days.")], where)
     assert parse(abstention) == raftformat.Parsed(ABSTENTION, (), abstained=True, followed=True)
 
 

@@ -48,6 +48,7 @@ def build_for(student, home, **more):
             write_corpus(home / "corpus"),
             out=home / "run",
             generator="openai/fake",
+            price=(0.0, 0.0),
             student=str(student),
             settings={**SETTINGS, **more},
         )

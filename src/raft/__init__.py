@@ -2,6 +2,7 @@
 
 import raft
 
+raft.estimate("handbook/", out="runs/handbook", generator="openai/gpt-4o-mini").dollars
 run = raft.build("handbook/", out="runs/handbook", generator="openai/gpt-4o-mini")
 run.questions, run.cleaned, run.examples
 run.index.search(["what is the refund limit?"], k=5)
@@ -18,7 +19,7 @@ __version__ = "0.2.0"
 
 if TYPE_CHECKING:
     from raft.answers import Answer
-    from raft.api import Answerer, Built, approve, bench, build, export, export_model, initialise, load, train
+    from raft.api import Answerer, Built, approve, bench, build, estimate, export, export_model, initialise, load, train
     from raft.errors import RaftError
 
 _HOMES = {
@@ -28,6 +29,7 @@ _HOMES = {
     "approve": "raft.api",
     "bench": "raft.api",
     "build": "raft.api",
+    "estimate": "raft.api",
     "export": "raft.api",
     "export_model": "raft.api",
     "initialise": "raft.api",
@@ -45,6 +47,7 @@ __all__ = [
     "approve",
     "bench",
     "build",
+    "estimate",
     "export",
     "export_model",
     "initialise",

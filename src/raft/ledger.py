@@ -3,6 +3,8 @@
 The key of a completion is the whole request, the model's identity, the sample number and the attempt, and nothing
 that cannot change the reply (no timeout, no concurrency). Each write is one transaction: after `kill -9` at any
 instant the file holds whole rows only. Many processes may share one ledger.
+
+Beside the replies stand the calls: each one that costs money is written down before it is sent (see `raft.spending`).
 """
 
 import hashlib
@@ -14,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -28,8 +31,20 @@ CREATE TABLE IF NOT EXISTS completions (
   cost REAL, seconds REAL NOT NULL, created REAL NOT NULL
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS embeddings (key TEXT PRIMARY KEY, vector BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS calls (
+  id INTEGER PRIMARY KEY, run TEXT NOT NULL, purpose TEXT NOT NULL, model TEXT NOT NULL, key TEXT NOT NULL,
+  worst REAL, cost REAL, input_tokens INTEGER NOT NULL DEFAULT 0, output_tokens INTEGER NOT NULL DEFAULT 0,
+  state TEXT NOT NULL CHECK (state IN ('open', 'paid', 'lost', 'batch')), created REAL NOT NULL
+);
 """
 _BATCH = 500
+_ADD = (
+    "INSERT INTO completions (key, model, attempt, request, reply, finish_reason, input_tokens, output_tokens, cost,"
+    " seconds, created) VALUES (?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT(key) DO NOTHING"
+)
+
+Writing = tuple[str, Iterable[Sequence[object]]]
+"""An SQL statement, and the rows that it is carried out with, one after the other."""
 
 
 @dataclass(frozen=True)
@@ -73,12 +88,17 @@ class Ledger:
     Args:
         path: the file; it is made if missing, together with its folder.
 
+    Attributes:
+        path: as given.
+        shared: what is known of each run as long as the ledger is open, by the run's name; see `raft.spending.Purse`.
+
     Raises:
         RaftError: the file is no ledger, is damaged, or cannot be written.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.shared: dict[str, Any] = {}
         self._lock = threading.Lock()
         with self._guarded():
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -102,30 +122,21 @@ class Ledger:
     def find(self, keys: Sequence[str]) -> dict[str, Entry]:
         """Return the entries that exist among `keys`."""
         columns = "key, model, attempt, request, reply, finish_reason, input_tokens, output_tokens, cost, seconds"
-        return {row[0]: Entry(*row) for row in self._select(columns, "completions", keys)}
+        return {row[0]: Entry(*row) for row in self.select(columns, "completions", keys)}
 
     def add(self, entries: Iterable[Entry]) -> None:
         """Store entries, all or none; one that is there already is left as it is."""
-        now = time.time()
-        rows = [
-            tuple(whole_text(value) if isinstance(value, str) else value for value in (*vars(entry).values(), now))
-            for entry in entries
-        ]
-        self._insert(
-            "INSERT INTO completions (key, model, attempt, request, reply, finish_reason, input_tokens,"
-            " output_tokens, cost, seconds, created) VALUES (?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT(key) DO NOTHING",
-            rows,
-        )
+        self.write_all([adding(entries)])
 
     def find_vectors(self, keys: Sequence[str]) -> dict[str, np.ndarray]:
         """Return the float32 vectors that exist among `keys`."""
-        rows = self._select("key, vector", "embeddings", keys)
+        rows = self.select("key, vector", "embeddings", keys)
         return {key: np.frombuffer(blob, dtype=np.float32) for key, blob in rows}
 
     def add_vectors(self, vectors: Mapping[str, np.ndarray]) -> None:
         """Store vectors, all or none."""
         rows = [(key, vector.astype(np.float32).tobytes()) for key, vector in vectors.items()]
-        self._insert("INSERT INTO embeddings (key, vector) VALUES (?,?) ON CONFLICT(key) DO NOTHING", rows)
+        self.write("INSERT INTO embeddings (key, vector) VALUES (?,?) ON CONFLICT(key) DO NOTHING", rows)
 
     def spent(self) -> list[dict[str, object]]:
         """Return calls, tokens and dollars by model over the ledger's whole life; unknown prices are counted apart."""
@@ -134,26 +145,75 @@ class Ledger:
             " SUM(seconds) FROM completions GROUP BY model ORDER BY model"
         )
         names = ("model", "calls", "input_tokens", "output_tokens", "cost", "calls_without_price", "seconds")
+        return [dict(zip(names, row, strict=True)) for row in self.read(query)]
+
+    def spending(self, run: str) -> list[dict[str, Any]]:
+        """Return what a run has spent over its whole life, a row for each purpose and model.
+
+        Args:
+            run: the run's name in the ledger.
+
+        Returns:
+            Rows of `purpose`, `model`; `calls` that were paid for, with `input_tokens`, `output_tokens` and `cost` in
+            dollars; `lost` calls, of which nobody knows what they cost, and `lost_cost`, the most that they can have
+            cost; `open` calls, for which a process awaits the reply (or was killed while it did), and `open_cost`, the
+            most that they can cost; `batch` calls, for which a batch is awaited, and `batch_cost`, likewise;
+            `calls_without_price`, of all these.
+        """
+        query = (
+            "SELECT purpose, model, SUM(state = 'paid'), SUM(input_tokens), SUM(output_tokens),"
+            " TOTAL(CASE WHEN state = 'paid' THEN cost END), SUM(state = 'lost'),"
+            " TOTAL(CASE WHEN state = 'lost' THEN worst END), SUM(state = 'open'),"
+            " TOTAL(CASE WHEN state = 'open' THEN worst END), SUM(state = 'batch'),"
+            " TOTAL(CASE WHEN state = 'batch' THEN worst END), SUM(cost IS NULL AND worst IS NULL)"
+            " FROM calls WHERE run = ? GROUP BY purpose, model ORDER BY MIN(id)"
+        )
+        names = "purpose model calls input_tokens output_tokens cost lost lost_cost open open_cost batch batch_cost"
+        titles = [*names.split(), "calls_without_price"]
+        return [dict(zip(titles, row, strict=True)) for row in self.read(query, (run,))]
+
+    def read(self, query: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        """Return the rows of a query; for modules that keep tables of their own in the ledger.
+
+        Raises:
+            RaftError: the ledger cannot be used.
+        """
         with self._guarded(), self._lock:
-            return [dict(zip(names, row, strict=True)) for row in self._db.execute(query).fetchall()]
+            return self._db.execute(query, parameters).fetchall()
 
-    def _select(self, columns: str, table: str, keys: Sequence[str]) -> Iterator[tuple]:  # type: ignore[type-arg]
-        for begin in range(0, len(keys), _BATCH):
-            part = keys[begin : begin + _BATCH]
-            query = f"SELECT {columns} FROM {table} WHERE key IN ({','.join('?' * len(part))})"  # noqa: S608
-            with self._guarded(), self._lock:
-                rows = self._db.execute(query, part).fetchall()
-            yield from rows
+    def write(self, statement: str, rows: Iterable[Sequence[object]]) -> None:
+        """Carry out a statement once a row, all or none; for modules that keep tables of their own in the ledger.
 
-    def _insert(self, statement: str, rows: list[tuple]) -> None:  # type: ignore[type-arg]
+        Raises:
+            RaftError: the ledger cannot be used.
+        """
+        self.write_all([(statement, rows)])
+
+    def write_all(self, writings: Iterable[Writing]) -> int:
+        """Carry out several statements, all or none, and return the number of the row that was inserted last.
+
+        Raises:
+            RaftError: the ledger cannot be used.
+        """
+        last = 0
         with self._guarded(), self._lock:
             self._db.execute("BEGIN IMMEDIATE")
             try:
-                self._db.executemany(statement, rows)
+                for statement, rows in writings:
+                    for row in rows:
+                        last = self._db.execute(statement, row).lastrowid or last
             except BaseException:
                 self._db.execute("ROLLBACK")
                 raise
             self._db.execute("COMMIT")
+        return last
+
+    def select(self, columns: str, table: str, keys: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+        """Yield these columns of the rows of a table that have one of these keys."""
+        for begin in range(0, len(keys), _BATCH):
+            part = keys[begin : begin + _BATCH]
+            query = f"SELECT {columns} FROM {table} WHERE key IN ({','.join('?' * len(part))})"  # noqa: S608
+            yield from self.read(query, part)
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:
@@ -166,6 +226,15 @@ class Ledger:
                 hint=f"check the disk; if the file is damaged, move it aside (mv {self.path} {self.path}.damaged): "
                 "what it held is then asked again",
             ) from error
+
+
+def adding(entries: Iterable[Entry]) -> Writing:
+    """Return what stores entries, for a transaction that does more; one that is there already is left as it is."""
+    now = time.time()
+    return _ADD, [
+        tuple(whole_text(value) if isinstance(value, str) else value for value in (*vars(entry).values(), now))
+        for entry in entries
+    ]
 
 
 def whole_text(text: str) -> str:
@@ -193,6 +262,12 @@ class CachedEmbedder:
         """Return a float32 array of shape (len(texts), dimensions) whose rows have length 1."""
         windows = [self._window(texts[i : i + self.WINDOW]) for i in range(0, len(texts), self.WINDOW)]
         return np.concatenate(windows) if windows else np.empty((0, 0), dtype=np.float32)
+
+    def known(self, texts: Sequence[str]) -> list[bool]:
+        """Tell of each text whether it is in the ledger."""
+        keys = [_digest(f"{self.identity}\n{text}") for text in texts]
+        found = {key for (key,) in self._ledger.select("key", "embeddings", keys)}
+        return [key in found for key in keys]
 
     def _window(self, texts: Sequence[str]) -> np.ndarray:
         # A window is stored whole, so that a build that was killed embeds the same batches when it goes on: the

@@ -47,6 +47,7 @@ class Survey:
         alike: patterns of statements that several documents make with other facts.
         notices: digests of statements that several documents make word for word.
         pairs: by (chunk_id, start, answer) of a target, the chunk and target of another document to compare it with.
+        paired: chunk_ids of these targets.
         vocabulary: stems of all words, when unanswerable questions are on.
     """
 
@@ -55,6 +56,7 @@ class Survey:
     alike: frozenset[str] = frozenset()
     notices: frozenset[str] = frozenset()
     pairs: dict[tuple[str, int, str], tuple[Chunk, Target]] = field(default_factory=dict)
+    paired: set[str] = field(default_factory=set)
     vocabulary: set[str] = field(default_factory=set)
 
 
@@ -79,6 +81,7 @@ def survey(frames: Iterable[pl.DataFrame], openings: Sequence[Opening], kinds: S
                 partner = first.setdefault((target.pattern, target.opening), (row, target))
                 if partner[0]["doc_id"] != doc and partner[1].answer != target.answer:
                     found.pairs.setdefault((row["chunk_id"], target.start, target.answer), partner)
+                    found.paired.add(row["chunk_id"])
     found.alike = frozenset(pattern for pattern, where in by_pattern.items() if len(where) > 1)
     found.notices = frozenset(wording for wording, where in by_wording.items() if len(where) >= _NOTICE)
     return found
@@ -177,7 +180,7 @@ def _comparisons(
     rows: Sequence[Chunk], known: Survey, prompts: Prompts, shares: _Shares, budget: int
 ) -> Generator[Ask, None, int]:
     options = []
-    for row in rows if known.pairs else []:
+    for row in (row for row in rows if row["chunk_id"] in known.paired):
         found = _own(targets(row["text"], prompts.openings, _COMPARED), known)
         options.append((row, [t for t in found if (row["chunk_id"], t.start, t.answer) in known.pairs]))
     count = shares.take("comparison", budget, sum(len(found) for _, found in options))

@@ -5,9 +5,13 @@ import time
 from collections.abc import Mapping
 from typing import Any, Self
 
+from raft import words_spending
+from raft.words_spending import long
+
 _EVERY_SECONDS = 30.0
 _DOING = {
     "documents": "reading documents",
+    "privacy": "looking for personal data",
     "chunks": "cutting chunks",
     "index": "embedding chunks",
     "lexical": "indexing words",
@@ -28,6 +32,7 @@ class Progress:
         self._silent = silent
         self._live: Any = None
         self._planned = self._answered = self._replayed = 0
+        self._calls: dict[str, int] = {}
         self._begun = self._told = time.monotonic()
         self._step = ""
         self._first: tuple[float, float] | None = None
@@ -56,10 +61,15 @@ class Progress:
             self._say(f"{facts['step']:<10} {_made(facts['line'])}")
         elif event == "planned":
             self._planned = facts["questions"]
+        elif event == "estimated":
+            self._calls = {part["purpose"]: part["calls"] for part in facts["parts"]}
+            self._say(f"{'estimate':<10} {words_spending.estimated(facts)}")
         elif event == "asked":
             self._answered += facts["new"]
             self._replayed += facts["replayed"]
-            self._say(self._rate(), lasting=False)
+            self._say(self._rate() if "in_flight" not in facts else self._flight(facts), lasting=False)
+        elif event == "batch":
+            self._say(_batch(facts), lasting=False)
         elif event == "asking":
             self._asking(facts)
         elif event == "rows":
@@ -74,6 +84,22 @@ class Progress:
         replayed = f", {self._replayed:,} from the ledger" if self._replayed else ""
         doing = _doing(self._step)
         return f"{doing}: {self._answered:,} new replies{planned}{replayed}, {self._answered / seconds:.1f} a second"
+
+    def _flight(self, facts: Mapping[str, Any]) -> str:
+        seconds = max(1e-3, time.monotonic() - self._begun)
+        done, rate = self._answered + self._replayed, self._answered / seconds
+        planned = max(self._calls.get(self._step, 0), done) if self._step in self._calls else 0
+        parts = [
+            f"{done:,} of {planned:,} calls" if planned else f"{done:,} calls",
+            f"{self._replayed:,} from the ledger" if self._replayed else "",
+            f"{facts['in_flight']:,} in flight",
+            f"{rate:.1f} a second",
+            f"{words_spending.count(facts['input_tokens'] + facts['output_tokens'])} tokens",
+            _money(facts),
+            f"{long((planned - done) / rate)} left" if planned > done and self._answered else "",
+            f"{facts['failures']:,} failed" if facts["failures"] else "",
+        ]
+        return f"{_doing(self._step)}: {', '.join(part for part in parts if part)}"
 
     def _asking(self, facts: Mapping[str, Any]) -> None:
         self._begun, self._answered, self._replayed, self._planned = time.monotonic(), 0, 0, facts["questions"]
@@ -93,7 +119,7 @@ class Progress:
         if "tokens_per_second" in facts:
             text += f", {facts['tokens_per_second']:,.0f} tokens a second"
         if step > first:  # the first step, which also warms up, has no beginning
-            text += f", at most {_long((now - begun) / (step - first) * (steps - step))} left"
+            text += f", at most {long((now - begun) / (step - first) * (steps - step))} left"
         return text
 
     def _say(self, text: str, *, lasting: bool = True) -> None:
@@ -107,6 +133,19 @@ class Progress:
             self._told = time.monotonic()
             sys.stderr.write(text + "\n")
             sys.stderr.flush()
+
+
+def _money(facts: Mapping[str, Any]) -> str:
+    if facts["cost"] is None:
+        return "price unknown"
+    spent = f"${facts['cost']:,.2f}"
+    return f"{spent} of ${facts['cap']:,.2f}" if facts["cap"] is not None else spent
+
+
+def _batch(facts: Mapping[str, Any]) -> str:
+    failed = f", {facts['failed']:,} failed" if facts["failed"] else ""
+    done = f"{facts['done']:,} of {facts['total']:,} answered{failed}"
+    return f"batch {facts['id']}: {facts['status']}, {done}, {long(facts['seconds'])} old"
 
 
 def _made(line: Mapping[str, Any]) -> str:
@@ -123,8 +162,3 @@ def _rows(facts: Mapping[str, Any]) -> str:
     text += f" ({facts['shortened']:,} lost distractors to fit)" if facts["shortened"] else ""
     text += f" and {facts['rehearsal']:.0%} general ones" if facts["rehearsal"] else ""
     return f"{text}, {facts['epochs']:g} epochs at most; {facts['valid']:,} rows to validate with"
-
-
-def _long(seconds: float) -> str:
-    minutes = seconds / 60
-    return f"{seconds:.0f} s" if minutes < 2 else f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"

@@ -5,25 +5,34 @@ Building, training, answering and measuring share this form. A reply that keeps 
     Quote [2]: "verbatim text"
     Answer: 30 days
 
-with any number of quote lines, or, where the documents hold no answer, the line `Answer: ` + `ABSTENTION` alone.
+with any number of quote lines, or, where the documents hold no answer, the line `Answer: ` + `ABSTENTION` alone. The
+quotes may also stand behind the answer (a small model that answers first is right more often), or be left out.
 
-Two rules make it unambiguous. A quote takes one line: each run of white space in it becomes one space (it is still
+Three rules make it unambiguous. A quote takes one line: each run of white space in it becomes one space (it is still
 found in its chunk by `raft.text.find_quote`), and its outermost quotation marks are the form's, all others its own.
-The answer is everything behind the first line that begins with `Answer:`, so it may have lines of its own.
+The answer is everything behind the first line that begins with `Answer:`, so it may have lines of its own; but where
+no quote stands before it, the quote lines that end the reply are quotes.
 """
 
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from raft.prompts import Prompt
 from raft.protocols import Message
 
+Where = Literal["first", "last", "none"]
+"""Where the quotes of a reply stand: before its answer, behind it, or nowhere."""
+
+PROMPTS: Mapping[Where, str] = {"first": "answer", "last": "answer_quotes_last", "none": "answer_alone"}
+"""Names of the prompts that ask for them there."""
+
 ABSTENTION = "The documents do not answer this question."
 
 _HEAD = re.compile(r"^(?:\*\*)?(?:(Answer)|Quote[ \t]*(?:\[?(\d{1,6})\]?)?)[ \t]*:(?:\*\*)?", re.MULTILINE)
+_LAST = re.compile(r"(?:\n(?:\*\*)?Quote[ \t]*(?:\[?\d{1,6}\]?)?[ \t]*:[^\n]*)+\Z")
 _PAIRS = (('"', '"'), ("“", "”"), ("'", "'"))
 _SOURCE = r"""(?:the\ |these\ |those\ |this\ |any\ of\ the\ |your\ )?(?:\w+\ )?
     (?:documents?|context|passages?|texts?|excerpts?|sources?)"""
@@ -127,13 +136,20 @@ def render_style(*, tone: str | None, format: str | Mapping[str, Any] | None, ex
     return "\n".join(lines)
 
 
-def render_target(answer: str, quotes: Iterable[tuple[int, str]]) -> str:
-    """Return the reply that a model is to learn: the quotes, each with its document's number, then the answer.
+def render_target(answer: str, quotes: Iterable[tuple[int, str]], where: Where = "first") -> str:
+    """Return the reply that a model is to learn: the answer, and its quotes, each with its document's number.
 
-    `parse` reads back the same answer (stripped) and the same quotes (white space collapsed, empty ones left out).
+    `parse` reads back the same answer (stripped) and the same quotes (white space collapsed, empty ones left out), but
+    for an answer that ends with lines in the form of quotes and has none before it.
+
+    Args:
+        answer: the answer.
+        quotes: number of the document (from 1) and text of each quote.
+        where: whether the quotes stand before the answer ("first"), behind it ("last") or nowhere ("none").
     """
     lines = [f'Quote [{number}]: "{text}"' for number, text in ((n, " ".join(t.split())) for n, t in quotes) if text]
-    return "\n".join([*lines, f"Answer: {answer.strip()}".rstrip()])
+    said = [f"Answer: {answer.strip()}".rstrip()]
+    return "\n".join({"first": [*lines, *said], "last": [*said, *lines], "none": said}[where])
 
 
 def parse(reply: str) -> Parsed:
@@ -148,14 +164,25 @@ def parse(reply: str) -> Parsed:
     ends = [*(head.start() for head in heads[1:]), len(whole)]
     for head, end in zip(heads, ends, strict=False):
         if head.group(1):
-            answer = whole[head.end() :].strip()
+            rest = whole[head.end() :]
+            last = None if quotes else _LAST.search(rest)
+            answer = (rest[: last.start()] if last else rest).strip()
             if answer:
+                quotes += _quotes(last.group()) if last else []
                 return Parsed(answer, tuple(quotes), is_abstention(answer), followed=True)
             break
-        text = _unquoted(" ".join(whole[head.end() : end].split()))
-        if text:
-            quotes.append((int(head.group(2)) if head.group(2) else None, text))
+        quotes += _quote(head, whole[head.end() : end])
     return Parsed(whole, (), is_abstention(whole), followed=False)
+
+
+def _quotes(lines: str) -> list[tuple[int | None, str]]:
+    heads = [(_HEAD.match(line), line) for line in lines.strip().splitlines()]
+    return [quote for head, line in heads if head for quote in _quote(head, line[head.end() :])]
+
+
+def _quote(head: re.Match[str], text: str) -> list[tuple[int | None, str]]:
+    text = _unquoted(" ".join(text.split()))
+    return [(int(head.group(2)) if head.group(2) else None, text)] if text else []
 
 
 def is_abstention(answer: str) -> bool:

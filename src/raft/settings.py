@@ -5,10 +5,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from raft.raftformat import Where
+
 Kind = Literal["fact", "number", "date", "name", "procedure", "comparison", "decision", "unanswerable"]
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
+Price = Annotated[float, Field(ge=0)]
 
 
 class _Section(BaseModel):
@@ -43,10 +46,26 @@ class Generator(_Section):
         description="a hub name, a folder, or provider/name for a hosted model (openai/gpt-4o-mini)",
     )
     api_base: str | None = Field(None, description="address of a self-hosted endpoint")
-    concurrency: Count = Field(16, description="requests in flight at a hosted model")
+    concurrency: Count = Field(64, description="most requests in flight at a hosted model")
+    requests_per_minute: Count | None = Field(None, description="most requests a minute; none: what the endpoint takes")
+    tokens_per_minute: Count | None = Field(None, description="most tokens a minute; none: what the endpoint takes")
     batch: Count = Field(32, description="requests in one batch of a local model")
     attempts: Count = Field(3, description="how often one request is asked before it is recorded as a failure")
     timeout: Annotated[float, Field(gt=0)] = Field(120.0, description="seconds a hosted model may take for one reply")
+    max_cost: Positive | None = Field(None, description="dollars that the run may cost in all, over all its builds")
+    input_price: Price | None = Field(None, description="dollars per million tokens read; none: litellm's list")
+    output_price: Price | None = Field(None, description="dollars per million tokens written; none: litellm's list")
+    confirm_above: Price = Field(1.0, description="dollars; a build that may cost more asks for a max_cost first")
+    max_failures: Share = Field(0.5, description="share of requests without a usable reply at which a build stops")
+    batch_endpoint: bool = Field(False, description="use the provider's batch endpoint: cheaper, and hours slower")
+
+
+class Privacy(_Section):
+    """What becomes of personal data and secrets in the documents."""
+
+    found: Literal["ignore", "warn", "redact", "refuse"] = Field(
+        "warn", description="ignore them, name the documents, replace them before anything is read on, or stop"
+    )
 
 
 class Questions(_Section):
@@ -98,6 +117,9 @@ class Examples(_Section):
         "abstain", description="the target of a row without its golden document: say so, or answer all the same"
     )
     random_share: Share = Field(0.25, description="share of the distractors drawn at random, not by the retriever")
+    quotes: Where = Field(
+        "first", description="where an answer's quotes stand: first, last (small models are right more often), none"
+    )
     max_tokens: Annotated[int, Field(ge=64)] = Field(2048, description="longest row, in the student's tokens")
 
 
@@ -163,8 +185,8 @@ class Larger(_Section):
 
     model: str = Field(description="a hub name, a folder, or provider/name")
     api_base: str | None = Field(None, description="address of a self-hosted endpoint")
-    input_price: Annotated[float, Field(ge=0)] | None = Field(None, description="dollars per million input tokens")
-    output_price: Annotated[float, Field(ge=0)] | None = Field(None, description="dollars per million output tokens")
+    input_price: Price | None = Field(None, description="dollars per million input tokens")
+    output_price: Price | None = Field(None, description="dollars per million output tokens")
 
 
 class Benchmark(_Section):
@@ -199,6 +221,8 @@ class Settings(_Section):
     prompts: Path | None = Field(None, description="folder whose prompts replace those of the package")
     ledger: Path | None = Field(None, description="the ledger's file; none: ledger.sqlite in the run directory")
     evaluation: Path | None = Field(None, description="your own questions (JSONL), registered before splitting")
+    local_only: bool = Field(False, description="refuse every model, index and download that is not on this machine")
+    privacy: Privacy = Privacy()
     chunking: Chunking = Chunking()
     index: Index = Index()
     generator: Generator = Generator()

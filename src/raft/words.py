@@ -6,6 +6,9 @@ from typing import Any
 
 import polars as pl
 
+from raft.words_privacy import privacy_lines
+from raft.words_spending import spending
+
 FEW_ROWS = 200
 """Under so many training rows, tuning rarely beats plain retrieval."""
 
@@ -30,6 +33,9 @@ def _rows(steps: Mapping[str, Any], skipped: Sequence[Sequence[str]]) -> Iterato
     yield "documents", "\n".join([text, *_some([f"{path}: {reason}" for path, reason in unreadable])])
     if skipped:
         yield "left out", "\n".join([f"{len(skipped):,} files", *_some([f"{name}: {why}" for name, why in skipped], 3)])
+    found = privacy_lines(notes)
+    if found:
+        yield "privacy", "\n".join(found)
     chunks, tokens = steps["chunks"]["rows"]["chunks.parquet"], notes["chunks"].get("tokens", 0)
     furniture = notes["chunks"].get("boilerplate", 0)
     yield "chunks", f"{chunks:,} of {tokens / max(1, chunks):,.0f} tokens on average; {furniture:,} boilerplate"
@@ -79,8 +85,9 @@ def status(
     spent: Sequence[Mapping[str, Any]],
     running: bool,
     adapters: Sequence[Mapping[str, Any]] = (),
+    money: Mapping[str, Any] | None = None,
 ) -> str:
-    """Return the state of a run step by step, its adapters (`modelcard.line`), and what its ledger holds."""
+    """Return the state of a run step by step, its adapters (`modelcard.line`), what it cost, what its ledger holds."""
     lines = [
         f"{facts['run']}   raft {facts['raft']}" + ("   (a build is running, or a training)" if running else ""),
         "",
@@ -102,6 +109,8 @@ def status(
             f"  {'adapter':<14} {'rows':>7} {'valid loss':>11}  {'trained':<17} approved by",
             *map(_adapter, adapters),
         ]
+    if money and money["rows"]:
+        lines += ["", *spending(money)]
     lines += ["", "  ledger (all that was ever asked from it)"]
     for model in spent:
         unknown = (

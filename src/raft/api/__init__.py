@@ -3,6 +3,7 @@
 from raft.api.asking import Answerer
 from raft.api.benchmarking import bench
 from raft.api.building import build
+from raft.api.estimating import estimate
 from raft.api.opened import Built, load
 from raft.api.reading import export, initialise, state, table
 from raft.api.training import approve, export_model, train
@@ -13,6 +14,7 @@ __all__ = [
     "approve",
     "bench",
     "build",
+    "estimate",
     "export",
     "export_model",
     "initialise",

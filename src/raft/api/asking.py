@@ -16,12 +16,12 @@ from raft import adapters, artifacts, prompts
 from raft.answers import Answer, Passage
 from raft.api import seams
 from raft.backends import models
-from raft.backends.asking import AskingGenerator, Model
+from raft.backends.asking import Model
 from raft.backends.weights import Weights
 from raft.errors import UsageError
 from raft.ledger import Ledger
 from raft.protocols import Completion, Failure, Generator, Request, Streamer, Tokenizer
-from raft.raftformat import render_style
+from raft.raftformat import PROMPTS, render_style
 from raft.run import Run
 from raft.settings import Settings
 from raft.stages import answering
@@ -143,7 +143,7 @@ class Answerer:
     def __init__(self, shelf: Shelf, model: str | None = None, adapter: str | None = None) -> None:
         self._shelf, settings = shelf, shelf.settings
         self.model = model or settings.student
-        self._prompt = prompts.load("answer", settings.prompts)
+        self._prompt = prompts.load(PROMPTS[settings.examples.quotes], settings.prompts)
         self._style = render_style(**settings.answer_style.model_dump())
         remarks: list[str] = []
         folder = self._chosen(adapter, given=model is not None, remarks=remarks)
@@ -186,7 +186,8 @@ class Answerer:
             RaftError: index or model cannot be used.
         """
         with closing(Ledger(Path(":memory:"))) as ledger:
-            generator = AskingGenerator(self._asked, ledger, attempts=self._shelf.settings.generator.attempts)
+            settings = self._shelf.settings
+            generator = seams.asker(self._asked, settings, ledger, attempts=settings.generator.attempts)
             return self._answers(questions, generator, k, when_unsupported)
 
     def ask(

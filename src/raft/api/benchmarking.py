@@ -13,6 +13,7 @@ from typing import Any
 import polars as pl
 
 from raft import __version__, adapters, artifacts, modelcard, questionfiles
+from raft.api import locality
 from raft.api.opened import Built
 from raft.api.resumed import settings_of, writable
 from raft.api.seams import open_model, open_retriever, question_embedder
@@ -24,6 +25,7 @@ from raft.pipeline import benchmarking
 from raft.pipeline.building import Listen
 from raft.scoring import win_rate
 from raft.settings import Settings
+from raft.spending import enter
 from raft.stages import benchmark, blind, report, split
 
 _MEASURED = "measured.json"
@@ -65,13 +67,16 @@ def bench(
         The contents of `benchmark.json`.
 
     Raises:
-        UsageError: there is no run, a file or a name is wrong, or the questions collide with what was trained on.
+        UsageError: there is no run, a file or a name is wrong, the questions collide with what was trained on, or
+            `local_only` is set and something that would be asked is not on this machine.
     """
     begun = time.monotonic()
     _check_changeable(settings or {}, folder)
     tell = listen or (lambda event, facts: None)
     built = Built(folder)
     chosen = settings_of(built, settings or {})
+    addresses = _addresses(chosen, larger)
+    locality.check(chosen, asked={chosen.student: None, **addresses})
     run = writable(built, tell)
     with run.writing(), closing(Ledger(chosen.ledger or run.folder / "ledger.sqlite")) as ledger:
         rows = _questions(built, questions)
@@ -85,10 +90,11 @@ def bench(
         if tuned is not None:
             again = f"raft bench {folder} {f'--questions {questions} ' if questions else ''}--drop-leaks"
             rows = _without_leaks(rows, tuned, chosen, ledger, again=None if drop_leaks else again)
-        field = _field(
-            run.folder, chosen, tuned, larger, partial(open_model, settings=chosen, ledger=ledger, tell=tell)
-        )
-        retriever = open_retriever(run.folder, chosen, run.manifest["collection"])
+        name = run.manifest["collection"]
+        opener = partial(open_model, settings=chosen, ledger=ledger, run=name, tell=tell)
+        field = _field(run.folder, chosen, tuned, addresses, opener)
+        enter(ledger, name, "benchmark")
+        retriever = open_retriever(run.folder, chosen, name)
         known = benchmarking.prepare(run, chosen, rows, retriever)
         exemplars, tuning = benchmarking.choose_exemplars(run, chosen, field, retriever, listen=tell)
         contenders = benchmarking.line_up(run, chosen, field, exemplars)
@@ -195,7 +201,7 @@ def _field(
     folder: Path,
     settings: Settings,
     tuned: Path | None,
-    larger: Sequence[str],
+    larger: Mapping[str, str | None],
     open_one: Callable[..., benchmarking.Opened],
 ) -> benchmarking.Field:
     student, weights = settings.student, Weights(settings.student)
@@ -204,16 +210,20 @@ def _field(
         other = adapters.find(folder, str(other))
         adapters.check_base(other, models.identity(student), student)
     before = _previous(folder, tuned, models.identity(student)) if tuned is not None else None
-    known = {settings.generator.model: settings.generator.api_base}
-    known |= {one.model: one.api_base for one in settings.benchmark.larger if one.api_base}
-    names = dict.fromkeys([*(one.model for one in settings.benchmark.larger), *larger])
     return benchmarking.Field(
         base=open_one(student, weights=weights),
         tuned=open_one(student, adapter=tuned, weights=weights) if tuned else None,
         previous=open_one(student, adapter=before, weights=weights) if before else None,
         other=open_one(student, adapter=other, weights=weights) if other else None,
-        larger=[open_one(name, api_base=known.get(name)) for name in names],
+        larger=[open_one(name, api_base=address) for name, address in larger.items()],
     )
+
+
+def _addresses(settings: Settings, names: Sequence[str]) -> dict[str, str | None]:
+    """Return the larger models of a benchmark, set and given by name, with their addresses."""
+    known = {settings.generator.model: settings.generator.api_base}
+    known |= {one.model: one.api_base for one in settings.benchmark.larger if one.api_base}
+    return {name: known.get(name) for name in [*(one.model for one in settings.benchmark.larger), *names]}
 
 
 def _previous(folder: Path, tuned: Path, identity: str) -> Path | None:

@@ -2,20 +2,71 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
-from raft import config, pipeline, prompts
+from raft import config, estimates, pipeline, prompts, words_spending
+from raft.api import locality
 from raft.api.opened import Built
-from raft.api.seams import open_seams
+from raft.api.seams import circumstances, open_seams
 from raft.backends import models
 from raft.errors import UsageError
 from raft.ledger import Ledger
+from raft.pipeline import estimating
 from raft.run import Run
 from raft.settings import Settings
+from raft.spending import enter
 from raft.stages import corpus as corpus_stage
+
+
+class Options(TypedDict, total=False):
+    """What a build and its estimate are told beside corpus and run directory; see `build`."""
+
+    pipeline_file: str | Path | None
+    generator: str | None
+    embedder: str | None
+    student: str | None
+    questions_per_chunk: float | None
+    limit: int | None
+    seed: int | None
+    evaluation: str | Path | None
+    max_cost: float | None
+    price: tuple[float, float] | None
+    local_only: bool | None
+    settings: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True)
+class Task:
+    """A build that was described and not begun.
+
+    Attributes:
+        settings: the experiment.
+        sources: the corpus' files.
+        skipped: files that are none of it, with the reason.
+        folder: the run directory.
+        way: how questions are asked.
+    """
+
+    settings: Settings
+    sources: Sequence[corpus_stage.Source]
+    skipped: Sequence[tuple[str, str]]
+    folder: Path
+    way: str
+
+
+@dataclass
+class Site:
+    """A run directory that is being written to, with what it takes; `step` is the one that it has come to."""
+
+    run: Run
+    ledger: Ledger
+    collection: str
+    seams: pipeline.Seams
+    step: str = ""
 
 
 def build(
@@ -30,6 +81,9 @@ def build(
     limit: int | None = None,
     seed: int | None = None,
     evaluation: str | Path | None = None,
+    max_cost: float | None = None,
+    price: tuple[float, float] | None = None,
+    local_only: bool | None = None,
     settings: Mapping[str, Any] | None = None,
     listen: pipeline.Listen | None = None,
 ) -> Built:
@@ -46,46 +100,112 @@ def build(
         limit: at most so many questions, spread evenly over the documents.
         seed: seed of every random choice.
         evaluation: your own questions (JSONL with `question`, `answers` and optional `document`).
+        max_cost: dollars that the run may cost in all, over all its builds; None: what was said last time.
+        price: dollars per million tokens that the generator reads and writes; None: litellm's list.
+        local_only: refuse every model, index and download that is not on this machine.
         settings: any other setting by its dotted name, e.g. `{"index.k": 8}`.
-        listen: told what happens: "begins", "made" and "reused" with a step's name, "planned", "asked".
+        listen: told what happens: "begins", "made" and "reused" with a step's name, "estimated", "planned", "asked".
 
     Raises:
-        UsageError: an argument or a setting is wrong; nothing was started.
-        RaftError: a step failed; what was done before is kept, and the same call goes on from there.
+        UsageError: an argument or a setting is wrong, or the build may cost more than `generator.confirm_above` (or
+            nobody knows what) and has no `max_cost`; no model was asked.
+        RaftError: a step failed, or the cap would be passed; what was done before is kept, and the same call goes on
+            from there.
     """
+    task = described(
+        corpus,
+        out,
+        pipeline_file=pipeline_file,
+        generator=generator,
+        embedder=embedder,
+        student=student,
+        questions_per_chunk=questions_per_chunk,
+        limit=limit,
+        seed=seed,
+        evaluation=evaluation,
+        max_cost=max_cost,
+        price=price,
+        local_only=local_only,
+        settings=settings,
+    )
+    tell = listen or (lambda event, facts: None)
+    with opened(task, tell, checked=True) as site:
+        pipeline.build(site.run, task.settings, site.seams, task.sources, way=task.way, listen=tell)
+    return Built(task.folder)
+
+
+def described(
+    corpus: str | Path | Sequence[str | Path] | None, out: str | Path | None, **options: Unpack[Options]
+) -> Task:
+    """Return what is to be built, with all files that belong to it.
+
+    Raises:
+        UsageError: an argument or a setting is wrong, or `local_only` is set and something is not on this machine.
+    """
+    prices = options.get("price") or (None, None)
     chosen = _settings(
-        pipeline_file,
+        options.get("pipeline_file"),
         {
             "corpus": [str(part) for part in ([corpus] if isinstance(corpus, str | Path) else corpus or [])] or None,
-            "generator.model": generator,
-            "index.embedder": embedder,
-            "student": student,
-            "questions.per_chunk": questions_per_chunk,
-            "questions.limit": limit,
-            "seed": seed,
-            "evaluation": evaluation,
-            **(settings or {}),
+            "generator.model": options.get("generator"),
+            "index.embedder": options.get("embedder"),
+            "student": options.get("student"),
+            "questions.per_chunk": options.get("questions_per_chunk"),
+            "questions.limit": options.get("limit"),
+            "seed": options.get("seed"),
+            "evaluation": options.get("evaluation"),
+            "generator.max_cost": options.get("max_cost"),
+            "generator.input_price": prices[0],
+            "generator.output_price": prices[1],
+            "local_only": options.get("local_only"),
+            **(options.get("settings") or {}),
         },
     )
     if not chosen.corpus:
         raise UsageError("No corpus is given.", hint="raft build FOLDER")
+    locality.check(chosen)
     sources, skipped = corpus_stage.find_sources(chosen.corpus)
     folder = Path(out) if out is not None else Path("runs") / _name_of(chosen.corpus)
-    tell = listen or (lambda event, facts: None)
-    meter: list[Callable[[], dict[str, float]]] = []
-    run = Run(
-        folder,
-        meter=lambda: meter[0]() if meter else {},
-        report=lambda name, state: tell(state, {"step": name, "line": run.manifest["steps"].get(name, {})}),
-    )
+    if chosen.generator.max_cost is None:
+        chosen = config.changed(chosen, {"generator.max_cost": _cap(folder)})
+    return Task(chosen, sources, skipped, folder, _way(chosen))
+
+
+@contextmanager
+def opened(task: Task, tell: pipeline.Listen, *, checked: bool) -> Iterator[Site]:
+    """Hold the run directory for writing, with the models and indexes open.
+
+    Args:
+        task: what is to be built.
+        tell: told of steps and replies.
+        checked: before the first call that costs money the whole build is estimated, told ("estimated"), and refused
+            where it has to be confirmed.
+    """
+    chosen, folder = task.settings, task.folder
+    sites: list[Site] = []
+    passed: list[estimates.Estimate] = []
+
+    def report(name: str, state: str) -> None:
+        if state == "begins" and sites:
+            sites[0].step = name
+            enter(sites[0].ledger, sites[0].collection, name)
+        tell(state, {"step": name, "line": run.manifest["steps"].get(name, {})})
+
+    def check() -> None:
+        if checked and sites and not passed:
+            found = estimated(task, sites[0])
+            tell("estimated", found.summary())
+            estimates.confirm(found, words_spending.estimate(found.summary()))
+            passed.append(found)
+
+    run = Run(folder, meter=lambda: dict(sites[0].seams.generator.totals) if sites else {}, report=report)  # type: ignore[attr-defined]
     with run.writing(), closing(Ledger(chosen.ledger or folder / "ledger.sqlite")) as ledger:
         collection = run.manifest.get("collection") or f"raft-{hashlib.sha256(os.urandom(16)).hexdigest()[:12]}"
-        seams = open_seams(folder, chosen, ledger, collection, tell)
-        meter.append(lambda: dict(seams.generator.totals))  # type: ignore[attr-defined]
+        seams = open_seams(folder, chosen, ledger, collection, tell, check=check)
         run.describe(
             settings=chosen.model_dump(mode="json"),
             corpus=list(chosen.corpus),
-            skipped=[list(entry) for entry in skipped],
+            skipped=[list(entry) for entry in task.skipped],
             collection=collection,
             models={
                 "generator": seams.generator.identity,
@@ -93,8 +213,29 @@ def build(
                 "student": seams.student.identity,
             },
         )
-        pipeline.build(run, chosen, seams, sources, way=_way(chosen), listen=tell)
-    return Built(folder)
+        sites.append(Site(run, ledger, collection, seams))
+        yield sites[0]
+
+
+def estimated(task: Task, site: Site, sample: int = 0) -> estimates.Estimate:
+    """Return what a build would ask from where it has come to; its documents and chunks are there.
+
+    Args:
+        task: what is to be built.
+        site: its run directory.
+        sample: so many requests are asked in earnest, to learn from them.
+    """
+    if sample:
+        enter(site.ledger, site.collection, "sample")
+    return estimating.estimate(
+        site.run,
+        task.settings,
+        circumstances(task.settings, site.ledger, site.collection, site.seams),
+        way=task.way,
+        begin=site.step,
+        sample=sample,
+        ask=site.seams.generator.complete,
+    )
 
 
 def _settings(file: str | Path | None, overrides: Mapping[str, Any]) -> Settings:
@@ -106,6 +247,12 @@ def _settings(file: str | Path | None, overrides: Mapping[str, Any]) -> Settings
     if not path.exists() and f"{file}.yaml" in known:
         return config.load_text(known[f"{file}.yaml"], given, where=f"{file}.yaml")
     return config.load(path, given)
+
+
+def _cap(folder: Path) -> float | None:
+    """Return the cap that a run was given before: it holds until another one is given."""
+    cap = Run(folder).manifest.get("settings", {}).get("generator", {}).get("max_cost")
+    return None if cap is None else float(cap)
 
 
 def _way(settings: Settings) -> str:

@@ -9,6 +9,7 @@ import polars as pl
 
 from raft import adapters
 from raft.answers import Answer
+from raft.api import locality
 from raft.api.asking import Answerer, Shelf
 from raft.api.seams import open_retriever
 from raft.errors import DamagedArtifact
@@ -82,7 +83,12 @@ class Built:
 
     @cached_property
     def index(self) -> Retriever:
-        """The index: `run.index.search(["what is the refund limit?"], k=5)` returns a frame of `tables.HITS`."""
+        """The index: `run.index.search(["what is the refund limit?"], k=5)` returns a frame of `tables.HITS`.
+
+        Raises:
+            UsageError: `local_only` is set, and index or embedder is not on this machine.
+        """
+        locality.check(self.settings, asked={})
         return open_retriever(self.folder, self.settings, self.manifest["collection"])
 
     @property
@@ -101,8 +107,11 @@ class Built:
             adapter: an adapter's id or the beginning of it, or "none"; None: the current one, unless `model` is given.
 
         Raises:
-            UsageError: there is no such adapter, it was trained on another base model, or the model is unknown.
+            UsageError: there is no such adapter, it was trained on another base model, the model is unknown, or
+                `local_only` is set and something that would be asked is not on this machine.
         """
+        chosen = model or self.settings.student
+        locality.check(self.settings, asked={chosen: locality.address_of(chosen, self.settings)})
         return Answerer(self._shelf, model, adapter)
 
     def ask(

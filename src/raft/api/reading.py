@@ -16,7 +16,9 @@ from raft.run import is_locked
 def state(folder: str | Path) -> dict[str, Any]:
     """Return the summary of a run, its `adapters`, what its ledger was ever asked (`spent`), and whether it is written.
 
-    That is `running`: another raft builds, trains or measures.
+    That is `running`: another raft builds, trains or measures. `money` is what the run itself spent: `rows` by step and
+    model (`Ledger.spending`), `spent` in dollars with lost calls at their worst case, `open` for what is under way at
+    most, `cap` and what is `left` of it (None without one).
 
     Raises:
         UsageError: there is no run directory at `folder`.
@@ -24,11 +26,29 @@ def state(folder: str | Path) -> dict[str, Any]:
     built = Built(folder)
     path = built.settings.ledger or built.folder / "ledger.sqlite"
     spent: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
     if path.is_file():
         with closing(Ledger(path)) as ledger:
-            spent = ledger.spent()
-    found = [modelcard.line(card) for card in built.adapters]
-    return {"summary": built.summary(), "spent": spent, "adapters": found, "running": is_locked(built.folder)}
+            spent, rows = ledger.spent(), ledger.spending(built.manifest.get("collection", ""))
+    running = is_locked(built.folder)
+    return {
+        "summary": built.summary(),
+        "spent": spent,
+        "money": _money(rows, built.settings.generator.max_cost, running=running),
+        "adapters": [modelcard.line(card) for card in built.adapters],
+        "running": running,
+    }
+
+
+def _money(rows: list[dict[str, Any]], cap: float | None, *, running: bool) -> dict[str, Any]:
+    if not running:  # what a killed process left open was perhaps billed: the next build counts it as lost
+        for row in rows:
+            row["lost"], row["lost_cost"] = row["lost"] + row["open"], row["lost_cost"] + row["open_cost"]
+            row["open"], row["open_cost"] = 0, 0.0
+    spent = sum(row["cost"] + row["lost_cost"] for row in rows)
+    under_way = sum(row["open_cost"] + row["batch_cost"] for row in rows)
+    left = None if cap is None else cap - spent - under_way
+    return {"rows": rows, "spent": spent, "open": under_way, "cap": cap, "left": left}
 
 
 def table(folder: str | Path, name: str, *, only: str | None = None) -> pl.DataFrame:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from raft import adapters, pipeline, prompts, rehearsal
+from raft.api import locality
 from raft.api.opened import Built
 from raft.api.resumed import settings_of, writable
 from raft.api.seams import open_trainer
@@ -14,7 +15,7 @@ from raft.backends.students import check_student
 from raft.errors import UsageError
 from raft.pipeline import training
 from raft.protocols import TrainingPlan
-from raft.raftformat import render_style
+from raft.raftformat import PROMPTS, render_style
 from raft.settings import Settings
 
 _CHANGEABLE = ("training.", "seed", "student", "examples.max_tokens")
@@ -64,6 +65,7 @@ def train(
     chosen = settings_of(
         built, {**(settings or {}), **{name: value for name, value in own.items() if value is not None}}
     )
+    locality.check(chosen, asked={chosen.student: None})
     tell = listen or (lambda event, facts: None)
     run = writable(built, tell)
     training.examples_digest(run)
@@ -74,7 +76,7 @@ def train(
         "base": chosen.student,
         "base_identity": models.identity(chosen.student),
         "revision": models.revision(models.resolve(chosen.student)),
-        "prompt_digest": prompts.load("answer", chosen.prompts).digest,
+        "prompt_digest": prompts.load(PROMPTS[chosen.examples.quotes], chosen.prompts).digest,
         "style": render_style(**chosen.answer_style.model_dump()),
     }
     trainer = open_trainer(chosen.training.backend)
@@ -169,6 +171,7 @@ def export_model(
     """
     built = Built(folder)
     student, found = built.settings.student, adapters.find(built.folder, adapter)
+    locality.check(built.settings, asked={student: None})
     adapters.check_base(found, models.identity(student), student)
     if not gguf:
         return merging.merge(student, found, Path(out) if out else built.folder / f"export-merged-{found.name}")

@@ -13,6 +13,9 @@ from typing import Protocol
 from raft.ledger import Entry, Ledger, request_key, request_text, whole_text
 from raft.protocols import Completion, Failure, Request
 
+FINAL = ("refused", "too long")
+"""Kinds of failure that asking again does not mend."""
+
 RETRY_TEMPERATURE = 0.7
 """Another attempt must be able to differ from the first, so it samples at least this warm."""
 
@@ -62,14 +65,7 @@ class AskingGenerator:
         self._model, self._ledger, self._attempts = model, ledger, attempts
         self._progress = progress or (lambda new, replayed: None)
         self.identity = model.identity
-        self.totals = {
-            "calls": 0.0,
-            "replayed": 0.0,
-            "input_tokens": 0.0,
-            "output_tokens": 0.0,
-            "cost": 0.0,
-            "unpriced": 0.0,
-        }
+        self.totals = no_totals()
 
     def complete(self, requests: Iterable[Request]) -> Iterator[Completion | Failure]:
         """Yield one outcome a request, in the order of the requests."""
@@ -81,13 +77,13 @@ class AskingGenerator:
         outcomes: list[Completion | Failure | None] = [None] * len(window)
         calls = list(window)
         for attempt in range(self._attempts):
-            waiting = [i for i, outcome in enumerate(outcomes) if not isinstance(outcome, Completion)]
+            waiting = [i for i, outcome in enumerate(outcomes) if _may_be_asked(outcome)]
             if not waiting:
                 break
             results = self._attempt([calls[i] for i in waiting], attempt)
             for i, result in zip(waiting, results, strict=True):
-                outcomes[i] = _judge(window[i], result, attempt, self._model.name)
-                calls[i] = _again(calls[i], result)
+                outcomes[i] = judge(window[i], *result, attempt=attempt, model=self._model.name)
+                calls[i] = asked_again(calls[i], result[0])
         return [outcome for outcome in outcomes if outcome is not None]
 
     def _attempt(self, calls: Sequence[Request], attempt: int) -> list[tuple[Entry | Failure, bool]]:
@@ -100,7 +96,9 @@ class AskingGenerator:
         if any(wanted):
             for batch in self._model.answer(calls, wanted):
                 outcomes = {
-                    keys[i]: self._entry(keys[i], calls[i], attempt, reply) if isinstance(reply, Reply) else reply
+                    keys[i]: entry_of(reply, keys[i], calls[i], attempt=attempt, model=self._model.name)
+                    if isinstance(reply, Reply)
+                    else reply
                     for i, reply in batch
                 }
                 entries = [entry for entry in outcomes.values() if isinstance(entry, Entry)]
@@ -110,33 +108,67 @@ class AskingGenerator:
         lost = Failure("error", "the model gave no reply")
         return [(known.get(key, lost), key in replayed) for key in keys]
 
-    def _entry(self, key: str, call: Request, attempt: int, reply: Reply) -> Entry:
-        return Entry(
-            key=key,
-            model=self._model.name,
-            attempt=attempt,
-            request=request_text(call),
-            reply=whole_text(reply.text),
-            finish_reason=reply.finish_reason,
-            input_tokens=reply.input_tokens,
-            output_tokens=reply.output_tokens,
-            cost=reply.cost,
-            seconds=reply.seconds,
-        )
-
     def _count(self, entries: Sequence[Entry], *, replayed: bool) -> None:
-        self.totals["calls"] += len(entries)
-        self.totals["replayed"] += len(entries) if replayed else 0
-        self.totals["input_tokens"] += sum(entry.input_tokens for entry in entries)
-        self.totals["output_tokens"] += sum(entry.output_tokens for entry in entries)
-        self.totals["unpriced"] += sum(entry.cost is None for entry in entries)
-        self.totals["cost"] += sum(entry.cost or 0.0 for entry in entries)
+        add_up(self.totals, entries, replayed=replayed)
         if entries:
             self._progress(0 if replayed else len(entries), len(entries) if replayed else 0)
 
 
-def _judge(request: Request, result: tuple[Entry | Failure, bool], attempt: int, model: str) -> Completion | Failure:
-    entry, replayed = result
+def no_totals() -> dict[str, float]:
+    """Return totals of what was asked, all zero: calls (`replayed` of them from the ledger), tokens, dollars."""
+    return dict.fromkeys(("calls", "replayed", "input_tokens", "output_tokens", "cost", "unpriced"), 0.0)
+
+
+def add_up(totals: dict[str, float], entries: Sequence[Entry], *, replayed: bool) -> None:
+    """Add entries to totals; `replayed` when they came from the ledger."""
+    totals["calls"] += len(entries)
+    totals["replayed"] += len(entries) if replayed else 0
+    totals["input_tokens"] += sum(entry.input_tokens for entry in entries)
+    totals["output_tokens"] += sum(entry.output_tokens for entry in entries)
+    totals["unpriced"] += sum(entry.cost is None for entry in entries)
+    totals["cost"] += sum(entry.cost or 0.0 for entry in entries)
+
+
+def entry_of(reply: Reply, key: str, call: Request, *, attempt: int, model: str) -> Entry:
+    """Return a reply as the ledger keeps it; tokens that are not known (negative) count as none.
+
+    Args:
+        reply: what came.
+        key: under which it is kept.
+        call: what was asked.
+        attempt: number of the attempt, from 0.
+        model: name of the model.
+    """
+    return Entry(
+        key=key,
+        model=model,
+        attempt=attempt,
+        request=request_text(call),
+        reply=whole_text(reply.text),
+        finish_reason=reply.finish_reason,
+        input_tokens=max(0, reply.input_tokens),
+        output_tokens=max(0, reply.output_tokens),
+        cost=reply.cost,
+        seconds=reply.seconds,
+    )
+
+
+def _may_be_asked(outcome: Completion | Failure | None) -> bool:
+    return outcome is None or (isinstance(outcome, Failure) and outcome.kind not in FINAL)
+
+
+def judge(
+    request: Request, entry: Entry | Failure, replayed: bool, *, attempt: int, model: str
+) -> Completion | Failure:
+    """Return what has become of a request.
+
+    Args:
+        request: with the check that its reply must pass.
+        entry: the reply, or why there is none.
+        replayed: the reply comes from the ledger.
+        attempt: number of the attempt, from 0.
+        model: name of the model.
+    """
     if isinstance(entry, Failure):
         return replace(entry, attempts=attempt + 1)
     try:
@@ -158,9 +190,12 @@ def _judge(request: Request, result: tuple[Entry | Failure, bool], attempt: int,
     )
 
 
-def _again(call: Request, result: tuple[Entry | Failure, bool]) -> Request:
-    # JSON that was cut off needs more room; a sentence that was cut off rambles, and needs another try.
-    entry, _ = result
-    cut = isinstance(entry, Entry) and entry.finish_reason == "length" and call.schema is not None
-    room = 2 if cut else 1
+def needs_room(call: Request, entry: Entry | Failure) -> bool:
+    """Tell whether a refused reply is JSON that was cut off; a sentence that was cut off rambles instead."""
+    return isinstance(entry, Entry) and entry.finish_reason == "length" and call.schema is not None
+
+
+def asked_again(call: Request, entry: Entry | Failure) -> Request:
+    """Return the next attempt at a request whose last reply was `entry`: warmer, with more room where it was cut."""
+    room = 2 if needs_room(call, entry) else 1
     return replace(call, max_tokens=call.max_tokens * room, temperature=max(call.temperature, RETRY_TEMPERATURE))

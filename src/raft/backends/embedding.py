@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from raft import privacy
 from raft.backends import models
 from raft.backends.quiet import import_litellm, quiet
 from raft.backends.tokens import HostedTokenizer, LocalTokenizer
@@ -179,6 +180,7 @@ def _refusal(name: str, error: Exception, api_base: str | None) -> RaftError:
     from litellm import exceptions
 
     words = str(error).strip().partition("\n")[0][:500]
+    words = privacy.redact(words, [found for found in privacy.scan(words) if found.kind == "secret"])
     if isinstance(error, exceptions.AuthenticationError | exceptions.PermissionDeniedError):
         what, hint = "The provider refuses the key", "set the provider's key in its environment variable"
     elif isinstance(error, exceptions.NotFoundError | exceptions.BadRequestError):

@@ -1,177 +1,161 @@
-"""Generation by a hosted or self-hosted model, through litellm.
+"""Generation by a hosted or self-hosted model: its name, its key, and the flight that its calls take.
 
-One layer of retries (tenacity, exponential with jitter, transient errors only; litellm's own are off). An endpoint
-that stays out of reach stops the run, since its replies are only postponed; what was answered is in the ledger.
+An endpoint that speaks as OpenAI's does, at an address of its own, is asked directly; every other provider through
+litellm.
 """
 
-import threading
-import time
+import os
+from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from typing import Any
-
-from tenacity import (
-    Retrying,
-    retry_if_exception_type,
-    sleep_using_event,
-    stop_after_attempt,
-    stop_after_delay,
-    stop_when_event_set,
-    wait_random_exponential,
-)
+from functools import partial
+from pathlib import Path
 
 from raft.backends.asking import Reply
+from raft.backends.direct import DirectTransport
+from raft.backends.faults import Transport
+from raft.backends.flight import Call, Flight, Outcome
+from raft.backends.pace import Pace
+from raft.backends.prices import list_price
 from raft.backends.quiet import import_litellm
-from raft.errors import RaftError, UsageError
+from raft.backends.through_litellm import LitellmTransport
+from raft.errors import UsageError
+from raft.ledger import Ledger
 from raft.protocols import Failure, Request
+from raft.spending import Purse
 
-_TRIES, _PATIENCE_SECONDS = 8, 600.0
+_ADDRESSES = {"openai": ("OPENAI_BASE_URL", "OPENAI_API_BASE"), "hosted_vllm": ("HOSTED_VLLM_API_BASE",)}
+"""Providers that are asked directly, and the variables that hold their address where no setting does, as in litellm."""
 
 
 class HostedModel:
-    """A chat model behind litellm.
+    """A chat model at an endpoint.
 
     Args:
         name: `provider/model`, for example `openai/gpt-4o-mini`.
         api_base: address of a self-hosted endpoint.
-        concurrency: requests in flight.
+        concurrency: most requests in flight.
         timeout: seconds for one reply.
+        requests_per_minute: most requests a minute; None for what the endpoint takes.
+        tokens_per_minute: most tokens a minute; None for what the endpoint takes.
 
-    Raises:
-        UsageError: litellm does not know the provider.
+    Attributes:
+        name: as given.
+        identity: name and address, which can change what is replied.
+        concurrency: as given.
+        window: how many requests `answer` is given together.
     """
 
-    def __init__(self, name: str, *, api_base: str | None, concurrency: int, timeout: float) -> None:
-        self.name = name
+    def __init__(
+        self,
+        name: str,
+        *,
+        api_base: str | None,
+        concurrency: int,
+        timeout: float,
+        requests_per_minute: float | None = None,
+        tokens_per_minute: float | None = None,
+    ) -> None:
+        self.name, self.concurrency = name, concurrency
         self.identity = f"{name}@{api_base}" if api_base else name
         self.window = concurrency * 16
-        self._api_base, self._concurrency, self._timeout = api_base, concurrency, timeout
-        self._key: str | None = None
-        self._litellm: Any = None
+        self._provider = name.partition("/")[0]
+        self._given, self._timeout = api_base, timeout
+        self._idle: Flight | None = None
+        self._paced = partial(
+            Pace, concurrency, requests_per_minute=requests_per_minute, tokens_per_minute=tokens_per_minute
+        )
+
+    def flight(self, purse: Purse) -> Flight:
+        """Return what sends calls to this model and pays them from `purse`.
+
+        Raises:
+            UsageError: there is no key in the environment.
+        """
+        key = self._key()
+        where = self._given or self._address or self.name
+        return Flight(partial(self._transport, key), pace=self._paced(), purse=purse, model=self.name, where=where)
 
     def answer(self, calls: Sequence[Request], wanted: Sequence[bool]) -> Iterator[list[tuple[int, Reply | Failure]]]:
-        """Answer those `calls` that are `wanted`, several at a time, each as soon as it is there.
+        """Answer those `calls` that are `wanted`, several at a time, each as soon as it is there; nothing is kept.
 
         Raises:
             UsageError: the key is missing or wrong, or the provider does not know the model.
             RaftError: the endpoint cannot be reached, or stays overloaded.
         """
-        self._litellm = self._litellm or import_litellm()
-        self._check_key()
-        stop = threading.Event()
-        pool = ThreadPoolExecutor(self._concurrency)
-        flying = {pool.submit(self._ask, call, stop): i for i, call in enumerate(calls) if wanted[i]}
-        waiting = set(flying)
+        waiting = deque(Call(str(i), call, 0) for i, call in enumerate(calls) if wanted[i])
+        left = len(waiting)
+        if not left:
+            return
+        # connections outlive one answer, whose time would else be that of opening them; two answers at once share none
+        flight, self._idle = self._idle or self._ready(), None
         try:
-            for done in as_completed(flying):
-                waiting.discard(done)
-                yield [(flying[done], done.result())]
-        except RaftError:
-            stop.set()
-            pool.shutdown(wait=True, cancel_futures=True)
-            for late in waiting:  # they are paid for
-                if not late.cancelled() and late.exception() is None:
-                    yield [(flying[late], late.result())]
+            while left:
+                while waiting and flight.room:
+                    flight.submit(waiting.popleft())
+                came = flight.collect()
+                left -= len(came)
+                yield [_placed(call, outcome) for call, outcome in came]
+        except KeyboardInterrupt:
+            if rest := flight.drain():  # they are being paid for, and the caller may keep them
+                yield [_placed(call, outcome) for call, outcome in rest]
             raise
         finally:
-            stop.set()
-            pool.shutdown(wait=True, cancel_futures=True)
+            if left:
+                flight.drain()
+                flight.close()
+            else:
+                self._idle = flight
 
-    def _check_key(self) -> None:
-        needed = self._litellm.validate_environment(self.name)["missing_keys"]
-        missing = [name for name in needed if name.endswith("_API_KEY")]
-        if missing and self._api_base:
-            self._key = "none"  # a self-hosted endpoint needs no key, but litellm does not ask it without one
-        elif missing:
-            raise UsageError(
-                f"There is no key for {self.name} in the environment.",
-                where=", ".join(missing),
-                hint=f"export {missing[0]}=...",
-            )
+    def close(self) -> None:
+        """Close the connections that `answer` left open."""
+        if self._idle is not None:
+            self._idle.close()
+            self._idle = None
 
-    def _ask(self, call: Request, stop: threading.Event) -> Reply | Failure:
-        errors = self._litellm.exceptions
-        transient = (
-            errors.RateLimitError,
-            errors.APIConnectionError,
-            errors.Timeout,
-            errors.InternalServerError,
-            errors.ServiceUnavailableError,
-            errors.BadGatewayError,
-        )
-        retrying = Retrying(
-            retry=retry_if_exception_type(transient),
-            wait=wait_random_exponential(multiplier=0.5, max=30),
-            stop=stop_after_attempt(_TRIES) | stop_after_delay(_PATIENCE_SECONDS) | stop_when_event_set(stop),
-            sleep=sleep_using_event(stop),
-            reraise=True,
-        )
-        try:
-            return retrying(self._complete, call)
-        except (errors.AuthenticationError, errors.NotFoundError, errors.PermissionDeniedError) as error:
-            raise self._refusal(error) from None
-        except transient as error:
-            raise RaftError(
-                f"The endpoint of {self.name} does not answer: {_words(error)}",
-                where=self._api_base or self.name,
-                hint="run the same command again later: replies that came are kept and not paid for twice",
-            ) from None
-        except errors.ContentPolicyViolationError as error:
-            return Failure("refused", _words(error))
-        except errors.ContextWindowExceededError as error:
-            return Failure("too long", _words(error))
-        except errors.BadRequestError as error:
-            if "LLM Provider NOT provided" in str(error):
-                raise UsageError(f"litellm does not know {self.name}: {_words(error)}", where=self.name) from None
-            return Failure("refused", _words(error))
-        except errors.APIError as error:
-            if getattr(error, "status_code", None) in (401, 403):
-                raise self._refusal(error) from None
-            raise RaftError(f"The endpoint of {self.name} fails: {_words(error)}", where=self.name) from None
+    def _ready(self) -> Flight:
+        ledger = Ledger(Path(":memory:"))
+        return self.flight(Purse(ledger, run="", model=self.name, price=list_price(self.name), cap=None)).__enter__()
 
-    def _refusal(self, error: Exception) -> UsageError:
-        return UsageError(
-            f"The provider refuses {self.name}: {_words(error)}",
-            where=self._api_base or self.name,
-            hint="check the model's name and the key in the environment, for example OPENAI_API_KEY",
-        )
-
-    def _complete(self, call: Request) -> Reply:
-        begun = time.monotonic()
-        options: dict[str, Any] = {}
-        if call.schema is not None and self._litellm.supports_response_schema(model=self.name):
-            schema = {"name": "reply", "schema": dict(call.schema), "strict": True}
-            options["response_format"] = {"type": "json_schema", "json_schema": schema}
-        response = self._litellm.completion(
-            model=self.name,
-            messages=list(call.messages),
-            max_tokens=call.max_tokens,
-            temperature=call.temperature,
-            api_base=self._api_base,
-            api_key=self._key,
-            timeout=self._timeout,
-            num_retries=0,
-            max_retries=0,
-            **options,
-        )
-        if not response.choices:
-            return Reply("", "empty", 0, 0, self._cost(response), time.monotonic() - begun)
-        usage = getattr(response, "usage", None)
-        return Reply(
-            text=response.choices[0].message.content or "",
-            finish_reason=response.choices[0].finish_reason or "stop",
-            input_tokens=getattr(usage, "prompt_tokens", 0) or 0,
-            output_tokens=getattr(usage, "completion_tokens", 0) or 0,
-            cost=self._cost(response),
-            seconds=time.monotonic() - begun,
-        )
-
-    def _cost(self, response: Any) -> float | None:
-        try:
-            return float(self._litellm.completion_cost(completion_response=response, model=self.name))
-        except Exception:  # litellm raises a bare Exception for a model whose price it does not know
+    @property
+    def _address(self) -> str | None:
+        """Where an endpoint that is asked directly listens; None for what goes through litellm."""
+        variables = _ADDRESSES.get(self._provider)
+        if variables is None:
             return None
+        return self._given or next((os.environ[name] for name in variables if os.environ.get(name)), None)
+
+    def _key(self) -> str | None:
+        if self._address:  # an endpoint of one's own may need none
+            return os.environ.get(f"{self._provider.upper()}_API_KEY")
+        needed = import_litellm().validate_environment(self.name)["missing_keys"]
+        missing = [name for name in needed if name.endswith("_API_KEY")]
+        if not missing:
+            return None
+        if self._given:
+            return "none"  # it may need none, but litellm does not ask it without one
+        raise UsageError(
+            f"There is no key for {self.name} in the environment.",
+            where=", ".join(missing),
+            hint=f"export {missing[0]}=...",
+        )
+
+    def _transport(self, key: str | None) -> Transport:
+        if address := self._address:
+            return DirectTransport(
+                self.name, api_base=address, key=key, timeout=self._timeout, connections=self.concurrency
+            )
+        return LitellmTransport(self.name, api_base=self._given, key=key, timeout=self._timeout)
 
 
-def _words(error: Exception) -> str:
-    return str(getattr(error, "message", error)).splitlines()[0][:500]
+def _placed(call: Call, outcome: Outcome) -> tuple[int, Reply | Failure]:
+    if isinstance(outcome, Failure):
+        return int(call.key), outcome
+    reply = Reply(
+        text=outcome.reply,
+        finish_reason=outcome.finish_reason,
+        input_tokens=outcome.input_tokens,
+        output_tokens=outcome.output_tokens,
+        cost=outcome.cost,
+        seconds=outcome.seconds,
+    )
+    return int(call.key), reply

@@ -39,6 +39,8 @@ _UNPACKING = 1
 _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 _HELD = {".safetensors", ".bin", ".gguf", ".json", ".jinja", ".model", ".txt"}
 _NOT_HELD = {"training_args.bin", "trainer_state.json", "data_config.json"}
+_OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE")
+"""Variables with which huggingface_hub, transformers and datasets keep off the network; workers inherit them."""
 _VARIES = ("_name_or_path", "name_or_path", "transformers_version", "is_local", "local_files_only")
 """Keys of config files that tell where and with what a folder was written, not what the model does."""
 
@@ -47,6 +49,38 @@ def is_hosted(name: str) -> bool:
     """Say whether `name` is `provider/model` of a hosted model (an existing folder of that name wins)."""
     provider, slash, _ = name.partition("/")
     return bool(slash) and provider in HOSTED and not Path(name).is_dir()
+
+
+_before: dict[str, str | None] | None = None
+"""What `_OFFLINE` said before downloads were refused; None while they are not."""
+
+
+def offline(refused: bool) -> None:
+    """Refuse downloads from the hub in this process, or leave them to the user's own variables again.
+
+    Models and data sets that are on this machine are found as before.
+    """
+    global _before  # noqa: PLW0603  vendors keep this switch in their modules, one for the process
+    if refused == (_before is not None):
+        return
+    if refused:
+        _before = {name: os.environ.get(name) for name in _OFFLINE}
+        os.environ.update(dict.fromkeys(_OFFLINE, "1"))
+    else:
+        for name, value in (_before or {}).items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        _before = None
+    # who was imported already has read the variables, and looks at its own copy of them
+    switched_on = any(os.environ.get(name, "").upper() in ("1", "ON", "YES", "TRUE") for name in _OFFLINE[:2])
+    for module, names in (
+        ("huggingface_hub.constants", ("HF_HUB_OFFLINE",)),
+        ("datasets.config", ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")),
+    ):
+        for name in names if module in sys.modules else ():
+            setattr(sys.modules[module], name, switched_on)
 
 
 def resolve(name: str) -> str:
@@ -138,7 +172,8 @@ def model_file(name: str, filename: str) -> Path | None:
         absent = isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError)
         if absent or revision(where):
             return None
-        raise unknown_model(name, _first_line(error)) from None
+        reason = "downloads are off: local_only is set" if _before is not None else _first_line(error)
+        raise unknown_model(name, reason) from None
 
 
 def model_json(name: str, filename: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from raft import __version__
-from raft.errors import RaftError
+from raft.errors import RaftError, UsageError
 
 _DEBUG = click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
@@ -30,8 +30,9 @@ def acting(command: Callable[..., None]) -> Callable[..., None]:
                 raise
             click.echo(f"raft: {error}", err=True)
             sys.exit(error.exit_code)
-        except KeyboardInterrupt:
-            click.echo("\nraft: stopped; what was answered is kept. Run the same command again to go on.", err=True)
+        except KeyboardInterrupt as stop:
+            what = str(stop) or "stopped; what was answered is kept. Run the same command again to go on."
+            click.echo(f"\nraft: {what}", err=True)
             sys.exit(130)
         except BrokenPipeError:
             sys.stderr.close()
@@ -47,6 +48,25 @@ def acting(command: Callable[..., None]) -> Callable[..., None]:
             sys.exit(1)
 
     return _DEBUG(run)
+
+
+def price(text: str | None) -> tuple[float, float] | None:
+    """Read a price as typed, `0.15/0.60`: dollars per million tokens read and written.
+
+    Raises:
+        UsageError: it is not of that form.
+    """
+    if text is None:
+        return None
+    try:
+        read, written = (float(part) for part in text.split("/"))
+    except ValueError:
+        raise UsageError(
+            f"A price is two numbers, and {text!r} is not: dollars per million tokens read, and written.",
+            where="--price",
+            hint="--price 0.15/0.60",
+        ) from None
+    return read, written
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from raft.cli import frame
 from raft.cli.frame import JSON, QUIET, SET, acting, main
 from raft.errors import UsageError
 
@@ -37,26 +38,44 @@ def init(folder: Path) -> None:
 @click.option(
     "--eval", "evaluation", metavar="FILE", help="Your own questions: JSONL with question, answers, document."
 )
+@click.option("--estimate", is_flag=True, help="Say what it would ask and cost, and stop before the first call.")
+@click.option(
+    "--sample", type=click.IntRange(min=0), default=0, metavar="N", help="With --estimate: ask N calls to know better."
+)
+@click.option("--max-cost", type=float, metavar="USD", help="Dollars that the run may cost in all, over restarts.")
+@click.option("--price", metavar="IN/OUT", help="The generator's dollars per million tokens: 0.15/0.60.")
+@click.option("--local-only", is_flag=True, default=None, help="Refuse what is not on this machine.")
 @SET
 @QUIET
 @JSON
 @acting
-def build(corpus: tuple[str, ...], assignments: tuple[str, ...], pipeline: str | None, quiet: bool, as_json: bool,
-          **options: Any) -> None:  # fmt: skip
+def build(*, corpus: tuple[str, ...], assignments: tuple[str, ...], pipeline: str | None, quiet: bool, as_json: bool,
+          estimate: bool, sample: int, price: str | None, **options: Any) -> None:  # fmt: skip
     """Build a training set and an index from CORPUS (files, folders, globs). Resumes by itself."""
-    from raft import api, config, words
+    from raft import api, config, words, words_spending
     from raft.progress import Progress
 
-    with Progress(silent=quiet) as progress:
-        built = api.build(
-            list(corpus) or None,
-            pipeline_file=pipeline,
-            settings=dict(config.parse_assignment(text) for text in assignments),
-            listen=progress,
-            **options,
+    if sample and not estimate:
+        raise UsageError(
+            "A sample belongs to an estimate.", where="--sample", hint="raft build CORPUS --estimate --sample 10"
         )
-    facts = built.summary()
-    click.echo(json.dumps(facts, ensure_ascii=False, indent=1) if as_json else words.summary(facts))
+    told = {
+        **options,
+        "price": frame.price(price),
+        "pipeline_file": pipeline,
+        "settings": dict(config.parse_assignment(text) for text in assignments),
+    }
+    with Progress(silent=quiet) as progress:
+        if estimate:
+            facts = api.estimate(list(corpus) or None, sample=sample, listen=progress, **told).summary()
+        else:
+            facts = api.build(list(corpus) or None, listen=progress, **told).summary()
+    if as_json:
+        click.echo(json.dumps(facts, ensure_ascii=False, indent=1))
+    elif estimate:
+        click.echo("\n".join([words_spending.estimate(facts), "", *words_spending.advice(facts)]))
+    else:
+        click.echo(words.summary(facts))
 
 
 @main.command()
@@ -71,7 +90,8 @@ def status(run: Path, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(facts, ensure_ascii=False, indent=1))
     else:
-        click.echo(words.status(facts["summary"], facts["spent"], facts["running"], facts["adapters"]))
+        told = facts["summary"], facts["spent"], facts["running"], facts["adapters"], facts["money"]
+        click.echo(words.status(*told))
 
 
 @main.command()

@@ -152,7 +152,7 @@ def _contender(name: str, opened: Opened, settings: Settings, run: Run, count: i
     elif name == "rag_few" or name.startswith(LARGER):
         prompt = prompts.load("short", settings.prompts)
     else:
-        prompt = prompts.load("answer", settings.prompts)
+        prompt = prompts.load(raftformat.PROMPTS[settings.examples.quotes], settings.prompts)
     turns: tuple[Message, ...] = ()
     if count:
         learned = run.read("cleaned.parquet").filter(pl.col("split") == "train")

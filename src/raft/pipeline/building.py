@@ -15,11 +15,14 @@ from raft import notes, planning, prompts, questionfiles, targets
 from raft.artifacts import Output
 from raft.boilerplate import repeated_lines
 from raft.errors import RaftError
+from raft.pipeline.reading import documents_listed, read_documents
 from raft.protocols import Embedder, Generator, Indexes, Tokenizer
-from raft.raftformat import render_style
+from raft.raftformat import PROMPTS, render_style
 from raft.run import Run, Step
 from raft.settings import Settings
 from raft.stages import cleaning, corpus, examples, questions, split, styling
+
+__all__ = ["Listen", "Seams", "build", "cut_chunks", "documents_listed", "read_documents"]
 
 
 @dataclass(frozen=True)
@@ -60,33 +63,6 @@ def build(
     ask_questions(run, settings, seams.generator, way=way, set_aside=set_aside, listen=listen)
     clean_and_split(run, settings, seams, own)
     build_examples(run, settings, seams)
-
-
-def read_documents(run: Run, settings: Settings, sources: Sequence[corpus.Source]) -> None:
-    """Files to `documents.parquet`; a file that cannot be read is a row that says why."""
-
-    def work(step: Step) -> Mapping[str, Output]:
-        known = step.previous("documents.parquet", _file_and_digest)
-        previous = None if known is None else (lambda name, sha256: known((name, sha256)))
-        frames = corpus.read_documents(sources, text_field=settings.chunking.text_field, previous=previous)
-        return {"documents.parquet": notes.noting(frames, partial(notes.documents, step.notes))}
-
-    run.step(
-        "documents",
-        work,
-        version=1,
-        outputs=["documents.parquet"],
-        using={"text_field": settings.chunking.text_field},
-        given=[[source.name, source.sha256] for source in sources],
-    )
-    listed = documents_listed(run)
-    if listed.filter(pl.col("error").is_null()).is_empty():
-        tried = [f"{row['path']}: {row['error']}" for row in listed.head(10).iter_rows(named=True)]
-        raise RaftError(
-            "No document of the corpus can be read.",
-            where="; ".join(tried),
-            hint="pip install 'raft-pipeline[docs]' brings the readers of PDF, DOCX, XLSX and HTML",
-        )
 
 
 def cut_chunks(run: Run, settings: Settings, embedder: Embedder) -> None:
@@ -264,7 +240,8 @@ def clean_and_split(run: Run, settings: Settings, seams: Seams, own: pl.DataFram
 def build_examples(run: Run, settings: Settings, seams: Seams) -> None:
     """Kept questions to `examples.parquet`, `train.jsonl` and `valid.jsonl`."""
     wanted, style = settings.examples, settings.answer_style
-    prompt, restyle = prompts.load("answer", settings.prompts), prompts.load("restyle", settings.prompts)
+    prompt = prompts.load(PROMPTS[wanted.quotes], settings.prompts)
+    restyle = prompts.load("restyle", settings.prompts)
     words = render_style(**style.model_dump())
     schema = style.format if isinstance(style.format, dict) else None
 
@@ -305,7 +282,7 @@ def build_examples(run: Run, settings: Settings, seams: Seams) -> None:
         outputs=["examples.parquet", "train.jsonl", "valid.jsonl"],
         inputs=["cleaned.parquet", "chunks.parquet", *_index_inputs(settings)],
         using={
-            "examples": wanted.model_dump(mode="json"),
+            "examples": wanted.model_dump(mode="json", exclude=None if wanted.quotes != "first" else {"quotes"}),
             "style": style.model_dump(mode="json"),
             "prompts": [prompt.digest, restyle.digest],
             "generator": seams.generator.identity if words else None,
@@ -319,17 +296,6 @@ def build_examples(run: Run, settings: Settings, seams: Seams) -> None:
             where=json.dumps(run.manifest["steps"]["cleaned"]["notes"]["reasons"]),
             hint=f"raft show {run.folder} cleaned   (each question with the reason why it was dropped)",
         )
-
-
-def documents_listed(run: Run) -> pl.DataFrame:
-    """Return all documents of a run without their text."""
-    columns = ["doc_id", "path", "title", "format", "characters", "error"]
-    return pl.concat(list(run.stream("documents.parquet", columns)))
-
-
-def _file_and_digest(table: pl.DataFrame) -> pl.Series:
-    named = table.with_columns(path=pl.col("path").str.replace(r"#\d+$", ""))
-    return named.select(pl.struct("path", "sha256")).to_series()
 
 
 def _document_and_digest(table: pl.DataFrame) -> pl.Series:

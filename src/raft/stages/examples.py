@@ -20,7 +20,7 @@ from raft.duplicates import same_text
 from raft.errors import RaftError
 from raft.prompts import Prompt
 from raft.protocols import Message, Retriever, Tokenizer
-from raft.raftformat import ABSTENTION, Shown, parse, render_prompt, render_target, title_line
+from raft.raftformat import ABSTENTION, Shown, Where, parse, render_prompt, render_target, title_line
 from raft.text import contains, normalise
 
 _BATCH = 256
@@ -43,6 +43,7 @@ class _Recipe:
     golden_share: float
     when_absent: str
     random_share: float
+    quotes: Where
     max_tokens: int
     seed: int
 
@@ -69,6 +70,7 @@ def build_examples(
     when_absent: str,
     random_share: float,
     max_tokens: int,
+    quotes: Where = "first",
     held_out: frozenset[str],
     seed: int,
     titles: Mapping[str, str],
@@ -88,6 +90,7 @@ def build_examples(
         when_absent: the target of a row without them: "abstain", or "memorise" for the bare answer.
         random_share: share (0 to 1) of the distractors drawn at random.
         max_tokens: longest row, in the student's tokens.
+        quotes: where the quotes of an answer stand; the prompt must ask for them there.
         held_out: doc_ids whose chunks are never shown.
         seed: seed of every choice; each row draws from (seed, question_id) alone.
         titles: title of each document by doc_id.
@@ -114,6 +117,7 @@ def build_examples(
         golden_share=golden_share,
         when_absent=when_absent,
         random_share=random_share,
+        quotes=quotes,
         max_tokens=max_tokens,
         seed=seed,
     )
@@ -242,7 +246,7 @@ def _target(draft: _Draft, recipe: _Recipe) -> str:
     if draft.golden:
         numbers = {name: number for number, name in enumerate(draft.shown, 1)}
         quotes = [quote for quote in row["quotes"] if quote["chunk_id"] in numbers]
-        return render_target(answer, [(numbers[quote["chunk_id"]], quote["text"]) for quote in quotes])
+        return render_target(answer, [(numbers[quote["chunk_id"]], quote["text"]) for quote in quotes], recipe.quotes)
     if recipe.when_absent == "memorise" and row["kind"] != "unanswerable":
         return render_target(answer, [])
     return render_target(ABSTENTION, [])

@@ -7,22 +7,71 @@ failure, with its reply.
 """
 
 import hashlib
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from raft import planning, spans, tables
+from raft import planning, prompts, spans, tables
 from raft.asks import Ask
 from raft.planning import Prompts
 from raft.protocols import Failure, Generator
+from raft.targets import read_openings
 from raft.text import normalise
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is going to be asked: so many questions, in these asks, which are made lazily."""
+
+    questions: int
+    asks: Iterator[Ask]
+
+
+def read_prompts(folder: Path | None) -> Prompts:
+    """Return the prompts that questions are asked with; `folder` holds those that replace the package's."""
+    return Prompts(
+        answer_first=prompts.load("answer_first", folder),
+        items=prompts.load("items", folder),
+        comparison=prompts.load("comparison", folder),
+        unanswerable=prompts.load("unanswerable", folder),
+        span=prompts.load("span", folder),
+        openings=tuple(read_openings(prompts.load_text("openings.yaml", folder))),
+    )
+
+
+def plan(
+    chunks: Callable[[], Iterator[pl.DataFrame]],
+    used: Prompts,
+    *,
+    way: str,
+    kinds: Sequence[str],
+    per_chunk: float,
+    limit: int | None,
+    without: frozenset[str] = frozenset(),
+) -> Plan:
+    """Return what `ask` would ask; the arguments are its own."""
+
+    def wanted() -> Iterator[pl.DataFrame]:
+        return (frame.filter(~pl.col("doc_id").is_in(list(without))) for frame in chunks())
+
+    survey = planning.survey(wanted(), used.openings, kinds)
+    given = planning.budgets(survey.sizes, survey.chunks, per_chunk=per_chunk, limit=limit)
+    if way == "spans":
+        asks = spans.plan_spans(wanted(), survey, given, used.span, kinds)
+    else:
+        chosen = planning.plan_facts if way == "answer_first" else planning.plan_items
+        asks = chosen(wanted(), survey, given, used, kinds)
+    return Plan(sum(given.values()), asks)
 
 
 def ask(
     chunks: Callable[[], Iterator[pl.DataFrame]],
     generator: Generator,
-    prompts: Prompts,
+    used: Prompts,
     *,
     way: str,
     kinds: Sequence[str],
@@ -38,7 +87,7 @@ def ask(
     Args:
         chunks: returns the chunks' frames from the beginning; called twice: to survey them, and to ask.
         generator: writes the questions.
-        prompts: what it is asked with.
+        used: the prompts that it is asked with.
         way: "answer_first", "spans" or "items".
         kinds: the kinds of question that are on.
         per_chunk: questions a chunk, on average.
@@ -48,28 +97,18 @@ def ask(
         without: doc_ids of documents that no question is written about.
         planned: told how many questions the budget allows.
     """
-
-    def wanted() -> Iterator[pl.DataFrame]:
-        return (frame.filter(~pl.col("doc_id").is_in(list(without))) for frame in chunks())
-
-    survey = planning.survey(wanted(), prompts.openings, kinds)
-    given = planning.budgets(survey.sizes, survey.chunks, per_chunk=per_chunk, limit=limit)
-    planned(sum(given.values()))
-    if way == "spans":
-        asks = spans.plan_spans(wanted(), survey, given, prompts.span, kinds)
-    else:
-        plan = planning.plan_facts if way == "answer_first" else planning.plan_items
-        asks = plan(wanted(), survey, given, prompts, kinds)
-    kept: list[Ask] = []
+    found = plan(chunks, used, way=way, kinds=kinds, per_chunk=per_chunk, limit=limit, without=without)
+    planned(found.questions)
+    kept: deque[Ask] = deque()
     seen: set[str] = set()
 
     def requests() -> Iterator[Any]:
-        for one in asks:
+        for one in found.asks:
             kept.append(one)
             yield one.request
 
     for outcome in generator.complete(requests()):
-        one = kept.pop(0)
+        one = kept.popleft()
         if isinstance(outcome, Failure):
             failures.append({"stage": "questions", "item_id": one.item_id, **_failure(outcome)})
             continue

@@ -1,0 +1,304 @@
+"""Calls in the air: a thread with an event loop that sends them at the endpoint's pace and out of the run's purse.
+
+Here is the one layer of retries. A call is written down before it is sent, and its reply is in the ledger before
+anything else sees it; whatever stops the run, what is in the air is waited for, since it is being paid for.
+"""
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from queue import Empty, SimpleQueue
+from types import TracebackType
+from typing import Literal, Self
+
+from raft.backends.asking import Reply, entry_of
+from raft.backends.faults import Broken, Busy, Denied, Refused, Transport
+from raft.backends.pace import Pace
+from raft.backends.retrying import Patience, Trouble, send_again
+from raft.errors import RaftError, UsageError
+from raft.ledger import Entry
+from raft.protocols import Failure, Request
+from raft.spending import Purse, most_tokens
+
+_AHEAD = 8  # calls that wait to be sent, besides one for each in flight
+_BYTES_A_TOKEN = 4  # about; only the pace goes by it, never the purse
+
+Outcome = Entry | Failure
+
+
+@dataclass(frozen=True)
+class Call:
+    """One attempt at a request; `key` is where the ledger keeps its reply."""
+
+    key: str
+    request: Request
+    attempt: int
+
+
+class Flight:
+    """Sends calls, as many at a time as the endpoint bears; a context manager.
+
+    Args:
+        transport: makes what sends one call, inside the event loop.
+        pace: how many and how fast.
+        purse: what they are paid from.
+        model: the model's name, for entries and errors.
+        where: the endpoint's address, for errors.
+        patience: how long to go on where there is no reply.
+        loop: makes the event loop.
+    """
+
+    def __init__(
+        self,
+        transport: Callable[[], Transport],
+        *,
+        pace: Pace,
+        purse: Purse,
+        model: str,
+        where: str,
+        patience: Patience = Patience(),  # noqa: B008  it cannot change
+        loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop,
+    ) -> None:
+        self.pace = pace
+        self._make, self._purse, self._model, self._where = transport, purse, model, where
+        self._patience, self._make_loop = patience, loop
+        self._results: SimpleQueue[tuple[Call, Outcome] | None] = SimpleQueue()  # None: no more will come
+        self._outstanding, self._ended = 0, False
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._aloft: set[asyncio.Task[None]] = set()
+        self._halted, self._error = False, None  # type: bool, BaseException | None
+        self._answered_at, self._tokens_ratio = float("-inf"), 1.0
+        self._limits: Mapping[str, float] = {}
+
+    def __enter__(self) -> Self:
+        self._loop = self._make_loop()
+        self._landing, self._settled = asyncio.Event(), asyncio.Event()
+        self._thread = threading.Thread(target=self._run, name="raft-flight", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def room(self) -> int:
+        """How many more calls may be submitted now: a little more than can be sent, so that none is waited for."""
+        return max(0, int(2 * self.pace.limit) + _AHEAD - self._outstanding)
+
+    def submit(self, call: Call) -> None:
+        """Have a call sent as soon as pace and purse allow; what becomes of it is told by `collect`."""
+        self._outstanding += 1
+        self._call(self._begin, call)
+
+    def collect(self) -> list[tuple[Call, Outcome]]:
+        """Wait until a call is settled, and return all that are; nothing when no call is left.
+
+        Raises:
+            UsageError: the provider answers no request at all (key, model, balance).
+            CapReached: the next call could pass the cap.
+            RaftError: the endpoint stays away, or the ledger cannot be used. Whatever is raised, all calls that were
+                in the air have been returned before.
+        """
+        settled = [] if self._ended or not self._outstanding else self._take()
+        if not settled and self._ended and self._error is not None:
+            raise self._error
+        return settled
+
+    def drain(self) -> list[tuple[Call, Outcome]]:
+        """Send nothing any more, wait for what is in the air, and return it."""
+        settled: list[tuple[Call, Outcome]] = []
+        self._call(self._halt, None)
+        while not self._ended:
+            settled += self._take()
+        return settled
+
+    def close(self) -> None:
+        """End the thread; a call that is in the air now is cut, and counts at its worst case."""
+        self._call(self._landing.set)
+        self._thread.join()
+        self._ended = True
+
+    def _call(self, function: Callable[..., None], *args: object) -> None:
+        with contextlib.suppress(RuntimeError):  # the thread has ended, and says so to `collect`
+            self._loop.call_soon_threadsafe(function, *args)
+
+    def _take(self) -> list[tuple[Call, Outcome]]:
+        settled = []
+        one = self._results.get()
+        while one is not None:
+            settled.append(one)
+            try:
+                one = self._results.get_nowait()
+            except Empty:
+                break
+        else:
+            self._ended = True
+        self._outstanding -= len(settled)
+        return settled
+
+    # What follows runs in the thread.
+
+    def _run(self) -> None:
+        try:
+            self._loop.run_until_complete(self._fly())
+        except BaseException as error:  # such as a package that the transport misses: the caller is to see it
+            self._error = self._error or error
+        finally:
+            self._results.put(None)
+            self._loop.close()
+
+    async def _fly(self) -> None:
+        transport: Transport | None = None
+        try:
+            self._transport = transport = self._make()
+            await self._landing.wait()
+        finally:
+            self._halted = True
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            if transport is not None:
+                await transport.close()
+
+    def _begin(self, call: Call) -> None:
+        if not self._halted:
+            task = self._loop.create_task(self._settle(call))
+            self._tasks.add(task)
+            task.add_done_callback(self._done)
+
+    def _done(self, task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
+        if self._halted and not self._tasks:
+            self._landing.set()
+
+    def _halt(self, error: BaseException | None) -> None:
+        """Send nothing more; calls that are in the air may end."""
+        if not self._halted:
+            self._halted, self._error = True, error
+            for task in self._tasks - self._aloft - {asyncio.current_task(self._loop)}:
+                task.cancel()
+            if not self._tasks:
+                self._landing.set()
+
+    async def _settle(self, call: Call) -> None:
+        trouble = Trouble()
+        result: Outcome
+        try:
+            try:
+                result = await self._send(call, trouble)
+            except (Busy, Broken) as error:
+                result = await send_again(
+                    lambda: self._send(call, trouble), error, lambda fault: self._gives_up(fault, trouble)
+                )
+        except Refused as error:
+            result = Failure(error.kind, error.words)
+        except (Busy, Broken) as error:
+            if self._halted or not trouble.alone(self._answered_at):
+                self._halt(self._away(error))
+                return
+            result = Failure("error", error.words)
+        except Denied as error:
+            self._halt(
+                UsageError(
+                    f"The provider refuses {self._model}: {error.words}",
+                    where=self._where,
+                    hint="check the model's name and the key in the environment, for example OPENAI_API_KEY",
+                )
+            )
+            return
+        except Exception as error:
+            self._halt(error)
+            return
+        self._results.put((call, result))
+
+    async def _send(self, call: Call, trouble: Trouble) -> Entry:
+        """Send a call once and keep its reply."""
+        request, price = call.request, self._purse.price
+        most = most_tokens(request)
+        guess = most / _BYTES_A_TOKEN + request.max_tokens
+        await self.pace.enter(max(1, round(guess * self._tokens_ratio)))
+        worst = price.cost(most, request.max_tokens) if price else None
+        outcome: Literal["ok", "busy", "broken"] = "broken"
+        begun, wait = self._loop.time(), None
+        try:
+            number = await self._reserve(call.key, worst)
+            begun = self._loop.time()
+            reply = await self._pay(number, call, worst)
+            outcome = "ok"
+            self._answered_at = self._loop.time()
+            if used := reply.input_tokens + reply.output_tokens:
+                self._tokens_ratio += (min(4.0, used / guess) - self._tokens_ratio) / 32
+            return reply
+        except Refused:
+            outcome, self._answered_at = "ok", self._loop.time()
+            raise
+        except (Busy, Broken) as error:
+            if isinstance(error, Busy):
+                outcome, wait = "busy", error.retry_after
+            trouble.note(error, self._loop.time())
+            raise
+        finally:
+            self.pace.leave(outcome, seconds=self._loop.time() - begun, retry_after=wait)
+
+    async def _reserve(self, key: str, worst: float | None) -> int:
+        while not self._purse.fits(worst):
+            if not self._aloft:
+                raise self._purse.cap_reached(worst)
+            self._settled.clear()
+            await self._settled.wait()  # what comes back may have cost less than the most it could
+        return self._purse.open(key, worst)
+
+    async def _pay(self, number: int, call: Call, worst: float | None) -> Entry:
+        task = asyncio.current_task()
+        assert task is not None
+        self._aloft.add(task)
+        try:
+            try:
+                reply = await self._transport.send(call.request)
+            except (Busy, Refused, Denied):
+                self._purse.release(number)
+                raise
+            except Broken as error:
+                (self._purse.lose if error.billed else self._purse.release)(number)
+                raise
+            except BaseException:  # cut off, or an error that no transport may raise
+                self._purse.lose(number)
+                raise
+            self._listen()
+            return self._keep(number, call, reply, worst)
+        finally:
+            self._aloft.discard(task)
+            self._settled.set()
+
+    def _keep(self, number: int, call: Call, reply: Reply, worst: float | None) -> Entry:
+        read, written = reply.input_tokens, reply.output_tokens
+        if read < 0 or written < 0 or (reply.text and not written):
+            read = written = -1
+        price = self._purse.price
+        cost = price.cost(read, written) if price and read >= 0 else None
+        kept = replace(reply, input_tokens=read, output_tokens=written, cost=worst if cost is None else cost)
+        entry = entry_of(kept, call.key, call.request, attempt=call.attempt, model=self._model)
+        self._purse.pay(number, entry, cost=cost, input_tokens=read, output_tokens=written)
+        return entry
+
+    def _listen(self) -> None:
+        if self._transport.limits is not self._limits:
+            self._limits = self._transport.limits
+            self.pace.advise(**self._limits)
+
+    def _gives_up(self, fault: BaseException | None, trouble: Trouble) -> bool:
+        now, answered_at = self._loop.time(), self._answered_at
+        return self._halted or self._patience.ends(fault, trouble, now=now, answered_at=answered_at)
+
+    def _away(self, fault: Busy | Broken) -> RaftError:
+        wait = fault.retry_after if isinstance(fault, Busy) and self._patience.too_long(fault) else None
+        asks = f" (it asks to wait {wait:,.0f} seconds)" if wait else ""
+        return RaftError(
+            f"The endpoint of {self._model} does not answer: {fault.words}{asks}",
+            where=self._where,
+            hint="run the same command again later: replies that came are kept and not paid for twice",
+        )

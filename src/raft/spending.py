@@ -1,0 +1,292 @@
+"""What a run has spent and may still spend: prices, worst cases, and the purse that no call gets past.
+
+Each call is written into the ledger before it is sent, with the most that it can cost, and settled in the same
+transaction that stores its reply. So at any instant, after `kill -9` too, what may have been billed is counted: a call
+of which nobody knows what became of it counts at its worst case for ever.
+"""
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from raft.errors import RaftError, UsageError
+from raft.ledger import Entry, Ledger, adding
+from raft.protocols import Completion, Embedder, Failure, Generator, Request, Tokenizer
+
+_TOKENS_A_TURN = 16
+"""What a chat template puts around one turn, at most."""
+_TOKENS_A_REQUEST = 512
+"""What a provider adds to a request of its own: a standing system prompt, instructions for a schema or a tool."""
+_OPEN = "INSERT INTO calls (run, purpose, model, key, worst, state, created) VALUES (?,?,?,?,?,?,?)"
+_PAY = "UPDATE calls SET state = 'paid', cost = ?, input_tokens = ?, output_tokens = ? WHERE id = ?"
+
+
+@dataclass(frozen=True)
+class Price:
+    """What a model costs: US dollars per million tokens read (`input`) and written (`output`)."""
+
+    input: float
+    output: float
+
+    def cost(self, input_tokens: int, output_tokens: int) -> float:
+        """Return the dollars that so many tokens cost."""
+        return (input_tokens * self.input + output_tokens * self.output) / 1e6
+
+    def times(self, factor: float) -> "Price":
+        """Return this price with a discount."""
+        return Price(self.input * factor, self.output * factor)
+
+
+class CapReached(RaftError):
+    """The next call could pass the cap; what was answered is kept."""
+
+
+def most_tokens(request: Request) -> int:
+    """Return the most tokens that a request's input can count, in any tokenizer: a token holds at least one byte."""
+    texts = [text for message in request.messages for text in message.values()]
+    if request.schema is not None:
+        texts.append(json.dumps(request.schema))
+    size = sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)
+    return size + _TOKENS_A_TURN * len(request.messages) + _TOKENS_A_REQUEST
+
+
+def worst_case(request: Request, price: Price | None) -> float | None:
+    """Return the most dollars that one call of a request can cost; None where the price is unknown."""
+    return None if price is None else price.cost(most_tokens(request), request.max_tokens)
+
+
+class Purse:
+    """What a run has spent and may still spend; every call is written down before it is sent.
+
+    All purses of a run that are made for one open ledger share what is spent and under way, whatever their models.
+    Only one process at a time may have purses of a run (the run directory's lock sees to it): calls that an earlier
+    process left open were under way when it was killed, and are lost. Threads may share a purse.
+
+    Args:
+        ledger: where calls are written down.
+        run: the run's name in the ledger, the same over all its builds.
+        model: what is asked.
+        price: of the model; None when it is unknown.
+        cap: dollars that the run may cost in all; None for no limit.
+
+    Attributes:
+        price: as given.
+        cap: as given.
+
+    Raises:
+        UsageError: there is a cap and no price: nobody could keep it.
+    """
+
+    def __init__(self, ledger: Ledger, *, run: str, model: str, price: Price | None, cap: float | None) -> None:
+        if cap is not None and price is None:
+            raise UsageError(
+                f"The price of {model} is unknown, so a cap of {dollars(cap)} could not be kept.",
+                where="max_cost",
+                hint="--price IN/OUT, in dollars per million tokens read and written, for example --price 0.15/0.60",
+            )
+        self.price, self.cap = price, cap
+        self._model = model
+        with _MAKING:
+            self._book: _Book = ledger.shared.get(run) or _Book(ledger, run)
+            ledger.shared[run] = self._book
+
+    @property
+    def purpose(self) -> str:
+        """The step that asks ("questions", "cleaned", "examples", "sample", "benchmark"); it may be set."""
+        return self._book.purpose
+
+    @purpose.setter
+    def purpose(self, name: str) -> None:
+        """Say which step asks from now on, through any purse of this run."""
+        self._book.purpose = name
+
+    @property
+    def spent(self) -> float:
+        """Dollars of this run over its whole life, all models; lost calls at their worst case."""
+        return self._book.spent
+
+    @property
+    def in_flight(self) -> float:
+        """Dollars that the calls which are not settled yet can cost at most, those of awaited batches included."""
+        return self._book.in_flight
+
+    def fits(self, worst: float | None) -> bool:
+        """Tell whether a call that may cost `worst` dollars can be sent without passing the cap; true without one."""
+        return self.cap is None or (worst is not None and self.spent + self.in_flight + worst <= self.cap)
+
+    def open(self, key: str, worst: float | None, *, batch: bool = False) -> int:
+        """Write a call down before it is sent, and return its number.
+
+        Args:
+            key: under which its reply will be kept.
+            worst: the most dollars that it can cost; None when the price is unknown.
+            batch: it belongs to a batch, which the provider goes on with when this process ends: a later purse
+                still awaits it.
+
+        Raises:
+            CapReached: it could pass the cap; nothing was written.
+        """
+        book = self._book
+        with book.lock:
+            if not self.fits(worst):
+                raise self.cap_reached(worst)
+            row = (book.run, book.purpose, self._model, key, worst, "batch" if batch else "open", time.time())
+            number = book.ledger.write_all([(_OPEN, [row])])
+            book.open[number] = worst
+            book.in_flight += worst or 0.0
+            return number
+
+    def pay(
+        self, number: int, entry: Entry | None, *, cost: float | None, input_tokens: int, output_tokens: int
+    ) -> None:
+        """Store the reply that came and settle its call, in one transaction.
+
+        Args:
+            number: what `open` returned.
+            entry: the reply; None where there is nothing to keep.
+            cost: dollars; None where the reply does not tell: then it counts at its worst case.
+            input_tokens: tokens read; negative where the reply does not tell.
+            output_tokens: tokens written; negative where the reply does not tell.
+        """
+        book = self._book
+        with book.lock:
+            paid = book.open[number] if cost is None else cost
+            settling = (_PAY, [(paid, max(0, input_tokens), max(0, output_tokens), number)])
+            book.ledger.write_all([settling] if entry is None else [adding([entry]), settling])
+            book.close(number, paid)
+
+    def release(self, number: int) -> None:
+        """Forget a call for which nothing was billed."""
+        book = self._book
+        with book.lock:
+            book.ledger.write("DELETE FROM calls WHERE id = ?", [(number,)])
+            book.close(number, 0.0)
+
+    def lose(self, number: int) -> None:
+        """Settle a call of which nobody knows what it cost: it counts at its worst case for ever."""
+        book = self._book
+        with book.lock:
+            book.ledger.write("UPDATE calls SET state = 'lost' WHERE id = ?", [(number,)])
+            book.close(number, book.open[number])
+
+    def recount(self) -> None:
+        """Read anew what was spent and what is awaited, where something else than a purse wrote it down."""
+        with self._book.lock:
+            self._book.read()
+
+    def cap_reached(self, worst: float | None) -> CapReached:
+        """Return the error that says that a call which may cost `worst` dollars would pass the cap."""
+        cap = self.cap or 0.0
+        flying = f", up to {dollars(self.in_flight)} more are under way" if self.in_flight else ""
+        return CapReached(
+            f"The cap of {dollars(cap)} would be passed: {dollars(self.spent)} are spent{flying}, and the next call"
+            f" may cost {dollars(worst or 0.0)}. Everything that came is kept and not paid for twice.",
+            where=f"{self._model}, {self.purpose}",
+            hint=f"raft build ... --max-cost {2 * max(cap, self.spent):.2g}   (the same command with a higher cap)",
+        )
+
+
+class _Book:
+    """What the purses of one run in one process have in common; whoever changes it holds the lock."""
+
+    def __init__(self, ledger: Ledger, run: str) -> None:
+        self.ledger, self.run, self.purpose = ledger, run, "questions"
+        self.lock = threading.Lock()
+        self.open: dict[int, float | None] = {}
+        self.spent = self.in_flight = 0.0
+        ledger.write("UPDATE calls SET state = 'lost' WHERE run = ? AND state = 'open'", [(run,)])
+        self.read()
+
+    def read(self) -> None:
+        """Read from the ledger what was spent and what is awaited."""
+        awaited = "SELECT id, worst FROM calls WHERE run = ? AND state IN ('open', 'batch')"
+        self.open = dict(self.ledger.read(awaited, (self.run,)))
+        self.in_flight = sum(worst or 0.0 for worst in self.open.values())
+        settled = "SELECT TOTAL(CASE state WHEN 'paid' THEN cost WHEN 'lost' THEN worst END) FROM calls WHERE run = ?"
+        self.spent = float(self.ledger.read(settled, (self.run,))[0][0])
+
+    def close(self, number: int, paid: float | None) -> None:
+        """Count a call as settled."""
+        self.spent += paid or 0.0
+        self.in_flight -= self.open.pop(number) or 0.0
+        if not self.open:
+            self.in_flight = 0.0  # what rounding left
+
+
+_MAKING = threading.Lock()
+
+
+class PaidEmbedder:
+    """An embedder whose texts are paid for, each lot of them written down before it is sent.
+
+    No usage comes back from it, so that what was read is what its tokenizer counts.
+
+    Args:
+        embedder: the one that does the work.
+        purse: what it is paid from.
+        check: called before each lot; it raises where nothing may be asked yet.
+    """
+
+    def __init__(self, embedder: Embedder, purse: Purse, check: Callable[[], None]) -> None:
+        self._embedder, self._purse, self._check = embedder, purse, check
+        self.identity: str = embedder.identity
+        self.tokenizer: Tokenizer = embedder.tokenizer
+        self.max_tokens: int = embedder.max_tokens
+
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        """Return what the embedder returns.
+
+        Raises:
+            CapReached: it could pass the cap; nothing was sent.
+        """
+        self._check()
+        price = self._purse.price
+        most = sum(len(text.encode("utf-8", "surrogatepass")) + _TOKENS_A_TURN for text in texts)
+        number = self._purse.open("embeddings", price.cost(most, 0) if price else None)
+        try:
+            vectors = self._embedder.embed(texts)
+            tokens = sum(self.tokenizer.count(texts))
+        except BaseException:
+            self._purse.lose(number)
+            raise
+        cost = price.cost(tokens, 0) if price else None
+        self._purse.pay(number, None, cost=cost, input_tokens=tokens, output_tokens=0)
+        return vectors
+
+
+class CheckedGenerator:
+    """A generator before whose first request a check is made.
+
+    Args:
+        generator: the one that does the work.
+        check: called before each lot of requests; it raises where nothing may be asked yet.
+    """
+
+    def __init__(self, generator: Generator, check: Callable[[], None]) -> None:
+        self._generator, self._check = generator, check
+        self.identity: str = generator.identity
+        self.totals: dict[str, float] = getattr(generator, "totals", {})
+
+    def complete(self, requests: Iterable[Request]) -> Iterator[Completion | Failure]:
+        """Yield what the generator yields."""
+        self._check()
+        yield from self._generator.complete(requests)
+
+
+def enter(ledger: Ledger, run: str, step: str) -> None:
+    """Say which step of a run asks from now on."""
+    if run in ledger.shared:
+        ledger.shared[run].purpose = step
+
+
+def dollars(amount: float) -> str:
+    """Return an amount as a person reads it: cents, and up to four digits after the point below a dollar."""
+    if 0 < amount < 1e-4:
+        return "under $0.0001"
+    text = f"{amount:,.2f}" if amount >= 1 else f"{amount:.4f}"
+    whole, _, part = text.partition(".")
+    return f"${whole}.{part[:2]}{part[2:].rstrip('0')}"
