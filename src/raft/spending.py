@@ -59,6 +59,25 @@ def worst_case(request: Request, price: Price | None) -> float | None:
     return None if price is None else price.cost(most_tokens(request), request.max_tokens)
 
 
+@dataclass(frozen=True)
+class Payment:
+    """The reply that came for a call.
+
+    Attributes:
+        number: what `Purse.open` returned.
+        entry: the reply; None where there is nothing to keep.
+        cost: dollars; None where the reply does not tell: then it counts at its worst case.
+        input_tokens: tokens read; negative where the reply does not tell.
+        output_tokens: tokens written; negative where the reply does not tell.
+    """
+
+    number: int
+    entry: Entry | None
+    cost: float | None
+    input_tokens: int
+    output_tokens: int
+
+
 class Purse:
     """What a run has spent and may still spend; every call is written down before it is sent.
 
@@ -130,34 +149,59 @@ class Purse:
         Raises:
             CapReached: it could pass the cap; nothing was written.
         """
-        book = self._book
-        with book.lock:
+        if not self.reserve(worst):
+            raise self.cap_reached(worst)
+        return self.write([(key, worst)], [], batch=batch)[0]
+
+    def reserve(self, worst: float | None) -> bool:
+        """Set aside what a call may cost, if that fits; it is to be written down with `write` before it is sent."""
+        with self._book.lock:
             if not self.fits(worst):
-                raise self.cap_reached(worst)
-            row = (book.run, book.purpose, self._model, key, worst, "batch" if batch else "open", time.time())
-            number = book.ledger.write_all([(_OPEN, [row])])
-            book.open[number] = worst
-            book.in_flight += worst or 0.0
-            return number
+                return False
+            self._book.in_flight += worst or 0.0
+            self._book.reserved += 1
+            return True
+
+    def write(
+        self, opening: Sequence[tuple[str, float | None]], paying: Sequence[Payment], *, batch: bool = False
+    ) -> list[int]:
+        """Write calls down and settle others, in one transaction; return the numbers of the former.
+
+        Args:
+            opening: key and worst case of calls for which `reserve` has set that aside.
+            paying: calls whose replies came.
+            batch: as for `open`.
+
+        Raises:
+            RaftError: the ledger cannot be used; nothing was written, and what was set aside is free again.
+        """
+        book, now, state = self._book, time.time(), "batch" if batch else "open"
+        with book.lock:
+            paid = [book.open[one.number] if one.cost is None else one.cost for one in paying]
+            settled = [
+                (cost, max(0, one.input_tokens), max(0, one.output_tokens), one.number)
+                for one, cost in zip(paying, paid, strict=True)
+            ]
+            rows = [(book.run, book.purpose, self._model, key, worst, state, now) for key, worst in opening]
+            kept = [one.entry for one in paying if one.entry is not None]
+            try:
+                last = book.ledger.write_all([adding(kept), (_PAY, settled), (_OPEN, rows)])
+            except BaseException:
+                book.in_flight -= sum(worst or 0.0 for _, worst in opening)
+                raise
+            finally:
+                book.reserved -= len(rows)
+            numbers = [last - len(rows) + 1 + place for place in range(len(rows))]  # rows of one transaction
+            book.open.update(zip(numbers, (worst for _, worst in opening), strict=True))
+            for one, cost in zip(paying, paid, strict=True):
+                book.close(one.number, cost)
+            return numbers
 
     def pay(
         self, number: int, entry: Entry | None, *, cost: float | None, input_tokens: int, output_tokens: int
     ) -> None:
-        """Store the reply that came and settle its call, in one transaction.
-
-        Args:
-            number: what `open` returned.
-            entry: the reply; None where there is nothing to keep.
-            cost: dollars; None where the reply does not tell: then it counts at its worst case.
-            input_tokens: tokens read; negative where the reply does not tell.
-            output_tokens: tokens written; negative where the reply does not tell.
-        """
-        book = self._book
-        with book.lock:
-            paid = book.open[number] if cost is None else cost
-            settling = (_PAY, [(paid, max(0, input_tokens), max(0, output_tokens), number)])
-            book.ledger.write_all([settling] if entry is None else [adding([entry]), settling])
-            book.close(number, paid)
+        """Store the reply that came and settle its call, in one transaction; the arguments are those of `Payment`."""
+        self.write([], [Payment(number, entry, cost, input_tokens, output_tokens)])
 
     def release(self, number: int) -> None:
         """Forget a call for which nothing was billed."""
@@ -198,6 +242,7 @@ class _Book:
         self.lock = threading.Lock()
         self.open: dict[int, float | None] = {}
         self.spent = self.in_flight = 0.0
+        self.reserved = 0
         ledger.write("UPDATE calls SET state = 'lost' WHERE run = ? AND state = 'open'", [(run,)])
         self.read()
 
@@ -213,7 +258,7 @@ class _Book:
         """Count a call as settled."""
         self.spent += paid or 0.0
         self.in_flight -= self.open.pop(number) or 0.0
-        if not self.open:
+        if not self.open and not self.reserved:
             self.in_flight = 0.0  # what rounding left
 
 

@@ -14,13 +14,14 @@ from types import TracebackType
 from typing import Literal, Self
 
 from raft.backends.asking import Reply, entry_of
+from raft.backends.clerk import Clerk
 from raft.backends.faults import Broken, Busy, Denied, Refused, Transport
 from raft.backends.pace import Pace
 from raft.backends.retrying import Patience, Trouble, send_again
 from raft.errors import RaftError, UsageError
 from raft.ledger import Entry
 from raft.protocols import Failure, Request
-from raft.spending import Purse, most_tokens
+from raft.spending import Payment, Purse, most_tokens
 
 _AHEAD = 8  # calls that wait to be sent, besides one for each in flight
 _BYTES_A_TOKEN = 4  # about; only the pace goes by it, never the purse
@@ -74,6 +75,7 @@ class Flight:
 
     def __enter__(self) -> Self:
         self._loop = self._make_loop()
+        self._clerk = Clerk(self._purse, self._loop)
         self._landing, self._settled = asyncio.Event(), asyncio.Event()
         self._thread = threading.Thread(target=self._run, name="raft-flight", daemon=True)
         self._thread.start()
@@ -161,6 +163,7 @@ class Flight:
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
+            self._clerk.flush()  # replies that came while the flight was being closed
             if transport is not None:
                 await transport.close()
 
@@ -224,57 +227,62 @@ class Flight:
         worst = price.cost(most, request.max_tokens) if price else None
         outcome: Literal["ok", "busy", "broken"] = "broken"
         begun, wait = self._loop.time(), None
-        try:
-            number = await self._reserve(call.key, worst)
-            begun = self._loop.time()
-            reply = await self._pay(number, call, worst)
-            outcome = "ok"
-            self._answered_at = self._loop.time()
-            if used := reply.input_tokens + reply.output_tokens:
-                self._tokens_ratio += (min(4.0, used / guess) - self._tokens_ratio) / 32
-            return reply
-        except Refused:
-            outcome, self._answered_at = "ok", self._loop.time()
-            raise
-        except (Busy, Broken) as error:
-            if isinstance(error, Busy):
-                outcome, wait = "busy", error.retry_after
-            trouble.note(error, self._loop.time())
-            raise
-        finally:
-            self.pace.leave(outcome, seconds=self._loop.time() - begun, retry_after=wait)
-
-    async def _reserve(self, key: str, worst: float | None) -> int:
-        while not self._purse.fits(worst):
-            if not self._aloft:
-                raise self._purse.cap_reached(worst)
-            self._settled.clear()
-            await self._settled.wait()  # what comes back may have cost less than the most it could
-        return self._purse.open(key, worst)
-
-    async def _pay(self, number: int, call: Call, worst: float | None) -> Entry:
         task = asyncio.current_task()
         assert task is not None
-        self._aloft.add(task)
         try:
             try:
-                reply = await self._transport.send(call.request)
-            except (Busy, Refused, Denied):
-                self._purse.release(number)
+                await self._granted(worst)
+                begun = self._loop.time()
+                self._aloft.add(task)
+                number = await self._clerk.open(call.key, worst)
+                reply = await self._sent(number, call)
+                outcome = "ok"
+                self._answered_at = self._loop.time()
+            except Refused:
+                outcome, self._answered_at = "ok", self._loop.time()
                 raise
-            except Broken as error:
-                (self._purse.lose if error.billed else self._purse.release)(number)
+            except (Busy, Broken) as error:
+                if isinstance(error, Busy):
+                    outcome, wait = "busy", error.retry_after
+                trouble.note(error, self._loop.time())
                 raise
-            except BaseException:  # cut off, or an error that no transport may raise
-                self._purse.lose(number)
-                raise
-            self._listen()
-            return self._keep(number, call, reply, worst)
+            finally:  # the next call may go while this one is written down
+                self.pace.leave(outcome, seconds=self._loop.time() - begun, retry_after=wait)
+            payment, entry = self._payment(number, call, reply, worst)
+            if used := entry.input_tokens + entry.output_tokens:
+                self._tokens_ratio += (min(4.0, used / guess) - self._tokens_ratio) / 32
+            await self._clerk.pay(payment)
+            return entry
         finally:
             self._aloft.discard(task)
             self._settled.set()
 
-    def _keep(self, number: int, call: Call, reply: Reply, worst: float | None) -> Entry:
+    async def _granted(self, worst: float | None) -> None:
+        while not self._purse.reserve(worst):
+            if not self._aloft:
+                raise self._purse.cap_reached(worst)
+            self._settled.clear()
+            await self._settled.wait()  # what comes back may have cost less than the most it could
+
+    async def _sent(self, number: int, call: Call) -> Reply:
+        if self._halted:
+            self._purse.release(number)
+            raise asyncio.CancelledError
+        try:
+            reply = await self._transport.send(call.request)
+        except (Busy, Refused, Denied):
+            self._purse.release(number)
+            raise
+        except Broken as error:
+            (self._purse.lose if error.billed else self._purse.release)(number)
+            raise
+        except BaseException:  # cut off, or an error that no transport may raise
+            self._purse.lose(number)
+            raise
+        self._listen()
+        return reply
+
+    def _payment(self, number: int, call: Call, reply: Reply, worst: float | None) -> tuple[Payment, Entry]:
         read, written = reply.input_tokens, reply.output_tokens
         if read < 0 or written < 0 or (reply.text and not written):
             read = written = -1
@@ -282,8 +290,7 @@ class Flight:
         cost = price.cost(read, written) if price and read >= 0 else None
         kept = replace(reply, input_tokens=read, output_tokens=written, cost=worst if cost is None else cost)
         entry = entry_of(kept, call.key, call.request, attempt=call.attempt, model=self._model)
-        self._purse.pay(number, entry, cost=cost, input_tokens=read, output_tokens=written)
-        return entry
+        return Payment(number, entry, cost, read, written), entry
 
     def _listen(self) -> None:
         if self._transport.limits is not self._limits:

@@ -24,6 +24,7 @@ _LEAST_AHEAD = 64
 _AHEAD_OF_EACH = 8
 """Requests looked at ahead for each call that may be in flight: with fewer, one that waits to be asked again leaves the
 others nothing to do (5 percent of errors held 64 calls at a quarter of their rate with twice as many as in flight)."""
+_AT_ONE_GO = 16  # requests that are made and looked up together; more would hold up the calls in the air
 _LEAST_JUDGED = 50  # outcomes before a share of failures means anything
 _TELL_SECONDS = 0.5
 
@@ -123,7 +124,7 @@ class FlowingGenerator:
     def _fill(self, window: _Window, source: Iterator[Request]) -> bool:
         """Take more requests and look up what is new; tell whether any request is left."""
         free = self._ahead - len(window.slots)
-        for request in islice(source, free if free >= self._ahead // 8 else 0):  # several are looked up at one go
+        for request in islice(source, free if free >= _AT_ONE_GO else 0):
             slot = _Slot(request, request)
             window.slots.append(slot)
             window.unknown.append(slot)

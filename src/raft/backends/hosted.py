@@ -4,6 +4,7 @@ An endpoint that speaks as OpenAI's does, at an address of its own, is asked dir
 litellm.
 """
 
+import asyncio
 import os
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -73,7 +74,14 @@ class HostedModel:
         """
         key = self._key()
         where = self._given or self._address or self.name
-        return Flight(partial(self._transport, key), pace=self._paced(), purse=purse, model=self.name, where=where)
+        return Flight(
+            partial(self._transport, key),
+            pace=self._paced(),
+            purse=purse,
+            model=self.name,
+            where=where,
+            loop=_fastest_loop,
+        )
 
     def answer(self, calls: Sequence[Request], wanted: Sequence[bool]) -> Iterator[list[tuple[int, Reply | Failure]]]:
         """Answer those `calls` that are `wanted`, several at a time, each as soon as it is there; nothing is kept.
@@ -159,3 +167,12 @@ def _placed(call: Call, outcome: Outcome) -> tuple[int, Reply | Failure]:
         seconds=outcome.seconds,
     )
     return int(call.key), reply
+
+
+def _fastest_loop() -> asyncio.AbstractEventLoop:
+    """Return an event loop of uvloop's where that is installed (Chroma's server brings it), else Python's own."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()

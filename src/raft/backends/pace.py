@@ -13,7 +13,7 @@ from typing import Literal
 _FIRST = 8  # calls in flight at the beginning
 _SLOWER = 4.0  # replies that take so many times as long as they did say that more calls would only queue
 _SHUT = 0.3  # share of the last calls that were turned away, from which the endpoint counts as shut
-_MEMORY = 8.0  # calls over which that share is taken
+_MEMORY = 6.0  # calls over which that share is taken
 _QUICK = 3.0  # seconds; an endpoint that opens again as soon refills by and by, one shut for longer counts by periods
 _HISTORY = 90.0  # seconds of accepted calls that are remembered; longer than the minute that limits are stated for
 _FEELING, _UNSURE, _SURE = 1.0, 30.0, float("inf")  # seconds in which a rate doubles, by what is known of it
@@ -50,7 +50,8 @@ class Pace:
         self._most = most
         self._requests, self._tokens = requests_per_minute, tokens_per_minute
         self._due = {"requests": 0.0, "tokens": 0.0, "learned": 0.0}
-        self._gate, self._left = asyncio.Lock(), asyncio.Event()
+        self._waiting: deque[tuple[asyncio.Future[None], int]] = deque()
+        self._timer: asyncio.TimerHandle | None = None
         self._starting, self._full_at = True, -1.0
         self._seconds, self._best, self._replies = 0.0, float("inf"), 0
         self._pause_until, self._cut_at = 0.0, -1.0
@@ -63,21 +64,40 @@ class Pace:
 
     async def enter(self, tokens: int) -> None:
         """Wait until one more call, of so many tokens, may be sent; those who came first go first."""
+        granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((granted, tokens))
+        self._admit()
+        try:
+            await granted
+        except asyncio.CancelledError:
+            if granted.done() and not granted.cancelled():  # it was granted and is not used
+                self.in_flight -= 1
+                self._admit()
+            raise
+
+    def _admit(self) -> None:
+        """Let in all who may be sent now; those who came first go first."""
         loop = asyncio.get_running_loop()
-        async with self._gate:
-            while True:
-                wait = max(*self._due.values(), self._pause_until) - loop.time()
-                if self.in_flight >= max(1, int(self.limit)):
-                    self._left.clear()
-                    await self._left.wait()
-                elif wait > 1e-6:
-                    await asyncio.sleep(min(wait, 0.25))  # what comes back meanwhile may shorten or lengthen it
-                else:
-                    break
-            self._book(loop.time(), tokens)
-            self.in_flight += 1
-            if self.in_flight >= int(self.limit):
-                self._full_at = loop.time()
+        while self._waiting and self.in_flight < max(1, int(self.limit)):
+            granted, tokens = self._waiting[0]
+            wait = max(*self._due.values(), self._pause_until) - loop.time()
+            if granted.done():
+                self._waiting.popleft()
+            elif wait > 1e-6:
+                if self._timer is None:  # what comes back meanwhile may shorten or lengthen the wait
+                    self._timer = loop.call_later(min(wait, 0.25), self._wake)
+                return
+            else:
+                self._waiting.popleft()
+                self._book(loop.time(), tokens)
+                self.in_flight += 1
+                if self.in_flight >= int(self.limit):
+                    self._full_at = loop.time()
+                granted.set_result(None)
+
+    def _wake(self) -> None:
+        self._timer = None
+        self._admit()
 
     def leave(
         self, outcome: Literal["ok", "busy", "broken"], *, seconds: float, retry_after: float | None = None
@@ -91,7 +111,6 @@ class Pace:
         """
         now = asyncio.get_running_loop().time()
         self.in_flight -= 1
-        self._left.set()
         begun = now - seconds
         if outcome == "busy":
             self._slow_down(now, begun, retry_after)
@@ -102,6 +121,7 @@ class Pace:
             if self._shut_at >= 0 and begun >= self._shut_at - _SAME:
                 self._reopen(now, begun)
             self._grow(begun, seconds)
+        self._admit()
 
     def advise(self, *, requests_per_minute: float | None = None, tokens_per_minute: float | None = None) -> None:
         """Take note of limits that the endpoint states; they can only make a set limit stricter."""
