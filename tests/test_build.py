@@ -588,6 +588,16 @@ def test_another_embedder_makes_the_index_anew(corpus, copied, whole, fake_model
     assert built.index.search(["ear protectors"], k=1).height == 1
 
 
+def test_a_cap_holds_until_another_is_given(corpus, tmp_path, fake_models):
+    """A build that is started again without a cap keeps the run's; a new one takes its place."""
+    paid = {"generator": "openai/some-model", "price": (0.0, 0.0)}
+    caps = [
+        build(corpus, tmp_path / "run", **paid, **more).settings.generator.max_cost
+        for more in ({}, {"max_cost": 1.0}, {}, {"max_cost": 2.5}, {})
+    ]
+    assert caps == [None, 1.0, 1.0, 2.5, 2.5]
+
+
 def test_a_manifest_holds_no_secret(corpus, tmp_path, fake_models, monkeypatch):
     """Keys of the environment are written nowhere in the run directory."""
     monkeypatch.setenv("OPENAI_API_KEY", "sk-very-secret-indeed")
