@@ -17,6 +17,7 @@ from raft.backends.asking import Reply
 from raft.backends.direct import DirectTransport
 from raft.backends.faults import Broken, Busy, Denied, Refused
 from raft.protocols import Request
+from transport_faults import EXPECTED
 
 KEY = "my own key 0123456789"
 SCHEMA = {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]}
@@ -120,25 +121,7 @@ def test_text_that_is_no_unicode_is_sent_all_the_same():
 
 @pytest.mark.parametrize(
     ("name", "kind", "facts"),
-    [
-        ("429", Busy, {"retry_after": 0.0}),
-        ("503", Busy, {}),
-        ("529", Busy, {}),
-        ("500", Broken, {"billed": False}),
-        ("502", Broken, {"billed": False}),
-        ("malformed", Broken, {"billed": True}),
-        ("close", Broken, {"billed": True}),
-        ("cut", Broken, {"billed": True}),
-        ("400", Refused, {"kind": "refused"}),
-        ("422", Refused, {"kind": "refused"}),
-        ("policy", Refused, {"kind": "refused"}),
-        ("context", Refused, {"kind": "too long"}),
-        ("401", Denied, {}),
-        ("402", Denied, {}),
-        ("403", Denied, {}),
-        ("404", Denied, {}),
-        ("quota", Denied, {}),
-    ],
+    EXPECTED,
 )
 def test_each_fault_is_told_from_the_others(name, kind, facts):
     """What goes wrong is said in one of four ways, with the provider's words; nothing is sent twice."""

@@ -8,9 +8,10 @@ import pytest
 
 from fake_openai import ERRORS, FakeOpenAI
 from raft.backends import through_litellm
-from raft.backends.faults import Broken, Busy, Denied, Refused
+from raft.backends.faults import Broken, Denied
 from raft.backends.through_litellm import LitellmTransport
 from raft.protocols import Request
+from transport_faults import EXPECTED
 
 KEY = "sk-dummy-0123456789abcdef"
 SCHEMA = {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]}
@@ -71,25 +72,7 @@ def test_a_reply_and_its_tokens_arrive(name):
 @pytest.mark.parametrize("name", WAYS)
 @pytest.mark.parametrize(
     ("fault", "kind", "facts"),
-    [
-        ("429", Busy, {"retry_after": 0.0}),
-        ("503", Busy, {}),
-        ("529", Busy, {}),
-        ("500", Broken, {"billed": False}),
-        ("502", Broken, {"billed": False}),
-        ("malformed", Broken, {"billed": True}),
-        ("close", Broken, {"billed": True}),
-        ("cut", Broken, {"billed": True}),
-        ("400", Refused, {"kind": "refused"}),
-        ("422", Refused, {"kind": "refused"}),
-        ("policy", Refused, {"kind": "refused"}),
-        ("context", Refused, {"kind": "too long"}),
-        ("401", Denied, {}),
-        ("402", Denied, {}),
-        ("403", Denied, {}),
-        ("404", Denied, {}),
-        ("quota", Denied, {}),
-    ],
+    EXPECTED,
 )
 def test_each_fault_is_told_from_the_others(name, fault, kind, facts):
     """What goes wrong is said in one of four ways, with the provider's words; nothing is sent twice."""
