@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -286,7 +287,9 @@ def test_the_readme_is_a_model_card_of_the_hub():
     assert "raft bench RUN" in text
 
 
-@pytest.mark.parametrize("base", ["/home/alice/models/tiny", "./models/tiny", "C:\\models\\tiny", "a/b/tiny", "~/tiny"])
+@pytest.mark.parametrize(
+    "base", [Path("models/tiny").absolute().as_posix(), "./models/tiny", "C:\\models\\tiny", "a/b/tiny", "~/tiny"]
+)
 def test_the_readme_keeps_folders_to_itself(base):
     """Where the base model lies on this machine is not published with the adapter, nor taken for a name of the hub."""
     card = make_card("abc1", base=base)

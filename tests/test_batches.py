@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -75,6 +75,18 @@ class Run:
     def ask(self, *texts, **changes):
         """Return the outcome of each request."""
         return list(self.generator.complete([request(text, **changes) for text in texts]))
+
+
+@contextmanager
+def killed_at(monkeypatch, owner, name):
+    """Have the process killed when it calls the function `name` of `owner`; afterwards all is as before."""
+
+    def dying(*arguments):
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(owner, name, dying)
+        yield
 
 
 def states(ledger):
@@ -285,16 +297,9 @@ def test_killed_at_any_moment_nothing_is_paid_for_twice(ledger, monkeypatch, mom
 @slow
 def test_killed_between_settling_and_keeping_the_replies_are_read_again(ledger, monkeypatch):
     """Replies that were billed and did not reach the ledger are read from their batch once more."""
-    add = Ledger.add
-
-    def dying(self, entries):
-        raise Killed
-
     with FakeBatches() as server:
-        monkeypatch.setattr(Ledger, "add", dying)
-        with pytest.raises(Killed):
+        with killed_at(monkeypatch, Ledger, "add"):
             Run(server, ledger).ask("one", "two")
-        monkeypatch.setattr(Ledger, "add", add)
         assert [one.text for one in Run(server, ledger).ask("one", "two")] == ["echo: one", "echo: two"]
         assert len(server.batches) == 1
     assert states(ledger) == {"paid": 2}
@@ -305,12 +310,8 @@ def test_a_killed_build_goes_on_waiting_for_the_batch_it_has(ledger, monkeypatch
     """While a batch is under way it counts at its worst case; the next build waits for it and asks the rest only."""
     texts = ["one", "two", "three"]
 
-    def dying(seconds):
-        raise Killed
-
     with FakeBatches() as server:
-        monkeypatch.setattr(batches, "sleep", dying)
-        with pytest.raises(Killed):
+        with killed_at(monkeypatch, batches, "sleep"):
             Run(server, ledger).ask(*texts)
         assert states(ledger) == {"batch": 3}
         run = Run(server, ledger)
@@ -324,13 +325,8 @@ def test_a_killed_build_goes_on_waiting_for_the_batch_it_has(ledger, monkeypatch
 @slow
 def test_a_batch_that_nobody_wants_any_more_is_settled(ledger, monkeypatch):
     """What an abandoned batch has cost is counted by the next build, whatever that one asks."""
-
-    def dying(seconds):
-        raise Killed
-
     with FakeBatches() as server:
-        monkeypatch.setattr(batches, "sleep", dying)
-        with pytest.raises(Killed):
+        with killed_at(monkeypatch, batches, "sleep"):
             Run(server, ledger).ask("old prompt")
         monkeypatch.setattr(batches, "sleep", lambda seconds: None)
         for _ in range(4):
@@ -354,16 +350,9 @@ def test_a_creation_without_an_answer_makes_one_batch(ledger, trouble):
 @slow
 def test_the_list_is_read_page_by_page(ledger, monkeypatch):
     """A batch that was made just before a kill is found among many later ones."""
-    sent = BatchBook.sent
-
-    def dying(self, *arguments):
-        raise Killed
-
     with FakeBatches(page=1) as server:
-        monkeypatch.setattr(BatchBook, "sent", dying)
-        with pytest.raises(Killed):
+        with killed_at(monkeypatch, BatchBook, "sent"):
             Run(server, ledger).ask("one")
-        monkeypatch.setattr(BatchBook, "sent", sent)
         for _ in range(3):
             asked = {"endpoint": "/v1/chat/completions", "input_file_id": "of others", "completion_window": "24h"}
             server.make(asked, int(server.batches[0]["created_at"]))
@@ -375,17 +364,10 @@ def test_the_list_is_read_page_by_page(ledger, monkeypatch):
 @slow
 def test_where_there_is_no_list_a_doubtful_batch_counts_and_is_asked_again(ledger, monkeypatch):
     """Where nobody can say whether a batch was made, its worst case is counted for ever, and the build goes on."""
-    sent = BatchBook.sent
-
-    def dying(self, *arguments):
-        raise Killed
-
     with FakeBatches(troubles={"GET /batches": ["404"] * 9}) as server:
         server.troubles["GET /batches/"] = []
-        monkeypatch.setattr(BatchBook, "sent", dying)
-        with pytest.raises(Killed):
+        with killed_at(monkeypatch, BatchBook, "sent"):
             Run(server, ledger).ask("one")
-        monkeypatch.setattr(BatchBook, "sent", sent)
         server.troubles = {"GET /batches": ["404"]}
         assert Run(server, ledger).ask("one")[0].text == "echo: one"
     assert states(ledger) == {"lost": 1, "paid": 1}
@@ -454,13 +436,8 @@ def test_ctrl_c_says_that_the_batch_goes_on(ledger, monkeypatch):
 @slow
 def test_a_batch_that_the_provider_does_not_know_stops_the_run(ledger, monkeypatch):
     """Another account's key does not make a build pay for everything once more."""
-
-    def dying(seconds):
-        raise Killed
-
     with FakeBatches() as server:
-        monkeypatch.setattr(batches, "sleep", dying)
-        with pytest.raises(Killed):
+        with killed_at(monkeypatch, batches, "sleep"):
             Run(server, ledger).ask("one")
         hidden, server.batches = server.batches, []
         with pytest.raises(UsageError, match="does not know the batch batch-0"):

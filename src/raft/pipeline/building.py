@@ -11,7 +11,7 @@ from typing import Any
 
 import polars as pl
 
-from raft import notes, planning, prompts, questionfiles, targets
+from raft import notes, prompts, questionfiles
 from raft.artifacts import Output
 from raft.boilerplate import repeated_lines
 from raft.errors import RaftError
@@ -117,16 +117,8 @@ def ask_questions(
     run: Run, settings: Settings, generator: Generator, *, way: str, set_aside: frozenset[str], listen: Listen
 ) -> None:
     """Chunks, but those of `set_aside`, to `questions.parquet`; what is not delivered to `failures.parquet`."""
-    load = partial(prompts.load, folder=settings.prompts)
     openings = prompts.load_text("openings.yaml", settings.prompts)
-    used = planning.Prompts(
-        answer_first=load("answer_first"),
-        items=load("items"),
-        comparison=load("comparison"),
-        unanswerable=load("unanswerable"),
-        span=load("span"),
-        openings=tuple(targets.read_openings(openings)),
-    )
+    used = questions.read_prompts(settings.prompts)
     asked = settings.questions
 
     def work(step: Step) -> Mapping[str, Output]:
