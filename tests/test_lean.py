@@ -8,7 +8,7 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 peft = pytest.importorskip("peft")
 
-from raft.backends.lean import QUERIES, lean  # noqa: E402  needs torch
+from raft.backends.lean import QUERIES, end_to_end, lean  # noqa: E402  needs torch
 
 VOCABULARY = 96
 SIZES = {
@@ -116,6 +116,28 @@ def test_rows_padded_on_the_right_are_learned_as_alone():
     assert together == pytest.approx((first * 299 + second * 179) / 478, rel=1e-5)
     for key, gradient in gradients.items():
         assert off(gradient, (one[key] * 299 + other[key] * 179) / 478) < 1e-4
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_rows_laid_end_to_end_are_learned_as_alone(name):
+    """Rows computed as one have the loss and the gradients of each by itself, longer or shorter than a window."""
+    plain, cheap = pair(name)
+    rows = [tokens(length) for length in (40, QUERIES + 70, 3)]
+    lengths = [row.shape[1] for row in rows]
+    ids, places = torch.cat(rows, 1), torch.cat([torch.arange(length) for length in lengths])[None]
+    labels = torch.cat([torch.cat([torch.full((1, 1), -100), row[:, 1:]], 1) for row in rows], 1)
+    cheap.zero_grad()
+    with end_to_end(lengths):
+        loss = cheap(input_ids=ids, position_ids=places, labels=labels, use_cache=False).loss
+    loss.backward()
+    alone, learned_tokens = [learned(plain, row) for row in rows], sum(lengths) - len(rows)
+    assert loss.item() == pytest.approx(
+        sum(one[0] * (length - 1) for one, length in zip(alone, lengths, strict=True)) / learned_tokens, rel=1e-5
+    )
+    for key, weight in cheap.named_parameters():
+        if weight.requires_grad:
+            wanted = sum(one[1][key] * (length - 1) for one, length in zip(alone, lengths, strict=True))
+            assert off(wanted / learned_tokens, weight.grad) < 1e-4, key
 
 
 def test_rows_padded_on_the_left_keep_their_mask():

@@ -19,7 +19,7 @@ pytest.importorskip("trl")
 
 from raft.backends import checkpoints, training  # noqa: E402  needs torch
 from raft.backends.local import render  # noqa: E402
-from raft.backends.peft import PeftTrainer  # noqa: E402
+from raft.backends.peft import PeftTrainer, load  # noqa: E402
 
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -211,6 +211,39 @@ def test_the_loss_falls(whole, shelf, tokenizer):
     measured = losses(report, "loss")
     assert min(losses(report).values()) < 0.5 * measured[1]
     assert valid_loss(home, shelf, tokenizer) < 0.5 * measured[1]
+
+
+def test_rows_computed_together_are_learned_as_one_by_one(tmp_path, monkeypatch):
+    """Rows of one step are computed as one long row, and every step has the loss that it has without."""
+    seen = []
+    told_apart = training._laid_end_to_end
+    monkeypatch.setattr(training, "_laid_end_to_end", lambda rows: seen.append(len(rows)) or told_apart(rows))
+    together = train(tmp_path / "together", learning_rate=0.004, batch=4)
+    assert set(seen) > {4}, "four rows are one"
+    seen.clear()
+    monkeypatch.setattr(training, "TOGETHER", 0)
+    alone = train(tmp_path / "alone", learning_rate=0.004, batch=4)
+    assert not seen, "rows that take too much memory are not laid end to end"
+    for name in ("loss", "valid_loss"):
+        assert losses(together, name) == pytest.approx(losses(alone, name), rel=0.02)
+
+
+@pytest.mark.parametrize(("longest", "rows"), [(64, 8), (65, 4), (128, 4), (513, 1), (100_000, 1)])
+def test_memory_bounds_how_many_rows_are_computed_together(shelf, monkeypatch, longest, rows):
+    """As many rows of a step of eight as have room, and such that steps are whole."""
+    model, _ = load(PLAN)
+    monkeypatch.setattr(training, "TOGETHER", 8 * 64 * model.config.hidden_size)
+    assert training._together(model, longest, 8) == rows
+
+
+def test_a_model_that_reads_past_the_beginning_of_a_row_learns_them_one_by_one(shelf):
+    """A layer that knows nothing of rows that are laid end to end is found out, and gets one row at a time."""
+    model, _ = load(PLAN)
+    assert training._together(model, 64, 8) == 8
+    layer = model.base_model.model.model.layers[0]
+    before = layer.forward
+    layer.forward = lambda x, *given, **named: before(x + x.cumsum(1).roll(1, 1), *given, **named)
+    assert training._together(model, 64, 8) == 1
 
 
 def test_the_report_says_what_was_done(whole):

@@ -14,11 +14,32 @@ replacements do not cover (a cache, a mask, another device, an adapter that is s
 """
 
 import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
-QUERIES = 256
+QUERIES = 512
 """Queries of one block of attention's backward pass; smaller blocks skip more of the upper triangle."""
+
+IMPLEMENTATION = "raft_lean"
+"""What transformers calls the attention of a lean model."""
+
+_LENGTHS: ContextVar[tuple[int, ...]] = ContextVar("lengths", default=())
+
+
+@contextmanager
+def end_to_end(lengths: Sequence[int]) -> Iterator[None]:
+    """Tell a lean model that the one row it is given is several, laid end to end, of so many tokens each.
+
+    Their `position_ids` must begin at 0 each; a layer that is not replaced reads the same from those.
+    """
+    token = _LENGTHS.set(tuple(lengths))
+    try:
+        yield
+    finally:
+        _LENGTHS.reset(token)
 
 
 def lean(model: Any) -> int:
@@ -42,9 +63,9 @@ def lean(model: Any) -> int:
     for module in layers:
         _replace(module, partial(ops.lora_forward, module.forward))
     if getattr(model.config, "_attn_implementation", None) == "sdpa":
-        AttentionInterface.register("raft_lean", ops.attention)
-        AttentionMaskInterface.register("raft_lean", ops.mask)
-        model.config._attn_implementation = "raft_lean"
+        AttentionInterface.register(IMPLEMENTATION, ops.attention)
+        AttentionMaskInterface.register(IMPLEMENTATION, ops.mask)
+        model.config._attn_implementation = IMPLEMENTATION
     return len(layers)
 
 
@@ -114,11 +135,15 @@ class _Operations:
                 return found
             scaling = options.get("scaling")
             scale = scaling if scaling is not None else 1 / math.sqrt(query.shape[-1])
-            return attend.apply(query, key, value, scale).transpose(1, 2), None
+            return attend.apply(query, key, value, scale, _lengths(query)).transpose(1, 2), None
 
         def mask(*args: Any, attention_mask: Any = None, **options: Any) -> Any:
-            # Padding on the right is behind all that a causal row reads.
             new = options.get("q_length") == options.get("kv_length") and not options.get("q_offset")
+            lengths = _LENGTHS.get()
+            window = options.get("local_size")
+            if lengths and new and attention_mask is None and (window is None or window >= max(lengths)):
+                return None  # attention keeps the rows apart by itself
+            # Padding on the right is behind all that a causal row reads.
             if attention_mask is not None and attention_mask.dim() == 2 and new:
                 seen = attention_mask.bool()
                 attention_mask = None if bool((seen[:, :-1] >= seen[:, 1:]).all()) else attention_mask
@@ -126,6 +151,12 @@ class _Operations:
 
         self.lora_forward, self.norm_forward = lora_forward, norm_forward
         self.swiglu_forward, self.attention, self.mask = swiglu_forward, attention, mask
+
+
+def _lengths(query: Any) -> tuple[int, ...]:
+    batch, _, length, _ = query.shape
+    lengths = _LENGTHS.get()
+    return lengths if batch == 1 and sum(lengths) == length else (length,)
 
 
 _MADE: list[_Operations] = []
@@ -205,52 +236,73 @@ def _functions(torch: Any) -> tuple[Any, Any, Any, Any]:
     def _with_ones(rows: Any) -> Any:
         return torch.cat([rows, rows.new_ones(*rows.shape[:2], 2)], -1)
 
+    def _grouped(part: Any, groups: int) -> Any:
+        # [rows, heads, tokens, size] to [rows x groups, heads of a group x tokens, size]
+        rows, heads, tokens, size = part.shape
+        return part.reshape(rows * groups, heads // groups * tokens, size)
+
     class _Attend(torch.autograd.Function):  # type: ignore[misc]
         @staticmethod
-        def forward(ctx: Any, query: Any, key: Any, value: Any, scale: float) -> Any:
-            groups = query.shape[1] // key.shape[1]
-            wide_key = key.repeat_interleave(groups, 1) if groups > 1 else key
-            wide_value = value.repeat_interleave(groups, 1) if groups > 1 else value
-            out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-                query, wide_key, wide_value, 0.0, True, scale=scale
-            )
+        def forward(ctx: Any, *given: Any) -> Any:
+            query, key, value, scale, lengths = given
+            shared = query.shape[1] // key.shape[1]
+            wide_key = key.repeat_interleave(shared, 1) if shared > 1 else key
+            wide_value = value.repeat_interleave(shared, 1) if shared > 1 else value
+            flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+            if len(lengths) == 1:
+                out, lse = flash(query, wide_key, wide_value, 0.0, True, scale=scale)
+            else:
+                parts = zip(*(part.split(lengths, 2) for part in (query, wide_key, wide_value)), strict=True)
+                found = [flash(*part, 0.0, True, scale=scale) for part in parts]
+                out, lse = (torch.cat(part, 2) for part in zip(*found, strict=True))
             ctx.save_for_backward(query, key, value, out, lse)
-            ctx.scale, ctx.groups = scale, groups
+            ctx.scale, ctx.lengths = scale, lengths
             return out
 
         @staticmethod
         def backward(ctx: Any, grad: Any) -> Any:
             query, key, value, out, lse = ctx.saved_tensors
-            batch, heads, length, size = query.shape
-            groups, scale = ctx.groups, ctx.scale
-            flat = (batch * heads, length, size)
-            grad = grad.reshape(flat)
-            offset = (grad.float() * out.reshape(flat).float()).sum(-1, keepdim=True)
-            rows = query.reshape(flat)
-            wide_key = key.repeat_interleave(groups, 1).reshape(flat)
-            scaled = _with_columns(rows * scale, -lse.reshape(*flat[:2], 1).float())
-            parts = _with_columns(grad, -offset)
-            keys = _with_ones(wide_key)
-            values = _with_ones(value.repeat_interleave(groups, 1).reshape(flat))
-            grad_query = torch.empty(flat, dtype=query.dtype)
-            grad_key = torch.zeros(flat, dtype=torch.float32)
-            grad_value = torch.zeros(flat, dtype=torch.float32)
-            for start in range(0, length, QUERIES):
-                end = min(start + QUERIES, length)
-                share = (scaled[:, start:end] @ keys[:, :end].transpose(1, 2)).exp_()
-                share[:, :, start:].tril_()
-                inner = (parts[:, start:end] @ values[:, :end].transpose(1, 2)).mul_(share)
-                grad_value[:, :end] += share.transpose(1, 2) @ grad[:, start:end]
-                grad_key[:, :end] += inner.transpose(1, 2) @ rows[:, start:end]
-                grad_query[:, start:end] = inner @ wide_key[:, :end]
-            grad_query.mul_(scale)
-            grad_key.mul_(scale)
-            shape = (batch, heads // groups, groups, length, size)
-            return (
-                grad_query.view(batch, heads, length, size),
-                grad_key.view(shape).sum(2).to(key.dtype),
-                grad_value.view(shape).sum(2).to(value.dtype),
-                None,
-            )
+            grads = [torch.empty_like(part) for part in (query, key, value)]
+            given = (query, key, value, grad, out, lse.unsqueeze(-1), *grads)
+            for row in zip(*(part.split(ctx.lengths, 2) for part in given), strict=True):
+                _backward(row[:6], row[6:], ctx.scale)
+            return *grads, None, None
+
+    def _backward(given: Any, grads: Any, scale: float) -> None:
+        (query, key, value, grad, out, lse), (to_query, to_key, to_value) = given, grads
+        batch, heads, length, size = query.shape
+        groups = key.shape[1]
+        shared = heads // groups
+        rows, parts = _grouped(query, groups), _grouped(grad, groups)
+        offset = (parts.float() * _grouped(out, groups).float()).sum(-1, keepdim=True)
+        wide_rows = _with_columns(rows * scale, -_grouped(lse, groups).float())
+        wide_parts = _with_columns(parts, -offset)
+        keys, values = key.reshape(-1, length, size), value.reshape(-1, length, size)
+        wide_keys, wide_values = _with_ones(keys).transpose(1, 2), _with_ones(values).transpose(1, 2)
+        key_sum = value_sum = query_grad = None
+        for start in range(0, length, QUERIES):
+            end = min(start + QUERIES, length)
+
+            def block(part: Any, start: int = start, end: int = end) -> Any:
+                if end - start == length:
+                    return part
+                return part.view(-1, shared, length, part.shape[-1])[:, :, start:end].flatten(1, 2)
+
+            share = (block(wide_rows) @ wide_keys[:, :, :end]).exp_()
+            share.view(-1, shared, end - start, end)[..., start:].tril_()
+            inner = (block(wide_parts) @ wide_values[:, :, :end]).mul_(share)
+            by_value = share.transpose(1, 2) @ block(parts)
+            by_key = inner.transpose(1, 2) @ block(rows)
+            query_grad = (inner @ keys[:, :end]).view(batch, heads, end - start, size)
+            torch.mul(query_grad, scale, out=to_query[:, :, start:end])
+            if end - start == length:
+                value_sum, key_sum = by_value, by_key
+            else:
+                if value_sum is None:
+                    value_sum, key_sum = (torch.zeros(keys.shape, dtype=torch.float32) for _ in range(2))
+                value_sum[:, :end] += by_value
+                key_sum[:, :end] += by_key
+        to_value.copy_(value_sum.view(to_value.shape))
+        torch.mul(key_sum.view(to_key.shape).to(to_key.dtype), scale, out=to_key)
 
     return _Lora, _Norm, _Swiglu, _Attend

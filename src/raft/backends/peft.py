@@ -14,7 +14,7 @@ from raft.protocols import Message, TrainingPlan, TrainingReport
 class PeftTrainer:
     """The `Trainer` that runs everywhere."""
 
-    identity = "peft:2"
+    identity = "peft:3"
 
     def train(
         self,
