@@ -263,8 +263,9 @@ def items_by_rule(asked):
 
 
 def tables_of(folder):
-    """Return the bytes of each table of a run directory, by name."""
-    paths = sorted(path for path in Path(folder).iterdir() if path.suffix in (".parquet", ".jsonl"))
+    """Return the bytes of each table of a run directory, and of its survey, by name."""
+    folder = Path(folder)
+    paths = sorted(p for p in folder.iterdir() if p.suffix in (".parquet", ".jsonl") or p.name == "survey.json")
     return {path.name: path.read_bytes() for path in paths}
 
 

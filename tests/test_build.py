@@ -178,7 +178,7 @@ def garble(path, draw):
 def test_what_is_lost_or_damaged_is_built_anew_from_the_ledger(corpus, copied, whole, fake_models, seed):
     """Whatever is deleted or damaged but the ledger, the next build has the same bytes and asks nothing."""
     draw = random.Random(seed)
-    names = [*(f"{name}.parquet" for name in TABLES), *LINES, "index", "lexical", "manifest.json"]
+    names = [*(f"{name}.parquet" for name in TABLES), *LINES, "survey.json", "index", "lexical", "manifest.json"]
     for name in draw.sample(names, draw.choice([1, 1, 2, 3, 6, len(names)])):
         garble(copied / name, draw)
     built = build(corpus, copied)
@@ -380,12 +380,12 @@ def test_a_setting_that_names_no_document_changes_no_step(corpus, tmp_path, fake
 
     monkeypatch.setattr(Run, "step", noting)
     build(corpus, tmp_path / "run", {"split.hold_out": ["safety.md"]})
-    assert depends["questions"].pop("without")
+    assert depends["survey"].pop("without")
     assert depends["cleaned"]["split"].pop("hold_out")
     named = dict(depends)
     build(corpus, tmp_path / "run")
     assert depends == named
-    assert depends["questions"].keys().isdisjoint(["without"])
+    assert depends["survey"].keys().isdisjoint(["without"])
     assert depends["cleaned"]["split"].keys() == {"unseen", "seen", "valid"}
 
 

@@ -413,7 +413,7 @@ def test_status_says_what_was_spent(raft, finished):
     """The state of a run names each step with its rows, and what its ledger holds."""
     result = raft("status", finished)
     assert result.exit_code == 0
-    for word in ("documents", "chunks", "index", "lexical", "questions", "cleaned", "examples", "replies"):
+    for word in ("documents", "chunks", "survey", "index", "lexical", "questions", "cleaned", "examples", "replies"):
         assert word in result.stdout
 
 

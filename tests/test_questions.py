@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raft import planning, prompts, tables
+from raft import planning, prompts, surveying, tables
 from raft.raftformat import ABSTENTION
 from raft.stages import questions
 from raft.targets import read_openings
@@ -17,7 +17,9 @@ from raft.testing import ScriptedGenerator, make_chunks
 from raft.text import contains
 
 PROMPTS = planning.Prompts(
-    **{name: prompts.load(name) for name in ("answer_first", "items", "comparison", "unanswerable", "span")},
+    **{
+        name: prompts.load(name) for name in ("answer_first", "items", "comparison", "unanswerable", "span", "decision")
+    },
     openings=tuple(read_openings(prompts.load_text("openings.yaml"))),
 )
 THINGS = ["kettle", "ladder", "bridge", "window", "garden", "engine", "violin", "saddle", "mirror", "hammer"]
@@ -60,11 +62,17 @@ def write(request):
     return f" {statement.replace(answer[1], '') if answer else statement}?"
 
 
+def surveyed(chunks, *, way="answer_first", kinds=FACTS, size=3):
+    """Return the survey of chunks that come in frames of `size` rows."""
+    return surveying.survey(chunks.iter_slices(size), PROMPTS.openings, surveying.needed(way, kinds))
+
+
 def run(chunks, *, generator=None, way="answer_first", kinds=FACTS, per_chunk=1.0, limit=None, failures=None, size=3,
-        **options):  # fmt: skip
+        known=None):  # fmt: skip
     """Return the questions as one frame; the chunks come in frames of `size` rows."""
     frames = questions.ask(
-        lambda: iter(chunks.iter_slices(size)),
+        chunks.iter_slices(size),
+        known or surveyed(chunks, way=way, kinds=kinds, size=size),
         generator or ScriptedGenerator(write),
         PROMPTS,
         way=way,
@@ -73,7 +81,6 @@ def run(chunks, *, generator=None, way="answer_first", kinds=FACTS, per_chunk=1.
         limit=limit,
         model="scripted",
         failures=[] if failures is None else failures,
-        **options,
     )
     return pl.concat([tables.QUESTIONS.to_frame(), *frames])
 
@@ -264,7 +271,8 @@ def test_nothing_is_asked_before_it_is_wanted():
     generator = ScriptedGenerator(write)
     planned = []
     frames = questions.ask(
-        lambda: iter([CHUNKS]),
+        iter([CHUNKS]),
+        surveyed(CHUNKS),
         generator,
         PROMPTS,
         way="answer_first",
@@ -360,9 +368,9 @@ def test_a_document_without_facts_asks_nothing():
 
 @pytest.mark.parametrize("way", ["answer_first", "items"])
 def test_documents_left_out_are_not_asked_about(way):
-    """Documents that are left out get no question, and the others get those that they would get alone."""
+    """Documents that the survey left out get no question, and the others get those that they would get alone."""
     generator = ScriptedGenerator(write)
-    result = run(CHUNKS, generator=generator, way=way, without=frozenset({"d0", "d3"}))
     others = CHUNKS.filter(~pl.col("doc_id").is_in(["d0", "d3"]))
+    result = run(CHUNKS, generator=generator, way=way, known=surveyed(others, way=way))
     assert set(result["doc_ids"].explode()) == set(others["doc_id"])
     assert result.equals(run(others, way=way))

@@ -5,12 +5,14 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from raft import prompts, tables
-from raft.planning import Survey
+from raft import tables
 from raft.spans import LONGEST, MOST_ANSWER_WORDS, SHORTEST, kind_of, parse_span, plan_spans, span_ask
+from raft.stages.questions import read_prompts
+from raft.surveying import Survey
 from raft.text import normalise
 
-PROMPT = prompts.load("span")
+USED = read_prompts(None)
+PROMPT = USED.span
 KINDS = ("fact", "number", "date", "name")
 TIMBER = "Most of the timber was shipped to Lisbon until the treaty of 1703 closed the port."
 PUMP = "The Delta pump costs $4,250.50 in the shop, lifts 1.5 km³ a year and loses 12% in the -20 °C of a cold winter."
@@ -33,7 +35,7 @@ def asked(*rows, questions, kinds=KINDS):
     """Return what is asked of some chunks, when each document is given so many questions."""
     frame = tables.frame(tables.CHUNKS, rows)
     given = dict.fromkeys(frame["doc_id"], questions) if isinstance(questions, int) else questions
-    return list(plan_spans([frame], Survey(), given, PROMPT, kinds))
+    return list(plan_spans([frame], Survey(), given, USED, kinds))
 
 
 def prefilled(ask):
@@ -250,7 +252,7 @@ def test_a_document_without_a_budget_is_not_asked_about():
     rows = [chunk(0, text, doc="a"), chunk(0, text, doc="b"), chunk(1, text, doc="b", boilerplate=True)]
     assert [ask.item_id for ask in asked(*rows, questions={"a": 0, "b": 5})] == ["b0"]
     assert asked(*rows, questions={}) == []
-    assert list(plan_spans([tables.frame(tables.CHUNKS, [])], Survey(), {"a": 3}, PROMPT, KINDS)) == []
+    assert list(plan_spans([tables.frame(tables.CHUNKS, [])], Survey(), {"a": 3}, USED, KINDS)) == []
 
 
 def test_frames_do_not_matter():
@@ -259,7 +261,7 @@ def test_frames_do_not_matter():
     whole = tables.frame(tables.CHUNKS, rows)
     frames: list[pl.DataFrame] = [whole[place : place + 1] for place in range(4)]
     one, other = (
-        [ask.request for ask in plan_spans(each, Survey(), {"a": 9}, PROMPT, KINDS)] for each in ([whole], frames)
+        [ask.request for ask in plan_spans(each, Survey(), {"a": 9}, USED, KINDS)] for each in ([whole], frames)
     )
     assert one == other
     assert len(one) == 9

@@ -139,8 +139,8 @@ def test_unknown_prices_are_said():
 def test_a_status_lists_the_steps_and_the_ledger():
     """Steps come in the order of a build with rows, seconds, calls and dollars; steps not done have a dash."""
     text = words.status(FACTS, SPENT, running=False)
-    rows = {one.split()[0]: one.split() for one in text.splitlines()[3:10]}
-    assert list(rows) == ["documents", "chunks", "index", "lexical", "questions", "cleaned", "examples"]
+    rows = {one.split()[0]: one.split() for one in text.splitlines()[3:11]}
+    assert list(rows) == ["documents", "chunks", "survey", "index", "lexical", "questions", "cleaned", "examples"]
     assert rows["questions"][1:5] == ["1,400", "1.2", "1,600", "1.2500"]
     assert rows["lexical"] == ["lexical", "-"]
     assert rows["index"][1] == "1.2"

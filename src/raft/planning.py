@@ -1,28 +1,22 @@
-"""Which questions are asked of which chunks: an even budget, and what several documents say alike.
+"""Which questions are asked of which chunks: an even budget for what a survey found.
 
-The chunks are read twice: once to survey them, once to ask. Between the two only counts, digests and the partners of
-comparisons are held.
+The chunks are read twice: once to survey them (`surveying.py`), once to ask. Between the two only counts, digests and
+the partners of comparisons are held.
 """
 
-import hashlib
 import math
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import groupby
-from typing import Any
+from dataclasses import dataclass
 
 import polars as pl
 
-from raft.asks import Ask, answer_first_ask, comparison_ask, items_ask, stems, unanswerable_ask
+from raft.asks import Ask, answer_first_ask, comparison_ask, items_ask, unanswerable_ask
 from raft.prompts import Prompt
-from raft.targets import Opening, Target, statements, targets
+from raft.surveying import COMPARED, Chunk, Survey, digest, documents, is_notice
+from raft.targets import Opening, Target, targets
 
-Chunk = dict[str, Any]
-_NOTICE = 3
-"""A statement that so many documents make word for word is a notice, not knowledge of one of them."""
 _SPECIAL_SHARE = 0.1
 """Share of a document's budget for comparisons, and as much for unanswerable questions, where they are on."""
-_COMPARED = ("fact", "number", "date")
 
 
 @dataclass(frozen=True)
@@ -34,57 +28,8 @@ class Prompts:
     comparison: Prompt
     unanswerable: Prompt
     span: Prompt
+    decision: Prompt
     openings: tuple[Opening, ...]
-
-
-@dataclass
-class Survey:
-    """What is known of the whole corpus before the first question.
-
-    Attributes:
-        sizes: tokens of content by doc_id.
-        chunks: how many chunks have content.
-        alike: patterns of statements that several documents make with other facts.
-        notices: digests of statements that several documents make word for word.
-        pairs: by (chunk_id, start, answer) of a target, the chunk and target of another document to compare it with.
-        paired: chunk_ids of these targets.
-        vocabulary: stems of all words, when unanswerable questions are on.
-    """
-
-    sizes: dict[str, int] = field(default_factory=dict)
-    chunks: int = 0
-    alike: frozenset[str] = frozenset()
-    notices: frozenset[str] = frozenset()
-    pairs: dict[tuple[str, int, str], tuple[Chunk, Target]] = field(default_factory=dict)
-    paired: set[str] = field(default_factory=set)
-    vocabulary: set[str] = field(default_factory=set)
-
-
-def survey(frames: Iterable[pl.DataFrame], openings: Sequence[Opening], kinds: Sequence[str]) -> Survey:
-    """Read all chunks once and return what has to be known of them together."""
-    found = Survey()
-    by_pattern: dict[str, set[str]] = {}
-    by_wording: dict[str, set[str]] = {}
-    first: dict[tuple[str, str], tuple[Chunk, Target]] = {}
-    for doc, rows in documents(frames):
-        found.sizes[doc] = sum(row["tokens"] for row in rows)
-        found.chunks += len(rows)
-        for row in rows:
-            if "unanswerable" in kinds:
-                found.vocabulary |= stems(row["text"])
-            for statement in statements(row["text"]):
-                by_wording.setdefault(_digest(statement.wording), set()).add(doc)
-            for target in targets(row["text"], openings, _COMPARED):
-                by_pattern.setdefault(target.pattern, set()).add(doc)
-                if "comparison" not in kinds:
-                    continue
-                partner = first.setdefault((target.pattern, target.opening), (row, target))
-                if partner[0]["doc_id"] != doc and partner[1].answer != target.answer:
-                    found.pairs.setdefault((row["chunk_id"], target.start, target.answer), partner)
-                    found.paired.add(row["chunk_id"])
-    found.alike = frozenset(pattern for pattern, where in by_pattern.items() if len(where) > 1)
-    found.notices = frozenset(wording for wording, where in by_wording.items() if len(where) >= _NOTICE)
-    return found
 
 
 def budgets(sizes: Mapping[str, int], chunks: int, *, per_chunk: float, limit: int | None) -> dict[str, int]:
@@ -103,17 +48,10 @@ def budgets(sizes: Mapping[str, int], chunks: int, *, per_chunk: float, limit: i
         return dict.fromkeys(sizes, 0)
     exact = {doc: wanted * size / total for doc, size in sizes.items()}
     given = {doc: math.floor(share) for doc, share in exact.items()}
-    rest = sorted(exact, key=lambda doc: (given[doc] - exact[doc], _digest(doc)))
+    rest = sorted(exact, key=lambda doc: (given[doc] - exact[doc], digest(doc)))
     for doc in rest[: wanted - sum(given.values())]:
         given[doc] += 1
     return given
-
-
-def documents(frames: Iterable[pl.DataFrame]) -> Iterator[tuple[str, list[Chunk]]]:
-    """Yield each document's chunks that are no boilerplate."""
-    rows = (row for frame in frames for row in frame.filter(~pl.col("boilerplate")).iter_rows(named=True))
-    for doc, group in groupby(rows, key=lambda row: row["doc_id"]):
-        yield doc, list(group)
 
 
 def plan_facts(
@@ -181,7 +119,7 @@ def _comparisons(
 ) -> Generator[Ask, None, int]:
     options = []
     for row in (row for row in rows if row["chunk_id"] in known.paired):
-        found = _own(targets(row["text"], prompts.openings, _COMPARED), known)
+        found = _own(targets(row["text"], prompts.openings, COMPARED), known)
         options.append((row, [t for t in found if (row["chunk_id"], t.start, t.answer) in known.pairs]))
     count = shares.take("comparison", budget, sum(len(found) for _, found in options))
     for row, target in spread_out(options, count):
@@ -195,21 +133,12 @@ def _unanswerable(
 ) -> Generator[Ask, None, int]:
     options = []
     for row in rows if known.vocabulary else []:
-        options.append((row, _own(targets(row["text"], prompts.openings, _COMPARED), known)))
+        options.append((row, _own(targets(row["text"], prompts.openings, COMPARED), known)))
     count = shares.take("unanswerable", budget, sum(len(found) for _, found in options))
     for row, target in spread_out(options, count):
         yield unanswerable_ask(prompts.unanswerable, row, target, known.vocabulary)
     return count
 
 
-def is_notice(wording: str, known: Survey) -> bool:
-    """Tell whether several documents make a statement word for word, so that it is no knowledge of one of them."""
-    return _digest(wording) in known.notices
-
-
 def _own(found: Sequence[Target], known: Survey) -> list[Target]:
     return [target for target in found if not is_notice(target.statement, known)]
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]

@@ -13,6 +13,7 @@ _DOING = {
     "documents": "reading documents",
     "privacy": "looking for personal data",
     "chunks": "cutting chunks",
+    "survey": "surveying the chunks",
     "index": "embedding chunks",
     "lexical": "indexing words",
     "questions": "writing questions",

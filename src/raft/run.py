@@ -29,7 +29,7 @@ Meter = Callable[[], dict[str, float]]
 """Returns running totals (calls, tokens, cost); a step's share is the difference over the step."""
 
 Digest = Callable[[], str | None]
-"""Returns the digest of a folder's contents, or None when it holds nothing or is damaged."""
+"""Returns the digest of a folder's contents or of a file, or None when it holds nothing or is damaged."""
 
 
 @dataclass
@@ -127,7 +127,8 @@ class Run:
             name: the step's name.
             work: makes the outputs; it yields frames or lines, and may be lazy.
             version: a number that changes when the step's code changes what it makes.
-            outputs: names of the tables it makes; or, for a folder that is updated in place, its name and digest.
+            outputs: names of the tables it makes; or, for what the work puts in its place itself (a folder that is
+                updated, a file that is no table), its name and digest.
             inputs: artifacts of earlier steps that it reads.
             using: settings, prompts and models that can change the result, as JSON values.
             given: input that is no artifact (the digests of the corpus' files), as a JSON value.
@@ -188,7 +189,7 @@ class Run:
             made = {name: {"digest": digest()} for name, digest in outputs.items()}
             for name, entry in made.items():
                 if entry["digest"] is None:
-                    raise DamagedArtifact("A folder came out empty or damaged.", where=self.folder / name)
+                    raise DamagedArtifact("A step's result came out empty or damaged.", where=self.folder / name)
             return made
         drafts = self.folder / ".drafts"
         drafts.mkdir(parents=True, exist_ok=True)

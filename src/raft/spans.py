@@ -12,10 +12,12 @@ from typing import Any, TypeVar
 
 import polars as pl
 
+from raft import decisions
 from raft.asks import Ask, check_wording, grounded
-from raft.planning import Survey, budgets, documents, is_notice
+from raft.planning import Prompts, budgets
 from raft.prompts import Prompt
 from raft.protocols import Request
+from raft.surveying import Survey, documents, is_notice
 from raft.targets import plain, statements
 from raft.text import facts, normalise
 
@@ -42,17 +44,20 @@ _EDGES = " \t\"'“”‘’.,;:"
 
 
 def plan_spans(
-    frames: Iterable[pl.DataFrame], known: Survey, given: Mapping[str, int], prompt: Prompt, kinds: Sequence[str]
+    frames: Iterable[pl.DataFrame], known: Survey, given: Mapping[str, int], used: Prompts, kinds: Sequence[str]
 ) -> Iterator[Ask]:
     """Yield what to ask: one question for each chosen sentence, spread evenly over a document's chunks.
 
+    Where decisions are among the kinds, they get an even share of the sentences, all over the corpus.
+
     Args:
         frames: frames of `tables.CHUNKS`.
-        known: what `planning.survey` returned.
+        known: what `surveying.survey` returned.
         given: doc_id to questions, as `planning.budgets` returned it.
-        prompt: `prompts/span.md`.
+        used: the prompts; those of spans and decisions are taken.
         kinds: the kinds of question that are on; a reply of another kind is refused.
     """
+    decided = decisions.turns(1 / len(kinds) if "decision" in kinds else 0.0)
     for doc, rows in documents(frames):
         parts = budgets(
             {str(place): row["tokens"] for place, row in enumerate(rows)},
@@ -70,12 +75,16 @@ def plan_spans(
                 and SHORTEST <= len(statement.wording.split()) <= LONGEST
             ]
             for start, end in _spread(sentences, count):
-                yield span_ask(prompt, row, start, end, kinds)
+                answer = decided(row["text"][start:end])
+                if answer is None:
+                    yield span_ask(used.span, row, start, end, kinds)
+                else:
+                    yield decisions.decision_ask(used.decision, row, start, end, answer)
             given_answers = [
                 (start, end, answer) for start, end in sentences for answer in _facts(row["text"][start:end], kinds)
             ]
             for start, end, answer in _spread(given_answers, count - len(sentences)):
-                yield span_ask(prompt, row, start, end, kinds, answer=answer)
+                yield span_ask(used.span, row, start, end, kinds, answer=answer)
 
 
 def _spread(choices: Sequence[_T], count: int) -> list[_T]:

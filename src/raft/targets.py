@@ -7,7 +7,7 @@ given the first words asks for the right thing far more often than one that is n
 
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from string import Template
 from typing import Any
@@ -134,21 +134,38 @@ def plain(text: str) -> str:
     return " ".join(_MARKUP.sub("", _LINK.sub(r"\1", text)).split())
 
 
-def targets(text: str, openings: Sequence[Opening], kinds: Sequence[str]) -> list[Target]:
-    """Return what can be asked of a chunk's text, the most exact first; at most one target a statement and kind."""
+def targets(
+    text: str, openings: Sequence[Opening], kinds: Sequence[str], *, stated: Iterable[Statement] | None = None
+) -> list[Target]:
+    """Return what can be asked of a chunk's text, the most exact first; at most one target a statement and kind.
+
+    Args:
+        text: the chunk's text.
+        openings: how questions begin; of a sentence, a fact that none of them fits is no target.
+        kinds: the kinds of question that are on.
+        stated: `statements` of the text, where they are known already.
+    """
     found: list[tuple[float, Target]] = []
-    for statement in statements(text):
+    for statement in statements(text) if stated is None else stated:
         makers = _of_row(text, statement, kinds) if statement.cells else _of_sentence(text, statement, openings, kinds)
-        found += [(_worth(target, text), target) for target in makers]
+        if made := list(makers):
+            words = len(content_words(statement.wording))
+            links = text[statement.start : statement.end].count("](")
+            found += [(_worth(target, words, links), target) for target in made]
     if "procedure" in kinds:
         found += [(0.0, target) for target in _procedures(text)]
     return [target for _, target in sorted(found, key=lambda pair: (-pair[0], pair[1].start, pair[1].answer))]
 
 
-def pattern_of(wording: str) -> str:
-    """Return a digest of a statement without its facts: equal for look-alikes that differ in the facts alone."""
+def pattern_of(wording: str, known: Iterable[Fact] | None = None) -> str:
+    """Return a digest of a statement without its facts: equal for look-alikes that differ in the facts alone.
+
+    Args:
+        wording: the statement.
+        known: its `facts`, where they are known already.
+    """
     masked, place = [], 0
-    for fact in facts(wording):
+    for fact in facts(wording) if known is None else known:
         masked.append(wording[place : fact.start])
         place = fact.end
     text = normalise(" ".join([*masked, wording[place:]]))
@@ -163,18 +180,22 @@ def _of_sentence(
     hidden = bytearray(len(raw))
     for match in _HIDDEN.finditer(raw):
         hidden[match.start() : match.end()] = b"\1" * (match.end() - match.start())
-    for fact in facts(raw):
+    found = facts(raw)
+    pattern = ""
+    for fact in found:
         kind = _kind(fact)
         if kind not in kinds or any(hidden[fact.start : fact.end]) or not _usable(fact, raw, wording):
             continue
         place = wording.find(fact.text)
         opening = _opening(fact, wording[:place], wording[place + len(fact.text) :], openings)
         if opening:
-            yield Target(kind, fact.text, start, end, wording, opening, pattern_of(wording))
-    if "decision" in kinds and (found := _MODAL.match(wording)) and not _DANGLING.match(wording):
+            pattern = pattern or pattern_of(wording, found if raw == wording else None)
+            yield Target(kind, fact.text, start, end, wording, opening, pattern)
+    if "decision" in kinds and (modal := _MODAL.match(wording)) and not _DANGLING.match(wording):
         answer = "no" if _NEGATED.search(wording) else "yes"
-        opening = found["verb"].capitalize() + " " + _lower_first(found["subject"])
-        yield Target("decision", answer, start, end, wording, opening, pattern_of(wording))
+        opening = modal["verb"].capitalize() + " " + _lower_first(modal["subject"])
+        pattern = pattern or pattern_of(wording, found if raw == wording else None)
+        yield Target("decision", answer, start, end, wording, opening, pattern)
 
 
 def _of_row(text: str, statement: Statement, kinds: Sequence[str]) -> Iterator[Target]:
@@ -207,9 +228,9 @@ def _usable(fact: Fact, raw: str, wording: str) -> bool:
 
 def _opening(fact: Fact, before: str, after: str, openings: Sequence[Opening]) -> str | None:
     for rule in openings:
-        if rule.kind != fact.kind:
+        if rule.kind != fact.kind or not (answer := rule.answer.search(fact.text)):
             continue
-        matches = [rule.answer.search(fact.text)]
+        matches: list[re.Match[str] | None] = [answer]
         matches += [rule.before.search(before)] if rule.before else []
         matches += [rule.after.search(after)] if rule.after else []
         if all(matches):
@@ -221,10 +242,8 @@ def _opening(fact: Fact, before: str, after: str, openings: Sequence[Opening]) -
     return None
 
 
-def _worth(target: Target, text: str) -> float:
+def _worth(target: Target, words: int, links: int) -> float:
     base = {"number": 3.0, "date": 3.0, "fact": 3.0, "name": 2.5, "decision": 1.0}.get(target.kind, 0.0)
-    words = len(content_words(target.statement))
-    links = text[target.start : target.end].count("](")
     bare = target.kind == "number" and target.answer.isdigit()
     return base + min(words, 14) / 14 - 0.5 * links - (1.0 if bare else 0.0)
 

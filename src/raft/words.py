@@ -93,7 +93,7 @@ def status(
         "",
     ]
     lines.append(f"  {'step':<11} {'rows':>9} {'seconds':>9} {'calls':>8} {'dollars':>9}  finished")
-    for name in ("documents", "chunks", "index", "lexical", "questions", "cleaned", "examples"):
+    for name in ("documents", "chunks", "survey", "index", "lexical", "questions", "cleaned", "examples"):
         line = facts["steps"].get(name)
         if line is None:
             lines.append(f"  {name:<11} {'-':>9}")

@@ -218,7 +218,7 @@ def opened(task: Task, tell: pipeline.Listen, *, checked: bool) -> Iterator[Site
 
 
 def estimated(task: Task, site: Site, sample: int = 0) -> estimates.Estimate:
-    """Return what a build would ask from where it has come to; its documents and chunks are there.
+    """Return what a build would ask from where it has come to; its documents, chunks and survey are there.
 
     Args:
         task: what is to be built.

@@ -11,6 +11,7 @@ from raft.errors import UsageError
 from raft.estimates import Estimate
 from raft.ledger import Ledger
 from raft.pipeline import building as steps
+from raft.pipeline import surveying
 from raft.spending import Purse
 
 
@@ -24,7 +25,7 @@ def estimate(
 ) -> Estimate:
     """Say what a build would ask and cost; nothing is spent, but for a sample.
 
-    Documents are read and chunks are cut as the build would, and kept for it.
+    Documents are read, chunks are cut and surveyed as the build would, and kept for it.
 
     Args:
         corpus: as for `build`.
@@ -44,7 +45,9 @@ def estimate(
     tell = listen or (lambda event, facts: None)
     with opened(task, tell, checked=False) as site:
         steps.read_documents(site.run, task.settings, task.sources)
+        aside = surveying.set_aside(site.run, task.settings)
         steps.cut_chunks(site.run, task.settings, site.seams.embedder)
+        surveying.survey_chunks(site.run, task.settings, way=task.way, aside=aside)
         site.step = "questions"
         found = estimated(task, site, sample)
         return replace(found, spent=_spent(site.ledger, site.collection))

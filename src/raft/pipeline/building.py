@@ -1,4 +1,4 @@
-"""The story of a build: documents, chunks, index, questions, cleaned and split, examples.
+"""The story of a build: documents, chunks, survey, index, questions, cleaned and split, examples.
 
 Each step names what its result depends on; `Run.step` does it once per distinct input. Nothing here knows a vendor.
 """
@@ -16,6 +16,7 @@ from raft.artifacts import Output
 from raft.boilerplate import repeated_lines
 from raft.errors import RaftError
 from raft.pipeline.reading import documents_listed, read_documents
+from raft.pipeline.surveying import SURVEY, read_survey, set_aside, survey_chunks
 from raft.protocols import Embedder, Generator, Indexes, Tokenizer
 from raft.raftformat import PROMPTS, render_style
 from raft.run import Run, Step
@@ -57,10 +58,11 @@ def build(
     """
     read_documents(run, settings, sources)
     own = questionfiles.register(settings.evaluation, documents_listed(run)) if settings.evaluation else None
-    set_aside = split.matching(documents_listed(run), settings.split.hold_out)
+    aside = set_aside(run, settings)
     cut_chunks(run, settings, seams.embedder)
+    survey_chunks(run, settings, way=way, aside=aside)
     fill_indexes(run, settings, seams)
-    ask_questions(run, settings, seams.generator, way=way, set_aside=set_aside, listen=listen)
+    ask_questions(run, settings, seams.generator, way=way, listen=listen)
     clean_and_split(run, settings, seams, own)
     build_examples(run, settings, seams)
 
@@ -113,10 +115,8 @@ def fill_indexes(run: Run, settings: Settings, seams: Seams) -> None:
         run.step("lexical", lexical, version=1, outputs={"lexical": indexes.lexical_digest}, inputs=read)
 
 
-def ask_questions(
-    run: Run, settings: Settings, generator: Generator, *, way: str, set_aside: frozenset[str], listen: Listen
-) -> None:
-    """Chunks, but those of `set_aside`, to `questions.parquet`; what is not delivered to `failures.parquet`."""
+def ask_questions(run: Run, settings: Settings, generator: Generator, *, way: str, listen: Listen) -> None:
+    """Chunks that were surveyed to `questions.parquet`; what is not delivered to `failures.parquet`."""
     openings = prompts.load_text("openings.yaml", settings.prompts)
     used = questions.read_prompts(settings.prompts)
     asked = settings.questions
@@ -124,14 +124,14 @@ def ask_questions(
     def work(step: Step) -> Mapping[str, Output]:
         failures: list[dict[str, Any]] = []
         frames = questions.ask(
-            partial(run.stream, "chunks.parquet"),
+            run.stream("chunks.parquet"),
+            read_survey(run),
             generator,
             used,
             way=way,
             kinds=asked.kinds,
             per_chunk=asked.per_chunk,
             limit=asked.limit,
-            without=set_aside,
             model=settings.generator.model,
             failures=failures,
             planned=lambda count: listen("planned", {"questions": count}),
@@ -146,17 +146,20 @@ def ask_questions(
         work,
         version=2,
         outputs=["questions.parquet", "failures.parquet"],
-        inputs=["chunks.parquet"],
+        inputs=["chunks.parquet", SURVEY],
         using={
             "generator": generator.identity,
             "way": way,
             "attempts": settings.generator.attempts,
             "prompts": [
-                one.digest for one in (used.answer_first, used.items, used.comparison, used.unanswerable, used.span)
+                one.digest
+                for one in (
+                    *(used.answer_first, used.items, used.comparison, used.unanswerable, used.span),
+                    *([used.decision] if "decision" in asked.kinds else []),
+                )
             ],
             "openings": openings,
             **asked.model_dump(mode="json"),
-            **({"without": sorted(set_aside)} if set_aside else {}),
         },
     )
     if not line["artifacts"]["questions.parquet"]["rows"]:

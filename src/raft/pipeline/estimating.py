@@ -8,14 +8,16 @@ from functools import partial
 from raft import prompts
 from raft.chunking import embedded_text
 from raft.estimates import Estimate, Pair, Part
-from raft.pipeline.building import documents_listed
+from raft.pipeline.reading import documents_listed
+from raft.pipeline.surveying import read_survey
 from raft.protocols import Completion, Failure, Generator, Request
 from raft.raftformat import render_style
 from raft.run import Run
 from raft.settings import Settings
 from raft.spending import Price
-from raft.stages import questions, split, styling
+from raft.stages import questions, styling
 from raft.stages.cleaning import JUDGE_TOKENS
+from raft.surveying import Survey
 
 UNASKED = "unasked"
 """Kind of the failure with which a replaying generator answers what the ledger has no reply to."""
@@ -72,7 +74,7 @@ def estimate(
     sample: int = 0,
     ask: Callable[[list[Request]], Iterable[Completion | Failure]] | None = None,
 ) -> Estimate:
-    """Count what a build would ask, from its documents and chunks, which are there.
+    """Count what a build would ask, from its documents, chunks and survey, which are there.
 
     Args:
         run: the run directory.
@@ -84,7 +86,8 @@ def estimate(
         ask: asks them in earnest, and keeps the replies.
     """
     left = _STEPS[_STEPS.index(begin) :] if begin in _STEPS else _STEPS
-    plan, part = partial(_plan, run, settings, way), partial(_part, model=settings.generator.model, price=found.price)
+    part = partial(_part, model=settings.generator.model, price=found.price)
+    plan = partial(_plan, run, settings, way, read_survey(run))
     seen, load, known = _Seen(), _Load(), plan()
     calls, missing = 0, []
     if "questions" in left:
@@ -191,16 +194,16 @@ class _Seen:
         return mean * (1 - error), mean * (1 + error)
 
 
-def _plan(run: Run, settings: Settings, way: str) -> questions.Plan:
+def _plan(run: Run, settings: Settings, way: str, known: Survey) -> questions.Plan:
     asked = settings.questions
     return questions.plan(
-        partial(run.stream, "chunks.parquet"),
+        run.stream("chunks.parquet"),
+        known,
         questions.read_prompts(settings.prompts),
         way=way,
         kinds=asked.kinds,
         per_chunk=asked.per_chunk,
         limit=asked.limit,
-        without=split.matching(documents_listed(run), settings.split.hold_out),
     )
 
 

@@ -19,6 +19,7 @@ from raft import planning, prompts, spans, tables
 from raft.asks import Ask
 from raft.planning import Prompts
 from raft.protocols import Failure, Generator
+from raft.surveying import Survey
 from raft.targets import read_openings
 from raft.text import normalise
 
@@ -39,37 +40,36 @@ def read_prompts(folder: Path | None) -> Prompts:
         comparison=prompts.load("comparison", folder),
         unanswerable=prompts.load("unanswerable", folder),
         span=prompts.load("span", folder),
+        decision=prompts.load("decision", folder),
         openings=tuple(read_openings(prompts.load_text("openings.yaml", folder))),
     )
 
 
 def plan(
-    chunks: Callable[[], Iterator[pl.DataFrame]],
+    chunks: Iterator[pl.DataFrame],
+    known: Survey,
     used: Prompts,
     *,
     way: str,
     kinds: Sequence[str],
     per_chunk: float,
     limit: int | None,
-    without: frozenset[str] = frozenset(),
 ) -> Plan:
     """Return what `ask` would ask; the arguments are its own."""
-
-    def wanted() -> Iterator[pl.DataFrame]:
-        return (frame.filter(~pl.col("doc_id").is_in(list(without))) for frame in chunks())
-
-    survey = planning.survey(wanted(), used.openings, kinds)
-    given = planning.budgets(survey.sizes, survey.chunks, per_chunk=per_chunk, limit=limit)
+    surveyed = list(known.sizes)
+    wanted = (frame.filter(pl.col("doc_id").is_in(surveyed)) for frame in chunks)
+    given = planning.budgets(known.sizes, known.chunks, per_chunk=per_chunk, limit=limit)
     if way == "spans":
-        asks = spans.plan_spans(wanted(), survey, given, used.span, kinds)
+        asks = spans.plan_spans(wanted, known, given, used, kinds)
     else:
         chosen = planning.plan_facts if way == "answer_first" else planning.plan_items
-        asks = chosen(wanted(), survey, given, used, kinds)
+        asks = chosen(wanted, known, given, used, kinds)
     return Plan(sum(given.values()), asks)
 
 
 def ask(
-    chunks: Callable[[], Iterator[pl.DataFrame]],
+    chunks: Iterator[pl.DataFrame],
+    known: Survey,
     generator: Generator,
     used: Prompts,
     *,
@@ -79,13 +79,13 @@ def ask(
     limit: int | None,
     model: str,
     failures: list[dict[str, Any]],
-    without: frozenset[str] = frozenset(),
     planned: Callable[[int], None] = lambda count: None,
 ) -> Iterator[pl.DataFrame]:
     """Yield frames of `tables.QUESTIONS`, lazily, in the order of the chunks.
 
     Args:
-        chunks: returns the chunks' frames from the beginning; called twice: to survey them, and to ask.
+        chunks: frames of `tables.CHUNKS`; documents that the survey does not know are not asked about.
+        known: the survey of these chunks, with what this way and these kinds need.
         generator: writes the questions.
         used: the prompts that it is asked with.
         way: "answer_first", "spans" or "items".
@@ -94,10 +94,9 @@ def ask(
         limit: the most questions asked for, or None.
         model: the name recorded in each row.
         failures: rows of `tables.FAILURES` are appended here.
-        without: doc_ids of documents that no question is written about.
         planned: told how many questions the budget allows.
     """
-    found = plan(chunks, used, way=way, kinds=kinds, per_chunk=per_chunk, limit=limit, without=without)
+    found = plan(chunks, known, used, way=way, kinds=kinds, per_chunk=per_chunk, limit=limit)
     planned(found.questions)
     kept: deque[Ask] = deque()
     seen: set[str] = set()
