@@ -17,7 +17,7 @@ transformers = pytest.importorskip("transformers")
 peft = pytest.importorskip("peft")
 pytest.importorskip("trl")
 
-from raft.backends import checkpoints, training  # noqa: E402  needs torch
+from raft.backends import checkpoints, packing, training  # noqa: E402  needs torch
 from raft.backends.local import render  # noqa: E402
 from raft.backends.peft import PeftTrainer, load  # noqa: E402
 
@@ -216,12 +216,11 @@ def test_the_loss_falls(whole, shelf, tokenizer):
 def test_rows_computed_together_are_learned_as_one_by_one(tmp_path, monkeypatch):
     """Rows of one step are computed as one long row, and every step has the loss that it has without."""
     seen = []
-    told_apart = training._laid_end_to_end
-    monkeypatch.setattr(training, "_laid_end_to_end", lambda rows: seen.append(len(rows)) or told_apart(rows))
+    monkeypatch.setattr(training, "pack", lambda rows: seen.append(len(rows)) or packing.pack(rows))
     together = train(tmp_path / "together", learning_rate=0.004, batch=4)
     assert set(seen) > {4}, "four rows are one"
     seen.clear()
-    monkeypatch.setattr(training, "TOGETHER", 0)
+    monkeypatch.setattr(packing, "TOGETHER", 0)
     alone = train(tmp_path / "alone", learning_rate=0.004, batch=4)
     assert not seen, "rows that take too much memory are not laid end to end"
     for name in ("loss", "valid_loss"):
@@ -232,18 +231,18 @@ def test_rows_computed_together_are_learned_as_one_by_one(tmp_path, monkeypatch)
 def test_memory_bounds_how_many_rows_are_computed_together(shelf, monkeypatch, longest, rows):
     """As many rows of a step of eight as have room, and such that steps are whole."""
     model, _ = load(PLAN)
-    monkeypatch.setattr(training, "TOGETHER", 8 * 64 * model.config.hidden_size)
-    assert training._together(model, longest, 8) == rows
+    monkeypatch.setattr(packing, "TOGETHER", 8 * 64 * model.config.hidden_size)
+    assert packing.beside(model, longest, 8) == rows
 
 
 def test_a_model_that_reads_past_the_beginning_of_a_row_learns_them_one_by_one(shelf):
     """A layer that knows nothing of rows that are laid end to end is found out, and gets one row at a time."""
     model, _ = load(PLAN)
-    assert training._together(model, 64, 8) == 8
+    assert packing.beside(model, 64, 8) == 8
     layer = model.base_model.model.model.layers[0]
     before = layer.forward
     layer.forward = lambda x, *given, **named: before(x + x.cumsum(1).roll(1, 1), *given, **named)
-    assert training._together(model, 64, 8) == 1
+    assert packing.beside(model, 64, 8) == 1
 
 
 def test_the_report_says_what_was_done(whole):

@@ -279,7 +279,7 @@ def _functions(torch: Any) -> tuple[Any, Any, Any, Any]:
         wide_parts = _with_columns(parts, -offset)
         keys, values = key.reshape(-1, length, size), value.reshape(-1, length, size)
         wide_keys, wide_values = _with_ones(keys).transpose(1, 2), _with_ones(values).transpose(1, 2)
-        key_sum = value_sum = query_grad = None
+        key_sum, value_sum = (torch.zeros(keys.shape, dtype=torch.float32) for _ in range(2))
         for start in range(0, length, QUERIES):
             end = min(start + QUERIES, length)
 
@@ -298,8 +298,6 @@ def _functions(torch: Any) -> tuple[Any, Any, Any, Any]:
             if end - start == length:
                 value_sum, key_sum = by_value, by_key
             else:
-                if value_sum is None:
-                    value_sum, key_sum = (torch.zeros(keys.shape, dtype=torch.float32) for _ in range(2))
                 value_sum[:, :end] += by_value
                 key_sum[:, :end] += by_key
         to_value.copy_(value_sum.view(to_value.shape))

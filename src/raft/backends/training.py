@@ -15,16 +15,13 @@ from typing import Any
 
 from raft.artifacts import atomically
 from raft.backends.checkpoints import finished, last_whole
-from raft.backends.lean import IMPLEMENTATION, end_to_end
+from raft.backends.packing import beside, pack, unpacked
 from raft.backends.quiet import quiet
 from raft.errors import MissingExtra, RaftError
 from raft.protocols import Message, TrainingPlan, TrainingReport
 
 NOT_LEARNED = -100
 """The label of a token that carries no loss, as PyTorch's cross entropy has it."""
-
-TOGETHER = 2**21
-"""Numbers of one layer's input that rows computed together may have: it bounds the memory that they take."""
 
 Load = Callable[[TrainingPlan], tuple[Any, Any]]
 Listen = Callable[[Mapping[str, float]], None]
@@ -105,7 +102,7 @@ def run(
     encoded = [encode(tokenizer, chat, max_tokens=plan.max_tokens) for chat in rows]
     held = [encode(tokenizer, chat, max_tokens=plan.max_tokens) for chat in valid]
     own = arguments or {}
-    together = _together(model, max(len(row["input_ids"]) for row in [*encoded, *held]), plan.batch)
+    together = beside(model, max(len(row["input_ids"]) for row in [*encoded, *held]), plan.batch)
     config = SFTConfig(**{**_arguments(plan, len(encoded), bool(held), checkpoints, together), **own})
     watch = _watch(plan, sum(len(row["input_ids"]) for row in encoded) / len(encoded), checkpoints, listen)
     trainer: Any = _trainer_class()(
@@ -114,7 +111,7 @@ def run(
         train_dataset=Dataset.from_list(encoded),
         eval_dataset=Dataset.from_list(held) if held else None,
         processing_class=tokenizer,
-        data_collator=_laid_end_to_end if together > 1 else None,
+        data_collator=pack if together > 1 else None,
         callbacks=watch.callbacks(stop_early=bool(held)),
     )
     trainer.remove_callback(PrinterCallback)
@@ -147,44 +144,6 @@ def run(
     )
 
 
-def _together(model: Any, longest: int, batch: int) -> int:
-    """Return how many rows of an optimiser step are computed at once: laid end to end, if layers can tell them apart.
-
-    One matrix product for several rows is done faster than one for each.
-    """
-    if getattr(model.config, "_attn_implementation", None) != IMPLEMENTATION:
-        return 1
-    most = TOGETHER // (model.config.get_text_config().hidden_size * longest)
-    rows = max((rows for rows in range(1, batch + 1) if batch % rows == 0 and rows <= most), default=1)
-    return rows if rows > 1 and _kept_apart(model) else 1
-
-
-def _kept_apart(model: Any) -> bool:
-    """Tell whether a row says the same behind another as alone: a layer that looks back too far says else."""
-    import torch
-
-    ids = torch.arange(2, 14) % model.config.get_text_config().vocab_size
-    rows = [{"input_ids": part.tolist(), "labels": part.tolist()} for part in (ids, ids.flip(0)[:7])]
-    told = []
-    with torch.no_grad():
-        for given in (rows, rows[1:]):
-            inputs = _laid_end_to_end(given)
-            with end_to_end([len(row["input_ids"]) for row in given]):
-                told.append(model(**{**inputs, "labels": None}, use_cache=False).logits[0, -7:].float())
-    return bool((told[0] - told[1]).norm() <= 0.05 * told[1].norm())
-
-
-def _laid_end_to_end(rows: Sequence[Mapping[str, Sequence[int]]]) -> dict[str, Any]:
-    """Return rows as one, with positions that begin anew in each."""
-    import torch
-
-    return {
-        "input_ids": torch.tensor([[token for row in rows for token in row["input_ids"]]]),
-        "labels": torch.tensor([[label for row in rows for label in row["labels"]]]),
-        "position_ids": torch.tensor([[place for row in rows for place in range(len(row["input_ids"]))]]),
-    }
-
-
 def _trainer_class() -> Any:
     """Return TRL's trainer; without a CUDA device with a loss that computes logits of learned tokens alone.
 
@@ -202,14 +161,11 @@ def _trainer_class() -> Any:
         ) -> Any:
             labels = inputs["labels"][:, 1:]  # the first token of a row is never learned, so that rows do not mix here
             places = (labels != NOT_LEARNED).any(0).nonzero().squeeze(1)
-            positions = inputs.get("position_ids")
-            begins = [] if positions is None else positions[0].eq(0).nonzero().squeeze(1).tolist()
-            ends = [*begins[1:], inputs["labels"].shape[1]]
-            with end_to_end([end - begin for begin, end in zip(begins, ends, strict=False)]):
+            with unpacked(inputs):
                 outputs = model(
                     input_ids=inputs["input_ids"],
                     attention_mask=inputs.get("attention_mask"),
-                    position_ids=positions,
+                    position_ids=inputs.get("position_ids"),
                     use_cache=False,
                     logits_to_keep=places,
                 )

@@ -9,6 +9,7 @@ from typing import Any
 
 from raft.adapters import CONFIG, WEIGHTS, check_weights, tensors
 from raft.backends import models
+from raft.backends.decoding import lighten
 from raft.backends.quiet import quiet
 from raft.errors import MissingExtra, RaftError
 
@@ -120,7 +121,9 @@ def _load(name: str) -> tuple[Any, Any]:
         tokenizer.pad_token = tokenizer.eos_token
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model.eval()  # type: ignore[no-untyped-call]
-    return model.to(device), tokenizer  # type: ignore[arg-type]
+    model = model.to(device)  # type: ignore[arg-type]
+    lighten(model)
+    return model, tokenizer
 
 
 def keep_memory() -> None:

@@ -1,0 +1,88 @@
+"""Writing one token at a time: the same tokens as with torch's own attention."""
+
+import copy
+
+import pytest
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+from raft.backends import decoding  # noqa: E402  needs torch
+
+SIZES = {
+    "vocab_size": 96,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "initializer_range": 0.2,
+}
+MAKERS = {
+    "llama": lambda: transformers.LlamaForCausalLM(transformers.LlamaConfig(**SIZES)),
+    "llama without groups": lambda: transformers.LlamaForCausalLM(
+        transformers.LlamaConfig(**{**SIZES, "num_key_value_heads": 4})
+    ),
+    "qwen2": lambda: transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**SIZES)),
+    "qwen3": lambda: transformers.Qwen3ForCausalLM(transformers.Qwen3Config(**SIZES, head_dim=16)),
+    "mistral with a window": lambda: transformers.MistralForCausalLM(
+        transformers.MistralConfig(**SIZES, sliding_window=12)
+    ),
+}
+
+
+def pair(name):
+    """Return a plain model and a lightened one with equal weights."""
+    torch.manual_seed(0)
+    plain = MAKERS[name]().eval()
+    light = copy.deepcopy(plain)
+    assert decoding.lighten(light)
+    return plain, light
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_the_same_tokens_are_written(name, monkeypatch):
+    """Rows of unequal length, padded in front or in between, are continued as torch's own attention continues them."""
+    plain, light = pair(name)
+    steps = []
+    monkeypatch.setattr(torch.Tensor, "masked_fill_", _noting(torch.Tensor.masked_fill_, steps))
+    ids = torch.randint(3, 96, (3, 20), generator=torch.Generator().manual_seed(1))
+    mask = torch.ones_like(ids)
+    mask[1, :9] = 0
+    mask[2, 5:11] = 0
+    options = {"input_ids": ids, "attention_mask": mask, "max_new_tokens": 14, "do_sample": False, "pad_token_id": 0,
+               "output_logits": True, "return_dict_in_generate": True}  # fmt: skip
+    wanted = plain.generate(**options)
+    steps.clear()
+    found = light.generate(**options)
+    assert len(steps) == 13 * 2, "each layer of each step but the first"
+    assert found.sequences.tolist() == wanted.sequences.tolist()
+    assert all(torch.allclose(one, other, atol=1e-4) for one, other in zip(found.logits, wanted.logits, strict=True))
+
+
+def _noting(call, steps):
+    def noting(tensor, *given):
+        steps.append(1)
+        return call(tensor, *given)
+
+    return noting
+
+
+def test_without_padding_there_is_nothing_to_mask():
+    """A single row has the logits of torch's own attention at every step."""
+    plain, light = pair("llama")
+    ids = torch.arange(5, 17)[None]
+    with torch.inference_mode():
+        wanted = plain(ids).logits
+        cache = light(ids[:, :8], use_cache=True).past_key_values
+        for place in range(8, 12):
+            step = light(ids[:, place : place + 1], past_key_values=cache, use_cache=True)
+            assert torch.allclose(step.logits[:, -1], wanted[:, place], atol=1e-4)
+
+
+def test_a_model_with_another_attention_stays_as_it_is():
+    """A model that was loaded with eager attention keeps it."""
+    plain = MAKERS["llama"]()
+    plain.config._attn_implementation = "eager"
+    assert not decoding.lighten(plain)
+    assert plain.config._attn_implementation == "eager"
