@@ -118,7 +118,7 @@ class Examples(_Section):
     )
     random_share: Share = Field(0.25, description="share of the distractors drawn at random, not by the retriever")
     quotes: Where = Field(
-        "first", description="where an answer's quotes stand: first, last (small models are right more often), none"
+        "last", description="where an answer's quotes stand: last (small models are right more often so), first, none"
     )
     max_tokens: Annotated[int, Field(ge=64)] = Field(2048, description="longest row, in the student's tokens")
 
