@@ -328,8 +328,13 @@ def test_experts_choose_blindly(after, fakes):
     rated = bench(run, questions=home / "own.jsonl", ratings=ratings)
     assert rated["blind"]["rated"] == rated["blind"]["wins"] + rated["blind"]["losses"] == len(pairs)
     assert json.loads((run / "benchmark.json").read_text(encoding="utf-8"))["blind"] == rated["blind"]
+    other = arms(rated)["previous"]["adapter"]
     with pytest.raises(UsageError, match=r"not those of the blind page(.|\n)*--blind"):
-        bench(run, questions=home / "own.jsonl", ratings=ratings, adapter=arms(rated)["previous"]["adapter"])
+        bench(run, questions=home / "own.jsonl", ratings=ratings, adapter=other)
+    ratings.unlink()
+    assert bench(run, questions=home / "own.jsonl")["blind"] == rated["blind"], "they are kept with the run"
+    assert bench(run, questions=home / "own.jsonl", adapter=other)["blind"] is None, "they are of other answers"
+    assert bench(run, questions=home / "own.jsonl", blind_pairs=4)["blind"] is None, "a new page is not rated yet"
 
 
 def _is_answerable(row):

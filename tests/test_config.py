@@ -61,6 +61,13 @@ def test_a_section_of_another_shape_is_a_usage_error(tmp_path, text):
         config.load(write(tmp_path / "p.yaml", text))
 
 
+def test_rows_cannot_all_be_general():
+    """A mixture of general rows alone would teach nothing of the corpus: a share of 1 is refused where it is set."""
+    assert config.load(overrides={"training.rehearsal": 0.9}).training.rehearsal == 0.9
+    with pytest.raises(UsageError, match=r"training\.rehearsal"):
+        config.load(overrides={"training.rehearsal": 1.0})
+
+
 def test_larger_models_have_prices():
     """A larger model is given by its name, with prices where they are known."""
     larger = [{"model": "openai/gpt-4o"}, {"model": "openai/o", "input_price": 2.5, "output_price": 10}]

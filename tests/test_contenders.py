@@ -71,14 +71,21 @@ def test_replies_that_are_written_side_by_side_are_not_added_up():
     assert watch.rate() == pytest.approx(2 / 2000)
 
 
-def test_a_label_follows_the_quotes_of_a_reply():
-    """A reply that kept the form is continued behind its quotes, another one is replaced from the beginning."""
-    kept, free = (
+def test_a_label_stands_where_the_answer_of_a_reply_stood():
+    """A label stands where a reply that kept the form has its answer, and replaces another one from the beginning."""
+    said = [
         read_reply("Is it open?", raw, (), model="m")
-        for raw in ('Quote [1]: "It opens at 8."\nQuote: "Daily."\nAnswer: It is.', "Sure it is")
-    )
-    found = contenders.beginnings([kept, free], [CHAT, CHAT], Liking("no"))
-    assert found == ['Is it open?\nQuote [1]: "It opens at 8."\nQuote: "Daily."\nAnswer:', "Is it open?\n"]
+        for raw in (
+            'Quote [1]: "It opens at 8."\nQuote: "Daily."\nAnswer: It is.',
+            'Answer: It is.\nQuote [1]: "It opens at 8."',
+            "Sure it is",
+        )
+    ]
+    assert contenders.beginnings(said, [CHAT] * 3, Liking("no")) == [
+        'Is it open?\nQuote [1]: "It opens at 8."\nQuote: "Daily."\nAnswer:',
+        "Is it open?\nAnswer:",
+        "Is it open?\n",
+    ]
 
 
 def test_each_answer_is_one_of_the_labels():

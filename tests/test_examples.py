@@ -129,7 +129,7 @@ def test_the_global_random_generator_is_left_alone():
 
 
 def test_messages_are_the_prompt_and_the_target():
-    """A row is the rendered prompt, with titles, followed by quotes that name their document and the answer."""
+    """A row is the rendered prompt, with titles, followed by the answer and quotes that name their document."""
     row = build(ROWS[:1], golden_share=1.0, style="Tone: dry")[0].row(0, named=True)
     system, user, reply = row["messages"]
     number = row["golden_positions"][0] + 1
@@ -138,7 +138,7 @@ def test_messages_are_the_prompt_and_the_target():
     assert len(re.findall(r"^\[\d\]", user["content"], re.MULTILINE)) == 4
     assert reply == {
         "role": "assistant",
-        "content": f'Quote [{number}]: "The kettle costs 100 euros."\nAnswer: 100 euros',
+        "content": f'Answer: 100 euros\nQuote [{number}]: "The kettle costs 100 euros."',
     }
     assert row["tokens"] == WordTokenizer().count_chat(row["messages"])
 

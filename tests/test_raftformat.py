@@ -20,7 +20,7 @@ TRICKY = st.text(alphabet='aQ"“”\n :[1]*Answer', max_size=40)
 def test_round_trip(answer, quotes):
     """What is rendered as a target is parsed back: the answer stripped, each quote on one line, empty ones left out."""
     expected = [(number, " ".join(text.split())) for number, text in quotes]
-    parsed = parse(render_target(answer, quotes))
+    parsed = parse(render_target(answer, quotes, "first"))
     assert parsed.followed
     assert parsed.answer == answer.strip()
     assert list(parsed.quotes) == [(number, text) for number, text in expected if text]

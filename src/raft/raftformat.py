@@ -2,11 +2,11 @@
 
 Building, training, answering and measuring share this form. A reply that keeps it reads
 
-    Quote [2]: "verbatim text"
     Answer: 30 days
+    Quote [2]: "verbatim text"
 
 with any number of quote lines, or, where the documents hold no answer, the line `Answer: ` + `ABSTENTION` alone. The
-quotes may also stand behind the answer (a small model that answers first is right more often), or be left out.
+quotes may also stand before the answer (small models are wrong more often so), or be left out.
 
 Three rules make it unambiguous. A quote takes one line: each run of white space in it becomes one space (it is still
 found in its chunk by `raft.text.find_quote`), and its outermost quotation marks are the form's, all others its own.
@@ -26,7 +26,7 @@ from raft.protocols import Message
 Where = Literal["first", "last", "none"]
 """Where the quotes of a reply stand: before its answer, behind it, or nowhere."""
 
-PROMPTS: Mapping[Where, str] = {"first": "answer", "last": "answer_quotes_last", "none": "answer_alone"}
+PROMPTS: Mapping[Where, str] = {"last": "answer", "first": "answer_quotes_first", "none": "answer_alone"}
 """Names of the prompts that ask for them there."""
 
 ABSTENTION = "The documents do not answer this question."
@@ -136,7 +136,7 @@ def render_style(*, tone: str | None, format: str | Mapping[str, Any] | None, ex
     return "\n".join(lines)
 
 
-def render_target(answer: str, quotes: Iterable[tuple[int, str]], where: Where = "first") -> str:
+def render_target(answer: str, quotes: Iterable[tuple[int, str]], where: Where = "last") -> str:
     """Return the reply that a model is to learn: the answer, and its quotes, each with its document's number.
 
     `parse` reads back the same answer (stripped) and the same quotes (white space collapsed, empty ones left out), but
@@ -173,6 +173,14 @@ def parse(reply: str) -> Parsed:
             break
         quotes += _quote(head, whole[head.end() : end])
     return Parsed(whole, (), is_abstention(whole), followed=False)
+
+
+def up_to_answer(reply: str) -> str:
+    """Return what stands before the answer of a reply that kept the form: its quotes, if there, and the word Answer."""
+    head = _HEAD.match(reply.strip())
+    quotes = () if head and head.group(1) else parse(reply).quotes
+    lines = [f'Quote [{number}]: "{text}"' if number else f'Quote: "{text}"' for number, text in quotes]
+    return "\n".join([*lines, "Answer:"])
 
 
 def _quotes(lines: str) -> list[tuple[int | None, str]]:

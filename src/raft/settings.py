@@ -165,7 +165,9 @@ class Training(_Section):
     patience: Count = Field(2, description="measurements without a lower validation loss after which training ends")
     checkpoint_minutes: Positive = Field(10.0, description="minutes between two checkpoints that training resumes from")
     bits: Literal[4, 16] = Field(16, description="bits of a weight of the base model during training; 4 is QLoRA")
-    rehearsal: Share = Field(0.1, description="share of general instruction rows mixed in, against forgetting")
+    rehearsal: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.1, description="share of general instruction rows mixed in, against forgetting; less than 1"
+    )
     rehearsal_file: Path | None = Field(None, description="a file of such rows (chat JSONL)")
 
 

@@ -124,9 +124,10 @@ def bench(
             },
         )
         _write(run.folder, facts)
-        if blind_pairs is not None or ratings is not None:
+        if tuned is not None:
             facts = _rated(facts, run.folder, chosen.seed, blind_pairs, ratings)
-            _write(run.folder, facts)
+            if facts["blind"] is not None:
+                _write(run.folder, facts)
         if tuned is not None and card is not None and tuned.parent == run.folder / "adapters":
             adapters.write_card(tuned, card)
     return facts
@@ -258,12 +259,13 @@ def _rated(
         if mine and other and mine["condition"] == "answerable":
             asked.append(row)
             ours[row["question_id"]], theirs[row["question_id"]] = mine["answer"], other["answer"]
-    pages = folder / "blind.json"
+    pages, kept = folder / "blind.json", folder / "ratings.jsonl"
     if count is not None:
+        kept.unlink(missing_ok=True)  # they were of other pairs
         drawn = blind.pairs(asked, ours, theirs, count, seed)
         artifacts.atomically(folder / "blind.html", blind.page(drawn))
         artifacts.atomically(pages, json.dumps([asdict(pair) for pair in drawn], ensure_ascii=False))
-    if ratings is None:
+    if ratings is None and not (kept.is_file() and pages.is_file()):
         return facts
     if not pages.is_file():
         raise UsageError(
@@ -272,12 +274,16 @@ def _rated(
     pairs = [blind.Pair(**row) for row in json.loads(pages.read_text(encoding="utf-8"))]
     present = {pair.pair_id for pair in blind.pairs(asked, ours, theirs, len(asked), seed)}
     if not {pair.pair_id for pair in pairs} <= present:
+        if ratings is None:
+            return facts
         raise UsageError(
             "The answers are not those of the blind page any more: its ratings are of another model or seed.",
             where=pages,
             hint=f"raft bench {folder} --blind {len(pairs)}   (and have the new pairs rated), or name that --adapter",
         )
-    counted = blind.read_ratings(ratings, pairs, seed)
+    counted = blind.read_ratings(ratings or kept, pairs, seed)
+    if ratings is not None:  # a later benchmark of the same answers still shows what the experts chose
+        artifacts.atomically(kept, Path(ratings).read_text(encoding="utf-8-sig"))
     rate = win_rate(counted["wins"], counted["losses"], counted["ties"])
     return {**facts, "blind": {**counted, "win_rate": asdict(rate) if rate else None}}
 

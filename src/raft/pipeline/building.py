@@ -277,7 +277,7 @@ def build_examples(run: Run, settings: Settings, seams: Seams) -> None:
         outputs=["examples.parquet", "train.jsonl", "valid.jsonl"],
         inputs=["cleaned.parquet", "chunks.parquet", *_index_inputs(settings)],
         using={
-            "examples": wanted.model_dump(mode="json", exclude=None if wanted.quotes != "first" else {"quotes"}),
+            "examples": wanted.model_dump(mode="json"),
             "style": style.model_dump(mode="json"),
             "prompts": [prompt.digest, restyle.digest],
             "generator": seams.generator.identity if words else None,

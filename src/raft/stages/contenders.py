@@ -8,7 +8,7 @@ from raft.answers import Answer
 from raft.arms import Arm
 from raft.prompts import Prompt
 from raft.protocols import Completion, Failure, Generator, Message, Request, Scorer
-from raft.raftformat import parse
+from raft.raftformat import up_to_answer
 
 
 @dataclass(frozen=True)
@@ -79,20 +79,18 @@ class Stopwatch:
 def beginnings(answers: Sequence[Answer], chats: Sequence[Sequence[Message]], scorer: Scorer) -> list[str]:
     """Return for each answer the text that a label of a closed set is chosen to follow.
 
-    A reply that kept the form keeps its quotes, and the label follows them; else the label is the whole reply.
+    Of a reply that kept the form, the label takes the answer's place, behind the quotes that stand before it; else the
+    label is the whole reply.
 
     Args:
         answers: what was said freely.
         chats: the turns that each was asked with.
         scorer: renders them.
     """
-    out = []
-    for answer, chat in zip(answers, chats, strict=True):
-        lines = [
-            f'Quote [{number}]: "{text}"' if number else f'Quote: "{text}"' for number, text in parse(answer.raw).quotes
-        ]
-        out.append(scorer.render(chat) + ("\n".join([*lines, "Answer:"]) if answer.followed else ""))
-    return out
+    return [
+        scorer.render(chat) + (up_to_answer(answer.raw) if answer.followed else "")
+        for answer, chat in zip(answers, chats, strict=True)
+    ]
 
 
 def labelled(answers: Sequence[Answer], labels: Sequence[str]) -> list[Answer]:

@@ -70,7 +70,7 @@ def build_examples(
     when_absent: str,
     random_share: float,
     max_tokens: int,
-    quotes: Where = "first",
+    quotes: Where = "last",
     held_out: frozenset[str],
     seed: int,
     titles: Mapping[str, str],
