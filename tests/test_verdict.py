@@ -57,6 +57,18 @@ def test_a_clear_gain_that_costs_nothing_elsewhere_is_shipped():
     assert "raft ask runs/demo" in found["advice"]
 
 
+def test_what_a_gain_does_not_tell_is_said_beside_it():
+    """Where no more replies hold the answer, or more is refused, the reasons say so; the decision stays."""
+    found = decide(contained=gain(0.015, -0.05, 0.08), refused=gain(0.31, 0.2, 0.4))
+    assert found["decision"] == "ship"
+    alone, refused = found["reasons"][-2:]
+    assert "+1.5 points (95 percent interval -5.0 to +8.0)" in alone and "stands alone" in alone
+    assert "+31.0 points" in refused and "refused" in refused
+    assert decide(contained=gain(0.2, 0.1), refused=gain(0.0, -0.1))["reasons"] == decide()["reasons"]
+    lost = {"gain": gain(-0.1, -0.2), "contained": gain(-0.1, -0.2), "refused": gain(0.3, 0.2)}
+    assert decide(**lost)["reasons"] == decide(gain=gain(-0.1, -0.2))["reasons"], "nothing was gained"
+
+
 @pytest.mark.parametrize(
     ("value", "low", "decision"),
     [

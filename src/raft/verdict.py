@@ -47,6 +47,9 @@ class Evidence:
         false_answers: the baseline's share of answers to questions that nothing shown answers.
         k: chunks retrieved for a question.
         costs: sentences on what tuning costs (`economics`).
+        contained: how much more often the contender's replies hold a reference answer, wherever in them, than the
+            baseline's; None where it was not measured.
+        refused: how much more often the contender refuses what can be answered; likewise.
     """
 
     run: str
@@ -61,6 +64,8 @@ class Evidence:
     false_answers: float | None
     k: int
     costs: Sequence[str] = ()
+    contained: Interval | None = None
+    refused: Interval | None = None
 
 
 @dataclass(frozen=True)
@@ -95,7 +100,7 @@ def decide(evidence: Evidence, *, min_gain: float) -> dict[str, Any]:
     else:
         findings = [_gain(evidence, min_gain), *_capability(evidence), *_questions(evidence)]
         decision = min((finding.decision for finding in findings), key=_ORDER.index)
-    reasons = [finding.reason for finding in findings]
+    reasons = [*(finding.reason for finding in findings), *_cautions(evidence)]
     if decision == "keep plain RAG":
         reasons += ["Keep plain RAG: on these figures the tuned model does not pay.", *evidence.costs]
     shipped = f'Ship the tuned model: raft ask {evidence.run} "a question of yours"'
@@ -134,6 +139,22 @@ def _gain(evidence: Evidence, min_gain: float) -> _Finding:
         reason = f"{measured}: the interval holds zero, and {wanted} too, on few documents."
         return _Finding("investigate", reason, _more_questions(run))
     return _Finding("keep plain RAG", f"{measured}: the interval is not above zero.", _instead(evidence))
+
+
+def _cautions(evidence: Evidence) -> Iterator[str]:
+    """Yield what a gain does not tell: it changes no decision, and whoever decides should know it."""
+    if evidence.contender is None or evidence.gain is None or not _above_zero(evidence.gain):
+        return
+    for change, said in (
+        (
+            evidence.contained if evidence.measure == "f1" and not _above_zero(evidence.contained) else None,
+            "more of its replies hold a reference somewhere: what is gained is mostly an answer that stands alone",
+        ),
+        (evidence.refused if _above_zero(evidence.refused) else None, "more of what can be answered is refused"),
+    ):
+        if change is not None:
+            between = f"95 percent interval {_points(change.low)} to {_points(change.high)}"
+            yield f"To know: against {evidence.baseline}, {_points(change.value)} points ({between}) {said}."
 
 
 def _capability(evidence: Evidence) -> Iterator[_Finding]:
@@ -240,8 +261,8 @@ def _more_questions(run: str) -> str:
     )
 
 
-def _above_zero(gain: Interval) -> bool:
-    return gain.low > 0
+def _above_zero(gain: Interval | None) -> bool:
+    return gain is not None and gain.low > 0
 
 
 def _least(value: float, bound: float) -> bool:

@@ -272,6 +272,8 @@ def _evidence(
         gain=measuring.difference(ours, theirs, measure, sources),
         headroom={"golden": with_golden, "retrieved": retrieved, "missed": missed},
         false_answers=measuring.mean(theirs, "false_answers"),
+        contained=measuring.difference(ours, theirs, "contains", sources),
+        refused=measuring.difference(ours, theirs, "false_refusals", sources),
         **rest,
     )
 
