@@ -1,11 +1,11 @@
-"""Questions for yes, no or maybe: each word in its turn, and a question that can be answered with it."""
+"""Questions for yes, no or maybe: the word that follows from a sentence, in balance, and a question for it."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from raft import tables
-from raft.decisions import decision_ask, turns
+from raft.decisions import Balance, decision_ask, verdict
 from raft.planning import Survey
 from raft.spans import plan_spans
 from raft.stages.questions import read_prompts
@@ -13,6 +13,7 @@ from raft.stages.questions import read_prompts
 USED = read_prompts(None)
 PLAIN = "The carbon oars of the club were 300 grams lighter than the wooden ones last season."
 UNSURE = "The results suggest that the new coating slows rust in salt water on small hulls."
+DENIED = "The club did not find that the new oars break more often than the wooden ones do."
 OARS = "Are the carbon oars of the club lighter than wooden ones?"
 
 
@@ -30,42 +31,61 @@ def asked(rows, kinds):
     return list(plan_spans([tables.frame(tables.CHUNKS, rows)], Survey(), {"a": sentences}, USED, kinds))
 
 
-@given(st.floats(0, 1), st.integers(0, 60))
-def test_decisions_have_their_share(share, sentences):
-    """Of any number of sentences, the share that is asked for a decision is the one wanted, to within one."""
-    turn = turns(share)
-    decided = [answer for answer in (turn(PLAIN) for _ in range(sentences)) if answer]
-    assert abs(len(decided) - share * sentences) < 1 + 1e-6
-    assert decided == [("yes", "no")[place % 2] for place in range(len(decided))]
+@pytest.mark.parametrize(
+    ("sentence", "answer"),
+    [
+        (PLAIN, "yes"),
+        (DENIED, "no"),
+        (UNSURE, "maybe"),
+        ("It is not clear yet whether the coating, perhaps, slows rust.", "maybe"),
+        ("Members may take two films home.", "yes"),
+        ("You can't return it within 30 days.", "no"),
+        ("Not only members but also guests may row.", "yes"),
+        ("A parcel of no more than 5 kg is sent by post.", "yes"),
+        ("Neither of the two hulls was painted.", "no"),
+        ("The price remained unchanged.", "no"),
+        ("The northern annotated notes are knotted.", "yes"),
+    ],
+)
+def test_the_answer_follows_from_the_sentence(sentence, answer):
+    """A negated sentence is answered with no, one that is not certain with maybe; a permission is certain."""
+    assert verdict(sentence) == answer
 
 
-def test_what_is_not_certain_is_asked_for_maybe():
-    """A sentence that says that it is not certain is answered with maybe, and does not take a turn of the others."""
-    turn = turns(1.0)
-    assert [turn(text) for text in (PLAIN, UNSURE, PLAIN, UNSURE, PLAIN)] == ["yes", "maybe", "no", "maybe", "yes"]
+@given(st.floats(0, 1), st.lists(st.tuples(st.lists(st.sampled_from([PLAIN, DENIED, UNSURE])), st.integers(0, 5))))
+def test_decisions_are_balanced_and_have_their_share(share, chunks):
+    """Whatever the chunks hold, no answer is ahead of "no" by more than one, and the share is not passed."""
+    balance, answers, asked = Balance(share), [], 0
+    for sentences, count in chunks:
+        asked += count
+        chosen = balance.choose(sentences, count)
+        assert all(verdict(sentences[place]) == answer for place, answer in chosen.items())
+        answers += chosen.values()
+        assert len(answers) <= share * asked + 1e-6
+        assert max(answers.count("yes"), answers.count("maybe")) <= answers.count("no") + 1
 
 
-@pytest.mark.parametrize("permission", ["Members may take two films home.", "You can return it within 30 days."])
-def test_a_permission_is_certain(permission):
-    """What may or can be done is no matter of doubt."""
-    assert turns(1.0)(permission) == "yes"
+def test_what_is_rare_is_asked_first():
+    """Of a chunk's sentences a negated one is taken before one that is not certain, and that before a plain one."""
+    sentences = [PLAIN, UNSURE, DENIED]
+    assert [list(Balance(1.0).choose(sentences, count)) for count in (1, 2, 3)] == [[2], [2, 1], [2, 1, 0]]
 
 
-def test_decisions_alone_take_every_sentence():
-    """Where decisions are the only kind, each sentence is asked for one, with the sentence, heading and word shown."""
-    found = asked([chunk(0, PLAIN, PLAIN.replace("300", "310")), chunk(1, UNSURE)], ("decision",))
-    assert [ask.read(reply)[0]["answer"] for ask, reply in zip(found, [OARS, OARS, "Does the new coating slow rust?"],
-                                                              strict=True)] == ["yes", "no", "maybe"]  # fmt: skip
-    shown = found[1].request.messages[-1]["content"]
-    assert shown == f"Section: Boathouse > Oars\nSentence: {PLAIN.replace('300', '310')}\nAnswer: no"
-    assert {ask.prompt.name for ask in found} == {"decision"}
+def test_decisions_alone_are_all_that_is_asked():
+    """Where decisions are the only kind, nothing else is asked, and plain sentences wait for negated ones."""
+    (denied, plain) = asked([chunk(0, PLAIN, DENIED)], ("decision",))
+    assert plain.request.messages[-1]["content"].startswith("Section: Boathouse > Oars\nSentence: ")
+    assert {ask.request.messages[-1]["content"].rpartition("Answer: ")[2] for ask in (denied, plain)} == {"yes", "no"}
+    assert len(asked([chunk(0, PLAIN), chunk(1, PLAIN), chunk(2, PLAIN)], ("decision",))) == 1, "yes waits for no"
 
 
-def test_decisions_share_the_sentences_with_other_kinds():
-    """Among four kinds, one sentence of four is asked for a decision and no answer is copied from it."""
-    rows = [chunk(number, PLAIN.replace("300", str(300 + number))) for number in range(8)]
+def test_decisions_share_the_questions_with_other_kinds():
+    """Among four kinds, one question of four is a decision; what finds no sentence for one is asked otherwise."""
+    rows = [chunk(number, PLAIN, PLAIN.replace("300", "310"), DENIED, UNSURE) for number in range(2)]
     names = [ask.prompt.name for ask in asked(rows, ("fact", "number", "name", "decision"))]
-    assert names == ["span", "span", "span", "decision"] * 2
+    assert sorted(names) == ["decision"] * 2 + ["span"] * 6
+    plain = [chunk(number, PLAIN.replace("300", str(300 + number))) for number in range(8)]
+    assert len(asked(plain, ("fact", "number", "name", "decision"))) == 8
     assert {ask.prompt.name for ask in asked(rows, ("fact", "number", "name"))} == {"span"}
 
 
@@ -92,6 +112,8 @@ def test_the_answer_has_its_sentence_as_quote():
         ("Are carbon oars lighter than wooden ones in the sentence?", "speaks of the sentence"),
         ("Is the moon made of green cheese from France?", "about something else"),
         ("Is it lighter?", "about something else"),
+        ("Is the aim of the club to have lighter carbon oars?", "speaks of the sentence"),
+        ("Did we weigh the carbon oars of the club?", "speaks of the sentence"),
     ],
 )
 def test_what_yes_or_no_does_not_answer_is_refused(reply, why):

@@ -1,11 +1,13 @@
 """Questions that are answered with yes, no or maybe: a sentence and the word are given, the model writes the question.
 
-The words come in turn, so that neither is learned by heart: a student that has only seen "yes" answers nothing else.
+The word follows from the sentence: a negated one is answered with no, one that says that it is not certain with maybe.
+A small model that is given "no" with a plain sentence asks for what the sentence says all the same (a model of 1.5
+billion parameters did so for nearly all of some 35 sentences of abstracts). Plain sentences are the most by far, so they
+have to wait for the others: a student that has mostly seen "yes" answers nothing else.
 """
 
 import re
-from collections.abc import Callable, Mapping
-from itertools import cycle
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from raft.asks import Ask, check_wording, grounded
@@ -26,29 +28,55 @@ _OPEN = re.compile(
     r"|appear(?:s|ed)?\sto|tend(?:s|ed)?\sto|trend\stowards?)\b",
     re.IGNORECASE,
 )
-_REFERS = re.compile(r"\b(?:sentence|passage|paragraph|text|section|statement|above|following)\b", re.IGNORECASE)
+_REFERS = re.compile(
+    r"\b(?:sentence|passage|paragraph|text|section|statement|above|following|we|our|this\s(?:study|paper|work|article))\b"
+    r"|^\w+\s(?:the\s)?(?:(?:aim|purpose|goal|objective)s?|study|paper|investigation|article)\b",
+    re.IGNORECASE,
+)
+_DENIES = re.compile(
+    r"\bnot\b(?!\s(?:only|just|(?:more|less|fewer)\sthan))|\bno\b(?!\s(?:more|less|fewer|later|sooner|earlier)\sthan)"
+    r"|\b(?:never|none|neither|nor|cannot|unchanged|unaffected|unrelated|fail(?:s|ed)?\sto)\b|n['’]t\b",
+    re.IGNORECASE,
+)
+_RARE_FIRST = ("no", "maybe", "yes")
 
 
-def turns(share: float) -> Callable[[str], str | None]:
-    """Return what tells of one sentence after the other whether it is asked for a decision, and which one.
+def verdict(sentence: str) -> str:
+    """Return what a question that asks for a sentence in the positive is answered with: "yes", "no" or "maybe"."""
+    if _OPEN.search(sentence):
+        return "maybe"
+    return "no" if _DENIES.search(sentence) else "yes"
+
+
+class Balance:
+    """Chooses sentences so that as many questions are answered with yes as with no, as far as a corpus allows.
 
     Args:
-        share: share (0 to 1) of the sentences that are; the others get None.
-
-    Returns:
-        A function of a sentence: "maybe" where it says of itself that it is not certain, else "yes" and "no" in turn.
+        share: share (0 to 1) of the questions that are decisions.
     """
-    part, words = 0.0, cycle(("yes", "no"))
 
-    def turn(sentence: str) -> str | None:
-        nonlocal part
-        part += share
-        if part < 1 - 1e-9:
-            return None
-        part -= 1
-        return "maybe" if _OPEN.search(sentence) else next(words)
+    def __init__(self, share: float) -> None:
+        self._share, self._part = share, 0.0
+        self._asked = dict.fromkeys(_RARE_FIRST, 0)
 
-    return turn
+    def choose(self, sentences: Sequence[str], count: int) -> dict[int, str]:
+        """Return places of sentences that are asked for decisions, each with its answer; none twice.
+
+        Args:
+            sentences: of a chunk, first to last.
+            count: questions that the chunk may have, of all kinds.
+        """
+        self._part += self._share * count
+        most = int(self._part + 1e-9)
+        chosen: dict[int, str] = {}
+        self._part -= most
+        found = [(verdict(sentence), place) for place, sentence in enumerate(sentences)]
+        for answer, place in sorted(found, key=lambda pair: (_RARE_FIRST.index(pair[0]), pair[1])):
+            ahead = answer != "no" and self._asked[answer] > self._asked["no"]
+            if len(chosen) < most and not ahead:
+                chosen[place] = answer
+                self._asked[answer] += 1
+        return chosen
 
 
 def decision_ask(prompt: Prompt, chunk: Mapping[str, Any], start: int, end: int, answer: str) -> Ask:

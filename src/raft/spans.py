@@ -48,7 +48,8 @@ def plan_spans(
 ) -> Iterator[Ask]:
     """Yield what to ask: one question for each chosen sentence, spread evenly over a document's chunks.
 
-    Where decisions are among the kinds, they get an even share of the sentences, all over the corpus.
+    Where decisions are among the kinds, they get an even share of the questions, or less where they would all be
+    answered with yes.
 
     Args:
         frames: frames of `tables.CHUNKS`.
@@ -57,7 +58,8 @@ def plan_spans(
         used: the prompts; those of spans and decisions are taken.
         kinds: the kinds of question that are on; a reply of another kind is refused.
     """
-    decided = decisions.turns(1 / len(kinds) if "decision" in kinds else 0.0)
+    balance = decisions.Balance(1 / len(kinds) if "decision" in kinds else 0.0)
+    copied = any(kind != "decision" for kind in kinds)
     for doc, rows in documents(frames):
         parts = budgets(
             {str(place): row["tokens"] for place, row in enumerate(rows)},
@@ -74,12 +76,14 @@ def plan_spans(
                 and not is_notice(statement.wording, known)
                 and SHORTEST <= len(statement.wording.split()) <= LONGEST
             ]
+            decided = balance.choose([row["text"][start:end] for start, end in sentences], count)
+            for number, verdict in sorted(decided.items()):
+                yield decisions.decision_ask(used.decision, row, *sentences[number], verdict)
+            if not copied:
+                continue
+            count -= len(decided)
             for start, end in _spread(sentences, count):
-                answer = decided(row["text"][start:end])
-                if answer is None:
-                    yield span_ask(used.span, row, start, end, kinds)
-                else:
-                    yield decisions.decision_ask(used.decision, row, start, end, answer)
+                yield span_ask(used.span, row, start, end, kinds)
             given_answers = [
                 (start, end, answer) for start, end in sentences for answer in _facts(row["text"][start:end], kinds)
             ]
