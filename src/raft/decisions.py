@@ -2,8 +2,8 @@
 
 The word follows from the sentence: a negated one is answered with no, one that says that it is not certain with maybe.
 A small model that is given "no" with a plain sentence asks for what the sentence says all the same (a model of 1.5
-billion parameters did so for nearly all of some 35 sentences of abstracts). Plain sentences are the most by far, so they
-have to wait for the others: a student that has mostly seen "yes" answers nothing else.
+billion parameters did so for nearly all of some 35 sentences of abstracts). Plain sentences are the most by far, so
+they have to wait for the others: a student that has mostly seen "yes" answers nothing else.
 """
 
 import re
