@@ -45,10 +45,15 @@ def asked(rows, kinds):
         ("Neither of the two hulls was painted.", "no"),
         ("The price remained unchanged.", "no"),
         ("The northern annotated notes are knotted.", "yes"),
+        ("The unaffected hulls were compared with the others.", "yes"),
+        ("The engine was started, and no oil was added for ten minutes.", None),
+        ("Boats that have no engine pay half.", None),
+        ("The mean was 5 kg with no difference between clubs.", None),
+        ("No difference between the clubs was found, with rain on both days.", "no"),
     ],
 )
 def test_the_answer_follows_from_the_sentence(sentence, answer):
-    """A negated sentence is answered with no, one that is not certain with maybe; a permission is certain."""
+    """No where the first clause is negated, nothing where another one is, maybe where it is not certain; else yes."""
     assert verdict(sentence) == answer
 
 

@@ -35,17 +35,28 @@ _REFERS = re.compile(
 )
 _DENIES = re.compile(
     r"\bnot\b(?!\s(?:only|just|(?:more|less|fewer)\sthan))|\bno\b(?!\s(?:more|less|fewer|later|sooner|earlier)\sthan)"
-    r"|\b(?:never|none|neither|nor|cannot|unchanged|unaffected|unrelated|fail(?:s|ed)?\sto)\b|n['’]t\b",
+    r"|\b(?:never|none|neither|nor|cannot|fail(?:s|ed)?\sto|(?:was|were|is|are|remain(?:s|ed)?)\sun(?:changed|affected))\b"
+    r"|n['’]t\b",
     re.IGNORECASE,
+)
+_CLAUSE = re.compile(
+    r"[,;:(]|\b(?:but|with|than|that|who|whose|which|because|when|if|although|while|whether|only)\b", re.IGNORECASE
 )
 _RARE_FIRST = ("no", "maybe", "yes")
 
 
-def verdict(sentence: str) -> str:
-    """Return what a question that asks for a sentence in the positive is answered with: "yes", "no" or "maybe"."""
+def verdict(sentence: str) -> str | None:
+    """Return what a question that asks for a sentence in the positive is answered with.
+
+    Returns:
+        "yes", "no" or "maybe"; None where a clause beside the first is negated: then nobody knows which is asked for.
+    """
     if _OPEN.search(sentence):
         return "maybe"
-    return "no" if _DENIES.search(sentence) else "yes"
+    denied = _DENIES.search(sentence)
+    if denied is None:
+        return "yes"
+    return None if _CLAUSE.search(sentence[: denied.start()]) else "no"
 
 
 class Balance:
@@ -70,7 +81,7 @@ class Balance:
         most = int(self._part + 1e-9)
         chosen: dict[int, str] = {}
         self._part -= most
-        found = [(verdict(sentence), place) for place, sentence in enumerate(sentences)]
+        found = [(answer, place) for place, answer in enumerate(map(verdict, sentences)) if answer]
         for answer, place in sorted(found, key=lambda pair: (_RARE_FIRST.index(pair[0]), pair[1])):
             ahead = answer != "no" and self._asked[answer] > self._asked["no"]
             if len(chosen) < most and not ahead:
