@@ -42,7 +42,7 @@ STUDY = studies.Study(
         "chunking.tokens": 240,
         "questions.way": "spans",
         "questions.kinds": ["decision"],
-        "questions.limit": 500,
+        "questions.limit": 600,
         "generator.attempts": 1,
         "index.k": 2,
         "examples.documents": 2,
