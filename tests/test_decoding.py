@@ -8,27 +8,9 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 from raft.backends import decoding  # noqa: E402  needs torch
+from tiny_models import makers  # noqa: E402  needs transformers
 
-SIZES = {
-    "vocab_size": 96,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "initializer_range": 0.2,
-}
-MAKERS = {
-    "llama": lambda: transformers.LlamaForCausalLM(transformers.LlamaConfig(**SIZES)),
-    "llama without groups": lambda: transformers.LlamaForCausalLM(
-        transformers.LlamaConfig(**{**SIZES, "num_key_value_heads": 4})
-    ),
-    "qwen2": lambda: transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**SIZES)),
-    "qwen3": lambda: transformers.Qwen3ForCausalLM(transformers.Qwen3Config(**SIZES, head_dim=16)),
-    "mistral with a window": lambda: transformers.MistralForCausalLM(
-        transformers.MistralConfig(**SIZES, sliding_window=12)
-    ),
-}
+MAKERS = makers(window=12)
 
 
 def pair(name):

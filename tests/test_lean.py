@@ -9,29 +9,10 @@ transformers = pytest.importorskip("transformers")
 peft = pytest.importorskip("peft")
 
 from raft.backends.lean import QUERIES, end_to_end, lean  # noqa: E402  needs torch
+from tiny_models import SIZES, makers  # noqa: E402  needs transformers
 
-VOCABULARY = 96
-SIZES = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 1024,
-    "initializer_range": 0.2,
-}
-MAKERS = {
-    "llama": lambda: transformers.LlamaForCausalLM(transformers.LlamaConfig(**SIZES)),
-    "llama without groups": lambda: transformers.LlamaForCausalLM(
-        transformers.LlamaConfig(**{**SIZES, "num_key_value_heads": 4})
-    ),
-    "qwen2 with bias": lambda: transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**SIZES)),
-    "qwen3": lambda: transformers.Qwen3ForCausalLM(transformers.Qwen3Config(**SIZES, head_dim=8)),
-    "mistral with a window": lambda: transformers.MistralForCausalLM(
-        transformers.MistralConfig(**SIZES, sliding_window=100)
-    ),
-}
+VOCABULARY = SIZES["vocab_size"]
+MAKERS = makers(window=100)
 
 
 def tuned(base, dtype=torch.float32, **lora):
