@@ -274,6 +274,19 @@ def test_the_users_questions_decide():
     assert summarised(answers[:2], questions[:2])["verdict"]["question_set"] == "eval_unseen"
 
 
+def test_a_gain_in_form_alone_is_told():
+    """Where plain RAG's replies hold the answer too, and the contender refuses more, the verdict's reasons say so."""
+    names = [f"q{number}" for number in range(24)]
+    asked = [question(name, document=f"{name}.md") for name in names]
+    said = [answer("it takes 30 days or so, they say", name, "rag") for name in names]
+    said += [answer(ABSTENTION if name in names[:8] else "30 days", name, "raft") for name in names]
+    facts = summarised(said, asked, Sources({}, {}, {name: name for name in names}, {}))
+    notes = [reason for reason in facts["verdict"]["reasons"] if reason.startswith("To know")]
+    assert len(notes) == 2
+    assert "hold a reference somewhere" in notes[0] and "-33.3 points" in notes[0]
+    assert "can be answered is refused" in notes[1] and "+33.3 points" in notes[1]
+
+
 def test_withheld_questions_count_apart():
     """A question that was also asked without its chunks is listed twice, and counts in false answers alone."""
     rows = [answer("30 days"), answer("a year", condition="withheld", shown=["c2"])]

@@ -70,6 +70,12 @@ def test_decisions_are_balanced_and_have_their_share(share, chunks):
         assert max(answers.count("yes"), answers.count("maybe")) <= answers.count("no") + 1
 
 
+def test_a_share_adds_up_over_chunks():
+    """Chunks with one question each come to a decision in turn, though none has a whole one to give."""
+    balance = Balance(0.25)
+    assert [len(balance.choose([DENIED], 1)) for _ in range(8)] == [0, 0, 0, 1, 0, 0, 0, 1]
+
+
 def test_what_is_rare_is_asked_first():
     """Of a chunk's sentences a negated one is taken before one that is not certain, and that before a plain one."""
     sentences = [PLAIN, UNSURE, DENIED]
