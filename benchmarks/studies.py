@@ -11,6 +11,16 @@ import raft
 from data import data_file
 
 CAPABILITY = ("arc_easy_val/validation.jsonl", "lambada_test/lambada_500.jsonl")
+BUILT = {
+    "split.unseen": 0.0,
+    "split.seen": 0.0,
+    "split.valid": 0.1,
+    "questions.way": "spans",
+    "generator.attempts": 1,
+}
+"""Settings of every build: whole documents are held out by name, and a middling model writes the questions."""
+MEASURED = {"benchmark.latency_questions": 5, "benchmark.tuning_questions": 33}
+"""Settings of every measurement: few questions for what two cores are slow at."""
 
 
 @dataclass(frozen=True)
@@ -21,9 +31,9 @@ class Study:
         name: names its folder under `runs/`.
         prepare: writes `corpus/` and a file of questions a part into a folder, and returns these files; "all" are
             registered with the build, so that nothing is learned from them.
-        settings: of the build.
+        settings: of the build, beside `BUILT`.
         training: of the training.
-        measuring: of the measuring.
+        measuring: of the measuring, beside `MEASURED`.
         parts: whose questions can be asked; the last is the one to report.
     """
 
@@ -93,7 +103,7 @@ def run(study: Study, description: str) -> None:
             generator=args.generator,
             student=args.student,
             evaluation=files["all"],
-            settings={**study.settings, **own},
+            settings={**BUILT, **study.settings, **own},
             listen=tell,
         )
     if args.only in (None, "train"):
@@ -105,6 +115,7 @@ def run(study: Study, description: str) -> None:
             questions=some(files[args.part], each=args.per_document, most=args.questions),
             settings={
                 "benchmark.capability": [str(data_file(name)) for name in CAPABILITY],
+                **MEASURED,
                 **study.measuring,
                 **own,
             },
