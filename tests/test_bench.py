@@ -246,6 +246,18 @@ def test_after_a_training(after):
     assert against["raft"]["f1"] == verdict["gain"]
 
 
+def test_those_alone_that_the_verdict_needs(run, fakes):
+    """With `contenders=verdict` plain RAG, the tuned model and what was named are asked, and nobody else."""
+    facts = bench(run, larger=["openai/big"], settings={"benchmark.contenders": "verdict"})
+
+    assert list(arms(facts)) == ["rag", "rag_few", "raft", "model:openai/big"]
+    assert facts["verdict"]["gain"] is not None
+    assert facts["verdict"]["headroom"]["golden"] is None
+    assert facts["verdict"]["headroom"]["retrieved"] is not None
+    for page in ("report.html", "report.md"):
+        assert "golden document given" not in (run / page).read_text(encoding="utf-8")
+
+
 def test_what_a_larger_model_costs(after):
     """A larger model's price list and tokens are its cost; what runs here costs nothing by itself."""
     _, facts, home = after

@@ -62,6 +62,11 @@ def title(name: str) -> str:
     return TITLES.get(name, f"{name.removeprefix(LARGER)} + RAG")
 
 
+def dispensable(name: str) -> bool:
+    """Tell whether the verdict stands without an arm, and nobody asked for it by name."""
+    return name in TITLES and name not in (TUNED, *UNTUNED, "other")
+
+
 def baseline(tuning: Iterable[Mapping[str, Any]], measured: Collection[str]) -> str | None:
     """Return the arm to beat: of plain RAG with and without examples the one with the higher F1 on `valid`.
 

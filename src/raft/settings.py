@@ -194,6 +194,11 @@ class Larger(_Section):
 class Benchmark(_Section):
     """What is measured, against what, and from when on tuning is worth it."""
 
+    contenders: Literal["all", "verdict"] = Field(
+        "all",
+        description="who is asked: all, or those alone that the verdict needs (plain RAG, the tuned model) and that "
+        "you name; verdict takes about half the time, and says nothing of headroom and of the tuned model alone",
+    )
     withheld: Share = Field(0.2, description="share of the questions that are also asked without what bears the answer")
     min_gain: Share = Field(0.05, description="least gain over the best untuned contender at which tuning pays")
     latency_questions: Count = Field(50, description="questions asked one at a time, to measure latency")

@@ -15,7 +15,7 @@ import polars as pl
 
 from raft import prompts, raftformat, tables
 from raft.answers import Answer
-from raft.arms import LARGER, Arm, title
+from raft.arms import LARGER, Arm, dispensable, title
 from raft.pipeline.building import Listen, documents_listed
 from raft.pipeline.timing import Timings, latencies, who
 from raft.protocols import Generator, Message, Retriever, Scorer
@@ -143,7 +143,8 @@ def line_up(run: Run, settings: Settings, field: Field, exemplars: int) -> list[
         ("previous", field.previous, 0),
         *((f"{LARGER}{one.name}", one, exemplars) for one in field.larger),
     ]
-    return [_contender(name, opened, settings, run, count) for name, opened, count in wanted if opened is not None]
+    chosen = [one for one in wanted if settings.benchmark.contenders == "all" or not dispensable(one[0])]
+    return [_contender(name, opened, settings, run, count) for name, opened, count in chosen if opened is not None]
 
 
 def _contender(name: str, opened: Opened, settings: Settings, run: Run, count: int) -> Contender:
