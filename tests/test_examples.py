@@ -119,6 +119,38 @@ def test_a_row_does_not_depend_on_the_others(rows, chance):
     assert part.sort("question_id").equals(expected.sort("question_id"))
 
 
+@settings(max_examples=40, deadline=None)
+@given(QUESTIONS, st.integers(1, 4), st.sampled_from([0.0, 0.5, 0.8, 1.0]), st.integers(0, 99))
+def test_rows_of_one_question_share_out_its_golden_chunk(rows, copies, golden_share, seed):
+    """A train question has as many rows as asked for, of which the share, to one, shows its golden chunk."""
+    table, _ = build(rows, per_question=copies, golden_share=golden_share, seed=seed)
+    examples.check_examples(table, CHUNKS)
+    for row in rows:
+        own = table.filter(question_id=row["question_id"])
+        wanted = {"train": copies, "valid": 1}.get(row["split"], 0)
+        assert own.height == wanted
+        showing = int((own["golden_positions"].list.len() > 0).sum())
+        if row["kind"] != "unanswerable" and wanted > 1:
+            assert abs(showing - copies * golden_share) < 1
+
+
+def test_rows_of_one_question_have_documents_of_their_own():
+    """Beside the golden chunk the rows of a question show other distractors, or in another order."""
+    table, _ = build(ROWS, per_question=3, golden_share=1.0, random_share=1.0)
+    assert table["document_chunk_ids"].n_unique() > 2 * len(ROWS)
+
+
+def test_documents_in_the_order_of_retrieval():
+    """Where the order is that of retrieval, what the retriever ranks better stands before what it ranks worse."""
+    table, _ = build(ROWS, order="retrieved")
+    retriever = OverlapRetriever(CHUNKS)
+    asked = {row["question_id"]: row["question"] for row in ROWS}
+    for row in table.iter_rows(named=True):
+        ranked = retriever.search([asked[row["question_id"]]], 26)["chunk_id"].to_list()
+        places = [ranked.index(name) if name in ranked else len(ranked) for name in row["document_chunk_ids"]]
+        assert places == sorted(places)
+
+
 def test_the_global_random_generator_is_left_alone():
     """Building draws nothing from the shared generator of the process."""
     import random

@@ -250,5 +250,5 @@ def test_a_training_is_told_in_words():
         assert said in text
     assert "few" not in text
     warned = words_tuning.trained({**CARD, "rows": 40, "notes": {"few_rows": 40, "not_learned": True}}, "runs/x")
-    assert "40 training rows are few" in warned
+    assert "40 training questions are few" in warned
     assert "No measurement was better" in warned

@@ -158,8 +158,15 @@ def test_held_out_rows_are_never_learned(tuned, split):
 def test_a_question_is_not_validated_by_what_was_learned(tuned):
     """A question that is in train and valid stops the training."""
     twice = tables.frame(tables.EXAMPLES, [example(1, "train"), example(1, "valid")])
-    with pytest.raises(RaftError, match="more than once"):
+    with pytest.raises(RaftError, match="to train on and to validate with"):
         tuned(twice)
+
+
+def test_a_question_may_have_several_rows_to_learn(tuned):
+    """Rows of one question with documents of their own are all learned from."""
+    trainer = NotingTrainer()
+    card, _ = tuned(tables.frame(tables.EXAMPLES, [example(1, "train"), example(1, "train")]), trainer)
+    assert card["rows"] == len(trainer.rows) == 2
 
 
 @pytest.mark.parametrize("splits", [(), ("valid",)])

@@ -110,11 +110,12 @@ def test_a_summary_of_a_clean_build_is_short():
     assert "documents 12 read" in text
 
 
-@pytest.mark.parametrize(("rows", "few"), [(0, True), (199, True), (200, False), (900, False)])
-def test_few_rows_are_said_to_be_few(rows, few):
-    """Under 200 training rows the summary says so, and how to get more."""
-    text = words.summary(changed(examples={"rows": {"train.jsonl": rows}}))
-    assert (f"{rows} training rows are few" in text) is few
+@pytest.mark.parametrize(("kept", "few"), [(0, True), (199, True), (200, False), (900, False)])
+def test_few_questions_are_said_to_be_few(kept, few):
+    """Under 200 questions to train on the summary says so, however many rows each has, and how to get more."""
+    notes = {"notes": {"splits": {"train": kept}, "reasons": {}}}
+    text = words.summary(changed(cleaned=notes, examples={"rows": {"train.jsonl": 3 * kept}}))
+    assert (f"{kept} training questions are few" in text) is few
     assert ("--questions-per-chunk" in text) is few
 
 

@@ -120,6 +120,10 @@ class Examples(_Section):
     quotes: Where = Field(
         "last", description="where an answer's quotes stand: last (small models are right more often so), first, none"
     )
+    order: Literal["shuffled", "retrieved"] = Field(
+        "shuffled", description="order of a row's documents: shuffled, or as the retriever ranks them for inference"
+    )
+    per_question: Count = Field(1, description="training rows of one question, each with distractors of its own")
     max_tokens: Annotated[int, Field(ge=64)] = Field(2048, description="longest row, in the student's tokens")
 
 

@@ -39,7 +39,7 @@ def _losses(card: Mapping[str, Any]) -> str:
 def _warnings(card: Mapping[str, Any]) -> Iterator[str]:
     notes = card["notes"]
     if "few_rows" in notes:
-        yield f"  {notes['few_rows']} training rows are few: under {FEW_ROWS}, tuning rarely beats plain retrieval."
+        yield f"  {notes['few_rows']} training questions are few: under {FEW_ROWS}, tuning rarely beats plain RAG."
     if "no_valid" in notes:
         yield "  There are no validation rows, so the last step was kept, be it the best or not."
     if "not_learned" in notes:

@@ -160,7 +160,8 @@ def _announced(run: Run, examples: pl.DataFrame, plan: TrainingPlan, rehearsal: 
 
 def _learned(run: Run, examples: pl.DataFrame) -> list[str]:
     asked = dict(run.read("cleaned.parquet").select("question_id", "question").iter_rows())
-    rows = [{"question_id": name, "question": asked[name]} for name in examples["question_id"] if name in asked]
+    names = examples["question_id"].unique(maintain_order=True)
+    rows = [{"question_id": name, "question": asked[name]} for name in names if name in asked]
     return [json.dumps(row, ensure_ascii=False) for row in rows]
 
 

@@ -44,6 +44,7 @@ class _Recipe:
     when_absent: str
     random_share: float
     quotes: Where
+    order: str
     max_tokens: int
     seed: int
 
@@ -71,6 +72,8 @@ def build_examples(
     random_share: float,
     max_tokens: int,
     quotes: Where = "last",
+    order: str = "shuffled",
+    per_question: int = 1,
     held_out: frozenset[str],
     seed: int,
     titles: Mapping[str, str],
@@ -91,8 +94,11 @@ def build_examples(
         random_share: share (0 to 1) of the distractors drawn at random.
         max_tokens: longest row, in the student's tokens.
         quotes: where the quotes of an answer stand; the prompt must ask for them there.
+        order: how the documents of a row are ordered: "shuffled", or "retrieved" as inference shows them.
+        per_question: rows of a `train` question, each with documents of its own; as few of them as the share allows
+            are without its golden chunks.
         held_out: doc_ids whose chunks are never shown.
-        seed: seed of every choice; each row draws from (seed, question_id) alone.
+        seed: seed of every choice; each row draws from (seed, question_id, which row of the question) alone.
         titles: title of each document by doc_id.
         styled_answers: answers by question_id that replace those of `cleaned`, or None.
 
@@ -118,12 +124,18 @@ def build_examples(
         when_absent=when_absent,
         random_share=random_share,
         quotes=quotes,
+        order=order,
         max_tokens=max_tokens,
         seed=seed,
     )
     report: dict[str, Any] = {"shortened": {}, "too_long": [], "no_distractors": []}
     rows = cleaned.filter(pl.col("split").is_in(["train", "valid"])).to_dicts()
-    built = [_example(row, hits, recipe, report) for row, hits in _retrieved(rows, retriever, 4 * documents + 10)]
+    built = [
+        _example(row, hits, recipe, report, (copy, copies))
+        for row, hits in _retrieved(rows, retriever, 4 * documents + 10)
+        for copies in [per_question if row["split"] == "train" else 1]
+        for copy in range(copies)
+    ]
     examples = tables.frame(tables.EXAMPLES, [row for row in built if row is not None])
     check_examples(examples, chunks)
     shown = examples["golden_positions"].list.len() > 0
@@ -144,9 +156,8 @@ def _retrieved(rows: list[Row], retriever: Retriever, k: int) -> Iterator[tuple[
         yield from zip(batch, found, strict=True)
 
 
-def _example(row: Row, hits: list[str], recipe: _Recipe, report: dict[str, Any]) -> Row | None:
-    draw = random.Random(hashlib.sha256(f"{recipe.seed}:{row['question_id']}".encode()).digest())  # noqa: S311
-    draft = _drafted(row, hits, recipe, draw)
+def _example(row: Row, hits: list[str], recipe: _Recipe, report: dict[str, Any], part: tuple[int, int]) -> Row | None:
+    draft = _drafted(row, hits, recipe, part)
     if not draft.shown:
         report["no_distractors"].append(row["question_id"])
         return None
@@ -167,9 +178,15 @@ def _example(row: Row, hits: list[str], recipe: _Recipe, report: dict[str, Any])
     }
 
 
-def _drafted(row: Row, hits: list[str], recipe: _Recipe, draw: random.Random) -> _Draft:
+def _drafted(row: Row, hits: list[str], recipe: _Recipe, part: tuple[int, int]) -> _Draft:
+    """Choose what one row of a question shows; `part` says which of how many rows of the question it is."""
+    copy, copies = part
     golden = [name for name in dict.fromkeys(row["golden_chunk_ids"]) if name in recipe.chunks]
-    present = draw.random() < recipe.golden_share and bool(golden)
+    # All rows of a question share one number, and lie evenly around the circle from there: so no question shows its
+    # golden chunks in none of its rows while another shows them in all, as independent draws would have it.
+    first = _drawn(recipe, row).random()
+    draw = _drawn(recipe, row, copy)
+    present = (first + copy / copies) % 1 < recipe.golden_share and bool(golden)
     allowed = _Allowed(row, [recipe.chunks[name] for name in golden], recipe)
     slots = max(0, recipe.documents - len(golden)) if present else recipe.documents
     distractors = _distractors(hits, slots, allowed, recipe, draw)
@@ -177,7 +194,15 @@ def _drafted(row: Row, hits: list[str], recipe: _Recipe, draw: random.Random) ->
         present = bool(golden)
     shown = [*(golden if present else []), *distractors]
     draw.shuffle(shown)
+    if recipe.order == "retrieved":
+        places = {name: place for place, name in enumerate(hits)}
+        shown.sort(key=lambda name: places.get(name, len(hits)))
     return _Draft(row, tuple(shown), frozenset(golden if present else []))
+
+
+def _drawn(recipe: _Recipe, row: Row, copy: int = 0) -> random.Random:
+    told = f"{recipe.seed}:{row['question_id']}" + (f":{copy}" if copy else "")
+    return random.Random(hashlib.sha256(told.encode()).digest())  # noqa: S311  no secret
 
 
 def _distractors(

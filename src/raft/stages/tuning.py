@@ -42,7 +42,7 @@ def tune(
         listen: told the trainer's progress.
 
     Returns:
-        The card. Its `notes` have `few_rows`, the number of training rows, where these are under `FEW_ROWS`;
+        The card. Its `notes` have `few_rows`, the number of training questions, where these are under `FEW_ROWS`;
         `no_valid` where nothing decides which step is best; and `not_learned` where no step was better on the
         validation rows than the first that was measured.
 
@@ -63,7 +63,7 @@ def tune(
         valid=len(valid),
         rehearsal=len(mixed) - len(rows),
         rehearsal_seed=seed,
-        notes=_notes(len(rows), report.curve),
+        notes=_notes(examples.filter(pl.col("split") == "train")["question_id"].n_unique(), report.curve),
     )
     adapters.write_card(out, card)
     return card
@@ -95,11 +95,12 @@ def _check(examples: pl.DataFrame, plan: TrainingPlan) -> None:
             hint="raft show RUN cleaned --only dropped   (says why questions were dropped), then raft build with more "
             "--questions-per-chunk",
         )
-    twice = examples.filter(pl.col("question_id").is_duplicated())
-    if twice.height:
+    rows, valid = (examples.filter(pl.col("split") == split) for split in ("train", "valid"))
+    both = valid.join(rows, on="question_id", how="semi")
+    if both.height:
         raise RaftError(
-            "A question is among the examples more than once, so that validation would measure memory.",
-            where=f"examples.parquet, question {twice['question_id'][0]}",
+            "A question is among the rows to train on and to validate with, so that validation would measure memory.",
+            where=f"examples.parquet, question {both['question_id'][0]}",
             hint="delete examples.parquet and run the same raft build again",
         )
     long = examples.filter(pl.col("tokens") > plan.max_tokens)
@@ -114,10 +115,10 @@ def _check(examples: pl.DataFrame, plan: TrainingPlan) -> None:
         )
 
 
-def _notes(rows: int, curve: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+def _notes(questions: int, curve: Sequence[Mapping[str, float]]) -> dict[str, Any]:
     losses = [point["valid_loss"] for point in curve if "valid_loss" in point]
     notes = {
-        "few_rows": rows if rows < FEW_ROWS else None,
+        "few_rows": questions if questions < FEW_ROWS else None,
         "no_valid": not losses or None,
         "not_learned": (len(losses) > 1 and min(losses) >= losses[0]) or None,
     }
