@@ -1,0 +1,56 @@
+"""How long a contender's latencies are measured."""
+
+from itertools import count
+from types import SimpleNamespace
+
+import polars as pl
+import pytest
+
+from raft import prompts
+from raft.pipeline import timing
+from raft.protocols import Completion
+
+
+@pytest.fixture
+def measure(monkeypatch):
+    """Return a function that times a contender whose every reply takes 10 seconds; it returns asked and timed."""
+    clock = count(0.0, 10.0)
+    monkeypatch.setattr(timing.time, "monotonic", lambda: next(clock))
+
+    def run(questions, former=()):
+        asked = []
+
+        def complete(requests):
+            for request in requests:
+                asked.append(request)
+                yield Completion("reply", "model")
+
+        contender = SimpleNamespace(
+            arm=SimpleNamespace(context="none", title="base"),
+            prompt=prompts.load("closed"),
+            exemplars=(),
+            fresh=SimpleNamespace(complete=complete),
+        )
+        names = [f"q{number}" for number in range(questions)]
+        known = SimpleNamespace(
+            questions=pl.DataFrame({"question_id": names, "question": names}),
+            passages={name: {"none": []} for name in names},
+            seconds=0.0,
+        )
+        options = {"count": 50, "style": "", "max_tokens": 8, "listen": lambda *event: None}
+        return asked, timing.latencies(contender, known, former=former, **options)
+
+    return run
+
+
+def test_slow_contenders_are_timed_on_fewer_questions(measure):
+    """No further question is asked once the time is up, whatever is left of them."""
+    asked, seconds = measure(50)
+    assert seconds == [10.0, 10.0, 10.0]
+    assert len(asked) == 1 + 3  # one before the clock runs
+
+
+@pytest.mark.parametrize("former", [(1.0, 1.0), (10.0, 10.0, 10.0)])
+def test_what_was_timed_enough_is_not_timed_again(measure, former):
+    """All questions there are, or the whole time, need no second look."""
+    assert measure(2, former) == ([], list(former))
