@@ -99,6 +99,27 @@ def test_a_document_that_was_added_by_other_means_is_shown_at_once():
     assert (answer.supported, answer.quotes_verbatim, answer.citations[0].document) == (True, True, "new")
 
 
+def test_what_is_found_must_be_about_the_question():
+    """Where no passage holds the least share of a question's words, no model is asked, and what was found is kept."""
+    questions = ["How heavy is the Delta pump?", "How heavy is the Omega press?"]
+    shown = [found(questions)[0]] * 2
+    answers, generator = ask(lambda request: PRICE, questions=questions, passages=shown, min_coverage=0.6)
+    assert [answer.abstained for answer in answers] == [False, True]
+    assert len(generator.requests) == 1
+    refused = answers[1]
+    assert (refused.text, refused.raw, refused.supported, refused.passages) == (ABSTENTION, "", None, tuple(shown[1]))
+    assert refused.tokens == {"input": 0, "output": 0}
+    assert not any(answer.abstained for answer in ask(lambda request: PRICE, questions=questions, passages=shown)[0])
+
+
+def test_a_question_without_documents_is_asked_whatever_they_must_hold():
+    """A contender that is shown nothing by intent is asked all the same."""
+    (answer,), generator = ask(
+        lambda request: "Answer: 7", questions=["Why?"], passages=[[]], ask_without_passages=True, min_coverage=1.0
+    )
+    assert (answer.text, len(generator.requests)) == ("7", 1)
+
+
 def test_the_question_and_its_documents_are_asked_and_exemplars_stand_before_them():
     """A request has the prompt's turns, the exemplars before the last of them, and wants the most likely reply."""
     plain = answering.request(QUESTIONS[0], found()[0], **ASKED)

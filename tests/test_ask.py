@@ -217,7 +217,7 @@ SAID = Answer(
     supported=True,
     abstained=False,
     followed=True,
-    raw="",
+    raw="Answer: 7.5 kg",
     passages=(PASSAGE,),
     model="m",
 )
@@ -244,6 +244,7 @@ def test_an_answer_is_told_with_what_it_cites():
         ({"quotes_verbatim": False}, "names the wrong document"),
         ({"abstained": True, "supported": None}, "nothing that was found answers it; the model was shown pumps.pdf"),
         ({"passages": (), "abstained": True, "supported": None}, "nothing was found for this question"),
+        ({"raw": "", "abstained": True, "supported": None}, "too few of the question's words (answering.min_coverage)"),
         ({"refused": True, "abstained": True, "supported": None}, "an answer was withheld"),
     ],
 )

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from raft.answers import Passage
 from raft.raftformat import ABSTENTION, parse, render_target
-from raft.support import figures, find_verbatim, is_supported, locate
+from raft.support import coverage, figures, find_verbatim, is_supported, locate
 
 RETURNS = "Goods can be returned within 30 days.\n\nThe buyer’s refund – less $4.50 – takes 3 working\ndays."
 DELIVERY = "Parcels of up to 12 kg are delivered within three days. Call Maria Lopez before 12 March 2026."
@@ -23,6 +23,31 @@ WORDS = st.sampled_from(
 )
 SPACES = st.sampled_from([" ", "\n", "  ", "\u00a0", "\n\n"])
 PIECES = st.lists(st.tuples(WORDS, SPACES), min_size=1, max_size=12)
+
+
+@pytest.mark.parametrize(
+    ("question", "share"),
+    [
+        ("Within how many days can goods be returned?", 4 / 4),  # within, days, goods, returned
+        ("When do the buyers return damaged goods?", 3 / 4),  # "buyer’s" has the same beginning; damaged is nowhere
+        ("Who delivers parcels in Shop 24?", 4 / 4),  # the title counts
+        ("Who delivers goods?", 1 / 2),  # each in one passage, both in none
+        ("What about 31 days?", 1 / 3),  # numbers are compared whole
+        ("Who is it?", 1.0),  # no word to be covered
+    ],
+)
+def test_a_question_is_covered_by_the_passage_that_holds_most_of_its_words(question, share):
+    """Coverage is the share of the question's own words in one passage, however inflected."""
+    assert coverage(question, SHOWN) == share
+
+
+@given(st.text(max_size=60))
+def test_coverage_is_a_share(question):
+    """A question covers itself, and is covered by nothing where nothing is shown, unless it has no words."""
+    alone = coverage(question, [])
+    assert coverage(question, [passage(question)]) == 1.0
+    assert alone in (0.0, 1.0)
+    assert alone <= coverage(question, SHOWN) <= 1.0
 
 
 @given(before=st.text(max_size=20), pieces=PIECES, data=st.data())

@@ -180,6 +180,11 @@ class Answering(_Section):
 
     max_tokens: Count = Field(192, description="longest answer, quotes included, in the student's tokens")
     batch: Count = Field(16, description="questions that a local model answers together")
+    min_coverage: Share = Field(
+        0.0,
+        description="share of a question's words that one of the chunks found must hold; below it no model is asked, "
+        "and the answer is that the documents don't say. Small models rarely notice that by themselves: try 0.6",
+    )
     when_unsupported: Literal["mark", "retry", "refuse"] = Field(
         "mark",
         description="an answer whose figures do not stand in what was retrieved: mark it, ask once more, or refuse",

@@ -1,4 +1,7 @@
-"""What an answer rests on: where its quotes stand, and whether its figures do. Pure functions."""
+"""What an answer rests on: whether what was found is about the question, where quotes stand, and whether figures do.
+
+Pure functions.
+"""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -6,7 +9,7 @@ from functools import lru_cache
 
 from raft.answers import Citation, Passage
 from raft.raftformat import is_abstention
-from raft.text import contains, fact_values, facts
+from raft.text import contains, content_words, fact_values, facts
 
 _ALIKE = ('"“”„‟«»', "'‘’‚‛`´", "-‐‑‒–—―−")
 _CLASS = {character: f"[{re.escape(group)}]" for group in _ALIKE for character in group}
@@ -33,6 +36,26 @@ _ITEM = re.compile(r"^[ \t]*(\d{1,3})[.)](?=\s)", re.MULTILINE)
 _REFERENCE = re.compile(r"\[(\d{1,2})\]")
 _ISO_DATE = re.compile(r"(\d{4})/(\d{1,2})/(\d{1,2})")
 _YEAR = re.compile(r"[12]\d{3}")
+
+_STEM = 5
+"""Letters by which words are told apart, so that "founded" stands in "the founding"."""
+
+
+def coverage(question: str, passages: Iterable[Passage]) -> float:
+    """Return the share (0 to 1) of a question's words that one passage and its title hold: the one that holds most.
+
+    Words are compared by their first letters; articles, question words and auxiliaries do not count. A question
+    without others is covered by whatever there is.
+    """
+    wanted = _stems(question)
+    if not wanted:
+        return 1.0
+    return max((len(wanted & _stems(f"{one.title}\n{one.text}")) for one in passages), default=0) / len(wanted)
+
+
+@lru_cache(maxsize=8192)
+def _stems(text: str) -> frozenset[str]:
+    return frozenset(word if word.isdigit() else word[:_STEM] for word in content_words(text))
 
 
 def locate(quotes: Iterable[tuple[int | None, str]], passages: Sequence[Passage]) -> tuple[list[Citation], bool | None]:

@@ -42,6 +42,8 @@ def _doubts(said: Answer) -> Iterator[str]:
         yield "an answer was withheld: what it stated stands in none of the documents that were found"
     elif not said.passages:
         yield "nothing was found for this question; no model was asked"
+    elif not said.raw:
+        yield "what was found holds too few of the question's words (answering.min_coverage); no model was asked"
     elif said.abstained:
         looked = ", ".join(dict.fromkeys(passage.document for passage in said.passages))
         yield f"nothing that was found answers it; the model was shown {looked}"

@@ -247,6 +247,7 @@ class Answerer:
             model=self.model,
             adapter=self.adapter,
             retrieval_seconds=[seconds] * len(asked),
+            min_coverage=settings.answering.min_coverage,
         )
         return list(said)
 

@@ -279,6 +279,7 @@ def _ask(
             model=contender.arm.model,
             adapter=contender.arm.adapter,
             ask_without_passages=contender.arm.context == "none",
+            min_coverage=settings.answering.min_coverage,
             **options,
         )
     )

@@ -12,7 +12,7 @@ from raft.answers import Answer, Citation, Passage
 from raft.prompts import Prompt
 from raft.protocols import Completion, Failure, Generator, Message, Request, Tokenizer
 from raft.raftformat import ABSTENTION, Shown, parse, render_prompt, title_line
-from raft.support import is_supported, locate
+from raft.support import coverage, is_supported, locate
 
 WhenUnsupported = Literal["mark", "retry", "refuse"]
 
@@ -142,6 +142,7 @@ def answer_all(
     retrieval_seconds: Sequence[float] | None = None,
     exemplars: Sequence[Message] = (),
     ask_without_passages: bool = False,
+    min_coverage: float = 0.0,
 ) -> Iterator[Answer]:
     """Yield one checked answer a question, in order, as the generator delivers.
 
@@ -159,6 +160,8 @@ def answer_all(
         retrieval_seconds: how long the search for each question took; None counts as 0.
         exemplars: as for `request`.
         ask_without_passages: ask the model also where nothing is shown, rather than abstain for it.
+        min_coverage: share (0 to 1) of the question's words that one of its passages must hold (`support.coverage`);
+            below it the model is not asked, and the answer is that the documents do not answer the question.
 
     Raises:
         ValueError: not as many lists of passages, or durations, as questions.
@@ -175,7 +178,10 @@ def answer_all(
     def read(place: int, outcome: Completion | Failure | None) -> Answer:
         return _read(questions[place], outcome, passages[place], searched[place], model=model, adapter=adapter)
 
-    asked = [bool(shown) or ask_without_passages for shown in passages]
+    asked = [
+        coverage(question, shown) >= min_coverage if shown else ask_without_passages
+        for question, shown in zip(questions, passages, strict=True)
+    ]
     outcomes = generator.complete(ask(place) for place, wanted in enumerate(asked) if wanted)
     answers = ((place, read(place, next(outcomes) if wanted else None)) for place, wanted in enumerate(asked))
     if when_unsupported != "retry":
@@ -201,7 +207,7 @@ def _read(
 ) -> Answer:
     nothing = nothing_found(question, model, adapter, searched)
     if outcome is None:
-        return nothing
+        return replace(nothing, passages=tuple(passages))
     if isinstance(outcome, Failure):
         lost = replace(nothing, text="", abstained=False, followed=False, tokens={}, cost=None)
         return replace(lost, passages=tuple(passages), error=f"{outcome.kind}: {outcome.message}")
