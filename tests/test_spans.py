@@ -215,13 +215,20 @@ def test_a_sentence_is_asked_about_once():
 
 
 def test_exact_facts_are_given_where_more_questions_are_wanted():
-    """Only when each sentence has been asked about are its numbers, dates and codes given as answers, two at most."""
+    """Only when each sentence has been asked about are its numbers, dates and codes given as answers, three at most."""
     rows = [chunk(0, f"{TIMBER}\n\n{PUMP}")]
     assert [prefilled(ask) for ask in asked(*rows, questions=2)] == ["Answer:"] * 2
     more = [prefilled(ask) for ask in asked(*rows, questions=20)]
     assert more[:2] == ["Answer:"] * 2
-    assert more[2:] == [f"Answer: {fact}\nQuestion:" for fact in ("1703", "$4,250.50", "1.5 km³")]
+    assert more[2:] == [f"Answer: {fact}\nQuestion:" for fact in ("1703", "$4,250.50", "1.5 km³", "12%")]
     assert [prefilled(ask) for ask in asked(*rows, questions=20, kinds=("date",))] == ["Answer:"] * 2
+
+
+def test_names_are_given_as_answers_where_they_are_surely_whole():
+    """A name is asked for too, but not the one that begins a sentence, nor one that was cut at an initial."""
+    text = "Many Rowers met Anna Blum in the hall of the Harbour Club, where Karl E. was not let in that year."
+    (_, *given) = asked(chunk(0, text), questions=20)
+    assert [prefilled(ask) for ask in given] == ["Answer: Anna Blum\nQuestion:", "Answer: Harbour Club\nQuestion:"]
 
 
 def test_a_given_answer_stays_as_it_is():

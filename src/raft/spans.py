@@ -3,7 +3,7 @@
 A sentence is chosen; the model copies a short answer from it and asks for it. The copy is checked word for word, so
 that answers are as exact as those that rules choose, and are of more kinds: terms, causes, places, people. Where more
 questions are wanted than there are sentences, the model is also given exact facts of them as answers to ask for: left
-to itself it rarely chooses a number or a date.
+to itself it rarely chooses a number or a date, and never more than one name.
 """
 
 import re
@@ -27,7 +27,7 @@ REPLY_TOKENS = 44
 SHORTEST, LONGEST = 8, 45
 """Words of a sentence that is asked about."""
 MOST_ANSWER_WORDS = 10
-MOST_FACTS = 2
+MOST_FACTS = 3
 """Facts of one sentence that are given as answers."""
 
 GROUNDED = 0.4
@@ -98,8 +98,13 @@ def _spread(choices: Sequence[_T], count: int) -> list[_T]:
 
 
 def _facts(text: str, kinds: Sequence[str]) -> list[str]:
-    """Return facts of a sentence that can be asked for, first to last."""
-    found = dict.fromkeys(fact.text for fact in facts(plain(text)) if fact.kind != "name")
+    """Return facts of a sentence that can be asked for, first to last.
+
+    A name that begins it is left out, since its first word may be capitalised for its place alone, and so is one that
+    ends with an initial.
+    """
+    known = (fact for fact in facts(plain(text)) if fact.kind != "name" or (fact.start > 0 and fact.text[-2:-1] != " "))
+    found = dict.fromkeys(fact.text for fact in known)
     return [answer for answer in found if kind_of(answer) in kinds][:MOST_FACTS]
 
 

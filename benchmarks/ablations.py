@@ -1,0 +1,315 @@
+"""What each choice of the XQuAD study is worth: one thing changed at a time, trained alike, measured on `dev`.
+
+RAFT_DATA=FOLDER RAFT_MODELS=FOLDER python benchmarks/ablations.py --of runs/xquad standard "quotes first" ...
+
+Needs a run that `benchmarks/xquad.py` has built. Its questions are taken over; rows are put together anew, a model is
+tuned on them for one epoch, and it alone is asked the questions of `dev`, each with and without what bears its answer.
+What was done before is not done again. Without names all variants are measured; the table has those that were measured
+so far.
+"""
+
+import argparse
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+import raft
+import studies
+import xquad
+from raft import adapters, prompts, questionfiles, tables
+from raft.api.seams import open_model, open_retriever
+from raft.backends import models
+from raft.intervals import Interval, bootstrap_mean, paired_difference
+from raft.ledger import Ledger
+from raft.pipeline import benchmarking, building
+from raft.raftformat import PROMPTS
+from raft.run import Run, existing
+from raft.settings import Settings
+from raft.stages import benchmark, examples
+from raft.targets import statements
+
+TRAINED = {"training.learning_rate": 8e-4, "training.epochs": 1.0, "training.rehearsal": 0.1}
+ASKED = {"benchmark.withheld": 1.0, "benchmark.latency_questions": 1}
+STANDARD = "standard"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One thing changed.
+
+    Attributes:
+        build: settings of the build that differ.
+        training: settings of the training that differ.
+        asked: settings of the asking that differ; a variant that differs in these alone trains nothing.
+        rows: how many rows are trained on, evenly spread; None: all.
+        people: train on the questions that people asked about the same articles, as many as there are generated ones.
+        prompt: what is replaced in the prompt, and by what.
+    """
+
+    build: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
+    asked: Mapping[str, Any] = field(default_factory=dict)
+    rows: int | None = None
+    people: bool = False
+    prompt: tuple[str, str] | None = None
+
+
+VARIANTS = {
+    STANDARD: Variant(),
+    "people's questions": Variant(people=True),
+    "question behind the documents alone": Variant(prompt=("Question: $question\n\n$documents", "$documents")),
+    "documents shuffled": Variant(build={"examples.order": "shuffled"}),
+    "quotes first": Variant(build={"examples.quotes": "first"}),
+    "no quotes": Variant(build={"examples.quotes": "none"}),
+    "golden always shown": Variant(build={"examples.golden_share": 1.0}),
+    "golden shown in 60 percent": Variant(build={"examples.golden_share": 0.6}),
+    "two rows a question": Variant(build={"examples.per_question": 2}),
+    "random distractors": Variant(build={"examples.random_share": 1.0}),
+    "hard distractors": Variant(build={"examples.random_share": 0.0}),
+    "100 rows": Variant(rows=100),
+    "200 rows": Variant(rows=200),
+    "two epochs": Variant(training={"training.epochs": 2.0}),
+    "rate 2e-4": Variant(training={"training.learning_rate": 2e-4}),
+    "rate 1.6e-3": Variant(training={"training.learning_rate": 1.6e-3}),
+    "rank 64": Variant(training={"training.rank": 64, "training.alpha": 128}),
+    "k = 1": Variant(asked={"index.k": 1}),
+    "k = 5": Variant(asked={"index.k": 5}),
+}
+
+
+def folder_of(name: str, variant: Variant, home: Path) -> Path:
+    """Return where a variant's run lies: with the standard one where nothing is trained differently."""
+    own = variant.build or variant.training or variant.rows or variant.people or variant.prompt
+    return home / (name if own else STANDARD).replace(" ", "-").replace("'", "")
+
+
+def measure(name: str, variant: Variant, study: Path, home: Path, *, per_document: int, generator: str) -> None:
+    """Build, train and ask a variant; write what was measured to `NAME.json` in `home`."""
+    files = xquad.prepare(study)
+    folder = folder_of(name, variant, home)
+    if not folder.exists():
+        draft = folder.with_name(f".{folder.name}")
+        shutil.rmtree(draft, ignore_errors=True)
+        left = shutil.ignore_patterns("adapters", "answers.parquet", "benchmark.json", "report.*", "ledger*", "scratch")
+        shutil.copytree(study / "run", draft, ignore=left)
+        draft.replace(folder)
+    common: dict[str, Any] = {"ledger": str(study / "run" / "ledger.sqlite")}
+    if variant.prompt:
+        common["prompts"] = str(changed_prompt(folder, *variant.prompt))
+    raft.build(
+        study / "corpus",
+        out=folder,
+        generator=generator,
+        evaluation=files["all"],
+        settings={**studies.BUILT, **xquad.STUDY.settings, **common, **variant.build},
+        listen=studies.tell,
+    )
+    if variant.rows or variant.people:
+        changed_rows(folder, variant)
+    card = raft.train(folder, settings={**TRAINED, **variant.training}, listen=studies.tell)
+    asked = studies.some(files["dev"], each=per_document, most=None)
+    measured = {
+        "rows": card["rows"],
+        "minutes": card["seconds"] / 60,
+        "answers": ask(folder, asked, {**studies.MEASURED, **xquad.STUDY.measuring, **ASKED, **variant.asked}),
+    }
+    (home / f"{name}.json").write_text(json.dumps(measured, ensure_ascii=False), encoding="utf-8")
+
+
+def changed_prompt(folder: Path, old: str, new: str) -> Path:
+    """Write the study's prompt with one thing replaced; return the folder that holds it."""
+    home, name = folder / "prompts", f"{PROMPTS[xquad.STUDY.settings['examples.quotes']]}.md"
+    text = prompts.load_text(name)
+    if old not in text:
+        raise SystemExit(f"{name} does not hold what was to be replaced: {old!r}")
+    home.mkdir(exist_ok=True)
+    (home / name).write_text(text.replace(old, new), encoding="utf-8")
+    return home
+
+
+def ask(folder: Path, questions: Path, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Ask the run's tuned model alone; return document, condition and scores of each answer."""
+    run = existing(folder)
+    chosen = Settings.model_validate(run.manifest["settings"])
+    for name, value in settings.items():
+        section, key = name.split(".")
+        chosen = chosen.model_copy(update={section: getattr(chosen, section).model_copy(update={key: value})})
+    adapter = adapters.find(folder, None)
+    with run.writing(), closing(Ledger(chosen.ledger or folder / "ledger.sqlite")) as ledger:
+        rows = questionfiles.register(questions, building.documents_listed(run))
+        opener = partial(open_model, chosen.student, chosen, ledger)
+        field = benchmarking.Field(base=opener(), tuned=opener(adapter=adapter))
+        known = benchmarking.prepare(run, chosen, rows, open_retriever(folder, chosen, run.manifest["collection"]))
+        (tuned,) = (one for one in benchmarking.line_up(run, chosen, field, 0) if one.arm.name == "raft")
+        benchmarking.ask_all(run, chosen, [tuned], known, listen=studies.tell)
+    scores = benchmark.score(run.read("answers.parquet"), rows, bearing=known.sources.bearing)
+    kept = ("question_id", "condition", "f1", "exact_match", "false_answer", "false_refusal")
+    return [
+        {"document": known.sources.group(row["question_id"]), **{name: row[name] for name in kept}}
+        for row in scores.iter_rows(named=True)
+    ]
+
+
+def changed_rows(folder: Path, variant: Variant) -> None:
+    """Put other training rows in the place of those that the build made."""
+    run = existing(folder)
+    settings = Settings.model_validate(run.manifest["settings"])
+    with run.writing():
+        if variant.people:
+            _peoples(run, settings)
+        else:
+            kept = run.read("examples.parquet")
+            rows, valid = (kept.filter(pl.col("split") == split) for split in ("train", "valid"))
+            count = min(variant.rows or rows.height, rows.height)
+            chosen = rows[[place * rows.height // count for place in range(count)]]
+            _replace(run, "examples", {"examples.parquet": pl.concat([chosen, valid])}, {"rows": count})
+
+
+def _replace(run: Run, step: str, frames: Mapping[str, pl.DataFrame], using: Mapping[str, Any]) -> None:
+    made: dict[str, Any] = dict(frames)
+    if step == "examples":
+        made |= {
+            f"{split}.jsonl": examples.chat_lines(frames["examples.parquet"], split) for split in ("train", "valid")
+        }
+    run.step(step, lambda _: made, version=1, outputs=list(made), using=dict(using))
+
+
+def _peoples(run: Run, settings: Settings) -> None:
+    """Train on people's questions about the same articles, as many as the generated ones, and validate with theirs."""
+    generated = run.read("cleaned.parquet")
+    splits = {"train": int((generated["split"] == "train").sum()), "valid": int((generated["split"] == "valid").sum())}
+    found = list(_answered(run))
+    found.sort(key=lambda row: hashlib.sha256(row["question_id"].encode()).hexdigest())
+    wanted = [split for split, count in splits.items() for _ in range(count)]
+    rows = [{**row, "split": split} for row, split in zip(found, wanted, strict=False)]
+    people = tables.frame(tables.CLEANED, rows)
+    chunks = run.read("chunks.parquet")
+    seen = {name for row in rows for name in row["doc_ids"]}
+    prompt = prompts.load(PROMPTS[settings.examples.quotes], settings.prompts)
+    retriever = open_retriever(run.folder, settings, run.manifest["collection"])
+    made, report = examples.build_examples(
+        people,
+        chunks,
+        retriever=retriever,
+        tokenizer=models.tokenizer(settings.student),
+        prompt=prompt,
+        style="",
+        held_out=frozenset(chunks["doc_id"].unique()) - seen,
+        seed=settings.seed,
+        titles=dict(building.documents_listed(run).select("doc_id", "title").iter_rows()),
+        styled_answers=None,
+        **settings.examples.model_dump(),
+    )
+    print("people", report["rows"], "rows", flush=True)
+    using = {"people": hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()}
+    _replace(run, "cleaned", {"cleaned.parquet": people}, using)
+    _replace(run, "examples", {"examples.parquet": made}, using)
+
+
+def _answered(run: Run) -> Iterator[dict[str, Any]]:
+    """Yield people's questions about `seen` as rows of `tables.CLEANED`; the sentence with the answer is the quote."""
+    documents = dict(building.documents_listed(run).select("path", "doc_id").iter_rows())
+    chunks: dict[str, list[dict[str, Any]]] = {}
+    for chunk in run.read("chunks.parquet").iter_rows(named=True):
+        chunks.setdefault(chunk["doc_id"], []).append(chunk)
+    for article in xquad.xquad_articles()["seen"]:
+        doc_id = documents[f"seen/{article['title'].replace('/', '-')}.md"]
+        for paragraph in article["paragraphs"]:
+            text = paragraph["context"].replace("\n", " ")
+            for asked in paragraph["qas"]:
+                quote = _quote(chunks[doc_id], text, asked["answers"][0])
+                if quote is not None:
+                    yield {
+                        "question_id": asked["id"],
+                        "kind": "fact",
+                        "question": asked["question"],
+                        "answer": asked["answers"][0]["text"],
+                        "quotes": [quote],
+                        "golden_chunk_ids": [quote["chunk_id"]],
+                        "doc_ids": [doc_id],
+                        "model": "people",
+                        "prompt": "",
+                    }
+
+
+def _quote(chunks: Sequence[Mapping[str, Any]], paragraph: str, answer: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the sentence of a chunk that holds an answer at its place in the paragraph; None where chunks cut it."""
+    begins, ends = answer["answer_start"], answer["answer_start"] + len(answer["text"])
+    for chunk in chunks:
+        for sentence in statements(chunk["text"]):
+            words = chunk["text"][sentence.start : sentence.end]
+            place = paragraph.find(words)
+            if place >= 0 and place <= begins and ends <= place + len(words):
+                return {"chunk_id": chunk["chunk_id"], "start": sentence.start, "end": sentence.end, "text": words}
+    return None
+
+
+def table(home: Path) -> str:
+    """Return what the variants reached, as Markdown; differences are paired with the standard one."""
+    lines = [
+        "| variant | rows | F1 | to the standard | exact match | false answers | false refusals | minutes |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    standard = _answerable(json.loads((home / f"{STANDARD}.json").read_text(encoding="utf-8")))
+    for name in VARIANTS:
+        file = home / f"{name}.json"
+        if not file.is_file():
+            continue
+        measured = json.loads(file.read_text(encoding="utf-8"))
+        said = _answerable(measured)
+        ids = [one for one in said if one in standard]
+        groups = [said[one]["document"] for one in ids]
+        ours, theirs = ([100 * rows[one]["f1"] for one in ids] for rows in (said, standard))
+        change = None if name == STANDARD else paired_difference(ours, theirs, groups)
+        shares = [_share(measured["answers"], key) for key in ("exact_match", "false_answer", "false_refusal")]
+        lines.append(
+            f"| {name} | {measured['rows']} | {_told(bootstrap_mean(ours, groups))} | "
+            f"{_told(change, sign='+')} | {' | '.join(shares)} | {measured['minutes']:.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def _answerable(measured: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    return {row["question_id"]: row for row in measured["answers"] if row["condition"] == "answerable"}
+
+
+def _share(rows: Sequence[Mapping[str, Any]], measure: str) -> str:
+    found = [row[measure] for row in rows if row[measure] is not None]
+    return f"{100 * sum(found) / max(1, len(found)):.0f} %"
+
+
+def _told(interval: Interval | None, *, sign: str = "") -> str:
+    if interval is None:
+        return ""
+    return f"{interval.value:{sign}.1f} ({interval.low:{sign}.1f} to {interval.high:{sign}.1f})"
+
+
+def main() -> None:
+    """Measure the named variants, and print the table of all."""
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(VARIANTS)}")
+    parser.add_argument("--of", type=Path, default=Path("runs/xquad"), help="the folder of benchmarks/xquad.py")
+    parser.add_argument("--generator", default="qwen2.5-coder-1.5b")
+    parser.add_argument("--per-document", type=int, default=24, help="questions asked of each article of dev")
+    args = parser.parse_args()
+    unknown = [name for name in args.names if name not in VARIANTS]
+    if unknown:
+        parser.error(f"there is no variant {unknown[0]!r}; there are {', '.join(VARIANTS)}")
+    home = args.of / "ablations"
+    home.mkdir(parents=True, exist_ok=True)
+    for name in dict.fromkeys([STANDARD, *(args.names or VARIANTS)]):
+        print("variant", name, flush=True)
+        measure(name, VARIANTS[name], args.of, home, per_document=args.per_document, generator=args.generator)
+    print(table(home))
+
+
+if __name__ == "__main__":
+    main()
