@@ -224,6 +224,14 @@ def test_exact_facts_are_given_where_more_questions_are_wanted():
     assert [prefilled(ask) for ask in asked(*rows, questions=20, kinds=("date",))] == ["Answer:"] * 2
 
 
+def test_a_chunk_that_begins_with_its_heading_is_asked_about_below_it():
+    """The model is told what a sentence is about also where the heading stands in the chunk itself."""
+    (ask,) = asked(chunk(0, f"# Harbour towns\n\n{TIMBER}", heading=""), questions=1)
+    assert "Section: Harbour towns\n" in ask.request.messages[-2]["content"]
+    (bare,) = asked(chunk(0, TIMBER, heading=""), questions=1)
+    assert "Section: \n" in bare.request.messages[-2]["content"]
+
+
 def test_names_are_given_as_answers_where_they_are_surely_whole():
     """A name is asked for too, but not the one that begins a sentence, nor one that was cut at an initial."""
     text = "Many Rowers met Anna Blum in the hall of the Harbour Club, where Karl E. was not let in that year."

@@ -62,6 +62,12 @@ class Ask:
     prompt: Prompt
 
 
+def section(chunk: Mapping[str, Any]) -> str:
+    """Return what a chunk stands below: its heading path, or the heading that it begins with where there is none."""
+    first = str(chunk["text"]).split("\n", 1)[0]
+    return chunk["heading"] or (first.lstrip("#").strip() if first.startswith("#") else "")
+
+
 def answer_first_ask(
     prompt: Prompt, chunk: Mapping[str, Any], target: Target, context: str, *, name_document: bool
 ) -> Ask:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from raft.asks import Ask, check_wording, grounded
+from raft.asks import Ask, check_wording, grounded, section
 from raft.prompts import Prompt
 from raft.protocols import Request
 from raft.targets import plain
@@ -101,18 +101,19 @@ def decision_ask(prompt: Prompt, chunk: Mapping[str, Any], start: int, end: int,
         answer: "yes", "no" or "maybe".
     """
     statement = plain(chunk["text"][start:end])
-    messages = prompt.render(context=chunk["heading"], statement=statement, answer=answer)
+    context = section(chunk)
+    messages = prompt.render(context=context, statement=statement, answer=answer)
 
     def question(reply: str) -> str:
         text = " ".join(reply.strip().split("\n", 1)[0].split())
-        check_wording(text, "", statement, chunk["heading"])
+        check_wording(text, "", statement, context)
         if _NEGATED.search(text):
             raise ValueError("it is asked in the negative")
         if not _OPENS.match(text):
             raise ValueError("it is no question for yes or no")
         if _REFERS.search(text):
             raise ValueError("it speaks of the sentence")
-        known, stated = grounded(text, statement, chunk["heading"])
+        known, stated = grounded(text, statement, context)
         if stated < 2 or known < GROUNDED:
             raise ValueError("it is about something else")
         return text

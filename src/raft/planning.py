@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from raft.asks import Ask, answer_first_ask, comparison_ask, items_ask, unanswerable_ask
+from raft.asks import Ask, answer_first_ask, comparison_ask, items_ask, section, unanswerable_ask
 from raft.prompts import Prompt
 from raft.surveying import COMPARED, Chunk, Survey, digest, documents, is_notice
 from raft.targets import Opening, Target, targets
@@ -66,7 +66,7 @@ def plan_facts(
         options = [(row, _own(targets(row["text"], prompts.openings, kinds), known)) for row in rows]
         for row, target in spread_out(options, left):
             named = target.pattern in known.alike
-            yield answer_first_ask(prompts.answer_first, row, target, row["heading"], name_document=named)
+            yield answer_first_ask(prompts.answer_first, row, target, section(row), name_document=named)
 
 
 def plan_items(

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import polars as pl
 
 from raft import decisions
-from raft.asks import Ask, check_wording, grounded
+from raft.asks import Ask, check_wording, grounded, section
 from raft.planning import Prompts, budgets
 from raft.prompts import Prompt
 from raft.protocols import Request
@@ -116,7 +116,8 @@ def span_ask(
     With `answer`, which must stand there, only the question is left to the model.
     """
     statement = plain(chunk["text"][start:end])
-    messages = prompt.render(context=chunk["heading"], statement=statement)
+    context = section(chunk)
+    messages = prompt.render(context=context, statement=statement)
     begun = "" if answer is None else f"{answer}\nQuestion:"
     if begun:
         last = messages[-1]
@@ -127,10 +128,10 @@ def span_ask(
         kind = kind_of(copied)
         if kind not in kinds:
             raise ValueError(f"{kind!r} is none of the kinds asked for")
-        check_wording(question, copied, statement, chunk["heading"])
+        check_wording(question, copied, statement, context)
         if _REFERS.search(question):
             raise ValueError("it speaks of the sentence")
-        known, stated = grounded(question, statement, chunk["heading"])
+        known, stated = grounded(question, statement, context)
         if not stated or known < GROUNDED:
             raise ValueError("it is about something else")
         quote = {"chunk_id": chunk["chunk_id"], "start": start, "end": end, "text": chunk["text"][start:end]}

@@ -144,7 +144,7 @@ def ask_questions(run: Run, settings: Settings, generator: Generator, *, way: st
     line = run.step(
         "questions",
         work,
-        version=2,
+        version=3,
         outputs=["questions.parquet", "failures.parquet"],
         inputs=["chunks.parquet", SURVEY],
         using={
