@@ -36,8 +36,9 @@ from raft.settings import Settings
 from raft.stages import benchmark, examples
 from raft.targets import statements
 
+BUILT = {"examples.per_question": 1}
 TRAINED = {"training.learning_rate": 8e-4, "training.epochs": 1.0, "training.rehearsal": 0.1}
-ASKED = {"benchmark.withheld": 1.0, "benchmark.latency_questions": 1}
+ASKED = {"benchmark.withheld": 1.0, "benchmark.latency_questions": 1, "answering.min_coverage": 0.0}
 STANDARD = "standard"
 
 
@@ -65,11 +66,11 @@ class Variant:
 VARIANTS = {
     STANDARD: Variant(),
     "people's questions": Variant(people=True),
-    "question behind the documents alone": Variant(prompt=("Question: $question\n\n$documents", "$documents")),
+    "question before the documents too": Variant(prompt=("$documents", "Question: $question\n\n$documents")),
     "documents shuffled": Variant(build={"examples.order": "shuffled"}),
     "quotes first": Variant(build={"examples.quotes": "first"}),
     "no quotes": Variant(build={"examples.quotes": "none"}),
-    "golden always shown": Variant(build={"examples.golden_share": 1.0}),
+    "golden shown in 80 percent": Variant(build={"examples.golden_share": 0.8}),
     "golden shown in 60 percent": Variant(build={"examples.golden_share": 0.6}),
     "two rows a question": Variant(build={"examples.per_question": 2}),
     "random distractors": Variant(build={"examples.random_share": 1.0}),
@@ -81,6 +82,7 @@ VARIANTS = {
     "rate 1.6e-3": Variant(training={"training.learning_rate": 1.6e-3}),
     "rank 64": Variant(training={"training.rank": 64, "training.alpha": 128}),
     "k = 1": Variant(asked={"index.k": 1}),
+    "k = 3": Variant(asked={"index.k": 3}),
     "k = 5": Variant(asked={"index.k": 5}),
 }
 
@@ -109,7 +111,7 @@ def measure(name: str, variant: Variant, study: Path, home: Path, *, per_documen
         out=folder,
         generator=generator,
         evaluation=files["all"],
-        settings={**studies.BUILT, **xquad.STUDY.settings, **common, **variant.build},
+        settings={**studies.BUILT, **xquad.STUDY.settings, **BUILT, **common, **variant.build},
         listen=studies.tell,
     )
     if variant.rows or variant.people:
@@ -127,11 +129,11 @@ def measure(name: str, variant: Variant, study: Path, home: Path, *, per_documen
 def changed_prompt(folder: Path, old: str, new: str) -> Path:
     """Write the study's prompt with one thing replaced; return the folder that holds it."""
     home, name = folder / "prompts", f"{PROMPTS[xquad.STUDY.settings['examples.quotes']]}.md"
-    text = prompts.load_text(name)
-    if old not in text:
+    note, turns = prompts.load_text(name).split("## system", 1)
+    if old not in turns:
         raise SystemExit(f"{name} does not hold what was to be replaced: {old!r}")
     home.mkdir(exist_ok=True)
-    (home / name).write_text(text.replace(old, new), encoding="utf-8")
+    (home / name).write_text(f"{note}## system{turns.replace(old, new)}", encoding="utf-8")
     return home
 
 
