@@ -10,7 +10,7 @@ UNSLOTH_ALONE := $(CURDIR)/.unsloth/$(UNSLOTH)
 .PHONY: demo test fast lint types format clean unsloth-check
 
 demo: $(READY)
-	$(BIN)/raft build examples/handbook --eval examples/questions.jsonl --out runs/demo
+	$(BIN)/raft build examples/handbook --pipeline embedded --eval examples/questions.jsonl --out runs/demo
 
 test: $(READY)
 	$(BIN)/python -m pytest

@@ -9,7 +9,7 @@ import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain, islice
+from itertools import chain
 from typing import Any
 
 import polars as pl
@@ -189,7 +189,7 @@ def _drafted(row: Row, hits: list[str], recipe: _Recipe, part: tuple[int, int]) 
     present = (first + copy / copies) % 1 < recipe.golden_share and bool(golden)
     allowed = _Allowed(row, [recipe.chunks[name] for name in golden], recipe)
     slots = max(0, recipe.documents - len(golden)) if present else recipe.documents
-    distractors = _distractors(hits, slots, allowed, recipe, draw)
+    distractors = _distractors(hits, slots, allowed, recipe, draw, copy=copy)
     if not present and not distractors:  # a corpus without distractors still teaches from its golden chunks
         present = bool(golden)
     shown = [*(golden if present else []), *distractors]
@@ -206,12 +206,17 @@ def _drawn(recipe: _Recipe, row: Row, copy: int = 0) -> random.Random:
 
 
 def _distractors(
-    hits: Sequence[str], slots: int, allowed: "_Allowed", recipe: _Recipe, draw: random.Random
+    hits: Sequence[str], slots: int, allowed: "_Allowed", recipe: _Recipe, draw: random.Random, *, copy: int
 ) -> list[str]:
-    """Return up to `slots` chunks: the retriever's best, and a share drawn at random; each fills in for the other."""
-    hard = (name for name in dict.fromkeys(hits) if allowed(name))
+    """Return up to `slots` chunks: the retriever's best, and a share drawn at random; each fills in for the other.
+
+    The rows of one question share out the retriever's best: each begins where the one before ended.
+    """
+    ranked = [name for name in dict.fromkeys(hits) if allowed(name)]
     wanted = round(recipe.random_share * slots)
-    chosen = list(islice(hard, slots - wanted))
+    begin = copy * (slots - wanted) % max(1, len(ranked))
+    hard = ranked[begin:] + ranked[:begin]
+    chosen = hard[: slots - wanted]
     drawn = draw.sample(recipe.pool, min(len(recipe.pool), _POOL))
     for name in chain((name for name in drawn if name not in chosen and allowed(name)), hard):
         if len(chosen) >= slots:
