@@ -273,7 +273,7 @@ def build_examples(run: Run, settings: Settings, seams: Seams) -> None:
     line = run.step(
         "examples",
         work,
-        version=2,
+        version=3,
         outputs=["examples.parquet", "train.jsonl", "valid.jsonl"],
         inputs=["cleaned.parquet", "chunks.parquet", *_index_inputs(settings)],
         using={
