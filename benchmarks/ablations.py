@@ -96,24 +96,11 @@ def folder_of(name: str, variant: Variant, home: Path) -> Path:
 def measure(name: str, variant: Variant, study: Path, home: Path, *, per_document: int, generator: str) -> None:
     """Build, train and ask a variant; write what was measured to `NAME.json` in `home`."""
     files = xquad.prepare(study)
-    folder = folder_of(name, variant, home)
-    if not folder.exists():
-        draft = folder.with_name(f".{folder.name}")
-        shutil.rmtree(draft, ignore_errors=True)
-        left = shutil.ignore_patterns("adapters", "answers.parquet", "benchmark.json", "report.*", "ledger*", "scratch")
-        shutil.copytree(study / "run", draft, ignore=left)
-        draft.replace(folder)
-    common: dict[str, Any] = {"ledger": str(study / "run" / "ledger.sqlite")}
+    folder = copied(study, folder_of(name, variant, home))
+    own: dict[str, Any] = {**BUILT, **variant.build}
     if variant.prompt:
-        common["prompts"] = str(changed_prompt(folder, *variant.prompt))
-    raft.build(
-        study / "corpus",
-        out=folder,
-        generator=generator,
-        evaluation=files["all"],
-        settings={**studies.BUILT, **xquad.STUDY.settings, **BUILT, **common, **variant.build},
-        listen=studies.tell,
-    )
+        own["prompts"] = str(changed_prompt(folder, *variant.prompt))
+    built(study, folder, files["all"], generator=generator, settings=own)
     if variant.rows or variant.people:
         changed_rows(folder, variant)
     card = raft.train(folder, settings={**TRAINED, **variant.training}, listen=studies.tell)
@@ -124,6 +111,34 @@ def measure(name: str, variant: Variant, study: Path, home: Path, *, per_documen
         "answers": ask(folder, asked, {**studies.MEASURED, **xquad.STUDY.measuring, **ASKED, **variant.asked}),
     }
     (home / f"{name}.json").write_text(json.dumps(measured, ensure_ascii=False), encoding="utf-8")
+
+
+def copied(study: Path, folder: Path) -> Path:
+    """Copy the study's run, without what was trained and measured there, unless that was done before; return it."""
+    if not folder.exists():
+        draft = folder.with_name(f".{folder.name}")
+        shutil.rmtree(draft, ignore_errors=True)
+        left = shutil.ignore_patterns("adapters", "answers.parquet", "benchmark.json", "report.*", "ledger*", "scratch")
+        shutil.copytree(study / "run", draft, ignore=left)
+        draft.replace(folder)
+    return folder
+
+
+def built(study: Path, folder: Path, own: Path, *, generator: str, settings: Mapping[str, Any]) -> None:
+    """Build a copy of the study's run with other settings; what was asked for the study is in its ledger."""
+    raft.build(
+        study / "corpus",
+        out=folder,
+        generator=generator,
+        evaluation=own,
+        settings={
+            **studies.BUILT,
+            **xquad.STUDY.settings,
+            "ledger": str(study / "run" / "ledger.sqlite"),
+            **settings,
+        },
+        listen=studies.tell,
+    )
 
 
 def changed_prompt(folder: Path, old: str, new: str) -> Path:
