@@ -300,7 +300,7 @@ def _answerable(measured: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 def _share(rows: Sequence[Mapping[str, Any]], measure: str) -> str:
     found = [row[measure] for row in rows if row[measure] is not None]
-    return f"{100 * sum(found) / max(1, len(found)):.0f} %"
+    return f"{100 * sum(found) / len(found):.0f} %" if found else "not measured"
 
 
 def _told(interval: Interval | None, *, sign: str = "") -> str:

@@ -56,8 +56,14 @@ def line(name: str, answerable: Sequence[float], withheld: Sequence[float]) -> s
     """Return a row of the table."""
     ours, theirs = np.array(answerable)[:, None], np.array(withheld)[None, :]
     area = (ours > theirs).mean() + 0.5 * (ours == theirs).mean()
-    refused = [(np.array(answerable) < np.quantile(withheld, 1 - share)).mean() for share in ANSWERED]
+    refused = [(np.array(answerable) < _threshold(withheld, share)).mean() for share in ANSWERED]
     return f"| {name} | {area:.3f} | {' | '.join(f'{100 * share:.0f} %' for share in refused)} |"
+
+
+def _threshold(withheld: Sequence[float], share: float) -> float:
+    """Return the lowest value that at most a share of the withheld questions reaches."""
+    reached = (value for value in sorted({*withheld}) if np.mean(np.array(withheld) >= value) <= share)
+    return next(reached, np.inf)
 
 
 def main() -> None:
