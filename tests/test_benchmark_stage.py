@@ -287,6 +287,24 @@ def test_a_gain_in_form_alone_is_told():
     assert "can be answered is refused" in notes[1] and "+33.3 points" in notes[1]
 
 
+def test_the_stronger_plain_rag_is_named_where_valid_chose_the_other():
+    """The gain against whichever prompt of plain RAG did better on the questions themselves is among the reasons."""
+    names = [f"q{number}" for number in range(24)]
+    replies = {"rag": ["30 days", "a year"], "rag_few": ["a year"], "raft": ["30 days"]}
+    said = [answer(text[n % len(text)], name, arm) for arm, text in replies.items() for n, name in enumerate(names)]
+    asked = [question(name, document=f"{name}.md") for name in names]
+    sources = Sources({}, {}, {name: name for name in names}, {})
+    chosen = {
+        better: [{"arm": arm, "exemplars": 0, "f1": 0.5 + 0.1 * (arm == better)} for arm in ("rag", "rag_few")]
+        for better in ("rag", "rag_few")
+    }
+    facts = summarised(said, asked, sources, baseline_tuning=chosen["rag_few"])
+    assert facts["verdict"]["baseline"] == "rag_few"
+    assert any("against rag the gain is +50.0 points" in reason for reason in facts["verdict"]["reasons"])
+    facts = summarised(said, asked, sources, baseline_tuning=chosen["rag"])
+    assert not any("chosen on valid" in reason for reason in facts["verdict"]["reasons"])
+
+
 def test_withheld_questions_count_apart():
     """A question that was also asked without its chunks is listed twice, and counts in false answers alone."""
     rows = [answer("30 days"), answer("a year", condition="withheld", shown=["c2"])]

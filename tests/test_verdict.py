@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raft import verdict
+from raft.economics import break_even, economics
 from raft.scoring import TOO_FEW, Interval
-from raft.verdict import Evidence, break_even, economics
+from raft.verdict import Evidence
 
 HEADROOM = {"golden": 0.6, "retrieved": 0.4, "missed": 0.1}
 
@@ -67,6 +68,16 @@ def test_what_a_gain_does_not_tell_is_said_beside_it():
     assert decide(contained=gain(0.2, 0.1), refused=gain(0.0, -0.1))["reasons"] == decide()["reasons"]
     lost = {"gain": gain(-0.1, -0.2), "contained": gain(-0.1, -0.2), "refused": gain(0.3, 0.2)}
     assert decide(**lost)["reasons"] == decide(gain=gain(-0.1, -0.2))["reasons"], "nothing was gained"
+
+
+def test_a_baseline_that_others_beat_on_these_questions_is_not_hidden_behind():
+    """Where another untuned contender did better than the baseline, the gain against that one is said too."""
+    found = decide(stronger=("rag", gain(0.06, 0.01)))
+    assert found["decision"] == "ship"
+    assert found["reasons"][-1] == (
+        "To know: rag did better on these questions than rag_few, which was chosen on valid; against rag the gain is "
+        "+6.0 points (95 percent interval +1.0 to +11.0)."
+    )
 
 
 @pytest.mark.parametrize(

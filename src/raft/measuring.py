@@ -89,6 +89,26 @@ def mean(table: Table, name: str) -> float | None:
     return _mean([value for key in _keys(table, name) if (value := table[key][MEASURES[name]]) is not None])
 
 
+def stronger(
+    untuned: Mapping[str, Table], ours: Table, theirs: Table, measure: str, sources: Sources
+) -> tuple[str, Interval] | None:
+    """Return an untuned arm that scored higher than the baseline, and what the tuned arm gains over it, or None.
+
+    Args:
+        untuned: the answers of untuned arms by name, the baseline among them.
+        ours: the tuned arm's.
+        theirs: the baseline's.
+        measure: which measure counts.
+        sources: where the answers stand.
+    """
+    to_beat = mean(theirs, measure)
+    for name, table in untuned.items():
+        reached, gain = mean(table, measure), difference(ours, table, measure, sources)
+        if to_beat is not None and reached is not None and reached > to_beat and gain is not None:
+            return name, gain
+    return None
+
+
 def _keys(table: Table, name: str) -> list[tuple[str, str]]:
     # sorted, because the draws of a bootstrap depend on the order of the groups
     return sorted(key for key in table if name == "false_answers" or key[0] != WITHHELD)

@@ -4,7 +4,6 @@ Each rule finds for "ship", "investigate" or "keep plain RAG", in a sentence wit
 is the decision.
 """
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -50,6 +49,8 @@ class Evidence:
         contained: how much more often the contender's replies hold a reference answer, wherever in them, than the
             baseline's; None where it was not measured.
         refused: how much more often the contender refuses what can be answered; likewise.
+        stronger: an untuned arm with retrieval that scored higher on these questions than the baseline, which was
+            chosen on others, and contender minus it; None without one.
     """
 
     run: str
@@ -66,6 +67,7 @@ class Evidence:
     costs: Sequence[str] = ()
     contained: Interval | None = None
     refused: Interval | None = None
+    stronger: tuple[str, Interval] | None = None
 
 
 @dataclass(frozen=True)
@@ -153,8 +155,18 @@ def _cautions(evidence: Evidence) -> Iterator[str]:
         (evidence.refused if _above_zero(evidence.refused) else None, "more of what can be answered is refused"),
     ):
         if change is not None:
-            between = f"95 percent interval {_points(change.low)} to {_points(change.high)}"
-            yield f"To know: against {evidence.baseline}, {_points(change.value)} points ({between}) {said}."
+            yield f"To know: against {evidence.baseline}, {_with_interval(change)} {said}."
+    if evidence.stronger:
+        name, gain = evidence.stronger
+        yield (
+            f"To know: {name} did better on these questions than {evidence.baseline}, which was chosen on valid; "
+            f"against {name} the gain is {_with_interval(gain)}."
+        )
+
+
+def _with_interval(change: Interval) -> str:
+    between = f"95 percent interval {_points(change.low)} to {_points(change.high)}"
+    return f"{_points(change.value)} points ({between})"
 
 
 def _capability(evidence: Evidence) -> Iterator[_Finding]:
@@ -276,70 +288,3 @@ def _points(share: float) -> str:
 
 def _plain(share: float) -> str:
     return f"{100 * share:.1f}"
-
-
-def break_even(training_cost: float, saving_per_question: float) -> int | None:
-    """Return after how many questions a saving has paid for the training; None if never.
-
-    Args:
-        training_cost: in US dollars.
-        saving_per_question: in US dollars.
-    """
-    if training_cost <= 0:
-        return 0 if saving_per_question >= 0 else None
-    return math.ceil(round(training_cost / saving_per_question, 6)) if saving_per_question > 0 else None
-
-
-def economics(
-    arms: Mapping[str, Mapping[str, Any]],
-    *,
-    contender: str | None,
-    baseline: str | None,
-    larger: Sequence[str],
-    training_seconds: float | None,
-    build_cost: float | None,
-    machine_hour: float | None,
-) -> dict[str, Any]:
-    """Return what tuning costs against what it saves, as `benchmark.json` holds it.
-
-    Args:
-        arms: by name, `{"cost_per_thousand", "questions_per_second", "tokens"}` as in `benchmark.json`.
-        contender: the tuned arm.
-        baseline: the untuned arm it is measured against.
-        larger: names of the arms of larger models; the cheapest that costs something is what tuning has to beat.
-        training_seconds: how long the training took.
-        build_cost: what building the rows cost, in US dollars; None when unknown.
-        machine_hour: price of an hour of the machine that trains and serves, in US dollars; None counts as free,
-            and the sentences say so.
-    """
-    result = {"training_seconds": training_seconds, "build_cost": build_cost, "break_even_questions": None}
-    if contender is None or training_seconds is None:
-        return {**result, "sentences": []}
-    spent = (build_cost or 0.0) + training_seconds / 3600 * (machine_hour or 0.0)
-    priced = f"at {machine_hour:.2f} dollars an hour" if machine_hour else "with this machine's time counted as free"
-    built = f"{build_cost:.2f} dollars" if build_cost is not None else "an unknown sum"
-    sentences = [
-        f"Training took {training_seconds:,.0f} seconds, and building its rows cost {built}: "
-        f"{spent:.2f} dollars {priced}.",
-        *(_serving(name, arms[name]) for name in (contender, baseline) if name is not None and name in arms),
-    ]
-    ours = arms[contender]["cost_per_thousand"] or 0.0
-    known = {name: cost for name in larger if (cost := arms[name]["cost_per_thousand"])}
-    if not known:
-        return {**result, "sentences": [*sentences, "No larger model with a known price was measured."]}
-    cheapest = min(known, key=lambda name: (known[name], name))
-    count = break_even(spent, (known[cheapest] - ours) / 1000)
-    against = f"Against {cheapest} at {known[cheapest]:.2f} dollars per thousand questions, "
-    paid = "tuning never pays for itself" if count is None else f"tuning has paid for itself after {count:,} questions"
-    return {**result, "sentences": [*sentences, f"{against}{paid}."], "break_even_questions": count}
-
-
-def _serving(name: str, arm: Mapping[str, Any]) -> str:
-    tokens, speed, cost = arm["tokens"]["input"], arm["questions_per_second"], arm["cost_per_thousand"]
-    parts = [
-        tokens is not None and f"reads {tokens:,.0f} tokens a question",
-        speed is not None and f"answers {speed:.2f} questions a second",
-        cost is not None and f"costs {cost:.2f} dollars per thousand questions",
-    ]
-    said = ", ".join(part for part in parts if part)
-    return f"{name} {said}." if said else f"What {name} costs to serve was not measured."

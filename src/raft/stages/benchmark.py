@@ -10,14 +10,15 @@ from typing import Any, Literal
 import polars as pl
 
 from raft import measuring
-from raft.arms import GOLDEN, LARGER, TUNED, Arm, baseline
+from raft.arms import GOLDEN, LARGER, TUNED, UNTUNED, Arm, baseline
 from raft.bearing import Sources, unanswerable
+from raft.economics import economics
 from raft.errors import RaftError
 from raft.measuring import ANSWERABLE, MEASURES, WITHHELD, Table
 from raft.reasons import why
 from raft.scoring import Interval, score_answer
 from raft.text import normalise
-from raft.verdict import Evidence, decide, economics
+from raft.verdict import Evidence, decide
 
 __all__ = ["SCORES", "labels", "score", "summary", "why"]
 
@@ -260,6 +261,7 @@ def _evidence(
     **rest: Any,
 ) -> Evidence:
     ours, theirs, golden = (scores.get((str(name), primary), {}) for name in (TUNED, baseline, GOLDEN))
+    untuned = {name: scores.get((name, primary), {}) for name in UNTUNED}
     with_golden, retrieved = measuring.shared_means(golden, theirs, measure)
     if retrieved is None:
         retrieved = measuring.mean(theirs, measure)
@@ -274,6 +276,7 @@ def _evidence(
         false_answers=measuring.mean(theirs, "false_answers"),
         contained=measuring.difference(ours, theirs, "contains", sources),
         refused=measuring.difference(ours, theirs, "false_refusals", sources),
+        stronger=measuring.stronger(untuned, ours, theirs, measure, sources),
         **rest,
     )
 
