@@ -61,7 +61,7 @@ def _advice(run: str, steps: Mapping[str, Any]) -> Iterator[str]:
     kept = steps["cleaned"]["notes"]["splits"].get("train", 0)
     if kept < FEW_ROWS:
         yield f"  {kept} training questions are few: {FEW_ROWS} or more are worth tuning on. More come from more"
-        yield "  documents, --questions-per-chunk, or a generator that writes better questions (--generator NAME)."
+        yield "  documents, --questions-per-chunk, or a better generator (--generator openai/gpt-4o-mini)."
         yield ""
     yield f"  next:  raft show {run} examples               (read some rows before you train on them)"
     yield f"         raft show {run} cleaned --only dropped (and what was dropped, with the reasons)"
