@@ -104,6 +104,18 @@ def test_quotes_of_a_hosted_model_are_checked(run, fakes):
         built.ask(QUESTION, model=model, adapter=adapters.current(run))
 
 
+def test_a_question_about_something_else_is_not_asked(run, fakes):
+    """With a least coverage, no model is asked where nothing found holds the question's words; others are."""
+    model = replying(fakes, "Answer: 7.5 kg")
+    manifest = json.loads((run / "manifest.json").read_text(encoding="utf-8"))
+    manifest["settings"]["answering"]["min_coverage"] = 0.6
+    (run / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    about, other = raft.load(run).ask_all([QUESTION, "Who painted the ceiling of the opera?"], model=model)
+    assert (about.text, about.abstained) == ("7.5 kg", False)
+    assert (other.text, other.abstained, other.raw, len(fakes.asked)) == (ABSTENTION, True, "", 1)
+    assert other.passages
+
+
 @pytest.mark.parametrize("way", ["mark", "retry", "refuse"])
 def test_what_no_document_supports(run, fakes, way):
     """An unsupported answer is marked, asked for once more, or replaced by the abstention, as is wanted."""

@@ -246,6 +246,20 @@ def test_after_a_training(after):
     assert against["raft"]["f1"] == verdict["gain"]
 
 
+def test_what_is_found_must_hold_the_questions_words_for_all_alike(run, fakes):
+    """With a least coverage all contenders that retrieve refuse the same questions, some and not all."""
+    own = write(run.parent / "own.jsonl", OWN)
+    chosen = {"answering.min_coverage": 0.4, "benchmark.contenders": "verdict"}
+    facts = bench(run, questions=own, settings=chosen)
+    refused = {
+        name: {row["question_id"] for row in facts["questions"] if row["answers"][name]["abstained"]}
+        for name in ("rag", "rag_few", "raft")
+    }
+    everything = {row["question_id"] for row in facts["questions"]}
+    assert refused["rag"] == refused["rag_few"] == refused["raft"]
+    assert set() < refused["raft"] < everything
+
+
 def test_those_alone_that_the_verdict_needs(run, fakes):
     """With `contenders=verdict` plain RAG, the tuned model and what was named are asked, and nobody else."""
     facts = bench(run, larger=["openai/big"], settings={"benchmark.contenders": "verdict"})
