@@ -262,8 +262,8 @@ def test_what_is_found_must_hold_the_questions_words_for_all_alike(run, fakes):
 
 def test_those_alone_that_the_verdict_needs(run, fakes):
     """With `contenders=verdict` plain RAG, the tuned model and what was named are asked, and nobody else."""
+    fakes.reply = lambda request: "Answer: 7.5 kg"
     facts = bench(run, larger=["openai/big"], settings={"benchmark.contenders": "verdict"})
-
     assert list(arms(facts)) == ["rag", "rag_few", "raft", "model:openai/big"]
     assert facts["verdict"]["gain"] is not None
     assert facts["verdict"]["headroom"]["golden"] is None
