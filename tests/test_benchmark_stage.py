@@ -302,7 +302,7 @@ def test_the_stronger_plain_rag_is_named_where_valid_chose_the_other():
     assert facts["verdict"]["baseline"] == "rag_few"
     assert any("against rag the gain is +50.0 points" in reason for reason in facts["verdict"]["reasons"])
     facts = summarised(said, asked, sources, baseline_tuning=chosen["rag"])
-    assert not any("chosen on valid" in reason for reason in facts["verdict"]["reasons"])
+    assert not any("chosen beforehand" in reason for reason in facts["verdict"]["reasons"])
 
 
 def test_withheld_questions_count_apart():

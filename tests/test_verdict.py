@@ -75,7 +75,7 @@ def test_a_baseline_that_others_beat_on_these_questions_is_not_hidden_behind():
     found = decide(stronger=("rag", gain(0.06, 0.01)))
     assert found["decision"] == "ship"
     assert found["reasons"][-1] == (
-        "To know: rag did better on these questions than rag_few, which was chosen on valid; against rag the gain is "
+        "To know: rag did better on these questions than rag_few, which was chosen beforehand; against rag the gain is "
         "+6.0 points (95 percent interval +1.0 to +11.0)."
     )
 

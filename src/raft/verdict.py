@@ -159,7 +159,7 @@ def _cautions(evidence: Evidence) -> Iterator[str]:
     if evidence.stronger:
         name, gain = evidence.stronger
         yield (
-            f"To know: {name} did better on these questions than {evidence.baseline}, which was chosen on valid; "
+            f"To know: {name} did better on these questions than {evidence.baseline}, which was chosen beforehand; "
             f"against {name} the gain is {_with_interval(gain)}."
         )
 
