@@ -38,7 +38,7 @@ from raft.targets import statements
 
 BUILT = {"examples.per_question": 1}
 TRAINED = {"training.learning_rate": 8e-4, "training.epochs": 1.0, "training.rehearsal": 0.1}
-ASKED = {"benchmark.withheld": 1.0, "benchmark.latency_questions": 1, "answering.min_coverage": 0.0}
+ASKED = {"benchmark.withheld": 1.0, "benchmark.latency_questions": 1, "answering.min_relevance": 0.0}
 STANDARD = "standard"
 
 

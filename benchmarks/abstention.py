@@ -1,4 +1,4 @@
-"""What tells that nothing found answers a question: the student's own word for it, or the question's words.
+"""What tells that nothing found answers a question: the question's words, its sense, or the student's own word for it.
 
 python benchmarks/abstention.py RUN QUESTIONS [--student]
 
@@ -12,6 +12,7 @@ likely its abstention is.
 import argparse
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ from raft.raftformat import ABSTENTION, PROMPTS, render_target
 from raft.run import existing
 from raft.settings import Settings
 from raft.stages import answering, contexts
-from raft.support import coverage
+from raft.support import coverage, relevance
 
 ANSWERED = (0.1, 0.15, 0.2, 0.3)
 Signal = Callable[[Sequence[str], Sequence[Sequence[Passage]]], Sequence[float]]
@@ -34,6 +35,16 @@ Signal = Callable[[Sequence[str], Sequence[Sequence[Passage]]], Sequence[float]]
 def covered(questions: Sequence[str], passages: Sequence[Sequence[Passage]]) -> list[float]:
     """Return how much of each question its passages cover."""
     return [coverage(*pair) for pair in zip(questions, passages, strict=True)]
+
+
+def near(embed: Callable[[Sequence[str]], np.ndarray]) -> Signal:
+    """Return the signal of the sense alone: what `relevance` adds to the words."""
+
+    def nearest(questions: Sequence[str], passages: Sequence[Sequence[Passage]]) -> list[float]:
+        both = zip(relevance(questions, passages, embed), covered(questions, passages), strict=True)
+        return [2 * mean - words for mean, words in both]
+
+    return nearest
 
 
 def student(folder: Path, settings: Settings, ledger: Ledger) -> Signal:
@@ -77,18 +88,23 @@ def main() -> None:
     settings = Settings.model_validate(run.manifest["settings"])
     rows = questionfiles.register(args.questions, documents_listed(run))
     with closing(Ledger(settings.ledger or run.folder / "ledger.sqlite")) as ledger:
+        retriever = open_retriever(run.folder, settings, run.manifest["collection"])
         found = contexts.contexts(
             rows,
             run.read("chunks.parquet"),
             documents_listed(run),
-            open_retriever(run.folder, settings, run.manifest["collection"]),
+            retriever,
             k=settings.index.k,
             share=1.0,
             seed=settings.seed,
         )
         asked = dict(rows.select("question_id", "question").iter_rows())
         both = [name for name in asked if "withheld" in found.passages[name]]
-        signals: dict[str, Signal] = {"the question's words in one passage": covered}
+        signals: dict[str, Signal] = {
+            "the question's words in one passage": covered,
+            "the nearest sentence": near(retriever.embedder.embed),
+            "both: relevance": partial(relevance, embed=retriever.embedder.embed),
+        }
         if args.student:
             signals["the student's own likelihood"] = student(run.folder, settings, ledger)
         print(f"{len(both)} questions, {settings.index.k} passages each\n")

@@ -48,7 +48,7 @@ STUDY = studies.Study(
         "benchmark.exemplars": [0, 2],
         "answering.max_tokens": 64,
         "answering.batch": 32,
-        "answering.min_coverage": 0.55,
+        "answering.min_relevance": 0.6,
     },
     parts=("seen", "dev", "unseen"),
 )

@@ -100,24 +100,16 @@ def test_a_document_that_was_added_by_other_means_is_shown_at_once():
 
 
 def test_what_is_found_must_be_about_the_question():
-    """Where no passage holds the least share of a question's words, no model is asked, and what was found is kept."""
+    """Where a question is not worth asking, no model is asked, and what was found is kept."""
     questions = ["How heavy is the Delta pump?", "How heavy is the Omega press?"]
     shown = [found(questions)[0]] * 2
-    answers, generator = ask(lambda request: PRICE, questions=questions, passages=shown, min_coverage=0.6)
+    answers, generator = ask(lambda request: PRICE, questions=questions, passages=shown, asked=[True, False])
     assert [answer.abstained for answer in answers] == [False, True]
     assert len(generator.requests) == 1
     refused = answers[1]
     assert (refused.text, refused.raw, refused.supported, refused.passages) == (ABSTENTION, "", None, tuple(shown[1]))
     assert refused.tokens == {"input": 0, "output": 0}
     assert not any(answer.abstained for answer in ask(lambda request: PRICE, questions=questions, passages=shown)[0])
-
-
-def test_a_question_without_documents_is_asked_whatever_they_must_hold():
-    """A contender that is shown nothing by intent is asked all the same."""
-    (answer,), generator = ask(
-        lambda request: "Answer: 7", questions=["Why?"], passages=[[]], ask_without_passages=True, min_coverage=1.0
-    )
-    assert (answer.text, len(generator.requests)) == ("7", 1)
 
 
 def test_the_question_and_its_documents_are_asked_and_exemplars_stand_before_them():
@@ -191,7 +183,7 @@ def test_where_nothing_was_found_no_model_is_asked():
 
 def test_a_closed_book_question_is_asked_without_passages():
     """Where it is wanted, the model answers from memory; nothing is judged that nothing was shown for."""
-    (answer, *_), generator = ask(lambda request: PRICE, passages=[[], [], []], ask_without_passages=True)
+    (answer, *_), generator = ask(lambda request: PRICE, passages=[[], [], []], asked=[True] * 3)
     assert generator.requests[0].messages[-1]["content"] == f"Question: {QUESTIONS[0]}"
     assert (answer.text, answer.supported, answer.citations, answer.quotes_verbatim) == ("240 euros", None, (), False)
 

@@ -105,10 +105,10 @@ def test_quotes_of_a_hosted_model_are_checked(run, fakes):
 
 
 def test_a_question_about_something_else_is_not_asked(run, fakes):
-    """With a least coverage, no model is asked where nothing found holds the question's words; others are."""
+    """With a least relevance, no model is asked where nothing found is about the question; others are."""
     model = replying(fakes, "Answer: 7.5 kg")
     manifest = json.loads((run / "manifest.json").read_text(encoding="utf-8"))
-    manifest["settings"]["answering"]["min_coverage"] = 0.6
+    manifest["settings"]["answering"]["min_relevance"] = 0.5
     (run / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
     about, other = raft.load(run).ask_all([QUESTION, "Who painted the ceiling of the opera?"], model=model)
     assert (about.text, about.abstained) == ("7.5 kg", False)
@@ -256,7 +256,7 @@ def test_an_answer_is_told_with_what_it_cites():
         ({"quotes_verbatim": False}, "names the wrong document"),
         ({"abstained": True, "supported": None}, "nothing that was found answers it; the model was shown pumps.pdf"),
         ({"passages": (), "abstained": True, "supported": None}, "nothing was found for this question"),
-        ({"raw": "", "abstained": True, "supported": None}, "too few of the question's words (answering.min_coverage)"),
+        ({"raw": "", "abstained": True, "supported": None}, "too little about the question (answering.min_relevance)"),
         ({"refused": True, "abstained": True, "supported": None}, "an answer was withheld"),
     ],
 )

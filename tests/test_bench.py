@@ -246,10 +246,10 @@ def test_after_a_training(after):
     assert against["raft"]["f1"] == verdict["gain"]
 
 
-def test_what_is_found_must_hold_the_questions_words_for_all_alike(run, fakes):
-    """With a least coverage all contenders that retrieve refuse the same questions, some and not all."""
+def test_what_is_found_must_be_about_the_question_for_all_alike(run, fakes):
+    """With a least relevance all contenders that retrieve refuse the same questions, some and not all."""
     own = write(run.parent / "own.jsonl", OWN)
-    chosen = {"answering.min_coverage": 0.4, "benchmark.contenders": "verdict"}
+    chosen = {"answering.min_relevance": 0.4, "benchmark.contenders": "verdict"}
     facts = bench(run, questions=own, settings=chosen)
     refused = {
         name: {row["question_id"] for row in facts["questions"] if row["answers"][name]["abstained"]}

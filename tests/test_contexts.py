@@ -1,5 +1,7 @@
 """What contenders are shown: the same chunks, the golden one given or withheld, and worked examples."""
 
+from dataclasses import replace
+
 import polars as pl
 from hypothesis import given
 from hypothesis import strategies as st
@@ -60,6 +62,26 @@ def test_golden_is_always_given_and_never_withheld(k, share, seed):
         for passages in shown.values():
             assert len(set(ids(passages))) == len(passages) <= k
         assert len(shown["retrieved"]) == len(shown.get("withheld", shown["retrieved"])) == k
+
+
+def test_what_is_shown_must_be_about_the_question_to_be_worth_asking():
+    """With a least relevance, a context is worth asking in where it reaches that; one without documents always is."""
+    known = chosen([asked(0)], share=1.0)
+    known = replace(known, relevance=contexts.relevance(known, RETRIEVER.embedder))
+    values = known.relevance["q0"]
+    assert set(values) == {"retrieved", "golden", "withheld"}
+    assert 0 < values["withheld"] < values["golden"] <= 1
+    between = (values["withheld"] + values["golden"]) / 2
+    worth = {context: known.worth_asking("q0", context, between) for context in ("none", *values)}
+    assert worth == {"none": True, "retrieved": True, "golden": True, "withheld": False}
+
+
+def test_where_documents_are_wanted_and_none_is_found_nobody_is_asked():
+    """Without a least relevance anything shown is worth asking about, and nothing shown is not."""
+    known = chosen([asked(0)], share=1.0)
+    assert known.worth_asking("q0", "withheld", 0.0)
+    bare = replace(known, passages={"q0": {"none": [], "retrieved": []}})
+    assert (bare.worth_asking("q0", "retrieved", 0.0), bare.worth_asking("q0", "none", 0.0)) == (False, True)
 
 
 def test_golden_given_differs_from_retrieval_in_one_chunk():

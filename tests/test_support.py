@@ -1,12 +1,14 @@
 """What an answer rests on: quotes word for word, figures to the digit."""
 
+import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from raft.answers import Passage
 from raft.raftformat import ABSTENTION, parse, render_target
-from raft.support import coverage, figures, find_verbatim, is_supported, locate
+from raft.support import coverage, figures, find_verbatim, is_supported, locate, relevance
+from raft.testing import HashEmbedder
 
 RETURNS = "Goods can be returned within 30 days.\n\nThe buyer’s refund – less $4.50 – takes 3 working\ndays."
 DELIVERY = "Parcels of up to 12 kg are delivered within three days. Call Maria Lopez before 12 March 2026."
@@ -48,6 +50,37 @@ def test_coverage_is_a_share(question):
     assert coverage(question, [passage(question)]) == 1.0
     assert alone in (0.0, 1.0)
     assert alone <= coverage(question, SHOWN) <= 1.0
+
+
+def vectors(**known):
+    """Return what embeds these texts as given, and all others as a vector that is near to none of them."""
+    return lambda texts: np.array([known.get(text, (0.0, 0.0, 1.0)) for text in texts], dtype=np.float32)
+
+
+def test_relevance_is_the_mean_of_words_and_of_the_nearest_sentence():
+    """Half of it is the share of the question's words, half the cosine to the nearest sentence of any passage."""
+    question, sentence = "Who delivers goods?", "Call Maria Lopez before 12 March 2026."
+    embed = vectors(**{question: (1.0, 0.0, 0.0), sentence: (0.6, 0.8, 0.0)})
+    (found,) = relevance([question], [SHOWN], embed)
+    assert found == pytest.approx((1 / 2 + 0.6) / 2)
+    assert relevance([question], [SHOWN[:1]], embed) == [1 / 4]  # that sentence stands in the other passage
+
+
+def test_the_opposite_of_a_question_is_as_little_about_it_as_nothing():
+    """A negative cosine counts as none, and without passages there is no relevance."""
+    question = "Who delivers goods?"
+    embed = lambda texts: np.array([[1.0] if text == question else [-1.0] for text in texts], dtype=np.float32)  # noqa: E731
+    assert relevance([question, question], [SHOWN, []], embed) == [1 / 4, 0.0]
+    assert relevance([], [], embed) == []
+
+
+@given(question=st.text(max_size=40), text=st.text(max_size=80))
+def test_relevance_is_a_share(question, text):
+    """Whatever is asked and shown, the relevance lies between 0 and 1, and that of a sentence to itself is 1."""
+    embed = HashEmbedder().embed
+    (found,) = relevance([question], [[passage(text)]], embed)
+    assert 0.0 <= found <= 1.0
+    assert relevance(["Who delivers goods?"], [[passage("Who delivers goods?")]], embed) == [pytest.approx(1.0)]
 
 
 @given(before=st.text(max_size=20), pieces=PIECES, data=st.data())

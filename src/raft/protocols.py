@@ -114,6 +114,8 @@ class Retriever(Protocol):
     """Finds the chunks that answer a question."""
 
     identity: str
+    embedder: Embedder
+    """What questions are embedded with."""
 
     def search(self, queries: Sequence[str], k: int) -> pl.DataFrame:
         """Return the best `k` chunks of each query as a frame of `tables.HITS`."""

@@ -180,10 +180,10 @@ class Answering(_Section):
 
     max_tokens: Count = Field(192, description="longest answer, quotes included, in the student's tokens")
     batch: Count = Field(16, description="questions that a local model answers together")
-    min_coverage: Share = Field(
+    min_relevance: Share = Field(
         0.0,
-        description="share of a question's words that one of the chunks found must hold; below it no model is asked, "
-        "and the answer is that the documents don't say. Small models rarely notice that by themselves: try 0.6",
+        description="how much the chunks found must be about a question, by words and sense; below it no model is "
+        "asked, and the answer is that the documents don't say. Small models rarely notice that by themselves: try 0.6",
     )
     when_unsupported: Literal["mark", "retry", "refuse"] = Field(
         "mark",

@@ -4,12 +4,14 @@ Pure functions.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
+
+import numpy as np
 
 from raft.answers import Citation, Passage
 from raft.raftformat import is_abstention
-from raft.text import contains, content_words, fact_values, facts
+from raft.text import contains, content_words, fact_values, facts, sentences
 
 _ALIKE = ('"“”„‟«»', "'‘’‚‛`´", "-‐‑‒–—―−")
 _CLASS = {character: f"[{re.escape(group)}]" for group in _ALIKE for character in group}
@@ -39,6 +41,36 @@ _YEAR = re.compile(r"[12]\d{3}")
 
 _STEM = 5
 """Letters by which words are told apart, so that "founded" stands in "the founding"."""
+
+
+def relevance(
+    questions: Sequence[str], passages: Sequence[Sequence[Passage]], embed: Callable[[Sequence[str]], np.ndarray]
+) -> list[float]:
+    """Return how much of what was found for each question is about it (0 to 1), by its words and by its sense.
+
+    The mean of two figures: `coverage`, and the highest cosine of the question and a sentence of its passages. Each
+    tells questions that the passages answer from others worse than both together (`benchmarks/abstention.py`).
+
+    Args:
+        questions: what is asked.
+        passages: what was found for each; where there is none the relevance is 0.
+        embed: returns the vectors of texts, a row of length 1 each (`protocols.Embedder.embed`).
+    """
+    places: dict[str, int] = {}
+    said = [[text for one in shown for text in _sentences(one.text)] for shown in passages]
+    for text in (*questions, *(text for own in said for text in own)):
+        places.setdefault(text, len(places))
+    vectors = embed(list(places)) if places else np.zeros((0, 1), dtype=np.float32)
+    found = []
+    for question, shown, own in zip(questions, passages, said, strict=True):
+        near = vectors[[places[text] for text in own]] @ vectors[places[question]]
+        nearest = max(0.0, min(1.0, float(near.max(initial=0.0))))
+        found.append((coverage(question, shown) + nearest) / 2 if shown else 0.0)
+    return found
+
+
+def _sentences(text: str) -> list[str]:
+    return [text[start:end] for start, end in sentences(text)]
 
 
 def coverage(question: str, passages: Iterable[Passage]) -> float:

@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 
 from raft import tables
-from raft.protocols import Completion, Failure, Message, Request, Tokenizer
+from raft.protocols import Completion, Embedder, Failure, Message, Request, Tokenizer
 from raft.text import content_words, normalise
 
 
@@ -108,6 +108,7 @@ class OverlapRetriever:
         ]
         digest = hashlib.sha256(repr([chunk[:3] for chunk in self.chunks]).encode()).hexdigest()
         self.identity = f"overlap-{digest[:16]}"
+        self.embedder: Embedder = HashEmbedder()
 
     def search(self, queries: Sequence[str], k: int) -> pl.DataFrame:
         """Return the best `k` chunks of each query; among equals the shorter wins, then the smaller chunk_id."""

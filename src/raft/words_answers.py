@@ -43,7 +43,7 @@ def _doubts(said: Answer) -> Iterator[str]:
     elif not said.passages:
         yield "nothing was found for this question; no model was asked"
     elif not said.raw:
-        yield "what was found holds too few of the question's words (answering.min_coverage); no model was asked"
+        yield "what was found is too little about the question (answering.min_relevance); no model was asked"
     elif said.abstained:
         looked = ", ".join(dict.fromkeys(passage.document for passage in said.passages))
         yield f"nothing that was found answers it; the model was shown {looked}"

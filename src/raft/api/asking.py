@@ -25,6 +25,7 @@ from raft.raftformat import PROMPTS, render_style
 from raft.run import Run
 from raft.settings import Settings
 from raft.stages import answering
+from raft.support import relevance
 
 BASE = "none"
 """What stands for "no adapter" where an adapter's id is expected."""
@@ -60,6 +61,11 @@ class Shelf:
             self._corpus = _Corpus(self.run, self.settings, stamp)
         return self._corpus.search(questions, k)
 
+    def relevance(self, questions: Sequence[str], passages: Sequence[Sequence[Passage]]) -> list[float]:
+        """Return how much of what was found for each question is about it; what was found came from `search`."""
+        assert self._corpus is not None
+        return relevance(questions, passages, self._corpus.embed)
+
     def model(self, name: str, adapter: Path | None) -> Model:
         """Return a model with an adapter, or none; weights are loaded once."""
         key = name, adapter
@@ -87,6 +93,7 @@ class _Corpus:
             if not (run.folder / name).is_file():
                 raise artifacts.missing(run.folder / name)
         self._index = seams.open_retriever(run.folder, settings, run.manifest["collection"])
+        self.embed = self._index.embedder.embed
         documents = pl.concat(list(run.stream("documents.parquet", ["doc_id", "path", "title"])))
         self._paths = dict(documents.select("doc_id", "path").iter_rows())
         self._titles = dict(documents.select("doc_id", "title").iter_rows())
@@ -235,10 +242,13 @@ class Answerer:
             return []
         settings, begun = self._shelf.settings, time.monotonic()
         found = self._shelf.search(asked, k or settings.index.k)
+        shown = [self._fitting(*pair) for pair in zip(asked, found, strict=True)]
+        least = settings.answering.min_relevance
+        about = [value >= least for value in self._shelf.relevance(asked, shown)] if least else None
         seconds = (time.monotonic() - begun) / len(asked)
         said = answering.answer_all(
             asked,
-            [self._fitting(*pair) for pair in zip(asked, found, strict=True)],
+            shown,
             generator,
             prompt=self._prompt,
             style=self._style,
@@ -247,7 +257,7 @@ class Answerer:
             model=self.model,
             adapter=self.adapter,
             retrieval_seconds=[seconds] * len(asked),
-            min_coverage=settings.answering.min_coverage,
+            asked=about,
         )
         return list(said)
 

@@ -52,6 +52,7 @@ class ChromaIndex:
         name: the collection's name; on a server each run needs its own.
 
     Attributes:
+        embedder: as given.
         identity: what search results depend on: the embedder and the indexed chunks.
 
     Raises:
@@ -65,7 +66,7 @@ class ChromaIndex:
     ) -> None:
         if (folder is None) == (url is None):
             raise UsageError("An index lies in a folder or on a server.", hint="give a folder or index.url, not both")
-        self._embedder, self._folder, self._name = embedder, folder, name
+        self.embedder, self._folder, self._name = embedder, folder, name
         self._where = str(folder or url)
         self._client = _open_folder(folder) if folder else _open_server(str(url))
         try:
@@ -127,7 +128,7 @@ class ChromaIndex:
 
     def digest(self) -> str:
         """Return a stable digest of the embedder and the sorted (chunk id, text digest) pairs."""
-        whole = hashlib.sha256(self._embedder.identity.encode())
+        whole = hashlib.sha256(self.embedder.identity.encode())
         for chunk_id, digest in sorted(self.contents().items()):
             whole.update(f"\n{chunk_id} {digest}".encode())
         return whole.hexdigest()
@@ -141,7 +142,7 @@ class ChromaIndex:
         size = self._guard(self._collection.count) if self._collection is not None else 0
         if not queries or not size:
             return pl.DataFrame(schema=HITS)
-        reply = self._nearest(self._embedder.embed(queries), min(k + _SPARE, size))
+        reply = self._nearest(self.embedder.embed(queries), min(k + _SPARE, size))
         rows = [
             {"query": query, "chunk_id": chunk_id, "doc_id": entry["doc_id"], "score": 1.0 - distance, "text": text}
             for query, columns in enumerate(
@@ -162,7 +163,7 @@ class ChromaIndex:
     def _write(self, batch: list[dict[str, str]]) -> int:
         if not batch:
             return 0
-        vectors = self._embedder.embed([row["embedded"] for row in batch])
+        vectors = self.embedder.embed([row["embedded"] for row in batch])
         if self._collection is None:
             self._collection = self._create(vectors.shape[1])
         self._guard(
@@ -178,7 +179,7 @@ class ChromaIndex:
         return self._client.create_collection(
             self._name,
             embedding_function=None,
-            metadata={"embedder": self._embedder.identity, "dimensions": dimensions},
+            metadata={"embedder": self.embedder.identity, "dimensions": dimensions},
             configuration={"hnsw": {"space": "cosine", "ef_construction": 200, "ef_search": 256}},
         )
 
@@ -197,9 +198,9 @@ class ChromaIndex:
                 raise DamagedArtifact("The index has vectors but no list of them.", where=self._where, hint=_REBUILD)
             return
         made_with = (self._collection.metadata or {}).get("embedder")
-        if made_with != self._embedder.identity:
+        if made_with != self.embedder.identity:
             raise OtherEmbedder(
-                f"The index was made with the embedder {made_with}, and {self._embedder.identity} is asked for.",
+                f"The index was made with the embedder {made_with}, and {self.embedder.identity} is asked for.",
                 where=self._where,
                 hint="set index.embedder back, or delete the index and run raft build again",
             )

@@ -22,10 +22,15 @@ class HybridRetriever:
     Args:
         dense: finds chunks that mean the same.
         lexical: finds chunks that say the same.
+
+    Attributes:
+        embedder: that of the vectors.
+        identity: what search results depend on.
     """
 
     def __init__(self, dense: ChromaIndex, lexical: LexicalIndex) -> None:
         self._dense, self._lexical = dense, lexical
+        self.embedder = dense.embedder
         self.identity = f"fused:{DEPTH}({dense.identity},{lexical.identity})"
 
     def __enter__(self) -> Self:

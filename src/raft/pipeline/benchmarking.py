@@ -83,7 +83,10 @@ def prepare(run: Run, settings: Settings, questions: pl.DataFrame, retriever: Re
         name: {context: shown for context, shown in own.items() if context != "withheld" or name not in choosing}
         for name, own in found.passages.items()
     }
-    return replace(found, passages=passages, seconds=(time.monotonic() - begun) / max(1, len(questions)))
+    found = replace(found, passages=passages)
+    if settings.answering.min_relevance:
+        found = replace(found, relevance=contexts.relevance(found, retriever.embedder))
+    return replace(found, seconds=(time.monotonic() - begun) / max(1, len(questions)))
 
 
 def choose_exemplars(
@@ -278,8 +281,7 @@ def _ask(
             when_unsupported=settings.answering.when_unsupported,
             model=contender.arm.model,
             adapter=contender.arm.adapter,
-            ask_without_passages=contender.arm.context == "none",
-            min_coverage=settings.answering.min_coverage,
+            asked=[known.worth_asking(name, context, settings.answering.min_relevance) for name in ids],
             **options,
         )
     )

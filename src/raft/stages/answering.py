@@ -12,7 +12,7 @@ from raft.answers import Answer, Citation, Passage
 from raft.prompts import Prompt
 from raft.protocols import Completion, Failure, Generator, Message, Request, Tokenizer
 from raft.raftformat import ABSTENTION, Shown, parse, render_prompt, title_line
-from raft.support import coverage, is_supported, locate
+from raft.support import is_supported, locate
 
 WhenUnsupported = Literal["mark", "retry", "refuse"]
 
@@ -141,8 +141,7 @@ def answer_all(
     adapter: str | None,
     retrieval_seconds: Sequence[float] | None = None,
     exemplars: Sequence[Message] = (),
-    ask_without_passages: bool = False,
-    min_coverage: float = 0.0,
+    asked: Sequence[bool] | None = None,
 ) -> Iterator[Answer]:
     """Yield one checked answer a question, in order, as the generator delivers.
 
@@ -159,15 +158,14 @@ def answer_all(
         adapter: id of its adapter, None for the base model.
         retrieval_seconds: how long the search for each question took; None counts as 0.
         exemplars: as for `request`.
-        ask_without_passages: ask the model also where nothing is shown, rather than abstain for it.
-        min_coverage: share (0 to 1) of the question's words that one of its passages must hold (`support.coverage`);
-            below it the model is not asked, and the answer is that the documents do not answer the question.
+        asked: whether the model is asked each question at all; where it is not, the answer is that the documents do not
+            answer the question. None: it is asked where anything is shown.
 
     Raises:
-        ValueError: not as many lists of passages, or durations, as questions.
+        ValueError: not as many lists of passages, durations or decisions as questions.
     """
-    if len(passages) != len(questions) or len(retrieval_seconds or questions) != len(questions):
-        raise ValueError("questions, passages and retrieval_seconds differ in length")
+    if any(len(given or questions) != len(questions) for given in (passages, retrieval_seconds, asked)):
+        raise ValueError("questions, passages, retrieval_seconds and asked differ in length")
     searched = retrieval_seconds or [0.0] * len(questions)
 
     def ask(place: int) -> Request:
@@ -178,10 +176,7 @@ def answer_all(
     def read(place: int, outcome: Completion | Failure | None) -> Answer:
         return _read(questions[place], outcome, passages[place], searched[place], model=model, adapter=adapter)
 
-    asked = [
-        coverage(question, shown) >= min_coverage if shown else ask_without_passages
-        for question, shown in zip(questions, passages, strict=True)
-    ]
+    asked = [bool(shown) for shown in passages] if asked is None else asked
     outcomes = generator.complete(ask(place) for place, wanted in enumerate(asked) if wanted)
     answers = ((place, read(place, next(outcomes) if wanted else None)) for place, wanted in enumerate(asked))
     if when_unsupported != "retry":

@@ -7,15 +7,16 @@ of the last chunk that search brought, unless it is among them: so the two condi
 import hashlib
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import polars as pl
 
+from raft import support
 from raft.answers import Passage
 from raft.bearing import SHORT_ANSWERS, Sources, bearing, golden_of, group_of, unanswerable, withheld
 from raft.prompts import Prompt
-from raft.protocols import Message, Retriever
+from raft.protocols import Embedder, Message, Retriever
 from raft.raftformat import ABSTENTION, Shown, render_prompt, title_line
 from raft.text import normalise
 
@@ -37,17 +38,26 @@ class Contexts:
         passages: for each question id and context the passages to show; "golden" only where a chunk is known to bear
             the answer, "withheld" only for the questions that are also asked without what bears their answer.
         seconds: seconds of one search, on average.
+        relevance: for each question id and context how much of what is shown is about it (`support.relevance`); empty
+            where nobody needs to know.
     """
 
     questions: pl.DataFrame
     sources: Sources
     passages: Mapping[str, Mapping[Context, Sequence[Passage]]]
     seconds: float = 0.0
+    relevance: Mapping[str, Mapping[Context, float]] = field(default_factory=dict)
 
     def ids(self, question_set: str, context: Context) -> list[str]:
         """Return the questions of a set that can be asked in a context, in their order."""
         rows = self.questions.filter(pl.col("split") == question_set)["question_id"].to_list()
         return [name for name in rows if context in self.passages[name]]
+
+    def worth_asking(self, name: str, context: Context, least: float) -> bool:
+        """Tell whether a model is asked a question in a context: where documents belong to it, they are about it."""
+        if context == "none":
+            return True
+        return bool(self.passages[name][context]) and (not least or self.relevance[name][context] >= least)
 
 
 def contexts(
@@ -94,6 +104,18 @@ def contexts(
             shown[name]["withheld"] = [book.passage(one) for one in rest]
     texts = {name: book.chunks[name]["text"] for known in borne.values() for name in known}
     return Contexts(questions, Sources(borne, ranked, groups, texts), dict(shown))
+
+
+def relevance(known: Contexts, embedder: Embedder) -> dict[str, dict[Context, float]]:
+    """Return for each question id and context how much of what is shown is about the question."""
+    asked = dict(known.questions.select("question_id", "question").iter_rows())
+    places = [(name, context) for name, own in known.passages.items() for context in own if context != "none"]
+    shown = [known.passages[name][context] for name, context in places]
+    found: dict[str, dict[Context, float]] = {}
+    values = support.relevance([asked[name] for name, _ in places], shown, embedder.embed)
+    for (name, context), value in zip(places, values, strict=True):
+        found.setdefault(name, {})[context] = value
+    return found
 
 
 class _Book:
