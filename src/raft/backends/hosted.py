@@ -4,7 +4,6 @@ An endpoint that speaks as OpenAI's does, at an address of its own, is asked dir
 litellm.
 """
 
-import asyncio
 import os
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -15,9 +14,11 @@ from raft.backends.asking import Reply
 from raft.backends.direct import DirectTransport
 from raft.backends.faults import Transport
 from raft.backends.flight import Call, Flight, Outcome
+from raft.backends.loops import fastest_loop
 from raft.backends.pace import Pace
 from raft.backends.prices import list_price
 from raft.backends.quiet import import_litellm
+from raft.backends.spread import SpreadTransport, processes_for
 from raft.backends.through_litellm import LitellmTransport
 from raft.errors import UsageError
 from raft.ledger import Ledger
@@ -80,7 +81,7 @@ class HostedModel:
             purse=purse,
             model=self.name,
             where=where,
-            loop=_fastest_loop,
+            loop=fastest_loop,
         )
 
     def answer(self, calls: Sequence[Request], wanted: Sequence[bool]) -> Iterator[list[tuple[int, Reply | Failure]]]:
@@ -152,6 +153,8 @@ class HostedModel:
             return DirectTransport(
                 self.name, api_base=address, key=key, timeout=self._timeout, connections=self.concurrency
             )
+        if (count := processes_for(self.concurrency)) > 1:
+            return SpreadTransport(count, name=self.name, api_base=self._given, key=key, timeout=self._timeout)
         return LitellmTransport(self.name, api_base=self._given, key=key, timeout=self._timeout)
 
 
@@ -167,12 +170,3 @@ def _placed(call: Call, outcome: Outcome) -> tuple[int, Reply | Failure]:
         seconds=outcome.seconds,
     )
     return int(call.key), reply
-
-
-def _fastest_loop() -> asyncio.AbstractEventLoop:
-    """Return an event loop of uvloop's where that is installed (Chroma's server brings it), else Python's own."""
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.new_event_loop()
-    return uvloop.new_event_loop()
