@@ -213,8 +213,10 @@ class FakeOpenAI:
             self._answer(connection, body, digest, attempt, fault)
 
     def _fault(self, body: Mapping[str, Any], attempt: int, draw: float) -> str | None:
+        if not body["messages"]:
+            return "400"
         if self.faults:
-            text = body["messages"][-1]["content"]
+            text = _text(body["messages"][-1])
             planned = next((faults for key, faults in self.faults.items() if key in text), ())
             if attempt < len(planned):
                 chosen = planned[attempt]
@@ -340,9 +342,15 @@ class _Connection(asyncio.Protocol):
             self.transport.close()
 
 
+def _text(turn: Mapping[str, Any]) -> str:
+    """Return what a turn says, whose content may be a text or a list of parts."""
+    content = turn["content"]
+    return content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
+
+
 def reply_to(body: Mapping[str, Any]) -> str:
     """Return the text of the reply to a request: items as JSON for a passage, otherwise an echo of the last turn."""
-    text = body["messages"][-1]["content"]
+    text = _text(body["messages"][-1])
     passage = re.search(r'"""\n(.*)\n"""', text, re.DOTALL)
     if not passage:
         return f"echo: {text}"
@@ -373,7 +381,7 @@ def _completion(body: Mapping[str, Any], digest: bytes, fault: str | None) -> di
         text = " ".join(words[: max(1, len(words) // 2)])
     if fault == "truncated":
         text = text[: min(40, len(text) // 2)]
-    read = sum(len(turn["content"].split()) for turn in body["messages"])
+    read = sum(len(_text(turn).split()) for turn in body["messages"])
     choice = {
         "index": 0,
         "message": {"role": "assistant", "content": text},

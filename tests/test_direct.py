@@ -58,6 +58,15 @@ def one(url, text="hello there", **options):
     return found
 
 
+def test_a_chat_of_parts_is_answered_and_an_empty_one_refused():
+    """The server on this machine takes what other tools send too: contents in parts, and a probe without any turn."""
+    parts = ({"role": "user", "content": [{"type": "text", "text": "hello "}, {"type": "text", "text": "there"}]},)
+    with FakeOpenAI() as server:
+        ((reply, error), _) = ask(server.url, Request(parts, max_tokens=9), Request((), max_tokens=9))
+    assert reply.text == "echo: hello there"
+    assert isinstance(error, Refused)
+
+
 @asynccontextmanager
 async def saying(raw):
     """Serve the same bytes to everybody; yield the address, and the requests that came."""

@@ -1,7 +1,9 @@
 """bespokelabs-curator: `curator.LLM` with its OpenAI backend, no rate limit, no cache of earlier runs."""
 
+import importlib.util
 import os
 import tempfile
+from pathlib import Path
 
 import common
 from bespokelabs import curator
@@ -48,7 +50,13 @@ def made(kind: type, options: dict) -> object:
     return kind(model_name="test-model", backend="openai", backend_params=options, generation_params=generation)
 
 
+def tokens_of_litellm() -> str:
+    """Return the folder in which litellm brings the token lists that curator would fetch from the network."""
+    return str(Path(importlib.util.find_spec("litellm").origin).parent / "litellm_core_utils" / "tokenizers")
+
+
 if __name__ == "__main__":
+    os.environ["TIKTOKEN_CACHE_DIR"] = tokens_of_litellm()
     os.environ.update(
         OPENAI_API_KEY=common.KEY, CURATOR_DISABLE_CACHE="1", CURATOR_DISABLE_RICH_DISPLAY="1", CURATOR_VIEWER="0"
     )
