@@ -52,6 +52,17 @@ class Chance:
         return self.random.random() >= self.share, 0.0
 
 
+class Later:
+    """A limit that becomes another one at a moment."""
+
+    def __init__(self, before, after, at):
+        self.before, self.after, self.at = before, after, at
+
+    def take(self, now):
+        """Return whether a call is taken, and after how many seconds the next one would be."""
+        return (self.before if now < self.at else self.after).take(now)
+
+
 class Traffic:
     """What came of calls that were sent as fast as a pace allows.
 
@@ -245,10 +256,21 @@ def test_an_endpoint_that_takes_so_many_at_once_is_kept_near_that():
     assert done.waste < 0.03
 
 
-def test_calls_turned_away_by_chance_do_not_bring_everything_to_a_halt():
+@pytest.mark.parametrize(("share", "least"), [(0.01, 0.3), (0.05, 0.6)])
+def test_calls_turned_away_by_chance_do_not_bring_everything_to_a_halt(share, least):
     """Slowing down does not help where calls are turned away at random, so that it is not carried on with."""
-    done = traffic(Pace(64), 60.0, limiter=Chance(0.05))
-    assert sum(sent >= 30 for sent in done.taken) >= 30 * 25
+    done = traffic(Pace(64), 180.0, limiter=Chance(share))
+    assert sum(sent >= 120 for sent in done.taken) >= least * 320 * 60
+
+
+@pytest.mark.parametrize("retry_after", [None, whole_seconds], ids=["silent", "retry-after"])
+@pytest.mark.parametrize("before", [lambda: Chance(0.05), lambda: Bucket(1200, 10)], ids=["chance", "higher"])
+def test_a_limit_that_comes_later_is_found_and_kept(before, retry_after):
+    """A limit of 300 calls a minute is kept, whatever turned calls away before it was set."""
+    done = traffic(Pace(64), 480.0, limiter=Later(before(), Bucket(300, 10), at=180.0), retry_after=retry_after)
+    late, wasted = (sum(sent >= 240 for sent in sents) for sents in (done.taken, done.wasted))
+    assert late >= 0.95 * 5 * 240
+    assert wasted < 0.03 * late
 
 
 def test_an_endpoint_that_is_shut_is_only_felt_for():

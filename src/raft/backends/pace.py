@@ -22,11 +22,11 @@ _CATCH_UP = 0.05  # seconds that a late timer may make up for
 _BELOW, _LEAST = 0.985, 0.7  # how far below the measured rate calls go on, and the furthest fall at once
 _TELLING = 20  # accepted calls that a rate is measured over, at least
 _OFTEN = 50  # accepted calls; cuts that follow each other sooner are too many
-_ENGAGE, _FUTILE, _FREE = (
-    3,
-    10,
-    2000,
-)  # such cuts until the rate is blamed; until it is acquitted; calls it is then free
+_ENGAGE = 3  # such cuts until the rate is blamed
+_FUTILE = 0.6  # share of a rate that was taken before, below which calls that are turned away acquit it
+_FREE = 2000  # accepted calls for which it is then free, at first
+_STEADY = 100.0  # calls over which the share of those turned away is taken, to tell whether it is what it was
+_AS_BEFORE = (2.0, 0.03)  # how much more of that is still taken for chance: so many times as much, or so much more
 _TOLD = 0.98  # share of a limit that the endpoint states
 
 
@@ -58,7 +58,9 @@ class Pace:
         self._share, self._shut_at, self._opened_at, self._probes = 0.0, -1.0, -1.0, 0
         self._rate: float | None = None  # as it was at _rate_at; see _rate_now
         self._rate_at, self._doubling = 0.0, _SURE
-        self._accepted, self._cut_accepted, self._short_cuts, self._free_until = 0, 0, 0, 0
+        self._accepted, self._cut_accepted, self._short_cuts = 0, 0, 0
+        self._steady, self._chance, self._taken = 0.0, 0.0, 0.0
+        self._free, self._free_until = _FREE, 0
         self._history: deque[tuple[float, int]] = deque()
         self._marks: deque[tuple[float, int]] = deque(maxlen=4)
 
@@ -118,6 +120,7 @@ class Pace:
             self._accepted += 1
             self._remember(now)
             self._share -= self._share / _MEMORY
+            self._steady -= self._steady / _STEADY
             if self._shut_at >= 0 and begun >= self._shut_at - _SAME:
                 self._reopen(now, begun)
             self._grow(begun, seconds)
@@ -165,10 +168,15 @@ class Pace:
         if self._shut_at >= 0 or begun < self._opened_at - _SAME:
             return  # this one says nothing new
         self._share += (1 - self._share) / _MEMORY
+        self._steady += (1 - self._steady) / _STEADY
+        if self._is_chance():
+            return
         if begun >= self._cut_at - _SAME:  # all that were in the air at a cut count as one sign
             self._starting = False
             self._short_cuts = self._short_cuts + 1 if self._accepted - self._cut_accepted < _OFTEN else 0
             self._blame(now)
+            if self._chance:
+                return
             self.limit = max(1.0, self.limit / 2, self._needed(now))
             self._cut_at, self._cut_accepted = now, self._accepted
             self._marks.append((now, self._accepted))
@@ -181,17 +189,34 @@ class Pace:
 
     def _blame(self, now: float) -> None:
         """Find the rate that the endpoint takes, at a cut; or stop believing in one where obeying it is of no use."""
+        measured = self._measured(now)
         if self._rate is None:
-            measured = self._measured(now)
             if self._short_cuts >= _ENGAGE and self._accepted >= self._free_until and measured is not None:
                 self._set_rate(now, measured * _BELOW)
+                self._taken = measured
         elif self._feeling:
             if self._rate_now(now) * self._seconds > 2 * self._most:
                 self._rate = None  # it takes whatever can be in flight
-        elif self._short_cuts >= _FUTILE:
-            self._rate, self._free_until, self._short_cuts = None, self._accepted + _FREE, 0
+        elif measured is not None and measured < _FUTILE * self._taken:
+            self._acquit()
         else:
+            self._taken = max(self._taken, measured or 0.0)
             self._lower(now)
+
+    def _acquit(self) -> None:
+        """Stop believing in a rate: calls are turned away at a pace at which more were taken before."""
+        self._rate, self._taken, self._short_cuts, self._starting = None, 0.0, 0, True
+        self._chance = self._steady
+        self._free_until, self._free = self._accepted + self._free, 2 * self._free
+
+    def _is_chance(self) -> bool:
+        """Tell whether no more calls are turned away than slowing down was found to be of no use against."""
+        times, more = _AS_BEFORE
+        if self._steady > max(times * self._chance, self._chance + more):
+            self._chance, self._free_until = 0.0, min(self._free_until, self._accepted)
+        elif self._accepted >= self._free_until:
+            self._chance = 0.0
+        return self._chance > 0
 
     def _lower(self, now: float) -> None:
         present, measured = self._rate_now(now), self._measured(now)
