@@ -49,6 +49,7 @@ STUDY = studies.Study(
         "answering.max_tokens": 64,
         "answering.batch": 32,
         "answering.min_relevance": 0.6,
+        "benchmark.withheld": 1.0,
     },
     parts=("seen", "dev", "unseen"),
 )
