@@ -29,7 +29,7 @@ import polars as pl
 
 import storm
 from passages import passage
-from raft import asks, prompts, tables
+from raft import asks, prompts, surveying, tables
 from raft.backends.faults import Transport
 from raft.backends.flowing import FlowingGenerator
 from raft.backends.hosted import HostedModel
@@ -328,8 +328,9 @@ def memory(chosen: argparse.Namespace) -> None:
         ledger = Ledger(Path(folder) / "ledger.sqlite")
         purse = Purse(ledger, run="benchmark", model=model.name, price=_PRICE, cap=1e9)
         failures: list[dict[str, Any]] = []
+        known = surveying.survey(chunk_frames(chosen.chunks), [], surveying.needed("items", KINDS))
         frames = questions.ask(
-            lambda: chunk_frames(chosen.chunks), FlowingGenerator(model, ledger, purse, attempts=3),
+            chunk_frames(chosen.chunks), known, FlowingGenerator(model, ledger, purse, attempts=3),
             questions.read_prompts(None), way="items", kinds=KINDS, per_chunk=1.0, limit=None, model=model.name,
             failures=failures,
         )  # fmt: skip
