@@ -318,3 +318,10 @@ def tiny_student(tmp_path_factory):
     )
     transformers.LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(home)
     return home
+
+
+@pytest.fixture
+def on_this_machine(monkeypatch):
+    """Keep requests on this machine."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")

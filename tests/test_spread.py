@@ -23,14 +23,7 @@ from transport_faults import EXPECTED
 KEY = "sk-dummy-0123456789abcdef"
 SCHEMA = {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]}
 
-pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(autouse=True)
-def on_this_machine(monkeypatch):
-    """Keep requests on this machine."""
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("on_this_machine")]
 
 
 def request(text, **changes):
@@ -72,6 +65,17 @@ def test_replies_are_those_of_one_process():
     assert {(body["max_tokens"], body["temperature"]) for body in server.seen} == {(9, 0.5)}
     assert all(body["response_format"]["json_schema"]["schema"] == SCHEMA for body in server.seen)
     assert all(f"authorization: bearer {KEY}".lower() in head.lower() for head in server.heads)
+
+
+def test_limits_that_the_provider_tells_arrive():
+    """What the provider says of its limits is known here after the first reply."""
+
+    async def doing(transport):
+        await transport.send(request("one"))
+        return transport.limits
+
+    with FakeOpenAI(requests_per_minute=600) as server:
+        assert within(server.url, doing) == {"requests_per_minute": 600.0}
 
 
 def test_each_fault_arrives_as_it_was_raised():
@@ -122,11 +126,15 @@ def test_a_call_that_nobody_waits_for_is_given_up():
             await asyncio.sleep(0.01)
         waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)
-        return waiting.cancelled(), await transport.send(request("two"))
+        for _ in range(1000):  # until the endpoint sees that the connection was closed
+            if not server.waiting:
+                break
+            await asyncio.sleep(0.01)
+        return waiting.cancelled(), server.waiting, await transport.send(request("two"))
 
     with FakeOpenAI({"late": ["timeout"]}) as server:
-        cancelled, reply = within(server.url, doing)
-    assert cancelled
+        cancelled, left, reply = within(server.url, doing)
+    assert (cancelled, left) == (True, 0)
     assert reply.text == "echo: two"
 
 

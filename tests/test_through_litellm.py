@@ -18,14 +18,7 @@ SCHEMA = {"type": "object", "properties": {"a": {"type": "string"}}, "required":
 WAYS = ("openai/test-model", "deepseek/test-model")
 """Providers that litellm asks in its two ways: through a vendor's package, and by itself."""
 
-pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(autouse=True)
-def on_this_machine(monkeypatch):
-    """Keep requests on this machine."""
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("on_this_machine")]
 
 
 def request(text, **changes):
