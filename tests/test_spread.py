@@ -97,7 +97,8 @@ def test_each_fault_arrives_as_it_was_raised():
 
 
 def test_a_process_that_is_killed_is_started_again():
-    """What it was asked may have been billed and may be sent again; the next call is answered by a new process."""
+    """What it was asked may have been billed and may be sent again; the next calls are answered by one new process."""
+    started = []
 
     async def doing(transport):
         first = await transport.send(request("one"))
@@ -107,11 +108,14 @@ def test_a_process_that_is_killed_is_started_again():
             await asyncio.sleep(0.01)
         process.kill()
         (broken,) = await asyncio.gather(waiting, return_exceptions=True)
-        return first, broken, await transport.send(request("two"))
+        more = await asyncio.gather(*(transport.send(request(text)) for text in ("two", "three")))
+        started.extend(workers(transport))
+        return first, broken, more
 
     with FakeOpenAI({"late": ["timeout"]}) as server:
-        first, broken, second = within(server.url, doing)
-    assert (first.text, second.text) == ("echo: one", "echo: two")
+        first, broken, more = within(server.url, doing)
+    assert [reply.text for reply in (first, *more)] == ["echo: one", "echo: two", "echo: three"]
+    assert [process.returncode for process in started] == [0]
     assert isinstance(broken, Broken)
     assert broken.billed
     assert "process" in broken.words

@@ -53,13 +53,14 @@ class SpreadTransport:
     def __init__(self, processes: int, *, name: str, api_base: str | None, key: str | None, timeout: float) -> None:
         self._options = {"name": name, "api_base": api_base, "key": key, "timeout": timeout}
         self._workers = [_Worker(self._options) for _ in range(processes)]
+        self._ended: list[_Worker] = []  # closed in the end: waiting for it here, two calls would start two others
         self.limits: Mapping[str, float] = {}
 
     async def send(self, request: Request) -> Reply:
         """Return the reply to one request; see `Transport.send` for what is raised."""
         place = min(range(len(self._workers)), key=lambda one: len(self._workers[one].waiting))
         if self._workers[place].ended:
-            await self._workers[place].close()
+            self._ended.append(self._workers[place])
             self._workers[place] = _Worker(self._options)
         answer = await self._workers[place].ask(request)
         if answer["limits"] != self.limits:
@@ -70,7 +71,7 @@ class SpreadTransport:
 
     async def close(self) -> None:
         """End all processes."""
-        await asyncio.gather(*(worker.close() for worker in self._workers))
+        await asyncio.gather(*(worker.close() for worker in (*self._workers, *self._ended)))
 
 
 class _Worker:
