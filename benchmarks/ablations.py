@@ -1,11 +1,11 @@
-"""What each choice of the XQuAD study is worth: one thing changed at a time, trained alike, measured on `dev`.
+"""What each choice of a study is worth: one thing changed at a time, trained alike, measured on `dev`.
 
 RAFT_DATA=FOLDER RAFT_MODELS=FOLDER python benchmarks/ablations.py --of runs/xquad standard "quotes first" ...
 
-Needs a run that `benchmarks/xquad.py` has built. Its questions are taken over; rows are put together anew, a model is
-tuned on them for one epoch, and it alone is asked the questions of `dev`, each with and without what bears its answer.
-What was done before is not done again. Without names all variants are measured; the table has those that were measured
-so far.
+Needs a run that `benchmarks/xquad.py` or `benchmarks/pubmedqa.py` has built. Its questions are taken over; rows are put
+together anew, a model is tuned on them, and it alone is asked the questions of `dev`, each with and without what bears
+its answer. What was done before is not done again. Without names all variants are measured; the table has those that
+were measured so far.
 """
 
 import argparse
@@ -14,13 +14,14 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+import pubmedqa
 import raft
 import studies
 import xquad
@@ -32,12 +33,11 @@ from raft.ledger import Ledger
 from raft.pipeline import benchmarking, building
 from raft.raftformat import PROMPTS
 from raft.run import Run, existing
+from raft.scoring import macro_f1_difference, macro_f1_interval
 from raft.settings import Settings
 from raft.stages import benchmark, examples
 from raft.targets import statements
 
-BUILT = {"examples.per_question": 1}
-TRAINED = {"training.learning_rate": 8e-4, "training.epochs": 1.0, "training.rehearsal": 0.1}
 ASKED = {"benchmark.withheld": 1.0, "benchmark.latency_questions": 1, "answering.min_relevance": 0.0}
 STANDARD = "standard"
 
@@ -78,12 +78,55 @@ VARIANTS = {
     "100 rows": Variant(rows=100),
     "200 rows": Variant(rows=200),
     "two epochs": Variant(training={"training.epochs": 2.0}),
+    "three epochs": Variant(training={"training.epochs": 3.0}),
     "rate 2e-4": Variant(training={"training.learning_rate": 2e-4}),
+    "rate 4e-4": Variant(training={"training.learning_rate": 4e-4}),
     "rate 1.6e-3": Variant(training={"training.learning_rate": 1.6e-3}),
+    "seed 1": Variant(training={"seed": 1}),
+    "seed 2": Variant(training={"seed": 2}),
     "rank 64": Variant(training={"training.rank": 64, "training.alpha": 128}),
     "k = 1": Variant(asked={"index.k": 1}),
     "k = 3": Variant(asked={"index.k": 3}),
     "k = 5": Variant(asked={"index.k": 5}),
+}
+
+
+@dataclass(frozen=True)
+class Given:
+    """What all variants have in common.
+
+    Attributes:
+        study: the study.
+        built: settings of the build that differ from the study's.
+        trained: settings of the training that do.
+        folder: where the study was built.
+        files: files of questions by part.
+        own: further settings, for all steps.
+        student: the model that is tuned.
+        generator: the model that wrote the questions.
+        per_document: questions asked of each document of dev, or all.
+        questions: questions asked in all, or all.
+    """
+
+    study: studies.Study
+    built: Mapping[str, Any]
+    trained: Mapping[str, Any]
+    folder: Path
+    files: Mapping[str, Path]
+    own: Mapping[str, Any]
+    student: str
+    generator: str
+    per_document: int | None
+    questions: int | None
+
+
+STUDIES: Mapping[str, tuple[studies.Study, Mapping[str, Any], Mapping[str, Any]]] = {
+    "xquad": (
+        xquad.STUDY,
+        {"examples.per_question": 1},
+        {"training.learning_rate": 8e-4, "training.epochs": 1.0, "training.rehearsal": 0.1},
+    ),
+    "pubmedqa": (pubmedqa.STUDY, {}, pubmedqa.STUDY.training),
 }
 
 
@@ -93,24 +136,30 @@ def folder_of(name: str, variant: Variant, home: Path) -> Path:
     return home / (name if own else STANDARD).replace(" ", "-").replace("'", "")
 
 
-def measure(name: str, variant: Variant, study: Path, home: Path, *, per_document: int, generator: str) -> None:
+def measure(name: str, variant: Variant, home: Path, given: Given) -> None:
     """Build, train and ask a variant; write what was measured to `NAME.json` in `home`."""
-    files = xquad.prepare(study)
-    folder = copied(study, folder_of(name, variant, home))
-    own: dict[str, Any] = {**BUILT, **variant.build}
+    folder = copied(given.folder, folder_of(name, variant, home))
+    own: dict[str, Any] = {**given.built, **variant.build}
     if variant.prompt:
-        own["prompts"] = str(changed_prompt(folder, *variant.prompt))
-    built(study, folder, files["all"], generator=generator, settings=own)
+        own["prompts"] = str(changed_prompt(folder, given.study, *variant.prompt))
+    built(folder, given, own)
     if variant.rows or variant.people:
         changed_rows(folder, variant)
-    card = raft.train(folder, settings={**TRAINED, **variant.training}, listen=studies.tell)
-    asked = studies.some(files["dev"], each=per_document, most=None)
+    training = {**given.study.training, **given.trained, **_only("training.", given.own), **variant.training}
+    card = raft.train(folder, settings=training, listen=studies.tell)
+    asked = studies.some(given.files["dev"], each=given.per_document, most=given.questions)
+    measuring = {**studies.MEASURED, **given.study.measuring, **ASKED, **given.own, **variant.asked}
     measured = {
         "rows": card["rows"],
         "minutes": card["seconds"] / 60,
-        "answers": ask(folder, asked, {**studies.MEASURED, **xquad.STUDY.measuring, **ASKED, **variant.asked}),
+        "hardware": card["hardware"],
+        "answers": ask(folder, asked, measuring),
     }
     (home / f"{name}.json").write_text(json.dumps(measured, ensure_ascii=False), encoding="utf-8")
+
+
+def _only(section: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if name.startswith(section)}
 
 
 def copied(study: Path, folder: Path) -> Path:
@@ -124,26 +173,28 @@ def copied(study: Path, folder: Path) -> Path:
     return folder
 
 
-def built(study: Path, folder: Path, own: Path, *, generator: str, settings: Mapping[str, Any]) -> None:
+def built(folder: Path, given: Given, settings: Mapping[str, Any]) -> None:
     """Build a copy of the study's run with other settings; what was asked for the study is in its ledger."""
     raft.build(
-        study / "corpus",
+        given.folder / "corpus",
         out=folder,
-        generator=generator,
-        evaluation=own,
+        generator=given.generator,
+        student=given.student,
+        evaluation=given.files["all"],
         settings={
             **studies.BUILT,
-            **xquad.STUDY.settings,
-            "ledger": str(study / "run" / "ledger.sqlite"),
+            **given.study.settings,
+            "ledger": str(given.folder / "run" / "ledger.sqlite"),
+            **given.own,
             **settings,
         },
         listen=studies.tell,
     )
 
 
-def changed_prompt(folder: Path, old: str, new: str) -> Path:
+def changed_prompt(folder: Path, study: studies.Study, old: str, new: str) -> Path:
     """Write the study's prompt with one thing replaced; return the folder that holds it."""
-    home, name = folder / "prompts", f"{PROMPTS[xquad.STUDY.settings['examples.quotes']]}.md"
+    home, name = folder / "prompts", f"{PROMPTS[study.settings.get('examples.quotes', 'last')]}.md"
     note, turns = prompts.load_text(name).split("## system", 1)
     if old not in turns:
         raise SystemExit(f"{name} does not hold what was to be replaced: {old!r}")
@@ -157,7 +208,7 @@ def ask(folder: Path, questions: Path, settings: Mapping[str, Any]) -> list[dict
     run = existing(folder)
     chosen = Settings.model_validate(run.manifest["settings"])
     for name, value in settings.items():
-        section, key = name.split(".")
+        section, _, key = name.partition(".")
         chosen = chosen.model_copy(update={section: getattr(chosen, section).model_copy(update={key: value})})
     adapter = adapters.find(folder, None)
     with run.writing(), closing(Ledger(chosen.ledger or folder / "ledger.sqlite")) as ledger:
@@ -168,7 +219,7 @@ def ask(folder: Path, questions: Path, settings: Mapping[str, Any]) -> list[dict
         (tuned,) = (one for one in benchmarking.line_up(run, chosen, field, 0) if one.arm.name == "raft")
         benchmarking.ask_all(run, chosen, [tuned], known, listen=studies.tell)
     scores = benchmark.score(run.read("answers.parquet"), rows, bearing=known.sources.bearing)
-    kept = ("question_id", "condition", "f1", "exact_match", "false_answer", "false_refusal")
+    kept = ("question_id", "condition", "f1", "exact_match", "false_answer", "false_refusal", "label", "predicted")
     return [
         {"document": known.sources.group(row["question_id"]), **{name: row[name] for name in kept}}
         for row in scores.iter_rows(named=True)
@@ -270,7 +321,10 @@ def _quote(chunks: Sequence[Mapping[str, Any]], paragraph: str, answer: Mapping[
 
 
 def table(home: Path) -> str:
-    """Return what the variants reached, as Markdown; differences are paired with the standard one."""
+    """Return what the variants reached, as Markdown; differences are paired with the standard one.
+
+    The F1 of a closed set of labels is that of each label, averaged (macro-F1).
+    """
     lines = [
         "| variant | rows | F1 | to the standard | exact match | false answers | false refusals | minutes |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
@@ -286,9 +340,16 @@ def table(home: Path) -> str:
         groups = [said[one]["document"] for one in ids]
         ours, theirs = ([100 * rows[one]["f1"] for one in ids] for rows in (said, standard))
         change = None if name == STANDARD else paired_difference(ours, theirs, groups)
+        score = bootstrap_mean(ours, groups)
+        labels = [said[one]["label"] for one in ids]
+        if all(labels):  # a closed set: the F1 of each label, averaged
+            chosen, before = ([rows[one]["predicted"] for one in ids] for rows in (said, standard))
+            classes = sorted(set(labels))
+            score = _percent(macro_f1_interval(chosen, labels, groups, classes))
+            change = change and _percent(macro_f1_difference(chosen, before, labels, groups, classes))
         shares = [_share(measured["answers"], key) for key in ("exact_match", "false_answer", "false_refusal")]
         lines.append(
-            f"| {name} | {measured['rows']} | {_told(bootstrap_mean(ours, groups))} | "
+            f"| {name} | {measured['rows']} | {_told(score)} | "
             f"{_told(change, sign='+')} | {' | '.join(shares)} | {measured['minutes']:.0f} |"
         )
     return "\n".join(lines)
@@ -309,22 +370,48 @@ def _told(interval: Interval | None, *, sign: str = "") -> str:
     return f"{interval.value:{sign}.1f} ({interval.low:{sign}.1f} to {interval.high:{sign}.1f})"
 
 
+def _percent(interval: Interval | None) -> Interval | None:
+    if interval is None:
+        return None
+    return replace(interval, value=100 * interval.value, low=100 * interval.low, high=100 * interval.high)
+
+
 def main() -> None:
     """Measure the named variants, and print the table of all."""
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(VARIANTS)}")
-    parser.add_argument("--of", type=Path, default=Path("runs/xquad"), help="the folder of benchmarks/xquad.py")
+    parser.add_argument("--study", choices=sorted(STUDIES), default="xquad")
+    parser.add_argument("--of", type=Path, help="the folder in which the study was built; runs/STUDY")
     parser.add_argument("--generator", default="qwen2.5-coder-1.5b")
-    parser.add_argument("--per-document", type=int, default=24, help="questions asked of each article of dev")
+    parser.add_argument("--student", default="HuggingFaceTB/SmolLM2-135M-Instruct")
+    parser.add_argument("--per-document", type=int, help="ask so many questions of each document of dev")
+    parser.add_argument("--questions", type=int, help="ask so many questions in all, evenly spread")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="another setting, for all steps"
+    )
     args = parser.parse_args()
     unknown = [name for name in args.names if name not in VARIANTS]
     if unknown:
         parser.error(f"there is no variant {unknown[0]!r}; there are {', '.join(VARIANTS)}")
-    home = args.of / "ablations"
+    study, build, training = STUDIES[args.study]
+    of = args.of or Path("runs") / args.study
+    given = Given(
+        study=study,
+        built=build,
+        trained=training,
+        folder=of,
+        files=study.prepare(of),
+        own=studies.settings_of(args.set),
+        student=args.student,
+        generator=args.generator,
+        per_document=args.per_document,
+        questions=args.questions,
+    )
+    home = of / "ablations" / args.student.rpartition("/")[2].lower()
     home.mkdir(parents=True, exist_ok=True)
     for name in dict.fromkeys([STANDARD, *(args.names or VARIANTS)]):
         print("variant", name, flush=True)
-        measure(name, VARIANTS[name], args.of, home, per_document=args.per_document, generator=args.generator)
+        measure(name, VARIANTS[name], home, given)
     print(table(home))
 
 

@@ -38,7 +38,6 @@ STUDY = studies.Study(
         "split.hold_out": ["test/*"],
         "chunking.tokens": 240,
         "questions.kinds": ["decision"],
-        "questions.limit": 600,
         "index.k": 2,
         "examples.documents": 2,
         "examples.quotes": "none",

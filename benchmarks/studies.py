@@ -74,6 +74,17 @@ def _spread(lines: Sequence[str], count: int | None) -> list[str]:
     return [lines[place * len(lines) // count] for place in range(count)]
 
 
+def settings_of(pairs: Sequence[str]) -> dict[str, Any]:
+    """Return the settings of a command line's `KEY=VALUE`, each value as JSON, or else as text."""
+    found: dict[str, Any] = {}
+    for key, _, value in (pair.partition("=") for pair in pairs):
+        try:
+            found[key] = json.loads(value)
+        except ValueError:
+            found[key] = value
+    return found
+
+
 def tell(event: str, facts: Mapping[str, Any]) -> None:
     """Print what happens."""
     if event not in ("asked", "step"):
@@ -94,7 +105,7 @@ def run(study: Study, description: str) -> None:
         "--set", action="append", default=[], metavar="KEY=VALUE", help="another setting, for all steps"
     )
     args = parser.parse_args()
-    own = {key: json.loads(value) for key, _, value in (pair.partition("=") for pair in args.set)}
+    own = settings_of(args.set)
     files = study.prepare(args.out)
     if args.only in (None, "build"):
         raft.build(

@@ -5,16 +5,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raft import tables
-from raft.decisions import Balance, decision_ask, verdict
+from raft.decisions import Balance, answers, decision_ask, verdict
 from raft.planning import Survey
 from raft.spans import plan_spans
 from raft.stages.questions import read_prompts
 
 USED = read_prompts(None)
-PLAIN = "The carbon oars of the club were 300 grams lighter than the wooden ones last season."
+PLAIN = "The carbon oars of the club were 300 grams too light for the wooden boats last season."
+BOTH_WAYS = "The carbon oars of the club were 300 grams lighter than the wooden ones last season."
 UNSURE = "The results suggest that the new coating slows rust in salt water on small hulls."
 DENIED = "The club did not find that the new oars break more often than the wooden ones do."
 OARS = "Are the carbon oars of the club lighter than wooden ones?"
+TURNED = "Are the carbon oars of the club heavier than wooden ones?"
 
 
 def chunk(number, *sentences):
@@ -38,6 +40,9 @@ def asked(rows, kinds):
         (DENIED, "no"),
         (UNSURE, "maybe"),
         ("It is not clear yet whether the coating, perhaps, slows rust.", "maybe"),
+        ("Whether the coating slows rust remains largely unknown.", "maybe"),
+        ("It is not yet known whether the coating slows rust.", "maybe"),
+        ("A hull of unknown origin was painted.", "yes"),
         ("Members may take two films home.", "yes"),
         ("You can't return it within 30 days.", "no"),
         ("Not only members but also guests may row.", "yes"),
@@ -57,17 +62,30 @@ def test_the_answer_follows_from_the_sentence(sentence, answer):
     assert verdict(sentence) == answer
 
 
-@given(st.floats(0, 1), st.lists(st.tuples(st.lists(st.sampled_from([PLAIN, DENIED, UNSURE])), st.integers(0, 5))))
+def test_a_sentence_that_says_which_way_something_goes_is_asked_both_ways():
+    """Only a plain sentence with a word that has a contrary, and not the contrary itself, has two answers."""
+    assert answers(BOTH_WAYS) == ("yes", "no")
+    assert answers(PLAIN) == ("yes",)
+    assert answers(DENIED.replace("more often", "earlier")) == ("no",)
+    assert answers("Boats that have no engine pay half.") == ()
+    assert answers("Lighter oars bend, heavier ones break.") == ("yes",)
+
+
+@given(
+    st.floats(0, 1),
+    st.lists(st.tuples(st.lists(st.sampled_from([PLAIN, DENIED, UNSURE, BOTH_WAYS])), st.integers(0, 5))),
+)
 def test_decisions_are_balanced_and_have_their_share(share, chunks):
     """Whatever the chunks hold, no answer is ahead of "no" by more than one, and the share is not passed."""
-    balance, answers, asked = Balance(share), [], 0
+    balance, given_words, asked, made = Balance(share), [], 0, 0
     for sentences, count in chunks:
         asked += count
         chosen = balance.choose(sentences, count)
-        assert all(verdict(sentences[place]) == answer for place, answer in chosen.items())
-        answers += chosen.values()
-        assert len(answers) <= share * asked + 1e-6
-        assert max(answers.count("yes"), answers.count("maybe")) <= answers.count("no") + 1
+        assert all(answers(sentences[place]) == words for place, words in chosen.items())
+        made += len(chosen)
+        given_words += [word for words in chosen.values() for word in words]
+        assert made <= share * asked + 1e-6
+        assert max(given_words.count("yes"), given_words.count("maybe")) <= given_words.count("no") + 1
 
 
 def test_a_share_adds_up_over_chunks():
@@ -77,9 +95,9 @@ def test_a_share_adds_up_over_chunks():
 
 
 def test_what_is_rare_is_asked_first():
-    """Of a chunk's sentences a negated one is taken before one that is not certain, and that before a plain one."""
-    sentences = [PLAIN, UNSURE, DENIED]
-    assert [list(Balance(1.0).choose(sentences, count)) for count in (1, 2, 3)] == [[2], [2, 1], [2, 1, 0]]
+    """First come negated sentences, then what is not certain, then what is asked both ways, and plain ones last."""
+    sentences = [PLAIN, BOTH_WAYS, UNSURE, DENIED]
+    assert [[*Balance(1.0).choose(sentences, count)] for count in range(5)] == [[3, 2, 1, 0][:n] for n in range(5)]
 
 
 def test_decisions_alone_are_all_that_is_asked():
@@ -104,11 +122,30 @@ def test_the_answer_has_its_sentence_as_quote():
     """A question comes with its word, its kind, and the sentence where it stands in the chunk."""
     row = chunk(0, UNSURE, PLAIN)
     start = row["text"].index(PLAIN)
-    (found,) = decision_ask(USED.decision, row, start, len(row["text"]), "yes").read(f" {OARS}\nWhy?")
+    question = "Were the carbon oars too light for the wooden boats?"
+    (found,) = decision_ask(USED.decision, row, start, len(row["text"]), ("yes",)).read(f" {question}\nWhy?")
     assert found == {
-        "question": OARS, "answer": "yes", "kind": "decision",
+        "question": question, "answer": "yes", "kind": "decision",
         "quotes": [{"chunk_id": "a0", "start": start, "end": len(row["text"]), "text": PLAIN}],
     }  # fmt: skip
+
+
+def test_a_question_is_turned_round_by_rule():
+    """Who is asked for one question gives two, for yes and for no; one that leaves the way out is refused."""
+    ask = decision_ask(USED.decision, chunk(0, BOTH_WAYS), 0, len(BOTH_WAYS), ("yes", "no"))
+    assert ask.request.messages[-1]["content"].endswith("Answer: yes")
+    assert [(row["question"], row["answer"]) for row in ask.read(OARS)] == [(OARS, "yes"), (TURNED, "no")]
+    with pytest.raises(ValueError, match="which way"):
+        ask.request.check("Did the club have carbon oars and wooden ones last season?")
+
+
+def test_what_a_sentence_is_sure_of_is_not_answered_with_maybe():
+    """Where a sentence says one thing and supposes another, maybe is no answer to a question about the first."""
+    sentence = "The hull was painted blue in the spring, and this seemed to slow rust in salt water."
+    ask = decision_ask(USED.decision, chunk(0, sentence), 0, len(sentence), ("maybe",))
+    assert ask.read("Does blue paint slow rust in salt water?")[0]["answer"] == "maybe"
+    with pytest.raises(ValueError, match="what is certain"):
+        ask.request.check("Was the hull painted blue in the spring?")
 
 
 @pytest.mark.parametrize(
@@ -129,6 +166,6 @@ def test_the_answer_has_its_sentence_as_quote():
 )
 def test_what_yes_or_no_does_not_answer_is_refused(reply, why):
     """No question, two questions, a question for something else, with a "not", or beside the point: of no use."""
-    ask = decision_ask(USED.decision, chunk(0, PLAIN), 0, len(PLAIN), "yes")
+    ask = decision_ask(USED.decision, chunk(0, BOTH_WAYS), 0, len(BOTH_WAYS), ("yes",))
     with pytest.raises(ValueError, match=why):
         ask.request.check(reply)

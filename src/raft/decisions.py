@@ -2,8 +2,9 @@
 
 The word follows from the sentence: a negated one is answered with no, one that says that it is not certain with maybe.
 A small model that is given "no" with a plain sentence asks for what the sentence says all the same (a model of 1.5
-billion parameters did so for nearly all of some 35 sentences of abstracts). Plain sentences are the most by far, so
-they have to wait for the others: a student that has mostly seen "yes" answers nothing else.
+billion parameters did so for nearly all of some 35 sentences of abstracts). So what is answered with no comes from
+negated sentences, and from questions about plain ones that are turned round by rule (`raft.contrasts`). Other plain
+sentences are the most by far, and have to wait: a student that has mostly seen "yes" answers nothing else.
 """
 
 import re
@@ -11,9 +12,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from raft.asks import Ask, check_wording, grounded, section
+from raft.contrasts import goes_one_way, reversed_question
 from raft.prompts import Prompt
 from raft.protocols import Request
 from raft.targets import plain
+from raft.text import content_words
 
 QUESTION_TOKENS = 40
 GROUNDED = 0.5
@@ -23,11 +26,18 @@ _OPENS = re.compile(
     r"(?:is|are|was|were|do|does|did|can|could|may|must|should|will|would|has|have|had)\b", re.IGNORECASE
 )
 _NEGATED = re.compile(r"\b(?:not|never|no)\b|n['’]t\b", re.IGNORECASE)
-_OPEN = re.compile(
-    r"\b(?:might|perhaps|possibly|unclear|unknown|uncertain|inconclusive|remains?\sto\sbe|suggest(?:s|ed|ing)?|seem(?:s|ed)?"
-    r"|appear(?:s|ed)?\sto|tend(?:s|ed)?\sto|trend\stowards?)\b",
+_HEDGED = re.compile(
+    r"\b(?:might|perhaps|possibly|suggest(?:s|ed|ing)?|seem(?:s|ed)?|appear(?:s|ed)?\sto|tend(?:s|ed)?\sto"
+    r"|trend\stowards?)\b",
     re.IGNORECASE,
 )
+"""What comes behind it is not certain."""
+_OPEN = re.compile(
+    r"\b(?:remains?\sto\sbe\b|(?:is|are|was|were|remain(?:s|ed)?)\s(?:\w+\s)?(?:un(?:clear|known|certain)|inconclusive"
+    r"|controversial|not\s(?:yet\s)?(?:clear|known|certain))\b)",
+    re.IGNORECASE,
+)
+"""All of the clause is not certain."""
 _REFERS = re.compile(
     r"\b(?:sentence|passage|paragraph|text|section|statement|above|following|we|our|this\s(?:study|paper|work|article))\b"
     r"|^\w+\s(?:the\s)?(?:(?:aim|purpose|goal|objective)s?|study|paper|investigation|article)\b",
@@ -42,7 +52,7 @@ _DENIES = re.compile(
 _CLAUSE = re.compile(
     r"[,;:(]|\b(?:but|with|than|that|who|whose|which|because|when|if|although|while|whether|only)\b", re.IGNORECASE
 )
-_RARE_FIRST = ("no", "maybe", "yes")
+_RARE_FIRST = (("no",), ("maybe",), ("yes", "no"), ("yes",))
 
 
 def verdict(sentence: str) -> str | None:
@@ -51,7 +61,7 @@ def verdict(sentence: str) -> str | None:
     Returns:
         "yes", "no" or "maybe"; None where a clause beside the first is negated: then nobody knows which is asked for.
     """
-    if _OPEN.search(sentence):
+    if _OPEN.search(sentence) or _HEDGED.search(sentence):
         return "maybe"
     denied = _DENIES.search(sentence)
     if denied is None:
@@ -59,19 +69,27 @@ def verdict(sentence: str) -> str | None:
     return None if _CLAUSE.search(sentence[: denied.start()]) else "no"
 
 
+def answers(sentence: str) -> tuple[str, ...]:
+    """Return what a question about a sentence is answered with: two words where it is asked both ways, or none."""
+    answer = verdict(sentence)
+    if answer == "yes" and goes_one_way(sentence):
+        return "yes", "no"
+    return (answer,) if answer else ()
+
+
 class Balance:
     """Chooses sentences so that as many questions are answered with yes as with no, as far as a corpus allows.
 
     Args:
-        share: share (0 to 1) of the questions that are decisions.
+        share: share (0 to 1) of the questions that are decisions; one that is asked both ways counts once.
     """
 
     def __init__(self, share: float) -> None:
         self._share, self._part = share, 0.0
-        self._asked = dict.fromkeys(_RARE_FIRST, 0)
+        self._asked = dict.fromkeys(("yes", "no", "maybe"), 0)
 
-    def choose(self, sentences: Sequence[str], count: int) -> dict[int, str]:
-        """Return places of sentences that are asked for decisions, each with its answer; none twice.
+    def choose(self, sentences: Sequence[str], count: int) -> dict[int, tuple[str, ...]]:
+        """Return places of sentences that are asked for decisions, each with its `answers`; none twice.
 
         Args:
             sentences: of a chunk, first to last.
@@ -79,47 +97,66 @@ class Balance:
         """
         self._part += self._share * count
         most = int(self._part + 1e-9)
-        chosen: dict[int, str] = {}
+        chosen: dict[int, tuple[str, ...]] = {}
         self._part -= most
-        found = [(answer, place) for place, answer in enumerate(map(verdict, sentences)) if answer]
-        for answer, place in sorted(found, key=lambda pair: (_RARE_FIRST.index(pair[0]), pair[1])):
-            ahead = answer != "no" and self._asked[answer] > self._asked["no"]
+        found = [(words, place) for place, words in enumerate(map(answers, sentences)) if words]
+        for words, place in sorted(found, key=lambda pair: (_RARE_FIRST.index(pair[0]), pair[1])):
+            ahead = "no" not in words and self._asked[words[0]] > self._asked["no"]
             if len(chosen) < most and not ahead:
-                chosen[place] = answer
-                self._asked[answer] += 1
+                chosen[place] = words
+                for answer in words:
+                    self._asked[answer] += 1
         return chosen
 
 
-def decision_ask(prompt: Prompt, chunk: Mapping[str, Any], start: int, end: int, answer: str) -> Ask:
-    """Ask for the question that the chunk's characters `start` to `end` answer with `answer`.
+def decision_ask(prompt: Prompt, chunk: Mapping[str, Any], start: int, end: int, words: Sequence[str]) -> Ask:
+    """Ask for the question that the chunk's characters `start` to `end` answer.
 
     Args:
         prompt: `prompts/decision.md`.
         chunk: a row of `tables.CHUNKS`.
         start: where the sentence begins in the chunk's text.
         end: where it ends.
-        answer: "yes", "no" or "maybe".
+        words: the `answers` of the sentence; with two, the question is turned round by rule for the second.
     """
     statement = plain(chunk["text"][start:end])
     context = section(chunk)
+    answer, *others = words
     messages = prompt.render(context=context, statement=statement, answer=answer)
 
-    def question(reply: str) -> str:
+    def questions(reply: str) -> list[str]:
         text = " ".join(reply.strip().split("\n", 1)[0].split())
-        check_wording(text, "", statement, context)
-        if _NEGATED.search(text):
-            raise ValueError("it is asked in the negative")
-        if not _OPENS.match(text):
-            raise ValueError("it is no question for yes or no")
-        if _REFERS.search(text):
-            raise ValueError("it speaks of the sentence")
-        known, stated = grounded(text, statement, context)
-        if stated < 2 or known < GROUNDED:
-            raise ValueError("it is about something else")
-        return text
+        _check(text, statement, context, answer)
+        if not others:
+            return [text]
+        turned = reversed_question(text, statement)
+        if turned is None:
+            raise ValueError("it leaves out which way something goes")
+        return [text, turned]
 
     def read(reply: str) -> list[dict[str, Any]]:
         quote = {"chunk_id": chunk["chunk_id"], "start": start, "end": end, "text": chunk["text"][start:end]}
-        return [{"question": question(reply), "answer": answer, "kind": "decision", "quotes": [quote]}]
+        return [
+            {"question": question, "answer": word, "kind": "decision", "quotes": [quote]}
+            for question, word in zip(questions(reply), words, strict=True)
+        ]
 
-    return Ask(Request(messages, QUESTION_TOKENS, check=question), read, chunk["chunk_id"], (chunk["doc_id"],), prompt)
+    return Ask(Request(messages, QUESTION_TOKENS, check=questions), read, chunk["chunk_id"], (chunk["doc_id"],), prompt)
+
+
+def _check(question: str, statement: str, context: str, answer: str) -> None:
+    check_wording(question, "", statement, context)
+    if _NEGATED.search(question):
+        raise ValueError("it is asked in the negative")
+    if not _OPENS.match(question):
+        raise ValueError("it is no question for yes or no")
+    if _REFERS.search(question):
+        raise ValueError("it speaks of the sentence")
+    known, stated = grounded(question, statement, context)
+    if stated < 2 or known < GROUNDED:
+        raise ValueError("it is about something else")
+    hedge = _HEDGED.search(statement)
+    if answer == "maybe" and hedge and not _OPEN.search(statement):
+        asked = content_words(question) & content_words(statement)
+        if 2 * len(asked & content_words(statement[hedge.end() :])) < len(asked):
+            raise ValueError("it asks for what is certain")

@@ -77,8 +77,8 @@ def plan_spans(
                 and SHORTEST <= len(statement.wording.split()) <= LONGEST
             ]
             decided = balance.choose([row["text"][start:end] for start, end in sentences], count)
-            for number, verdict in sorted(decided.items()):
-                yield decisions.decision_ask(used.decision, row, *sentences[number], verdict)
+            for number, words in sorted(decided.items()):
+                yield decisions.decision_ask(used.decision, row, *sentences[number], words)
             if not copied:
                 continue
             count -= len(decided)

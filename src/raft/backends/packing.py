@@ -1,7 +1,8 @@
-"""Rows of one optimiser step computed as one: packed end to end, and kept apart by their positions.
+"""Rows of one optimiser step computed as one: on a processor packed end to end, and kept apart by their positions.
 
 One matrix product for several rows is done faster than one for each: measured on two cores, 1.6 times for rows of some
-400 tokens. Nothing is padded, and no row sees another.
+400 tokens. Nothing is padded there, and no row sees another. A card has the memory for rows padded side by side, as
+TRL's own collator lays them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,21 +13,48 @@ from raft.backends.lean import IMPLEMENTATION, end_to_end
 
 TOGETHER = 2**21
 """Numbers of one layer's input that rows computed together may have: it bounds the memory that they take."""
+LAYER_BYTES = 34
+"""Bytes that one number of a layer's input costs until the backward pass, attention scores left out (arXiv 2205.05198,
+section 4.1)."""
+LOGIT_BYTES = 10
+"""Bytes of one logit: in half precision, as float32, and its gradient."""
+SHARE_OF_CARD = 0.5
+"""Share of a card's free memory that rows computed together may take; the rest is for what the estimate leaves out."""
 
 
 def beside(model: Any, longest: int, batch: int) -> int:
     """Return how many rows of an optimiser step are computed at once: a divisor of `batch`, 1 where layers mix rows.
 
     Args:
-        model: the student with its adapter; of one that is not lean, rows are computed one by one.
+        model: the student with its adapter; on a processor, rows of one that is not lean are computed one by one.
         longest: tokens of the longest row.
         batch: rows of an optimiser step.
     """
+    config = model.config.get_text_config()
+    if model.device.type == "cuda":
+        import torch
+
+        return _divisor(batch, rows_on_card(config, longest, torch.cuda.mem_get_info(model.device)[0]))
     if getattr(model.config, "_attn_implementation", None) != IMPLEMENTATION:
         return 1
-    most = TOGETHER // (model.config.get_text_config().hidden_size * longest)
-    rows = max((rows for rows in range(1, batch + 1) if batch % rows == 0 and rows <= most), default=1)
+    rows = _divisor(batch, TOGETHER // (config.hidden_size * longest))
     return rows if rows > 1 and _kept_apart(model) else 1
+
+
+def rows_on_card(config: Any, longest: int, free: int) -> int:
+    """Return how many rows of `longest` tokens fit on a card together, as far as can be told beforehand.
+
+    Args:
+        config: of the student (transformers).
+        longest: tokens of the longest row.
+        free: bytes of the card that are free once the student is loaded.
+    """
+    token = LAYER_BYTES * config.hidden_size * config.num_hidden_layers + LOGIT_BYTES * config.vocab_size
+    return int(SHARE_OF_CARD * free / (token * longest))
+
+
+def _divisor(batch: int, most: int) -> int:
+    return max((rows for rows in range(1, batch + 1) if batch % rows == 0 and rows <= most), default=1)
 
 
 def pack(rows: Sequence[Mapping[str, Sequence[int]]]) -> dict[str, Any]:
