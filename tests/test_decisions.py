@@ -53,12 +53,15 @@ def asked(rows, kinds):
         ("The unaffected hulls were compared with the others.", "yes"),
         ("The engine was started, and no oil was added for ten minutes.", None),
         ("Boats that have no engine pay half.", None),
+        ("We looked at whether the coating slows rust.", None),
+        ("The hypothesis was that the coating slows rust.", None),
+        ("The aim was to assess the coating.", None),
         ("The mean was 5 kg with no difference between clubs.", None),
         ("No difference between the clubs was found, with rain on both days.", "no"),
     ],
 )
 def test_the_answer_follows_from_the_sentence(sentence, answer):
-    """No where the first clause is negated, nothing where another one is, maybe where it is not certain; else yes."""
+    """No where the first clause is negated, maybe where it is not certain, nothing for the unclear; else yes."""
     assert verdict(sentence) == answer
 
 

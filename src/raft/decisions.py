@@ -18,6 +18,8 @@ from raft.protocols import Request
 from raft.targets import plain
 from raft.text import content_words
 
+VERSION = 2
+"""Raised when other sentences are chosen, or answered otherwise: runs that ask for decisions ask anew."""
 QUESTION_TOKENS = 40
 GROUNDED = 0.5
 """Least share of a question's words that the sentence or its heading holds."""
@@ -38,6 +40,12 @@ _OPEN = re.compile(
     re.IGNORECASE,
 )
 """All of the clause is not certain."""
+_SUPPOSED = re.compile(
+    r"\b(?:whether|if\sthere|hypothes[ei]\w+|(?:aim|purpose|objective|goal)s?\b|we\ssought"
+    r"|to\s(?:determine|elucidate|investigate|evaluate|assess|examine|explore|compare|test|clarify))\b",
+    re.IGNORECASE,
+)
+"""What somebody asks or expects, and does not say to be so."""
 _REFERS = re.compile(
     r"\b(?:sentence|passage|paragraph|text|section|statement|above|following|we|our|this\s(?:study|paper|work|article))\b"
     r"|^\w+\s(?:the\s)?(?:(?:aim|purpose|goal|objective)s?|study|paper|investigation|article)\b",
@@ -59,10 +67,13 @@ def verdict(sentence: str) -> str | None:
     """Return what a question that asks for a sentence in the positive is answered with.
 
     Returns:
-        "yes", "no" or "maybe"; None where a clause beside the first is negated: then nobody knows which is asked for.
+        "yes", "no" or "maybe"; None where a clause beside the first is negated, since nobody knows then which is asked
+        for, and where something is supposed only.
     """
     if _OPEN.search(sentence) or _HEDGED.search(sentence):
         return "maybe"
+    if _SUPPOSED.search(sentence):
+        return None
     denied = _DENIES.search(sentence)
     if denied is None:
         return "yes"

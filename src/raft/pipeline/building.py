@@ -11,7 +11,7 @@ from typing import Any
 
 import polars as pl
 
-from raft import notes, prompts, questionfiles
+from raft import decisions, notes, prompts, questionfiles
 from raft.artifacts import Output
 from raft.boilerplate import repeated_lines
 from raft.errors import RaftError
@@ -159,6 +159,7 @@ def ask_questions(run: Run, settings: Settings, generator: Generator, *, way: st
                 )
             ],
             "openings": openings,
+            **({"decisions": decisions.VERSION} if "decision" in asked.kinds else {}),
             **asked.model_dump(mode="json"),
         },
     )
