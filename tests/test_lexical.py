@@ -1,5 +1,9 @@
 """The index of words, and its fusion with vectors."""
 
+import os
+import subprocess
+import sys
+
 import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
@@ -153,3 +157,24 @@ def test_a_run_without_index_says_how_to_make_one(tmp_path):
     with pytest.raises(RaftError, match="raft build"):
         open_retriever(tmp_path, HashEmbedder(), hybrid=True)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_searching_words_leaves_jax_alone(tmp_path):
+    """Where JAX is installed, words are searched without it: it would take most of a card's memory."""
+    fake = tmp_path / "jax"
+    fake.mkdir()
+    (fake / "__init__.py").write_text("raise SystemExit('jax was imported')\n", encoding="utf-8")
+    program = (
+        "import sys\nfrom raft.backends.lexical import _import_bm25s\n"
+        "_import_bm25s()\nassert 'jax' not in sys.modules\n"
+        "try:\n    import jax\nexcept SystemExit:\n    print('jax can be had afterwards')\n"
+    )
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        check=False,
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.strip() == "jax can be had afterwards", done.stderr
