@@ -145,7 +145,7 @@ def measure(name: str, variant: Variant, home: Path, given: Given) -> None:
     built(folder, given, own)
     if variant.rows or variant.people:
         changed_rows(folder, variant)
-    training = {**given.study.training, **given.trained, **_only("training.", given.own), **variant.training}
+    training = {**given.study.training, **given.trained, **studies.of_training(given.own), **variant.training}
     card = raft.train(folder, settings=training, listen=studies.tell)
     asked = studies.some(given.files["dev"], each=given.per_document, most=given.questions)
     measuring = {**studies.MEASURED, **given.study.measuring, **ASKED, **given.own, **variant.asked}
@@ -156,10 +156,6 @@ def measure(name: str, variant: Variant, home: Path, given: Given) -> None:
         "answers": ask(folder, asked, measuring),
     }
     (home / f"{name}.json").write_text(json.dumps(measured, ensure_ascii=False), encoding="utf-8")
-
-
-def _only(section: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in settings.items() if name.startswith(section)}
 
 
 def copied(study: Path, folder: Path) -> Path:

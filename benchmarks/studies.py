@@ -85,6 +85,11 @@ def settings_of(pairs: Sequence[str]) -> dict[str, Any]:
     return found
 
 
+def of_training(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those settings that a training reads; it refuses others."""
+    return {name: value for name, value in settings.items() if name == "seed" or name.startswith("training.")}
+
+
 def tell(event: str, facts: Mapping[str, Any]) -> None:
     """Print what happens."""
     if event not in ("asked", "step"):
@@ -118,7 +123,7 @@ def run(study: Study, description: str) -> None:
             listen=tell,
         )
     if args.only in (None, "train"):
-        card = raft.train(args.out / "run", settings={**study.training, **own}, listen=tell)
+        card = raft.train(args.out / "run", settings={**study.training, **of_training(own)}, listen=tell)
         print("adapter", card["adapter"], "seconds", card["seconds"])
     if args.only in (None, "bench"):
         raft.bench(
@@ -128,7 +133,7 @@ def run(study: Study, description: str) -> None:
                 "benchmark.capability": [str(data_file(name)) for name in CAPABILITY],
                 **MEASURED,
                 **study.measuring,
-                **own,
+                **{name: value for name, value in own.items() if name not in of_training(own)},
             },
             listen=tell,
         )
