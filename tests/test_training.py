@@ -5,8 +5,11 @@ import itertools
 import json
 import math
 import shutil
+from types import SimpleNamespace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from raft import adapters
 from raft.errors import RaftError, UsageError
@@ -225,6 +228,27 @@ def test_rows_computed_together_are_learned_as_one_by_one(tmp_path, monkeypatch)
     assert not seen, "rows that take too much memory are not laid end to end"
     for name in ("loss", "valid_loss"):
         assert losses(together, name) == pytest.approx(losses(alone, name), rel=0.02)
+
+
+def test_positions_alone_keep_rows_apart(shelf):
+    """Without the lean attention, as on a card, a row says behind another what it says alone."""
+    model = transformers.AutoModelForCausalLM.from_pretrained(shelf / "tiny-student", dtype=torch.float32)
+    rows = [{"input_ids": list(range(5, 17)), "labels": []}, {"input_ids": list(range(40, 33, -1)), "labels": []}]
+    told = []
+    for given_rows in (rows, rows[1:]):
+        inputs = {**packing.pack(given_rows), "labels": None}
+        with torch.no_grad():
+            told.append(model(**inputs, use_cache=False).logits[0, -7:])
+    assert torch.allclose(*told, atol=1e-4)
+
+
+@given(st.integers(1, 4096), st.integers(0, 80 << 30), st.integers(1, 64))
+def test_rows_on_a_card_leave_half_of_its_memory(longest, free, layers):
+    """Whatever a student's size, rows computed together are estimated at no more than half of what is free."""
+    config = SimpleNamespace(hidden_size=576, num_hidden_layers=layers, vocab_size=49152)
+    rows = packing.rows_on_card(config, longest, free)
+    token = packing.LAYER_BYTES * 576 * layers + packing.LOGIT_BYTES * 49152
+    assert 0 <= rows * longest * token <= free / 2 < (rows + 1) * longest * token
 
 
 @pytest.mark.parametrize(("longest", "rows"), [(64, 8), (65, 4), (128, 4), (513, 1), (100_000, 1)])

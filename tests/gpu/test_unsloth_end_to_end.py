@@ -10,6 +10,7 @@ from raft.protocols import TrainingPlan
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::SyntaxWarning"),  # of torchao's source, the first time that it is compiled
     pytest.mark.skipif(not available(), reason="needs an NVIDIA card and pip install 'raft-pipeline[unsloth]'"),
 ]
 

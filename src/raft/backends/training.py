@@ -102,8 +102,10 @@ def run(
     encoded = [encode(tokenizer, chat, max_tokens=plan.max_tokens) for chat in rows]
     held = [encode(tokenizer, chat, max_tokens=plan.max_tokens) for chat in valid]
     own = arguments or {}
-    together = beside(model, max(len(row["input_ids"]) for row in [*encoded, *held]), plan.batch)
+    longest = max(len(row["input_ids"]) for row in [*encoded, *held])
+    together = beside(model, longest, plan.batch, apart=backend == "unsloth")  # it tells rows apart by their positions
     config = SFTConfig(**{**_arguments(plan, len(encoded), bool(held), checkpoints, together), **own})
+    config._n_gpu = min(1, config.n_gpu)  # the model stands on one card; with several, TRL refuses to begin
     watch = _watch(plan, sum(len(row["input_ids"]) for row in encoded) / len(encoded), checkpoints, listen)
     trainer: Any = _trainer_class()(
         model=model,
