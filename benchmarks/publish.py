@@ -1,7 +1,7 @@
 """A benchmark's table and plot as files for `results/`: python benchmarks/publish.py RUN NAME [COMMAND]."""
 
+import argparse
 import json
-import sys
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -46,11 +46,16 @@ def plot(facts: dict[str, Any], measure: str, question_set: str) -> str:
 
 def main() -> None:
     """Write `results/DATE-NAME.md` and `.svg` from the benchmark.json and report.md of a run."""
-    run, name = Path(sys.argv[1]), sys.argv[2]
+    parser = argparse.ArgumentParser(description=str(__doc__))
+    parser.add_argument("run", type=Path)
+    parser.add_argument("name")
+    parser.add_argument("command", nargs="*", default=["(the command was not noted)"])
+    args = parser.parse_args()
+    run, name = args.run, args.name
     facts = json.loads((run / "benchmark.json").read_text(encoding="utf-8"))
     stem = f"{facts['date']}-{name}"
     report = (run / "report.md").read_text(encoding="utf-8")
-    command = " ".join(sys.argv[3:]) or "(the command was not noted)"
+    command = " ".join(args.command)
     head = f"# {name}, measured\n\n`{command}`\n\n{facts['date']}, {facts['hardware']}.\n\n![plot]({stem}.svg)\n\n"
     (RESULTS / f"{stem}.md").write_text(head + report, encoding="utf-8")
     verdict = facts["verdict"]

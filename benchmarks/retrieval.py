@@ -6,6 +6,7 @@ The index holds all 240 paragraphs, one chunk each; only the questions about dev
 are longer than the embedder's limit are cut off by it, for the vectors alone.
 """
 
+import argparse
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -19,9 +20,9 @@ from raft.backends.chroma import ChromaIndex
 from raft.backends.embedding import open_embedder
 from raft.backends.lexical import LexicalIndex
 from raft.backends.retrievers import DEPTH
-from raft.config import Index
 from raft.errors import RaftError
 from raft.retrieval import fuse
+from raft.settings import Index
 
 CONSTANTS = (10, 30, 60, 100)
 COMPARED = (
@@ -124,6 +125,7 @@ def measure(headings: bool) -> Iterator[str]:
 
 def main() -> int:
     """Print both tables."""
+    argparse.ArgumentParser(description=str(__doc__).splitlines()[0]).parse_args()
     try:
         for headings in (False, True):
             print("\n".join(measure(headings)))

@@ -3,6 +3,8 @@
 import ast
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import click
@@ -16,6 +18,11 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 NAMES = "init|build|train|ask|bench|approve|status|show|export"
 COMMANDS = sorted(set(re.findall(rf"^\s*(raft (?:{NAMES})\b[^\n#`(]*)", README, re.MULTILINE)))
+BENCHMARKS = sorted(
+    path.name
+    for path in (ROOT / "benchmarks").glob("*.py")
+    if '__name__ == "__main__"' in path.read_text(encoding="utf-8")
+)
 
 
 def test_every_command_is_documented():
@@ -30,6 +37,20 @@ def test_commands_of_the_readme_are_understood(line):
     command = main.commands[name]
     with click.Context(command, help_option_names=["-h", "--help"]) as context:  # click keeps the first it is given
         command.parse_args(context, arguments)
+
+
+@pytest.mark.parametrize("script", BENCHMARKS)
+def test_benchmarks_start(script, tmp_path):
+    """Each benchmark can be imported, with what it imports, and says how it is used."""
+    done = subprocess.run(
+        [sys.executable, ROOT / "benchmarks" / script, "--help"],
+        check=False,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "usage:" in done.stdout
 
 
 def test_python_of_the_readme_uses_public_names():
