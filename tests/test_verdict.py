@@ -70,14 +70,24 @@ def test_what_a_gain_does_not_tell_is_said_beside_it():
     assert decide(**lost)["reasons"] == decide(gain=gain(-0.1, -0.2))["reasons"], "nothing was gained"
 
 
-def test_a_baseline_that_others_beat_on_these_questions_is_not_hidden_behind():
-    """Where another untuned contender did better than the baseline, the gain against that one is said too."""
-    found = decide(stronger=("rag", gain(0.06, 0.01)))
-    assert found["decision"] == "ship"
-    assert found["reasons"][-1] == (
-        "To know: rag did better on these questions than rag_few, which was chosen beforehand; against rag the gain is "
-        "+6.0 points (95 percent interval +1.0 to +11.0)."
-    )
+@pytest.mark.parametrize(
+    ("against", "decision", "said"),
+    [
+        (gain(0.06, 0.01), "ship", "+6.0 points (95 percent interval +1.0 to +11.0)."),
+        (gain(0.04, -0.01, 0.09), "investigate", "may be as good."),
+        (gain(0.04, 0.0, 0.08), "investigate", "may be as good."),
+        (gain(-0.05, -0.1, 0.0), "investigate", "may be as good."),
+        (gain(-0.05, -0.1, -0.01), "keep plain RAG", "it is a loss."),
+    ],
+)
+def test_nothing_is_shipped_that_does_not_beat_the_other_plain_rag(against, decision, said):
+    """Where another untuned contender did better than the baseline, the gain over that one must be above zero too."""
+    found = decide(stronger=("rag", against))
+    assert found["decision"] == decision
+    assert found["reasons"][1].startswith("rag did better on these questions than rag_few, which was chosen beforehand")
+    assert found["reasons"][1].endswith(said)
+    lost = {"gain": gain(-0.1, -0.2), "stronger": ("rag", against)}
+    assert decide(**lost)["reasons"] == decide(gain=gain(-0.1, -0.2))["reasons"], "nothing was gained"
 
 
 @pytest.mark.parametrize(

@@ -85,8 +85,9 @@ def decide(evidence: Evidence, *, min_gain: float) -> dict[str, Any]:
     - `ship`: the interval of the gain is above zero, the gain is at least `min_gain`, general capability falls by less
       than 3 points on each set (the mean of the set's changes, not the end of its interval, is what counts), and the
       questions were written by people, about at least 20 documents.
-    - `investigate`: the gain is above zero but smaller; capability falls by 3 to 5 points, or was not measured; there
-      are too few documents to rule the gain out; or all questions were written by a model.
+    - `investigate`: the gain is above zero but smaller, or is not above zero against a plain RAG that turned out better
+      than the one chosen beforehand; capability falls by 3 to 5 points, or was not measured; there are too few
+      documents to rule the gain out; or all questions were written by a model.
     - `keep plain RAG`: everything else.
     - `not tuned yet`: no tuned arm was measured. Then the advice is the retriever first where misses are more than half
       of what is lost; to try tuning where the score is low with the golden chunk given, or over the questions whose
@@ -100,7 +101,7 @@ def decide(evidence: Evidence, *, min_gain: float) -> dict[str, Any]:
         findings = [_untuned(evidence)]
         decision: Decision = "not tuned yet"
     else:
-        findings = [_gain(evidence, min_gain), *_capability(evidence), *_questions(evidence)]
+        findings = [_gain(evidence, min_gain), *_stronger(evidence), *_capability(evidence), *_questions(evidence)]
         decision = min((finding.decision for finding in findings), key=_ORDER.index)
     reasons = [*(finding.reason for finding in findings), *_cautions(evidence)]
     if decision == "keep plain RAG":
@@ -156,12 +157,24 @@ def _cautions(evidence: Evidence) -> Iterator[str]:
     ):
         if change is not None:
             yield f"To know: against {evidence.baseline}, {_with_interval(change)} {said}."
-    if evidence.stronger:
-        name, gain = evidence.stronger
-        yield (
-            f"To know: {name} did better on these questions than {evidence.baseline}, which was chosen beforehand; "
-            f"against {name} the gain is {_with_interval(gain)}."
-        )
+
+
+def _stronger(evidence: Evidence) -> Iterator[_Finding]:
+    """Yield what the gain is over a plain RAG that turned out better than the one chosen, if there is one."""
+    if evidence.stronger is None or not _above_zero(evidence.gain):
+        return
+    name, gain = evidence.stronger
+    measured = (
+        f"{name} did better on these questions than {evidence.baseline}, which was chosen beforehand; "
+        f"against {name} the gain is {_with_interval(gain)}"
+    )
+    if _above_zero(gain):
+        yield _Finding("ship", f"{measured}.")
+    elif gain.high < 0:
+        yield _Finding("keep plain RAG", f"{measured}: it is a loss.", _instead(evidence))
+    else:
+        reason = f"{measured}: the interval is not above zero, so that {name} may be as good."
+        yield _Finding("investigate", reason, _more_questions(evidence.run))
 
 
 def _with_interval(change: Interval) -> str:
