@@ -433,6 +433,15 @@ def test_status_of_a_build_that_was_cut_off(raft, fake_models, corpus):
     refused(raft("show", "run", "examples"), 1, "examples.parquet", "raft build")
 
 
+@pytest.fixture
+def interruptible():
+    """Have SIGINT interrupt this process, also where whoever started the tests has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_says_how_to_go_on(raft, fake_models, corpus):
     """A build that is interrupted exits 130 and says that the same command goes on."""
     fake_models.busy = lambda: signal.raise_signal(signal.SIGINT)
