@@ -435,7 +435,7 @@ def test_status_of_a_build_that_was_cut_off(raft, fake_models, corpus):
 
 @pytest.fixture
 def interruptible():
-    """Have SIGINT interrupt this process, also where whoever started the tests has it ignored."""
+    """Have SIGINT interrupt this process and those that it starts, also where it is ignored outside."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -453,6 +453,7 @@ def test_ctrl_c_says_how_to_go_on(raft, fake_models, corpus):
     assert raft("build", corpus, "--out", "run", *FAST).exit_code == 0
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_ends_a_process(corpus, tmp_path):
     """A process that is sent SIGINT exits 130 with one line of what to do."""
     before = "import signal, conftest; conftest.FakeModel.batch = 1\n"
