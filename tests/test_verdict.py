@@ -86,6 +86,7 @@ def test_nothing_is_shipped_that_does_not_beat_the_other_plain_rag(against, deci
     assert found["decision"] == decision
     assert found["reasons"][1].startswith("rag did better on these questions than rag_few, which was chosen beforehand")
     assert found["reasons"][1].endswith(said)
+    assert ("More training rows" in found["advice"]) == (decision != "ship")
     lost = {"gain": gain(-0.1, -0.2), "stronger": ("rag", against)}
     assert decide(**lost)["reasons"] == decide(gain=gain(-0.1, -0.2))["reasons"], "nothing was gained"
 

@@ -174,7 +174,7 @@ def _stronger(evidence: Evidence) -> Iterator[_Finding]:
         yield _Finding("keep plain RAG", f"{measured}: it is a loss.", _instead(evidence))
     else:
         reason = f"{measured}: the interval is not above zero, so that {name} may be as good."
-        yield _Finding("investigate", reason, _more_questions(evidence.run))
+        yield _Finding("investigate", reason, _instead(evidence))
 
 
 def _with_interval(change: Interval) -> str:
