@@ -33,9 +33,10 @@ def test_one_word_is_turned_round(question, statement, turned):
         ("Are higher fees worse?", "Higher fees are worse."),
         ("Is the rate higher?", "The rate was measured."),
         ("Is A higher than B?", "A was higher in the north, and lower in the south."),
-        ("Does the lower limb hurt more or less?", "The lower limb hurts."),
+        ("Does the lower limb hurt?", "The lower limb hurts."),
+        ("Did the rate increase, more or less?", "The rate increased, more or less."),
         ("Is it a well-above-average result?", "It is a well-above-average result."),
-        ("Is the lower back better?", "The lower back is better."),
+        ("Is the lower back painful?", "The lower back is painful."),
     ],
 )
 def test_what_has_no_clear_contrary_stays(question, statement):

@@ -97,6 +97,14 @@ def test_a_share_adds_up_over_chunks():
     assert [len(balance.choose([DENIED], 1)) for _ in range(8)] == [0, 0, 0, 1, 0, 0, 0, 1]
 
 
+def test_what_is_asked_both_ways_does_not_wait():
+    """Where one question for yes is ahead, another plain sentence waits, and one that is asked both ways does not."""
+    balance = Balance(1.0)
+    assert balance.choose([PLAIN], 1) == {0: ("yes",)}
+    assert balance.choose([PLAIN], 1) == {}
+    assert balance.choose([BOTH_WAYS], 1) == {0: ("yes", "no")}
+
+
 def test_what_is_rare_is_asked_first():
     """First come negated sentences, then what is not certain, then what is asked both ways, and plain ones last."""
     sentences = [PLAIN, BOTH_WAYS, UNSURE, DENIED]
@@ -149,6 +157,8 @@ def test_what_a_sentence_is_sure_of_is_not_answered_with_maybe():
     assert ask.read("Does blue paint slow rust in salt water?")[0]["answer"] == "maybe"
     with pytest.raises(ValueError, match="what is certain"):
         ask.request.check("Was the hull painted blue in the spring?")
+    with pytest.raises(ValueError, match="what is certain"):
+        ask.request.check("Was the hull painted blue in the spring against salt?")
 
 
 @pytest.mark.parametrize(
