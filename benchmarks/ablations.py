@@ -211,8 +211,10 @@ def ask(folder: Path, questions: Path, settings: Mapping[str, Any]) -> list[dict
         rows = questionfiles.register(questions, building.documents_listed(run))
         opener = partial(open_model, chosen.student, chosen, ledger)
         field = benchmarking.Field(base=opener(), tuned=opener(adapter=adapter))
-        known = benchmarking.prepare(run, chosen, rows, open_retriever(folder, chosen, run.manifest["collection"]))
-        (tuned,) = (one for one in benchmarking.line_up(run, chosen, field, 0) if one.arm.name == "raft")
+        known = benchmarking.prepare(
+            run, chosen, rows, open_retriever(folder, chosen, run.manifest["collection"]), field
+        )
+        (tuned,) = (one for one in benchmarking.line_up(run, chosen, field, known, 0) if one.arm.name == "raft")
         benchmarking.ask_all(run, chosen, [tuned], known, listen=studies.tell)
     scores = benchmark.score(run.read("answers.parquet"), rows, bearing=known.sources.bearing)
     kept = ("question_id", "condition", "f1", "exact_match", "false_answer", "false_refusal", "label", "predicted")

@@ -134,6 +134,17 @@ def test_a_prompt_with_an_unknown_placeholder_is_refused():
         answering.request("How?", [], prompt=prompts.parse("own", "## user\n$unknown"), style="", max_tokens=5)
 
 
+def test_what_bears_the_answer_is_dropped_last():
+    """A chunk that is to be kept stays while another can go, wherever it stands."""
+    shown, options = found()[0], {"prompt": PROMPT, "style": "dry"}
+    tokenizer, last = WordTokenizer(), found()[0][-1]
+    alone = answering.request(QUESTIONS[0], [last], **options, max_tokens=1)
+    limit = tokenizer.count_chat(alone.messages)
+    kept, _ = answering.fit(shown, QUESTIONS[0], **options, tokenizer=tokenizer, limit=limit, keep={last.chunk_id})
+    assert len(shown) > 1
+    assert kept == [last]
+
+
 @given(limit=st.integers(0, 200), exemplars=st.sampled_from([(), EXEMPLARS]))
 def test_what_does_not_fit_is_dropped_from_the_end(limit, exemplars):
     """As many passages as fit are kept, the best ones, and the count of the others is told."""

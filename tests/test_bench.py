@@ -260,6 +260,49 @@ def test_what_is_found_must_be_about_the_question_for_all_alike(run, fakes):
     assert set() < refused["raft"] < everything
 
 
+def with_context(student, home, tokens):
+    """Return a copy of a student that takes so many tokens."""
+    copied = shutil.copytree(student, home / f"context-{tokens}")
+    config = json.loads((copied / "config.json").read_text())
+    (copied / "config.json").write_text(json.dumps({**config, "max_position_embeddings": tokens}))
+    return str(copied)
+
+
+def test_a_short_context_shortens_what_all_are_shown(untuned, before, tiny_student, tmp_path):
+    """All see as many documents as the model with the least context takes beside its answer, and the report says so."""
+    usual = pl.read_parquet(before[0] / "answers.parquet").filter(arm="rag")["tokens"].struct.field("input")
+    larger = with_context(tiny_student, tmp_path, int(usual.median()) + 8)
+    facts = bench(untuned, larger=[larger], settings={"answering.max_tokens": 8})
+    rows = pl.read_parquet(untuned / "answers.parquet").filter(~pl.col("arm").str.starts_with("closed"))
+    small = rows.filter(arm=f"model:{larger}")
+    assert small["tokens"].struct.field("input").max() <= usual.median()
+    assert 0 < facts["shortened"] <= small["question_id"].n_unique()
+    retrieving = rows.filter(pl.col("arm").is_in(["rag", "rag_few", f"model:{larger}"]))
+    for _, same in retrieving.group_by("condition", "question_id"):
+        assert len({tuple(shown) for shown in same["shown"].to_list()}) == 1
+    assert rows["shown"].list.len().min() < 3
+    bearing = {row["question_id"]: row["golden"] for row in facts["questions"]}
+    texts = texts_of(untuned)
+    for row in rows.filter(arm="golden").iter_rows(named=True):
+        assert bearing[row["question_id"]] in [texts[name] for name in row["shown"]]
+    assert "fewer for" in (untuned / "report.md").read_text(encoding="utf-8")
+
+
+def test_a_context_that_takes_no_document_is_refused(untuned, tiny_student, tmp_path):
+    """Where no document fits into a model's context nobody is asked, and the message says what to do."""
+    with pytest.raises(UsageError, match="Not even one passage") as refused:
+        bench(untuned, larger=[with_context(tiny_student, tmp_path, 40)])
+    assert "chunking.tokens" in str(refused.value.hint)
+    assert not (untuned / "answers.parquet").exists()
+
+
+def test_those_alone_that_the_verdict_needs_before_training(untuned):
+    """With `contenders=verdict` and no adapter yet, what there is to gain is still said."""
+    facts = bench(untuned, settings={"benchmark.contenders": "verdict"})
+    assert list(arms(facts)) == ["rag", "rag_few", "golden"]
+    assert 0 <= facts["verdict"]["headroom"]["golden"] <= 1
+
+
 def test_those_alone_that_the_verdict_needs(run, fakes):
     """With `contenders=verdict` plain RAG, the tuned model and what was named are asked, and nobody else."""
     fakes.reply = lambda request: "Answer: 7.5 kg"

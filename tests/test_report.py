@@ -422,6 +422,12 @@ def test_shares_are_shown_times_100(value, plain, signed):
     assert figures.share(value, signed=True) == signed
 
 
+def test_fewer_documents_than_asked_for_are_told():
+    """Where not all documents fit into a model's context, the line says for how many questions."""
+    assert figures.documents_shown({"k": 3, "shortened": 0}) == figures.documents_shown({"k": 3})
+    assert figures.documents_shown({"k": 3, "shortened": 1200}).startswith("3 documents a question, fewer for 1,200 q")
+
+
 @pytest.mark.parametrize(
     ("seconds", "said"),
     [(3.21, "3.2 s"), (59.99, "1 min 0 s"), (512, "8 min 32 s"), (7384, "2 h 3 min"), (None, "not measured")],

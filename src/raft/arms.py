@@ -62,9 +62,14 @@ def title(name: str) -> str:
     return TITLES.get(name, f"{name.removeprefix(LARGER)} + RAG")
 
 
-def dispensable(name: str) -> bool:
-    """Tell whether the verdict stands without an arm, and nobody asked for it by name."""
-    return name in TITLES and name not in (TUNED, *UNTUNED, "other")
+def dispensable(name: str, *, tuned: bool) -> bool:
+    """Tell whether the verdict stands without an arm, and nobody asked for it by name.
+
+    Args:
+        name: of the arm.
+        tuned: there is an adapter; before, the verdict is whether one is worth it, which the golden arm tells.
+    """
+    return name in TITLES and name not in (TUNED, *UNTUNED, "other", *(() if tuned else (GOLDEN,)))
 
 
 def baseline(tuning: Iterable[Mapping[str, Any]], measured: Collection[str]) -> str | None:

@@ -206,7 +206,8 @@ class Benchmark(_Section):
     contenders: Literal["all", "verdict"] = Field(
         "all",
         description="who is asked: all, or those alone that the verdict needs (plain RAG, the tuned model) and that "
-        "you name; verdict takes about half the time, and says nothing of headroom and of the tuned model alone",
+        "you name; verdict takes about half the time, and once there is an adapter says nothing of headroom, nor of "
+        "the tuned model alone",
     )
     withheld: Share = Field(0.2, description="share of the questions that are also asked without what bears the answer")
     min_gain: Share = Field(0.05, description="least gain over the best untuned contender at which tuning pays")

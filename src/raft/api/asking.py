@@ -283,10 +283,7 @@ class Answerer:
     @cached_property
     def _limit(self) -> int | None:
         """Most tokens of a prompt; None where the model does not tell."""
-        if models.is_hosted(self.model):
-            return None
-        context = models.context_length(self.model)
-        return None if context is None else context - self._shelf.settings.answering.max_tokens
+        return seams.most_tokens(self.model, self._shelf.settings)
 
 
 class _Spoken:

@@ -95,9 +95,9 @@ def bench(
         field = _field(run.folder, chosen, tuned, addresses, opener)
         enter(ledger, name, "benchmark")
         retriever = open_retriever(run.folder, chosen, name)
-        known = benchmarking.prepare(run, chosen, rows, retriever)
+        known = benchmarking.prepare(run, chosen, rows, retriever, field)
         exemplars, tuning = benchmarking.choose_exemplars(run, chosen, field, retriever, listen=tell)
-        contenders = benchmarking.line_up(run, chosen, field, exemplars)
+        contenders = benchmarking.line_up(run, chosen, field, known, exemplars)
         timings = benchmarking.ask_all(run, chosen, contenders, known, listen=tell)
         general = benchmarking.check_capability(chosen.benchmark.capability, field, hubsets.rows, listen=tell)
         card = adapters.read_card(tuned) if tuned is not None else None
@@ -120,6 +120,7 @@ def bench(
                 "date": datetime.now(UTC).date().isoformat(),
                 "run": str(folder),
                 "hardware": _hardware(),
+                "shortened": known.shortened,
                 "seconds": round(time.monotonic() - begun, 1),
             },
         )

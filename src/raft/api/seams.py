@@ -258,6 +258,7 @@ def open_model(
     model = open_bare(name, settings, adapter=adapter, weights=weights, api_base=api_base)
     # what costs nothing needs no price to keep a cap
     free = is_own(name, api_base) and price_of(name, settings) is None
+    limit = most_tokens(name, settings)
     return Opened(
         name=name,
         adapter=adapter.name if adapter else None,
@@ -272,7 +273,14 @@ def open_model(
         ),
         fresh=FreshGenerator(model),
         scorer=None if models.is_hosted(name) else CachedScorer(cast("LocalModel", model), ledger),
+        room=None if limit is None else (models.tokenizer(name), limit),
     )
+
+
+def most_tokens(name: str, settings: Settings) -> int | None:
+    """Return how many tokens a prompt of a model may have beside the answer; None where the model doesn't tell."""
+    context = None if models.is_hosted(name) else models.context_length(name)
+    return None if context is None else context - settings.answering.max_tokens
 
 
 def open_bare(

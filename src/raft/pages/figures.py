@@ -86,6 +86,13 @@ def money(dollars: float | None) -> str:
     return f"${dollars:,.2f}" if dollars == 0 or abs(dollars) >= 0.1 else f"${dollars:,.4f}"
 
 
+def documents_shown(facts: Mapping[str, Any]) -> str:
+    """Return how many documents were shown for a question, in words; `facts` is what `benchmark.json` holds."""
+    fewer = facts.get("shortened") or 0
+    where = f", fewer for {amount(fewer, digits=0)} questions: more do not fit into a model's context"
+    return f"{facts['k']} documents a question{where if fewer else ''}"
+
+
 def duration(seconds: float | None) -> str:
     """Return seconds as hours, minutes and seconds, the two greatest of them."""
     if seconds is None or not known(seconds):

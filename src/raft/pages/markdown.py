@@ -5,7 +5,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from raft.pages import with_backticks
-from raft.pages.figures import DECISIONS, MEASURES, NOT_MEASURED, amount, duration, full, known, measured, money, share
+from raft.pages.figures import (
+    DECISIONS,
+    MEASURES,
+    NOT_MEASURED,
+    amount,
+    documents_shown,
+    duration,
+    full,
+    known,
+    measured,
+    money,
+    share,
+)
 
 Facts = Mapping[str, Any]
 _MARKUP = re.compile(r"([\\`*_\[\]<>|~#&$])")
@@ -22,7 +34,7 @@ def markdown(facts: Facts) -> str:
     parts = [f"## raft: {cell(headline)}", *_said(facts, meaning), *_arms(facts), *_capability(facts)]
     parts += [*_retrieval(facts), _training(facts), f"**Next:** {sentence(verdict['advice'] or 'nothing.')}"]
     about = [facts["run"], facts["date"], f"raft {facts['raft']}", facts["hardware"]]
-    about = [str(one) for one in (*about, f"{facts['k']} documents a question") if one]
+    about = [str(one) for one in (*about, documents_shown(facts)) if one]
     return "\n\n".join([*parts, f"{cell(', '.join(about))}. Scores are times 100, with 95 % intervals."]) + "\n"
 
 

@@ -8,17 +8,19 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
-from typing import Any
+from typing import Any, Literal
 
 import polars as pl
 
 from raft import prompts, raftformat, tables
-from raft.answers import Answer
+from raft.answers import Answer, Passage
 from raft.arms import LARGER, Arm, dispensable, title
+from raft.errors import UsageError
 from raft.pipeline.building import Listen, documents_listed
 from raft.pipeline.timing import Timings, latencies, who
-from raft.protocols import Generator, Message, Retriever, Scorer
+from raft.protocols import Generator, Message, Retriever, Scorer, Tokenizer
 from raft.run import Run, Step
 from raft.scoring import score_answer
 from raft.settings import Settings
@@ -36,6 +38,7 @@ class Opened:
         generator: asks it in batches, through the ledger.
         fresh: asks it one question at a time, nothing replayed.
         scorer: its likelihoods; None where it has none.
+        room: its tokenizer, and how many tokens a prompt of it may have; None where the model doesn't tell.
     """
 
     name: str
@@ -43,6 +46,7 @@ class Opened:
     generator: Generator
     fresh: Generator | None
     scorer: Scorer | None
+    room: tuple[Tokenizer, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -63,9 +67,26 @@ class Field:
     other: Opened | None = None
     larger: Sequence[Opened] = ()
 
+    def rooms(self) -> list[tuple[Tokenizer, int]]:
+        """Return the rooms of those that tell; what takes an adapter has the room of its base."""
+        return [one.room for one in (self.base, *self.larger) if one.room is not None]
 
-def prepare(run: Run, settings: Settings, questions: pl.DataFrame, retriever: Retriever) -> contexts.Contexts:
-    """Search for the questions and choose what each condition shows; `questions` is a frame of `tables.EVALUATION`."""
+
+def prepare(
+    run: Run, settings: Settings, questions: pl.DataFrame, retriever: Retriever, field: Field
+) -> contexts.Contexts:
+    """Search for the questions and choose what each condition shows: the same to all, and as much as all can take.
+
+    Args:
+        run: the run directory.
+        settings: the experiment.
+        questions: a frame of `tables.EVALUATION`.
+        retriever: the index.
+        field: who will be asked.
+
+    Raises:
+        UsageError: not even one passage fits into a model's context, for any question.
+    """
     closed = {name for name in questions["split"].unique() if benchmark.labels(_of(questions, name))}
     begun = time.monotonic()
     found = contexts.contexts(
@@ -83,10 +104,39 @@ def prepare(run: Run, settings: Settings, questions: pl.DataFrame, retriever: Re
         name: {context: shown for context, shown in own.items() if context != "withheld" or name not in choosing}
         for name, own in found.passages.items()
     }
-    found = replace(found, passages=passages)
+    found = _fitting(replace(found, passages=passages), run, settings, field)
     if settings.answering.min_relevance:
         found = replace(found, relevance=contexts.relevance(found, retriever.embedder))
     return replace(found, seconds=(time.monotonic() - begun) / max(1, len(questions)))
+
+
+def _fitting(known: contexts.Contexts, run: Run, settings: Settings, field: Field) -> contexts.Contexts:
+    """Return the contexts with as many passages as fit into every model's prompt; what bears an answer goes last."""
+    asked = dict(known.questions.select("question_id", "question").iter_rows())
+    used = [prompts.load(name, settings.prompts) for name in ("short", raftformat.PROMPTS[settings.examples.quotes])]
+    style, shortened, shown = _style(settings), set(), 0
+    passages: dict[str, dict[contexts.Context, Sequence[Passage]]] = {}
+    for name, own in known.passages.items():
+        passages[name] = {}
+        for context, chosen in own.items():
+            kept = list(chosen)
+            keep = known.sources.bearing.get(name, ()) if context == "golden" else ()
+            for (tokenizer, limit), prompt in product(field.rooms() if kept else (), used):
+                kept, _ = answering.fit(
+                    kept, asked[name], prompt=prompt, style=style, tokenizer=tokenizer, limit=limit, keep=keep
+                )
+            if len(kept) < len(chosen):
+                shortened.add(name)
+            shown += len(kept)
+            passages[name][context] = kept
+    if shortened and not shown:
+        raise UsageError(
+            "Not even one passage and a question fit into the context of each model.",
+            where=f"{min(limit for _, limit in field.rooms()):,} tokens, beside the answer, of {run.folder}",
+            hint=f"raft build CORPUS --out {run.folder} --set chunking.tokens=...   (smaller chunks), or a model that "
+            "takes more",
+        )
+    return replace(known, passages=passages, shortened=len(shortened))
 
 
 def choose_exemplars(
@@ -105,10 +155,11 @@ def choose_exemplars(
     tried: list[dict[str, Any]] = []
     if not rows:
         return settings.benchmark.exemplars[0], tried
-    known = prepare(run, settings, tables.frame(tables.EVALUATION, rows), retriever)
-    plain = _contender("rag", field.base, settings, run, 0)
-    few = [_contender("rag_few", field.base, settings, run, count) for count in settings.benchmark.exemplars]
-    for contender in (plain, *few):
+    known = prepare(run, settings, tables.frame(tables.EVALUATION, rows), retriever, field)
+    make = partial(_contender, run=run, settings=settings, known=known)
+    plain = make("rag", field.base, 0)
+    few = [make("rag_few", field.base, count) for count in settings.benchmark.exemplars]
+    for contender in (plain, *{contender.arm.exemplars: contender for contender in few}.values()):
         listen("asking", {"arm": contender.arm.title, "set": "valid", "condition": "", "questions": len(rows)})
         said = _ask(contender, known, "valid", "retrieved", settings)
         scores = [
@@ -131,8 +182,8 @@ def choose_exemplars(
     return int(best["exemplars"]), tried
 
 
-def line_up(run: Run, settings: Settings, field: Field, exemplars: int) -> list[Contender]:
-    """Return the contenders in the order in which they are shown."""
+def line_up(run: Run, settings: Settings, field: Field, known: contexts.Contexts, exemplars: int) -> list[Contender]:
+    """Return the contenders in the order in which they are shown; `exemplars` are the worked examples of few-shot."""
     wanted: list[tuple[str, Opened | None, int]] = [
         ("closed", field.base, 0),
         ("closed_few", field.base, max(exemplars, 2)),
@@ -146,11 +197,15 @@ def line_up(run: Run, settings: Settings, field: Field, exemplars: int) -> list[
         ("previous", field.previous, 0),
         *((f"{LARGER}{one.name}", one, exemplars) for one in field.larger),
     ]
-    chosen = [one for one in wanted if settings.benchmark.contenders == "all" or not dispensable(one[0])]
-    return [_contender(name, opened, settings, run, count) for name, opened, count in chosen if opened is not None]
+    tuned = field.tuned is not None
+    chosen = [one for one in wanted if settings.benchmark.contenders == "all" or not dispensable(one[0], tuned=tuned)]
+    make = partial(_contender, run=run, settings=settings, known=known)
+    return [make(name, opened, count) for name, opened, count in chosen if opened is not None]
 
 
-def _contender(name: str, opened: Opened, settings: Settings, run: Run, count: int) -> Contender:
+def _contender(
+    name: str, opened: Opened, count: int, *, run: Run, settings: Settings, known: contexts.Contexts
+) -> Contender:
     if name in ("closed", "closed_few", "tuned_closed"):
         prompt = prompts.load("closed", settings.prompts)
     elif name == "rag_few" or name.startswith(LARGER):
@@ -171,6 +226,21 @@ def _contender(name: str, opened: Opened, settings: Settings, run: Run, count: i
             abstaining=prompt.name == "short",
         )
     golden = name in ("golden", "tuned_golden")
+    context: Literal["none", "retrieved", "golden"]
+    context = "none" if prompt.name == "closed" else "golden" if golden else "retrieved"
+    if turns and opened.room is not None:
+        tokenizer, limit = opened.room
+        options: dict[str, Any] = {"prompt": prompt, "style": _style(settings), "max_tokens": 1}
+        asked = dict(known.questions.select("question_id", "question").iter_rows())
+        chats = [
+            answering.request(asked[place], shown, **options).messages
+            for place, own in known.passages.items()
+            for one, shown in own.items()
+            if one == context or (one, context) == ("withheld", "retrieved")
+        ]
+        longest = max(map(tokenizer.count_chat, chats), default=0)
+        while turns and longest + tokenizer.count_chat(turns) > limit:
+            turns = turns[:-2]  # as many worked examples as fit beside every question
     arm = Arm(
         name=name,
         title=title(name),
@@ -179,7 +249,7 @@ def _contender(name: str, opened: Opened, settings: Settings, run: Run, count: i
         prompt=prompt.name,
         prompt_digest=prompt.digest,
         exemplars=len(turns) // 2,
-        context="none" if prompt.name == "closed" else "golden" if golden else "retrieved",
+        context=context,
         tuned=opened.adapter is not None,
     )
     return Contender(arm, opened.generator, prompt, turns, opened.scorer, opened.fresh)

@@ -1,6 +1,6 @@
 """Answering: questions and what was found for them go to a model; its replies come back as checked answers."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import Any, Literal
@@ -105,10 +105,11 @@ def fit(
     tokenizer: Tokenizer,
     limit: int,
     exemplars: Sequence[Message] = (),
+    keep: Collection[str] = (),
 ) -> tuple[list[Passage], int]:
     """Return the passages that fit into a prompt, dropped from the end, and how many were dropped.
 
-    All are dropped where not even the first fits.
+    All are dropped where not even one fits.
 
     Args:
         passages: what is to be shown, best first.
@@ -118,13 +119,15 @@ def fit(
         tokenizer: the model's.
         limit: most tokens of the prompt; what the model takes, less the longest reply.
         exemplars: as for `request`.
+        keep: ids of chunks that are dropped last.
     """
     kept = list(passages)
     while kept:
         chat = _chat(question, kept, prompt=prompt, style=style, exemplars=exemplars)
         if tokenizer.count_chat(chat) <= limit:
             break
-        kept.pop()
+        spare = [place for place, passage in enumerate(kept) if passage.chunk_id not in keep]
+        kept.pop(spare[-1] if spare else -1)
     return kept, len(passages) - len(kept)
 
 

@@ -158,7 +158,8 @@ def summary(
         machine_hour: price of an hour of this machine in US dollars; None: its time counts as free.
         min_gain: least gain (0 to 1) at which tuning pays.
         k: chunks retrieved for a question.
-        header: `raft`, `date`, `run`, `hardware` and `seconds`.
+        header: `raft`, `date`, `run`, `hardware`, `seconds`, and `shortened`: how many questions show fewer than k
+            chunks, so that they fit into each model's context.
         blind: what a blind comparison by people gave, or None.
     """
     if answers.is_empty():
@@ -200,7 +201,7 @@ def summary(
     )
     return {
         "format": FORMAT,
-        **{name: header.get(name) for name in ("raft", "date", "run", "hardware", "seconds")},
+        **{name: header.get(name) for name in ("raft", "date", "run", "hardware", "seconds", "shortened")},
         "k": k,
         "verdict": decide(evidence, min_gain=min_gain),
         "question_sets": [_described(name, by_set[name], asked[name], sources) for name in sets],

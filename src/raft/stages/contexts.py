@@ -40,6 +40,8 @@ class Contexts:
         seconds: seconds of one search, on average.
         relevance: for each question id and context how much of what is shown is about it (`support.relevance`); empty
             where nobody needs to know.
+        shortened: how many questions show fewer passages than were chosen, in any context, since a prompt is no longer
+            than what each of the models takes.
     """
 
     questions: pl.DataFrame
@@ -47,6 +49,7 @@ class Contexts:
     passages: Mapping[str, Mapping[Context, Sequence[Passage]]]
     seconds: float = 0.0
     relevance: Mapping[str, Mapping[Context, float]] = field(default_factory=dict)
+    shortened: int = 0
 
     def ids(self, question_set: str, context: Context) -> list[str]:
         """Return the questions of a set that can be asked in a context, in their order."""

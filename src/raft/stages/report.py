@@ -15,6 +15,7 @@ from raft.pages.figures import (
     MEASURES,
     NOT_MEASURED,
     amount,
+    documents_shown,
     duration,
     few,
     full,
@@ -64,7 +65,7 @@ def _name(run: str) -> str:
 
 
 def _about(facts: Facts) -> Html:
-    parts = [facts["date"], f"raft {facts['raft']}", facts["hardware"], f"{facts['k']} documents a question"]
+    parts = [facts["date"], f"raft {facts['raft']}", facts["hardware"], documents_shown(facts)]
     if known(facts.get("seconds")):
         parts.append(f"measured in {duration(facts['seconds'])}")
     return join([part for part in parts if part], " · ")
