@@ -21,6 +21,8 @@ BUILT = {
 """Settings of every build: whole documents are held out by name, and a middling model writes the questions."""
 MEASURED = {"benchmark.tuning_questions": 33}
 """Settings of every measurement: few questions for what two cores are slow at."""
+BEFORE = ("corpus", "evaluation", "seed", "chunking", "questions", "cleaning", "split", "examples", "training")
+"""Settings, by section, that had their effect before there was anything to measure."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,11 @@ def of_training(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if name == "seed" or name.startswith("training.")}
 
 
+def of_measuring(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those settings that a benchmark reads; it refuses those of a build or a training."""
+    return {name: value for name, value in settings.items() if name.partition(".")[0] not in BEFORE}
+
+
 def tell(event: str, facts: Mapping[str, Any]) -> None:
     """Print what happens."""
     if event not in ("asked", "step"):
@@ -133,7 +140,7 @@ def run(study: Study, description: str) -> None:
                 "benchmark.capability": [str(data_file(name)) for name in CAPABILITY],
                 **MEASURED,
                 **study.measuring,
-                **{name: value for name, value in own.items() if name not in of_training(own)},
+                **of_measuring(own),
             },
             listen=tell,
         )

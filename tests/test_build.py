@@ -13,7 +13,7 @@ import yaml
 
 import raft
 from conftest import Cut, Fakes, tables_of, write_corpus
-from raft import api
+from raft import api, decisions
 from raft.errors import RaftError, RunLocked, UsageError
 from raft.raftformat import ABSTENTION, parse
 from raft.run import Run
@@ -387,6 +387,17 @@ def test_a_setting_that_names_no_document_changes_no_step(corpus, tmp_path, fake
     assert depends == named
     assert depends["survey"].keys().isdisjoint(["without"])
     assert depends["cleaned"]["split"].keys() == {"unseen", "seen", "valid"}
+
+
+@pytest.mark.usefixtures("fake_models")
+@pytest.mark.parametrize(("kinds", "state"), [(["number", "decision"], "made"), (["number"], "reused")])
+def test_other_rules_for_decisions_ask_for_questions_anew(corpus, tmp_path, monkeypatch, kinds, state):
+    """Where decisions are asked for, another version of their rules makes the questions anew, and else it does not."""
+    events, settings = [], {"questions.kinds": kinds}
+    build(corpus, tmp_path / "run", settings)
+    monkeypatch.setattr(decisions, "VERSION", decisions.VERSION + 1)
+    build(corpus, tmp_path / "run", settings, listen=lambda *event: events.append(event))
+    assert states(events)["questions"] == state
 
 
 def test_no_answer_hides_in_a_document_beside_its_row(whole):
