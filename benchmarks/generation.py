@@ -1,9 +1,11 @@
 """How many replies a second a model on this machine writes: raft's way, and transformers' as it comes.
 
     python benchmarks/generation.py --run runs/demo --replies 32 --tokens 48
+    python benchmarks/generation.py --run runs/demo --replies 64 --tokens 96 --batch 32 --ending --adapter FOLDER
 
 Both answer the same questions of a run's training rows in batches of equal size, in bfloat16, in turn and in one
-process; every reply is written to its full length, so that both do the same work. Prints a Markdown table.
+process. Every reply is written to its full length, so that both do the same work; with `--ending` it ends where the
+model ends it, as in use. Prints a Markdown table.
 """
 
 import argparse
@@ -28,9 +30,9 @@ def ours(model: LocalModel, chats: Sequence[Any], tokens: int) -> None:
         pass
 
 
-def plain(weights: Weights, chats: Sequence[Any], tokens: int, batch: int) -> None:
+def plain(weights: Weights, adapter: Path | None, chats: Sequence[Any], tokens: int, batch: int) -> None:
     """Answer all chats with `generate` on batches padded on the left."""
-    model, tokenizer = weights.use(None)
+    model, tokenizer = weights.use(adapter)
     kept, model.config._attn_implementation = model.config._attn_implementation, "sdpa"
     try:
         for begin in range(0, len(chats), batch):
@@ -52,14 +54,19 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=48)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--adapter", type=Path, help="the folder of an adapter")
+    parser.add_argument("--ending", action="store_true", help="let replies end")
     args = parser.parse_args()
     lines = (args.run / "train.jsonl").read_text(encoding="utf-8").splitlines()
     chats = [json.loads(lines[n * len(lines) // args.replies])["messages"][:-1] for n in range(args.replies)]
     weights = Weights(args.model)
-    weights.use(None)[0].generation_config.eos_token_id = None  # each reply has its full length
-    local = LocalModel(args.model, batch=args.batch, weights=weights)
+    if not args.ending:
+        weights.use(args.adapter)[0].generation_config.eos_token_id = None
+    local = LocalModel(args.model, batch=args.batch, adapter=args.adapter, weights=weights)
     ways = {
-        "transformers' generate, padded on the left": lambda: plain(weights, chats, args.tokens, args.batch),
+        "transformers' generate, padded on the left": lambda: plain(
+            weights, args.adapter, chats, args.tokens, args.batch
+        ),
         "raft": lambda: ours(local, chats, args.tokens),
     }
     taken: dict[str, list[float]] = {name: [] for name in ways}

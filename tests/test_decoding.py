@@ -68,3 +68,18 @@ def test_a_model_with_another_attention_stays_as_it_is():
     plain.config._attn_implementation = "eager"
     assert not decoding.lighten(plain)
     assert plain.config._attn_implementation == "eager"
+
+
+@pytest.mark.parametrize("learning", [False, True])
+@pytest.mark.parametrize("name", MAKERS)
+def test_what_is_read_behind_other_tokens(name, learning):
+    """Several tokens behind others have the logits of torch's own attention, with gradients or without."""
+    plain, light = pair(name)
+    ids = torch.randint(3, 96, (2, 30), generator=torch.Generator().manual_seed(2))
+    with torch.set_grad_enabled(learning):
+        found = []
+        for model in (plain, light):
+            cache = model(ids[:, :9], use_cache=True).past_key_values
+            found.append(model(ids[:, 9:], past_key_values=cache).logits)
+    assert found[0].requires_grad == learning
+    assert torch.allclose(*found, atol=1e-4)

@@ -15,6 +15,7 @@ from typing import Any
 from raft import adapters
 from raft.backends import models
 from raft.backends.asking import Reply
+from raft.backends.prefill import read_alone
 from raft.backends.weights import Weights
 from raft.ledger import request_text
 from raft.protocols import Failure, Message, Request
@@ -122,41 +123,49 @@ class LocalModel:
             torch.manual_seed(_seed([calls[i] for i in group]))
         width = max(map(len, ids))
         pads = [width - len(row) for row in ids]
-        # Padding stands between what all prompts share and what they do not, so that the former is read once.
+        prefix = self._read(model, tuple(ids[0][:shared])) if shared else None
+        cache = read_alone(model, ids, shared, prefix)
+        if cache is None and prefix is not None:
+            cache = copy.deepcopy(prefix)
+            cache.batch_repeat_interleave(len(ids))
+        else:
+            shared = 0
+        # Padding stands between what was read once for all and the rest, or else in front.
         full = [row[:shared] + [tokenizer.pad_token_id] * n + row[shared:] for row, n in zip(ids, pads, strict=True)]
         mask = [[1] * shared + [0] * n + [1] * (len(row) - shared) for row, n in zip(ids, pads, strict=True)]
+        end = model.generation_config.eos_token_id
+        ends = {tokenizer.pad_token_id, *(end if isinstance(end, list) else [end])}
         with torch.inference_mode():
-            out = model.generate(
-                input_ids=torch.tensor(full, device=model.device),
-                attention_mask=torch.tensor(mask, device=model.device),
-                past_key_values=self._read(model, tuple(ids[0][:shared]), len(ids)) if shared else None,
-                max_new_tokens=first.max_tokens,
+            tails = _written(
+                model,
+                torch.tensor(full, device=model.device),
+                torch.tensor(mask, device=model.device),
+                cache,
+                ends=ends,
+                most=first.max_tokens,
                 pad_token_id=tokenizer.pad_token_id,
                 **sampling,
             )
         seconds = (time.monotonic() - begun) / len(group)
-        end = model.generation_config.eos_token_id
-        ends = {tokenizer.pad_token_id, *(end if isinstance(end, list) else [end])}
         replies = []
-        for prompt, tokens in zip(ids, out[:, width:].tolist(), strict=True):
+        for prompt, tokens in zip(ids, tails, strict=True):
             written = _until(tokens, ends)
             finish = "stop" if len(written) < first.max_tokens else "length"
             text = tokenizer.decode(written, skip_special_tokens=True)
             replies.append(Reply(text, finish, len(prompt), len(written), 0.0, seconds))
         return replies
 
-    def _read(self, model: Any, prefix: tuple[int, ...], rows: int) -> Any:
-        """Return keys and values of a prefix for each of `rows` prompts; the last prefix is read only once."""
+    def _read(self, model: Any, prefix: tuple[int, ...]) -> Any:
+        """Return keys and values of a prefix; the last one is read only once."""
         import torch
         from transformers import DynamicCache
 
         if self._prefix is None or self._prefix[0] != prefix:
             inputs = torch.tensor([prefix], device=model.device)
-            output = model(inputs, use_cache=True, past_key_values=DynamicCache(config=model.config))
+            with torch.inference_mode():
+                output = model(inputs, use_cache=True, past_key_values=DynamicCache(config=model.config))
             self._prefix = prefix, output.past_key_values
-        cache = copy.deepcopy(self._prefix[1])
-        cache.batch_repeat_interleave(rows)
-        return cache
+        return self._prefix[1]
 
 
 def render(tokenizer: Any, messages: Sequence[Message]) -> str:
@@ -177,6 +186,50 @@ def _alike(batch: Sequence[int], calls: Sequence[Request]) -> Iterator[list[int]
     for i in batch:
         groups.setdefault((calls[i].max_tokens, calls[i].temperature), []).append(i)
     yield from groups.values()
+
+
+def _written(
+    model: Any, ids: Any, mask: Any, cache: Any, *, ends: set[int | None], most: int, do_sample: bool, **options: Any
+) -> list[list[int]]:
+    """Return the tokens that follow each prompt, up to `most`, an end among them.
+
+    Whenever half of the rows have ended the others go on without them: a row that has ended costs as much as one that
+    has not. Rows that are sampled stay together, since otherwise random draws would fall to other rows.
+    """
+    import torch
+
+    rows, tails = list(range(len(ids))), [[] for _ in ids]  # type: ignore[var-annotated]
+    stops = torch.tensor(sorted(token for token in ends if token is not None), dtype=ids.dtype, device=ids.device)
+    while True:
+        width = ids.shape[1]
+
+        def enough(so_far: Any, _: Any, width: int = width) -> Any:
+            ended = torch.isin(so_far[:, width:], stops).any(1)
+            return torch.full_like(ended, bool(2 * ended.sum() >= len(ended) > 1))
+
+        out = model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            past_key_values=cache,
+            max_new_tokens=most - len(tails[rows[0]]),
+            do_sample=do_sample,
+            stopping_criteria=[] if do_sample else [enough],
+            return_dict_in_generate=True,
+            **options,
+        )
+        for row, tokens in zip(rows, out.sequences[:, width:].tolist(), strict=True):
+            tails[row] += tokens
+        going = [place for place, row in enumerate(rows) if len(tails[row]) < most and ends.isdisjoint(tails[row])]
+        if not going:
+            return tails
+        rows = [rows[place] for place in going]
+        kept = torch.tensor(going, device=ids.device)
+        ids, cache = out.sequences[kept], out.past_key_values
+        try:
+            cache.batch_select_indices(kept)
+        except (AttributeError, NotImplementedError):  # of a kind whose rows cannot be told apart: read anew
+            cache = None
+        mask = torch.nn.functional.pad(mask[kept], (0, ids.shape[1] - width), value=1)
 
 
 def _shared(ids: Sequence[Sequence[int]]) -> int:
