@@ -31,6 +31,7 @@ from raft.backends import models
 from raft.intervals import Interval, bootstrap_mean, paired_difference
 from raft.ledger import Ledger
 from raft.pipeline import benchmarking, building
+from raft.pipeline.field import Field
 from raft.raftformat import PROMPTS
 from raft.run import Run, existing
 from raft.scoring import macro_f1_difference, macro_f1_interval
@@ -210,7 +211,7 @@ def ask(folder: Path, questions: Path, settings: Mapping[str, Any]) -> list[dict
     with run.writing(), closing(Ledger(chosen.ledger or folder / "ledger.sqlite")) as ledger:
         rows = questionfiles.register(questions, building.documents_listed(run))
         opener = partial(open_model, chosen.student, chosen, ledger)
-        field = benchmarking.Field(base=opener(), tuned=opener(adapter=adapter))
+        field = Field(base=opener(), tuned=opener(adapter=adapter))
         known = benchmarking.prepare(
             run, chosen, rows, open_retriever(folder, chosen, run.manifest["collection"]), field
         )

@@ -21,8 +21,9 @@ from raft.backends import hubsets, models
 from raft.backends.weights import Weights
 from raft.errors import UsageError
 from raft.ledger import Ledger
-from raft.pipeline import benchmarking
+from raft.pipeline import ability, benchmarking
 from raft.pipeline.building import Listen
+from raft.pipeline.field import Field, Opened
 from raft.scoring import win_rate
 from raft.settings import Settings
 from raft.spending import enter
@@ -99,7 +100,7 @@ def bench(
         exemplars, tuning = benchmarking.choose_exemplars(run, chosen, field, retriever, listen=tell)
         contenders = benchmarking.line_up(run, chosen, field, known, exemplars)
         timings = benchmarking.ask_all(run, chosen, contenders, known, listen=tell)
-        general = benchmarking.check_capability(chosen.benchmark.capability, field, hubsets.rows, listen=tell)
+        general = ability.check_capability(chosen.benchmark.capability, field, hubsets.rows, listen=tell)
         card = adapters.read_card(tuned) if tuned is not None else None
         facts = benchmark.summary(
             run.read("answers.parquet"),
@@ -204,15 +205,15 @@ def _field(
     settings: Settings,
     tuned: Path | None,
     larger: Mapping[str, str | None],
-    open_one: Callable[..., benchmarking.Opened],
-) -> benchmarking.Field:
+    open_one: Callable[..., Opened],
+) -> Field:
     student, weights = settings.student, Weights(settings.student)
     other = settings.benchmark.other_adapter if tuned is not None else None
     if other is not None:
         other = adapters.find(folder, str(other))
         adapters.check_base(other, models.identity(student), student)
     before = _previous(folder, tuned, models.identity(student)) if tuned is not None else None
-    return benchmarking.Field(
+    return Field(
         base=open_one(student, weights=weights),
         tuned=open_one(student, adapter=tuned, weights=weights) if tuned else None,
         previous=open_one(student, adapter=before, weights=weights) if before else None,

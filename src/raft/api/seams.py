@@ -20,8 +20,8 @@ from raft.backends.weights import Weights
 from raft.batchbook import BatchBook
 from raft.errors import UsageError
 from raft.ledger import CachedEmbedder, CachedScorer, Ledger
-from raft.pipeline.benchmarking import Opened
 from raft.pipeline.estimating import UNASKED, Circumstances
+from raft.pipeline.field import Opened
 from raft.protocols import Embedder, Failure, Generator, Request, Retriever, Trainer
 from raft.settings import Settings
 from raft.spending import CheckedGenerator, PaidEmbedder, Price, Purse

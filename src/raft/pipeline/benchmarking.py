@@ -6,8 +6,8 @@ A reply that was paid for once is taken from the ledger, so that a benchmark whi
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import product
 from typing import Any, Literal
@@ -19,8 +19,9 @@ from raft.answers import Answer, Passage
 from raft.arms import LARGER, Arm, dispensable, title
 from raft.errors import UsageError
 from raft.pipeline.building import Listen, documents_listed
+from raft.pipeline.field import Field, Opened
 from raft.pipeline.timing import Timings, latencies, who
-from raft.protocols import Generator, Message, Retriever, Scorer, Tokenizer
+from raft.protocols import Message, Retriever
 from raft.run import Run, Step
 from raft.scoring import score_answer
 from raft.settings import Settings
@@ -28,61 +29,10 @@ from raft.stages import answering, benchmark, capability, contenders, contexts
 from raft.stages.contenders import Contender, Stopwatch
 
 
-@dataclass(frozen=True)
-class Opened:
-    """A model, ready to be asked.
-
-    Attributes:
-        name: its name.
-        adapter: id of its adapter, None for the model as it is.
-        generator: asks it in batches, through the ledger.
-        fresh: asks it one question at a time, nothing replayed.
-        scorer: its likelihoods; None where it has none.
-        room: its tokenizer, and how many tokens a prompt of it may have; None where the model doesn't tell.
-    """
-
-    name: str
-    adapter: str | None
-    generator: Generator
-    fresh: Generator | None
-    scorer: Scorer | None
-    room: tuple[Tokenizer, int] | None = None
-
-
-@dataclass(frozen=True)
-class Field:
-    """Who takes part.
-
-    Attributes:
-        base: the student as it is.
-        tuned: with its adapter; None before the first training.
-        previous: with the best adapter before this one, or None.
-        other: with an adapter that was tuned on another corpus, or None.
-        larger: larger models, untuned.
-    """
-
-    base: Opened
-    tuned: Opened | None = None
-    previous: Opened | None = None
-    other: Opened | None = None
-    larger: Sequence[Opened] = ()
-
-    def rooms(self) -> list[tuple[Tokenizer, int]]:
-        """Return the rooms of those that tell; what takes an adapter has the room of its base."""
-        return [one.room for one in (self.base, *self.larger) if one.room is not None]
-
-
 def prepare(
     run: Run, settings: Settings, questions: pl.DataFrame, retriever: Retriever, field: Field
 ) -> contexts.Contexts:
-    """Search for the questions and choose what each condition shows: the same to all, and as much as all can take.
-
-    Args:
-        run: the run directory.
-        settings: the experiment.
-        questions: a frame of `tables.EVALUATION`.
-        retriever: the index.
-        field: who will be asked.
+    """Search for the questions (a frame of `tables.EVALUATION`); choose what is shown: as much as all of `field` take.
 
     Raises:
         UsageError: not even one passage fits into a model's context, for any question.
@@ -364,33 +314,6 @@ def _ask(
         begun = contenders.beginnings(said, chats, contender.scorer)
         said = contenders.labelled(said, capability.choose(contender.scorer, begun, labels))
     return said
-
-
-def check_capability(
-    names: Sequence[str], field: Field, rows: Callable[[str], Sequence[Mapping[str, Any]]], *, listen: Listen
-) -> dict[str, dict[str, Any]] | None:
-    """Measure general capability before and after tuning; None when nothing was asked for or nothing was tuned.
-
-    Args:
-        names: files or hub names of sets of questions.
-        field: who takes part.
-        rows: delivers what the hub holds.
-        listen: told "asking".
-    """
-    if not names or field.tuned is None:
-        return None
-    found: dict[str, dict[str, Any]] = {}
-    for name in names:
-        check = capability.open_check(name, rows)
-        facts = {"title": check.title, "measure": check.measure, "questions": len(check.questions)}
-        if field.base.scorer is None or field.tuned.scorer is None:
-            found[check.name] = {**facts, "before": None, "after": None, "change": None}
-            continue
-        listen("asking", {"arm": "base and tuned", "set": check.title, "condition": "", **facts})
-        before = capability.measure(check, field.base.scorer)
-        after = capability.measure(check, field.tuned.scorer)
-        found[check.name] = capability.compare(check, before, after)
-    return found
 
 
 def _style(settings: Settings) -> str:
