@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raft.blocks import units_of
-from raft.chunking import CHARACTERS_PER_TOKEN, Span, cut, embedded_text
+from raft.chunking import CHARACTERS_PER_TOKEN, Span, cut
+from raft.text import embedded_text
 
 
 class Words:

@@ -149,7 +149,7 @@ def test_judging_and_wording_are_counted(home, fake_models):
 def test_an_unknown_price_is_never_nothing(home, fake_models):
     """Where the price is unknown, the estimate has no dollars, and says what to type."""
     found = raft.estimate(**options(home, {"generator.input_price": None, "generator.output_price": None}))
-    words = words_spending.estimate(found.summary())
+    words = estimates.as_text(found.summary())
     assert (found.dollars, found.unpriced, found.price) == (None, [HOSTED], None)
     assert "unknown" in words
     assert "$" not in words
@@ -268,14 +268,14 @@ def test_what_needs_consent():
     unpriced = (Part("questions", "m", 12, 0, (900, 1200), (300, 900), None),)
     for dear in (made(), made(parts=unpriced, price=None), made(confirm_above=1.99)):
         with pytest.raises(UsageError):
-            estimates.confirm(dear, "words")
+            estimates.confirm(dear)
     for cheap in (
         made(confirm_above=2.0),
         made(cap=0.5),
         made(parts=unpriced, price=None, own=True),
         made(parts=(Part("questions", "m", 12, 12, (0, 0), (0, 0), None),), price=None),
     ):
-        estimates.confirm(cheap, "words")
+        estimates.confirm(cheap)
 
 
 @pytest.mark.parametrize(
@@ -288,11 +288,11 @@ def test_a_proposed_cap_is_never_less_than_the_estimate(amount, text):
 
 def test_an_estimate_in_words():
     """Counts, tokens, dollars, time and what it all rests on are each on a line."""
-    words = words_spending.estimate(made().summary())
+    words = estimates.as_text(made().summary())
     for said in ("3 documents, 12 chunks, 30 questions", "12 for writing questions with m", "900 to 1.2k tokens read",
                  "$0.50 to $2.00 at $1/$4 a million tokens", "10 s to 60 s", "--sample 10"):  # fmt: skip
         assert said in words
-    told = words_spending.estimate(made(measured=40, spent=0.5, cap=3.0).summary())
+    told = estimates.as_text(made(measured=40, spent=0.5, cap=3.0).summary())
     for said in ("40 replies of this model", "$0.50 spent before", "the cap is $3.00"):
         assert said in told
     (line,) = words_spending.advice(made(spent=0.5).summary())

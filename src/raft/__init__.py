@@ -15,7 +15,7 @@ raft.bench("runs/handbook")["verdict"]
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.2.0"
+from raft.version import __version__
 
 if TYPE_CHECKING:
     from raft.answers import Answer

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from raft.blocks import IN_SENTENCE, Section, Unit, trimmed_unit, units_of
 from raft.protocols import Tokenizer
+from raft.text import embedded_text
 
 CHARACTERS_PER_TOKEN = 16
 """A chunk has at most so many characters for each token that it may have, whatever the tokenizer counts: some count
@@ -27,11 +28,6 @@ class Span(NamedTuple):
     end: int
     heading: str
     tokens: int
-
-
-def embedded_text(heading: str, text: str) -> str:
-    """Return what is embedded and counted of a chunk: its heading path, if it has one, a line end, and its text."""
-    return f"{heading}\n{text}" if heading else text
 
 
 def cut(

@@ -1,5 +1,6 @@
 """What a build is going to ask and what that may cost, and when it must be confirmed."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -94,18 +95,18 @@ class Estimate:
         return {**asdict(self), **derived}
 
 
-def confirm(found: Estimate, words: str) -> None:
+def confirm(found: Estimate) -> None:
     """Let a build go on to its first call, or say what is needed before.
 
     Args:
         found: what it is going to cost.
-        words: the same for a person.
 
     Raises:
         UsageError: it may cost more than `generator.confirm_above` and has no cap, or its price is unknown.
     """
     if found.cap is not None:
         return
+    words = as_text(found.summary())
     if found.model in found.unpriced and not found.own:
         raise UsageError(
             f"What this build costs is unknown, since the price of {found.model} is. Nothing was asked yet.\n{words}",
@@ -125,3 +126,73 @@ def rounded_up(amount: float) -> str:
     """Return an amount of dollars, rounded up to cents or to two digits."""
     step = 0.01 if amount < 10 else 10.0 ** (len(str(int(amount))) - 2)
     return f"{-(-amount // step) * step:.10g}"
+
+
+DOING = {
+    "questions": "writing questions",
+    "cleaned": "judging questions",
+    "examples": "wording answers",
+    "embeddings": "embedding texts",
+    "sample": "the sample of an estimate",
+    "benchmark": "measuring",
+    "index": "embedding chunks",
+}
+"""What calls are made for, by the name of their step, in words."""
+
+
+def as_text(facts: Mapping[str, Any]) -> str:
+    """Return an estimate as text; `facts` is what `Estimate.summary` returns."""
+    corpus = f"{facts['documents']:,} documents, {facts['chunks']:,} chunks, {facts['questions']:,} questions wanted"
+    lines = [f"  {'corpus':<11} {corpus}"]
+    for part in facts["parts"]:
+        lines.append(f"  {'calls' if part['purpose'] != 'embeddings' else 'texts':<11} {_part(part)}")
+    lines.append(f"  {'cost':<11} {cost_text(facts)}")
+    if facts["seconds"] is not None and facts["calls"]:
+        low, high = facts["seconds"]
+        lines.append(f"  {'time':<11} {long(low)} to {long(high)} at the limits that are set")
+    based = f"{facts['measured']:,} replies of this model" if facts["measured"] else "experience with other models"
+    better = "" if facts["measured"] else "; --sample 10 asks ten calls and knows better"
+    lines.append(f"  {'rests on':<11} {based}{better}")
+    return "\n".join(lines)
+
+
+def long(seconds: float) -> str:
+    """Return a time span as a person says it."""
+    minutes = seconds / 60
+    return f"{seconds:.0f} s" if minutes < 2 else f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
+
+
+def count(number: float) -> str:
+    """Return a large number in short: 999, 12.3k, 4.5M."""
+    if number < 1000:
+        return f"{number:.0f}"
+    return f"{number / 1e3:.1f}k" if number < 999_950 else f"{number / 1e6:.1f}M"
+
+
+def _part(part: Mapping[str, Any]) -> str:
+    text = f"{part['calls']:,} for {DOING.get(part['purpose'], part['purpose'])} with {part['model']}"
+    text += f" ({part['answered']:,} in the ledger)" if part["answered"] else ""
+    if part["calls"] == part["answered"]:
+        return text
+    text += f": {_span(part['input_tokens'])} tokens read"
+    return text + (f", {_span(part['output_tokens'])} written" if part["output_tokens"][1] else "")
+
+
+def cost_text(facts: Mapping[str, Any]) -> str:
+    """Return what an estimate says of money, on one line."""
+    low, high = facts["known_dollars"]
+    known = "nothing" if not high else f"{dollars(low)} to {dollars(high)}"
+    price = facts["price"]
+    if facts["unpriced"]:
+        text = f"unknown, for want of the price of {', '.join(facts['unpriced'])}"
+        text += f"; {known} for the rest" if high else ""
+    else:
+        text = known
+        text += f" at ${price['input']:g}/${price['output']:g} a million tokens" if high and price else ""
+    text += f"; {dollars(facts['spent'])} spent before" if facts["spent"] else ""
+    return text + (f"; the cap is {dollars(facts['cap'])}" if facts["cap"] is not None else "")
+
+
+def _span(pair: Sequence[float]) -> str:
+    low, high = (count(one) for one in pair)
+    return low if low == high else f"{low} to {high}"

@@ -8,8 +8,8 @@ from typing import Any
 
 import yaml
 
-from raft import __version__
 from raft.protocols import TrainingPlan, TrainingReport
+from raft.version import __version__
 
 FORMAT = 1
 FACTS = ("adapter", "base", "base_identity", "data_digest", "prompt_digest", "style")

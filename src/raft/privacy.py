@@ -115,3 +115,20 @@ def cleaned(text: str, offsets: Sequence[int] = ()) -> tuple[str, list[int]]:
 def placeholders(text: str) -> Counter[Kind]:
     """Count the placeholders in a text by kind."""
     return +Counter({kind: text.count(word) for kind, word in PLACEHOLDERS.items()})
+
+
+NAMES = {
+    "secret": ("secret", "secrets"),
+    "iban": ("IBAN", "IBANs"),
+    "card": ("payment card", "payment cards"),
+    "ssn": ("social security number", "social security numbers"),
+    "email": ("e-mail address", "e-mail addresses"),
+    "phone": ("phone number", "phone numbers"),
+    "ip": ("IP address", "IP addresses"),
+}
+"""The kinds of finds in words, for one and for several."""
+
+
+def counted(kinds: Mapping[str, int]) -> str:
+    """Return counts by kind as words: "2 e-mail addresses, 1 phone number"."""
+    return ", ".join(f"{count:,} {NAMES[kind][count != 1]}" for kind, count in kinds.items())

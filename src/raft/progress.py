@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Self
 
 from raft import words_spending
-from raft.words_spending import long
+from raft.estimates import count, long
 
 _EVERY_SECONDS = 30.0
 _DOING = {
@@ -95,7 +95,7 @@ class Progress:
             f"{self._replayed:,} from the ledger" if self._replayed else "",
             f"{facts['in_flight']:,} in flight",
             f"{rate:.1f} a second",
-            f"{words_spending.count(facts['input_tokens'] + facts['output_tokens'])} tokens",
+            f"{count(facts['input_tokens'] + facts['output_tokens'])} tokens",
             _money(facts),
             f"{long((planned - done) / rate)} left" if planned > done and self._answered else "",
             f"{facts['failures']:,} failed" if facts["failures"] else "",

@@ -10,11 +10,15 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from string import Template
+from typing import Literal
 
 from raft.errors import UsageError
 from raft.protocols import Message
 
 _TURN = re.compile(r"^## (system|user|assistant)[ \t]*$", re.MULTILINE)
+
+Where = Literal["first", "last", "none"]
+"""Where the quotes of a reply stand: before its answer, behind it, or nowhere."""
 
 
 @dataclass(frozen=True)

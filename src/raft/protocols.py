@@ -261,3 +261,7 @@ class Streamer(Protocol):
     def stream(self, request: Request) -> Iterator[str]:
         """Yield the pieces of one reply while they are written; nothing is kept in the ledger."""
         ...
+
+
+Listen = Callable[[str, Mapping[str, Any]], None]
+"""Told what happens while it happens: an event's name and its facts."""

@@ -18,13 +18,10 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-from raft.prompts import Prompt
+from raft.prompts import Prompt, Where
 from raft.protocols import Message
-
-Where = Literal["first", "last", "none"]
-"""Where the quotes of a reply stand: before its answer, behind it, or nowhere."""
 
 PROMPTS: Mapping[Where, str] = {"last": "answer", "first": "answer_quotes_first", "none": "answer_alone"}
 """Names of the prompts that ask for them there."""

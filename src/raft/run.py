@@ -20,8 +20,9 @@ from typing import Any
 import polars as pl
 from filelock import FileLock, Timeout
 
-from raft import __version__, artifacts
+from raft import artifacts
 from raft.errors import DamagedArtifact, RaftError, RunLocked, UsageError
+from raft.version import __version__
 
 FORMAT = 1
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from raft.raftformat import Where
+from raft.prompts import Where
 
 Kind = Literal["fact", "number", "date", "name", "procedure", "comparison", "decision", "unanswerable"]
 Share = Annotated[float, Field(ge=0, le=1)]

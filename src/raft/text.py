@@ -219,3 +219,8 @@ def _whole_words(text: str, start: int, end: int) -> tuple[int, int]:
     while end > start and text[end - 1].isspace():
         end -= 1
     return start, end
+
+
+def embedded_text(heading: str, text: str) -> str:
+    """Return what is embedded and counted of a chunk: its heading path, if it has one, a line end, and its text."""
+    return f"{heading}\n{text}" if heading else text

@@ -6,11 +6,9 @@ from typing import Any
 
 import polars as pl
 
+from raft.stages.tuning import FEW_ROWS
 from raft.words_privacy import privacy_lines
 from raft.words_spending import spending
-
-FEW_ROWS = 200
-"""Under so many training rows, tuning rarely beats plain retrieval."""
 
 
 def summary(facts: Mapping[str, Any]) -> str:

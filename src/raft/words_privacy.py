@@ -3,16 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-NAMES = {
-    "secret": ("secret", "secrets"),
-    "iban": ("IBAN", "IBANs"),
-    "card": ("payment card", "payment cards"),
-    "ssn": ("social security number", "social security numbers"),
-    "email": ("e-mail address", "e-mail addresses"),
-    "phone": ("phone number", "phone numbers"),
-    "ip": ("IP address", "IP addresses"),
-}
-"""The kinds of `raft.privacy` in words, for one and for several."""
+from raft.privacy import counted
 
 
 def privacy_lines(notes: Mapping[str, Any]) -> list[str]:
@@ -38,8 +29,3 @@ def privacy_lines(notes: Mapping[str, Any]) -> list[str]:
     if not noted["redacted"]:
         lines.append("to replace them: --set privacy.found=redact; to stop at them: refuse; to be silent: ignore")
     return lines
-
-
-def counted(kinds: Mapping[str, int]) -> str:
-    """Return counts by kind as words: "2 e-mail addresses, 1 phone number"."""
-    return ", ".join(f"{count:,} {NAMES[kind][count != 1]}" for kind, count in kinds.items())

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from raft.words import FEW_ROWS
+from raft.stages.tuning import FEW_ROWS
 
 
 def trained(card: Mapping[str, Any], run: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 import polars as pl
 
-from raft import __version__, adapters, artifacts, modelcard, questionfiles
+from raft import adapters, artifacts, modelcard, questionfiles
 from raft.api import locality
 from raft.api.opened import Built
 from raft.api.resumed import settings_of, writable
@@ -22,12 +22,13 @@ from raft.backends.weights import Weights
 from raft.errors import UsageError
 from raft.ledger import Ledger
 from raft.pipeline import ability, benchmarking
-from raft.pipeline.building import Listen
 from raft.pipeline.field import Field, Opened
+from raft.protocols import Listen
 from raft.scoring import win_rate
 from raft.settings import Settings
 from raft.spending import enter
 from raft.stages import benchmark, blind, report, split
+from raft.version import __version__
 
 _MEASURED = "measured.json"
 """Beside an adapter: what its last benchmark measured."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
-from raft import config, estimates, pipeline, prompts, words_spending
+from raft import config, estimates, pipeline, prompts
 from raft.api import locality
 from raft.api.opened import Built
 from raft.api.seams import circumstances, open_seams
@@ -195,7 +195,7 @@ def opened(task: Task, tell: pipeline.Listen, *, checked: bool) -> Iterator[Site
         if checked and sites and not passed:
             found = estimated(task, sites[0])
             tell("estimated", found.summary())
-            estimates.confirm(found, words_spending.estimate(found.summary()))
+            estimates.confirm(found)
             passed.append(found)
 
     run = Run(folder, meter=lambda: dict(sites[0].seams.generator.totals) if sites else {}, report=report)  # type: ignore[attr-defined]

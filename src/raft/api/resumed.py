@@ -5,7 +5,7 @@ from typing import Any
 
 from raft import config
 from raft.api.opened import Built
-from raft.pipeline import Listen
+from raft.protocols import Listen
 from raft.run import Run
 from raft.settings import Settings
 

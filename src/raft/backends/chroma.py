@@ -16,10 +16,10 @@ import numpy as np
 import polars as pl
 
 from raft.backends.quiet import quiet
-from raft.chunking import embedded_text
 from raft.errors import DamagedArtifact, OtherEmbedder, RaftError, UsageError
 from raft.protocols import Embedder
 from raft.tables import HITS
+from raft.text import embedded_text
 
 _BATCH = 256
 _PAGE = 5000

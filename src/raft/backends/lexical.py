@@ -15,9 +15,9 @@ import numpy as np
 import polars as pl
 
 from raft.backends.quiet import quiet
-from raft.chunking import embedded_text
 from raft.errors import DamagedArtifact
 from raft.tables import HITS
+from raft.text import embedded_text
 
 _FORMAT = 1
 """Version of the tokenisation and of the files; a change makes every lexical index anew."""

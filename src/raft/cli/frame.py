@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from raft import __version__
 from raft.errors import RaftError, UsageError
+from raft.version import __version__
 
 _DEBUG = click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")

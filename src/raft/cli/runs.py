@@ -52,7 +52,7 @@ def init(folder: Path) -> None:
 def build(*, corpus: tuple[str, ...], assignments: tuple[str, ...], pipeline: str | None, quiet: bool, as_json: bool,
           estimate: bool, sample: int, price: str | None, **options: Any) -> None:  # fmt: skip
     """Build a training set and an index from CORPUS (files, folders, globs). Resumes by itself."""
-    from raft import api, config, words, words_spending
+    from raft import api, config, estimates, words, words_spending
     from raft.progress import Progress
 
     if sample and not estimate:
@@ -73,7 +73,7 @@ def build(*, corpus: tuple[str, ...], assignments: tuple[str, ...], pipeline: st
     if as_json:
         click.echo(json.dumps(facts, ensure_ascii=False, indent=1))
     elif estimate:
-        click.echo("\n".join([words_spending.estimate(facts), "", *words_spending.advice(facts)]))
+        click.echo("\n".join([estimates.as_text(facts), "", *words_spending.advice(facts)]))
     else:
         click.echo(words.summary(facts))
 

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from raft.pipeline.building import Listen
 from raft.pipeline.field import Field
+from raft.protocols import Listen
 from raft.stages import capability
 
 

@@ -18,10 +18,10 @@ from raft import prompts, raftformat, tables
 from raft.answers import Answer, Passage
 from raft.arms import LARGER, Arm, dispensable, title
 from raft.errors import UsageError
-from raft.pipeline.building import Listen, documents_listed
+from raft.pipeline.building import documents_listed
 from raft.pipeline.field import Field, Opened
 from raft.pipeline.timing import Timings, latencies, who
-from raft.protocols import Message, Retriever
+from raft.protocols import Listen, Message, Retriever
 from raft.run import Run, Step
 from raft.scoring import score_answer
 from raft.settings import Settings

@@ -4,7 +4,7 @@ Each step names what its result depends on; `Run.step` does it once per distinct
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,13 +17,13 @@ from raft.boilerplate import repeated_lines
 from raft.errors import RaftError
 from raft.pipeline.reading import documents_listed, read_documents
 from raft.pipeline.surveying import SURVEY, read_survey, set_aside, survey_chunks
-from raft.protocols import Embedder, Generator, Indexes, Tokenizer
+from raft.protocols import Embedder, Generator, Indexes, Listen, Tokenizer
 from raft.raftformat import PROMPTS, render_style
 from raft.run import Run, Step
 from raft.settings import Settings
 from raft.stages import cleaning, corpus, examples, questions, split, styling
 
-__all__ = ["Listen", "Seams", "build", "cut_chunks", "documents_listed", "read_documents"]
+__all__ = ["Seams", "build", "cut_chunks", "documents_listed", "read_documents"]
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,6 @@ class Seams:
     embedder: Embedder
     student: Tokenizer
     indexes: Indexes
-
-
-Listen = Callable[[str, Mapping[str, Any]], None]
-"""Told what happens while it happens: an event's name and its facts."""
 
 
 def build(

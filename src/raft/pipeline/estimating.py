@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from functools import partial
 
 from raft import prompts
-from raft.chunking import embedded_text
 from raft.estimates import Estimate, Pair, Part
 from raft.pipeline.reading import documents_listed
 from raft.pipeline.surveying import read_survey
@@ -18,6 +17,7 @@ from raft.spending import Price
 from raft.stages import questions, styling
 from raft.stages.cleaning import JUDGE_TOKENS
 from raft.surveying import Survey
+from raft.text import embedded_text
 
 UNASKED = "unasked"
 """Kind of the failure with which a replaying generator answers what the ledger has no reply to."""

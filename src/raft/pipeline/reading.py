@@ -10,10 +10,10 @@ import polars as pl
 from raft import notes, privacy
 from raft.artifacts import Output
 from raft.errors import RaftError
+from raft.privacy import counted
 from raft.run import Run, Step
 from raft.settings import Settings
 from raft.stages import corpus
-from raft.words_privacy import counted
 
 _NAMED = 1_000
 """Most documents with findings that are named in the manifest; the others are counted."""

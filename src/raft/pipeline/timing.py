@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from raft import artifacts
-from raft.pipeline.building import Listen
-from raft.protocols import Completion, Request
+from raft.protocols import Completion, Listen, Request
 from raft.run import Step
 from raft.stages import answering
 from raft.stages.contenders import Contender, Stopwatch

@@ -17,8 +17,7 @@ import polars as pl
 from raft import adapters, artifacts
 from raft.artifacts import Output
 from raft.errors import DamagedArtifact, RaftError
-from raft.pipeline.building import Listen
-from raft.protocols import Message, Trainer, TrainingPlan
+from raft.protocols import Listen, Message, Trainer, TrainingPlan
 from raft.run import Run, Step
 from raft.stages.tuning import tune
 

@@ -18,9 +18,9 @@ from raft import tables
 from raft.bearing import SHORT_ANSWERS, holds_answer
 from raft.duplicates import same_text
 from raft.errors import RaftError
-from raft.prompts import Prompt
+from raft.prompts import Prompt, Where
 from raft.protocols import Message, Retriever, Tokenizer
-from raft.raftformat import ABSTENTION, Shown, Where, parse, render_prompt, render_target, title_line
+from raft.raftformat import ABSTENTION, Shown, parse, render_prompt, render_target, title_line
 from raft.text import contains, normalise
 
 _BATCH = 256
