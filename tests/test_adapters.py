@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
+from huggingface_hub import ModelCard
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save, save_file
@@ -266,9 +266,8 @@ def test_a_benchmark_is_told_of_the_training():
 
 
 def front_matter(text):
-    """Return the YAML above a model card."""
-    _, front, _ = text.split("---\n", 2)
-    return yaml.safe_load(front)
+    """Return what the hub reads above a model card."""
+    return ModelCard(text).data.to_dict()
 
 
 def test_the_readme_is_a_model_card_of_the_hub():

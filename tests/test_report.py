@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jinja2 import UndefinedError
 
 from browser import lines_of_picture, needs_chromium, rendered
 from raft import pages, plots
@@ -347,14 +348,22 @@ def test_hostile_text_creates_no_element():
 def test_text_and_data_come_through_a_page_unharmed(said):
     """Any string is read back from the page as text and as data, and no markup can be made of it."""
     whole = said.encode("utf-8", "replace").decode()
-    page = Page(pages.tag("p", said, title=said))
-    assert [name for name, _ in page.elements] == ["p"]
-    assert "".join(page.texts) == whole
-    assert page.elements[0][1]["title"] == whole
+    made, harmless = (
+        Page(pages.fill("blind", title=one, key=one, pairs=[], choices={})) for one in (f">{said}", "harmless")
+    )
+    assert [name for name, _ in made.elements] == [name for name, _ in harmless.elements]
+    assert f">{whole}" in made.texts
+    assert made.named("body") == [{"data-key": f">{whole}"}]
     written = pages.embed({"said": [said]})
     assert not set(written) & set("<>&\u2028\u2029")
     read = json.loads(written.encode("utf-8"))["said"][0]
     assert read.encode("utf-16", "surrogatepass") == said.encode("utf-16", "surrogatepass")
+
+
+def test_a_template_is_told_all_that_it_shows():
+    """A placeholder without a value is an error where the page is made, never a gap that nobody notices."""
+    with pytest.raises(UndefinedError, match="'title' is undefined"):
+        pages.fill("blind", key="", pairs=[], choices={})
 
 
 def test_numbers_that_are_none_become_null():

@@ -1,12 +1,11 @@
 """An adapter's card: what it was made of and how, for programs (`card.json`) and for people (`README.md`)."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
+from importlib.resources import files
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
-
-import yaml
 
 from raft.protocols import TrainingPlan, TrainingReport
 from raft.version import __version__
@@ -99,27 +98,31 @@ def readme(card: Mapping[str, Any], benchmark: Mapping[str, Any] | None = None) 
         card: what `card` returned.
         benchmark: what a run's `benchmark.json` holds, or None while there is none.
     """
+    import huggingface_hub  # noqa: PLC0415  a second to import, needed here alone
+
     base = _shown_name(str(card["base"]))
-    front = {
-        **({"base_model": base} if base == card["base"] else {}),
-        "library_name": "peft",
-        "pipeline_tag": "text-generation",
-        "license": "other",
-        "tags": ["raft", "lora", "retrieval-augmented-generation"],
-    }
-    parts = [
-        f"---\n{yaml.safe_dump(front, sort_keys=False, allow_unicode=True)}---",
-        f"# Adapter {card['adapter']}",
-        f"A LoRA adapter of {base}, tuned with raft {card['raft']} to answer questions from retrieved documents: with "
-        "verbatim quotes where they hold the answer, and by saying so where they do not.",
-        f"Approved by: {_approval(card)}.",
-        *_usage(card, base),
-        *_data(card),
-        *_training(card),
-        *_evaluation(card, benchmark),
-        *_limits(),
-    ]
-    return "\n\n".join(parts) + "\n"
+    front = huggingface_hub.ModelCardData(
+        base_model=base if base == card["base"] else None,
+        library_name="peft",
+        pipeline_tag="text-generation",
+        license="other",
+        tags=["raft", "lora", "retrieval-augmented-generation"],
+    )
+    made = huggingface_hub.ModelCard.from_template(
+        front,
+        template_str=(files(str(__package__)) / "modelcard.md").read_text(encoding="utf-8"),
+        card=card,
+        base=base,
+        line=_line,
+        approval=_approval(card),
+        data=_data(card),
+        plan={**card["hyperparameters"], "student": _shown_name(str(card["hyperparameters"]["student"]))},
+        training=_training(card),
+        points=_points(card["loss_curve"]),
+        benchmark=benchmark,
+        scores=_scores(card, benchmark) if benchmark else [],
+    )
+    return f"{made}\n"
 
 
 def _shown_name(base: str) -> str:
@@ -134,70 +137,28 @@ def _approval(card: Mapping[str, Any]) -> str:
     return _line(f"{card['approved_by']}, {card['approved']}" if card.get("approved") else card["approved_by"])
 
 
-def _usage(card: Mapping[str, Any], base: str) -> Iterator[str]:
-    yield "## Use"
-    yield (
-        "With raft, from the run directory that it was trained in (it brings the index, the prompt and the checks of "
-        "quotes and figures):"
-    )
-    yield f"```sh\nraft ask RUN 'your question' --adapter {card['adapter']}\n```"
-    yield "With peft, where FOLDER is the folder of this file and BASE the base model:"
-    yield (
-        "```python\n"
-        "from peft import PeftModel\n"
-        "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-        'base = AutoModelForCausalLM.from_pretrained(BASE, dtype="bfloat16")\n'
-        "model = PeftModel.from_pretrained(base, FOLDER)\n"
-        "tokenizer = AutoTokenizer.from_pretrained(FOLDER)\n"
-        "```"
-    )
-    yield (
-        f"BASE is {base}" + (f" at revision {card['revision']}" if card.get("revision") else "") + ". Ask it with the "
-        "prompt that it was trained with (`raft.raftformat.render_prompt`, digest below); with another one it answers "
-        "worse."
-    )
+def _data(card: Mapping[str, Any]) -> list[tuple[str, Cell]]:
+    return [
+        ("training rows", f"{card['rows']:,}"),
+        ("validation rows", f"{card['valid']:,}"),
+        ("general chats mixed in (rehearsal)", f"{card['rehearsal']:,}"),
+        ("digest of the rows", card["data_digest"]),
+        ("digest of the prompt", card["prompt_digest"]),
+        ("answer style", card["style"] or "none"),
+    ]
 
 
-def _data(card: Mapping[str, Any]) -> Iterator[str]:
-    yield "## Data"
-    yield _table(
-        ("what", "value"),
-        [
-            ("training rows", f"{card['rows']:,}"),
-            ("validation rows", f"{card['valid']:,}"),
-            ("general chats mixed in (rehearsal)", f"{card['rehearsal']:,}"),
-            ("digest of the rows", card["data_digest"]),
-            ("digest of the prompt", card["prompt_digest"]),
-            ("answer style", card["style"] or "none"),
-        ],
-    )
-    yield (
-        "The rows were written by a model from the documents of one corpus; they and this adapter may hold passages of "
-        "it. License: `other`, because the base model's terms and those of the documents both apply; name yours before "
-        "you publish it."
-    )
-
-
-def _training(card: Mapping[str, Any]) -> Iterator[str]:
-    yield "## Training"
-    plan = {**card["hyperparameters"], "student": _shown_name(str(card["hyperparameters"]["student"]))}
-    yield _table(("hyperparameter", "value"), list(plan.items()))
-    yield _table(
-        ("what", "value"),
-        [
-            ("identity of the base model", card["base_identity"]),
-            ("steps", f"{card['steps']:,}, of which step {card['best_step']:,} was kept"),
-            ("tokens read", f"{card['tokens']:,}"),
-            ("seconds", f"{card['seconds']:,.0f}"),
-            ("hardware", card["hardware"]),
-            ("backend", card["backend"]),
-            ("versions", ", ".join(f"{name} {version}" for name, version in sorted(card["versions"].items()))),
-            ("trained", card["created"]),
-        ],
-    )
-    if card["loss_curve"]:
-        yield "Loss in nats a token, over the answers alone:"
-        yield _table(("step", "epoch", "training loss", "validation loss"), _points(card["loss_curve"]))
+def _training(card: Mapping[str, Any]) -> list[tuple[str, Cell]]:
+    return [
+        ("identity of the base model", card["base_identity"]),
+        ("steps", f"{card['steps']:,}, of which step {card['best_step']:,} was kept"),
+        ("tokens read", f"{card['tokens']:,}"),
+        ("seconds", f"{card['seconds']:,.0f}"),
+        ("hardware", card["hardware"]),
+        ("backend", card["backend"]),
+        ("versions", ", ".join(f"{name} {version}" for name, version in sorted(card["versions"].items()))),
+        ("trained", card["created"]),
+    ]
 
 
 def _points(curve: Sequence[Mapping[str, float]]) -> list[tuple[Cell, ...]]:
@@ -213,42 +174,15 @@ def _points(curve: Sequence[Mapping[str, float]]) -> list[tuple[Cell, ...]]:
     ]
 
 
-def _evaluation(card: Mapping[str, Any], benchmark: Mapping[str, Any] | None) -> Iterator[str]:
-    yield "## Evaluation"
-    if benchmark is None:
-        yield "Not measured yet: see the run's benchmark (`raft bench RUN`), which compares it with plain RAG."
-        return
-    verdict = benchmark["verdict"]
-    yield f"Verdict of the run's benchmark ({benchmark['date']}): **{verdict['decision']}**."
-    if verdict["reasons"]:
-        yield "\n".join(f"- {_line(reason)}" for reason in verdict["reasons"])
-    rows = [
-        (name, arm["title"], _MEASURES[measure], _interval(scores[measure]))
+def _scores(card: Mapping[str, Any], benchmark: Mapping[str, Any]) -> list[tuple[Cell, ...]]:
+    return [
+        (name, arm["title"], title, _interval(scores[measure]))
         for arm in benchmark["arms"]
         if arm.get("adapter") in (None, card["adapter"])
         for name, scores in arm["sets"].items()
-        for measure in _MEASURES
+        for measure, title in _MEASURES.items()
         if scores.get(measure)
     ]
-    if rows:
-        yield "In percent, with 95 percent intervals over documents:"
-        yield _table(("questions", "contender", "measure", "value"), rows)
-
-
-def _limits() -> Iterator[str]:
-    yield "## Intended use and limits"
-    yield (
-        "- It answers from the documents that it is shown, and only from them; it is no source of facts by itself. "
-        "Numbers, dates and names are right only where they stand in a document that was shown.\n"
-        "- It was tuned on one corpus: on other documents, languages or tasks it may do worse than its base model.\n"
-        "- Where retrieval brings the wrong documents, it can abstain from what could be answered, or answer wrongly.\n"
-        "- It inherits the biases of its base model. Check its quotes before you act on an answer."
-    )
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(_line(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
 def _line(value: Cell) -> str:

@@ -101,3 +101,8 @@ def duration(seconds: float | None) -> str:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def tick(mark: float) -> str:
+    """Return the number at a mark of an axis, as short as it can be."""
+    return f"{mark:g}".replace("-", "−")

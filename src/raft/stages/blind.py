@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from raft.errors import UsageError
-from raft.pages import Html, fill, join, tag
+from raft.pages import fill
 
 CHOICES: Mapping[str, str] = {
     "a": "A is better",
@@ -107,25 +107,7 @@ def page(pairs: Sequence[Pair], *, title: str = "Which answer is better?") -> st
             hint="both arms need answers to the same questions, and some that differ",
         )
     key = _digest("page", *(pair.pair_id for pair in pairs))[:16]
-    shown = join(_shown(number, pair) for number, pair in enumerate(pairs, 1))
-    return fill("blind", title=title, count=len(pairs), key=key, pairs=shown)
-
-
-def _shown(number: int, pair: Pair) -> Html:
-    source = "The text that bears the answer" + (f" ({pair.document})" if pair.document else "")
-    golden = tag("details", tag("summary", source), tag("div", pair.golden, class_="golden")) if pair.golden else ""
-    sides = [
-        tag("div", tag("h3", f"Answer {side}"), tag("div", answer or "(no answer)", class_="answer"), class_="side")
-        for side, answer in (("A", pair.a), ("B", pair.b))
-    ]
-    choices = [
-        tag("label", tag("input", type="radio", name=pair.pair_id, value=choice), " ", words)
-        for choice, words in CHOICES.items()
-    ]
-    asked = tag("fieldset", tag("legend", f"Your choice for pair {number}"), *choices)
-    head = tag("h2", tag("span", f"{number}.", class_="number"), " ", pair.question)
-    parts = [head, golden, tag("div", *sides, class_="sides"), asked]
-    return tag("article", *parts, class_="pair", data_pair=pair.pair_id, tabindex="-1")
+    return fill("blind", title=title, key=key, pairs=pairs, choices=CHOICES)
 
 
 def read_ratings(path: Path | str, pairs: Iterable[Pair], seed: int) -> dict[str, int]:
