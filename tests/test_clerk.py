@@ -90,7 +90,7 @@ def test_a_call_that_nobody_waits_for_any_more_is_released(ledger):
         await asyncio.sleep(0)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        clerk.flush()
+        await clerk.flush()
 
     asyncio.run(go())
     assert (own.spent, own.in_flight) == (0.0, 0.0)

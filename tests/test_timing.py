@@ -35,10 +35,9 @@ def measure(monkeypatch):
         known = SimpleNamespace(
             questions=pl.DataFrame({"question_id": names, "question": names}),
             passages={name: {"none": []} for name in names},
-            seconds=0.0,
         )
         options = {"count": 50, "style": "", "max_tokens": 8, "listen": lambda *event: None}
-        return asked, timing.latencies(contender, known, former=former, **options)
+        return asked, timing.latencies(contender, known, lambda *shown: None, former=former, **options)
 
     return run
 

@@ -7,6 +7,7 @@ from raft import plots
 from raft.pages import Html, code_spans, join, table, tag, text
 from raft.pages.figures import (
     NOT_MEASURED,
+    UNKNOWN,
     amount,
     duration,
     few,
@@ -42,8 +43,8 @@ def cell(interval: Facts | None, *, signed: bool = False) -> Html:
 
 
 def plain(cell: str) -> Html:
-    """Return a figure for a table, set apart where it was not measured."""
-    return tag("span", cell, class_="none") if cell == NOT_MEASURED else text(cell)
+    """Return a figure for a table, set apart where there is none."""
+    return tag("span", cell, class_="none") if cell in (NOT_MEASURED, UNKNOWN) else text(cell)
 
 
 def arm_cell(facts: Facts, arm: Facts) -> Html:
