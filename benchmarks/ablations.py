@@ -26,7 +26,7 @@ import raft
 import studies
 import xquad
 from raft import adapters, prompts, questionfiles, tables
-from raft.api.seams import open_model, open_retriever
+from raft.api.seams import fresh_search, open_model, open_retriever
 from raft.backends import models
 from raft.intervals import Interval, bootstrap_mean, paired_difference
 from raft.ledger import Ledger
@@ -212,11 +212,10 @@ def ask(folder: Path, questions: Path, settings: Mapping[str, Any]) -> list[dict
         rows = questionfiles.register(questions, building.documents_listed(run))
         opener = partial(open_model, chosen.student, chosen, ledger)
         field = Field(base=opener(), tuned=opener(adapter=adapter))
-        known = benchmarking.prepare(
-            run, chosen, rows, open_retriever(folder, chosen, run.manifest["collection"]), field
-        )
+        retriever = open_retriever(folder, chosen, run.manifest["collection"], lambda: ledger)
+        known = benchmarking.prepare(run, chosen, rows, retriever, field)
         (tuned,) = (one for one in benchmarking.line_up(run, chosen, field, known, 0) if one.arm.name == "raft")
-        benchmarking.ask_all(run, chosen, [tuned], known, listen=studies.tell)
+        benchmarking.ask_all(run, chosen, [tuned], known, fresh_search(retriever, chosen), listen=studies.tell)
     scores = benchmark.score(run.read("answers.parquet"), rows, bearing=known.sources.bearing)
     kept = ("question_id", "condition", "f1", "exact_match", "false_answer", "false_refusal", "label", "predicted")
     return [
@@ -261,7 +260,8 @@ def _peoples(run: Run, settings: Settings) -> None:
     chunks = run.read("chunks.parquet")
     seen = {name for row in rows for name in row["doc_ids"]}
     prompt = prompts.load(PROMPTS[settings.examples.quotes], settings.prompts)
-    retriever = open_retriever(run.folder, settings, run.manifest["collection"])
+    file = settings.ledger or run.folder / "ledger.sqlite"
+    retriever = open_retriever(run.folder, settings, run.manifest["collection"], lambda: Ledger(file))
     made, report = examples.build_examples(
         people,
         chunks,

@@ -88,7 +88,7 @@ def main() -> None:
     settings = Settings.model_validate(run.manifest["settings"])
     rows = questionfiles.register(args.questions, documents_listed(run))
     with closing(Ledger(settings.ledger or run.folder / "ledger.sqlite")) as ledger:
-        retriever = open_retriever(run.folder, settings, run.manifest["collection"])
+        retriever = open_retriever(run.folder, settings, run.manifest["collection"], lambda: ledger)
         found = contexts.contexts(
             rows,
             run.read("chunks.parquet"),

@@ -1,6 +1,7 @@
 """The clerk of a flight: calls that come together are written down together, or not at all."""
 
 import asyncio
+import threading
 from contextlib import closing
 
 import pytest
@@ -90,8 +91,33 @@ def test_a_call_that_nobody_waits_for_any_more_is_released(ledger):
         await asyncio.sleep(0)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        clerk.flush()
+        await clerk.flush()
 
     asyncio.run(go())
     assert (own.spent, own.in_flight) == (0.0, 0.0)
     assert ledger.read("SELECT * FROM calls") == []
+
+
+def test_nobody_else_waits_for_the_disk(ledger, monkeypatch):
+    """While a transaction is under way the loop goes on, and what the next call may cost can be set aside."""
+    own, free, real = purse(ledger), threading.Event(), ledger.write_all
+
+    def slow(writings):
+        assert free.wait(20)
+        return real(writings)
+
+    monkeypatch.setattr(ledger, "write_all", slow)
+
+    async def go():
+        clerk = Clerk(own, asyncio.get_running_loop())
+        assert own.reserve(1.0)
+        first = asyncio.ensure_future(clerk.open("a", 1.0))
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert own.reserve(1.0)
+        second = asyncio.ensure_future(clerk.open("b", 1.0))
+        free.set()
+        return await asyncio.gather(first, second)
+
+    assert asyncio.run(go()) == [1, 2]
+    assert own.in_flight == 2.0

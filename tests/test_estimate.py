@@ -255,12 +255,16 @@ def test_a_hosted_embedder_waits_for_consent_too(home, fake_models):
 
 
 def test_a_cap_needs_the_price_of_the_embedder(home, fake_models):
-    """With a cap, an embedder whose price nobody knows is refused; one at an address of one's own brings no bill."""
+    """With a cap, an embedder whose price nobody knows is refused wherever it is, unless that is this machine."""
     mine = {**options(home), "embedder": "openai/no-such-embedder", "max_cost": 5.0}
-    with pytest.raises(UsageError, match="price of the embedder"):
-        raft.build(**mine)
+    for address in (None, "http://gpu.example:8000/v1"):
+        mine["settings"]["index.api_base"] = address
+        with pytest.raises(UsageError, match="price of openai/no-such-embedder") as caught:
+            raft.build(**mine)
+        assert "--set index.input_price=" in str(caught.value)
+    raft.build(**mine | {"settings": {**mine["settings"], "index.input_price": 0.1}})
     mine["settings"]["index.api_base"] = "http://127.0.0.1:9/v1"
-    raft.build(**mine)
+    raft.build(**{**mine, "out": home[1].with_name("local")})
 
 
 def test_what_needs_consent():

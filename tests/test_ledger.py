@@ -380,3 +380,9 @@ def test_which_texts_have_vectors_is_told_without_the_model(ledger):
     cached = CachedEmbedder(HashEmbedder(), ledger)
     cached.embed(["one", "two"])
     assert cached.known(["two", "three", "one"]) == [True, False, True]
+
+
+def test_what_was_paid_for_survives_the_loss_of_power(ledger):
+    """Each transaction waits until the disk has it: SQLite's level of synchronisation is FULL."""
+    assert ledger.read("PRAGMA synchronous") == [(2,)]
+    assert ledger.read("PRAGMA journal_mode") == [("wal",)]

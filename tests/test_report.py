@@ -452,7 +452,7 @@ def test_money_keeps_its_digits():
         "$0.00",
         "$0.0123",
         "$1,234.50",
-        "not measured",
+        "unknown",
     ]
 
 

@@ -14,12 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from raft.api.purses import CheckedGenerator
 from raft.errors import RaftError, UsageError
 from raft.ledger import Entry, Ledger
 from raft.protocols import Request
 from raft.spending import (
     CapReached,
-    CheckedGenerator,
     PaidEmbedder,
     Price,
     Purse,
@@ -368,3 +368,31 @@ def test_nothing_is_asked_before_the_check():
 def test_dollars_are_written_as_people_read_them(amount, text):
     """Cents for dollars, more digits for less, and never nothing for something."""
     assert dollars(amount) == text
+
+
+def test_what_another_process_has_under_way_is_not_lost(tmp_path, ledger):
+    """Who asks without the run's lock counts the calls of a build as under way, and leaves them as they are."""
+    purse_of(ledger).open("k", 4.0)
+    with closing(Ledger(tmp_path / "ledger.sqlite")) as other:
+        enter(other, "one", "ask", alone=False)
+        asking = purse_of(other)
+        assert (states(other), asking.in_flight) == (["open"], 4.0)
+        with pytest.raises(CapReached, match="--max-cost"):
+            asking.open("a", 2.0)
+        asking.pay(asking.open("b", 1.0), None, cost=0.5, input_tokens=1, output_tokens=1)
+    enter(ledger, "one", "cleaned")
+    assert purse_of(ledger).spent == 0.5
+
+
+def test_a_purse_may_keep_no_replies(ledger):
+    """What such a call costs is written down, and what came is not."""
+    purse = purse_of(ledger, keeps=False)
+    purse.pay(purse.open("k", 1.0), ENTRY, cost=0.25, input_tokens=100, output_tokens=10)
+    assert (states(ledger), purse.spent, ledger.find(["k"])) == (["paid"], 0.25, {})
+
+
+def test_a_cap_that_a_benchmark_reaches_names_its_own_command(ledger):
+    """A benchmark takes the cap as a setting."""
+    enter(ledger, "one", "benchmark")
+    with pytest.raises(CapReached, match=r"raft bench \.\.\. --set generator.max_cost=10"):
+        purse_of(ledger).open("k", 6.0)

@@ -35,10 +35,9 @@ def measure(monkeypatch):
         known = SimpleNamespace(
             questions=pl.DataFrame({"question_id": names, "question": names}),
             passages={name: {"none": []} for name in names},
-            seconds=0.0,
         )
         options = {"count": 50, "style": "", "max_tokens": 8, "listen": lambda *event: None}
-        return asked, timing.latencies(contender, known, former=former, **options)
+        return asked, timing.latencies(contender, known, lambda *shown: None, former=former, **options)
 
     return run
 
@@ -54,3 +53,48 @@ def test_slow_contenders_are_timed_on_fewer_questions(measure):
 def test_what_was_timed_enough_is_not_timed_again(measure, former):
     """All questions there are, or the whole time, need no second look."""
     assert measure(2, former) == ([], list(former))
+
+
+class Clock:
+    """A clock that moves only when something takes time."""
+
+    now = 0.0
+
+    def takes(self, seconds):
+        """Let time go by."""
+        self.now += seconds
+
+
+def test_a_latency_is_what_a_user_waits_for(monkeypatch):
+    """Search and reply of each question are timed; what is loaded at the first of them, and the corpus, are not."""
+    clock, begun, shown = Clock(), [], []
+    monkeypatch.setattr(timing.time, "monotonic", lambda: clock.now)
+
+    def first(number, seconds):
+        clock.takes(seconds if begun.count(number) else 1000.0)
+        begun.append(number)
+
+    def complete(requests):
+        for _ in requests:
+            first("model", 3.0)
+            yield Completion("reply", "model")
+
+    def latencies(context):
+        contender = SimpleNamespace(
+            arm=SimpleNamespace(context=context, title="rag"),
+            prompt=prompts.load("closed"),
+            exemplars=(),
+            fresh=SimpleNamespace(complete=complete),
+        )
+        names = ["q1", "q2", "q3"]
+        known = SimpleNamespace(
+            questions=pl.DataFrame({"question_id": names, "question": names}),
+            passages={name: {context: []} for name in names},
+        )
+        options = {"count": 2, "former": (), "style": "", "max_tokens": 8, "listen": lambda *event: None}
+        return timing.latencies(contender, known, lambda *pair: shown.append(pair) or first("index", 2.0), **options)
+
+    assert latencies("retrieved") == [5.0, 5.0]
+    assert len(shown) == 3
+    assert latencies("none") == [3.0, 3.0]
+    assert len(shown) == 3

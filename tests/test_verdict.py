@@ -291,4 +291,11 @@ def test_economics_say_what_is_not_known():
     assert "No larger model with a known price" in unpriced["sentences"][-1]
     assert "never pays" in costs({**ARMS, "raft": arm(3.0)})["sentences"][-1]
     assert costs(contender=None)["sentences"] == []
+    for unknown in (costs(build_cost=None), costs({**ARMS, "raft": arm(None)})):
+        assert unknown["break_even_questions"] is None
+        assert "it is unknown when tuning has paid for itself" in unknown["sentences"][-1]
+    assert (
+        "2.00 dollars at 2.00 dollars an hour; what building its rows cost is unknown"
+        in (costs(build_cost=None)["sentences"][0])
+    )
     assert "not measured" in costs({**ARMS, "raft": arm(None, None, None)})["sentences"][1]

@@ -135,6 +135,14 @@ def test_unknown_prices_are_said():
     facts = copy.deepcopy(FACTS)
     facts["steps"]["questions"]["unpriced"] = 1000.0
     assert "1,000" in words.summary(facts).split("$1.2500")[1].split("\n")[0]
+    facts["steps"]["questions"]["cost"] = 0.0
+    assert "32,000 written, 1,000 replies of unknown price" in squeezed(words.summary(facts))
+    state = words.status(facts, [], running=False)
+    assert next(one.split() for one in state.splitlines() if "questions" in one)[4] == "unknown"
+    rows = [{"purpose": "questions", "model": "m", "calls": 3, "cost": 0.0, "calls_without_price": 3,
+             **dict.fromkeys(["input_tokens", "output_tokens", "lost", "open", "batch"], 0)}]  # fmt: skip
+    money = {"rows": rows, "spent": 0.0, "open": 0.0, "cap": None, "left": None}
+    assert words.spending(money)[-1] == "  in all: unknown"
 
 
 def test_a_status_lists_the_steps_and_the_ledger():
@@ -147,7 +155,7 @@ def test_a_status_lists_the_steps_and_the_ledger():
     assert rows["index"][1] == "1.2"
     assert "a build is running" not in text
     assert "openai/x: 1,600 replies, 320,000 tokens read, 3 written, $1.5000" in text
-    assert "7 " in text.split("local: ")[1].split("$0.0000")[1].split("\n")[0]
+    assert "local: 7 replies, 1 tokens read, 2 written, 7 replies of unknown price" in text
 
 
 def test_a_status_says_that_a_build_is_running():

@@ -35,30 +35,40 @@ def economics(
         baseline: the untuned arm it is measured against.
         larger: names of the arms of larger models; the cheapest that costs something is what tuning has to beat.
         training_seconds: how long the training took.
-        build_cost: what building the rows cost, in US dollars; None when unknown.
+        build_cost: what building the rows cost, in US dollars; None when unknown: then so is the break-even.
         machine_hour: price of an hour of the machine that trains and serves, in US dollars; None counts as free,
             and the sentences say so.
     """
     result = {"training_seconds": training_seconds, "build_cost": build_cost, "break_even_questions": None}
     if contender is None or training_seconds is None:
         return {**result, "sentences": []}
-    spent = (build_cost or 0.0) + training_seconds / 3600 * (machine_hour or 0.0)
-    priced = f"at {machine_hour:.2f} dollars an hour" if machine_hour else "with this machine's time counted as free"
-    built = f"{build_cost:.2f} dollars" if build_cost is not None else "an unknown sum"
     sentences = [
-        f"Training took {training_seconds:,.0f} seconds, and building its rows cost {built}: "
-        f"{spent:.2f} dollars {priced}.",
+        _spent(training_seconds, build_cost, machine_hour),
         *(_serving(name, arms[name]) for name in (contender, baseline) if name is not None and name in arms),
     ]
-    ours = arms[contender]["cost_per_thousand"] or 0.0
     known = {name: cost for name in larger if (cost := arms[name]["cost_per_thousand"])}
     if not known:
         return {**result, "sentences": [*sentences, "No larger model with a known price was measured."]}
     cheapest = min(known, key=lambda name: (known[name], name))
-    count = break_even(spent, (known[cheapest] - ours) / 1000)
     against = f"Against {cheapest} at {known[cheapest]:.2f} dollars per thousand questions, "
+    ours = arms[contender]["cost_per_thousand"]
+    if ours is None or build_cost is None:
+        return {**result, "sentences": [*sentences, f"{against}it is unknown when tuning has paid for itself."]}
+    spent = build_cost + training_seconds / 3600 * (machine_hour or 0.0)
+    count = break_even(spent, (known[cheapest] - ours) / 1000)
     paid = "tuning never pays for itself" if count is None else f"tuning has paid for itself after {count:,} questions"
     return {**result, "sentences": [*sentences, f"{against}{paid}."], "break_even_questions": count}
+
+
+def _spent(training_seconds: float, build_cost: float | None, machine_hour: float | None) -> str:
+    trained = f"Training took {training_seconds:,.0f} seconds"
+    priced = f"at {machine_hour:.2f} dollars an hour" if machine_hour else "with this machine's time counted as free"
+    training = training_seconds / 3600 * (machine_hour or 0.0)
+    if build_cost is None:
+        return f"{trained}, {training:.2f} dollars {priced}; what building its rows cost is unknown."
+    return (
+        f"{trained}, and building its rows cost {build_cost:.2f} dollars: {build_cost + training:.2f} dollars {priced}."
+    )
 
 
 def _serving(name: str, arm: Mapping[str, Any]) -> str:

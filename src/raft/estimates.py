@@ -135,6 +135,7 @@ DOING = {
     "embeddings": "embedding texts",
     "sample": "the sample of an estimate",
     "benchmark": "measuring",
+    "ask": "answering",
     "index": "embedding chunks",
 }
 """What calls are made for, by the name of their step, in words."""

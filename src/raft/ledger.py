@@ -104,7 +104,7 @@ class Ledger:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(path, timeout=60, check_same_thread=False, isolation_level=None)
             self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=NORMAL")
+            self._db.execute("PRAGMA synchronous=FULL")
             self._db.execute("PRAGMA wal_autocheckpoint=8000")  # pages; each checkpoint waits for the disk
             (version,) = self._db.execute("PRAGMA user_version").fetchone()
             if version not in (0, FORMAT):
@@ -248,21 +248,26 @@ class CachedEmbedder:
 
     Args:
         embedder: the one that does the work.
-        ledger: where vectors are kept.
+        ledger: where vectors are kept, so many texts at a time as the embedder's `window` says, or else `WINDOW`.
     """
 
     WINDOW = 512
 
     def __init__(self, embedder: Embedder, ledger: Ledger) -> None:
         self._embedder, self._ledger = embedder, ledger
+        self._size: int = getattr(embedder, "window", self.WINDOW)
         self.identity: str = embedder.identity
         self.tokenizer: Tokenizer = embedder.tokenizer
         self.max_tokens: int = embedder.max_tokens
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """Return a float32 array of shape (len(texts), dimensions) whose rows have length 1."""
-        windows = [self._window(texts[i : i + self.WINDOW]) for i in range(0, len(texts), self.WINDOW)]
+        windows = [self._window(texts[i : i + self._size]) for i in range(0, len(texts), self._size)]
         return np.concatenate(windows) if windows else np.empty((0, 0), dtype=np.float32)
+
+    def fresh(self, texts: Sequence[str]) -> np.ndarray:
+        """Return what the embedder says now; nothing is looked up or kept."""
+        return self._embedder.embed(texts)
 
     def known(self, texts: Sequence[str]) -> list[bool]:
         """Tell of each text whether it is in the ledger."""

@@ -33,6 +33,7 @@ class Index(_Section):
         "sentence-transformers/all-MiniLM-L6-v2", description="a hub name, a folder, or provider/name"
     )
     api_base: str | None = Field(None, description="address of a self-hosted embedder")
+    input_price: Price | None = Field(None, description="dollars per million tokens embedded; none: litellm's list")
     hybrid: bool = Field(True, description="fuse lexical search (BM25) with the vectors by reciprocal rank")
     k: Count = Field(5, description="chunks retrieved for a question")
     url: str | None = Field(None, description="a Chroma server, http://host:port; none: an index in the run directory")

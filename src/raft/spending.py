@@ -8,14 +8,14 @@ of which nobody knows what became of it counts at its worst case for ever.
 import json
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from raft.errors import RaftError, UsageError
 from raft.ledger import Entry, Ledger, adding
-from raft.protocols import Completion, Embedder, Failure, Generator, Request, Tokenizer
+from raft.protocols import Embedder, Request, Tokenizer
 
 _TOKENS_A_TURN = 16
 """What a chat template puts around one turn, at most."""
@@ -82,8 +82,8 @@ class Purse:
     """What a run has spent and may still spend; every call is written down before it is sent.
 
     All purses of a run that are made for one open ledger share what is spent and under way, whatever their models.
-    Only one process at a time may have purses of a run (the run directory's lock sees to it): calls that an earlier
-    process left open were under way when it was killed, and are lost. Threads may share a purse.
+    Calls that an earlier process left open were under way when it was killed, and are lost (but see `enter`). Threads
+    may share a purse.
 
     Args:
         ledger: where calls are written down.
@@ -91,6 +91,7 @@ class Purse:
         model: what is asked.
         price: of the model; None when it is unknown.
         cap: dollars that the run may cost in all; None for no limit.
+        keeps: whether replies are kept, beside what they cost.
 
     Attributes:
         price: as given.
@@ -100,7 +101,9 @@ class Purse:
         UsageError: there is a cap and no price: nobody could keep it.
     """
 
-    def __init__(self, ledger: Ledger, *, run: str, model: str, price: Price | None, cap: float | None) -> None:
+    def __init__(
+        self, ledger: Ledger, *, run: str, model: str, price: Price | None, cap: float | None, keeps: bool = True
+    ) -> None:
         if cap is not None and price is None:
             raise UsageError(
                 f"The price of {model} is unknown, so a cap of {dollars(cap)} could not be kept.",
@@ -108,10 +111,8 @@ class Purse:
                 hint="--price IN/OUT, in dollars per million tokens read and written, for example --price 0.15/0.60",
             )
         self.price, self.cap = price, cap
-        self._model = model
-        with _MAKING:
-            self._book: _Book = ledger.shared.get(run) or _Book(ledger, run)
-            ledger.shared[run] = self._book
+        self._model, self._keeps = model, keeps
+        self._book = _book(ledger, run)
 
     @property
     def purpose(self) -> str:
@@ -176,25 +177,27 @@ class Purse:
             RaftError: the ledger cannot be used; nothing was written, and what was set aside is free again.
         """
         book, now, state = self._book, time.time(), "batch" if batch else "open"
-        with book.lock:
+        with book.writing:
             paid = [book.open[one.number] if one.cost is None else one.cost for one in paying]
             settled = [
                 (cost, max(0, one.input_tokens), max(0, one.output_tokens), one.number)
                 for one, cost in zip(paying, paid, strict=True)
             ]
             rows = [(book.run, book.purpose, self._model, key, worst, state, now) for key, worst in opening]
-            kept = [one.entry for one in paying if one.entry is not None]
+            kept = [one.entry for one in paying if one.entry is not None and self._keeps]
             try:
                 last = book.ledger.write_all([adding(kept), (_PAY, settled), (_OPEN, rows)])
             except BaseException:
-                book.in_flight -= sum(worst or 0.0 for _, worst in opening)
+                with book.lock:
+                    book.in_flight -= sum(worst or 0.0 for _, worst in opening)
+                    book.reserved -= len(rows)
                 raise
-            finally:
-                book.reserved -= len(rows)
             numbers = [last - len(rows) + 1 + place for place in range(len(rows))]  # rows of one transaction
-            book.open.update(zip(numbers, (worst for _, worst in opening), strict=True))
-            for one, cost in zip(paying, paid, strict=True):
-                book.close(one.number, cost)
+            with book.lock:
+                book.reserved -= len(rows)
+                book.open.update(zip(numbers, (worst for _, worst in opening), strict=True))
+                for one, cost in zip(paying, paid, strict=True):
+                    book.close(one.number, cost)
             return numbers
 
     def pay(
@@ -206,44 +209,53 @@ class Purse:
     def release(self, number: int) -> None:
         """Forget a call for which nothing was billed."""
         book = self._book
-        with book.lock:
+        with book.writing:
             book.ledger.write("DELETE FROM calls WHERE id = ?", [(number,)])
-            book.close(number, 0.0)
+            with book.lock:
+                book.close(number, 0.0)
 
     def lose(self, number: int) -> None:
         """Settle a call of which nobody knows what it cost: it counts at its worst case for ever."""
         book = self._book
-        with book.lock:
+        with book.writing:
             book.ledger.write("UPDATE calls SET state = 'lost' WHERE id = ?", [(number,)])
-            book.close(number, book.open[number])
+            with book.lock:
+                book.close(number, book.open[number])
 
     def recount(self) -> None:
         """Read anew what was spent and what is awaited, where something else than a purse wrote it down."""
-        with self._book.lock:
+        with self._book.writing, self._book.lock:
             self._book.read()
 
     def cap_reached(self, worst: float | None) -> CapReached:
         """Return the error that says that a call which may cost `worst` dollars would pass the cap."""
         cap = self.cap or 0.0
+        measuring = self.purpose == "benchmark"
+        way = "raft bench ... --set generator.max_cost=" if measuring else "raft build ... --max-cost "
         flying = f", up to {dollars(self.in_flight)} more are under way" if self.in_flight else ""
         return CapReached(
             f"The cap of {dollars(cap)} would be passed: {dollars(self.spent)} are spent{flying}, and the next call"
             f" may cost {dollars(worst or 0.0)}. Everything that came is kept and not paid for twice.",
             where=f"{self._model}, {self.purpose}",
-            hint=f"raft build ... --max-cost {2 * max(cap, self.spent):.2g}   (the same command with a higher cap)",
+            hint=f"{way}{2 * max(cap, self.spent):.2g}   (the same command with a higher cap)",
         )
 
 
 class _Book:
-    """What the purses of one run in one process have in common; whoever changes it holds the lock."""
+    """What the purses of one run in one process have in common.
 
-    def __init__(self, ledger: Ledger, run: str) -> None:
+    Who changes it holds `lock`; who changes the ledger's calls holds `writing` until both are, for as long as the disk
+    takes, so that nobody who only sets something aside has to wait for it.
+    """
+
+    def __init__(self, ledger: Ledger, run: str, *, alone: bool) -> None:
         self.ledger, self.run, self.purpose = ledger, run, "questions"
-        self.lock = threading.Lock()
+        self.lock, self.writing = threading.Lock(), threading.Lock()
         self.open: dict[int, float | None] = {}
         self.spent = self.in_flight = 0.0
         self.reserved = 0
-        ledger.write("UPDATE calls SET state = 'lost' WHERE run = ? AND state = 'open'", [(run,)])
+        if alone:
+            ledger.write("UPDATE calls SET state = 'lost' WHERE run = ? AND state = 'open'", [(run,)])
         self.read()
 
     def read(self) -> None:
@@ -265,6 +277,13 @@ class _Book:
 _MAKING = threading.Lock()
 
 
+def _book(ledger: Ledger, run: str, *, alone: bool = True) -> _Book:
+    with _MAKING:
+        book: _Book = ledger.shared.get(run) or _Book(ledger, run, alone=alone)
+        ledger.shared[run] = book
+    return book
+
+
 class PaidEmbedder:
     """An embedder whose texts are paid for, each lot of them written down before it is sent.
 
@@ -281,6 +300,7 @@ class PaidEmbedder:
         self.identity: str = embedder.identity
         self.tokenizer: Tokenizer = embedder.tokenizer
         self.max_tokens: int = embedder.max_tokens
+        self.window: int = getattr(embedder, "window", 512)
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """Return what the embedder returns.
@@ -303,29 +323,20 @@ class PaidEmbedder:
         return vectors
 
 
-class CheckedGenerator:
-    """A generator before whose first request a check is made.
+def enter(ledger: Ledger, run: str, step: str, *, alone: bool = True) -> None:
+    """Say which step of a run asks from now on, through any purse; what others have spent meanwhile is counted.
 
     Args:
-        generator: the one that does the work.
-        check: called before each lot of requests; it raises where nothing may be asked yet.
+        ledger: the run's ledger.
+        run: the run's name in it.
+        step: the step's name.
+        alone: this process holds the run's lock, so that open calls of others are lost, and not under way.
     """
-
-    def __init__(self, generator: Generator, check: Callable[[], None]) -> None:
-        self._generator, self._check = generator, check
-        self.identity: str = generator.identity
-        self.totals: dict[str, float] = getattr(generator, "totals", {})
-
-    def complete(self, requests: Iterable[Request]) -> Iterator[Completion | Failure]:
-        """Yield what the generator yields."""
-        self._check()
-        yield from self._generator.complete(requests)
-
-
-def enter(ledger: Ledger, run: str, step: str) -> None:
-    """Say which step of a run asks from now on."""
-    if run in ledger.shared:
-        ledger.shared[run].purpose = step
+    book = _book(ledger, run, alone=alone)
+    with book.writing, book.lock:
+        book.purpose = step
+        if not book.reserved:
+            book.read()
 
 
 def dollars(amount: float) -> str:

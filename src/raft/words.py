@@ -8,7 +8,7 @@ import polars as pl
 
 from raft.stages.tuning import FEW_ROWS
 from raft.words_privacy import privacy_lines
-from raft.words_spending import spending
+from raft.words_spending import paid, spending
 
 
 def summary(facts: Mapping[str, Any]) -> str:
@@ -69,13 +69,15 @@ def _advice(run: str, steps: Mapping[str, Any]) -> Iterator[str]:
 def _spending(steps: Mapping[str, Any]) -> str:
     total = {key: sum(line.get(key, 0) for line in steps.values())
              for key in ("calls", "replayed", "input_tokens", "output_tokens", "cost", "unpriced")}  # fmt: skip
-    price = f"${total['cost']:,.4f}"
-    if total["unpriced"]:
-        price += f" and {total['unpriced']:,.0f} replies of unknown price"
+    price = paid(total["cost"], total["unpriced"])
     return (
         f"{total['calls']:,.0f} replies ({total['replayed']:,.0f} from the ledger), "
         f"{total['input_tokens']:,.0f} tokens read and {total['output_tokens']:,.0f} written, {price}"
     )
+
+
+def _step_cost(line: Mapping[str, Any]) -> str:
+    return "unknown" if line.get("unpriced") else f"{line.get('cost', 0):,.4f}"
 
 
 def status(
@@ -99,7 +101,7 @@ def status(
         rows = line["rows"].get(f"{name}.parquet")
         lines.append(
             f"  {name:<11} {'' if rows is None else f'{rows:,}':>9} {line['seconds']:>9,.1f}"
-            f" {line.get('calls', 0):>8,.0f} {line.get('cost', 0):>9,.4f}  {line['finished']}"
+            f" {line.get('calls', 0):>8,.0f} {_step_cost(line):>9}  {line['finished']}"
         )
     if adapters:
         lines += [
@@ -111,12 +113,9 @@ def status(
         lines += ["", *spending(money)]
     lines += ["", "  ledger (all that was ever asked from it)"]
     for model in spent:
-        unknown = (
-            f" and {model['calls_without_price']:,} replies of unknown price" if model["calls_without_price"] else ""
-        )
         lines.append(
             f"    {model['model']}: {model['calls']:,} replies, {model['input_tokens']:,} tokens read,"
-            f" {model['output_tokens']:,} written, ${model['cost'] or 0:,.4f}{unknown}"
+            f" {model['output_tokens']:,} written, {paid(model['cost'] or 0.0, model['calls_without_price'])}"
         )
     return "\n".join(lines if spent else [*lines, "    nothing yet"])
 

@@ -34,14 +34,20 @@ def spending(facts: Mapping[str, Any]) -> list[str]:
     lines = [f"  {'spent on':<26} {'calls':>8} {'read':>12} {'written':>12} {'dollars':>10}  model"]
     for row in facts["rows"]:
         lines += list(_row(row))
-    total = dollars(facts["spent"])
+    unknown = sum(row["calls_without_price"] for row in facts["rows"])
+    total = "unknown" if unknown and not facts["spent"] else dollars(facts["spent"])
     if facts["cap"] is not None:
         total += f" of {dollars(facts['cap'])}, {dollars(max(0.0, facts['left']))} left"
     if facts["open"]:
         total += f"; {dollars(facts['open'])} at most is under way"
-    unknown = sum(row["calls_without_price"] for row in facts["rows"])
-    total += f"; {unknown:,} calls of unknown price are not in it" if unknown else ""
+    total += f"; {unknown:,} calls of unknown price are not in it" if unknown and facts["spent"] else ""
     return [*lines, f"  in all: {total}"]
+
+
+def paid(cost: float, unpriced: float) -> str:
+    """Return what replies cost: `cost` dollars, and so many of them an unknown sum."""
+    known = [f"${cost:,.4f}"] if cost or not unpriced else []
+    return " and ".join([*known, *([f"{unpriced:,.0f} replies of unknown price"] if unpriced else [])])
 
 
 def _row(row: Mapping[str, Any]) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """Asking: questions in, checked answers out. What was loaded for one question answers the next.
 
-Nothing is taken from or kept in the run's ledger: each answer is fresh, and so are its timings.
+No answer is taken from or kept in the run's ledger: each is fresh, and so are its timings. What a hosted model costs is
+written down there, and the run's cap holds.
 """
 
 import time
@@ -14,7 +15,8 @@ import polars as pl
 
 from raft import adapters, artifacts, prompts
 from raft.answers import Answer, Passage
-from raft.api import seams
+from raft.api import locality, seams
+from raft.api.purses import purse_of
 from raft.backends import models
 from raft.backends.asking import Model
 from raft.backends.weights import Weights
@@ -24,6 +26,7 @@ from raft.protocols import Completion, Failure, Generator, Request, Streamer, To
 from raft.raftformat import PROMPTS, render_style
 from raft.run import Run
 from raft.settings import Settings
+from raft.spending import Purse, enter
 from raft.stages import answering
 from raft.support import relevance
 
@@ -58,7 +61,7 @@ class Shelf:
         if self._corpus is None or self._corpus.stamp != stamp:
             if self._corpus is not None:
                 self._corpus.close()
-            self._corpus = _Corpus(self.run, self.settings, stamp)
+            self._corpus = _Corpus(self.run, self.settings, stamp, self.paying)
         return self._corpus.search(questions, k)
 
     def relevance(self, questions: Sequence[str], passages: Sequence[Sequence[Passage]]) -> list[float]:
@@ -70,29 +73,42 @@ class Shelf:
         """Return a model with an adapter, or none; weights are loaded once."""
         key = name, adapter
         if key not in self._models:
-            chosen = self.settings.generator
-            base = next((one.api_base for one in self.settings.benchmark.larger if one.model == name), None)
-            if name == chosen.model:
-                base = chosen.api_base
             self._models[key] = seams.open_bare(
                 name,
                 self.settings,
                 adapter=adapter,
                 weights=self._weights.setdefault(name, Weights(name)),
-                api_base=base,
+                api_base=locality.address_of(name, self.settings),
             )
         return self._models[key]
+
+    def purse(self, name: str) -> Purse | None:
+        """Return what calls to a model are paid from; None for a local one."""
+        if not models.is_hosted(name):
+            return None
+        address = locality.address_of(name, self.settings)
+        run = self.run.manifest["collection"]
+        return purse_of(name, self.settings, self.paying(), run, api_base=address, keeps=False)
+
+    def paying(self) -> Ledger:
+        """Return the run's ledger, which is opened where something may cost money."""
+        enter(self._ledger, self.run.manifest["collection"], "ask", alone=False)
+        return self._ledger
+
+    @cached_property
+    def _ledger(self) -> Ledger:
+        return Ledger(self.settings.ledger or self.run.folder / "ledger.sqlite")
 
 
 class _Corpus:
     """Index and tables as they were at one time; `stamp` is when the manifest was written."""
 
-    def __init__(self, run: Run, settings: Settings, stamp: int) -> None:
+    def __init__(self, run: Run, settings: Settings, stamp: int, ledger: Callable[[], Ledger]) -> None:
         self.stamp, self._run = stamp, run
         for name in ("documents.parquet", "chunks.parquet"):
             if not (run.folder / name).is_file():
                 raise artifacts.missing(run.folder / name)
-        self._index = seams.open_retriever(run.folder, settings, run.manifest["collection"])
+        self._index = seams.open_retriever(run.folder, settings, run.manifest["collection"], ledger)
         self.embed = self._index.embedder.embed
         documents = pl.concat(list(run.stream("documents.parquet", ["doc_id", "path", "title"])))
         self._paths = dict(documents.select("doc_id", "path").iter_rows())
@@ -193,8 +209,8 @@ class Answerer:
             RaftError: index or model cannot be used.
         """
         with closing(Ledger(Path(":memory:"))) as ledger:
-            settings = self._shelf.settings
-            generator = seams.asker(self._asked, settings, ledger, attempts=settings.generator.attempts)
+            attempts = self._shelf.settings.generator.attempts
+            generator = seams.asker(self._asked, ledger, self._shelf.purse(self.model), attempts=attempts)
             return self._answers(questions, generator, k, when_unsupported)
 
     def ask(

@@ -16,14 +16,14 @@ from raft import adapters, artifacts, modelcard, questionfiles
 from raft.api import locality
 from raft.api.opened import Built
 from raft.api.resumed import settings_of, writable
-from raft.api.seams import open_model, open_retriever, question_embedder
+from raft.api.seams import fresh_search, open_model, open_retriever, question_embedder
 from raft.backends import hubsets, models
 from raft.backends.weights import Weights
 from raft.errors import UsageError
 from raft.ledger import Ledger
 from raft.pipeline import ability, benchmarking
 from raft.pipeline.field import Field, Opened
-from raft.protocols import Listen
+from raft.protocols import Embedder, Listen
 from raft.scoring import win_rate
 from raft.settings import Settings
 from raft.spending import enter
@@ -80,7 +80,9 @@ def bench(
     addresses = _addresses(chosen, larger)
     locality.check(chosen, asked={chosen.student: None, **addresses})
     run = writable(built, tell)
+    name = run.manifest["collection"]
     with run.writing(), closing(Ledger(chosen.ledger or run.folder / "ledger.sqlite")) as ledger:
+        enter(ledger, name, "benchmark")
         rows = _questions(built, questions)
         tuned = _adapter(built, adapter, chosen)
         if tuned is None and (blind_pairs is not None or ratings is not None):
@@ -91,16 +93,16 @@ def bench(
             )
         if tuned is not None:
             again = f"raft bench {folder} {f'--questions {questions} ' if questions else ''}--drop-leaks"
-            rows = _without_leaks(rows, tuned, chosen, ledger, again=None if drop_leaks else again)
-        name = run.manifest["collection"]
+            embedder = question_embedder(chosen, ledger, name)
+            rows = _without_leaks(rows, tuned, chosen, embedder, again=None if drop_leaks else again)
         opener = partial(open_model, settings=chosen, ledger=ledger, run=name, tell=tell)
         field = _field(run.folder, chosen, tuned, addresses, opener)
-        enter(ledger, name, "benchmark")
-        retriever = open_retriever(run.folder, chosen, name)
+        retriever = open_retriever(run.folder, chosen, name, lambda: ledger)
         known = benchmarking.prepare(run, chosen, rows, retriever, field)
         exemplars, tuning = benchmarking.choose_exemplars(run, chosen, field, retriever, listen=tell)
         contenders = benchmarking.line_up(run, chosen, field, known, exemplars)
-        timings = benchmarking.ask_all(run, chosen, contenders, known, listen=tell)
+        search = fresh_search(retriever, chosen)
+        timings = benchmarking.ask_all(run, chosen, contenders, known, search, listen=tell)
         general = ability.check_capability(chosen.benchmark.capability, field, hubsets.rows, listen=tell)
         card = adapters.read_card(tuned) if tuned is not None else None
         facts = benchmark.summary(
@@ -113,7 +115,7 @@ def bench(
             training=modelcard.excerpt(card) if card else None,
             baseline_tuning=tuning,
             prices=_prices(chosen),
-            build_cost=sum(line.get("cost", 0.0) for line in run.manifest["steps"].values()),
+            build_cost=_build_cost(run.manifest, ledger.spending(name), chosen.index.embedder),
             machine_hour=None,
             min_gain=chosen.benchmark.min_gain,
             k=chosen.index.k,
@@ -174,16 +176,14 @@ def _adapter(built: Built, wanted: str | None, settings: Settings) -> Path | Non
 
 
 def _without_leaks(
-    rows: pl.DataFrame, adapter: Path, settings: Settings, ledger: Ledger, *, again: str | None
+    rows: pl.DataFrame, adapter: Path, settings: Settings, embedder: Embedder, *, again: str | None
 ) -> pl.DataFrame:
     """Return the questions that the adapter did not learn from; `again` is said where some are refused instead."""
     file = adapter / "learned.jsonl"
     if not file.is_file():
         return rows
     learned = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-    found = split.collisions(
-        learned, rows, embedder=question_embedder(settings, ledger), similarity=settings.cleaning.similarity
-    )
+    found = split.collisions(learned, rows, embedder=embedder, similarity=settings.cleaning.similarity)
     if found and again:
         question, other = found[0]
         raise UsageError(
@@ -240,6 +240,15 @@ def _previous(folder: Path, tuned: Path, identity: str) -> Path | None:
         return float(json.loads((path / _MEASURED).read_text(encoding="utf-8"))["value"])
 
     return max(measured, key=value, default=None)
+
+
+def _build_cost(manifest: Mapping[str, Any], spending: Sequence[Mapping[str, Any]], embedder: str) -> float | None:
+    """Return what the replies of a build cost, and its embeddings; None where some price is unknown."""
+    lines = list(manifest["steps"].values())
+    rows = [row for row in spending if row["model"] == embedder and row["purpose"] not in ("benchmark", "ask")]
+    if any(line.get("unpriced") for line in lines) or any(row["calls_without_price"] for row in rows):
+        return None
+    return float(sum(line.get("cost", 0.0) for line in lines) + sum(row["cost"] + row["lost_cost"] for row in rows))
 
 
 def _prices(settings: Settings) -> dict[str, dict[str, float | None]]:

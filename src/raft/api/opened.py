@@ -89,7 +89,7 @@ class Built:
             UsageError: `local_only` is set, and index or embedder is not on this machine.
         """
         locality.check(self.settings, asked={})
-        return open_retriever(self.folder, self.settings, self.manifest["collection"])
+        return open_retriever(self.folder, self.settings, self.manifest["collection"], self._shelf.paying)
 
     @property
     def adapters(self) -> list[dict[str, Any]]:

@@ -1,10 +1,13 @@
 """Models and indexes opened from the settings: the one place where a setting becomes a vendor's object."""
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import cast
 
 from raft import pipeline
+from raft.answers import Passage
+from raft.api.purses import FREE, CheckedGenerator, price_of, purse_of
 from raft.backends import models, unsloth
 from raft.backends.asking import AskingGenerator, Model, Reply
 from raft.backends.batches import BatchModel
@@ -15,19 +18,21 @@ from raft.backends.hosted import HostedModel
 from raft.backends.indexes import Indexes
 from raft.backends.local import LocalModel
 from raft.backends.peft import PeftTrainer
-from raft.backends.prices import is_own, list_price
+from raft.backends.prices import is_own
 from raft.backends.weights import Weights
 from raft.batchbook import BatchBook
 from raft.errors import UsageError
 from raft.ledger import CachedEmbedder, CachedScorer, Ledger
 from raft.pipeline.estimating import UNASKED, Circumstances
 from raft.pipeline.field import Opened
+from raft.pipeline.timing import Search
 from raft.protocols import Embedder, Failure, Generator, Request, Retriever, Trainer
 from raft.settings import Settings
-from raft.spending import CheckedGenerator, PaidEmbedder, Price, Purse
+from raft.spending import PaidEmbedder, Purse
+from raft.stages.contexts import depth
+from raft.support import relevance
 
 _BATCH_DISCOUNT = 0.5
-_FREE = Price(0.0, 0.0)
 
 
 def open_seams(
@@ -52,20 +57,20 @@ def open_seams(
     Raises:
         UsageError: a model is unknown, its package is not installed, or there is a cap for what has no known price.
     """
-    embedder = _embedder(settings, ledger, collection, check)
+    embedder = question_embedder(settings, ledger, collection, check)
     chosen = settings.generator
     model: Model
-    if not models.is_hosted(chosen.model):
+    purse = purse_of(chosen.model, settings, ledger, collection, api_base=chosen.api_base)
+    if purse is None:
         model = LocalModel(chosen.model, batch=chosen.batch)
     elif chosen.batch_endpoint:
-        price = price_of(chosen.model, settings)
         model = BatchModel(
             chosen.model,
             api_base=chosen.api_base,
             timeout=chosen.timeout,
             book=BatchBook(ledger, collection),
-            price=price,
-            purse=Purse(ledger, run=collection, model=chosen.model, price=price, cap=chosen.max_cost),
+            price=purse.price,
+            purse=purse,
             say=tell,
         )
     else:
@@ -77,16 +82,7 @@ def open_seams(
                 where=folder,
                 hint="--set generator.batch_endpoint=true   (goes on waiting for it)",
             )
-    generator = asker(
-        model,
-        settings,
-        ledger,
-        run=collection,
-        attempts=chosen.attempts,
-        cap=chosen.max_cost,
-        max_failures=chosen.max_failures,
-        tell=tell,
-    )
+    generator = asker(model, ledger, purse, attempts=chosen.attempts, max_failures=chosen.max_failures, tell=tell)
     return pipeline.Seams(
         generator=CheckedGenerator(generator, check) if models.is_hosted(chosen.model) else generator,
         embedder=embedder,
@@ -97,12 +93,10 @@ def open_seams(
 
 def asker(
     model: Model,
-    settings: Settings,
     ledger: Ledger,
+    purse: Purse | None,
     *,
-    run: str = "",
     attempts: int,
-    cap: float | None = None,
     max_failures: float | None = None,
     tell: pipeline.Listen = lambda event, facts: None,
 ) -> Generator:
@@ -110,18 +104,13 @@ def asker(
 
     Args:
         model: what answers.
-        settings: prices are taken from them.
         ledger: what was answered before is taken from it.
-        run: the run's name in the ledger, whose calls they are; "" where they are nobody's.
+        purse: what calls are paid from (`purse_of`).
         attempts: how often one request is asked before it is a failure.
-        cap: dollars that the run may cost in all.
         max_failures: share of requests without a usable reply at which it stops.
         tell: told of replies ("asked").
-
-    Raises:
-        UsageError: there is a cap, and the model's price is unknown.
     """
-    if not hasattr(model, "flight"):
+    if purse is None or not hasattr(model, "flight"):
         return AskingGenerator(
             model,
             ledger,
@@ -131,50 +120,25 @@ def asker(
     return FlowingGenerator(
         cast("HostedModel", model),
         ledger,
-        Purse(ledger, run=run, model=model.name, price=price_of(model.name, settings), cap=cap),
+        purse,
         attempts=attempts,
         max_failures=max_failures,
         progress=lambda facts: tell("asked", facts),
     )
 
 
-def price_of(name: str, settings: Settings) -> Price | None:
-    """Return what a hosted model costs: by the settings, or else by the list; None when neither knows it.
-
-    Raises:
-        UsageError: the settings have one half of a price, and the list does not know the other.
-    """
-    given = [settings.generator] if name == settings.generator.model else []
-    given += [one for one in settings.benchmark.larger if one.model == name]  # type: ignore[misc]
-    for one in given:
-        read, written = one.input_price, one.output_price
-        if read is not None and written is not None:
-            return Price(read, written)
-        if read is not None or written is not None:
-            known = list_price(name)
-            if known is None:
-                raise UsageError(
-                    f"Only one of the two prices of {name} is given, and the other is unknown.",
-                    where="input_price, output_price",
-                    hint="--price IN/OUT   (dollars per million tokens read and written)",
-                )
-            return Price(known.input if read is None else read, known.output if written is None else written)
-    return list_price(name)
-
-
 def circumstances(settings: Settings, ledger: Ledger, collection: str, seams: pipeline.Seams) -> Circumstances:
     """Return what an estimate has to know of prices, and of what the ledger holds already."""
     chosen, hosted = settings.generator, models.is_hosted(settings.generator.model)
-    price = price_of(chosen.model, settings) if hosted else _FREE
+    price = price_of(chosen.model, settings, chosen.api_base) if hosted else FREE
     name, identity = chosen.model, seams.generator.identity
     asked_before = bool(ledger.read("SELECT EXISTS (SELECT 1 FROM completions WHERE model = ?)", (name,))[0][0])
     embedder = settings.index.embedder
     paying = models.is_hosted(embedder) and isinstance(seams.embedder, CachedEmbedder)
-    embedder_price = list_price(embedder) or (_FREE if is_own(embedder, settings.index.api_base) else None)
     rows = ledger.spending(collection)
     return Circumstances(
         price=price.times(_BATCH_DISCOUNT) if price and chosen.batch_endpoint else price,
-        embedder_price=embedder_price,
+        embedder_price=price_of(embedder, settings, settings.index.api_base),
         hosted=hosted,
         own=not hosted or is_own(chosen.model, chosen.api_base),
         replay=AskingGenerator(_Nobody(name, identity), ledger, attempts=chosen.attempts) if asked_before else None,
@@ -197,36 +161,63 @@ class _Nobody:
         yield [(i, Failure(UNASKED, "it was not asked yet")) for i, is_wanted in enumerate(wanted) if is_wanted]
 
 
-def open_retriever(folder: Path, settings: Settings, collection: str) -> Retriever:
-    """Open the index of a run directory for searching; `collection` is the index's name at a Chroma server."""
-    embedder = open_embedder(settings.index.embedder, settings.index.api_base)
+def open_retriever(folder: Path, settings: Settings, collection: str, ledger: Callable[[], Ledger]) -> Retriever:
+    """Open the index of a run directory for searching.
+
+    Args:
+        folder: the run directory.
+        settings: the experiment.
+        collection: the index's name at a Chroma server, and the run's name in the ledger.
+        ledger: opens the ledger, where embedding questions costs money: they are paid for and kept there.
+
+    Raises:
+        UsageError: the run has a cap, and the embedder's price is unknown.
+    """
+    name = settings.index.embedder
+    if models.is_hosted(name):
+        embedder = question_embedder(settings, ledger(), collection)
+    else:
+        embedder = open_embedder(name, settings.index.api_base)
     return _indexes(folder, settings, embedder, collection).open()
 
 
-def _embedder(settings: Settings, ledger: Ledger, run: str, check: Callable[[], None]) -> Embedder:
-    name = settings.index.embedder
-    embedder = open_embedder(name, settings.index.api_base)
-    if models.is_hosted(name):
-        price, cap = list_price(name), settings.generator.max_cost
-        if price is None and is_own(name, settings.index.api_base):
-            price = _FREE
-        if price is None and cap is not None:
-            raise UsageError(
-                f"The price of the embedder {name} is unknown, so that a cap could not be kept.",
-                where="generator.max_cost",
-                hint="--embedder openai/text-embedding-3-small, or one on this machine; or leave out --max-cost",
-            )
-        embedder = PaidEmbedder(embedder, Purse(ledger, run=run, model=name, price=price, cap=cap), check)
-    return CachedEmbedder(embedder, ledger)
+def fresh_search(retriever: Retriever, settings: Settings) -> Search:
+    """Return what does for one question all that comes before a model is asked, the ledger's vectors left aside."""
+    embedder, least = retriever.embedder, settings.answering.min_relevance
+    cached = embedder if isinstance(embedder, CachedEmbedder) else None
+
+    def search(question: str, passages: Sequence[Passage]) -> None:
+        if cached:
+            cached.fresh([question])
+        retriever.search([question], depth(settings.index.k))
+        if least:
+            relevance([question], [passages], cached.fresh if cached else embedder.embed)
+
+    return search
 
 
 def _indexes(folder: Path, settings: Settings, embedder: Embedder, collection: str) -> Indexes:
     return Indexes(folder, embedder, hybrid=settings.index.hybrid, url=settings.index.url, collection=collection)
 
 
-def question_embedder(settings: Settings, ledger: Ledger) -> Embedder:
-    """Open the embedder with what the ledger holds already."""
-    return CachedEmbedder(open_embedder(settings.index.embedder, settings.index.api_base), ledger)
+def question_embedder(
+    settings: Settings, ledger: Ledger, run: str, check: Callable[[], None] = lambda: None
+) -> Embedder:
+    """Open the embedder with what the ledger holds already; what it does not is paid for by the run.
+
+    Args:
+        settings: the experiment.
+        ledger: where vectors are kept.
+        run: the run's name in it.
+        check: called before something is asked that may cost money; it raises where it must not be asked.
+
+    Raises:
+        UsageError: the run has a cap, and the embedder's price is unknown.
+    """
+    name, address = settings.index.embedder, settings.index.api_base
+    embedder = open_embedder(name, address)
+    purse = purse_of(name, settings, ledger, run, api_base=address)
+    return CachedEmbedder(PaidEmbedder(embedder, purse, check) if purse else embedder, ledger)
 
 
 def open_model(
@@ -256,22 +247,13 @@ def open_model(
         UsageError: the model is unknown, its package is not installed, or the run has a cap and its price is unknown.
     """
     model = open_bare(name, settings, adapter=adapter, weights=weights, api_base=api_base)
-    # what costs nothing needs no price to keep a cap
-    free = is_own(name, api_base) and price_of(name, settings) is None
+    pay = partial(purse_of, name, settings, ledger, run, api_base=api_base)
     limit = most_tokens(name, settings)
     return Opened(
         name=name,
         adapter=adapter.name if adapter else None,
-        generator=asker(
-            model,
-            settings,
-            ledger,
-            run=run,
-            attempts=1,
-            cap=settings.generator.max_cost if run and not free else None,
-            tell=tell,
-        ),
-        fresh=FreshGenerator(model),
+        generator=asker(model, ledger, pay(), attempts=1, tell=tell),
+        fresh=FreshGenerator(model, pay(keeps=False)),
         scorer=None if models.is_hosted(name) else CachedScorer(cast("LocalModel", model), ledger),
         room=None if limit is None else (models.tokenizer(name), limit),
     )

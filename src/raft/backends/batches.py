@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from time import sleep, time
 from typing import Any
 
+from raft.backends.addresses import identity_of
 from raft.backends.asking import RETRY_TEMPERATURE, Reply
 from raft.backends.batchprovider import BatchProvider, Stand, Unlisted
 from raft.backends.faults import Broken, Busy, Denied, Refused
@@ -54,7 +55,7 @@ class BatchModel:
         say: Callable[[str, Mapping[str, Any]], None] | None = None,
     ) -> None:
         self.name = name
-        self.identity = f"{name}@{api_base}" if api_base else name
+        self.identity = identity_of(name, api_base)
         self.window = _WINDOW
         self._api_base, self._timeout = api_base, timeout
         self._book, self._purse = book, purse

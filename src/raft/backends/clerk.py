@@ -1,10 +1,11 @@
 """The clerk of a flight: writes calls down and settles them, those of a few milliseconds in one transaction.
 
 A transaction of its own for each would cost more than sending the call. Nothing gets past the clerk: a call is sent
-when it is written down, and its reply is seen when it is in the ledger.
+when it is written down, and its reply is seen when it is in the ledger. The disk is waited for in another thread.
 """
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 from raft.spending import Payment, Purse
@@ -25,8 +26,8 @@ class Clerk:
         self._purse, self._loop = purse, loop
         self._opening: list[tuple[str, float | None, asyncio.Future[int]]] = []
         self._paying: list[tuple[Payment, asyncio.Future[None]]] = []
-        self._due: asyncio.TimerHandle | None = None
-        self._flushed_at = 0.0
+        self._writing: asyncio.Task[None] | None = None
+        self._written_at = float("-inf")
 
     async def open(self, key: str, worst: float | None) -> int:
         """Return the number of a call once it is written down; `purse.reserve` has granted it.
@@ -50,22 +51,39 @@ class Clerk:
         self._soon()
         await written
 
-    def flush(self) -> None:
-        """Write what waits, in one transaction."""
-        if self._due is not None:
-            self._due.cancel()
-        self._flushed_at = self._loop.time()
-        opening, paying, self._opening, self._paying, self._due = self._opening, self._paying, [], [], None
-        if not opening and not paying:
-            return
-        try:
-            numbers = self._purse.write([(key, worst) for key, worst, _ in opening], [one for one, _ in paying])
-        except Exception as error:
-            waiting: list[asyncio.Future[Any]] = [one[-1] for one in opening]
-            for written in [*waiting, *(one[-1] for one in paying)]:
-                if not written.done():
-                    written.set_exception(error)
-            return
+    async def flush(self) -> None:
+        """Return when nothing waits any more."""
+        while self._writing is not None:
+            await self._writing
+
+    def _soon(self) -> None:
+        if self._writing is None:
+            self._writing = self._loop.create_task(self._write_groups())
+
+    async def _write_groups(self) -> None:
+        """Write what waits, one transaction after the other, until nothing does."""
+        while self._opening or self._paying:
+            await asyncio.sleep(max(0.0, self._written_at + GROUP_SECONDS - self._loop.time()))
+            opening, paying, self._opening, self._paying = self._opening, self._paying, [], []
+            self._written_at = self._loop.time()
+            rows, payments = [(key, worst) for key, worst, _ in opening], [one for one, _ in paying]
+            try:
+                numbers = await self._loop.run_in_executor(None, self._purse.write, rows, payments)
+            except Exception as error:
+                waiting: list[asyncio.Future[Any]] = [one[-1] for one in opening]
+                for written in [*waiting, *(one[-1] for one in paying)]:
+                    if not written.done():
+                        written.set_exception(error)
+            else:
+                self._tell(numbers, opening, paying)
+        self._writing = None
+
+    def _tell(
+        self,
+        numbers: Sequence[int],
+        opening: Sequence[tuple[str, float | None, asyncio.Future[int]]],
+        paying: Sequence[tuple[Payment, asyncio.Future[None]]],
+    ) -> None:
         for number, (_, _, opened) in zip(numbers, opening, strict=True):
             if opened.done():  # who asked for it has been cancelled, and will not send it
                 self._purse.release(number)
@@ -74,7 +92,3 @@ class Clerk:
         for _, paid in paying:
             if not paid.done():
                 paid.set_result(None)
-
-    def _soon(self) -> None:
-        if self._due is None:
-            self._due = self._loop.call_at(max(self._loop.time(), self._flushed_at + GROUP_SECONDS), self.flush)

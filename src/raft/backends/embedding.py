@@ -11,6 +11,7 @@ import numpy as np
 
 from raft import privacy
 from raft.backends import models
+from raft.backends.addresses import identity_of
 from raft.backends.quiet import import_litellm, quiet
 from raft.backends.tokens import HostedTokenizer, LocalTokenizer
 from raft.errors import MissingExtra, RaftError
@@ -98,15 +99,19 @@ class HostedEmbedder:
         batch: texts in one request.
         attempts: how often a request is sent before it fails.
         timeout: seconds that one request may take.
+
+    Attributes:
+        window: as many texts as one request takes, so that what it brought is paid for and kept before the next one.
     """
 
     def __init__(
         self, name: str, *, api_base: str | None = None, batch: int = 128, attempts: int = 5, timeout: float = 60.0
     ) -> None:
-        self.identity = name
+        self.name, self.window = name, batch
+        self.identity = identity_of(name, api_base)
         self.tokenizer: Tokenizer = HostedTokenizer(name)
         self.max_tokens = _hosted_limit(name)
-        self._api_base, self._batch, self._attempts, self._timeout = api_base, batch, attempts, timeout
+        self._api_base, self._attempts, self._timeout = api_base, attempts, timeout
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """Return a float32 array of shape (len(texts), dimensions) whose rows have length 1.
@@ -115,8 +120,8 @@ class HostedEmbedder:
             RaftError: the provider refuses (key, model, request), or stays out of reach.
         """
         rows: list[list[float]] = []
-        for start in range(0, len(texts), self._batch):
-            rows += self._ask(list(texts[start : start + self._batch]))
+        for start in range(0, len(texts), self.window):
+            rows += self._ask(list(texts[start : start + self.window]))
         vectors = np.asarray(rows, dtype=np.float32).reshape(len(texts), -1 if texts else 0)
         lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
         if not np.all(lengths > 0) or not np.all(np.isfinite(lengths)):
@@ -138,7 +143,7 @@ class HostedEmbedder:
         try:
             reply = retrying(
                 litellm.embedding,
-                model=self.identity,
+                model=self.name,
                 input=texts,
                 api_base=self._api_base,
                 timeout=self._timeout,
@@ -148,7 +153,7 @@ class HostedEmbedder:
                 max_retries=0,
             )
         except OpenAIError as error:
-            raise _refusal(self.identity, error, self._api_base) from None
+            raise _refusal(self.identity, error) from None
         vectors = [item["embedding"] for item in sorted(reply.data, key=lambda item: int(item["index"]))]
         if len(vectors) != len(texts):
             raise RaftError(
@@ -175,7 +180,7 @@ def _is_transient(error: BaseException) -> bool:
     )
 
 
-def _refusal(name: str, error: Exception, api_base: str | None) -> RaftError:
+def _refusal(identity: str, error: Exception) -> RaftError:
     """The provider's own words, with the next thing to try."""
     from litellm import exceptions
 
@@ -187,7 +192,7 @@ def _refusal(name: str, error: Exception, api_base: str | None) -> RaftError:
         what, hint = "The provider refuses the request", "check index.embedder: it is written provider/name"
     else:
         what, hint = "The provider does not answer", "run the same command again later: what is done stays done"
-    return RaftError(f"{what}: {words}", where=f"{name} at {api_base}" if api_base else name, hint=hint)
+    return RaftError(f"{what}: {words}", where=identity, hint=hint)
 
 
 def _length_limit(name: str) -> int:

@@ -163,7 +163,7 @@ class Flight:
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
-            self._clerk.flush()  # replies that came while the flight was being closed
+            await self._clerk.flush()  # replies that came while the flight was being closed
             if transport is not None:
                 await transport.close()
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
+from raft.backends.addresses import identity_of
 from raft.backends.asking import Reply
 from raft.backends.direct import DirectTransport
 from raft.backends.faults import Transport
@@ -58,7 +59,7 @@ class HostedModel:
         tokens_per_minute: float | None = None,
     ) -> None:
         self.name, self.concurrency = name, concurrency
-        self.identity = f"{name}@{api_base}" if api_base else name
+        self.identity = identity_of(name, api_base)
         self.window = concurrency * 16
         self._provider = name.partition("/")[0]
         self._given, self._timeout = api_base, timeout

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 NOT_MEASURED = "not measured"
+UNKNOWN = "unknown"
 TOO_FEW = "too few to tell"
 FEW_GROUPS = 20
 """Under so many resampled documents a bootstrap interval is too narrow to be believed."""
@@ -80,9 +81,9 @@ def amount(value: float | None, *, digits: int = 1, unit: str = "") -> str:
 
 
 def money(dollars: float | None) -> str:
-    """Return US dollars, with as many decimals as a small amount needs."""
+    """Return US dollars, with as many decimals as a small amount needs; None: some price is not known."""
     if dollars is None or not known(dollars):
-        return NOT_MEASURED
+        return UNKNOWN
     return f"${dollars:,.2f}" if dollars == 0 or abs(dollars) >= 0.1 else f"${dollars:,.4f}"
 
 

@@ -5,7 +5,6 @@ A reply that was paid for once is taken from the ledger, so that a benchmark whi
 
 import hashlib
 import json
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -20,7 +19,7 @@ from raft.arms import LARGER, Arm, dispensable, title
 from raft.errors import UsageError
 from raft.pipeline.building import documents_listed
 from raft.pipeline.field import Field, Opened
-from raft.pipeline.timing import Timings, latencies, who
+from raft.pipeline.timing import Search, Timings, latencies, who
 from raft.protocols import Listen, Message, Retriever
 from raft.run import Run, Step
 from raft.scoring import score_answer
@@ -38,7 +37,6 @@ def prepare(
         UsageError: not even one passage fits into a model's context, for any question.
     """
     closed = {name for name in questions["split"].unique() if benchmark.labels(_of(questions, name))}
-    begun = time.monotonic()
     found = contexts.contexts(
         questions,
         run.read("chunks.parquet"),
@@ -57,7 +55,7 @@ def prepare(
     found = _fitting(replace(found, passages=passages), run, settings, field)
     if settings.answering.min_relevance:
         found = replace(found, relevance=contexts.relevance(found, retriever.embedder))
-    return replace(found, seconds=(time.monotonic() - begun) / max(1, len(questions)))
+    return found
 
 
 def _fitting(known: contexts.Contexts, run: Run, settings: Settings, field: Field) -> contexts.Contexts:
@@ -206,9 +204,18 @@ def _contender(
 
 
 def ask_all(
-    run: Run, settings: Settings, field: Sequence[Contender], known: contexts.Contexts, *, listen: Listen
+    run: Run,
+    settings: Settings,
+    field: Sequence[Contender],
+    known: contexts.Contexts,
+    search: Search,
+    *,
+    listen: Listen,
 ) -> dict[str, Any]:
-    """Ask every contender every question; returns the timings by arm. Makes `answers.parquet`."""
+    """Ask every contender every question; returns the timings by arm. Makes `answers.parquet`.
+
+    What a question is searched with, by `search`, is part of a retrieving contender's latency.
+    """
     sets = known.questions["split"].unique(maintain_order=True).to_list()
 
     def work(step: Step) -> Mapping[str, pl.DataFrame]:
@@ -218,7 +225,7 @@ def ask_all(
             watch = Stopwatch(contender.generator)
             asked = replace(contender, generator=watch)
             conditions = ["answerable"] if contender.arm.context != "retrieved" else ["answerable", "withheld"]
-            former = timings.former(contender).get("latencies", ())
+            former = timings.latencies(contender)
             try:
                 for name, one in product(sets, conditions):
                     frames.append(_answers(asked, known, name, one, settings=settings, listen=listen))
@@ -227,6 +234,7 @@ def ask_all(
             taken = latencies(
                 contender,
                 known,
+                search,
                 count=settings.benchmark.latency_questions,
                 former=former,
                 style=_style(settings),

@@ -3,16 +3,20 @@
 import hashlib
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from typing import Any
 
 from raft import artifacts
+from raft.answers import Passage
 from raft.protocols import Completion, Listen, Request
 from raft.run import Step
 from raft.stages import answering
 from raft.stages.contenders import Contender, Stopwatch
 from raft.stages.contexts import Contexts
 
+Search = Callable[[str, Sequence[Passage]], object]
+"""Does for a question, and what is shown for it, all that comes before a model is asked."""
 MOST_SECONDS = 30.0
 """What timing one contender may take: one that fills it is timed on fewer questions, and the report says on how many.
 A model of 135 million parameters on two cores takes some seconds a question, and fifty of each contender an hour."""
@@ -36,6 +40,11 @@ class Timings:
         known = self._step.notes.get(contender.arm.name, {})
         return dict(known) if known.get("who") == who(contender) else {}
 
+    def latencies(self, contender: Contender) -> list[float]:
+        """Return the latencies that were measured before; those that held the loading of an index do not count."""
+        former = self.former(contender)
+        return list(former["latencies"]) if former.get("warm") else []
+
     def keep(self, contender: Contender, watch: Stopwatch, latencies: Sequence[float]) -> None:
         """Keep the throughput of whichever sitting wrote more replies, and these latencies (seconds a question)."""
         former = self.former(contender)
@@ -47,6 +56,7 @@ class Timings:
             "questions_per_second": rate,
             "timed": count,
             "latencies": list(latencies),
+            "warm": True,
         }
         self._file.parent.mkdir(parents=True, exist_ok=True)
         artifacts.atomically(self._file, json.dumps(self._step.notes))
@@ -61,6 +71,7 @@ def who(contender: Contender) -> str:
 def latencies(
     contender: Contender,
     known: Contexts,
+    search: Search,
     *,
     count: int,
     former: Sequence[float],
@@ -68,7 +79,7 @@ def latencies(
     max_tokens: int,
     listen: Listen,
 ) -> list[float]:
-    """Return seconds a question, search included, of questions that are asked one at a time, nothing replayed.
+    """Return seconds a question: what a user waits for who asks one at a time, search included, nothing replayed.
 
     One question is asked before the clock runs, so that no loading is timed. A question without a reply is not timed,
     and none is begun once `MOST_SECONDS` have gone by.
@@ -76,6 +87,7 @@ def latencies(
     Args:
         contender: who is asked; without `fresh` nothing is timed.
         known: the questions, and what is shown for them.
+        search: called for each question where documents are shown.
         count: how many questions, at most.
         former: what was timed before, returned as it is where no more questions are to be timed.
         style: what `raftformat.render_style` returned.
@@ -92,6 +104,8 @@ def latencies(
     asked = dict(known.questions.select("question_id", "question").iter_rows())
 
     def request(name: str) -> Request:
+        if context != "none":
+            search(asked[name], known.passages[name][context])
         return answering.request(
             asked[name],
             known.passages[name][context],
@@ -101,13 +115,15 @@ def latencies(
             max_tokens=max_tokens,
         )
 
-    list(contender.fresh.complete([request(drawn[-1])]))
     seconds: list[float] = []
-    for name in chosen:
-        if sum(seconds) >= MOST_SECONDS:
-            break
-        begun = time.monotonic()
-        outcomes = list(contender.fresh.complete([request(name)]))
-        if all(isinstance(outcome, Completion) for outcome in outcomes):
-            seconds.append(time.monotonic() - begun + (known.seconds if context != "none" else 0.0))
+    # requests are made lazily, so that each search falls into its question's time
+    with closing(contender.fresh.complete(map(request, [drawn[-1], *chosen]))) as replies:  # type: ignore[type-var]
+        next(replies)
+        while sum(seconds) < MOST_SECONDS:
+            begun = time.monotonic()
+            outcome = next(replies, None)
+            if outcome is None:
+                break
+            if isinstance(outcome, Completion):
+                seconds.append(time.monotonic() - begun)
     return seconds

@@ -37,7 +37,6 @@ class Contexts:
         sources: where the answers stand, and what search brings (boilerplate, which is never shown, left out).
         passages: for each question id and context the passages to show; "golden" only where a chunk is known to bear
             the answer, "withheld" only for the questions that are also asked without what bears their answer.
-        seconds: seconds of one search, on average.
         relevance: for each question id and context how much of what is shown is about it (`support.relevance`); empty
             where nobody needs to know.
         shortened: how many questions show fewer passages than were chosen, in any context, since a prompt is no longer
@@ -47,7 +46,6 @@ class Contexts:
     questions: pl.DataFrame
     sources: Sources
     passages: Mapping[str, Mapping[Context, Sequence[Passage]]]
-    seconds: float = 0.0
     relevance: Mapping[str, Mapping[Context, float]] = field(default_factory=dict)
     shortened: int = 0
 
@@ -86,7 +84,7 @@ def contexts(
     """
     book = _Book(chunks, documents)
     rows = questions.to_dicts()
-    hits = _searched([row["question"] for row in rows], retriever, max(DEPTH, 4 * k))
+    hits = _searched([row["question"] for row in rows], retriever, depth(k))
     borne: dict[str, list[str]] = {}
     ranked: dict[str, list[str]] = {}
     groups: dict[str, str] = {}
@@ -107,6 +105,11 @@ def contexts(
             shown[name]["withheld"] = [book.passage(one) for one in rest]
     texts = {name: book.chunks[name]["text"] for known in borne.values() for name in known}
     return Contexts(questions, Sources(borne, ranked, groups, texts), dict(shown))
+
+
+def depth(k: int) -> int:
+    """Return how many chunks are searched for where `k` are shown."""
+    return max(DEPTH, 4 * k)
 
 
 def relevance(known: Contexts, embedder: Embedder) -> dict[str, dict[Context, float]]:
