@@ -66,6 +66,34 @@ def test_how_rows_come_in_does_not_change_the_file(count, cuts, small):
         assert artifacts.read(path).equals(table)
 
 
+@given(
+    order=st.randoms(use_true_random=False),
+    cuts=st.lists(st.integers(0, 150), min_size=1, max_size=12),
+)
+@settings(max_examples=12, deadline=None)
+def test_large_tables_do_not_depend_on_frames_either(order, cuts):
+    """Several megabytes of text, which fill many pages and row groups, are the same bytes however they are cut."""
+    rows = [
+        {
+            "chunk_id": f"c{number}",
+            "doc_id": f"d{number // 9}",
+            "heading": "ä" * (number % 5),
+            "text": f"{number:05} words. " * order.randint(900, 5_000),
+            "document_sha256": "0" * 64,
+        }
+        for number in range(150)
+    ]
+    table = tables.frame(tables.CHUNKS, rows)
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name) / "chunks.parquet"
+        artifacts.write(path, table)
+        whole = path.read_bytes()
+        artifacts.write(path, parts(table, cuts))
+        assert path.read_bytes() == whole
+        artifacts.write(path, parts(table, range(table.height)))
+        assert path.read_bytes() == whole
+
+
 def test_streaming_a_table_gives_its_rows_in_order(tmp_path, small_groups):
     """The pieces of a streamed table are its rows, in order, with the columns that were asked for."""
     table = documents(30)

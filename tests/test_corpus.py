@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+import sys
 from pathlib import Path
 
 import polars as pl
@@ -11,6 +12,10 @@ import pytest
 from raft import tables
 from raft.boilerplate import is_boilerplate, repeated_lines
 from raft.errors import UsageError
+from raft.pipeline import reading
+from raft.readers import read
+from raft.run import Run
+from raft.settings import Settings
 from raft.stages.corpus import chunk_documents, doc_id, document_sha256, find_sources, read_documents
 
 
@@ -313,3 +318,68 @@ def test_counting_lines_keeps_to_its_memory(monkeypatch):
     frames = (documents_of(["\n".join([f"line {n} {m}" for m in range(40)] + ["The notice."])]) for n in range(60))
     lines = repeated_lines(frames)
     assert len(lines) == 1 and is_boilerplate("the notice.", lines)
+
+
+# in a run -------------------------------------------------------------------------------------------------------------
+
+
+def read_into(run, root, **chunking):
+    """Read a folder into a run; return the errors by path."""
+    with run.writing():
+        reading.read_documents(run, Settings(chunking=chunking), find_sources([str(root)])[0])
+    return dict(reading.documents_listed(run).select("path", "error").iter_rows())
+
+
+def test_a_file_is_read_once_its_package_is_there(folder, tmp_path, monkeypatch):
+    """What lacked a package is read by the build after it was installed, and nothing else is read again."""
+    folder("a.html", "<p>Words of the page.</p>")
+    folder("b.txt")
+    run = Run(tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "markdownify", None)
+        assert "raft-pipeline[docs]" in read_into(run, folder.root)["a.html"]
+    key = run.manifest["steps"]["documents"]["key"]
+    opened = []
+    monkeypatch.setattr("raft.stages.corpus.read", lambda path, **how: opened.append(path.name) or read(path, **how))
+    for _ in range(2):
+        assert read_into(run, folder.root) == {"a.html": None, "b.txt": None}
+    assert opened == ["a.html"]
+    assert run.manifest["steps"]["documents"]["key"] != key
+
+
+def test_what_failed_is_read_again_with_every_change(folder, tmp_path):
+    """A row with an error is never taken over; one without is."""
+    folder("a.json", '[{"text": "one"}, {"text": 2}]')
+    folder("b.txt")
+    asked = []
+
+    def previous(name, sha256):
+        asked.append(name)
+        failed = "it was so last time" if name == "a.json" else None
+        return tables.frame(tables.DOCUMENTS, [{"path": name, "text": "as before", "error": failed}])
+
+    texts = read_all(folder.root, previous=previous)["text"].to_list()
+    assert asked == ["a.json", "b.txt"]
+    assert texts[0] == "one"
+    assert texts[-1] == "as before"
+
+
+def test_documents_of_earlier_runs_keep_their_key(folder, tmp_path):
+    """A corpus that every raft reads alike is not read again by a newer one."""
+    folder("a.txt")
+    run = Run(tmp_path / "run")
+    read_into(run, folder.root)
+    read_into(run, folder.root, templates="drop")
+    assert (
+        run.manifest["steps"]["documents"]["key"] == "f778d7884464579622e4d5af6eb0f808d645708b2ca93260c7020259bf0a2ba2"
+    )
+
+
+def test_dropping_templates_reads_again(folder, tmp_path):
+    """What is made of template syntax belongs to the key of the documents."""
+    folder("a.md", "Hello {{ site.name }} there.")
+    run = Run(tmp_path / "run")
+    read_into(run, folder.root)
+    assert run.read("documents.parquet")["text"].to_list() == ["Hello {{ site.name }} there."]
+    read_into(run, folder.root, templates="drop")
+    assert run.read("documents.parquet")["text"].to_list() == ["Hello  there."]

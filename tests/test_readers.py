@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import sys
 import time
 import zipfile
@@ -28,11 +29,11 @@ def one(tmp_path):
     return write_and_read
 
 
-def many(folder, name, content, *, text_field="text"):
+def many(folder, name, content, *, text_field="text", drop_templates=False):
     """Write a file and read the documents in it."""
     path = folder / name
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return read(path, text_field=text_field)
+    return read(path, text_field=text_field, drop_templates=drop_templates)
 
 
 def archive(**members):
@@ -162,27 +163,64 @@ def test_without_front_matter_the_heading_is_the_title(one, text, title):
 
 
 def test_template_tags_comments_and_html_leave_their_text(one):
-    """Comments, Liquid tags and inline HTML are gone, what they say stays, and so does all that is no markup."""
+    """Comments, inline HTML and, where asked for, Liquid tags are gone; what they say stays, and all else too."""
     source = (
         "{% include 'low.html' %}\nPost in {% slack_channel \"people-ops\" %}<!-- hidden\nover lines --> now,\n"
         'see [trips]({% page "/travel/" %}).\n{% comment %}TODO{% endcomment %}\n'
         "<strong>Bold</strong> &amp; <a href='x'\n class='y'>link</a><br/>next <your-name> 1 < 2 {{ name }}\n"
     )
-    assert one("a.md", source).text == (
+    assert one("a.md", source, drop_templates=True).text == (
         "Post in people-ops\n now,\nsee [trips](/travel/).\n\nBold & link\nnext <your-name> 1 < 2 {{ name }}"
     )
 
 
 def test_code_is_left_as_it_is_written():
     """Tags and comments inside code are what the document is about."""
-    source = "Use `<br>` and `{% page %}`:\n\n```html\n<b>x</b> <!-- y --> {% if %}\n```\n"
+    source = "Use `<br>` and `{% page %}`:\n\n```html\n<b>x</b> <!-- y --> {% raw %}\n```\n"
     assert plain_markdown(source) == source
+
+
+TEMPLATE = (
+    "Set {{ site.name }} to {{ user.name | default(value='<b>x</b>') }} {% if 'a' %}{% comment %}b{% endcomment %}"
+)
+
+
+@pytest.mark.parametrize("frame", ["{}", "```\n{}\n```", "x <b>bold</b>\n\n{}"])
+def test_template_syntax_in_markdown_is_text(one, frame):
+    """A document about templates keeps them, in its text and in its code."""
+    assert TEMPLATE in one("a.md", frame.replace("{}", TEMPLATE)).text
+
+
+@pytest.mark.parametrize("tag", ["p", "pre", "pre><code"])
+def test_template_syntax_in_html_is_text(one, tag):
+    """A page about templates keeps them, and loses them where that is asked for."""
+    page = f"<h1>Templates</h1><{tag}>Set {{{{ name }}}} in {{% block 'a' %}} now</p></code></pre>"
+    assert "Set {{ name }} in {% block 'a' %} now" in one("a.html", page).text
+    assert re.search("Set +in +now", one("a.html", page, drop_templates=True).text)
+
+
+def test_a_tag_without_its_partner_is_text():
+    """What stands for a word of the reader's own is no markup; pairs, and tags that need no partner, are."""
+    source = (
+        "Run raft show <section>, then <time of day>.\n\n<details>\n<summary>More</summary>\none<br>two\n</details>"
+    )
+    assert plain_markdown(source) == "Run raft show <section>, then <time of day>.\n\nMore\none\ntwo"
+
+
+def test_indented_code_is_left_as_it_is_written():
+    """Lines indented below a blank line are code, unless they belong to a list or an element of HTML."""
+    source = (
+        "Write:\n\n    <b>x</b> <!-- y -->\n\n    &amp;\n\nor <i>this</i>\n    <b>on</b>.\n\n- item\n\n    <b>more</b>"
+    )
+    plain = "Write:\n\n    <b>x</b> <!-- y -->\n\n    &amp;\n\nor this\n    on.\n\n- item\n\n    more"
+    assert plain_markdown(source) == plain
+    assert plain_markdown("<div>\n\n    <b>x</b>\n\n</div>").strip() == "x"
 
 
 def test_an_html_table_in_markdown_becomes_a_markdown_table():
     """Cells over several lines become one row each."""
     source = "<table>\n<tr><th>A</th>\n<th>B</th></tr>\n<tr><td>1<br>2</td><td>\n {% x 'y' %} </td></tr></table>"
-    assert plain_markdown(source).strip() == "| A | B |\n| --- | --- |\n| 1 2 | y |"
+    assert plain_markdown(source, drop_templates=True).strip() == "| A | B |\n| --- | --- |\n| 1 2 | y |"
 
 
 def test_an_unclosed_comment_hides_nothing():
@@ -195,6 +233,7 @@ def test_an_unclosed_comment_hides_nothing():
 def test_plain_markdown_never_fails(source):
     """Any soup of markup characters comes through."""
     plain_markdown(source)
+    plain_markdown(source, drop_templates=True)
 
 
 @pytest.mark.parametrize(
@@ -203,7 +242,7 @@ def test_plain_markdown_never_fails(source):
 def test_markup_soup_does_not_take_long(soup):
     """Reading time stays in proportion to length, whatever is left open."""
     begun = time.monotonic()
-    plain_markdown(soup * 20_000)
+    plain_markdown(soup * 20_000, drop_templates=True)
     assert time.monotonic() - begun < 10
 
 

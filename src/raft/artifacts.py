@@ -131,7 +131,8 @@ def _write_parquet(path: Path, frames: Iterable[pl.DataFrame], schema: pl.Schema
     rows = 0
     with pq.ParquetWriter(path, arrow, compression="zstd", store_schema=True) as writer:
         for group in _row_groups(frames, schema, path):
-            writer.write_table(_arrow(group).cast(arrow))
+            # pages break where arrow's chunks do, so a group is written as one
+            writer.write_table(_arrow(group).cast(arrow).combine_chunks())
             rows += group.height
         if not rows:
             writer.write_table(arrow.empty_table())

@@ -24,6 +24,9 @@ class Chunking(_Section):
     tokens: Annotated[int, Field(ge=16)] = Field(200, description="about how long a chunk is, in the embedder's tokens")
     overlap: Annotated[int, Field(ge=0)] = Field(0, description="tokens that a chunk repeats of the one before it")
     text_field: str = Field("text", description="the field of JSON records that holds a document's text")
+    templates: Literal["keep", "drop"] = Field(
+        "keep", description="template syntax ({{ }}, {% %}) in Markdown and HTML: keep it as text, or drop it"
+    )
 
 
 class Index(_Section):

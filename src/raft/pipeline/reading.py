@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from raft import notes, privacy
+from raft import notes, privacy, readers
 from raft.artifacts import Output
 from raft.errors import RaftError
 from raft.privacy import counted
@@ -27,12 +27,15 @@ def read_documents(run: Run, settings: Settings, sources: Sequence[corpus.Source
     Raises:
         RaftError: nothing can be read, or something was found and `privacy.found` is "refuse".
     """
-    replace = settings.privacy.found == "redact"
+    replace, drop = settings.privacy.found == "redact", settings.chunking.templates == "drop"
+    newer = readers.versions(source.path for source in sources)
 
     def work(step: Step) -> Mapping[str, Output]:
         known = step.previous("documents.parquet", _file_and_digest)
         previous = None if known is None else (lambda name, sha256: known((name, sha256)))
-        frames = corpus.read_documents(sources, text_field=settings.chunking.text_field, previous=previous)
+        frames = corpus.read_documents(
+            sources, text_field=settings.chunking.text_field, drop_templates=drop, previous=previous
+        )
         kept = redacted(frames) if replace else frames
         return {"documents.parquet": notes.noting(kept, partial(notes.documents, step.notes))}
 
@@ -41,8 +44,14 @@ def read_documents(run: Run, settings: Settings, sources: Sequence[corpus.Source
         work,
         version=1,
         outputs=["documents.parquet"],
-        using={"text_field": settings.chunking.text_field, **({"redacted": privacy.RULES} if replace else {})},
-        given=[[source.name, source.sha256] for source in sources],
+        using={
+            "text_field": settings.chunking.text_field,
+            **({"redacted": privacy.RULES} if replace else {}),
+            **({"readers": newer} if newer else {}),
+            **({"templates": "drop"} if drop and newer else {}),
+        },
+        # a package that is missing is named with its file, so that the file is read once the package is there
+        given=[[source.name, source.sha256, *filter(None, [readers.missing(source.path)])] for source in sources],
     )
     listed = documents_listed(run)
     if listed.filter(pl.col("error").is_null()).is_empty():

@@ -5,9 +5,11 @@ bounded: files have a largest size, archives are inflated within limits before a
 """
 
 import importlib
+import importlib.util
 import re
 import zipfile
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -56,6 +58,14 @@ _MODULES = {
     "jsonl": "records",
     "yaml": "yaml",
 }
+_NEEDED = {
+    "html": ("markdownify", "bs4"),
+    "pdf": ("pypdf",),
+    "docx": ("mammoth", "markdownify", "bs4"),
+    "xlsx": ("fastexcel",),
+}
+_VERSIONS = {"md": 2, "html": 2}
+"""Of readers that once made something else of the same bytes."""
 _LARGEST = {"html": 32 * MEGABYTE, "yaml": 32 * MEGABYTE}
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f]")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
@@ -86,12 +96,13 @@ class Unreadable(RaftError):
     """A file has no text that could be read; `what` says why in one short sentence."""
 
 
-def read(path: Path, *, text_field: str) -> list[Reading]:
+def read(path: Path, *, text_field: str, drop_templates: bool = False) -> list[Reading]:
     """Read the documents in a file: one, or one a record of JSON.
 
     Args:
         path: the file; its suffix names the format.
         text_field: the field of JSON records that holds a document's text.
+        drop_templates: leave template syntax (`{{ }}`, `{% %}`) out of Markdown and HTML.
 
     Raises:
         Unreadable: the file is empty, binary, damaged, protected, too large, or without any text.
@@ -107,7 +118,7 @@ def read(path: Path, *, text_field: str) -> list[Reading]:
             raise Unreadable("The file is empty.")
         if size > limit:
             raise Unreadable(f"The file is too large: {size // MEGABYTE} MB; the most is {limit // MEGABYTE}.")
-        readings: list[Reading] = reader.read(path, kind=kind, text_field=text_field)
+        readings: list[Reading] = reader.read(path, kind=kind, text_field=text_field, drop_templates=drop_templates)
     except RaftError:
         raise
     except OSError as error:
@@ -127,6 +138,17 @@ def read(path: Path, *, text_field: str) -> list[Reading]:
 def format_of(path: Path) -> str | None:
     """Return the format that a file's suffix stands for, or None when there is no reader for it."""
     return SUFFIXES.get(path.suffix.lower())
+
+
+def missing(path: Path) -> str | None:
+    """Return the package without which a file cannot be read and that is not installed, or None."""
+    needed = _NEEDED.get(format_of(path) or "", ())
+    return next((package for package in needed if importlib.util.find_spec(package) is None), None)
+
+
+def versions(paths: Iterable[Path]) -> dict[str, int]:
+    """Return by format the versions of the readers that these files need, without those that are the first."""
+    return {kind: _VERSIONS[kind] for kind in sorted({format_of(path) or "" for path in paths} & _VERSIONS.keys())}
 
 
 def require(package: str, *, why: str) -> ModuleType:

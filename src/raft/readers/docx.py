@@ -10,7 +10,7 @@ from raft.readers.text import own_title
 _STYLES = "p[style-name='Title'] => h1:fresh"
 
 
-def read(path: Path, *, kind: str, text_field: str) -> list[Reading]:
+def read(path: Path, *, kind: str, **_others: object) -> list[Reading]:
     """Read a Word document as one document, with its headings, lists and tables; pictures are left out.
 
     Raises:

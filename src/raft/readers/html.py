@@ -7,13 +7,13 @@ from pathlib import Path
 from raft.readers import Reading, clean, decode, require
 from raft.readers.text import own_title, split_front_matter
 
-_LIQUID = re.compile(r"\{%[^{}]{0,1000}?%\}|\{\{[^{}]{0,1000}?\}\}")
+_TEMPLATE = re.compile(r"\{%[^{}]{0,1000}?%\}|\{\{[^{}]{0,1000}?\}\}")
 _ROW = re.compile(r"^\|.*", re.MULTILINE)
 _EMPTY = re.compile(r"^(?:\|[ |]*\||#+)$\n?", re.MULTILINE)
 _DROPPED = ["script", "style", "head", "nav", "footer", "template", "noscript", "iframe", "svg", "img", "picture"]
 
 
-def read(path: Path, *, kind: str, text_field: str) -> list[Reading]:
+def read(path: Path, *, kind: str, drop_templates: bool, **_others: object) -> list[Reading]:
     """Read an HTML page as one document; navigation, footers, scripts and pictures are left out.
 
     Raises:
@@ -21,7 +21,7 @@ def read(path: Path, *, kind: str, text_field: str) -> list[Reading]:
         raft.errors.MissingExtra: markdownify is not installed.
     """
     title, source = split_front_matter(decode(path.read_bytes()))
-    found, text = to_markdown(_LIQUID.sub("", source))
+    found, text = to_markdown(_TEMPLATE.sub("", source) if drop_templates else source)
     return [Reading(title or found or own_title(text) or path.stem, text, kind)]
 
 

@@ -36,7 +36,7 @@ class _Line:
     """Whether pieces stand far apart on it, as the cells of a table do (then `text` is a Markdown row)."""
 
 
-def read(path: Path, *, kind: str, text_field: str) -> list[Reading]:
+def read(path: Path, *, kind: str, **_others: object) -> list[Reading]:
     """Read a PDF as one document, with the offset at which each page starts.
 
     Raises:

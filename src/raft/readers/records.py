@@ -10,7 +10,7 @@ from raft.readers import Reading, Unreadable, clean, decode
 MAX_DEPTH = 64
 
 
-def read(path: Path, *, kind: str, text_field: str) -> list[Reading]:
+def read(path: Path, *, kind: str, text_field: str, **_others: object) -> list[Reading]:
     """Read each record that has the text field as a document, or the whole file as one of readable lines.
 
     A line of JSON lines that is no JSON is a reading with an error that names the line.

@@ -9,7 +9,7 @@ from raft.readers import Reading, check_archive, clean, decode, require
 _DELIMITERS = ",;\t|"
 
 
-def read(path: Path, *, kind: str, text_field: str) -> list[Reading]:
+def read(path: Path, *, kind: str, **_others: object) -> list[Reading]:
     """Read a table as one document of lines `header: value; header: value`, under a heading for each sheet.
 
     Raises:

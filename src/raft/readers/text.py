@@ -2,7 +2,8 @@
 
 import html
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from raft.readers import Reading, decode
@@ -21,15 +22,17 @@ _TAGS = (
 )
 _TAG = rf"<(?P<close>/?)(?P<tag>{'|'.join(_TAGS.split())})\b(?:\s[^<>]{{0,1000}})?/?>"
 _ENTITY = r"&(?:#\d{1,7}|#x[\da-fA-F]{1,6}|[a-zA-Z]\w{1,30});"
-_LIQUID = r"\{%-?\s*(?P<name>\w+)(?P<rest>[^%{}]{0,1000})-?%\}"
-_VARIABLE = r"\{\{-?\s*(?:site|page|base|layout)\.[^{}\n]{0,200}\}\}"
-_MARKUP = re.compile(rf"{_CODE}|{_LIQUID}|{_VARIABLE}|{_TAG}|(?P<entity>{_ENTITY})", re.IGNORECASE)
-_COMMENTS = (
-    ("<!--", "-->"),
-    ("{% comment %}", "{% endcomment %}"),
-    ("<style", "</style>"),
-    ("<script", "</script>"),
+_TEMPLATE = (
+    r"(?P<template>\{%-?\s*(?P<name>\w+)(?P<rest>[^%{}]{0,1000})-?%\}"
+    r"|\{\{(?P<variable>-?\s*(?:site|page|base|layout)\.)?[^{}\n]{0,1000}\}\})"
 )
+_MARKUP = re.compile(rf"{_CODE}|{_TEMPLATE}|{_TAG}|(?P<entity>{_ENTITY})", re.IGNORECASE)
+_COMMENTS = (("<!--", "-->"), ("<style", "</style>"), ("<script", "</script>"))
+_TEMPLATE_COMMENT = ("{% comment %}", "{% endcomment %}")
+_UNPAIRED = {"br", "dd", "dt", "hr", "li", "p", "tbody", "td", "tfoot", "th", "thead", "tr", "wbr"}
+"""Tags that say something without an end tag."""
+_NESTING = re.compile(r" {0,3}(?:(?:[-*+:]|\d{1,9}[.)]|!!!|\?\?\?|===)\s|\[\^|<(?!/))")
+"""Begins of what lines below are indented under: items of lists, notes, HTML; elsewhere indented lines are code."""
 _MAYBE = re.compile(r"[<&]|\{[%{]")
 _RAW = re.compile(r"\{%-?\s*(?:end)?raw\s*-?%\}")
 _ARGUMENT = re.compile(r"\s*([\"'])(?!\S+\.(?:png|jpe?g|gif|svg|webp)\1)([^\"']*)\1")
@@ -37,10 +40,11 @@ _TABLE_END = re.compile(r"</table\s*>", re.IGNORECASE)
 _ROW = re.compile(r"<tr\b[^<>]{0,1000}>", re.IGNORECASE)
 _CELL = re.compile(r"<t[dh]\b[^<>]{0,1000}>", re.IGNORECASE)
 _STRUCTURAL = {"include", "include_relative", "render", "layout", "assign", "capture", "if", "unless", "for", "case"}
+_Replace = Callable[[re.Match[str]], str]
 
 
-def read(path: Path, *, kind: str, text_field: str) -> list[Reading]:
-    """Read a text file as one document; Markdown loses front matter, comments, template tags and inline HTML.
+def read(path: Path, *, kind: str, drop_templates: bool, **_others: object) -> list[Reading]:
+    """Read a text file as one document; Markdown loses front matter, comments and inline HTML.
 
     Raises:
         raft.readers.Unreadable: it is no text file.
@@ -50,7 +54,7 @@ def read(path: Path, *, kind: str, text_field: str) -> list[Reading]:
         heading = _UNDERLINED.search(text, 0, 2000)
         return [Reading(heading[1].strip() if heading else path.stem, text.strip(), kind)]
     title, text = split_front_matter(text)
-    text = plain_markdown(text).strip()
+    text = plain_markdown(text, drop_templates=drop_templates).strip()
     return [Reading(title or own_title(text) or path.stem, text, kind)]
 
 
@@ -67,8 +71,8 @@ def split_front_matter(text: str) -> tuple[str | None, str]:
 def own_title(text: str) -> str | None:
     """Return what a Markdown text calls itself: the heading that it begins with, or its only heading of level 1."""
     tops: list[str] = []
-    for number, (fenced, part) in enumerate(_parts(text)):
-        for match in () if fenced else _HEADING.finditer(part):
+    for number, (code, part) in enumerate(_parts(text, _COMMENTS)):
+        for match in () if code else _HEADING.finditer(part):
             if number == 0 and not part[: match.start()].strip():
                 return _plain_heading(match[1] or match[2])
             if match[0].lstrip().startswith("# ") or match[0].rstrip().endswith("==="):
@@ -80,25 +84,53 @@ def _plain_heading(heading: str) -> str:
     return re.sub(r"(\*\*|__|[*_`])(\S.*?)\1", r"\2", heading.strip())
 
 
-def plain_markdown(text: str) -> str:
-    """Return Markdown without comments, Liquid tags and HTML; code stays as it is written.
+def plain_markdown(text: str, *, drop_templates: bool = False) -> str:
+    """Return Markdown without comments and HTML; code stays as it is written.
 
-    A Liquid tag becomes its first quoted argument (`{% slack_channel "people-ops" %}` says "people-ops"); one without,
-    one that names a picture and one that steers the template go. A table in HTML becomes one in Markdown.
+    A tag without attributes whose partner stands nowhere (`raft show <section>`) is text. A table in HTML becomes one
+    in Markdown. Template syntax is text too, unless it is to be dropped: then a Liquid tag becomes its first quoted
+    argument (`{% slack_channel "people-ops" %}` says "people-ops"); one without, one that names a picture, one that
+    steers the template and variables of the site go.
     """
-    parts = [_RAW.sub("", part) if fenced else _plain(part) for fenced, part in _parts(text)]
-    return re.sub(r"\n[ \t]*\n(?:[ \t]*\n)+", "\n\n", "\n".join(parts)) if _MAYBE.search(text) else text
+    if not _MAYBE.search(text):
+        return text
+    parts = list(_parts(text, (*_COMMENTS, _TEMPLATE_COMMENT) if drop_templates else _COMMENTS))
+    replace = partial(_replace, paired=_paired(part for code, part in parts if not code), drop=drop_templates)
+    plain = [
+        (_RAW.sub("", part) if drop_templates else part) if code else _plain(part, replace) for code, part in parts
+    ]
+    return re.sub(r"\n[ \t]*\n(?:[ \t]*\n)+", "\n\n", "\n".join(plain))
 
 
-def _parts(text: str) -> Iterator[tuple[bool, str]]:
-    """Yield (is it fenced code, text) in order, each without the line end that follows it, comments left out."""
+def _paired(parts: Iterable[str]) -> frozenset[str]:
+    """Return the tags that are opened and closed somewhere."""
+    found = {(tag["close"], tag["tag"].lower()) for part in parts for tag in _MARKUP.finditer(part) if tag["tag"]}
+    return frozenset(name for close, name in found if not close and ("/", name) in found)
+
+
+def _parts(text: str, comments: Sequence[tuple[str, str]]) -> Iterator[tuple[bool, str]]:
+    """Yield (is it code, text) in order, each without the line end that follows it, comments left out."""
     lines: list[str] = []
     fence = until = ""
-    last = {closing: text.rfind(closing) for _, closing in _COMMENTS}
+    last = {closing: text.rfind(closing) for _, closing in comments}
     offset = 0
+    nested = indented = False
+    blank = True
     for raw in text.split("\n"):
-        line, closable = raw, {closing for closing, position in last.items() if position > offset}
+        line, closable = raw, [pair for pair in comments if last[pair[1]] > offset]
         offset += len(raw) + 1
+        if not fence and not until and raw.strip():
+            deep = raw.startswith(("    ", "\t"))
+            if deep != indented and (indented or (blank and not nested)):
+                if lines:
+                    yield indented, "\n".join(lines)
+                lines, indented = [], deep
+            if not deep and (blank or _NESTING.match(raw)) and not (nested and raw[0] == " "):
+                nested = bool(_NESTING.match(raw))
+        blank = not raw.strip()
+        if indented:
+            lines.append(raw)
+            continue
         if not fence and (until or "<" in raw or "{%" in raw):
             line, until = _without_comments(raw, until, closable)
             if until and not line.strip():
@@ -114,10 +146,10 @@ def _parts(text: str) -> Iterator[tuple[bool, str]]:
             yield True, "\n".join(lines)
             lines, fence = [], ""
     if lines:
-        yield bool(fence), "\n".join(lines)
+        yield bool(fence) or indented, "\n".join(lines)
 
 
-def _without_comments(line: str, until: str, closable: set[str]) -> tuple[str, str]:
+def _without_comments(line: str, until: str, closable: Sequence[tuple[str, str]]) -> tuple[str, str]:
     """Return a line without its comments and what ends the one still open; `until` ends the one it begins in."""
     kept: list[str] = []
     position = 0
@@ -127,7 +159,7 @@ def _without_comments(line: str, until: str, closable: set[str]) -> tuple[str, s
             if end < 0:
                 return "".join(kept), until
             position, until = end + len(until), ""
-        found = [(line.find(opening, position), closing) for opening, closing in _COMMENTS if closing in closable]
+        found = [(line.find(opening, position), closing) for opening, closing in closable]
         found = [(start, closing) for start, closing in found if start >= 0 and line[start - 1 : start] != "`"]
         start, closing = min(found, default=(len(line), ""))
         kept.append(line[position:start])
@@ -136,15 +168,15 @@ def _without_comments(line: str, until: str, closable: set[str]) -> tuple[str, s
         position, until = start, closing
 
 
-def _plain(text: str) -> str:
+def _plain(text: str, replace: _Replace) -> str:
     if not _MAYBE.search(text):
         return text
     pieces = re.split(r"(?=<table\b)", text, flags=re.IGNORECASE)
     done = [pieces[0]]
     for piece in pieces[1:]:
         end = _TABLE_END.search(piece)
-        done.append(_table(piece[: end.start()]) + piece[end.end() :] if end else piece)
-    plain = re.sub(rf"{_GLUE}[\s{_GONE}]*", " ", _MARKUP.sub(_replace, "".join(done)))
+        done.append(_table(piece[: end.start()], replace) + piece[end.end() :] if end else piece)
+    plain = re.sub(rf"{_GLUE}[\s{_GONE}]*", " ", _MARKUP.sub(replace, "".join(done)))
     lines = (_replace_line(line) for line in plain.split("\n"))
     return "\n".join(line for line in lines if line is not None)
 
@@ -163,16 +195,19 @@ def _replace_line(line: str) -> str | None:
     return line.rstrip() if line.strip() else None
 
 
-def _replace(match: re.Match[str]) -> str:
+def _replace(match: re.Match[str], *, paired: frozenset[str], drop: bool) -> str:
     if match["ticks"]:
         return match[0]
     if match["entity"]:
         return html.unescape(match[0]).replace("\N{NO-BREAK SPACE}", " ")
-    return _replace_liquid(match) if match["name"] else _replace_tag(match)
+    if match["template"]:
+        return _replace_template(match) if drop else match[0]
+    known = match["tag"].lower() in paired | _UNPAIRED or "=" in match[0] or match[0].endswith("/>")
+    return _replace_tag(match) if known else match[0]
 
 
 def _replace_tag(match: re.Match[str]) -> str:
-    tag = (match["tag"] or "").lower()
+    tag = match["tag"].lower()
     if tag == "br":
         line = match.string[match.string.rfind("\n", 0, match.start()) + 1 : match.start()]
         return " " if line.lstrip().startswith("|") else "\n"
@@ -184,16 +219,18 @@ def _replace_tag(match: re.Match[str]) -> str:
     return alt[2] if alt else _GONE
 
 
-def _replace_liquid(match: re.Match[str]) -> str:
+def _replace_template(match: re.Match[str]) -> str:
+    if not match["name"]:
+        return _GONE if match["variable"] else match[0]
     argument = None if match["name"] in _STRUCTURAL else _ARGUMENT.match(match["rest"])
     return argument[2] if argument else _GONE
 
 
-def _table(source: str) -> str:
+def _table(source: str, replace: _Replace) -> str:
     """Turn the rows of an HTML table, from `<table` to before its end tag, into Markdown."""
     rows = []
     for row in _ROW.split(source)[1:]:
-        cells = [_plain(cell).replace("|", r"\|") for cell in _CELL.split(row)[1:]]
+        cells = [_plain(cell, replace).replace("|", r"\|") for cell in _CELL.split(row)[1:]]
         rows.append("| " + " | ".join(" ".join(cell.split()) for cell in cells) + " |")
     if rows:
         rows.insert(1, "|" + " --- |" * max(1, rows[0].count(" | ") + 1))

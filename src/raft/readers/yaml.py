@@ -16,7 +16,7 @@ from raft.readers.records import MAX_DEPTH, told
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-def read(path: Path, *, kind: str, text_field: str) -> list[Reading]:
+def read(path: Path, *, kind: str, **_others: object) -> list[Reading]:
     """Read a YAML file as one document; values stay as they are written (a date stays a date, 1.50 stays 1.50).
 
     Raises:

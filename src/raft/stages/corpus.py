@@ -91,6 +91,7 @@ def read_documents(
     sources: Iterable[Source],
     *,
     text_field: str,
+    drop_templates: bool = False,
     previous: Callable[[str, str], pl.DataFrame | None] | None = None,
 ) -> Iterator[pl.DataFrame]:
     """Yield one frame of `tables.DOCUMENTS` for each file, in order; a file that cannot be read is a row that says why.
@@ -98,11 +99,15 @@ def read_documents(
     Args:
         sources: the files.
         text_field: the field of JSON records that holds a document's text.
-        previous: asked first, with a file's name and sha256, for the rows read from the same bytes before.
+        drop_templates: leave template syntax out of Markdown and HTML.
+        previous: asked first, with a file's name and sha256, for the rows read from the same bytes before; a file of
+            which something could not be read then is read again.
     """
     for source in sources:
         rows = previous(source.name, source.sha256) if previous and source.sha256 else None
-        yield _document_rows(source, text_field) if rows is None else rows
+        if rows is None or rows["error"].count():
+            rows = _document_rows(source, text_field, drop_templates)
+        yield rows
 
 
 def chunk_documents(
@@ -222,10 +227,10 @@ def _file_sha256(path: Path) -> str:
         return ""
 
 
-def _document_rows(source: Source, text_field: str) -> pl.DataFrame:
+def _document_rows(source: Source, text_field: str, drop_templates: bool) -> pl.DataFrame:
     kind = format_of(source.path) or ""
     try:
-        readings = read(source.path, text_field=text_field)
+        readings = read(source.path, text_field=text_field, drop_templates=drop_templates)
     except RaftError as error:
         reason = error.what + (f" {error.hint}" if error.hint else "")
         readings = [Reading(source.path.stem, "", kind, error=reason)]
