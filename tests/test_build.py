@@ -370,6 +370,27 @@ def test_a_wrong_name_of_a_held_out_document_is_found_before_anything_is_asked(c
     assert (fake_models.asked, fake_models.embedded) == ([], [])
 
 
+def test_copies_of_a_document_are_held_out_together(corpus, copied, fake_models):
+    """Where a document stands in the corpus twice, both are learned from or neither, and then the build names them."""
+    built, events = raft.load(copied), []
+    (copied / "manifest.json").write_text(
+        json.dumps({name: value for name, value in built.manifest.items() if name != "copies"}), encoding="utf-8"
+    )
+    again = build(corpus, copied, listen=lambda *event: events.append(event))
+    assert set(states(events).values()) == {"reused"}  # a run from before copies were looked for
+    held = again.manifest["steps"]["cleaned"]["notes"]["held_out"]
+    for row in again.documents.filter(pl.col("doc_id").is_in(held)).iter_rows(named=True):
+        (corpus / f"old-{row['title']}.txt").write_text(f"Printed for the shop.\n\n{row['text']}", encoding="utf-8")
+    made = build(corpus, copied)
+    groups = made.manifest["copies"]["groups"]
+    assert groups
+    assert all(len(group) == 2 and not set(held).isdisjoint(group) for group in groups)
+    learned = set(made.cleaned.filter(pl.col("split").is_in(["train", "valid"]))["doc_ids"].explode())
+    held = set(made.manifest["steps"]["cleaned"]["notes"]["held_out"])
+    for group in map(set, groups):
+        assert held.isdisjoint(group) or (group <= held and learned.isdisjoint(group))
+
+
 def test_a_setting_that_names_no_document_changes_no_step(corpus, tmp_path, fake_models, monkeypatch):
     """Without split.hold_out nothing of it stands in what steps depend on, so that older runs are used again."""
     depends, step = {}, Run.step

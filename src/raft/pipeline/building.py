@@ -14,6 +14,7 @@ import polars as pl
 from raft import decisions, notes, prompts, questionfiles
 from raft.artifacts import Output
 from raft.boilerplate import repeated_lines
+from raft.copies import near_copies
 from raft.errors import RaftError
 from raft.pipeline.reading import documents_listed, read_documents
 from raft.pipeline.surveying import SURVEY, read_survey, set_aside, survey_chunks
@@ -172,7 +173,8 @@ def clean_and_split(run: Run, settings: Settings, seams: Seams, own: pl.DataFram
     """Questions to `cleaned.parquet` (each with its reason, or its split) and `eval.jsonl`; `own` are the user's."""
     documents = documents_listed(run)
     parts = settings.split
-    held_out = split.hold_out(documents, share=parts.unseen, seed=settings.seed, besides=parts.hold_out)
+    copies = _copies(run)
+    held_out = split.hold_out(documents, share=parts.unseen, seed=settings.seed, besides=parts.hold_out, copies=copies)
     rules = settings.cleaning
     judge = prompts.load("judge", settings.prompts) if rules.judge else None
     limits = rules.model_dump(include={"min_words", "max_words", "max_answer_words", "similarity", "judge_minimum"})
@@ -202,14 +204,14 @@ def clean_and_split(run: Run, settings: Settings, seams: Seams, own: pl.DataFram
             seen=parts.seen,
             valid=parts.valid,
             seed=settings.seed,
+            copies=copies,
         )
-        split.check_leaks(
-            parted, held_out=held_out, user_questions=own, embedder=seams.embedder, similarity=rules.similarity
-        )
+        measured = split.evaluation_rows(parted, documents, own)
+        split.check_leaks(parted, measured, held_out=held_out)
         step.notes["held_out"] = sorted(held_out)
         step.notes["reasons"] = notes.counts(parted, "reason")
         step.notes["splits"] = notes.counts(parted, "split") | ({"user": own.height} if own is not None else {})
-        return {"cleaned.parquet": parted, "eval.jsonl": split.evaluation_rows(parted, documents, own)}
+        return {"cleaned.parquet": parted, "eval.jsonl": measured}
 
     run.step(
         "cleaned",
@@ -225,6 +227,7 @@ def clean_and_split(run: Run, settings: Settings, seams: Seams, own: pl.DataFram
             "embedder": seams.embedder.identity,
             "evaluation": own.to_dicts() if own is not None else None,
             "judge": [judge.digest, seams.generator.identity] if judge else None,
+            **({"copies": copies} if copies else {}),
         },
     )
 
@@ -288,6 +291,23 @@ def build_examples(run: Run, settings: Settings, seams: Seams) -> None:
             where=json.dumps(run.manifest["steps"]["cleaned"]["notes"]["reasons"]),
             hint=f"raft show {run.folder} cleaned   (each question with the reason why it was dropped)",
         )
+
+
+def _copies(run: Run) -> list[list[str]]:
+    """Return the near-copies among the documents; they are looked for once for the same documents."""
+    digest = run.manifest["steps"]["documents"]["artifacts"]["documents.parquet"]["digest"]
+    known = run.manifest.get("copies", {})
+    if known.get("documents") != digest:
+        texts = (
+            (doc_id, text)
+            for frame in run.stream("documents.parquet", ["doc_id", "text"])
+            for doc_id, text in frame.iter_rows()
+            if text
+        )
+        known = {"documents": digest, "groups": near_copies(texts)}
+        run.describe(copies=known)
+    groups: list[list[str]] = known["groups"]
+    return groups
 
 
 def _document_and_digest(table: pl.DataFrame) -> pl.Series:

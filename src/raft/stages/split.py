@@ -1,7 +1,7 @@
 """Splitting: what is held out, which questions are learned from, and that none of those is measured with.
 
-Documents are held out whole, before any question is written. The other questions are split by the fact that they ask
-for, so that two questions for one fact never stand on both sides.
+Documents are held out whole, and their near-copies with them, before any question is written. The other questions are
+split by the fact that they ask for, so that two questions for one fact never stand on both sides.
 """
 
 import hashlib
@@ -25,14 +25,20 @@ MOST_HELD_OUT = 0.2
 """Largest share of a corpus's characters that is held out as whole documents."""
 
 _LEARNED = ("train", "valid")
+_PUNCTUATION = ".,;:!?\"'“”‘’"
 _RECORD = re.compile(r"#\d+$")
 Row = dict[str, Any]
 
 
 def hold_out(
-    documents: pl.DataFrame | Iterable[pl.DataFrame], *, share: float, seed: int, besides: Sequence[str] = ()
+    documents: pl.DataFrame | Iterable[pl.DataFrame],
+    *,
+    share: float,
+    seed: int,
+    besides: Sequence[str] = (),
+    copies: Sequence[Sequence[str]] = (),
 ) -> frozenset[str]:
-    """Return the doc_ids of the documents that are held out whole.
+    """Return the doc_ids of the documents that are held out whole, copies together or not at all.
 
     Documents are taken in the order of hash(seed, doc_id) until `share` of all characters is reached: at least one,
     at most a fifth of the characters (one that would pass it is skipped; where each would, the shortest is taken).
@@ -43,13 +49,18 @@ def hold_out(
         share: of the characters, 0 to 1.
         seed: seed of the choice.
         besides: globs over the paths of documents that are held out in any case, as in `matching`.
+        copies: groups of doc_ids that count as one document, named by its first.
     """
     frames = [documents] if isinstance(documents, pl.DataFrame) else documents
     listed = pl.concat([table.select("doc_id", "path", "characters", "error") for table in frames])
-    named = matching(listed, besides)
-    readable = listed.filter(pl.col("error").is_null() & ~pl.col("doc_id").is_in(list(named)))
-    sizes = {doc_id: size or 0 for doc_id, size in readable.select("doc_id", "characters").iter_rows()}
-    return named | _drawn(sizes, share=share, seed=seed)
+    first = {doc_id: group[0] for group in copies for doc_id in group}
+    wanted = matching(listed, besides)
+    grouped = listed.with_columns(first=pl.col("doc_id").replace(first))
+    named = grouped.filter(pl.col("first").is_in([first.get(doc_id, doc_id) for doc_id in wanted]))
+    others = grouped.filter(pl.col("error").is_null()).join(named, on="doc_id", how="anti")
+    sizes = dict(others.group_by("first").agg(pl.col("characters").sum()).iter_rows())
+    drawn = others.filter(pl.col("first").is_in(list(_drawn(sizes, share=share, seed=seed))))
+    return frozenset([*named["doc_id"], *drawn["doc_id"]])
 
 
 def matching(documents: pl.DataFrame, globs: Sequence[str]) -> frozenset[str]:
@@ -106,6 +117,7 @@ def split(
     seen: float,
     valid: float,
     seed: int,
+    copies: Sequence[Sequence[str]] = (),
 ) -> pl.DataFrame:
     """Return the cleaned questions with the split of each that is kept, and leaks dropped.
 
@@ -124,8 +136,10 @@ def split(
         seen: share (0 to 1) of the rows outside held-out documents that becomes `eval_seen`.
         valid: share (0 to 1) of them that becomes `valid`.
         seed: seed of the choice.
+        copies: groups of doc_ids that say the same, so that their questions for one answer are for one fact.
     """
-    rows: list[Row] = [{**row, "split": None} for row in cleaned.iter_rows(named=True)]
+    first = {doc_id: group[0] for group in copies for doc_id in group}
+    rows: list[Row] = [{**row, "split": None, "fact": _fact(row, first)} for row in cleaned.iter_rows(named=True)]
     kept = [row for row in rows if row["reason"] is None]
     unseen = [row for row in kept if not held_out.isdisjoint(row["doc_ids"])]
     for row in unseen:
@@ -144,18 +158,21 @@ def _draw(seed: int, name: str) -> float:
     return int(hashlib.sha256(f"{seed}:{name}".encode()).hexdigest()[:16], 16) / 16**16
 
 
-def _fact(row: Row) -> str:
+def _fact(row: Row, first: Mapping[str, str]) -> str:
     """Name the fact that a row asks for; an unanswerable question is its own."""
     asked = row["answer"] if row["golden_chunk_ids"] else row["question"]
-    return json.dumps([sorted(row["golden_chunk_ids"] or row["doc_ids"]), normalise(asked)])
+    homes = row["golden_chunk_ids"] or row["doc_ids"]
+    if not first.keys().isdisjoint(row["doc_ids"]):  # copies say it in other chunks
+        homes = {first.get(doc_id, doc_id) for doc_id in row["doc_ids"]}
+    return json.dumps([sorted(homes), normalise(asked)])
 
 
 def _share_out(rows: list[Row], *, seen: float, valid: float, seed: int) -> None:
     for row in rows:
-        drawn = _draw(seed, _fact(row))
+        drawn = _draw(seed, row["fact"])
         row["split"] = "eval_seen" if drawn < seen else "valid" if drawn < seen + valid else "train"
     if rows and not any(row["split"] == "train" for row in rows):
-        last = max(map(_fact, rows), key=lambda fact: _draw(seed, fact))
+        last = max((row["fact"] for row in rows), key=lambda fact: _draw(seed, fact))
         _move(rows, last, "train")
     if valid > 0 and len(rows) >= 10:
         _ensure(rows, "valid", seed=seed)
@@ -163,14 +180,14 @@ def _share_out(rows: list[Row], *, seen: float, valid: float, seed: int) -> None
 
 def _ensure(rows: list[Row], name: str, *, seed: int) -> None:
     """Give the split `name` one fact of `train`, if it has none and `train` keeps another."""
-    facts = sorted({_fact(row) for row in rows if row["split"] == "train"}, key=lambda fact: _draw(seed, fact))
+    facts = sorted({row["fact"] for row in rows if row["split"] == "train"}, key=lambda fact: _draw(seed, fact))
     if len(facts) > 1 and not any(row["split"] == name for row in rows):
         _move(rows, facts[0], name)
 
 
 def _move(rows: list[Row], fact: str, name: str) -> None:
     for row in rows:
-        if _fact(row) == fact:
+        if row["fact"] == fact:
             row["split"] = name
 
 
@@ -206,32 +223,38 @@ def _meant(learned: list[str], asked: list[str], *, embedder: Embedder, similari
     return found
 
 
-def check_leaks(
-    cleaned: pl.DataFrame,
-    *,
-    held_out: frozenset[str],
-    user_questions: pl.DataFrame | None,
-    embedder: Embedder,
-    similarity: float,
-) -> None:
-    """Check that nothing is learned from what is measured with.
+def check_leaks(cleaned: pl.DataFrame, measured: pl.DataFrame, *, held_out: frozenset[str]) -> None:
+    """Check what is about to be written: that nothing is learned from what is measured with.
+
+    It goes another road than `split`: no embedder, no index and none of its comparisons, but plain equality of what
+    would be on both sides.
 
     Args:
         cleaned: a frame of `tables.CLEANED` after `split`.
+        measured: what `evaluation_rows` made of it.
         held_out: doc_ids that `hold_out` returned.
-        user_questions: a frame of `tables.EVALUATION`, or None.
-        embedder: compares questions by meaning.
-        similarity: cosine (0 to 1) from which questions are nearly equal.
 
     Raises:
-        RaftError: a train or valid row touches a held-out document, or says the same as an evaluation question.
+        RaftError: a train or valid row touches a held-out document, asks what an evaluation question asks in the same
+            words (but for case, punctuation and articles), or asks for the same answer from the same chunks.
     """
-    rows = list(cleaned.filter(pl.col("split").is_not_null()).iter_rows(named=True))
-    for row in rows:
-        if row["split"] in _LEARNED and not held_out.isdisjoint(row["doc_ids"]):
+    asked = {_bare(row["question"]): row["question_id"] for row in measured.iter_rows(named=True)}
+    answered = {
+        (*sorted(row["golden_chunk_ids"]), row["answers"][0]): row["question_id"]
+        for row in measured.filter(split="eval_seen").iter_rows(named=True)
+        if row["golden_chunk_ids"]
+    }
+    for row in cleaned.filter(pl.col("split").is_in(_LEARNED)).iter_rows(named=True):
+        if not held_out.isdisjoint(row["doc_ids"]):
             raise _leaked(row, "a held-out document")
-    for row, other in _leaks(rows, user_questions, embedder=embedder, similarity=similarity):
-        raise _leaked(row, f"the evaluation question {other}")
+        same = asked.get(_bare(row["question"])) or answered.get((*sorted(row["golden_chunk_ids"]), row["answer"]))
+        if same is not None:
+            raise _leaked(row, f"the evaluation question {same}")
+
+
+def _bare(text: str) -> str:
+    words = (word.casefold().strip(_PUNCTUATION) for word in text.split() if word not in ("a", "an", "the"))
+    return " ".join(word for word in words if word)
 
 
 def _leaked(row: Row, source: str) -> RaftError:
