@@ -22,8 +22,6 @@ _CELLS = 4_000_000  # most numbers of one batch of resamples: 32 MB
 
 Floats = NDArray[np.float64]
 Rows = NDArray[np.intp]
-Statistic = Callable[[Rows], float]
-"""Takes indices of rows, with repetitions."""
 
 
 @dataclass(frozen=True)
@@ -119,42 +117,6 @@ def bootstrap_sums(
     low, high = np.quantile(np.concatenate(drawn), _TAILS)
     value = statistic(flat.sum(axis=0).reshape(1, *rows.shape[1:]))[0]
     return Interval(float(value), float(low), float(high), len(flat), count)
-
-
-def bootstrap_statistic(
-    statistic: Statistic, groups: Sequence[Hashable], *, seed: int = 0, draws: int = DRAWS
-) -> Interval | None:
-    """Return any statistic of rows, with the interval of `bootstrap_mean`; for measures that are no means.
-
-    Args:
-        statistic: takes indices of rows, with repetitions; where it is NaN, the draw is left out.
-        groups: the document of each row.
-        seed: of the draws.
-        draws: how often the statistic is computed.
-
-    Returns:
-        None without rows, or where the statistic is NaN.
-    """
-    units, count = _units(groups)
-    value = float(statistic(np.arange(len(units)))) if count else math.nan
-    if math.isnan(value):
-        return None
-    order = np.argsort(units, kind="stable")
-    members = np.split(order, np.flatnonzero(np.diff(units[order])) + 1)
-    drawn = [
-        statistic(np.concatenate([members[unit] for unit in chosen]))
-        for batch in _draw(len(members), seed, draws)
-        for chosen in batch
-    ]
-    low, high = np.quantile([one for one in drawn if not math.isnan(one)] or [math.nan], _TAILS)
-    return None if math.isnan(low) else Interval(value, float(low), float(high), len(units), count)
-
-
-def paired_statistic(
-    ours: Statistic, theirs: Statistic, groups: Sequence[Hashable], *, seed: int = 0, draws: int = DRAWS
-) -> Interval | None:
-    """Return the difference of two statistics of the same rows, as `bootstrap_statistic` does."""
-    return bootstrap_statistic(lambda rows: ours(rows) - theirs(rows), groups, seed=seed, draws=draws)
 
 
 def win_rate(wins: int, losses: int, ties: int) -> Interval | None:

@@ -20,10 +20,8 @@ from raft.intervals import (
     Floats,
     Interval,
     bootstrap_mean,
-    bootstrap_statistic,
     bootstrap_sums,
     paired_difference,
-    paired_statistic,
     percentile,
     win_rate,
 )
@@ -35,19 +33,15 @@ __all__ = [
     "DRAWS",
     "TOO_FEW",
     "Interval",
-    "accuracy",
     "bootstrap_mean",
-    "bootstrap_statistic",
     "contains_reference",
     "exact_match",
     "f1",
     "fact_accuracy",
-    "macro_f1",
     "macro_f1_difference",
     "macro_f1_interval",
     "ndcg",
     "paired_difference",
-    "paired_statistic",
     "percentile",
     "recall_at",
     "reciprocal_rank",
@@ -168,25 +162,6 @@ def _subsequence_f(one: Sequence[str], other: Sequence[str]) -> float:
 # labels
 
 
-def accuracy(predictions: Sequence[str | None], labels: Sequence[str | None]) -> float | None:
-    """Return the share of rows whose prediction is the label; rows without a label are left out.
-
-    A prediction of None, a reply that names no class, is wrong.
-    """
-    hits = [prediction == label for prediction, label in zip(predictions, labels, strict=True) if label is not None]
-    return sum(hits) / len(hits) if hits else None
-
-
-def macro_f1(predictions: Sequence[str | None], labels: Sequence[str | None], classes: Sequence[str]) -> float | None:
-    """Return the mean over `classes` of each class's F1.
-
-    A class that is neither predicted nor a label counts 0. Rows without a label are left out; a prediction that is
-    none of the classes lowers the recall of its row's label, and no class's precision.
-    """
-    counts = _confusion([predictions], labels, classes)
-    return None if np.isnan(counts).all() else float(_macro(np.nansum(counts, axis=0))[0])
-
-
 def _confusion(arms: Sequence[Sequence[str | None]], labels: Sequence[str | None], classes: Sequence[str]) -> Floats:
     """Return for each row, arm and class whether it is a hit, predicted, and the label: (rows, arms, classes, 3).
 
@@ -257,7 +232,11 @@ def macro_f1_interval(
     seed: int = 0,
     draws: int = DRAWS,
 ) -> Interval | None:
-    """Return `macro_f1` with the interval of `bootstrap_statistic`, from resampled counts."""
+    """Return the mean over `classes` of each class's F1, with the interval of `bootstrap_mean`.
+
+    A class that is neither predicted nor a label counts 0. Rows without a label are left out; a prediction that is
+    none of the classes lowers the recall of its row's label, and no class's precision.
+    """
     counts = _confusion([predictions], labels, classes)
     return bootstrap_sums(counts, groups, lambda sums: _macro(sums)[:, 0], seed=seed, draws=draws)
 
@@ -272,7 +251,7 @@ def macro_f1_difference(
     seed: int = 0,
     draws: int = DRAWS,
 ) -> Interval | None:
-    """Return the difference of two `macro_f1` on the same rows, with the interval of `paired_statistic`."""
+    """Return how much greater our macro F1 is than theirs on the same rows, as `macro_f1_interval` measures it."""
     counts = _confusion([ours, theirs], labels, classes)
 
     def difference(sums: Floats) -> Floats:

@@ -63,7 +63,7 @@ def _environment() -> Environment:
     )
     said = (figures.amount, figures.duration, figures.full, figures.money, figures.share, figures.spread)
     made.filters.update({one.__name__: one for one in said}, code_spans=code_spans, tick=figures.tick)
-    made.globals["NOT_MEASURED"] = figures.NOT_MEASURED
+    made.globals["NO_FIGURE"] = (figures.NOT_MEASURED,)
     made.tests.update(measured=figures.measured, few=figures.few)
     return made
 

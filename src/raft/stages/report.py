@@ -49,6 +49,7 @@ def html(facts: Facts) -> str:
     tone, sign = _SIGNS.get(verdict["decision"], ("open", "●"))
     titles = {arm["name"]: arm["title"] for arm in facts["arms"]}
     sides = {side: titles.get(verdict.get(side), "an arm that was not measured") for side in ("contender", "baseline")}
+    measures = {name: (title, meaning) for name, (title, meaning) in MEASURES.items()}
     cuts = {cut for found in (facts.get("retrieval") or {}).values() for cut in found["recall"]}
     return fill(
         "report",
@@ -60,14 +61,14 @@ def html(facts: Facts) -> str:
         **sides,
         titles=titles,
         roles=_roles(verdict),
-        measures=MEASURES,
-        score_measures={key: MEASURES[key] for key in _SCORES},
-        failure_measures={key: MEASURES[key] for key in _FAILURES},
+        measures=measures,
+        score_measures={name: measures[name] for name in _SCORES},
+        failure_measures={name: measures[name] for name in _FAILURES},
         gain_plot=_gain_plot(verdict),
         sets=[_question_set(facts, name) for name in _set_names(facts)],
         cuts={cut: f"found in the first {cut}" for cut in sorted(cuts, key=int)},
         curve=_curve(facts.get("training") or {}),
-        compared=MEASURES["exact_match" if verdict["measure"] == "accuracy" else "f1"][0],
+        compared=measures["exact_match" if verdict["measure"] == "accuracy" else "f1"][0],
         data=embed(_rows(facts)),
     )
 
