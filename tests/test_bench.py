@@ -194,6 +194,18 @@ def test_a_second_time_nothing_is_asked(before, fakes, monkeypatch):
         assert {**found, "seconds": 0, "date": ""} == {**facts, "seconds": 0, "date": ""}
 
 
+def test_what_building_cost_may_be_unknown(before, fakes, tmp_path):
+    """Where the price of some reply is unknown, so is what the rows cost, in all files."""
+    run = shutil.copytree(before[0], tmp_path / "run")
+    manifest = json.loads((run / "manifest.json").read_text(encoding="utf-8"))
+    manifest["steps"]["questions"]["unpriced"] = 3.0
+    (run / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    assert before[1]["economics"]["build_cost"] == 0.0
+    assert bench(run)["economics"]["build_cost"] is None
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert "unknown" in page.split("building the data cost")[1][:80]
+
+
 def test_a_benchmark_that_was_cut_off_goes_on(before, untuned, monkeypatch):
     """What was answered and timed before an interruption is not asked or timed again, and the outcome is the same."""
     keys, timed = counting(monkeypatch), []

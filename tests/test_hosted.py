@@ -395,5 +395,5 @@ def test_a_whole_build_with_a_hosted_generator(tmp_path):
         raft.build(corpus, **options)
         assert len(server.seen) == asked == 3
     assert built.questions["model"].unique().to_list() == ["openai/test-model"]
-    assert built.summary()["steps"]["questions"]["unpriced"] == 3
+    assert built.summary()["steps"]["questions"]["unpriced"] == 0  # a server on this machine is free
     assert all(KEY.encode() not in path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file())
