@@ -22,7 +22,7 @@ from raft.errors import UsageError
 from raft.ledger import Ledger
 from raft.protocols import Completion, Failure, Generator, Request, Streamer, Tokenizer
 from raft.raftformat import PROMPTS, render_style
-from raft.run import Run
+from raft.run import Run, existing
 from raft.settings import Settings
 from raft.stages import answering
 from raft.support import relevance
@@ -58,7 +58,8 @@ class Shelf:
         if self._corpus is None or self._corpus.stamp != stamp:
             if self._corpus is not None:
                 self._corpus.close()
-            self._corpus = _Corpus(self.run, self.settings, stamp)
+            self._corpus = None
+            self._corpus = _Corpus(existing(self.run.folder), self.settings, stamp)
         return self._corpus.search(questions, k)
 
     def relevance(self, questions: Sequence[str], passages: Sequence[Sequence[Passage]]) -> list[float]:
@@ -92,6 +93,7 @@ class _Corpus:
         for name in ("documents.parquet", "chunks.parquet"):
             if not (run.folder / name).is_file():
                 raise artifacts.missing(run.folder / name)
+        run.require(*seams.searched(settings))
         self._index = seams.open_retriever(run.folder, settings, run.manifest["collection"])
         self.embed = self._index.embedder.embed
         documents = pl.concat(list(run.stream("documents.parquet", ["doc_id", "path", "title"])))

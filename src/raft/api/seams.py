@@ -197,6 +197,11 @@ class _Nobody:
         yield [(i, Failure(UNASKED, "it was not asked yet")) for i, is_wanted in enumerate(wanted) if is_wanted]
 
 
+def searched(settings: Settings) -> list[str]:
+    """Return the steps that made what `open_retriever` opens."""
+    return ["index", "lexical"] if settings.index.hybrid else ["index"]
+
+
 def open_retriever(folder: Path, settings: Settings, collection: str) -> Retriever:
     """Open the index of a run directory for searching; `collection` is the index's name at a Chroma server."""
     embedder = open_embedder(settings.index.embedder, settings.index.api_base)
