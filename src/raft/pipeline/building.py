@@ -22,7 +22,7 @@ from raft.prompts import Prompt
 from raft.protocols import Embedder, Generator, Indexes, Tokenizer
 from raft.raftformat import PROMPTS, render_style
 from raft.run import Run, Step
-from raft.settings import AnswerStyle, Cleaning, Examples, Settings
+from raft.settings import AnswerStyle, Cleaning, Examples, Settings, Split
 from raft.stages import cleaning, corpus, questions, styling
 from raft.stages import examples as rows
 from raft.stages import split as parting
@@ -232,9 +232,9 @@ def _clean(
     judge: tuple[Prompt, Generator] | None,
     indexes: Indexes,
 ) -> Mapping[str, Output]:
-    run, own = step.run, evaluation
+    run, own, parts = step.run, evaluation, Split(**split)
     documents, asked = documents_listed(run), run.read("questions.parquet")
-    held_out = parting.hold_out(documents, share=split["unseen"], seed=seed, besides=split.get("hold_out", ()))
+    held_out = parting.hold_out(documents, share=parts.unseen, seed=seed, besides=parts.hold_out)
     prompt, generator = judge or (None, None)
     with indexes.open() as retriever:
         cleaned = cleaning.clean(
@@ -249,7 +249,7 @@ def _clean(
             **rules.model_dump(include={"min_words", "max_words", "max_answer_words", "similarity", "judge_minimum"}),
         )
     alike: dict[str, Any] = {"user_questions": own, "embedder": embedder, "similarity": rules.similarity}
-    parted = parting.split(cleaned, held_out=held_out, seen=split["seen"], valid=split["valid"], seed=seed, **alike)
+    parted = parting.split(cleaned, held_out=held_out, seen=parts.seen, valid=parts.valid, seed=seed, **alike)
     parting.check_leaks(parted, held_out=held_out, **alike)
     step.notes["held_out"] = sorted(held_out)
     step.notes["reasons"] = notes.counts(parted, "reason")
@@ -270,7 +270,10 @@ def build_examples(run: Run, settings: Settings, seams: Seams) -> None:
         using={
             "examples": wanted,
             "style": style,
-            "prompts": [prompts.load(name, settings.prompts) for name in (PROMPTS[wanted.quotes], "restyle")],
+            "prompts": [
+                prompts.load(PROMPTS[wanted.quotes], settings.prompts),
+                prompts.load("restyle", settings.prompts),
+            ],
             "generator": seams.generator if render_style(**style.model_dump()) else None,
             "student": seams.student,
             "seed": settings.seed,
