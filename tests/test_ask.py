@@ -7,10 +7,11 @@ from dataclasses import asdict
 import pytest
 
 import raft
-from conftest import Fakes, write_corpus
-from raft import adapters, api, words_answers
+from conftest import Cut, Fakes, write_corpus
+from raft import adapters, api, words, words_answers
 from raft.answers import Answer, Citation, Passage
-from raft.errors import RaftError, UsageError
+from raft.backends.indexes import Indexes
+from raft.errors import DamagedArtifact, RaftError, UsageError
 from raft.raftformat import ABSTENTION
 from test_train import SETTINGS, build_for
 
@@ -270,3 +271,46 @@ def test_an_error_is_told():
     """Where there is no reply the reason is said, and nothing else."""
     text = words_answers.answer(changed(text="", citations=(), quotes_given=0, error="refused: no"), heard=True)
     assert text == "There is no answer: refused: no"
+
+
+def test_a_run_that_is_half_new_answers_nothing(run, tmp_path, tiny_student, monkeypatch):
+    """After a build that was cut off between chunks and index, ask, bench, train and export name the build to go on."""
+    opened = raft.load(run)
+    opened.ask(QUESTION)
+    corpus = write_corpus(tmp_path / "corpus")
+    (corpus / "zephyr.md").write_text("# Zephyr pump\n\nThe Zephyr pump weighs 3.25 kg.\n", encoding="utf-8")
+    with monkeypatch.context() as patch, pytest.raises(Cut):
+        patch.setattr(Indexes, "sync", lambda *_: Fakes().interrupt())
+        build_anew(corpus, run, tiny_student)
+    told = {name for name, line in api.state(run)["summary"]["steps"].items() if line.get("stale")}
+    assert told == {"index", "lexical", "questions", "cleaned", "examples"}
+    assert "raft build CORPUS" in words.status(api.state(run)["summary"], [], running=False)
+    for reader in (
+        lambda: opened.ask(QUESTION),
+        lambda: raft.load(run).ask(QUESTION),
+        lambda: raft.bench(run),
+        lambda: raft.train(run),
+        lambda: api.export(run, format="openai"),
+    ):
+        with pytest.raises(DamagedArtifact, match=f"raft build CORPUS --out {run}"):
+            reader()
+    build_anew(corpus, run, tiny_student)
+    for built in (opened, raft.load(run)):
+        assert built.ask(QUESTION).passages
+
+
+def build_anew(corpus, run, student):
+    """Build as the run was built, from another corpus."""
+    api.build(corpus, out=run, generator="openai/fake", price=(0.0, 0.0), student=str(student), settings=SETTINGS)
+
+
+@pytest.mark.parametrize("table", ["documents", "chunks", "cleaned"])
+@pytest.mark.parametrize("damage", ["missing", "cut"])
+def test_a_damaged_table_is_explained(run, table, damage):
+    """A benchmark of a run whose table is missing or damaged says which, and what to type."""
+    path = run / f"{table}.parquet"
+    path.write_bytes(path.read_bytes()[:100])
+    if damage == "missing":
+        path.unlink()
+    with pytest.raises(DamagedArtifact, match=rf"{table}\.parquet(.|\n)*raft build"):
+        raft.bench(run, settings={"benchmark.contenders": "verdict"})

@@ -13,7 +13,7 @@ import yaml
 
 import raft
 from conftest import Cut, Fakes, tables_of, write_corpus
-from raft import api, decisions
+from raft import api, decisions, lineage
 from raft.errors import RaftError, RunLocked, UsageError
 from raft.raftformat import ABSTENTION, parse
 from raft.run import Run
@@ -396,7 +396,7 @@ def test_a_setting_that_names_no_document_changes_no_step(corpus, tmp_path, fake
     depends, step = {}, Run.step
 
     def noting(run, name, work, **options):
-        depends[name] = options.get("using", {})
+        depends[name] = lineage.named(options.get("using", {}))
         return step(run, name, work, **options)
 
     monkeypatch.setattr(Run, "step", noting)
@@ -418,7 +418,8 @@ def test_other_rules_for_decisions_ask_for_questions_anew(corpus, tmp_path, monk
     build(corpus, tmp_path / "run", settings)
     monkeypatch.setattr(decisions, "VERSION", decisions.VERSION + 1)
     build(corpus, tmp_path / "run", settings, listen=lambda *event: events.append(event))
-    assert states(events)["questions"] == state
+    assert (state == "made") == ("questions" in [facts["step"] for event, facts in events if event == "begins"])
+    assert states(events)["questions"] == "reused"  # the same bytes come out
 
 
 def test_no_answer_hides_in_a_document_beside_its_row(whole):

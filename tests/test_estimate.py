@@ -5,15 +5,17 @@ from contextlib import closing
 import pytest
 
 import raft
-from conftest import FakeEmbedder, Fakes, write_corpus
+from conftest import FakeEmbedder, Fakes, tables_of, write_corpus
 from fake_openai import FakeOpenAI
 from raft import api, estimates, words_spending
 from raft.api import seams
 from raft.errors import RaftError, UsageError
 from raft.estimates import Estimate, Part
 from raft.ledger import Ledger
+from raft.pipeline import STEPS
 from raft.run import Run
 from raft.spending import Price
+from raft.stages import corpus
 from raft.testing import WordTokenizer
 
 HOSTED = "openai/some-model"
@@ -60,10 +62,34 @@ def test_an_estimate_asks_nothing_and_is_kept(home, fake_models):
     """Documents are read and chunks cut as the build would, which uses them; no model is asked."""
     found = raft.estimate(**options(home))
     assert (fake_models.asked, fake_models.embedded) == ([], [])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(corpus, "chunk_documents", None)
+        patch.setattr(corpus, "read_documents", None)
+        raft.build(**options(home))
     assert (found.documents, found.chunks) == (6, len(raft.load(home[1]).chunks))
-    events = []
-    raft.build(**options(home), listen=lambda *event: events.append(event))
-    assert {facts["step"] for event, facts in events if event == "reused"} >= {"documents", "chunks"}
+
+
+def everything(folder):
+    """Return the bytes of what a reader of a run looks at, and what its status says."""
+    return {**tables_of(folder), "manifest": (folder / "manifest.json").read_bytes()}, api.state(folder)
+
+
+@pytest.mark.parametrize("refused", [False, True], ids=["estimated", "refused"])
+def test_a_finished_run_stays_what_it_is(home, fake_models, refused):
+    """Neither an estimate with other settings nor a build that its price stops changes anything of a finished run."""
+    raft.build(**options(home))
+    before = everything(home[1])
+    other = {"chunking.tokens": 30, "index.k": 2, "generator.confirm_above": 0.0}
+    if refused:
+        with pytest.raises(UsageError, match="--max-cost"):
+            raft.build(**options(home, other))
+    else:
+        assert raft.estimate(**options(home, other)).chunks != raft.load(home[1]).chunks.height
+    assert everything(home[1]) == before
+    raft.load(home[1])._run.require(*STEPS)
+    raft.build(**options(home, other), max_cost=50.0)
+    assert raft.load(home[1]).settings.index.k == 2
+    assert not (home[1] / "scratch" / "trial").exists()
 
 
 def test_the_calls_are_those_of_the_build(home, fake_models):
@@ -214,7 +240,7 @@ def test_a_hosted_embedder_is_counted(home, fake_models):
 
 
 def test_a_dear_build_does_not_begin(home, fake_models):
-    """A build that may cost more than the setting asks no model, and says what to type; what was read is kept."""
+    """A build that may cost more than the setting asks no model, and says what to type."""
     dear = {"generator.confirm_above": 0.001}
     with pytest.raises(UsageError) as caught:
         raft.build(**options(home, dear))
@@ -222,7 +248,6 @@ def test_a_dear_build_does_not_begin(home, fake_models):
     found = raft.estimate(**options(home))
     assert f"--max-cost {estimates.rounded_up(found.dollars[1])}" in str(caught.value)
     assert "12 chunks" in str(caught.value)
-    assert raft.load(home[1]).chunks.height == found.chunks
     raft.build(**options(home, dear, max_cost=1.0))
     assert len(fake_models.asked) == found.calls
 

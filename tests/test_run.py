@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raft import artifacts, run, tables
+from raft import artifacts, lineage, run, tables
 from raft.errors import DamagedArtifact, RaftError, RunLocked, UsageError
 from raft.run import Run
+from raft.testing import WordTokenizer
 
 CORPUS = {"a.md": "Heaters weigh 14 kg.", "b.md": "Refunds take 30 days.", "c.md": "unreadable"}
 FILES = ("documents.parquet", "questions.parquet", "failures.parquet", "cleaned.parquet", "eval.jsonl")
@@ -71,6 +72,7 @@ def build(folder, corpus=CORPUS, *, encoding="utf-8", tone="plain", keep=9, fail
         }
 
     with runs.writing():
+        lineage.trust(runs.manifest["steps"], STEPS)
         runs.step(
             "documents",
             lambda step: {"documents.parquet": documents(step)},
@@ -182,16 +184,16 @@ def test_an_unchanged_run_does_no_work(folder):
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        ({"encoding": "latin-1"}, ["documents"]),
+        ({"encoding": "latin-1"}, []),
         ({"tone": "rude"}, ["questions", "cleaned"]),
         ({"keep": 1}, ["cleaned"]),
-        ({"keep": 5}, ["cleaned"]),
+        ({"keep": 5}, []),
         ({"corpus": {**CORPUS, "d.md": "Leave is 25 days."}}, ["documents", "questions", "cleaned"]),
         ({"corpus": {**CORPUS, "c.md": "unreadable", "d.md": "unreadable"}}, ["documents", "questions"]),
     ],
 )
 def test_a_change_redoes_its_step_and_what_reads_other_bytes(folder, change, expected):
-    """A step is done again when its own settings or the bytes that it reads have changed, and no other is."""
+    """What other settings or other bytes to read change is made again; what comes out the same counts as reused."""
     assert build(folder, **change) == expected
     assert build(folder, **change) == []
 
@@ -480,3 +482,169 @@ def test_tables_of_a_run_can_be_read_and_streamed(folder):
     runs = run.existing(folder)
     assert runs.read("questions.parquet").height == 2
     assert pl.concat(list(runs.stream("questions.parquet", ["question_id"]))).columns == ["question_id"]
+
+
+def lines(folder):
+    """Return the lines of a run's manifest."""
+    return run.existing(folder).manifest["steps"]
+
+
+def test_a_line_says_what_it_was_made_from(folder):
+    """Each line of the manifest holds the digest of every artifact that the step read."""
+    found = lines(folder)
+    digest = found["documents"]["artifacts"]["documents.parquet"]["digest"]
+    assert found["questions"]["inputs"] == {"documents.parquet": digest}
+    assert found["documents"]["inputs"] == {}
+
+
+@pytest.mark.parametrize("before", [False, True], ids=["today's", "yesterday's"])
+def test_what_does_not_belong_together_is_refused(folder, before):
+    """After a build that stopped, what was made of other documents is refused with the command that goes on."""
+    if before:  # a run of before says not what its steps were made from
+        manifest = json.loads((folder / "manifest.json").read_text())
+        for line in manifest["steps"].values():
+            del line["inputs"]
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+    run.existing(folder).require(*STEPS)
+    with pytest.raises(RaftError, match="failed"):
+        build(folder, {**CORPUS, "d.md": "New."}, fail="questions")
+    stopped = run.existing(folder)
+    stopped.require("documents")
+    for name in ("questions", "cleaned"):
+        with pytest.raises(DamagedArtifact, match=f"{name}(.|\n)*raft build CORPUS --out {folder}"):
+            stopped.require(name)
+    build(folder, {**CORPUS, "d.md": "New."})
+    run.existing(folder).require(*STEPS)
+    with pytest.raises(DamagedArtifact, match="index"):
+        run.existing(folder).require("index")
+
+
+def test_a_folder_that_was_half_changed_is_refused(tmp_path):
+    """What a step changes in its place is neither old nor new when the step was cut off, and is done again."""
+    runs, digests = Run(tmp_path), {"index": lambda: "whole"}
+    with runs.writing():
+        runs.step("index", lambda step: {}, version=1, outputs=digests)
+        with pytest.raises(Killed):
+            runs.step("index", killed_work, version=2, outputs=digests)
+    with pytest.raises(DamagedArtifact):
+        run.existing(tmp_path).require("index")
+    made = []
+    with runs.writing():
+        runs.step("index", lambda step: made.append(1) or {}, version=1, outputs=digests)
+    run.existing(tmp_path).require("index")
+    assert made
+
+
+def killed_work(step):
+    """Be killed at once."""
+    raise Killed
+
+
+def test_the_same_bytes_count_as_reused(tmp_path):
+    """A step that is done again for another key and makes the same is told as reused; what it asked is added up."""
+    told, totals = [], {"calls": 0.0}
+
+    def work(step):
+        totals["calls"] += 2
+        step.notes["version"] = version
+        return rows("x")
+
+    keys = []
+    for version in (1, 2, 2):
+        runs = Run(tmp_path, meter=lambda: dict(totals), report=lambda _, state: told.append(state))
+        with runs.writing():
+            line = runs.step("only", work, version=version, outputs=["failures.parquet"])
+        keys.append(line["key"])
+    assert told == ["begins", "made", "begins", "reused", "reused"]
+    assert keys[0] != keys[1] == keys[2]
+    assert (line["calls"], line["notes"]) == (4, {"version": 2})
+
+
+def test_a_key_of_before_is_as_good(tmp_path):
+    """Where the key was made of something else before, its result is kept, under today's key."""
+    with Run(tmp_path).writing():
+        pass
+    one_step(tmp_path, lambda step: rows("x"), using={"way": "auto"})
+    runs, new = Run(tmp_path), {"way": "items"}
+    with runs.writing():
+        line = runs.step("only", killed_work, version=1, outputs=["failures.parquet"], given=1, using=new,
+                         formerly={"way": "auto"})  # fmt: skip
+    assert one_step(tmp_path, killed_work, using=new) == line
+
+
+def test_work_is_given_what_the_key_is_made_of(tmp_path):
+    """What a work is given by name is in the key, as its identity, digest or value; what stands beside it is not."""
+    made = []
+
+    def work(step, *, tokenizer, tokens, told):
+        made.append((tokenizer.identity, tokens, told))
+        return rows("x")
+
+    def make(tokens, told):
+        runs, tokenizer = Run(tmp_path), WordTokenizer()
+        with runs.writing():
+            return runs.make("only", work, version=1, outputs=["failures.parquet"],
+                             using={"tokenizer": tokenizer, "tokens": tokens}, beside={"told": told})  # fmt: skip
+
+    first = make(80, "a")
+    assert make(80, "b") == first
+    assert make(90, "c")["key"] != first["key"]
+    assert made == [("words", 80, "a"), ("words", 90, "c")]
+    assert first["key"] == one_key({"tokenizer": "words", "tokens": 80})
+
+
+def one_key(using):
+    """Return the key that a step has whose parts are named by hand."""
+    return lineage.key("only", 1, using, None, {})[1]
+
+
+def test_a_trial_changes_nothing_and_is_taken_over(folder):
+    """What a step made in a trial it takes over in the run, byte for byte, and the run is unchanged until then."""
+    before, made = contents(folder), []
+    runs = run.existing(folder)
+
+    def step(where):
+        return where.step("documents", lambda step: made.append(1) or {"documents.parquet": documents("new")},
+                          version=1, outputs=["documents.parquet"], given="new")  # fmt: skip
+
+    with runs.writing():
+        trial = runs.trial()
+        step(trial)
+        assert contents(folder) == before
+        assert trial.read("documents.parquet")["text"].to_list() == ["new"]
+        assert trial.read("questions.parquet").equals(runs.read("questions.parquet"))
+        step(runs)
+        assert runs.read("documents.parquet")["text"].to_list() == ["new"]
+        runs.end_trial()
+    assert made == [1]
+
+
+def documents(text):
+    """Return a table of one document."""
+    return tables.frame(tables.DOCUMENTS, [{"doc_id": "n", "path": "n.md", "text": text, "pages": []}])
+
+
+POLLING = """
+import sys
+from pathlib import Path
+from raft import run
+print("polling", flush=True)
+while not Path(sys.argv[2]).exists():
+    run.is_locked(Path(sys.argv[1]))
+"""
+
+
+def test_looking_at_a_run_never_refuses_a_build(folder, tmp_path):
+    """However often a status asks whether a run is written to, a build that starts beside it is not refused."""
+    command = [sys.executable, "-c", POLLING, str(folder), str(tmp_path / "stop")]
+    others = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    try:
+        assert [other.stdout.readline() for other in others] == ["polling\n"] * 2
+        for _ in range(500):
+            with Run(folder).writing():
+                assert run.is_locked(folder)
+        assert [other.poll() for other in others] == [None, None]
+    finally:
+        (tmp_path / "stop").write_text("")
+        for other in others:
+            other.communicate()

@@ -3,7 +3,9 @@
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +48,18 @@ def atomically(path: Path, text: str) -> None:
     draft.replace(path)
 
 
+def link(source: Path, target: Path) -> None:
+    """Put a file at a second place, whole, sharing its bytes where the file system can do so."""
+    draft = target.with_name(f"{target.name}.draft")
+    draft.unlink(missing_ok=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, draft)
+    except OSError:
+        shutil.copyfile(source, draft)
+    draft.replace(target)
+
+
 def read(path: Path) -> pl.DataFrame:
     """Read a table of the run directory.
 
@@ -53,16 +67,8 @@ def read(path: Path) -> pl.DataFrame:
         DamagedArtifact: the file is missing, cannot be read, or has other columns than it should.
     """
     schema = tables.ARTIFACTS[path.name]
-    try:
+    with _reading(path):
         table = pl.read_ndjson(path, schema=schema) if path.suffix == ".jsonl" else pl.read_parquet(path)
-    except FileNotFoundError:
-        raise missing(path) from None
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise DamagedArtifact(
-            f"A table cannot be read: {error}.",
-            where=path,
-            hint="run the same raft build again: what is damaged is built anew",
-        ) from None
     return tables.check(table, schema, where=path)
 
 
@@ -76,8 +82,13 @@ def missing(path: Path) -> DamagedArtifact:
 
 
 def stream(path: Path, columns: list[str] | None = None) -> Iterator[pl.DataFrame]:
-    """Yield the row groups of a parquet table as frames, some megabytes each."""
-    with pq.ParquetFile(path) as file:
+    """Yield the row groups of a parquet table as frames, some megabytes each.
+
+    Raises:
+        DamagedArtifact: it is missing, cannot be read, or lacks a column.
+    """
+    with _reading(path), pq.ParquetFile(path) as file:
+        _check_columns(file, path)
         for group in range(file.num_row_groups):
             table = pl.from_arrow(file.read_row_group(group, columns=columns))
             if isinstance(table, pl.DataFrame) and table.height:
@@ -89,8 +100,12 @@ def lookup(path: Path, key: Callable[[pl.DataFrame], pl.Series]) -> Callable[[An
 
     Rows with one key must lie next to each other. Only keys and one row group are held in memory; asking in the
     order of the file reads it once.
+
+    Raises:
+        DamagedArtifact: it is missing, cannot be read, or lacks a column; the function raises it too.
     """
-    with pq.ParquetFile(path) as file:
+    with _reading(path), pq.ParquetFile(path) as file:
+        _check_columns(file, path)
         names = file.schema_arrow.names
         small = [name for name in names if name not in ("text", "pages")]
         places: dict[Any, list[tuple[int, int]]] = {}
@@ -104,7 +119,7 @@ def lookup(path: Path, key: Callable[[pl.DataFrame], pl.Series]) -> Callable[[An
     def group_rows(group: int) -> pl.DataFrame:
         if group not in cache:
             cache.clear()
-            with pq.ParquetFile(path) as file:
+            with _reading(path), pq.ParquetFile(path) as file:
                 cache[group] = pl.from_arrow(file.read_row_group(group))  # type: ignore[assignment]
         return cache[group]
 
@@ -116,6 +131,26 @@ def lookup(path: Path, key: Callable[[pl.DataFrame], pl.Series]) -> Callable[[An
         return pl.concat(parts)
 
     return find
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:
+        raise missing(path) from None
+    except (pl.exceptions.PolarsError, pa.ArrowException, OSError) as error:
+        raise DamagedArtifact(
+            f"A table cannot be read: {error}.",
+            where=path,
+            hint="run the same raft build again: what is damaged is built anew",
+        ) from None
+
+
+def _check_columns(file: pq.ParquetFile, path: Path) -> None:
+    schema = tables.ARTIFACTS[path.name]
+    if file.schema_arrow.names != schema.names():
+        tables.check(pl.DataFrame(schema=file.schema_arrow.names), schema, where=path)
 
 
 def _hashable(value: Any) -> Any:

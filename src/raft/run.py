@@ -3,10 +3,9 @@
 A step is named by everything that can change its result: its name and version, the digests of what it reads, its
 settings, the digests of its prompts and the identities of its models. When that name and the artifacts' digests
 still match the manifest, the step is skipped. Otherwise it writes drafts, which are renamed when they are complete,
-and then its line in the manifest.
+and then its line in the manifest, with the digests of what it read: a reader can tell what belongs together.
 """
 
-import hashlib
 import json
 import shutil
 import time
@@ -18,11 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from filelock import FileLock, Timeout
 
-from raft import artifacts
-from raft.errors import DamagedArtifact, RaftError, RunLocked, UsageError
+from raft import artifacts, lineage
+from raft.errors import DamagedArtifact, RaftError, UsageError
+from raft.locks import held, is_locked
 from raft.version import __version__
+
+__all__ = ["FORMAT", "Digest", "Meter", "Run", "Step", "Work", "existing", "is_locked"]
 
 FORMAT = 1
 
@@ -35,15 +36,17 @@ Digest = Callable[[], str | None]
 
 @dataclass
 class Step:
-    """What a step's work is given.
+    """What a step's work is given beside its arguments.
 
     Attributes:
-        folder: the run directory.
+        run: the run, to read what earlier steps made.
+        folder: its directory.
         scratch: a folder of the step's own, kept until the step succeeds, the same when it is started again.
         notes: facts about the result for the manifest and the summary (counts per reason, ...); filled by the work.
         reusable: true when the earlier artifacts of this step differ from these in the inputs alone.
     """
 
+    run: "Run"
     folder: Path
     scratch: Path
     reusable: bool
@@ -87,29 +90,13 @@ class Run:
             RunLocked: another process holds it.
             UsageError: the folder cannot be made or written to.
         """
-        lock = FileLock(self.folder / ".lock", timeout=0)
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock.acquire()
-        except Timeout:
-            raise RunLocked(
-                "Another raft is writing to this run directory.",
-                where=self.folder,
-                hint=f"wait for it (raft status {self.folder}), or choose another --out",
-            ) from None
-        except OSError as error:
-            raise UsageError(
-                f"The run directory cannot be written to: {error.strerror or error}.",
-                where=error.filename or self.folder,
-                hint="choose another folder with --out",
-            ) from None
-        try:
+        with held(self.folder):
             self.manifest = self._open()
             self._sweep()
-            yield
-        finally:
-            self._sweep()
-            lock.release()
+            try:
+                yield
+            finally:
+                self._sweep()
 
     def step(
         self,
@@ -121,8 +108,12 @@ class Run:
         inputs: Sequence[str] = (),
         using: Mapping[str, Any] | None = None,
         given: Any = None,
+        formerly: Mapping[str, Any] | None = None,
+        settings: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
         """Do a step unless it was done; return its line of the manifest.
+
+        A step that is done again and makes the same bytes counts as reused.
 
         Args:
             name: the step's name.
@@ -131,40 +122,98 @@ class Run:
             outputs: names of the tables it makes; or, for what the work puts in its place itself (a folder that is
                 updated, a file that is no table), its name and digest.
             inputs: artifacts of earlier steps that it reads.
-            using: settings, prompts and models that can change the result, as JSON values.
+            using: settings, prompts and models that can change the result; `lineage.named` says what the key holds.
             given: input that is no artifact (the digests of the corpus' files), as a JSON value.
+            formerly: what an earlier raft put into the key in the place of `using`.
+            settings: settings, as they stand in the manifest, that hold for the run once the step is done.
 
         Raises:
             RaftError: what the work raised; drafts are left behind and swept later, nothing else is changed.
         """
-        basis = _digest({"step": name, "version": version, "using": dict(using or {})})
-        key = _digest(
-            {"basis": basis, "given": given, "inputs": {artifact: self._digest_of(artifact) for artifact in inputs}}
-        )
-        done = self.manifest["steps"].get(name)
-        intact = done is not None and self._intact(done, outputs)
-        if done is not None and done["key"] == key and intact:
+        using = dict(using or {})
+        read = {artifact: self._digest_of(artifact) for artifact in inputs}
+        keys = [lineage.key(name, version, one, given, read) for one in (using, formerly) if one is not None]
+        basis, key = keys[0]
+        names = {"key": key, "basis": basis, "inputs": read}
+        former = self._intact(name, outputs)
+        if former is not None and former["key"] in [one for _, one in keys]:
+            line = self._record(name, {**former, **names}, settings)
             self._report(name, "reused")
-            return dict(done)
+            return line
         self._report(name, "begins")
         begun, before = time.monotonic(), self._meter()
-        step = Step(self.folder, self._scratch(name, key), intact and done is not None and done["basis"] == basis)
-        made = self._make(step, work, outputs)
-        line = {
-            "key": key,
-            "basis": basis,
-            "artifacts": made,
-            "notes": step.notes,
-            "seconds": round(time.monotonic() - begun, 3),
-            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-            **{name: value - before.get(name, 0) for name, value in self._meter().items()},
-        }
-        self.manifest["steps"][name] = line
-        self._save()
+        tried = self._tried(name, key)
+        if tried is None:
+            reusable = former is not None and former["basis"] in [one for one, _ in keys]
+            step = Step(self, self.folder, self._scratch(name, key), reusable)
+            tried = {
+                "artifacts": self._make(name, step, work, outputs),
+                "notes": step.notes,
+                "seconds": round(time.monotonic() - begun, 3),
+                "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+            }
+        line = tried
+        asked = {total: value - before.get(total, 0) for total, value in self._meter().items()}
+        same = former is not None and former["artifacts"] == line["artifacts"] != {}
+        if former is not None and same:  # it cost what it did then, and what was asked in vain now
+            line = {**former, "notes": line["notes"]}
+            asked = {total: former.get(total, 0) + value for total, value in asked.items()}
+        line = self._record(name, {**line, **names, **asked}, settings)
         for abandoned in (self.folder / "scratch").glob(f"{name}-*"):
             shutil.rmtree(abandoned, ignore_errors=True)
-        self._report(name, "made")
+        self._report(name, "reused" if same else "made")
         return line
+
+    def make(
+        self,
+        name: str,
+        work: Callable[..., Mapping[str, artifacts.Output]],
+        *,
+        using: Mapping[str, Any],
+        beside: Mapping[str, Any] | None = None,
+        **how: Any,
+    ) -> dict[str, Any]:
+        """Do a step, as `step` does, whose work is given what the key is made of.
+
+        Args:
+            name: as for `step`, as are `using` and `how`.
+            work: a function that sees nothing but its arguments: the step, and `using` and `beside` by name.
+            using: what can change the result.
+            beside: what cannot: who is told, the indexes that are among the inputs.
+            how: the other arguments of `step`.
+        """
+        return self.step(name, lambda step: work(step, **using, **(beside or {})), using=using, **how)
+
+    def trial(self, report: Callable[[str, str], None] | None = None) -> "Run":
+        """Return a copy of the run to try steps in; what a step has made there, it takes over here."""
+        trial = Run(self._trial, report=report)
+        for name, line in self.manifest["steps"].items():
+            tried = trial.manifest["steps"].get(name)
+            if tried is None or tried.get("finished", "") < line.get("finished", ""):
+                for artifact in line["artifacts"]:
+                    if (self.folder / artifact).is_file():
+                        artifacts.link(self.folder / artifact, trial.folder / artifact)
+                trial.manifest["steps"][name] = line
+        return trial
+
+    def end_trial(self) -> None:
+        """Forget what was tried."""
+        shutil.rmtree(self._trial, ignore_errors=True)
+
+    def require(self, *steps: str) -> None:
+        """Check that what these steps made is there, and belongs to all that it was made from.
+
+        Raises:
+            DamagedArtifact: it was not finished, or was made from something else than what is there now.
+        """
+        stale = lineage.stale(self.manifest["steps"])
+        unfit = [name for name in steps if name in stale or name not in self.manifest["steps"]]
+        if unfit:
+            raise DamagedArtifact(
+                f"A build of this run was not finished: {', '.join(unfit)} does not belong to what it is made from.",
+                where=self.folder,
+                hint=f"raft build CORPUS --out {self.folder}   (goes on; raft status {self.folder} tells if one runs)",
+            )
 
     def describe(self, **facts: Any) -> None:
         """Record facts about the whole run (settings, corpus) in the manifest."""
@@ -184,39 +233,76 @@ class Run:
         """Yield a parquet table of the run in pieces of some megabytes."""
         return artifacts.stream(self.folder / artifact, columns)
 
-    def _make(self, step: Step, work: Work, outputs: Sequence[str] | Mapping[str, Digest]) -> dict[str, dict[str, Any]]:
+    def _record(self, name: str, line: dict[str, Any], settings: Mapping[str, Any] | None) -> dict[str, Any]:
+        told = self.manifest.get("settings")
+        if settings is not None:
+            line["settings"] = dict(settings)
+            if told is not None:
+                told = {**told, **{part: _laid(told.get(part), value) for part, value in settings.items()}}
+        if self.manifest["steps"].get(name) != line or self.manifest.get("settings") != told:
+            self.manifest["steps"][name] = line
+            self.manifest.update({} if told is None else {"settings": told})
+            self._save()
+        return dict(line)
+
+    def _tried(self, name: str, key: str) -> dict[str, Any] | None:
+        # what a trial has made under this key, if it is whole
+        line = Run(self._trial).manifest["steps"].get(name)
+        if line is None or line["key"] != key:
+            return None
+        for artifact, entry in line["artifacts"].items():
+            path = self._trial / artifact
+            if not path.is_file() or artifacts.digest(path) != entry["digest"]:
+                return None
+        for artifact in line["artifacts"]:
+            artifacts.link(self._trial / artifact, self.folder / artifact)
+        return dict(line)
+
+    def _make(
+        self, name: str, step: Step, work: Work, outputs: Sequence[str] | Mapping[str, Digest]
+    ) -> dict[str, dict[str, Any]]:
         if isinstance(outputs, Mapping):
+            if outputs and name in self.manifest["steps"]:  # changed in its place: cut off, it is neither old nor new
+                self.manifest["steps"][name]["unfinished"] = True
+                self._save()
             work(step)
-            made = {name: {"digest": digest()} for name, digest in outputs.items()}
-            for name, entry in made.items():
+            made = {artifact: {"digest": digest()} for artifact, digest in outputs.items()}
+            for artifact, entry in made.items():
                 if entry["digest"] is None:
-                    raise DamagedArtifact("A step's result came out empty or damaged.", where=self.folder / name)
+                    raise DamagedArtifact("A step's result came out empty or damaged.", where=self.folder / artifact)
             return made
         drafts = self.folder / ".drafts"
         drafts.mkdir(parents=True, exist_ok=True)
         produced = work(step)
-        rows = {name: artifacts.write(drafts / name, produced[name]) for name in outputs}
-        for name in outputs:
-            (drafts / name).replace(self.folder / name)
-        return {name: {"digest": artifacts.digest(self.folder / name), "rows": rows[name]} for name in outputs}
+        rows = {one: artifacts.write(drafts / one, produced[one]) for one in outputs}
+        for artifact in outputs:
+            (drafts / artifact).replace(self.folder / artifact)
+        return {one: {"digest": artifacts.digest(self.folder / one), "rows": rows[one]} for one in outputs}
 
-    def _intact(self, done: Mapping[str, Any], outputs: Sequence[str] | Mapping[str, Digest]) -> bool:
+    def _intact(self, step: str, outputs: Sequence[str] | Mapping[str, Digest]) -> dict[str, Any] | None:
+        line = self.manifest["steps"].get(step)
+        if line is None or "unfinished" in line:
+            return None
         for name in outputs:
-            expected = done["artifacts"].get(name, {}).get("digest")
+            expected = line["artifacts"].get(name, {}).get("digest")
             if isinstance(outputs, Mapping):
                 found = outputs[name]()
             else:
                 path = self.folder / name
                 found = artifacts.digest(path) if path.is_file() else None
             if expected is None or found != expected:
-                return False
-        return True
+                return None
+        return dict(line)
 
     def _digest_of(self, artifact: str) -> str:
         for line in self.manifest["steps"].values():
             if artifact in line["artifacts"]:
                 return str(line["artifacts"][artifact]["digest"])
         raise RaftError(f"No step has made {artifact} yet.", where=self.folder, hint="raft build CORPUS")
+
+    @property
+    def _trial(self) -> Path:
+        return self.folder / "scratch" / "trial"
 
     def _scratch(self, name: str, key: str) -> Path:
         return self.folder / "scratch" / f"{name}-{key[:16]}"
@@ -229,7 +315,7 @@ class Run:
         empty = {"format": FORMAT, "raft": __version__, "steps": {}}
         try:
             manifest = json.loads(path.read_text(encoding="utf-8"))
-            manifest["steps"] = {name: line for name, line in manifest["steps"].items() if _is_line(line)}
+            manifest["steps"] = {name: line for name, line in manifest["steps"].items() if lineage.is_line(line)}
         except (FileNotFoundError, NotADirectoryError):
             return empty
         except (ValueError, KeyError, TypeError, AttributeError):
@@ -261,23 +347,5 @@ def existing(folder: Path) -> Run:
     return Run(folder)
 
 
-def is_locked(folder: Path) -> bool:
-    """Tell whether a process is writing to the run directory now."""
-    try:
-        with FileLock(folder / ".lock", timeout=0):
-            return False
-    except Timeout:
-        return True
-    except OSError:
-        return False
-
-
-def _is_line(line: Any) -> bool:
-    entries = line.get("artifacts") if isinstance(line, dict) else None
-    whole = isinstance(entries, dict) and all(isinstance(e, dict) and "digest" in e for e in entries.values())
-    return whole and "key" in line and "basis" in line
-
-
-def _digest(value: Any) -> str:
-    text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+def _laid(under: Any, over: Any) -> Any:
+    return {**under, **over} if isinstance(under, dict) and isinstance(over, dict) else over

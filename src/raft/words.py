@@ -102,7 +102,10 @@ def status(
         lines.append(
             f"  {name:<11} {'' if rows is None else f'{rows:,}':>9} {line['seconds']:>9,.1f}"
             f" {line.get('calls', 0):>8,.0f} {_step_cost(line):>9}  {line['finished']}"
+            + ("   made from what is gone" if line.get("stale") else "")
         )
+    if any(line.get("stale") for line in facts["steps"].values()) and not running:
+        lines += ["", f"  a build was stopped; next:  raft build CORPUS --out {facts['run']}   (goes on)"]
     if adapters:
         lines += [
             "",

@@ -24,7 +24,7 @@ from raft.errors import UsageError
 from raft.ledger import Ledger
 from raft.protocols import Completion, Failure, Generator, Request, Streamer, Tokenizer
 from raft.raftformat import PROMPTS, render_style
-from raft.run import Run
+from raft.run import Run, existing
 from raft.settings import Settings
 from raft.spending import Purse, enter
 from raft.stages import answering
@@ -61,7 +61,8 @@ class Shelf:
         if self._corpus is None or self._corpus.stamp != stamp:
             if self._corpus is not None:
                 self._corpus.close()
-            self._corpus = _Corpus(self.run, self.settings, stamp, self.paying)
+            self._corpus = None
+            self._corpus = _Corpus(existing(self.run.folder), self.settings, stamp, self.paying)
         return self._corpus.search(questions, k)
 
     def relevance(self, questions: Sequence[str], passages: Sequence[Sequence[Passage]]) -> list[float]:
@@ -108,6 +109,7 @@ class _Corpus:
         for name in ("documents.parquet", "chunks.parquet"):
             if not (run.folder / name).is_file():
                 raise artifacts.missing(run.folder / name)
+        run.require(*seams.searched(settings))
         self._index = seams.open_retriever(run.folder, settings, run.manifest["collection"], ledger)
         self.embed = self._index.embedder.embed
         documents = pl.concat(list(run.stream("documents.parquet", ["doc_id", "path", "title"])))

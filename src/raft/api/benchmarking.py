@@ -16,7 +16,7 @@ from raft import adapters, artifacts, modelcard, questionfiles
 from raft.api import locality
 from raft.api.opened import Built
 from raft.api.resumed import settings_of, writable
-from raft.api.seams import fresh_search, open_model, open_retriever, question_embedder
+from raft.api.seams import fresh_search, open_model, open_retriever, question_embedder, searched
 from raft.backends import hubsets, models
 from raft.backends.weights import Weights
 from raft.errors import UsageError
@@ -83,6 +83,7 @@ def bench(
     name = run.manifest["collection"]
     with run.writing(), closing(Ledger(chosen.ledger or run.folder / "ledger.sqlite")) as ledger:
         enter(ledger, name, "benchmark")
+        run.require(*searched(chosen), "examples")
         rows = _questions(built, questions)
         tuned = _adapter(built, adapter, chosen)
         if tuned is None and (blind_pairs is not None or ratings is not None):

@@ -4,18 +4,19 @@ import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
-from raft import config, estimates, pipeline, prompts
+from raft import config, estimates, lineage, pipeline, prompts
 from raft.api import locality
 from raft.api.opened import Built
 from raft.api.seams import circumstances, open_seams
 from raft.backends import models
 from raft.errors import UsageError
 from raft.ledger import Ledger
-from raft.pipeline import estimating
+from raft.pipeline import building as steps
+from raft.pipeline import estimating, surveying
 from raft.run import Run
 from raft.settings import Settings
 from raft.spending import enter
@@ -129,7 +130,7 @@ def build(
         settings=settings,
     )
     tell = listen or (lambda event, facts: None)
-    with opened(task, tell, checked=True) as site:
+    with opened(task, tell, building=True) as site:
         pipeline.build(site.run, task.settings, site.seams, task.sources, way=task.way, listen=tell)
     return Built(task.folder)
 
@@ -172,28 +173,33 @@ def described(
 
 
 @contextmanager
-def opened(task: Task, tell: pipeline.Listen, *, checked: bool) -> Iterator[Site]:
+def opened(task: Task, tell: pipeline.Listen, *, building: bool) -> Iterator[Site]:
     """Hold the run directory for writing, with the models and indexes open.
+
+    What the run was built with stays in the manifest until it is built with something else.
 
     Args:
         task: what is to be built.
         tell: told of steps and replies.
-        checked: before the first call that costs money the whole build is estimated, told ("estimated"), and refused
-            where it has to be confirmed.
+        building: it is built now. Where that may cost money, the whole build is estimated before its first step, told
+            ("estimated"), and refused where it has to be confirmed.
     """
     chosen, folder = task.settings, task.folder
+    paid = models.is_hosted(chosen.generator.model) or models.is_hosted(chosen.index.embedder)
     sites: list[Site] = []
     passed: list[estimates.Estimate] = []
 
     def report(name: str, state: str) -> None:
         if state == "begins" and sites:
             sites[0].step = name
+            if paid:
+                check()
             enter(sites[0].ledger, sites[0].collection, name)
         tell(state, {"step": name, "line": run.manifest["steps"].get(name, {})})
 
     def check() -> None:
-        if checked and sites and not passed:
-            found = estimated(task, sites[0])
+        if building and sites and not passed:
+            found = estimated(task, sites[0], lambda event, facts: tell(event, facts) if event == "begins" else None)
             tell("estimated", found.summary())
             estimates.confirm(found)
             passed.append(found)
@@ -202,33 +208,52 @@ def opened(task: Task, tell: pipeline.Listen, *, checked: bool) -> Iterator[Site
     with run.writing(), closing(Ledger(chosen.ledger or folder / "ledger.sqlite")) as ledger:
         collection = run.manifest.get("collection") or f"raft-{hashlib.sha256(os.urandom(16)).hexdigest()[:12]}"
         seams = open_seams(folder, chosen, ledger, collection, tell, check=check)
-        run.describe(
-            settings=chosen.model_dump(mode="json"),
-            corpus=list(chosen.corpus),
-            skipped=[list(entry) for entry in task.skipped],
-            collection=collection,
-            models={
+        facts: dict[str, Any] = {
+            "settings": chosen.model_dump(mode="json"),
+            "corpus": list(chosen.corpus),
+            "skipped": [list(entry) for entry in task.skipped],
+            "models": {
                 "generator": seams.generator.identity,
                 "embedder": seams.embedder.identity,
                 "student": seams.student.identity,
             },
-        )
+        }
+        told = run.manifest.get("settings")
+        if told is None or not run.manifest["steps"]:  # nothing is there that could be taken for built with them
+            run.describe(**facts, collection=collection)
+        elif building:  # money is the run's, however far this build comes
+            cap = chosen.generator.max_cost
+            run.describe(
+                settings={**told, "generator": {**told.get("generator", {}), "max_cost": cap}}, collection=collection
+            )
+        lineage.trust(run.manifest["steps"], pipeline.STEPS)
         sites.append(Site(run, ledger, collection, seams))
         yield sites[0]
+        if building:
+            run.describe(**facts)
+            run.end_trial()
 
 
-def estimated(task: Task, site: Site, sample: int = 0) -> estimates.Estimate:
-    """Return what a build would ask from where it has come to; its documents, chunks and survey are there.
+def estimated(task: Task, site: Site, tell: pipeline.Listen, sample: int = 0) -> estimates.Estimate:
+    """Return what a build would ask from where it has come to; what that takes is made in a trial, and kept for it.
 
     Args:
         task: what is to be built.
-        site: its run directory.
+        site: its run directory, of which nothing is changed.
+        tell: told of the steps of the trial.
         sample: so many requests are asked in earnest, to learn from them.
     """
+    trial = site.run.trial(
+        lambda name, state: tell(state, {"step": name, "line": trial.manifest["steps"].get(name, {})})
+    )
+    steps.read_documents(trial, task.settings, task.sources)
+    aside = surveying.set_aside(trial, task.settings)
+    steps.cut_chunks(trial, task.settings, site.seams.embedder)
+    surveying.survey_chunks(trial, task.settings, way=task.way, aside=aside)
     if sample:
         enter(site.ledger, site.collection, "sample")
-    return estimating.estimate(
-        site.run,
+    found = estimating.estimate(
+        trial,
         task.settings,
         circumstances(task.settings, site.ledger, site.collection, site.seams),
         way=task.way,
@@ -236,6 +261,7 @@ def estimated(task: Task, site: Site, sample: int = 0) -> estimates.Estimate:
         sample=sample,
         ask=site.seams.generator.complete,
     )
+    return replace(found, run=str(site.run.folder))
 
 
 def _settings(file: str | Path | None, overrides: Mapping[str, Any]) -> Settings:

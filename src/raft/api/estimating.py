@@ -10,8 +10,6 @@ from raft.api.building import Options, described, estimated, opened
 from raft.errors import UsageError
 from raft.estimates import Estimate
 from raft.ledger import Ledger
-from raft.pipeline import building as steps
-from raft.pipeline import surveying
 from raft.spending import Purse
 
 
@@ -25,7 +23,8 @@ def estimate(
 ) -> Estimate:
     """Say what a build would ask and cost; nothing is spent, but for a sample.
 
-    Documents are read, chunks are cut and surveyed as the build would, and kept for it.
+    Documents are read, chunks are cut and surveyed as the build would, and kept for it; nothing of a run that is there
+    already is changed.
 
     Args:
         corpus: as for `build`.
@@ -43,13 +42,8 @@ def estimate(
         raise UsageError(f"A sample of {sample} requests cannot be taken.", where="sample", hint="--sample 10")
     task = described(corpus, out, **options)
     tell = listen or (lambda event, facts: None)
-    with opened(task, tell, checked=False) as site:
-        steps.read_documents(site.run, task.settings, task.sources)
-        aside = surveying.set_aside(site.run, task.settings)
-        steps.cut_chunks(site.run, task.settings, site.seams.embedder)
-        surveying.survey_chunks(site.run, task.settings, way=task.way, aside=aside)
-        site.step = "questions"
-        found = estimated(task, site, sample)
+    with opened(task, tell, building=False) as site:
+        found = estimated(task, site, tell, sample)
         return replace(found, spent=_spent(site.ledger, site.collection))
 
 

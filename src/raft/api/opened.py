@@ -7,16 +7,20 @@ from typing import Any
 
 import polars as pl
 
-from raft import adapters
+from raft import adapters, lineage
 from raft.answers import Answer
 from raft.api import locality
 from raft.api.asking import Answerer, Shelf
-from raft.api.seams import open_retriever
+from raft.api.seams import open_retriever, searched
 from raft.errors import DamagedArtifact
+from raft.pipeline import STEPS
 from raft.protocols import Retriever
 from raft.run import existing
 from raft.settings import Settings
 from raft.stages.answering import WhenUnsupported
+
+_UNTOLD = ("key", "basis", "artifacts", "inputs", "settings", "unfinished")
+"""What a step's line holds for the run alone."""
 
 
 class Built:
@@ -89,6 +93,7 @@ class Built:
             UsageError: `local_only` is set, and index or embedder is not on this machine.
         """
         locality.check(self.settings, asked={})
+        self._run.require(*searched(self.settings))
         return open_retriever(self.folder, self.settings, self.manifest["collection"], self._shelf.paying)
 
     @property
@@ -156,11 +161,14 @@ class Built:
         return Shelf(self._run, self.settings)
 
     def summary(self) -> dict[str, Any]:
-        """Return what was built in numbers, as JSON values."""
+        """Return what was built in numbers, as JSON values; a step that a build left behind is `stale`."""
         steps: dict[str, Any] = {}
+        unused = set() if self.settings.index.hybrid else {"lexical"}
+        stale = lineage.stale(self.manifest["steps"]) & {*STEPS} - unused
         for name, line in self.manifest["steps"].items():
             rows = {artifact: entry["rows"] for artifact, entry in line["artifacts"].items() if "rows" in entry}
-            steps[name] = {"rows": rows, **{k: line[k] for k in line if k not in ("key", "basis", "artifacts")}}
+            steps[name] = {"rows": rows, **{k: line[k] for k in line if k not in _UNTOLD}}
+            steps[name] |= {"stale": True} if name in stale else {}
         about = {name: self.manifest.get(name) for name in ("raft", "corpus", "models", "skipped")}
         return {"run": str(self.folder), **about, "steps": steps}
 

@@ -94,6 +94,7 @@ def export(folder: str | Path, *, format: str, out: str | Path | None = None) ->
         UsageError: there is no run, or the format is unknown.
     """
     run = Built(folder)
+    run._run.require("examples")
     target = Path(out) if out is not None else run.folder / f"export-{format}"
     return exporting.export(run.examples, run.settings.student, format=format, out=target)
 

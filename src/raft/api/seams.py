@@ -161,6 +161,11 @@ class _Nobody:
         yield [(i, Failure(UNASKED, "it was not asked yet")) for i, is_wanted in enumerate(wanted) if is_wanted]
 
 
+def searched(settings: Settings) -> list[str]:
+    """Return the steps that made what `open_retriever` opens."""
+    return ["index", "lexical"] if settings.index.hybrid else ["index"]
+
+
 def open_retriever(folder: Path, settings: Settings, collection: str, ledger: Callable[[], Ledger]) -> Retriever:
     """Open the index of a run directory for searching.
 

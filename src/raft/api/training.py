@@ -81,7 +81,7 @@ def train(
     }
     trainer = open_trainer(chosen.training.backend)
     with run.writing():
-        card = training.train(
+        return training.train(
             run,
             _plan(chosen),
             trainer,
@@ -89,9 +89,6 @@ def train(
             facts=facts,
             listen=tell,
         )
-        if chosen.student != built.settings.student:
-            run.describe(settings={**run.manifest["settings"], "student": chosen.student})
-    return card
 
 
 def _check_changeable(changes: Mapping[str, Any], folder: str | Path) -> None:

@@ -18,13 +18,20 @@ from raft.copies import near_copies
 from raft.errors import RaftError
 from raft.pipeline.reading import documents_listed, read_documents
 from raft.pipeline.surveying import SURVEY, read_survey, set_aside, survey_chunks
+from raft.planning import Prompts
+from raft.prompts import Prompt
 from raft.protocols import Embedder, Generator, Indexes, Listen, Tokenizer
 from raft.raftformat import PROMPTS, render_style
 from raft.run import Run, Step
-from raft.settings import Settings
-from raft.stages import cleaning, corpus, examples, questions, split, styling
+from raft.settings import AnswerStyle, Cleaning, Examples, Settings, Split
+from raft.stages import cleaning, corpus, questions, styling
+from raft.stages import examples as rows
+from raft.stages import split as parting
 
-__all__ = ["Seams", "build", "cut_chunks", "documents_listed", "read_documents"]
+STEPS = ("documents", "privacy", "chunks", "survey", "index", "lexical", "questions", "cleaned", "examples")
+"""The steps of a build, in their order."""
+
+__all__ = ["STEPS", "Seams", "build", "cut_chunks", "documents_listed", "read_documents"]
 
 
 @dataclass(frozen=True)
@@ -66,36 +73,36 @@ def build(
 
 def cut_chunks(run: Run, settings: Settings, embedder: Embedder) -> None:
     """Documents to `chunks.parquet`, counted in the embedder's tokens."""
-    shape = {
-        "tokens": settings.chunking.tokens,
-        "overlap": settings.chunking.overlap,
-        "max_tokens": embedder.max_tokens,
-    }
-
-    def work(step: Step) -> Mapping[str, Output]:
-        known = step.previous("chunks.parquet", _document_and_digest)
-        frames = corpus.chunk_documents(
-            run.stream("documents.parquet"),
-            embedder.tokenizer,
-            **shape,
-            repeated=repeated_lines(run.stream("documents.parquet")),
-            previous=None if known is None else (lambda doc_id, sha256: known((doc_id, sha256))),
-        )
-        return {"chunks.parquet": notes.noting(frames, partial(notes.chunks, step.notes))}
-
-    run.step(
+    run.make(
         "chunks",
-        work,
+        _cut,
         version=1,
         outputs=["chunks.parquet"],
         inputs=["documents.parquet"],
-        using={**shape, "tokenizer": embedder.tokenizer.identity},
+        using={
+            **settings.chunking.model_dump(include={"tokens", "overlap"}),
+            "max_tokens": embedder.max_tokens,
+            "tokenizer": embedder.tokenizer,
+        },
     )
+
+
+def _cut(step: Step, *, tokenizer: Tokenizer, **shape: int) -> Mapping[str, Output]:
+    known = step.previous("chunks.parquet", _document_and_digest)
+    frames = corpus.chunk_documents(
+        step.run.stream("documents.parquet"),
+        tokenizer,
+        **shape,
+        repeated=repeated_lines(step.run.stream("documents.parquet")),
+        previous=None if known is None else (lambda doc_id, sha256: known((doc_id, sha256))),
+    )
+    return {"chunks.parquet": notes.noting(frames, partial(notes.chunks, step.notes))}
 
 
 def fill_indexes(run: Run, settings: Settings, seams: Seams) -> None:
     """Chunks to `index/` and, with hybrid search, `lexical/`."""
-    indexes, chunks = seams.indexes, partial(run.stream, "chunks.parquet", ["chunk_id", "doc_id", "heading", "text"])
+    indexes, chosen, read = seams.indexes, settings.index, ["chunks.parquet"]
+    chunks = partial(run.stream, "chunks.parquet", ["chunk_id", "doc_id", "heading", "text"])
 
     def dense(step: Step) -> Mapping[str, Output]:
         step.notes.update(indexes.sync(chunks))
@@ -105,60 +112,45 @@ def fill_indexes(run: Run, settings: Settings, seams: Seams) -> None:
         indexes.build_lexical(chunks)
         return {}
 
-    using = {"embedder": seams.embedder.identity, "url": settings.index.url}
-    read = ["chunks.parquet"]
-    run.step("index", dense, version=1, outputs={"index": indexes.digest}, inputs=read, using=using)
-    if settings.index.hybrid:
+    run.step(
+        "index",
+        dense,
+        version=1,
+        outputs={"index": indexes.digest},
+        inputs=read,
+        using={"embedder": seams.embedder, "url": chosen.url},
+        settings={"index": chosen.model_dump(mode="json", include={"embedder", "api_base", "url"})},
+    )
+    if chosen.hybrid:
         run.step("lexical", lexical, version=1, outputs={"lexical": indexes.lexical_digest}, inputs=read)
 
 
 def ask_questions(run: Run, settings: Settings, generator: Generator, *, way: str, listen: Listen) -> None:
     """Chunks that were surveyed to `questions.parquet`; what is not delivered to `failures.parquet`."""
-    openings = prompts.load_text("openings.yaml", settings.prompts)
     used = questions.read_prompts(settings.prompts)
     asked = settings.questions
-
-    def work(step: Step) -> Mapping[str, Output]:
-        failures: list[dict[str, Any]] = []
-        frames = questions.ask(
-            run.stream("chunks.parquet"),
-            read_survey(run),
-            generator,
-            used,
-            way=way,
-            kinds=asked.kinds,
-            per_chunk=asked.per_chunk,
-            limit=asked.limit,
-            model=settings.generator.model,
-            failures=failures,
-            planned=lambda count: listen("planned", {"questions": count}),
-        )
-        return {
-            "questions.parquet": notes.noting(frames, partial(notes.questions, step.notes)),
-            "failures.parquet": notes.failures_frame(failures, step.notes),
-        }
-
-    line = run.step(
+    decide = "decision" in asked.kinds
+    using = {
+        "generator": generator,
+        "way": way,
+        "attempts": settings.generator.attempts,
+        "prompts": [
+            *(used.answer_first, used.items, used.comparison, used.unanswerable, used.span),
+            *([used.decision] if decide else []),
+        ],
+        "openings": prompts.load_text("openings.yaml", settings.prompts),
+        **({"decisions": decisions.VERSION} if decide else {}),
+        **asked.model_dump(mode="json", exclude={"way"}),
+    }
+    line = run.make(
         "questions",
-        work,
+        _ask,
         version=3,
         outputs=["questions.parquet", "failures.parquet"],
         inputs=["chunks.parquet", SURVEY],
-        using={
-            "generator": generator.identity,
-            "way": way,
-            "attempts": settings.generator.attempts,
-            "prompts": [
-                one.digest
-                for one in (
-                    *(used.answer_first, used.items, used.comparison, used.unanswerable, used.span),
-                    *([used.decision] if "decision" in asked.kinds else []),
-                )
-            ],
-            "openings": openings,
-            **({"decisions": decisions.VERSION} if "decision" in asked.kinds else {}),
-            **asked.model_dump(mode="json"),
-        },
+        using=using,
+        formerly={**using, "way": asked.way},
+        beside={"used": used, "model": settings.generator.model, "listen": listen},
     )
     if not line["artifacts"]["questions.parquet"]["rows"]:
         came = [f"{row['message']}: {row['reply'][:200]!r}" for row in run.read("failures.parquet").head(3).to_dicts()]
@@ -169,121 +161,134 @@ def ask_questions(run: Run, settings: Settings, generator: Generator, *, way: st
         )
 
 
+def _ask(
+    step: Step,
+    *,
+    generator: Generator,
+    way: str,
+    kinds: Sequence[str],
+    per_chunk: float,
+    limit: int | None,
+    used: Prompts,
+    model: str,
+    listen: Listen,
+    **_: Any,
+) -> Mapping[str, Output]:
+    failures: list[dict[str, Any]] = []
+    frames = questions.ask(
+        step.run.stream("chunks.parquet"),
+        read_survey(step.run),
+        generator,
+        used,
+        way=way,
+        kinds=kinds,
+        per_chunk=per_chunk,
+        limit=limit,
+        model=model,
+        failures=failures,
+        planned=lambda count: listen("planned", {"questions": count}),
+    )
+    return {
+        "questions.parquet": notes.noting(frames, partial(notes.questions, step.notes)),
+        "failures.parquet": notes.failures_frame(failures, step.notes),
+    }
+
+
 def clean_and_split(run: Run, settings: Settings, seams: Seams, own: pl.DataFrame | None) -> None:
     """Questions to `cleaned.parquet` (each with its reason, or its split) and `eval.jsonl`; `own` are the user's."""
-    documents = documents_listed(run)
-    parts = settings.split
-    copies = _copies(run)
-    held_out = split.hold_out(documents, share=parts.unseen, seed=settings.seed, besides=parts.hold_out, copies=copies)
-    rules = settings.cleaning
-    judge = prompts.load("judge", settings.prompts) if rules.judge else None
-    limits = rules.model_dump(include={"min_words", "max_words", "max_answer_words", "similarity", "judge_minimum"})
-
-    def work(step: Step) -> Mapping[str, Output]:
-        asked = run.read("questions.parquet")
-        with seams.indexes.open() as retriever:
-            cleaned = cleaning.clean(
-                asked,
-                _golden_chunks(run, asked),
-                retriever=retriever,
-                embedder=seams.embedder,
-                held_out=held_out,
-                round_trip_k=min(
-                    rules.round_trip or settings.index.k, settings.index.k, max(1, _rows(run, "chunks") // 3)
-                ),
-                judge=seams.generator if judge else None,
-                judge_prompt=judge,
-                **limits,
-            )
-        parted = split.split(
-            cleaned,
-            held_out=held_out,
-            user_questions=own,
-            embedder=seams.embedder,
-            similarity=rules.similarity,
-            seen=parts.seen,
-            valid=parts.valid,
-            seed=settings.seed,
-            copies=copies,
-        )
-        measured = split.evaluation_rows(parted, documents, own)
-        split.check_leaks(parted, measured, held_out=held_out)
-        step.notes["held_out"] = sorted(held_out)
-        step.notes["reasons"] = notes.counts(parted, "reason")
-        step.notes["splits"] = notes.counts(parted, "split") | ({"user": own.height} if own is not None else {})
-        return {"cleaned.parquet": parted, "eval.jsonl": measured}
-
-    run.step(
+    parts, k, copies = settings.split, settings.index.k, _copies(run)
+    run.make(
         "cleaned",
-        work,
+        _clean,
         version=2,
         outputs=["cleaned.parquet", "eval.jsonl"],
         inputs=["questions.parquet", "chunks.parquet", *_index_inputs(settings)],
         using={
-            "rules": rules.model_dump(mode="json"),
+            "rules": settings.cleaning,
             "split": parts.model_dump(mode="json", exclude=None if parts.hold_out else {"hold_out"}),
-            "k": settings.index.k,
+            "k": k,
             "seed": settings.seed,
-            "embedder": seams.embedder.identity,
-            "evaluation": own.to_dicts() if own is not None else None,
-            "judge": [judge.digest, seams.generator.identity] if judge else None,
+            "embedder": seams.embedder,
+            "evaluation": own,
+            "judge": [prompts.load("judge", settings.prompts), seams.generator] if settings.cleaning.judge else None,
             **({"copies": copies} if copies else {}),
         },
+        beside={"indexes": seams.indexes},
+        settings={"index": {"k": k, "hybrid": settings.index.hybrid}},
     )
+
+
+def _clean(
+    step: Step,
+    *,
+    rules: Cleaning,
+    split: Mapping[str, Any],
+    k: int,
+    seed: int,
+    embedder: Embedder,
+    evaluation: pl.DataFrame | None,
+    judge: tuple[Prompt, Generator] | None,
+    indexes: Indexes,
+    copies: Sequence[Sequence[str]] = (),
+) -> Mapping[str, Output]:
+    run, own, parts = step.run, evaluation, Split(**split)
+    documents, asked = documents_listed(run), run.read("questions.parquet")
+    held_out = parting.hold_out(documents, share=parts.unseen, seed=seed, besides=parts.hold_out, copies=copies)
+    prompt, generator = judge or (None, None)
+    with indexes.open() as retriever:
+        cleaned = cleaning.clean(
+            asked,
+            _golden_chunks(run, asked),
+            retriever=retriever,
+            embedder=embedder,
+            held_out=held_out,
+            round_trip_k=min(rules.round_trip or k, k, max(1, _rows(run, "chunks") // 3)),
+            judge=generator,
+            judge_prompt=prompt,
+            **rules.model_dump(include={"min_words", "max_words", "max_answer_words", "similarity", "judge_minimum"}),
+        )
+    parted = parting.split(
+        cleaned,
+        held_out=held_out,
+        user_questions=own,
+        embedder=embedder,
+        similarity=rules.similarity,
+        seen=parts.seen,
+        valid=parts.valid,
+        seed=seed,
+        copies=copies,
+    )
+    measured = parting.evaluation_rows(parted, documents, own)
+    parting.check_leaks(parted, measured, held_out=held_out)
+    step.notes["held_out"] = sorted(held_out)
+    step.notes["reasons"] = notes.counts(parted, "reason")
+    step.notes["splits"] = notes.counts(parted, "split") | ({"user": own.height} if own is not None else {})
+    return {"cleaned.parquet": parted, "eval.jsonl": measured}
 
 
 def build_examples(run: Run, settings: Settings, seams: Seams) -> None:
     """Kept questions to `examples.parquet`, `train.jsonl` and `valid.jsonl`."""
     wanted, style = settings.examples, settings.answer_style
-    prompt = prompts.load(PROMPTS[wanted.quotes], settings.prompts)
-    restyle = prompts.load("restyle", settings.prompts)
-    words = render_style(**style.model_dump())
-    schema = style.format if isinstance(style.format, dict) else None
-
-    def work(step: Step) -> Mapping[str, Output]:
-        cleaned = run.read("cleaned.parquet")
-        held_out = frozenset(run.manifest["steps"]["cleaned"]["notes"]["held_out"])
-        answers: dict[str, str] | None = None
-        if words:
-            answers, failed = styling.restyle(cleaned, seams.generator, restyle, style=words, schema=schema)
-            step.notes["not_restyled"] = failed
-            if schema is not None:
-                cleaned = cleaned.filter(~pl.col("question_id").is_in(failed))
-        with seams.indexes.open() as retriever:
-            made, report = examples.build_examples(
-                cleaned,
-                run.read("chunks.parquet"),
-                retriever=retriever,
-                tokenizer=seams.student,
-                prompt=prompt,
-                style=words,
-                held_out=held_out,
-                seed=settings.seed,
-                titles=dict(documents_listed(run).select("doc_id", "title").iter_rows()),
-                styled_answers=answers,
-                **wanted.model_dump(),
-            )
-        step.notes.update(report)
-        return {
-            "examples.parquet": made,
-            "train.jsonl": examples.chat_lines(made, "train"),
-            "valid.jsonl": examples.chat_lines(made, "valid"),
-        }
-
-    line = run.step(
+    told = {"student", "examples", "answer_style", "prompts"}
+    line = run.make(
         "examples",
-        work,
+        _write_examples,
         version=3,
         outputs=["examples.parquet", "train.jsonl", "valid.jsonl"],
         inputs=["cleaned.parquet", "chunks.parquet", *_index_inputs(settings)],
         using={
-            "examples": wanted.model_dump(mode="json"),
-            "style": style.model_dump(mode="json"),
-            "prompts": [prompt.digest, restyle.digest],
-            "generator": seams.generator.identity if words else None,
-            "student": seams.student.identity,
+            "examples": wanted,
+            "style": style,
+            "prompts": [
+                prompts.load(PROMPTS[wanted.quotes], settings.prompts),
+                prompts.load("restyle", settings.prompts),
+            ],
+            "generator": seams.generator if render_style(**style.model_dump()) else None,
+            "student": seams.student,
             "seed": settings.seed,
         },
+        beside={"indexes": seams.indexes},
+        settings=settings.model_dump(mode="json", include=told),
     )
     if not line["artifacts"]["train.jsonl"]["rows"]:
         raise RaftError(
@@ -308,6 +313,48 @@ def _copies(run: Run) -> list[list[str]]:
         run.describe(copies=known)
     groups: list[list[str]] = known["groups"]
     return groups
+
+
+def _write_examples(
+    step: Step,
+    *,
+    examples: Examples,
+    style: AnswerStyle,
+    prompts: tuple[Prompt, Prompt],
+    generator: Generator | None,
+    student: Tokenizer,
+    seed: int,
+    indexes: Indexes,
+) -> Mapping[str, Output]:
+    run, cleaned, words = step.run, step.run.read("cleaned.parquet"), render_style(**style.model_dump())
+    prompt, restyle = prompts
+    answers: dict[str, str] | None = None
+    if generator is not None:
+        schema = style.format if isinstance(style.format, dict) else None
+        answers, failed = styling.restyle(cleaned, generator, restyle, style=words, schema=schema)
+        step.notes["not_restyled"] = failed
+        if schema is not None:
+            cleaned = cleaned.filter(~pl.col("question_id").is_in(failed))
+    with indexes.open() as retriever:
+        made, report = rows.build_examples(
+            cleaned,
+            run.read("chunks.parquet"),
+            retriever=retriever,
+            tokenizer=student,
+            prompt=prompt,
+            style=words,
+            held_out=frozenset(run.manifest["steps"]["cleaned"]["notes"]["held_out"]),
+            seed=seed,
+            titles=dict(documents_listed(run).select("doc_id", "title").iter_rows()),
+            styled_answers=answers,
+            **examples.model_dump(),
+        )
+    step.notes.update(report)
+    return {
+        "examples.parquet": made,
+        "train.jsonl": rows.chat_lines(made, "train"),
+        "valid.jsonl": rows.chat_lines(made, "valid"),
+    }
 
 
 def _document_and_digest(table: pl.DataFrame) -> pl.Series:

@@ -91,16 +91,9 @@ def look_through(run: Run, settings: Settings) -> None:
         RaftError: something was found, and `privacy.found` is "refuse".
     """
     mode = settings.privacy.found
-
-    def work(step: Step) -> Mapping[str, Output]:
-        if mode != "ignore":
-            rows = (row for frame in run.stream("documents.parquet") for row in frame.iter_rows(named=True))
-            step.notes.update(_noted(rows, redacted=mode == "redact"))
-        return {}
-
-    line = run.step(
+    line = run.make(
         "privacy",
-        work,
+        _look_through,
         version=privacy.RULES,
         outputs=[],
         inputs=["documents.parquet"],
@@ -115,6 +108,13 @@ def look_through(run: Run, settings: Settings) -> None:
             where="; ".join([*shown, *([f"and {more:,} more documents"] if more else [])]),
             hint="take them out of the documents, or have them replaced: --set privacy.found=redact",
         )
+
+
+def _look_through(step: Step, *, found: str) -> Mapping[str, Output]:
+    if found != "ignore":
+        rows = (row for frame in step.run.stream("documents.parquet") for row in frame.iter_rows(named=True))
+        step.notes.update(_noted(rows, redacted=found == "redact"))
+    return {}
 
 
 def _file_and_digest(table: pl.DataFrame) -> pl.Series:

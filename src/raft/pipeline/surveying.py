@@ -31,27 +31,30 @@ def survey_chunks(run: Run, settings: Settings, *, way: str, aside: frozenset[st
     It comes before the index, since the estimate rests on it, and embedding may be the first thing that costs money.
     """
     needs = surveying.needed(way, settings.questions.kinds)
-    openings = prompts.load_text("openings.yaml", settings.prompts)
+    compared = not needs.isdisjoint({"alike", "pairs"})
     path = run.folder / SURVEY
-
-    def work(step: Step) -> Mapping[str, Output]:
-        frames = run.stream("chunks.parquet", list(surveying.COLUMNS))
-        asked = (frame.filter(~pl.col("doc_id").is_in(list(aside))) for frame in frames)
-        artifacts.atomically(path, surveying.to_json(surveying.survey(asked, read_openings(openings), needs)))
-        return {}
-
-    run.step(
+    run.make(
         "survey",
-        work,
+        _survey,
         version=1,
         outputs={SURVEY: lambda: artifacts.digest(path) if path.is_file() else None},
         inputs=["chunks.parquet"],
         using={
-            "needs": sorted(needs),
-            **({"without": sorted(aside)} if aside else {}),
-            **({} if needs.isdisjoint({"alike", "pairs"}) else {"openings": openings}),
+            "needs": needs,
+            **({"without": aside} if aside else {}),
+            **({"openings": prompts.load_text("openings.yaml", settings.prompts)} if compared else {}),
         },
     )
+
+
+def _survey(
+    step: Step, *, needs: frozenset[str], without: frozenset[str] = frozenset(), openings: str | None = None
+) -> Mapping[str, Output]:
+    frames = step.run.stream("chunks.parquet", list(surveying.COLUMNS))
+    asked = (frame.filter(~pl.col("doc_id").is_in(list(without))) for frame in frames)
+    found = surveying.survey(asked, read_openings(openings) if openings else [], needs)
+    artifacts.atomically(step.folder / SURVEY, surveying.to_json(found))
+    return {}
 
 
 def read_survey(run: Run) -> Survey:

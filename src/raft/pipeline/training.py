@@ -116,6 +116,7 @@ def train(
         outputs={f"adapters/{name}": partial(adapters.digest, folder)},
         inputs=["examples.parquet"],
         using=made_of,
+        settings={"student": plan.student},
     )
     adapters.set_current(run.folder, name)
     return adapters.read_card(folder)
@@ -142,6 +143,7 @@ def examples_digest(run: Run) -> str:
             where=path,
             hint=f"raft build CORPUS --out {run.folder}   (builds them anew from the ledger)",
         )
+    run.require("examples")
     return known
 
 

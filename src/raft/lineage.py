@@ -1,0 +1,70 @@
+"""What a step was made of: the key that names it, and whether what it read is still what is there."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import polars as pl
+from pydantic import BaseModel
+
+Lines = Mapping[str, dict[str, Any]]
+"""The steps of a manifest, by name."""
+
+
+def named(value: Any) -> Any:
+    """Return what stands for a value in a step's key, as a JSON value: an identity, a digest, or what it holds."""
+    if isinstance(value, Mapping):
+        return {name: named(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [named(one) for one in value]
+    if isinstance(value, set | frozenset):
+        return sorted(value)
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if isinstance(value, pl.DataFrame):
+        return value.to_dicts()
+    return getattr(value, "identity", getattr(value, "digest", value))
+
+
+def key(name: str, version: int, using: Mapping[str, Any], given: Any, read: Mapping[str, str]) -> tuple[str, str]:
+    """Return a step's basis, which is everything but its inputs, and its key (both SHA-256, hex)."""
+    basis = _digest({"step": name, "version": version, "using": named(using)})
+    return basis, _digest({"basis": basis, "given": given, "inputs": read})
+
+
+def trust(lines: Lines, order: Sequence[str]) -> None:
+    """Take lines that don't say what they were made from at their word: from what lies before them in `order`."""
+    before: dict[str, str] = {}
+    for line in (lines[name] for name in order if name in lines):
+        line.setdefault("inputs", dict(before))
+        before |= {artifact: entry["digest"] for artifact, entry in line["artifacts"].items()}
+
+
+def stale(lines: Lines) -> set[str]:
+    """Return the steps that were not finished, or were made from something else than what is there now."""
+    there = {name: entry["digest"] for line in lines.values() for name, entry in line["artifacts"].items()}
+    maker = {artifact: name for name, line in lines.items() for artifact in line["artifacts"]}
+    found: set[str] = set()
+    while True:
+        more = {
+            name
+            for name, line in lines.items()
+            if "unfinished" in line
+            or any(there.get(one) != digest or maker[one] in found for one, digest in line.get("inputs", {}).items())
+        }
+        if more == found:
+            return found
+        found = more
+
+
+def is_line(line: Any) -> bool:
+    """Tell whether a value of the manifest is the line of a step."""
+    entries = line.get("artifacts") if isinstance(line, dict) else None
+    whole = isinstance(entries, dict) and all(isinstance(e, dict) and "digest" in e for e in entries.values())
+    return whole and "key" in line and "basis" in line
+
+
+def _digest(value: Any) -> str:
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
