@@ -11,11 +11,12 @@ from typing import Any
 
 import polars as pl
 
-from raft import decisions, notes, prompts, questionfiles
+from raft import items, notes, prompts, questionfiles
 from raft.artifacts import Output
 from raft.boilerplate import repeated_lines
 from raft.copies import near_copies
 from raft.errors import RaftError
+from raft.kinds import KINDS
 from raft.pipeline.reading import documents_listed, read_documents
 from raft.pipeline.surveying import SURVEY, read_survey, set_aside, survey_chunks
 from raft.protocols import Embedder, Generator, Indexes, Tokenizer
@@ -121,6 +122,7 @@ def ask_questions(run: Run, settings: Settings, generator: Generator, *, way: st
     openings = prompts.load_text("openings.yaml", settings.prompts)
     used = questions.read_prompts(settings.prompts)
     asked = settings.questions
+    kinds = [kind for kind, its in KINDS.items() if its.version and kind in asked.kinds]
 
     def work(step: Step) -> Mapping[str, Output]:
         failures: list[dict[str, Any]] = []
@@ -156,11 +158,12 @@ def ask_questions(run: Run, settings: Settings, generator: Generator, *, way: st
                 one.digest
                 for one in (
                     *(used.answer_first, used.items, used.comparison, used.unanswerable, used.span),
-                    *([used.decision] if "decision" in asked.kinds else []),
+                    *(getattr(used, kind) for kind in kinds),
                 )
             ],
             "openings": openings,
-            **({"decisions": decisions.VERSION} if "decision" in asked.kinds else {}),
+            **{f"{kind}s": KINDS[kind].version for kind in kinds},
+            **({"items": items.VERSION} if way == "items" else {}),
             **asked.model_dump(mode="json"),
         },
     )
