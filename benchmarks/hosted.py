@@ -29,7 +29,7 @@ import polars as pl
 
 import storm
 from passages import passage
-from raft import asks, prompts, surveying, tables
+from raft import items, prompts, surveying, tables
 from raft.backends.faults import Transport
 from raft.backends.flowing import FlowingGenerator
 from raft.backends.hosted import HostedModel
@@ -80,7 +80,7 @@ def requests(count: int | None = None) -> Iterator[Request]:
     """Yield what a build asks of each passage, without a schema, so that all tools send the same."""
     prompt, number = prompts.load("items"), 0
     while count is None or number < count:
-        yield replace(asks.items_ask(prompt, chunk(number), 1, KINDS).request, schema=None)
+        yield replace(items.items_ask(prompt, chunk(number), 1, KINDS).request, schema=None)
         number += 1
 
 

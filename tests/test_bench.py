@@ -415,7 +415,12 @@ def test_experts_choose_blindly(after, fakes):
     ratings.unlink()
     assert bench(run, questions=home / "own.jsonl")["blind"] == rated["blind"], "they are kept with the run"
     assert bench(run, questions=home / "own.jsonl", adapter=other)["blind"] is None, "they are of other answers"
-    assert bench(run, questions=home / "own.jsonl", blind_pairs=4)["blind"] is None, "a new page is not rated yet"
+    kept = (run / "ratings.jsonl").read_bytes()
+    again = bench(run, questions=home / "own.jsonl", blind_pairs=4)
+    assert again["blind"] == rated["blind"], "the same pairs on another page are rated already"
+    assert bench(run, questions=home / "own.jsonl", adapter=other, blind_pairs=4)["blind"] is None, "other pairs"
+    assert bench(run, questions=home / "own.jsonl", blind_pairs=1)["blind"] == rated["blind"]
+    assert (run / "ratings.jsonl").read_bytes() == kept, "nothing that a person chose is deleted"
 
 
 def _is_answerable(row):

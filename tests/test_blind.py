@@ -160,7 +160,7 @@ def test_ratings_are_read_back_for_the_right_arm(tmp_path_factory, chosen, seed)
             rows.append({"pair_id": pair.pair_id, "choice": arms.get(choice, choice)})
     path = write(tmp_path_factory.mktemp("ratings") / "ratings.jsonl", rows[::-1])
     counts = Counter(chosen)
-    assert blind.read_ratings(path, pairs, seed) == {
+    assert blind.count(blind.read_ratings(path, pairs), pairs, seed) == {
         "pairs": 60,
         "rated": len(rows),
         "wins": counts["contender"],
@@ -189,18 +189,29 @@ def test_a_bad_line_is_named(line, what, tmp_path):
     path = tmp_path / "ratings.jsonl"
     path.write_text(f"{json.dumps(GOOD)}\n\n{line}\n", encoding="utf-8")
     with pytest.raises(UsageError, match=re.escape(what)) as caught:
-        blind.read_ratings(path, PAIRS, 7)
+        blind.read_ratings(path, PAIRS)
     assert caught.value.where == f"{path}, line 3"
 
 
 def test_ratings_of_other_answers_are_refused(tmp_path):
     """Ratings of a page whose answers have changed since, or that had another seed, are not counted."""
     path = write(tmp_path / "ratings.jsonl", [GOOD])
-    assert blind.read_ratings(path, PAIRS, 7)["rated"] == 1
+    assert blind.read_ratings(path, PAIRS) == {GOOD["pair_id"]: "a"}
     changed = {key: answer + "!" for key, answer in CONTENDER.items()}
     for other in (drawn(contender=changed), drawn(seed=8)):
         with pytest.raises(UsageError, match="not one of these"):
-            blind.read_ratings(path, other, 7)
+            blind.read_ratings(path, other)
+
+
+def test_the_ratings_of_a_run_only_grow(tmp_path):
+    """What was chosen once stays in the run's file; another choice for the same pair comes after it and counts."""
+    path, first, second = tmp_path / "ratings.jsonl", PAIRS[0].pair_id, PAIRS[1].pair_id
+    assert blind.kept_ratings(path) == {}
+    for chosen in ({first: "a"}, {first: "a"}, {second: "tie"}, {first: "b"}):
+        path.write_text(blind.added_ratings(path, chosen), encoding="utf-8")
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    assert [(line["pair_id"], line["choice"]) for line in lines] == [(first, "a"), (second, "tie"), (first, "b")]
+    assert blind.kept_ratings(path) == {first: "b", second: "tie"}
 
 
 @pytest.mark.parametrize(
@@ -212,7 +223,7 @@ def test_a_file_without_ratings_is_refused(written, what, tmp_path):
     if written is not None:
         path.write_bytes(written)
     with pytest.raises(UsageError, match=what) as caught:
-        blind.read_ratings(path, PAIRS, 7)
+        blind.read_ratings(path, PAIRS)
     assert str(path) in caught.value.where
 
 
@@ -220,7 +231,7 @@ def test_a_file_that_an_editor_touched_is_read(tmp_path):
     """A byte order mark, Windows line ends and blank lines do no harm."""
     path = tmp_path / "ratings.jsonl"
     path.write_bytes(b"\xef\xbb\xbf" + json.dumps(GOOD).encode() + b"\r\n\r\n")
-    assert blind.read_ratings(path, PAIRS, 7)["rated"] == 1
+    assert blind.read_ratings(path, PAIRS) == {GOOD["pair_id"]: "a"}
 
 
 @needs_chromium
@@ -250,7 +261,7 @@ def test_what_is_chosen_in_a_browser_is_saved_and_kept(tmp_path):
     places = ((0, "a"), (2, "b"), (3, "both wrong"))
     assert rows == [{"pair_id": PAIRS[place].pair_id, "choice": choice} for place, choice in places]
     assert json.loads(body["data-kept"]) == {row["pair_id"]: row["choice"] for row in rows}
-    assert blind.read_ratings(saved, PAIRS, 7)["rated"] == 3
+    assert len(blind.read_ratings(saved, PAIRS)) == 3
 
 
 @needs_chromium

@@ -5,6 +5,7 @@ import random
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -13,8 +14,9 @@ import yaml
 
 import raft
 from conftest import Cut, Fakes, tables_of, write_corpus
-from raft import api, decisions, lineage
+from raft import api, lineage
 from raft.errors import RaftError, RunLocked, UsageError
+from raft.kinds import KINDS
 from raft.raftformat import ABSTENTION, parse
 from raft.run import Run
 from raft.stages.examples import check_examples
@@ -416,7 +418,7 @@ def test_other_rules_for_decisions_ask_for_questions_anew(corpus, tmp_path, monk
     """Where decisions are asked for, another version of their rules makes the questions anew, and else it does not."""
     events, settings = [], {"questions.kinds": kinds}
     build(corpus, tmp_path / "run", settings)
-    monkeypatch.setattr(decisions, "VERSION", decisions.VERSION + 1)
+    monkeypatch.setitem(KINDS, "decision", replace(KINDS["decision"], version=KINDS["decision"].version + 1))
     build(corpus, tmp_path / "run", settings, listen=lambda *event: events.append(event))
     assert (state == "made") == ("questions" in [facts["step"] for event, facts in events if event == "begins"])
     assert states(events)["questions"] == "reused"  # the same bytes come out

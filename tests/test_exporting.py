@@ -7,6 +7,7 @@ import yaml
 
 from raft import exporting, tables
 from raft.errors import UsageError
+from raft.settings import Settings, Training
 
 
 def example(number, split):
@@ -43,7 +44,7 @@ def lines(path):
 @pytest.mark.parametrize("format", ["openai", "axolotl"])
 def test_chat_lines_hold_the_messages_and_nothing_else(tmp_path, format):
     """Each line is one chat, in the order of the examples, split into train and valid."""
-    out = exporting.export(EXAMPLES, "student", format=format, out=tmp_path / "deep" / "out")
+    out = exporting.export(EXAMPLES, Settings(), format=format, out=tmp_path / "deep" / "out")
     assert out == tmp_path / "deep" / "out"
     for split, count in (("train", 5), ("valid", 2)):
         found = lines(out / f"{split}.jsonl")
@@ -53,7 +54,7 @@ def test_chat_lines_hold_the_messages_and_nothing_else(tmp_path, format):
 
 def test_openai_needs_chats_that_end_with_the_assistant(tmp_path):
     """Fine-tuning services want known roles, text in each turn, and the target last."""
-    out = exporting.export(EXAMPLES, "student", format="openai", out=tmp_path)
+    out = exporting.export(EXAMPLES, Settings(), format="openai", out=tmp_path)
     assert sorted(path.name for path in out.iterdir()) == ["train.jsonl", "valid.jsonl"]
     for line in lines(out / "train.jsonl"):
         assert [turn["role"] for turn in line["messages"]] == ["system", "user", "assistant"]
@@ -62,7 +63,7 @@ def test_openai_needs_chats_that_end_with_the_assistant(tmp_path):
 
 def test_axolotl_finds_what_its_settings_name(tmp_path):
     """The YAML loads, names the student and files that exist, and leaves room for the longest row."""
-    out = exporting.export(EXAMPLES, "org/student", format="axolotl", out=tmp_path)
+    out = exporting.export(EXAMPLES, Settings(student="org/student"), format="axolotl", out=tmp_path)
     tree = yaml.safe_load((out / "axolotl.yaml").read_text())
     assert tree["base_model"] == "org/student"
     for entry in (*tree["datasets"], *tree["test_datasets"]):
@@ -73,9 +74,27 @@ def test_axolotl_finds_what_its_settings_name(tmp_path):
     assert tree["train_on_inputs"] is False
 
 
+def test_axolotl_trains_as_the_run_does(tmp_path):
+    """Rank, alpha, rate, epochs, batch, bits and seed are those of the run's settings."""
+    training = Training(rank=4, alpha=9, learning_rate=3e-5, epochs=1.5, batch=6, bits=4, evaluations=3, patience=5)
+    chosen = Settings(student="org/student", seed=77, training=training)
+    tree = yaml.safe_load(
+        (exporting.export(EXAMPLES, chosen, format="axolotl", out=tmp_path) / "axolotl.yaml").read_text()
+    )
+    names = {"rank": "lora_r", "alpha": "lora_alpha", "learning_rate": "learning_rate", "epochs": "num_epochs"}
+    names |= {"evaluations": "evals_per_epoch", "patience": "early_stopping_patience"}
+    assert {name: tree[other] for name, other in names.items()} == training.model_dump(include=set(names))
+    assert tree["micro_batch_size"] * tree["gradient_accumulation_steps"] == 6
+    assert (tree["adapter"], tree["load_in_4bit"], tree["seed"]) == ("qlora", True, 77)
+    plain = exporting.export(table(3, 0), Settings(), format="axolotl", out=tmp_path) / "axolotl.yaml"
+    tree = yaml.safe_load(plain.read_text())
+    assert tree["adapter"] == "lora"
+    assert tree.keys().isdisjoint(["load_in_4bit", "evals_per_epoch", "early_stopping_patience"])
+
+
 def test_axolotl_is_not_given_an_empty_file(tmp_path):
     """Where no row validates, the settings name no validation file."""
-    out = exporting.export(table(3, 0), "org/student", format="axolotl", out=tmp_path)
+    out = exporting.export(table(3, 0), Settings(student="org/student"), format="axolotl", out=tmp_path)
     tree = yaml.safe_load((out / "axolotl.yaml").read_text())
     assert all(lines(out / entry["path"]) for entry in tree.get("test_datasets", []))
 
@@ -85,13 +104,13 @@ def test_a_dataset_can_be_loaded_from_disk(tmp_path):
     """`datasets.load_from_disk` gives both splits with their chats, and a later export replaces an earlier one."""
     import datasets
 
-    out = exporting.export(EXAMPLES, "student", format="hf", out=tmp_path / "out")
+    out = exporting.export(EXAMPLES, Settings(), format="hf", out=tmp_path / "out")
     loaded = datasets.load_from_disk(str(out))
     assert {split: len(rows) for split, rows in loaded.items()} == {"train": 5, "valid": 2}
     assert loaded["train"][1]["messages"] == EXAMPLES["messages"].to_list()[1]
     assert loaded["train"]["question_id"][:2] == ["q0", "q1"]
     del loaded
-    exporting.export(table(3, 0), "student", format="hf", out=out)
+    exporting.export(table(3, 0), Settings(), format="hf", out=out)
     assert {split: len(rows) for split, rows in datasets.load_from_disk(str(out)).items()} == {"train": 3}
 
 
@@ -99,7 +118,7 @@ def test_a_dataset_can_be_loaded_from_disk(tmp_path):
 def test_an_unknown_format_is_a_usage_error(tmp_path, format):
     """A format that does not exist is refused with those that do, and nothing is written."""
     with pytest.raises(UsageError, match="openai, axolotl, hf"):
-        exporting.export(EXAMPLES, "student", format=format, out=tmp_path / "out")
+        exporting.export(EXAMPLES, Settings(), format=format, out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -107,12 +126,12 @@ def test_a_folder_that_cannot_be_written_is_a_usage_error(tmp_path):
     """A file in the folder's place is named."""
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="cannot be written"):
-        exporting.export(EXAMPLES, "student", format="openai", out=tmp_path / "file")
+        exporting.export(EXAMPLES, Settings(), format="openai", out=tmp_path / "file")
 
 
 def test_an_export_replaces_the_one_before(tmp_path):
     """Exporting again leaves no row of the last time."""
-    exporting.export(EXAMPLES, "student", format="openai", out=tmp_path)
-    exporting.export(table(1, 0), "student", format="openai", out=tmp_path)
+    exporting.export(EXAMPLES, Settings(), format="openai", out=tmp_path)
+    exporting.export(table(1, 0), Settings(), format="openai", out=tmp_path)
     assert len(lines(tmp_path / "train.jsonl")) == 1
     assert lines(tmp_path / "valid.jsonl") == []

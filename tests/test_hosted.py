@@ -9,7 +9,7 @@ import pytest
 
 import raft
 from fake_openai import ERRORS, FakeOpenAI
-from raft import asks, prompts
+from raft import items, prompts
 from raft.backends import retrying
 from raft.backends.asking import Reply
 from raft.backends.direct import DirectTransport
@@ -347,7 +347,7 @@ def test_the_fake_server_writes_items_that_pass_their_check():
         "heading": "Manual",
         "text": "The pump weighs 14 kg. Its hose is 3 m long.",
     }
-    ask = asks.items_ask(prompts.load("items"), chunk, 2, ["fact", "number"])
+    ask = items.items_ask(prompts.load("items"), chunk, 2, ["fact", "number"])
     with FakeOpenAI() as server:
         ((_, reply),) = next(model(server).answer([ask.request], [True]))
     assert [row["quotes"][0]["text"] for row in ask.read(reply.text)] == [

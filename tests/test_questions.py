@@ -241,6 +241,17 @@ def test_items_are_written_for_the_whole_budget():
     assert all(row["quotes"][0]["start"] >= 0 for row in made.iter_rows(named=True))
 
 
+def test_a_bad_item_is_a_failure_and_the_others_are_questions():
+    """Of a reply with a bad item the good ones are kept without another call, and the bad one is recorded."""
+    failures = []
+    good = {"question": "How heavy is it?", "answer": "14 kg", "quote": "weighs 14 kg", "kind": "number"}
+    generator = ScriptedGenerator(lambda one: json.dumps({"items": [{**good, "answer": None}, good]}))
+    made = run(titled(make_chunks({"d": [weighs("pump", 14)]})), way="items", generator=generator, failures=failures)
+    assert made["question"].to_list() == ["How heavy is it?"]
+    assert len(generator.requests) == 1
+    assert [(row["kind"], row["message"]) for row in failures] == [("malformed", "an item has no answer")]
+
+
 @pytest.mark.parametrize("way", ["answer_first", "items"])
 def test_question_ids_are_unique(way):
     """A question that comes twice for one chunk is kept once, and the second is recorded."""

@@ -356,6 +356,22 @@ def test_a_file_without_questions_is_refused(tmp_path):
             questionfiles.register(path, DOCUMENTS)
 
 
+def test_a_question_that_stands_twice_has_the_answers_of_both_lines(tmp_path):
+    """Answers of one question in several lines are references of it, unless one line says that there is none."""
+    lines = [
+        {"question": "How much is the kettle?", "answers": ["100 euros"]},
+        {"question": "Who is it?", "answers": "Bo"},
+        {"question": "how much is the kettle", "answers": ["100 euros", "a hundred euros"]},
+        {"question": "How much is the kettle?", "answers": ["100 euros"], "document": "kettle.md"},
+        {"question": "How much is the kettle?", "answers": ["100 €"], "question_id": "mine"},
+    ]
+    table = questionfiles.register(write(tmp_path / "eval.jsonl", *lines), DOCUMENTS)
+    assert table["answers"].to_list() == [["100 euros", "a hundred euros"], ["Bo"], ["100 euros"], ["100 €"]]
+    assert table["question_id"].n_unique() == 4
+    with pytest.raises(UsageError, match=r"with an answer and without one(.|\n)*line 2"):
+        questionfiles.register(write(tmp_path / "both.jsonl", lines[1], {**lines[1], "answers": []}), DOCUMENTS)
+
+
 def test_the_example_line_of_the_errors_is_right(tmp_path):
     """The line that an error shows as right is read without one."""
     documents = DOCUMENTS.head(1).with_columns(path=pl.lit("warranty.md"))

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raft import asks, prompts
+from raft import asks, items, prompts
 from raft.errors import UsageError
 from raft.raftformat import ABSTENTION
 from raft.targets import pattern_of, read_openings, statements, targets
@@ -290,12 +290,16 @@ def item(**changes):
         "```json\n" + json.dumps({"items": [item()]}) + "\n```",
         json.dumps({"items": [item()]})[:-1],
         json.dumps({"items": [item()]}).replace('"}]', '",}],'),
+        json.dumps({"questions": [item()]}),
+        json.dumps({"result": {"count": 1, "qa_pairs": [item()]}}),
+        json.dumps(item()),
+        json.dumps([{"Question": "How heavy?", "ANSWER": "14 kg", "Quote": "weighs 14 kg", "kind": " Number"}]),
     ],
-    ids=["whole", "bare list", "fenced", "cut off", "trailing comma"],
+    ids=["whole", "bare list", "fenced", "cut off", "trailing comma", "named", "nested", "single", "capitals"],
 )
 def test_items_that_are_nearly_json_are_read(reply):
     """What a model usually gets wrong about JSON is repaired."""
-    assert asks.parse_items(reply, ["number"]) == [item()]
+    assert items.parse_items(reply, ["number"]) == ([item()], [])
 
 
 @pytest.mark.parametrize(
@@ -309,7 +313,8 @@ def test_items_that_are_nearly_json_are_read(reply):
         ('{"items": ["a"]}', "no object"),
         (json.dumps([item(question=None)]), "no question"),
         (json.dumps([{"question": "Q?", "answer": "A", "kind": "number"}]), "no quote"),
-        (json.dumps([item(answer=14)]), "no answer"),
+        (json.dumps([item(answer=None)]), "no answer"),
+        (json.dumps([item(answer={})]), "answer or a quote is empty"),
         (json.dumps([item(kind="poem")]), "'poem' is none of the kinds"),
         (json.dumps([item(question=" ")]), "question is empty"),
         (json.dumps([item(quote="")]), "quote is empty"),
@@ -318,13 +323,31 @@ def test_items_that_are_nearly_json_are_read(reply):
 def test_items_of_no_use_say_why(reply, reason):
     """A reply without usable items is refused in words that say what is missing."""
     with pytest.raises(ValueError, match=reason):
-        asks.parse_items(reply, ["number", "unanswerable"])
+        items.parse_items(reply, ["number", "unanswerable"])
+
+
+def test_answers_that_are_no_texts_are_read():
+    """Numbers are answers as they are spelled; what has no answer needs none; true is yes, and a list its parts."""
+    spelled = '[{"question": "Q?", "answer": 1.50, "quote": "costs 1.50", "kind": "number"}]'
+    assert items.parse_items(spelled, ["number"])[0][0]["answer"] == "1.50"
+    for answer, text in ((45, "45"), (-2, "-2"), (True, "yes"), (["bolt", 2], "bolt, 2")):
+        assert items.parse_items(json.dumps([item(answer=answer)]), ["number"])[0][0]["answer"] == text
+    bare = {"question": "Who?", "answer": None, "kind": "unanswerable"}
+    assert items.parse_items(json.dumps([bare]), ["unanswerable"])[0][0]["question"] == "Who?"
+
+
+@given(st.permutations([item(), item(answer="7"), item(answer=None), item(kind="poem"), "a", {}, None]))
+def test_bad_items_cost_themselves_alone(entries):
+    """Each good item of a reply is read, and each bad one is said, wherever it stands."""
+    kept, faults = items.parse_items(json.dumps({"items": entries}), ["number"])
+    assert kept == [entry for entry in entries if entry in (item(), item(answer="7"))]
+    assert len(faults) == 4
 
 
 def test_an_endless_bracket_is_malformed():
     """A model that repeats one bracket until its limit has given a malformed reply, and the run goes on."""
     with pytest.raises(ValueError, match=r"."):
-        asks.parse_items('{"items": ' + "[" * 5000, ["number"])
+        items.parse_items('{"items": ' + "[" * 5000, ["number"])
 
 
 @given(st.text(alphabet='[]{}",:items question answer quote kind', max_size=60))
@@ -332,14 +355,14 @@ def test_an_endless_bracket_is_malformed():
 def test_any_reply_is_items_or_malformed(reply):
     """Whatever comes back is read or refused, and nothing else."""
     try:
-        assert asks.parse_items(reply, ["number"])
+        assert items.parse_items(reply, ["number"])
     except ValueError as error:
         assert str(error)
 
 
 def test_items_know_where_their_quote_stands():
     """A verbatim quote has its place in the chunk; one that is only near, or invented, is kept with the place -1."""
-    ask = asks.items_ask(prompts.load("items"), CHUNK, 3, ["number"])
+    ask = items.items_ask(prompts.load("items"), CHUNK, 3, ["number"])
     assert ask.request.schema["properties"]["items"]["items"]["properties"]["kind"]["enum"] == ["number"]
     quotes = ["weighs 14 kg empty", "weighs  14 kg empty", "has a price of 48 euros", "left out: a fourth of three"]
     rows = ask.read(json.dumps({"items": [item(quote=quote) for quote in quotes]}))
@@ -350,7 +373,7 @@ def test_items_know_where_their_quote_stands():
 
 def test_an_unanswerable_item_has_no_quote():
     """A question that the passage does not answer is answered with the abstention."""
-    ask = asks.items_ask(prompts.load("items"), CHUNK, 1, ["unanswerable"])
+    ask = items.items_ask(prompts.load("items"), CHUNK, 1, ["unanswerable"])
     (row,) = ask.read(json.dumps([item(kind="unanswerable", answer="", quote="")]))
     assert (row["answer"], row["quotes"]) == (ABSTENTION, [])
 

@@ -4,36 +4,23 @@ Each function returns an `Ask`: the request, whose check decides whether the rep
 reply that passed into rows of questions.
 """
 
-import json
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import json_repair
-
+from raft.kinds import traits
 from raft.prompts import Prompt
 from raft.protocols import Request
 from raft.raftformat import ABSTENTION
 from raft.targets import Target
-from raft.text import contains, content_words, fact_values, find_quote, normalise
+from raft.text import contains, content_words, fact_values, normalise
 
 QUESTION_TOKENS = 40
-ITEM_TOKENS = 160
 GROUNDED = 0.7
 """Least share of a question's words that the statement, its heading or the opening must hold: the rest is invented.
 Chosen on the handbook in `examples/`, where a 135M model's replies below it are about other things."""
-
-MEANINGS: Mapping[str, str] = {
-    "fact": "a fact other than a number, date or name, for example a code or a rule",
-    "number": "the answer is a number with its unit",
-    "date": "the answer is a date or a time",
-    "name": "the answer is the name of a person, team, place or product",
-    "procedure": "the answer is the steps to take, in order",
-    "decision": 'the answer is "yes", "no" or "maybe"',
-    "unanswerable": "a question on the same subject that the passage does not answer; answer and quote are empty",
-}
 
 _SECOND = re.compile(r"(?:,|\band|\bor)\s(?:what|when|who|which|how|where|why)\b", re.IGNORECASE)
 _GARBLED = re.compile(
@@ -53,6 +40,7 @@ class Ask:
         item_id: the chunk that it is about.
         doc_ids: the documents that it is about.
         prompt: the prompt it was made with.
+        refused: a reply that passed to what is wrong with those of its parts that are not read.
     """
 
     request: Request
@@ -60,6 +48,7 @@ class Ask:
     item_id: str
     doc_ids: tuple[str, ...]
     prompt: Prompt
+    refused: Callable[[str], list[str]] = lambda reply: []
 
 
 def section(chunk: Mapping[str, Any]) -> str:
@@ -158,63 +147,15 @@ def unanswerable_ask(prompt: Prompt, chunk: Mapping[str, Any], target: Target, v
     return Ask(Request(messages, QUESTION_TOKENS, check=check), read, chunk["chunk_id"], (chunk["doc_id"],), prompt)
 
 
-def items_ask(prompt: Prompt, chunk: Mapping[str, Any], count: int, kinds: Sequence[str]) -> Ask:
-    """Ask for `count` questions with answers and quotes as JSON."""
-    messages = prompt.render(
-        count=str(count),
-        kinds="\n".join(f"  - {kind}: {MEANINGS[kind]}" for kind in kinds),
-        context=chunk["heading"],
-        passage=chunk["text"],
-    )
-
-    def read(reply: str) -> list[dict[str, Any]]:
-        return [_item(item, chunk) for item in parse_items(reply, kinds)[:count]]
-
-    request = Request(messages, ITEM_TOKENS * count + 40, schema=_items_schema(kinds), check=read)
-    return Ask(request, read, chunk["chunk_id"], (chunk["doc_id"],), prompt)
-
-
-def parse_items(reply: str, kinds: Sequence[str]) -> list[dict[str, str]]:
-    """Return the items of a JSON reply, repaired where it is nearly JSON.
-
-    Raises:
-        ValueError: there are no items, or one lacks a question, an answer, a quote or a known kind.
-    """
-    try:
-        tree = read_json(reply)
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
-    items: Any = tree.get("items") if isinstance(tree, dict) else tree
-    if not isinstance(items, list) or not items:
-        raise ValueError("there are no items in it")
-    for item in items:
-        _must(isinstance(item, dict), "an item is no object")
-        for name in ("question", "answer", "quote", "kind"):
-            _must(isinstance(item.get(name), str), f"an item has no {name}")
-        _must(item["kind"] in kinds, f"{item['kind']!r} is none of the kinds asked for")
-        bare = item["kind"] == "unanswerable"
-        _must(bool(item["question"].strip()), "a question is empty")
-        _must(bare or bool(item["answer"].strip() and item["quote"].strip()), "an answer or a quote is empty")
-    return list(items)
-
-
-def read_json(reply: str) -> Any:
-    """Return what a JSON reply holds, repaired where it is nearly JSON ("" where there is none)."""
-    try:
-        return json.loads(reply)
-    except ValueError:
-        return json_repair.loads(reply)
-
-
 def check_question(text: str, target: Target, context: str) -> None:
     """Check a question that was written for a chosen answer.
 
     Raises:
         ValueError: it is no single question, gives the answer away, or is about something else.
     """
-    exact = target.kind in ("fact", "number", "date", "name")
-    check_wording(text, target.answer if exact else "", target.statement, context)
-    if target.kind == "decision":
+    kind = traits(target.kind)
+    check_wording(text, target.answer if kind.exact else "", target.statement, context)
+    if kind.fixed:
         _must(not re.search(r"\b(?:not|never|no)\b|n't", text, re.IGNORECASE), "it is asked in the negative")
     words = [_stem(word) for word in normalise(text).split() if word in content_words(text)]
     stated = {_stem(word) for word in content_words(target.statement) - content_words(target.answer)}
@@ -258,34 +199,6 @@ def _lowered_names(question: str, statement: str) -> set[str]:
     inside = re.findall(r"(?<=[a-z,;] )[A-Z][a-z]\w+", statement)
     names = {word for word in inside if word.lower() not in words}
     return {name for name in names if name.lower() in question.split() and name not in question}
-
-
-def _item(item: Mapping[str, str], chunk: Mapping[str, Any]) -> dict[str, Any]:
-    bare = item["kind"] == "unanswerable"
-    place = None if bare else find_quote(item["quote"], chunk["text"])
-    text = item["quote"].strip()
-    start, end = place or (-1, -1)
-    exact = place is not None and chunk["text"][start:end] == text
-    quotes = [] if bare else [{"chunk_id": chunk["chunk_id"], "start": start if exact else -1,
-                               "end": end if exact else -1, "text": text}]  # fmt: skip
-    return {
-        "question": item["question"].strip(),
-        "answer": ABSTENTION if bare else item["answer"].strip(),
-        "kind": item["kind"],
-        "quotes": quotes,
-    }
-
-
-def _items_schema(kinds: Sequence[str]) -> dict[str, Any]:
-    fields: dict[str, Any] = {name: {"type": "string"} for name in ("question", "answer", "quote")}
-    fields["kind"] = {"type": "string", "enum": list(kinds)}
-    item = {"type": "object", "properties": fields, "required": list(fields), "additionalProperties": False}
-    return {
-        "type": "object",
-        "properties": {"items": {"type": "array", "items": item}},
-        "required": ["items"],
-        "additionalProperties": False,
-    }
 
 
 def _quote(chunk: Mapping[str, Any], target: Target) -> dict[str, Any]:

@@ -18,8 +18,6 @@ from raft.protocols import Request
 from raft.targets import plain
 from raft.text import content_words
 
-VERSION = 2
-"""Raised when other sentences are chosen, or answered otherwise: runs that ask for decisions ask anew."""
 QUESTION_TOKENS = 40
 GROUNDED = 0.5
 """Least share of a question's words that the sentence or its heading holds."""

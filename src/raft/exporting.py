@@ -8,17 +8,18 @@ import yaml
 
 from raft import artifacts
 from raft.errors import UsageError
+from raft.settings import Settings
 from raft.stages.examples import chat_lines
 
 FORMATS = ("openai", "axolotl", "hf")
 
 
-def export(examples: pl.DataFrame, student: str, *, format: str, out: Path) -> Path:
+def export(examples: pl.DataFrame, settings: Settings, *, format: str, out: Path) -> Path:
     """Write examples to a folder and return it.
 
     Args:
         examples: a frame of `tables.EXAMPLES`.
-        student: the model that will be tuned, for axolotl's YAML.
+        settings: the run's, for axolotl's YAML: the model that will be tuned, and how.
         format: one of `FORMATS`.
         out: the folder; files of an earlier export in it are replaced.
 
@@ -35,7 +36,7 @@ def export(examples: pl.DataFrame, student: str, *, format: str, out: Path) -> P
         for split in ("train", "valid"):
             artifacts.write(out / f"{split}.jsonl", chat_lines(examples, split))
         if format == "axolotl":
-            artifacts.atomically(out / "axolotl.yaml", _axolotl(student, examples))
+            artifacts.atomically(out / "axolotl.yaml", _axolotl(settings, examples))
     except OSError as error:
         raise UsageError(
             f"The folder cannot be written to: {error.strerror}.",
@@ -64,25 +65,33 @@ def _datasets(examples: pl.DataFrame, out: Path) -> None:
     draft.rmdir()
 
 
-def _axolotl(student: str, examples: pl.DataFrame) -> str:
+def _axolotl(chosen: Settings, examples: pl.DataFrame) -> str:
+    plan, measured = chosen.training, bool((examples["split"] == "valid").any())
     longest = int(examples["tokens"].max() or 0)  # type: ignore[arg-type]
     data = {"ds_type": "json", "type": "chat_template", "field_messages": "messages", "roles_to_train": ["assistant"]}
-    measured = bool((examples["split"] == "valid").any())
     settings = {
-        "base_model": student,
+        "base_model": chosen.student,
         "datasets": [{"path": "train.jsonl", **data}],
         "test_datasets": [{"path": "valid.jsonl", "split": "train", **data}] if measured else None,
         "sequence_len": max(512, -(-longest // 256) * 256),
         "train_on_inputs": False,
-        "adapter": "lora",
-        "lora_r": 16,
-        "lora_alpha": 32,
+        "adapter": "lora" if plan.bits == 16 else "qlora",
+        "load_in_4bit": plan.bits == 4 or None,
+        "lora_r": plan.rank,
+        "lora_alpha": plan.alpha,
         "lora_dropout": 0.0,
         "lora_target_linear": True,
-        "learning_rate": 2e-4,
-        "num_epochs": 3,
+        "learning_rate": plan.learning_rate,
+        "lr_scheduler": "cosine",
+        "warmup_ratio": 0.05,
+        "weight_decay": 0.0,
+        "num_epochs": plan.epochs,
+        "evals_per_epoch": plan.evaluations if measured else None,
+        "saves_per_epoch": plan.evaluations if measured else None,
+        "early_stopping_patience": plan.patience if measured else None,
         "micro_batch_size": 1,
-        "gradient_accumulation_steps": 8,
+        "gradient_accumulation_steps": plan.batch,
+        "seed": chosen.seed,
         "bf16": "auto",
         "output_dir": "adapter",
     }

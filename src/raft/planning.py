@@ -10,7 +10,9 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from raft.asks import Ask, answer_first_ask, comparison_ask, items_ask, section, unanswerable_ask
+from raft.asks import Ask, answer_first_ask, comparison_ask, section, unanswerable_ask
+from raft.items import items_ask
+from raft.kinds import KINDS
 from raft.prompts import Prompt
 from raft.surveying import COMPARED, Chunk, Survey, digest, documents, is_notice
 from raft.targets import Opening, Target, targets
@@ -73,7 +75,7 @@ def plan_items(
     frames: Iterable[pl.DataFrame], known: Survey, given: Mapping[str, int], prompts: Prompts, kinds: Sequence[str]
 ) -> Iterator[Ask]:
     """Yield what to ask a capable model: several questions with answers and quotes, a chunk."""
-    single = [kind for kind in kinds if kind != "comparison"]
+    single = [kind for kind in kinds if KINDS[kind].meaning]
     shares = _Shares(kinds)
     for doc, rows in documents(frames):
         left = given.get(doc, 0)
@@ -100,7 +102,7 @@ class _Shares:
     """Grants comparisons and unanswerable questions their share of the budget; fractions are carried on."""
 
     def __init__(self, kinds: Sequence[str]) -> None:
-        special = [kind for kind in ("comparison", "unanswerable") if kind in kinds]
+        special = [kind for kind, its in KINDS.items() if its.special and kind in kinds]
         self._part = _SPECIAL_SHARE if len(special) < len(kinds) else 1 / max(1, len(special))
         self._carried = dict.fromkeys(special, 1.0 - self._part)
 

@@ -24,7 +24,7 @@ def register(path: Path, documents: pl.DataFrame) -> pl.DataFrame:
 
     Each line is a JSON object with `question` and `answers` (a list, or one string) and optionally `document` (a path
     as in documents.parquet), `question_id` and `kind`. No answers, or the abstention alone, mean that the corpus does
-    not answer the question.
+    not answer the question. Where a question without an id stands in several lines, the answers of all of them count.
 
     Args:
         path: a JSONL file.
@@ -45,9 +45,16 @@ def register(path: Path, documents: pl.DataFrame) -> pl.DataFrame:
     rows: dict[str, Row] = {}
     for number, line in enumerate(lines, 1):
         if line.strip():
-            row = _registered(line, f"{path}, line {number}", paths)
-            if rows.setdefault(row["question_id"], row) is not row:
-                raise _wrong(f"The question_id {row['question_id']} stands twice.", f"{path}, line {number}")
+            where = f"{path}, line {number}"
+            row, named = _registered(line, where, paths)
+            first = rows.setdefault(row["question_id"], row)
+            if first is row:
+                continue
+            if named:
+                raise _wrong(f"The question_id {row['question_id']} stands twice.", where)
+            if first["kind"] != row["kind"] and "unanswerable" in (first["kind"], row["kind"]):
+                raise _wrong("The question stands twice, with an answer and without one.", where)
+            first["answers"] = [*dict.fromkeys([*first["answers"], *row["answers"]])]
     if not rows:
         raise _wrong("The file holds no questions.", str(path))
     return tables.frame(tables.EVALUATION, rows.values())
@@ -57,7 +64,8 @@ def _wrong(what: str, where: str) -> UsageError:
     return UsageError(what, where=where, hint=f"a line reads {_EXAMPLE}")
 
 
-def _registered(line: str, where: str, paths: frozenset[str]) -> Row:
+def _registered(line: str, where: str, paths: frozenset[str]) -> tuple[Row, bool]:
+    """Return a line's row, and whether the line names its id."""
     try:
         value = json.loads(line)
     except ValueError as error:
@@ -73,7 +81,7 @@ def _registered(line: str, where: str, paths: frozenset[str]) -> Row:
         raise _wrong(f"There is no document {document}." + (f" Did you mean {near[0]}?" if near else ""), where)
     known = hashlib.sha256(json.dumps([document, normalise(question)]).encode()).hexdigest()[:16]
     kind = "unanswerable" if all(map(is_abstention, answers)) else "fact"
-    return {
+    row = {
         "question_id": value.get("question_id") or f"user-{known}",
         "question": question,
         "answers": answers,
@@ -82,6 +90,7 @@ def _registered(line: str, where: str, paths: frozenset[str]) -> Row:
         "kind": value.get("kind") or kind,
         "split": "user",
     }
+    return row, bool(value.get("question_id"))
 
 
 def _typed(value: Mapping[str, Any], where: str) -> tuple[str, list[str], str | None]:

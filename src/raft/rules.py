@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from raft.duplicates import names
+from raft.kinds import traits
 from raft.raftformat import ABSTENTION
 from raft.text import contains, content_words, fact_values, facts, find_quote, normalise
 
@@ -76,7 +77,6 @@ _PRONOUN = re.compile(
 )
 _DECIDED = re.compile(r"\W*(?:yes|no|maybe|it depends)\b", re.IGNORECASE)
 _STEP = re.compile(r"(?:^|(?<=\s))\d+[.)]\s")
-_FREE = frozenset({"decision", "comparison", "unanswerable"})
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Candidate:
     """A question with what it is judged by.
 
     Attributes:
-        kind: kind of the question, as in `raft.config.Kind`.
+        kind: kind of the question, of `raft.kinds.Kind`.
         question: the question.
         answer: its answer.
         quotes: whether there are quotes and all of them stand in the golden chunks.
@@ -135,7 +135,7 @@ def _align(quote: dict[str, Any], golden: Mapping[str, str]) -> dict[str, Any] |
 
 def _malformed(candidate: Candidate) -> bool:
     question, answer = candidate.question.strip(), candidate.answer.strip()
-    if candidate.kind == "unanswerable" and answer != ABSTENTION:
+    if not traits(candidate.kind).answered and answer != ABSTENTION:
         return True
     return (
         not normalise(question)
@@ -174,7 +174,7 @@ def _too_long(candidate: Candidate) -> bool:
 
 def _not_a_question(candidate: Candidate) -> bool:
     question = candidate.question.strip()
-    if candidate.kind == "procedure" and _IMPERATIVE.match(question):
+    if traits(candidate.kind).steps and _IMPERATIVE.match(question):
         return False
     if not question.rstrip("\"'”’)").endswith(("?", "？")):
         return True
@@ -190,18 +190,16 @@ def _leans_on_a_text(candidate: Candidate) -> bool:
 
 
 def _answer_absent(candidate: Candidate) -> bool:
-    kind, answer, source = candidate.kind, candidate.answer, "\n\n".join(candidate.golden)
-    if kind == "unanswerable":
+    kind, answer, source = traits(candidate.kind), candidate.answer, "\n\n".join(candidate.golden)
+    if not kind.answered:
         return False
     if not source:
         return True
-    if kind == "decision" and _DECIDED.match(answer):
+    if kind.fixed and _DECIDED.match(answer):
         return False
-    if kind == "comparison":
+    if not kind.support:
         return not fact_values(answer) <= fact_values(source)
-    if kind == "procedure":
-        return not supported(_STEP.sub(" ", answer), source, share=0.6)
-    return not supported(answer, source, share=0.8)
+    return not supported(_STEP.sub(" ", answer) if kind.steps else answer, source, share=kind.support)
 
 
 def supported(answer: str, source: str, *, share: float) -> bool:
@@ -230,12 +228,12 @@ def _named(answer: str) -> frozenset[str]:
 
 
 def _not_verbatim(candidate: Candidate) -> bool:
-    return candidate.kind != "unanswerable" and not candidate.quotes
+    return traits(candidate.kind).answered and not candidate.quotes
 
 
 def _given_away(candidate: Candidate) -> bool:
     kind, question, answer = candidate.kind, candidate.question, candidate.answer
-    if kind in _FREE:
+    if traits(kind).free:
         return False
     if kind == "date" and fact_values(answer):
         given = frozenset(value for fact in facts(question) if fact.kind == "date" for value in fact_values(fact.text))

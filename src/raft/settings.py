@@ -5,9 +5,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from raft.kinds import Kind
 from raft.prompts import Where
 
-Kind = Literal["fact", "number", "date", "name", "procedure", "comparison", "decision", "unanswerable"]
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]

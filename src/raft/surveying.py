@@ -15,12 +15,13 @@ from typing import Any
 import polars as pl
 
 from raft.asks import stems
+from raft.kinds import KINDS
 from raft.targets import Opening, Target, statements, targets
 
 Chunk = dict[str, Any]
 COLUMNS = ("chunk_id", "doc_id", "heading", "text", "tokens", "boilerplate")
 """What a survey reads of chunks."""
-COMPARED = ("fact", "number", "date")
+COMPARED = tuple(kind for kind, its in KINDS.items() if its.compared)
 _NOTICE = 3
 """A statement that so many documents make word for word is a notice, not knowledge of one of them."""
 
@@ -55,10 +56,9 @@ def needed(way: str, kinds: Sequence[str]) -> frozenset[str]:
     """Return what of a survey, beside the sizes, is looked at when questions of these kinds are asked in this way."""
     if way == "spans":
         return frozenset({"notices"})
-    found = {"notices", "pairs"} if "comparison" in kinds else set()
     if way == "answer_first":
-        found |= {"notices", "alike"} | ({"vocabulary"} if "unanswerable" in kinds else set())
-    return frozenset(found)
+        return frozenset({"notices", "alike"}).union(*(KINDS[kind].needs for kind in kinds))
+    return frozenset().union(*(KINDS[kind].needs for kind in kinds if not KINDS[kind].meaning))
 
 
 def survey(frames: Iterable[pl.DataFrame], openings: Sequence[Opening], needs: Set[str]) -> Survey:

@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from raft.errors import UsageError
+from raft.kinds import traits
 from raft.text import Fact, content_words, facts, normalise, sentences
 
 _LINK = re.compile(r"!?\[([^\]]*)\]\([^)\s]*[^)]*\)")
@@ -243,9 +244,8 @@ def _opening(fact: Fact, before: str, after: str, openings: Sequence[Opening]) -
 
 
 def _worth(target: Target, words: int, links: int) -> float:
-    base = {"number": 3.0, "date": 3.0, "fact": 3.0, "name": 2.5, "decision": 1.0}.get(target.kind, 0.0)
     bare = target.kind == "number" and target.answer.isdigit()
-    return base + min(words, 14) / 14 - 0.5 * links - (1.0 if bare else 0.0)
+    return traits(target.kind).worth + min(words, 14) / 14 - 0.5 * links - (1.0 if bare else 0.0)
 
 
 def _procedures(text: str) -> Iterator[Target]:

@@ -273,9 +273,9 @@ def _rated(
             asked.append(row)
             ours[row["question_id"]], theirs[row["question_id"]] = mine["answer"], other["answer"]
     pages, kept = folder / "blind.json", folder / "ratings.jsonl"
+    every = blind.pairs(asked, ours, theirs, len(asked), seed)
     if count is not None:
-        kept.unlink(missing_ok=True)  # they were of other pairs
-        drawn = blind.pairs(asked, ours, theirs, count, seed)
+        drawn = every[: max(0, count)]
         artifacts.atomically(folder / "blind.html", blind.page(drawn))
         artifacts.atomically(pages, json.dumps([asdict(pair) for pair in drawn], ensure_ascii=False))
     if ratings is None and not (kept.is_file() and pages.is_file()):
@@ -285,8 +285,8 @@ def _rated(
             "There is no blind page to which ratings belong.", where=pages, hint=f"raft bench {folder} --blind 50"
         )
     pairs = [blind.Pair(**row) for row in json.loads(pages.read_text(encoding="utf-8"))]
-    present = {pair.pair_id for pair in blind.pairs(asked, ours, theirs, len(asked), seed)}
-    if not {pair.pair_id for pair in pairs} <= present:
+    shown = {pair.pair_id for pair in pairs}
+    if not shown <= {pair.pair_id for pair in every}:
         if ratings is None:
             return facts
         raise UsageError(
@@ -294,9 +294,12 @@ def _rated(
             where=pages,
             hint=f"raft bench {folder} --blind {len(pairs)}   (and have the new pairs rated), or name that --adapter",
         )
-    counted = blind.read_ratings(ratings or kept, pairs, seed)
-    if ratings is not None:  # a later benchmark of the same answers still shows what the experts chose
-        artifacts.atomically(kept, Path(ratings).read_text(encoding="utf-8-sig"))
+    if ratings is not None:  # the file only grows: a later benchmark of the same answers still shows what was chosen
+        artifacts.atomically(kept, blind.added_ratings(kept, blind.read_ratings(ratings, pairs)))
+    chosen = blind.kept_ratings(kept)
+    counted = blind.count(chosen, (pair for pair in every if pair.pair_id in shown | chosen.keys()), seed)
+    if not counted["rated"]:
+        return facts
     rate = win_rate(counted["wins"], counted["losses"], counted["ties"])
     return {**facts, "blind": {**counted, "win_rate": asdict(rate) if rate else None}}
 

@@ -96,7 +96,7 @@ def export(folder: str | Path, *, format: str, out: str | Path | None = None) ->
     run = Built(folder)
     run._run.require("examples")
     target = Path(out) if out is not None else run.folder / f"export-{format}"
-    return exporting.export(run.examples, run.settings.student, format=format, out=target)
+    return exporting.export(run.examples, run.settings, format=format, out=target)
 
 
 def initialise(folder: str | Path) -> list[Path]:

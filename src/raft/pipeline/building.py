@@ -11,11 +11,12 @@ from typing import Any
 
 import polars as pl
 
-from raft import decisions, notes, prompts, questionfiles
+from raft import items, notes, prompts, questionfiles
 from raft.artifacts import Output
 from raft.boilerplate import repeated_lines
 from raft.copies import near_copies
 from raft.errors import RaftError
+from raft.kinds import KINDS
 from raft.pipeline.reading import documents_listed, read_documents
 from raft.pipeline.surveying import SURVEY, read_survey, set_aside, survey_chunks
 from raft.planning import Prompts
@@ -129,17 +130,18 @@ def ask_questions(run: Run, settings: Settings, generator: Generator, *, way: st
     """Chunks that were surveyed to `questions.parquet`; what is not delivered to `failures.parquet`."""
     used = questions.read_prompts(settings.prompts)
     asked = settings.questions
-    decide = "decision" in asked.kinds
+    kinds = [kind for kind, its in KINDS.items() if its.version and kind in asked.kinds]
     using = {
         "generator": generator,
         "way": way,
         "attempts": settings.generator.attempts,
         "prompts": [
             *(used.answer_first, used.items, used.comparison, used.unanswerable, used.span),
-            *([used.decision] if decide else []),
+            *(getattr(used, kind) for kind in kinds),
         ],
         "openings": prompts.load_text("openings.yaml", settings.prompts),
-        **({"decisions": decisions.VERSION} if decide else {}),
+        **{f"{kind}s": KINDS[kind].version for kind in kinds},
+        **({"items": items.VERSION} if way == "items" else {}),
         **asked.model_dump(mode="json", exclude={"way"}),
     }
     line = run.make(

@@ -110,23 +110,20 @@ def page(pairs: Sequence[Pair], *, title: str = "Which answer is better?") -> st
     return fill("blind", title=title, key=key, pairs=pairs, choices=CHOICES)
 
 
-def read_ratings(path: Path | str, pairs: Iterable[Pair], seed: int) -> dict[str, int]:
-    """Return what an expert chose: how many `pairs`, how many `rated`, and of these `wins`, `losses` and `ties`.
-
-    Wins are the contender's. "tie" and "both wrong" both count as ties.
+def read_ratings(path: Path | str, pairs: Iterable[Pair]) -> dict[str, str]:
+    """Return what an expert chose, one of `CHOICES` by pair_id.
 
     Args:
         path: the file that the page saved: one object a line, with `pair_id` and `choice`.
         pairs: the pairs of that page, as `pairs` returns them again from the same questions, answers and seed.
-        seed: the seed that they were made with.
 
     Raises:
         UsageError: the file cannot be read, holds no rating, or a line is none of these pairs' ratings, or a second
             one of the same pair.
     """
-    known = {pair.pair_id: pair for pair in pairs}
+    known = {pair.pair_id for pair in pairs}
     seen: dict[str, int] = {}
-    counts = {"pairs": len(known), "rated": 0, "wins": 0, "losses": 0, "ties": 0}
+    chosen: dict[str, str] = {}
     for number, line in _lines(path):
         pair_id, choice = _rating(line, f"{path}, line {number}")
         if pair_id not in known:
@@ -141,11 +138,41 @@ def read_ratings(path: Path | str, pairs: Iterable[Pair], seed: int) -> dict[str
                 where=f"{path}, line {number}",
                 hint="keep one line for each pair",
             )
-        seen[pair_id] = number
-        counts["rated"] += 1
-        counts[_outcome(choice, _contender_is_a(seed, known[pair_id].question_id))] += 1
+        seen[pair_id], chosen[pair_id] = number, choice
     if not seen:
         raise UsageError("The file holds no rating.", where=path, hint="rate some pairs, then press “Save ratings”")
+    return chosen
+
+
+def kept_ratings(path: Path) -> dict[str, str]:
+    """Return the choices in a file of `added_ratings`, of pairs of whatever answers; none where there is no file."""
+    lines = _lines(path) if path.is_file() else []
+    return dict(_rating(line, f"{path}, line {number}") for number, line in lines)
+
+
+def added_ratings(path: Path, chosen: Mapping[str, str]) -> str:
+    """Return what a file of ratings holds, with the choices it does not hold yet; a pair's last line counts."""
+    before = kept_ratings(path)
+    lines = [line for _, line in _lines(path)] if path.is_file() else []
+    new = [{"pair_id": name, "choice": choice} for name, choice in chosen.items() if before.get(name) != choice]
+    return "".join(f"{line}\n" for line in [*lines, *map(json.dumps, new)])
+
+
+def count(chosen: Mapping[str, str], pairs: Iterable[Pair], seed: int) -> dict[str, int]:
+    """Return how many `pairs` there are, how many are `rated`, and of these `wins`, `losses` and `ties`.
+
+    Wins are the contender's. "tie" and "both wrong" both count as ties.
+
+    Args:
+        chosen: choices by pair_id; those of other pairs do not count.
+        pairs: the pairs.
+        seed: the seed that they were made with.
+    """
+    known = {pair.pair_id: pair for pair in pairs}
+    counts = {"pairs": len(known), "rated": 0, "wins": 0, "losses": 0, "ties": 0}
+    for pair_id in known.keys() & chosen.keys():
+        counts["rated"] += 1
+        counts[_outcome(chosen[pair_id], _contender_is_a(seed, known[pair_id].question_id))] += 1
     return counts
 
 

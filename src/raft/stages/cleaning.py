@@ -16,6 +16,7 @@ import polars as pl
 
 from raft import rules, tables
 from raft.duplicates import BLOCK, NearIndex, cosine_blocks, holds_text, nearest, same_answer, same_marks
+from raft.kinds import traits
 from raft.prompts import Prompt
 from raft.protocols import Completion, Embedder, Generator, Request, Retriever
 from raft.text import content_words, fact_values, normalise
@@ -113,7 +114,7 @@ def _round_trip(
     rows: list[Row], texts: Mapping[str, Row], *, retriever: Retriever, k: int, held_out: frozenset[str]
 ) -> None:
     """Drop each row one of whose golden chunks is not found again; `scores.golden_rank` is the last one's rank."""
-    asked = [row for row in rows if row["kind"] != "unanswerable" and held_out.isdisjoint(row["doc_ids"])]
+    asked = [row for row in rows if traits(row["kind"]).answered and held_out.isdisjoint(row["doc_ids"])]
     for batch in (asked[start : start + _BATCH] for start in range(0, len(asked), _BATCH)):
         most = max(max(k, len(row["golden_chunk_ids"])) for row in batch)
         hits = retriever.search([row["question"] for row in batch], most).sort("query", "rank")
@@ -138,7 +139,7 @@ def _rank(golden: Row, results: Mapping[str, str]) -> int | None:
 
 
 def _mark(rows: list[Row], texts: Mapping[str, Row], *, judge: Generator, prompt: Prompt, minimum: float) -> None:
-    asked = [row for row in rows if row["kind"] != "unanswerable"]
+    asked = [row for row in rows if traits(row["kind"]).answered]
     outcomes = judge.complete(_requests(asked, texts, prompt))
     for row, outcome in zip(asked, outcomes, strict=True):
         if isinstance(outcome, Completion):
@@ -218,8 +219,7 @@ class _Alike:
         self.rows, self.vectors, self.similarity = rows, vectors, similarity
         self.facts = _codes(fact_values(row["question"]) for row in rows)
         self.answers = _codes(  # "yes" to two questions does not make them one
-            number if row["kind"] in ("decision", "unanswerable") else normalise(row["answer"])
-            for number, row in enumerate(rows)
+            number if traits(row["kind"]).fixed else normalise(row["answer"]) for number, row in enumerate(rows)
         )
         self.sources = _codes(tuple(sorted(row["golden_chunk_ids"] or row["doc_ids"])) for row in rows)
 

@@ -15,6 +15,7 @@ import polars as pl
 from raft import support
 from raft.answers import Passage
 from raft.bearing import SHORT_ANSWERS, Sources, bearing, golden_of, group_of, unanswerable, withheld
+from raft.kinds import traits
 from raft.prompts import Prompt
 from raft.protocols import Embedder, Message, Retriever
 from raft.raftformat import ABSTENTION, Shown, render_prompt, title_line
@@ -194,7 +195,7 @@ def exemplars(
     rows = [
         row
         for row in learned.iter_rows(named=True)
-        if row["kind"] not in ("unanswerable", "comparison")
+        if not traits(row["kind"]).special
         and len(row["golden_chunk_ids"]) == 1
         and row["golden_chunk_ids"][0] in book.chunks
     ]

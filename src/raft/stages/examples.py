@@ -18,6 +18,7 @@ from raft import tables
 from raft.bearing import SHORT_ANSWERS, holds_answer
 from raft.duplicates import same_text
 from raft.errors import RaftError
+from raft.kinds import traits
 from raft.prompts import Prompt, Where
 from raft.protocols import Message, Retriever, Tokenizer
 from raft.raftformat import ABSTENTION, Shown, parse, render_prompt, render_target, title_line
@@ -232,7 +233,7 @@ class _Allowed:
     def __init__(self, row: Row, golden: list[Row], recipe: _Recipe) -> None:
         self.recipe, self.pool, self.golden = recipe, frozenset(recipe.pool), golden
         self.quotes = [quote["text"] for quote in row["quotes"]]
-        telling = row["kind"] != "unanswerable" and normalise(row["answer"]) not in SHORT_ANSWERS
+        telling = traits(row["kind"]).answered and normalise(row["answer"]) not in SHORT_ANSWERS
         self.answers = [row["answer"], *filter(None, [recipe.styled.get(row["question_id"])])] if telling else []
 
     def __call__(self, name: str) -> bool:
@@ -277,7 +278,7 @@ def _target(draft: _Draft, recipe: _Recipe) -> str:
         numbers = {name: number for number, name in enumerate(draft.shown, 1)}
         quotes = [quote for quote in row["quotes"] if quote["chunk_id"] in numbers]
         return render_target(answer, [(numbers[quote["chunk_id"]], quote["text"]) for quote in quotes], recipe.quotes)
-    if recipe.when_absent == "memorise" and row["kind"] != "unanswerable":
+    if recipe.when_absent == "memorise" and traits(row["kind"]).answered:
         return render_target(answer, [])
     return render_target(ABSTENTION, [])
 

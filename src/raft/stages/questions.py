@@ -114,8 +114,11 @@ def ask(
         rows = [_row(row, one, model) for row in one.read(outcome.text)]
         fresh = list({row["question_id"]: row for row in rows if row["question_id"] not in seen}.values())
         seen.update(row["question_id"] for row in fresh)
-        repeated = Failure("repeated", "the same question was asked of the same chunk before", outcome.text)
-        failures += [{"stage": "questions", "item_id": one.item_id, **_failure(repeated)} for _ in rows[len(fresh) :]]
+        repeated = ["the same question was asked of the same chunk before"] * (len(rows) - len(fresh))
+        lost = [("repeated", why) for why in repeated] + [("malformed", why) for why in one.refused(outcome.text)]
+        for kind, why in lost:
+            failure = Failure(kind, why, outcome.text, outcome.attempts)
+            failures.append({"stage": "questions", "item_id": one.item_id, **_failure(failure)})
         if fresh:
             yield tables.frame(tables.QUESTIONS, fresh)
 

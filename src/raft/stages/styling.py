@@ -8,6 +8,7 @@ from typing import Any
 import jsonschema
 import polars as pl
 
+from raft.kinds import traits
 from raft.prompts import Prompt
 from raft.protocols import Failure, Generator, Request
 from raft.text import contains, fact_values
@@ -38,11 +39,8 @@ def restyle(
         Answers by question_id, and the ids of the questions whose answer could not be worded so. They keep their
         exact answer, unless there is a schema: then they cannot be used.
     """
-    rows = list(
-        cleaned.filter(pl.col("split").is_in(["train", "valid"]) & (pl.col("kind") != "unanswerable")).iter_rows(
-            named=True
-        )
-    )
+    learned = cleaned.filter(pl.col("split").is_in(["train", "valid"])).iter_rows(named=True)
+    rows = [row for row in learned if traits(row["kind"]).answered]
     field = _only_field(schema)
     answers: dict[str, str] = {}
     failed: list[str] = []
