@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 
-from raft.backends.asking import Model, Reply
+from raft.backends.asking import Model, Reply, without_thoughts
 from raft.protocols import Completion, Failure, Request
 
 
@@ -28,7 +28,7 @@ class FreshGenerator:
         if isinstance(reply, Failure):
             return reply
         return Completion(
-            text=reply.text,
+            text=without_thoughts(reply.text),
             model=self._model.name,
             input_tokens=reply.input_tokens,
             output_tokens=reply.output_tokens,
