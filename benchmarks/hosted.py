@@ -33,7 +33,6 @@ from raft import items, prompts, surveying, tables
 from raft.backends.faults import Transport
 from raft.backends.flowing import FlowingGenerator
 from raft.backends.hosted import HostedModel
-from raft.backends.spread import SpreadTransport, processes_for
 from raft.backends.through_litellm import LitellmTransport
 from raft.ledger import Ledger
 from raft.protocols import Completion, Request
@@ -89,14 +88,6 @@ class ThroughLitellm(HostedModel):
 
     def _transport(self, key: str | None) -> Transport:
         return LitellmTransport(self.name, api_base=self._given, key=key, timeout=self._timeout)
-
-
-class ThroughProcesses(HostedModel):
-    """A hosted model that is asked through litellm in as many processes as its calls in flight are worth."""
-
-    def _transport(self, key: str | None) -> Transport:
-        count = processes_for(self.concurrency)
-        return SpreadTransport(count, name=self.name, api_base=self._given, key=key, timeout=self._timeout)
 
 
 def raft_calls(model: HostedModel, source: Iterator[Request]) -> int:
@@ -171,7 +162,6 @@ CONTENDERS: dict[str, Callable[[str, int, int], int]] = {
     "raft, direct": by_raft(HostedModel, "openai/test-model"),
     "raft, litellm openai/": by_raft(ThroughLitellm, "openai/test-model"),
     "raft, litellm hosted_vllm/": by_raft(ThroughLitellm, "hosted_vllm/test-model"),
-    "raft, litellm openai/, in processes": by_raft(ThroughProcesses, "openai/test-model"),
     "litellm openai/": by_litellm("openai/test-model"),
     "litellm hosted_vllm/": by_litellm("hosted_vllm/test-model"),
 }

@@ -21,13 +21,13 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any, Self, TextIO
 
 ERRORS: Mapping[str, tuple[int, str, str]] = {
-    "400": (400, "invalid_request_error", "Invalid value for 'temperature'."),
+    "400": (400, "invalid_request_error", "Invalid value for 'top_p'."),
     "401": (401, "invalid_api_key", "Incorrect API key provided."),
     "402": (402, "insufficient_quota", "You exceeded your current quota."),
     "403": (403, "permission_denied", "You may not use this model."),
@@ -47,17 +47,29 @@ ERRORS: Mapping[str, tuple[int, str, str]] = {
     "quota": (429, "insufficient_quota", "You exceeded your current quota, please check your plan."),
     "schema": (400, "invalid_request_error", "This endpoint does not support response_format of type json_schema."),
     "max_tokens": (400, "unsupported_parameter", "Use 'max_completion_tokens' instead of 'max_tokens'."),
+    "temperature": (400, "unsupported_value", "'temperature' does not support 0.0 with this model."),
+    "system": (400, "invalid_request_error", "System role not supported"),
+    "effort": (400, "unsupported_value", "Supported values of 'reasoning_effort' are: 'low', 'medium', and 'high'."),
 }
 """Faults that answer with an error: status, code and message."""
 
-_ONLY_WITH: Mapping[str, str] = {"schema": "response_format", "max_tokens": "max_tokens"}
-"""Faults that a request meets only where it has a certain field."""
+_ONLY_WITH: Mapping[str, Callable[[Mapping[str, Any]], bool]] = {
+    "schema": lambda body: "response_format" in body,
+    "max_tokens": lambda body: "max_tokens" in body,
+    "temperature": lambda body: "temperature" in body,
+    "system": lambda body: body["messages"][0]["role"] == "system",
+    "effort": lambda body: body.get("reasoning_effort") in ("none", "minimal"),
+}
+"""Faults that a request meets only where it has something."""
 
 BROKEN = ("malformed", "close", "cut", "timeout")
 """Faults without a whole reply: a body that is no JSON, no reply, half a reply, no reply and no end."""
 
-ODD = ("empty", "length", "truncated", "usage")
-"""Whole replies of no use: no choice, cut off and saying so, JSON that ends in its first item, absurd token counts."""
+ODD = ("empty", "length", "truncated", "usage", "refusal", "page")
+"""Whole replies of no use: no choice, cut off and saying so, JSON that ends in its first item, absurd token counts, the
+model's words that it refuses, a web page."""
+
+THOUGHT = 'Perhaps {"items": [{"question": "draft"}]} or [1, 2]? It has "quotes" and {braces}.\n</think>\n\n'
 
 _USAGES: Sequence[Any] = (
     None,
@@ -86,6 +98,8 @@ class FakeOpenAI:
         counts: a file to which a line is added for each attempt: seconds since 1970, the request's digest, the number
             of the attempt, and "answered", "abandoned" (a whole reply to a client that had gone) or the fault.
         keep: remember the bodies of all requests in `seen`.
+        refuses: names of `ERRORS` that each request meets which has what they name.
+        thinks: tokens of thoughts before each reply, in a field of their own; a limit below them cuts the reply off.
 
     Attributes:
         seen: the bodies of all requests, in the order in which they came.
@@ -113,7 +127,10 @@ class FakeOpenAI:
         headers: bool = True,
         counts: Path | None = None,
         keep: bool = True,
+        refuses: Sequence[str] = (),
+        thinks: int = 0,
     ):
+        self.refuses, self.thinks = refuses, thinks
         self.faults, self.limit, self.shares = dict(faults or {}), limit, dict(shares or {})
         for name in (*self.shares, *(fault for planned in self.faults.values() for fault in planned)):
             if name and name not in (*ERRORS, *BROKEN, *ODD):
@@ -215,12 +232,15 @@ class FakeOpenAI:
     def _fault(self, body: Mapping[str, Any], attempt: int, draw: float) -> str | None:
         if not body["messages"]:
             return "400"
+        for name in self.refuses:
+            if _ONLY_WITH[name](body):
+                return name
         if self.faults:
             text = _text(body["messages"][-1])
             planned = next((faults for key, faults in self.faults.items() if key in text), ())
             if attempt < len(planned):
                 chosen = planned[attempt]
-                return chosen if chosen and _ONLY_WITH.get(chosen, "messages") in body else None
+                return chosen if chosen and (chosen not in _ONLY_WITH or _ONLY_WITH[chosen](body)) else None
         for fault, share in self.shares.items():
             if draw < share:
                 return fault
@@ -245,10 +265,12 @@ class FakeOpenAI:
             connection.send(*_error(*ERRORS[fault]), headers)
         elif fault == "malformed":
             connection.send(200, b'{"id": "chat-1", "choices": [{"mess')
+        elif fault == "page":
+            connection.send(200, b"<!DOCTYPE html><html><body>Gateway login</body></html>")
         elif fault == "close":
             connection.transport.close()
         else:
-            data = json.dumps(_completion(body, digest, fault)).encode()
+            data = json.dumps(_completion(body, digest, fault, self.thinks)).encode()
             if fault == "cut":
                 connection.send(200, data, self._limits(), until=len(data) // 2)
             else:
@@ -374,18 +396,25 @@ def _error(status: int, code: str, message: str) -> tuple[int, bytes]:
     return status, json.dumps({"error": error}).encode()
 
 
-def _completion(body: Mapping[str, Any], digest: bytes, fault: str | None) -> dict[str, Any]:
+def _completion(body: Mapping[str, Any], digest: bytes, fault: str | None, thinks: int = 0) -> dict[str, Any]:
     text = reply_to(body)
     words = text.split()
     if fault == "length":
         text = " ".join(words[: max(1, len(words) // 2)])
     if fault == "truncated":
         text = text[: min(40, len(text) // 2)]
+    message = {"role": "assistant", "content": text}
+    if fault == "refusal":
+        message |= {"content": None, "refusal": "I cannot help with that."}
+    written = thinks + len(words)
+    cut = thinks > 0 and written > body.get("max_tokens", body.get("max_completion_tokens", written))
+    if thinks:
+        message |= {"content": "" if cut else text, "reasoning_content": "Let me think"}
     read = sum(len(_text(turn).split()) for turn in body["messages"])
     choice = {
         "index": 0,
-        "message": {"role": "assistant", "content": text},
-        "finish_reason": "length" if fault == "length" else "stop",
+        "message": message,
+        "finish_reason": "length" if cut or fault == "length" else "stop",
     }
     completion = {
         "id": "chat-" + digest.hex()[:12],
@@ -393,7 +422,7 @@ def _completion(body: Mapping[str, Any], digest: bytes, fault: str | None) -> di
         "created": 1_700_000_000,
         "model": body.get("model", "test-model"),
         "choices": [] if fault == "empty" else [choice],
-        "usage": {"prompt_tokens": read, "completion_tokens": len(words), "total_tokens": read + len(words)},
+        "usage": {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written},
     }
     if fault == "usage":
         completion["usage"] = _USAGES[digest[0] % len(_USAGES)]

@@ -2,9 +2,9 @@
 
 import pytest
 
-from raft.backends.addresses import identity_of, is_free
 from raft.backends.embedding import HostedEmbedder
 from raft.backends.hosted import HostedModel
+from raft.backends.providers import identity_of, is_free
 
 OURS = "http://10.0.0.7:8000/v1"
 VARIABLES = ("OPENAI_BASE_URL", "OPENAI_API_BASE", "OLLAMA_API_BASE", "GROQ_API_BASE", "HOSTED_VLLM_API_BASE")

@@ -204,6 +204,17 @@ def test_absurd_token_counts_count_at_the_worst_case(ledger):
 
 
 @slow
+def test_what_the_lines_of_a_batch_are_refused_for_is_left_out_of_the_next(ledger):
+    """A refused temperature is learned from the lines that came back; they are asked again, and billed once."""
+    with FakeBatches({"word": ["temperature"]}) as server:
+        run = Run(server, ledger)
+        assert all(isinstance(one, Completion) for one in run.ask("word 1", "word 2"))
+        asked = [["temperature" in row["body"] for row in server._rows(batch)] for batch in server.batches]
+    assert asked == [[True, True], [False, False]]
+    assert states(ledger) == {"paid": 2}
+
+
+@slow
 def test_an_expired_batch_keeps_what_it_has_and_the_rest_is_asked_again(ledger):
     """What a batch did not do in time is not billed, and goes into the next one."""
     with FakeBatches(endings=["expired"]) as server:

@@ -377,3 +377,11 @@ def test_the_run_is_described_before_it_is_estimated(home, fake_models):
     assert api.state(home[1])["money"] == {"rows": [], "spent": 0, "open": 0, "cap": None, "left": None}
     raft.build(**options(home))
     assert Run(home[1]).manifest["collection"] == before
+
+
+def test_a_reasoning_models_thoughts_count_in_the_worst_case(home, fake_models):
+    """What a model that is known to think may write besides its replies is part of the most that a build can cost."""
+    plain, thinking = (
+        raft.estimate(**{**options(home), "generator": name}) for name in ("openai/gpt-4o-mini", "openai/gpt-5-mini")
+    )
+    assert thinking.dollars[1] > 2 * plain.dollars[1]

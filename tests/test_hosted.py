@@ -17,7 +17,8 @@ from raft.backends.faults import Busy
 from raft.backends.flowing import FlowingGenerator
 from raft.backends.fresh import FreshGenerator
 from raft.backends.hosted import HostedModel
-from raft.backends.through_litellm import LitellmTransport
+from raft.backends.providers import PROVIDERS
+from raft.backends.quiet import import_litellm
 from raft.errors import RaftError, UsageError
 from raft.ledger import Ledger
 from raft.protocols import Completion, Failure, Request
@@ -52,8 +53,8 @@ def provider(request, monkeypatch):
     """Return a provider whose calls go directly, and one whose calls go through litellm."""
     if request.param == "direct":
         return "openai"
-    monkeypatch.setenv("DEEPSEEK_API_KEY", KEY)
-    return "deepseek"
+    monkeypatch.setenv("NOVITA_API_KEY", KEY)
+    return "novita"
 
 
 def model(server, name="openai/test-model", concurrency=2):
@@ -165,18 +166,45 @@ def test_a_missing_key_is_a_usage_error(monkeypatch, naps):
 
 
 def test_where_a_call_goes(monkeypatch):
-    """An endpoint at an address of one's own is asked directly, by setting or by variable; all others by litellm."""
-    monkeypatch.setenv("DEEPSEEK_API_KEY", KEY)
+    """Who speaks as OpenAI does is asked directly, at the address given, a variable's or its own."""
+    for name in ("GROQ", "ANTHROPIC", "NOVITA", "TOGETHER"):
+        monkeypatch.setenv(f"{name}_API_KEY", KEY)
 
     def way(name, base=None):
         own = HostedModel(name, api_base=base, concurrency=1, timeout=5)
-        return type(own._transport(own._key()))
+        transport = own._transport(own._key())
+        return transport._url.removesuffix("/chat/completions") if isinstance(transport, DirectTransport) else None
 
-    assert way("openai/x", "http://127.0.0.1:1/v1") is way("hosted_vllm/x", "http://127.0.0.1:1/v1") is DirectTransport
-    assert way("openai/gpt-4o-mini") is way("deepseek/x", "http://127.0.0.1:1/v1") is LitellmTransport
-    monkeypatch.setenv("OPENAI_API_BASE", "http://127.0.0.1:1/v1")
-    monkeypatch.setenv("HOSTED_VLLM_API_BASE", "http://127.0.0.1:1/v1")
-    assert way("openai/x") is way("hosted_vllm/x") is DirectTransport
+    base = "http://127.0.0.1:1/v1"
+    assert (
+        way("openai/x", base) == way("hosted_vllm/x", base) == way("lm_studio/x", base) == way("groq/x", base) == base
+    )
+    assert way("openai/gpt-4o-mini") == "https://api.openai.com/v1"
+    assert way("groq/x") == "https://api.groq.com/openai/v1"
+    assert way("together_ai/x") == "https://api.together.ai/v1"  # its key has a second name
+    assert way("anthropic/x") is way("novita/x", base) is None
+    monkeypatch.setenv("OPENAI_API_BASE", base)
+    monkeypatch.setenv("HOSTED_VLLM_API_BASE", base)
+    assert way("openai/x") == way("hosted_vllm/x") == base
+
+
+def test_without_an_address_nothing_is_asked(naps):
+    """A program of one's own has no address by itself, and the words say how to give one."""
+    with pytest.raises(UsageError, match="The address of"):
+        list(HostedModel("hosted_vllm/x", api_base=None, concurrency=1, timeout=5).answer([request("x")], [True]))
+
+
+def test_the_table_of_providers_agrees_with_litellm(monkeypatch):
+    """Providers that are asked directly are asked where litellm asks them, by the key that it looks for."""
+    monkeypatch.delenv("OPENAI_API_KEY")
+    litellm = import_litellm()
+    for name, known in PROVIDERS.items():
+        if known.direct and known.address and not known.own:
+            needed = litellm.validate_environment(f"{name}/m")["missing_keys"]
+            assert litellm.get_llm_provider(f"{name}/m")[3] in (known.address, None)
+            assert set(needed) <= {*known.keys, f"{name.upper()}_API_KEY"}
+            with pytest.raises(UsageError, match="_API_KEY"):
+                HostedModel(f"{name}/m", api_base=None, concurrency=1, timeout=5)._key()
 
 
 @pytest.mark.parametrize(("fault", "kind"), [("context", "too long"), ("policy", "refused"), ("400", "refused")])

@@ -2,7 +2,7 @@
 
 import pytest
 
-from raft.backends import prices
+from raft.backends import prices, providers
 from raft.spending import Price
 
 ENTRIES = {
@@ -65,4 +65,4 @@ def test_the_list_that_comes_with_litellm_is_read():
 )
 def test_an_endpoint_of_ones_own_is_known(name, api_base, own):
     """A model at an address of one's own, or of a program that runs on one's own machine, brings no bill."""
-    assert prices.is_own(name, api_base) is own
+    assert providers.is_own(name, api_base) is own

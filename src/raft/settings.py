@@ -56,6 +56,9 @@ class Generator(_Section):
     batch: Count = Field(32, description="requests in one batch of a local model")
     attempts: Count = Field(3, description="how often one request is asked before it is recorded as a failure")
     timeout: Annotated[float, Field(gt=0)] = Field(120.0, description="seconds a hosted model may take for one reply")
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high"] | None = Field(
+        None, description="how long a reasoning model thinks before it writes; none given: as little as it can"
+    )
     max_cost: Positive | None = Field(None, description="dollars that the run may cost in all, over all its builds")
     input_price: Price | None = Field(None, description="dollars per million tokens read; none: litellm's list")
     output_price: Price | None = Field(None, description="dollars per million tokens written; none: litellm's list")

@@ -1,28 +1,14 @@
 """Whether what a command is about to ask stands on this machine: the one place that decides it for `local_only`."""
 
-import os
 from collections.abc import Iterator, Mapping
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from raft.backends import models
+from raft.backends.providers import addresses_in_environment, provider_of
 from raft.errors import UsageError
 from raft.settings import Settings
-
-_SERVERS: Mapping[str, tuple[tuple[str, ...], str | None]] = {
-    "hosted_vllm": (("HOSTED_VLLM_API_BASE",), None),
-    "litellm_proxy": (("LITELLM_PROXY_API_BASE",), None),
-    "lm_studio": (("LM_STUDIO_API_BASE",), None),
-    "ollama": (("OLLAMA_API_BASE",), "http://localhost:11434"),
-    "ollama_chat": (("OLLAMA_API_BASE",), "http://localhost:11434"),
-    "openai": (("OPENAI_BASE_URL", "OPENAI_API_BASE"), None),
-    "openai_like": (("OPENAI_LIKE_API_BASE",), None),
-    "text-completion-openai": (("OPENAI_BASE_URL", "OPENAI_API_BASE"), None),
-    "xinference": (("XINFERENCE_API_BASE",), "http://127.0.0.1:9997"),
-}
-"""Providers that a server on this machine can stand behind: the variables that name its address, and where it is by
-itself. All other providers are elsewhere, whatever address is given."""
 
 
 def check(settings: Settings, *, asked: Mapping[str, str | None] | None = None) -> None:
@@ -65,17 +51,14 @@ def _why_remote(name: str, api_base: str | None) -> Iterator[str]:
     """Say why a model is not on this machine; nothing where it is."""
     if not models.is_hosted(name):
         return
-    provider = name.partition("/")[0]
-    if provider not in _SERVERS:
-        yield f"{provider} is not on this machine"
+    provider = provider_of(name)
+    if not provider.local:
+        yield f"{name.partition('/')[0]} is not on this machine"
         return
-    variables, usual = _SERVERS[provider]
     # which of the variables wins is the vendor's affair: each one that is set has to name this machine
-    given = [api_base] if api_base else [os.environ[one] for one in variables if os.environ.get(one)]
-    for address in given or ([usual] if usual else []):
-        yield from _why_off_loopback(address)
-    if not given and not usual:
-        yield "it has no address (api_base)"
+    given = [api_base] if api_base else addresses_in_environment(name) or [provider.address or ""]
+    for address in given:
+        yield from _why_off_loopback(address) if address else ["it has no address (api_base)"]
 
 
 def _why_off_loopback(address: str) -> Iterator[str]:

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterable, Iterator
 
 from raft.backends import models
-from raft.backends.addresses import is_free
 from raft.backends.prices import list_price
+from raft.backends.providers import is_free
 from raft.errors import UsageError
 from raft.ledger import Ledger
 from raft.protocols import Completion, Failure, Generator, Request

@@ -17,8 +17,9 @@ from raft.backends.fresh import FreshGenerator
 from raft.backends.hosted import HostedModel
 from raft.backends.indexes import Indexes
 from raft.backends.local import LocalModel
+from raft.backends.manners import Manners
 from raft.backends.peft import PeftTrainer
-from raft.backends.prices import is_own
+from raft.backends.providers import is_own
 from raft.backends.weights import Weights
 from raft.batchbook import BatchBook
 from raft.errors import UsageError
@@ -68,6 +69,7 @@ def open_seams(
             chosen.model,
             api_base=chosen.api_base,
             timeout=chosen.timeout,
+            effort=chosen.reasoning_effort,
             book=BatchBook(ledger, collection),
             price=purse.price,
             purse=purse,
@@ -145,6 +147,7 @@ def circumstances(settings: Settings, ledger: Ledger, collection: str, seams: pi
         paid=lambda purpose: sum(row["calls"] for row in rows if row["purpose"] == purpose),
         embedded=cast("CachedEmbedder", seams.embedder).known if paying else None,
         spent=sum(row["cost"] + row["lost_cost"] for row in rows),
+        room=Manners(name, chosen.reasoning_effort).room if hosted else 0,
     )
 
 
@@ -308,6 +311,7 @@ def _hosted(name: str, settings: Settings, api_base: str | None) -> HostedModel:
         timeout=chosen.timeout,
         requests_per_minute=chosen.requests_per_minute,
         tokens_per_minute=chosen.tokens_per_minute,
+        effort=chosen.reasoning_effort if name == chosen.model else None,
     )
 
 

@@ -5,6 +5,8 @@ replies that fail their request's check are asked again, up to a limit. Another 
 a reply which failed is not served again in its place.
 """
 
+import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -18,6 +20,12 @@ FINAL = ("refused", "too long")
 
 RETRY_TEMPERATURE = 0.7
 """Another attempt must be able to differ from the first, so it samples at least this warm."""
+
+_TAG = r"(?:seed:)?(?:think(?:ing)?|thought|reasoning)"
+_OPENED = re.compile(rf"\s*[<\[◁]{_TAG}[>\]▷]", re.I)
+_CLOSED = re.compile(rf"[<\[◁]/{_TAG}[>\]▷]\s*", re.I)
+_CLOSED_ALONE = re.compile(rf"(?:^|\n)\s*{_CLOSED.pattern}|{_CLOSED.pattern.removesuffix('*')}*(?:\n\s*|$)", re.I)
+_TAGS = re.compile(rf"[<\[◁]/?{_TAG}[>\]▷]", re.I)
 
 
 @dataclass(frozen=True)
@@ -171,14 +179,14 @@ def judge(
     """
     if isinstance(entry, Failure):
         return replace(entry, attempts=attempt + 1)
+    text = without_thoughts(entry.reply)
     try:
         if request.check is not None:
-            request.check(entry.reply)
+            request.check(text)
     except ValueError as error:
-        kind = "length" if entry.finish_reason == "length" else "malformed"
-        return Failure(kind, str(error), entry.reply, attempt + 1)
+        return Failure(*_no_use(entry, text, error), entry.reply, attempt + 1)
     return Completion(
-        text=entry.reply,
+        text=text,
         model=model,
         input_tokens=entry.input_tokens,
         output_tokens=entry.output_tokens,
@@ -188,6 +196,43 @@ def judge(
         finish_reason=entry.finish_reason,
         replayed=replayed,
     )
+
+
+def _no_use(entry: Entry, text: str, error: ValueError) -> tuple[str, str]:
+    """Return the kind of failure that a reply is which did not pass its check, and why."""
+    if entry.finish_reason in ("refusal", "content_filter"):
+        return "refused", f"the model refuses to answer: {text}" if text else "the provider's filter withheld the reply"
+    kind = "length" if entry.finish_reason == "length" else "malformed"
+    if text.strip():
+        return kind, str(error)
+    if kind == "length":
+        return kind, f"its {entry.output_tokens} tokens were spent on thinking, before a word of the reply"
+    return kind, "nothing but thinking came" if entry.reply else f"an empty reply came ({entry.finish_reason})"
+
+
+def has_thoughts(text: str) -> bool:
+    """Tell whether a reasoning model wrote thoughts before its reply, between tags such as `<think>`."""
+    return bool(_TAGS.sub("", text.removesuffix(without_thoughts(text))).strip())
+
+
+def without_thoughts(text: str) -> str:
+    """Return a reply without what was thought before it: all up to a closing tag, whose opening one may be missing.
+
+    Thoughts without an end are all that came; a tag inside of a JSON reply is part of it.
+    """
+    while _OPENED.match(text):
+        closed = _CLOSED.search(text)
+        text = text[closed.end() :] if closed else ""
+    closed = _CLOSED_ALONE.search(text)
+    return text[closed.end() :] if closed and not _is_json(text) else text
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def needs_room(call: Request, entry: Entry | Failure) -> bool:

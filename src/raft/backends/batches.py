@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from time import sleep, time
 from typing import Any
 
-from raft.backends.addresses import identity_of
 from raft.backends.asking import RETRY_TEMPERATURE, Reply
 from raft.backends.batchprovider import BatchProvider, Stand, Unlisted
 from raft.backends.faults import Broken, Busy, Denied, Refused
+from raft.backends.providers import identity_of
 from raft.batchbook import Batch, BatchBook, Bill
 from raft.errors import RaftError, UsageError
 from raft.ledger import request_key
@@ -36,6 +36,7 @@ class BatchModel:
         name: `provider/model`, for example `openai/gpt-4o-mini`.
         api_base: address of an endpoint of one's own.
         timeout: seconds for one HTTP request; a batch takes hours.
+        effort: how long a reasoning model thinks; None: as little as it can.
         book: where the run's batches are written down.
         price: of the model when it is asked directly; a batch is reckoned at half of it. None when it is unknown.
         purse: what the run may still spend.
@@ -49,15 +50,17 @@ class BatchModel:
         *,
         api_base: str | None,
         timeout: float,
+        effort: str | None = None,
         book: BatchBook,
         price: Price | None,
         purse: Purse,
         say: Callable[[str, Mapping[str, Any]], None] | None = None,
     ) -> None:
         self.name = name
-        self.identity = identity_of(name, api_base)
+        self.identity = identity_of(name, api_base) + (f" effort={effort}" if effort else "")
         self.window = _WINDOW
-        self._api_base, self._timeout = api_base, timeout
+        self._api_base, self._timeout, self._effort = api_base, timeout, effort
+        self._refused: dict[str, frozenset[str]] = {}  # what was known when a batch was made, by its name
         self._book, self._purse = book, purse
         self._price = Price(price.input * _DISCOUNT, price.output * _DISCOUNT) if price else None
         self._say = say or (lambda event, facts: None)
@@ -96,7 +99,7 @@ class BatchModel:
     ) -> Iterator[list[tuple[int, Reply | Failure]]]:
         keys = {i: self._key(calls[i]) for i, one in enumerate(wanted) if one}
         places = {key: i for i, key in keys.items()}
-        asked = {key: calls[i] for key, i in places.items()}
+        asked = {key: provider.manners.roomy(calls[i]) for key, i in places.items()}
         waiting = self._book.holding(list(places))
         held = {key for members in waiting.values() for key in members}
         rest = [key for key in places if key not in held]
@@ -118,7 +121,7 @@ class BatchModel:
 
     def _opened(self) -> BatchProvider:
         """Open the provider, and find out what became of the batches of an earlier process."""
-        provider = BatchProvider(self.name, api_base=self._api_base, timeout=self._timeout)
+        provider = BatchProvider(self.name, api_base=self._api_base, timeout=self._timeout, effort=self._effort)
         for batch in self._book.unfinished(self.identity):
             sent = batch if batch.id else self._found(provider, batch)
             stand = provider.look(sent.id or "") if sent else None
@@ -180,6 +183,7 @@ class BatchModel:
     def _send(self, provider: BatchProvider, piece: Mapping[str, float | None], lines: list[bytes]) -> Batch:
         batch = self._book.plan(self.identity, piece, model=self.name, purpose=self._purse.purpose)
         self._purse.recount()
+        self._refused[batch.name] = provider.manners.refused
         try:
             batch = self._book.filed(batch, provider.upload(lines))
         except (Busy, Broken, Refused, Denied):
@@ -228,21 +232,27 @@ class BatchModel:
         bills: dict[str, Bill] = {}
         outcomes: dict[str, Reply | Failure] = {}
         free: set[str] = set()
+        again: set[str] = set()
+        before = self._refused.get(batch.name, frozenset())
         denied: UsageError | None = None
         for key, came in provider.read(stand) if stand else ():
             if key not in members or key in bills or key in outcomes:
                 continue
             if isinstance(came, Reply):
+                provider.manners.learn(came, frozenset())
                 bills[key], outcomes[key] = self._priced(came, asked.get(key))
                 continue
             if not (isinstance(came, Broken) and came.billed):
                 free.add(key)
+            if key in asked and provider.adapts(came, asked[key], before):
+                again.add(key)
+                continue
             outcomes[key] = Failure(came.kind if isinstance(came, Refused) else "error", str(came))
             denied = self._denied(came) if isinstance(came, Denied) else denied
         if batch.state == "settled":
             self._book.forget(batch, members - bills.keys())
             return {key: one for key, one in outcomes.items() if key in asked}, denied
-        silent = members - outcomes.keys()
+        silent = members - outcomes.keys() - again
         if stand is not None and stand.status != "completed":
             free |= silent  # what was not done is not billed
         self._book.settle(batch, bills, free)

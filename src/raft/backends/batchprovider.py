@@ -14,8 +14,10 @@ from typing import Any
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, stop_after_delay, wait_random_exponential
 
 from raft.backends.asking import Reply
-from raft.backends.direct import fault, read_error, read_reply, response_format
+from raft.backends.direct import fault, is_plain, read_error, read_reply
 from raft.backends.faults import Broken, Busy, Denied, Refused
+from raft.backends.manners import Manners
+from raft.backends.providers import PROVIDERS, no_address, no_key
 from raft.backends.quiet import import_litellm
 from raft.batchbook import Batch
 from raft.errors import UsageError
@@ -23,10 +25,6 @@ from raft.protocols import Request
 
 Fault = Busy | Broken | Refused | Denied
 
-PROVIDERS = ("openai", "azure", "hosted_vllm", "litellm_proxy")
-"""Providers whose batches litellm makes, lists and reads in the form of OpenAI."""
-
-_OWN = ("hosted_vllm", "litellm_proxy")
 _TRIES, _PATIENCE_SECONDS = 8, 600.0
 _SETTLING_SECONDS = 10.0  # after which a batch that was made is surely in the provider's list
 _CLOCKS_APART = 3600.0
@@ -74,34 +72,39 @@ class BatchProvider:
         name: `provider/model`.
         api_base: address of an endpoint of one's own.
         timeout: seconds for one HTTP request.
+        effort: how long a reasoning model thinks; None: as little as it can.
+
+    Attributes:
+        manners: how the model wants to be asked, as far as is known.
 
     Raises:
         UsageError: litellm does not know the provider or its batches, or there is no key.
     """
 
-    def __init__(self, name: str, *, api_base: str | None, timeout: float) -> None:
+    def __init__(self, name: str, *, api_base: str | None, timeout: float, effort: str | None = None) -> None:
         self.litellm = import_litellm()
         try:
             self._model, provider, key, base = self.litellm.get_llm_provider(name, api_base=api_base)
         except self.litellm.exceptions.BadRequestError:
             raise UsageError(f"litellm does not know {name}.", where=name) from None
-        if provider not in PROVIDERS:
+        if provider not in PROVIDERS or not PROVIDERS[provider].batches:
+            able = ", ".join(one for one, known in PROVIDERS.items() if known.batches)
             raise UsageError(
-                f"raft cannot use the batch endpoint of {provider}; it can use those of {', '.join(PROVIDERS)}.",
+                f"raft cannot use the batch endpoint of {provider}; it can use those of {able}.",
                 where="generator.batch_endpoint",
                 hint="--set generator.batch_endpoint=false",
             )
-        if provider in _OWN and not (api_base or base):  # litellm would ask OpenAI instead
-            raise UsageError(
-                f"The address of {name} is not known.",
-                where="generator.api_base",
-                hint="--set generator.api_base=http://127.0.0.1:8000/v1",
-            )
+        own = PROVIDERS[provider].direct and PROVIDERS[provider].address is None
+        if own and not (api_base or base):  # litellm would ask OpenAI instead
+            raise no_address(name)
+        self.manners = Manners(name, effort)
+        if not self.litellm.supports_response_schema(model=name):
+            self.manners.refused |= {"response_format"}
         self._name, self._provider = name, provider
         self._reach = {
             "custom_llm_provider": provider,
             "api_base": api_base or base,
-            "api_key": (key or "none") if provider in _OWN else self._key(api_base),
+            "api_key": (key or "none") if own else self._key(api_base),
             "timeout": timeout,
             "max_retries": 0,
             "num_retries": 0,
@@ -110,7 +113,8 @@ class BatchProvider:
 
     def line(self, key: str, request: Request) -> bytes:
         """Return the line of a file of requests that asks one, under the name `key`."""
-        body = {"model": self._model, "messages": list(request.messages), **self._translated(request)}
+        turns = self.manners.messages(request, self.manners.refused)
+        body = {"model": self._model, "messages": list(turns), **self._translated(request)}
         asked = {"custom_id": key, "method": "POST", "url": "/v1/chat/completions", "body": body}
         return json.dumps(asked, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
 
@@ -232,32 +236,35 @@ class BatchProvider:
         if missing and api_base:
             return "none"  # an endpoint of one's own needs no key, but litellm does not ask it without one
         if missing:
-            raise UsageError(
-                f"There is no key for {self._name} in the environment.",
-                where=", ".join(missing),
-                hint=f"export {missing[0]}=...",
-            )
+            raise no_key(self._name, tuple(missing))
         return None
 
     def _translated(self, request: Request) -> dict[str, Any]:
-        # what the model calls its limit of tokens, and whether it takes a schema; the same for most requests
-        known = json.dumps([request.max_tokens, request.temperature, request.schema], sort_keys=True)
+        # what the model calls its limit of tokens, and what it takes; the same for most requests
+        known = json.dumps(
+            [request.max_tokens, request.temperature, request.schema, sorted(self.manners.refused)], sort_keys=True
+        )
         if known not in self._options:
-            schema = {}
-            if request.schema is not None and self.litellm.supports_response_schema(model=self._name):
-                schema = {"response_format": response_format(request)}
+            asked = self.manners.options(request, self.manners.refused)
             options = self._patiently(
                 lambda: self.litellm.utils.get_optional_params(
-                    model=self._model,
-                    custom_llm_provider=self._provider,
-                    max_tokens=request.max_tokens,
-                    temperature=request.temperature,
-                    drop_params=True,
-                    **schema,
+                    model=self._model, custom_llm_provider=self._provider, drop_params=True, **asked
                 )
             )
             self._options[known] = {k: v for k, v in options.items() if k not in ("extra_body", "stream")}
         return self._options[known]
+
+    def adapts(self, refusal: Fault, request: Request, refused: frozenset[str]) -> bool:
+        """Tell whether a request is to be asked again in the way that the words of its refusal want.
+
+        Args:
+            refusal: what came for it.
+            request: what was asked.
+            refused: what `manners` knew when its batch was made.
+        """
+        more = is_plain(refusal) and self.manners.objection(400, str(refusal), request, refused)
+        self.manners.refused |= more or frozenset()
+        return bool(more)
 
 
 def _meaning(error: Exception) -> Fault:

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from raft.backends.asking import Reply
 from raft.backends.faults import Broken, Busy, Denied, Refused
+from raft.backends.manners import Manners
+from raft.backends.providers import provider_of
 from raft.protocols import Request
 
 if TYPE_CHECKING:
@@ -40,8 +42,7 @@ _TOO_LONG = re.compile(
 )
 _CONTENT = re.compile(r"content.?(?:policy|filter|management)|safety system|moderation|flagged", re.I)
 _OVERLOAD = re.compile(r"overload|capacity|too many|rate.?limit|slow down|throttl|\bbusy\b", re.I)
-NO_SCHEMA = re.compile(r"response_format|json_schema|structured output|guided|\bschema\b", re.I)
-_NO_MAX_TOKENS = re.compile(r"max_completion_tokens")
+_PAGE = re.compile(r"\s*<(?:!doctype|html|head|body|\?xml)", re.I)
 
 
 class DirectTransport:
@@ -53,18 +54,28 @@ class DirectTransport:
         key: sent as bearer token; None where the endpoint wants none.
         timeout: seconds for one reply, from the first byte sent to the last one read.
         connections: the most that are open at once; more requests than that wait for each other.
+        manners: how the model wants to be asked, as far as is known; None: nothing is.
 
     Attributes:
         limits: what the endpoint's headers last said, see `Transport`.
     """
 
-    def __init__(self, name: str, *, api_base: str, key: str | None, timeout: float, connections: int) -> None:
-        self._model = name.partition("/")[2] or name
+    def __init__(
+        self,
+        name: str,
+        *,
+        api_base: str,
+        key: str | None,
+        timeout: float,
+        connections: int,
+        manners: Manners | None = None,
+    ) -> None:
+        model = name.partition("/")[2] or name
+        self._model = model if "/" in model else provider_of(name).folder + model
+        self._manners = manners or Manners(name)
         base = api_base.strip().rstrip("/")
         self._url = base if base.endswith("/chat/completions") else f"{base}/chat/completions"
         self._key, self._timeout, self._connections = (key or "").strip(), timeout, connections
-        self._plain = False  # whether the endpoint was found to take no schema
-        self._room = "max_tokens"
         self._session: aiohttp.ClientSession | None = None
         self._proxy: str | None = None
         self._told: tuple[str | None, str | None] = (None, None)
@@ -73,19 +84,24 @@ class DirectTransport:
     async def send(self, request: Request) -> Reply:
         """Return the reply to one request; see `Transport.send` for what is raised.
 
-        What the endpoint turns down as unknown to it (a schema, the name of the token limit) is sent once more without
-        it, then and from then on.
+        What the endpoint turns down by name (a schema, a temperature, a system turn, the name of the token limit) is
+        left out or said otherwise in another try at once, and from then on.
         """
+        refused: frozenset[str] = frozenset()
         while True:
-            asked = (self._plain or request.schema is None, self._room)
+            refused |= self._manners.refused
             begun = time.monotonic()
-            status, headers, data = await self._post(self._body(request, *asked))
+            status, headers, data = await self._post(self._body(request, refused))
             if status == 200:
-                return read_reply(data, time.monotonic() - begun)
+                reply = read_reply(data, time.monotonic() - begun)
+                self._manners.learn(reply, refused)
+                return reply
             words, code = read_error(data, status)
-            if status in (400, 422) and self._adapted(words, *asked):
-                continue
-            raise fault(status, self._masked(words), code=code, retry_after=retry_after(headers))
+            found = fault(status, self._masked(words), code=code, retry_after=retry_after(headers))
+            more = is_plain(found) and self._manners.objection(status, words, request, refused)
+            if not more:
+                raise found
+            refused |= more
 
     async def close(self) -> None:
         """Close all connections."""
@@ -93,25 +109,10 @@ class DirectTransport:
             session, self._session = self._session, None
             await session.close()
 
-    def _body(self, request: Request, plain: bool, room: str) -> bytes:
-        body: dict[str, Any] = {
-            "model": self._model,
-            "messages": request.messages,
-            room: request.max_tokens,
-            "temperature": request.temperature,
-        }
-        if not plain:
-            body["response_format"] = response_format(request)
+    def _body(self, request: Request, refused: frozenset[str]) -> bytes:
+        turns, options = self._manners.messages(request, refused), self._manners.options(request, refused)
+        body = {"model": self._model, "messages": turns, **options}
         return json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
-
-    def _adapted(self, words: str, plain: bool, room: str) -> bool:
-        if not plain and NO_SCHEMA.search(words):
-            self._plain = True
-        elif room == "max_tokens" and _NO_MAX_TOKENS.search(words):
-            self._room = "max_completion_tokens"
-        else:
-            return False
-        return True
 
     async def _post(self, body: bytes) -> tuple[int, Mapping[str, str], bytes]:
         import aiohttp
@@ -197,7 +198,7 @@ def read_reply(data: bytes, seconds: float) -> Reply:
     try:
         tree = json.loads(data)
     except (ValueError, RecursionError):
-        raise Broken("the reply's body is no JSON", billed=True) from None
+        raise no_page(data.decode("utf-8", "replace")) or Broken("the reply's body is no JSON", billed=True) from None
     choices = tree.get("choices") if isinstance(tree, dict) else None
     if isinstance(tree, dict) and choices is None and tree.get("error"):
         words, code = read_error(data, 0)
@@ -210,8 +211,38 @@ def read_reply(data: bytes, seconds: float) -> Reply:
         return Reply("", "empty", *tokens, None, seconds)
     choice = choices[0] if isinstance(choices[0], dict) else {}
     message = choice.get("message")
-    text = read_content(message.get("content") if isinstance(message, dict) else None)
-    return Reply(text, str(choice.get("finish_reason") or "stop"), *tokens, None, seconds)
+    text, finish = read_message(
+        message if isinstance(message, dict) else {}, str(choice.get("finish_reason") or "stop")
+    )
+    return Reply(text, finish, *tokens, None, seconds)
+
+
+def read_message(message: Mapping[str, Any], finish: str) -> tuple[str, str]:
+    """Return what a message says and why it ends: its text, or else its refusal, or else its thoughts."""
+    text = read_content(message.get("content"))
+    if text:
+        return text, finish
+    if refusal := read_content(message.get("refusal")):
+        return refusal, "refusal"
+    thoughts = read_content(message.get("reasoning_content")) or read_content(message.get("reasoning"))
+    return (f"<think>{thoughts}" if thoughts else ""), finish
+
+
+def no_page(text: str) -> Denied | None:
+    """Return the error to raise where a web page came instead of a reply; None for any other text."""
+    if not _PAGE.match(text):
+        return None
+    seen = " ".join(re.sub(r"<[^>]*>", " ", text).split())[:80]
+    return Denied(
+        f"a web page (HTML) came instead of a reply: {seen!r}; the address of a chat endpoint usually ends in /v1"
+    )
+
+
+def is_plain(found: Busy | Broken | Refused | Denied) -> bool:
+    """Tell whether a refusal may be about how a request was put, rather than about what it says or how long it is."""
+    return isinstance(found, Broken) or (
+        isinstance(found, Refused) and found.kind == "refused" and not _CONTENT.search(found.words)
+    )
 
 
 def read_content(content: Any) -> str:
@@ -232,7 +263,7 @@ def read_usage(usage: Any) -> tuple[int, int]:
 
 
 def read_error(data: bytes, status: int) -> tuple[str, str]:
-    """Return the words and the code of an error's body, in any of the shapes that are about."""
+    """Return the words of an error's body, with the field that it names, and its code, in any shape that is about."""
     try:
         tree = json.loads(data)
     except (ValueError, RecursionError):
@@ -243,9 +274,11 @@ def read_error(data: bytes, status: int) -> tuple[str, str]:
     if not isinstance(inner, dict):
         return str(inner) or f"HTTP status {status}", ""
     words = inner.get("message") or inner.get("detail") or inner.get("msg") or f"HTTP status {status}"
+    if isinstance(named := inner.get("param"), str) and named not in str(words):
+        words = f"{words} ({named})"
     codes = [inner.get(name) for name in ("code", "type", "status")]
-    named = [one for one in codes if isinstance(one, str)]
-    return str(words), next((one for one in named if one in _DENIED_CODES), named[0] if named else "")
+    told = [one for one in codes if isinstance(one, str)]
+    return str(words), next((one for one in told if one in _DENIED_CODES), told[0] if told else "")
 
 
 def read_limits(headers: Mapping[str, str]) -> dict[str, float]:
@@ -279,14 +312,6 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
         if math.isfinite(seconds):
             return max(0.0, seconds)
     return None
-
-
-def response_format(request: Request) -> dict[str, Any]:
-    """Return how a request's schema is put to an endpoint."""
-    return {
-        "type": "json_schema",
-        "json_schema": {"name": "reply", "schema": dict(request.schema or {}), "strict": True},
-    }
 
 
 def _proxy_for(url: str) -> str | None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from raft import privacy
 from raft.backends import models
-from raft.backends.addresses import identity_of
+from raft.backends.providers import identity_of
 from raft.backends.quiet import import_litellm, quiet
 from raft.backends.tokens import HostedTokenizer, LocalTokenizer
 from raft.errors import MissingExtra, RaftError

@@ -49,6 +49,7 @@ class Flight:
         where: the endpoint's address, for errors.
         patience: how long to go on where there is no reply.
         loop: makes the event loop.
+        roomy: returns what is sent for a request, at the moment that it is: what was learned by then counts.
     """
 
     def __init__(
@@ -61,10 +62,11 @@ class Flight:
         where: str,
         patience: Patience = Patience(),  # noqa: B008  it cannot change
         loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop,
+        roomy: Callable[[Request], Request] = lambda request: request,
     ) -> None:
         self.pace = pace
         self._make, self._purse, self._model, self._where = transport, purse, model, where
-        self._patience, self._make_loop = patience, loop
+        self._patience, self._make_loop, self._roomy = patience, loop, roomy
         self._results: SimpleQueue[tuple[Call, Outcome] | None] = SimpleQueue()  # None: no more will come
         self._outstanding, self._ended = 0, False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -224,7 +226,8 @@ class Flight:
         most = most_tokens(request)
         guess = most / _BYTES_A_TOKEN + request.max_tokens
         await self.pace.enter(max(1, round(guess * self._tokens_ratio)))
-        worst = price.cost(most, request.max_tokens) if price else None
+        call = replace(call, request=self._roomy(request))  # what was learned while it waited counts
+        worst = price.cost(most, call.request.max_tokens) if price else None
         outcome: Literal["ok", "busy", "broken"] = "broken"
         begun, wait = self._loop.time(), None
         task = asyncio.current_task()

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-from raft.backends.asking import add_up, asked_again, judge, needs_room, no_totals
+from raft.backends.asking import FINAL, add_up, asked_again, judge, needs_room, no_totals
 from raft.backends.flight import Call, Flight
 from raft.backends.hosted import HostedModel
 from raft.errors import RaftError
@@ -26,6 +26,7 @@ _AHEAD_OF_EACH = 8
 others nothing to do (5 percent of errors held 64 calls at a quarter of their rate with twice as many as in flight)."""
 _AT_ONE_GO = 16  # requests that are made and looked up together; more would hold up the calls in the air
 _LEAST_JUDGED = 50  # outcomes before a share of failures means anything
+_LEAST_CUT = 24  # replies, all of them cut off, that tell of a limit which none will keep
 _TELL_SECONDS = 0.5
 
 Progress = Callable[[Mapping[str, Any]], None]
@@ -53,6 +54,8 @@ class _Window:
     asked: dict[str, list[_Slot]] = field(default_factory=dict)  # who waits for the reply under a key
     settled: int = 0
     failures: int = 0
+    replies: int = 0
+    cut: int = 0  # replies of no use that were cut off at the token limit
     lately: deque[Failure] = field(default_factory=lambda: deque(maxlen=3))
 
 
@@ -154,8 +157,13 @@ class FlowingGenerator:
 
     def _judge(self, window: _Window, slot: _Slot, result: Entry | Failure, *, replayed: bool) -> None:
         outcome = judge(slot.request, result, replayed, attempt=slot.attempt, model=self._model.name)
+        window.replies += 1
+        if isinstance(outcome, Failure) and outcome.kind == "length":
+            window.cut += 1
+            self._check_cut(window, outcome)
         cut = needs_room(slot.call, result)
-        again = isinstance(outcome, Failure) and isinstance(result, Entry) and slot.attempt + 1 < self._attempts
+        failed = isinstance(outcome, Failure) and outcome.kind not in FINAL
+        again = failed and isinstance(result, Entry) and slot.attempt + 1 < self._attempts
         if again and not (cut and slot.widened):
             slot.call, slot.attempt, slot.widened = (
                 asked_again(slot.call, result),
@@ -172,16 +180,30 @@ class FlowingGenerator:
             window.lately.append(outcome)
             self._check_failures(window)
 
+    def _check_cut(self, window: _Window, last: Failure) -> None:
+        if self._max_failures in (None, 1) or not window.cut == window.replies >= _LEAST_CUT:
+            return
+        raise RaftError(
+            f"The first {window.replies} replies of {self._model.name} were all cut off at the token limit, as where a"
+            " model thinks at length before it writes. Everything that came is kept.",
+            where=f"{last.kind}: {last.message}: {last.reply[:200]!r}",
+            hint="--set generator.reasoning_effort=low (or minimal, none), or a model that does not think, or go on"
+            " all the same: --set generator.max_failures=1",
+        )
+
     def _check_failures(self, window: _Window) -> None:
         share = window.failures / window.settled
         if self._max_failures is None or window.settled < _LEAST_JUDGED or share <= self._max_failures:
             return
         came = "; ".join(f"{one.kind}: {one.message}: {one.reply[:200]!r}" for one in window.lately)
+        hint = "try a more capable model (--generator)"
+        if 2 * window.cut > window.replies:
+            hint = "--set generator.reasoning_effort=low: most replies were cut off at the token limit"
         raise RaftError(
             f"{window.failures:,} of {window.settled:,} requests to {self._model.name} had no usable reply"
             f" ({share:.0%}, more than the {self._max_failures:.0%} of max_failures). Everything that came is kept.",
             where=came,
-            hint="try a more capable model (--generator), or go on all the same: --set generator.max_failures=1",
+            hint=f"{hint}, or go on all the same: --set generator.max_failures=1",
         )
 
     def _count(self, entries: Sequence[Entry], *, replayed: bool) -> None:

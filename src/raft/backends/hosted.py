@@ -1,33 +1,27 @@
 """Generation by a hosted or self-hosted model: its name, its key, and the flight that its calls take.
 
-An endpoint that speaks as OpenAI's does, at an address of its own, is asked directly; every other provider through
-litellm.
+A provider that speaks as OpenAI does is asked directly, every other one through litellm.
 """
 
-import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from raft.backends.addresses import identity_of
 from raft.backends.asking import Reply
 from raft.backends.direct import DirectTransport
 from raft.backends.faults import Transport
 from raft.backends.flight import Call, Flight, Outcome
 from raft.backends.loops import fastest_loop
+from raft.backends.manners import Manners
 from raft.backends.pace import Pace
 from raft.backends.prices import list_price
+from raft.backends.providers import address_of, identity_of, key_of, no_address, no_key, provider_of
 from raft.backends.quiet import import_litellm
-from raft.backends.spread import SpreadTransport, processes_for
 from raft.backends.through_litellm import LitellmTransport
-from raft.errors import UsageError
 from raft.ledger import Ledger
 from raft.protocols import Failure, Request
 from raft.spending import Purse
-
-_ADDRESSES = {"openai": ("OPENAI_BASE_URL", "OPENAI_API_BASE"), "hosted_vllm": ("HOSTED_VLLM_API_BASE",)}
-"""Providers that are asked directly, and the variables that hold their address where no setting does, as in litellm."""
 
 
 class HostedModel:
@@ -40,10 +34,11 @@ class HostedModel:
         timeout: seconds for one reply.
         requests_per_minute: most requests a minute; None for what the endpoint takes.
         tokens_per_minute: most tokens a minute; None for what the endpoint takes.
+        effort: how long a reasoning model thinks; None: as little as it can.
 
     Attributes:
         name: as given.
-        identity: name and address, which can change what is replied.
+        identity: name, address and effort, which can change what is replied.
         concurrency: as given.
         window: how many requests `answer` is given together.
     """
@@ -57,11 +52,12 @@ class HostedModel:
         timeout: float,
         requests_per_minute: float | None = None,
         tokens_per_minute: float | None = None,
+        effort: str | None = None,
     ) -> None:
         self.name, self.concurrency = name, concurrency
-        self.identity = identity_of(name, api_base)
+        self.identity = identity_of(name, api_base) + (f" effort={effort}" if effort else "")
         self.window = concurrency * 16
-        self._provider = name.partition("/")[0]
+        self._direct, self._manners = provider_of(name).direct, Manners(name, effort)
         self._given, self._timeout = api_base, timeout
         self._idle: Flight | None = None
         self._paced = partial(
@@ -72,10 +68,12 @@ class HostedModel:
         """Return what sends calls to this model and pays them from `purse`.
 
         Raises:
-            UsageError: there is no key in the environment.
+            UsageError: there is no key in the environment, or no address.
         """
+        if self._direct and not self._address:
+            raise no_address(self.name)
         key = self._key()
-        where = self._given or self._address or self.name
+        where = self._address or self.name
         return Flight(
             partial(self._transport, key),
             pace=self._paced(),
@@ -83,6 +81,7 @@ class HostedModel:
             model=self.name,
             where=where,
             loop=fastest_loop,
+            roomy=self._manners.roomy,
         )
 
     def answer(self, calls: Sequence[Request], wanted: Sequence[bool]) -> Iterator[list[tuple[int, Reply | Failure]]]:
@@ -128,35 +127,32 @@ class HostedModel:
 
     @property
     def _address(self) -> str | None:
-        """Where an endpoint that is asked directly listens; None for what goes through litellm."""
-        variables = _ADDRESSES.get(self._provider)
-        if variables is None:
-            return None
-        return self._given or next((os.environ[name] for name in variables if os.environ.get(name)), None)
+        return address_of(self.name, self._given) if self._direct else self._given
 
     def _key(self) -> str | None:
-        if self._address:  # an endpoint of one's own may need none
-            return os.environ.get(f"{self._provider.upper()}_API_KEY")
+        if self._direct:
+            return key_of(self.name, self._given)
         needed = import_litellm().validate_environment(self.name)["missing_keys"]
-        missing = [name for name in needed if name.endswith("_API_KEY")]
+        missing = tuple(name for name in needed if name.endswith("_API_KEY"))
         if not missing:
             return None
         if self._given:
             return "none"  # it may need none, but litellm does not ask it without one
-        raise UsageError(
-            f"There is no key for {self.name} in the environment.",
-            where=", ".join(missing),
-            hint=f"export {missing[0]}=...",
-        )
+        raise no_key(self.name, missing)
 
     def _transport(self, key: str | None) -> Transport:
-        if address := self._address:
-            return DirectTransport(
-                self.name, api_base=address, key=key, timeout=self._timeout, connections=self.concurrency
+        if not self._direct:
+            return LitellmTransport(
+                self.name, api_base=self._given, key=key, timeout=self._timeout, manners=self._manners
             )
-        if (count := processes_for(self.concurrency)) > 1:
-            return SpreadTransport(count, name=self.name, api_base=self._given, key=key, timeout=self._timeout)
-        return LitellmTransport(self.name, api_base=self._given, key=key, timeout=self._timeout)
+        return DirectTransport(
+            self.name,
+            api_base=self._address or "",
+            key=key,
+            timeout=self._timeout,
+            connections=self.concurrency,
+            manners=self._manners,
+        )
 
 
 def _placed(call: Call, outcome: Outcome) -> tuple[int, Reply | Failure]:

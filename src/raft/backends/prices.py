@@ -10,8 +10,6 @@ from typing import Any
 from raft.spending import Price
 
 _LIST = "model_prices_and_context_window_backup.json"
-_OWN = frozenset(["hosted_vllm", "lm_studio", "ollama", "ollama_chat", "openai_like", "xinference"])
-"""Providers that are programs on a machine of one's own: nobody sends a bill for them."""
 
 
 def list_price(name: str) -> Price | None:
@@ -29,11 +27,6 @@ def list_price(name: str) -> Price | None:
     if read is None or written is None or not (read or written):
         return None
     return Price(input=float(read) * 1e6, output=float(written) * 1e6)
-
-
-def is_own(name: str, api_base: str | None) -> bool:
-    """Tell whether a hosted model is one's own: it has an address of its own, or its provider is a local program."""
-    return bool(api_base) or name.partition("/")[0] in _OWN
 
 
 def listed(name: str) -> Mapping[str, Any]:

@@ -8,6 +8,7 @@ version has no such places, its public function is called as it is.
 
 import asyncio
 import inspect
+import json
 import re
 import time
 from collections.abc import Callable, Mapping
@@ -16,16 +17,17 @@ from typing import Any
 
 from raft.backends.asking import Reply
 from raft.backends.direct import (
-    NO_SCHEMA,
     fault,
-    read_content,
+    is_plain,
+    no_page,
     read_error,
     read_limits,
+    read_message,
     read_usage,
-    response_format,
     retry_after,
 )
 from raft.backends.faults import Broken, Busy, Denied, Refused
+from raft.backends.manners import Manners
 from raft.backends.quiet import import_litellm
 from raft.protocols import Request
 
@@ -42,12 +44,15 @@ class LitellmTransport:
         api_base: the address of a self-hosted endpoint; None: the provider's.
         key: the provider's key; None: litellm looks into the environment.
         timeout: seconds for one reply.
+        manners: how the model wants to be asked, as far as is known; None: nothing is.
 
     Attributes:
         limits: what the provider's headers last said, see `Transport`.
     """
 
-    def __init__(self, name: str, *, api_base: str | None, key: str | None, timeout: float) -> None:
+    def __init__(
+        self, name: str, *, api_base: str | None, key: str | None, timeout: float, manners: Manners | None = None
+    ) -> None:
         self._name, self._key, self._timeout = name, key, timeout
         self._litellm = import_litellm()
         self._options = {
@@ -59,7 +64,9 @@ class LitellmTransport:
             "max_retries": 0,
             "drop_params": True,  # a temperature that a model does not take is no reason to ask nothing
         }
-        self._structured = bool(self._litellm.supports_response_schema(model=name))
+        self._manners = manners or Manners(name)
+        if not self._litellm.supports_response_schema(model=name):
+            self._manners.refused |= {"response_format"}
         self._complete = inspect.unwrap(self._litellm.acompletion)
         self._log = _silent_log(self._litellm)
         self.limits: Mapping[str, float] = {}
@@ -67,23 +74,29 @@ class LitellmTransport:
     async def send(self, request: Request) -> Reply:
         """Return the reply to one request; see `Transport.send` for what is raised.
 
-        A provider that turns a schema down gets the request once more without it, and from then on none.
+        What the provider turns down by name is left out or said otherwise in another try at once, and from then on.
         """
+        refused: frozenset[str] = frozenset()
         while True:
-            structured = self._structured and request.schema is not None
+            refused |= self._manners.refused
             begun = time.monotonic()
             try:
                 async with asyncio.timeout(self._timeout):
-                    response = await self._call(request, structured)
+                    response = await self._call(request, refused)
             except TimeoutError:
                 raise Broken(f"no reply of {self._name} within {self._timeout:g} seconds", billed=True) from None
             except Exception as error:
                 words, code = self._words(error)
-                if structured and getattr(error, "status_code", 0) in (400, 422) and NO_SCHEMA.search(words):
-                    self._structured = False
-                    continue
-                raise self._fault(error, words, code) from None
-            return self._reply(response, time.monotonic() - begun)
+                found = self._fault(error, words, code)
+                status = getattr(error, "status_code", None) or 0
+                more = is_plain(found) and self._manners.objection(status, words, request, refused)
+                if not more:
+                    raise found from None
+                refused |= more
+                continue
+            reply = self._reply(response, time.monotonic() - begun)
+            self._manners.learn(reply, refused)
+            return reply
 
     async def close(self) -> None:
         """Close the connections that litellm holds open in this event loop."""
@@ -95,11 +108,9 @@ class LitellmTransport:
             if getattr(session, "_loop", None) is loop:
                 await session.close()  # type: ignore[union-attr]
 
-    async def _call(self, request: Request, structured: bool) -> Any:
-        options: dict[str, Any] = {"max_tokens": request.max_tokens, "temperature": request.temperature}
-        if structured:
-            options["response_format"] = response_format(request)
-        messages = [dict(message) for message in request.messages]
+    async def _call(self, request: Request, refused: frozenset[str]) -> Any:
+        options = self._manners.options(request, refused)
+        messages = [dict(message) for message in self._manners.messages(request, refused)]
         if self._log is None:
             return await self._litellm.acompletion(messages=messages, **options, **self._options)
         log = self._log(self._name, messages)
@@ -112,8 +123,11 @@ class LitellmTransport:
         choices = getattr(response, "choices", None)
         if not choices:
             return Reply("", "empty", *tokens, None, seconds)
-        text = read_content(getattr(choices[0].message, "content", None))
-        return Reply(text, choices[0].finish_reason or "stop", *tokens, None, seconds)
+        told = choices[0].message
+        message = {name: getattr(told, name, None) for name in ("content", "refusal", "reasoning_content")}
+        message |= getattr(told, "provider_specific_fields", None) or {}
+        text, finish = read_message(message, choices[0].finish_reason or "stop")
+        return Reply(text, finish, *tokens, None, seconds)
 
     def _listen(self, response: Any) -> None:
         hidden = getattr(response, "_hidden_params", None) or {}
@@ -126,7 +140,10 @@ class LitellmTransport:
         headers = getattr(error, "litellm_response_headers", None)
         status = getattr(error, "status_code", None)
         found: Busy | Broken | Refused | Denied = Broken(words, billed=kinds.isdisjoint(_NOT_SENT))
-        if kinds & {"ModuleNotFoundError", "ImportError"} or "LLM Provider NOT provided" in words:
+        page = next((no_page(one.doc) for one in _chain(error) if isinstance(one, json.JSONDecodeError)), None)
+        if page is not None:
+            found = page
+        elif kinds & {"ModuleNotFoundError", "ImportError"} or "LLM Provider NOT provided" in words:
             found = Denied(words)
         elif "ContextWindowExceededError" in kinds:
             found = Refused(words, kind="too long")
@@ -147,6 +164,7 @@ class LitellmTransport:
         body = getattr(error, "body", None)
         if isinstance(body, dict):
             code = str(body.get("code") or body.get("type") or code)
+            words = f"{words} ({body['param']})" if body.get("param") else words
         words = words.replace(self._key, "***") if self._key else words
         return words or type(error).__name__, code
 

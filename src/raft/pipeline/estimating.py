@@ -52,6 +52,7 @@ class Circumstances:
         paid: returns how many calls of this run a step has paid for.
         embedded: tells of each text whether the ledger has its vector; None where embedding costs nothing.
         spent: dollars that the run has cost.
+        room: tokens that each reply may have besides, for the generator's thoughts.
     """
 
     price: Price | None
@@ -62,6 +63,7 @@ class Circumstances:
     paid: Callable[[str], int]
     embedded: Callable[[Sequence[str]], Sequence[bool]] | None
     spent: float
+    room: int
 
 
 def estimate(
@@ -88,7 +90,7 @@ def estimate(
     left = _STEPS[_STEPS.index(begin) :] if begin in _STEPS else _STEPS
     part = partial(_part, model=settings.generator.model, price=found.price)
     plan = partial(_plan, run, settings, way, read_survey(run))
-    seen, load, known = _Seen(), _Load(), plan()
+    seen, load, known = _Seen(found.room), _Load(extra=found.room), plan()
     calls, missing = 0, []
     if "questions" in left:
         for request, outcome in _replayed((one.request for one in known.asks), found.replay):
@@ -117,7 +119,7 @@ def estimate(
             done = replayed == 1 and run.manifest["steps"].get(purpose, {}).get("calls")
             had = known.questions if done else min(found.paid(purpose), round(known.questions * replayed))
             rest = known.questions - had
-            load = _Load(rest * size, rest * room)
+            load = _Load(rest * size, rest * (room + found.room))
             # half of the questions, say, are dropped before it is their turn
             parts.append(part(purpose, load, seen, calls=known.questions, answered=had, fewest=0.5))
     seconds = _seconds(parts, settings, seen) if found.hosted and not settings.generator.batch_endpoint else None
@@ -147,18 +149,20 @@ class _Load:
     size: float = 0.0
     room: float = 0.0
     schemas: float = 0.0
+    extra: int = 0
 
     def add(self, request: Request, times: int = 1) -> None:
         """Count a request."""
         self.size += times * _size(request)
-        self.room += times * request.max_tokens
+        self.room += times * (request.max_tokens + self.extra)
         self.schemas += times * len(str(request.schema or ""))
 
 
 class _Seen:
     """What replies of this model were like."""
 
-    def __init__(self) -> None:
+    def __init__(self, extra: int) -> None:
+        self.extra = extra
         self.replies = self.size = self.read = self.room = self.written = self.attempts = 0
         self.seconds = 0.0
 
@@ -168,7 +172,7 @@ class _Seen:
             self.replies += 1
             self.size += _size(request)
             self.read += outcome.input_tokens
-            self.room += request.max_tokens
+            self.room += request.max_tokens + self.extra
             self.written += max(0, outcome.output_tokens)
             self.attempts += outcome.attempts
             self.seconds += outcome.seconds
