@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from raft import __version__
+from raft.measures import MEASURES
 from raft.protocols import TrainingPlan, TrainingReport
 
 FORMAT = 1
@@ -16,13 +17,7 @@ FACTS = ("adapter", "base", "base_identity", "data_digest", "prompt_digest", "st
 """What a card needs to be told about a training beside its plan and its report."""
 
 _MOST_POINTS = 20
-_MEASURES = {
-    "f1": "F1",
-    "accuracy": "accuracy",
-    "exact_match": "exact match",
-    "false_refusals": "refused though answerable",
-    "false_answers": "answered though nothing bears it",
-}
+_MEASURES = ("f1", "accuracy", "exact_match", "false_refusals", "false_answers")
 Cell = object
 
 
@@ -223,7 +218,7 @@ def _evaluation(card: Mapping[str, Any], benchmark: Mapping[str, Any] | None) ->
     if verdict["reasons"]:
         yield "\n".join(f"- {_line(reason)}" for reason in verdict["reasons"])
     rows = [
-        (name, arm["title"], _MEASURES[measure], _interval(scores[measure]))
+        (name, arm["title"], MEASURES[measure].title, _interval(scores[measure]))
         for arm in benchmark["arms"]
         if arm.get("adapter") in (None, card["adapter"])
         for name, scores in arm["sets"].items()

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from raft import plots
+from raft.measures import MEASURES
 from raft.pages import Html, code_spans, join, table, tag, text
 from raft.pages.figures import (
     NOT_MEASURED,
@@ -137,7 +138,7 @@ def tuning(facts: Facts) -> Html:
          "chosen" if one["chosen"] else ""]
         for one in found
     ]  # fmt: skip
-    head = ["Arm", "exemplars", "questions of", "F1", "questions", "used"]
+    head = ["Arm", "exemplars", "questions of", MEASURES["f1"].title, "questions", "used"]
     return table("What was tried for the baseline", head, rows)
 
 

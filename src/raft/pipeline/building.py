@@ -218,7 +218,7 @@ def clean_and_split(run: Run, settings: Settings, seams: Seams, own: pl.DataFram
     run.step(
         "cleaned",
         work,
-        version=2,
+        version=3,
         outputs=["cleaned.parquet", "eval.jsonl"],
         inputs=["questions.parquet", "chunks.parquet", *_index_inputs(settings)],
         using={
@@ -274,7 +274,7 @@ def build_examples(run: Run, settings: Settings, seams: Seams) -> None:
     line = run.step(
         "examples",
         work,
-        version=3,
+        version=4,
         outputs=["examples.parquet", "train.jsonl", "valid.jsonl"],
         inputs=["cleaned.parquet", "chunks.parquet", *_index_inputs(settings)],
         using={

@@ -9,10 +9,10 @@ from dataclasses import replace
 from typing import Any
 
 from raft import plots
+from raft.measures import MEASURES
 from raft.pages import Html, code_spans, embed, fill, join, sections, table, tag, text
 from raft.pages.figures import (
     DECISIONS,
-    MEASURES,
     NOT_MEASURED,
     amount,
     documents_shown,
@@ -28,8 +28,9 @@ from raft.pages.markdown import markdown
 
 __all__ = ["html", "markdown"]
 Facts = Mapping[str, Any]
-_SCORES = ("f1", "accuracy", "macro_f1", "exact_match", "fact_accuracy", "contains", "rouge_l")
-_FAILURES = ("false_answers", "false_refusals", "quote_support", "citation_precision", "supported", "followed")
+_SCORES, _FAILURES = (
+    [name for name, one in MEASURES.items() if one.shown == where] for where in ("scores", "failures")
+)
 _SIGNS = {"ship": "✔", "investigate": "?", "keep plain RAG": "■", "not tuned yet": "○"}
 
 
@@ -77,7 +78,7 @@ def _decision(facts: Facts) -> tuple[str, str]:
 
 
 def _compared(facts: Facts) -> str:
-    return MEASURES["exact_match" if facts["verdict"]["measure"] == "accuracy" else "f1"][0]
+    return MEASURES["exact_match" if facts["verdict"]["measure"] == "accuracy" else "f1"].title
 
 
 def _set_names(facts: Facts) -> list[str]:
@@ -118,7 +119,7 @@ def _verdict(facts: Facts) -> Html:
 
 def _gain(facts: Facts) -> Iterable[Html]:
     verdict, titles = facts["verdict"], sections.titles_of(facts)
-    gain, measure = verdict.get("gain"), MEASURES[verdict["measure"]][0]
+    gain, measure = verdict.get("gain"), MEASURES[verdict["measure"]].title
     who = [titles.get(verdict.get(side), "an arm that was not measured") for side in ("contender", "baseline")]
     if not measured(gain):
         yield tag("p", f"Gain over {who[1]}: {NOT_MEASURED}.")
@@ -151,7 +152,7 @@ def _arms(facts: Facts) -> Html:
         bases = [score for arm, score in found if sections.role_of(facts, arm["name"]) == "baseline"]
         base = next(filter(measured, bases), None)
         rows = [_dot(arm["title"], score, sections.role_of(facts, arm["name"])) for arm, score in found]
-        words = f"{MEASURES[measure][0]} of each arm on the question set “{name}”, with 95 % intervals"
+        words = f"{MEASURES[measure].title} of each arm on the question set “{name}”, with 95 % intervals"
         line = f"baseline {share(base['value'])}" if base else ""
         at = 100 * base["value"] if base else None
         both = [
@@ -168,14 +169,14 @@ def _scores_table(facts: Facts, name: str, wanted: Sequence[str], what: str, *, 
     """Return the arms by their measures; a measure that no arm has is named under the table."""
     arms = [arm for arm in facts["arms"] if name in arm["sets"]]
     there = [key for key in wanted if any(measured(_scores(arm, name, key)) for arm in arms)]
-    head: list[object] = ["Arm", *(tag("abbr", MEASURES[key][0], title=MEASURES[key][1]) for key in there)]
+    head: list[object] = ["Arm", *(tag("abbr", MEASURES[key].title, title=MEASURES[key].explained) for key in there)]
     rows = [[sections.arm_cell(facts, arm), *(sections.cell(_scores(arm, name, key)) for key in there)] for arm in arms]
     if against:
-        head.insert(2, f"{MEASURES[against][0]} against the baseline")
+        head.insert(2, f"{MEASURES[against].title} against the baseline")
         for row, arm in zip(rows, arms, strict=True):
             base = sections.role_of(facts, arm["name"]) == "baseline"
             row.insert(2, text("–") if base else sections.cell(_scores(arm, name, "against", against), signed=True))
-    missing = [MEASURES[key][0] for key in wanted if key not in there]
+    missing = [MEASURES[key].title for key in wanted if key not in there]
     made = table(f"{what}, question set “{name}”", head, rows)
     return join([made, tag("p", f"Not measured: {', '.join(missing)}.", class_="note")]) if missing else made
 
@@ -192,7 +193,7 @@ def _failures(facts: Facts) -> Html:
         shown = tag("p", f"Headroom: {NOT_MEASURED}.")
     tables = _per_set(facts, lambda name: _scores_table(facts, name, _FAILURES, "Refusals, quotes and figures"))
     meanings = [
-        tag("div", tag("dt", title), tag("dd", meaning)) for title, meaning in map(MEASURES.__getitem__, _FAILURES)
+        tag("div", tag("dt", one.title), tag("dd", one.explained)) for one in map(MEASURES.__getitem__, _FAILURES)
     ]
     legend = tag("details", tag("summary", "What these mean"), tag("dl", *meanings, class_="legend"))
     return join([tag("h3", "Headroom"), shown, tag("h3", "Retrieval"), sections.retrieval(facts),
