@@ -64,7 +64,7 @@ def test_boilerplate_bears_nothing():
 
 def test_nothing_bears_what_cannot_be_answered():
     """A question is unanswerable when each of its answers is an abstention; one without answers is just unmeasured."""
-    assert bearing.unanswerable(question(ABSTENTION, "I don't know"))
+    assert bearing.unanswerable(question(ABSTENTION, ""))
     assert not bearing.unanswerable(question(ABSTENTION, "30 days"))
     assert not bearing.unanswerable(question())
     assert borne(question(ABSTENTION, golden=["refunds#0"])) == []
@@ -122,3 +122,35 @@ def test_sources_say_what_was_found():
     assert sources.retrieved("p", 2) is None
     assert (sources.golden("q"), sources.golden("p")) == ("text of b", "")
     assert (sources.group("q"), sources.group("p")) == ("doc", "p")
+
+
+@pytest.mark.parametrize(
+    "answer", ["No information is stored about visitors.", "Unknown", "The document does not cover it."]
+)
+def test_a_reference_that_says_no_is_an_answer(answer):
+    """Only the abstention itself makes a question unanswerable: what sounds like it is what the documents say."""
+    assert not bearing.unanswerable(question(answer))
+    assert borne(question(answer), make_chunks({"rules": [f"Rule 3. {answer}"]})) == ["rules#0"]
+
+
+@pytest.mark.parametrize(
+    ("text", "answer", "held"),
+    [
+        ("Chapter 5", "5", False),
+        ("Chapter 5", "Chapter 5", True),
+        ("Stored at -15 °C.", "15 °C", False),
+        ("It costs $5 million.", "$5 thousand", False),
+        ("It costs 5,000,000 dollars.", "$5 million", True),
+        ("Signed on 2024-03-12.", "12 March 2024", True),
+        ("It takes 130 days.", "130 weeks", False),
+    ],
+)
+def test_a_text_holds_an_answer_with_sign_scale_and_unit(text, answer, held):
+    """A short number alone is no answer, and another sign, scale or unit is another answer."""
+    assert bearing.holds_answer(text, answer) is held
+
+
+def test_a_short_number_is_borne_where_the_text_is_about_the_question():
+    """An answer of one digit stands anywhere, so that the chunk must hold words of the question too."""
+    chunks = make_chunks({"a": ["Chapter 5", "The warranty of the pump lasts 5 years."]})
+    assert borne(question("5", question="How many years does the pump's warranty last?"), chunks) == ["a#1"]

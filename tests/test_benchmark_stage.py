@@ -10,6 +10,7 @@ from raft import arms, measuring, tables
 from raft.arms import Arm
 from raft.bearing import Sources
 from raft.errors import RaftError
+from raft.measures import COLUMNS
 from raft.raftformat import ABSTENTION
 from raft.scoring import Interval
 from raft.stages import benchmark
@@ -396,7 +397,7 @@ def test_every_answer_has_shares_and_a_reason(text, references, case, bearing):
     one = answer(text, quotes=[quote("c1")], quotes_given=2, **case)
     asked = question("q", *references)
     row = scored(one, asked, bearing)
-    values = [row[name] for name in measuring.MEASURES.values()]
+    values = [row[name] for name in COLUMNS.values()]
     assert all(value is None or 0 <= value <= 1 for value in values)
     assert (row["f1"] is None) == (case["condition"] == "withheld")
     assert row["false_refusal"] is None or row["false_answer"] is None

@@ -167,6 +167,21 @@ def test_look_alikes_with_other_numbers_or_names_are_no_duplicates():
     assert not duplicates.near("Who signs the Aster contract?", "Who signs the Basel contract?")
     assert not duplicates.near("What is the maximum speed of the fan?", "What is the minimum speed of the fan?")
     assert not duplicates.near("Can opened goods be returned?", "Cannot opened goods be returned?")
+    assert not duplicates.near("Did Aster defeat Basel?", "Did Basel defeat Aster?")
+    assert not duplicates.near("Did New Aster sue Basel Ltd in Moss?", "In Moss, did Basel Ltd sue New Aster?")
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("How do Aster and Basel differ?", "How do Basel and Aster differ?"),
+        ("What does the Aster cost in Moss?", "In Moss, what does the Aster cost?"),
+        ("Did Aster or Basel pay Moss?", "Did Basel or Aster pay Moss?"),
+    ],
+)
+def test_names_that_change_places_without_parts_are_the_same_question(one, other):
+    """Joined names have no order, and a name keeps its part where the word before it goes along."""
+    assert duplicates.near(one, other)
 
 
 def test_duplicates_name_the_one_that_is_kept():

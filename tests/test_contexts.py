@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import polars as pl
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -100,6 +101,35 @@ def test_the_withheld_are_a_fixed_share():
     assert chosen(share=0).ids("user", "withheld") == []
     assert chosen(share=1).ids("user", "withheld") == [row["question_id"] for row in ASKED]
     assert any(0 < len(chosen(seed=seed).ids("user", "withheld")) < len(ASKED) for seed in range(3))
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("In our price list: a pump from Halden is 170 euros.", "170 euros"),
+        ("A pump from Halden costs no more than 7 notes.", "7"),
+        ("A pump from Halden costs 170 euros, and the shop has a yard!", "yes"),
+    ],
+)
+def test_removed_means_removed_in_whichever_document(text, answer):
+    """What bears an answer is withheld wherever it stands: said in other words, a short number, or copied."""
+    texts = {"d0": CHUNKS["text"].to_list()[:2], "d1": [text, "A pump from Moss costs 270 euros."]}
+    if answer == "7":
+        texts["d0"][1] = "A pump from Halden costs 7 notes."
+    chunks = make_chunks(texts)
+    known = contexts.contexts(
+        tables.frame(tables.EVALUATION, [asked(0, answer)]),
+        chunks,
+        DOCUMENTS,
+        OverlapRetriever(chunks),
+        k=3,
+        share=1,
+        seed=0,
+    )
+    shown = known.passages["q0"]
+    assert "d1#0" in ids(shown["retrieved"])
+    assert "d1#0" not in ids(shown["withheld"])
+    assert "d1#1" in ids(shown["withheld"])
 
 
 def test_what_nothing_is_known_to_bear():

@@ -134,6 +134,10 @@ def test_style_holds_tone_form_and_examples():
         "There is no information on that.",
         "Sorry, I can't answer this.",
         "Based on the documents, the answer is not mentioned in the text.",
+        "The documents do not mention the price. They only mention the size.",
+        "No information about the price is given in the documents.",
+        "I don't know. The documents do not say it.",
+        "Unknown",
     ],
 )
 def test_common_ways_to_abstain_are_understood(answer):
@@ -151,10 +155,18 @@ def test_common_ways_to_abstain_are_understood(answer):
         "The documents do not need a signature",
         "Not before 1 May",
         "No details needed",
+        "No information is stored about visitors.",
+        "No information about visitors is stored.",
+        "The document does not cover water damage.",
+        "Unknown persons may not enter.",
+        "This cannot be answered by phone.",
+        "I don't know. It is 30 days.",
+        "The documents do not mention the price, but the fee is 30 euros.",
+        "The documents do not answer this question. However, the fee is 30 euros.",
     ],
 )
 def test_answers_with_a_no_in_them_are_no_abstention(answer):
-    """A negative answer is an answer."""
+    """A negative answer is an answer, and so is one behind words that sound like an abstention."""
     assert not parse(answer).abstained
 
 

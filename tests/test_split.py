@@ -321,6 +321,15 @@ def test_users_register_their_own_questions(tmp_path):
     assert set(table["split"]) == {"user"}
 
 
+@pytest.mark.parametrize("answer", ["No information is stored about visitors.", "Unknown", "It is not stated."])
+def test_what_a_user_says_the_answer_is_is_an_answer(tmp_path, answer):
+    """A reference that sounds like an abstention does not make a user's question unanswerable."""
+    path = tmp_path / "own.jsonl"
+    path.write_text(json.dumps({"question": "What is stored?", "answers": [answer]}), encoding="utf-8")
+    (row,) = questionfiles.register(path, DOCUMENTS).to_dicts()
+    assert (row["kind"], row["answers"]) == ("fact", [answer])
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [

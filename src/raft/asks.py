@@ -15,7 +15,8 @@ from raft.prompts import Prompt
 from raft.protocols import Request
 from raft.raftformat import ABSTENTION
 from raft.targets import Target
-from raft.text import contains, content_words, fact_values, normalise
+from raft.text import contains, content_words, normalise
+from raft.values import rough_values
 
 QUESTION_TOKENS = 40
 GROUNDED = 0.7
@@ -181,8 +182,8 @@ def check_wording(text: str, answer: str, statement: str, context: str) -> None:
     _must(not _lowered_names(text, statement), "it writes a name in lower case")
     if answer:
         _must(not contains(text, answer), "it gives the answer away")
-        given = fact_values(answer) & fact_values(text)
-        _must(not given - fact_values(context), "it gives the answer away")
+        given = rough_values(answer) & rough_values(text)
+        _must(not given - rough_values(context), "it gives the answer away")
 
 
 def grounded(text: str, statement: str, context: str) -> tuple[float, int]:

@@ -1,36 +1,69 @@
 """Which chunks bear a question's answer, and what follows for retrieval, withheld questions and intervals."""
 
 import hashlib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
-from raft.raftformat import is_abstention
-from raft.text import contains, fact_values, normalise
+from raft.raftformat import is_no_answer
+from raft.text import contains, normalise, overlap
+from raft.values import Value, covers, fact_values
 
 SHORT_ANSWERS = frozenset({"yes", "no", "maybe"})
 """Normalised answers that stand in any text, so that a text that holds one does not bear it."""
 
 
+ABOUT = 1 / 3
+"""Least share of a question's words in a text that is about it. So few, because a text that answers a question whose
+answer was removed spoils the measurement, and one more that is removed does not."""
+
+_BARE = re.compile(r"\d{1,2}")
+
+
 def holds_answer(text: str, answer: str) -> bool:
     """Tell whether a text holds an answer: its words in a row, or all its numbers, dates and codes in any spelling.
 
-    Numbers of one or two digits alone do not tell: they stand everywhere.
+    A number of one or two digits alone does not tell: it stands everywhere.
     """
+    return not _BARE.fullmatch(normalise(answer)) and _holds(text, answer)
+
+
+def states_answer(text: str, answer: str, question: str) -> bool:
+    """Tell whether a text holds an answer, however short, and is about its question: it has `ABOUT` of its words."""
+    return normalise(answer) not in SHORT_ANSWERS and _holds(text, answer) and overlap(question, text) >= ABOUT
+
+
+def mentions_answer(text: str, answer: str) -> bool:
+    """Tell whether the words of an answer stand in a text, whatever they mean there, or it holds the answer."""
+    return contains(text, answer) or holds_answer(text, answer)
+
+
+def _holds(text: str, answer: str) -> bool:
     values = fact_values(answer)
-    return contains(text, answer) or (any(len(value) > 2 for value in values) and values <= fact_values(text))
+    return covers(fact_values(text), values) and (contains(text, answer) or any(map(_tells, values)))
+
+
+def _tells(value: Value) -> bool:
+    """Tell whether a value hardly stands anywhere by chance: a date, or more than two digits or characters."""
+    return (
+        isinstance(value.stated, frozenset)
+        or len(f"{value.stated:f}" if isinstance(value.stated, Decimal) else value.stated) > 2
+    )
 
 
 def unanswerable(question: Mapping[str, Any]) -> bool:
     """Tell whether the right reply to a row of `tables.EVALUATION` is that the documents do not answer it."""
-    return bool(question["answers"]) and all(map(is_abstention, question["answers"]))
+    return bool(question["answers"]) and all(map(is_no_answer, question["answers"]))
 
 
 def bearing(question: Mapping[str, Any], chunks: Iterable[Mapping[str, Any]]) -> list[str]:
     """Return the ids of the chunks that bear a question's answer.
 
-    These are its golden chunks, and those of `chunks` that hold one of its answers and are no boilerplate. Yes, no and
-    maybe tell nothing: they stand everywhere. Nothing bears the answer of an unanswerable question.
+    These are its golden chunks, and those of `chunks` that hold one of its answers and are no boilerplate; where that
+    is a number of one or two digits, they must be about the question too. Yes, no and maybe tell nothing: they stand
+    everywhere. Nothing bears the answer of an unanswerable question.
 
     Args:
         question: a row of `tables.EVALUATION`.
@@ -42,13 +75,17 @@ def bearing(question: Mapping[str, Any], chunks: Iterable[Mapping[str, Any]]) ->
     """
     if unanswerable(question):
         return []
-    telling = [one for one in question["answers"] if normalise(one) not in SHORT_ANSWERS and not is_abstention(one)]
+    telling = [one for one in question["answers"] if normalise(one) not in SHORT_ANSWERS and not is_no_answer(one)]
     holding = (
         chunk["chunk_id"]
         for chunk in chunks
-        if telling and not chunk["boilerplate"] and any(holds_answer(chunk["text"], answer) for answer in telling)
+        if not chunk["boilerplate"] and any(_bears(chunk["text"], answer, question["question"]) for answer in telling)
     )
     return list(dict.fromkeys([*question["golden_chunk_ids"], *holding]))
+
+
+def _bears(text: str, answer: str, question: str) -> bool:
+    return holds_answer(text, answer) or states_answer(text, answer, question)
 
 
 def ranks(bearing: Sequence[str], hits: Sequence[str]) -> list[int | None]:

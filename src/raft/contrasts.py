@@ -7,6 +7,8 @@ name the same things, so that only who reads the text can tell them apart.
 import re
 from collections.abc import Mapping
 
+from raft.text import STEM, stem
+
 _BOTH_WAYS = """
     higher/lower highest/lowest larger/smaller largest/smallest longer/shorter longest/shortest faster/slower
     fastest/slowest earlier/later older/younger oldest/youngest stronger/weaker strongest/weakest heavier/lighter
@@ -31,9 +33,6 @@ def _opposites() -> dict[str, str]:
 
 OPPOSITES: Mapping[str, str] = _opposites()
 """Words that say which way something goes, each with one that says the contrary."""
-
-_STEM = 5
-"""First letters by which "increase" and "increased" are known as one word."""
 
 _WAY = re.compile(
     rf"(?:(?<![\w-])(?P<article>an?)\s+)?(?<![\w-])(?P<way>{'|'.join(OPPOSITES)})(?![\w-])", re.IGNORECASE
@@ -76,7 +75,7 @@ def _ways(text: str) -> list[str]:
 
 
 def _same(one: str, other: str) -> bool:
-    return one == other or (len(one) > _STEM and one[:_STEM] == other[:_STEM])
+    return one == other or (len(one) > STEM and stem(one) == stem(other))
 
 
 def _turned(found: re.Match[str]) -> str:

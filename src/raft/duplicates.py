@@ -13,7 +13,8 @@ from functools import lru_cache
 import numpy as np
 from rapidfuzz import fuzz, process
 
-from raft.text import content_words, fact_values, normalise
+from raft.text import content_words, normalise
+from raft.values import agree, covers, fact_values, rough_values
 
 BLOCK = 2000
 """Rows of vectors compared at once: two blocks and their cosines take about 30 MB at 384 dimensions."""
@@ -26,6 +27,7 @@ _OPENER = re.compile(
     r"|shall|will|would|has|have|had|in|on|at|by|for|from|to|under|with|within|until|after|before|during|if|according"
     r"|as|list|describe|explain|outline|give|name|state)(?:n['’]t|['’]\w+)?$"
 )
+_JOINING = frozenset(["and", "or"])
 _REVERSALS = frozenset(["not", "no", "never", "cannot", "without", "except", "non", "nor", "neither", "unless"])
 
 
@@ -51,13 +53,38 @@ def _unpossessed(word: str) -> str:
 
 def same_marks(one: str, other: str) -> bool:
     """Tell whether two texts have the same numbers, dates and codes, and each name of one is a word of the other."""
-    return fact_values(one) == fact_values(other) and names(one) <= _words(other) and names(other) <= _words(one)
+    return agree(one, other) and names(one) <= _words(other) and names(other) <= _words(one)
 
 
 def conflicting(one: str, other: str) -> bool:
     """Tell whether each text has a number, date or code, or each a name, that the other lacks."""
     left, right = fact_values(one), fact_values(other)
-    return bool((left - right and right - left) or (names(one) - _words(other) and names(other) - _words(one)))
+    differ = not covers(left, right) and not covers(right, left)
+    return bool(differ or (names(one) - _words(other) and names(other) - _words(one)))
+
+
+def turned_round(one: str, other: str) -> bool:
+    """Tell whether two texts give their names to one another's parts: "Did A defeat B?", "Did B defeat A?".
+
+    Names that "and" or "or" joins may change places, and so may a name with the word before it ("in Moss").
+    """
+    left, right = _parts(one), _parts(other)
+    return [who for who, _ in left] != [who for who, _ in right] and set(left) != set(right)
+
+
+def _parts(text: str) -> list[tuple[frozenset[str], str]]:
+    """Return the names of a text in order, joined ones together, each with the word before."""
+    known, found = names(text), list[tuple[frozenset[str], str]]()
+    group, before = frozenset[str](), ""
+    for word in (*map(_unpossessed, normalise(text).split()), ""):
+        if word in known:
+            group |= {word}
+        elif not group:
+            before = word
+        elif word not in _JOINING:
+            found.append((group, before))
+            group, before = frozenset[str](), word
+    return found
 
 
 def same_answer(one: str, other: str) -> bool:
@@ -71,13 +98,13 @@ def same_answer(one: str, other: str) -> bool:
 def near(one: str, other: str) -> bool:
     """Tell whether two questions are equal or nearly equal as strings.
 
-    They are when they have the same marks (`same_marks`) and either the same content words, or a token-sort ratio of
-    at least `NEAR` where words that stand in one alone are spellings of each other ("colour", "color"), not others
-    ("maximum", "minimum") and no reversal ("not").
+    They are when they have the same marks (`same_marks`), are not `turned_round`, and have either the same content
+    words, or a token-sort ratio of at least `NEAR` where words that stand in one alone are spellings of each other
+    ("colour", "color"), not others ("maximum", "minimum") and no reversal ("not").
     """
     if normalise(one) == normalise(other):
         return True
-    if not same_marks(one, other):
+    if not same_marks(one, other) or turned_round(one, other):
         return False
     left, right = content_words(one) - content_words(other), content_words(other) - content_words(one)
     if not left and not right:
@@ -107,21 +134,21 @@ class NearIndex:
 
     def __init__(self, vocabulary: Iterable[str]) -> None:
         self._frequency = Counter(word for question in vocabulary for word in content_words(question))
-        self._shelves: dict[tuple[str, frozenset[str]], dict[int, str]] = defaultdict(dict)
-        self._reworded: dict[tuple[frozenset[str], frozenset[str]], list[int]] = defaultdict(list)
+        self._shelves: dict[tuple[str, frozenset[object]], dict[int, str]] = defaultdict(dict)
+        self._reworded: dict[tuple[frozenset[str], frozenset[object]], list[int]] = defaultdict(list)
         self._questions: list[str] = []
 
     def add(self, question: str) -> None:
         """Put a question in; its number is how many were put in before it."""
         number = len(self._questions)
         self._questions.append(question)
-        self._reworded[content_words(question), fact_values(question)].append(number)
+        self._reworded[content_words(question), rough_values(question)].append(number)
         for key in self._keys(question):
             self._shelves[key][number] = normalise(question)
 
     def find(self, question: str) -> Iterator[int]:
         """Yield the numbers of the questions that are `near` this one, in the order in which they were added."""
-        candidates = set(self._reworded.get((content_words(question), fact_values(question)), ()))
+        candidates = set(self._reworded.get((content_words(question), rough_values(question)), ()))
         for key in self._keys(question):
             hits = process.extract(
                 normalise(question),
@@ -133,9 +160,9 @@ class NearIndex:
             candidates.update(number for _, _, number in hits)
         yield from (number for number in sorted(candidates) if near(question, self._questions[number]))
 
-    def _keys(self, question: str) -> list[tuple[str, frozenset[str]]]:
+    def _keys(self, question: str) -> list[tuple[str, frozenset[object]]]:
         rare = sorted(content_words(question), key=lambda word: (self._frequency[word], word))[:3]
-        return [(word, fact_values(question)) for word in rare or [""]]
+        return [(word, rough_values(question)) for word in rare or [""]]
 
 
 def cosine_blocks(rows: np.ndarray, columns: np.ndarray, similarity: float) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -5,8 +5,8 @@ from dataclasses import asdict
 from typing import Any
 
 from raft.bearing import Sources, ranks
+from raft.measures import COLUMNS
 from raft.scoring import (
-    ANSWER_MEASURES,
     Interval,
     bootstrap_mean,
     macro_f1_difference,
@@ -17,14 +17,6 @@ from raft.scoring import (
     recall_at,
     reciprocal_rank,
 )
-
-MEASURES: Mapping[str, str] = {
-    **{name: name for name in ANSWER_MEASURES},
-    **{name: name for name in ("accuracy", "quote_support", "citation_precision", "supported", "followed")},
-    "false_refusals": "false_refusal",
-    "false_answers": "false_answer",
-}
-"""Name of each measure in `benchmark.json` and its column in the scores."""
 
 MACRO_F1 = "macro_f1"
 ANSWERABLE, WITHHELD = "answerable", "withheld"
@@ -47,7 +39,7 @@ def intervals(table: Table, sources: Sources, classes: Sequence[str]) -> dict[st
         classes: labels of a closed set, or nothing.
     """
     found: dict[str, Any] = {}
-    for name, column in MEASURES.items():
+    for name, column in COLUMNS.items():
         keys = _keys(table, name)
         found[name] = _plain(bootstrap_mean([table[key][column] for key in keys], _groups(keys, sources)))
     keys = _keys(table, MACRO_F1)
@@ -58,7 +50,7 @@ def intervals(table: Table, sources: Sources, classes: Sequence[str]) -> dict[st
 
 def differences(ours: Table, theirs: Table, sources: Sources, classes: Sequence[str]) -> dict[str, Any]:
     """Return ours minus theirs on the same questions, for each measure that both have, as `intervals` does."""
-    found = {name: difference(ours, theirs, name, sources) for name in MEASURES}
+    found = {name: difference(ours, theirs, name, sources) for name in COLUMNS}
     keys = [key for key in _keys(ours, MACRO_F1) if key in theirs]
     if classes and keys:
         mine, other = ([table[key]["predicted"] for key in keys] for table in (ours, theirs))
@@ -70,14 +62,14 @@ def differences(ours: Table, theirs: Table, sources: Sources, classes: Sequence[
 def difference(ours: Table, theirs: Table, name: str, sources: Sources) -> Interval | None:
     """Return the paired difference of one measure; None where both measured no question in common."""
     keys = [key for key in _keys(ours, name) if key in theirs]
-    column = MEASURES[name]
+    column = COLUMNS[name]
     mine, other = ([table[key][column] for key in keys] for table in (ours, theirs))
     return paired_difference(mine, other, _groups(keys, sources))
 
 
 def shared_means(one: Table, other: Table, name: str) -> tuple[float | None, float | None]:
     """Return the means of a measure in two tables over the questions that both measured; None without any."""
-    column = MEASURES[name]
+    column = COLUMNS[name]
     keys = [key for key in _keys(one, name) if key in other]
     pairs = [(one[key][column], other[key][column]) for key in keys]
     both = [pair for pair in pairs if None not in pair]
@@ -86,7 +78,7 @@ def shared_means(one: Table, other: Table, name: str) -> tuple[float | None, flo
 
 def mean(table: Table, name: str) -> float | None:
     """Return the mean of a measure over the answers that have it; None without any."""
-    return _mean([value for key in _keys(table, name) if (value := table[key][MEASURES[name]]) is not None])
+    return _mean([value for key in _keys(table, name) if (value := table[key][COLUMNS[name]]) is not None])
 
 
 def stronger(

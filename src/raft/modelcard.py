@@ -7,6 +7,7 @@ from importlib.resources import files
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
+from raft.measures import MEASURES
 from raft.protocols import TrainingPlan, TrainingReport
 from raft.version import __version__
 
@@ -15,13 +16,7 @@ FACTS = ("adapter", "base", "base_identity", "data_digest", "prompt_digest", "st
 """What a card needs to be told about a training beside its plan and its report."""
 
 _MOST_POINTS = 20
-_MEASURES = {
-    "f1": "F1",
-    "accuracy": "accuracy",
-    "exact_match": "exact match",
-    "false_refusals": "refused though answerable",
-    "false_answers": "answered though nothing bears it",
-}
+_MEASURES = ("f1", "accuracy", "exact_match", "false_refusals", "false_answers")
 Cell = object
 
 
@@ -176,11 +171,11 @@ def _points(curve: Sequence[Mapping[str, float]]) -> list[tuple[Cell, ...]]:
 
 def _scores(card: Mapping[str, Any], benchmark: Mapping[str, Any]) -> list[tuple[Cell, ...]]:
     return [
-        (name, arm["title"], title, _interval(scores[measure]))
+        (name, arm["title"], MEASURES[measure].title, _interval(scores[measure]))
         for arm in benchmark["arms"]
         if arm.get("adapter") in (None, card["adapter"])
         for name, scores in arm["sets"].items()
-        for measure, title in _MEASURES.items()
+        for measure in _MEASURES
         if scores.get(measure)
     ]
 

@@ -11,7 +11,7 @@ import polars as pl
 
 from raft import tables
 from raft.errors import UsageError
-from raft.raftformat import ABSTENTION, is_abstention
+from raft.raftformat import ABSTENTION, is_no_answer
 from raft.text import normalise
 
 _EXAMPLE = '{"question": "How long is the warranty?", "answers": ["2 years"], "document": "warranty.md"}'
@@ -80,7 +80,7 @@ def _registered(line: str, where: str, paths: frozenset[str]) -> tuple[Row, bool
         near = get_close_matches(document, paths, n=1, cutoff=0)
         raise _wrong(f"There is no document {document}." + (f" Did you mean {near[0]}?" if near else ""), where)
     known = hashlib.sha256(json.dumps([document, normalise(question)]).encode()).hexdigest()[:16]
-    kind = "unanswerable" if all(map(is_abstention, answers)) else "fact"
+    kind = "unanswerable" if all(map(is_no_answer, answers)) else "fact"
     row = {
         "question_id": value.get("question_id") or f"user-{known}",
         "question": question,

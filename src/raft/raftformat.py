@@ -22,6 +22,7 @@ from typing import Any
 
 from raft.prompts import Prompt, Where
 from raft.protocols import Message
+from raft.text import normalise
 
 PROMPTS: Mapping[Where, str] = {"last": "answer", "first": "answer_quotes_first", "none": "answer_alone"}
 """Names of the prompts that ask for them there."""
@@ -34,27 +35,35 @@ _PAIRS = (('"', '"'), ("“", "”"), ("'", "'"))
 _SOURCE = r"""(?:the\ |these\ |those\ |this\ |any\ of\ the\ |your\ )?(?:\w+\ )?
     (?:documents?|context|passages?|texts?|excerpts?|sources?)"""
 _NOT = r"(?:not|n[’']t|never)"
+_REST = r"(?:(?!\b(?:but|however|although|though|except|unless|only)\b)[^,;:])*"  # what is not told, and nothing beside
+_ABOUT = r"(?:\ (?:about|on|of|for|regarding|concerning)\ (?:(?!\b(?:is|are|was|were)\b)[^,;:])*?)?"
+_THERE = rf"(?:\ (?:given|provided|available|found|stated|mentioned))?(?:\ (?:in|by|from)\ {_SOURCE})?"
 _ABSTAINS = re.compile(
-    rf"""^\W*(?:(?:i\ am\ |i[’']m\ )?sorry\W+(?:but\ )?)?(?:unfortunately\W+)?
-    (?:based\ on\ {_SOURCE}[^,.]{{0,20}},\ )?(?:
+    rf"""(?:(?:i\ am\ |i[’']m\ )?sorry\W+(?:but\ )?)?(?:unfortunately\W+)?
+    (?:(?:based\ on|according\ to|in)\ {_SOURCE}[^,.]{{0,20}},\ )?(?:
         (?:none\ of\ )?{_SOURCE}(?:\ \w+)?\ (?:do|does|did)\ ?{_NOT}\ (?:\w+ly\ )?(?:
-            (?:answer|mention|specify|state|say|tell|address|discuss|cover|indicate)\b
+            (?:answer|mention|specify|state|say|tell|address|discuss|indicate)\b{_REST}
+          | cover\ (?:this|that|it|(?:this|the)\ (?:question|topic|subject))
           | (?:contain|provide|include|give|have|offer)\ (?:\w+\ ){{0,3}}
-            (?:information|answers?|details?|data|mention)\b)
-      | i\ (?:do\ ?{_NOT}|ca(?:n\ ?)?{_NOT})\ (?:know|answer|find|tell|determine|say)\b
+            (?:information|answers?|details?|data|mention)\b{_REST})
+      | i\ (?:do\ ?{_NOT}|ca(?:n\ ?)?{_NOT})\ (?:know|answer|find|tell|determine|say)\b{_REST}
       | (?:(?:it|this|that|(?:the|this)\ (?:answer|information|question))\ )?(?:(?:is|was|are)\ ?)?
         {_NOT}\ (?:\w+ly\ )?(?:
             (?:mentioned|stated|specified|given|found|provided|answered|available|included|covered|discussed)
-            \ (?:in|by|from)\ {_SOURCE}
-          | (?:mentioned|stated|specified|given|answered)\W*$)
-      | (?:(?:it|this|that|(?:the|this)\ (?:answer|question))\ )?can\ ?not\ be\ (?:answered|determined|found)\b
-      | there\ is\ (?:no|{_NOT}\ (?:any|enough))\ (?:information|mention|answer|details?)\b
+            \ (?:in|by|from)\ {_SOURCE}(?:\ (?:given|provided|above))?
+          | (?:mentioned|stated|specified|given|answered))
+      | (?:(?:it|this|that|(?:the|this)\ (?:answer|question))\ )?can\ ?not\ be\ (?:answered|determined|found)
+        (?:\ (?:from|by|in|with|using|based\ on|given)\ {_SOURCE}(?:\ (?:given|provided|above))?)?
+      | there\ is\ (?:no|{_NOT}\ (?:any|enough))\ (?:information|mention|answer|details?)
+        (?:\ (?:about|on|of|for|regarding|to\ (?:answer|determine|tell|say))\b{_REST}|{_THERE})
       | (?:no|insufficient|{_NOT}\ enough)\ (?:information|answer|details?)
-        (?:\W*$|\ (?:is|in|about|on|provided|given|available|found|to)\b)
-      | (?:unanswerable|unknown|no\ answer|n/a)\W*$
-    )""",
+        (?:\ to\ (?:answer|determine|tell|say)\b{_REST}|{_ABOUT}(?:\ is)?{_THERE}{_ABOUT})
+      | (?:unanswerable|unknown|no\ answer|n/a)
+    )\W*""",
     re.IGNORECASE | re.VERBOSE,
 )
+_EXPLAINS = re.compile(rf"(?:they|it|{_SOURCE})\ (?:only|merely|just)\b", re.IGNORECASE | re.VERBOSE)
+_SENTENCE_END = re.compile(r"[.!?]+(?:\s+|$)|\n+")
 
 
 @dataclass(frozen=True)
@@ -191,8 +200,23 @@ def _quote(head: re.Match[str], text: str) -> list[tuple[int | None, str]]:
 
 
 def is_abstention(answer: str) -> bool:
-    """Tell whether an answer says that there is none: `ABSTENTION`, or one of its common wordings."""
-    return _ABSTAINS.match(answer) is not None
+    """Tell whether a reply says nothing but that there is no answer: `ABSTENTION`, or one of its common wordings.
+
+    The whole reply must say so; what the documents deal with instead may follow ("They only mention ...").
+    """
+    first, *others = [
+        part.strip(" \t*_\"“”'") for part in _SENTENCE_END.split(answer) if any(map(str.isalnum, part))
+    ] or [""]
+    rest = (_ABSTAINS.fullmatch(part) or _EXPLAINS.match(part) for part in others)
+    return _ABSTAINS.fullmatch(first) is not None and all(rest)
+
+
+def is_no_answer(reference: str) -> bool:
+    """Tell whether a reference says that the documents hold no answer: it is empty, or `ABSTENTION` itself.
+
+    Other wordings are answers: "No information is stored about visitors" is what a corpus may well say.
+    """
+    return normalise(reference) in ("", normalise(ABSTENTION))
 
 
 def _unquoted(text: str) -> str:

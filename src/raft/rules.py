@@ -12,7 +12,8 @@ from typing import Any
 from raft.duplicates import names
 from raft.kinds import traits
 from raft.raftformat import ABSTENTION
-from raft.text import contains, content_words, fact_values, facts, find_quote, normalise
+from raft.text import contains, content_words, find_quote, normalise
+from raft.values import covers, fact_values, facts
 
 _DEBRIS = re.compile(
     r"""^\W*(?:sure|certainly|of\ course|okay|ok|great|absolutely)\b\s*[,!.:]
@@ -198,7 +199,7 @@ def _answer_absent(candidate: Candidate) -> bool:
     if kind.fixed and _DECIDED.match(answer):
         return False
     if not kind.support:
-        return not fact_values(answer) <= fact_values(source)
+        return not covers(fact_values(source), fact_values(answer))
     return not supported(_STEP.sub(" ", answer) if kind.steps else answer, source, share=kind.support)
 
 
@@ -211,7 +212,7 @@ def supported(answer: str, source: str, *, share: float) -> bool:
     if contains(source, answer) or _stands(answer.strip(), source):
         return True
     wanted, there = content_words(answer), content_words(source)
-    if not wanted or not fact_values(answer) <= fact_values(source) or not _named(answer) <= there:
+    if not wanted or not covers(fact_values(source), fact_values(answer)) or not _named(answer) <= there:
         return False
     return len(wanted & there) >= (1.0 if len(wanted) <= 4 else share) * len(wanted)
 
@@ -237,7 +238,7 @@ def _given_away(candidate: Candidate) -> bool:
         return False
     if kind == "date" and fact_values(answer):
         given = frozenset(value for fact in facts(question) if fact.kind == "date" for value in fact_values(fact.text))
-        return contains(question, answer) or fact_values(answer) <= given
+        return contains(question, answer) or covers(given, fact_values(answer))
     if kind == "number":  # the 2 of "Quillon 2" does not give "2 years" away
         return contains(question, answer)
     words = content_words(answer)

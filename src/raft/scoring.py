@@ -4,15 +4,9 @@ All measures are shares from 0 to 1. None stands for what was not measured, and 
 """
 
 import math
-import re
-import string
-import unicodedata
-from collections import Counter
 from collections.abc import Hashable, Sequence
-from functools import lru_cache
 
 import numpy as np
-from rapidfuzz.distance import LCSseq
 
 from raft.intervals import (
     DRAWS,
@@ -25,8 +19,8 @@ from raft.intervals import (
     percentile,
     win_rate,
 )
-from raft.raftformat import is_abstention
-from raft.text import fact_values
+from raft.measures import ANSWER_MEASURES, contains_reference, exact_match, f1, fact_accuracy, rouge_l
+from raft.raftformat import is_no_answer
 
 __all__ = [
     "ANSWER_MEASURES",
@@ -50,113 +44,28 @@ __all__ = [
     "win_rate",
 ]
 
-ANSWER_MEASURES = ("f1", "exact_match", "contains", "rouge_l", "fact_accuracy")
-"""What `score_answer` measures."""
-
-_ARTICLES = re.compile(r"\b(?:a|an|the)\b")
-_WORD = re.compile(r"\w+")
-_PUNCTUATION = frozenset(string.punctuation)
-
-
 # answers
-
-
-def exact_match(prediction: str, references: Sequence[str]) -> float:
-    """Return 1.0 if the prediction is one of the references but for case, punctuation, articles and white space.
-
-    The normal form is that of SQuAD v1.1 (Rajpurkar et al. 2016, arXiv 1606.05250) with typographic punctuation
-    dropped too, as MLQA does (Lewis et al. 2019, arXiv 1910.07475); on ASCII text they are the same. Unlike in both, a
-    text of nothing but articles or punctuation stays as it is: the grade "A" is neither "the" nor an empty reply.
-    """
-    return max((float(_squad(prediction) == _squad(reference)) for reference in references), default=0.0)
-
-
-def f1(prediction: str, references: Sequence[str]) -> float:
-    """Return the harmonic mean of precision and recall over words, of the best reference (arXiv 1606.05250).
-
-    The normal form is that of `exact_match`. Two blank texts score 1, as in SQuAD 2.0 (arXiv 1806.03822).
-    """
-    return max((_word_f1(_squad(prediction).split(), _squad(one).split()) for one in references), default=0.0)
-
-
-def contains_reference(prediction: str, references: Sequence[str]) -> float:
-    """Return 1.0 if one of the references stands in the prediction as whole words, in the form of `exact_match`."""
-    reply = f" {_squad(prediction)} "
-    return max((float(f" {_squad(reference)} " in reply) for reference in references), default=0.0)
-
-
-def rouge_l(prediction: str, references: Sequence[str]) -> float:
-    """Return the F measure of the longest common subsequence of lower-cased words, of the best reference.
-
-    Precision and recall weigh the same; words are not stemmed.
-
-    References:
-        Lin: ROUGE: A package for automatic evaluation of summaries. ACL workshop Text Summarization Branches Out, 2004.
-    """
-    words = _words(prediction)
-    return max((_subsequence_f(words, _words(reference)) for reference in references), default=0.0)
-
-
-def fact_accuracy(prediction: str, references: Sequence[str]) -> float | None:
-    """Return 1.0 if all numbers, dates and codes of one reference stand in the prediction, in any spelling.
-
-    References without any are passed over, so that whether a question is measured depends on its references alone;
-    None where no reference has one.
-    """
-    wanted = [values for values in map(fact_values, references) if values]
-    if not wanted:
-        return None
-    given = fact_values(prediction)
-    return float(any(values <= given for values in wanted))
 
 
 def score_answer(answer: str, references: Sequence[str], *, abstained: bool) -> dict[str, float | None]:
     """Return `ANSWER_MEASURES` of a parsed answer, with abstention as one of the possible right answers.
 
-    A question is unanswerable if all its references are abstentions: abstaining scores 1 on all measures, answering
-    scores 0, and there are no facts to measure. On an answerable question abstaining scores 0, and an answer is
-    compared with those references that are none. Without references nothing is measured.
+    A question is unanswerable if each reference is empty or `raftformat.ABSTENTION`: abstaining scores 1 on all
+    measures, answering scores 0, and there are no facts to measure. On an answerable question abstaining scores 0, and
+    an answer is compared with those references that are none. Without references nothing is measured.
 
     Args:
         answer: the answer without its quotes.
-        references: right answers; `raftformat.ABSTENTION` for an unanswerable question.
+        references: right answers.
         abstained: whether the answer says that there is none (`raftformat.Parsed.abstained`).
     """
     if not references:
         return dict.fromkeys(ANSWER_MEASURES)
-    real = [reference for reference in references if not is_abstention(reference)]
+    real = [reference for reference in references if not is_no_answer(reference)]
     if not real or abstained:
         score = float(abstained and not real)
-        measurable = any(map(fact_values, real))
-        return {**dict.fromkeys(ANSWER_MEASURES, score), "fact_accuracy": score if measurable else None}
-    return {
-        "f1": f1(answer, real),
-        "exact_match": exact_match(answer, real),
-        "contains": contains_reference(answer, real),
-        "rouge_l": rouge_l(answer, real),
-        "fact_accuracy": fact_accuracy(answer, real),
-    }
-
-
-@lru_cache(maxsize=65536)
-def _squad(text: str) -> str:
-    lower = text.lower()
-    kept = "".join(char for char in lower if char not in _PUNCTUATION and unicodedata.category(char)[0] != "P")
-    return " ".join(_ARTICLES.sub(" ", kept).split()) or " ".join(lower.split())
-
-
-def _word_f1(one: Sequence[str], other: Sequence[str]) -> float:
-    common = (Counter(one) & Counter(other)).total()
-    return 2 * common / (len(one) + len(other)) if one or other else 1.0
-
-
-@lru_cache(maxsize=65536)
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(_WORD.findall(text.lower()) or text.lower().split())
-
-
-def _subsequence_f(one: Sequence[str], other: Sequence[str]) -> float:
-    return 2 * LCSseq.similarity(one, other) / (len(one) + len(other)) if one or other else 1.0
+        return {name: None if of("", real) is None else score for name, of in ANSWER_MEASURES.items()}
+    return {name: of(answer, real) for name, of in ANSWER_MEASURES.items()}
 
 
 # labels

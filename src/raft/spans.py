@@ -19,7 +19,8 @@ from raft.prompts import Prompt
 from raft.protocols import Request
 from raft.surveying import Survey, documents, is_notice
 from raft.targets import plain, statements
-from raft.text import facts, normalise
+from raft.text import normalise
+from raft.values import facts
 
 _T = TypeVar("_T")
 

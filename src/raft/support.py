@@ -11,36 +11,15 @@ import numpy as np
 
 from raft.answers import Citation, Passage
 from raft.raftformat import is_abstention
-from raft.text import contains, content_words, fact_values, facts, sentences
+from raft.text import contains, overlap, sentences
+from raft.values import Value, covers, figures
 
 _ALIKE = ('"“”„‟«»', "'‘’‚‛`´", "-‐‑‒–—―−")
 _CLASS = {character: f"[{re.escape(group)}]" for group in _ALIKE for character in group}
 _MARKS = "".join(_ALIKE[:2])
 
-_UNITS = "zero one two three four five six seven eight nine".split()  # noqa: SIM905
-_TEENS = "ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen".split()  # noqa: SIM905
-_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()  # noqa: SIM905
-_VALUES = {word: value for value, word in enumerate([*_UNITS, *_TEENS])}
-_VALUES |= {ten: 10 * value for value, ten in enumerate(_TENS, 2)}
-_VALUES |= {f"{ten} {unit}": _VALUES[ten] + _VALUES[unit] for ten in _TENS for unit in _UNITS[1:]}
-_ONE = (
-    "".join(rf"(?<!\b{word}\s)" for word in ("no", "any", "every", "each", "some", "this", "that", "the", "which"))
-    + r"one(?!\s(?:of|who|that|which|another|can|may|must|should|will|would|is|has)\b|['’]s\b)"
-)
-_NUMBER_WORD = re.compile(
-    rf"\b(?:({'|'.join(_TENS)})(?:[\s-]({'|'.join(_UNITS[1:])}))?"
-    rf"|({_ONE}|{'|'.join(word for word in (*_UNITS, *_TEENS) if word != 'one')})|(?=an?\shundred\b)an?)"
-    r"(\shundred)?\b",
-    re.IGNORECASE,
-)
-_TOKEN = re.compile(r"\w+(?:[.,:/]\w+)*")
 _ITEM = re.compile(r"^[ \t]*(\d{1,3})[.)](?=\s)", re.MULTILINE)
 _REFERENCE = re.compile(r"\[(\d{1,2})\]")
-_ISO_DATE = re.compile(r"(\d{4})/(\d{1,2})/(\d{1,2})")
-_YEAR = re.compile(r"[12]\d{3}")
-
-_STEM = 5
-"""Letters by which words are told apart, so that "founded" stands in "the founding"."""
 
 
 def relevance(
@@ -79,15 +58,8 @@ def coverage(question: str, passages: Iterable[Passage]) -> float:
     Words are compared by their first letters; articles, question words and auxiliaries do not count. A question
     without others is covered by whatever there is.
     """
-    wanted = _stems(question)
-    if not wanted:
-        return 1.0
-    return max((len(wanted & _stems(f"{one.title}\n{one.text}")) for one in passages), default=0) / len(wanted)
-
-
-@lru_cache(maxsize=8192)
-def _stems(text: str) -> frozenset[str]:
-    return frozenset(word if word.isdigit() else word[:_STEM] for word in content_words(text))
+    bare = overlap(question, "")
+    return max((overlap(question, f"{one.title}\n{one.text}") for one in passages), default=bare)
 
 
 def locate(quotes: Iterable[tuple[int | None, str]], passages: Sequence[Passage]) -> tuple[list[Citation], bool | None]:
@@ -160,8 +132,8 @@ def is_supported(answer: str, citations: Sequence[Citation], passages: Sequence[
     """Tell whether what an answer states exactly stands in what it rests on.
 
     With figures (numbers, dates, codes, anything with a digit, and numbers in words), each must stand in the text or
-    title of a cited passage (the whole passage, not only the quote), or of any that was shown if none is cited; "12
-    March" and "2026" stand in "12 March 2026". A digit in another unit or about another thing is not noticed.
+    title of a cited passage (the whole passage, not only the quote), or of any that was shown if none is cited, with
+    its sign, scale and unit (`values.says`). A figure about another thing is not noticed.
     Without figures, an answer is supported when it has a citation, or its words stand in a passage one after the other.
 
     Args:
@@ -179,42 +151,8 @@ def is_supported(answer: str, citations: Sequence[Citation], passages: Sequence[
         return bool(citations) or any(contains(f"{passage.title}\n{passage.text}", answer) for passage in passages)
     cited = {citation.chunk_id for citation in citations}
     read = [passage for passage in passages if passage.chunk_id in cited] or passages
-    known = frozenset[str]().union(*(figures(f"{passage.title}\n{passage.text}") for passage in read))
-    return all(value in known or _is_part_of_a_date(value, known) for value in claimed)
-
-
-@lru_cache(maxsize=8192)
-def figures(text: str) -> frozenset[str]:
-    """Return the values of all figures of a text: `text.fact_values`, number words, and all else that has a digit.
-
-    "three" has the value "3", "24h" and "#5" the values "24h" and "5", 2026-03-12 that of 12 March 2026.
-    """
-    digits = _NUMBER_WORD.sub(_in_digits, text)
-    rest = list(digits)
-    for fact in facts(digits):
-        if fact.kind != "name":
-            rest[fact.start : fact.end] = " " * (fact.end - fact.start)
-    tokens = (token.casefold() for token in _TOKEN.findall("".join(rest)) if any(map(str.isdigit, token)))
-    return frozenset(map(_dated, (*fact_values(digits), *tokens)))
-
-
-def _in_digits(match: re.Match[str]) -> str:
-    ten, unit, word, hundred = match.groups()
-    value = _VALUES[" ".join(filter(None, (ten, unit or word))).lower() or "one"]
-    return str(value * 100 if hundred else value)
-
-
-def _dated(value: str) -> str:
-    """Return the value of a date in the form in which `text.fact_values` has those with a month's name."""
-    match = _ISO_DATE.fullmatch(value)
-    return f"{match[1]}/{int(match[3])}/m{int(match[2])}" if match else value
-
-
-def _is_part_of_a_date(value: str, known: frozenset[str]) -> bool:
-    if "/m" not in value and not _YEAR.fullmatch(value):
-        return False
-    parts = set(value.split("/"))
-    return any(parts <= set(date.split("/")) for date in known if "/" in date)
+    known = frozenset[Value]().union(*(figures(f"{passage.title}\n{passage.text}") for passage in read))
+    return covers(known, claimed)
 
 
 def _without_numbering(answer: str, shown: int) -> str:

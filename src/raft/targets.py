@@ -16,7 +16,8 @@ import yaml
 
 from raft.errors import UsageError
 from raft.kinds import traits
-from raft.text import Fact, content_words, facts, normalise, sentences
+from raft.text import content_words, normalise, sentences
+from raft.values import Fact, facts
 
 _LINK = re.compile(r"!?\[([^\]]*)\]\([^)\s]*[^)]*\)")
 _MARKUP = re.compile(r"[*_`]{1,3}|<[^>]{1,200}>|\{[:%{][^}]*\}+|^\s*(?:[-*+•>]|\d+[.)])\s+")

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from raft.measures import MEASURES
 from raft.scoring import TOO_FEW, Interval
 
 Decision = Literal["ship", "investigate", "keep plain RAG", "not tuned yet"]
@@ -23,7 +24,6 @@ MANY_FALSE_ANSWERS = 0.2
 """More answers than this to questions that nothing shown answers say that it does not know when to say no."""
 
 _ORDER: tuple[Decision, ...] = ("keep plain RAG", "investigate", "ship")
-_MEASURES = {"f1": "F1", "accuracy": "Accuracy"}
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def _gain(evidence: Evidence, min_gain: float) -> _Finding:
         reason = f"{evidence.contender} and plain RAG have no question in common, so that no gain can be told."
         return _Finding("investigate", reason, f"Measure both on the same questions: raft bench {run}")
     measured = (
-        f"{_MEASURES[evidence.measure]} of {evidence.contender} is {_points(gain.value)} points against "
+        f"{_title(evidence)} of {evidence.contender} is {_points(gain.value)} points against "
         f"{evidence.baseline} on the same {gain.questions} questions of {evidence.question_set} "
         f"(95 percent interval {_points(gain.low)} to {_points(gain.high)})"
     )
@@ -227,7 +227,7 @@ def _headroom(evidence: Evidence) -> str:
     known = evidence.headroom or {}
     retrieved, golden, missed = (known.get(name) for name in ("retrieved", "golden", "missed"))
     parts = [
-        retrieved is not None and f"{evidence.baseline} reaches {_MEASURES[evidence.measure]} {_plain(retrieved)}",
+        retrieved is not None and f"{evidence.baseline} reaches {_title(evidence)} {_plain(retrieved)}",
         golden is not None and f"{_plain(golden)} with the golden chunk given",
         missed is not None
         and f"the retriever misses what bears the answer of {_plain(missed)} percent of the questions",
@@ -293,6 +293,11 @@ def _above_zero(gain: Interval | None) -> bool:
 def _least(value: float, bound: float) -> bool:
     """Tell whether a value reaches a bound; 0.41 - 0.38 reaches 0.03, whatever its last binary digit."""
     return round(value - bound, 9) >= 0
+
+
+def _title(evidence: Evidence) -> str:
+    title = MEASURES[evidence.measure].title
+    return title[0].upper() + title[1:]
 
 
 def _points(share: float) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from raft.measures import MEASURES
 from raft.scoring import TOO_FEW
 
 Facts = Mapping[str, Any]
@@ -30,7 +31,7 @@ def _table(facts: Facts, described: Facts) -> Iterator[str]:
     )
     closed = any((arm["sets"].get(name) or {}).get("accuracy") for arm in facts["arms"])
     first, second = ("accuracy", "macro_f1") if closed else ("f1", "exact_match")
-    heads = (first.replace("_", "-"), "95 %", second.replace("_", "-"), "refused", "invented", "s a question")
+    heads = (MEASURES[first].title, "95 %", MEASURES[second].title, "refused", "invented", "s a question")
     yield f"    {'':<40} {heads[0]:>8} {heads[1]:>13} {heads[2]:>11} {heads[3]:>8} {heads[4]:>9} {heads[5]:>13}"
     for arm in facts["arms"]:
         scores = arm["sets"].get(name)

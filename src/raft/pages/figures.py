@@ -1,4 +1,4 @@
-"""Figures as a person reads them: shares times 100, intervals, durations, money, and what each measure means."""
+"""Figures as a person reads them: shares times 100, intervals, durations and money."""
 
 import math
 from collections.abc import Mapping
@@ -9,23 +9,6 @@ UNKNOWN = "unknown"
 TOO_FEW = "too few to tell"
 FEW_GROUPS = 20
 """Under so many resampled documents a bootstrap interval is too narrow to be believed."""
-
-MEASURES: Mapping[str, tuple[str, str]] = {
-    "f1": ("F1", "words that answer and reference share, the best reference counting"),
-    "accuracy": ("accuracy", "share of questions whose label is right"),
-    "macro_f1": ("macro F1", "F1 of each label, averaged over the labels"),
-    "exact_match": ("exact match", "share of answers that are a reference, but for case, articles and punctuation"),
-    "contains": ("contains", "share of answers that hold a reference"),
-    "fact_accuracy": ("facts right", "share of answers with the numbers, dates, names and codes of a reference"),
-    "rouge_l": ("ROUGE-L", "longest common subsequence of words with a reference"),
-    "false_answers": ("false answers", "answered although nothing that was shown bears the answer; lower is better"),
-    "false_refusals": ("false refusals", "abstained although the question can be answered; lower is better"),
-    "quote_support": ("quotes verbatim", "share of the quotes given that stand word for word in what was shown"),
-    "citation_precision": ("right source", "share of verbatim quotes that come from a text that bears the answer"),
-    "supported": ("figures supported", "share of answers whose numbers, dates and codes stand in the text"),
-    "followed": ("form kept", "share of replies that keep the form asked for"),
-}
-"""Title and meaning of each measure of an arm."""
 
 DECISIONS: Mapping[str, tuple[str, str]] = {
     "ship": ("Ship the tuned model.", "It answers better than plain RAG, and the rules for shipping are met."),

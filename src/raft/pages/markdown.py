@@ -4,10 +4,10 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from raft.measures import MEASURES
 from raft.pages import with_backticks
 from raft.pages.figures import (
     DECISIONS,
-    MEASURES,
     NOT_MEASURED,
     amount,
     documents_shown,
@@ -20,6 +20,7 @@ from raft.pages.figures import (
 )
 
 Facts = Mapping[str, Any]
+_BESIDE = ("exact_match", "false_answers", "false_refusals")
 _MARKUP = re.compile(r"([\\`*_\[\]<>|~#&$])")
 
 
@@ -66,7 +67,7 @@ def _said(facts: Facts, meaning: str) -> Iterator[str]:
     verdict = facts["verdict"]
     titles = {arm["name"]: arm["title"] for arm in facts["arms"]}
     who = [cell(titles.get(verdict.get(side), "an arm that was not measured")) for side in ("contender", "baseline")]
-    gain, measure = verdict.get("gain"), MEASURES[verdict["measure"]][0]
+    gain, measure = verdict.get("gain"), MEASURES[verdict["measure"]].title
     if measured(gain):
         size = f"**{full(gain, signed=True)} {measure} points**: {who[0]} against {who[1]}"
         yield f"{cell(meaning)} {size}, on {gain['questions']} questions of {gain['groups']} documents.".strip()
@@ -85,15 +86,12 @@ def _arms(facts: Facts) -> Iterator[str]:
         if scores is None:
             continue
         mark = {verdict.get("contender"): " (contender)", verdict.get("baseline"): " (baseline)"}.get(arm["name"], "")
-        few = [value(scores.get(key)) for key in ("exact_match", "false_answers", "false_refusals")]
+        few = [value(scores.get(key)) for key in _BESIDE]
         median = amount(latency.get("median"), digits=2, unit=" s")
         rows.append([arm["title"] + mark, full(scores.get(measure)), *few, median, money(arm.get("cost_per_thousand"))])
     head = [
         "Arm",
-        MEASURES[measure][0],
-        "exact match",
-        "false answers",
-        "false refusals",
+        *(MEASURES[one].title for one in (measure, *_BESIDE)),
         "median latency",
         "cost of 1,000",
     ]

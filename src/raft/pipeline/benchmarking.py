@@ -247,7 +247,7 @@ def ask_all(
     line = run.step(
         "answers",
         work,
-        version=1,
+        version=2,
         outputs=["answers.parquet"],
         inputs=[
             *("documents.parquet", "chunks.parquet", "cleaned.parquet", "index"),

@@ -202,7 +202,7 @@ def clean_and_split(run: Run, settings: Settings, seams: Seams, own: pl.DataFram
     run.make(
         "cleaned",
         _clean,
-        version=2,
+        version=3,
         outputs=["cleaned.parquet", "eval.jsonl"],
         inputs=["questions.parquet", "chunks.parquet", *_index_inputs(settings)],
         using={
@@ -275,7 +275,7 @@ def build_examples(run: Run, settings: Settings, seams: Seams) -> None:
     line = run.make(
         "examples",
         _write_examples,
-        version=3,
+        version=4,
         outputs=["examples.parquet", "train.jsonl", "valid.jsonl"],
         inputs=["cleaned.parquet", "chunks.parquet", *_index_inputs(settings)],
         using={

@@ -14,7 +14,8 @@ from raft.arms import GOLDEN, LARGER, TUNED, UNTUNED, Arm, baseline
 from raft.bearing import Sources, unanswerable
 from raft.economics import economics
 from raft.errors import RaftError
-from raft.measuring import ANSWERABLE, MEASURES, WITHHELD, Table
+from raft.measures import COLUMNS
+from raft.measuring import ANSWERABLE, WITHHELD, Table
 from raft.reasons import why
 from raft.scoring import Interval, score_answer
 from raft.text import normalise
@@ -26,7 +27,7 @@ FORMAT = 1
 SCORES = pl.Schema(
     {
         **dict.fromkeys(("arm", "question_set", "condition", "question_id"), pl.String()),
-        **dict.fromkeys(MEASURES.values(), pl.Float64()),
+        **dict.fromkeys(COLUMNS.values(), pl.Float64()),
         **dict.fromkeys(("label", "predicted"), pl.String()),
     }
 )

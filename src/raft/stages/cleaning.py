@@ -15,11 +15,12 @@ import numpy as np
 import polars as pl
 
 from raft import rules, tables
-from raft.duplicates import BLOCK, NearIndex, cosine_blocks, holds_text, nearest, same_answer, same_marks
+from raft.duplicates import BLOCK, NearIndex, cosine_blocks, holds_text, nearest, same_answer, same_marks, turned_round
 from raft.kinds import traits
 from raft.prompts import Prompt
 from raft.protocols import Completion, Embedder, Generator, Request, Retriever
-from raft.text import content_words, fact_values, normalise
+from raft.text import content_words, normalise
+from raft.values import rough_values
 
 ROUND_TRIP, JUDGED, DUPLICATE = "round trip", "judged poor", "duplicate"
 JUDGE_TOKENS = 64
@@ -217,7 +218,7 @@ class _Alike:
 
     def __init__(self, rows: list[Row], vectors: np.ndarray, similarity: float) -> None:
         self.rows, self.vectors, self.similarity = rows, vectors, similarity
-        self.facts = _codes(fact_values(row["question"]) for row in rows)
+        self.facts = _codes(rough_values(row["question"]) for row in rows)
         self.answers = _codes(  # "yes" to two questions does not make them one
             number if traits(row["kind"]).fixed else normalise(row["answer"]) for number, row in enumerate(rows)
         )
@@ -238,7 +239,8 @@ class _Alike:
     def confirmed(self, number: int, other: int) -> bool:
         """Tell whether two rows that may mean the same do, by their names and answers."""
         one, two = self.rows[number], self.rows[other]
-        return same_marks(one["question"], two["question"]) and same_answer(one["answer"], two["answer"])
+        asked = one["question"], two["question"]
+        return same_marks(*asked) and not turned_round(*asked) and same_answer(one["answer"], two["answer"])
 
 
 def _measure(rows: list[Row], vectors: np.ndarray, kept: list[int]) -> None:

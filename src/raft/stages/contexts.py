@@ -8,13 +8,25 @@ import hashlib
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Literal
 
 import polars as pl
 
 from raft import support
 from raft.answers import Passage
-from raft.bearing import SHORT_ANSWERS, Sources, bearing, golden_of, group_of, unanswerable, withheld
+from raft.bearing import (
+    SHORT_ANSWERS,
+    Sources,
+    bearing,
+    golden_of,
+    group_of,
+    mentions_answer,
+    states_answer,
+    unanswerable,
+    withheld,
+)
+from raft.duplicates import same_text
 from raft.kinds import traits
 from raft.prompts import Prompt
 from raft.protocols import Embedder, Message, Retriever
@@ -37,7 +49,8 @@ class Contexts:
         questions: a frame of `tables.EVALUATION`.
         sources: where the answers stand, and what search brings (boilerplate, which is never shown, left out).
         passages: for each question id and context the passages to show; "golden" only where a chunk is known to bear
-            the answer, "withheld" only for the questions that are also asked without what bears their answer.
+            the answer, "withheld" only for the questions that are also asked without what bears their answer, in
+            whichever document it stands.
         relevance: for each question id and context how much of what is shown is about it (`support.relevance`); empty
             where nobody needs to know.
         shortened: how many questions show fewer passages than were chosen, in any context, since a prompt is no longer
@@ -102,8 +115,8 @@ def contexts(
             given = top if golden in top else [*top[: k - 1], golden]
             shown[name]["golden"] = [book.passage(one) for one in given]
         if known and not unanswerable(row) and withheld(name, share, seed):
-            rest = [one for one in brought if one not in known][:k]
-            shown[name]["withheld"] = [book.passage(one) for one in rest]
+            rest = (one for one in brought if one not in known and not book.says_too(one, row, known))
+            shown[name]["withheld"] = [book.passage(one) for one in islice(rest, k)]
     texts = {name: book.chunks[name]["text"] for known in borne.values() for name in known}
     return Contexts(questions, Sources(borne, ranked, groups, texts), dict(shown))
 
@@ -144,6 +157,14 @@ class _Book:
         if known or not question["document"] or {*map(normalise, question["answers"])} - SHORT_ANSWERS:
             return known
         return [chunk["chunk_id"] for chunk in chunks if not chunk["boilerplate"]]
+
+    def says_too(self, name: str, question: Row, known: Sequence[str]) -> bool:
+        """Tell whether a chunk of whichever document answers a question, or repeats one of the chunks that bear it."""
+        passage = self.passage(name)
+        said = f"{passage.title}\n{passage.text}"
+        if any(states_answer(said, answer, question["question"]) for answer in question["answers"]):
+            return True
+        return any(same_text(passage.text, self.chunks[one]["text"]) for one in known)
 
     def _candidates(self, question: Row) -> list[Row]:
         if question["document"]:
@@ -207,11 +228,16 @@ def exemplars(
         last = abstaining and len(rows) >= 4 and place == len(rows) - 1
         own = row["golden_chunk_ids"][0]
         others = [other["golden_chunk_ids"][0] for other in rows[:-1]] if last else []
-        asked_for = {**row, "answers": [row["answer"]]}
-        absent = next((one for one in others if one not in bearing(asked_for, [book.chunks[one]])), None)
+        absent = next(
+            (one for one in others if one != own and not _tells(book.chunks[one]["text"], row["answer"])), None
+        )
         passage = book.passage(absent or own)
         shown = [Shown(passage.chunk_id, passage.title, passage.text)]
         asked = render_prompt(prompt, question=row["question"], shown=shown, style=style)
         turns += [turn for turn in asked if turn["role"] == "user"]
         turns.append({"role": "assistant", "content": ABSTENTION if absent else row["answer"]})
     return tuple(turns)
+
+
+def _tells(text: str, answer: str) -> bool:
+    return normalise(answer) not in SHORT_ANSWERS and mentions_answer(text, answer)

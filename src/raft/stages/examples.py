@@ -15,7 +15,7 @@ from typing import Any
 import polars as pl
 
 from raft import tables
-from raft.bearing import SHORT_ANSWERS, holds_answer
+from raft.bearing import SHORT_ANSWERS, mentions_answer
 from raft.duplicates import same_text
 from raft.errors import RaftError
 from raft.kinds import traits
@@ -241,7 +241,7 @@ class _Allowed:
             return False
         chunk = self.recipe.chunks[name]
         text = f"{_title(chunk, self.recipe)}\n{chunk['text']}"
-        if any(holds_answer(text, answer) for answer in self.answers):
+        if any(mentions_answer(text, answer) for answer in self.answers):
             return False
         if any(contains(text, quote) for quote in self.quotes):
             return False

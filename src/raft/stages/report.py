@@ -11,10 +11,10 @@ from typing import Any
 from markupsafe import Markup
 
 from raft import plots
+from raft.measures import MEASURES
 from raft.pages import embed, fill
 from raft.pages.figures import (
     DECISIONS,
-    MEASURES,
     NOT_MEASURED,
     documents_shown,
     duration,
@@ -28,8 +28,9 @@ from raft.pages.markdown import markdown
 
 __all__ = ["html", "markdown"]
 Facts = Mapping[str, Any]
-_SCORES = ("f1", "accuracy", "macro_f1", "exact_match", "fact_accuracy", "contains", "rouge_l")
-_FAILURES = ("false_answers", "false_refusals", "quote_support", "citation_precision", "supported", "followed")
+_SCORES, _FAILURES = (
+    [name for name, one in MEASURES.items() if one.shown == where] for where in ("scores", "failures")
+)
 _SIGNS = {
     "ship": ("good", "✔"),
     "investigate": ("unclear", "?"),
@@ -49,7 +50,7 @@ def html(facts: Facts) -> str:
     tone, sign = _SIGNS.get(verdict["decision"], ("open", "●"))
     titles = {arm["name"]: arm["title"] for arm in facts["arms"]}
     sides = {side: titles.get(verdict.get(side), "an arm that was not measured") for side in ("contender", "baseline")}
-    measures = {name: (title, meaning) for name, (title, meaning) in MEASURES.items()}
+    measures = {name: (one.title, one.explained) for name, one in MEASURES.items()}
     cuts = {cut for found in (facts.get("retrieval") or {}).values() for cut in found["recall"]}
     return fill(
         "report",
@@ -108,7 +109,7 @@ def _gain_plot(verdict: Facts) -> Markup | None:
     if not measured(gain):
         return None
     dot = replace(_dot("", gain, "contender", signed=True), shown="")
-    words = f"Gain of {full(gain, signed=True)} {MEASURES[verdict['measure']][0]} points over the baseline"
+    words = f"Gain of {full(gain, signed=True)} {MEASURES[verdict['measure']].title} points over the baseline"
     return plots.dots([dot], title=words, reference=0.0, reference_label="no difference")
 
 
@@ -121,7 +122,7 @@ def _question_set(facts: Facts, name: str) -> dict[str, Any]:
     rows = [_dot(arm["title"], score, roles.get(arm["name"], "other")) for arm, score in scored]
     bases = [score["value"] for arm, score in scored if roles.get(arm["name"]) == "baseline" and measured(score)]
     line = {"reference": 100 * bases[0], "reference_label": f"baseline {share(bases[0])}"} if bases else {}
-    caption = f"{MEASURES[measure][0]} of each arm on the question set “{name}”, with 95 % intervals"
+    caption = f"{MEASURES[measure].title} of each arm on the question set “{name}”, with 95 % intervals"
     return {
         "name": name,
         "arms": arms,

@@ -11,7 +11,8 @@ import polars as pl
 from raft.kinds import traits
 from raft.prompts import Prompt
 from raft.protocols import Failure, Generator, Request
-from raft.text import contains, fact_values
+from raft.text import contains
+from raft.values import covers, fact_values
 
 ROOM = 256
 
@@ -72,9 +73,10 @@ def _check(reply: str, *, row: Mapping[str, Any], source: str, schema: Mapping[s
     text, exact = _tidy(reply, schema), row["answer"]
     if not text:
         raise ValueError("the reply is empty")
-    if not fact_values(exact) <= fact_values(text) or (row["kind"] == "name" and not contains(text, exact)):
+    if not covers(fact_values(text), fact_values(exact)) or (row["kind"] == "name" and not contains(text, exact)):
         raise ValueError("a number, date, code or name of the exact answer is missing")
-    if fact_values(text) - fact_values(exact) - fact_values(source) - fact_values(row["question"]):
+    known = fact_values(exact) | fact_values(source) | fact_values(row["question"])
+    if not covers(known, fact_values(text)):
         raise ValueError("it holds a number, date or code that the source does not")
 
 
