@@ -78,6 +78,7 @@ Order 4111111111111112 of 2024-05-01 (01.05.2024, 5/1/2024 14:30:00) came to $1,
 Order numbers: 123-4567-890123, 800123456789, 2013137748, 900-12-3456, RH-77-2024-0815, 0815-4711, 0123-456789.
 Ticket 115003498363, parcel 00340434161094021501, IMEI 356938035643809, time 1700000000, 1700000000000000000.
 ISBN 978-3-16-148410-0, 9780306406157, 0-306-40615-2. DOI 10.1000/182. RFC 2822. EAN 4006381333931.
+Parts 0721-3938, 02876-01017, 08232 379325, 111-222-3333, 0426 949 019, offsets +36.1694 3.0931, +98 000 802.
 Version 10.20.30.40, v52.14.201.7, section 2.4.1.3, hosts 192.168.0.1, 127.0.0.1, 10.0.0.5, 203.0.113.7, fe80::1.
 From 2019-2020 to 2021-2022, pages 100-200, 08:15-16:30, 250 300 4000 pieces, +20.5 30.2 44.1 percent, +20 000 000.
 UUID 123e4567-e89b-12d3-a456-426614174000, sha 5d41402abc4b2a76b9719d911017c592, colour #415555, +1000000000.
@@ -122,6 +123,13 @@ def test_what_a_name_announces_is_found(kind, name, value):
     assert len(found) == 1
     assert found[0][0] == kind
     assert found[0][1].lstrip("(").startswith(value) or value in found[0][1]
+
+
+def test_what_stands_beside_a_number_is_no_part_of_it():
+    """Emphasis, words in capitals and a second number end it."""
+    assert kinds("Call _(877) 472-6716_ now") == [("phone", "(877) 472-6716")]
+    assert kinds("IBAN GB82 WEST 1234 5698 7654 32 AND SO ON") == [("iban", "GB82 WEST 1234 5698 7654 32")]
+    assert kinds("030/1234567 +49 89 12 34 56 78") == [("phone", "030/1234567"), ("phone", "+49 89 12 34 56 78")]
 
 
 @pytest.mark.parametrize("line", LEFT.strip().splitlines())
