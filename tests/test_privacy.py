@@ -348,6 +348,67 @@ def test_what_was_redacted_before_is_still_counted(corpus, fakes, tmp_path):
     assert "".join(built.documents["text"]).count("[EMAIL]") == 2
 
 
+def held(folder, words=b"ines.varga"):
+    """Return the files that hold these words, in whatever form they are kept."""
+    # the library of vectors writes memory that it has not cleared, this process's own, to its .bin files
+    files = [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".bin"]
+    found = [path.name for path in files if words in path.read_bytes()]
+    tables = [path for path in folder.rglob("*.parquet") if words.decode() in str(pl.read_parquet(path).to_dicts())]
+    return found + [path.name for path in tables]
+
+
+def test_redaction_that_comes_late_says_what_is_left(corpus, fakes, tmp_path):
+    """What was sent before stays in ledger and index; each build says so, with the command that leaves nothing."""
+    run, other = tmp_path / "run", tmp_path / "run-redacted"
+    build(corpus, run)
+    for _ in range(2):
+        built = build(corpus, run, "redact")
+        said = "\n".join(privacy_lines({"privacy": built.manifest["steps"]["privacy"]["notes"]}, str(run)))
+        assert f"--out {other} --set ledger={other}/ledger.sqlite,\nthen rm -r {run}" in said
+        (corpus / "new.md").write_text("# New\n\nThe new desk has 3 rooms and 12 keys, made in 2019.\n")
+    assert {"ledger.sqlite", "chroma.sqlite3"} & set(held(run))
+    anew = build(corpus, other, "redact", ledger=other / "ledger.sqlite")
+    assert "sent" not in anew.manifest["steps"]["privacy"]["notes"]
+    assert held(other) == []
+
+
+def test_redaction_from_the_beginning_has_nothing_to_say_of_earlier(corpus, fakes, tmp_path):
+    """Nothing was sent before where redaction was on, or where nothing was found."""
+    build(corpus, tmp_path / "run", "redact")
+    assert "sent" not in build(corpus, tmp_path / "run", "redact").manifest["steps"]["privacy"]["notes"]
+    (corpus / "desk.md").unlink()
+    build(corpus, tmp_path / "plain")
+    assert "sent" not in build(corpus, tmp_path / "plain", "redact").manifest["steps"]["privacy"]["notes"]
+
+
+def test_names_of_files_are_looked_through(corpus, fakes, tmp_path):
+    """A file that is named after a person's address is named in the summary, and refused where that is asked for."""
+    (corpus / "pump.md").rename(corpus / "otto.lind@orlin.example.md")
+    said = lines(build(corpus, tmp_path / "run", "redact"))
+    assert "otto.lind@orlin.example.md: 1 e-mail address" in said
+    (corpus / "desk.md").unlink()
+    with pytest.raises(RaftError, match="1 e-mail address"):
+        build(corpus, tmp_path / "refused", "refuse")
+
+
+def test_own_questions_are_looked_through(corpus, fakes, tmp_path):
+    """What stands in a user's own questions is counted, replaced or refused as in documents."""
+    own = tmp_path / "own.jsonl"
+    own.write_text('{"question": "Who is ines.varga@orlin.example?", "answers": ["Call 877-472-6716"]}\n')
+    (corpus / "desk.md").write_text("# Desk\n\nThe service desk has 5 rooms and was opened in 2011 with 7 people.\n")
+    built = build(corpus, tmp_path / "run", evaluation=own)
+    assert lines(built)[0] == "1 e-mail address, 1 phone number in your own questions, left as they are"
+    assert built.evaluation.filter(pl.col("split") == "user")["answers"].to_list() == [["Call 877-472-6716"]]
+    built = build(corpus, tmp_path / "redacted", "redact", evaluation=own)
+    assert lines(built) == ["1 e-mail address, 1 phone number in your own questions, replaced"]
+    (row,) = built.evaluation.filter(pl.col("split") == "user").to_dicts()
+    assert (row["question"], row["answers"]) == ("Who is [EMAIL]?", ["Call [PHONE]"])
+    assert held(tmp_path / "redacted") == []
+    with pytest.raises(RaftError, match="The questions hold") as stopped:
+        build(corpus, tmp_path / "refused", "refuse", evaluation=own)
+    assert "877" not in str(stopped.value)
+
+
 def test_many_documents_are_counted_and_some_named():
     """The summary names those with most findings, and says how many there are more."""
     documents = {f"{number}.md": {"email": number} for number in range(1, 9)}

@@ -12,7 +12,7 @@ from typing import Any
 
 import polars as pl
 
-from raft import __version__, adapters, artifacts, modelcard, questionfiles
+from raft import __version__, adapters, artifacts, modelcard
 from raft.api import locality
 from raft.api.opened import Built
 from raft.api.resumed import settings_of, writable
@@ -24,6 +24,7 @@ from raft.ledger import Ledger
 from raft.pipeline import ability, benchmarking
 from raft.pipeline.building import Listen
 from raft.pipeline.field import Field, Opened
+from raft.pipeline.reading import own_questions
 from raft.scoring import win_rate
 from raft.settings import Settings
 from raft.spending import enter
@@ -153,7 +154,7 @@ def _check_changeable(changes: Mapping[str, Any], folder: str | Path) -> None:
 
 def _questions(built: Built, file: str | Path | None) -> pl.DataFrame:
     if file is not None:
-        return questionfiles.register(Path(file), built.documents.select("doc_id", "path"))
+        return own_questions(built.settings, Path(file), built.documents.select("doc_id", "path"))
     found = built.evaluation
     if found.is_empty():
         raise UsageError(

@@ -11,11 +11,11 @@ from typing import Any
 
 import polars as pl
 
-from raft import decisions, notes, prompts, questionfiles
+from raft import decisions, notes, prompts
 from raft.artifacts import Output
 from raft.boilerplate import repeated_lines
 from raft.errors import RaftError
-from raft.pipeline.reading import documents_listed, read_documents
+from raft.pipeline.reading import documents_listed, own_questions, read_documents
 from raft.pipeline.surveying import SURVEY, read_survey, set_aside, survey_chunks
 from raft.protocols import Embedder, Generator, Indexes, Tokenizer
 from raft.raftformat import PROMPTS, render_style
@@ -57,7 +57,7 @@ def build(
         RaftError: a step failed, or came out empty; what was done before is kept.
     """
     read_documents(run, settings, sources)
-    own = questionfiles.register(settings.evaluation, documents_listed(run)) if settings.evaluation else None
+    own = own_questions(settings, settings.evaluation, documents_listed(run)) if settings.evaluation else None
     aside = set_aside(run, settings)
     cut_chunks(run, settings, seams.embedder)
     survey_chunks(run, settings, way=way, aside=aside)
