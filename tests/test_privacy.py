@@ -78,6 +78,7 @@ Order 4111111111111112 of 2024-05-01 (01.05.2024, 5/1/2024 14:30:00) came to $1,
 Order numbers: 123-4567-890123, 800123456789, 2013137748, 900-12-3456, RH-77-2024-0815, 0815-4711, 0123-456789.
 Ticket 115003498363, parcel 00340434161094021501, IMEI 356938035643809, time 1700000000, 1700000000000000000.
 ISBN 978-3-16-148410-0, 9780306406157, 0-306-40615-2. DOI 10.1000/182. RFC 2822. EAN 4006381333931.
+Parts 0721-3938, 02876-01017, 08232 379325, 111-222-3333, 0426 949 019, offsets +36.1694 3.0931, +98 000 802.
 Version 10.20.30.40, v52.14.201.7, section 2.4.1.3, hosts 192.168.0.1, 127.0.0.1, 10.0.0.5, 203.0.113.7, fe80::1.
 From 2019-2020 to 2021-2022, pages 100-200, 08:15-16:30, 250 300 4000 pieces, +20.5 30.2 44.1 percent, +20 000 000.
 UUID 123e4567-e89b-12d3-a456-426614174000, sha 5d41402abc4b2a76b9719d911017c592, colour #415555, +1000000000.
@@ -122,6 +123,13 @@ def test_what_a_name_announces_is_found(kind, name, value):
     assert len(found) == 1
     assert found[0][0] == kind
     assert found[0][1].lstrip("(").startswith(value) or value in found[0][1]
+
+
+def test_what_stands_beside_a_number_is_no_part_of_it():
+    """Emphasis, words in capitals and a second number end it."""
+    assert kinds("Call _(877) 472-6716_ now") == [("phone", "(877) 472-6716")]
+    assert kinds("IBAN GB82 WEST 1234 5698 7654 32 AND SO ON") == [("iban", "GB82 WEST 1234 5698 7654 32")]
+    assert kinds("030/1234567 +49 89 12 34 56 78") == [("phone", "030/1234567"), ("phone", "+49 89 12 34 56 78")]
 
 
 @pytest.mark.parametrize("line", LEFT.strip().splitlines())
@@ -338,6 +346,67 @@ def test_what_was_redacted_before_is_still_counted(corpus, fakes, tmp_path):
     built = build(corpus, tmp_path / "run", "redact")
     assert lines(built)[0] == "2 e-mail addresses, 1 phone number replaced in 2 documents:"
     assert "".join(built.documents["text"]).count("[EMAIL]") == 2
+
+
+def held(folder, words=b"ines.varga"):
+    """Return the files that hold these words, in whatever form they are kept."""
+    # the library of vectors writes memory that it has not cleared, this process's own, to its .bin files
+    files = [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".bin"]
+    found = [path.name for path in files if words in path.read_bytes()]
+    tables = [path for path in folder.rglob("*.parquet") if words.decode() in str(pl.read_parquet(path).to_dicts())]
+    return found + [path.name for path in tables]
+
+
+def test_redaction_that_comes_late_says_what_is_left(corpus, fakes, tmp_path):
+    """What was sent before stays in ledger and index; each build says so, with the command that leaves nothing."""
+    run, other = tmp_path / "run", tmp_path / "run-redacted"
+    build(corpus, run)
+    for _ in range(2):
+        built = build(corpus, run, "redact")
+        said = "\n".join(privacy_lines({"privacy": built.manifest["steps"]["privacy"]["notes"]}, str(run)))
+        assert f"--out {other} --set ledger={other}/ledger.sqlite,\nthen rm -r {run}" in said
+        (corpus / "new.md").write_text("# New\n\nThe new desk has 3 rooms and 12 keys, made in 2019.\n")
+    assert {"ledger.sqlite", "chroma.sqlite3"} & set(held(run))
+    anew = build(corpus, other, "redact", ledger=other / "ledger.sqlite")
+    assert "sent" not in anew.manifest["steps"]["privacy"]["notes"]
+    assert held(other) == []
+
+
+def test_redaction_from_the_beginning_has_nothing_to_say_of_earlier(corpus, fakes, tmp_path):
+    """Nothing was sent before where redaction was on, or where nothing was found."""
+    build(corpus, tmp_path / "run", "redact")
+    assert "sent" not in build(corpus, tmp_path / "run", "redact").manifest["steps"]["privacy"]["notes"]
+    (corpus / "desk.md").unlink()
+    build(corpus, tmp_path / "plain")
+    assert "sent" not in build(corpus, tmp_path / "plain", "redact").manifest["steps"]["privacy"]["notes"]
+
+
+def test_names_of_files_are_looked_through(corpus, fakes, tmp_path):
+    """A file that is named after a person's address is named in the summary, and refused where that is asked for."""
+    (corpus / "pump.md").rename(corpus / "otto.lind@orlin.example.md")
+    said = lines(build(corpus, tmp_path / "run", "redact"))
+    assert "otto.lind@orlin.example.md: 1 e-mail address" in said
+    (corpus / "desk.md").unlink()
+    with pytest.raises(RaftError, match="1 e-mail address"):
+        build(corpus, tmp_path / "refused", "refuse")
+
+
+def test_own_questions_are_looked_through(corpus, fakes, tmp_path):
+    """What stands in a user's own questions is counted, replaced or refused as in documents."""
+    own = tmp_path / "own.jsonl"
+    own.write_text('{"question": "Who is ines.varga@orlin.example?", "answers": ["Call 877-472-6716"]}\n')
+    (corpus / "desk.md").write_text("# Desk\n\nThe service desk has 5 rooms and was opened in 2011 with 7 people.\n")
+    built = build(corpus, tmp_path / "run", evaluation=own)
+    assert lines(built)[0] == "1 e-mail address, 1 phone number in your own questions, left as they are"
+    assert built.evaluation.filter(pl.col("split") == "user")["answers"].to_list() == [["Call 877-472-6716"]]
+    built = build(corpus, tmp_path / "redacted", "redact", evaluation=own)
+    assert lines(built) == ["1 e-mail address, 1 phone number in your own questions, replaced"]
+    (row,) = built.evaluation.filter(pl.col("split") == "user").to_dicts()
+    assert (row["question"], row["answers"]) == ("Who is [EMAIL]?", ["Call [PHONE]"])
+    assert held(tmp_path / "redacted") == []
+    with pytest.raises(RaftError, match="The questions hold") as stopped:
+        build(corpus, tmp_path / "refused", "refuse", evaluation=own)
+    assert "877" not in str(stopped.value)
 
 
 def test_many_documents_are_counted_and_some_named():

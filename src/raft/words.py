@@ -15,14 +15,14 @@ def summary(facts: Mapping[str, Any]) -> str:
     """Return the outcome of a build as text that a person can act on; `facts` is what `Built.summary` returns."""
     steps = facts["steps"]
     lines = [f"Built {facts['run']}", ""]
-    for label, text in _rows(steps, facts.get("skipped") or []):
+    for label, text in _rows(facts["run"], steps, facts.get("skipped") or []):
         head, *rest = text.split("\n")
         lines += [f"  {label:<11} {head}", *(f"  {'':<11}   {line}" for line in rest)]
     lines += ["", *_advice(facts["run"], steps)]
     return "\n".join(lines)
 
 
-def _rows(steps: Mapping[str, Any], skipped: Sequence[Sequence[str]]) -> Iterator[tuple[str, str]]:
+def _rows(run: str, steps: Mapping[str, Any], skipped: Sequence[Sequence[str]]) -> Iterator[tuple[str, str]]:
     notes = {name: line["notes"] for name, line in steps.items()}
     unreadable = notes["documents"].get("unreadable", [])
     read = steps["documents"]["rows"]["documents.parquet"] - len(unreadable)
@@ -31,7 +31,7 @@ def _rows(steps: Mapping[str, Any], skipped: Sequence[Sequence[str]]) -> Iterato
     yield "documents", "\n".join([text, *_some([f"{path}: {reason}" for path, reason in unreadable])])
     if skipped:
         yield "left out", "\n".join([f"{len(skipped):,} files", *_some([f"{name}: {why}" for name, why in skipped], 3)])
-    found = privacy_lines(notes)
+    found = privacy_lines(notes, run)
     if found:
         yield "privacy", "\n".join(found)
     chunks, tokens = steps["chunks"]["rows"]["chunks.parquet"], notes["chunks"].get("tokens", 0)

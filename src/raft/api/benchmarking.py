@@ -12,7 +12,7 @@ from typing import Any
 
 import polars as pl
 
-from raft import adapters, artifacts, modelcard, questionfiles
+from raft import adapters, artifacts, modelcard
 from raft.api import locality
 from raft.api.opened import Built
 from raft.api.resumed import settings_of, writable
@@ -23,6 +23,7 @@ from raft.errors import UsageError
 from raft.ledger import Ledger
 from raft.pipeline import ability, benchmarking
 from raft.pipeline.field import Field, Opened
+from raft.pipeline.reading import own_questions
 from raft.protocols import Embedder, Listen
 from raft.scoring import win_rate
 from raft.settings import Settings
@@ -157,7 +158,7 @@ def _check_changeable(changes: Mapping[str, Any], folder: str | Path) -> None:
 
 def _questions(built: Built, file: str | Path | None) -> pl.DataFrame:
     if file is not None:
-        return questionfiles.register(Path(file), built.documents.select("doc_id", "path"))
+        return own_questions(built.settings, Path(file), built.documents.select("doc_id", "path"))
     found = built.evaluation
     if found.is_empty():
         raise UsageError(

@@ -11,13 +11,13 @@ from typing import Any
 
 import polars as pl
 
-from raft import items, notes, prompts, questionfiles
+from raft import items, notes, prompts
 from raft.artifacts import Output
 from raft.boilerplate import repeated_lines
 from raft.copies import near_copies
 from raft.errors import RaftError
 from raft.kinds import KINDS
-from raft.pipeline.reading import documents_listed, read_documents
+from raft.pipeline.reading import documents_listed, own_questions, read_documents
 from raft.pipeline.surveying import SURVEY, read_survey, set_aside, survey_chunks
 from raft.planning import Prompts
 from raft.prompts import Prompt
@@ -62,7 +62,7 @@ def build(
         RaftError: a step failed, or came out empty; what was done before is kept.
     """
     read_documents(run, settings, sources)
-    own = questionfiles.register(settings.evaluation, documents_listed(run)) if settings.evaluation else None
+    own = own_questions(settings, settings.evaluation, documents_listed(run)) if settings.evaluation else None
     aside = set_aside(run, settings)
     cut_chunks(run, settings, seams.embedder)
     survey_chunks(run, settings, way=way, aside=aside)

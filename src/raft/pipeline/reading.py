@@ -3,11 +3,12 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import polars as pl
 
-from raft import notes, privacy, readers
+from raft import notes, privacy, questionfiles, readers
 from raft.artifacts import Output
 from raft.errors import RaftError
 from raft.privacy import counted
@@ -85,35 +86,86 @@ def redacted(frames: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
 
 
 def look_through(run: Run, settings: Settings) -> None:
-    """Note in the manifest what the documents hold: kinds and documents, never the text that was found.
+    """Note in the manifest what documents, their names and own questions hold: kinds and places, never what was found.
 
     Raises:
         RaftError: something was found, and `privacy.found` is "refuse".
     """
     mode = settings.privacy.found
+    before = run.manifest["steps"].get("privacy", {}).get("notes", {})
+    # without a count nobody has looked: what was sent then may have held anything
+    held = before.get("in") != 0 or "questions" in before
+    sent = "chunks" in run.manifest["steps"] and not before.get("redacted") and held
+    questions = _kinds("", _text_of(settings.evaluation)) if mode != "ignore" else {}
+
     line = run.make(
         "privacy",
         _look_through,
         version=privacy.RULES,
         outputs=[],
         inputs=["documents.parquet"],
-        using={"found": mode if mode in ("ignore", "redact") else "named"},
+        using={
+            "found": mode if mode in ("ignore", "redact") else "named",
+            **({"questions": questions} if questions else {}),
+        },
+        beside={"sent": mode == "redact" and bool(sent or before.get("sent"))},
     )
-    documents = line["notes"].get("documents")
-    if mode == "refuse" and documents:
-        shown = [f"{path}: {counted(kinds)}" for path, kinds in list(documents.items())[:_SHOWN]]
-        more = line["notes"]["in"] - len(shown)
-        raise RaftError(
-            "The documents hold personal data or secrets, and privacy.found is refuse.",
-            where="; ".join([*shown, *([f"and {more:,} more documents"] if more else [])]),
-            hint="take them out of the documents, or have them replaced: --set privacy.found=redact",
-        )
+    noted = line["notes"]
+    places = [(path, kinds) for part in ("documents", "names") for path, kinds in noted.get(part, {}).items()]
+    if mode == "refuse" and places:
+        shown = [f"{path}: {counted(kinds)}" for path, kinds in places[:_SHOWN]]
+        more = max(noted["in"], len(places)) - len(shown)
+        raise _refused("documents", [*shown, *([f"and {more:,} more documents"] if more else [])])
 
 
-def _look_through(step: Step, *, found: str) -> Mapping[str, Output]:
+def own_questions(settings: Settings, file: Path, documents: pl.DataFrame) -> pl.DataFrame:
+    """Read a user's own questions, as `questionfiles.register` does; what is found in them is treated as in documents.
+
+    Raises:
+        UsageError: the file is not what it should be.
+        RaftError: something was found, and `privacy.found` is "refuse".
+    """
+    own = questionfiles.register(file, documents)
+    if settings.privacy.found == "refuse" and (kinds := _kinds("", _text_of(file))):
+        raise _refused("questions", [f"{file}: {counted(kinds)}"])
+    if settings.privacy.found != "redact":
+        return own
+    rows = [
+        {**row, "question": _clean(row["question"]), "answers": list(map(_clean, row["answers"]))}
+        for row in own.iter_rows(named=True)
+    ]
+    return pl.DataFrame(rows, schema=own.schema)
+
+
+def _refused(what: str, where: Sequence[str]) -> RaftError:
+    return RaftError(
+        f"The {what} hold personal data or secrets, and privacy.found is refuse.",
+        where="; ".join(where),
+        hint=f"take them out of the {what}, or have them replaced: --set privacy.found=redact",
+    )
+
+
+def _clean(text: str) -> str:
+    return privacy.cleaned(text)[0]
+
+
+def _text_of(file: Path | None) -> str:
+    """Return what a file says; nothing where it cannot be read, which is told where its questions are."""
+    try:
+        return file.read_text(encoding="utf-8-sig", errors="replace") if file else ""
+    except OSError:
+        return ""
+
+
+def _look_through(
+    step: Step, *, found: str, sent: bool, questions: Mapping[str, int] | None = None
+) -> Mapping[str, Output]:
     if found != "ignore":
         rows = (row for frame in step.run.stream("documents.parquet") for row in frame.iter_rows(named=True))
         step.notes.update(_noted(rows, redacted=found == "redact"))
+        step.notes.update({"questions": questions} if questions else {})
+    if sent:
+        step.notes["sent"] = True
     return {}
 
 
@@ -126,8 +178,13 @@ def _noted(rows: Iterable[Mapping[str, Any]], *, redacted: bool) -> dict[str, An
     """Count findings (in redacted documents: placeholders) by kind, in all and for each document."""
     total: dict[str, int] = {}
     documents: dict[str, dict[str, int]] = {}
+    names: dict[str, dict[str, int]] = {}
     several = 0
     for row in rows:
+        # a suffix would make a file's name of an address at its end
+        named = _kinds("", "\n".join(PurePosixPath(row["path"]).with_suffix("").parts))
+        if named and len(names) < _NAMED:
+            names[row["path"]] = named
         kinds = _kinds(row["title"] or "", row["text"] or "", redacted=redacted)
         several += bool(kinds)
         for kind, count in kinds.items():
@@ -135,10 +192,11 @@ def _noted(rows: Iterable[Mapping[str, Any]], *, redacted: bool) -> dict[str, An
         if kinds and len(documents) < _NAMED:
             documents[row["path"]] = kinds
     ordered = {kind: total[kind] for kind in privacy.PLACEHOLDERS if kind in total}
-    return {"found": ordered, "in": several, "documents": documents, "redacted": redacted}
+    noted = {"found": ordered, "in": several, "documents": documents, "redacted": redacted}
+    return {**noted, **({"names": names} if names else {})}
 
 
-def _kinds(title: str, text: str, *, redacted: bool) -> dict[str, int]:
+def _kinds(title: str, text: str, *, redacted: bool = False) -> dict[str, int]:
     counts: Counter[privacy.Kind] = Counter()
     # a title is mostly the first heading of the text, where it is counted already
     for part in [text] if title in text else [title, text]:
