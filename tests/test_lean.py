@@ -211,7 +211,7 @@ def test_a_layer_that_only_has_the_names_is_not_replaced():
 
 @pytest.mark.parametrize("strength", [1, 4])
 def test_the_backward_pass_weighs_as_exactly_as_torch(strength):
-    """In bfloat16 too, the weights that gradients are made of are off by their rounding alone: by 8 in 1,000 at most."""
+    """In bfloat16 too, the weights that gradients are made of are off by their own rounding alone."""
     torch.manual_seed(0)
     query, key, value = (torch.randn(1, 1, 64, 64).mul(scale).bfloat16() for scale in (strength, 1, 1))
     attend, true = (

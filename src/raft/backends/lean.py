@@ -21,7 +21,7 @@ from functools import partial
 from typing import Any
 
 QUERIES = 192
-"""Queries of one block of attention's backward pass: its scores fit into a core's cache, and half of the upper triangle is skipped."""
+"""Queries of one block of attention's backward pass; smaller blocks skip more of the upper triangle."""
 
 IMPLEMENTATION = "raft_lean"
 """What transformers calls the attention of a lean model."""
