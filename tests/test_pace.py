@@ -228,6 +228,13 @@ def test_a_limit_that_the_endpoint_states_is_taken_up_unless_the_setting_is_stri
     assert len(traffic(strict, 60.0).taken) <= 61
 
 
+def test_calls_that_are_turned_away_at_once_do_not_hide_the_limit():
+    """Where refusals come faster than replies, the limit of 600 calls a minute is found no less."""
+    done = traffic(Pace(64), 120.0, limiter=Bucket(600, 10), retry_after=lambda wait: wait, turned=0.002)
+    assert len(done.taken) >= 0.95 * 10 * 120
+    assert done.waste < 0.05
+
+
 @pytest.mark.parametrize("retry_after", [None, whole_seconds], ids=["silent", "retry-after"])
 @pytest.mark.parametrize(
     ("limiter", "seconds"),

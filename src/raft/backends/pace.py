@@ -55,7 +55,7 @@ class Pace:
         self._accepted, self._free, self._free_until = 0, 2000, 0
         self._taken = 0.0
         self._rate: float | None = None  # calls a second, as learned at the last cut
-        self._rate_at, self._cuts, self._share = 0.0, 0, 0.0
+        self._rate_at, self._first_cut_at, self._cuts, self._share = 0.0, 0.0, 0, 0.0
         self._mark: tuple[float, int] | tuple[()] = ()  # since when cuts are counted, and calls accepted before
 
     async def enter(self, tokens: int) -> None:
@@ -115,7 +115,7 @@ class Pace:
             self._accepted += 1
             self._refused = 0
             self._share -= self._share / _MEMORY
-            if self._cuts and now - seconds >= self._cut_at - _SAME:
+            if self._cuts and now - seconds >= self._first_cut_at - _SAME:
                 self._learn(now - seconds)
             self._grow(now - seconds, seconds)
         self._admit()
@@ -144,7 +144,8 @@ class Pace:
 
     def _rate_now(self, now: float) -> float:
         age = now - self._rate_at
-        return (self._rate or 0.0) * 1.001 ** min(age + age**2 / 20, 1e4)  # slow at first, then faster
+        growth: float = 1.001 ** min(age + age**2 / 20, 1e4)  # slow at first, then faster
+        return (self._rate or 0.0) * growth
 
     def _grow(self, begun: float, seconds: float) -> None:
         self._replies += 1
@@ -169,6 +170,8 @@ class Pace:
         if self._refused > 1 and not retry_after:
             self._pause_until = max(self._pause_until, now + min(0.25 * 2**self._refused, _LONGEST_PAUSE))
         self._cuts += 1
+        if self._cuts == 1:
+            self._first_cut_at = now
         self._starting, self._cut_at = False, now
         self.limit = max(1.0, self.limit / 2)
         if self._rate is not None:  # Little's law, with some room
@@ -183,7 +186,7 @@ class Pace:
         often, taken = count < _OFTEN * self._cuts, count / (now - since)
         self._mark, self._cuts = (now, self._accepted), 0
         if self._rate is None:
-            if (often or now - self._cut_at > _SHUT) and self._accepted >= self._free_until:
+            if (often or now - self._first_cut_at > _SHUT) and self._accepted >= self._free_until:
                 self._set_rate(now, taken * _BELOW)
                 self._taken = taken
         elif taken < _FUTILE * self._taken and self._share < _CHANCE:
