@@ -146,7 +146,7 @@ def as_text(facts: Mapping[str, Any]) -> str:
     corpus = f"{facts['documents']:,} documents, {facts['chunks']:,} chunks, {facts['questions']:,} questions wanted"
     lines = [f"  {'corpus':<11} {corpus}"]
     for part in facts["parts"]:
-        lines.append(f"  {'calls' if part['purpose'] != 'embeddings' else 'texts':<11} {_part(part)}")
+        lines.append(f"  {'calls' if part['purpose'] != 'embeddings' else 'texts':<11} {_part_text(part)}")
     lines.append(f"  {'cost':<11} {cost_text(facts)}")
     if facts["seconds"] is not None and facts["calls"]:
         low, high = facts["seconds"]
@@ -170,7 +170,7 @@ def count(number: float) -> str:
     return f"{number / 1e3:.1f}k" if number < 999_950 else f"{number / 1e6:.1f}M"
 
 
-def _part(part: Mapping[str, Any]) -> str:
+def _part_text(part: Mapping[str, Any]) -> str:
     text = f"{part['calls']:,} for {DOING.get(part['purpose'], part['purpose'])} with {part['model']}"
     text += f" ({part['answered']:,} in the ledger)" if part["answered"] else ""
     if part["calls"] == part["answered"]:

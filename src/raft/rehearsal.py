@@ -32,11 +32,11 @@ def load(path: Path | None) -> list[list[Message]]:
     """
     if path is None:
         own = files("raft") / "rehearsal.jsonl"
-        return _chats(parse_objects(own.read_text(encoding="utf-8"), "rehearsal.jsonl", _HINT), "rehearsal.jsonl")
-    return _chats(read_objects(path, _HINT), path)
+        return _general_chats(parse_objects(own.read_text(encoding="utf-8"), "rehearsal.jsonl", _HINT), "rehearsal.jsonl")
+    return _general_chats(read_objects(path, _HINT), path)
 
 
-def _chats(lines: Iterable[tuple[str, Mapping[str, Any]]], source: object) -> list[list[Message]]:
+def _general_chats(lines: Iterable[tuple[str, Mapping[str, Any]]], source: object) -> list[list[Message]]:
     chats = []
     for where, line in lines:
         turns = line.get("messages")
