@@ -25,19 +25,22 @@ import pubmedqa
 import raft
 import studies
 import xquad
-from raft import adapters, prompts, questionfiles, tables
-from raft.api.seams import fresh_search, open_model, open_retriever
-from raft.backends import models
-from raft.intervals import Interval, bootstrap_mean, paired_difference
-from raft.ledger import Ledger
-from raft.pipeline import benchmarking, building
-from raft.pipeline.field import Field
-from raft.raftformat import PROMPTS
-from raft.run import Run, existing
-from raft.scoring import macro_f1_difference, macro_f1_interval
+from raft import prompts
+from raft.api.models import fresh_search, open_model, open_retriever
+from raft.backends import hub
+from raft.curation import user_questions
+from raft.evaluation import summary
+from raft.evaluation.metrics import Interval, bootstrap_mean, macro_f1_difference, macro_f1_interval, paired_difference
+from raft.evaluation.systems import Field
+from raft.examples import examples
+from raft.generation.facts import statements
+from raft.pipeline import bench
+from raft.pipeline import build as building
+from raft.rag.format import PROMPTS
 from raft.settings import Settings
-from raft.stages import benchmark, examples
-from raft.targets import statements
+from raft.store import adapters, tables
+from raft.store.ledger import Ledger
+from raft.store.run import Run, existing
 
 ASKED = {"benchmark.withheld": 1.0, "benchmark.latency_questions": 1, "answering.min_relevance": 0.0}
 STANDARD = "standard"
@@ -209,14 +212,14 @@ def ask(folder: Path, questions: Path, settings: Mapping[str, Any]) -> list[dict
         chosen = chosen.model_copy(update={section: getattr(chosen, section).model_copy(update={key: value})})
     adapter = adapters.find(folder, None)
     with run.writing(), closing(Ledger(chosen.ledger or folder / "ledger.sqlite")) as ledger:
-        rows = questionfiles.register(questions, building.documents_listed(run))
+        rows = user_questions.register(questions, building.documents_listed(run))
         opener = partial(open_model, chosen.student, chosen, ledger)
         field = Field(base=opener(), tuned=opener(adapter=adapter))
         retriever = open_retriever(folder, chosen, run.manifest["collection"], lambda: ledger)
-        known = benchmarking.prepare(run, chosen, rows, retriever, field)
-        (tuned,) = (one for one in benchmarking.line_up(run, chosen, field, known, 0) if one.arm.name == "raft")
-        benchmarking.ask_all(run, chosen, [tuned], known, fresh_search(retriever, chosen), listen=studies.tell)
-    scores = benchmark.score(run.read("answers.parquet"), rows, bearing=known.sources.bearing)
+        known = bench.prepare(run, chosen, rows, retriever, field)
+        (tuned,) = (one for one in bench.line_up(run, chosen, field, known, 0) if one.arm.name == "raft")
+        bench.ask_all(run, chosen, [tuned], known, fresh_search(retriever, chosen), listen=studies.tell)
+    scores = summary.score(run.read("answers.parquet"), rows, bearing=known.sources.bearing)
     kept = ("question_id", "condition", "f1", "exact_match", "false_answer", "false_refusal", "label", "predicted")
     return [
         {"document": known.sources.group(row["question_id"]), **{name: row[name] for name in kept}}
@@ -266,7 +269,7 @@ def _peoples(run: Run, settings: Settings) -> None:
         people,
         chunks,
         retriever=retriever,
-        tokenizer=models.tokenizer(settings.student),
+        tokenizer=hub.tokenizer(settings.student),
         prompt=prompt,
         style="",
         held_out=frozenset(chunks["doc_id"].unique()) - seen,

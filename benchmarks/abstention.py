@@ -17,16 +17,18 @@ from pathlib import Path
 
 import numpy as np
 
-from raft import adapters, prompts, questionfiles
-from raft.answers import Passage
-from raft.api.seams import open_model, open_retriever
-from raft.ledger import Ledger
-from raft.pipeline.building import documents_listed
-from raft.raftformat import ABSTENTION, PROMPTS, render_target
-from raft.run import existing
+from raft import prompts
+from raft.api.models import open_model, open_retriever
+from raft.curation import user_questions
+from raft.evaluation import contexts
+from raft.pipeline.build import documents_listed
+from raft.rag import answering
+from raft.rag.format import ABSTENTION, PROMPTS, render_target
+from raft.rag.grounding import Passage, coverage, relevance
 from raft.settings import Settings
-from raft.stages import answering, contexts
-from raft.support import coverage, relevance
+from raft.store import adapters
+from raft.store.ledger import Ledger
+from raft.store.run import existing
 
 ANSWERED = (0.1, 0.15, 0.2, 0.3)
 Signal = Callable[[Sequence[str], Sequence[Sequence[Passage]]], Sequence[float]]
@@ -86,7 +88,7 @@ def main() -> None:
     args = parser.parse_args()
     run = existing(args.run)
     settings = Settings.model_validate(run.manifest["settings"])
-    rows = questionfiles.register(args.questions, documents_listed(run))
+    rows = user_questions.register(args.questions, documents_listed(run))
     with closing(Ledger(settings.ledger or run.folder / "ledger.sqlite")) as ledger:
         retriever = open_retriever(run.folder, settings, run.manifest["collection"], lambda: ledger)
         found = contexts.contexts(

@@ -29,9 +29,9 @@ os.environ["POLARS_MAX_THREADS"] = "1"
 import polars as pl
 from tokenizers import Tokenizer
 
-from raft import artifacts, tables
-from raft.boilerplate import repeated_lines
-from raft.stages.corpus import chunk_documents, doc_id, find_sources, read_documents
+from raft.corpus.blocks import repeated_lines
+from raft.corpus.documents import chunk_documents, doc_id, find_sources, read_documents
+from raft.store import artifacts, tables
 
 TOKENS, MAX_TOKENS = 200, 256
 PAGE = 10_000

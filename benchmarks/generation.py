@@ -18,8 +18,8 @@ from typing import Any
 
 import torch
 
-from raft.backends.local import LocalModel, render
-from raft.backends.weights import Weights
+from raft.backends.local.generate import LocalModel, render
+from raft.backends.local.weights import Weights
 from raft.protocols import Request
 
 

@@ -29,15 +29,16 @@ import polars as pl
 
 import storm
 from passages import passage
-from raft import items, prompts, surveying, tables
-from raft.backends.faults import Transport
-from raft.backends.flowing import FlowingGenerator
-from raft.backends.hosted import HostedModel
-from raft.backends.through_litellm import LitellmTransport
-from raft.ledger import Ledger
+from raft import prompts
+from raft.backends.hosted.errors import Transport
+from raft.backends.hosted.flowing import FlowingGenerator
+from raft.backends.hosted.litellm import LitellmTransport
+from raft.backends.hosted.model import HostedModel
+from raft.generation import generate, items, plan
 from raft.protocols import Completion, Request
-from raft.spending import Price, Purse
-from raft.stages import questions
+from raft.store import tables
+from raft.store.budget import Price, Purse
+from raft.store.ledger import Ledger
 
 PEERS = {
     "bespokelabs-curator": "ask_curator.py",
@@ -130,7 +131,7 @@ def by_litellm(name: str) -> Callable[[str, int, int], int]:
     """Return a contender: `litellm.acompletion` as it comes, under a semaphore."""
 
     def run(url: str, count: int, in_flight: int) -> int:
-        from raft.backends.quiet import import_litellm  # noqa: PLC0415  so that no price list is fetched
+        from raft.backends.vendors import import_litellm  # noqa: PLC0415  so that no price list is fetched
 
         litellm = import_litellm()
 
@@ -318,10 +319,10 @@ def memory(chosen: argparse.Namespace) -> None:
         ledger = Ledger(Path(folder) / "ledger.sqlite")
         purse = Purse(ledger, run="benchmark", model=model.name, price=_PRICE, cap=1e9)
         failures: list[dict[str, Any]] = []
-        known = surveying.survey(chunk_frames(chosen.chunks), [], surveying.needed("items", KINDS))
-        frames = questions.ask(
+        known = plan.survey(chunk_frames(chosen.chunks), [], plan.needed("items", KINDS))
+        frames = generate.ask(
             chunk_frames(chosen.chunks), known, FlowingGenerator(model, ledger, purse, attempts=3),
-            questions.read_prompts(None), way="items", kinds=KINDS, per_chunk=1.0, limit=None, model=model.name,
+            generate.read_prompts(None), way="items", kinds=KINDS, per_chunk=1.0, limit=None, model=model.name,
             failures=failures,
         )  # fmt: skip
         done, told, begun = 0, 0, time.perf_counter()

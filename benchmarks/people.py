@@ -13,7 +13,7 @@ import ablations
 import raft
 import studies
 import xquad
-from raft.intervals import bootstrap_mean
+from raft.evaluation.metrics import bootstrap_mean
 
 
 def main() -> None:

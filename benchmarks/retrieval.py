@@ -16,12 +16,11 @@ import numpy as np
 import polars as pl
 
 from data import xquad_articles
-from raft.backends.chroma import ChromaIndex
 from raft.backends.embedding import open_embedder
-from raft.backends.lexical import LexicalIndex
-from raft.backends.retrievers import DEPTH
+from raft.backends.index.bm25 import LexicalIndex
+from raft.backends.index.chroma import ChromaIndex
+from raft.backends.index.hybrid import DEPTH, fuse
 from raft.errors import RaftError
-from raft.retrieval import fuse
 from raft.settings import Index
 
 CONSTANTS = (10, 30, 60, 100)

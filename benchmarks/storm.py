@@ -48,7 +48,7 @@ def write_corpus(folder: Path, chunks: int) -> None:
 def build(corpus: str, out: str, url: str, *, until: str, timeout: float, in_flight: int) -> None:
     """Build up to a step, with a stand-in for the embedder, whose work is not what is tested here."""
     import raft  # noqa: PLC0415
-    from raft.api import seams  # noqa: PLC0415
+    from raft.api import models  # noqa: PLC0415
     from raft.testing import HashEmbedder, WordTokenizer  # noqa: PLC0415
 
     class Done(Exception):
@@ -58,8 +58,8 @@ def build(corpus: str, out: str, url: str, *, until: str, timeout: float, in_fli
         if event == "begins" and facts["step"] == until:
             raise Done
 
-    seams.open_embedder = lambda *_, **__: HashEmbedder()  # type: ignore[assignment]
-    seams.models.tokenizer = lambda name: WordTokenizer()  # type: ignore[assignment]
+    models.open_embedder = lambda *_, **__: HashEmbedder()  # type: ignore[assignment]
+    models.models.tokenizer = lambda name: WordTokenizer()  # type: ignore[assignment]
     settings = {"generator.api_base": url, "generator.timeout": timeout, "generator.concurrency": in_flight,
                 "questions.way": "items", "index.hybrid": False, "chunking.tokens": 170}  # fmt: skip
     try:

@@ -25,10 +25,11 @@ from peft import LoraConfig, get_peft_model
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
-from raft.backends import models, training
-from raft.backends.peft import PeftTrainer
+from raft.backends import hub
+from raft.backends.trainers import sft
+from raft.backends.trainers.sft import PeftTrainer
+from raft.corpus.documents import find_sources, read_documents
 from raft.protocols import Message, TrainingPlan
-from raft.stages.corpus import find_sources, read_documents
 
 HANDBOOK = Path(__file__).parents[1] / "examples" / "handbook"
 ROW_TOKENS, ANSWER_TOKENS, RANK, RATE = 1200, 60, 16, 2e-4
@@ -83,7 +84,7 @@ def plain_loop(student: str, rows: Sequence[Chat]) -> float:
     """Return the seconds of one step of what most scripts do: bfloat16, one row at a time, all logits."""
     tokenizer, model = loaded(student)
     tuned: Any = get_peft_model(model, lora()).train()
-    encoded = [training.encode(tokenizer, row, max_tokens=LONGEST) for row in rows]
+    encoded = [sft.encode(tokenizer, row, max_tokens=LONGEST) for row in rows]
     optimiser = torch.optim.AdamW([weight for weight in tuned.parameters() if weight.requires_grad], lr=RATE)
     begun = time.perf_counter()
     for row in encoded:
@@ -141,7 +142,7 @@ class Clock(transformers.TrainerCallback):
 
 def loaded(student: str) -> tuple[Any, Any]:
     """Return tokenizer and model in bfloat16."""
-    folder = models.resolve(student)
+    folder = hub.resolve(student)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -172,11 +173,11 @@ def main() -> None:
     given = parser.parse_args()
     if given.threads:
         torch.set_num_threads(given.threads)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(models.resolve(given.student))
+    tokenizer = transformers.AutoTokenizer.from_pretrained(hub.resolve(given.student))
     rows = rows_of_run(given.run, given.rows) if given.run else synthetic_rows(tokenizer, given.rows)
-    encoded = [training.encode(tokenizer, row, max_tokens=LONGEST) for row in rows]
+    encoded = [sft.encode(tokenizer, row, max_tokens=LONGEST) for row in rows]
     tokens = sum(len(row["input_ids"]) for row in encoded)
-    learned = sum(label != training.NOT_LEARNED for row in encoded for label in row["labels"])
+    learned = sum(label != sft.NOT_LEARNED for row in encoded for label in row["labels"])
     for measure in CONTENDERS.values():  # kernels are chosen and memory is taken at the first step
         measure(given.student, rows[:1])
     speeds: dict[str, list[float]] = {name: [] for name in CONTENDERS}
@@ -191,8 +192,8 @@ def main() -> None:
 
 def print_table(given: argparse.Namespace, speeds: dict[str, list[float]], rows: str) -> None:
     """Print what was measured, with the median of each round's ratio to raft's speed."""
-    found = training.versions("torch", "transformers", "peft", "trl")
-    print(f"{datetime.now(UTC).date()}; {training.hardware()}, {torch.get_num_threads()} threads")
+    found = sft.versions("torch", "transformers", "peft", "trl")
+    print(f"{datetime.now(UTC).date()}; {sft.hardware()}, {torch.get_num_threads()} threads")
     print(f"{given.student}; {rows}; median of {given.rounds} rounds in turn")
     print(", ".join(f"{name} {number}" for name, number in found.items()))
     if not torch.cuda.is_available():

@@ -11,7 +11,7 @@ import hypothesis
 import pytest
 
 from raft.backends.asking import Reply
-from raft.ledger import request_key
+from raft.store.ledger import request_key
 from raft.testing import HashEmbedder, WordTokenizer
 
 hypothesis.settings.register_profile("ci", deadline=None, derandomize=bool(os.environ.get("CI")))
@@ -150,22 +150,22 @@ class Fakes:
 
     def install(self, patch):
         """Put the fakes in the place of the models of `raft.api`; `patch` sets an attribute of an object."""
-        from raft import artifacts, ledger
-        from raft.api import seams
+        from raft.api import models
+        from raft.store import artifacts, ledger
 
-        patch(seams, "open_embedder", lambda name, *_, **__: FakeEmbedder(name, self))
-        patch(seams, "LocalModel", lambda name, **_: FakeModel(name, self))
-        patch(seams, "HostedModel", lambda name, **_: FakeModel(name, self))
-        patch(seams.models, "tokenizer", lambda name: WordTokenizer())
+        patch(models, "open_embedder", lambda name, *_, **__: FakeEmbedder(name, self))
+        patch(models, "LocalModel", lambda name, **_: FakeModel(name, self))
+        patch(models, "HostedModel", lambda name, **_: FakeModel(name, self))
+        patch(models.models, "tokenizer", lambda name: WordTokenizer())
         for owner, name in ((artifacts, "write"), (artifacts, "atomically"), (ledger.Ledger, "add")):
             patch(owner, name, self._counted(getattr(owner, name)))
 
     def install_around_student(self, patch):
         """Put the fakes in the place of a hosted generator and the embedder; the student is a real model."""
-        from raft.api import seams
+        from raft.api import models
 
-        patch(seams, "open_embedder", lambda name, *_, **__: FakeEmbedder(name, self))
-        patch(seams, "HostedModel", lambda name, **_: FakeModel(name, self))
+        patch(models, "open_embedder", lambda name, *_, **__: FakeEmbedder(name, self))
+        patch(models, "HostedModel", lambda name, **_: FakeModel(name, self))
 
     def _counted(self, function):
         def counted(*args, **options):

@@ -5,8 +5,8 @@ import selectors
 import threading
 
 from raft.backends.asking import Reply
-from raft.backends.flight import Flight
-from raft.backends.pace import Pace
+from raft.backends.hosted.calls import Flight
+from raft.backends.hosted.rate_limit import Pace
 
 
 class _Jumping(selectors.DefaultSelector):

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from raft import config
+from raft import settings as config
 from raft.errors import UsageError
 
 

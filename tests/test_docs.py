@@ -11,8 +11,9 @@ import click
 import pytest
 
 import raft
-from raft import config, rules
+from raft import settings
 from raft.cli import main
+from raft.curation import filters
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -64,7 +65,7 @@ def test_python_of_the_readme_uses_public_names():
 
 def test_reasons_of_the_readme_are_those_of_the_rules():
     """Each reason why a question is dropped by a rule stands in the README, in the order in which rules apply."""
-    places = [README.find(f"`{reason}`") for reason, _ in rules.RULES]
+    places = [README.find(f"`{reason}`") for reason, _ in filters.RULES]
     assert -1 not in places
     assert places == sorted(places)
 
@@ -73,7 +74,7 @@ def test_settings_of_the_readme_exist():
     """Each `--set key=value` in the README names a setting."""
     keys = re.findall(r"--set ([\w.]+)=", README)
     assert keys
-    assert set(keys) <= set(config.known_keys())
+    assert set(keys) <= set(settings.known_keys())
 
 
 def test_the_first_screen_shows_what_it_is_the_commands_and_output():

@@ -4,10 +4,9 @@ from typing import get_args
 
 import pytest
 
-from raft import surveying
+from raft.generation import generate, plan
 from raft.kinds import KINDS, Kind, Traits
 from raft.settings import Questions
-from raft.stages import questions
 from raft.testing import ScriptedGenerator, make_chunks
 
 
@@ -22,11 +21,11 @@ def test_a_kind_is_added_by_a_line(monkeypatch):
     monkeypatch.setitem(KINDS, "reason", Traits("the answer is why something is so"))
     reply = '{"items": [{"question": "Why is it wet?", "answer": "Rain.", "quote": "Rain fell.", "kind": "reason"}]}'
     generator, failures = ScriptedGenerator(lambda one: reply), []
-    (made,) = questions.ask(
+    (made,) = generate.ask(
         iter([make_chunks({"d": ["Rain fell. It is wet."]})]),
-        surveying.survey([make_chunks({"d": ["Rain fell. It is wet."]})], [], surveying.needed("items", ["reason"])),
+        plan.survey([make_chunks({"d": ["Rain fell. It is wet."]})], [], plan.needed("items", ["reason"])),
         generator,
-        questions.read_prompts(None),
+        generate.read_prompts(None),
         way="items",
         kinds=["reason"],
         per_chunk=1,
@@ -50,4 +49,4 @@ def test_a_kind_is_added_by_a_line(monkeypatch):
 )
 def test_a_survey_holds_what_the_kinds_look_at(way, kinds, needs):
     """No more is found out about a corpus than the kinds need in the way in which they are asked for."""
-    assert surveying.needed(way, kinds) == needs
+    assert plan.needed(way, kinds) == needs

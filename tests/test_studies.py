@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from raft import config
-from raft.api import benchmarking, training
+from raft import settings
+from raft.api import bench, train
 
 
 @pytest.fixture
@@ -22,10 +22,10 @@ def studies(monkeypatch):
 
 def test_each_step_is_given_the_settings_that_it_reads(studies, tmp_path):
     """Whatever setting is given, training and measuring are handed none that they refuse, and some."""
-    given = dict.fromkeys(config.known_keys(), 1)
+    given = dict.fromkeys(settings.known_keys(), 1)
     trained, measured = studies.of_training(given), studies.of_measuring(given)
-    training._check_changeable(trained, tmp_path)
-    benchmarking._check_changeable(measured, tmp_path)
+    train._check_changeable(trained, tmp_path)
+    bench._check_changeable(measured, tmp_path)
     assert {"training.rank", "seed"} <= set(trained)
     assert {"benchmark.withheld", "answering.batch", "index.k"} <= set(measured)
 

@@ -4,16 +4,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raft import tables
 from raft.protocols import Completion, Failure, Request
-from raft.testing import (
-    HashEmbedder,
-    OverlapRetriever,
-    ScriptedGenerator,
-    WordTokenizer,
-    make_chunks,
-    make_question,
-)
+from raft.store import tables
+from raft.testing import HashEmbedder, OverlapRetriever, ScriptedGenerator, WordTokenizer, make_chunks, make_question
 
 CHAT = ({"role": "user", "content": "Say a number"},)
 CHUNKS = make_chunks({"a": ["Refunds take 30 days.", "Heaters weigh 4 kg."], "b": ["Leave is 25 days a year."]})

@@ -1,6 +1,6 @@
 """What each fault of the fake server is to every transport: kind of error, and what it says."""
 
-from raft.backends.faults import Broken, Busy, Denied, Refused
+from raft.backends.hosted.errors import Broken, Busy, Denied, Refused
 
 EXPECTED = [
     ("429", Busy, {"retry_after": 0.0}),

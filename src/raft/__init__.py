@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any
 from raft.version import __version__
 
 if TYPE_CHECKING:
-    from raft.answers import Answer
     from raft.api import Answerer, Built, approve, bench, build, estimate, export, export_model, initialise, load, train
     from raft.errors import RaftError
+    from raft.rag.grounding import Answer
 
 _HOMES = {
-    "Answer": "raft.answers",
+    "Answer": "raft.rag.grounding",
     "Answerer": "raft.api",
     "Built": "raft.api",
     "approve": "raft.api",

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from raft import tables
 from raft.protocols import Completion, Embedder, Failure, Message, Request, Tokenizer
+from raft.store import tables
 from raft.text import content_words, normalise
 
 

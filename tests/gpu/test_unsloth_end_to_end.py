@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from raft.backends import models
-from raft.backends.unsloth import UnslothTrainer, available
+from raft.backends import hub
+from raft.backends.trainers.unsloth import UnslothTrainer, available
 from raft.protocols import TrainingPlan
 
 pytestmark = [
@@ -63,7 +63,7 @@ def said(adapter):
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    folder = models.resolve(STUDENT)
+    folder = hub.resolve(STUDENT)
     tokenizer = AutoTokenizer.from_pretrained(adapter)
     base = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).to("cuda")
     tuned = PeftModel.from_pretrained(base, str(adapter)).eval()

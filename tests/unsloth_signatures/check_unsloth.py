@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from raft.backends import unsloth, unsloth_worker
+from raft.backends.trainers import unsloth, unsloth_worker
 from raft.errors import RaftError, UsageError
 from test_unsloth import CHATS, PLAN, train, write_student
 
@@ -161,10 +161,10 @@ def test_every_argument_is_one_of_unsloths_own(tmp_path):
 
 def test_unsloths_other_defaults_do_not_change_what_is_learned(tmp_path):
     """Each setting of TRL's trainer whose default Unsloth changes is given by us, but for memory and statistics."""
-    from raft.backends import training
+    from raft.backends.trainers import sft
 
     found = run(DEFAULTS, tmp_path, UNSLOTH_ALLOW_CPU="1")
-    given = {*training._arguments(PLAN, 8, True, tmp_path), *unsloth_worker.arguing(PLAN, bfloat16=True)}
+    given = {*sft._arguments(PLAN, 8, True, tmp_path), *unsloth_worker.arguing(PLAN, bfloat16=True)}
     assert found["trainer"] == "UnslothSFTTrainer"
     assert "optim" in found["changed"]
     assert set(found["changed"]) - given <= FREE_TO_CHANGE

@@ -2,10 +2,8 @@
 
 from raft.api.asking import Answerer
 from raft.api.benchmarking import bench
-from raft.api.building import build
-from raft.api.estimating import estimate
-from raft.api.opened import Built, load
-from raft.api.reading import export, initialise, state, table
+from raft.api.building import build, estimate
+from raft.api.run import Built, export, initialise, load, state, table
 from raft.api.training import approve, export_model, train
 
 __all__ = [

@@ -13,22 +13,22 @@ from typing import Any
 
 import polars as pl
 
-from raft import adapters, artifacts, prompts
-from raft.answers import Answer, Passage
-from raft.api import locality, seams
-from raft.api.purses import purse_of
-from raft.backends import models
+from raft import prompts
+from raft.api import models
+from raft.api.budgets import purse_of
+from raft.backends import hub
 from raft.backends.asking import Model
-from raft.backends.weights import Weights
+from raft.backends.local.weights import Weights
 from raft.errors import UsageError
-from raft.ledger import Ledger
 from raft.protocols import Completion, Failure, Generator, Request, Streamer, Tokenizer
-from raft.raftformat import PROMPTS, render_style
-from raft.run import Run, existing
+from raft.rag import answering
+from raft.rag.format import PROMPTS, render_style
+from raft.rag.grounding import Answer, Passage, relevance
 from raft.settings import Settings
-from raft.spending import Purse, enter
-from raft.stages import answering
-from raft.support import relevance
+from raft.store import adapters, artifacts
+from raft.store.budget import Purse, enter
+from raft.store.ledger import Ledger
+from raft.store.run import Run, existing
 
 BASE = "none"
 """What stands for "no adapter" where an adapter's id is expected."""
@@ -74,20 +74,20 @@ class Shelf:
         """Return a model with an adapter, or none; weights are loaded once."""
         key = name, adapter
         if key not in self._models:
-            self._models[key] = seams.open_bare(
+            self._models[key] = models.open_bare(
                 name,
                 self.settings,
                 adapter=adapter,
                 weights=self._weights.setdefault(name, Weights(name)),
-                api_base=locality.address_of(name, self.settings),
+                api_base=models.address_of(name, self.settings),
             )
         return self._models[key]
 
     def purse(self, name: str) -> Purse | None:
         """Return what calls to a model are paid from; None for a local one."""
-        if not models.is_hosted(name):
+        if not hub.is_hosted(name):
             return None
-        address = locality.address_of(name, self.settings)
+        address = models.address_of(name, self.settings)
         run = self.run.manifest["collection"]
         return purse_of(name, self.settings, self.paying(), run, api_base=address, keeps=False)
 
@@ -109,8 +109,8 @@ class _Corpus:
         for name in ("documents.parquet", "chunks.parquet"):
             if not (run.folder / name).is_file():
                 raise artifacts.missing(run.folder / name)
-        run.require(*seams.searched(settings))
-        self._index = seams.open_retriever(run.folder, settings, run.manifest["collection"], ledger)
+        run.require(*models.searched(settings))
+        self._index = models.open_retriever(run.folder, settings, run.manifest["collection"], ledger)
         self.embed = self._index.embedder.embed
         documents = pl.concat(list(run.stream("documents.parquet", ["doc_id", "path", "title"])))
         self._paths = dict(documents.select("doc_id", "path").iter_rows())
@@ -172,8 +172,8 @@ class Answerer:
         self._style = render_style(**settings.answer_style.model_dump())
         remarks: list[str] = []
         folder = self._chosen(adapter, given=model is not None, remarks=remarks)
-        if folder is not None and not models.is_hosted(self.model):
-            adapters.check_base(folder, models.identity(self.model), self.model)
+        if folder is not None and not hub.is_hosted(self.model):
+            adapters.check_base(folder, hub.identity(self.model), self.model)
             remarks += self._differences(adapters.read_card(folder))
         self.adapter = folder.name if folder else None
         self.remarks = tuple(remarks)
@@ -212,7 +212,7 @@ class Answerer:
         """
         with closing(Ledger(Path(":memory:"))) as ledger:
             attempts = self._shelf.settings.generator.attempts
-            generator = seams.asker(self._asked, ledger, self._shelf.purse(self.model), attempts=attempts)
+            generator = models.asker(self._asked, ledger, self._shelf.purse(self.model), attempts=attempts)
             return self._answers(questions, generator, k, when_unsupported)
 
     def ask(
@@ -296,12 +296,12 @@ class Answerer:
 
     @cached_property
     def _tokenizer(self) -> Tokenizer:
-        return models.tokenizer(self.model)
+        return hub.tokenizer(self.model)
 
     @cached_property
     def _limit(self) -> int | None:
         """Most tokens of a prompt; None where the model does not tell."""
-        return seams.most_tokens(self.model, self._shelf.settings)
+        return models.most_tokens(self.model, self._shelf.settings)
 
 
 class _Spoken:

@@ -12,23 +12,24 @@ from typing import Any
 
 import polars as pl
 
-from raft import adapters, artifacts, modelcard
-from raft.api import locality
-from raft.api.opened import Built
-from raft.api.resumed import settings_of, writable
-from raft.api.seams import fresh_search, open_model, open_retriever, question_embedder, searched
-from raft.backends import hubsets, models
-from raft.backends.weights import Weights
+from raft.api import models
+from raft.api.models import fresh_search, open_model, open_retriever, question_embedder, searched
+from raft.api.run import Built, settings_of, writable
+from raft.backends import hub
+from raft.backends.local.weights import Weights
+from raft.curation import split
 from raft.errors import UsageError
-from raft.ledger import Ledger
-from raft.pipeline import ability, benchmarking
-from raft.pipeline.field import Field, Opened
-from raft.pipeline.reading import own_questions
+from raft.evaluation import capability, human, summary
+from raft.evaluation.metrics import win_rate
+from raft.evaluation.systems import Field, Opened
+from raft.pipeline import bench as benchmarking
+from raft.pipeline.read import own_questions
 from raft.protocols import Embedder, Listen
-from raft.scoring import win_rate
+from raft.report import report
 from raft.settings import Settings
-from raft.spending import enter
-from raft.stages import benchmark, blind, report, split
+from raft.store import adapters, artifacts
+from raft.store.budget import enter
+from raft.store.ledger import Ledger
 from raft.version import __version__
 
 _MEASURED = "measured.json"
@@ -79,7 +80,7 @@ def bench(
     built = Built(folder)
     chosen = settings_of(built, settings or {})
     addresses = _addresses(chosen, larger)
-    locality.check(chosen, asked={chosen.student: None, **addresses})
+    models.check(chosen, asked={chosen.student: None, **addresses})
     run = writable(built, tell)
     name = run.manifest["collection"]
     with run.writing(), closing(Ledger(chosen.ledger or run.folder / "ledger.sqlite")) as ledger:
@@ -105,16 +106,16 @@ def bench(
         contenders = benchmarking.line_up(run, chosen, field, known, exemplars)
         search = fresh_search(retriever, chosen)
         timings = benchmarking.ask_all(run, chosen, contenders, known, search, listen=tell)
-        general = ability.check_capability(chosen.benchmark.capability, field, hubsets.rows, listen=tell)
+        general = capability.check_capability(chosen.benchmark.capability, field, hub.rows, listen=tell)
         card = adapters.read_card(tuned) if tuned is not None else None
-        facts = benchmark.summary(
+        facts = summary.summary(
             run.read("answers.parquet"),
             known.questions,
             arms=[contender.arm for contender in contenders],
             sources=known.sources,
             timings=timings,
             capability=general,
-            training=modelcard.excerpt(card) if card else None,
+            training=adapters.excerpt(card) if card else None,
             baseline_tuning=tuning,
             prices=_prices(chosen),
             build_cost=_build_cost(run.manifest, ledger.spending(name), chosen.index.embedder),
@@ -173,7 +174,7 @@ def _adapter(built: Built, wanted: str | None, settings: Settings) -> Path | Non
     if wanted is None and adapters.current(built.folder) is None:
         return None
     folder = adapters.find(built.folder, wanted)
-    adapters.check_base(folder, models.identity(settings.student), settings.student)
+    adapters.check_base(folder, hub.identity(settings.student), settings.student)
     return folder
 
 
@@ -214,8 +215,8 @@ def _field(
     other = settings.benchmark.other_adapter if tuned is not None else None
     if other is not None:
         other = adapters.find(folder, str(other))
-        adapters.check_base(other, models.identity(student), student)
-    before = _previous(folder, tuned, models.identity(student)) if tuned is not None else None
+        adapters.check_base(other, hub.identity(student), student)
+    before = _previous(folder, tuned, hub.identity(student)) if tuned is not None else None
     return Field(
         base=open_one(student, weights=weights),
         tuned=open_one(student, adapter=tuned, weights=weights) if tuned else None,
@@ -274,10 +275,10 @@ def _rated(
             asked.append(row)
             ours[row["question_id"]], theirs[row["question_id"]] = mine["answer"], other["answer"]
     pages, kept = folder / "blind.json", folder / "ratings.jsonl"
-    every = blind.pairs(asked, ours, theirs, len(asked), seed)
+    every = human.pairs(asked, ours, theirs, len(asked), seed)
     if count is not None:
         drawn = every[: max(0, count)]
-        artifacts.atomically(folder / "blind.html", blind.page(drawn))
+        artifacts.atomically(folder / "blind.html", human.page(drawn))
         artifacts.atomically(pages, json.dumps([asdict(pair) for pair in drawn], ensure_ascii=False))
     if ratings is None and not (kept.is_file() and pages.is_file()):
         return facts
@@ -285,7 +286,7 @@ def _rated(
         raise UsageError(
             "There is no blind page to which ratings belong.", where=pages, hint=f"raft bench {folder} --blind 50"
         )
-    pairs = [blind.Pair(**row) for row in json.loads(pages.read_text(encoding="utf-8"))]
+    pairs = [human.Pair(**row) for row in json.loads(pages.read_text(encoding="utf-8"))]
     shown = {pair.pair_id for pair in pairs}
     if not shown <= {pair.pair_id for pair in every}:
         if ratings is None:
@@ -296,9 +297,9 @@ def _rated(
             hint=f"raft bench {folder} --blind {len(pairs)}   (and have the new pairs rated), or name that --adapter",
         )
     if ratings is not None:  # the file only grows: a later benchmark of the same answers still shows what was chosen
-        artifacts.atomically(kept, blind.added_ratings(kept, blind.read_ratings(ratings, pairs)))
-    chosen = blind.kept_ratings(kept)
-    counted = blind.count(chosen, (pair for pair in every if pair.pair_id in shown | chosen.keys()), seed)
+        artifacts.atomically(kept, human.added_ratings(kept, human.read_ratings(ratings, pairs)))
+    chosen = human.kept_ratings(kept)
+    counted = human.count(chosen, (pair for pair in every if pair.pair_id in shown | chosen.keys()), seed)
     if not counted["rated"]:
         return facts
     rate = win_rate(counted["wins"], counted["losses"], counted["ties"])
@@ -320,6 +321,6 @@ def _write(folder: Path, facts: dict[str, Any]) -> None:
 
 
 def _hardware() -> str:
-    from raft.backends.training import hardware  # noqa: PLC0415  loads torch
+    from raft.backends.trainers.sft import hardware  # noqa: PLC0415  loads torch
 
     return hardware()

@@ -8,19 +8,24 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
-from raft import config, estimates, lineage, pipeline, prompts
-from raft.api import locality
-from raft.api.opened import Built
-from raft.api.seams import circumstances, open_seams
-from raft.backends import models
+from raft import prompts
+from raft import settings as config
+from raft.api import models
+from raft.api.models import circumstances, open_seams
+from raft.api.run import Built
+from raft.backends import hub
+from raft.corpus import documents as corpus_stage
 from raft.errors import UsageError
-from raft.ledger import Ledger
-from raft.pipeline import building as steps
-from raft.pipeline import estimating, surveying
-from raft.run import Run
+from raft.pipeline import build as steps
+from raft.pipeline.build import STEPS, Seams
+from raft.pipeline.estimate import Estimate, confirm
+from raft.pipeline.estimate import estimate as count_calls
+from raft.protocols import Listen
 from raft.settings import Settings
-from raft.spending import enter
-from raft.stages import corpus as corpus_stage
+from raft.store import lineage
+from raft.store.budget import Purse, enter
+from raft.store.ledger import Ledger
+from raft.store.run import Run
 
 
 class Options(TypedDict, total=False):
@@ -66,7 +71,7 @@ class Site:
     run: Run
     ledger: Ledger
     collection: str
-    seams: pipeline.Seams
+    seams: Seams
     step: str = ""
 
 
@@ -86,7 +91,7 @@ def build(
     price: tuple[float, float] | None = None,
     local_only: bool | None = None,
     settings: Mapping[str, Any] | None = None,
-    listen: pipeline.Listen | None = None,
+    listen: Listen | None = None,
 ) -> Built:
     """Build a clean RAFT training set and an index from a corpus; what was done before is not done again.
 
@@ -131,7 +136,7 @@ def build(
     )
     tell = listen or (lambda event, facts: None)
     with opened(task, tell, building=True) as site:
-        pipeline.build(site.run, task.settings, site.seams, task.sources, way=task.way, listen=tell)
+        steps.build(site.run, task.settings, site.seams, task.sources, way=task.way, listen=tell)
     return Built(task.folder)
 
 
@@ -164,7 +169,7 @@ def described(
     )
     if not chosen.corpus:
         raise UsageError("No corpus is given.", hint="raft build FOLDER")
-    locality.check(chosen)
+    models.check(chosen)
     sources, skipped = corpus_stage.find_sources(chosen.corpus)
     folder = Path(out) if out is not None else Path("runs") / _name_of(chosen.corpus)
     if chosen.generator.max_cost is None:
@@ -173,7 +178,7 @@ def described(
 
 
 @contextmanager
-def opened(task: Task, tell: pipeline.Listen, *, building: bool) -> Iterator[Site]:
+def opened(task: Task, tell: Listen, *, building: bool) -> Iterator[Site]:
     """Hold the run directory for writing, with the models and indexes open.
 
     What the run was built with stays in the manifest until it is built with something else.
@@ -185,9 +190,9 @@ def opened(task: Task, tell: pipeline.Listen, *, building: bool) -> Iterator[Sit
             ("estimated"), and refused where it has to be confirmed.
     """
     chosen, folder = task.settings, task.folder
-    paid = models.is_hosted(chosen.generator.model) or models.is_hosted(chosen.index.embedder)
+    paid = hub.is_hosted(chosen.generator.model) or hub.is_hosted(chosen.index.embedder)
     sites: list[Site] = []
-    passed: list[estimates.Estimate] = []
+    passed: list[Estimate] = []
 
     def report(name: str, state: str) -> None:
         if state == "begins" and sites:
@@ -201,7 +206,7 @@ def opened(task: Task, tell: pipeline.Listen, *, building: bool) -> Iterator[Sit
         if building and sites and not passed:
             found = estimated(task, sites[0], lambda event, facts: tell(event, facts) if event == "begins" else None)
             tell("estimated", found.summary())
-            estimates.confirm(found)
+            confirm(found)
             passed.append(found)
 
     run = Run(folder, meter=lambda: dict(sites[0].seams.generator.totals) if sites else {}, report=report)  # type: ignore[attr-defined]
@@ -226,7 +231,7 @@ def opened(task: Task, tell: pipeline.Listen, *, building: bool) -> Iterator[Sit
             run.describe(
                 settings={**told, "generator": {**told.get("generator", {}), "max_cost": cap}}, collection=collection
             )
-        lineage.trust(run.manifest["steps"], pipeline.STEPS)
+        lineage.trust(run.manifest["steps"], STEPS)
         sites.append(Site(run, ledger, collection, seams))
         yield sites[0]
         if building:
@@ -234,7 +239,7 @@ def opened(task: Task, tell: pipeline.Listen, *, building: bool) -> Iterator[Sit
             run.end_trial()
 
 
-def estimated(task: Task, site: Site, tell: pipeline.Listen, sample: int = 0) -> estimates.Estimate:
+def estimated(task: Task, site: Site, tell: Listen, sample: int = 0) -> Estimate:
     """Return what a build would ask from where it has come to; what that takes is made in a trial, and kept for it.
 
     Args:
@@ -247,12 +252,12 @@ def estimated(task: Task, site: Site, tell: pipeline.Listen, sample: int = 0) ->
         lambda name, state: tell(state, {"step": name, "line": trial.manifest["steps"].get(name, {})})
     )
     steps.read_documents(trial, task.settings, task.sources)
-    aside = surveying.set_aside(trial, task.settings)
+    aside = steps.set_aside(trial, task.settings)
     steps.cut_chunks(trial, task.settings, site.seams.embedder)
-    surveying.survey_chunks(trial, task.settings, way=task.way, aside=aside)
+    steps.survey_chunks(trial, task.settings, way=task.way, aside=aside)
     if sample:
         enter(site.ledger, site.collection, "sample")
-    found = estimating.estimate(
+    found = count_calls(
         trial,
         task.settings,
         circumstances(task.settings, site.ledger, site.collection, site.seams),
@@ -284,10 +289,48 @@ def _cap(folder: Path) -> float | None:
 def _way(settings: Settings) -> str:
     if settings.questions.way != "auto":
         return settings.questions.way
-    return "items" if models.is_hosted(settings.generator.model) else "answer_first"
+    return "items" if hub.is_hosted(settings.generator.model) else "answer_first"
 
 
 def _name_of(corpus: Sequence[str]) -> str:
     path = Path(corpus[0])
     plain = path.name if path.exists() else ""
     return (Path(plain).stem if path.is_file() else plain) or (path.resolve().name if path.exists() else "corpus")
+
+
+def estimate(
+    corpus: str | Path | Sequence[str | Path] | None = None,
+    *,
+    out: str | Path | None = None,
+    sample: int = 0,
+    listen: Listen | None = None,
+    **options: Unpack[Options],
+) -> Estimate:
+    """Say what a build would ask and cost; nothing is spent, but for a sample.
+
+    Documents are read, chunks are cut and surveyed as the build would, and kept for it; nothing of a run that is there
+    already is changed.
+
+    Args:
+        corpus: as for `build`.
+        out: as for `build`.
+        sample: so many requests, spread evenly, are asked to learn from their usage; they cost money, and their
+            replies are kept.
+        listen: as for `build`.
+        options: the other arguments of `build`.
+
+    Raises:
+        UsageError: an argument or a setting is wrong.
+        RaftError: no document can be read, or the sample cannot be asked for.
+    """
+    if sample < 0:
+        raise UsageError(f"A sample of {sample} requests cannot be taken.", where="sample", hint="--sample 10")
+    task = described(corpus, out, **options)
+    tell = listen or (lambda event, facts: None)
+    with opened(task, tell, building=False) as site:
+        found = estimated(task, site, tell, sample)
+        return replace(found, spent=_spent(site.ledger, site.collection))
+
+
+def _spent(ledger: Ledger, run: str) -> float:
+    return Purse(ledger, run=run, model="", price=None, cap=None).spent

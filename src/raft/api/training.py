@@ -5,18 +5,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from raft import adapters, pipeline, prompts, rehearsal
-from raft.api import locality
-from raft.api.opened import Built
-from raft.api.resumed import settings_of, writable
-from raft.api.seams import open_trainer
-from raft.backends import gguf_export, merging, models
-from raft.backends.students import check_student
+from raft import prompts
+from raft.api import models
+from raft.api.models import open_trainer
+from raft.api.run import Built, settings_of, writable
+from raft.backends import hub
+from raft.backends.trainers import merge
+from raft.backends.trainers.check import check_student
 from raft.errors import UsageError
-from raft.pipeline import training
-from raft.protocols import TrainingPlan
-from raft.raftformat import PROMPTS, render_style
+from raft.pipeline import train as training
+from raft.protocols import Listen, TrainingPlan
+from raft.rag.format import PROMPTS, render_style
 from raft.settings import Settings
+from raft.store import adapters
+from raft.training import tune
 
 _CHANGEABLE = ("training.", "seed", "student", "examples.max_tokens")
 """Settings that a training reads; others have had their effect when the run was built."""
@@ -30,7 +32,7 @@ def train(
     learning_rate: float | None = None,
     rank: int | None = None,
     settings: Mapping[str, Any] | None = None,
-    listen: pipeline.Listen | None = None,
+    listen: Listen | None = None,
 ) -> dict[str, Any]:
     """Tune an adapter of the run's student on its training rows, and make it the current one.
 
@@ -65,17 +67,17 @@ def train(
     chosen = settings_of(
         built, {**(settings or {}), **{name: value for name, value in own.items() if value is not None}}
     )
-    locality.check(chosen, asked={chosen.student: None})
+    models.check(chosen, asked={chosen.student: None})
     tell = listen or (lambda event, facts: None)
     run = writable(built, tell)
     training.examples_digest(run)
     check_student(chosen.student, bits=chosen.training.bits)
     _check_tokenizer(built, chosen)
-    general = rehearsal.load(chosen.training.rehearsal_file)
+    general = tune.load(chosen.training.rehearsal_file)
     facts = {
         "base": chosen.student,
-        "base_identity": models.identity(chosen.student),
-        "revision": models.revision(models.resolve(chosen.student)),
+        "base_identity": hub.identity(chosen.student),
+        "revision": hub.revision(hub.resolve(chosen.student)),
         "prompt_digest": prompts.load(PROMPTS[chosen.examples.quotes], chosen.prompts).digest,
         "style": render_style(**chosen.answer_style.model_dump()),
     }
@@ -108,7 +110,7 @@ def _check_tokenizer(built: Built, settings: Settings) -> None:
         UsageError: they were measured in another model's.
     """
     measured = (built.manifest.get("models") or {}).get("student")
-    if models.tokenizer(settings.student).identity != measured:
+    if hub.tokenizer(settings.student).identity != measured:
         raise UsageError(
             "The training rows were measured in the tokens of another student, or of another version of it.",
             where=f"{built.folder}, student {settings.student}",
@@ -168,11 +170,11 @@ def export_model(
     """
     built = Built(folder)
     student, found = built.settings.student, adapters.find(built.folder, adapter)
-    locality.check(built.settings, asked={student: None})
-    adapters.check_base(found, models.identity(student), student)
+    models.check(built.settings, asked={student: None})
+    adapters.check_base(found, hub.identity(student), student)
     if not gguf:
-        return merging.merge(student, found, Path(out) if out else built.folder / f"export-merged-{found.name}")
-    gguf_export.require(found)
+        return merge.merge(student, found, Path(out) if out else built.folder / f"export-merged-{found.name}")
+    merge.require(found)
     target = Path(out) if out else built.folder / f"{found.name}.gguf"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -181,4 +183,4 @@ def export_model(
             f"The folder cannot be made: {error.strerror}.", where=target.parent, hint="choose another --out"
         ) from None
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".draft-") as work:
-        return gguf_export.export_gguf(merging.merge(student, found, Path(work) / "model"), target)
+        return merge.export_gguf(merge.merge(student, found, Path(work) / "model"), target)

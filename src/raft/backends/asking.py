@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Protocol
 
-from raft.ledger import Entry, Ledger, request_key, request_text, whole_text
 from raft.protocols import Completion, Failure, Request
+from raft.store.ledger import Entry, Ledger, request_key, request_text, whole_text
 
 FINAL = ("refused", "too long")
 """Kinds of failure that asking again does not mend."""

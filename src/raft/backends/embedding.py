@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from raft import privacy
-from raft.backends import models
-from raft.backends.providers import identity_of
-from raft.backends.quiet import import_litellm, quiet
-from raft.backends.tokens import HostedTokenizer, LocalTokenizer
+from raft.backends import hub
+from raft.backends.hosted.providers import identity_of
+from raft.backends.hub import HostedTokenizer, LocalTokenizer
+from raft.backends.vendors import import_litellm, quiet
 from raft.errors import MissingExtra, RaftError
 from raft.protocols import Embedder, Tokenizer
+from raft.text import secrets
 
 _UNKNOWN_LIMIT = 512
 """Tokens that a text may have when nothing says how many the model takes; all common embedders take as many."""
@@ -31,7 +31,7 @@ def open_embedder(name: str, api_base: str | None = None) -> Embedder:
     Raises:
         UsageError: there is no such model.
     """
-    return HostedEmbedder(name, api_base=api_base) if models.is_hosted(name) else SentenceEmbedder(name)
+    return HostedEmbedder(name, api_base=api_base) if hub.is_hosted(name) else SentenceEmbedder(name)
 
 
 class SentenceEmbedder:
@@ -51,7 +51,7 @@ class SentenceEmbedder:
         self.tokenizer: Tokenizer = tokenizer
         self._limit = _length_limit(name)
         self.max_tokens = self._limit - tokenizer.special_tokens
-        self.identity = models.identity(name)
+        self.identity = hub.identity(name)
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """Return a float32 array of shape (len(texts), dimensions) whose rows have length 1.
@@ -81,11 +81,11 @@ class SentenceEmbedder:
         except ImportError as error:
             missing = error.name or "sentence_transformers"
             raise MissingExtra(missing, extra="local", why=f"to embed with {self._name} on this machine") from None
-        where = models.resolve(self._name)
+        where = hub.resolve(self._name)
         try:
-            model = SentenceTransformer(where, revision=models.revision(where))
+            model = SentenceTransformer(where, revision=hub.revision(where))
         except OSError as error:
-            raise models.unknown_model(self._name, error) from None
+            raise hub.unknown_model(self._name, error) from None
         model.max_seq_length = self._limit
         return model
 
@@ -184,8 +184,7 @@ def _refusal(identity: str, error: Exception) -> RaftError:
     """The provider's own words, with the next thing to try."""
     from litellm import exceptions
 
-    words = str(error).strip().partition("\n")[0][:500]
-    words = privacy.redact(words, [found for found in privacy.scan(words) if found.kind == "secret"])
+    words = secrets.masked(str(error).strip().partition("\n")[0][:500])
     if isinstance(error, exceptions.AuthenticationError | exceptions.PermissionDeniedError):
         what, hint = "The provider refuses the key", "set the provider's key in its environment variable"
     elif isinstance(error, exceptions.NotFoundError | exceptions.BadRequestError):
@@ -200,12 +199,12 @@ def _length_limit(name: str) -> int:
 
     Sentence-transformers' own setting wins; without one it takes the smaller of what tokenizer and network allow.
     """
-    own = models.model_json(name, "sentence_bert_config.json").get("max_seq_length")
+    own = hub.model_json(name, "sentence_bert_config.json").get("max_seq_length")
     if own:
         return int(own)
     limits = (
-        models.model_json(name, "tokenizer_config.json").get("model_max_length"),
-        models.model_json(name, "config.json").get("max_position_embeddings"),
+        hub.model_json(name, "tokenizer_config.json").get("model_max_length"),
+        hub.model_json(name, "config.json").get("max_position_embeddings"),
     )
     return min((int(limit) for limit in limits if limit), default=_UNKNOWN_LIMIT)
 

@@ -1,6 +1,1 @@
-"""What a run goes through, step by step; nothing here knows a vendor."""
-
-from raft.pipeline.building import STEPS, Seams, build
-from raft.protocols import Listen
-
-__all__ = ["STEPS", "Listen", "Seams", "build"]
+"""The stories of a build, a training, a benchmark: step by step, without a vendor."""

@@ -1,0 +1,97 @@
+"""The one place where purses are opened: what the hosted calls of a build, a benchmark or an answer are paid from."""
+
+from collections.abc import Callable, Iterable, Iterator
+
+from raft.backends import hub
+from raft.backends.hosted.providers import is_free, list_price
+from raft.errors import UsageError
+from raft.protocols import Completion, Failure, Generator, Request
+from raft.settings import Settings
+from raft.store.budget import Price, Purse, dollars
+from raft.store.ledger import Ledger
+
+FREE = Price(0.0, 0.0)
+
+
+def purse_of(
+    name: str, settings: Settings, ledger: Ledger, run: str, *, api_base: str | None, keeps: bool = True
+) -> Purse | None:
+    """Open the purse that calls to a model are paid from, whoever asks in a run's name; None for a local model.
+
+    Args:
+        name: a hub name, a folder, or provider/name.
+        settings: price and cap are taken from them.
+        ledger: where calls are written down.
+        run: the run's name in the ledger; "" where they are nobody's, and no cap holds.
+        api_base: the address that the settings give for the model.
+        keeps: whether replies are kept, beside what they cost.
+
+    Raises:
+        UsageError: the run has a cap, and the model's price is unknown.
+    """
+    if not hub.is_hosted(name):
+        return None
+    price, cap = price_of(name, settings, api_base), settings.generator.max_cost if run else None
+    if cap is not None and price is None:
+        larger = f"--set 'benchmark.larger=[{{model: {name}, input_price: IN, output_price: OUT}}]'"
+        ways = {
+            settings.index.embedder: "--set index.input_price=IN",
+            settings.generator.model: "--price IN/OUT",
+        }
+        raise UsageError(
+            f"The price of {name} is unknown, so that a cap of {dollars(cap)} could not be kept.",
+            where="generator.max_cost",
+            hint=f"{ways.get(name, larger)}   (dollars per million tokens, those read and those written)",
+        )
+    return Purse(ledger, run=run, model=name, price=price, cap=cap, keeps=keeps)
+
+
+def price_of(name: str, settings: Settings, api_base: str | None) -> Price | None:
+    """Return what a hosted model or embedder costs: by the settings, by the list, or nothing as it is on this machine.
+
+    None when it is elsewhere, and nobody knows.
+
+    Raises:
+        UsageError: the settings have one half of a price, and the list does not know the other.
+    """
+    return _told_price(name, settings) or (FREE if is_free(name, api_base) else None)
+
+
+def _told_price(name: str, settings: Settings) -> Price | None:
+    if name == settings.index.embedder and settings.index.input_price is not None:
+        return Price(settings.index.input_price, 0.0)
+    given = [settings.generator] if name == settings.generator.model else []
+    given += [one for one in settings.benchmark.larger if one.model == name]  # type: ignore[misc]
+    for one in given:
+        read, written = one.input_price, one.output_price
+        if read is not None and written is not None:
+            return Price(read, written)
+        if read is not None or written is not None:
+            known = list_price(name)
+            if known is None:
+                raise UsageError(
+                    f"Only one of the two prices of {name} is given, and the other is unknown.",
+                    where="input_price, output_price",
+                    hint="--price IN/OUT   (dollars per million tokens read and written)",
+                )
+            return Price(known.input if read is None else read, known.output if written is None else written)
+    return list_price(name)
+
+
+class CheckedGenerator:
+    """A generator before whose first request a check is made.
+
+    Args:
+        generator: the one that does the work.
+        check: called before each lot of requests; it raises where nothing may be asked yet.
+    """
+
+    def __init__(self, generator: Generator, check: Callable[[], None]) -> None:
+        self._generator, self._check = generator, check
+        self.identity: str = generator.identity
+        self.totals: dict[str, float] = getattr(generator, "totals", {})
+
+    def complete(self, requests: Iterable[Request]) -> Iterator[Completion | Failure]:
+        """Yield what the generator yields."""
+        self._check()
+        yield from self._generator.complete(requests)

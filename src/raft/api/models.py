@@ -1,0 +1,400 @@
+"""Models and indexes opened from the settings: the one place where a setting becomes a vendor's object."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from ipaddress import ip_address
+from pathlib import Path
+from typing import cast
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+from raft.api.budgets import FREE, CheckedGenerator, price_of, purse_of
+from raft.backends import hub
+from raft.backends.asking import AskingGenerator, Model, Reply
+from raft.backends.embedding import open_embedder
+from raft.backends.hosted.batches import BatchModel
+from raft.backends.hosted.flowing import FlowingGenerator, FreshGenerator
+from raft.backends.hosted.manners import Manners
+from raft.backends.hosted.model import HostedModel
+from raft.backends.hosted.providers import addresses_in_environment, is_own, provider_of
+from raft.backends.index.hybrid import Indexes
+from raft.backends.local.generate import LocalModel
+from raft.backends.local.weights import Weights
+from raft.backends.trainers import unsloth
+from raft.backends.trainers.sft import PeftTrainer
+from raft.errors import UsageError
+from raft.evaluation.contexts import depth
+from raft.evaluation.systems import Opened
+from raft.pipeline.bench import Search
+from raft.pipeline.build import Seams
+from raft.pipeline.estimate import UNASKED, Circumstances
+from raft.protocols import Embedder, Failure, Generator, Listen, Request, Retriever, Trainer
+from raft.rag.grounding import Passage, relevance
+from raft.settings import Settings
+from raft.store.batches import BatchBook
+from raft.store.budget import PaidEmbedder, Purse
+from raft.store.ledger import CachedEmbedder, CachedScorer, Ledger
+
+_BATCH_DISCOUNT = 0.5
+
+
+def open_seams(
+    folder: Path,
+    settings: Settings,
+    ledger: Ledger,
+    collection: str,
+    tell: Listen,
+    *,
+    check: Callable[[], None] = lambda: None,
+) -> Seams:
+    """Open the models and indexes of a build.
+
+    Args:
+        folder: the run directory.
+        settings: the experiment.
+        ledger: what was asked and embedded before is taken from it.
+        collection: the index's name at a Chroma server, and the run's name in the ledger.
+        tell: told of each batch of replies ("asked").
+        check: called before something is asked that may cost money; it raises where it must not be asked.
+
+    Raises:
+        UsageError: a model is unknown, its package is not installed, or there is a cap for what has no known price.
+    """
+    embedder = question_embedder(settings, ledger, collection, check)
+    chosen = settings.generator
+    model: Model
+    purse = purse_of(chosen.model, settings, ledger, collection, api_base=chosen.api_base)
+    if purse is None:
+        model = LocalModel(chosen.model, batch=chosen.batch)
+    elif chosen.batch_endpoint:
+        model = BatchModel(
+            chosen.model,
+            api_base=chosen.api_base,
+            timeout=chosen.timeout,
+            effort=chosen.reasoning_effort,
+            book=BatchBook(ledger, collection),
+            price=purse.price,
+            purse=purse,
+            say=tell,
+        )
+    else:
+        model = _hosted(chosen.model, settings, chosen.api_base)
+        if BatchBook(ledger, collection).unfinished(model.identity):
+            raise UsageError(
+                f"A batch that this run has asked of {chosen.model} is still under way: to ask directly now would be"
+                " paid for twice.",
+                where=folder,
+                hint="--set generator.batch_endpoint=true   (goes on waiting for it)",
+            )
+    generator = asker(model, ledger, purse, attempts=chosen.attempts, max_failures=chosen.max_failures, tell=tell)
+    return Seams(
+        generator=CheckedGenerator(generator, check) if hub.is_hosted(chosen.model) else generator,
+        embedder=embedder,
+        student=hub.tokenizer(settings.student),
+        indexes=_indexes(folder, settings, embedder, collection),
+    )
+
+
+def asker(
+    model: Model,
+    ledger: Ledger,
+    purse: Purse | None,
+    *,
+    attempts: int,
+    max_failures: float | None = None,
+    tell: Listen = lambda event, facts: None,
+) -> Generator:
+    """Return what asks a model, through the ledger: many requests in flight, where the model can do so.
+
+    Args:
+        model: what answers.
+        ledger: what was answered before is taken from it.
+        purse: what calls are paid from (`purse_of`).
+        attempts: how often one request is asked before it is a failure.
+        max_failures: share of requests without a usable reply at which it stops.
+        tell: told of replies ("asked").
+    """
+    if purse is None or not hasattr(model, "flight"):
+        return AskingGenerator(
+            model,
+            ledger,
+            attempts=attempts,
+            progress=lambda new, replayed: tell("asked", {"new": new, "replayed": replayed}),
+        )
+    return FlowingGenerator(
+        cast("HostedModel", model),
+        ledger,
+        purse,
+        attempts=attempts,
+        max_failures=max_failures,
+        progress=lambda facts: tell("asked", facts),
+    )
+
+
+def circumstances(settings: Settings, ledger: Ledger, collection: str, seams: Seams) -> Circumstances:
+    """Return what an estimate has to know of prices, and of what the ledger holds already."""
+    chosen, hosted = settings.generator, hub.is_hosted(settings.generator.model)
+    price = price_of(chosen.model, settings, chosen.api_base) if hosted else FREE
+    name, identity = chosen.model, seams.generator.identity
+    asked_before = bool(ledger.read("SELECT EXISTS (SELECT 1 FROM completions WHERE model = ?)", (name,))[0][0])
+    embedder = settings.index.embedder
+    paying = hub.is_hosted(embedder) and isinstance(seams.embedder, CachedEmbedder)
+    rows = ledger.spending(collection)
+    return Circumstances(
+        price=price.times(_BATCH_DISCOUNT) if price and chosen.batch_endpoint else price,
+        embedder_price=price_of(embedder, settings, settings.index.api_base),
+        hosted=hosted,
+        own=not hosted or is_own(chosen.model, chosen.api_base),
+        replay=AskingGenerator(_Nobody(name, identity), ledger, attempts=chosen.attempts) if asked_before else None,
+        paid=lambda purpose: sum(row["calls"] for row in rows if row["purpose"] == purpose),
+        embedded=cast("CachedEmbedder", seams.embedder).known if paying else None,
+        spent=sum(row["cost"] + row["lost_cost"] for row in rows),
+        room=Manners(name, chosen.reasoning_effort).room if hosted else 0,
+    )
+
+
+class _Nobody:
+    """A model that answers nothing: what is left is what the ledger answers."""
+
+    window = 512
+
+    def __init__(self, name: str, identity: str) -> None:
+        self.name, self.identity = name, identity
+
+    def answer(self, calls: Sequence[Request], wanted: Sequence[bool]) -> Iterator[list[tuple[int, Reply | Failure]]]:
+        """Fail all wanted calls."""
+        yield [(i, Failure(UNASKED, "it was not asked yet")) for i, is_wanted in enumerate(wanted) if is_wanted]
+
+
+def searched(settings: Settings) -> list[str]:
+    """Return the steps that made what `open_retriever` opens."""
+    return ["index", "lexical"] if settings.index.hybrid else ["index"]
+
+
+def open_retriever(folder: Path, settings: Settings, collection: str, ledger: Callable[[], Ledger]) -> Retriever:
+    """Open the index of a run directory for searching.
+
+    Args:
+        folder: the run directory.
+        settings: the experiment.
+        collection: the index's name at a Chroma server, and the run's name in the ledger.
+        ledger: opens the ledger, where embedding questions costs money: they are paid for and kept there.
+
+    Raises:
+        UsageError: the run has a cap, and the embedder's price is unknown.
+    """
+    name = settings.index.embedder
+    if hub.is_hosted(name):
+        embedder = question_embedder(settings, ledger(), collection)
+    else:
+        embedder = open_embedder(name, settings.index.api_base)
+    return _indexes(folder, settings, embedder, collection).open()
+
+
+def fresh_search(retriever: Retriever, settings: Settings) -> Search:
+    """Return what does for one question all that comes before a model is asked, the ledger's vectors left aside."""
+    embedder, least = retriever.embedder, settings.answering.min_relevance
+    cached = embedder if isinstance(embedder, CachedEmbedder) else None
+
+    def search(question: str, passages: Sequence[Passage]) -> None:
+        if cached:
+            cached.fresh([question])
+        retriever.search([question], depth(settings.index.k))
+        if least:
+            relevance([question], [passages], cached.fresh if cached else embedder.embed)
+
+    return search
+
+
+def _indexes(folder: Path, settings: Settings, embedder: Embedder, collection: str) -> Indexes:
+    return Indexes(folder, embedder, hybrid=settings.index.hybrid, url=settings.index.url, collection=collection)
+
+
+def question_embedder(
+    settings: Settings, ledger: Ledger, run: str, check: Callable[[], None] = lambda: None
+) -> Embedder:
+    """Open the embedder with what the ledger holds already; what it does not is paid for by the run.
+
+    Args:
+        settings: the experiment.
+        ledger: where vectors are kept.
+        run: the run's name in it.
+        check: called before something is asked that may cost money; it raises where it must not be asked.
+
+    Raises:
+        UsageError: the run has a cap, and the embedder's price is unknown.
+    """
+    name, address = settings.index.embedder, settings.index.api_base
+    embedder = open_embedder(name, address)
+    purse = purse_of(name, settings, ledger, run, api_base=address)
+    return CachedEmbedder(PaidEmbedder(embedder, purse, check) if purse else embedder, ledger)
+
+
+def open_model(
+    name: str,
+    settings: Settings,
+    ledger: Ledger,
+    *,
+    adapter: Path | None = None,
+    weights: Weights | None = None,
+    api_base: str | None = None,
+    run: str = "",
+    tell: Listen = lambda event, facts: None,
+) -> Opened:
+    """Open a model that answers questions.
+
+    Args:
+        name: a hub name, a folder, or provider/name.
+        settings: the experiment.
+        ledger: what it said before is taken from it.
+        adapter: the folder of an adapter, or None.
+        weights: the model's weights, where several adapters share them.
+        api_base: address of a self-hosted endpoint.
+        run: the run's name in the ledger, whose calls they are; its cap holds for them too.
+        tell: told of each batch of replies ("asked").
+
+    Raises:
+        UsageError: the model is unknown, its package is not installed, or the run has a cap and its price is unknown.
+    """
+    model = open_bare(name, settings, adapter=adapter, weights=weights, api_base=api_base)
+    pay = partial(purse_of, name, settings, ledger, run, api_base=api_base)
+    limit = most_tokens(name, settings)
+    return Opened(
+        name=name,
+        adapter=adapter.name if adapter else None,
+        generator=asker(model, ledger, pay(), attempts=1, tell=tell),
+        fresh=FreshGenerator(model, pay(keeps=False)),
+        scorer=None if hub.is_hosted(name) else CachedScorer(cast("LocalModel", model), ledger),
+        room=None if limit is None else (hub.tokenizer(name), limit),
+    )
+
+
+def most_tokens(name: str, settings: Settings) -> int | None:
+    """Return how many tokens a prompt of a model may have beside the answer; None where the model doesn't tell."""
+    context = None if hub.is_hosted(name) else hub.context_length(name)
+    return None if context is None else context - settings.answering.max_tokens
+
+
+def open_bare(
+    name: str,
+    settings: Settings,
+    *,
+    adapter: Path | None = None,
+    weights: Weights | None = None,
+    api_base: str | None = None,
+) -> HostedModel | LocalModel:
+    """Open a model that answers questions as it is, without a ledger.
+
+    Args:
+        name: a hub name, a folder, or provider/name.
+        settings: the experiment.
+        adapter: the folder of an adapter, or None.
+        weights: the model's weights, where several adapters share them.
+        api_base: address of a self-hosted endpoint.
+
+    Raises:
+        UsageError: the model is unknown, its package is not installed, or it is hosted and an adapter is given.
+    """
+    if not hub.is_hosted(name):
+        return LocalModel(name, batch=settings.answering.batch, adapter=adapter, weights=weights)
+    if adapter is not None:
+        raise UsageError(
+            "A hosted model takes no adapter from here.", where=name, hint="leave out --adapter, or name a local model"
+        )
+    return _hosted(name, settings, api_base)
+
+
+def _hosted(name: str, settings: Settings, api_base: str | None) -> HostedModel:
+    chosen = settings.generator
+    return HostedModel(
+        name,
+        api_base=api_base,
+        concurrency=chosen.concurrency,
+        timeout=chosen.timeout,
+        requests_per_minute=chosen.requests_per_minute,
+        tokens_per_minute=chosen.tokens_per_minute,
+        effort=chosen.reasoning_effort if name == chosen.model else None,
+    )
+
+
+def open_trainer(backend: str) -> Trainer:
+    """Return what trains: `backend` is "peft", "unsloth", or "auto" for Unsloth where it is at hand."""
+    if backend == "unsloth" or (backend == "auto" and unsloth.available()):
+        return unsloth.UnslothTrainer()
+    return PeftTrainer()
+
+
+def check(settings: Settings, *, asked: Mapping[str, str | None] | None = None) -> None:
+    """Let a command go on, or refuse it under `local_only`; from then on hub downloads are refused too, or allowed.
+
+    Args:
+        settings: the experiment.
+        asked: names of the models that the command asks, with their addresses (None: the provider's own); None: the
+            generator, as in a build. Embedder and index are looked at in any case.
+
+    Raises:
+        UsageError: `local_only` is set, and a model or the index is not on this machine; nothing was started.
+    """
+    hub.offline(settings.local_only)
+    if not settings.local_only:
+        return
+    generator = settings.generator
+    wanted = {generator.model: generator.api_base} if asked is None else asked
+    named = [("the model", name, address) for name, address in wanted.items()]
+    named.append(("index.embedder", settings.index.embedder, settings.index.api_base))
+    found = [f"{role} {name}: {why}" for role, name, address in named for why in _why_remote(name, address)]
+    url = settings.index.url
+    found += [f"index.url: {why}" for why in (_why_off_loopback(url) if url else ())]
+    if found:
+        raise UsageError(
+            "local_only is set, and not everything that would be asked is on this machine.",
+            where="; ".join(found),
+            hint="name local models, or servers at 127.0.0.1, ::1 or localhost; or --set local_only=false",
+        )
+
+
+def address_of(name: str, settings: Settings) -> str | None:
+    """Return the address that the settings give for a model that answers; None: its provider's own."""
+    if name == settings.generator.model:
+        return settings.generator.api_base
+    return next((one.api_base for one in settings.benchmark.larger if one.model == name), None)
+
+
+def _why_remote(name: str, api_base: str | None) -> Iterator[str]:
+    """Say why a model is not on this machine; nothing where it is."""
+    if not hub.is_hosted(name):
+        return
+    provider = provider_of(name)
+    if not provider.local:
+        yield f"{name.partition('/')[0]} is not on this machine"
+        return
+    # which of the variables wins is the vendor's affair: each one that is set has to name this machine
+    given = [api_base] if api_base else addresses_in_environment(name) or [provider.address or ""]
+    for address in given:
+        yield from _why_off_loopback(address) if address else ["it has no address (api_base)"]
+
+
+def _why_off_loopback(address: str) -> Iterator[str]:
+    """Say why an address is not this machine's own; nothing where it is. No name is looked up."""
+    if not address.isprintable() or set(address) & set(" \\"):
+        yield "its address is malformed"
+        return
+    try:
+        parts = urlsplit(address if "://" in address else f"http://{address}")
+        host = (parts.hostname or "").removesuffix(".")
+    except ValueError:
+        yield "its address is malformed"
+        return
+    if not _is_loopback(host):
+        yield f"{host or 'its address'} is not the loopback"
+    elif parts.scheme in getproxies() and not proxy_bypass(host):
+        yield f"a proxy is set for {parts.scheme}, and NO_PROXY does not name {host}"
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,320 @@
+"""A run directory, opened for reading."""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from raft import prompts, settings
+from raft.api import models
+from raft.api.asking import Answerer, Shelf
+from raft.api.models import open_retriever, searched
+from raft.errors import DamagedArtifact, UsageError
+from raft.examples import export as exporting
+from raft.pipeline.build import STEPS
+from raft.protocols import Listen, Retriever
+from raft.rag.answering import WhenUnsupported
+from raft.rag.grounding import Answer
+from raft.settings import Settings
+from raft.store import adapters, artifacts, lineage, tables
+from raft.store.ledger import Ledger
+from raft.store.run import Run, existing, is_locked
+
+_UNTOLD = ("key", "basis", "artifacts", "inputs", "settings", "unfinished")
+"""What a step's line holds for the run alone."""
+
+
+class Built:
+    """A run directory that was built, opened for reading.
+
+    Args:
+        folder: the run directory.
+
+    Raises:
+        UsageError: there is no run directory at `folder`.
+        DamagedArtifact: its manifest is damaged.
+    """
+
+    def __init__(self, folder: Path | str) -> None:
+        self.folder = Path(folder)
+        self._run = existing(self.folder)
+        self.manifest: dict[str, Any] = self._run.manifest
+        if "settings" not in self.manifest:
+            raise DamagedArtifact(
+                "The manifest is damaged, or its build was stopped before its first step.",
+                where=self.folder / "manifest.json",
+                hint=f"raft build CORPUS --out {self.folder}   (what is intact is used again)",
+            )
+
+    @property
+    def settings(self) -> Settings:
+        """The settings that the run was built with."""
+        return Settings.model_validate(self.manifest["settings"])
+
+    @property
+    def documents(self) -> pl.DataFrame:
+        """The documents with their texts, or why one could not be read (`tables.DOCUMENTS`)."""
+        return self._run.read("documents.parquet")
+
+    @property
+    def chunks(self) -> pl.DataFrame:
+        """The chunks (`tables.CHUNKS`)."""
+        return self._run.read("chunks.parquet")
+
+    @property
+    def questions(self) -> pl.DataFrame:
+        """The questions as they were written (`tables.QUESTIONS`)."""
+        return self._run.read("questions.parquet")
+
+    @property
+    def failures(self) -> pl.DataFrame:
+        """What the generator did not deliver, with its replies (`tables.FAILURES`)."""
+        return self._run.read("failures.parquet")
+
+    @property
+    def cleaned(self) -> pl.DataFrame:
+        """All questions, each with its split or the reason why it was dropped (`tables.CLEANED`)."""
+        return self._run.read("cleaned.parquet")
+
+    @property
+    def examples(self) -> pl.DataFrame:
+        """The training rows (`tables.EXAMPLES`)."""
+        return self._run.read("examples.parquet")
+
+    @property
+    def evaluation(self) -> pl.DataFrame:
+        """The questions to measure with (`tables.EVALUATION`)."""
+        return self._run.read("eval.jsonl")
+
+    @cached_property
+    def index(self) -> Retriever:
+        """The index: `run.index.search(["what is the refund limit?"], k=5)` returns a frame of `tables.HITS`.
+
+        Raises:
+            UsageError: `local_only` is set, and index or embedder is not on this machine.
+        """
+        models.check(self.settings, asked={})
+        self._run.require(*searched(self.settings))
+        return open_retriever(self.folder, self.settings, self.manifest["collection"], self._shelf.paying)
+
+    @property
+    def adapters(self) -> list[dict[str, Any]]:
+        """The cards of the run's adapters, oldest first; `current` of each says whether it is the one that answers."""
+        chosen = adapters.current(self.folder)
+        return [{**card, "current": card["adapter"] == chosen} for card in adapters.listed(self.folder)]
+
+    def answerer(self, *, model: str | None = None, adapter: str | None = None) -> Answerer:
+        """Return what answers questions from the index; its model is loaded with the first question.
+
+        Answerers of one run share index and weights, so that changing the adapter costs no loading.
+
+        Args:
+            model: a model's name; None: the run's student.
+            adapter: an adapter's id or the beginning of it, or "none"; None: the current one, unless `model` is given.
+
+        Raises:
+            UsageError: there is no such adapter, it was trained on another base model, the model is unknown, or
+                `local_only` is set and something that would be asked is not on this machine.
+        """
+        chosen = model or self.settings.student
+        models.check(self.settings, asked={chosen: models.address_of(chosen, self.settings)})
+        return Answerer(self._shelf, model, adapter)
+
+    def ask(
+        self,
+        question: str,
+        *,
+        model: str | None = None,
+        adapter: str | None = None,
+        k: int | None = None,
+        when_unsupported: WhenUnsupported | None = None,
+    ) -> Answer:
+        """Return the answer to a question, its quotes and figures checked against what was retrieved.
+
+        Args:
+            question: the question.
+            model: as for `answerer`.
+            adapter: as for `answerer`.
+            k: most passages that are shown; None: `index.k`.
+            when_unsupported: what becomes of an unsupported answer: "mark", "retry" or "refuse"; None: as set.
+
+        Raises:
+            UsageError: as for `answerer`, or the question is empty or too long.
+            RaftError: index or model cannot be used.
+        """
+        return self.answerer(model=model, adapter=adapter).ask(question, k=k, when_unsupported=when_unsupported)
+
+    def ask_all(
+        self,
+        questions: Sequence[str],
+        *,
+        model: str | None = None,
+        adapter: str | None = None,
+        k: int | None = None,
+        when_unsupported: WhenUnsupported | None = None,
+    ) -> list[Answer]:
+        """Return the answers to many questions, in order; as `ask`, but in batches."""
+        chosen = self.answerer(model=model, adapter=adapter)
+        return chosen.ask_all(questions, k=k, when_unsupported=when_unsupported)
+
+    @cached_property
+    def _shelf(self) -> Shelf:
+        return Shelf(self._run, self.settings)
+
+    def summary(self) -> dict[str, Any]:
+        """Return what was built in numbers, as JSON values; a step that a build left behind is `stale`."""
+        steps: dict[str, Any] = {}
+        unused = set() if self.settings.index.hybrid else {"lexical"}
+        stale = lineage.stale(self.manifest["steps"]) & {*STEPS} - unused
+        for name, line in self.manifest["steps"].items():
+            rows = {artifact: entry["rows"] for artifact, entry in line["artifacts"].items() if "rows" in entry}
+            steps[name] = {"rows": rows, **{k: line[k] for k in line if k not in _UNTOLD}}
+            steps[name] |= {"stale": True} if name in stale else {}
+        about = {name: self.manifest.get(name) for name in ("raft", "corpus", "models", "skipped")}
+        return {"run": str(self.folder), **about, "steps": steps}
+
+
+def load(folder: str | Path) -> Built:
+    """Open a run directory for reading.
+
+    Raises:
+        UsageError: there is none at `folder`.
+    """
+    return Built(folder)
+
+
+def settings_of(built: Built, changes: Mapping[str, Any]) -> Settings:
+    """Return the settings that a run was built with, with those replaced that are given by their dotted names.
+
+    Raises:
+        UsageError: a key is unknown, or a value is of the wrong type or out of range.
+    """
+    return settings.changed(built.settings, {name: value for name, value in changes.items() if value is not None})
+
+
+def writable(built: Built, listen: Listen, meter: Callable[[], dict[str, float]] | None = None) -> Run:
+    """Return the run for writing; `listen` is told of its steps."""
+
+    def report(name: str, state: str) -> None:
+        listen(state, {"step": name, "line": run.manifest["steps"].get(name, {})})
+
+    run = Run(built.folder, meter=meter, report=report)
+    return run
+
+
+def state(folder: str | Path) -> dict[str, Any]:
+    """Return the summary of a run, its `adapters`, what its ledger was ever asked (`spent`), and whether it is written.
+
+    That is `running`: another raft builds, trains or measures. `money` is what the run itself spent: `rows` by step and
+    model (`Ledger.spending`), `spent` in dollars with lost calls at their worst case, `open` for what is under way at
+    most, `cap` and what is `left` of it (None without one).
+
+    Raises:
+        UsageError: there is no run directory at `folder`.
+    """
+    built = Built(folder)
+    path = built.settings.ledger or built.folder / "ledger.sqlite"
+    spent: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
+    if path.is_file():
+        with closing(Ledger(path)) as ledger:
+            spent, rows = ledger.spent(), ledger.spending(built.manifest.get("collection", ""))
+    running = is_locked(built.folder)
+    return {
+        "summary": built.summary(),
+        "spent": spent,
+        "money": _money(rows, built.settings.generator.max_cost, running=running),
+        "adapters": [adapters.line(card) for card in built.adapters],
+        "running": running,
+    }
+
+
+def _money(rows: list[dict[str, Any]], cap: float | None, *, running: bool) -> dict[str, Any]:
+    if not running:  # what a killed process left open was perhaps billed: the next build counts it as lost
+        for row in rows:
+            row["lost"], row["lost_cost"] = row["lost"] + row["open"], row["lost_cost"] + row["open_cost"]
+            row["open"], row["open_cost"] = 0, 0.0
+    spent = sum(row["cost"] + row["lost_cost"] for row in rows)
+    under_way = sum(row["open_cost"] + row["batch_cost"] for row in rows)
+    left = None if cap is None else cap - spent - under_way
+    return {"rows": rows, "spent": spent, "open": under_way, "cap": cap, "left": left}
+
+
+def table(folder: str | Path, name: str, *, only: str | None = None) -> pl.DataFrame:
+    """Return a table of a run by its short name ("cleaned"), with `only` the rows that have that word.
+
+    Args:
+        folder: the run directory.
+        name: documents, chunks, questions, failures, cleaned, examples or eval.
+        only: "kept", "dropped", or the value of a row's split, reason or kind.
+
+    Raises:
+        UsageError: there is no run, or no such table.
+        DamagedArtifact: the table is missing or damaged.
+    """
+    known = {file.split(".")[0]: file for file in tables.ARTIFACTS}
+    if name not in known:
+        raise UsageError(
+            f"There is no table {name!r}; there are {', '.join(known)}.", hint=f"raft show {folder} cleaned"
+        )
+    found = Built(folder)._run.read(known[name])
+    if only is None:
+        return found
+    columns = [pl.col(column) for column in ("split", "reason", "kind") if column in found.columns]
+    if not columns:
+        raise UsageError(f"The rows of {name} have no split, reason or kind.", hint=f"raft show {folder} {name}")
+    if only in ("kept", "dropped") and "reason" in found.columns:
+        return found.filter(pl.col("reason").is_null() == (only == "kept"))
+    return found.filter(pl.any_horizontal([column == only for column in columns]))
+
+
+def export(folder: str | Path, *, format: str, out: str | Path | None = None) -> Path:
+    """Write the training rows of a run in the form that a trainer or service takes.
+
+    Args:
+        folder: the run directory.
+        format: "openai" (chat JSONL), "axolotl" (chat JSONL and its YAML) or "hf" (a `datasets.DatasetDict` on disk).
+        out: where to; None: `export-<format>` in the run directory.
+
+    Returns:
+        The folder that was written.
+
+    Raises:
+        UsageError: there is no run, or the format is unknown.
+    """
+    run = Built(folder)
+    run._run.require("examples")
+    target = Path(out) if out is not None else run.folder / f"export-{format}"
+    return exporting.export(run.examples, run.settings, format=format, out=target)
+
+
+def initialise(folder: str | Path) -> list[Path]:
+    """Copy the package's pipelines and prompts into `folder` for editing, and write a commented YAML beside them.
+
+    Files that are there already are left alone.
+
+    Returns:
+        The files that were written.
+    """
+    target = Path(folder)
+    files = {
+        f"{kind}/{name}": text for kind in ("pipelines", "prompts") for name, text in prompts.packaged(kind).items()
+    }
+    head = f"# raft build CORPUS --pipeline {target / 'raft.yaml'}\n# Paths are relative to this file.\n\n"
+    files["raft.yaml"] = head + settings.commented_yaml({"prompts": "prompts"})
+    written = []
+    try:
+        for name, text in files.items():
+            path = target / name
+            if not path.exists():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                artifacts.atomically(path, text)
+                written.append(path)
+    except OSError as error:
+        raise UsageError(
+            f"The folder cannot be written to: {error.strerror}.", where=error.filename, hint="raft init another-folder"
+        ) from None
+    return written

@@ -1,0 +1,1 @@
+"""Hosted models: asked over HTTP, many calls in flight, within limits and a budget."""

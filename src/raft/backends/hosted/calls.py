@@ -1,0 +1,414 @@
+"""Calls in the air: a thread with an event loop that sends them at the endpoint's pace and out of the run's purse.
+
+Here is the one layer of retries. A call is written down before it is sent, and its reply is in the ledger before
+anything else sees it; whatever stops the run, what is in the air is waited for, since it is being paid for.
+"""
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
+from queue import Empty, SimpleQueue
+from types import TracebackType
+from typing import Literal, Self
+
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
+
+from raft.backends.asking import Reply, entry_of
+from raft.backends.hosted.errors import Broken, Busy, Denied, Refused, Transport
+from raft.backends.hosted.rate_limit import Pace
+from raft.errors import RaftError, UsageError
+from raft.protocols import Failure, Request
+from raft.store.budget import Clerk, Payment, Purse, most_tokens
+from raft.store.ledger import Entry
+
+_LOST_ALONE, _BUSY_ALONE = 3, 20  # billed or busy tries of one call, while others are answered, until it is given up
+_WAITS = wait_random_exponential(multiplier=0.5, max=30)
+
+
+@dataclass
+class Trouble:
+    """What went wrong with one call so far; `since` is when, in seconds of the loop's clock."""
+
+    since: float | None = None
+    busy: int = 0
+    broken: int = 0
+    lost: int = 0
+
+    def note(self, fault: Busy | Broken, now: float) -> None:
+        """Count one more fault, which came at `now`."""
+        self.since = now if self.since is None else self.since
+        if isinstance(fault, Busy):
+            self.busy += 1
+        else:
+            self.broken += 1
+            self.lost += fault.billed
+
+    def alone(self, answered_at: float) -> bool:
+        """Tell whether other calls, the last of them at `answered_at`, were answered while this one was not."""
+        return self.since is not None and answered_at > self.since
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long one goes on.
+
+    Attributes:
+        tries: how often a call that breaks is sent, at most; one that meets a busy endpoint is sent more often.
+        seconds: without any reply after which an endpoint counts as away.
+    """
+
+    tries: int = 8
+    seconds: float = 600.0
+
+    def ends(self, fault: BaseException | None, trouble: Trouble, *, now: float, answered_at: float) -> bool:
+        """Tell whether a call is not to be sent again.
+
+        Args:
+            fault: the last one.
+            trouble: all of them.
+            now: seconds of the loop's clock.
+            answered_at: when any call was answered last.
+        """
+        alone = trouble.alone(answered_at)
+        away = now - max(trouble.since or 0.0, answered_at) >= self.seconds
+        if isinstance(fault, Busy):
+            return away or self.too_long(fault) or (alone and trouble.busy >= _BUSY_ALONE)
+        return away or trouble.broken >= self.tries or (alone and trouble.lost >= _LOST_ALONE)
+
+    def too_long(self, fault: BaseException | None) -> bool:
+        """Tell whether the endpoint asks to wait longer than one is ready to."""
+        return isinstance(fault, Busy) and (fault.retry_after or 0.0) > self.seconds
+
+
+async def send_again(
+    send: Callable[[], Awaitable[Entry]], first: Busy | Broken, ends: Callable[[BaseException | None], bool]
+) -> Entry:
+    """Send a call until it is answered or given up.
+
+    Args:
+        send: sends it once.
+        first: how its first try failed; tenacity takes so much time that it is not troubled with first tries.
+        ends: told the last fault, whether to give up.
+
+    Raises:
+        Busy, Broken: the last fault of a call that was given up.
+        Refused, Denied: it is not answered.
+    """
+    known: Busy | Broken | None = first
+
+    async def attempt() -> Entry:
+        nonlocal known
+        fault, known = known, None
+        if fault is not None:
+            raise fault
+        return await send()
+
+    retrying = AsyncRetrying(
+        retry=retry_if_exception_type((Busy, Broken)),
+        wait=_wait,
+        stop=lambda state: ends(_fault(state)),
+        reraise=True,
+    )
+    return await retrying(attempt)
+
+
+def _fault(state: RetryCallState) -> BaseException | None:
+    return state.outcome.exception() if state.outcome else None
+
+
+def _wait(state: RetryCallState) -> float:
+    """Return the seconds until the next try: where the endpoint is busy, the pace makes everybody wait already."""
+    return 0.0 if isinstance(_fault(state), Busy) else _WAITS(state)
+
+
+_AHEAD = 8  # calls that wait to be sent, besides one for each in flight
+_BYTES_A_TOKEN = 4  # about; only the pace goes by it, never the purse
+
+Outcome = Entry | Failure
+
+
+@dataclass(frozen=True)
+class Call:
+    """One attempt at a request; `key` is where the ledger keeps its reply."""
+
+    key: str
+    request: Request
+    attempt: int
+
+
+class Flight:
+    """Sends calls, as many at a time as the endpoint bears; a context manager.
+
+    Args:
+        transport: makes what sends one call, inside the event loop.
+        pace: how many and how fast.
+        purse: what they are paid from.
+        model: the model's name, for entries and errors.
+        where: the endpoint's address, for errors.
+        patience: how long to go on where there is no reply.
+        loop: makes the event loop.
+        roomy: returns what is sent for a request, at the moment that it is: what was learned by then counts.
+    """
+
+    def __init__(
+        self,
+        transport: Callable[[], Transport],
+        *,
+        pace: Pace,
+        purse: Purse,
+        model: str,
+        where: str,
+        patience: Patience = Patience(),
+        loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop,
+        roomy: Callable[[Request], Request] = lambda request: request,
+    ) -> None:
+        self.pace = pace
+        self._make, self._purse, self._model, self._where = transport, purse, model, where
+        self._patience, self._make_loop, self._roomy = patience, loop, roomy
+        self._results: SimpleQueue[tuple[Call, Outcome] | None] = SimpleQueue()  # None: no more will come
+        self._outstanding, self._ended = 0, False
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._aloft: set[asyncio.Task[None]] = set()
+        self._halted, self._error = False, None  # type: bool, BaseException | None
+        self._answered_at, self._tokens_ratio = float("-inf"), 1.0
+        self._limits: Mapping[str, float] = {}
+
+    def __enter__(self) -> Self:
+        self._loop = self._make_loop()
+        self._clerk = Clerk(self._purse, self._loop)
+        self._landing, self._settled = asyncio.Event(), asyncio.Event()
+        self._thread = threading.Thread(target=self._run, name="raft-flight", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def room(self) -> int:
+        """How many more calls may be submitted now: a little more than can be sent, so that none is waited for."""
+        return max(0, int(2 * self.pace.limit) + _AHEAD - self._outstanding)
+
+    def submit(self, call: Call) -> None:
+        """Have a call sent as soon as pace and purse allow; what becomes of it is told by `collect`."""
+        self._outstanding += 1
+        self._call(self._begin, call)
+
+    def collect(self) -> list[tuple[Call, Outcome]]:
+        """Wait until a call is settled, and return all that are; nothing when no call is left.
+
+        Raises:
+            UsageError: the provider answers no request at all (key, model, balance).
+            CapReached: the next call could pass the cap.
+            RaftError: the endpoint stays away, or the ledger cannot be used. Whatever is raised, all calls that were
+                in the air have been returned before.
+        """
+        settled = [] if self._ended or not self._outstanding else self._take()
+        if not settled and self._ended and self._error is not None:
+            raise self._error
+        return settled
+
+    def drain(self) -> list[tuple[Call, Outcome]]:
+        """Send nothing any more, wait for what is in the air, and return it."""
+        settled: list[tuple[Call, Outcome]] = []
+        self._call(self._halt, None)
+        while not self._ended:
+            settled += self._take()
+        return settled
+
+    def close(self) -> None:
+        """End the thread; a call that is in the air now is cut, and counts at its worst case."""
+        self._call(self._landing.set)
+        self._thread.join()
+        self._ended = True
+
+    def _call(self, function: Callable[..., None], *args: object) -> None:
+        with contextlib.suppress(RuntimeError):  # the thread has ended, and says so to `collect`
+            self._loop.call_soon_threadsafe(function, *args)
+
+    def _take(self) -> list[tuple[Call, Outcome]]:
+        settled = []
+        one = self._results.get()
+        while one is not None:
+            settled.append(one)
+            try:
+                one = self._results.get_nowait()
+            except Empty:
+                break
+        else:
+            self._ended = True
+        self._outstanding -= len(settled)
+        return settled
+
+    # What follows runs in the thread.
+
+    def _run(self) -> None:
+        try:
+            self._loop.run_until_complete(self._fly())
+        except BaseException as error:  # such as a package that the transport misses: the caller is to see it
+            self._error = self._error or error
+        finally:
+            self._results.put(None)
+            self._loop.close()
+
+    async def _fly(self) -> None:
+        transport: Transport | None = None
+        try:
+            self._transport = transport = self._make()
+            await self._landing.wait()
+        finally:
+            self._halted = True
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await self._clerk.flush()  # replies that came while the flight was being closed
+            if transport is not None:
+                await transport.close()
+
+    def _begin(self, call: Call) -> None:
+        if not self._halted:
+            task = self._loop.create_task(self._settle(call))
+            self._tasks.add(task)
+            task.add_done_callback(self._done)
+
+    def _done(self, task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
+        if self._halted and not self._tasks:
+            self._landing.set()
+
+    def _halt(self, error: BaseException | None) -> None:
+        """Send nothing more; calls that are in the air may end."""
+        if not self._halted:
+            self._halted, self._error = True, error
+            for task in self._tasks - self._aloft - {asyncio.current_task(self._loop)}:
+                task.cancel()
+            if not self._tasks:
+                self._landing.set()
+
+    async def _settle(self, call: Call) -> None:
+        trouble = Trouble()
+        result: Outcome
+        try:
+            try:
+                result = await self._send(call, trouble)
+            except (Busy, Broken) as error:
+                result = await send_again(
+                    lambda: self._send(call, trouble), error, lambda fault: self._gives_up(fault, trouble)
+                )
+        except Refused as error:
+            result = Failure(error.kind, error.words)
+        except (Busy, Broken) as error:
+            if self._halted or not trouble.alone(self._answered_at):
+                self._halt(self._away(error))
+                return
+            result = Failure("error", error.words)
+        except Denied as error:
+            self._halt(
+                UsageError(
+                    f"The provider refuses {self._model}: {error.words}",
+                    where=self._where,
+                    hint="check the model's name and the key in the environment, for example OPENAI_API_KEY",
+                )
+            )
+            return
+        except Exception as error:
+            self._halt(error)
+            return
+        self._results.put((call, result))
+
+    async def _send(self, call: Call, trouble: Trouble) -> Entry:
+        """Send a call once and keep its reply."""
+        request, price = call.request, self._purse.price
+        most = most_tokens(request)
+        guess = most / _BYTES_A_TOKEN + request.max_tokens
+        await self.pace.enter(max(1, round(guess * self._tokens_ratio)))
+        call = replace(call, request=self._roomy(request))  # what was learned while it waited counts
+        worst = price.cost(most, call.request.max_tokens) if price else None
+        outcome: Literal["ok", "busy", "broken"] = "broken"
+        begun, wait = self._loop.time(), None
+        task = asyncio.current_task()
+        assert task is not None
+        try:
+            try:
+                await self._granted(worst)
+                begun = self._loop.time()
+                self._aloft.add(task)
+                number = await self._clerk.open(call.key, worst)
+                reply = await self._sent(number, call)
+                outcome = "ok"
+                self._answered_at = self._loop.time()
+            except Refused:
+                outcome, self._answered_at = "ok", self._loop.time()
+                raise
+            except (Busy, Broken) as error:
+                if isinstance(error, Busy):
+                    outcome, wait = "busy", error.retry_after
+                trouble.note(error, self._loop.time())
+                raise
+            finally:  # the next call may go while this one is written down
+                self.pace.leave(outcome, seconds=self._loop.time() - begun, retry_after=wait)
+            payment, entry = self._payment(number, call, reply, worst)
+            if used := entry.input_tokens + entry.output_tokens:
+                self._tokens_ratio += (min(4.0, used / guess) - self._tokens_ratio) / 32
+            await self._clerk.pay(payment)
+            return entry
+        finally:
+            self._aloft.discard(task)
+            self._settled.set()
+
+    async def _granted(self, worst: float | None) -> None:
+        while not self._purse.reserve(worst):
+            if not self._aloft:
+                raise self._purse.cap_reached(worst)
+            self._settled.clear()
+            await self._settled.wait()  # what comes back may have cost less than the most it could
+
+    async def _sent(self, number: int, call: Call) -> Reply:
+        if self._halted:
+            self._purse.release(number)
+            raise asyncio.CancelledError
+        try:
+            reply = await self._transport.send(call.request)
+        except (Busy, Refused, Denied):
+            self._purse.release(number)
+            raise
+        except Broken as error:
+            (self._purse.lose if error.billed else self._purse.release)(number)
+            raise
+        except BaseException:  # cut off, or an error that no transport may raise
+            self._purse.lose(number)
+            raise
+        self._listen()
+        return reply
+
+    def _payment(self, number: int, call: Call, reply: Reply, worst: float | None) -> tuple[Payment, Entry]:
+        read, written = reply.input_tokens, reply.output_tokens
+        if read < 0 or written < 0 or (reply.text and not written):
+            read = written = -1
+        price = self._purse.price
+        cost = price.cost(read, written) if price and read >= 0 else None
+        kept = replace(reply, input_tokens=read, output_tokens=written, cost=worst if cost is None else cost)
+        entry = entry_of(kept, call.key, call.request, attempt=call.attempt, model=self._model)
+        return Payment(number, entry, cost, read, written), entry
+
+    def _listen(self) -> None:
+        if self._transport.limits is not self._limits:
+            self._limits = self._transport.limits
+            self.pace.advise(**self._limits)
+
+    def _gives_up(self, fault: BaseException | None, trouble: Trouble) -> bool:
+        now, answered_at = self._loop.time(), self._answered_at
+        return self._halted or self._patience.ends(fault, trouble, now=now, answered_at=answered_at)
+
+    def _away(self, fault: Busy | Broken) -> RaftError:
+        wait = fault.retry_after if isinstance(fault, Busy) and self._patience.too_long(fault) else None
+        asks = f" (it asks to wait {wait:,.0f} seconds)" if wait else ""
+        return RaftError(
+            f"The endpoint of {self._model} does not answer: {fault.words}{asks}",
+            where=self._where,
+            hint="run the same command again later: replies that came are kept and not paid for twice",
+        )

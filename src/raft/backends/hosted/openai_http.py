@@ -1,0 +1,325 @@
+"""An OpenAI-compatible endpoint, asked over aiohttp with nothing in between; a server full of vLLM needs no more.
+
+What a status, a code and some words mean (slow down, ask again, this request never, no request at all) is said here
+once, for this transport and for others.
+"""
+
+import json
+import math
+import re
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any
+
+from raft.backends.asking import Reply
+from raft.backends.hosted.errors import Broken, Busy, Denied, Refused
+from raft.backends.hosted.manners import Manners
+from raft.backends.hosted.providers import provider_of
+from raft.protocols import Request
+
+if TYPE_CHECKING:
+    import aiohttp
+
+_CONNECT_SECONDS = 30.0
+_IDLE_SECONDS = (
+    4.0  # shorter than the five after which many servers drop a connection, in which a request would be lost
+)
+_DENIED_CODES = frozenset(
+    (
+        *("insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "account_deactivated"),
+        *("invalid_api_key", "invalid_authentication", "model_not_found", "permission_denied"),
+    )
+)
+_DENIED_WORDS = re.compile(
+    r"api.?key (?:\w+ )*(?:not valid|invalid|incorrect)|(?:invalid|incorrect) api.?key|credit balance is too low", re.I
+)
+_TOO_LONG = re.compile(
+    r"context.?(?:length|window)|max_model_len|too many (?:input )?tokens|(?:prompt|input|request) (?:is )?too long|"
+    r"reduce the length|exceeds? the (?:maximum )?(?:number of tokens|token limit)",
+    re.I,
+)
+_CONTENT = re.compile(r"content.?(?:policy|filter|management)|safety system|moderation|flagged", re.I)
+_OVERLOAD = re.compile(r"overload|capacity|too many|rate.?limit|slow down|throttl|\bbusy\b", re.I)
+_PAGE = re.compile(r"\s*<(?:!doctype|html|head|body|\?xml)", re.I)
+
+
+class DirectTransport:
+    """Sends requests to `/chat/completions` of an OpenAI-compatible endpoint.
+
+    Args:
+        name: `provider/model`; what follows the first slash is the model's name at the endpoint.
+        api_base: the endpoint's address, as in `http://127.0.0.1:8000/v1`.
+        key: sent as bearer token; None where the endpoint wants none.
+        timeout: seconds for one reply, from the first byte sent to the last one read.
+        connections: the most that are open at once; more requests than that wait for each other.
+        manners: how the model wants to be asked, as far as is known; None: nothing is.
+
+    Attributes:
+        limits: what the endpoint's headers last said, see `Transport`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        api_base: str,
+        key: str | None,
+        timeout: float,
+        connections: int,
+        manners: Manners | None = None,
+    ) -> None:
+        model = name.partition("/")[2] or name
+        self._model = model if "/" in model else provider_of(name).folder + model
+        self._manners = manners or Manners(name)
+        base = api_base.strip().rstrip("/")
+        self._url = base if base.endswith("/chat/completions") else f"{base}/chat/completions"
+        self._key, self._timeout, self._connections = (key or "").strip(), timeout, connections
+        self._session: aiohttp.ClientSession | None = None
+        self._proxy: str | None = None
+        self._told: tuple[str | None, str | None] = (None, None)
+        self.limits: Mapping[str, float] = {}
+
+    async def send(self, request: Request) -> Reply:
+        """Return the reply to one request; see `Transport.send` for what is raised.
+
+        What the endpoint turns down by name (a schema, a temperature, a system turn, the name of the token limit) is
+        left out or said otherwise in another try at once, and from then on.
+        """
+        refused: frozenset[str] = frozenset()
+        while True:
+            refused |= self._manners.refused
+            begun = time.monotonic()
+            status, headers, data = await self._post(self._body(request, refused))
+            if status == 200:
+                reply = read_reply(data, time.monotonic() - begun)
+                self._manners.learn(reply, refused)
+                return reply
+            words, code = read_error(data, status)
+            found = fault(status, self._masked(words), code=code, retry_after=retry_after(headers))
+            more = is_plain(found) and self._manners.objection(status, words, request, refused)
+            if not more:
+                raise found
+            refused |= more
+
+    async def close(self) -> None:
+        """Close all connections."""
+        if self._session is not None:
+            session, self._session = self._session, None
+            await session.close()
+
+    def _body(self, request: Request, refused: frozenset[str]) -> bytes:
+        turns, options = self._manners.messages(request, refused), self._manners.options(request, refused)
+        body = {"model": self._model, "messages": turns, **options}
+        return json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
+
+    async def _post(self, body: bytes) -> tuple[int, Mapping[str, str], bytes]:
+        import aiohttp
+
+        session = self._session or self._open()
+        try:
+            # a redirect could lead documents and key to another machine, and drops what was posted besides
+            async with session.post(self._url, data=body, proxy=self._proxy, allow_redirects=False) as response:
+                self._listen(response.headers)
+                return response.status, response.headers, await response.read()
+        except (aiohttp.ConnectionTimeoutError, aiohttp.ClientConnectorError) as error:
+            raise Broken(self._masked(f"no connection to {self._url}: {error}"), billed=False) from None
+        except TimeoutError:
+            raise Broken(f"no reply from {self._url} within {self._timeout:g} seconds", billed=True) from None
+        except (aiohttp.InvalidURL, ValueError) as error:
+            raise Denied(self._masked(f"{self._url} cannot be asked: {error}")) from None
+        except (aiohttp.ClientError, OSError) as error:
+            words = str(error) or type(error).__name__
+            raise Broken(self._masked(f"the connection to {self._url} broke: {words}"), billed=True) from None
+
+    def _open(self) -> "aiohttp.ClientSession":
+        import aiohttp
+
+        self._proxy = _proxy_for(self._url)  # looked up once; aiohttp would look it up for each request
+        headers = {"Content-Type": "application/json"}
+        if self._key:
+            headers["Authorization"] = f"Bearer {self._key}"
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=self._connections, keepalive_timeout=_IDLE_SECONDS),
+            timeout=aiohttp.ClientTimeout(total=self._timeout, sock_connect=min(_CONNECT_SECONDS, self._timeout)),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers=headers,
+        )
+        return self._session
+
+    def _listen(self, headers: Mapping[str, str]) -> None:
+        told = (headers.get("x-ratelimit-limit-requests"), headers.get("x-ratelimit-limit-tokens"))
+        if told != self._told:
+            self._told = told
+            self.limits = {**self.limits, **read_limits(headers)}
+
+    def _masked(self, words: str) -> str:
+        return words.replace(self._key, "***") if self._key else words
+
+
+def fault(
+    status: int, words: str, *, code: str = "", retry_after: float | None = None
+) -> Busy | Broken | Refused | Denied:
+    """Return what an endpoint's refusal means.
+
+    Args:
+        status: the HTTP status.
+        words: what the endpoint said.
+        code: the error's code or type, where there is one.
+        retry_after: seconds that it asks to wait.
+    """
+    words = words or f"HTTP status {status}"
+    said = f"{code} {words}"
+    found: Busy | Broken | Refused | Denied = Refused(words, kind="refused")
+    if status < 500 and _CONTENT.search(said):
+        pass
+    elif code in _DENIED_CODES or (status < 500 and status != 429 and _DENIED_WORDS.search(words)):
+        found = Denied(words)
+    elif status in (429, 529) or (status == 503 and (retry_after is not None or _OVERLOAD.search(said))):
+        found = Busy(words, retry_after=retry_after)
+    elif status in (408, 409, 425) or status >= 500:
+        # where a gateway gave up waiting, the reply may have been written behind it
+        found = Broken(words, billed=status in (408, 504, 524))
+    elif status == 413 or _TOO_LONG.search(said):
+        found = Refused(words, kind="too long")
+    elif status in (401, 402, 403, 404, 405) or status < 400:
+        found = Denied(words)
+    return found
+
+
+def read_reply(data: bytes, seconds: float) -> Reply:
+    """Return what the body of a good response holds.
+
+    Raises:
+        Broken: it is no chat completion.
+        Busy, Refused, Denied: it is an error after all; some gateways send those with a good status.
+    """
+    try:
+        tree = json.loads(data)
+    except (ValueError, RecursionError):
+        raise no_page(data.decode("utf-8", "replace")) or Broken("the reply's body is no JSON", billed=True) from None
+    choices = tree.get("choices") if isinstance(tree, dict) else None
+    if isinstance(tree, dict) and choices is None and tree.get("error"):
+        words, code = read_error(data, 0)
+        number = tree["error"].get("code") if isinstance(tree["error"], dict) else None
+        raise fault(number, words, code=code) if isinstance(number, int) else Broken(words, billed=True)
+    if not isinstance(choices, list):
+        raise Broken("the reply's body is no chat completion", billed=True)
+    tokens = read_usage(tree.get("usage"))
+    if not choices:
+        return Reply("", "empty", *tokens, None, seconds)
+    choice = choices[0] if isinstance(choices[0], dict) else {}
+    message = choice.get("message")
+    text, finish = read_message(
+        message if isinstance(message, dict) else {}, str(choice.get("finish_reason") or "stop")
+    )
+    return Reply(text, finish, *tokens, None, seconds)
+
+
+def read_message(message: Mapping[str, Any], finish: str) -> tuple[str, str]:
+    """Return what a message says and why it ends: its text, or else its refusal, or else its thoughts."""
+    text = read_content(message.get("content"))
+    if text:
+        return text, finish
+    if refusal := read_content(message.get("refusal")):
+        return refusal, "refusal"
+    thoughts = read_content(message.get("reasoning_content")) or read_content(message.get("reasoning"))
+    return (f"<think>{thoughts}" if thoughts else ""), finish
+
+
+def no_page(text: str) -> Denied | None:
+    """Return the error to raise where a web page came instead of a reply; None for any other text."""
+    if not _PAGE.match(text):
+        return None
+    seen = " ".join(re.sub(r"<[^>]*>", " ", text).split())[:80]
+    return Denied(
+        f"a web page (HTML) came instead of a reply: {seen!r}; the address of a chat endpoint usually ends in /v1"
+    )
+
+
+def is_plain(found: Busy | Broken | Refused | Denied) -> bool:
+    """Tell whether a refusal may be about how a request was put, rather than about what it says or how long it is."""
+    return isinstance(found, Broken) or (
+        isinstance(found, Refused) and found.kind == "refused" and not _CONTENT.search(found.words)
+    )
+
+
+def read_content(content: Any) -> str:
+    """Return the text of a message, whose content may be a text, a list of parts, or missing."""
+    if isinstance(content, list):
+        parts = (part.get("text") for part in content if isinstance(part, dict))
+        return "".join(part for part in parts if isinstance(part, str))
+    return content if isinstance(content, str) else ""
+
+
+def read_usage(usage: Any) -> tuple[int, int]:
+    """Return the tokens read and written according to a reply, (-1, -1) where that cannot be believed."""
+    if isinstance(usage, Mapping):
+        read, written = usage.get("prompt_tokens"), usage.get("completion_tokens")
+        if type(read) is int and type(written) is int and read > 0 and written >= 0:
+            return read, written
+    return -1, -1
+
+
+def read_error(data: bytes, status: int) -> tuple[str, str]:
+    """Return the words of an error's body, with the field that it names, and its code, in any shape that is about."""
+    try:
+        tree = json.loads(data)
+    except (ValueError, RecursionError):
+        text = data[:2000].decode("utf-8", "replace").strip()
+        return ("" if text.startswith("<") else text) or f"HTTP status {status}", ""
+    tree = tree[0] if isinstance(tree, list) and tree else tree
+    inner = tree.get("error", tree) if isinstance(tree, dict) else tree
+    if not isinstance(inner, dict):
+        return str(inner) or f"HTTP status {status}", ""
+    words = inner.get("message") or inner.get("detail") or inner.get("msg") or f"HTTP status {status}"
+    if isinstance(named := inner.get("param"), str) and named not in str(words):
+        words = f"{words} ({named})"
+    codes = [inner.get(name) for name in ("code", "type", "status")]
+    told = [one for one in codes if isinstance(one, str)]
+    return str(words), next((one for one in told if one in _DENIED_CODES), told[0] if told else "")
+
+
+def read_limits(headers: Mapping[str, str]) -> dict[str, float]:
+    """Return the limits a minute that `x-ratelimit-limit-*` headers tell."""
+    limits = {}
+    for kind in ("requests", "tokens"):
+        try:
+            limit = float(headers.get(f"x-ratelimit-limit-{kind}") or "")
+        except ValueError:
+            continue
+        if 0 < limit < math.inf:
+            limits[f"{kind}_per_minute"] = limit
+    return limits
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Return how many seconds an endpoint's headers ask to wait, None where they do not say."""
+    for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
+        given = headers.get(name)
+        if given is None:
+            continue
+        try:
+            seconds = float(given) * unit
+        except ValueError:
+            try:
+                then = parsedate_to_datetime(given)
+            except ValueError:
+                continue
+            then = then if then.tzinfo else then.replace(tzinfo=UTC)
+            seconds = (then - datetime.now(UTC)).total_seconds()
+        if math.isfinite(seconds):
+            return max(0.0, seconds)
+    return None
+
+
+def _proxy_for(url: str) -> str | None:
+    from urllib.parse import urlsplit
+    from urllib.request import getproxies, proxy_bypass
+
+    parts = urlsplit(url)
+    if not parts.hostname or proxy_bypass(parts.netloc):
+        return None
+    proxies = getproxies()
+    return proxies.get(parts.scheme) or proxies.get("all")

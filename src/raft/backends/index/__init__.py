@@ -1,0 +1,1 @@
+"""Where chunks are looked up: by vectors, by words, by both."""

@@ -1,0 +1,175 @@
+"""The index of words: BM25 over headings and texts, for codes, names and numbers that vectors blur."""
+
+import hashlib
+import json
+import re
+import shutil
+import sys
+import tempfile
+import unicodedata
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from raft.backends.vendors import quiet
+from raft.errors import DamagedArtifact
+from raft.store.tables import HITS
+from raft.text import embedded_text
+
+_FORMAT = 1
+"""Version of the tokenisation and of the files; a change makes every lexical index anew."""
+
+_ABOUT, _CHUNKS = "about.json", "chunks.arrow"
+_REBUILD = "delete the folder and run the same raft command again: it is built anew"
+
+_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
+_WORD = re.compile(r"\w+(?:[-./:]\w+)*")
+_PART = re.compile(r"[^\W_]+")
+_STOP_WORDS = frozenset(
+    {"a", "an", "and", "are", "as", "at", "be", "by", "did", "do", "does", "for", "from", "had", "has", "have", "how"}
+    | {"in", "is", "it", "its", "of", "on", "or", "s", "t", "that", "the", "their", "this", "to", "was", "were", "what"}
+    | {"when", "where", "which", "who", "whom", "whose", "why", "will", "with"}
+)
+
+
+def words(text: str) -> list[str]:
+    """Return the tokens of a text: lower-case words without stop words; a code both whole and in parts.
+
+    Example:
+        >>> words("The valve HX-204-B costs 1,250 euros")
+        ['valve', 'hx-204-b', 'hx', '204', 'b', 'costs', '1250', 'euros']
+    """
+    plain = _THOUSANDS.sub("", unicodedata.normalize("NFKC", text).lower())
+    found: list[str] = []
+    for word in _WORD.findall(plain):
+        parts = _PART.findall(word)
+        found += [word, *parts] if len(parts) > 1 else parts
+    return [word for word in found if word not in _STOP_WORDS]
+
+
+class LexicalIndex:
+    """Chunks by BM25; a `Retriever`. Open one with `build` or `load`.
+
+    Attributes:
+        identity: the indexed chunks and how words are made of them.
+    """
+
+    def __init__(self, ranking: Any, chunks: pl.DataFrame, digest: str) -> None:
+        self._ranking, self._chunks, self._digest = ranking, chunks, digest
+        self.identity = f"bm25:{digest}"
+
+    @classmethod
+    def build(cls, chunks: Iterable[pl.DataFrame], folder: Path) -> "LexicalIndex":
+        """Index chunks into `folder`, which is replaced as a whole once the index is complete.
+
+        Args:
+            chunks: frames with `chunk_id`, `doc_id`, `heading` and `text`; their order does not matter.
+            folder: where the index goes.
+        """
+        columns = ["chunk_id", "doc_id", "heading", "text"]
+        parts = [pl.DataFrame(schema=dict.fromkeys(columns, pl.String)), *(part.select(columns) for part in chunks)]
+        # in the order of ids: the row number then breaks ties
+        table = pl.concat(parts).unique("chunk_id", keep="first").sort("chunk_id")
+        texts = [embedded_text(heading, text) for heading, text in table.select("heading", "text").iter_rows()]
+        about = {"format": _FORMAT, "chunks": len(texts), "digest": _digest(table["chunk_id"], texts)}
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as work:
+            draft = Path(work) / folder.name
+            draft.mkdir()
+            table.select("chunk_id", "doc_id", "text").write_ipc(draft / _CHUNKS)
+            if texts:
+                _rank(texts).save(draft, show_progress=False)
+            (draft / _ABOUT).write_text(json.dumps(about), encoding="utf-8")
+            if folder.exists():
+                shutil.rmtree(folder)
+            draft.rename(folder)
+        return cls.load(folder)
+
+    @classmethod
+    def load(cls, folder: Path) -> "LexicalIndex":
+        """Open an index; texts and scores stay on disk and are mapped into memory.
+
+        Raises:
+            DamagedArtifact: files are missing, cut off or from another version.
+        """
+        bm25s = _import_bm25s()
+        try:
+            about = json.loads((folder / _ABOUT).read_text(encoding="utf-8"))
+            chunks = pl.read_ipc(folder / _CHUNKS)
+            ranking = bm25s.BM25.load(folder, mmap=True, show_progress=False) if about["chunks"] else None
+            whole = about["format"] == _FORMAT and len(chunks) == about["chunks"]
+            digest = about["digest"]
+        except (OSError, ValueError, KeyError, TypeError, EOFError, pl.exceptions.PolarsError) as error:
+            raise DamagedArtifact(f"The lexical index cannot be read: {error}", where=folder, hint=_REBUILD) from None
+        if not whole:
+            raise DamagedArtifact("The lexical index is of another version.", where=folder, hint=_REBUILD)
+        return cls(ranking, chunks, digest)
+
+    def digest(self) -> str:
+        """Return a stable digest of the indexed chunks, their words and the version of the index."""
+        return self._digest
+
+    def search(self, queries: Sequence[str], k: int) -> pl.DataFrame:
+        """Return the best `k` chunks of each query as a frame of `tables.HITS`; the score is BM25's.
+
+        A chunk that shares no word with the query is not a hit, so fewer than `k` may come back. Equal scores are
+        ordered by chunk_id.
+        """
+        found = [self._best(query, k) for query in queries]
+        numbers = [number for number, rows in enumerate(found) for _ in rows]
+        ranks = [rank for rows in found for rank, _ in enumerate(rows, start=1)]
+        rows = [row for best in found for row, _ in best]
+        return (
+            self._chunks[rows]
+            .with_columns(
+                pl.Series("query", numbers, dtype=pl.Int64),
+                pl.Series("rank", ranks, dtype=pl.Int64),
+                pl.Series("score", [score for best in found for _, score in best], dtype=pl.Float64),
+            )
+            .select(list(HITS))
+        )
+
+    def _best(self, query: str, k: int) -> list[tuple[int, float]]:
+        """Row and score of the best `k` chunks."""
+        known = [word for word in words(query) if self._ranking is not None and word in self._ranking.vocab_dict]
+        if not known:
+            return []
+        scores = self._ranking.get_scores(known)[: len(self._chunks)]
+        rows = np.flatnonzero(scores > 0)
+        if len(rows) > k:
+            threshold = np.partition(scores[rows], -k)[-k]
+            rows = rows[scores[rows] >= threshold]
+        best = rows[np.argsort(-scores[rows], kind="stable")][:k]
+        return [(int(row), float(scores[row])) for row in best]
+
+
+def _rank(texts: Sequence[str]) -> Any:
+    numbers: dict[str, int] = {}
+    ids = [[numbers.setdefault(word, len(numbers)) for word in words(text)] for text in texts]
+    ranking = _import_bm25s().BM25(method="lucene", backend="numpy")
+    ranking.index((ids, numbers), show_progress=False)
+    return ranking
+
+
+def _import_bm25s() -> Any:
+    quiet()
+    # Where JAX is installed, bm25s tries it out when it is imported, and JAX takes three quarters of a card's memory.
+    hidden = "jax" not in sys.modules
+    if hidden:
+        sys.modules["jax"] = None  # type: ignore[assignment]
+    try:
+        import bm25s
+    finally:
+        if hidden:
+            del sys.modules["jax"]
+    return bm25s
+
+
+def _digest(chunk_ids: Iterable[str], texts: Iterable[str]) -> str:
+    whole = hashlib.sha256(f"bm25 {_FORMAT}".encode())
+    for chunk_id, text in zip(chunk_ids, texts, strict=True):
+        whole.update(f"\n{chunk_id} {hashlib.sha256(text.encode()).hexdigest()}".encode())
+    return whole.hexdigest()

@@ -1,0 +1,294 @@
+"""The index of vectors: Chroma in a folder or on a server, kept in step with the chunks by their ids.
+
+Chroma computes no embeddings here and sends no telemetry. A chunk's entry carries the digest of the text that was
+embedded, so that an unchanged chunk is never embedded again.
+"""
+
+import hashlib
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+from urllib.parse import urlsplit
+
+import numpy as np
+import polars as pl
+
+from raft.backends.vendors import quiet
+from raft.errors import DamagedArtifact, OtherEmbedder, RaftError, UsageError
+from raft.protocols import Embedder
+from raft.store.tables import HITS
+from raft.text import embedded_text
+
+_BATCH = 256
+_PAGE = 5000
+_SPARE = 10
+"""Neighbours asked for beyond k, so that ties at the end are broken by chunk_id and not by the graph."""
+
+_VECTORS = "SELECT id FROM segments JOIN max_seq_id ON id = segment_id WHERE scope = 'VECTOR'"
+"""Segments of vectors that Chroma has written to files; where they are gone, it finds only the newest chunks."""
+
+_REBUILD = "delete the folder and run the same raft command again: it is built anew"
+
+
+class Changes(NamedTuple):
+    """What `sync` did: how many chunks were embedded (new or changed), deleted, and left as they were."""
+
+    embedded: int
+    deleted: int
+    unchanged: int
+
+
+class ChromaIndex:
+    """Chunks by cosine similarity; a `Retriever`. One writer at a time.
+
+    Close it (or use it in a `with` block) before its folder is deleted.
+
+    Args:
+        embedder: embeds chunks and queries.
+        folder: where the index lies; it is made if it is missing. Not together with `url`.
+        url: address of a Chroma server, `http://host:port`.
+        name: the collection's name; on a server each run needs its own.
+
+    Attributes:
+        embedder: as given.
+        identity: what search results depend on: the embedder and the indexed chunks.
+
+    Raises:
+        UsageError: both or none of `folder` and `url`, or the server is out of reach.
+        OtherEmbedder: the index was made with another embedder.
+        DamagedArtifact: the folder's files are not what Chroma wrote; deleting it and building anew helps.
+    """
+
+    def __init__(
+        self, embedder: Embedder, *, folder: Path | None = None, url: str | None = None, name: str = "chunks"
+    ) -> None:
+        if (folder is None) == (url is None):
+            raise UsageError("An index lies in a folder or on a server.", hint="give a folder or index.url, not both")
+        self.embedder, self._folder, self._name = embedder, folder, name
+        self._where = str(folder or url)
+        self._client = _open_folder(folder) if folder else _open_server(str(url))
+        try:
+            self._collection = self._find()
+            self._check()
+            self.identity = f"chroma:{self.digest()}"
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the files; the folder can then be deleted, moved or opened again."""
+        self._client.close()
+
+    def sync(self, chunks: Iterable[pl.DataFrame]) -> Changes:
+        """Make the index hold exactly these chunks; only new and changed ones are embedded.
+
+        A sync that was cut off is completed by the next one.
+
+        Args:
+            chunks: frames with `chunk_id`, `doc_id`, `heading` and `text`; of the whole corpus only ids are kept.
+        """
+        before = self.contents()
+        size = min(_BATCH, self._client.get_max_batch_size())
+        wanted: set[str] = set()
+        pending: list[dict[str, str]] = []
+        embedded = 0
+        for row in _entries(chunks):
+            if row["chunk_id"] in wanted:
+                continue
+            wanted.add(row["chunk_id"])
+            if before.get(row["chunk_id"]) != row["digest"]:
+                pending.append(row)
+            if len(pending) == size:
+                embedded += self._write(pending)
+                pending = []
+        embedded += self._write(pending)
+        vanished = sorted(before.keys() - wanted)
+        for start in range(0, len(vanished), size):
+            self._guard(self._collection.delete, ids=vanished[start : start + size])
+        self.identity = f"chroma:{self.digest()}"
+        return Changes(embedded, len(vanished), len(wanted) - embedded)
+
+    def contents(self) -> dict[str, str]:
+        """Return the indexed chunk ids, each with the digest of the text that was embedded."""
+        found: dict[str, str] = {}
+        while self._collection is not None:
+            page = self._guard(self._collection.get, limit=_PAGE, offset=len(found), include=["metadatas"])
+            found.update(zip(page["ids"], (entry["digest"] for entry in page["metadatas"]), strict=True))
+            if len(page["ids"]) < _PAGE:
+                break
+        return found
+
+    def digest(self) -> str:
+        """Return a stable digest of the embedder and the sorted (chunk id, text digest) pairs."""
+        whole = hashlib.sha256(self.embedder.identity.encode())
+        for chunk_id, digest in sorted(self.contents().items()):
+            whole.update(f"\n{chunk_id} {digest}".encode())
+        return whole.hexdigest()
+
+    def search(self, queries: Sequence[str], k: int) -> pl.DataFrame:
+        """Return the best `k` chunks of each query as a frame of `tables.HITS`; the score is the cosine.
+
+        Equal scores are ordered by chunk_id. Fewer come back where the index holds fewer, or hundreds of chunks whose
+        vectors are the same.
+        """
+        size = self._guard(self._collection.count) if self._collection is not None else 0
+        if not queries or not size:
+            return pl.DataFrame(schema=HITS)
+        reply = self._nearest(self.embedder.embed(queries), min(k + _SPARE, size))
+        rows = [
+            {"query": query, "chunk_id": chunk_id, "doc_id": entry["doc_id"], "score": 1.0 - distance, "text": text}
+            for query, columns in enumerate(
+                zip(reply["ids"], reply["metadatas"], reply["distances"], reply["documents"], strict=True)
+            )
+            for chunk_id, entry, distance, text in zip(*columns, strict=True)
+        ]
+        # float32 noise below the sixth digit must not decide an order
+        return (
+            pl.DataFrame(rows, schema={name: kind for name, kind in HITS.items() if name != "rank"})
+            .with_columns(pl.col("score").round(6))
+            .sort("query", "score", "chunk_id", descending=[False, True, False])
+            .with_columns(rank=pl.int_range(1, pl.len() + 1, dtype=pl.Int64).over("query"))
+            .filter(pl.col("rank") <= k)
+            .select(list(HITS))
+        )
+
+    def _write(self, batch: list[dict[str, str]]) -> int:
+        if not batch:
+            return 0
+        vectors = self.embedder.embed([row["embedded"] for row in batch])
+        if self._collection is None:
+            self._collection = self._create(vectors.shape[1])
+        self._guard(
+            self._collection.upsert,
+            ids=[row["chunk_id"] for row in batch],
+            embeddings=vectors,
+            documents=[row["text"] for row in batch],
+            metadatas=[{"doc_id": row["doc_id"], "digest": row["digest"]} for row in batch],
+        )
+        return len(batch)
+
+    def _create(self, dimensions: int) -> Any:
+        return self._client.create_collection(
+            self._name,
+            embedding_function=None,
+            metadata={"embedder": self.embedder.identity, "dimensions": dimensions},
+            configuration={"hnsw": {"space": "cosine", "ef_construction": 200, "ef_search": 256}},
+        )
+
+    def _find(self) -> Any:
+        from chromadb.errors import NotFoundError
+
+        try:
+            return self._guard(self._client.get_collection, self._name, embedding_function=None)
+        except NotFoundError:
+            return None
+
+    def _check(self) -> None:
+        """Refuse another embedder's index, and files that no search can use."""
+        if self._collection is None:
+            if self._folder and any(path.is_dir() for path in self._folder.iterdir()):
+                raise DamagedArtifact("The index has vectors but no list of them.", where=self._where, hint=_REBUILD)
+            return
+        made_with = (self._collection.metadata or {}).get("embedder")
+        if made_with != self.embedder.identity:
+            raise OtherEmbedder(
+                f"The index was made with the embedder {made_with}, and {self.embedder.identity} is asked for.",
+                where=self._where,
+                hint="set index.embedder back, or delete the index and run raft build again",
+            )
+        size = self._guard(self._collection.count)
+        if size:
+            axis = np.eye(1, self._collection.metadata["dimensions"], dtype=np.float32)
+            self._nearest(axis, min(_SPARE, size))
+
+    def _nearest(self, vectors: np.ndarray, count: int) -> Any:
+        include = ["documents", "metadatas", "distances"]
+        return self._guard(self._collection.query, query_embeddings=vectors, n_results=count, include=include)
+
+    def _guard(self, call: Any, *args: Any, **options: Any) -> Any:
+        """Call Chroma; what it says of unreadable files becomes an error that a caller can act on."""
+        from chromadb.errors import InternalError
+
+        try:
+            return call(*args, **options)
+        except InternalError as error:
+            if self._folder is None:
+                raise RaftError(f"The Chroma server failed: {error}", where=self._where) from None
+            if "locked" in str(error):
+                raise _in_use(self._where) from None
+            raise DamagedArtifact(f"The index cannot be read: {error}", where=self._where, hint=_REBUILD) from None
+
+
+def _open_folder(folder: Path) -> Any:
+    quiet()
+    import chromadb
+    from chromadb.config import Settings
+
+    database = folder / "chroma.sqlite3"
+    if database.exists():
+        _check_database(database)
+    else:  # a client of this process that is still open would be handed out again, with files that are gone
+        from chromadb.api.shared_system_client import SharedSystemClient
+
+        SharedSystemClient._identifier_to_system.pop(str(folder.resolve()), None)
+    folder.mkdir(parents=True, exist_ok=True)
+    return chromadb.PersistentClient(str(folder.resolve()), settings=Settings(anonymized_telemetry=False))
+
+
+def _check_database(path: Path) -> None:
+    """Ask SQLite itself before Chroma does, which serves an index without its vectors as if nothing were wrong."""
+    try:
+        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as database:
+            (state,) = database.execute("PRAGMA quick_check(1)").fetchone()
+            tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master")}
+            written = database.execute(_VECTORS).fetchall() if {"segments", "max_seq_id"} <= tables else []
+    except sqlite3.OperationalError:
+        raise _in_use(path) from None
+    except sqlite3.DatabaseError as error:
+        raise DamagedArtifact(f"The index cannot be read: {error}", where=path, hint=_REBUILD) from None
+    if state != "ok":
+        raise DamagedArtifact(f"The index cannot be read: {state}", where=path, hint=_REBUILD)
+    for (segment,) in written:
+        if not (path.parent / segment / "data_level0.bin").is_file():
+            raise DamagedArtifact("The index has lost its vectors.", where=path.parent / segment, hint=_REBUILD)
+
+
+def _in_use(where: object) -> RaftError:
+    return RaftError("The index is in use by another process.", where=where, hint="wait for it to end, then try again")
+
+
+def _open_server(url: str) -> Any:
+    quiet()
+    import chromadb
+    from chromadb.config import Settings
+
+    address = urlsplit(url)
+    if address.scheme not in ("http", "https") or not address.hostname:
+        raise UsageError(
+            f"{url} is no address of a Chroma server.", where="index.url", hint="index.url: http://localhost:8000"
+        )
+    secure = address.scheme == "https"
+    try:
+        return chromadb.HttpClient(
+            host=address.hostname,
+            port=address.port or (443 if secure else 8000),
+            ssl=secure,
+            settings=Settings(anonymized_telemetry=False),
+        )
+    except ValueError as error:
+        raise UsageError(f"The Chroma server does not answer: {error}", where=url, hint="chroma run") from None
+
+
+def _entries(chunks: Iterable[pl.DataFrame]) -> Iterator[dict[str, str]]:
+    for part in chunks:
+        for row in part.select("chunk_id", "doc_id", "heading", "text").iter_rows(named=True):
+            text = embedded_text(row["heading"], row["text"])
+            yield {**row, "embedded": text, "digest": hashlib.sha256(text.encode()).hexdigest()}

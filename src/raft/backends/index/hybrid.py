@@ -1,0 +1,182 @@
+"""The retriever that building, answering and benchmarks share: vectors, or vectors and words together."""
+
+import hashlib
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Self
+
+import polars as pl
+
+from raft.backends.index.bm25 import LexicalIndex
+from raft.backends.index.chroma import ChromaIndex
+from raft.errors import DamagedArtifact, OtherEmbedder, RaftError
+from raft.protocols import Embedder
+from raft.store import artifacts
+from raft.store.tables import HITS
+
+
+def fuse(hits: Sequence[pl.DataFrame], k: int, constant: int = 60) -> pl.DataFrame:
+    """Fuse rankings by reciprocal rank: a chunk scores the sum of 1 / (constant + rank) over the lists that hold it.
+
+    Only ranks count, so that lists whose scores have different scales can be fused. The order of the lists does not
+    matter; chunks of equal score are ordered by chunk_id.
+
+    Args:
+        hits: frames of `tables.HITS`, one a retriever, for the same queries.
+        k: chunks to keep for a query.
+        constant: the larger, the less the first ranks weigh against the later ones; 60 is the paper's.
+
+    Returns:
+        A frame of `tables.HITS`, ordered by query and rank.
+
+    References:
+        Cormack, Clarke and Büttcher: Reciprocal rank fusion outperforms Condorcet and individual rank learning
+        methods. SIGIR 2009.
+    """
+    return (
+        pl.concat([pl.DataFrame(schema=HITS), *hits])
+        .group_by("query", "chunk_id")
+        .agg(
+            pl.col("doc_id").first(),
+            # sorted, because the last digit of a sum depends on the order of its terms
+            score=(1 / (constant + pl.col("rank").sort())).sum(),
+            text=pl.col("text").first(),
+        )
+        .sort("query", "score", "chunk_id", descending=[False, True, False])
+        .with_columns(rank=pl.int_range(1, pl.len() + 1, dtype=pl.Int64).over("query"))
+        .filter(pl.col("rank") <= k)
+        .select(list(HITS))
+    )
+
+
+DEPTH = 50
+"""Chunks that each list contributes to the fusion; fixed, so that a larger k only lengthens a result."""
+
+
+class HybridRetriever:
+    """Vectors and words fused by reciprocal rank; a `Retriever`.
+
+    Args:
+        dense: finds chunks that mean the same.
+        lexical: finds chunks that say the same.
+
+    Attributes:
+        embedder: that of the vectors.
+        identity: what search results depend on.
+    """
+
+    def __init__(self, dense: ChromaIndex, lexical: LexicalIndex) -> None:
+        self._dense, self._lexical = dense, lexical
+        self.embedder = dense.embedder
+        self.identity = f"fused:{DEPTH}({dense.identity},{lexical.identity})"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the files."""
+        self._dense.close()
+
+    def search(self, queries: Sequence[str], k: int) -> pl.DataFrame:
+        """Return the best `k` chunks of each query as a frame of `tables.HITS`; the score is that of `fuse`."""
+        depth = max(k, DEPTH)
+        return fuse([self._dense.search(queries, depth), self._lexical.search(queries, depth)], k)
+
+
+def open_retriever(
+    run: Path, embedder: Embedder, *, hybrid: bool, url: str | None = None, name: str = "chunks"
+) -> ChromaIndex | HybridRetriever:
+    """Open the index of a run directory for searching.
+
+    Args:
+        run: the run directory, with `index/` (unless `url` is given) and, for `hybrid`, `lexical/`.
+        embedder: the one that the index was made with.
+        hybrid: fuse vectors with words.
+        url: a Chroma server, instead of `index/`.
+        name: the collection's name.
+
+    Raises:
+        RaftError: there is no index, or another embedder made it.
+        DamagedArtifact: the index cannot be read.
+    """
+    expected = [] if url else [run / "index" / "chroma.sqlite3"]
+    for path in [*expected, *([run / "lexical"] if hybrid else [])]:
+        if not path.exists():
+            raise RaftError("The run has no index.", where=path, hint="raft build")
+    dense = ChromaIndex(embedder, folder=None if url else run / "index", url=url, name=name)
+    if not hybrid:
+        return dense
+    try:
+        return HybridRetriever(dense, LexicalIndex.load(run / "lexical"))
+    except BaseException:
+        dense.close()
+        raise
+
+
+class Indexes:
+    """`index/` (Chroma, or a collection on a server) and `lexical/` (BM25) of one run directory.
+
+    Args:
+        run: the run directory.
+        embedder: embeds chunks and questions.
+        hybrid: whether `lexical/` is kept and fused with the vectors.
+        url: a Chroma server instead of `index/`.
+        collection: the name on the server.
+    """
+
+    def __init__(self, run: Path, embedder: Embedder, *, hybrid: bool, url: str | None, collection: str) -> None:
+        self._run, self._embedder = run, embedder
+        self._hybrid, self._url, self._collection = hybrid, url, collection
+
+    def digest(self) -> str | None:
+        """Return the digest of the sorted (chunk id, text digest) pairs and the embedder; None if there are none."""
+        folder = self._run / "index"
+        if not self._url and not (folder / "chroma.sqlite3").is_file():
+            return None
+        try:
+            with self._dense() as dense:
+                return dense.digest() if dense.contents() else None
+        except (DamagedArtifact, OtherEmbedder):
+            return None
+
+    def sync(self, chunks: Callable[[], Iterator[pl.DataFrame]]) -> dict[str, int]:
+        """Make the index hold exactly these chunks; a damaged one, or one of another embedder, is made anew."""
+        try:
+            with self._dense() as dense:
+                return dense.sync(chunks())._asdict()
+        except (DamagedArtifact, OtherEmbedder):
+            if self._url:  # a server may be shared: nothing on it is deleted unasked
+                raise
+            shutil.rmtree(self._run / "index")
+            with self._dense() as dense:
+                return dense.sync(chunks())._asdict()
+
+    def lexical_digest(self) -> str | None:
+        """Return a digest of the files of the lexical index; None when it is not there."""
+        folder = self._run / "lexical"
+        if not folder.is_dir():
+            return None
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        lines = [f"{path.relative_to(folder).as_posix()} {artifacts.digest(path)}" for path in files]
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+    def build_lexical(self, chunks: Callable[[], Iterator[pl.DataFrame]]) -> None:
+        """Build the lexical index anew."""
+        LexicalIndex.build(chunks(), self._run / "lexical")
+
+    def open(self) -> ChromaIndex | HybridRetriever:
+        """Open the indexes for searching.
+
+        Raises:
+            RaftError: there is no index, or another embedder made it.
+            DamagedArtifact: an index cannot be read.
+        """
+        return open_retriever(self._run, self._embedder, hybrid=self._hybrid, url=self._url, name=self._collection)
+
+    def _dense(self) -> ChromaIndex:
+        folder = None if self._url else self._run / "index"
+        return ChromaIndex(self._embedder, folder=folder, url=self._url, name=self._collection)

@@ -1,0 +1,1 @@
+"""What trains, and what becomes of an adapter."""

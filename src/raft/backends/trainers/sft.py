@@ -1,0 +1,457 @@
+"""The one training path: TRL's SFTTrainer on a model that has its LoRA adapter, whichever backend loaded it.
+
+Rows are encoded here, in the student's chat template, so that nothing is truncated in silence and the answer alone is
+learned. Checkpoints lie in a folder of the training's own: what was interrupted goes on from the last whole one.
+"""
+
+import json
+import math
+import platform
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile, ZipFile
+
+from raft.backends import hub
+from raft.backends.local.weights import keep_memory
+from raft.backends.trainers.cpu_kernels import beside, lean, pack, unpacked
+from raft.backends.vendors import quiet
+from raft.errors import MissingExtra, RaftError, UsageError
+from raft.protocols import Message, TrainingPlan, TrainingReport
+from raft.store.adapters import WEIGHTS, tensors
+from raft.store.artifacts import atomically
+
+STATE = "trainer_state.json"
+ARCHIVES = ("optimizer.pt", "scheduler.pt", "rng_state.pth")
+"""What a checkpoint holds besides weights and state; torch writes them as zip archives."""
+
+
+def last_whole(checkpoints: Path) -> Path | None:
+    """Return the newest checkpoint that was written to its end; one that was cut off is removed."""
+    found = sorted(checkpoints.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
+    for path in found:
+        if _is_whole(path):
+            return path
+        shutil.rmtree(path)
+    return None
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        json.loads((path / STATE).read_text(encoding="utf-8"))
+        tensors(path / WEIGHTS)
+        for name in ARCHIVES:
+            with ZipFile(path / name) as archive:
+                if archive.testzip() is not None:
+                    return False
+    except (OSError, ValueError, BadZipFile):
+        return False
+    return True
+
+
+def finished(trainer: Any, last: Path) -> bool:
+    """Tell whether a checkpoint is the end of its training; if it is, put its best adapter into the model."""
+    from transformers import TrainerState
+
+    state = TrainerState.load_from_json(str(last / STATE))
+    control = state.stateful_callbacks.get("TrainerControl")
+    stopped = isinstance(control, dict) and control.get("args", {}).get("should_training_stop")
+    if not stopped and state.global_step < state.max_steps:
+        return False
+    best = last.parent / f"checkpoint-{state.best_global_step or state.global_step}"
+    if not _is_whole(best):
+        return False
+    trainer.model.load_adapter(str(best), "default")
+    trainer.state = state
+    return True
+
+
+NOT_LEARNED = -100
+"""The label of a token that carries no loss, as PyTorch's cross entropy has it."""
+
+Load = Callable[[TrainingPlan], tuple[Any, Any]]
+Listen = Callable[[Mapping[str, float]], None]
+_SITTINGS = "seconds.json"
+
+
+def encode(tokenizer: Any, chat: Sequence[Message], *, max_tokens: int) -> dict[str, list[int]]:
+    """Return `input_ids` and `labels` of a chat; the labels of all but the last turn are `NOT_LEARNED`.
+
+    What a template writes behind the end of the last turn is left out: a model never has to write it.
+
+    Raises:
+        RaftError: the chat is longer than `max_tokens`, has no answer, or its template does not keep the beginning of
+            a chat as it was when a turn is added.
+    """
+    asked = tokenizer.apply_chat_template(list(chat[:-1]), add_generation_prompt=True, return_dict=False)
+    whole = tokenizer.apply_chat_template(list(chat), return_dict=False)
+    if whole[: len(asked)] != asked:
+        raise RaftError(
+            "The student's chat template changes earlier turns when an answer is added.",
+            where="tokenizer_config.json or chat_template.jinja of the student",
+            hint="choose another --student",
+        )
+    answer = whole[len(asked) :]
+    if tokenizer.eos_token_id in answer:
+        answer = answer[: answer.index(tokenizer.eos_token_id) + 1]
+    else:
+        answer.append(tokenizer.eos_token_id)
+    if len(answer) < 2:
+        raise RaftError("A row has no answer to learn.", where=str(chat[-1])[:200], hint="raft show RUN examples")
+    if len(asked) + len(answer) > max_tokens:
+        raise RaftError(
+            f"A row has {len(asked) + len(answer):,} tokens, more than the {max_tokens:,} of examples.max_tokens.",
+            where=str(chat[-2]["content"])[-200:],
+            hint="raft build again (it drops distractors until a row fits), or raise --set examples.max_tokens",
+        )
+    return {"input_ids": asked + answer, "labels": [NOT_LEARNED] * len(asked) + answer}
+
+
+def run(
+    load: Load,
+    rows: Sequence[Sequence[Message]],
+    valid: Sequence[Sequence[Message]],
+    plan: TrainingPlan,
+    *,
+    out: Path,
+    checkpoints: Path,
+    listen: Listen,
+    backend: str,
+    arguments: Mapping[str, Any] | None = None,
+) -> TrainingReport:
+    """Train an adapter and write the best one to `out`.
+
+    Args:
+        load: returns a model with its adapter attached, and its tokenizer.
+        rows: chats to learn from.
+        valid: chats that decide which checkpoint is kept.
+        plan: how it is trained.
+        out: gets the adapter and the tokenizer.
+        checkpoints: the training's own folder.
+        listen: told of each step.
+        backend: its name for the report.
+        arguments: arguments of TRL's SFTConfig that replace those chosen here.
+
+    Raises:
+        MissingExtra: trl, peft or torch is not installed.
+        RaftError: a row does not fit, the loss is no number, or memory is short.
+    """
+    quiet()
+    try:
+        import torch
+        from datasets import Dataset
+        from transformers import PrinterCallback
+        from trl.trainer.sft_config import SFTConfig
+    except ImportError as error:
+        raise MissingExtra(error.name or "trl", extra="train", why="to tune a model") from None
+    model, tokenizer = load(plan)
+    encoded = [encode(tokenizer, chat, max_tokens=plan.max_tokens) for chat in rows]
+    held = [encode(tokenizer, chat, max_tokens=plan.max_tokens) for chat in valid]
+    own = arguments or {}
+    longest = max(len(row["input_ids"]) for row in [*encoded, *held])
+    together = beside(model, longest, plan.batch, apart=backend == "unsloth")  # it tells rows apart by their positions
+    config = SFTConfig(**{**_arguments(plan, len(encoded), bool(held), checkpoints, together), **own})
+    config._n_gpu = min(1, config.n_gpu)  # the model stands on one card; with several, TRL refuses to begin
+    watch = _watch(plan, sum(len(row["input_ids"]) for row in encoded) / len(encoded), checkpoints, listen)
+    trainer: Any = _trainer_class()(
+        model=model,
+        args=config,
+        train_dataset=Dataset.from_list(encoded),
+        eval_dataset=Dataset.from_list(held) if held else None,
+        processing_class=tokenizer,
+        data_collator=pack if together > 1 else None,
+        callbacks=watch.callbacks(stop_early=bool(held)),
+    )
+    trainer.remove_callback(PrinterCallback)
+    last = last_whole(checkpoints)
+    watch.begin()
+    try:
+        if last is None or not finished(trainer, last):
+            trainer.train(resume_from_checkpoint=str(last) if last else None)
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise _no_memory(plan, error) from None
+    except RuntimeError as error:
+        if "can't allocate memory" in str(error) or "out of memory" in str(error):
+            raise _no_memory(plan, error) from None
+        raise
+    out.mkdir(parents=True, exist_ok=True)
+    trainer.model.peft_config["default"].base_model_name_or_path = plan.student
+    trainer.model.save_pretrained(out, safe_serialization=True, save_embedding_layers=False)
+    tokenizer.save_pretrained(out)
+    (out / "README.md").unlink(missing_ok=True)  # PEFT's own; the card is written from what this run knows
+    state = trainer.state
+    return TrainingReport(
+        curve=tuple(_point(entry) for entry in state.log_history if "loss" in entry or "eval_loss" in entry),
+        best_step=state.best_global_step or state.global_step,
+        steps=state.global_step,
+        tokens=round(sum(len(row["input_ids"]) for row in encoded) * (state.epoch or 0)),
+        seconds=round(watch.seconds(), 1),
+        versions=versions("torch", "transformers", "peft", "trl", "accelerate", "datasets"),
+        hardware=hardware(),
+        backend=backend,
+    )
+
+
+def _trainer_class() -> Any:
+    """Return TRL's trainer; without a CUDA device with a loss that computes logits of learned tokens alone.
+
+    TRL's own loss does so too, in a kernel that only runs on a card.
+    """
+    import torch
+    from trl.trainer.sft_trainer import SFTTrainer
+
+    if torch.cuda.is_available():
+        return SFTTrainer
+
+    class _ProcessorTrainer(SFTTrainer):  # type: ignore[misc]
+        def compute_loss(
+            self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+        ) -> Any:
+            labels = inputs["labels"][:, 1:]  # the first token of a row is never learned, so that rows do not mix here
+            places = (labels != NOT_LEARNED).any(0).nonzero().squeeze(1)
+            with unpacked(inputs):
+                outputs = model(
+                    input_ids=inputs["input_ids"],
+                    attention_mask=inputs.get("attention_mask"),
+                    position_ids=inputs.get("position_ids"),
+                    use_cache=False,
+                    logits_to_keep=places,
+                )
+            wanted = labels[:, places]
+            loss = torch.nn.functional.cross_entropy(
+                outputs.logits.float().flatten(0, 1), wanted.flatten(), ignore_index=NOT_LEARNED, reduction="sum"
+            )
+            loss = loss / ((wanted != NOT_LEARNED).sum() if num_items_in_batch is None else num_items_in_batch)
+            return (loss, outputs) if return_outputs else loss
+
+    return _ProcessorTrainer
+
+
+def _arguments(plan: TrainingPlan, rows: int, validated: bool, checkpoints: Path, together: int = 1) -> dict[str, Any]:
+    a_pass = math.ceil(rows / plan.batch)
+    steps = max(1, math.ceil(plan.epochs * a_pass))
+    every = max(1, min(steps, round(a_pass / plan.evaluations)))
+    return {
+        "output_dir": str(checkpoints),
+        "per_device_train_batch_size": together,
+        "gradient_accumulation_steps": plan.batch // together,
+        "per_device_eval_batch_size": together,
+        "num_train_epochs": plan.epochs,
+        "learning_rate": plan.learning_rate,
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": max(1, round(0.05 * steps)),
+        "weight_decay": 0.0,
+        "max_grad_norm": 1.0,
+        "eval_strategy": "steps" if validated else "no",
+        "eval_steps": every,
+        "save_strategy": "steps",
+        "save_steps": every,
+        "save_total_limit": 2,
+        "load_best_model_at_end": validated,
+        "restore_callback_states_from_checkpoint": True,  # how long nothing improved, before and after a pause
+        "metric_for_best_model": "eval_loss" if validated else None,
+        "greater_is_better": False if validated else None,
+        "prediction_loss_only": True,
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,
+        "max_length": None,
+        "dataset_kwargs": {"skip_prepare_dataset": True},
+        "gradient_checkpointing": False,
+        "bf16": False,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "seed": plan.seed,
+        "data_seed": plan.seed,
+        "dataloader_num_workers": 0,
+        "dataloader_pin_memory": False,
+    }
+
+
+class _Watch:
+    """Follows a training: progress, checkpoints by the clock, a loss that is no number, seconds of all sittings."""
+
+    def __init__(self, plan: TrainingPlan, row_tokens: float, checkpoints: Path, listen: Listen) -> None:
+        self._plan, self._row_tokens, self._listen = plan, row_tokens, listen
+        self._file = checkpoints / _SITTINGS
+        self._before = _seconds(self._file)
+        self._begun = self._saved = self._stepped = time.monotonic()
+
+    def begin(self) -> None:
+        self._begun = self._saved = self._stepped = time.monotonic()
+
+    def seconds(self) -> float:
+        return self._before + time.monotonic() - self._begun
+
+    def saved(self) -> None:
+        self._saved = time.monotonic()
+        atomically(self._file, json.dumps(self.seconds()))
+
+    def due(self) -> bool:
+        return time.monotonic() - self._saved >= 60 * self._plan.checkpoint_minutes
+
+    def logged(self, entry: Mapping[str, Any], step: int, steps: int, epoch: float) -> None:
+        facts = {"step": step, "steps": steps, "epoch": round(epoch, 3)}
+        for ours, theirs in (("loss", "loss"), ("valid_loss", "eval_loss")):
+            value = entry.get(theirs)
+            if value is None:
+                continue
+            if not math.isfinite(value):
+                raise RaftError(
+                    f"The {'training' if ours == 'loss' else 'validation'} loss is {value} at step {step}.",
+                    where=f"learning rate {self._plan.learning_rate}, rank {self._plan.rank}",
+                    hint=f"raft train RUN --set training.learning_rate={self._plan.learning_rate / 4:g}",
+                )
+            facts[ours] = value
+        if "loss" in facts:
+            now = time.monotonic()
+            facts["tokens_per_second"] = self._plan.batch * self._row_tokens / max(1e-9, now - self._stepped)
+            self._stepped = now
+        if "loss" in facts or "valid_loss" in facts:
+            self._listen(facts)
+        if "valid_loss" in facts:
+            self._stepped = time.monotonic()
+
+    def callbacks(self, *, stop_early: bool) -> list[Any]:
+        from transformers import EarlyStoppingCallback, TrainerCallback
+
+        watch = self
+
+        class _Callback(TrainerCallback):  # type: ignore[misc]
+            def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+                watch.logged(logs or {}, state.global_step, state.max_steps, state.epoch or 0.0)
+
+            def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+                if watch.due():
+                    control.should_save = True
+                return control
+
+            def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+                watch.saved()
+
+        return [_Callback(), *([EarlyStoppingCallback(self._plan.patience)] if stop_early else [])]
+
+
+def _watch(plan: TrainingPlan, row_tokens: float, checkpoints: Path, listen: Listen) -> _Watch:
+    checkpoints.mkdir(parents=True, exist_ok=True)
+    return _Watch(plan, row_tokens, checkpoints, listen)
+
+
+def _seconds(file: Path) -> float:
+    try:
+        return float(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return 0.0
+
+
+def _point(entry: Mapping[str, Any]) -> dict[str, float]:
+    name, value = ("loss", entry["loss"]) if "loss" in entry else ("valid_loss", entry["eval_loss"])
+    return {"step": entry["step"], "epoch": round(entry["epoch"], 4), name: round(float(value), 5)}
+
+
+def _no_memory(plan: TrainingPlan, error: BaseException) -> RaftError:
+    return RaftError(
+        f"Memory is short: {str(error).splitlines()[0] if str(error) else type(error).__name__}",
+        where=f"{plan.student}, rows of up to {plan.max_tokens:,} tokens",
+        hint="raft train RUN --set examples.max_tokens=1024 (after raft build with it), or a smaller --student",
+    )
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Return the versions of those packages that are installed, and of Python."""
+    found = {"python": platform.python_version()}
+    for name in packages:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def hardware() -> str:
+    """Return the card, or the processor with its cores, and the memory, in words."""
+    import os
+
+    import torch
+
+    if torch.cuda.is_available():
+        card = torch.cuda.get_device_properties(0)
+        return f"{card.name}, {card.total_memory / 2**30:.0f} GiB"
+    try:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+        return f"{platform.machine()} processor, {os.cpu_count()} cores, {memory:.0f} GiB"
+    except (ValueError, OSError):
+        return f"{platform.machine()} processor, {os.cpu_count()} cores"
+
+
+class PeftTrainer:
+    """The `Trainer` that runs everywhere."""
+
+    identity = "peft:3"
+
+    def train(
+        self,
+        rows: Sequence[Sequence[Message]],
+        valid: Sequence[Sequence[Message]],
+        plan: TrainingPlan,
+        *,
+        out: Path,
+        checkpoints: Path,
+        listen: Callable[[Mapping[str, float]], None],
+    ) -> TrainingReport:
+        """Train in this process; see `raft.protocols.Trainer`.
+
+        Raises:
+            UsageError: 4 bits are asked for, which need Unsloth and CUDA.
+        """
+        if plan.bits != 16:
+            raise UsageError(
+                "A base model in 4 bits needs the unsloth backend and a CUDA device.",
+                where="training.bits",
+                hint="raft train RUN --set training.bits=16",
+            )
+        return run(load, rows, valid, plan, out=out, checkpoints=checkpoints, listen=listen, backend="peft")
+
+
+def load(plan: TrainingPlan) -> tuple[Any, Any]:
+    """Return the student in bfloat16 with a new adapter (float32), and its tokenizer.
+
+    Raises:
+        MissingExtra: peft, transformers or torch is not installed.
+        RaftError: the student cannot be loaded.
+    """
+    try:
+        import torch
+        from peft import LoraConfig, get_peft_model
+        from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
+    except ImportError as error:
+        raise MissingExtra(error.name or "peft", extra="train", why="to tune a model") from None
+    folder = hub.resolve(plan.student)
+    keep_memory()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, use_safetensors=True)
+    except (OSError, ValueError) as error:
+        raise RaftError(
+            f"The student {plan.student} cannot be loaded: {str(error).splitlines()[0]}",
+            where=folder,
+            hint="give a folder that holds a causal language model, set RAFT_MODELS, or check the name",
+        ) from None
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    cuda = torch.cuda.is_available()
+    set_seed(plan.seed)
+    adapter = LoraConfig(
+        r=plan.rank,
+        lora_alpha=plan.alpha,
+        lora_dropout=0.0,
+        bias="none",
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )
+    tuned = get_peft_model(model.to("cuda") if cuda else model, adapter)
+    if not cuda:
+        lean(tuned)
+    return tuned, tokenizer

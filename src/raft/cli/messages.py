@@ -1,0 +1,422 @@
+"""What a run says to a person: its summary, its state, its rows."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import polars as pl
+
+from raft.corpus.pii import counted
+from raft.evaluation.metrics import TOO_FEW
+from raft.pipeline.estimate import DOING, cost_text
+from raft.rag.grounding import Answer, Citation
+from raft.report.measures import MEASURES
+from raft.store.budget import dollars
+from raft.training.tune import FEW_ROWS
+
+
+def estimated(facts: Mapping[str, Any]) -> str:
+    """Return an estimate on one line."""
+    return f"{facts['calls']:,} calls to make, {cost_text(facts)}"
+
+
+def advice(facts: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the next commands after an estimate."""
+    if facts["model"] in facts["unpriced"] and facts["own"]:
+        yield "  next:  the same command without --estimate; or with --price IN/OUT, to know what it costs"
+    elif facts["model"] in facts["unpriced"]:
+        yield "  next:  the same command with --price IN/OUT (dollars per million tokens, e.g. --price 0.15/0.60)"
+    elif facts["cap"] is None and facts["known_dollars"][1] > 0:
+        high = facts["spent"] + facts["known_dollars"][1]
+        yield f"  next:  the same command without --estimate, and with --max-cost {max(0.01, round(high + 0.005, 2)):g}"
+    else:
+        yield "  next:  the same command without --estimate"
+
+
+def spending(facts: Mapping[str, Any]) -> list[str]:
+    """Return what a run has spent as lines.
+
+    Args:
+        facts: `rows` (of `Ledger.spending`), `spent` and `open` in dollars, `cap` and `left` (None without a cap).
+    """
+    lines = [f"  {'spent on':<26} {'calls':>8} {'read':>12} {'written':>12} {'dollars':>10}  model"]
+    for row in facts["rows"]:
+        lines += list(_row(row))
+    unknown = sum(row["calls_without_price"] for row in facts["rows"])
+    total = "unknown" if unknown and not facts["spent"] else dollars(facts["spent"])
+    if facts["cap"] is not None:
+        total += f" of {dollars(facts['cap'])}, {dollars(max(0.0, facts['left']))} left"
+    if facts["open"]:
+        total += f"; {dollars(facts['open'])} at most is under way"
+    total += f"; {unknown:,} calls of unknown price are not in it" if unknown and facts["spent"] else ""
+    return [*lines, f"  in all: {total}"]
+
+
+def paid(cost: float, unpriced: float) -> str:
+    """Return what replies cost: `cost` dollars, and so many of them an unknown sum."""
+    known = [f"${cost:,.4f}"] if cost or not unpriced else []
+    return " and ".join([*known, *([f"{unpriced:,.0f} replies of unknown price"] if unpriced else [])])
+
+
+def _row(row: Mapping[str, Any]) -> Iterator[str]:
+    doing = DOING.get(row["purpose"], row["purpose"])
+    price = "unknown" if not row["cost"] and row["calls_without_price"] else f"{row['cost']:,.4f}"
+    yield (
+        f"    {doing:<24} {row['calls']:>8,} {row['input_tokens']:>12,} {row['output_tokens']:>12,}"
+        f" {price:>10}  {row['model']}"
+    )
+    others = {"lost": "  lost, at their worst", "open": "  under way, at most", "batch": "  in a batch, at most"}
+    for state, words in others.items():
+        if row[state]:
+            yield f"    {words:<24} {row[state]:>8,} {'':>12} {'':>12} {row[f'{state}_cost']:>10,.4f}"
+
+
+def privacy_lines(notes: Mapping[str, Any], run: str = "RUN") -> list[str]:
+    """Return what was found, and where, as lines of a summary; none where nothing was found or looked for.
+
+    Args:
+        notes: the notes of a build's steps by the steps' names.
+        run: the run directory.
+    """
+    noted = notes.get("privacy") or {}
+    redacted, lines = noted.get("redacted"), []
+    if noted.get("found"):
+        where = f"in {noted['in']:,} document{'s' if noted['in'] > 1 else ''}"
+        done = f"replaced {where}:" if redacted else f"{where}, left as they are:"
+        lines = [f"{counted(noted['found'])} {done}", *_most(noted["documents"], noted["in"])]
+    if names := noted.get("names"):
+        lines += ["names of files hold them too, and stay as they are: rename the files", *_most(names, len(names))]
+    if questions := noted.get("questions"):
+        lines.append(f"{counted(questions)} in your own questions, {'replaced' if redacted else 'left as they are'}")
+    if lines and not redacted:
+        lines.append("to replace them: --set privacy.found=redact; to stop at them: refuse; to be silent: ignore")
+    if noted.get("sent"):
+        lines += [
+            "what was made before they were replaced may hold them still: replies and vectors in the ledger, deleted",
+            "rows in the files of the index, adapters, reports. To be rid of it, make the run anew, delete this one:",
+            f"the same raft build with --out {run}-redacted --set ledger={run}-redacted/ledger.sqlite,",
+            f"then rm -r {run}",
+            "(and delete the old ledger, if it lies elsewhere, and the old collection on a Chroma server)",
+        ]
+    return lines
+
+
+def _most(places: Mapping[str, Mapping[str, int]], count: int) -> list[str]:
+    shown = sorted(places, key=lambda path: (-sum(places[path].values()), path))[:5]
+    more = [f"and {count - len(shown):,} more"] if count > len(shown) else []
+    return [*(f"{path}: {counted(places[path])}" for path in shown), *more]
+
+
+def summary(facts: Mapping[str, Any]) -> str:
+    """Return the outcome of a build as text that a person can act on; `facts` is what `Built.summary` returns."""
+    steps = facts["steps"]
+    lines = [f"Built {facts['run']}", ""]
+    for label, text in _rows(facts["run"], steps, facts.get("skipped") or []):
+        head, *rest = text.split("\n")
+        lines += [f"  {label:<11} {head}", *(f"  {'':<11}   {line}" for line in rest)]
+    lines += ["", *_advice(facts["run"], steps)]
+    return "\n".join(lines)
+
+
+def _rows(run: str, steps: Mapping[str, Any], skipped: Sequence[Sequence[str]]) -> Iterator[tuple[str, str]]:
+    notes = {name: line["notes"] for name, line in steps.items()}
+    unreadable = notes["documents"].get("unreadable", [])
+    read = steps["documents"]["rows"]["documents.parquet"] - len(unreadable)
+    text = f"{read:,} read"
+    text += f", {len(unreadable):,} could not be read:" if unreadable else ""
+    yield "documents", "\n".join([text, *_some([f"{path}: {reason}" for path, reason in unreadable])])
+    if skipped:
+        yield "left out", "\n".join([f"{len(skipped):,} files", *_some([f"{name}: {why}" for name, why in skipped], 3)])
+    found = privacy_lines(notes, run)
+    if found:
+        yield "privacy", "\n".join(found)
+    chunks, tokens = steps["chunks"]["rows"]["chunks.parquet"], notes["chunks"].get("tokens", 0)
+    furniture = notes["chunks"].get("boilerplate", 0)
+    yield "chunks", f"{chunks:,} of {tokens / max(1, chunks):,.0f} tokens on average; {furniture:,} boilerplate"
+    asked, failed = steps["questions"]["rows"], notes["questions"].get("failures", {})
+    text = f"{asked['questions.parquet']:,} written ({_list(notes['questions']['kinds'])})"
+    text += f"; {asked['failures.parquet']:,} failed ({_list(failed)})" if failed else ""
+    yield "questions", text
+    reasons, splits = notes["cleaned"]["reasons"], notes["cleaned"]["splits"]
+    kept = {split: splits[split] for split in ("train", "valid", "eval_seen", "eval_unseen") if split in splits}
+    yield "kept", f"{sum(kept.values()):,} ({_list(kept)})"
+    if reasons:
+        yield "dropped", f"{sum(reasons.values()):,} ({_list(reasons)})"
+    if "user" in splits:
+        yield "your own", f"{splits['user']:,} questions to measure with; none like them is left to train on"
+    made = steps["examples"]["rows"]
+    text = f"{made['train.jsonl']:,} to train on, {made['valid.jsonl']:,} to validate with"
+    shortened = notes["examples"].get("shortened") or {}
+    yield "examples", text + (f"; {len(shortened):,} had to lose distractors to fit" if shortened else "")
+    yield "asked", _spending(steps)
+
+
+def _advice(run: str, steps: Mapping[str, Any]) -> Iterator[str]:
+    kept = steps["cleaned"]["notes"]["splits"].get("train", 0)
+    if kept < FEW_ROWS:
+        yield f"  {kept} training questions are few: {FEW_ROWS} or more are worth tuning on. More come from more"
+        yield "  documents, --questions-per-chunk, or a better generator (--generator openai/gpt-4o-mini)."
+        yield ""
+    yield f"  next:  raft show {run} examples               (read some rows before you train on them)"
+    yield f"         raft show {run} cleaned --only dropped (and what was dropped, with the reasons)"
+    yield f"         raft train {run}                       (or raft export {run} --format openai, axolotl or hf)"
+
+
+def _spending(steps: Mapping[str, Any]) -> str:
+    total = {key: sum(line.get(key, 0) for line in steps.values())
+             for key in ("calls", "replayed", "input_tokens", "output_tokens", "cost", "unpriced")}  # fmt: skip
+    price = paid(total["cost"], total["unpriced"])
+    return (
+        f"{total['calls']:,.0f} replies ({total['replayed']:,.0f} from the ledger), "
+        f"{total['input_tokens']:,.0f} tokens read and {total['output_tokens']:,.0f} written, {price}"
+    )
+
+
+def _step_cost(line: Mapping[str, Any]) -> str:
+    return "unknown" if line.get("unpriced") else f"{line.get('cost', 0):,.4f}"
+
+
+def status(
+    facts: Mapping[str, Any],
+    spent: Sequence[Mapping[str, Any]],
+    running: bool,
+    adapters: Sequence[Mapping[str, Any]] = (),
+    money: Mapping[str, Any] | None = None,
+) -> str:
+    """Return the state of a run step by step, its adapters (`modelcard.line`), what it cost, what its ledger holds."""
+    lines = [
+        f"{facts['run']}   raft {facts['raft']}" + ("   (a build is running, or a training)" if running else ""),
+        "",
+    ]
+    lines.append(f"  {'step':<11} {'rows':>9} {'seconds':>9} {'calls':>8} {'dollars':>9}  finished")
+    for name in ("documents", "chunks", "survey", "index", "lexical", "questions", "cleaned", "examples"):
+        line = facts["steps"].get(name)
+        if line is None:
+            lines.append(f"  {name:<11} {'-':>9}")
+            continue
+        rows = line["rows"].get(f"{name}.parquet")
+        lines.append(
+            f"  {name:<11} {'' if rows is None else f'{rows:,}':>9} {line['seconds']:>9,.1f}"
+            f" {line.get('calls', 0):>8,.0f} {_step_cost(line):>9}  {line['finished']}"
+            + ("   made from what is gone" if line.get("stale") else "")
+        )
+    if any(line.get("stale") for line in facts["steps"].values()) and not running:
+        lines += ["", f"  a build was stopped; next:  raft build CORPUS --out {facts['run']}   (goes on)"]
+    if adapters:
+        lines += [
+            "",
+            f"  {'adapter':<14} {'rows':>7} {'valid loss':>11}  {'trained':<17} approved by",
+            *map(_adapter, adapters),
+        ]
+    if money and money["rows"]:
+        lines += ["", *spending(money)]
+    lines += ["", "  ledger (all that was ever asked from it)"]
+    for model in spent:
+        lines.append(
+            f"    {model['model']}: {model['calls']:,} replies, {model['input_tokens']:,} tokens read,"
+            f" {model['output_tokens']:,} written, {paid(model['cost'] or 0.0, model['calls_without_price'])}"
+        )
+    return "\n".join(lines if spent else [*lines, "    nothing yet"])
+
+
+def _adapter(line: Mapping[str, Any]) -> str:
+    loss = "-" if line["valid_loss"] is None else f"{line['valid_loss']:.4f}"
+    trained = str(line["created"] or "")[:16].replace("T", " ")
+    mark = "   (answers)" if line["current"] else ""
+    approved = line["approved_by"] or "nobody yet"
+    return f"  {line['adapter']:<14} {line['rows']:>7,} {loss:>11}  {trained:<17} {approved}{mark}"
+
+
+def rows(table: pl.DataFrame, name: str) -> Iterator[str]:
+    """Yield rows of a table as text, one block a row; chats are shown turn by turn."""
+    for row in table.iter_rows(named=True):
+        if name == "examples":
+            head = f"{row['question_id']}  {row['split']}  {row['tokens']} tokens  golden at {row['golden_positions']}"
+            turns = [f"{turn['role']}:\n{_indent(turn['content'])}" for turn in row["messages"]]
+            yield "\n".join(["─" * 100, head, *turns])
+        elif name in ("questions", "cleaned"):
+            yield _question(row)
+        else:
+            yield "\n".join(f"{key:<16} {_short(value)}" for key, value in row.items()) + "\n"
+
+
+def _question(row: Mapping[str, Any]) -> str:
+    verdict = ""
+    if "split" in row:
+        verdict = f"kept for {row['split']}" if row["reason"] is None else f"dropped: {row['reason']}"
+        verdict += f" of {row['duplicate_of']}" if row["duplicate_of"] else ""
+    quotes = "".join(f"\n  quote   {_short(quote['text'])}" for quote in row["quotes"])
+    head = f"{row['question_id']}  {row['kind']}  {verdict}".rstrip()
+    return f"{head}\n  Q       {row['question']}\n  A       {row['answer']}{quotes}\n"
+
+
+def _short(value: Any, limit: int = 400) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    text = " ".join(text.split())
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def _indent(text: str) -> str:
+    return "\n".join(f"    {line}" for line in text.splitlines())
+
+
+def _list(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {count:,}" for name, count in counts.items()) or "none"
+
+
+def _some(lines: Sequence[str], most: int = 10) -> list[str]:
+    more = [f"and {len(lines) - most:,} more"] if len(lines) > most else []
+    return [*lines[:most], *more]
+
+
+def answer(said: Answer, *, context: bool = False, heard: bool = False) -> str:
+    """Return an answer as text that a person can check.
+
+    Args:
+        said: the answer.
+        context: also show the passages that the model was given.
+        heard: the reply itself was shown already, while it was written.
+    """
+    lines = [] if heard and not said.error else [_text(said)]
+    lines += [f"  {_place(citation)}\n    “{_flat(citation.text)}”" for citation in said.citations]
+    lines += [f"  ! {doubt}" for doubt in _doubts(said)]
+    if context:
+        for number, passage in enumerate(said.passages, 1):
+            place = passage.document + (f", page {passage.page}" if passage.page else "")
+            lines += [
+                "",
+                f"  [{number}] {place}: {passage.title}",
+                *(f"    {line}" for line in passage.text.splitlines()),
+            ]
+    return "\n".join(lines)
+
+
+def _text(said: Answer) -> str:
+    return f"There is no answer: {said.error}" if said.error else said.text
+
+
+def _place(citation: Citation) -> str:
+    return citation.document + (f", page {citation.page}" if citation.page else "")
+
+
+def _doubts(said: Answer) -> Iterator[str]:
+    if said.error:
+        return
+    if said.refused:
+        yield "an answer was withheld: what it stated stands in none of the documents that were found"
+    elif not said.passages:
+        yield "nothing was found for this question; no model was asked"
+    elif not said.raw:
+        yield "what was found is too little about the question (answering.min_relevance); no model was asked"
+    elif said.abstained:
+        looked = ", ".join(dict.fromkeys(passage.document for passage in said.passages))
+        yield f"nothing that was found answers it; the model was shown {looked}"
+    if said.supported is False:
+        yield "not supported: what it states does not stand in the documents that were found"
+    lost = said.quotes_given - len(said.citations)
+    if lost:
+        yield f"{lost} of {said.quotes_given} quotes stand in no document that was found"
+    elif said.quotes_verbatim is False:
+        yield "a quote names the wrong document; the one named here has it"
+
+
+def _flat(text: str) -> str:
+    return " ".join(text.split())
+
+
+Facts = Mapping[str, Any]
+
+
+def benchmark(facts: Facts) -> str:
+    """Return the outcome of a benchmark as text; `facts` is the contents of `benchmark.json`."""
+    verdict = facts["verdict"]
+    lines = [f"Verdict: {verdict['decision']}", ""]
+    lines += [f"  {reason}" for reason in verdict["reasons"]]
+    lines += ["", f"  {verdict['advice']}" if verdict.get("advice") else ""]
+    for described in facts["question_sets"]:
+        lines += ["", *_table(facts, described)]
+    lines += ["", *_capability(facts)]
+    lines.append(f"  report: {facts['run']}/report.html")
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _table(facts: Facts, described: Facts) -> Iterator[str]:
+    name = described["name"]
+    few = "; too few documents to tell" if described["documents"] < TOO_FEW else ""
+    yield (
+        f"  {name}: {described['questions']} questions by {described['written_by']}, "
+        f"{described['documents']} documents{few}"
+    )
+    closed = any((arm["sets"].get(name) or {}).get("accuracy") for arm in facts["arms"])
+    first, second = ("accuracy", "macro_f1") if closed else ("f1", "exact_match")
+    heads = (MEASURES[first].title, "95 %", MEASURES[second].title, "refused", "invented", "s a question")
+    yield f"    {'':<40} {heads[0]:>8} {heads[1]:>13} {heads[2]:>11} {heads[3]:>8} {heads[4]:>9} {heads[5]:>13}"
+    for arm in facts["arms"]:
+        scores = arm["sets"].get(name)
+        if scores is None:
+            continue
+        main = scores.get(first)
+        spread = f"{100 * main['low']:.1f}-{100 * main['high']:.1f}" if main else ""
+        latency = f"{arm['latency']['median']:.2f}" if arm["latency"] else ""
+        yield (
+            f"    {arm['title']:<40.40} {_share(main):>8} {spread:>13} {_share(scores.get(second)):>11} "
+            f"{_share(scores.get('false_refusals')):>8} {_share(scores.get('false_answers')):>9} {latency:>13}"
+        )
+
+
+def _share(interval: Facts | None) -> str:
+    return f"{100 * interval['value']:.1f}" if interval else "-"
+
+
+def _capability(facts: Facts) -> Iterator[str]:
+    for one in (facts["capability"] or {}).values():
+        change = one.get("change")
+        if change is None:
+            yield f"  {one['title']}: not measured"
+            continue
+        yield (
+            f"  {one['title']}: {100 * one['before']:.1f} before tuning, {100 * one['after']:.1f} after "
+            f"({100 * change['value']:+.1f} [{100 * change['low']:+.1f}, {100 * change['high']:+.1f}])"
+        )
+
+
+def trained(card: Mapping[str, Any], run: str) -> str:
+    """Return the outcome of a training as text; `card` is the adapter's, `run` the run directory as it was typed."""
+    lines = [f"Trained {card['adapter']}, an adapter of {card['base']}", ""]
+    lines += [f"  {label:<9} {text}" for label, text in _facts(card, run)]
+    lines += ["", *_warnings(card)]
+    lines.append(f"  next:  raft ask {run} 'your question'")
+    lines.append(f"         raft bench {run}                 (is it better than plain RAG?)")
+    lines.append(f"         raft approve {run} --by NAME     (when you have seen that it is)")
+    return "\n".join(lines)
+
+
+def _facts(card: Mapping[str, Any], run: str) -> Iterator[tuple[str, str]]:
+    general = f", {card['rehearsal']:,} general ones among them" if card["rehearsal"] else ""
+    yield "rows", f"{card['rows'] + card['rehearsal']:,} learned from{general}; {card['valid']:,} to validate with"
+    rate = card["tokens"] / max(card["seconds"], 1e-3)
+    yield "tokens", f"{card['tokens']:,} read in {card['seconds']:,.0f} s, {rate:,.0f} a second with all measurements"
+    yield "loss", _losses(card)
+    yield "steps", f"{card['steps']:,}; the adapter is that of step {card['best_step']:,}"
+    yield "where", f"{run}/adapters/{card['adapter']}   ({card['backend']}, {card['hardware']})"
+
+
+def _losses(card: Mapping[str, Any]) -> str:
+    curve = card["loss_curve"]
+    measured = [point["valid_loss"] for point in curve if "valid_loss" in point]
+    if measured:
+        return f"{measured[0]:.4f} when first measured on the validation rows, {min(measured):.4f} at best"
+    losses = [point["loss"] for point in curve if "loss" in point]
+    return f"{losses[0]:.4f} at first, {losses[-1]:.4f} at last, on the training rows" if losses else "not told"
+
+
+def _warnings(card: Mapping[str, Any]) -> Iterator[str]:
+    notes = card["notes"]
+    if "few_rows" in notes:
+        yield f"  {notes['few_rows']} training questions are few: under {FEW_ROWS}, tuning rarely beats plain RAG."
+    if "no_valid" in notes:
+        yield "  There are no validation rows, so the last step was kept, be it the best or not."
+    if "not_learned" in notes:
+        yield "  No measurement was better than the first: a lower --learning-rate, or more rows, may help."
+    if {"few_rows", "no_valid", "not_learned"} & notes.keys():
+        yield ""

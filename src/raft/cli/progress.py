@@ -1,0 +1,165 @@
+"""Progress for a person: a live line in a terminal, plain lines elsewhere."""
+
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any, Self
+
+from raft.cli import messages
+from raft.pipeline.estimate import count, long
+
+_EVERY_SECONDS = 30.0
+_DOING = {
+    "documents": "reading documents",
+    "privacy": "looking for personal data",
+    "chunks": "cutting chunks",
+    "survey": "surveying the chunks",
+    "index": "embedding chunks",
+    "lexical": "indexing words",
+    "questions": "writing questions",
+    "cleaned": "cleaning and splitting",
+    "examples": "building examples",
+}
+
+
+class Progress:
+    """A listener for `raft.build` and `raft.train` that writes to standard error.
+
+    Args:
+        silent: write nothing.
+    """
+
+    def __init__(self, *, silent: bool = False) -> None:
+        self._silent = silent
+        self._live: Any = None
+        self._planned = self._answered = self._replayed = 0
+        self._calls: dict[str, int] = {}
+        self._begun = self._told = time.monotonic()
+        self._step = ""
+        self._first: tuple[float, float] | None = None
+
+    def __enter__(self) -> Self:
+        if not self._silent and sys.stderr.isatty():
+            from rich.console import Console  # noqa: PLC0415  not needed where there is no terminal
+
+            self._live = Console(stderr=True).status("starting")
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def __call__(self, event: str, facts: Mapping[str, Any]) -> None:
+        """Take note of an event."""
+        if event == "begins":
+            self._step, self._begun = facts["step"], time.monotonic()
+            self._answered = self._replayed = 0
+            self._say(f"{_doing(self._step)} …", lasting=False)
+        elif event == "reused":
+            self._say(f"{facts['step']:<10} unchanged")
+        elif event == "made":
+            self._say(f"{facts['step']:<10} {_made(facts['line'])}")
+        elif event == "planned":
+            self._planned = facts["questions"]
+        elif event == "estimated":
+            self._calls = {part["purpose"]: part["calls"] for part in facts["parts"]}
+            self._say(f"{'estimate':<10} {messages.estimated(facts)}")
+        elif event == "asked":
+            self._answered += facts["new"]
+            self._replayed += facts["replayed"]
+            self._say(self._rate() if "in_flight" not in facts else self._flight(facts), lasting=False)
+        elif event == "batch":
+            self._say(_batch(facts), lasting=False)
+        elif event == "asking":
+            self._asking(facts)
+        elif event == "rows":
+            self._first = None
+            self._say(_rows(facts))
+        elif event == "training":
+            self._say(self._pace(facts), lasting="valid_loss" in facts)
+
+    def _rate(self) -> str:
+        seconds = max(1e-3, time.monotonic() - self._begun)
+        planned = f" for {self._planned:,} questions" if self._step == "questions" and self._planned else ""
+        replayed = f", {self._replayed:,} from the ledger" if self._replayed else ""
+        doing = _doing(self._step)
+        return f"{doing}: {self._answered:,} new replies{planned}{replayed}, {self._answered / seconds:.1f} a second"
+
+    def _flight(self, facts: Mapping[str, Any]) -> str:
+        seconds = max(1e-3, time.monotonic() - self._begun)
+        done, rate = self._answered + self._replayed, self._answered / seconds
+        planned = max(self._calls.get(self._step, 0), done) if self._step in self._calls else 0
+        parts = [
+            f"{done:,} of {planned:,} calls" if planned else f"{done:,} calls",
+            f"{self._replayed:,} from the ledger" if self._replayed else "",
+            f"{facts['in_flight']:,} in flight",
+            f"{rate:.1f} a second",
+            f"{count(facts['input_tokens'] + facts['output_tokens'])} tokens",
+            _money(facts),
+            f"{long((planned - done) / rate)} left" if planned > done and self._answered else "",
+            f"{facts['failures']:,} failed" if facts["failures"] else "",
+        ]
+        return f"{_doing(self._step)}: {', '.join(part for part in parts if part)}"
+
+    def _asking(self, facts: Mapping[str, Any]) -> None:
+        self._begun, self._answered, self._replayed, self._planned = time.monotonic(), 0, 0, facts["questions"]
+        self._step = "asking"
+        without = " without what bears the answer" if facts["condition"] == "withheld" else ""
+        self._say(f"asking     {facts['arm']}: {facts['questions']:,} of {facts['set']}{without}")
+
+    def _pace(self, facts: Mapping[str, Any]) -> str:
+        step, steps, now = facts["step"], facts["steps"], time.monotonic()
+        self._first = self._first or (now, step)
+        begun, first = self._first
+        text = f"step {step:,} of {steps:,} (epoch {facts['epoch']:.2f})"
+        if "valid_loss" in facts:
+            text += f", validation loss {facts['valid_loss']:.4f}"
+        if "loss" in facts:
+            text += f", loss {facts['loss']:.4f}"
+        if "tokens_per_second" in facts:
+            text += f", {facts['tokens_per_second']:,.0f} tokens a second"
+        if step > first:  # the first step, which also warms up, has no beginning
+            text += f", at most {long((now - begun) / (step - first) * (steps - step))} left"
+        return text
+
+    def _say(self, text: str, *, lasting: bool = True) -> None:
+        if self._silent:
+            return
+        if self._live is not None:
+            self._live.update(text)
+            if lasting:
+                self._live.console.print(text, highlight=False, markup=False)
+        elif lasting or time.monotonic() - self._told > _EVERY_SECONDS:
+            self._told = time.monotonic()
+            sys.stderr.write(text + "\n")
+            sys.stderr.flush()
+
+
+def _money(facts: Mapping[str, Any]) -> str:
+    if facts["cost"] is None:
+        return "price unknown"
+    spent = f"${facts['cost']:,.2f}"
+    return f"{spent} of ${facts['cap']:,.2f}" if facts["cap"] is not None else spent
+
+
+def _batch(facts: Mapping[str, Any]) -> str:
+    failed = f", {facts['failed']:,} failed" if facts["failed"] else ""
+    done = f"{facts['done']:,} of {facts['total']:,} answered{failed}"
+    return f"batch {facts['id']}: {facts['status']}, {done}, {long(facts['seconds'])} old"
+
+
+def _made(line: Mapping[str, Any]) -> str:
+    rows = [f"{entry['rows']:,} {name.split('.')[0]}" for name, entry in line["artifacts"].items() if "rows" in entry]
+    return f"{', '.join(rows) or 'ready'} in {line['seconds']:.1f} s"
+
+
+def _doing(step: str) -> str:
+    return "training" if step.startswith("adapter-") else _DOING.get(step, step)
+
+
+def _rows(facts: Mapping[str, Any]) -> str:
+    text = f"training on {facts['rows']:,} rows of {facts['tokens']:,} tokens in all"
+    text += f" ({facts['shortened']:,} lost distractors to fit)" if facts["shortened"] else ""
+    text += f" and {facts['rehearsal']:.0%} general ones" if facts["rehearsal"] else ""
+    return f"{text}, {facts['epochs']:g} epochs at most; {facts['valid']:,} rows to validate with"

@@ -1,0 +1,237 @@
+"""Markdown, reStructuredText and plain text."""
+
+import html
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+from raft.corpus.readers import Reading, decode
+
+_FRONT_MATTER = re.compile(r"---[a-z]*[ \t]*\n(.*?\n)??(?:---|\.\.\.)[ \t]*(?:\n|\Z)", re.DOTALL)
+_TITLE = re.compile(r"^title:[ \t]*(?P<quote>[\"']?)(?P<title>[^\n]*?)(?P=quote)[ \t]*$", re.MULTILINE)
+_HEADING = re.compile(r"^ {0,3}#{1,6}[ \t]+(.+?)[ \t]*#*[ \t]*$|^(\S[^\n]*)\n(?:={3,}|-{3,})[ \t]*$", re.MULTILINE)
+_UNDERLINED = re.compile(r"^(\S[^\n]{2,})\n([=\-~^\"'*+#.])\2{2,}[ \t]*$", re.MULTILINE)
+_FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
+_CODE = r"(?P<ticks>`{1,3})(?!`)[^\n]{1,2000}?(?<!`)(?P=ticks)(?!`)"
+_TAGS = (
+    "a abbr acronym address article aside b big blockquote br button center cite code dd del details dfn div dl dt em "
+    "figcaption figure font footer form h1 h2 h3 h4 h5 h6 header hr i iframe img input ins kbd label li main mark nav "
+    "ol p picture pre q s samp section small source span strike strong sub summary sup table tbody td tfoot th thead "
+    "time tr tt u ul var video wbr"
+)
+_TAG = rf"<(?P<close>/?)(?P<tag>{'|'.join(_TAGS.split())})\b(?:\s[^<>]{{0,1000}})?/?>"
+_ENTITY = r"&(?:#\d{1,7}|#x[\da-fA-F]{1,6}|[a-zA-Z]\w{1,30});"
+_TEMPLATE = (
+    r"(?P<template>\{%-?\s*(?P<name>\w+)(?P<rest>[^%{}]{0,1000})-?%\}"
+    r"|\{\{(?P<variable>-?\s*(?:site|page|base|layout)\.)?[^{}\n]{0,1000}\}\})"
+)
+_MARKUP = re.compile(rf"{_CODE}|{_TEMPLATE}|{_TAG}|(?P<entity>{_ENTITY})", re.IGNORECASE)
+_COMMENTS = (("<!--", "-->"), ("<style", "</style>"), ("<script", "</script>"))
+_TEMPLATE_COMMENT = ("{% comment %}", "{% endcomment %}")
+_UNPAIRED = {"br", "dd", "dt", "hr", "li", "p", "tbody", "td", "tfoot", "th", "thead", "tr", "wbr"}
+"""Tags that say something without an end tag."""
+_NESTING = re.compile(r" {0,3}(?:(?:[-*+:]|\d{1,9}[.)]|!!!|\?\?\?|===)\s|\[\^|<(?!/))")
+"""Begins of what lines below are indented under: items of lists, notes, HTML; elsewhere indented lines are code."""
+_MAYBE = re.compile(r"[<&]|\{[%{]")
+_RAW = re.compile(r"\{%-?\s*(?:end)?raw\s*-?%\}")
+_ARGUMENT = re.compile(r"\s*([\"'])(?!\S+\.(?:png|jpe?g|gif|svg|webp)\1)([^\"']*)\1")
+_TABLE_END = re.compile(r"</table\s*>", re.IGNORECASE)
+_ROW = re.compile(r"<tr\b[^<>]{0,1000}>", re.IGNORECASE)
+_CELL = re.compile(r"<t[dh]\b[^<>]{0,1000}>", re.IGNORECASE)
+_STRUCTURAL = {"include", "include_relative", "render", "layout", "assign", "capture", "if", "unless", "for", "case"}
+_Replace = Callable[[re.Match[str]], str]
+
+
+def read(path: Path, *, kind: str, drop_templates: bool, **_others: object) -> list[Reading]:
+    """Read a text file as one document; Markdown loses front matter, comments and inline HTML.
+
+    Raises:
+        raft.corpus.readers.Unreadable: it is no text file.
+    """
+    text = decode(path.read_bytes())
+    if kind != "md":
+        heading = _UNDERLINED.search(text, 0, 2000)
+        return [Reading(heading[1].strip() if heading else path.stem, text.strip(), kind)]
+    title, text = split_front_matter(text)
+    text = plain_markdown(text, drop_templates=drop_templates).strip()
+    return [Reading(title or own_title(text) or path.stem, text, kind)]
+
+
+def split_front_matter(text: str) -> tuple[str | None, str]:
+    """Return the title in a text's YAML front matter, if there is one, and the text without the front matter."""
+    match = _FRONT_MATTER.match(text)
+    if not match:
+        return None, text
+    title = _TITLE.search(match[1] or "")
+    known = title and title["title"].strip() not in {"", ">", ">-", "|", "|-"}
+    return (title["title"].strip() if title and known else None), text[match.end() :]
+
+
+def own_title(text: str) -> str | None:
+    """Return what a Markdown text calls itself: the heading that it begins with, or its only heading of level 1."""
+    tops: list[str] = []
+    for number, (code, part) in enumerate(_parts(text, _COMMENTS)):
+        for match in () if code else _HEADING.finditer(part):
+            if number == 0 and not part[: match.start()].strip():
+                return _plain_heading(match[1] or match[2])
+            if match[0].lstrip().startswith("# ") or match[0].rstrip().endswith("==="):
+                tops.append(match[1] or match[2])
+    return _plain_heading(tops[0]) if len(tops) == 1 else None
+
+
+def _plain_heading(heading: str) -> str:
+    return re.sub(r"(\*\*|__|[*_`])(\S.*?)\1", r"\2", heading.strip())
+
+
+def plain_markdown(text: str, *, drop_templates: bool = False) -> str:
+    """Return Markdown without comments and HTML; code stays as it is written.
+
+    A tag without attributes whose partner stands nowhere (`raft show <section>`) is text. A table in HTML becomes one
+    in Markdown. Template syntax is text too, unless it is to be dropped: then a Liquid tag becomes its first quoted
+    argument (`{% slack_channel "people-ops" %}` says "people-ops"); one without, one that names a picture, one that
+    steers the template and variables of the site go.
+    """
+    if not _MAYBE.search(text):
+        return text
+    parts = list(_parts(text, (*_COMMENTS, _TEMPLATE_COMMENT) if drop_templates else _COMMENTS))
+    replace = partial(_replace, paired=_paired(part for code, part in parts if not code), drop=drop_templates)
+    plain = [
+        (_RAW.sub("", part) if drop_templates else part) if code else _plain(part, replace) for code, part in parts
+    ]
+    return re.sub(r"\n[ \t]*\n(?:[ \t]*\n)+", "\n\n", "\n".join(plain))
+
+
+def _paired(parts: Iterable[str]) -> frozenset[str]:
+    """Return the tags that are opened and closed somewhere."""
+    found = {(tag["close"], tag["tag"].lower()) for part in parts for tag in _MARKUP.finditer(part) if tag["tag"]}
+    return frozenset(name for close, name in found if not close and ("/", name) in found)
+
+
+def _parts(text: str, comments: Sequence[tuple[str, str]]) -> Iterator[tuple[bool, str]]:
+    """Yield (is it code, text) in order, each without the line end that follows it, comments left out."""
+    lines: list[str] = []
+    fence = until = ""
+    last = {closing: text.rfind(closing) for _, closing in comments}
+    offset = 0
+    nested = indented = False
+    blank = True
+    for raw in text.split("\n"):
+        line, closable = raw, [pair for pair in comments if last[pair[1]] > offset]
+        offset += len(raw) + 1
+        if not fence and not until and raw.strip():
+            deep = raw.startswith(("    ", "\t"))
+            if deep != indented and (indented or (blank and not nested)):
+                if lines:
+                    yield indented, "\n".join(lines)
+                lines, indented = [], deep
+            if not deep and (blank or _NESTING.match(raw)) and not (nested and raw[0] == " "):
+                nested = bool(_NESTING.match(raw))
+        blank = not raw.strip()
+        if indented:
+            lines.append(raw)
+            continue
+        if not fence and (until or "<" in raw or "{%" in raw):
+            line, until = _without_comments(raw, until, closable)
+            if until and not line.strip():
+                continue
+        mark = _FENCE.match(line)
+        if mark and not fence:
+            if lines:
+                yield False, "\n".join(lines)
+            lines, fence = [line], mark[1]
+            continue
+        lines.append(line)
+        if mark and mark[1].startswith(fence) and not line.strip(" `~"):
+            yield True, "\n".join(lines)
+            lines, fence = [], ""
+    if lines:
+        yield bool(fence) or indented, "\n".join(lines)
+
+
+def _without_comments(line: str, until: str, closable: Sequence[tuple[str, str]]) -> tuple[str, str]:
+    """Return a line without its comments and what ends the one still open; `until` ends the one it begins in."""
+    kept: list[str] = []
+    position = 0
+    while True:
+        if until:
+            end = line.find(until, position)
+            if end < 0:
+                return "".join(kept), until
+            position, until = end + len(until), ""
+        found = [(line.find(opening, position), closing) for opening, closing in closable]
+        found = [(start, closing) for start, closing in found if start >= 0 and line[start - 1 : start] != "`"]
+        start, closing = min(found, default=(len(line), ""))
+        kept.append(line[position:start])
+        if not closing:
+            return "".join(kept), ""
+        position, until = start, closing
+
+
+def _plain(text: str, replace: _Replace) -> str:
+    if not _MAYBE.search(text):
+        return text
+    pieces = re.split(r"(?=<table\b)", text, flags=re.IGNORECASE)
+    done = [pieces[0]]
+    for piece in pieces[1:]:
+        end = _TABLE_END.search(piece)
+        done.append(_table(piece[: end.start()], replace) + piece[end.end() :] if end else piece)
+    plain = re.sub(rf"{_GLUE}[\s{_GONE}]*", " ", _MARKUP.sub(replace, "".join(done)))
+    lines = (_replace_line(line) for line in plain.split("\n"))
+    return "\n".join(line for line in lines if line is not None)
+
+
+_GONE = "\x00"
+"""Stands where something was taken out, so that a line which held nothing else goes too."""
+
+_GLUE = "\x01"
+"""Draws the text that follows onto the same line."""
+
+
+def _replace_line(line: str) -> str | None:
+    if _GONE not in line:
+        return line
+    line = line.replace(_GONE, "")
+    return line.rstrip() if line.strip() else None
+
+
+def _replace(match: re.Match[str], *, paired: frozenset[str], drop: bool) -> str:
+    if match["ticks"]:
+        return match[0]
+    if match["entity"]:
+        return html.unescape(match[0]).replace("\N{NO-BREAK SPACE}", " ")
+    if match["template"]:
+        return _replace_template(match) if drop else match[0]
+    known = match["tag"].lower() in paired | _UNPAIRED or "=" in match[0] or match[0].endswith("/>")
+    return _replace_tag(match) if known else match[0]
+
+
+def _replace_tag(match: re.Match[str]) -> str:
+    tag = match["tag"].lower()
+    if tag == "br":
+        line = match.string[match.string.rfind("\n", 0, match.start()) + 1 : match.start()]
+        return " " if line.lstrip().startswith("|") else "\n"
+    if tag == "li" and not match["close"]:
+        return "- "
+    if re.fullmatch("h[1-6]", tag):
+        return "\n" if match["close"] else "#" * int(tag[1]) + _GLUE
+    alt = re.search(r"\salt=([\"'])(.*?)\1", match[0]) if tag == "img" else None
+    return alt[2] if alt else _GONE
+
+
+def _replace_template(match: re.Match[str]) -> str:
+    if not match["name"]:
+        return _GONE if match["variable"] else match[0]
+    argument = None if match["name"] in _STRUCTURAL else _ARGUMENT.match(match["rest"])
+    return argument[2] if argument else _GONE
+
+
+def _table(source: str, replace: _Replace) -> str:
+    """Turn the rows of an HTML table, from `<table` to before its end tag, into Markdown."""
+    rows = []
+    for row in _ROW.split(source)[1:]:
+        cells = [_plain(cell, replace).replace("|", r"\|") for cell in _CELL.split(row)[1:]]
+        rows.append("| " + " | ".join(" ".join(cell.split()) for cell in cells) + " |")
+    if rows:
+        rows.insert(1, "|" + " --- |" * max(1, rows[0].count(" | ") + 1))
+    return "\n\n" + "\n".join(rows) + "\n\n"

@@ -1,0 +1,203 @@
+"""A blind comparison: experts choose between two answers without knowing which is the contender's.
+
+The page holds pair ids and no key. Which side is which is drawn per pair from (seed, question_id), so the ratings are
+read with the seed alone; a pair's id holds its answers' digest too, so that ratings of other answers are refused.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from raft.errors import UsageError
+from raft.report.page import fill
+
+CHOICES: Mapping[str, str] = {
+    "a": "A is better",
+    "b": "B is better",
+    "tie": "equally good",
+    "both wrong": "both wrong",
+}
+"""What can be chosen for a pair, as a ratings file has it, and what the page says."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two answers to one question, in the order in which they are shown.
+
+    Attributes:
+        pair_id: what the page and a ratings file know the pair by; tells neither question nor side.
+        question_id: the question; never on the page.
+        question: what was asked.
+        document: the path of the document that bears the answer; may be empty.
+        golden: the text that bears the answer; may be empty.
+        a: the answer on the left.
+        b: the answer on the right.
+    """
+
+    pair_id: str
+    question_id: str
+    question: str
+    document: str
+    golden: str
+    a: str
+    b: str
+
+
+def pairs(
+    questions: Sequence[Mapping[str, Any]], contender: Mapping[str, str], baseline: Mapping[str, str], n: int, seed: int
+) -> list[Pair]:
+    """Return at most `n` pairs, drawn and shuffled by the seed, whatever the order of the questions.
+
+    Questions without an answer of both arms are left out, and so are those whose two answers read the same but for
+    case and white space: there is nothing to choose.
+
+    Args:
+        questions: rows with `question_id`, `question` and, where known, `document` and `golden` (its text).
+        contender: its answers by question_id.
+        baseline: its answers by question_id.
+        n: how many pairs; 50 to 100 are an hour or two of an expert's time.
+        seed: seed of the draw and of the sides.
+    """
+    drawn = {}
+    for row in questions:
+        key = row["question_id"]
+        if key in contender and key in baseline and _plain(contender[key]) != _plain(baseline[key]):
+            drawn[_digest("draw", seed, key)] = _pair(row, contender[key], baseline[key], seed)
+    return [drawn[order] for order in sorted(drawn)[: max(0, n)]]
+
+
+def _pair(row: Mapping[str, Any], contender: str, baseline: str, seed: int) -> Pair:
+    key = row["question_id"]
+    a, b = (contender, baseline) if _contender_is_a(seed, key) else (baseline, contender)
+    about = (str(row["question"]), str(row.get("document") or ""), str(row.get("golden") or ""))
+    return Pair(_digest("pair", seed, key, a, b)[:16], key, *about, a, b)
+
+
+def _contender_is_a(seed: int, question_id: str) -> bool:
+    return int(_digest("side", seed, question_id)[:8], 16) % 2 == 0
+
+
+def _digest(*parts: object) -> str:
+    written = json.dumps([str(part) for part in parts])
+    return hashlib.sha256(written.encode("ascii")).hexdigest()
+
+
+def _plain(answer: str) -> str:
+    return " ".join(answer.split()).casefold()
+
+
+def page(pairs: Sequence[Pair], *, title: str = "Which answer is better?") -> str:
+    """Return a page on which an expert rates pairs, keeps the ratings in the browser and saves them as JSONL.
+
+    It loads nothing and sends nothing; without a script it can be read, and not saved.
+
+    Args:
+        pairs: what `pairs` returned.
+        title: the page's heading.
+
+    Raises:
+        UsageError: there are no pairs.
+    """
+    if not pairs:
+        raise UsageError(
+            "There is no pair of answers to compare.",
+            hint="both arms need answers to the same questions, and some that differ",
+        )
+    key = _digest("page", *(pair.pair_id for pair in pairs))[:16]
+    return fill("blind", title=title, key=key, pairs=pairs, choices=CHOICES)
+
+
+def read_ratings(path: Path | str, pairs: Iterable[Pair]) -> dict[str, str]:
+    """Return what an expert chose, one of `CHOICES` by pair_id.
+
+    Args:
+        path: the file that the page saved: one object a line, with `pair_id` and `choice`.
+        pairs: the pairs of that page, as `pairs` returns them again from the same questions, answers and seed.
+
+    Raises:
+        UsageError: the file cannot be read, holds no rating, or a line is none of these pairs' ratings, or a second
+            one of the same pair.
+    """
+    known = {pair.pair_id for pair in pairs}
+    seen: dict[str, int] = {}
+    chosen: dict[str, str] = {}
+    for number, line in _lines(path):
+        pair_id, choice = _rating(line, f"{path}, line {number}")
+        if pair_id not in known:
+            raise UsageError(
+                f"The pair {pair_id!r} is not one of these {len(known)} pairs.",
+                where=f"{path}, line {number}",
+                hint="give the questions, answers and seed that the page was made from",
+            )
+        if pair_id in seen:
+            raise UsageError(
+                f"The pair {pair_id!r} is rated twice, first in line {seen[pair_id]}.",
+                where=f"{path}, line {number}",
+                hint="keep one line for each pair",
+            )
+        seen[pair_id], chosen[pair_id] = number, choice
+    if not seen:
+        raise UsageError("The file holds no rating.", where=path, hint="rate some pairs, then press “Save ratings”")
+    return chosen
+
+
+def kept_ratings(path: Path) -> dict[str, str]:
+    """Return the choices in a file of `added_ratings`, of pairs of whatever answers; none where there is no file."""
+    lines = _lines(path) if path.is_file() else []
+    return dict(_rating(line, f"{path}, line {number}") for number, line in lines)
+
+
+def added_ratings(path: Path, chosen: Mapping[str, str]) -> str:
+    """Return what a file of ratings holds, with the choices it does not hold yet; a pair's last line counts."""
+    before = kept_ratings(path)
+    lines = [line for _, line in _lines(path)] if path.is_file() else []
+    new = [{"pair_id": name, "choice": choice} for name, choice in chosen.items() if before.get(name) != choice]
+    return "".join(f"{line}\n" for line in [*lines, *map(json.dumps, new)])
+
+
+def count(chosen: Mapping[str, str], pairs: Iterable[Pair], seed: int) -> dict[str, int]:
+    """Return how many `pairs` there are, how many are `rated`, and of these `wins`, `losses` and `ties`.
+
+    Wins are the contender's. "tie" and "both wrong" both count as ties.
+
+    Args:
+        chosen: choices by pair_id; those of other pairs do not count.
+        pairs: the pairs.
+        seed: the seed that they were made with.
+    """
+    known = {pair.pair_id: pair for pair in pairs}
+    counts = {"pairs": len(known), "rated": 0, "wins": 0, "losses": 0, "ties": 0}
+    for pair_id in known.keys() & chosen.keys():
+        counts["rated"] += 1
+        counts[_outcome(chosen[pair_id], _contender_is_a(seed, known[pair_id].question_id))] += 1
+    return counts
+
+
+def _outcome(choice: str, contender_is_a: bool) -> str:
+    if choice not in ("a", "b"):
+        return "ties"
+    return "wins" if (choice == "a") == contender_is_a else "losses"
+
+
+def _lines(path: Path | str) -> list[tuple[int, str]]:
+    try:
+        written = Path(path).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"The ratings cannot be read: {error}.", where=path) from None
+    return [(number, line) for number, line in enumerate(written.split("\n"), 1) if line.strip()]
+
+
+def _rating(line: str, where: str) -> tuple[str, str]:
+    try:
+        found = json.loads(line)
+    except ValueError as error:
+        raise UsageError(f"The line is not JSON: {error}.", where=where) from None
+    pair_id, choice = (found.get(key) if isinstance(found, dict) else None for key in ("pair_id", "choice"))
+    if not isinstance(pair_id, str):
+        raise UsageError("The line has no pair_id.", where=where, hint='{"pair_id": "…", "choice": "a"}')
+    if not isinstance(choice, str) or choice not in CHOICES:
+        raise UsageError(f"The choice {choice!r} is none of {', '.join(CHOICES)}.", where=where)
+    return pair_id, choice

@@ -1,0 +1,254 @@
+"""From the scores of single answers to the figures of a benchmark: means with intervals, differences, costs, speed."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from raft.evaluation.metrics import (
+    Interval,
+    bootstrap_mean,
+    contains_reference,
+    f1,
+    macro_f1_difference,
+    macro_f1_interval,
+    ndcg,
+    paired_difference,
+    percentile,
+    recall_at,
+    reciprocal_rank,
+)
+from raft.rag.relevant import Sources, ranks, unanswerable
+from raft.report.measures import COLUMNS
+from raft.text import contains, normalise
+
+MACRO_F1 = "macro_f1"
+ANSWERABLE, WITHHELD = "answerable", "withheld"
+"""The conditions of `tables.ANSWERS`."""
+
+_RECALLS = (1, 3, 5)
+_DEPTH = 10  # ranks that MRR and nDCG look at
+Table = Mapping[tuple[str, str], Mapping[str, Any]]
+"""Scores of one arm's answers to one question set, by condition and question id."""
+
+
+def intervals(table: Table, sources: Sources, classes: Sequence[str]) -> dict[str, Any]:
+    """Return each measure's mean with its interval as a dictionary, None where it was not measured.
+
+    `false_answers` is over what nothing shown answers, all others are over the questions as they are.
+
+    Args:
+        table: scores of one arm in one question set.
+        sources: of the questions.
+        classes: labels of a closed set, or nothing.
+    """
+    found: dict[str, Any] = {}
+    for name, column in COLUMNS.items():
+        keys = _keys(table, name)
+        found[name] = _plain(bootstrap_mean([table[key][column] for key in keys], _groups(keys, sources)))
+    keys = _keys(table, MACRO_F1)
+    predicted, right = ([table[key][column] for key in keys] for column in ("predicted", "label"))
+    macro = macro_f1_interval(predicted, right, _groups(keys, sources), classes) if classes else None
+    return {**found, MACRO_F1: _plain(macro)}
+
+
+def differences(ours: Table, theirs: Table, sources: Sources, classes: Sequence[str]) -> dict[str, Any]:
+    """Return ours minus theirs on the same questions, for each measure that both have, as `intervals` does."""
+    found = {name: difference(ours, theirs, name, sources) for name in COLUMNS}
+    keys = [key for key in _keys(ours, MACRO_F1) if key in theirs]
+    if classes and keys:
+        mine, other = ([table[key]["predicted"] for key in keys] for table in (ours, theirs))
+        right = [ours[key]["label"] for key in keys]
+        found[MACRO_F1] = macro_f1_difference(mine, other, right, _groups(keys, sources), classes)
+    return {name: asdict(one) for name, one in found.items() if one is not None}
+
+
+def difference(ours: Table, theirs: Table, name: str, sources: Sources) -> Interval | None:
+    """Return the paired difference of one measure; None where both measured no question in common."""
+    keys = [key for key in _keys(ours, name) if key in theirs]
+    column = COLUMNS[name]
+    mine, other = ([table[key][column] for key in keys] for table in (ours, theirs))
+    return paired_difference(mine, other, _groups(keys, sources))
+
+
+def shared_means(one: Table, other: Table, name: str) -> tuple[float | None, float | None]:
+    """Return the means of a measure in two tables over the questions that both measured; None without any."""
+    column = COLUMNS[name]
+    keys = [key for key in _keys(one, name) if key in other]
+    pairs = [(one[key][column], other[key][column]) for key in keys]
+    both = [pair for pair in pairs if None not in pair]
+    return _mean([ours for ours, _ in both]), _mean([theirs for _, theirs in both])
+
+
+def mean(table: Table, name: str) -> float | None:
+    """Return the mean of a measure over the answers that have it; None without any."""
+    return _mean([value for key in _keys(table, name) if (value := table[key][COLUMNS[name]]) is not None])
+
+
+def stronger(
+    untuned: Mapping[str, Table], ours: Table, theirs: Table, measure: str, sources: Sources
+) -> tuple[str, Interval] | None:
+    """Return an untuned arm that scored higher than the baseline, and what the tuned arm gains over it, or None.
+
+    Args:
+        untuned: the answers of untuned arms by name, the baseline among them.
+        ours: the tuned arm's.
+        theirs: the baseline's.
+        measure: which measure counts.
+        sources: where the answers stand.
+    """
+    to_beat = mean(theirs, measure)
+    for name, table in untuned.items():
+        reached, gain = mean(table, measure), difference(ours, table, measure, sources)
+        if to_beat is not None and reached is not None and reached > to_beat and gain is not None:
+            return name, gain
+    return None
+
+
+def _keys(table: Table, name: str) -> list[tuple[str, str]]:
+    # sorted, because the draws of a bootstrap depend on the order of the groups
+    return sorted(key for key in table if name == "false_answers" or key[0] != WITHHELD)
+
+
+def _groups(keys: Sequence[tuple[str, str]], sources: Sources) -> list[str]:
+    return [sources.group(question_id) for _, question_id in keys]
+
+
+def _plain(interval: Interval | None) -> dict[str, Any] | None:
+    return None if interval is None else asdict(interval)
+
+
+def retrieval(question_ids: Sequence[str], sources: Sources) -> dict[str, Any]:
+    """Return how well search finds the bearing chunks, over the questions for which one is known.
+
+    Recall at k is the share of the questions for which at least one bearing chunk is among the first k: one is enough
+    to answer. MRR and nDCG look at ten ranks.
+    """
+    known = sorted(name for name in question_ids if sources.retrieved(name, 1) is not None)
+    placed = [ranks(sources.bearing[name], sources.hits[name]) for name in known]
+    firsts = [min((rank for rank in row if rank is not None), default=None) for row in placed]
+    groups = [sources.group(name) for name in known]
+
+    def resampled(values: Sequence[float | None]) -> dict[str, Any] | None:
+        return _plain(bootstrap_mean(values, groups))
+
+    return {
+        "recall": {str(k): resampled([recall_at([first], k) for first in firsts]) for k in _RECALLS},
+        "mrr": resampled([reciprocal_rank(first, _DEPTH) for first in firsts]),
+        "ndcg": resampled([ndcg(row, len(row), _DEPTH) for row in placed]),
+        "bearing": len(known),
+    }
+
+
+def missed(question_ids: Sequence[str], sources: Sources, k: int) -> float | None:
+    """Return the share of questions none of whose bearing chunks is among the first k; None where none is known."""
+    found = [retrieved for name in question_ids if (retrieved := sources.retrieved(name, k)) is not None]
+    return 1 - sum(found) / len(found) if found else None
+
+
+def serving(
+    rows: Sequence[Mapping[str, Any]],
+    timing: Mapping[str, Any],
+    price: Mapping[str, float | None],
+    machine_hour: float | None,
+) -> dict[str, Any]:
+    """Return what an arm takes to serve: tokens, cost, speed, latency; None for what was not measured.
+
+    Args:
+        rows: its rows of `tables.ANSWERS`; those without a reply are left out.
+        timing: `questions_per_second` and `latencies` (seconds a question); either may be missing.
+        price: `input` and `output` in US dollars per million tokens; without both, the answers' own cost counts.
+        machine_hour: price of an hour of this machine in US dollars, added where the answers themselves cost nothing.
+    """
+    replies = [row for row in rows if row["error"] is None]
+    counted = [row["tokens"] for row in replies if row["tokens"] is not None]
+    tokens = {name: _mean([one[name] for one in counted]) for name in ("input", "output")}
+    latencies, speed = timing.get("latencies") or [], timing.get("questions_per_second")
+    cost = _listed(tokens, price)
+    if cost is None:
+        cost = _mean([row["cost"] for row in replies])
+        if cost == 0 and machine_hour and speed:
+            cost = machine_hour / 3600 / speed
+    return {
+        "tokens": tokens,
+        "cost_per_thousand": None if cost is None else 1000 * cost,
+        "questions_per_second": speed,
+        "latency": {
+            "median": percentile(latencies, 0.5),
+            "p95": percentile(latencies, 0.95),
+            "questions": len(latencies),
+        }
+        if latencies
+        else None,
+    }
+
+
+def _listed(tokens: Mapping[str, float | None], price: Mapping[str, float | None]) -> float | None:
+    """Return the cost of a question by its price list, in US dollars; None where something is unknown."""
+    given, said, paid, earned = tokens["input"], tokens["output"], price.get("input"), price.get("output")
+    if given is None or said is None or paid is None or earned is None:
+        return None
+    return (given * paid + said * earned) / 1_000_000
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """Return the mean; None without values, or where one is unknown."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known and len(known) == len(values) else None
+
+
+_ARTICLES = frozenset({"a", "an", "the"})
+
+
+def why(answer: Mapping[str, Any], question: Mapping[str, Any], bearing: Sequence[str]) -> str:
+    """Return the reason for a score in one sentence.
+
+    Args:
+        answer: a row of `tables.ANSWERS`.
+        question: its row of `tables.EVALUATION`.
+        bearing: ids of the chunks that bear the question's answer; empty where none is known.
+    """
+    if answer["error"] is not None:
+        return f"There is no reply: {answer['error'].rstrip('.')}."
+    if answer["condition"] == "withheld" or unanswerable(question):
+        hidden = (
+            "what bears the answer was withheld" if not unanswerable(question) else "the documents do not answer it"
+        )
+        return f"Abstained, and rightly: {hidden}." if answer["abstained"] else f"Answered, though {hidden}."
+    shown = [name for name in answer["shown"] if name in set(bearing)]
+    if answer["abstained"]:
+        return f"Abstained, {_abstained(answer, bearing, shown)}."
+    said = _compared(answer["answer"], question["answers"])
+    if said.startswith("No word") and shown:
+        said += f", though chunk {shown[0]} bears the answer"
+    if answer["shown"] and bearing and not shown:
+        said += "; the right chunk was not retrieved"
+    if not answer["followed"]:
+        said += "; the reply did not keep the form, and all of it was scored"
+    return f"{said}."
+
+
+def _abstained(answer: Mapping[str, Any], bearing: Sequence[str], shown: Sequence[str]) -> str:
+    if shown:
+        return f"though chunk {shown[0]} bears the answer"
+    if not answer["shown"]:
+        return "and no document was shown"
+    return "and the right chunk was not retrieved" if bearing else "though the question has an answer"
+
+
+def _compared(answer: str, references: Sequence[str]) -> str:
+    if not references:
+        return "There is no reference to compare with"
+    best = max(references, key=lambda one: f1(answer, [one]))
+    if f1(answer, [best]) == 1:
+        return f"The answer has the same words as the reference '{best}'"
+    contained = [one for one in references if contains_reference(answer, [one])]
+    if contained:
+        return f"The reference '{max(contained, key=len)}' is contained in a longer answer"
+    if contains(best, answer):
+        return f"The answer is a part of the reference '{best}'"
+    given = set(normalise(answer).split())
+    common = [word for word in dict.fromkeys(normalise(best).split()) if word in given and word not in _ARTICLES]
+    if common:
+        words = f"words '{' '.join(common)}' are" if len(common) > 1 else f"word '{common[0]}' is"
+        return f"The {words} in both the answer and the reference '{best}'"
+    return f"No word of the reference '{best}' is in the answer"

@@ -1,0 +1,348 @@
+"""The benchmark: from what each arm answered to scores, intervals by document, and a verdict."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from itertools import product
+from typing import Any, Literal
+
+import polars as pl
+
+from raft.errors import RaftError
+from raft.evaluation import scores as measuring
+from raft.evaluation.metrics import Interval, score_answer
+from raft.evaluation.scores import ANSWERABLE, WITHHELD, Table, why
+from raft.evaluation.systems import GOLDEN, LARGER, TUNED, UNTUNED, Arm, baseline
+from raft.evaluation.verdict import Evidence, decide, economics
+from raft.rag.relevant import Sources, unanswerable
+from raft.report.measures import COLUMNS
+from raft.text import normalise
+
+__all__ = ["SCORES", "labels", "score", "summary", "why"]
+
+FORMAT = 1
+SCORES = pl.Schema(
+    {
+        **dict.fromkeys(("arm", "question_set", "condition", "question_id"), pl.String()),
+        **dict.fromkeys(COLUMNS.values(), pl.Float64()),
+        **dict.fromkeys(("label", "predicted"), pl.String()),
+    }
+)
+"""What `score` returns. Shares from 0 to 1; `label` is the right one of a closed set of labels, `predicted` the one
+that the answer names (null: none)."""
+
+MOST_LABELS = 5
+_QUESTIONS_A_LABEL = 4  # fewer, and a handful of questions for facts would look like a set of labels
+_GENERATED = ("eval_unseen", "eval_seen", "valid", "train")
+Row = Mapping[str, Any]
+
+
+def labels(questions: pl.DataFrame) -> tuple[str, ...]:
+    """Return the labels of a closed set, normalised and sorted; empty where the questions are no such set.
+
+    A closed set has two to five labels; each question that can be answered has exactly one reference, a label, and
+    there are at least four questions a label.
+
+    Args:
+        questions: rows of `tables.EVALUATION` of one question set.
+    """
+    asked = [row["answers"] for row in questions.iter_rows(named=True) if not unanswerable(row)]
+    if any(len(answers) != 1 for answers in asked):
+        return ()
+    found = {normalise(answer) for (answer,) in asked}
+    closed = 2 <= len(found) <= MOST_LABELS and len(asked) >= _QUESTIONS_A_LABEL * len(found)
+    return tuple(sorted(found)) if closed else ()
+
+
+def score(answers: pl.DataFrame, questions: pl.DataFrame, *, bearing: Mapping[str, Sequence[str]]) -> pl.DataFrame:
+    """Return the scores of each answer, in the order of the answers.
+
+    Withheld questions are scored by whether they are answered at all (`false_answer`), and so are unanswerable ones; a
+    question without a reply has no such score, and 0 on the others. `citation_precision` is the share of the verbatim
+    quotes that come from a chunk that bears the answer, null where no such chunk is known.
+
+    Args:
+        answers: a frame of `tables.ANSWERS`.
+        questions: a frame of `tables.EVALUATION`; `split` is the question set.
+        bearing: for each question id the chunks that bear its answer.
+
+    Returns:
+        A frame of `SCORES`.
+
+    Raises:
+        RaftError: an answer's question is not among the questions.
+    """
+    classes = {str(name): labels(rows) for (name,), rows in questions.group_by("split")}
+    asked = {(row["split"], row["question_id"]): row for row in questions.iter_rows(named=True)}
+    rows = []
+    for answer in answers.iter_rows(named=True):
+        question = asked.get((answer["question_set"], answer["question_id"]))
+        if question is None:
+            raise RaftError(
+                f"An answer's question is not among those of {answer['question_set']}.",
+                where=f"answers.parquet, question {answer['question_id']}",
+                hint="delete answers.parquet and run raft bench again",
+            )
+        known = bearing.get(answer["question_id"], ())
+        rows.append(_scored(answer, question, known, classes[answer["question_set"]]))
+    return pl.DataFrame([{name: row.get(name) for name in SCORES} for row in rows], schema=SCORES)
+
+
+def _scored(answer: Row, question: Row, bearing: Sequence[str], classes: Sequence[str]) -> dict[str, Any]:
+    replied, quotes = answer["error"] is None, answer["quotes"] or []
+    answerable = not unanswerable(question)
+    scores = {name: answer[name] for name in ("arm", "question_set", "condition", "question_id")}
+    scores["followed"] = _share(answer["followed"])
+    scores["supported"] = _share(answer["supported"])
+    scores["quote_support"] = len(quotes) / answer["quotes_given"] if answer["quotes_given"] else None
+    if answer["condition"] == WITHHELD or not answerable:
+        scores["false_answer"] = _share(not answer["abstained"]) if replied else None
+    if answer["condition"] == WITHHELD:
+        return scores
+    scores |= score_answer(
+        answer["answer"] if replied else "", question["answers"], abstained=bool(answer["abstained"])
+    )
+    if answerable:
+        scores["false_refusal"] = _share(answer["abstained"])
+        if quotes and bearing:
+            scores["citation_precision"] = sum(one["chunk_id"] in bearing for one in quotes) / len(quotes)
+    if classes and answerable:
+        named = normalise(answer["answer"])
+        scores["label"] = normalise(question["answers"][0])
+        scores["predicted"] = named if named in classes and not answer["abstained"] else None
+        scores["accuracy"] = _share(scores["predicted"] == scores["label"])
+    return scores
+
+
+def _share(value: bool | None) -> float | None:
+    return None if value is None else float(value)
+
+
+def summary(
+    answers: pl.DataFrame,
+    questions: pl.DataFrame,
+    *,
+    arms: Sequence[Arm],
+    sources: Sources,
+    timings: Mapping[str, Mapping[str, Any]],
+    capability: Mapping[str, Mapping[str, Any]] | None,
+    training: Mapping[str, Any] | None,
+    baseline_tuning: Sequence[Mapping[str, Any]],
+    prices: Mapping[str, Mapping[str, float | None]],
+    build_cost: float | None,
+    machine_hour: float | None,
+    min_gain: float,
+    k: int,
+    header: Mapping[str, Any],
+    blind: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Return the contents of `benchmark.json`: what was asked, each arm's figures with intervals, and the verdict.
+
+    Documents, not questions, are resampled; `against` pairs each arm with the baseline on the same questions. All
+    measures are over the questions as they are, but for `false_answers`, which is over those that nothing shown
+    answers. Recall at k is the share of the questions for which at least one bearing chunk is among the first k.
+
+    Args:
+        answers: a frame of `tables.ANSWERS`.
+        questions: a frame of `tables.EVALUATION`; `split` is the question set.
+        arms: the contenders, in the order in which they are shown; those without answers are left out.
+        sources: where the answers stand, and what search brings.
+        timings: for each arm `questions_per_second` and `latencies` (seconds a question); either may be missing.
+        capability: as in `benchmark.json`; `change` is an `Interval` or its dictionary. None: not measured.
+        training: excerpt of the adapter's card, with `seconds`; None: not tuned.
+        baseline_tuning: `{"arm", "exemplars", "split", "f1", "questions", "chosen"}` of the tuning of the baseline.
+        prices: for an arm `input` and `output` in US dollars per million tokens; they win over the answers' own cost.
+        build_cost: what building the training rows cost, in US dollars; None: unknown.
+        machine_hour: price of an hour of this machine in US dollars; None: its time counts as free.
+        min_gain: least gain (0 to 1) at which tuning pays.
+        k: chunks retrieved for a question.
+        header: `raft`, `date`, `run`, `hardware`, `seconds`, and `shortened`: how many questions show fewer than k
+            chunks, so that they fit into each model's context.
+        blind: what a blind comparison by people gave, or None.
+    """
+    if answers.is_empty():
+        raise RaftError("There is no answer to measure.", where="answers.parquet", hint="run raft bench again")
+    scores = _tables(score(answers, questions, bearing=sources.bearing))
+    sets = _ordered({name for _, name in scores})
+    by_set = {name: questions.filter(pl.col("split") == name) for name in sets}
+    classes = {name: labels(rows) for name, rows in by_set.items()}
+    asked = {name: {key for (_, one), table in scores.items() if one == name for key in table} for name in sets}
+    ids = {name: sorted({question_id for _, question_id in keys}) for name, keys in asked.items()}
+    measured = [arm for arm in arms if any(name == arm.name for name, _ in scores)]
+    to_beat = baseline(baseline_tuning, {arm.name for arm in measured})
+    contenders = {}
+    for arm in measured:
+        rows = answers.filter(pl.col("arm") == arm.name).to_dicts()
+        served = measuring.serving(rows, timings.get(arm.name, {}), prices.get(arm.name, {}), machine_hour)
+        contenders[arm.name] = {**asdict(arm), "sets": _sets(arm.name, to_beat, scores, sources, classes), **served}
+    costs = economics(
+        contenders,
+        contender=TUNED if TUNED in contenders else None,
+        baseline=to_beat,
+        larger=[name for name in contenders if name.startswith(LARGER)],
+        training_seconds=(training or {}).get("seconds"),
+        build_cost=build_cost,
+        machine_hour=machine_hour,
+    )
+    changes = None if capability is None else {name: _changed(one) for name, one in capability.items()}
+    evidence = _evidence(
+        sets[0],
+        scores,
+        sources,
+        baseline=to_beat,
+        measure="accuracy" if classes[sets[0]] else "f1",
+        missed=measuring.missed(ids[sets[0]], sources, k),
+        run=str(header["run"]),
+        capability=changes,
+        k=k,
+        costs=costs["sentences"],
+    )
+    return {
+        "format": FORMAT,
+        **{name: header.get(name) for name in ("raft", "date", "run", "hardware", "seconds", "shortened")},
+        "k": k,
+        "verdict": decide(evidence, min_gain=min_gain),
+        "question_sets": [_described(name, by_set[name], asked[name], sources) for name in sets],
+        "arms": list(contenders.values()),
+        "baseline_tuning": [dict(row) for row in baseline_tuning],
+        "retrieval": {name: measuring.retrieval(ids[name], sources) for name in sets},
+        "capability": _plain(changes),
+        "training": None if training is None else dict(training),
+        "economics": costs,
+        "blind": None if blind is None else dict(blind),
+        "questions": list(_questions(answers, by_set, scores, sources, k)),
+    }
+
+
+def _tables(scores: pl.DataFrame) -> dict[tuple[str, str], dict[tuple[str, str], Row]]:
+    """Return the scores by arm and question set, and there by condition and question id."""
+    found: dict[tuple[str, str], dict[tuple[str, str], Row]] = {}
+    for row in scores.iter_rows(named=True):
+        table = found.setdefault((row["arm"], row["question_set"]), {})
+        table[row["condition"], row["question_id"]] = row
+    return found
+
+
+def _ordered(names: Iterable[str]) -> list[str]:
+    """Return the question sets, the primary one first: the user's, others that people wrote, then generated ones."""
+    return sorted(names, key=lambda name: (name != "user", _GENERATED.index(name) if _by_model(name) else -1, name))
+
+
+def _by_model(question_set: str) -> bool:
+    return question_set in _GENERATED
+
+
+def _sets(
+    arm: str,
+    to_beat: str | None,
+    scores: Mapping[tuple[str, str], Table],
+    sources: Sources,
+    classes: Mapping[str, Sequence[str]],
+) -> dict[str, Any]:
+    found = {}
+    for name, closed in classes.items():
+        table, theirs = scores.get((arm, name)), scores.get((str(to_beat), name))
+        if table is not None:
+            paired = theirs is not None and arm != to_beat
+            against = measuring.differences(table, theirs or {}, sources, closed) if paired else None
+            found[name] = {**measuring.intervals(table, sources, closed), "against": against}
+    return found
+
+
+def _evidence(
+    primary: str,
+    scores: Mapping[tuple[str, str], Table],
+    sources: Sources,
+    *,
+    baseline: str | None,
+    measure: Literal["f1", "accuracy"],
+    missed: float | None,
+    **rest: Any,
+) -> Evidence:
+    ours, theirs, golden = (scores.get((str(name), primary), {}) for name in (TUNED, baseline, GOLDEN))
+    untuned = {name: scores.get((name, primary), {}) for name in UNTUNED}
+    with_golden, retrieved = measuring.shared_means(golden, theirs, measure)
+    if retrieved is None:
+        retrieved = measuring.mean(theirs, measure)
+    return Evidence(
+        question_set=primary,
+        by_people=not _by_model(primary),
+        measure=measure,
+        contender=TUNED if ours else None,
+        baseline=baseline,
+        gain=measuring.difference(ours, theirs, measure, sources),
+        headroom={"golden": with_golden, "retrieved": retrieved, "missed": missed},
+        false_answers=measuring.mean(theirs, "false_answers"),
+        contained=measuring.difference(ours, theirs, "contains", sources),
+        refused=measuring.difference(ours, theirs, "false_refusals", sources),
+        stronger=measuring.stronger(untuned, ours, theirs, measure, sources),
+        **rest,
+    )
+
+
+def _changed(fact: Mapping[str, Any]) -> dict[str, Any]:
+    change = fact["change"]
+    return {**fact, "change": Interval(**change) if isinstance(change, Mapping) else change}
+
+
+def _plain(capability: Mapping[str, Mapping[str, Any]] | None) -> dict[str, Any] | None:
+    if capability is None:
+        return None
+    return {
+        name: {**one, "change": asdict(one["change"]) if one["change"] else None} for name, one in capability.items()
+    }
+
+
+def _described(name: str, questions: pl.DataFrame, asked: set[tuple[str, str]], sources: Sources) -> dict[str, Any]:
+    ids = {question_id for _, question_id in asked}
+    rows = questions.filter(pl.col("question_id").is_in(list(ids))).sort("question_id")
+    told = rows.select("question_id", "question", "answers").rows()
+    return {
+        "name": name,
+        "questions": sum(condition != WITHHELD for condition, _ in asked),
+        "withheld": sum(condition == WITHHELD for condition, _ in asked),
+        "documents": len({sources.group(one) for one in ids}),
+        "written_by": "a model" if _by_model(name) else "people",
+        "digest": hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16],
+    }
+
+
+def _questions(
+    answers: pl.DataFrame,
+    by_set: Mapping[str, pl.DataFrame],
+    scores: Mapping[tuple[str, str], Table],
+    sources: Sources,
+    k: int,
+) -> Iterator[dict[str, Any]]:
+    """Yield a question with what each arm said; one that was also asked with its chunks withheld comes twice."""
+    said: dict[tuple[str, str, str], list[Row]] = {}
+    for row in answers.iter_rows(named=True):
+        said.setdefault((row["question_set"], row["question_id"], row["condition"]), []).append(row)
+    for name, questions in by_set.items():
+        for question, condition in product(questions.to_dicts(), (ANSWERABLE, WITHHELD)):
+            one = question["question_id"]
+            rows = said.get((name, one, condition))
+            if rows:
+                shown = {row["arm"]: scores[row["arm"], name][condition, one] for row in rows}
+                yield {
+                    **{key: question[key] for key in ("question_id", "question")},
+                    "question_set": name,
+                    "document": question["document"] or sources.documents.get(one),
+                    "references": question["answers"],
+                    "golden": sources.golden(one),
+                    "retrieved_bearing": sources.retrieved(one, k) if condition == ANSWERABLE else None,
+                    "answers": {
+                        row["arm"]: _shown(row, shown[row["arm"]], question, sources.bearing.get(one, ()))
+                        for row in rows
+                    },
+                }
+
+
+def _shown(answer: Row, scores: Row, question: Row, bearing: Sequence[str]) -> dict[str, Any]:
+    return {
+        **{name: answer[name] for name in ("condition", "answer", "abstained", "supported")},
+        "quotes": [quote["text"] for quote in answer["quotes"] or []],
+        **{name: scores[name] for name in ("f1", "exact_match")},
+        "why": why(answer, question, bearing),
+    }

@@ -1,0 +1,226 @@
+"""The contenders of a benchmark, and which of them the tuned model has to beat."""
+
+import time
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from raft.prompts import Prompt
+from raft.protocols import Completion, Failure, Generator, Message, Request, Scorer, Tokenizer
+from raft.rag.format import up_to_answer
+from raft.rag.grounding import Answer
+
+TUNED = "raft"
+"""The arm that the verdict is about."""
+
+UNTUNED = ("rag", "rag_few")
+"""Plain RAG, without and with worked examples in the prompt; the better one is the baseline."""
+
+GOLDEN = "golden"
+"""The untuned model with the chunk that bears the answer given: what perfect retrieval would bring."""
+
+LARGER = "model:"
+"""The name of a larger model's arm begins so."""
+
+TITLES: Mapping[str, str] = {
+    "closed": "base model, no documents",
+    "closed_few": "base model, no documents, with examples",
+    "rag": "base model + RAG",
+    "rag_few": "base model + RAG, with examples",
+    "golden": "base model, golden document given",
+    "tuned_closed": "tuned model, no documents",
+    "raft": "tuned + RAG (RAFT)",
+    "tuned_golden": "tuned model, golden document given",
+    "other": "tuned on another corpus + RAG",
+    "previous": "the adapter before this one + RAG",
+}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One contender.
+
+    Attributes:
+        name: a key of `TITLES`, or "model:" and a larger model's name.
+        title: the name for people.
+        model: name of the model.
+        adapter: id of the adapter; None for the model as it is.
+        prompt: name of the prompt.
+        prompt_digest: its digest.
+        exemplars: worked examples in the prompt.
+        context: which chunks the prompt shows.
+        tuned: whether an adapter is loaded.
+    """
+
+    name: str
+    title: str
+    model: str
+    adapter: str | None
+    prompt: str
+    prompt_digest: str
+    exemplars: int
+    context: Literal["none", "retrieved", "golden"]
+    tuned: bool
+
+
+def title(name: str) -> str:
+    """Return the name of an arm for people."""
+    return TITLES.get(name, f"{name.removeprefix(LARGER)} + RAG")
+
+
+def dispensable(name: str, *, tuned: bool) -> bool:
+    """Tell whether the verdict stands without an arm, and nobody asked for it by name.
+
+    Args:
+        name: of the arm.
+        tuned: there is an adapter; before, the verdict is whether one is worth it, which the golden arm tells.
+    """
+    return name in TITLES and name not in (TUNED, *UNTUNED, "other", *(() if tuned else (GOLDEN,)))
+
+
+def baseline(tuning: Iterable[Mapping[str, Any]], measured: Collection[str]) -> str | None:
+    """Return the arm to beat: of plain RAG with and without examples the one with the higher F1 on `valid`.
+
+    Of equals the one with fewer examples is taken; without any figures, plain RAG.
+
+    Args:
+        tuning: rows with the keys `arm`, `exemplars` and `f1` (0 to 1, or None).
+        measured: names of the arms that have answers.
+
+    Returns:
+        None where neither has answers.
+    """
+    usable = [row for row in tuning if row["arm"] in UNTUNED and row["arm"] in measured and row["f1"] is not None]
+    best = max(usable, key=lambda row: (row["f1"], -row["exemplars"]), default=None)
+    return str(best["arm"]) if best else next((name for name in UNTUNED if name in measured), None)
+
+
+@dataclass(frozen=True)
+class Contender:
+    """An arm with what it works with.
+
+    Attributes:
+        arm: its description.
+        generator: its model; what it said before is replayed.
+        prompt: its prompt.
+        exemplars: turns of worked examples.
+        scorer: gives log-likelihoods; None where the model has none.
+        fresh: the same model asked one question at a time, with nothing replayed; None where it is not timed.
+    """
+
+    arm: Arm
+    generator: Generator
+    prompt: Prompt
+    exemplars: tuple[Message, ...] = ()
+    scorer: Scorer | None = None
+    fresh: Generator | None = None
+
+
+@dataclass
+class Stopwatch:
+    """A generator that notes how long those replies took that were not replayed.
+
+    Attributes:
+        generator: what is asked.
+        count: replies that were written now.
+        seconds: what they took, each by itself.
+        elapsed: what went by while they were waited for; less than `seconds` where several were written at a time.
+    """
+
+    generator: Generator
+    count: int = 0
+    seconds: float = 0.0
+    elapsed: float = 0.0
+    identity: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Take over the generator's identity."""
+        self.identity = self.generator.identity
+
+    def complete(self, requests: Iterable[Request]) -> Iterator[Completion | Failure]:
+        """Yield what the generator yields."""
+        outcomes = iter(self.generator.complete(requests))
+        while True:
+            begun = time.monotonic()
+            outcome = next(outcomes, None)
+            self.elapsed += time.monotonic() - begun
+            if outcome is None:
+                return
+            if isinstance(outcome, Completion) and not outcome.replayed:
+                self.count += 1
+                self.seconds += outcome.seconds
+            yield outcome
+
+    def rate(self) -> float | None:
+        """Return questions a second, or None when every reply was replayed.
+
+        Loading a model counts in `elapsed` alone, so the smaller of the two times is that of the replies.
+        """
+        taken = min(self.seconds, self.elapsed)
+        return self.count / taken if self.count and taken else None
+
+
+def beginnings(answers: Sequence[Answer], chats: Sequence[Sequence[Message]], scorer: Scorer) -> list[str]:
+    """Return for each answer the text that a label of a closed set is chosen to follow.
+
+    Of a reply that kept the form, the label takes the answer's place, behind the quotes that stand before it; else the
+    label is the whole reply.
+
+    Args:
+        answers: what was said freely.
+        chats: the turns that each was asked with.
+        scorer: renders them.
+    """
+    return [
+        scorer.render(chat) + (up_to_answer(answer.raw) if answer.followed else "")
+        for answer, chat in zip(answers, chats, strict=True)
+    ]
+
+
+def labelled(answers: Sequence[Answer], labels: Sequence[str]) -> list[Answer]:
+    """Return the answers with their text replaced by the labels that were chosen for them."""
+    return [replace(answer, text=label, abstained=False) for answer, label in zip(answers, labels, strict=True)]
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A model, ready to be asked.
+
+    Attributes:
+        name: its name.
+        adapter: id of its adapter, None for the model as it is.
+        generator: asks it in batches, through the ledger.
+        fresh: asks it one question at a time, nothing replayed.
+        scorer: its likelihoods; None where it has none.
+        room: its tokenizer, and how many tokens a prompt of it may have; None where the model doesn't tell.
+    """
+
+    name: str
+    adapter: str | None
+    generator: Generator
+    fresh: Generator | None
+    scorer: Scorer | None
+    room: tuple[Tokenizer, int] | None = None
+
+
+@dataclass(frozen=True)
+class Field:
+    """Who takes part.
+
+    Attributes:
+        base: the student as it is.
+        tuned: with its adapter; None before the first training.
+        previous: with the best adapter before this one, or None.
+        other: with an adapter that was tuned on another corpus, or None.
+        larger: larger models, untuned.
+    """
+
+    base: Opened
+    tuned: Opened | None = None
+    previous: Opened | None = None
+    other: Opened | None = None
+    larger: Sequence[Opened] = ()
+
+    def rooms(self) -> list[tuple[Tokenizer, int]]:
+        """Return the rooms of those that tell; what takes an adapter has the room of its base."""
+        return [one.room for one in (self.base, *self.larger) if one.room is not None]

@@ -1,0 +1,386 @@
+"""Whether the tuned model is worth shipping: stated rules over a benchmark's figures, and what it all costs.
+
+Each rule finds for "ship", "investigate" or "keep plain RAG", in a sentence with its figures; the least of the three
+is the decision.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from raft.evaluation.metrics import TOO_FEW, Interval
+from raft.report.measures import MEASURES
+
+Decision = Literal["ship", "investigate", "keep plain RAG", "not tuned yet"]
+
+SMALL_DROP = 0.03
+"""General capability may fall by less than this on each set."""
+LARGE_DROP = 0.05
+"""Up to this much it is worth a look; with more, the tuned model is not shipped."""
+LOW_F1 = 0.7
+"""A score below this with the golden chunk given, or over the questions whose chunk was retrieved (a miss counted as
+0), says that the model does not know how to answer."""
+MANY_FALSE_ANSWERS = 0.2
+"""More answers than this to questions that nothing shown answers say that it does not know when to say no."""
+
+_ORDER: tuple[Decision, ...] = ("keep plain RAG", "investigate", "ship")
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a verdict rests on. All figures are shares from 0 to 1.
+
+    Attributes:
+        run: the run directory as typed, for the commands in the advice.
+        question_set: name of the primary set.
+        by_people: whether people wrote its questions.
+        measure: "f1", or "accuracy" for a closed set of labels.
+        contender: the tuned arm; None where none was measured.
+        baseline: the best untuned arm with retrieval; None where none was measured.
+        gain: contender minus baseline on the same questions; None where they share none.
+        capability: for each set `{"title", "change": Interval | None}` (after minus before, higher is better); None
+            where it was not measured.
+        headroom: `{"golden", "retrieved", "missed"}` of the untuned model, each None where it was not measured: its
+            score with the golden chunk given and with retrieval, and the share of questions whose bearing chunk was
+            not retrieved.
+        false_answers: the baseline's share of answers to questions that nothing shown answers.
+        k: chunks retrieved for a question.
+        costs: sentences on what tuning costs (`economics`).
+        contained: how much more often the contender's replies hold a reference answer, wherever in them, than the
+            baseline's; None where it was not measured.
+        refused: how much more often the contender refuses what can be answered; likewise.
+        stronger: an untuned arm with retrieval that scored higher on these questions than the baseline, which was
+            chosen on others, and contender minus it; None without one.
+    """
+
+    run: str
+    question_set: str
+    by_people: bool
+    measure: Literal["f1", "accuracy"]
+    contender: str | None
+    baseline: str | None
+    gain: Interval | None
+    capability: Mapping[str, Mapping[str, Any]] | None
+    headroom: Mapping[str, float | None] | None
+    false_answers: float | None
+    k: int
+    costs: Sequence[str] = ()
+    contained: Interval | None = None
+    refused: Interval | None = None
+    stronger: tuple[str, Interval] | None = None
+
+
+@dataclass(frozen=True)
+class _Finding:
+    """What one rule says: the most that may be decided, why, and what to do about it."""
+
+    decision: Decision
+    reason: str
+    advice: str = ""
+
+
+def decide(evidence: Evidence, *, min_gain: float) -> dict[str, Any]:
+    """Return the verdict, as `benchmark.json` holds it.
+
+    - `ship`: the interval of the gain is above zero, the gain is at least `min_gain`, general capability falls by less
+      than 3 points on each set (the mean of the set's changes, not the end of its interval, is what counts), and the
+      questions were written by people, about at least 20 documents.
+    - `investigate`: the gain is above zero but smaller, or is not above zero against a plain RAG that turned out better
+      than the one chosen beforehand; capability falls by 3 to 5 points, or was not measured; there are too few
+      documents to rule the gain out; or all questions were written by a model.
+    - `keep plain RAG`: everything else.
+    - `not tuned yet`: no tuned arm was measured. Then the advice is the retriever first where misses are more than half
+      of what is lost; to try tuning where the score is low with the golden chunk given, or over the questions whose
+      chunk was found, or where false answers are many; and else that little is left to gain.
+
+    Args:
+        evidence: the figures.
+        min_gain: least gain at which tuning pays, 0 to 1.
+    """
+    if evidence.contender is None:
+        findings = [_untuned(evidence)]
+        decision: Decision = "not tuned yet"
+    else:
+        findings = [_gain(evidence, min_gain), *_stronger(evidence), *_capability(evidence), *_questions(evidence)]
+        decision = min((finding.decision for finding in findings), key=_ORDER.index)
+    reasons = [*(finding.reason for finding in findings), *_cautions(evidence)]
+    if decision == "keep plain RAG":
+        reasons += ["Keep plain RAG: on these figures the tuned model does not pay.", *evidence.costs]
+    shipped = f'Ship the tuned model: raft ask {evidence.run} "a question of yours"'
+    advice = next((one.advice for one in findings if one.decision == decision and one.advice), shipped)
+    return {
+        "decision": decision,
+        "reasons": reasons,
+        "measure": evidence.measure,
+        "question_set": evidence.question_set,
+        "contender": evidence.contender,
+        "baseline": evidence.baseline,
+        "gain": asdict(evidence.gain) if evidence.gain else None,
+        "headroom": dict(evidence.headroom) if evidence.headroom else None,
+        "advice": advice,
+    }
+
+
+def _gain(evidence: Evidence, min_gain: float) -> _Finding:
+    gain, run = evidence.gain, evidence.run
+    if gain is None:
+        reason = f"{evidence.contender} and plain RAG have no question in common, so that no gain can be told."
+        return _Finding("investigate", reason, f"Measure both on the same questions: raft bench {run}")
+    measured = (
+        f"{_title(evidence)} of {evidence.contender} is {_points(gain.value)} points against "
+        f"{evidence.baseline} on the same {gain.questions} questions of {evidence.question_set} "
+        f"(95 percent interval {_points(gain.low)} to {_points(gain.high)})"
+    )
+    wanted = f"the {_plain(min_gain)} points at which tuning pays"
+    if _above_zero(gain):
+        if _least(gain.value, min_gain):
+            return _Finding("ship", f"{measured}: the interval is above zero, and the gain reaches {wanted}.")
+        reason = f"{measured}: the interval is above zero, but the gain is under {wanted}."
+        advice = f"Train on more rows: raft build CORPUS --out {run} --questions-per-chunk 3, then raft train {run}"
+        return _Finding("investigate", reason, advice)
+    if gain.groups < TOO_FEW and _least(gain.high, min_gain):
+        reason = f"{measured}: the interval holds zero, and {wanted} too, on few documents."
+        return _Finding("investigate", reason, _more_questions(run))
+    return _Finding("keep plain RAG", f"{measured}: the interval is not above zero.", _instead(evidence))
+
+
+def _cautions(evidence: Evidence) -> Iterator[str]:
+    """Yield what a gain does not tell: it changes no decision, and whoever decides should know it."""
+    if evidence.contender is None or evidence.gain is None or not _above_zero(evidence.gain):
+        return
+    for change, said in (
+        (
+            evidence.contained if evidence.measure == "f1" and not _above_zero(evidence.contained) else None,
+            "more of its replies hold a reference somewhere: what is gained is mostly an answer that stands alone",
+        ),
+        (evidence.refused if _above_zero(evidence.refused) else None, "more of what can be answered is refused"),
+    ):
+        if change is not None:
+            yield f"To know: against {evidence.baseline}, {_with_interval(change)} {said}."
+
+
+def _stronger(evidence: Evidence) -> Iterator[_Finding]:
+    """Yield what the gain is over a plain RAG that turned out better than the one chosen, if there is one."""
+    if evidence.stronger is None or not _above_zero(evidence.gain):
+        return
+    name, gain = evidence.stronger
+    measured = (
+        f"{name} did better on these questions than {evidence.baseline}, which was chosen beforehand; "
+        f"against {name} the gain is {_with_interval(gain)}"
+    )
+    if _above_zero(gain):
+        yield _Finding("ship", f"{measured}.")
+    elif gain.high < 0:
+        yield _Finding("keep plain RAG", f"{measured}: it is a loss.", _instead(evidence))
+    else:
+        reason = f"{measured}: the interval is not above zero, so that {name} may be as good."
+        yield _Finding("investigate", reason, _instead(evidence))
+
+
+def _with_interval(change: Interval) -> str:
+    between = f"95 percent interval {_points(change.low)} to {_points(change.high)}"
+    return f"{_points(change.value)} points ({between})"
+
+
+def _capability(evidence: Evidence) -> Iterator[_Finding]:
+    changes = {name: one for name, one in (evidence.capability or {}).items() if one["change"] is not None}
+    if not changes:
+        reason = "General capability was not measured; without it the most that can be said is to investigate."
+        advice = f"Measure what tuning cost elsewhere: raft bench {evidence.run} --set benchmark.capability=[FILE]"
+        yield _Finding("investigate", reason, advice)
+    gentler = f"Tune more gently: raft train {evidence.run} --set training.rehearsal=0.3"
+    for name, one in changes.items():
+        change: Interval = one["change"]
+        measured = (
+            f"General capability on {one.get('title') or name} changes by {_points(change.value)} points, "
+            f"the mean over its {change.questions} questions"
+        )
+        if not _least(-change.value, SMALL_DROP):
+            yield _Finding("ship", f"{measured}; a fall of less than {_plain(SMALL_DROP)} points is accepted.")
+        elif _least(LARGE_DROP, -change.value):
+            between = f"a fall of {_plain(SMALL_DROP)} to {_plain(LARGE_DROP)} points is to be looked into"
+            yield _Finding("investigate", f"{measured}; {between}.", gentler)
+        else:
+            reason = f"{measured}; a fall of more than {_plain(LARGE_DROP)} points is not accepted."
+            yield _Finding("keep plain RAG", reason, gentler)
+
+
+def _questions(evidence: Evidence) -> Iterator[_Finding]:
+    gain, advice = evidence.gain, _more_questions(evidence.run)
+    if gain and gain.groups < TOO_FEW:
+        count = f"{gain.groups} document{'s' * (gain.groups != 1)}"
+        reason = f"The questions are about {count}: under {TOO_FEW} are too few to tell."
+        yield _Finding("investigate", reason, advice)
+    if not evidence.by_people:
+        reason = (
+            f"All questions of {evidence.question_set} were written by a model, which is reason to investigate at most."
+        )
+        yield _Finding("investigate", reason, advice)
+
+
+def _untuned(evidence: Evidence) -> _Finding:
+    bottleneck, advice = _bottleneck(evidence)
+    return _Finding("not tuned yet", f"No tuned model was measured. {_headroom(evidence)} {bottleneck}".strip(), advice)
+
+
+def _headroom(evidence: Evidence) -> str:
+    known = evidence.headroom or {}
+    retrieved, golden, missed = (known.get(name) for name in ("retrieved", "golden", "missed"))
+    parts = [
+        retrieved is not None and f"{evidence.baseline} reaches {_title(evidence)} {_plain(retrieved)}",
+        golden is not None and f"{_plain(golden)} with the golden chunk given",
+        missed is not None
+        and f"the retriever misses what bears the answer of {_plain(missed)} percent of the questions",
+        evidence.false_answers is not None
+        and f"{_plain(evidence.false_answers)} percent of the questions that nothing shown answers are answered",
+    ]
+    said = ", ".join(part for part in parts if part)
+    return f"On {evidence.question_set}, {said}." if said else "Its headroom was not measured."
+
+
+def _mostly_missed(evidence: Evidence) -> bool:
+    """Tell whether the retriever's misses are more than half of what is lost; a miss costs a whole question."""
+    known = evidence.headroom or {}
+    retrieved, missed = known.get("retrieved"), known.get("missed")
+    return retrieved is not None and missed is not None and not _least(1 - retrieved, 2 * missed)
+
+
+def _bottleneck(evidence: Evidence) -> tuple[str, str]:
+    """Return what holds plain RAG back, and what to do about it."""
+    known, run = evidence.headroom or {}, evidence.run
+    retrieved, golden, missed = (known.get(name) for name in ("retrieved", "golden", "missed"))
+    if retrieved is not None and _mostly_missed(evidence):
+        said = (
+            f"Of the {_plain(1 - retrieved)} points that are lost, its misses are more than the rest: retriever first."
+        )
+        return said, f"Better the retriever first: raft build CORPUS --out {run} --set index.k={evidence.k + 3}"
+    bold = evidence.false_answers is not None and evidence.false_answers > MANY_FALSE_ANSWERS
+    causes = [
+        golden is not None and golden < LOW_F1 and "what it makes of the right document alone",
+        retrieved is not None
+        and missed is not None
+        and retrieved < LOW_F1 * (1 - missed)
+        and "what it makes of the documents that were found",
+        bold and "that it answers what nothing shown answers",
+    ]
+    if any(causes):
+        said = f"The bottleneck is {' and '.join(cause for cause in causes if cause)}: tuning is worth trying."
+        return said, f"Tuning is worth trying: raft train {run}"
+    if golden is None:
+        return "", f"Tune, and measure again: raft train {run}, then raft bench {run}"
+    return "Little is left for tuning to gain.", f'Plain RAG answers well already: raft ask {run} "a question of yours"'
+
+
+def _instead(evidence: Evidence) -> str:
+    if _mostly_missed(evidence):
+        return _bottleneck(evidence)[1]
+    return (
+        f"More training rows are the next thing to try: raft build CORPUS --out {evidence.run} --questions-per-chunk 3"
+    )
+
+
+def _more_questions(run: str) -> str:
+    return (
+        f"Write questions of your own about {TOO_FEW} documents or more: raft build CORPUS --out {run} "
+        f"--eval questions.jsonl, then raft bench {run}"
+    )
+
+
+def _above_zero(gain: Interval | None) -> bool:
+    return gain is not None and gain.low > 0
+
+
+def _least(value: float, bound: float) -> bool:
+    """Tell whether a value reaches a bound; 0.41 - 0.38 reaches 0.03, whatever its last binary digit."""
+    return round(value - bound, 9) >= 0
+
+
+def _title(evidence: Evidence) -> str:
+    title = MEASURES[evidence.measure].title
+    return title[0].upper() + title[1:]
+
+
+def _points(share: float) -> str:
+    return f"{100 * share:+.1f}"
+
+
+def _plain(share: float) -> str:
+    return f"{100 * share:.1f}"
+
+
+def break_even(training_cost: float, saving_per_question: float) -> int | None:
+    """Return after how many questions a saving has paid for the training; None if never.
+
+    Args:
+        training_cost: in US dollars.
+        saving_per_question: in US dollars.
+    """
+    if training_cost <= 0:
+        return 0 if saving_per_question >= 0 else None
+    return math.ceil(round(training_cost / saving_per_question, 6)) if saving_per_question > 0 else None
+
+
+def economics(
+    arms: Mapping[str, Mapping[str, Any]],
+    *,
+    contender: str | None,
+    baseline: str | None,
+    larger: Sequence[str],
+    training_seconds: float | None,
+    build_cost: float | None,
+    machine_hour: float | None,
+) -> dict[str, Any]:
+    """Return what tuning costs against what it saves, as `benchmark.json` holds it.
+
+    Args:
+        arms: by name, `{"cost_per_thousand", "questions_per_second", "tokens"}` as in `benchmark.json`.
+        contender: the tuned arm.
+        baseline: the untuned arm it is measured against.
+        larger: names of the arms of larger models; the cheapest that costs something is what tuning has to beat.
+        training_seconds: how long the training took.
+        build_cost: what building the rows cost, in US dollars; None when unknown: then so is the break-even.
+        machine_hour: price of an hour of the machine that trains and serves, in US dollars; None counts as free,
+            and the sentences say so.
+    """
+    result = {"training_seconds": training_seconds, "build_cost": build_cost, "break_even_questions": None}
+    if contender is None or training_seconds is None:
+        return {**result, "sentences": []}
+    sentences = [
+        _spent(training_seconds, build_cost, machine_hour),
+        *(_serving(name, arms[name]) for name in (contender, baseline) if name is not None and name in arms),
+    ]
+    known = {name: cost for name in larger if (cost := arms[name]["cost_per_thousand"])}
+    if not known:
+        return {**result, "sentences": [*sentences, "No larger model with a known price was measured."]}
+    cheapest = min(known, key=lambda name: (known[name], name))
+    against = f"Against {cheapest} at {known[cheapest]:.2f} dollars per thousand questions, "
+    ours = arms[contender]["cost_per_thousand"]
+    if ours is None or build_cost is None:
+        return {**result, "sentences": [*sentences, f"{against}it is unknown when tuning has paid for itself."]}
+    spent = build_cost + training_seconds / 3600 * (machine_hour or 0.0)
+    count = break_even(spent, (known[cheapest] - ours) / 1000)
+    paid = "tuning never pays for itself" if count is None else f"tuning has paid for itself after {count:,} questions"
+    return {**result, "sentences": [*sentences, f"{against}{paid}."], "break_even_questions": count}
+
+
+def _spent(training_seconds: float, build_cost: float | None, machine_hour: float | None) -> str:
+    trained = f"Training took {training_seconds:,.0f} seconds"
+    priced = f"at {machine_hour:.2f} dollars an hour" if machine_hour else "with this machine's time counted as free"
+    training = training_seconds / 3600 * (machine_hour or 0.0)
+    if build_cost is None:
+        return f"{trained}, {training:.2f} dollars {priced}; what building its rows cost is unknown."
+    return (
+        f"{trained}, and building its rows cost {build_cost:.2f} dollars: {build_cost + training:.2f} dollars {priced}."
+    )
+
+
+def _serving(name: str, arm: Mapping[str, Any]) -> str:
+    tokens, speed, cost = arm["tokens"]["input"], arm["questions_per_second"], arm["cost_per_thousand"]
+    parts = [
+        tokens is not None and f"reads {tokens:,.0f} tokens a question",
+        speed is not None and f"answers {speed:.2f} questions a second",
+        cost is not None and f"costs {cost:.2f} dollars per thousand questions",
+    ]
+    said = ", ".join(part for part in parts if part)
+    return f"{name} {said}." if said else f"What {name} costs to serve was not measured."

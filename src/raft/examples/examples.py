@@ -1,0 +1,431 @@
+"""Examples: a kept question, its golden chunks among distractors, and the reply that a student is to learn.
+
+The recipe is that of Zhang et al., "RAFT: Adapting Language Model to Domain Specific RAG" (COLM 2024), with quotes
+that name their document, and with abstention where the golden chunks are absent.
+"""
+
+import hashlib
+import json
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain
+from typing import Any
+
+import jsonschema
+import polars as pl
+
+from raft.errors import RaftError
+from raft.kinds import traits
+from raft.prompts import Prompt, Where
+from raft.protocols import Failure, Generator, Message, Request, Retriever, Tokenizer
+from raft.rag.format import ABSTENTION, Shown, parse, render_prompt, render_target, title_line
+from raft.rag.relevant import SHORT_ANSWERS, mentions_answer
+from raft.similarity import same_text
+from raft.store import tables
+from raft.text import contains, normalise
+from raft.text.values import covers, fact_values
+
+_BATCH = 256
+_POOL = 200  # chunks drawn for a row, of which the allowed ones become its random distractors
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Recipe:
+    """What all rows of one call have in common."""
+
+    chunks: Mapping[str, Row]
+    pool: tuple[str, ...]
+    titles: Mapping[str, str]
+    styled: Mapping[str, str]
+    prompt: Prompt
+    style: str
+    tokenizer: Tokenizer
+    documents: int
+    golden_share: float
+    when_absent: str
+    random_share: float
+    quotes: Where
+    order: str
+    max_tokens: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class _Draft:
+    """One row in the making: the chunks it shows, in prompt order; `golden` is empty when they are absent."""
+
+    row: Row
+    shown: tuple[str, ...]
+    golden: frozenset[str]
+
+
+def build_examples(
+    cleaned: pl.DataFrame,
+    chunks: pl.DataFrame,
+    *,
+    retriever: Retriever,
+    tokenizer: Tokenizer,
+    prompt: Prompt,
+    style: str,
+    documents: int,
+    golden_share: float,
+    when_absent: str,
+    random_share: float,
+    max_tokens: int,
+    quotes: Where = "last",
+    order: str = "shuffled",
+    per_question: int = 1,
+    held_out: frozenset[str],
+    seed: int,
+    titles: Mapping[str, str],
+    styled_answers: Mapping[str, str] | None,
+) -> tuple[pl.DataFrame, dict[str, Any]]:
+    """Return the examples of the `train` and `valid` questions, in their order, and a report on them.
+
+    Args:
+        cleaned: a frame of `tables.CLEANED` after the split.
+        chunks: a frame of `tables.CHUNKS`.
+        retriever: the one that inference uses; brings the hard distractors.
+        tokenizer: the student's.
+        prompt: a prompt with $documents, $question and $style.
+        style: what `raftformat.render_style` returned.
+        documents: documents in a prompt; more where a question has more golden chunks.
+        golden_share: share (0 to 1) of rows that show the golden chunks.
+        when_absent: the target of a row without them: "abstain", or "memorise" for the bare answer.
+        random_share: share (0 to 1) of the distractors drawn at random.
+        max_tokens: longest row, in the student's tokens.
+        quotes: where the quotes of an answer stand; the prompt must ask for them there.
+        order: how the documents of a row are ordered: "shuffled", or "retrieved" as inference shows them.
+        per_question: rows of a `train` question, each with documents of its own; as few of them as the share allows
+            are without its golden chunks.
+        held_out: doc_ids whose chunks are never shown.
+        seed: seed of every choice; each row draws from (seed, question_id, which row of the question) alone.
+        titles: title of each document by doc_id.
+        styled_answers: answers by question_id that replace those of `cleaned`, or None.
+
+    Returns:
+        A frame of `tables.EXAMPLES`, and counts of `rows`, `with_golden` and `abstaining`, the dropped distractors by
+        question_id (`shortened`), and the question_ids that became no example: `too_long` (the golden chunks alone
+        do not fit) and `no_distractors` (nothing may be shown).
+
+    Raises:
+        RaftError: a row does not keep what `check_examples` promises.
+    """
+    known = {row["chunk_id"]: row for row in chunks.iter_rows(named=True)}
+    recipe = _Recipe(
+        chunks=known,
+        pool=tuple(sorted(name for name, row in known.items() if _showable(row, held_out))),
+        titles=titles,
+        styled=styled_answers or {},
+        prompt=prompt,
+        style=style,
+        tokenizer=tokenizer,
+        documents=documents,
+        golden_share=golden_share,
+        when_absent=when_absent,
+        random_share=random_share,
+        quotes=quotes,
+        order=order,
+        max_tokens=max_tokens,
+        seed=seed,
+    )
+    report: dict[str, Any] = {"shortened": {}, "too_long": [], "no_distractors": []}
+    rows = cleaned.filter(pl.col("split").is_in(["train", "valid"])).to_dicts()
+    built = [
+        _example(row, hits, recipe, report, (copy, copies))
+        for row, hits in _retrieved(rows, retriever, 4 * documents + 10)
+        for copies in [per_question if row["split"] == "train" else 1]
+        for copy in range(copies)
+    ]
+    examples = tables.frame(tables.EXAMPLES, [row for row in built if row is not None])
+    check_examples(examples, chunks)
+    shown = examples["golden_positions"].list.len() > 0
+    abstaining = sum(parse(chat[-1]["content"]).abstained for chat in examples["messages"].to_list())
+    return examples, {"rows": len(examples), "with_golden": int(shown.sum()), "abstaining": abstaining, **report}
+
+
+def _showable(chunk: Row, held_out: frozenset[str]) -> bool:
+    return not chunk["boilerplate"] and chunk["doc_id"] not in held_out
+
+
+def _retrieved(rows: list[Row], retriever: Retriever, k: int) -> Iterator[tuple[Row, list[str]]]:
+    for batch in (rows[start : start + _BATCH] for start in range(0, len(rows), _BATCH)):
+        hits = retriever.search([row["question"] for row in batch], k).sort("query", "rank")
+        found: list[list[str]] = [[] for _ in batch]
+        for query, chunk_id in hits.select("query", "chunk_id").iter_rows():
+            found[query].append(chunk_id)
+        yield from zip(batch, found, strict=True)
+
+
+def _example(row: Row, hits: list[str], recipe: _Recipe, report: dict[str, Any], part: tuple[int, int]) -> Row | None:
+    draft = _drafted(row, hits, recipe, part)
+    if not draft.shown:
+        report["no_distractors"].append(row["question_id"])
+        return None
+    fitted, tokens = _fitted(draft, recipe)
+    if tokens > recipe.max_tokens:
+        report["too_long"].append(row["question_id"])
+        return None
+    if len(fitted.shown) < len(draft.shown):
+        report["shortened"][row["question_id"]] = len(draft.shown) - len(fitted.shown)
+    return {
+        "question_id": row["question_id"],
+        "split": row["split"],
+        "messages": _messages(fitted, recipe),
+        "golden_chunk_ids": row["golden_chunk_ids"],
+        "golden_positions": [place for place, name in enumerate(fitted.shown) if name in fitted.golden],
+        "document_chunk_ids": list(fitted.shown),
+        "tokens": tokens,
+    }
+
+
+def _drafted(row: Row, hits: list[str], recipe: _Recipe, part: tuple[int, int]) -> _Draft:
+    """Choose what one row of a question shows; `part` says which of how many rows of the question it is."""
+    copy, copies = part
+    golden = [name for name in dict.fromkeys(row["golden_chunk_ids"]) if name in recipe.chunks]
+    # All rows of a question share one number, and lie evenly around the circle from there: so no question shows its
+    # golden chunks in none of its rows while another shows them in all, as independent draws would have it.
+    first = _drawn(recipe, row).random()
+    draw = _drawn(recipe, row, copy)
+    present = (first + copy / copies) % 1 < recipe.golden_share and bool(golden)
+    allowed = _Allowed(row, [recipe.chunks[name] for name in golden], recipe)
+    slots = max(0, recipe.documents - len(golden)) if present else recipe.documents
+    distractors = _distractors(hits, slots, allowed, recipe, draw, copy=copy)
+    if not present and not distractors:  # a corpus without distractors still teaches from its golden chunks
+        present = bool(golden)
+    shown = [*(golden if present else []), *distractors]
+    draw.shuffle(shown)
+    if recipe.order == "retrieved":
+        places = {name: place for place, name in enumerate(hits)}
+        shown.sort(key=lambda name: places.get(name, len(hits)))
+    return _Draft(row, tuple(shown), frozenset(golden if present else []))
+
+
+def _drawn(recipe: _Recipe, row: Row, copy: int = 0) -> random.Random:
+    told = f"{recipe.seed}:{row['question_id']}" + (f":{copy}" if copy else "")
+    return random.Random(hashlib.sha256(told.encode()).digest())  # noqa: S311  no secret
+
+
+def _distractors(
+    hits: Sequence[str], slots: int, allowed: "_Allowed", recipe: _Recipe, draw: random.Random, *, copy: int
+) -> list[str]:
+    """Return up to `slots` chunks: the retriever's best, and a share drawn at random; each fills in for the other.
+
+    The rows of one question share out the retriever's best: each begins where the one before ended.
+    """
+    ranked = [name for name in dict.fromkeys(hits) if allowed(name)]
+    wanted = round(recipe.random_share * slots)
+    begin = copy * (slots - wanted) % max(1, len(ranked))
+    hard = ranked[begin:] + ranked[:begin]
+    chosen = hard[: slots - wanted]
+    drawn = draw.sample(recipe.pool, min(len(recipe.pool), _POOL))
+    for name in chain((name for name in drawn if name not in chosen and allowed(name)), hard):
+        if len(chosen) >= slots:
+            break
+        if name not in chosen:
+            chosen.append(name)
+    return chosen
+
+
+class _Allowed:
+    """Tells whether a chunk may be a distractor of a row: it neither is, repeats nor holds what the row asks for."""
+
+    def __init__(self, row: Row, golden: list[Row], recipe: _Recipe) -> None:
+        self.recipe, self.pool, self.golden = recipe, frozenset(recipe.pool), golden
+        self.quotes = [quote["text"] for quote in row["quotes"]]
+        telling = traits(row["kind"]).answered and normalise(row["answer"]) not in SHORT_ANSWERS
+        self.answers = [row["answer"], *filter(None, [recipe.styled.get(row["question_id"])])] if telling else []
+
+    def __call__(self, name: str) -> bool:
+        if name not in self.pool or any(name == golden["chunk_id"] for golden in self.golden):
+            return False
+        chunk = self.recipe.chunks[name]
+        text = f"{_title(chunk, self.recipe)}\n{chunk['text']}"
+        if any(mentions_answer(text, answer) for answer in self.answers):
+            return False
+        if any(contains(text, quote) for quote in self.quotes):
+            return False
+        return not any(same_text(chunk["text"], golden["text"]) for golden in self.golden)
+
+
+def _title(chunk: Row, recipe: _Recipe) -> str:
+    return title_line(recipe.titles.get(chunk["doc_id"]), chunk["heading"])
+
+
+def _fitted(draft: _Draft, recipe: _Recipe) -> tuple[_Draft, int]:
+    """Drop distractors from the end until the row fits; return what is left and its tokens."""
+    tokens = recipe.tokenizer.count_chat(_messages(draft, recipe))
+    while tokens > recipe.max_tokens:
+        loose = [place for place, name in enumerate(draft.shown) if name not in draft.golden]
+        if not loose or len(draft.shown) == 1:
+            break
+        draft = replace(draft, shown=draft.shown[: loose[-1]] + draft.shown[loose[-1] + 1 :])
+        tokens = recipe.tokenizer.count_chat(_messages(draft, recipe))
+    return draft, tokens
+
+
+def _messages(draft: _Draft, recipe: _Recipe) -> list[Message]:
+    chunks = [recipe.chunks[name] for name in draft.shown]
+    shown = [Shown(chunk["chunk_id"], _title(chunk, recipe), chunk["text"]) for chunk in chunks]
+    turns = render_prompt(recipe.prompt, question=draft.row["question"], shown=shown, style=recipe.style)
+    return [*turns, {"role": "assistant", "content": _target(draft, recipe)}]
+
+
+def _target(draft: _Draft, recipe: _Recipe) -> str:
+    row = draft.row
+    answer = recipe.styled.get(row["question_id"], row["answer"])
+    if draft.golden:
+        numbers = {name: number for number, name in enumerate(draft.shown, 1)}
+        quotes = [quote for quote in row["quotes"] if quote["chunk_id"] in numbers]
+        return render_target(answer, [(numbers[quote["chunk_id"]], quote["text"]) for quote in quotes], recipe.quotes)
+    if recipe.when_absent == "memorise" and traits(row["kind"]).answered:
+        return render_target(answer, [])
+    return render_target(ABSTENTION, [])
+
+
+def check_examples(examples: pl.DataFrame, chunks: pl.DataFrame) -> None:
+    """Check that each example is what it says it is.
+
+    Args:
+        examples: a frame of `tables.EXAMPLES`.
+        chunks: a frame of `tables.CHUNKS`.
+
+    Raises:
+        RaftError: a document is shown twice, the golden chunks are not where the row says or only partly shown, a row
+            without them has a quote, or a quote does not stand verbatim in the document that it names.
+    """
+    texts = dict(chunks.select("chunk_id", "text").iter_rows())
+    for row in examples.iter_rows(named=True):
+        problem = _problem(row, texts)
+        if problem:
+            raise RaftError(
+                f"A training example is wrong: {problem}.",
+                where=f"examples.parquet, question {row['question_id']}",
+                hint="delete examples.parquet and run the same raft command again",
+            )
+
+
+def _problem(row: Row, texts: Mapping[str, str]) -> str | None:
+    shown, golden = row["document_chunk_ids"], set(row["golden_chunk_ids"])
+    quotes = parse(row["messages"][-1]["content"]).quotes
+    placed = [place for place, name in enumerate(shown) if name in golden]
+    problems = (
+        (row["messages"][-1]["role"] != "assistant", "its last turn is not the target"),
+        (len(set(shown)) != len(shown), "a document is shown twice"),
+        (row["golden_positions"] != placed, "the golden documents are not where it says"),
+        (placed and not golden & texts.keys() <= set(shown), "only some of the golden documents are shown"),
+        (quotes and not placed, "it quotes, and the golden document is not shown"),
+        (not all(_stands(quote, shown, texts) for quote in quotes), "a quote is not in the document that it names"),
+    )
+    return next((message for wrong, message in problems if wrong), None)
+
+
+def _stands(quote: tuple[int | None, str], shown: Sequence[str], texts: Mapping[str, str]) -> bool:
+    number, text = quote
+    return number is not None and 1 <= number <= len(shown) and text in " ".join(texts[shown[number - 1]].split())
+
+
+def chat_lines(examples: pl.DataFrame, split: str) -> Iterator[str]:
+    """Yield the examples of a split as JSON lines `{"messages": [...]}`, without line ends.
+
+    Args:
+        examples: a frame of `tables.EXAMPLES`.
+        split: "train" or "valid".
+    """
+    for messages in examples.filter(pl.col("split") == split)["messages"].to_list():
+        yield json.dumps({"messages": messages}, ensure_ascii=False)
+
+
+ROOM = 256
+
+
+def restyle(
+    cleaned: pl.DataFrame,
+    generator: Generator,
+    prompt: Prompt,
+    *,
+    style: str,
+    schema: Mapping[str, Any] | None,
+) -> tuple[dict[str, str], list[str]]:
+    """Word the answers of the kept training rows in the user's style.
+
+    A JSON schema with one required text field is filled without a model.
+
+    Args:
+        cleaned: a frame of `tables.CLEANED` with its split.
+        generator: writes the answers.
+        prompt: `prompts/restyle.md`.
+        style: the style in words.
+        schema: the JSON schema that answers follow, or None.
+
+    Returns:
+        Answers by question_id, and the ids of the questions whose answer could not be worded so. They keep their
+        exact answer, unless there is a schema: then they cannot be used.
+    """
+    learned = cleaned.filter(pl.col("split").is_in(["train", "valid"])).iter_rows(named=True)
+    rows = [row for row in learned if traits(row["kind"]).answered]
+    field = _only_field(schema)
+    answers: dict[str, str] = {}
+    failed: list[str] = []
+    if field is not None:
+        for row in rows:
+            try:
+                answers[row["question_id"]] = _tidy(json.dumps({field: row["answer"]}), schema)
+            except ValueError:
+                failed.append(row["question_id"])
+        return answers, failed
+    for row, outcome in zip(rows, generator.complete(_requests(rows, prompt, style, schema)), strict=True):
+        if isinstance(outcome, Failure):
+            failed.append(row["question_id"])
+        else:
+            answers[row["question_id"]] = _tidy(outcome.text, schema)
+    return answers, failed
+
+
+def _requests(
+    rows: Sequence[Mapping[str, Any]], prompt: Prompt, style: str, schema: Mapping[str, Any] | None
+) -> Iterator[Request]:
+    for row in rows:
+        quote = " ".join(quote["text"] for quote in row["quotes"])
+        messages = prompt.render(question=row["question"], answer=row["answer"], quote=quote, style=style)
+        yield Request(messages, ROOM, schema=schema, check=partial(_check, row=row, source=quote, schema=schema))
+
+
+def _check(reply: str, *, row: Mapping[str, Any], source: str, schema: Mapping[str, Any] | None) -> None:
+    text, exact = _tidy(reply, schema), row["answer"]
+    if not text:
+        raise ValueError("the reply is empty")
+    if not covers(fact_values(text), fact_values(exact)) or (row["kind"] == "name" and not contains(text, exact)):
+        raise ValueError("a number, date, code or name of the exact answer is missing")
+    known = fact_values(exact) | fact_values(source) | fact_values(row["question"])
+    if not covers(known, fact_values(text)):
+        raise ValueError("it holds a number, date or code that the source does not")
+
+
+def _tidy(reply: str, schema: Mapping[str, Any] | None) -> str:
+    """Return the answer on one line.
+
+    Raises:
+        ValueError: it does not follow the schema.
+    """
+    if schema is None:
+        return " ".join(reply.split())
+    try:
+        tree = json.loads(reply)
+        jsonschema.validate(tree, schema)
+    except jsonschema.ValidationError as error:
+        raise ValueError(error.message) from None
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    return json.dumps(tree, ensure_ascii=False)
+
+
+def _only_field(schema: Mapping[str, Any] | None) -> str | None:
+    fields = (schema or {}).get("properties", {})
+    if len(fields) == 1:
+        ((name, kind),) = fields.items()
+        return str(name) if isinstance(kind, dict) and kind.get("type") == "string" and "enum" not in kind else None
+    return None

@@ -1,0 +1,244 @@
+"""What is asked of a generator for one question, and how its reply is read and checked.
+
+Each function returns an `Ask`: the request, whose check decides whether the reply is of use, and the reading of a
+reply that passed into rows of questions.
+"""
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from raft.generation.facts import Target
+from raft.kinds import traits
+from raft.prompts import Prompt
+from raft.protocols import Request
+from raft.rag.format import ABSTENTION
+from raft.text import contains, content_words, normalise
+from raft.text.values import rough_values
+
+QUESTION_TOKENS = 40
+GROUNDED = 0.7
+"""Least share of a question's words that the statement, its heading or the opening must hold: the rest is invented.
+Chosen on the handbook in `examples/`, where a 135M model's replies below it are about other things."""
+
+_SECOND = re.compile(r"(?:,|\band|\bor)\s(?:what|when|who|which|how|where|why)\b", re.IGNORECASE)
+_GARBLED = re.compile(
+    r"\b(?:did|does|do|can|will|may|must)\b[^?]*\b(?:was|were|is|are)\s\w+(?:ed|ing)?\?", re.IGNORECASE
+)
+
+Reading = Callable[[str], list[dict[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A request together with the reading of its reply.
+
+    Attributes:
+        request: what the generator is asked.
+        read: a reply that passed the check to rows of `tables.QUESTIONS` (question, answer, kind, quotes, reasoning).
+        item_id: the chunk that it is about.
+        doc_ids: the documents that it is about.
+        prompt: the prompt it was made with.
+        refused: a reply that passed to what is wrong with those of its parts that are not read.
+    """
+
+    request: Request
+    read: Reading
+    item_id: str
+    doc_ids: tuple[str, ...]
+    prompt: Prompt
+    refused: Callable[[str], list[str]] = lambda reply: []
+
+
+def section(chunk: Mapping[str, Any]) -> str:
+    """Return what a chunk stands below: its heading path, or the heading that it begins with where there is none."""
+    first = str(chunk["text"]).split("\n", 1)[0]
+    return chunk["heading"] or (first.lstrip("#").strip() if first.startswith("#") else "")
+
+
+def answer_first_ask(
+    prompt: Prompt, chunk: Mapping[str, Any], target: Target, context: str, *, name_document: bool
+) -> Ask:
+    """Ask for the question whose answer is the target's; look-alike documents are named in it."""
+    target = replace(target, opening=target.opening.replace("$title", _title(context)))
+    messages = prompt.render(
+        context=context, statement=target.statement, answer=_short(target.answer), opening=target.opening
+    )
+
+    def question(reply: str) -> str:
+        text = _joined(target.opening, reply)
+        check_question(text, target, context)
+        return _named(text, context) if name_document else text
+
+    def read(reply: str) -> list[dict[str, Any]]:
+        return [
+            {
+                "question": question(reply),
+                "answer": target.answer,
+                "kind": target.kind,
+                "quotes": [_quote(chunk, target)],
+            }
+        ]
+
+    request = Request(messages, QUESTION_TOKENS, check=question)
+    return Ask(request, read, chunk["chunk_id"], (chunk["doc_id"],), prompt)
+
+
+def comparison_ask(
+    prompt: Prompt, chunk: Mapping[str, Any], target: Target, other_chunk: Mapping[str, Any], other: Target
+) -> Ask:
+    """Ask for a question that compares one statement of two look-alike documents."""
+    first, second = _title(other_chunk["heading"]), _title(chunk["heading"])
+    opening = f"How do {first} and {second} differ in"
+    messages = prompt.render(
+        first_context=first,
+        first_statement=other.statement,
+        second_context=second,
+        second_statement=target.statement,
+        opening=opening,
+    )
+
+    def check(reply: str) -> str:
+        text = _joined(opening, reply)
+        _must(text.endswith("?") and text.count("?") == 1, "it is not one question")
+        words = {_stem(word) for word in content_words(text.removeprefix(opening))}
+        _must(bool(words & {_stem(word) for word in content_words(target.statement)}), "it compares something else")
+        return text
+
+    def read(reply: str) -> list[dict[str, Any]]:
+        return [
+            {
+                "question": check(reply),
+                "answer": f"{first}: {other.answer}; {second}: {target.answer}",
+                "kind": "comparison",
+                "quotes": [_quote(other_chunk, other), _quote(chunk, target)],
+            }
+        ]
+
+    documents = (other_chunk["doc_id"], chunk["doc_id"])
+    return Ask(Request(messages, QUESTION_TOKENS, check=check), read, chunk["chunk_id"], documents, prompt)
+
+
+def unanswerable_ask(prompt: Prompt, chunk: Mapping[str, Any], target: Target, vocabulary: set[str]) -> Ask:
+    """Ask for a question that the corpus does not answer; it must use a word that no document holds.
+
+    Args:
+        prompt: `prompts/unanswerable.md`.
+        chunk: the chunk whose subject it shares.
+        target: the statement that it is not answered by.
+        vocabulary: `stems` of the whole corpus.
+    """
+    messages = prompt.render(context=chunk["heading"], statement=target.statement)
+
+    def check(reply: str) -> str:
+        text = _joined("", reply)
+        _must(text.endswith("?") and text.count("?") == 1, "it is not one question")
+        words = content_words(text)
+        about = {_stem(w) for w in words} & {_stem(w) for w in content_words(f"{chunk['heading']} {target.statement}")}
+        _must(len(about) >= 2, "it is about something else")
+        strange = {word for word in words if _stem(word) not in vocabulary}
+        _must(bool(strange), "the corpus may answer it: it holds each of its words")
+        return text
+
+    def read(reply: str) -> list[dict[str, Any]]:
+        return [{"question": check(reply), "answer": ABSTENTION, "kind": "unanswerable", "quotes": []}]
+
+    return Ask(Request(messages, QUESTION_TOKENS, check=check), read, chunk["chunk_id"], (chunk["doc_id"],), prompt)
+
+
+def check_question(text: str, target: Target, context: str) -> None:
+    """Check a question that was written for a chosen answer.
+
+    Raises:
+        ValueError: it is no single question, gives the answer away, or is about something else.
+    """
+    kind = traits(target.kind)
+    check_wording(text, target.answer if kind.exact else "", target.statement, context)
+    if kind.fixed:
+        _must(not re.search(r"\b(?:not|never|no)\b|n't", text, re.IGNORECASE), "it is asked in the negative")
+    words = [_stem(word) for word in normalise(text).split() if word in content_words(text)]
+    stated = {_stem(word) for word in content_words(target.statement) - content_words(target.answer)}
+    known = stated | {_stem(word) for word in content_words(context)}
+    asking = {_stem(word) for word in normalise(target.opening).split()} - stated
+    body = [word for word in words if word not in asking]
+    _must(bool(body), "it asks for nothing")
+    _must(sum(word in known for word in body) >= GROUNDED * len(body), "it is about something else")
+    needed = max(2, math.ceil(0.3 * min(len(stated), 10)))
+    _must(len(set(body) & stated) >= min(needed, len(stated)), "it leaves out what the statement is about")
+    _must(len(set(words)) > 0.6 * len(words), "it repeats itself")
+
+
+def check_wording(text: str, answer: str, statement: str, context: str) -> None:
+    """Check that a text is one question in good English that does not hold its answer (which may be empty).
+
+    Raises:
+        ValueError: it is not.
+    """
+    _must(text.endswith("?") and text.count("?") == 1, "it is not one question")
+    _must(not _SECOND.search(text), "it asks for two things")
+    _must(not _GARBLED.search(text), "its grammar is broken")
+    _must(not _lowered_names(text, statement), "it writes a name in lower case")
+    if answer:
+        _must(not contains(text, answer), "it gives the answer away")
+        given = rough_values(answer) & rough_values(text)
+        _must(not given - rough_values(context), "it gives the answer away")
+
+
+def grounded(text: str, statement: str, context: str) -> tuple[float, int]:
+    """Return the share of a question's words that statement or context hold, and how many the statement holds."""
+    words = {_stem(word) for word in content_words(text)}
+    stated = {_stem(word) for word in content_words(statement)}
+    known = stated | {_stem(word) for word in content_words(context)}
+    return len(words & known) / max(1, len(words)), len(words & stated)
+
+
+def _lowered_names(question: str, statement: str) -> set[str]:
+    """Return the names of a statement that the question spells in lower case."""
+    words = set(re.findall(r"[^\W\d_]\w+", statement))
+    inside = re.findall(r"(?<=[a-z,;] )[A-Z][a-z]\w+", statement)
+    names = {word for word in inside if word.lower() not in words}
+    return {name for name in names if name.lower() in question.split() and name not in question}
+
+
+def _quote(chunk: Mapping[str, Any], target: Target) -> dict[str, Any]:
+    text = chunk["text"][target.start : target.end]
+    return {"chunk_id": chunk["chunk_id"], "start": target.start, "end": target.end, "text": text}
+
+
+def _joined(opening: str, reply: str) -> str:
+    line = reply.strip("\n").split("\n", 1)[0].rstrip()
+    if opening and not line.lower().lstrip().startswith(opening.lower()):
+        line = opening + ("" if line[:1] in (" ", "?", ",") else " ") + line
+    return " ".join(line.split())
+
+
+def _named(question: str, context: str) -> str:
+    title = _title(context)
+    named = {_stem(w) for w in content_words(title)} & {_stem(w) for w in content_words(question)}
+    if not title or len(named) * 2 > len(content_words(title)):
+        return question
+    return f"According to {title}, {question[0].lower()}{question[1:]}"
+
+
+def _title(heading: str) -> str:
+    return heading.split(" > ", 1)[0]
+
+
+def _short(answer: str) -> str:
+    return " ".join(answer.split())[:300]
+
+
+def stems(text: str) -> set[str]:
+    """Return the words of a text, each without its ending."""
+    return {_stem(word) for word in normalise(text).split()}
+
+
+def _stem(word: str) -> str:
+    return re.sub(r"(?:ing|ed|es|s|ly)$", "", word)[:6]
+
+
+def _must(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)

@@ -1,0 +1,269 @@
+"""Answer first: what in a chunk can be asked for, so that the answer and its quote are exact by construction.
+
+A target is an exact fact (a number with its unit, a date, a name, a code), the sentence or table row that states it,
+and how the question that asks for it begins. Openings are rules in `prompts/openings.yaml`; a small model that is
+given the first words asks for the right thing far more often than one that is not.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from string import Template
+from typing import Any
+
+import yaml
+
+from raft.errors import UsageError
+from raft.kinds import traits
+from raft.text import content_words, normalise, sentences
+from raft.text.values import Fact, facts
+
+_LINK = re.compile(r"!?\[([^\]]*)\]\([^)\s]*[^)]*\)")
+_MARKUP = re.compile(r"[*_`]{1,3}|<[^>]{1,200}>|\{[:%{][^}]*\}+|^\s*(?:[-*+•>]|\d+[.)])\s+")
+_HIDDEN = re.compile(r"\]\([^)]*\)|<[^>]{1,200}>|https?://\S+|\{[:%{][^}]*\}")
+_STEP = re.compile(r"^[ \t]*(?:\d+[.)]|Step \d+[:.])\s+\S", re.MULTILINE)
+_NEGATED = re.compile(r"\b(?:not|never|cannot|no longer|n't)\b|\bno\b", re.IGNORECASE)
+_MODAL = re.compile(
+    r"^(?P<subject>[^,;:.]{3,80}?) (?P<verb>must|may|can|should|will|is|are) (?P<rest>.{8,})$", re.DOTALL
+)
+_DANGLING = re.compile(r"^(?:it|they|he|she|this|that|these|those|such|here|there)\b", re.IGNORECASE)
+_MIN_WORDS, _MAX_CHARACTERS = 6, 400
+
+
+@dataclass(frozen=True)
+class Opening:
+    """One rule of `openings.yaml`, compiled."""
+
+    kind: str
+    answer: re.Pattern[str]
+    before: re.Pattern[str] | None
+    after: re.Pattern[str] | None
+    opening: Template
+
+
+@dataclass(frozen=True)
+class Target:
+    """Something to ask for.
+
+    Attributes:
+        kind: the question's kind.
+        answer: the exact answer.
+        start, end: where the quote stands in the chunk's text.
+        statement: the sentence as a reader sees it, without markup; a table row with its column heads.
+        opening: how the question begins; `$title` in it stands for the document's title.
+        pattern: digest of the statement without its facts; look-alike documents share patterns.
+    """
+
+    kind: str
+    answer: str
+    start: int
+    end: int
+    statement: str
+    opening: str
+    pattern: str
+
+
+def read_openings(text: str) -> list[Opening]:
+    """Read the rules of an `openings.yaml`.
+
+    Raises:
+        UsageError: it is no list of rules, or a pattern does not compile.
+    """
+    try:
+        return [
+            Opening(
+                kind=rule["kind"],
+                answer=re.compile(rule["answer"]),
+                before=re.compile(rule["before"], re.IGNORECASE) if "before" in rule else None,
+                after=re.compile(rule["after"]) if "after" in rule else None,
+                opening=Template(rule["opening"]),
+            )
+            for rule in yaml.safe_load(text)
+        ]
+    except (yaml.YAMLError, TypeError, KeyError, re.error) as error:
+        raise UsageError(
+            f"The openings cannot be read: {type(error).__name__}: {error}.",
+            where="openings.yaml",
+            hint="each rule has kind, answer and opening, and may have before and after",
+        ) from None
+
+
+@dataclass(frozen=True)
+class Statement:
+    """A sentence or a table row that can stand for itself.
+
+    Attributes:
+        start, end: where it stands in the chunk's text.
+        wording: as a reader sees it, without markup.
+        cells: of a table row, column head and content of each cell.
+    """
+
+    start: int
+    end: int
+    wording: str
+    cells: tuple[tuple[str, str], ...] = ()
+
+
+def statements(text: str) -> Iterator[Statement]:
+    """Yield the sentences and table rows of a chunk's text that can stand for themselves."""
+    head: list[str] = []
+    row_before: list[str] = []
+    last_end = 0
+    for start, end in sentences(text):
+        raw = text[start:end]
+        if text[last_end:start].count("\n") > 1:
+            head, row_before = [], []
+        last_end = end
+        if raw.startswith("|"):
+            cells = [cell.strip() for cell in raw.strip("|").split("|")]
+            if all(set(cell) <= set("-: ") for cell in cells):
+                head = row_before  # only a row above a rule names the columns; a table that was cut has lost it
+            elif len(cells) == len(head) > 1:
+                row = tuple((plain(h), plain(c)) for h, c in zip(head, cells, strict=True))
+                yield Statement(start, end, "; ".join(f"{h}: {c}" if h else c for h, c in row if c), row)
+            row_before = cells
+            continue
+        head = []
+        wording = plain(raw)
+        if raw.startswith("#") or not len(wording.split()) >= _MIN_WORDS or len(wording) > _MAX_CHARACTERS:
+            continue
+        yield Statement(start, end, wording)
+
+
+def plain(text: str) -> str:
+    """Return a piece of Markdown as a reader sees it, on one line."""
+    return " ".join(_MARKUP.sub("", _LINK.sub(r"\1", text)).split())
+
+
+def targets(
+    text: str, openings: Sequence[Opening], kinds: Sequence[str], *, stated: Iterable[Statement] | None = None
+) -> list[Target]:
+    """Return what can be asked of a chunk's text, the most exact first; at most one target a statement and kind.
+
+    Args:
+        text: the chunk's text.
+        openings: how questions begin; of a sentence, a fact that none of them fits is no target.
+        kinds: the kinds of question that are on.
+        stated: `statements` of the text, where they are known already.
+    """
+    found: list[tuple[float, Target]] = []
+    for statement in statements(text) if stated is None else stated:
+        makers = _of_row(text, statement, kinds) if statement.cells else _of_sentence(text, statement, openings, kinds)
+        if made := list(makers):
+            words = len(content_words(statement.wording))
+            links = text[statement.start : statement.end].count("](")
+            found += [(_worth(target, words, links), target) for target in made]
+    if "procedure" in kinds:
+        found += [(0.0, target) for target in _procedures(text)]
+    return [target for _, target in sorted(found, key=lambda pair: (-pair[0], pair[1].start, pair[1].answer))]
+
+
+def pattern_of(wording: str, known: Iterable[Fact] | None = None) -> str:
+    """Return a digest of a statement without its facts: equal for look-alikes that differ in the facts alone.
+
+    Args:
+        wording: the statement.
+        known: its `facts`, where they are known already.
+    """
+    masked, place = [], 0
+    for fact in facts(wording) if known is None else known:
+        masked.append(wording[place : fact.start])
+        place = fact.end
+    text = normalise(" ".join([*masked, wording[place:]]))
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def _of_sentence(
+    text: str, statement: Statement, openings: Sequence[Opening], kinds: Sequence[str]
+) -> Iterator[Target]:
+    start, end, wording = statement.start, statement.end, statement.wording
+    raw = text[start:end]
+    hidden = bytearray(len(raw))
+    for match in _HIDDEN.finditer(raw):
+        hidden[match.start() : match.end()] = b"\1" * (match.end() - match.start())
+    found = facts(raw)
+    pattern = ""
+    for fact in found:
+        kind = _kind(fact)
+        if kind not in kinds or any(hidden[fact.start : fact.end]) or not _usable(fact, raw, wording):
+            continue
+        place = wording.find(fact.text)
+        opening = _opening(fact, wording[:place], wording[place + len(fact.text) :], openings)
+        if opening:
+            pattern = pattern or pattern_of(wording, found if raw == wording else None)
+            yield Target(kind, fact.text, start, end, wording, opening, pattern)
+    if "decision" in kinds and (modal := _MODAL.match(wording)) and not _DANGLING.match(wording):
+        answer = "no" if _NEGATED.search(wording) else "yes"
+        opening = modal["verb"].capitalize() + " " + _lower_first(modal["subject"])
+        pattern = pattern or pattern_of(wording, found if raw == wording else None)
+        yield Target("decision", answer, start, end, wording, opening, pattern)
+
+
+def _of_row(text: str, statement: Statement, kinds: Sequence[str]) -> Iterator[Target]:
+    """Ask for a cell that is one fact and nothing else, by the row's first cell and the column's head."""
+    (_, first), *others = statement.cells
+    for head, cell in others:
+        whole = [fact for fact in facts(cell) if fact.text == cell and fact.kind != "name"]
+        kind = _kind(whole[0]) if whole else None
+        if kind is None or kind not in kinds or not first or text[statement.start : statement.end].count(cell) != 1:
+            continue
+        if len(statement.cells) == 2:
+            opening = f"According to $title, what is the {_lower_first(first)}"
+        elif len(first.split()) > 2:
+            opening = f"What is the {_lower_first(first)} for {head}"
+        else:
+            opening = f"What is the {_lower_first(head)} for {first}"
+        yield Target(
+            kind, cell, statement.start, statement.end, statement.wording, opening, pattern_of(f"{first} | {head}")
+        )
+
+
+def _kind(fact: Fact) -> str:
+    return "fact" if fact.kind == "code" else fact.kind
+
+
+def _usable(fact: Fact, raw: str, wording: str) -> bool:
+    whole = wording.find(fact.text) >= 0 and len(fact.text) < len(wording) / 2
+    return whole and "\n" not in fact.text and raw.count(fact.text) == 1 and not _DANGLING.match(wording)
+
+
+def _opening(fact: Fact, before: str, after: str, openings: Sequence[Opening]) -> str | None:
+    for rule in openings:
+        if rule.kind != fact.kind or not (answer := rule.answer.search(fact.text)):
+            continue
+        matches: list[re.Match[str] | None] = [answer]
+        matches += [rule.before.search(before)] if rule.before else []
+        matches += [rule.after.search(after)] if rule.after else []
+        if all(matches):
+            groups: dict[str, Any] = {}
+            for match in matches:
+                groups |= match.groupdict() if match else {}
+            words = rule.opening.substitute({name: value.lower() for name, value in groups.items()})
+            return words[0].upper() + words[1:]
+    return None
+
+
+def _worth(target: Target, words: int, links: int) -> float:
+    bare = target.kind == "number" and target.answer.isdigit()
+    return traits(target.kind).worth + min(words, 14) / 14 - 0.5 * links - (1.0 if bare else 0.0)
+
+
+def _procedures(text: str) -> Iterator[Target]:
+    steps = [(m.start(), (text.find("\n", m.end()) + 1 or len(text) + 1) - 1) for m in _STEP.finditer(text)]
+    block: list[tuple[int, int]] = []
+    for step in [*steps, (len(text) + 10**6, 0)]:
+        if (block and text[block[-1][1] : step[0]].strip("\n \t")) or step[1] == 0:
+            if len(block) >= 3:
+                start, end = block[0][0], block[-1][1]
+                start += len(text[start:end]) - len(text[start:end].lstrip())
+                answer = text[start:end].rstrip()
+                wording = " ".join(plain(line) for line in answer.splitlines())
+                yield Target("procedure", answer, start, start + len(answer), wording, "What are the steps to", "")
+            block = []
+        block.append(step)
+
+
+def _lower_first(text: str) -> str:
+    first = text.split(" ", 1)[0]
+    return text if len(first) > 1 and not first[1:].islower() else text[0].lower() + text[1:]

@@ -1,0 +1,321 @@
+"""Chunks and a generator in, questions with exact answers and verbatim quotes out.
+
+Every document gets the same budget in proportion to its content. There are three ways: `answer_first` chooses exact
+facts and asks the model for the question alone; `spans` has it copy an answer from a chosen sentence first; `items`
+asks a capable model for questions, answers and quotes as JSON. What the model does not deliver is recorded as a
+failure, with its reply.
+"""
+
+import hashlib
+import re
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import polars as pl
+
+from raft import prompts
+from raft.generation import plan as planning
+from raft.generation import yes_no
+from raft.generation.asks import Ask, check_wording, grounded, section
+from raft.generation.facts import plain, read_openings, statements
+from raft.generation.plan import Prompts, Survey, budgets, documents, is_notice
+from raft.prompts import Prompt
+from raft.protocols import Failure, Generator, Request
+from raft.store import tables
+from raft.text import normalise
+from raft.text.values import facts
+
+_T = TypeVar("_T")
+
+REPLY_TOKENS = 44
+SHORTEST, LONGEST = 8, 45
+"""Words of a sentence that is asked about."""
+MOST_ANSWER_WORDS = 10
+MOST_FACTS = 3
+"""Facts of one sentence that are given as answers."""
+
+GROUNDED = 0.4
+"""Least share of a question's words that the sentence or its heading holds. A model that can choose an answer also
+finds words of its own: of the replies below 0.7, which the smallest models must reach, most read well (XQuAD, seen)."""
+
+_REFERS = re.compile(
+    r"\b(?:sentences?|passage|paragraph|text|section|statement|above|following)\b"
+    r"|\b(?:mentioned|discussed|described)\W*$",
+    re.IGNORECASE,
+)
+_REPLY = re.compile(r"\A\s*(?:Answer:\s*)?(?P<answer>[^\n]+)\n+Question:\s*(?P<question>[^\n]+)")
+_EDGES = " \t\"'“”‘’.,;:"
+
+
+def plan_spans(
+    frames: Iterable[pl.DataFrame], known: Survey, given: Mapping[str, int], used: Prompts, kinds: Sequence[str]
+) -> Iterator[Ask]:
+    """Yield what to ask: one question for each chosen sentence, spread evenly over a document's chunks.
+
+    Where decisions are among the kinds, they get an even share of the questions, or less where they would all be
+    answered with yes.
+
+    Args:
+        frames: frames of `tables.CHUNKS`.
+        known: what `surveying.survey` returned.
+        given: doc_id to questions, as `planning.budgets` returned it.
+        used: the prompts; those of spans and decisions are taken.
+        kinds: the kinds of question that are on; a reply of another kind is refused.
+    """
+    balance = yes_no.Balance(1 / len(kinds) if "decision" in kinds else 0.0)
+    copied = any(kind != "decision" for kind in kinds)
+    for doc, rows in documents(frames):
+        parts = budgets(
+            {str(place): row["tokens"] for place, row in enumerate(rows)},
+            len(rows),
+            per_chunk=given.get(doc, 0) / len(rows),
+            limit=None,
+        )
+        for place, row in enumerate(rows):
+            count = parts.get(str(place), 0) if given.get(doc, 0) else 0
+            sentences = [
+                (statement.start, statement.end)
+                for statement in statements(row["text"])
+                if not statement.cells
+                and not is_notice(statement.wording, known)
+                and SHORTEST <= len(statement.wording.split()) <= LONGEST
+            ]
+            decided = balance.choose([row["text"][start:end] for start, end in sentences], count)
+            for number, words in sorted(decided.items()):
+                yield yes_no.decision_ask(used.decision, row, *sentences[number], words)
+            if not copied:
+                continue
+            count -= len(decided)
+            for start, end in _spread(sentences, count):
+                yield span_ask(used.span, row, start, end, kinds)
+            given_answers = [
+                (start, end, answer) for start, end in sentences for answer in _facts(row["text"][start:end], kinds)
+            ]
+            for start, end, answer in _spread(given_answers, count - len(sentences)):
+                yield span_ask(used.span, row, start, end, kinds, answer=answer)
+
+
+def _spread(choices: Sequence[_T], count: int) -> list[_T]:
+    """Return up to `count` of the choices, evenly spread from first to last."""
+    count = max(0, min(count, len(choices)))
+    return [choices[step * len(choices) // count] for step in range(count)]
+
+
+def _facts(text: str, kinds: Sequence[str]) -> list[str]:
+    """Return facts of a sentence that can be asked for, first to last.
+
+    A name that begins it is left out, since its first word may be capitalised for its place alone, and so is one that
+    ends with an initial.
+    """
+    known = (fact for fact in facts(plain(text)) if fact.kind != "name" or (fact.start > 0 and fact.text[-2:-1] != " "))
+    found = dict.fromkeys(fact.text for fact in known)
+    return [answer for answer in found if kind_of(answer) in kinds][:MOST_FACTS]
+
+
+def span_ask(
+    prompt: Prompt, chunk: Mapping[str, Any], start: int, end: int, kinds: Sequence[str], *, answer: str | None = None
+) -> Ask:
+    """Ask about the chunk's characters `start` to `end`: for an answer copied from there and its question.
+
+    With `answer`, which must stand there, only the question is left to the model.
+    """
+    statement = plain(chunk["text"][start:end])
+    context = section(chunk)
+    messages = prompt.render(context=context, statement=statement)
+    begun = "" if answer is None else f"{answer}\nQuestion:"
+    if begun:
+        last = messages[-1]
+        messages = (*messages[:-1], {"role": last["role"], "content": f"{last['content']} {begun}"})
+
+    def read(reply: str) -> list[dict[str, Any]]:
+        copied, question = parse_span(f"{begun} {reply}", statement)
+        kind = kind_of(copied)
+        if kind not in kinds:
+            raise ValueError(f"{kind!r} is none of the kinds asked for")
+        check_wording(question, copied, statement, context)
+        if _REFERS.search(question):
+            raise ValueError("it speaks of the sentence")
+        known, stated = grounded(question, statement, context)
+        if not stated or known < GROUNDED:
+            raise ValueError("it is about something else")
+        quote = {"chunk_id": chunk["chunk_id"], "start": start, "end": end, "text": chunk["text"][start:end]}
+        return [{"question": question, "answer": copied, "kind": kind, "quotes": [quote]}]
+
+    request = Request(messages, REPLY_TOKENS, check=read)
+    return Ask(request, read, chunk["chunk_id"], (chunk["doc_id"],), prompt)
+
+
+def parse_span(reply: str, statement: str) -> tuple[str, str]:
+    """Return answer and question of a reply; the answer as the statement writes it.
+
+    Raises:
+        ValueError: there is no answer or question, or the answer is no short part of the statement.
+    """
+    found = _REPLY.match(reply)
+    if not found:
+        raise ValueError("it has no answer with a question below")
+    words = normalise(found["answer"]).split()
+    if not words:
+        raise ValueError("the answer is empty")
+    if len(words) > MOST_ANSWER_WORDS or len(words) * 2 > len(normalise(statement).split()):
+        raise ValueError("the answer is most of the sentence")
+    place = _find(found["answer"].strip(_EDGES).split(), r"\s+", statement) or _find(words, r"\W+", statement)
+    if place is None:
+        raise ValueError("the answer is not in the sentence")
+    return _with_its_signs(statement, *place.span()), " ".join(found["question"].split())
+
+
+def _find(words: Sequence[str], between: str, statement: str) -> re.Match[str] | None:
+    """Find words one after the other, whole: neither "5" in "1.5 km" nor "000" in "1,000"."""
+    loose = between.join(map(re.escape, words))
+    return re.search(rf"(?<!\w)(?<!\d[.,:]){loose}(?!\w|[.,:]\d)", statement, re.IGNORECASE) if words else None
+
+
+def kind_of(answer: str) -> str:
+    """Return the kind of question that an answer belongs to: number, date, name, or fact for all others."""
+    whole = [fact for fact in facts(answer) if len(fact.text) * 2 >= len(answer)]
+    if whole:
+        return whole[0].kind if whole[0].kind in ("number", "date", "name") else "fact"
+    words = answer.split()
+    return "name" if words and all(word[:1].isupper() for word in words) else "fact"
+
+
+def _with_its_signs(statement: str, start: int, end: int) -> str:
+    """Take a sign of currency before, or of percent or degree behind, into the answer."""
+    while start > 0 and statement[start - 1] in "$€£¥#-−" and (start < 2 or not statement[start - 2].isalnum()):
+        start -= 1
+    while end < len(statement) and statement[end] in "%°":
+        end += 1
+    return statement[start:end].strip(_EDGES) or statement[start:end]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is going to be asked: so many questions, in these asks, which are made lazily."""
+
+    questions: int
+    asks: Iterator[Ask]
+
+
+def read_prompts(folder: Path | None) -> Prompts:
+    """Return the prompts that questions are asked with; `folder` holds those that replace the package's."""
+    return Prompts(
+        answer_first=prompts.load("answer_first", folder),
+        items=prompts.load("items", folder),
+        comparison=prompts.load("comparison", folder),
+        unanswerable=prompts.load("unanswerable", folder),
+        span=prompts.load("span", folder),
+        decision=prompts.load("decision", folder),
+        openings=tuple(read_openings(prompts.load_text("openings.yaml", folder))),
+    )
+
+
+def plan(
+    chunks: Iterator[pl.DataFrame],
+    known: Survey,
+    used: Prompts,
+    *,
+    way: str,
+    kinds: Sequence[str],
+    per_chunk: float,
+    limit: int | None,
+) -> Plan:
+    """Return what `ask` would ask; the arguments are its own."""
+    surveyed = list(known.sizes)
+    wanted = (frame.filter(pl.col("doc_id").is_in(surveyed)) for frame in chunks)
+    given = planning.budgets(known.sizes, known.chunks, per_chunk=per_chunk, limit=limit)
+    if way == "spans":
+        asks = plan_spans(wanted, known, given, used, kinds)
+    else:
+        chosen = planning.plan_facts if way == "answer_first" else planning.plan_items
+        asks = chosen(wanted, known, given, used, kinds)
+    return Plan(sum(given.values()), asks)
+
+
+def ask(
+    chunks: Iterator[pl.DataFrame],
+    known: Survey,
+    generator: Generator,
+    used: Prompts,
+    *,
+    way: str,
+    kinds: Sequence[str],
+    per_chunk: float,
+    limit: int | None,
+    model: str,
+    failures: list[dict[str, Any]],
+    planned: Callable[[int], None] = lambda count: None,
+) -> Iterator[pl.DataFrame]:
+    """Yield frames of `tables.QUESTIONS`, lazily, in the order of the chunks.
+
+    Args:
+        chunks: frames of `tables.CHUNKS`; documents that the survey does not know are not asked about.
+        known: the survey of these chunks, with what this way and these kinds need.
+        generator: writes the questions.
+        used: the prompts that it is asked with.
+        way: "answer_first", "spans" or "items".
+        kinds: the kinds of question that are on.
+        per_chunk: questions a chunk, on average.
+        limit: the most questions asked for, or None.
+        model: the name recorded in each row.
+        failures: rows of `tables.FAILURES` are appended here.
+        planned: told how many questions the budget allows.
+    """
+    found = plan(chunks, known, used, way=way, kinds=kinds, per_chunk=per_chunk, limit=limit)
+    planned(found.questions)
+    kept: deque[Ask] = deque()
+    seen: set[str] = set()
+
+    def requests() -> Iterator[Any]:
+        for one in found.asks:
+            kept.append(one)
+            yield one.request
+
+    for outcome in generator.complete(requests()):
+        one = kept.popleft()
+        if isinstance(outcome, Failure):
+            failures.append({"stage": "questions", "item_id": one.item_id, **_failure(outcome)})
+            continue
+        rows = [_row(row, one, model) for row in one.read(outcome.text)]
+        fresh = list({row["question_id"]: row for row in rows if row["question_id"] not in seen}.values())
+        seen.update(row["question_id"] for row in fresh)
+        repeated = ["the same question was asked of the same chunk before"] * (len(rows) - len(fresh))
+        lost = [("repeated", why) for why in repeated] + [("malformed", why) for why in one.refused(outcome.text)]
+        for kind, why in lost:
+            failure = Failure(kind, why, outcome.text, outcome.attempts)
+            failures.append({"stage": "questions", "item_id": one.item_id, **_failure(failure)})
+        if fresh:
+            yield tables.frame(tables.QUESTIONS, fresh)
+
+
+def question_id(golden_chunk_ids: Sequence[str], kind: str, question: str) -> str:
+    """Return the id of a question: a hash of its golden chunks, kind and normalised wording."""
+    return _hash("\n".join([*sorted(golden_chunk_ids), kind, normalise(question)]))
+
+
+def _row(row: dict[str, Any], one: Ask, model: str) -> dict[str, Any]:
+    golden = list(dict.fromkeys(quote["chunk_id"] for quote in row["quotes"])) or row.pop("golden_chunk_ids", [])
+    return {
+        **row,
+        "question_id": question_id(golden or [one.item_id], row["kind"], row["question"]),
+        "golden_chunk_ids": golden,
+        "doc_ids": list(one.doc_ids),
+        "model": model,
+        "prompt": f"{one.prompt.name}@{one.prompt.digest[:12]}",
+    }
+
+
+def _failure(failure: Failure) -> dict[str, Any]:
+    return {
+        "kind": failure.kind,
+        "attempts": failure.attempts,
+        "reply": failure.reply,
+        "message": failure.message,
+    }
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]

@@ -1,0 +1,282 @@
+"""Which questions are asked of which chunks: an even budget for what a survey found.
+
+The chunks are read twice: once to survey them (`surveying.py`), once to ask. Between the two only counts, digests and
+the partners of comparisons are held.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import groupby
+from typing import Any
+
+import polars as pl
+
+from raft.generation.asks import Ask, answer_first_ask, comparison_ask, section, stems, unanswerable_ask
+from raft.generation.facts import Opening, Target, statements, targets
+from raft.generation.items import items_ask
+from raft.kinds import KINDS
+from raft.prompts import Prompt
+
+Chunk = dict[str, Any]
+COLUMNS = ("chunk_id", "doc_id", "heading", "text", "tokens", "boilerplate")
+"""What a survey reads of chunks."""
+COMPARED = tuple(kind for kind, its in KINDS.items() if its.compared)
+_NOTICE = 3
+"""A statement that so many documents make word for word is a notice, not knowledge of one of them."""
+
+
+@dataclass
+class Survey:
+    """What is known of the whole corpus before the first question; what `needed` does not name is empty.
+
+    Attributes:
+        sizes: tokens of content by doc_id, of the documents that are asked about.
+        chunks: how many chunks have content.
+        alike: patterns of statements that several documents make with other facts.
+        notices: digests of statements that several documents make word for word.
+        pairs: by (chunk_id, start, answer) of a target, the chunk and target of another document to compare it with.
+        vocabulary: stems of all words.
+    """
+
+    sizes: dict[str, int] = field(default_factory=dict)
+    chunks: int = 0
+    alike: frozenset[str] = frozenset()
+    notices: frozenset[str] = frozenset()
+    pairs: dict[tuple[str, int, str], tuple[Chunk, Target]] = field(default_factory=dict)
+    vocabulary: set[str] = field(default_factory=set)
+
+    @cached_property
+    def paired(self) -> frozenset[str]:
+        """Return the chunk_ids of the targets in `pairs`."""
+        return frozenset(chunk_id for chunk_id, _, _ in self.pairs)
+
+
+def needed(way: str, kinds: Sequence[str]) -> frozenset[str]:
+    """Return what of a survey, beside the sizes, is looked at when questions of these kinds are asked in this way."""
+    if way == "spans":
+        return frozenset({"notices"})
+    if way == "answer_first":
+        return frozenset({"notices", "alike"}).union(*(KINDS[kind].needs for kind in kinds))
+    return frozenset().union(*(KINDS[kind].needs for kind in kinds if not KINDS[kind].meaning))
+
+
+def survey(frames: Iterable[pl.DataFrame], openings: Sequence[Opening], needs: Set[str]) -> Survey:
+    """Read all chunks once and return what has to be known of them together.
+
+    Args:
+        frames: frames with `COLUMNS`, of the documents that are asked about.
+        openings: how questions begin; what none of them fits is no target.
+        needs: what `needed` returned.
+    """
+    found = Survey()
+    by_pattern: dict[str, set[str]] = {}
+    by_wording: dict[str, set[str]] = {}
+    first: dict[tuple[str, str], tuple[Chunk, Target]] = {}
+    for doc, rows in documents(frames):
+        found.sizes[doc] = sum(row["tokens"] for row in rows)
+        found.chunks += len(rows)
+        for row in rows:
+            if "vocabulary" in needs:
+                found.vocabulary |= stems(row["text"])
+            stated = list(statements(row["text"])) if needs & {"alike", "notices", "pairs"} else []
+            if "notices" in needs:
+                for statement in stated:
+                    by_wording.setdefault(digest(statement.wording), set()).add(doc)
+            if needs.isdisjoint({"alike", "pairs"}):
+                continue
+            for target in targets(row["text"], openings, COMPARED, stated=stated):
+                if "alike" in needs:
+                    by_pattern.setdefault(target.pattern, set()).add(doc)
+                if "pairs" not in needs:
+                    continue
+                partner = first.setdefault((target.pattern, target.opening), (row, target))
+                if partner[0]["doc_id"] != doc and partner[1].answer != target.answer:
+                    found.pairs.setdefault((row["chunk_id"], target.start, target.answer), partner)
+    found.alike = frozenset(pattern for pattern, where in by_pattern.items() if len(where) > 1)
+    found.notices = frozenset(wording for wording, where in by_wording.items() if len(where) >= _NOTICE)
+    return found
+
+
+def documents(frames: Iterable[pl.DataFrame]) -> Iterator[tuple[str, list[Chunk]]]:
+    """Yield each document's chunks that are no boilerplate."""
+    rows = (row for frame in frames for row in frame.filter(~pl.col("boilerplate")).iter_rows(named=True))
+    for doc, group in groupby(rows, key=lambda row: row["doc_id"]):
+        yield doc, list(group)
+
+
+def is_notice(wording: str, known: Survey) -> bool:
+    """Tell whether several documents make a statement word for word, so that it is no knowledge of one of them."""
+    return digest(wording) in known.notices
+
+
+def digest(text: str) -> str:
+    """Return a short digest of a text."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def to_json(known: Survey) -> str:
+    """Return a survey as JSON, the same for equal surveys; the partner of many pairs is written once."""
+    places: dict[tuple[str, Target], int] = {}
+    compared: dict[str, Chunk] = {}
+    pairs = []
+    for key, (chunk, target) in sorted(known.pairs.items(), key=lambda pair: pair[0]):
+        compared[chunk["chunk_id"]] = chunk
+        pairs.append([*key, places.setdefault((chunk["chunk_id"], target), len(places))])
+    whole = {
+        "sizes": known.sizes,
+        "chunks": known.chunks,
+        "alike": sorted(known.alike),
+        "notices": sorted(known.notices),
+        "vocabulary": sorted(known.vocabulary),
+        "compared": compared,
+        "partners": [[chunk_id, vars(target)] for chunk_id, target in places],
+        "pairs": pairs,
+    }
+    return json.dumps(whole, ensure_ascii=False, sort_keys=True) + "\n"
+
+
+def from_json(text: str | bytes) -> Survey:
+    """Return the survey that `to_json` wrote."""
+    whole = json.loads(text)
+    partners = [(whole["compared"][name], Target(**target)) for name, target in whole["partners"]]
+    return Survey(
+        sizes=whole["sizes"],
+        chunks=whole["chunks"],
+        alike=frozenset(whole["alike"]),
+        notices=frozenset(whole["notices"]),
+        pairs={(chunk_id, start, answer): partners[place] for chunk_id, start, answer, place in whole["pairs"]},
+        vocabulary=set(whole["vocabulary"]),
+    )
+
+
+_SPECIAL_SHARE = 0.1
+"""Share of a document's budget for comparisons, and as much for unanswerable questions, where they are on."""
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """The prompts that questions are asked with, by the way and kind they serve."""
+
+    answer_first: Prompt
+    items: Prompt
+    comparison: Prompt
+    unanswerable: Prompt
+    span: Prompt
+    decision: Prompt
+    openings: tuple[Opening, ...]
+
+
+def budgets(sizes: Mapping[str, int], chunks: int, *, per_chunk: float, limit: int | None) -> dict[str, int]:
+    """Return how many questions each document gets: in proportion to its size, largest remainders first.
+
+    Args:
+        sizes: doc_id to tokens of content.
+        chunks: how many chunks all documents have together.
+        per_chunk: questions a chunk, on average.
+        limit: the most questions in all, or None.
+    """
+    total = sum(sizes.values())
+    wanted = max(1, round(per_chunk * chunks)) if chunks else 0
+    wanted = min(wanted, limit) if limit is not None else wanted
+    if not total:
+        return dict.fromkeys(sizes, 0)
+    exact = {doc: wanted * size / total for doc, size in sizes.items()}
+    given = {doc: math.floor(share) for doc, share in exact.items()}
+    rest = sorted(exact, key=lambda doc: (given[doc] - exact[doc], digest(doc)))
+    for doc in rest[: wanted - sum(given.values())]:
+        given[doc] += 1
+    return given
+
+
+def plan_facts(
+    frames: Iterable[pl.DataFrame], known: Survey, given: Mapping[str, int], prompts: Prompts, kinds: Sequence[str]
+) -> Iterator[Ask]:
+    """Yield what to ask a small model: one question for each chosen fact."""
+    shares = _Shares(kinds)
+    for doc, rows in documents(frames):
+        left = given.get(doc, 0)
+        left -= yield from _comparisons(rows, known, prompts, shares, left)
+        left -= yield from _unanswerable(rows, known, prompts, shares, left)
+        options = [(row, _own(targets(row["text"], prompts.openings, kinds), known)) for row in rows]
+        for row, target in spread_out(options, left):
+            named = target.pattern in known.alike
+            yield answer_first_ask(prompts.answer_first, row, target, section(row), name_document=named)
+
+
+def plan_items(
+    frames: Iterable[pl.DataFrame], known: Survey, given: Mapping[str, int], prompts: Prompts, kinds: Sequence[str]
+) -> Iterator[Ask]:
+    """Yield what to ask a capable model: several questions with answers and quotes, a chunk."""
+    single = [kind for kind in kinds if KINDS[kind].meaning]
+    shares = _Shares(kinds)
+    for doc, rows in documents(frames):
+        left = given.get(doc, 0)
+        left -= yield from _comparisons(rows, known, prompts, shares, left)
+        weights = {str(position): row["tokens"] for position, row in enumerate(rows)}
+        parts = budgets(weights, len(rows), per_chunk=left / len(rows), limit=None) if left and single else {}
+        for position, row in enumerate(rows):
+            if parts.get(str(position)):
+                yield items_ask(prompts.items, row, parts[str(position)], single)
+
+
+def spread_out(options: Sequence[tuple[Chunk, list[Target]]], count: int) -> Iterator[tuple[Chunk, Target]]:
+    """Yield `count` targets: the best of each chunk first, then the second of each; what is left over evenly spaced."""
+    chosen: list[tuple[int, int]] = []
+    for depth in range(max((len(found) for _, found in options), default=0)):
+        deep = [position for position, (_, found) in enumerate(options) if depth < len(found)]
+        room = min(count - len(chosen), len(deep))
+        chosen += [(deep[step * len(deep) // room], depth) for step in range(room)]
+    for position, depth in sorted(chosen):
+        yield options[position][0], options[position][1][depth]
+
+
+class _Shares:
+    """Grants comparisons and unanswerable questions their share of the budget; fractions are carried on."""
+
+    def __init__(self, kinds: Sequence[str]) -> None:
+        special = [kind for kind, its in KINDS.items() if its.special and kind in kinds]
+        self._part = _SPECIAL_SHARE if len(special) < len(kinds) else 1 / max(1, len(special))
+        self._carried = dict.fromkeys(special, 1.0 - self._part)
+
+    def take(self, kind: str, budget: int, available: int) -> int:
+        """Return how many of a document's `budget` are of this kind, where `available` can be had."""
+        if kind not in self._carried:
+            return 0
+        self._carried[kind] += self._part * budget
+        taken = min(budget, available, math.floor(self._carried[kind] + 1e-9))
+        self._carried[kind] -= taken
+        return taken
+
+
+def _comparisons(
+    rows: Sequence[Chunk], known: Survey, prompts: Prompts, shares: _Shares, budget: int
+) -> Generator[Ask, None, int]:
+    options = []
+    for row in (row for row in rows if row["chunk_id"] in known.paired):
+        found = _own(targets(row["text"], prompts.openings, COMPARED), known)
+        options.append((row, [t for t in found if (row["chunk_id"], t.start, t.answer) in known.pairs]))
+    count = shares.take("comparison", budget, sum(len(found) for _, found in options))
+    for row, target in spread_out(options, count):
+        partner = known.pairs[row["chunk_id"], target.start, target.answer]
+        yield comparison_ask(prompts.comparison, row, target, *partner)
+    return count
+
+
+def _unanswerable(
+    rows: Sequence[Chunk], known: Survey, prompts: Prompts, shares: _Shares, budget: int
+) -> Generator[Ask, None, int]:
+    options = []
+    for row in rows if known.vocabulary else []:
+        options.append((row, _own(targets(row["text"], prompts.openings, COMPARED), known)))
+    count = shares.take("unanswerable", budget, sum(len(found) for _, found in options))
+    for row, target in spread_out(options, count):
+        yield unanswerable_ask(prompts.unanswerable, row, target, known.vocabulary)
+    return count
+
+
+def _own(found: Sequence[Target], known: Survey) -> list[Target]:
+    return [target for target in found if not is_notice(target.statement, known)]

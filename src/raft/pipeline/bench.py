@@ -1,0 +1,451 @@
+"""The story of a benchmark: what each contender is shown, what it says, and what follows.
+
+A reply that was paid for once is taken from the ledger, so that a benchmark which was stopped goes on where it was.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import replace
+from functools import partial
+from itertools import product
+from typing import Any, Literal
+
+import polars as pl
+
+from raft import prompts
+from raft.errors import UsageError
+from raft.evaluation import capability, contexts, summary, systems
+from raft.evaluation.contexts import Contexts
+from raft.evaluation.metrics import score_answer
+from raft.evaluation.systems import LARGER, Arm, Contender, Field, Opened, Stopwatch, dispensable, title
+from raft.pipeline.build import documents_listed
+from raft.protocols import Completion, Listen, Message, Request, Retriever
+from raft.rag import answering, format
+from raft.rag.grounding import Answer, Passage
+from raft.settings import Settings
+from raft.store import artifacts, tables
+from raft.store.run import Run, Step
+
+Search = Callable[[str, Sequence[Passage]], object]
+"""Does for a question, and what is shown for it, all that comes before a model is asked."""
+MOST_SECONDS = 30.0
+"""What timing one contender may take: one that fills it is timed on fewer questions, and the report says on how many.
+A model of 135 million parameters on two cores takes some seconds a question, and fifty of each contender an hour."""
+
+
+class Timings:
+    """What was timed of each contender, kept while the step goes on.
+
+    Args:
+        step: the step of the answers; what is timed lies in its scratch folder, and at the end in its notes.
+        former: the notes of the last time.
+    """
+
+    def __init__(self, step: Step, former: Mapping[str, Mapping[str, Any]]) -> None:
+        self._step, self._file = step, step.scratch / "timings.json"
+        kept = json.loads(self._file.read_text(encoding="utf-8")) if self._file.is_file() else {}
+        step.notes.update({**former, **kept})
+
+    def former(self, contender: Contender) -> dict[str, Any]:
+        """Return what was timed of this contender before, if it was the same one; else an empty dictionary."""
+        known = self._step.notes.get(contender.arm.name, {})
+        return dict(known) if known.get("who") == who(contender) else {}
+
+    def latencies(self, contender: Contender) -> list[float]:
+        """Return the latencies that were measured before; those that held the loading of an index do not count."""
+        former = self.former(contender)
+        return list(former["latencies"]) if former.get("warm") else []
+
+    def keep(self, contender: Contender, watch: Stopwatch, latencies: Sequence[float]) -> None:
+        """Keep the throughput of whichever sitting wrote more replies, and these latencies (seconds a question)."""
+        former = self.former(contender)
+        rate, count = watch.rate(), watch.count
+        if rate is None or former.get("timed", 0) > count:
+            rate, count = former.get("questions_per_second"), former.get("timed", 0)
+        self._step.notes[contender.arm.name] = {
+            "who": who(contender),
+            "questions_per_second": rate,
+            "timed": count,
+            "latencies": list(latencies),
+            "warm": True,
+        }
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        artifacts.atomically(self._file, json.dumps(self._step.notes))
+
+
+def who(contender: Contender) -> str:
+    """Return what a contender is known by: a digest (SHA-256, hex) of its name, model, prompt and examples."""
+    told = [contender.arm.name, contender.generator.identity, contender.prompt.digest, contender.exemplars]
+    return hashlib.sha256(json.dumps(told, ensure_ascii=False, sort_keys=True).encode()).hexdigest()
+
+
+def latencies(
+    contender: Contender,
+    known: Contexts,
+    search: Search,
+    *,
+    count: int,
+    former: Sequence[float],
+    style: str,
+    max_tokens: int,
+    listen: Listen,
+) -> list[float]:
+    """Return seconds a question: what a user waits for who asks one at a time, search included, nothing replayed.
+
+    One question is asked before the clock runs, so that no loading is timed. A question without a reply is not timed,
+    and none is begun once `MOST_SECONDS` have gone by.
+
+    Args:
+        contender: who is asked; without `fresh` nothing is timed.
+        known: the questions, and what is shown for them.
+        search: called for each question where documents are shown.
+        count: how many questions, at most.
+        former: what was timed before, returned as it is where no more questions are to be timed.
+        style: what `raftformat.render_style` returned.
+        max_tokens: longest reply.
+        listen: told "asking".
+    """
+    context = contender.arm.context
+    ids = [name for name in known.questions["question_id"] if context in known.passages[name]]
+    drawn = sorted(ids, key=lambda name: hashlib.sha256(f"latency:{name}".encode()).hexdigest())
+    chosen = drawn[:count]
+    if contender.fresh is None or len(former) >= len(chosen) or sum(former) >= MOST_SECONDS:
+        return list(former)
+    listen("asking", {"arm": contender.arm.title, "set": "latency", "condition": "", "questions": len(chosen)})
+    asked = dict(known.questions.select("question_id", "question").iter_rows())
+
+    def request(name: str) -> Request:
+        if context != "none":
+            search(asked[name], known.passages[name][context])
+        return answering.request(
+            asked[name],
+            known.passages[name][context],
+            prompt=contender.prompt,
+            style=style,
+            exemplars=contender.exemplars,
+            max_tokens=max_tokens,
+        )
+
+    seconds: list[float] = []
+    # requests are made lazily, so that each search falls into its question's time
+    with closing(contender.fresh.complete(map(request, [drawn[-1], *chosen]))) as replies:  # type: ignore[type-var]
+        next(replies)
+        while sum(seconds) < MOST_SECONDS:
+            begun = time.monotonic()
+            outcome = next(replies, None)
+            if outcome is None:
+                break
+            if isinstance(outcome, Completion):
+                seconds.append(time.monotonic() - begun)
+    return seconds
+
+
+def prepare(
+    run: Run, settings: Settings, questions: pl.DataFrame, retriever: Retriever, field: Field
+) -> contexts.Contexts:
+    """Search for the questions (a frame of `tables.EVALUATION`); choose what is shown: as much as all of `field` take.
+
+    Raises:
+        UsageError: not even one passage fits into a model's context, for any question.
+    """
+    closed = {name for name in questions["split"].unique() if summary.labels(_of(questions, name))}
+    found = contexts.contexts(
+        questions,
+        run.read("chunks.parquet"),
+        documents_listed(run),
+        retriever,
+        k=settings.index.k,
+        share=settings.benchmark.withheld,
+        seed=settings.seed,
+    )
+    # one of the labels is always chosen, so there is nothing to learn where what bears it is withheld
+    choosing = set(questions.filter(pl.col("split").is_in(list(closed)))["question_id"])
+    passages = {
+        name: {context: shown for context, shown in own.items() if context != "withheld" or name not in choosing}
+        for name, own in found.passages.items()
+    }
+    found = _fitting(replace(found, passages=passages), run, settings, field)
+    if settings.answering.min_relevance:
+        found = replace(found, relevance=contexts.relevance(found, retriever.embedder))
+    return found
+
+
+def _fitting(known: contexts.Contexts, run: Run, settings: Settings, field: Field) -> contexts.Contexts:
+    """Return the contexts with as many passages as fit into every model's prompt; what bears an answer goes last."""
+    asked = dict(known.questions.select("question_id", "question").iter_rows())
+    used = [prompts.load(name, settings.prompts) for name in ("short", format.PROMPTS[settings.examples.quotes])]
+    style, shortened, shown = _style(settings), set(), 0
+    passages: dict[str, dict[contexts.Context, Sequence[Passage]]] = {}
+    for name, own in known.passages.items():
+        passages[name] = {}
+        for context, chosen in own.items():
+            kept = list(chosen)
+            keep = known.sources.bearing.get(name, ()) if context == "golden" else ()
+            for (tokenizer, limit), prompt in product(field.rooms() if kept else (), used):
+                kept, _ = answering.fit(
+                    kept, asked[name], prompt=prompt, style=style, tokenizer=tokenizer, limit=limit, keep=keep
+                )
+            if len(kept) < len(chosen):
+                shortened.add(name)
+            shown += len(kept)
+            passages[name][context] = kept
+    if shortened and not shown:
+        raise UsageError(
+            "Not even one passage and a question fit into the context of each model.",
+            where=f"{min(limit for _, limit in field.rooms()):,} tokens, beside the answer, of {run.folder}",
+            hint=f"raft build CORPUS --out {run.folder} --set chunking.tokens=...   (smaller chunks), or a model that "
+            "takes more",
+        )
+    return replace(known, passages=passages, shortened=len(shortened))
+
+
+def choose_exemplars(
+    run: Run, settings: Settings, field: Field, retriever: Retriever, *, listen: Listen
+) -> tuple[int, list[dict[str, Any]]]:
+    """Choose on `valid` how many worked examples the few-shot contender gets; return the number and all that was tried.
+
+    Plain RAG with the common prompt is measured on the same questions, so that the better of the two is known.
+    """
+    cleaned = run.read("cleaned.parquet")
+    paths = dict(documents_listed(run).select("doc_id", "path").iter_rows())
+    rows = [
+        {**row, "answers": [row["answer"]], "document": paths.get(next(iter(row["doc_ids"]), ""))}
+        for row in cleaned.filter(pl.col("split") == "valid").iter_rows(named=True)
+    ][: settings.benchmark.tuning_questions]
+    tried: list[dict[str, Any]] = []
+    if not rows:
+        return settings.benchmark.exemplars[0], tried
+    known = prepare(run, settings, tables.frame(tables.EVALUATION, rows), retriever, field)
+    make = partial(_contender, run=run, settings=settings, known=known)
+    plain = make("rag", field.base, 0)
+    few = [make("rag_few", field.base, count) for count in settings.benchmark.exemplars]
+    for contender in (plain, *{contender.arm.exemplars: contender for contender in few}.values()):
+        listen("asking", {"arm": contender.arm.title, "set": "valid", "condition": "", "questions": len(rows)})
+        said = _ask(contender, known, "valid", "retrieved", settings)
+        scores = [
+            score_answer(answer.text, row["answers"], abstained=answer.abstained)["f1"] or 0.0
+            for answer, row in zip(said, rows, strict=True)
+        ]
+        tried.append(
+            {
+                "arm": contender.arm.name,
+                "exemplars": contender.arm.exemplars,
+                "split": "valid",
+                "f1": sum(scores) / len(scores),
+                "questions": len(rows),
+                "chosen": False,
+            }
+        )
+    best = max((one for one in tried if one["arm"] == "rag_few"), key=lambda one: (one["f1"], -one["exemplars"]))
+    for one in tried:
+        one["chosen"] = one is best or one["arm"] == "rag"
+    return int(best["exemplars"]), tried
+
+
+def line_up(run: Run, settings: Settings, field: Field, known: contexts.Contexts, exemplars: int) -> list[Contender]:
+    """Return the contenders in the order in which they are shown; `exemplars` are the worked examples of few-shot."""
+    wanted: list[tuple[str, Opened | None, int]] = [
+        ("closed", field.base, 0),
+        ("closed_few", field.base, max(exemplars, 2)),
+        ("rag", field.base, 0),
+        ("rag_few", field.base, exemplars),
+        ("golden", field.base, 0),
+        ("tuned_closed", field.tuned, 0),
+        ("raft", field.tuned, 0),
+        ("tuned_golden", field.tuned, 0),
+        ("other", field.other, 0),
+        ("previous", field.previous, 0),
+        *((f"{LARGER}{one.name}", one, exemplars) for one in field.larger),
+    ]
+    tuned = field.tuned is not None
+    chosen = [one for one in wanted if settings.benchmark.contenders == "all" or not dispensable(one[0], tuned=tuned)]
+    make = partial(_contender, run=run, settings=settings, known=known)
+    return [make(name, opened, count) for name, opened, count in chosen if opened is not None]
+
+
+def _contender(
+    name: str, opened: Opened, count: int, *, run: Run, settings: Settings, known: contexts.Contexts
+) -> Contender:
+    if name in ("closed", "closed_few", "tuned_closed"):
+        prompt = prompts.load("closed", settings.prompts)
+    elif name == "rag_few" or name.startswith(LARGER):
+        prompt = prompts.load("short", settings.prompts)
+    else:
+        prompt = prompts.load(format.PROMPTS[settings.examples.quotes], settings.prompts)
+    turns: tuple[Message, ...] = ()
+    if count:
+        learned = run.read("cleaned.parquet").filter(pl.col("split") == "train")
+        turns = contexts.exemplars(
+            learned,
+            run.read("chunks.parquet"),
+            documents_listed(run),
+            prompt,
+            count,
+            style=_style(settings),
+            seed=settings.seed,
+            abstaining=prompt.name == "short",
+        )
+    golden = name in ("golden", "tuned_golden")
+    context: Literal["none", "retrieved", "golden"]
+    context = "none" if prompt.name == "closed" else "golden" if golden else "retrieved"
+    if turns and opened.room is not None:
+        tokenizer, limit = opened.room
+        options: dict[str, Any] = {"prompt": prompt, "style": _style(settings), "max_tokens": 1}
+        asked = dict(known.questions.select("question_id", "question").iter_rows())
+        chats = [
+            answering.request(asked[place], shown, **options).messages
+            for place, own in known.passages.items()
+            for one, shown in own.items()
+            if one == context or (one, context) == ("withheld", "retrieved")
+        ]
+        longest = max(map(tokenizer.count_chat, chats), default=0)
+        while turns and longest + tokenizer.count_chat(turns) > limit:
+            turns = turns[:-2]  # as many worked examples as fit beside every question
+    arm = Arm(
+        name=name,
+        title=title(name),
+        model=opened.name,
+        adapter=opened.adapter,
+        prompt=prompt.name,
+        prompt_digest=prompt.digest,
+        exemplars=len(turns) // 2,
+        context=context,
+        tuned=opened.adapter is not None,
+    )
+    return Contender(arm, opened.generator, prompt, turns, opened.scorer, opened.fresh)
+
+
+def ask_all(
+    run: Run,
+    settings: Settings,
+    field: Sequence[Contender],
+    known: contexts.Contexts,
+    search: Search,
+    *,
+    listen: Listen,
+) -> dict[str, Any]:
+    """Ask every contender every question; returns the timings by arm. Makes `answers.parquet`.
+
+    What a question is searched with, by `search`, is part of a retrieving contender's latency.
+    """
+    sets = known.questions["split"].unique(maintain_order=True).to_list()
+
+    def work(step: Step) -> Mapping[str, pl.DataFrame]:
+        frames = [tables.frame(tables.ANSWERS, [])]
+        timings = Timings(step, run.manifest["steps"].get("answers", {}).get("notes", {}))
+        for contender in field:
+            watch = Stopwatch(contender.generator)
+            asked = replace(contender, generator=watch)
+            conditions = ["answerable"] if contender.arm.context != "retrieved" else ["answerable", "withheld"]
+            former = timings.latencies(contender)
+            try:
+                for name, one in product(sets, conditions):
+                    frames.append(_answers(asked, known, name, one, settings=settings, listen=listen))
+            finally:  # also of what is interrupted: its replies are not written again
+                timings.keep(contender, watch, former)
+            taken = latencies(
+                contender,
+                known,
+                search,
+                count=settings.benchmark.latency_questions,
+                former=former,
+                style=_style(settings),
+                max_tokens=settings.answering.max_tokens,
+                listen=listen,
+            )
+            timings.keep(contender, watch, taken)
+        return {"answers.parquet": pl.concat(frames)}
+
+    line = run.step(
+        "answers",
+        work,
+        version=2,
+        outputs=["answers.parquet"],
+        inputs=[
+            *("documents.parquet", "chunks.parquet", "cleaned.parquet", "index"),
+            *(["lexical"] if settings.index.hybrid else []),
+        ],
+        using={
+            "arms": [who(contender) for contender in field],
+            "questions": _digest(known.questions.to_dicts()),
+            "k": settings.index.k,
+            "seed": settings.seed,
+            "style": _style(settings),
+            "withheld": settings.benchmark.withheld,
+            "latency_questions": settings.benchmark.latency_questions,
+            "answering": settings.answering.model_dump(mode="json"),
+        },
+    )
+    return dict(line["notes"])
+
+
+def _answers(
+    contender: Contender,
+    known: contexts.Contexts,
+    question_set: str,
+    condition: str,
+    *,
+    settings: Settings,
+    listen: Listen,
+) -> pl.DataFrame:
+    context = contender.arm.context if condition == "answerable" else "withheld"
+    ids = known.ids(question_set, context)
+    facts = {"arm": contender.arm.title, "set": question_set, "condition": condition, "questions": len(ids)}
+    if ids:
+        listen("asking", facts)
+    said = _ask(contender, known, question_set, context, settings)
+    return answering.answer_rows(
+        said,
+        ids,
+        arm=contender.arm.name,
+        question_set=question_set,
+        condition=condition,
+        retrieved=[known.sources.hits[name] if contender.arm.context != "none" else [] for name in ids],
+        adapter=contender.arm.adapter,
+    )
+
+
+def _ask(
+    contender: Contender, known: contexts.Contexts, question_set: str, context: contexts.Context, settings: Settings
+) -> list[Answer]:
+    ids = known.ids(question_set, context)
+    asked = dict(known.questions.select("question_id", "question").iter_rows())
+    passages = [known.passages[name][context] for name in ids]
+    options: dict[str, Any] = {"prompt": contender.prompt, "style": _style(settings), "exemplars": contender.exemplars}
+    said = list(
+        answering.answer_all(
+            [asked[name] for name in ids],
+            passages,
+            contender.generator,
+            max_tokens=settings.answering.max_tokens,
+            when_unsupported=settings.answering.when_unsupported,
+            model=contender.arm.model,
+            adapter=contender.arm.adapter,
+            asked=[known.worth_asking(name, context, settings.answering.min_relevance) for name in ids],
+            **options,
+        )
+    )
+    labels = summary.labels(_of(known.questions, question_set))
+    if labels and contender.scorer is not None:
+        chats = [
+            answering.request(asked[name], shown, max_tokens=1, **options).messages
+            for name, shown in zip(ids, passages, strict=True)
+        ]
+        begun = systems.beginnings(said, chats, contender.scorer)
+        said = systems.labelled(said, capability.choose(contender.scorer, begun, labels))
+    return said
+
+
+def _style(settings: Settings) -> str:
+    return format.render_style(**settings.answer_style.model_dump())
+
+
+def _of(questions: pl.DataFrame, name: str) -> pl.DataFrame:
+    return questions.filter(pl.col("split") == name)
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, ensure_ascii=False, default=str, sort_keys=True).encode()).hexdigest()

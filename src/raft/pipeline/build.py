@@ -1,0 +1,439 @@
+"""The story of a build: documents, chunks, survey, index, questions, cleaned and split, examples.
+
+Each step names what its result depends on; `Run.step` does it once per distinct input. Nothing here knows a vendor.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import polars as pl
+
+from raft import prompts
+from raft.corpus import documents as corpus
+from raft.corpus.blocks import repeated_lines
+from raft.curation import clean
+from raft.curation import split as parting
+from raft.errors import RaftError
+from raft.examples import examples as rows
+from raft.examples import examples as styling
+from raft.generation import generate, items, plan
+from raft.generation.facts import read_openings
+from raft.generation.plan import Prompts, Survey
+from raft.kinds import KINDS
+from raft.pipeline.read import (
+    counts,
+    documents_listed,
+    failures_frame,
+    note_chunks,
+    note_questions,
+    noting,
+    own_questions,
+    read_documents,
+)
+from raft.prompts import Prompt
+from raft.protocols import Embedder, Generator, Indexes, Listen, Tokenizer
+from raft.rag.format import PROMPTS, render_style
+from raft.settings import AnswerStyle, Cleaning, Examples, Settings, Split
+from raft.similarity import near_copies
+from raft.store import artifacts
+from raft.store.artifacts import Output
+from raft.store.run import Run, Step
+
+SURVEY = "survey.json"
+
+
+def set_aside(run: Run, settings: Settings) -> frozenset[str]:
+    """Return the doc_ids of documents that no question is written about.
+
+    Raises:
+        UsageError: a glob of `split.hold_out` matches no document, or they match all of them.
+    """
+    return parting.matching(documents_listed(run), settings.split.hold_out)
+
+
+def survey_chunks(run: Run, settings: Settings, *, way: str, aside: frozenset[str]) -> None:
+    """Chunks, but those of `aside`, to `survey.json`: all that planning the questions has to know of them together.
+
+    It comes before the index, since the estimate rests on it, and embedding may be the first thing that costs money.
+    """
+    needs = plan.needed(way, settings.questions.kinds)
+    compared = not needs.isdisjoint({"alike", "pairs"})
+    path = run.folder / SURVEY
+    run.make(
+        "survey",
+        _survey,
+        version=1,
+        outputs={SURVEY: lambda: artifacts.digest(path) if path.is_file() else None},
+        inputs=["chunks.parquet"],
+        using={
+            "needs": needs,
+            **({"without": aside} if aside else {}),
+            **({"openings": prompts.load_text("openings.yaml", settings.prompts)} if compared else {}),
+        },
+    )
+
+
+def _survey(
+    step: Step, *, needs: frozenset[str], without: frozenset[str] = frozenset(), openings: str | None = None
+) -> Mapping[str, Output]:
+    frames = step.run.stream("chunks.parquet", list(plan.COLUMNS))
+    asked = (frame.filter(~pl.col("doc_id").is_in(list(without))) for frame in frames)
+    found = plan.survey(asked, read_openings(openings) if openings else [], needs)
+    artifacts.atomically(step.folder / SURVEY, plan.to_json(found))
+    return {}
+
+
+def read_survey(run: Run) -> Survey:
+    """Return what `survey_chunks` has kept."""
+    return plan.from_json((run.folder / SURVEY).read_bytes())
+
+
+STEPS = ("documents", "privacy", "chunks", "survey", "index", "lexical", "questions", "cleaned", "examples")
+"""The steps of a build, in their order."""
+
+__all__ = ["STEPS", "Seams", "build", "cut_chunks", "documents_listed", "read_documents"]
+
+
+@dataclass(frozen=True)
+class Seams:
+    """The models and indexes that a build works with."""
+
+    generator: Generator
+    embedder: Embedder
+    student: Tokenizer
+    indexes: Indexes
+
+
+def build(
+    run: Run, settings: Settings, seams: Seams, sources: Sequence[corpus.Source], *, way: str, listen: Listen
+) -> None:
+    """Make every artifact of a build that is not there yet.
+
+    Args:
+        run: the run directory, held for writing.
+        settings: the experiment.
+        seams: its models and indexes.
+        sources: the corpus' files.
+        way: "answer_first", "spans" or "items".
+        listen: told of progress.
+
+    Raises:
+        RaftError: a step failed, or came out empty; what was done before is kept.
+    """
+    read_documents(run, settings, sources)
+    own = own_questions(settings, settings.evaluation, documents_listed(run)) if settings.evaluation else None
+    aside = set_aside(run, settings)
+    cut_chunks(run, settings, seams.embedder)
+    survey_chunks(run, settings, way=way, aside=aside)
+    fill_indexes(run, settings, seams)
+    ask_questions(run, settings, seams.generator, way=way, listen=listen)
+    clean_and_split(run, settings, seams, own)
+    build_examples(run, settings, seams)
+
+
+def cut_chunks(run: Run, settings: Settings, embedder: Embedder) -> None:
+    """Documents to `chunks.parquet`, counted in the embedder's tokens."""
+    run.make(
+        "chunks",
+        _cut,
+        version=1,
+        outputs=["chunks.parquet"],
+        inputs=["documents.parquet"],
+        using={
+            **settings.chunking.model_dump(include={"tokens", "overlap"}),
+            "max_tokens": embedder.max_tokens,
+            "tokenizer": embedder.tokenizer,
+        },
+    )
+
+
+def _cut(step: Step, *, tokenizer: Tokenizer, **shape: int) -> Mapping[str, Output]:
+    known = step.previous("chunks.parquet", _document_and_digest)
+    frames = corpus.chunk_documents(
+        step.run.stream("documents.parquet"),
+        tokenizer,
+        **shape,
+        repeated=repeated_lines(step.run.stream("documents.parquet")),
+        previous=None if known is None else (lambda doc_id, sha256: known((doc_id, sha256))),
+    )
+    return {"chunks.parquet": noting(frames, partial(note_chunks, step.notes))}
+
+
+def fill_indexes(run: Run, settings: Settings, seams: Seams) -> None:
+    """Chunks to `index/` and, with hybrid search, `lexical/`."""
+    indexes, chosen, read = seams.indexes, settings.index, ["chunks.parquet"]
+    chunks = partial(run.stream, "chunks.parquet", ["chunk_id", "doc_id", "heading", "text"])
+
+    def dense(step: Step) -> Mapping[str, Output]:
+        step.notes.update(indexes.sync(chunks))
+        return {}
+
+    def lexical(step: Step) -> Mapping[str, Output]:
+        indexes.build_lexical(chunks)
+        return {}
+
+    run.step(
+        "index",
+        dense,
+        version=1,
+        outputs={"index": indexes.digest},
+        inputs=read,
+        using={"embedder": seams.embedder, "url": chosen.url},
+        settings={"index": chosen.model_dump(mode="json", include={"embedder", "api_base", "url"})},
+    )
+    if chosen.hybrid:
+        run.step("lexical", lexical, version=1, outputs={"lexical": indexes.lexical_digest}, inputs=read)
+
+
+def ask_questions(run: Run, settings: Settings, generator: Generator, *, way: str, listen: Listen) -> None:
+    """Chunks that were surveyed to `questions.parquet`; what is not delivered to `failures.parquet`."""
+    used = generate.read_prompts(settings.prompts)
+    asked = settings.questions
+    kinds = [kind for kind, its in KINDS.items() if its.version and kind in asked.kinds]
+    using = {
+        "generator": generator,
+        "way": way,
+        "attempts": settings.generator.attempts,
+        "prompts": [
+            *(used.answer_first, used.items, used.comparison, used.unanswerable, used.span),
+            *(getattr(used, kind) for kind in kinds),
+        ],
+        "openings": prompts.load_text("openings.yaml", settings.prompts),
+        **{f"{kind}s": KINDS[kind].version for kind in kinds},
+        **({"items": items.VERSION} if way == "items" else {}),
+        **asked.model_dump(mode="json", exclude={"way"}),
+    }
+    line = run.make(
+        "questions",
+        _ask,
+        version=3,
+        outputs=["questions.parquet", "failures.parquet"],
+        inputs=["chunks.parquet", SURVEY],
+        using=using,
+        formerly={**using, "way": asked.way},
+        beside={"used": used, "model": settings.generator.model, "listen": listen},
+    )
+    if not line["artifacts"]["questions.parquet"]["rows"]:
+        came = [f"{row['message']}: {row['reply'][:200]!r}" for row in run.read("failures.parquet").head(3).to_dicts()]
+        raise RaftError(
+            "The generator wrote no usable question." if came else "Nothing in the corpus can be asked for.",
+            where="; ".join(came) or "no sentence states a number, date, name or code",
+            hint=f"raft show {run.folder} failures" if came else "try a capable model: --generator openai/gpt-4o-mini",
+        )
+
+
+def _ask(
+    step: Step,
+    *,
+    generator: Generator,
+    way: str,
+    kinds: Sequence[str],
+    per_chunk: float,
+    limit: int | None,
+    used: Prompts,
+    model: str,
+    listen: Listen,
+    **_: Any,
+) -> Mapping[str, Output]:
+    failures: list[dict[str, Any]] = []
+    frames = generate.ask(
+        step.run.stream("chunks.parquet"),
+        read_survey(step.run),
+        generator,
+        used,
+        way=way,
+        kinds=kinds,
+        per_chunk=per_chunk,
+        limit=limit,
+        model=model,
+        failures=failures,
+        planned=lambda count: listen("planned", {"questions": count}),
+    )
+    return {
+        "questions.parquet": noting(frames, partial(note_questions, step.notes)),
+        "failures.parquet": failures_frame(failures, step.notes),
+    }
+
+
+def clean_and_split(run: Run, settings: Settings, seams: Seams, own: pl.DataFrame | None) -> None:
+    """Questions to `cleaned.parquet` (each with its reason, or its split) and `eval.jsonl`; `own` are the user's."""
+    parts, k, copies = settings.split, settings.index.k, _copies(run)
+    run.make(
+        "cleaned",
+        _clean,
+        version=3,
+        outputs=["cleaned.parquet", "eval.jsonl"],
+        inputs=["questions.parquet", "chunks.parquet", *_index_inputs(settings)],
+        using={
+            "rules": settings.cleaning,
+            "split": parts.model_dump(mode="json", exclude=None if parts.hold_out else {"hold_out"}),
+            "k": k,
+            "seed": settings.seed,
+            "embedder": seams.embedder,
+            "evaluation": own,
+            "judge": [prompts.load("judge", settings.prompts), seams.generator] if settings.cleaning.judge else None,
+            **({"copies": copies} if copies else {}),
+        },
+        beside={"indexes": seams.indexes},
+        settings={"index": {"k": k, "hybrid": settings.index.hybrid}},
+    )
+
+
+def _clean(
+    step: Step,
+    *,
+    rules: Cleaning,
+    split: Mapping[str, Any],
+    k: int,
+    seed: int,
+    embedder: Embedder,
+    evaluation: pl.DataFrame | None,
+    judge: tuple[Prompt, Generator] | None,
+    indexes: Indexes,
+    copies: Sequence[Sequence[str]] = (),
+) -> Mapping[str, Output]:
+    run, own, parts = step.run, evaluation, Split(**split)
+    documents, asked = documents_listed(run), run.read("questions.parquet")
+    held_out = parting.hold_out(documents, share=parts.unseen, seed=seed, besides=parts.hold_out, copies=copies)
+    prompt, generator = judge or (None, None)
+    with indexes.open() as retriever:
+        cleaned = clean.clean(
+            asked,
+            _golden_chunks(run, asked),
+            retriever=retriever,
+            embedder=embedder,
+            held_out=held_out,
+            round_trip_k=min(rules.round_trip or k, k, max(1, _rows(run, "chunks") // 3)),
+            judge=generator,
+            judge_prompt=prompt,
+            **rules.model_dump(include={"min_words", "max_words", "max_answer_words", "similarity", "judge_minimum"}),
+        )
+    parted = parting.split(
+        cleaned,
+        held_out=held_out,
+        user_questions=own,
+        embedder=embedder,
+        similarity=rules.similarity,
+        seen=parts.seen,
+        valid=parts.valid,
+        seed=seed,
+        copies=copies,
+    )
+    measured = parting.evaluation_rows(parted, documents, own)
+    parting.check_leaks(parted, measured, held_out=held_out)
+    step.notes["held_out"] = sorted(held_out)
+    step.notes["reasons"] = counts(parted, "reason")
+    step.notes["splits"] = counts(parted, "split") | ({"user": own.height} if own is not None else {})
+    return {"cleaned.parquet": parted, "eval.jsonl": measured}
+
+
+def build_examples(run: Run, settings: Settings, seams: Seams) -> None:
+    """Kept questions to `examples.parquet`, `train.jsonl` and `valid.jsonl`."""
+    wanted, style = settings.examples, settings.answer_style
+    told = {"student", "examples", "answer_style", "prompts"}
+    line = run.make(
+        "examples",
+        _write_examples,
+        version=4,
+        outputs=["examples.parquet", "train.jsonl", "valid.jsonl"],
+        inputs=["cleaned.parquet", "chunks.parquet", *_index_inputs(settings)],
+        using={
+            "examples": wanted,
+            "style": style,
+            "prompts": [
+                prompts.load(PROMPTS[wanted.quotes], settings.prompts),
+                prompts.load("restyle", settings.prompts),
+            ],
+            "generator": seams.generator if render_style(**style.model_dump()) else None,
+            "student": seams.student,
+            "seed": settings.seed,
+        },
+        beside={"indexes": seams.indexes},
+        settings=settings.model_dump(mode="json", include=told),
+    )
+    if not line["artifacts"]["train.jsonl"]["rows"]:
+        raise RaftError(
+            "No question is left to train on.",
+            where=json.dumps(run.manifest["steps"]["cleaned"]["notes"]["reasons"]),
+            hint=f"raft show {run.folder} cleaned   (each question with the reason why it was dropped)",
+        )
+
+
+def _copies(run: Run) -> list[list[str]]:
+    """Return the near-copies among the documents; they are looked for once for the same documents."""
+    digest = run.manifest["steps"]["documents"]["artifacts"]["documents.parquet"]["digest"]
+    known = run.manifest.get("copies", {})
+    if known.get("documents") != digest:
+        texts = (
+            (doc_id, text)
+            for frame in run.stream("documents.parquet", ["doc_id", "text"])
+            for doc_id, text in frame.iter_rows()
+            if text
+        )
+        known = {"documents": digest, "groups": near_copies(texts)}
+        run.describe(copies=known)
+    groups: list[list[str]] = known["groups"]
+    return groups
+
+
+def _write_examples(
+    step: Step,
+    *,
+    examples: Examples,
+    style: AnswerStyle,
+    prompts: tuple[Prompt, Prompt],
+    generator: Generator | None,
+    student: Tokenizer,
+    seed: int,
+    indexes: Indexes,
+) -> Mapping[str, Output]:
+    run, cleaned, words = step.run, step.run.read("cleaned.parquet"), render_style(**style.model_dump())
+    prompt, restyle = prompts
+    answers: dict[str, str] | None = None
+    if generator is not None:
+        schema = style.format if isinstance(style.format, dict) else None
+        answers, failed = styling.restyle(cleaned, generator, restyle, style=words, schema=schema)
+        step.notes["not_restyled"] = failed
+        if schema is not None:
+            cleaned = cleaned.filter(~pl.col("question_id").is_in(failed))
+    with indexes.open() as retriever:
+        made, report = rows.build_examples(
+            cleaned,
+            run.read("chunks.parquet"),
+            retriever=retriever,
+            tokenizer=student,
+            prompt=prompt,
+            style=words,
+            held_out=frozenset(run.manifest["steps"]["cleaned"]["notes"]["held_out"]),
+            seed=seed,
+            titles=dict(documents_listed(run).select("doc_id", "title").iter_rows()),
+            styled_answers=answers,
+            **examples.model_dump(),
+        )
+    step.notes.update(report)
+    return {
+        "examples.parquet": made,
+        "train.jsonl": rows.chat_lines(made, "train"),
+        "valid.jsonl": rows.chat_lines(made, "valid"),
+    }
+
+
+def _document_and_digest(table: pl.DataFrame) -> pl.Series:
+    return table.select(pl.struct("doc_id", "document_sha256")).to_series()
+
+
+def _index_inputs(settings: Settings) -> list[str]:
+    return ["index", "lexical"] if settings.index.hybrid else ["index"]
+
+
+def _golden_chunks(run: Run, asked: pl.DataFrame) -> pl.DataFrame:
+    golden = set(asked["golden_chunk_ids"].explode().drop_nulls())
+    parts = [part.filter(pl.col("chunk_id").is_in(golden)) for part in run.stream("chunks.parquet")]
+    return pl.concat(parts)
+
+
+def _rows(run: Run, step: str) -> int:
+    return int(run.manifest["steps"][step]["artifacts"][f"{step}.parquet"]["rows"])

@@ -1,0 +1,170 @@
+"""The story of a training: the rows of a build, and some general chats, to an adapter under its own name.
+
+An adapter's id says what it was made of, so that equal trainings meet in one folder and different ones never do.
+Draft and checkpoints lie in the step's scratch folder: a training that was killed goes on when it is started again.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+import polars as pl
+
+from raft.errors import DamagedArtifact, RaftError
+from raft.protocols import Listen, Message, Trainer, TrainingPlan
+from raft.store import adapters, artifacts
+from raft.store.artifacts import Output
+from raft.store.run import Run, Step
+from raft.training.tune import tune
+
+LEARNED = "learned.jsonl"
+"""Beside an adapter: the questions that it was trained on."""
+
+_VERSION = 1
+_NO_MATTER = ("student", "checkpoint_minutes")
+"""Parts of a plan that do not change an adapter: the name of its base (the identity counts), when work is saved."""
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """General chats that are mixed in.
+
+    Attributes:
+        chats: what there is.
+        share: share of the mixture (0 to less than 1).
+        seed: seed of the choice.
+    """
+
+    chats: Sequence[Sequence[Message]]
+    share: float
+    seed: int
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 (hex) of the chats."""
+        return _digest(self.chats)
+
+
+def train(
+    run: Run,
+    plan: TrainingPlan,
+    trainer: Trainer,
+    *,
+    rehearsal: Rehearsal,
+    facts: Mapping[str, Any],
+    listen: Listen,
+) -> dict[str, Any]:
+    """Make an adapter unless it is there already, make it the current one, and return its card.
+
+    Args:
+        run: the run directory, held for writing.
+        plan: how it is trained.
+        trainer: trains.
+        rehearsal: general chats to mix in.
+        facts: for the card: at least `base`, `base_identity`, `prompt_digest` and `style`.
+        listen: told "rows" before the training, and "training" while it goes on.
+
+    Raises:
+        RaftError: there are no examples, or the training failed; its checkpoints are kept.
+    """
+    data = examples_digest(run)
+    made_of = {
+        "plan": {name: value for name, value in asdict(plan).items() if name not in _NO_MATTER},
+        "trainer": trainer.identity,
+        "student": facts["base_identity"],
+        "examples": data,
+        "rehearsal": rehearsal.digest if rehearsal.share else None,
+        "share": rehearsal.share,
+        "version": _VERSION,
+    }
+    name = _digest(made_of)[:12]
+    folder = run.folder / "adapters" / name
+
+    def work(step: Step) -> Mapping[str, Output]:
+        draft = step.scratch / "adapter"
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(parents=True)
+        examples = run.read("examples.parquet")
+        listen("rows", _announced(run, examples, plan, rehearsal))
+        card = tune(
+            examples,
+            trainer,
+            plan,
+            general=rehearsal.chats,
+            share=rehearsal.share,
+            seed=rehearsal.seed,
+            out=draft,
+            checkpoints=step.scratch / "checkpoints",
+            facts={**facts, "adapter": name, "data_digest": data},
+            listen=partial(listen, "training"),
+        )
+        artifacts.write(draft / LEARNED, _learned(run, examples))
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.parent.mkdir(exist_ok=True)
+        draft.replace(folder)
+        step.notes.update(rows=card["rows"], seconds=card["seconds"], **card["notes"])
+        return {}
+
+    run.step(
+        f"adapter-{name}",
+        work,
+        version=_VERSION,
+        outputs={f"adapters/{name}": partial(adapters.digest, folder)},
+        inputs=["examples.parquet"],
+        using=made_of,
+        settings={"student": plan.student},
+    )
+    adapters.set_current(run.folder, name)
+    return adapters.read_card(folder)
+
+
+def examples_digest(run: Run) -> str:
+    """Return the digest of the run's training rows.
+
+    Raises:
+        RaftError: there are none yet.
+        DamagedArtifact: they are not what the build made.
+    """
+    line = run.manifest["steps"].get("examples")
+    if line is None:
+        raise RaftError(
+            "The run has no training rows yet.", where=run.folder, hint=f"raft build CORPUS --out {run.folder}"
+        )
+    path, known = run.folder / "examples.parquet", str(line["artifacts"]["examples.parquet"]["digest"])
+    if not path.is_file():
+        raise artifacts.missing(path)
+    if artifacts.digest(path) != known:
+        raise DamagedArtifact(
+            "The training rows are not those that the build made.",
+            where=path,
+            hint=f"raft build CORPUS --out {run.folder}   (builds them anew from the ledger)",
+        )
+    run.require("examples")
+    return known
+
+
+def _announced(run: Run, examples: pl.DataFrame, plan: TrainingPlan, rehearsal: Rehearsal) -> dict[str, Any]:
+    rows = examples.filter(pl.col("split") == "train")
+    return {
+        "rows": rows.height,
+        "valid": examples.height - rows.height,
+        "shortened": len(run.manifest["steps"]["examples"]["notes"].get("shortened") or {}),
+        "tokens": int(rows["tokens"].sum()),
+        "epochs": plan.epochs,
+        "rehearsal": rehearsal.share,
+    }
+
+
+def _learned(run: Run, examples: pl.DataFrame) -> list[str]:
+    asked = dict(run.read("cleaned.parquet").select("question_id", "question").iter_rows())
+    names = examples["question_id"].unique(maintain_order=True)
+    rows = [{"question_id": name, "question": asked[name]} for name in names if name in asked]
+    return [json.dumps(row, ensure_ascii=False) for row in rows]
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()

@@ -1,0 +1,1 @@
+"""The one prompt, answering with it, and whether an answer stands on what was shown."""

@@ -1,0 +1,253 @@
+"""What an answer rests on: whether what was found is about the question, where quotes stand, and whether figures do.
+
+Pure functions.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import numpy as np
+
+from raft.rag.format import is_abstention
+from raft.text import contains, overlap, sentences
+from raft.text.values import Value, covers, figures
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A chunk as an answer's context: where it stands in the corpus, and what it says.
+
+    Attributes:
+        chunk_id: its id.
+        doc_id: its document's id.
+        document: the document's path in the corpus.
+        title: the line above its text in a prompt.
+        page: page of the document, from 1; None where it has none.
+        start: offset of the chunk's first character in the document's text.
+        text: the chunk's text.
+        score: the retriever's score, higher is better; 0 where it was not searched for.
+    """
+
+    chunk_id: str
+    doc_id: str
+    document: str
+    title: str
+    page: int | None
+    start: int
+    text: str
+    score: float = 0.0
+
+
+@dataclass(frozen=True)
+class Citation:
+    """A quote of an answer that stands verbatim in a chunk that was shown.
+
+    Attributes:
+        chunk_id: the chunk.
+        document: the document's path.
+        page: its page, from 1; None where it has none.
+        start: offset of the quote's first character in the document's text.
+        end: offset behind its last.
+        text: the quote as the document has it.
+    """
+
+    chunk_id: str
+    document: str
+    page: int | None
+    start: int
+    end: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A checked answer to one question.
+
+    Attributes:
+        question: what was asked.
+        text: the answer without its quotes.
+        citations: quotes that were found in a passage that was shown.
+        quotes_given: how many quotes the reply had, found or not.
+        quotes_verbatim: whether each quote stands word for word in the passage that it names; None without quotes.
+        supported: whether every number, date and code of the answer stands in a cited passage, or in any that was
+            shown if none is cited; None when it abstains, or nothing was shown.
+        abstained: whether it says that the documents do not answer the question.
+        followed: whether the reply kept the form (`raft.raftformat`).
+        raw: the whole reply.
+        passages: what was shown, in the prompt's order.
+        model: the model's name.
+        adapter: id of the adapter, None for the base model.
+        tokens: `{"input", "output"}`.
+        seconds: `{"retrieval", "generation"}`.
+        cost: in US dollars; None when the price is unknown.
+        error: why there is no reply; None when there is one.
+        refused: whether an unsupported answer was replaced by the abstention (a setting).
+    """
+
+    question: str
+    text: str
+    citations: tuple[Citation, ...]
+    quotes_given: int
+    quotes_verbatim: bool | None
+    supported: bool | None
+    abstained: bool
+    followed: bool
+    raw: str
+    passages: Sequence[Passage]
+    model: str
+    adapter: str | None = None
+    tokens: Mapping[str, int] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    cost: float | None = None
+    error: str | None = None
+    refused: bool = False
+
+
+_ALIKE = ('"“”„‟«»', "'‘’‚‛`´", "-‐‑‒–—―−")
+_CLASS = {character: f"[{re.escape(group)}]" for group in _ALIKE for character in group}
+_MARKS = "".join(_ALIKE[:2])
+
+_ITEM = re.compile(r"^[ \t]*(\d{1,3})[.)](?=\s)", re.MULTILINE)
+_REFERENCE = re.compile(r"\[(\d{1,2})\]")
+
+
+def relevance(
+    questions: Sequence[str], passages: Sequence[Sequence[Passage]], embed: Callable[[Sequence[str]], np.ndarray]
+) -> list[float]:
+    """Return how much of what was found for each question is about it (0 to 1), by its words and by its sense.
+
+    The mean of two figures: `coverage`, and the highest cosine of the question and a sentence of its passages. Each
+    tells questions that the passages answer from others worse than both together (`benchmarks/abstention.py`).
+
+    Args:
+        questions: what is asked.
+        passages: what was found for each; where there is none the relevance is 0.
+        embed: returns the vectors of texts, a row of length 1 each (`protocols.Embedder.embed`).
+    """
+    places: dict[str, int] = {}
+    said = [[text for one in shown for text in _sentences(one.text)] for shown in passages]
+    for text in (*questions, *(text for own in said for text in own)):
+        places.setdefault(text, len(places))
+    vectors = embed(list(places)) if places else np.zeros((0, 1), dtype=np.float32)
+    found = []
+    for question, shown, own in zip(questions, passages, said, strict=True):
+        near = vectors[[places[text] for text in own]] @ vectors[places[question]]
+        nearest = max(0.0, min(1.0, float(near.max(initial=0.0))))
+        found.append((coverage(question, shown) + nearest) / 2 if shown else 0.0)
+    return found
+
+
+def _sentences(text: str) -> list[str]:
+    return [text[start:end] for start, end in sentences(text)]
+
+
+def coverage(question: str, passages: Iterable[Passage]) -> float:
+    """Return the share (0 to 1) of a question's words that one passage and its title hold: the one that holds most.
+
+    Words are compared by their first letters; articles, question words and auxiliaries do not count. A question
+    without others is covered by whatever there is.
+    """
+    bare = overlap(question, "")
+    return max((overlap(question, f"{one.title}\n{one.text}") for one in passages), default=bare)
+
+
+def locate(quotes: Iterable[tuple[int | None, str]], passages: Sequence[Passage]) -> tuple[list[Citation], bool | None]:
+    """Return the quotes that stand in the passages, and whether each stands in the one that it names.
+
+    A quote with a wrong number that stands in another passage is a citation of that passage, and makes the second
+    result false. A quote without a number may stand in any.
+
+    Args:
+        quotes: number (from 1, in the order of the prompt; None for none) and text, as `raftformat.parse` has them.
+        passages: what was shown, in the order of the prompt.
+
+    Returns:
+        One citation a quote that was found, in order, its offsets in the document's text; and whether all were found
+        where they say, None without quotes.
+    """
+    citations, right = [], []
+    for number, text in quotes:
+        named = passages if number is None else passages[max(0, number - 1) : number]
+        others = (passage for passage in passages if all(passage is not one for one in named))
+        found = _first(text, named)
+        right.append(found is not None)
+        found = found or _first(text, others)
+        if found:
+            citations.append(found)
+    return citations, all(right) if right else None
+
+
+def _first(quote: str, passages: Iterable[Passage]) -> Citation | None:
+    for passage in passages:
+        span = find_verbatim(quote, passage.text)
+        if span:
+            start, end = span
+            place = (passage.start + start, passage.start + end)
+            return Citation(passage.chunk_id, passage.document, passage.page, *place, passage.text[start:end])
+    return None
+
+
+def find_verbatim(quote: str, text: str) -> tuple[int, int] | None:
+    """Return start and end of a quote that stands word for word in a text, or None.
+
+    Only white space and the typography of quotation marks and dashes may differ; letters, their case and all other
+    punctuation count. It begins and ends where words and numbers do: "3 days" does not stand in "13 days" nor in
+    "2.3 days". A quote without a letter or digit stands nowhere.
+    """
+    for wanted in dict.fromkeys((quote.strip(), quote.strip().strip(_MARKS).strip())):
+        if any(map(str.isalnum, wanted)):
+            match = _pattern(wanted, loose=False).search(text) or _pattern(wanted, loose=True).search(text)
+            if match:
+                return match.span()
+    return None
+
+
+@lru_cache(maxsize=1024)
+def _pattern(quote: str, *, loose: bool) -> re.Pattern[str]:
+    alike = _CLASS if loose else {}
+    words = ("".join(alike.get(character) or re.escape(character) for character in word) for word in quote.split())
+    before = r"(?<!\w)" if _is_word(quote[0]) else ""
+    before += r"(?<!\d[.,:/])(?<![\s(][-−])(?<!^[-−])" if quote[0].isdigit() else ""  # 2.3 and -3 are no 3
+    after = r"(?!\w)" if _is_word(quote[-1]) else ""
+    after += r"(?![.,:/]\d)" if quote[-1].isdigit() else ""
+    return re.compile(before + r"\s+".join(words) + after)
+
+
+def _is_word(character: str) -> bool:
+    return character.isalnum() or character == "_"
+
+
+def is_supported(answer: str, citations: Sequence[Citation], passages: Sequence[Passage]) -> bool | None:
+    """Tell whether what an answer states exactly stands in what it rests on.
+
+    With figures (numbers, dates, codes, anything with a digit, and numbers in words), each must stand in the text or
+    title of a cited passage (the whole passage, not only the quote), or of any that was shown if none is cited, with
+    its sign, scale and unit (`values.says`). A figure about another thing is not noticed.
+    Without figures, an answer is supported when it has a citation, or its words stand in a passage one after the other.
+
+    Args:
+        answer: the answer without its quotes; numbers of list items, and references such as "[2]", are no figures.
+        citations: what `locate` found.
+        passages: what was shown.
+
+    Returns:
+        None when the answer abstains, or nothing was shown.
+    """
+    if not passages or is_abstention(answer):
+        return None
+    claimed = figures(_without_numbering(answer, len(passages)))
+    if not claimed:
+        return bool(citations) or any(contains(f"{passage.title}\n{passage.text}", answer) for passage in passages)
+    cited = {citation.chunk_id for citation in citations}
+    read = [passage for passage in passages if passage.chunk_id in cited] or passages
+    known = frozenset[Value]().union(*(figures(f"{passage.title}\n{passage.text}") for passage in read))
+    return covers(known, claimed)
+
+
+def _without_numbering(answer: str, shown: int) -> str:
+    answer = _REFERENCE.sub(lambda match: " " if 1 <= int(match[1]) <= shown else match[0], answer)
+    items = [int(number) for number in _ITEM.findall(answer)]
+    counts = len(items) > 1 and items == list(range(1, len(items) + 1))
+    return _ITEM.sub("", answer) if counts else answer

@@ -1,0 +1,148 @@
+"""Which chunks bear a question's answer, and what follows for retrieval, withheld questions and intervals."""
+
+import hashlib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+from raft.rag.format import is_no_answer
+from raft.text import contains, normalise, overlap
+from raft.text.values import Value, covers, fact_values
+
+SHORT_ANSWERS = frozenset({"yes", "no", "maybe"})
+"""Normalised answers that stand in any text, so that a text that holds one does not bear it."""
+
+
+ABOUT = 1 / 3
+"""Least share of a question's words in a text that is about it. So few, because a text that answers a question whose
+answer was removed spoils the measurement, and one more that is removed does not."""
+
+_BARE = re.compile(r"\d{1,2}")
+
+
+def holds_answer(text: str, answer: str) -> bool:
+    """Tell whether a text holds an answer: its words in a row, or all its numbers, dates and codes in any spelling.
+
+    A number of one or two digits alone does not tell: it stands everywhere.
+    """
+    return not _BARE.fullmatch(normalise(answer)) and _holds(text, answer)
+
+
+def states_answer(text: str, answer: str, question: str) -> bool:
+    """Tell whether a text holds an answer, however short, and is about its question: it has `ABOUT` of its words."""
+    return normalise(answer) not in SHORT_ANSWERS and _holds(text, answer) and overlap(question, text) >= ABOUT
+
+
+def mentions_answer(text: str, answer: str) -> bool:
+    """Tell whether the words of an answer stand in a text, whatever they mean there, or it holds the answer."""
+    return contains(text, answer) or holds_answer(text, answer)
+
+
+def _holds(text: str, answer: str) -> bool:
+    values = fact_values(answer)
+    return covers(fact_values(text), values) and (contains(text, answer) or any(map(_tells, values)))
+
+
+def _tells(value: Value) -> bool:
+    """Tell whether a value hardly stands anywhere by chance: a date, or more than two digits or characters."""
+    return (
+        isinstance(value.stated, frozenset)
+        or len(f"{value.stated:f}" if isinstance(value.stated, Decimal) else value.stated) > 2
+    )
+
+
+def unanswerable(question: Mapping[str, Any]) -> bool:
+    """Tell whether the right reply to a row of `tables.EVALUATION` is that the documents do not answer it."""
+    return bool(question["answers"]) and all(map(is_no_answer, question["answers"]))
+
+
+def bearing(question: Mapping[str, Any], chunks: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return the ids of the chunks that bear a question's answer.
+
+    These are its golden chunks, and those of `chunks` that hold one of its answers and are no boilerplate; where that
+    is a number of one or two digits, they must be about the question too. Yes, no and maybe tell nothing: they stand
+    everywhere. Nothing bears the answer of an unanswerable question.
+
+    Args:
+        question: a row of `tables.EVALUATION`.
+        chunks: rows with the columns chunk_id, text and boilerplate of `tables.CHUNKS`: those of the question's
+            document, or of its golden chunks' documents, or of all where it names none.
+
+    Returns:
+        The golden chunks first, then the others in their order; empty where no chunk is known to bear it.
+    """
+    if unanswerable(question):
+        return []
+    telling = [one for one in question["answers"] if normalise(one) not in SHORT_ANSWERS and not is_no_answer(one)]
+    holding = (
+        chunk["chunk_id"]
+        for chunk in chunks
+        if not chunk["boilerplate"] and any(_bears(chunk["text"], answer, question["question"]) for answer in telling)
+    )
+    return list(dict.fromkeys([*question["golden_chunk_ids"], *holding]))
+
+
+def _bears(text: str, answer: str, question: str) -> bool:
+    return holds_answer(text, answer) or states_answer(text, answer, question)
+
+
+def ranks(bearing: Sequence[str], hits: Sequence[str]) -> list[int | None]:
+    """Return the rank (from 1) of each bearing chunk among a question's hits, best first; None where it is not."""
+    places = {name: rank for rank, name in reversed(list(enumerate(hits, 1)))}
+    return [places.get(name) for name in bearing]
+
+
+def golden_of(bearing: Sequence[str], hits: Sequence[str]) -> str | None:
+    """Return the bearing chunk that the retriever ranks best, the first where it finds none; None without any."""
+    known = set(bearing)
+    return next((name for name in hits if name in known), next(iter(bearing), None))
+
+
+def withheld(question_id: str, share: float, seed: int) -> bool:
+    """Tell whether a question is also asked without what bears its answer: a share (0 to 1), fixed by a hash."""
+    digest = hashlib.sha256(f"withheld:{seed}:{question_id}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") < share * 2**64
+
+
+def group_of(question: Mapping[str, Any], golden: str | None, paths: Mapping[str, str]) -> str:
+    """Return what a question is resampled with: its document, or its golden chunk's, or else the question alone.
+
+    Args:
+        question: a row of `tables.EVALUATION`.
+        golden: what `golden_of` returned.
+        paths: chunk id to its document's path.
+    """
+    return question["document"] or paths.get(golden or "") or str(question["question_id"])
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where the answers to the questions of a benchmark stand, and what search brings for them.
+
+    Attributes:
+        bearing: for each question id the chunks that bear its answer (`bearing`); missing or empty where none is known.
+        hits: for each question id the chunks that search brings, best first; ten or more, for MRR and nDCG.
+        documents: for each question id what it is resampled with (`group_of`); where missing, the question alone.
+        texts: text of the chunks by id, at least of those that bear an answer.
+    """
+
+    bearing: Mapping[str, Sequence[str]]
+    hits: Mapping[str, Sequence[str]]
+    documents: Mapping[str, str]
+    texts: Mapping[str, str]
+
+    def group(self, question_id: str) -> str:
+        """Return what a question is resampled with."""
+        return self.documents.get(question_id, question_id)
+
+    def retrieved(self, question_id: str, k: int) -> bool | None:
+        """Tell whether a bearing chunk is among the first k hits; None where none is known, or nothing was searched."""
+        bearing, hits = self.bearing.get(question_id), self.hits.get(question_id)
+        return None if not bearing or hits is None else not set(bearing).isdisjoint(hits[:k])
+
+    def golden(self, question_id: str) -> str:
+        """Return the text of the bearing chunk that the retriever ranks best; empty where none is known."""
+        name = golden_of(self.bearing.get(question_id, ()), self.hits.get(question_id, ()))
+        return self.texts.get(name or "", "")

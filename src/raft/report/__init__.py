@@ -1,0 +1,1 @@
+"""A benchmark's facts to a page."""

@@ -1,0 +1,280 @@
+"""Scores -> one self-contained HTML page for a person, and a Markdown summary for a pull request.
+
+Both are pure functions of what `benchmark.json` holds. The page is complete without a script but for its table of
+questions; every word of a corpus or a model goes through `raft.report.page`, which escapes it.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from markupsafe import Markup
+
+from raft.report import figures
+from raft.report.figures import (
+    DECISIONS,
+    NOT_MEASURED,
+    amount,
+    documents_shown,
+    duration,
+    few,
+    full,
+    known,
+    measured,
+    money,
+    share,
+)
+from raft.report.measures import MEASURES
+from raft.report.page import embed, fill, with_backticks
+
+Facts = Mapping[str, Any]
+_BESIDE = ("exact_match", "false_answers", "false_refusals")
+_MARKUP = re.compile(r"([\\`*_\[\]<>|~#&$])")
+
+
+def markdown(facts: Facts) -> str:
+    """Return the summary of a benchmark as GitHub Markdown.
+
+    Args:
+        facts: what `benchmark.json` holds; what was not measured is None there, and is said to be.
+    """
+    verdict = facts["verdict"]
+    headline, meaning = DECISIONS.get(verdict["decision"], (str(verdict["decision"]), ""))
+    parts = [f"## raft: {cell(headline)}", *_said(facts, meaning), *_arms(facts), *_capability(facts)]
+    parts += [*_retrieval(facts), _training(facts), f"**Next:** {sentence(verdict['advice'] or 'nothing.')}"]
+    about = [facts["run"], facts["date"], f"raft {facts['raft']}", facts["hardware"]]
+    about = [str(one) for one in (*about, documents_shown(facts)) if one]
+    return "\n\n".join([*parts, f"{cell(', '.join(about))}. Scores are times 100, with 95 % intervals."]) + "\n"
+
+
+def cell(value: object) -> str:
+    """Return a value as one line of plain text, in which nothing is markup or a table's border."""
+    return _MARKUP.sub(r"\\\1", " ".join(str(value).split()))
+
+
+def sentence(value: object) -> str:
+    """Return a sentence as one line in which nothing is markup but its code."""
+    parts = with_backticks(" ".join(str(value).split())).split("`")
+    if len(parts) % 2 == 0:
+        return cell(value)
+    return "".join(f"`{part}`" if number % 2 and part else cell_within(part) for number, part in enumerate(parts))
+
+
+def cell_within(part: str) -> str:
+    """Return a part of a line with its markup escaped, and its spaces as they are."""
+    return _MARKUP.sub(r"\\\1", part)
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Return a table whose cells are one line each; the first column is text, the others are figures."""
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *([cell(value) for value in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _said(facts: Facts, meaning: str) -> Iterator[str]:
+    verdict = facts["verdict"]
+    titles = {arm["name"]: arm["title"] for arm in facts["arms"]}
+    who = [cell(titles.get(verdict.get(side), "an arm that was not measured")) for side in ("contender", "baseline")]
+    gain, measure = verdict.get("gain"), MEASURES[verdict["measure"]].title
+    if measured(gain):
+        size = f"**{full(gain, signed=True)} {measure} points**: {who[0]} against {who[1]}"
+        yield f"{cell(meaning)} {size}, on {gain['questions']} questions of {gain['groups']} documents.".strip()
+    else:
+        yield f"{cell(meaning)} Gain over {who[1]}: {NOT_MEASURED}.".strip()
+    if verdict["reasons"]:
+        yield "\n".join(f"- {sentence(reason)}" for reason in verdict["reasons"])
+
+
+def _arms(facts: Facts) -> Iterator[str]:
+    verdict = facts["verdict"]
+    name, measure = verdict["question_set"], verdict["measure"]
+    rows = []
+    for arm in facts["arms"]:
+        scores, latency = arm["sets"].get(name), arm.get("latency") or {}
+        if scores is None:
+            continue
+        mark = {verdict.get("contender"): " (contender)", verdict.get("baseline"): " (baseline)"}.get(arm["name"], "")
+        few = [value(scores.get(key)) for key in _BESIDE]
+        median = amount(latency.get("median"), digits=2, unit=" s")
+        rows.append([arm["title"] + mark, full(scores.get(measure)), *few, median, money(arm.get("cost_per_thousand"))])
+    head = [
+        "Arm",
+        *(MEASURES[one].title for one in (measure, *_BESIDE)),
+        "median latency",
+        "cost of 1,000",
+    ]
+    if rows:
+        yield f"Question set {cell(name)}:\n\n{table(head, rows)}"
+
+
+def value(interval: Facts | None) -> str:
+    """Return the value of an interval without its bounds."""
+    return share(interval["value"]) if interval is not None and measured(interval) else NOT_MEASURED
+
+
+def _capability(facts: Facts) -> Iterator[str]:
+    found = facts.get("capability")
+    if not found:
+        yield f"General capability before and after tuning: {NOT_MEASURED}."
+        return
+    rows = [
+        [one["title"], share(one["before"]), share(one["after"]), full(one["change"], signed=True)]
+        for one in found.values()
+    ]
+    yield table(["General capability", "before", "after", "change"], rows)
+
+
+def _retrieval(facts: Facts) -> Iterator[str]:
+    found = facts.get("retrieval")
+    if not found:
+        yield f"Retrieval: {NOT_MEASURED}."
+        return
+    cuts = sorted({cut for one in found.values() for cut in one["recall"]}, key=int)
+    rows = [
+        [name, *(full(one["recall"].get(cut)) for cut in cuts), value(one["mrr"]), value(one["ndcg"]), one["bearing"]]
+        for name, one in found.items()
+    ]
+    yield table(["Retrieval", *(f"in the first {cut}" for cut in cuts), "MRR", "nDCG", "questions"], rows)
+
+
+def _training(facts: Facts) -> str:
+    found = facts.get("training")
+    if not found:
+        return f"Training: {NOT_MEASURED}."
+    losses = [point["valid_loss"] for point in found.get("curve") or [] if known(point.get("valid_loss"))]
+    best = f", least validation loss {min(losses):.3f}" if losses else ""
+    about = f"adapter {found['adapter']} on {found['base']}, {found['rows']:,} rows, {duration(found.get('seconds'))}"
+    return f"Training: {cell(about)}{best}."
+
+
+__all__ = ["html", "markdown"]
+_SCORES, _FAILURES = (
+    [name for name, one in MEASURES.items() if one.shown == where] for where in ("scores", "failures")
+)
+_SIGNS = {
+    "ship": ("good", "✔"),
+    "investigate": ("unclear", "?"),
+    "keep plain RAG": ("plain", "■"),
+    "not tuned yet": ("open", "○"),
+}
+
+
+def html(facts: Facts) -> str:
+    """Return the report as one page that loads nothing.
+
+    Args:
+        facts: what `benchmark.json` holds; what was not measured is None there, and is said to be.
+    """
+    verdict = facts["verdict"]
+    headline, meaning = DECISIONS.get(verdict["decision"], (str(verdict["decision"]), ""))
+    tone, sign = _SIGNS.get(verdict["decision"], ("open", "●"))
+    titles = {arm["name"]: arm["title"] for arm in facts["arms"]}
+    sides = {side: titles.get(verdict.get(side), "an arm that was not measured") for side in ("contender", "baseline")}
+    measures = {name: (one.title, one.explained) for name, one in MEASURES.items()}
+    cuts = {cut for found in (facts.get("retrieval") or {}).values() for cut in found["recall"]}
+    return fill(
+        "report",
+        facts=facts,
+        title=f"{_name(facts['run'])}: {headline}",
+        run=_name(facts["run"]),
+        about=_about(facts),
+        **{"tone": tone, "sign": sign, "headline": headline, "meaning": meaning},
+        **sides,
+        titles=titles,
+        roles=_roles(verdict),
+        measures=measures,
+        score_measures={name: measures[name] for name in _SCORES},
+        failure_measures={name: measures[name] for name in _FAILURES},
+        gain_plot=_gain_plot(verdict),
+        sets=[_question_set(facts, name) for name in _set_names(facts)],
+        cuts={cut: f"found in the first {cut}" for cut in sorted(cuts, key=int)},
+        curve=_curve(facts.get("training") or {}),
+        compared=measures["exact_match" if verdict["measure"] == "accuracy" else "f1"][0],
+        data=embed(_rows(facts)),
+    )
+
+
+def _name(run: str) -> str:
+    return run.rstrip("/").rpartition("/")[2] or run
+
+
+def _about(facts: Facts) -> str:
+    parts = [facts["date"], f"raft {facts['raft']}", facts["hardware"], documents_shown(facts)]
+    if known(facts.get("seconds")):
+        parts.append(f"measured in {duration(facts['seconds'])}")
+    return " · ".join(part for part in parts if part)
+
+
+def _roles(verdict: Facts) -> dict[str, str]:
+    return {verdict[side]: side for side in ("baseline", "contender") if verdict.get(side)}
+
+
+def _set_names(facts: Facts) -> list[str]:
+    """Return the names of the question sets that an arm answered, that of the verdict first."""
+    first = facts["verdict"].get("question_set")
+    names = dict.fromkeys([first, *(one["name"] for one in facts["question_sets"])])
+    return [name for name in names if any(name in arm["sets"] for arm in facts["arms"])]
+
+
+def _dot(label: str, interval: Facts | None, role: str, *, signed: bool = False) -> figures.Dot:
+    if interval is None or not measured(interval):
+        return figures.Dot(label, NOT_MEASURED, None, None, None, role)
+    low, high = (100 * interval[key] if known(interval.get(key)) else None for key in ("low", "high"))
+    shown = share(interval["value"], signed=signed)
+    return figures.Dot(label, shown, 100 * interval["value"], low, high, role, few(interval))
+
+
+def _gain_plot(verdict: Facts) -> Markup | None:
+    gain = verdict.get("gain")
+    if not measured(gain):
+        return None
+    dot = replace(_dot("", gain, "contender", signed=True), shown="")
+    words = f"Gain of {full(gain, signed=True)} {MEASURES[verdict['measure']].title} points over the baseline"
+    return figures.dots([dot], title=words, reference=0.0, reference_label="no difference")
+
+
+def _question_set(facts: Facts, name: str) -> dict[str, Any]:
+    """Return the arms that answered a question set, what any of them was measured by, and a plot for either width."""
+    verdict, arms = facts["verdict"], [arm for arm in facts["arms"] if name in arm["sets"]]
+    measure, roles = verdict["measure"], _roles(verdict)
+    scored: list[tuple[Facts, Any]] = [(arm, (arm["sets"][name] or {}).get(measure)) for arm in arms]
+    scored.sort(key=lambda pair: -pair[1]["value"] if measured(pair[1]) else 2.0)
+    rows = [_dot(arm["title"], score, roles.get(arm["name"], "other")) for arm, score in scored]
+    bases = [score["value"] for arm, score in scored if roles.get(arm["name"]) == "baseline" and measured(score)]
+    line = {"reference": 100 * bases[0], "reference_label": f"baseline {share(bases[0])}"} if bases else {}
+    caption = f"{MEASURES[measure].title} of each arm on the question set “{name}”, with 95 % intervals"
+    return {
+        "name": name,
+        "arms": arms,
+        "there": [key for key in MEASURES if any(measured((arm["sets"][name] or {}).get(key)) for arm in arms)],
+        "caption": caption,
+        "beside": figures.dots(rows, title=caption, beside=True, **line),
+        "above": figures.dots(rows, title=caption, beside=False, **line),
+    }
+
+
+def _curve(training: Facts) -> Markup | None:
+    points = training.get("curve") or []
+    train, valid = ([(p["step"], p[key]) for p in points if known(p.get(key))] for key in ("loss", "valid_loss"))
+    if not (train or valid):
+        return None
+    return figures.curve(train, valid, title="Loss by step", best=training.get("best_step"))
+
+
+def _rows(facts: Facts) -> dict[str, Any]:
+    """Return what the page's script shows; answers as lists, since there may be tens of thousands."""
+    keys = ("condition", "answer", "quotes", "f1", "exact_match", "abstained", "supported", "why")
+    rows = [
+        [row["question_id"], row["question_set"], row["question"], row.get("document"), row.get("references") or [],
+         row.get("golden") or "", row.get("retrieved_bearing"),
+         {arm: [found.get(key) for key in keys] for arm, found in row["answers"].items()}]
+        for row in facts["questions"]
+    ]  # fmt: skip
+    verdict = facts["verdict"]
+    said = {arm: None for row in facts["questions"] for arm in row["answers"]}
+    titles = {arm["name"]: arm["title"] for arm in facts["arms"]}
+    order = [name for name in titles if name in said] + [name for name in said if name not in titles]
+    chosen = {side: verdict.get(side) if verdict.get(side) in said else None for side in ("contender", "baseline")}
+    arms = [[name, titles.get(name, name)] for name in order]
+    return {"measure": verdict["measure"], **chosen, "arms": arms, "rows": rows}

@@ -1,0 +1,328 @@
+"""When two texts say the same: equal and nearly equal questions, and chunks that repeat one another.
+
+Look-alikes are not duplicates: "How heavy is the Quillon 2?" and "How heavy is the Quillon 3?" are nearly equal as
+strings and as vectors, and ask for different things. So numbers, dates, codes and capitalised names are compared
+apart from the rest.
+"""
+
+import hashlib
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from rapidfuzz import fuzz, process
+
+from raft.text import content_words, normalise
+from raft.text.values import agree, covers, fact_values, rough_values
+
+BLOCK = 2000
+"""Rows of vectors compared at once: two blocks and their cosines take about 30 MB at 384 dimensions."""
+
+NEAR = 92.0
+"""Token-sort ratio (0 to 100) from which two questions are nearly equal as strings."""
+
+_OPENER = re.compile(
+    r"(?:what|which|who|whom|whose|when|where|why|how|is|are|was|were|am|do|does|did|can|could|may|might|must|should"
+    r"|shall|will|would|has|have|had|in|on|at|by|for|from|to|under|with|within|until|after|before|during|if|according"
+    r"|as|list|describe|explain|outline|give|name|state)(?:n['’]t|['’]\w+)?$"
+)
+_JOINING = frozenset(["and", "or"])
+_REVERSALS = frozenset(["not", "no", "never", "cannot", "without", "except", "non", "nor", "neither", "unless"])
+
+
+@lru_cache(maxsize=65536)
+def names(text: str) -> frozenset[str]:
+    """Return the capitalised words of a text, case-folded, without possessive s; a question's opening word is none."""
+    found: set[str] = set()
+    for place, piece in enumerate(text.split()):
+        words = normalise(piece).split()
+        if words and piece != piece.lower() and not (place == 0 and _OPENER.match(words[0])):
+            found.update(_unpossessed(word) for word in words)
+    return frozenset(found - {"i"})
+
+
+@lru_cache(maxsize=65536)
+def _words(text: str) -> frozenset[str]:
+    return frozenset(_unpossessed(word) for word in normalise(text).split())
+
+
+def _unpossessed(word: str) -> str:
+    return re.sub(r"['’]s?$", "", word)
+
+
+def same_marks(one: str, other: str) -> bool:
+    """Tell whether two texts have the same numbers, dates and codes, and each name of one is a word of the other."""
+    return agree(one, other) and names(one) <= _words(other) and names(other) <= _words(one)
+
+
+def conflicting(one: str, other: str) -> bool:
+    """Tell whether each text has a number, date or code, or each a name, that the other lacks."""
+    left, right = fact_values(one), fact_values(other)
+    differ = not covers(left, right) and not covers(right, left)
+    return bool(differ or (names(one) - _words(other) and names(other) - _words(one)))
+
+
+def turned_round(one: str, other: str) -> bool:
+    """Tell whether two texts give their names to one another's parts: "Did A defeat B?", "Did B defeat A?".
+
+    Names that "and" or "or" joins may change places, and so may a name with the word before it ("in Moss").
+    """
+    left, right = _parts(one), _parts(other)
+    return [who for who, _ in left] != [who for who, _ in right] and set(left) != set(right)
+
+
+def _parts(text: str) -> list[tuple[frozenset[str], str]]:
+    """Return the names of a text in order, joined ones together, each with the word before."""
+    known, found = names(text), list[tuple[frozenset[str], str]]()
+    group, before = frozenset[str](), ""
+    for word in (*map(_unpossessed, normalise(text).split()), ""):
+        if word in known:
+            group |= {word}
+        elif not group:
+            before = word
+        elif word not in _JOINING:
+            found.append((group, before))
+            group, before = frozenset[str](), word
+    return found
+
+
+def same_answer(one: str, other: str) -> bool:
+    """Tell whether two answers agree: the same facts and names, and half the words of the shorter in common."""
+    left, right = content_words(one), content_words(other)
+    if normalise(one) == normalise(other):
+        return True
+    return same_marks(one, other) and 2 * len(left & right) >= max(1, min(len(left), len(right)))
+
+
+def near(one: str, other: str) -> bool:
+    """Tell whether two questions are equal or nearly equal as strings.
+
+    They are when they have the same marks (`same_marks`), are not `turned_round`, and have either the same content
+    words, or a token-sort ratio of at least `NEAR` where words that stand in one alone are spellings of each other
+    ("colour", "color"), not others ("maximum", "minimum") and no reversal ("not").
+    """
+    if normalise(one) == normalise(other):
+        return True
+    if not same_marks(one, other) or turned_round(one, other):
+        return False
+    left, right = content_words(one) - content_words(other), content_words(other) - content_words(one)
+    if not left and not right:
+        return True
+    if (left | right) & _REVERSALS or fuzz.token_sort_ratio(normalise(one), normalise(other)) < NEAR:
+        return False
+    return not (_unmatched(left, right) and _unmatched(right, left))
+
+
+def _unmatched(words: frozenset[str], others: frozenset[str]) -> list[str]:
+    return [word for word in words if not any(_spelling(word, other) for other in others)]
+
+
+def _spelling(one: str, other: str) -> bool:
+    return one[0] == other[0] and fuzz.ratio(one, other) >= 80
+
+
+class NearIndex:
+    """Questions among which nearly equal ones are found without comparing each with each.
+
+    Two questions are compared when they hold the same numbers, dates and codes and share one of their three rarest
+    content words: the prefix filter of Chaudhuri et al., "A Primitive Operator for Similarity Joins" (ICDE 2006).
+
+    Args:
+        vocabulary: all questions that will be added or looked up; they say which words are rare.
+    """
+
+    def __init__(self, vocabulary: Iterable[str]) -> None:
+        self._frequency = Counter(word for question in vocabulary for word in content_words(question))
+        self._shelves: dict[tuple[str, frozenset[object]], dict[int, str]] = defaultdict(dict)
+        self._reworded: dict[tuple[frozenset[str], frozenset[object]], list[int]] = defaultdict(list)
+        self._questions: list[str] = []
+
+    def add(self, question: str) -> None:
+        """Put a question in; its number is how many were put in before it."""
+        number = len(self._questions)
+        self._questions.append(question)
+        self._reworded[content_words(question), rough_values(question)].append(number)
+        for key in self._keys(question):
+            self._shelves[key][number] = normalise(question)
+
+    def find(self, question: str) -> Iterator[int]:
+        """Yield the numbers of the questions that are `near` this one, in the order in which they were added."""
+        candidates = set(self._reworded.get((content_words(question), rough_values(question)), ()))
+        for key in self._keys(question):
+            hits = process.extract(
+                normalise(question),
+                self._shelves.get(key, {}),
+                scorer=fuzz.token_sort_ratio,
+                score_cutoff=NEAR,
+                limit=None,
+            )
+            candidates.update(number for _, _, number in hits)
+        yield from (number for number in sorted(candidates) if near(question, self._questions[number]))
+
+    def _keys(self, question: str) -> list[tuple[str, frozenset[object]]]:
+        rare = sorted(content_words(question), key=lambda word: (self._frequency[word], word))[:3]
+        return [(word, rough_values(question)) for word in rare or [""]]
+
+
+def cosine_blocks(rows: np.ndarray, columns: np.ndarray, similarity: float) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield row numbers and column numbers of the pairs whose cosine is at least `similarity`, block by block.
+
+    Args:
+        rows: vectors of length 1, one a row.
+        columns: vectors of length 1, one a row.
+        similarity: least cosine, -1 to 1; rounding of float32 is allowed for.
+    """
+    for top in range(0, len(rows), BLOCK):
+        for left in range(0, len(columns), BLOCK):
+            cosines = rows[top : top + BLOCK] @ columns[left : left + BLOCK].T
+            found, matched = np.nonzero(cosines >= similarity - 1e-6)
+            yield found + top, matched + left
+
+
+def nearest(rows: np.ndarray, columns: np.ndarray, *, own: Sequence[int] | None) -> np.ndarray:
+    """Return the highest cosine of each row with any of the columns, NaN where there is none; in blocks.
+
+    Args:
+        rows: vectors of length 1, one a row.
+        columns: vectors of length 1, one a row.
+        own: for each row the number of the column that is the row itself and is not compared, -1 for none; or None.
+    """
+    best = np.full(len(rows), np.nan, dtype=np.float32)
+    for top in range(0, len(rows), BLOCK):
+        for left in range(0, len(columns), BLOCK):
+            cosines = rows[top : top + BLOCK] @ columns[left : left + BLOCK].T
+            if own is not None:
+                for row, column in enumerate(own[top : top + BLOCK]):
+                    if left <= column < left + cosines.shape[1]:
+                        cosines[row, column - left] = np.nan
+            best[top : top + BLOCK] = np.fmax(best[top : top + BLOCK], np.fmax.reduce(cosines, axis=1))
+    return best
+
+
+def holds_text(text: str, other: str) -> bool:
+    """Tell whether a chunk's text contains another, in any case and spacing, or nearly equals it.
+
+    Nearly: a rapidfuzz ratio of at least 90 and the same marks; the same form with other figures says other things.
+    """
+    whole, part = normalise(text), normalise(other)
+    if f" {part} " in f" {whole} ":
+        return True
+    return fuzz.ratio(whole, part, score_cutoff=90) >= 90 and same_marks(text, other)
+
+
+def same_text(one: str, other: str) -> bool:
+    """Tell whether two chunks are nearly equal, or one contains the other."""
+    return holds_text(one, other) or holds_text(other, one)
+
+
+LEAST_TEXT, LEAST_FACTS = 0.7, 0.9
+"""Shares of the shorter text's 5-grams and facts that the longer one holds. Of the 5-grams, look-alikes in `examples/`
+have 0.42 at most, pages of a handbook on the web 0.51, and a manual as PDF and as Markdown all."""
+LONGER = 2.0
+"""A text that is so many times as long quotes another, and is no copy of it."""
+
+_WORDS, _SKETCH, _RAREST, _NEIGHBOURS = 5, 256, 16, 5
+_FIGURE = r"\d(?:[\w.,:/-]*\w)?"
+_FACT = re.compile(_FIGURE + r"|(?<=[a-z,;]\s)[A-Z][\w'’-]+")
+_PLACE = re.compile(_FIGURE + r"|\b[A-Z][\w'’-]+")
+"""Where a fact of another text may stand: a name begins a sentence here and a line there."""
+
+
+def near_copies(documents: Iterable[tuple[str, str]]) -> list[list[str]]:
+    """Return groups of documents that are near-copies of one another, the same in whatever order the documents come.
+
+    Two are compared when they share one of the rarest 5-grams of each (the prefix filter of Chaudhuri et al., ICDE
+    2006) and are close in length among all that share it, so that a thousand pages of one form are not compared pair
+    by pair.
+
+    Args:
+        documents: doc_id and text of each; a document takes at most 6 kB of memory here.
+
+    Returns:
+        Sorted lists of two or more doc_ids, in order.
+    """
+    known = sorted((_read(*document) for document in documents), key=lambda text: (-text.size, text.doc_id))
+    root = {text.doc_id: text.doc_id for text in known}
+
+    def find(doc_id: str) -> str:
+        while root[doc_id] != doc_id:
+            doc_id = root[doc_id]
+        return doc_id
+
+    for one, other in _candidates([text.grams for text in known]):
+        if _is_copy(known[other], known[one]):
+            root[find(known[other].doc_id)] = find(known[one].doc_id)
+    groups = defaultdict(list)
+    for doc_id in sorted(root):
+        groups[find(doc_id)].append(doc_id)
+    return sorted(group for group in groups.values() if len(group) > 1)
+
+
+@dataclass(frozen=True)
+class _Text:
+    doc_id: str
+    size: int
+    grams: np.ndarray
+    facts: np.ndarray
+    places: np.ndarray
+
+
+def _is_copy(shorter: _Text, longer: _Text) -> bool:
+    return (
+        longer.size < LONGER * shorter.size
+        and _share(shorter.facts, longer.places) >= LEAST_FACTS
+        and _share(shorter.grams, longer.grams) >= LEAST_TEXT
+    )
+
+
+def _read(doc_id: str, text: str) -> _Text:
+    words = _hashes(normalise(text).split())
+    grams = np.zeros(max(1, len(words) - _WORDS + 1), dtype=np.uint64) if len(words) else words
+    for place in range(min(_WORDS, len(words))):
+        grams = (grams ^ words[place : place + len(grams)]) * np.uint64(0x9E3779B97F4A7C15)
+        grams ^= grams >> np.uint64(32)
+    facts, places = _hashes(_FACT.findall(text)), _hashes(_PLACE.findall(text))
+    return _Text(doc_id, len(words), _sketch(grams), _sketch(facts), _sketch(places))
+
+
+def _hashes(words: Sequence[str]) -> np.ndarray:
+    return np.array([_hash(word) for word in words], dtype=np.uint64)
+
+
+@lru_cache(maxsize=1 << 18)
+def _hash(word: str) -> int:
+    return int.from_bytes(hashlib.blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
+
+
+def _sketch(hashes: np.ndarray) -> np.ndarray:
+    return np.unique(hashes)[:_SKETCH]
+
+
+def _share(few: np.ndarray, many: np.ndarray) -> float:
+    """Estimate which share of one set stands in another, from their smallest hashes."""
+    # beyond the end of a cut sketch nobody knows what the set holds
+    end = min((sketch[-1] for sketch in (few, many) if len(sketch) == _SKETCH), default=None)
+    if end is not None:
+        few = few[few <= end]
+    if not len(few) or not len(many):
+        return float(not len(few))
+    return float((many[np.minimum(many.searchsorted(few), len(many) - 1)] == few).mean())
+
+
+def _candidates(sketches: Sequence[np.ndarray]) -> Iterator[tuple[int, int]]:
+    hashes, counts = np.unique(np.concatenate([*sketches, np.array([], dtype=np.uint64)]), return_counts=True)
+    holders = defaultdict(list)
+    for number, sketch in enumerate(sketches):
+        often = counts[np.searchsorted(hashes, sketch)]
+        shared = np.lexsort((sketch, often))[np.count_nonzero(often == 1) :]  # what no other has finds nothing
+        for gram in sketch[shared[:_RAREST]].tolist():
+            holders[gram].append(number)
+    seen: set[tuple[int, int]] = set()
+    for numbers in holders.values():
+        for place in range(len(numbers)):
+            for other in numbers[place + 1 : place + 1 + _NEIGHBOURS]:
+                seen.add((numbers[place], other))
+    yield from sorted(seen)

@@ -1,1 +1,0 @@
-"""Plain functions from frames to frames; none imports another, and none knows of runs, settings or vendors."""

@@ -1,0 +1,452 @@
+"""Adapters of a run directory: which there are, which one is meant, and whether it is whole.
+
+Each lies in `adapters/<id>/` with its card; the text file `adapters/current` names the one that answers. Weights are
+read from safetensors alone: a pickle (`adapter_model.bin`) can run code when it is loaded.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.resources import files
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+from raft.errors import DamagedArtifact, UsageError
+from raft.protocols import TrainingPlan, TrainingReport
+from raft.report.measures import MEASURES
+from raft.store import artifacts
+from raft.version import __version__
+
+FORMAT = 1
+FACTS = ("adapter", "base", "base_identity", "data_digest", "prompt_digest", "style")
+"""What a card needs to be told about a training beside its plan and its report."""
+
+_MOST_POINTS = 20
+_MEASURES = ("f1", "accuracy", "exact_match", "false_refusals", "false_answers")
+Cell = object
+
+
+def card(
+    facts: Mapping[str, Any],
+    *,
+    plan: TrainingPlan,
+    report: TrainingReport,
+    rows: int,
+    valid: int,
+    rehearsal: int,
+    rehearsal_seed: int,
+    notes: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Return the card of an adapter that was just trained, as JSON values.
+
+    Args:
+        facts: at least `FACTS`: the adapter's id, name and identity of its base model, digests of examples and
+            prompt, and the answer style. Others (`revision` of the base model, ...) are kept as they are.
+        plan: how it was to be trained.
+        report: what the training did.
+        rows: training rows of the run, without rehearsal.
+        valid: validation rows.
+        rehearsal: general chats mixed in, so that the model unlearns less.
+        rehearsal_seed: seed of their choice.
+        notes: what a person should be told about this training.
+
+    Raises:
+        ValueError: one of `FACTS` is missing.
+    """
+    lacking = [name for name in FACTS if name not in facts]
+    if lacking:
+        raise ValueError(f"the card is not told {', '.join(lacking)}")
+    return {
+        **facts,
+        "format": FORMAT,
+        "raft": __version__,
+        "created": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        "approved_by": "",
+        "hyperparameters": asdict(plan),
+        "seeds": {"training": plan.seed, "rehearsal": rehearsal_seed},
+        "rows": rows,
+        "valid": valid,
+        "rehearsal": rehearsal,
+        "loss_curve": [dict(point) for point in report.curve],
+        "best_step": report.best_step,
+        "steps": report.steps,
+        "tokens": report.tokens,
+        "seconds": report.seconds,
+        "hardware": report.hardware,
+        "backend": report.backend,
+        "versions": dict(report.versions),
+        "notes": dict(notes),
+    }
+
+
+def excerpt(card: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a benchmark shows of a training (`training` of benchmark.json)."""
+    names = ("adapter", "base", "rows", "valid", "seconds", "best_step", "hardware")
+    return {**{name: card[name] for name in names}, "curve": card["loss_curve"]}
+
+
+def line(card: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a list of adapters says of one; `valid_loss` is that of the step that was kept, None without any."""
+    losses = [point["valid_loss"] for point in card.get("loss_curve", ()) if "valid_loss" in point]
+    names = ("adapter", "current", "created", "base", "rows", "valid", "best_step", "approved_by")
+    return {**{name: card.get(name) for name in names}, "valid_loss": min(losses, default=None)}
+
+
+def readme(card: Mapping[str, Any], benchmark: Mapping[str, Any] | None = None) -> str:
+    """Return a model card as the Hugging Face hub reads it (Markdown behind a YAML front matter).
+
+    Args:
+        card: what `card` returned.
+        benchmark: what a run's `benchmark.json` holds, or None while there is none.
+    """
+    import huggingface_hub  # noqa: PLC0415  a second to import, needed here alone
+
+    base = _shown_name(str(card["base"]))
+    front = huggingface_hub.ModelCardData(
+        base_model=base if base == card["base"] else None,
+        library_name="peft",
+        pipeline_tag="text-generation",
+        license="other",
+        tags=["raft", "lora", "retrieval-augmented-generation"],
+    )
+    made = huggingface_hub.ModelCard.from_template(
+        front,
+        template_str=(files(str(__package__)) / "modelcard.md").read_text(encoding="utf-8"),
+        card=card,
+        base=base,
+        line=_line,
+        approval=_approval(card),
+        data=_data(card),
+        plan={**card["hyperparameters"], "student": _shown_name(str(card["hyperparameters"]["student"]))},
+        training=_training(card),
+        points=_points(card["loss_curve"]),
+        benchmark=benchmark,
+        scores=_scores(card, benchmark) if benchmark else [],
+    )
+    return f"{made}\n"
+
+
+def _shown_name(base: str) -> str:
+    """Return the name of a base model without the folders above it, which are nobody's business."""
+    local = base.count("/") > 1 or "\\" in base or base.startswith(("/", ".", "~"))
+    return PureWindowsPath(PurePosixPath(base).name).name if local else base
+
+
+def _approval(card: Mapping[str, Any]) -> str:
+    if not card.get("approved_by"):
+        return "nobody yet"
+    return _line(f"{card['approved_by']}, {card['approved']}" if card.get("approved") else card["approved_by"])
+
+
+def _data(card: Mapping[str, Any]) -> list[tuple[str, Cell]]:
+    return [
+        ("training rows", f"{card['rows']:,}"),
+        ("validation rows", f"{card['valid']:,}"),
+        ("general chats mixed in (rehearsal)", f"{card['rehearsal']:,}"),
+        ("digest of the rows", card["data_digest"]),
+        ("digest of the prompt", card["prompt_digest"]),
+        ("answer style", card["style"] or "none"),
+    ]
+
+
+def _training(card: Mapping[str, Any]) -> list[tuple[str, Cell]]:
+    return [
+        ("identity of the base model", card["base_identity"]),
+        ("steps", f"{card['steps']:,}, of which step {card['best_step']:,} was kept"),
+        ("tokens read", f"{card['tokens']:,}"),
+        ("seconds", f"{card['seconds']:,.0f}"),
+        ("hardware", card["hardware"]),
+        ("backend", card["backend"]),
+        ("versions", ", ".join(f"{name} {version}" for name, version in sorted(card["versions"].items()))),
+        ("trained", card["created"]),
+    ]
+
+
+def _points(curve: Sequence[Mapping[str, float]]) -> list[tuple[Cell, ...]]:
+    """Return one row a step; of a long curve the measurements on validation rows and as many others as fit."""
+    steps: dict[int, dict[str, float]] = {}
+    for point in curve:
+        steps.setdefault(int(point["step"]), {}).update(point)
+    every = -(-len(steps) // _MOST_POINTS)
+    kept = [point for place, point in enumerate(steps.values()) if "valid_loss" in point or place % every == 0]
+    return [
+        (int(point["step"]), f"{point['epoch']:.2f}", _number(point.get("loss")), _number(point.get("valid_loss")))
+        for point in kept
+    ]
+
+
+def _scores(card: Mapping[str, Any], benchmark: Mapping[str, Any]) -> list[tuple[Cell, ...]]:
+    return [
+        (name, arm["title"], MEASURES[measure].title, _interval(scores[measure]))
+        for arm in benchmark["arms"]
+        if arm.get("adapter") in (None, card["adapter"])
+        for name, scores in arm["sets"].items()
+        for measure in _MEASURES
+        if scores.get(measure)
+    ]
+
+
+def _line(value: Cell) -> str:
+    return " ".join(str(value).split())
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+def _interval(scores: Mapping[str, Any]) -> str:
+    value, low, high = (100 * float(scores[name]) for name in ("value", "low", "high"))
+    return f"{value:.1f} ({low:.1f} to {high:.1f}), {scores['questions']} questions"
+
+
+CONFIG, WEIGHTS, CARD, README = "adapter_config.json", "adapter_model.safetensors", "card.json", "README.md"
+
+_VARIES = ("base_model_name_or_path", "peft_version")
+"""Keys of a configuration that tell where and with what an adapter was written, not what it does."""
+
+_LONGEST_HEADER = 100_000_000  # bytes; the limit of the safetensors library
+
+
+def listed(run_folder: Path) -> list[dict[str, Any]]:
+    """Return the cards of a run's adapters, oldest first; what is unfinished or damaged is left out.
+
+    `adapter` of each card is the name of its folder.
+    """
+    cards = []
+    for name in _names(run_folder):
+        try:
+            cards.append({**read_card(run_folder / "adapters" / name), "adapter": name})
+        except DamagedArtifact:
+            continue
+    return sorted(cards, key=lambda card: (str(card.get("created", "")), card["adapter"]))
+
+
+def find(run_folder: Path, wanted: str | None = None) -> Path:
+    """Return the folder of an adapter that is whole.
+
+    Args:
+        run_folder: the run directory.
+        wanted: an id, a beginning that only one id has, or the path of an adapter's folder; None: the current one.
+
+    Raises:
+        UsageError: there is no adapter yet, none or several are meant, or it has no safetensors.
+        DamagedArtifact: its weights, configuration or card are missing or damaged.
+    """
+    return _whole(_located(run_folder, wanted))
+
+
+def _located(run_folder: Path, wanted: str | None) -> Path:
+    names, home = _names(run_folder), run_folder / "adapters"
+    if wanted is not None:
+        matching = [wanted] if wanted in names else [name for name in names if wanted and name.startswith(wanted)]
+        if len(matching) == 1:
+            return home / matching[0]
+        if not matching and wanted and Path(wanted).expanduser().is_dir():
+            return Path(wanted).expanduser()
+        if matching:
+            raise UsageError(
+                f"Several adapters begin with {wanted}: {', '.join(matching)}.",
+                where=home,
+                hint="give more of its id",
+            )
+    if not names:
+        raise UsageError("There is no adapter in this run yet.", where=run_folder, hint=f"raft train {run_folder}")
+    chosen = wanted if wanted is not None else current(run_folder)
+    if chosen in names:
+        return home / str(chosen)
+    what = f"There is no adapter {chosen}" if chosen else "No adapter is chosen"
+    raise UsageError(f"{what}; there are {', '.join(names)}.", where=home, hint="name one of them with --adapter")
+
+
+def current(run_folder: Path) -> str | None:
+    """Return the id that `adapters/current` names; None where there is no such file, or it is empty."""
+    try:
+        return (run_folder / "adapters" / "current").read_text(encoding="utf-8").strip() or None
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def set_current(run_folder: Path, adapter: str) -> None:
+    """Make an adapter the one that answers.
+
+    Raises:
+        UsageError: the run has no adapter of that id.
+        DamagedArtifact: it is not whole.
+    """
+    if adapter not in _names(run_folder):
+        raise UsageError(f"There is no adapter {adapter}.", where=run_folder, hint=f"raft train {run_folder}")
+    _whole(run_folder / "adapters" / adapter)
+    artifacts.atomically(run_folder / "adapters" / "current", adapter + "\n")
+
+
+def check_base(folder: Path, student_identity: str, student: str | None = None) -> None:
+    """Check that an adapter was trained on this base model: on another one it would be noise.
+
+    Args:
+        folder: the adapter's.
+        student_identity: what `raft.backends.models.identity` says of the base model.
+        student: the base model's name, for the error.
+
+    Raises:
+        UsageError: it was trained on another one.
+        DamagedArtifact: its card cannot be read.
+    """
+    card = read_card(folder)
+    if card.get("base_identity") == student_identity:
+        return
+    run = folder.parent.parent if folder.parent.name == "adapters" else "RUN"
+    theirs = f"{card.get('base')} ({_short(str(card.get('base_identity')))})"
+    ours = f"{student} ({_short(student_identity)})" if student else _short(student_identity)
+    raise UsageError(
+        f"The adapter {folder.name} was trained on {theirs}, and the student is {ours}.",
+        where=folder,
+        hint=f"raft train {run}   (trains one on this student), or set `student` to {card.get('base')}",
+    )
+
+
+def digest(folder: Path) -> str | None:
+    """Return the digest (SHA-256, hex) of what an adapter does: its weights and configuration; None if it is not whole.
+
+    Card and README do not count: approving an adapter leaves it the same.
+    """
+    try:
+        _whole(folder)
+        settings = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        return content_digest(settings, folder / WEIGHTS)
+    except (DamagedArtifact, UsageError, OSError, ValueError):
+        return None
+
+
+def content_digest(settings: Mapping[str, Any], weights: Path) -> str:
+    """Return the digest (SHA-256, hex) of an adapter's settings and its file of weights."""
+    kept = {key: sorted(value) if _is_set(value) else value for key, value in settings.items() if key not in _VARIES}
+    whole = hashlib.sha256(json.dumps(kept, sort_keys=True).encode())
+    whole.update(artifacts.digest(weights).encode())
+    return whole.hexdigest()
+
+
+def _is_set(value: Any) -> bool:
+    # the names of tuned modules are a set, which is written in another order each time
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+
+def approve(folder: Path, who: str) -> dict[str, Any]:
+    """Write into an adapter's card and README who approved it, and on which day (UTC); return the card.
+
+    Raises:
+        UsageError: no name is given.
+        DamagedArtifact: the adapter is not whole.
+    """
+    if not who.strip():
+        raise UsageError("An approval needs the name of the person who approves.", hint="--by 'Marta Quill'")
+    card = read_card(_whole(folder))
+    card.update(approved_by=who.strip(), approved=datetime.now(UTC).date().isoformat())
+    write_card(folder, card)
+    return card
+
+
+def write_card(folder: Path, card: Mapping[str, Any]) -> None:
+    """Write an adapter's card, and the README that says the same to people, with the run's benchmark if it has one.
+
+    Call it again after a benchmark to bring its figures into the README.
+    """
+    text = json.dumps(card, ensure_ascii=False, indent=1, allow_nan=False)
+    artifacts.atomically(folder / CARD, text + "\n")
+    artifacts.atomically(folder / README, readme(card, _benchmark(folder)))
+
+
+def read_card(folder: Path) -> dict[str, Any]:
+    """Return an adapter's card.
+
+    Raises:
+        DamagedArtifact: it is missing, or no JSON object.
+    """
+    try:
+        card = json.loads((folder / CARD).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise _damaged(folder, f"There is no {CARD} beside the adapter") from None
+    except (OSError, ValueError) as error:
+        raise _damaged(folder, f"The adapter's {CARD} cannot be read: {error}") from None
+    if not isinstance(card, dict):
+        raise _damaged(folder, f"The adapter's {CARD} holds no card")
+    return card
+
+
+def check_weights(folder: Path) -> None:
+    """Check that an adapter has a configuration and whole weights as safetensors.
+
+    Raises:
+        UsageError: its weights are a pickle alone.
+        DamagedArtifact: something is missing or cut off.
+    """
+    if not (folder / WEIGHTS).is_file() and (folder / "adapter_model.bin").is_file():
+        raise UsageError(
+            "The adapter's weights are a pickle, which can run code when it is loaded; raft reads safetensors alone.",
+            where=folder / "adapter_model.bin",
+            hint="where you trust it: load it with peft, then save_pretrained(FOLDER) writes safetensors",
+        )
+    for name in (CONFIG, WEIGHTS):
+        if not (folder / name).is_file():
+            raise _damaged(folder, f"There is no {name} in the adapter's folder")
+    try:
+        json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        tensors(folder / WEIGHTS)
+    except (OSError, ValueError) as error:
+        raise _damaged(folder, f"The adapter cannot be read: {error}") from None
+
+
+def tensors(path: Path) -> dict[str, dict[str, Any]]:
+    """Return dtype, shape and data_offsets of each tensor of a safetensors file, from its header alone.
+
+    The form of the file: github.com/huggingface/safetensors#format.
+
+    Raises:
+        ValueError: it is no such file, or it was cut off.
+    """
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        if size > _LONGEST_HEADER:
+            raise ValueError(f"{path.name} is no safetensors file")
+        text = file.read(size)
+    try:
+        header = json.loads(text)
+        found = {name: entry for name, entry in header.items() if name != "__metadata__"}
+        end = max((entry["data_offsets"][1] for entry in found.values()), default=0)
+    except (ValueError, AttributeError, KeyError, TypeError, IndexError):
+        raise ValueError(f"{path.name} is no safetensors file") from None
+    if path.stat().st_size != 8 + size + end:
+        raise ValueError(f"{path.name} is cut off or damaged")
+    return found
+
+
+def _names(run_folder: Path) -> list[str]:
+    home = run_folder / "adapters"
+    folders = home.iterdir() if home.is_dir() else ()
+    return sorted(path.name for path in folders if path.is_dir() and not path.name.startswith("."))
+
+
+def _whole(folder: Path) -> Path:
+    check_weights(folder)
+    read_card(folder)
+    return folder
+
+
+def _damaged(folder: Path, what: str) -> DamagedArtifact:
+    run = folder.parent.parent if folder.parent.name == "adapters" else "RUN"
+    return DamagedArtifact(f"{what}.", where=folder, hint=f"raft train {run}   (trains it anew)")
+
+
+def _short(identity: str) -> str:
+    return identity[:19] + "…" if identity.startswith("sha256:") else identity
+
+
+def _benchmark(folder: Path) -> dict[str, Any] | None:
+    """Return the benchmark of the run that an adapter lies in, if it measured this adapter."""
+    try:
+        found = json.loads((folder.parent.parent / "benchmark.json").read_text(encoding="utf-8"))
+        measured = any(arm.get("adapter") == folder.name for arm in found["arms"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return found if measured else None

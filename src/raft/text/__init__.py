@@ -1,0 +1,132 @@
+"""Pure functions over text: normal forms, sentences, quote alignment."""
+
+import re
+import unicodedata
+from collections.abc import Iterator
+from functools import lru_cache
+
+from rapidfuzz import fuzz
+
+from raft.text.values import agree
+
+_SENTENCE_END = re.compile(
+    r"(?<=[.!?])[\"'”’)\]]*\s+(?=[\"'“‘(\[*_]*[A-Z0-9])"  # a full stop and a capital
+    r"|\n[ \t]*\n\s*"  # a blank line
+    r"|\n(?=[ \t]*(?:[-*+•|#>]|\d+[.)]\s|```))"  # the next item, table row or heading
+    r"|(?<=\|)[ \t]*\n"
+)
+_ABBREVIATION = re.compile(
+    r"(?:\b(?:e\.g|i\.e|etc|vs|Mr|Mrs|Ms|Dr|Prof|No|Nos|St|Inc|Ltd|Co|Fig|approx|ext|cf)|(?<!\d )(?<![°\w])[A-Z])\.$"
+)
+_WORD = re.compile(r"\w+(?:[.,'’-]\w+)*")
+STOP_WORDS = frozenset(
+    "a an the of in on at to for from by with and or is are was were be been do does did how what which who whom whose "  # noqa: SIM905
+    "when where why many much can may must should will would there it its this that these those as".split()
+)
+
+STEM = 5
+"""Letters by which words are told apart where their endings do not matter."""
+
+
+def normalise(text: str) -> str:
+    """Return the text case-folded, without punctuation at the words' edges, with single spaces."""
+    return " ".join(_WORD.findall(unicodedata.normalize("NFKC", text).casefold()))
+
+
+def content_words(text: str) -> frozenset[str]:
+    """Return the normalised words of a text that carry its meaning: no articles, question words or auxiliaries."""
+    return frozenset(normalise(text).split()) - STOP_WORDS
+
+
+def stem(word: str) -> str:
+    """Return the first letters of a word, so that "founded" and "founding" are one; a number stays whole."""
+    return word if word.isdigit() else word[:STEM]
+
+
+@lru_cache(maxsize=8192)
+def _stems(text: str) -> frozenset[str]:
+    return frozenset(map(stem, content_words(text)))
+
+
+def overlap(question: str, text: str) -> float:
+    """Return the share (0 to 1) of a question's content words whose stems stand in a text; 1 if it has none."""
+    wanted = _stems(question)
+    return len(wanted & _stems(text)) / len(wanted) if wanted else 1.0
+
+
+def sentences(text: str) -> Iterator[tuple[int, int]]:
+    """Yield start and end of each sentence; blank lines, list items and table rows end one, wrapped lines do not."""
+    start = 0
+    for gap in _SENTENCE_END.finditer(text):
+        if "\n" not in gap.group() and _ABBREVIATION.search(text, max(start, gap.start() - 12), gap.start()):
+            continue
+        yield from _piece(text, start, gap.start())
+        start = gap.end()
+    yield from _piece(text, start, len(text))
+
+
+def _piece(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
+    line_end = text.find("\n", start, end)
+    if text.startswith("#", start) and line_end >= 0:  # a heading ends with its line
+        yield from _stripped(text, start, line_end)
+        start = line_end
+    yield from _stripped(text, start, end)
+
+
+def _stripped(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
+    piece = text[start:end]
+    if piece.strip():
+        yield start + len(piece) - len(piece.lstrip()), end - (len(piece) - len(piece.rstrip()))
+
+
+def contains(text: str, answer: str) -> bool:
+    """Tell whether the words of `answer` stand in `text`, one after the other, in any case and punctuation."""
+    wanted = normalise(answer)
+    return bool(wanted) and f" {wanted} " in f" {normalise(text)} "
+
+
+def find_quote(quote: str, text: str, *, least: float = 90.0) -> tuple[int, int] | None:
+    """Return where a quote stands in a text: exactly, but for spaces and typography, or nearly.
+
+    A near miss is accepted when rapidfuzz's partial ratio is at least `least` (0 to 100) and the span holds the same
+    numbers, dates and codes: a quote with another figure is another claim.
+    """
+    quote = quote.strip().strip("\"“”'‘’").strip()
+    if not quote:
+        return None
+    start = text.find(quote)
+    if start >= 0:
+        return start, start + len(quote)
+    loose = r"\s+".join(re.escape(word) for word in _plain(quote).split())
+    match = re.search(loose, _plain(text), re.IGNORECASE)
+    if match:
+        return match.span()
+    if len(quote) < 12:
+        return None
+    near = fuzz.partial_ratio_alignment(_plain(quote), _plain(text), score_cutoff=least)
+    if near is None or near.dest_end <= near.dest_start:
+        return None
+    start, end = _whole_words(text, near.dest_start, near.dest_end)
+    return (start, end) if agree(text[start:end], quote) else None
+
+
+def _plain(text: str) -> str:
+    """Replace typographic characters one for one, so that offsets stay."""
+    return text.translate(str.maketrans("“”„‘’–—−\u00a0\u202f", '"""\'\'---  '))
+
+
+def _whole_words(text: str, start: int, end: int) -> tuple[int, int]:
+    while start > 0 and text[start - 1].isalnum() and text[start].isalnum():
+        start -= 1
+    while end < len(text) and text[end - 1].isalnum() and text[end].isalnum():
+        end += 1
+    while start < end and text[start].isspace():
+        start += 1
+    while end > start and text[end - 1].isspace():
+        end -= 1
+    return start, end
+
+
+def embedded_text(heading: str, text: str) -> str:
+    """Return what is embedded and counted of a chunk: its heading path, if it has one, a line end, and its text."""
+    return f"{heading}\n{text}" if heading else text

@@ -1,0 +1,113 @@
+"""Rules that find secrets in text: keys of known form, private keys, and passwords or tokens that are assigned.
+
+Each rule yields (start, end) of what it found.
+"""
+
+import re
+from collections.abc import Iterator
+
+Spans = Iterator[tuple[int, int]]
+
+_KEYS = tuple(
+    (marker, re.compile(rf"{re.escape(marker)}{rest}"))
+    for marker, rest in (
+        ("sk-", r"(?:[a-z0-9]{2,10}-){0,2}[A-Za-z0-9_]{16}[\w-]{4,200}"),
+        ("sk_", r"(?:live|test)_[0-9A-Za-z]{16,250}"),
+        ("rk_", r"(?:live|test)_[0-9A-Za-z]{16,250}"),
+        ("AKIA", r"[0-9A-Z]{16}(?![0-9A-Za-z])"),
+        ("ASIA", r"[0-9A-Z]{16}(?![0-9A-Za-z])"),
+        ("gh", r"[pousr]_[A-Za-z0-9]{30,255}"),
+        ("github_pat_", r"\w{22,255}"),
+        ("glpat-", r"[\w-]{20,250}"),
+        ("xox", r"[abeoprs]-[A-Za-z0-9-]{10,250}"),
+        ("hooks.slack.com/services/", r"T\w{6,20}/B\w{6,20}/\w{16,64}"),
+        ("AIza", r"[\w-]{35}"),
+        ("SG.", r"[\w-]{16,32}\.[\w-]{32,64}"),
+        ("npm_", r"[A-Za-z0-9]{36}"),
+        ("pypi-", r"[\w-]{80,250}"),
+        ("hf_", r"[A-Za-z0-9]{30,64}"),
+        ("eyJ", r"[\w-]{10,1000}\.eyJ[\w-]{10,8000}\.[\w-]{10,8000}"),
+        ("Bearer ", r"[A-Za-z0-9._~+/-]{20,8000}=*"),
+    )
+)
+"""How keys begin, and how they go on."""
+
+_IN_URL = re.compile(r"://[^\s/:@\[\]<>{}$]{0,64}:([^\s/:@\[\]<>{}$*]{3,128})@(?=[\w.-])")
+# the value is looked at, not consumed: it may hold the name of the next one, as links do
+_ASSIGNED = re.compile(r"(:=|=>|[=:])[*]{0,2}[ \t]{0,3}([\"'`]?)(?=([^\s\"'`<>{}()\[\],;$|&]{6,200})(?![({\[<]))")
+_LABEL = re.compile(
+    r"(pass(?:word|wd|phrase|wort)|pwd|kennwort|secret|token|api[_-]?key|access[_-]?key)(?:[_-]?(?:access[_-]?)?key)?"
+    r"[\"'`*\]]{0,3}[ \t]{0,3}$",
+    re.I,
+)
+_WORDS = frozenset(("pass", "passwd", "password", "pwd", "secret", "token", "xxx"))
+_DIFFERENT = 5
+"""Fewest different signs of a secret: `xxxxxxxx` and `********` stand for one."""
+
+
+def secrets(text: str) -> Spans:
+    """Find keys of known form, private keys, and passwords and tokens behind their names or in addresses."""
+    yield from _known_keys(text)
+    for found in _IN_URL.finditer(text):
+        if found[1].lower() not in _WORDS:
+            yield found.span(1)
+    for found in _ASSIGNED.finditer(text):
+        value = found[3].rstrip(".:*_")
+        label = _LABEL.search(text[max(0, found.start() - 40) : found.start()]) if re.search(r"\d", value) else None
+        if label and _is_secret(value, name=label[1].lower(), loose=found[1] == ":" and not found[2]):
+            yield found.start(3), found.start(3) + len(value)
+    yield from _private_keys(text)
+
+
+def _known_keys(text: str) -> Spans:
+    for marker, pattern in _KEYS:
+        for found in pattern.finditer(text) if marker in text else ():
+            secret, before = found[0][len(marker) :], text[found.start() - 1 : found.start()]
+            if not before.isalnum() and len(set(secret)) > _DIFFERENT and re.search(r"\d", secret):
+                yield found.end() - len(secret) if marker == "Bearer " else found.start(), found.end()
+
+
+def _is_secret(value: str, *, name: str, loose: bool) -> bool:
+    """Tell a secret from a type, a variable, a date or a placeholder; `loose` is `name: value`, as in prose."""
+    if len(value) < (8 if loose else 6) or len(set(value)) < _DIFFERENT or "://" in value:
+        return False
+    if name.startswith(("pass", "pwd", "kenn")) and not loose:
+        return True
+    return any(map(str.isalpha, value)) and not re.fullmatch(r"[a-z]+[._-]?\d{1,2}", value)
+
+
+_KEY_BEGINS = re.compile(r"-----BEGIN [A-Z0-9 ]{0,30}PRIVATE KEY(?: BLOCK)?-----")
+_KEY_BODY = re.compile(r"(?:\s|\\[nr]|[>#*|])*(?:[A-Za-z0-9+/=]{16,}(?:\s|\\[nr]|[>#*|])*)+")
+_LONGEST_KEY = 10_000
+_SHORTEST_KEY = 32
+
+
+def _private_keys(text: str) -> Spans:
+    """Find private keys from their first line to their last, or as far as their body goes; not the mere mention."""
+    end = 0
+    for begins in _KEY_BEGINS.finditer(text) if "PRIVATE KEY" in text else ():
+        if begins.start() < end:
+            continue
+        ends = text.find("-----END", begins.end(), begins.end() + _LONGEST_KEY)
+        body = text[begins.end() : ends] if ends >= 0 else ""
+        spaces = len(body) - len("".join(body.split()))
+        # between two mentions stands prose, which has more spaces than a key
+        if len(body) - spaces >= _SHORTEST_KEY and spaces * 10 < len(body) and "-----" not in body:
+            last = text.find("-----", ends + 8, ends + 60)
+            end = last + 5 if last >= 0 else ends
+        else:
+            run = _KEY_BODY.match(text, begins.end(), begins.end() + _LONGEST_KEY)
+            if run is None or len(run[0]) < _SHORTEST_KEY:
+                continue
+            end = run.end()
+        yield begins.start(), end
+
+
+def masked(text: str) -> str:
+    """Return a text with `[SECRET]` in the place of each secret, for messages."""
+    kept, begin = [], 0
+    for start, end in sorted(secrets(text)):
+        if start >= begin:
+            kept += [text[begin:start], "[SECRET]"]
+        begin = max(begin, end)
+    return "".join([*kept, text[begin:]])

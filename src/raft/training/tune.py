@@ -1,0 +1,197 @@
+"""Tuning: training rows, and some general chats, make an adapter with its card."""
+
+import random
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from raft.errors import RaftError, UsageError
+from raft.protocols import Message, Trainer, TrainingPlan
+from raft.store import adapters, tables
+from raft.store.artifacts import parse_objects, read_objects
+
+_HINT = 'a line reads {"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}'
+_ROLES = ("system", "user", "assistant")
+
+
+def load(path: Path | None) -> list[list[Message]]:
+    """Return general chats: those of a file of JSON lines, or for None the package's own.
+
+    Each line has `messages`, turns of the roles system, user and assistant, of which the last is the assistant's. Other
+    keys of a line, and of a turn, are left out.
+
+    Raises:
+        UsageError: the file cannot be read, holds no chat, or a line is none.
+    """
+    if path is None:
+        own = files("raft.training") / "replay.jsonl"
+        return _general_chats(parse_objects(own.read_text(encoding="utf-8"), "replay.jsonl", _HINT), "replay.jsonl")
+    return _general_chats(read_objects(path, _HINT), path)
+
+
+def _general_chats(lines: Iterable[tuple[str, Mapping[str, Any]]], source: object) -> list[list[Message]]:
+    chats = []
+    for where, line in lines:
+        turns = line.get("messages")
+        if not isinstance(turns, list) or not all(map(_is_turn, turns)):
+            raise UsageError("The line has no messages with role and content.", where=where, hint=_HINT)
+        roles = [turn["role"] for turn in turns]
+        if roles[-1:] != ["assistant"] or "user" not in roles:
+            raise UsageError("The chat does not end with the assistant's reply to a user.", where=where, hint=_HINT)
+        chats.append([{"role": turn["role"], "content": turn["content"]} for turn in turns])
+    if not chats:
+        raise UsageError("There are no chats.", where=source, hint=_HINT)
+    return chats
+
+
+def _is_turn(turn: object) -> bool:
+    if not isinstance(turn, dict) or turn.get("role") not in _ROLES:
+        return False
+    return isinstance(turn.get("content"), str) and bool(turn["content"].strip())
+
+
+def mix(
+    rows: Sequence[Sequence[Message]], general: Sequence[Sequence[Message]], share: float, seed: int
+) -> list[list[Message]]:
+    """Return the rows and some general ones among them, in an order drawn from the seed.
+
+    Args:
+        rows: chats of the domain; each stands in the result once.
+        general: chats as `load` returns them. Each is taken once before any is taken twice, and so on.
+        share: share of general chats in the result, from 0 to less than 1, kept to the nearest whole chat.
+        seed: seed of the choice and of the order.
+
+    Raises:
+        UsageError: the share is out of range, or general chats are wanted and there are none.
+    """
+    if not 0 <= share < 1:
+        raise UsageError(f"The share of general rows is {share}; it is from 0 to less than 1.", hint="0.1 is a tenth")
+    wanted = round(len(rows) * share / (1 - share))
+    if wanted and not general:
+        raise UsageError("There are no general rows to mix in.", hint=_HINT)
+    draw = random.Random(f"{seed}:rehearsal")  # noqa: S311
+    drawn: list[Sequence[Message]] = []
+    while len(drawn) < wanted:
+        drawn += draw.sample(general, min(len(general), wanted - len(drawn)))
+    mixed = [*rows, *drawn]
+    draw.shuffle(mixed)
+    return [list(chat) for chat in mixed]
+
+
+FEW_ROWS = 200
+"""Under so many training rows, tuning rarely beats plain retrieval."""
+
+
+def tune(
+    examples: pl.DataFrame,
+    trainer: Trainer,
+    plan: TrainingPlan,
+    *,
+    general: Sequence[Sequence[Message]],
+    share: float,
+    seed: int,
+    out: Path,
+    checkpoints: Path,
+    facts: Mapping[str, Any],
+    listen: Callable[[Mapping[str, float]], None],
+) -> dict[str, Any]:
+    """Train an adapter on the `train` rows, choose its best step by the `valid` rows, and write its card.
+
+    Args:
+        examples: a frame of `tables.EXAMPLES`.
+        trainer: trains.
+        plan: how.
+        general: chats about anything, for rehearsal.
+        share: share (0 to less than 1) of the mixture that they make up.
+        seed: seed of their choice.
+        out: an empty folder for the adapter, its card and its README.
+        checkpoints: a folder of this training's own; an interrupted one goes on from there.
+        facts: at least `modelcard.FACTS`, but `adapter` may be missing: then it is the name of `out`.
+        listen: told the trainer's progress.
+
+    Returns:
+        The card. Its `notes` have `few_rows`, the number of training questions, where these are under `FEW_ROWS`;
+        `no_valid` where nothing decides which step is best; and `not_learned` where no step was better on the
+        validation rows than the first that was measured.
+
+    Raises:
+        RaftError: there is nothing to train on, a row is held out or too long, or the trainer failed.
+    """
+    tables.check(examples, tables.EXAMPLES, where="examples.parquet")
+    _check(examples, plan)
+    rows, valid = _chats(examples, "train"), _chats(examples, "valid")
+    mixed = mix(rows, general, share, seed)
+    report = trainer.train(mixed, valid, plan, out=out, checkpoints=checkpoints, listen=listen)
+    adapters.check_weights(out)
+    card = adapters.card(
+        {"adapter": out.name, **facts},
+        plan=plan,
+        report=report,
+        rows=len(rows),
+        valid=len(valid),
+        rehearsal=len(mixed) - len(rows),
+        rehearsal_seed=seed,
+        notes=_notes(examples.filter(pl.col("split") == "train")["question_id"].n_unique(), report.curve),
+    )
+    adapters.write_card(out, card)
+    return card
+
+
+def _chats(examples: pl.DataFrame, split: str) -> list[list[Message]]:
+    chats: list[list[Message]] = examples.filter(pl.col("split") == split)["messages"].to_list()
+    return chats
+
+
+def _check(examples: pl.DataFrame, plan: TrainingPlan) -> None:
+    """Check that the rows may be learned from, and that none would lose its answer.
+
+    Raises:
+        RaftError: they may not.
+    """
+    splits = Counter(examples["split"].to_list())
+    held_out = {split: count for split, count in splits.items() if split not in ("train", "valid")}
+    if held_out:
+        raise RaftError(
+            f"Rows that are held out are among the examples: {held_out}.",
+            where="examples.parquet",
+            hint="delete examples.parquet and run the same raft build again",
+        )
+    if not splits["train"]:
+        raise RaftError(
+            "There is no row to train on.",
+            where="examples.parquet",
+            hint="raft show RUN cleaned --only dropped   (says why questions were dropped), then raft build with more "
+            "--questions-per-chunk",
+        )
+    rows, valid = (examples.filter(pl.col("split") == split) for split in ("train", "valid"))
+    both = valid.join(rows, on="question_id", how="semi")
+    if both.height:
+        raise RaftError(
+            "A question is among the rows to train on and to validate with, so that validation would measure memory.",
+            where=f"examples.parquet, question {both['question_id'][0]}",
+            hint="delete examples.parquet and run the same raft build again",
+        )
+    long = examples.filter(pl.col("tokens") > plan.max_tokens)
+    if long.height:
+        longest = int(long["tokens"].max())  # type: ignore[arg-type]
+        raise RaftError(
+            f"{long.height} rows are longer than {plan.max_tokens} tokens, the longest has {longest}: they would lose "
+            "their answers.",
+            where=f"examples.parquet, question {long['question_id'][0]}",
+            hint=f"raft build again with --set examples.max_tokens={plan.max_tokens}   (drops distractors until a row "
+            "fits)",
+        )
+
+
+def _notes(questions: int, curve: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+    losses = [point["valid_loss"] for point in curve if "valid_loss" in point]
+    notes = {
+        "few_rows": questions if questions < FEW_ROWS else None,
+        "no_valid": not losses or None,
+        "not_learned": (len(losses) > 1 and min(losses) >= losses[0]) or None,
+    }
+    return {name: note for name, note in notes.items() if note is not None}

@@ -1,0 +1,164 @@
+"""The embedded defaults: a real small model, real vectors, no key and no network."""
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+import raft
+from conftest import tables_of
+from raft.examples.examples import check_examples
+
+pytestmark = pytest.mark.slow
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+LIMIT = 24
+BATCH = 8
+
+
+def command(out):
+    """Return the command that builds the example handbook."""
+    run = "from raft.cli import main; main()"
+    options = [
+        "--limit",
+        LIMIT,
+        "--eval",
+        EXAMPLES / "questions.jsonl",
+        "--set",
+        f"generator.batch={BATCH}",
+        "--set",
+        "generator.attempts=2",
+    ]
+    return [sys.executable, "-c", run, "build", *map(str, [EXAMPLES / "handbook", "--out", out, "--quiet", *options])]
+
+
+def environment():
+    """Return an environment without a key and without the hub."""
+    kept = {name: value for name, value in os.environ.items() if not name.endswith(("_API_KEY", "_TOKEN"))}
+    return {**kept, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+
+
+def run(out):
+    """Build the example handbook in a process of its own."""
+    return subprocess.run(
+        command(out), check=False, capture_output=True, text=True, timeout=900, env=environment(), cwd=EXAMPLES
+    )
+
+
+def replies(out):
+    """Return how many replies a run's ledger holds."""
+    path = out / "ledger.sqlite"
+    if not path.exists():
+        return 0
+    try:
+        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=5)) as ledger:
+            return ledger.execute("SELECT COUNT(*) FROM completions").fetchone()[0]
+    except sqlite3.OperationalError:  # it is being made
+        return 0
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """The example handbook, built undisturbed, and what the build said."""
+    out = tmp_path_factory.mktemp("embedded") / "run"
+    done = run(out)
+    assert done.returncode == 0, done.stderr
+    return raft.load(out), done
+
+
+def test_the_defaults_build_without_key_and_network(built):
+    """A build with the defaults ends well, says what it made, and asked for the questions that were wanted."""
+    run, done = built
+    assert done.stderr == ""
+    assert f"Built {run.folder}" in done.stdout
+    facts = run.summary()["steps"]
+    assert facts["questions"]["calls"] >= LIMIT
+    assert facts["questions"]["cost"] == 0
+    assert run.documents["error"].null_count() == run.documents.height
+    assert run.questions.height + run.failures.height <= LIMIT
+
+
+def test_a_small_model_writes_usable_questions(built):
+    """Of what the small model is asked for, at least half becomes a question that is kept."""
+    run, _ = built
+    assert run.cleaned["reason"].null_count() >= LIMIT / 2
+
+
+def test_the_rows_are_what_they_say(built):
+    """Each training row holds what `check_examples` promises, in the student's tokens."""
+    run, _ = built
+    assert run.examples.height
+    check_examples(run.examples, run.chunks)
+    assert run.examples["tokens"].max() <= run.settings.examples.max_tokens
+
+
+def test_experts_questions_are_registered(built):
+    """The 120 questions of the example are there to measure with, and none is trained on."""
+    run, _ = built
+    own = run.evaluation.filter(pl.col("split") == "user")
+    assert own.height == 120
+    learned = run.cleaned.filter(pl.col("split").is_in(["train", "valid"]))["question"]
+    assert set(learned).isdisjoint(own["question"])
+
+
+def test_the_index_brings_the_right_document(built):
+    """For most of the experts' questions a chunk of the right document is among the best five."""
+    run, _ = built
+    lines = (EXAMPLES / "questions.jsonl").read_text(encoding="utf-8").splitlines()
+    asked = [row for row in map(json.loads, lines[::5]) if row.get("document")]
+    hits = run.index.search([row["question"] for row in asked], k=5)
+    paths = dict(run.documents.select("doc_id", "path").iter_rows())
+    found = [
+        row["document"] in {paths[name] for name in hits.filter(pl.col("query") == number)["doc_id"]}
+        for number, row in enumerate(asked)
+    ]
+    assert sum(found) >= 0.8 * len(asked)
+
+
+def test_a_second_build_does_nothing(built):
+    """The same command again asks nothing, and leaves every byte as it is."""
+    one, _ = built
+    before, steps = tables_of(one.folder), one.manifest["steps"]
+    done = run(one.folder)
+    assert done.returncode == 0, done.stderr
+    assert tables_of(one.folder) == before
+    assert raft.load(one.folder).manifest["steps"] == steps
+
+
+def test_a_build_that_is_killed_goes_on(built, tmp_path):
+    """After `kill -9` while questions are written, the same command ends with the bytes of an undisturbed build."""
+    one, _ = built
+    out = tmp_path / "run"
+    with subprocess.Popen(
+        command(out),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=environment(),
+        cwd=EXAMPLES,
+        start_new_session=True,
+    ) as process:
+        try:
+            for _ in range(6000):
+                if replies(out) >= BATCH or process.poll() is not None:
+                    break
+                time.sleep(0.05)
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    kept = replies(out)
+    assert kept >= BATCH
+    assert not (out / "questions.parquet").exists()
+    done = run(out)
+    assert done.returncode == 0, done.stderr
+    assert tables_of(out) == tables_of(one.folder)
+    asked = raft.load(out).manifest["steps"]["questions"]
+    assert asked["replayed"] == kept
+    assert replies(out) == replies(one.folder)

@@ -1,0 +1,203 @@
+"""Words: what a run says to a person."""
+
+import copy
+
+import pytest
+
+from raft.cli import messages
+from raft.store import tables
+from raft.testing import make_chunks, make_question
+
+
+def line(rows, notes=None, **totals):
+    """Return a step as a run's summary holds it."""
+    return {"rows": rows, "notes": notes or {}, "seconds": 1.25, "finished": "2026-03-12T08:00:00+00:00", **totals}
+
+
+FACTS = {
+    "run": "runs/handbook",
+    "raft": "0.1.0",
+    "corpus": ["handbook"],
+    "models": {},
+    "skipped": [["photo.jpg", "no reader"], ["a.bin", "no reader"]],
+    "steps": {
+        "documents": line(
+            {"documents.parquet": 12},
+            {"characters": 9000, "unreadable": [["broken.pdf", "it is encrypted"], ["empty.docx", "there is no text"]]},
+        ),
+        "chunks": line({"chunks.parquet": 1500}, {"tokens": 240000, "boilerplate": 40}),
+        "index": line({}, {"added": 1500}),
+        "questions": line(
+            {"failures.parquet": 100, "questions.parquet": 1400},
+            {"kinds": {"number": 1000, "date": 400}, "failures": {"malformed": 90, "length": 10}},
+            calls=1600.0,
+            replayed=600.0,
+            input_tokens=320000.0,
+            output_tokens=32000.0,
+            cost=1.25,
+            unpriced=0.0,
+        ),
+        "cleaned": line(
+            {"cleaned.parquet": 1400, "eval.jsonl": 250},
+            {"splits": {"train": 900, "valid": 100, "eval_seen": 120, "eval_unseen": 80, "user": 50},
+             "reasons": {"duplicate": 150, "leak": 50}},
+            calls=10.0,
+        ),
+        "examples": line(
+            {"examples.parquet": 1000, "train.jsonl": 900, "valid.jsonl": 100}, {"shortened": {"q1": 2, "q2": 1}}
+        ),
+    },
+}  # fmt: skip
+SPENT = [
+    {"model": "local", "calls": 7, "input_tokens": 1, "output_tokens": 2, "cost": None, "calls_without_price": 7},
+    {
+        "model": "openai/x",
+        "calls": 1600,
+        "input_tokens": 320000,
+        "output_tokens": 3,
+        "cost": 1.5,
+        "calls_without_price": 0,
+    },
+]
+
+
+def changed(**steps):
+    """Return the facts with changed steps."""
+    facts = copy.deepcopy(FACTS)
+    for name, change in steps.items():
+        for part, values in change.items():
+            facts["steps"][name][part].update(values)
+    return facts
+
+
+def squeezed(text):
+    """Return the text with single spaces."""
+    return " ".join(text.split())
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "Built runs/handbook",
+        "documents 10 read, 2 could not be read: broken.pdf: it is encrypted empty.docx: there is no text",
+        "left out 2 files photo.jpg: no reader",
+        "1,500 of 160 tokens",
+        "40 boilerplate",
+        "1,400 written (number 1,000, date 400); 100 failed (malformed 90, length 10)",
+        "kept 1,200 (train 900, valid 100, eval_seen 120, eval_unseen 80",
+        "dropped 200 (duplicate 150, leak 50)",
+        "900 to train on, 100 to validate with; 2 had to lose distractors to fit",
+        "1,610 replies (600 from the ledger), 320,000 tokens read and 32,000 written, $1.2500",
+        "raft show runs/handbook examples",
+        "raft export runs/handbook --format openai",
+    ],
+)
+def test_a_summary_says_what_was_built(said):
+    """Every number of a build is said once, in words, with the next commands to type."""
+    assert said in squeezed(messages.summary(FACTS))
+
+
+def test_a_summary_of_a_clean_build_is_short():
+    """What did not happen is not mentioned."""
+    facts = changed(
+        documents={"notes": {"unreadable": []}},
+        questions={"notes": {"failures": {}}, "rows": {"failures.parquet": 0}},
+        cleaned={"notes": {"reasons": {}}},
+        examples={"notes": {"shortened": {}}},
+    )
+    text = squeezed(messages.summary({**facts, "skipped": None}))
+    for unsaid in ("could not be read", "left out", "failed", "dropped 0", "lose distractors", "unknown price"):
+        assert unsaid not in text
+    assert "documents 12 read" in text
+
+
+@pytest.mark.parametrize(("kept", "few"), [(0, True), (199, True), (200, False), (900, False)])
+def test_few_questions_are_said_to_be_few(kept, few):
+    """Under 200 questions to train on the summary says so, however many rows each has, and how to get more."""
+    notes = {"notes": {"splits": {"train": kept}, "reasons": {}}}
+    text = messages.summary(changed(cleaned=notes, examples={"rows": {"train.jsonl": 3 * kept}}))
+    assert (f"{kept} training questions are few" in text) is few
+    assert ("--questions-per-chunk" in text) is few
+
+
+def test_many_unreadable_files_are_not_all_listed():
+    """A long list is cut and its rest counted."""
+    unreadable = [[f"file-{number}.pdf", "no text"] for number in range(1250)]
+    facts = changed(documents={"notes": {"unreadable": unreadable}, "rows": {"documents.parquet": 1300}})
+    text = messages.summary(facts)
+    assert "50 read, 1,250 could not be read" in text
+    assert "file-9.pdf" in text
+    assert "file-10.pdf" not in text
+    assert "and 1,240 more" in text
+
+
+def test_unknown_prices_are_said():
+    """Replies whose price is unknown are not said to be free."""
+    facts = copy.deepcopy(FACTS)
+    facts["steps"]["questions"]["unpriced"] = 1000.0
+    assert "1,000" in messages.summary(facts).split("$1.2500")[1].split("\n")[0]
+    facts["steps"]["questions"]["cost"] = 0.0
+    assert "32,000 written, 1,000 replies of unknown price" in squeezed(messages.summary(facts))
+    state = messages.status(facts, [], running=False)
+    assert next(one.split() for one in state.splitlines() if "questions" in one)[4] == "unknown"
+    rows = [{"purpose": "questions", "model": "m", "calls": 3, "cost": 0.0, "calls_without_price": 3,
+             **dict.fromkeys(["input_tokens", "output_tokens", "lost", "open", "batch"], 0)}]  # fmt: skip
+    money = {"rows": rows, "spent": 0.0, "open": 0.0, "cap": None, "left": None}
+    assert messages.spending(money)[-1] == "  in all: unknown"
+
+
+def test_a_status_lists_the_steps_and_the_ledger():
+    """Steps come in the order of a build with rows, seconds, calls and dollars; steps not done have a dash."""
+    text = messages.status(FACTS, SPENT, running=False)
+    rows = {one.split()[0]: one.split() for one in text.splitlines()[3:11]}
+    assert list(rows) == ["documents", "chunks", "survey", "index", "lexical", "questions", "cleaned", "examples"]
+    assert rows["questions"][1:5] == ["1,400", "1.2", "1,600", "1.2500"]
+    assert rows["lexical"] == ["lexical", "-"]
+    assert rows["index"][1] == "1.2"
+    assert "a build is running" not in text
+    assert "openai/x: 1,600 replies, 320,000 tokens read, 3 written, $1.5000" in text
+    assert "local: 7 replies, 1 tokens read, 2 written, 7 replies of unknown price" in text
+
+
+def test_a_status_says_that_a_build_is_running():
+    """A run that is being written to is said to be, and an unused ledger to hold nothing."""
+    text = messages.status(FACTS, [], running=True)
+    assert "a build is running" in text
+    assert text.endswith("nothing yet")
+
+
+CHUNK = make_chunks({"d": ["The Quillon heater weighs 14 kg."]}).row(0, named=True)
+ROW = make_question(CHUNK, "How heavy is the heater?", "14 kg", kind="number")
+
+
+def test_a_question_is_shown_with_its_answer_and_quote():
+    """A row of the questions shows id, kind, question, answer and quotes."""
+    (text,) = messages.rows(tables.frame(tables.QUESTIONS, [ROW]), "questions")
+    for part in (ROW["question_id"], "number", "How heavy is the heater?", "14 kg", CHUNK["text"]):
+        assert part in text
+
+
+def test_a_dropped_question_is_shown_with_its_reason():
+    """A row of the cleaned table says for what it is kept, or why it was dropped and of what it is a duplicate."""
+    rows = [{**ROW, "split": "train"}, {**ROW, "reason": "duplicate", "duplicate_of": "q7"}]
+    kept, dropped = messages.rows(tables.frame(tables.CLEANED, rows), "cleaned")
+    assert "kept for train" in kept
+    assert "dropped: duplicate of q7" in dropped
+
+
+def test_an_example_is_shown_turn_by_turn():
+    """A training row is shown as the chat that it is."""
+    turns = [{"role": "user", "content": "Line one\nLine two"}, {"role": "assistant", "content": "Yes"}]
+    row = {"question_id": "q1", "split": "train", "messages": turns, "golden_positions": [2], "tokens": 99}
+    (text,) = messages.rows(tables.frame(tables.EXAMPLES, [row]), "examples")
+    assert "q1  train  99 tokens" in text
+    assert "user:\n    Line one\n    Line two\nassistant:\n    Yes" in text
+
+
+def test_other_rows_are_shown_field_by_field():
+    """Any other table is shown one field a line, long texts cut."""
+    row = {**CHUNK, "text": "word " * 1000}
+    (text,) = messages.rows(tables.frame(tables.CHUNKS, [row]), "chunks")
+    assert "chunk_id         d#0" in text
+    assert max(map(len, text.splitlines())) < 450
+    assert "…" in text
