@@ -37,7 +37,7 @@ from raft.backends.hosted.model import HostedModel
 from raft.generation import generate, items, plan
 from raft.protocols import Completion, Request
 from raft.store import tables
-from raft.store.budget import Price, Purse
+from raft.store.budget import Budget, Price
 from raft.store.ledger import Ledger
 
 PEERS = {
@@ -92,11 +92,11 @@ class ThroughLitellm(HostedModel):
 
 
 def raft_calls(model: HostedModel, source: Iterator[Request]) -> int:
-    """Ask all requests through ledger and purse; return how many replies passed their check."""
+    """Ask all requests through ledger and budget; return how many replies passed their check."""
     with tempfile.TemporaryDirectory() as folder:
         ledger = Ledger(Path(folder) / "ledger.sqlite")
-        purse = Purse(ledger, run="benchmark", model=model.name, price=_PRICE, cap=1e9)
-        outcomes = FlowingGenerator(model, ledger, purse, attempts=3).complete(source)
+        budget = Budget(ledger, run="benchmark", model=model.name, price=_PRICE, cap=1e9)
+        outcomes = FlowingGenerator(model, ledger, budget, attempts=3).complete(source)
         good = sum(isinstance(outcome, Completion) for outcome in outcomes)
         ledger.close()
     return good
@@ -317,11 +317,11 @@ def memory(chosen: argparse.Namespace) -> None:
         model = Watched("openai/test-model", api_base=url, concurrency=chosen.in_flight, timeout=60)
         model.late = []
         ledger = Ledger(Path(folder) / "ledger.sqlite")
-        purse = Purse(ledger, run="benchmark", model=model.name, price=_PRICE, cap=1e9)
+        budget = Budget(ledger, run="benchmark", model=model.name, price=_PRICE, cap=1e9)
         failures: list[dict[str, Any]] = []
         known = plan.survey(chunk_frames(chosen.chunks), [], plan.needed("items", KINDS))
         frames = generate.ask(
-            chunk_frames(chosen.chunks), known, FlowingGenerator(model, ledger, purse, attempts=3),
+            chunk_frames(chosen.chunks), known, FlowingGenerator(model, ledger, budget, attempts=3),
             generate.read_prompts(None), way="items", kinds=KINDS, per_chunk=1.0, limit=None, model=model.name,
             failures=failures,
         )  # fmt: skip

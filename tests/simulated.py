@@ -123,10 +123,10 @@ class Hosted:
     def __init__(self, endpoint, concurrency=4):
         self.endpoint, self.concurrency, self.flights = endpoint, concurrency, 0
 
-    def flight(self, purse):
+    def flight(self, budget):
         """Return a flight to the endpoint."""
         self.flights += 1
         pace = Pace(self.concurrency)
         return Flight(
-            self.endpoint.transport, pace=pace, purse=purse, model=self.name, where="memory", loop=SimulatedLoop
+            self.endpoint.transport, pace=pace, budget=budget, model=self.name, where="memory", loop=SimulatedLoop
         )

@@ -1,4 +1,4 @@
-"""One purse for a run, whoever asks: what benchmarks and answers cost is written down, and the cap holds for them."""
+"""One budget for a run, whoever asks: what benchmarks and answers cost is written down, and the cap holds for them."""
 
 from contextlib import closing
 
@@ -68,7 +68,7 @@ def test_a_cap_needs_a_price_in_a_benchmark_too(ledger, address, known):
 
 
 def test_embedding_a_question_is_paid_for_once(tmp_path, fake_models):
-    """What a hosted embedder is asked by who searches a run is paid from the run's purse, and kept."""
+    """What a hosted embedder is asked by who searches a run is paid from the run's budget, and kept."""
     corpus, out = write_corpus(tmp_path / "corpus"), tmp_path / "run"
     raft.build(corpus, out=out, embedder="openai/text-embedding-3-small", max_cost=5.0, settings={"split.seen": 0.0})
     fake_models.embedded.clear()

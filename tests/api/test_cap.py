@@ -14,7 +14,7 @@ from raft.backends.hosted.errors import Broken, Busy, Denied, Refused
 from raft.backends.hosted.flowing import FlowingGenerator
 from raft.errors import RaftError
 from raft.protocols import Completion, Request
-from raft.store.budget import CapReached, Price, Purse, most_tokens, worst_case
+from raft.store.budget import Budget, CapReached, Price, most_tokens, worst_case
 from raft.store.ledger import Ledger
 from simulated import Hosted
 
@@ -114,18 +114,18 @@ def requests(seed, count):
 
 def build(ledger, provider, asked, cap, concurrency):
     """Ask until all is answered, the cap is reached or the process is killed; return how it ended, and the outcomes."""
-    outcomes, purse = [], None
+    outcomes, budget = [], None
     try:
-        purse = Purse(ledger, run="r", model=Hosted.name, price=PRICE, cap=cap)
-        generator = FlowingGenerator(Hosted(provider, concurrency), ledger, purse, attempts=2)
+        budget = Budget(ledger, run="r", model=Hosted.name, price=PRICE, cap=cap)
+        generator = FlowingGenerator(Hosted(provider, concurrency), ledger, budget, attempts=2)
         outcomes += generator.complete(asked)
     except (Killed, RaftError) as error:
         return type(error), outcomes
     finally:
         if not ledger.dead:
-            assert purse.in_flight == 0
-            assert provider.bill <= purse.spent + 1e-9
-            assert purse.spent <= cap
+            assert budget.in_flight == 0
+            assert provider.bill <= budget.spent + 1e-9
+            assert budget.spent <= cap
     return None, outcomes
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from raft.backends.embedding import HostedEmbedder, SentenceEmbedder, open_embedder
 from raft.errors import MissingExtra, RaftError
-from raft.store.budget import PaidEmbedder, Price, Purse
+from raft.store.budget import Budget, PaidEmbedder, Price
 from raft.store.ledger import CachedEmbedder, Ledger
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
@@ -94,9 +94,9 @@ def test_what_was_billed_before_a_failure_is_kept(endpoint, tmp_path):
     texts = [f"text {number}" for number in range(300)]
     Endpoint.statuses[:] = [200, 400]
     with closing(Ledger(tmp_path / "ledger.sqlite")) as ledger:
-        purse = Purse(ledger, run="r", model="openai/test", price=Price(1.0, 0.0), cap=1.0)
+        budget = Budget(ledger, run="r", model="openai/test", price=Price(1.0, 0.0), cap=1.0)
         embedder = HostedEmbedder("openai/test", api_base=endpoint)
-        cached = CachedEmbedder(PaidEmbedder(embedder, purse, lambda: None), ledger)
+        cached = CachedEmbedder(PaidEmbedder(embedder, budget, lambda: None), ledger)
         with pytest.raises(RaftError, match="own words"):
             cached.embed(texts)
         assert cached.known(texts) == [True] * 128 + [False] * 172

@@ -19,7 +19,7 @@ from raft import settings as config
 from raft.api import models
 from raft.backends.local.generate import LocalModel
 from raft.cli import main
-from raft.store.budget import Price, Purse
+from raft.store.budget import Budget, Price
 from raft.store.ledger import Ledger
 from raft.store.run import Run
 
@@ -719,11 +719,11 @@ def test_status_tells_what_was_spent(raft, copied):
     manifest["settings"]["generator"]["max_cost"] = 5.0
     (copied / "manifest.json").write_text(json.dumps(manifest))
     with closing(Ledger(copied / "ledger.sqlite")) as ledger:
-        purse = Purse(ledger, run=manifest["collection"], model="openai/x", price=Price(1, 4), cap=5.0)
-        purse.pay(purse.open("a", 1.0), None, cost=0.5, input_tokens=1200, output_tokens=300)
-        purse.purpose = "cleaned"
-        purse.lose(purse.open("b", 0.25))
-        purse.open("c", 0.125)
+        budget = Budget(ledger, run=manifest["collection"], model="openai/x", price=Price(1, 4), cap=5.0)
+        budget.pay(budget.open("a", 1.0), None, cost=0.5, input_tokens=1200, output_tokens=300)
+        budget.purpose = "cleaned"
+        budget.lose(budget.open("b", 0.25))
+        budget.open("c", 0.125)
     text = raft("status", copied).stdout
     for words in ("writing questions", "1,200", "0.5000", "judging questions", "lost, at their worst", "0.3750",
                   "in all: $0.875 of $5.00, $4.12 left"):  # fmt: skip

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from raft.api.budgets import CheckedGenerator
 from raft.errors import RaftError, UsageError
 from raft.protocols import Request
-from raft.store.budget import CapReached, PaidEmbedder, Price, Purse, dollars, enter, most_tokens, worst_case
+from raft.store.budget import Budget, CapReached, PaidEmbedder, Price, dollars, enter, most_tokens, worst_case
 from raft.store.ledger import Entry, Ledger
 from raft.testing import HashEmbedder, ScriptedGenerator
 
@@ -35,9 +35,9 @@ def ledger(tmp_path):
         yield made
 
 
-def purse_of(ledger, **changes):
-    """Return a purse of a run with a price and a cap of five dollars."""
-    return Purse(ledger, **{"run": "one", "model": "m", "price": PRICE, "cap": 5.0, **changes})
+def budget_of(ledger, **changes):
+    """Return a budget of a run with a price and a cap of five dollars."""
+    return Budget(ledger, **{"run": "one", "model": "m", "price": PRICE, "cap": 5.0, **changes})
 
 
 def states(ledger):
@@ -74,8 +74,8 @@ def test_half_a_letter_can_be_counted():
 def test_a_cap_needs_a_price(ledger):
     """Without a price a cap is refused, with what to type; without a cap no price is needed."""
     with pytest.raises(UsageError, match="--price"):
-        purse_of(ledger, price=None)
-    free = purse_of(ledger, price=None, cap=None)
+        budget_of(ledger, price=None)
+    free = budget_of(ledger, price=None, cap=None)
     assert free.fits(None)
     free.pay(free.open("k", None), ENTRY, cost=None, input_tokens=5, output_tokens=5)
     assert free.spent == 0
@@ -84,99 +84,99 @@ def test_a_cap_needs_a_price(ledger):
 
 def test_a_call_is_written_down_before_it_is_sent(tmp_path, ledger):
     """Another process sees an open call, its purpose and what it can cost at most."""
-    purse = purse_of(ledger)
-    purse.purpose = "cleaned"
-    purse.open("k", 1.5)
+    budget = budget_of(ledger)
+    budget.purpose = "cleaned"
+    budget.open("k", 1.5)
     with closing(Ledger(tmp_path / "ledger.sqlite")) as other:
         (row,) = other.spending("one")
     assert (row["purpose"], row["model"], row["open"], row["open_cost"]) == ("cleaned", "m", 1, 1.5)
-    assert (purse.spent, purse.in_flight) == (0, 1.5)
+    assert (budget.spent, budget.in_flight) == (0, 1.5)
 
 
 def test_a_reply_is_stored_and_its_call_settled_in_one(ledger):
     """The reply is in the ledger and the call is paid; where the reply cannot be stored, the call stays open."""
-    purse = purse_of(ledger)
-    purse.pay(purse.open("k", 1.5), ENTRY, cost=0.25, input_tokens=100, output_tokens=10)
+    budget = budget_of(ledger)
+    budget.pay(budget.open("k", 1.5), ENTRY, cost=0.25, input_tokens=100, output_tokens=10)
     assert ledger.find(["k"]) == {"k": ENTRY}
-    assert (purse.spent, purse.in_flight) == (0.25, 0)
-    number = purse.open("l", 1.0)
+    assert (budget.spent, budget.in_flight) == (0.25, 0)
+    number = budget.open("l", 1.0)
     with pytest.raises(RaftError):
-        purse.pay(number, replace(ENTRY, key="l", reply=None), cost=0.25, input_tokens=1, output_tokens=1)
+        budget.pay(number, replace(ENTRY, key="l", reply=None), cost=0.25, input_tokens=1, output_tokens=1)
     assert states(ledger) == ["paid", "open"]
-    assert (purse.spent, purse.in_flight) == (0.25, 1.0)
+    assert (budget.spent, budget.in_flight) == (0.25, 1.0)
 
 
 def test_a_reply_without_usage_counts_at_its_worst(ledger):
     """What the provider does not tell is taken to be the most that it can be."""
-    purse = purse_of(ledger)
-    purse.pay(purse.open("k", 1.5), ENTRY, cost=None, input_tokens=-1, output_tokens=-1)
+    budget = budget_of(ledger)
+    budget.pay(budget.open("k", 1.5), ENTRY, cost=None, input_tokens=-1, output_tokens=-1)
     (row,) = ledger.spending("one")
-    assert (purse.spent, row["cost"], row["input_tokens"], row["output_tokens"]) == (1.5, 1.5, 0, 0)
+    assert (budget.spent, row["cost"], row["input_tokens"], row["output_tokens"]) == (1.5, 1.5, 0, 0)
 
 
 def test_what_was_not_billed_is_forgotten(ledger):
     """A call that was turned away leaves no trace and no cost."""
-    purse = purse_of(ledger)
-    purse.release(purse.open("k", 1.5))
-    assert (purse.spent, purse.in_flight, states(ledger)) == (0, 0, [])
+    budget = budget_of(ledger)
+    budget.release(budget.open("k", 1.5))
+    assert (budget.spent, budget.in_flight, states(ledger)) == (0, 0, [])
 
 
 def test_a_lost_call_counts_at_its_worst_for_ever(tmp_path, ledger):
     """A call that was cut off counts at its worst case, in every later build too."""
-    purse = purse_of(ledger)
-    purse.lose(purse.open("k", 1.5))
-    assert (purse.spent, purse.in_flight) == (1.5, 0)
+    budget = budget_of(ledger)
+    budget.lose(budget.open("k", 1.5))
+    assert (budget.spent, budget.in_flight) == (1.5, 0)
     ledger.close()
     with closing(Ledger(tmp_path / "ledger.sqlite")) as again:
-        assert purse_of(again).spent == 1.5
+        assert budget_of(again).spent == 1.5
         (row,) = again.spending("one")
     assert (row["calls"], row["lost"], row["lost_cost"]) == (0, 1, 1.5)
 
 
 def test_what_a_killed_build_left_open_is_lost(tmp_path, ledger):
     """The next build counts open calls at their worst case; a batch goes on; another run is left alone."""
-    mine, other = purse_of(ledger), purse_of(ledger, run="two")
+    mine, other = budget_of(ledger), budget_of(ledger, run="two")
     mine.open("a", 1.0)
     mine.open("b", 0.5, batch=True)
     other.open("c", 2.0)
     ledger.close()
     with closing(Ledger(tmp_path / "ledger.sqlite")) as again:
-        purse = purse_of(again)
-        assert (purse.spent, purse.in_flight) == (1.0, 0.5)
+        budget = budget_of(again)
+        assert (budget.spent, budget.in_flight) == (1.0, 0.5)
         assert states(again) == ["lost", "batch", "open"]
-        purse.pay(2, None, cost=0.2, input_tokens=1, output_tokens=1)
-        assert (purse.spent, purse.in_flight) == (1.2, 0)
+        budget.pay(2, None, cost=0.2, input_tokens=1, output_tokens=1)
+        assert (budget.spent, budget.in_flight) == (1.2, 0)
 
 
 def test_purses_of_one_run_know_of_each_other(ledger):
-    """What is spent on one model counts for the cap of another, and a second purse loses no open call."""
-    cheap = purse_of(ledger)
+    """What is spent on one model counts for the cap of another, and a second budget loses no open call."""
+    cheap = budget_of(ledger)
     cheap.open("a", 3.0)
-    dear = purse_of(ledger, model="n", price=Price(10, 10))
+    dear = budget_of(ledger, model="n", price=Price(10, 10))
     dear.purpose = "index"
     assert (dear.in_flight, cheap.purpose, states(ledger)) == (3.0, "index", ["open"])
     assert not dear.fits(2.5)
-    assert purse_of(ledger, run="two").fits(2.5)
+    assert budget_of(ledger, run="two").fits(2.5)
 
 
 def test_the_cap_is_held_before_the_call(ledger):
     """A call that fits exactly is let through; one that could pass the cap is refused and not written down."""
-    purse = purse_of(ledger)
-    purse.pay(purse.open("a", 3.0), None, cost=2.5, input_tokens=1, output_tokens=1)
-    number = purse.open("b", 2.5)
-    assert not purse.fits(0.01)
+    budget = budget_of(ledger)
+    budget.pay(budget.open("a", 3.0), None, cost=2.5, input_tokens=1, output_tokens=1)
+    number = budget.open("b", 2.5)
+    assert not budget.fits(0.01)
     with pytest.raises(CapReached):
-        purse.open("c", 0.01)
+        budget.open("c", 0.01)
     assert states(ledger) == ["paid", "open"]
-    purse.release(number)
-    assert purse.fits(0.01)
+    budget.release(number)
+    assert budget.fits(0.01)
 
 
 def test_a_reached_cap_says_how_to_go_on(ledger):
     """The error names the cap, what is spent and what the next call may cost, and the command that goes on."""
-    purse = purse_of(ledger)
-    purse.pay(purse.open("a", 4.98), None, cost=4.98, input_tokens=1, output_tokens=1)
-    error = purse.cap_reached(0.0325)
+    budget = budget_of(ledger)
+    budget.pay(budget.open("a", 4.98), None, cost=4.98, input_tokens=1, output_tokens=1)
+    error = budget.cap_reached(0.0325)
     assert error.exit_code == 1
     for words in ("The cap of $5.00 would be passed", "$4.98 are spent", "$0.0325", "--max-cost 10"):
         assert words in str(error)
@@ -194,52 +194,52 @@ def test_what_may_have_been_billed_never_passes_the_cap(steps, cap):
     """Whatever becomes of calls, builds that are killed included, all that could have been billed fits the cap."""
     path = Path(":memory:")
     ledger = Ledger(path)
-    purse = purse_of(ledger, cap=float(cap))
+    budget = budget_of(ledger, cap=float(cap))
     billed, flying = 0, {}
     for what, amount in steps:
         if what == "open":
-            if purse.fits(float(amount)):
-                flying[purse.open("k", float(amount))] = amount
+            if budget.fits(float(amount)):
+                flying[budget.open("k", float(amount))] = amount
             else:
                 with pytest.raises(CapReached):
-                    purse.open("k", float(amount))
+                    budget.open("k", float(amount))
         elif what == "killed":
             billed += sum(flying.values())
             flying = {}
             ledger.shared.clear()
-            purse = purse_of(ledger, cap=float(cap))
+            budget = budget_of(ledger, cap=float(cap))
         elif flying:
             number, worst = flying.popitem()
             if what == "pay":
                 paid = min(worst, amount)
-                purse.pay(number, None, cost=float(paid), input_tokens=1, output_tokens=1)
+                budget.pay(number, None, cost=float(paid), input_tokens=1, output_tokens=1)
                 billed += paid
             elif what == "release":
-                purse.release(number)
+                budget.release(number)
             elif what == "lose":
-                purse.lose(number)
+                budget.lose(number)
                 billed += worst
             else:
-                purse.pay(number, None, cost=None, input_tokens=-1, output_tokens=-1)
+                budget.pay(number, None, cost=None, input_tokens=-1, output_tokens=-1)
                 billed += worst
         assert billed + sum(flying.values()) <= cap
-        assert purse.spent == pytest.approx(billed)
-        assert purse.in_flight == pytest.approx(sum(flying.values()))
+        assert budget.spent == pytest.approx(billed)
+        assert budget.in_flight == pytest.approx(sum(flying.values()))
     ledger.close()
 
 
 def test_threads_share_a_purse(ledger):
     """Many threads that open and settle calls at once never pass the cap together."""
-    purse, over = purse_of(ledger, cap=1.0), []
+    budget, over = budget_of(ledger, cap=1.0), []
 
     def spend():
         for _ in range(20):
             try:
-                number = purse.open("k", 0.1)
+                number = budget.open("k", 0.1)
             except CapReached:
                 continue
-            over.append(purse.spent + purse.in_flight > 1.0 + 1e-9)
-            purse.pay(number, None, cost=0.03, input_tokens=1, output_tokens=1)
+            over.append(budget.spent + budget.in_flight > 1.0 + 1e-9)
+            budget.pay(number, None, cost=0.03, input_tokens=1, output_tokens=1)
 
     threads = [threading.Thread(target=spend) for _ in range(8)]
     for thread in threads:
@@ -247,8 +247,8 @@ def test_threads_share_a_purse(ledger):
     for thread in threads:
         thread.join()
     assert not any(over)
-    assert 0.9 < purse.spent <= 1.0
-    assert ledger.spending("one")[0]["cost"] == pytest.approx(purse.spent)
+    assert 0.9 < budget.spent <= 1.0
+    assert ledger.spending("one")[0]["cost"] == pytest.approx(budget.spent)
 
 
 @pytest.mark.slow
@@ -264,12 +264,12 @@ def test_a_call_outlives_kill_9(tmp_path):
     done = subprocess.run([sys.executable, "-c", program, path], check=False, timeout=60, env=dict(os.environ))
     assert done.returncode == -signal.SIGKILL
     with closing(Ledger(path)) as ledger:
-        assert purse_of(ledger).spent == 1.5
+        assert budget_of(ledger).spent == 1.5
 
 
 def test_what_something_else_wrote_is_read_anew(ledger):
-    """A purse that is told to recount knows of calls that were written past it."""
-    purse = purse_of(ledger)
+    """A budget that is told to recount knows of calls that were written past it."""
+    budget = budget_of(ledger)
     ledger.write(
         "INSERT INTO calls (run, purpose, model, key, worst, cost, state, created) VALUES (?,?,?,?,?,?,?,?)",
         [
@@ -277,23 +277,23 @@ def test_what_something_else_wrote_is_read_anew(ledger):
             ("one", "questions", "m", "b", 2.0, None, "batch", 0.0),
         ],
     )
-    assert (purse.spent, purse.in_flight) == (0, 0)
-    purse.recount()
-    assert (purse.spent, purse.in_flight) == (1.0, 2.0)
+    assert (budget.spent, budget.in_flight) == (0, 0)
+    budget.recount()
+    assert (budget.spent, budget.in_flight) == (1.0, 2.0)
 
 
 def test_the_step_is_said_for_all_purses_of_a_run(ledger):
-    """A step that begins is what calls are for from then on; a run without purses has none to tell."""
-    purse = purse_of(ledger)
+    """A step that begins is what calls are for from then on; a run without budgets has none to tell."""
+    budget = budget_of(ledger)
     enter(ledger, "one", "examples")
     enter(ledger, "no such run", "examples")
-    assert purse.purpose == "examples"
+    assert budget.purpose == "examples"
 
 
 def test_embedded_texts_are_paid_for(ledger):
     """Texts are written down before they are sent, and cost what their tokenizer counts."""
-    purse = purse_of(ledger, price=Price(1000.0, 0.0))
-    embedder = PaidEmbedder(HashEmbedder(), purse, lambda: None)
+    budget = budget_of(ledger, price=Price(1000.0, 0.0))
+    embedder = PaidEmbedder(HashEmbedder(), budget, lambda: None)
     vectors = embedder.embed(["one two three", "four"])
     (row,) = ledger.spending("one")
     assert (vectors.shape, embedder.identity, embedder.max_tokens) == ((2, 256), "hash-256", 256)
@@ -311,9 +311,9 @@ def test_texts_that_do_not_fit_the_cap_are_not_sent(ledger):
         raise UsageError("not yet")
 
     with pytest.raises(CapReached):
-        PaidEmbedder(Never(), purse_of(ledger, price=Price(1e6, 0.0)), lambda: None).embed(["a long text"])
+        PaidEmbedder(Never(), budget_of(ledger, price=Price(1e6, 0.0)), lambda: None).embed(["a long text"])
     with pytest.raises(UsageError, match="not yet"):
-        PaidEmbedder(Never(), purse_of(ledger), forbid).embed(["a text"])
+        PaidEmbedder(Never(), budget_of(ledger), forbid).embed(["a text"])
     assert states(ledger) == []
 
 
@@ -325,7 +325,7 @@ def test_texts_whose_vectors_did_not_come_are_lost(ledger):
             raise RaftError("no answer")
 
     with pytest.raises(RaftError, match="no answer"):
-        PaidEmbedder(Broken(), purse_of(ledger), lambda: None).embed(["a text"])
+        PaidEmbedder(Broken(), budget_of(ledger), lambda: None).embed(["a text"])
     assert states(ledger) == ["lost"]
 
 
@@ -363,27 +363,27 @@ def test_dollars_are_written_as_people_read_them(amount, text):
 
 def test_what_another_process_has_under_way_is_not_lost(tmp_path, ledger):
     """Who asks without the run's lock counts the calls of a build as under way, and leaves them as they are."""
-    purse_of(ledger).open("k", 4.0)
+    budget_of(ledger).open("k", 4.0)
     with closing(Ledger(tmp_path / "ledger.sqlite")) as other:
         enter(other, "one", "ask", alone=False)
-        asking = purse_of(other)
+        asking = budget_of(other)
         assert (states(other), asking.in_flight) == (["open"], 4.0)
         with pytest.raises(CapReached, match="--max-cost"):
             asking.open("a", 2.0)
         asking.pay(asking.open("b", 1.0), None, cost=0.5, input_tokens=1, output_tokens=1)
     enter(ledger, "one", "cleaned")
-    assert purse_of(ledger).spent == 0.5
+    assert budget_of(ledger).spent == 0.5
 
 
 def test_a_purse_may_keep_no_replies(ledger):
     """What such a call costs is written down, and what came is not."""
-    purse = purse_of(ledger, keeps=False)
-    purse.pay(purse.open("k", 1.0), ENTRY, cost=0.25, input_tokens=100, output_tokens=10)
-    assert (states(ledger), purse.spent, ledger.find(["k"])) == (["paid"], 0.25, {})
+    budget = budget_of(ledger, keeps=False)
+    budget.pay(budget.open("k", 1.0), ENTRY, cost=0.25, input_tokens=100, output_tokens=10)
+    assert (states(ledger), budget.spent, ledger.find(["k"])) == (["paid"], 0.25, {})
 
 
 def test_a_cap_that_a_benchmark_reaches_names_its_own_command(ledger):
     """A benchmark takes the cap as a setting."""
     enter(ledger, "one", "benchmark")
     with pytest.raises(CapReached, match=r"raft bench \.\.\. --set generator.max_cost=10"):
-        purse_of(ledger).open("k", 6.0)
+        budget_of(ledger).open("k", 6.0)

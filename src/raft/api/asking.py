@@ -15,7 +15,7 @@ import polars as pl
 
 from raft import prompts
 from raft.api import models
-from raft.api.budgets import purse_of
+from raft.api.budgets import budget_of
 from raft.backends import hub
 from raft.backends.asking import Model
 from raft.backends.local.weights import Weights
@@ -26,7 +26,7 @@ from raft.rag.format import PROMPTS, render_style
 from raft.rag.grounding import Answer, Passage, relevance
 from raft.settings import Settings
 from raft.store import adapters, artifacts
-from raft.store.budget import Purse, enter
+from raft.store.budget import Budget, enter
 from raft.store.ledger import Ledger
 from raft.store.run import Run, existing
 
@@ -83,13 +83,13 @@ class Shelf:
             )
         return self._models[key]
 
-    def purse(self, name: str) -> Purse | None:
+    def budget(self, name: str) -> Budget | None:
         """Return what calls to a model are paid from; None for a local one."""
         if not hub.is_hosted(name):
             return None
         address = models.address_of(name, self.settings)
         run = self.run.manifest["collection"]
-        return purse_of(name, self.settings, self.paying(), run, api_base=address, keeps=False)
+        return budget_of(name, self.settings, self.paying(), run, api_base=address, keeps=False)
 
     def paying(self) -> Ledger:
         """Return the run's ledger, which is opened where something may cost money."""
@@ -212,7 +212,7 @@ class Answerer:
         """
         with closing(Ledger(Path(":memory:"))) as ledger:
             attempts = self._shelf.settings.generator.attempts
-            generator = models.asker(self._asked, ledger, self._shelf.purse(self.model), attempts=attempts)
+            generator = models.asker(self._asked, ledger, self._shelf.budget(self.model), attempts=attempts)
             return self._answers(questions, generator, k, when_unsupported)
 
     def ask(

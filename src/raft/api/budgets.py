@@ -1,4 +1,4 @@
-"""The one place where purses are opened: what the hosted calls of a build, a benchmark or an answer are paid from."""
+"""The one place where budgets are opened: what the hosted calls of a build, a benchmark or an answer are paid from."""
 
 from collections.abc import Callable, Iterable, Iterator
 
@@ -7,16 +7,16 @@ from raft.backends.hosted.providers import is_free, list_price
 from raft.errors import UsageError
 from raft.protocols import Completion, Failure, Generator, Request
 from raft.settings import Settings
-from raft.store.budget import Price, Purse, dollars
+from raft.store.budget import Budget, Price, dollars
 from raft.store.ledger import Ledger
 
 FREE = Price(0.0, 0.0)
 
 
-def purse_of(
+def budget_of(
     name: str, settings: Settings, ledger: Ledger, run: str, *, api_base: str | None, keeps: bool = True
-) -> Purse | None:
-    """Open the purse that calls to a model are paid from, whoever asks in a run's name; None for a local model.
+) -> Budget | None:
+    """Open the budget that calls to a model are paid from, whoever asks in a run's name; None for a local model.
 
     Args:
         name: a hub name, a folder, or provider/name.
@@ -43,7 +43,7 @@ def purse_of(
             where="generator.max_cost",
             hint=f"{ways.get(name, larger)}   (dollars per million tokens, those read and those written)",
         )
-    return Purse(ledger, run=run, model=name, price=price, cap=cap, keeps=keeps)
+    return Budget(ledger, run=run, model=name, price=price, cap=cap, keeps=keeps)
 
 
 def price_of(name: str, settings: Settings, api_base: str | None) -> Price | None:

@@ -23,7 +23,7 @@ from raft.pipeline.estimate import estimate as count_calls
 from raft.protocols import Listen
 from raft.settings import Settings
 from raft.store import lineage
-from raft.store.budget import Purse, enter
+from raft.store.budget import Budget, enter
 from raft.store.ledger import Ledger
 from raft.store.run import Run
 
@@ -333,4 +333,4 @@ def estimate(
 
 
 def _spent(ledger: Ledger, run: str) -> float:
-    return Purse(ledger, run=run, model="", price=None, cap=None).spent
+    return Budget(ledger, run=run, model="", price=None, cap=None).spent

@@ -8,7 +8,7 @@ from typing import cast
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-from raft.api.budgets import FREE, CheckedGenerator, price_of, purse_of
+from raft.api.budgets import FREE, CheckedGenerator, budget_of, price_of
 from raft.backends import hub
 from raft.backends.asking import AskingGenerator, Model, Reply
 from raft.backends.embedding import open_embedder
@@ -32,7 +32,7 @@ from raft.protocols import Embedder, Failure, Generator, Listen, Request, Retrie
 from raft.rag.grounding import Passage, relevance
 from raft.settings import Settings
 from raft.store.batches import BatchBook
-from raft.store.budget import PaidEmbedder, Purse
+from raft.store.budget import Budget, PaidEmbedder
 from raft.store.ledger import CachedEmbedder, CachedScorer, Ledger
 
 _BATCH_DISCOUNT = 0.5
@@ -63,8 +63,8 @@ def open_seams(
     embedder = question_embedder(settings, ledger, collection, check)
     chosen = settings.generator
     model: Model
-    purse = purse_of(chosen.model, settings, ledger, collection, api_base=chosen.api_base)
-    if purse is None:
+    budget = budget_of(chosen.model, settings, ledger, collection, api_base=chosen.api_base)
+    if budget is None:
         model = LocalModel(chosen.model, batch=chosen.batch)
     elif chosen.batch_endpoint:
         model = BatchModel(
@@ -73,8 +73,8 @@ def open_seams(
             timeout=chosen.timeout,
             effort=chosen.reasoning_effort,
             book=BatchBook(ledger, collection),
-            price=purse.price,
-            purse=purse,
+            price=budget.price,
+            budget=budget,
             say=tell,
         )
     else:
@@ -86,7 +86,7 @@ def open_seams(
                 where=folder,
                 hint="--set generator.batch_endpoint=true   (goes on waiting for it)",
             )
-    generator = asker(model, ledger, purse, attempts=chosen.attempts, max_failures=chosen.max_failures, tell=tell)
+    generator = asker(model, ledger, budget, attempts=chosen.attempts, max_failures=chosen.max_failures, tell=tell)
     return Seams(
         generator=CheckedGenerator(generator, check) if hub.is_hosted(chosen.model) else generator,
         embedder=embedder,
@@ -98,7 +98,7 @@ def open_seams(
 def asker(
     model: Model,
     ledger: Ledger,
-    purse: Purse | None,
+    budget: Budget | None,
     *,
     attempts: int,
     max_failures: float | None = None,
@@ -109,12 +109,12 @@ def asker(
     Args:
         model: what answers.
         ledger: what was answered before is taken from it.
-        purse: what calls are paid from (`purse_of`).
+        budget: what calls are paid from (`budget_of`).
         attempts: how often one request is asked before it is a failure.
         max_failures: share of requests without a usable reply at which it stops.
         tell: told of replies ("asked").
     """
-    if purse is None or not hasattr(model, "flight"):
+    if budget is None or not hasattr(model, "flight"):
         return AskingGenerator(
             model,
             ledger,
@@ -124,7 +124,7 @@ def asker(
     return FlowingGenerator(
         cast("HostedModel", model),
         ledger,
-        purse,
+        budget,
         attempts=attempts,
         max_failures=max_failures,
         progress=lambda facts: tell("asked", facts),
@@ -226,8 +226,8 @@ def question_embedder(
     """
     name, address = settings.index.embedder, settings.index.api_base
     embedder = open_embedder(name, address)
-    purse = purse_of(name, settings, ledger, run, api_base=address)
-    return CachedEmbedder(PaidEmbedder(embedder, purse, check) if purse else embedder, ledger)
+    budget = budget_of(name, settings, ledger, run, api_base=address)
+    return CachedEmbedder(PaidEmbedder(embedder, budget, check) if budget else embedder, ledger)
 
 
 def open_model(
@@ -257,7 +257,7 @@ def open_model(
         UsageError: the model is unknown, its package is not installed, or the run has a cap and its price is unknown.
     """
     model = open_bare(name, settings, adapter=adapter, weights=weights, api_base=api_base)
-    pay = partial(purse_of, name, settings, ledger, run, api_base=api_base)
+    pay = partial(budget_of, name, settings, ledger, run, api_base=api_base)
     limit = most_tokens(name, settings)
     return Opened(
         name=name,

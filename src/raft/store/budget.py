@@ -1,4 +1,4 @@
-"""What a run has spent and may still spend: prices, worst cases, and the purse that no call gets past.
+"""What a run has spent and may still spend: prices, worst cases, and the budget that no call gets past.
 
 Each call is written into the ledger before it is sent, with the most that it can cost, and settled in the same
 transaction that stores its reply. So at any instant, after `kill -9` too, what may have been billed is counted: a call
@@ -66,7 +66,7 @@ class Payment:
     """The reply that came for a call.
 
     Attributes:
-        number: what `Purse.open` returned.
+        number: what `Budget.open` returned.
         entry: the reply; None where there is nothing to keep.
         cost: dollars; None where the reply does not tell: then it counts at its worst case.
         input_tokens: tokens read; negative where the reply does not tell.
@@ -80,12 +80,12 @@ class Payment:
     output_tokens: int
 
 
-class Purse:
+class Budget:
     """What a run has spent and may still spend; every call is written down before it is sent.
 
-    All purses of a run that are made for one open ledger share what is spent and under way, whatever their models.
+    All budgets of a run that are made for one open ledger share what is spent and under way, whatever their models.
     Calls that an earlier process left open were under way when it was killed, and are lost (but see `enter`). Threads
-    may share a purse.
+    may share a budget.
 
     Args:
         ledger: where calls are written down.
@@ -123,7 +123,7 @@ class Purse:
 
     @purpose.setter
     def purpose(self, name: str) -> None:
-        """Say which step asks from now on, through any purse of this run."""
+        """Say which step asks from now on, through any budget of this run."""
         self._book.purpose = name
 
     @property
@@ -146,7 +146,7 @@ class Purse:
         Args:
             key: under which its reply will be kept.
             worst: the most dollars that it can cost; None when the price is unknown.
-            batch: it belongs to a batch, which the provider goes on with when this process ends: a later purse
+            batch: it belongs to a batch, which the provider goes on with when this process ends: a later budget
                 still awaits it.
 
         Raises:
@@ -225,7 +225,7 @@ class Purse:
                 book.close(number, book.open[number])
 
     def recount(self) -> None:
-        """Read anew what was spent and what is awaited, where something else than a purse wrote it down."""
+        """Read anew what was spent and what is awaited, where something else than a budget wrote it down."""
         with self._book.writing, self._book.lock:
             self._book.read()
 
@@ -244,7 +244,7 @@ class Purse:
 
 
 class _Book:
-    """What the purses of one run in one process have in common.
+    """What the budgets of one run in one process have in common.
 
     Who changes it holds `lock`; who changes the ledger's calls holds `writing` until both are, for as long as the disk
     takes, so that nobody who only sets something aside has to wait for it.
@@ -293,12 +293,12 @@ class PaidEmbedder:
 
     Args:
         embedder: the one that does the work.
-        purse: what it is paid from.
+        budget: what it is paid from.
         check: called before each lot; it raises where nothing may be asked yet.
     """
 
-    def __init__(self, embedder: Embedder, purse: Purse, check: Callable[[], None]) -> None:
-        self._embedder, self._purse, self._check = embedder, purse, check
+    def __init__(self, embedder: Embedder, budget: Budget, check: Callable[[], None]) -> None:
+        self._embedder, self._purse, self._check = embedder, budget, check
         self.identity: str = embedder.identity
         self.tokenizer: Tokenizer = embedder.tokenizer
         self.max_tokens: int = embedder.max_tokens
@@ -326,7 +326,7 @@ class PaidEmbedder:
 
 
 def enter(ledger: Ledger, run: str, step: str, *, alone: bool = True) -> None:
-    """Say which step of a run asks from now on, through any purse; what others have spent meanwhile is counted.
+    """Say which step of a run asks from now on, through any budget; what others have spent meanwhile is counted.
 
     Args:
         ledger: the run's ledger.
@@ -358,19 +358,19 @@ class Clerk:
     """Writes for one event loop, in its thread.
 
     Args:
-        purse: what calls are paid from.
+        budget: what calls are paid from.
         loop: the event loop.
     """
 
-    def __init__(self, purse: Purse, loop: asyncio.AbstractEventLoop) -> None:
-        self._purse, self._loop = purse, loop
+    def __init__(self, budget: Budget, loop: asyncio.AbstractEventLoop) -> None:
+        self._purse, self._loop = budget, loop
         self._opening: list[tuple[str, float | None, asyncio.Future[int]]] = []
         self._paying: list[tuple[Payment, asyncio.Future[None]]] = []
         self._writing: asyncio.Task[None] | None = None
         self._written_at = float("-inf")
 
     async def open(self, key: str, worst: float | None) -> int:
-        """Return the number of a call once it is written down; `purse.reserve` has granted it.
+        """Return the number of a call once it is written down; `budget.reserve` has granted it.
 
         Raises:
             RaftError: the ledger cannot be used; what was reserved is free again.

@@ -90,7 +90,7 @@ class Ledger:
 
     Attributes:
         path: as given.
-        shared: what is known of each run as long as the ledger is open, by the run's name; see `raft.spending.Purse`.
+        shared: what is known of each run as long as the ledger is open, by the run's name; see `raft.spending.Budget`.
 
     Raises:
         RaftError: the file is no ledger, is damaged, or cannot be written.

@@ -19,7 +19,7 @@ from raft.backends.hosted.batches import BatchModel
 from raft.errors import RaftError, UsageError
 from raft.protocols import Completion, Failure, Request
 from raft.store.batches import BatchBook, Bill
-from raft.store.budget import CapReached, Price, Purse, worst_case
+from raft.store.budget import Budget, CapReached, Price, worst_case
 from raft.store.ledger import Ledger, request_key
 
 KEY = "sk-dummy-0123456789abcdef"
@@ -60,15 +60,15 @@ def request(text, **changes):
 
 
 class Run:
-    """What one process of a build has: a model, a purse, and what was said."""
+    """What one process of a build has: a model, a budget, and what was said."""
 
     def __init__(self, server, ledger, *, attempts=1, cap=None, price=PRICE, name=NAME):
         self.said = []
-        self.purse = Purse(ledger, run=RUN, model=name, price=price, cap=cap)
+        self.budget = Budget(ledger, run=RUN, model=name, price=price, cap=cap)
         book = BatchBook(ledger, RUN)
         say = lambda event, facts: self.said.append({"event": event, **facts})  # noqa: E731
         self.model = BatchModel(
-            name, api_base=server.url, timeout=20, book=book, price=price, purse=self.purse, say=say
+            name, api_base=server.url, timeout=20, book=book, price=price, budget=self.budget, say=say
         )
         self.generator = AskingGenerator(self.model, ledger, attempts=attempts)
 
@@ -109,8 +109,8 @@ def test_a_batch_is_answered_and_costs_half(ledger):
         assert server.asked() == [["hello there", "good day"]]
     first = outcomes[0]
     assert (first.input_tokens, first.output_tokens, first.cost) == (4, 3, pytest.approx(10e-6))
-    assert run.purse.spent == pytest.approx(20e-6)
-    assert run.purse.in_flight == 0
+    assert run.budget.spent == pytest.approx(20e-6)
+    assert run.budget.in_flight == 0
     assert states(ledger) == {"paid": 2}
     (row,) = ledger.spending(RUN)
     assert (row["purpose"], row["model"], row["calls"], row["input_tokens"]) == ("questions", NAME, 2, 8)
@@ -189,7 +189,7 @@ def test_a_reply_that_cannot_be_read_counts_at_its_worst_case(ledger, fault):
         good, bad = run.ask("good", "bad")
     assert (good.text, bad.kind) == ("echo: good", "error")
     assert states(ledger) == {"paid": 1, "lost": 1}
-    assert run.purse.spent == pytest.approx(good.cost + worst_case(request("bad"), HALF))
+    assert run.budget.spent == pytest.approx(good.cost + worst_case(request("bad"), HALF))
 
 
 @slow
@@ -199,7 +199,7 @@ def test_absurd_token_counts_count_at_the_worst_case(ledger):
         run = Run(server, ledger)
         (odd,) = run.ask("odd")
     assert odd.text == "echo: odd"
-    assert odd.cost == run.purse.spent == pytest.approx(worst_case(request("odd"), HALF))
+    assert odd.cost == run.budget.spent == pytest.approx(worst_case(request("odd"), HALF))
     assert (odd.input_tokens, odd.output_tokens) == (0, 0)
 
 
@@ -274,7 +274,7 @@ def test_the_cap_splits_a_window_and_then_stops(ledger):
         assert [one.replayed for one in outcomes] == [True] * 5 + [False] * 3
     with FakeBatches() as server:  # replies are cheaper than the worst case, so that the same cap does more
         run = Run(server, ledger, cap=30 * worst)
-        run.purse.cap = run.purse.spent + 5.5 * worst
+        run.budget.cap = run.budget.spent + 5.5 * worst
         assert len(run.ask(*[f"number {i}" for i in range(10, 18)])) == 8
         assert [len(texts) for texts in server.asked()] == [5, 3]
 
@@ -302,7 +302,7 @@ def test_killed_at_any_moment_nothing_is_paid_for_twice(ledger, monkeypatch, mom
         assert len(server.batches) == 1
         assert paid_once(server)
     assert states(ledger) == {"paid": 4}
-    assert run.purse.in_flight == 0
+    assert run.budget.in_flight == 0
 
 
 @slow
@@ -326,7 +326,7 @@ def test_a_killed_build_goes_on_waiting_for_the_batch_it_has(ledger, monkeypatch
             Run(server, ledger).ask(*texts)
         assert states(ledger) == {"batch": 3}
         run = Run(server, ledger)
-        assert run.purse.in_flight == pytest.approx(sum(worst_case(request(text), HALF) for text in texts))
+        assert run.budget.in_flight == pytest.approx(sum(worst_case(request(text), HALF) for text in texts))
         monkeypatch.setattr(batches, "sleep", lambda seconds: None)
         outcomes = run.ask(*texts, "four")
         assert [one.text for one in outcomes] == ["echo: one", "echo: two", "echo: three", "echo: four"]
@@ -345,7 +345,7 @@ def test_a_batch_that_nobody_wants_any_more_is_settled(ledger, monkeypatch):
         run = Run(server, ledger)
         run.ask("new prompt")
     assert states(ledger) == {"paid": 2}
-    assert run.purse.spent == pytest.approx(20e-6)
+    assert run.budget.spent == pytest.approx(20e-6)
 
 
 @slow
@@ -498,8 +498,8 @@ def test_an_equal_warm_request_that_is_asked_again_does_not_find_its_old_reply(l
 def test_what_cannot_be_batched_is_said_before_anything_is_sent(ledger, monkeypatch, name, base, words):
     """A provider without a usable batch endpoint, an unknown one, and a missing key or address are usage errors."""
     monkeypatch.delenv("OPENAI_API_KEY")
-    purse = Purse(ledger, run=RUN, model=name, price=None, cap=None)
-    model = BatchModel(name, api_base=base, timeout=5, book=BatchBook(ledger, RUN), price=None, purse=purse)
+    budget = Budget(ledger, run=RUN, model=name, price=None, cap=None)
+    model = BatchModel(name, api_base=base, timeout=5, book=BatchBook(ledger, RUN), price=None, budget=budget)
     with pytest.raises(UsageError, match=words):
         list(model.answer([request("x")], [True]))
     assert states(ledger) == {}
@@ -551,8 +551,8 @@ def test_a_book_counts_its_calls_from_the_plan_on(ledger):
     batch = book.plan("m", {"a": 1.0, "b": None}, model="m", purpose="questions")
     assert (batch.state, book.unfinished("m")) == ("planned", [batch])
     assert book.holding(["a", "b"]) == {}  # nobody knows whether it was made
-    purse = Purse(ledger, run=RUN, model="m", price=PRICE, cap=2.0)
-    assert (purse.in_flight, purse.fits(0.5), purse.fits(1.5)) == (1.0, True, False)
+    budget = Budget(ledger, run=RUN, model="m", price=PRICE, cap=2.0)
+    assert (budget.in_flight, budget.fits(0.5), budget.fits(1.5)) == (1.0, True, False)
     book.drop(batch)
     assert (book.unfinished("m"), book.keys(batch), states(ledger)) == ([], [], {})
 

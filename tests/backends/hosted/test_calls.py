@@ -12,7 +12,7 @@ from raft.backends.hosted.errors import Broken, Busy, Denied, Refused
 from raft.backends.hosted.rate_limit import Pace
 from raft.errors import MissingExtra, RaftError, UsageError
 from raft.protocols import Failure, Request
-from raft.store.budget import CapReached, Price, Purse, worst_case
+from raft.store.budget import Budget, CapReached, Price, worst_case
 from raft.store.ledger import Entry, Ledger, request_key
 from simulated import Endpoint, SimulatedLoop
 
@@ -32,22 +32,22 @@ def ledger(tmp_path):
         yield made
 
 
-def purse(ledger, cap=None, price=PRICE):
-    """Return a purse on a ledger."""
-    return Purse(ledger, run="r", model="m", price=price, cap=cap)
+def budget(ledger, cap=None, price=PRICE):
+    """Return a budget on a ledger."""
+    return Budget(ledger, run="r", model="m", price=price, cap=cap)
 
 
-def flight(endpoint, purse, most=4, **options):
+def flight(endpoint, budget, most=4, **options):
     """Return a flight to an endpoint."""
     options = {"pace": Pace(most), "model": "m", "where": "here", "loop": SimulatedLoop, **options}
-    return Flight(endpoint.transport, purse=purse, **options)
+    return Flight(endpoint.transport, budget=budget, **options)
 
 
-def send(endpoint, purse, *texts, **options):
+def send(endpoint, budget, *texts, **options):
     """Return what becomes of calls with these texts, by text."""
     waiting, results = [call(text) for text in texts], {}
     endpoint.gate.clear()  # the clock stands still until all that there is room for are submitted
-    with flight(endpoint, purse, **options) as flying:
+    with flight(endpoint, budget, **options) as flying:
         while len(results) < len(texts):
             while waiting and flying.room:
                 flying.submit(waiting.pop(0))
@@ -63,7 +63,7 @@ def states(ledger):
 
 def test_a_reply_is_in_the_ledger_with_what_it_cost(ledger):
     """What is collected is stored already: text, tokens, dollars; and the run has spent exactly that."""
-    own = purse(ledger)
+    own = budget(ledger)
     entry = send(Endpoint(), own, "hello there")["hello there"]
     assert entry == next(iter(ledger.find([call("hello there").key]).values()))
     assert (entry.reply, entry.model, entry.attempt, entry.finish_reason) == ("echo: hello there", "m", 0, "stop")
@@ -76,7 +76,7 @@ def test_a_call_is_written_down_before_it_is_sent(ledger):
     """At the moment when the endpoint sees a request, the ledger has it with the most that it can cost."""
     endpoint, found = Endpoint(), []
     endpoint.watch = lambda request: found.extend(ledger.read("SELECT state, worst, key FROM calls"))
-    send(endpoint, purse(ledger), "hello")
+    send(endpoint, budget(ledger), "hello")
     assert found == [("open", worst_case(call("hello").request, PRICE), call("hello").key)]
     assert states(ledger) == ["paid"]
 
@@ -84,7 +84,7 @@ def test_a_call_is_written_down_before_it_is_sent(ledger):
 def test_many_calls_are_in_the_air_at_once(ledger):
     """As many calls fly as the pace allows, and each comes back once."""
     endpoint = Endpoint()
-    results = send(endpoint, purse(ledger), *(f"number {i}" for i in range(100)), most=16)
+    results = send(endpoint, budget(ledger), *(f"number {i}" for i in range(100)), most=16)
     assert {entry.reply for entry in results.values()} == {f"echo: number {i}" for i in range(100)}
     assert endpoint.peak == 16
     assert endpoint.closed == 1
@@ -101,7 +101,7 @@ def test_many_calls_are_in_the_air_at_once(ledger):
 )
 def test_what_passes_by_itself_is_sent_again_and_costs_nothing(ledger, faults):
     """A busy or failing endpoint is asked again, once a fault and no more; only the reply is paid for."""
-    endpoint, own = Endpoint({"x": faults}), purse(ledger)
+    endpoint, own = Endpoint({"x": faults}), budget(ledger)
     assert send(endpoint, own, "x")["x"].reply == "echo: x"
     assert len(endpoint.seen) == len(faults) + 1
     assert states(ledger) == ["paid"]
@@ -110,7 +110,7 @@ def test_what_passes_by_itself_is_sent_again_and_costs_nothing(ledger, faults):
 
 def test_a_call_that_may_have_been_charged_counts_at_its_worst_case(ledger):
     """A call that was cut off counts as the most it can have cost, besides the reply of the next try."""
-    own = purse(ledger)
+    own = budget(ledger)
     assert send(Endpoint({"x": [Broken("cut", billed=True)]}), own, "x")["x"].reply == "echo: x"
     assert states(ledger) == ["lost", "paid"]
     assert own.spent == pytest.approx(worst_case(call("x").request, PRICE) + PRICE.cost(10, 2))
@@ -119,7 +119,7 @@ def test_a_call_that_may_have_been_charged_counts_at_its_worst_case(ledger):
 @pytest.mark.parametrize("usage", [(-1, -1), (10, 0), (-1, 5)])
 def test_a_reply_without_believable_usage_is_paid_at_its_worst_case(ledger, usage):
     """Where a reply does not say what it counted, it counts as much as it can have."""
-    own = purse(ledger)
+    own = budget(ledger)
     entry = send(Endpoint({"x": [Reply("some text", "stop", *usage, None, 0.1)]}), own, "x")["x"]
     worst = worst_case(call("x").request, PRICE)
     assert own.spent == entry.cost == pytest.approx(worst)
@@ -128,14 +128,14 @@ def test_a_reply_without_believable_usage_is_paid_at_its_worst_case(ledger, usag
 
 def test_a_model_without_a_price_is_counted_in_tokens_alone(ledger):
     """Where no price is known, the reply says so and is no less kept."""
-    entry = send(Endpoint(), purse(ledger, price=None), "x")["x"]
+    entry = send(Endpoint(), budget(ledger, price=None), "x")["x"]
     assert (entry.cost, entry.input_tokens) == (None, 10)
 
 
 def test_retry_after_is_waited_for(ledger):
     """The second try comes no sooner than the endpoint asked for."""
     endpoint = Endpoint({"x": [Busy("later", retry_after=42.0)]})
-    send(endpoint, purse(ledger), "x")
+    send(endpoint, budget(ledger), "x")
     first, second = endpoint.times
     assert second - first >= 42
 
@@ -144,7 +144,7 @@ def test_tries_of_an_endpoint_that_fails_are_bounded(ledger):
     """An endpoint that only fails is asked eight times, with waits; then the run stops, and says how to go on."""
     endpoint = Endpoint({"x": [Broken("500 out of order", billed=False)] * 50})
     with pytest.raises(RaftError, match="does not answer: 500 out of order") as caught:
-        send(endpoint, purse(ledger), "x")
+        send(endpoint, budget(ledger), "x")
     assert not isinstance(caught.value, UsageError)
     assert caught.value.where == "here"
     assert "not paid for twice" in caught.value.hint
@@ -157,7 +157,7 @@ def test_an_endpoint_that_stays_busy_is_away_after_ten_minutes(ledger):
     """An endpoint that turns everything away is given time rather than tries, and not much more than ten minutes."""
     endpoint = Endpoint({"x": [Busy("overloaded")] * 5000})
     with pytest.raises(RaftError, match="overloaded"):
-        send(endpoint, purse(ledger), "x")
+        send(endpoint, budget(ledger), "x")
     assert 8 < len(endpoint.seen) < 200
     assert 550 <= endpoint.times[-1] - endpoint.times[0] <= 700
 
@@ -166,7 +166,7 @@ def test_an_endpoint_that_asks_for_hours_is_away_at_once(ledger):
     """A wait longer than our patience is not begun."""
     endpoint = Endpoint({"x": [Busy("quota of the day", retry_after=40_000.0)] * 9})
     with pytest.raises(RaftError, match="40,000 seconds"):
-        send(endpoint, purse(ledger), "x")
+        send(endpoint, budget(ledger), "x")
     assert len(endpoint.seen) == 1
 
 
@@ -181,7 +181,7 @@ def test_a_call_that_fails_alone_is_given_up_alone(ledger, fault, tries):
         return 0.1 if text == "bad" else 2.0 * int(text)
 
     endpoint = Endpoint({"bad": [fault] * 99}, latency=latency)
-    failed = send(endpoint, purse(ledger), *(str(i) for i in range(7)), "bad", *(str(i) for i in range(7, 60)))["bad"]
+    failed = send(endpoint, budget(ledger), *(str(i) for i in range(7)), "bad", *(str(i) for i in range(7, 60)))["bad"]
     assert failed == Failure("error", fault.words)
     assert endpoint.texts.count("bad") == tries
 
@@ -189,7 +189,7 @@ def test_a_call_that_fails_alone_is_given_up_alone(ledger, fault, tries):
 @pytest.mark.parametrize("kind", ["refused", "too long"])
 def test_what_the_provider_refuses_is_sent_once_and_costs_nothing(ledger, kind):
     """A refusal fails its own call, in the provider's words."""
-    endpoint, own = Endpoint({"bad": [Refused("against our rules", kind=kind)] * 9}), purse(ledger)
+    endpoint, own = Endpoint({"bad": [Refused("against our rules", kind=kind)] * 9}), budget(ledger)
     results = send(endpoint, own, "bad", "good")
     assert results["bad"] == Failure(kind, "against our rules")
     assert results["good"].reply == "echo: good"
@@ -204,7 +204,7 @@ def test_a_wrong_key_stops_the_run_after_what_was_in_the_air(ledger):
     )
     settled = []
     endpoint.gate.clear()
-    with flight(endpoint, purse(ledger), most=3) as flying:
+    with flight(endpoint, budget(ledger), most=3) as flying:
         for text in ("good", "fine", "bad", "late", "later", "last"):
             flying.submit(call(text))
         endpoint.gate.set()
@@ -221,7 +221,7 @@ def test_a_wrong_key_stops_the_run_after_what_was_in_the_air(ledger):
 def test_the_cap_stops_the_run_before_it_is_passed(ledger):
     """When the next call could pass the cap, the run stops; what came is kept, and the words say what is spent."""
     worst = worst_case(call("number 10").request, PRICE)
-    endpoint, own = Endpoint(), purse(ledger, cap=worst + 3 * PRICE.cost(10, 3))
+    endpoint, own = Endpoint(), budget(ledger, cap=worst + 3 * PRICE.cost(10, 3))
     settled = []
     with flight(endpoint, own) as flying, pytest.raises(CapReached, match="The cap of"):
         for i in range(10, 30):
@@ -237,7 +237,7 @@ def test_a_call_that_does_not_fit_waits_for_what_is_in_the_air(ledger):
     """Calls in the air count at their worst case; when they turn out cheaper, the next one is sent."""
     worst = worst_case(call("number 10").request, PRICE)
     endpoint = Endpoint()
-    results = send(endpoint, purse(ledger, cap=2.5 * worst), *(f"number {i}" for i in range(10, 20)))
+    results = send(endpoint, budget(ledger, cap=2.5 * worst), *(f"number {i}" for i in range(10, 20)))
     assert len(results) == 10
     assert endpoint.peak == 2
 
@@ -245,7 +245,7 @@ def test_a_call_that_does_not_fit_waits_for_what_is_in_the_air(ledger):
 def test_draining_sends_nothing_more_and_keeps_what_is_in_the_air(ledger):
     """What is in the air is waited for and returned; what was only submitted is not sent."""
     endpoint = Endpoint({"wait": [Broken("500", billed=False)] * 99}, latency=1.0)
-    with flight(endpoint, purse(ledger), most=2) as flying:
+    with flight(endpoint, budget(ledger), most=2) as flying:
         for text in ("one", "two", "three", "four"):
             flying.submit(call(text))
         first = flying.collect()
@@ -258,7 +258,7 @@ def test_draining_sends_nothing_more_and_keeps_what_is_in_the_air(ledger):
 
 def test_a_flight_that_is_cut_off_counts_its_calls_at_their_worst_case(ledger):
     """Leaving without draining is quick, and nothing that may be charged is forgotten."""
-    endpoint, own = Endpoint(latency=lambda request: 0.1 if "quick" in str(request.messages) else 1e9), purse(ledger)
+    endpoint, own = Endpoint(latency=lambda request: 0.1 if "quick" in str(request.messages) else 1e9), budget(ledger)
     # a clock that jumps would jump to the end of the long call
     with flight(endpoint, own, loop=asyncio.new_event_loop) as flying:
         flying.submit(call("slow"))
@@ -271,7 +271,7 @@ def test_a_flight_that_is_cut_off_counts_its_calls_at_their_worst_case(ledger):
 
 def test_only_so_many_calls_are_taken_ahead(ledger):
     """There is room for a bounded number of calls, however many there are to come."""
-    with flight(Endpoint(), purse(ledger), most=4) as flying:
+    with flight(Endpoint(), budget(ledger), most=4) as flying:
         submitted = 0
         while flying.room:
             flying.submit(call(f"number {submitted}"))
@@ -285,7 +285,7 @@ def test_limits_that_the_endpoint_states_are_kept(ledger):
     """What the endpoint's headers say of its limits sets the pace."""
     endpoint = Endpoint()
     endpoint.limits = {"requests_per_minute": 60.0}
-    send(endpoint, purse(ledger), *(f"number {i}" for i in range(40)))
+    send(endpoint, budget(ledger), *(f"number {i}" for i in range(40)))
     late = [sent for sent in endpoint.times if sent > 1]
     assert len(late) >= 30
     assert all(later - sooner > 0.9 for sooner, later in pairwise(late))
@@ -298,7 +298,7 @@ def test_a_transport_that_cannot_be_opened_says_so(ledger):
         def transport(self):
             raise MissingExtra("aiohttp", extra="hosted", why="to ask")
 
-    with flight(Missing(), purse(ledger)) as flying, pytest.raises(MissingExtra):
+    with flight(Missing(), budget(ledger)) as flying, pytest.raises(MissingExtra):
         flying.submit(call("x"))
         while True:
             flying.collect()
@@ -307,11 +307,11 @@ def test_a_transport_that_cannot_be_opened_says_so(ledger):
 def test_a_transport_that_breaks_its_promise_is_an_error_and_no_silence(ledger):
     """An error that no transport may raise ends the run with that error; the call counts at its worst case."""
     with pytest.raises(ZeroDivisionError):
-        send(Endpoint({"x": [ZeroDivisionError()]}), purse(ledger), "x")
+        send(Endpoint({"x": [ZeroDivisionError()]}), budget(ledger), "x")
     assert states(ledger) == ["lost"]
 
 
 def test_nothing_submitted_is_nothing_to_wait_for(ledger):
     """Collecting from an idle flight returns at once."""
-    with flight(Endpoint(), purse(ledger)) as flying:
+    with flight(Endpoint(), budget(ledger)) as flying:
         assert flying.collect() == flying.drain() == []

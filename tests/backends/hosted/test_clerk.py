@@ -7,7 +7,7 @@ from contextlib import closing
 import pytest
 
 from raft.errors import RaftError
-from raft.store.budget import Clerk, Payment, Price, Purse
+from raft.store.budget import Budget, Clerk, Payment, Price
 from raft.store.ledger import Ledger
 
 
@@ -18,9 +18,9 @@ def ledger(tmp_path):
         yield opened
 
 
-def purse(ledger, cap=10.0):
-    """Return a purse."""
-    return Purse(ledger, run="run", model="m", price=Price(1.0, 1.0), cap=cap)
+def budget(ledger, cap=10.0):
+    """Return a budget."""
+    return Budget(ledger, run="run", model="m", price=Price(1.0, 1.0), cap=cap)
 
 
 def counted(ledger, monkeypatch):
@@ -39,7 +39,7 @@ async def opened(own, keys):
 
 def test_calls_that_come_together_share_a_transaction(ledger, monkeypatch):
     """Several calls are written down in one transaction, each with a number of its own, and settled in another."""
-    own, done = purse(ledger), counted(ledger, monkeypatch)
+    own, done = budget(ledger), counted(ledger, monkeypatch)
 
     async def go():
         clerk, numbers = await opened(own, "abc")
@@ -54,7 +54,7 @@ def test_calls_that_come_together_share_a_transaction(ledger, monkeypatch):
 
 def test_what_is_set_aside_counts_before_it_is_written(ledger):
     """Two calls that are reserved at the same moment cannot pass the cap together."""
-    own = purse(ledger, cap=1.5)
+    own = budget(ledger, cap=1.5)
     assert own.reserve(1.0)
     assert not own.reserve(1.0)
     assert own.in_flight == 1.0
@@ -63,7 +63,7 @@ def test_what_is_set_aside_counts_before_it_is_written(ledger):
 
 def test_a_ledger_that_cannot_be_used_fails_all_and_frees_what_was_set_aside(ledger, monkeypatch):
     """Nobody is told that a call is written down when it is not, and what it could have cost is free again."""
-    own = purse(ledger)
+    own = budget(ledger)
 
     def broken(writings):
         raise RaftError("The disk is full.")
@@ -81,7 +81,7 @@ def test_a_ledger_that_cannot_be_used_fails_all_and_frees_what_was_set_aside(led
 
 def test_a_call_that_nobody_waits_for_any_more_is_released(ledger):
     """A call that was cancelled before it was written down is not sent, and costs nothing."""
-    own = purse(ledger)
+    own = budget(ledger)
 
     async def go():
         clerk = Clerk(own, asyncio.get_running_loop())
@@ -99,7 +99,7 @@ def test_a_call_that_nobody_waits_for_any_more_is_released(ledger):
 
 def test_nobody_else_waits_for_the_disk(ledger, monkeypatch):
     """While a transaction is under way the loop goes on, and what the next call may cost can be set aside."""
-    own, free, real = purse(ledger), threading.Event(), ledger.write_all
+    own, free, real = budget(ledger), threading.Event(), ledger.write_all
 
     def slow(writings):
         assert free.wait(20)

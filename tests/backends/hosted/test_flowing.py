@@ -14,7 +14,7 @@ from raft.backends.hosted.errors import Broken, Denied, Refused
 from raft.backends.hosted.flowing import FlowingGenerator
 from raft.errors import RaftError, UsageError
 from raft.protocols import Completion, Failure, Request
-from raft.store.budget import CapReached, Price, Purse
+from raft.store.budget import Budget, CapReached, Price
 from raft.store.ledger import Ledger
 from simulated import Endpoint, Hosted
 
@@ -28,8 +28,8 @@ def request(text, **changes):
 
 def generator(endpoint, ledger, *, attempts=3, cap=None, concurrency=4, **options):
     """Return a generator that asks an endpoint."""
-    purse = Purse(ledger, run="r", model="fake/model", price=PRICE, cap=cap)
-    return FlowingGenerator(Hosted(endpoint, concurrency), ledger, purse, attempts=attempts, **options)
+    budget = Budget(ledger, run="r", model="fake/model", price=PRICE, cap=cap)
+    return FlowingGenerator(Hosted(endpoint, concurrency), ledger, budget, attempts=attempts, **options)
 
 
 def ask(endpoint, ledger, requests, **options):

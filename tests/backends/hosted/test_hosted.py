@@ -21,7 +21,7 @@ from raft.backends.vendors import import_litellm
 from raft.errors import RaftError, UsageError
 from raft.generation import items
 from raft.protocols import Completion, Failure, Request
-from raft.store.budget import Price, Purse
+from raft.store.budget import Budget, Price
 from raft.store.ledger import Ledger
 
 KEY = "sk-dummy-0123456789abcdef"
@@ -76,8 +76,8 @@ def closed(monkeypatch):
 
 def asking(server, ledger, attempts=1, concurrency=2, price=None):
     """Return a generator that asks the server through a ledger."""
-    purse = Purse(ledger, run="r", model="openai/test-model", price=price, cap=None)
-    return FlowingGenerator(model(server, concurrency=concurrency), ledger, purse, attempts=attempts)
+    budget = Budget(ledger, run="r", model="openai/test-model", price=price, cap=None)
+    return FlowingGenerator(model(server, concurrency=concurrency), ledger, budget, attempts=attempts)
 
 
 def answer(server, *texts, provider="openai", **changes):

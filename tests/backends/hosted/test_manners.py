@@ -14,7 +14,7 @@ from raft.backends.hosted.manners import Manners
 from raft.backends.hosted.model import HostedModel
 from raft.errors import RaftError, UsageError
 from raft.protocols import Completion, Failure, Request
-from raft.store.budget import Price, Purse
+from raft.store.budget import Budget, Price
 from raft.store.ledger import Ledger
 
 KEY = "sk-dummy-0123456789abcdef"
@@ -63,9 +63,11 @@ def asked(server, name, *texts, **options):
 
 def through(ledger, server, name, *requests, attempts=3, max_failures=None, price=None, **options):
     """Return the outcomes of requests that go through the ledger."""
-    purse = Purse(ledger, run="r", model=name, price=price, cap=None)
+    budget = Budget(ledger, run="r", model=name, price=price, cap=None)
     model = opened(server, name, **options)
-    return list(FlowingGenerator(model, ledger, purse, attempts=attempts, max_failures=max_failures).complete(requests))
+    return list(
+        FlowingGenerator(model, ledger, budget, attempts=attempts, max_failures=max_failures).complete(requests)
+    )
 
 
 def must_be(word):

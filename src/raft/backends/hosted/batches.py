@@ -16,7 +16,7 @@ from raft.backends.hosted.providers import identity_of
 from raft.errors import RaftError, UsageError
 from raft.protocols import Failure, Request
 from raft.store.batches import Batch, BatchBook, Bill
-from raft.store.budget import Price, Purse, worst_case
+from raft.store.budget import Budget, Price, worst_case
 from raft.store.ledger import request_key
 
 _WINDOW = 20_000
@@ -39,7 +39,7 @@ class BatchModel:
         effort: how long a reasoning model thinks; None: as little as it can.
         book: where the run's batches are written down.
         price: of the model when it is asked directly; a batch is reckoned at half of it. None when it is unknown.
-        purse: what the run may still spend.
+        budget: what the run may still spend.
         say: told "batch" with the facts `id`, `status`, `done`, `failed`, `total` and `seconds` (since it was
             planned) each time that a batch was looked at.
     """
@@ -53,7 +53,7 @@ class BatchModel:
         effort: str | None = None,
         book: BatchBook,
         price: Price | None,
-        purse: Purse,
+        budget: Budget,
         say: Callable[[str, Mapping[str, Any]], None] | None = None,
     ) -> None:
         self.name = name
@@ -61,7 +61,7 @@ class BatchModel:
         self.window = _WINDOW
         self._api_base, self._timeout, self._effort = api_base, timeout, effort
         self._refused: dict[str, frozenset[str]] = {}  # what was known when a batch was made, by its name
-        self._book, self._purse = book, purse
+        self._book, self._purse = book, budget
         self._price = Price(price.input * _DISCOUNT, price.output * _DISCOUNT) if price else None
         self._say = say or (lambda event, facts: None)
         self._provider: BatchProvider | None = None

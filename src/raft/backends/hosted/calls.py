@@ -1,4 +1,4 @@
-"""Calls in the air: a thread with an event loop that sends them at the endpoint's pace and out of the run's purse.
+"""Calls in the air: a thread with an event loop that sends them at the endpoint's pace and out of the run's budget.
 
 Here is the one layer of retries. A call is written down before it is sent, and its reply is in the ledger before
 anything else sees it; whatever stops the run, what is in the air is waited for, since it is being paid for.
@@ -20,7 +20,7 @@ from raft.backends.hosted.errors import Broken, Busy, Denied, Refused, Transport
 from raft.backends.hosted.rate_limit import Pace
 from raft.errors import RaftError, UsageError
 from raft.protocols import Failure, Request
-from raft.store.budget import Clerk, Payment, Purse, most_tokens
+from raft.store.budget import Budget, Clerk, Payment, most_tokens
 from raft.store.ledger import Entry
 
 _LOST_ALONE, _BUSY_ALONE = 3, 20  # billed or busy tries of one call, while others are answered, until it is given up
@@ -124,7 +124,7 @@ def _wait(state: RetryCallState) -> float:
 
 
 _AHEAD = 8  # calls that wait to be sent, besides one for each in flight
-_BYTES_A_TOKEN = 4  # about; only the pace goes by it, never the purse
+_BYTES_A_TOKEN = 4  # about; only the pace goes by it, never the budget
 
 Outcome = Entry | Failure
 
@@ -144,7 +144,7 @@ class Flight:
     Args:
         transport: makes what sends one call, inside the event loop.
         pace: how many and how fast.
-        purse: what they are paid from.
+        budget: what they are paid from.
         model: the model's name, for entries and errors.
         where: the endpoint's address, for errors.
         patience: how long to go on where there is no reply.
@@ -157,7 +157,7 @@ class Flight:
         transport: Callable[[], Transport],
         *,
         pace: Pace,
-        purse: Purse,
+        budget: Budget,
         model: str,
         where: str,
         patience: Patience = Patience(),
@@ -165,7 +165,7 @@ class Flight:
         roomy: Callable[[Request], Request] = lambda request: request,
     ) -> None:
         self.pace = pace
-        self._make, self._purse, self._model, self._where = transport, purse, model, where
+        self._make, self._purse, self._model, self._where = transport, budget, model, where
         self._patience, self._make_loop, self._roomy = patience, loop, roomy
         self._results: SimpleQueue[tuple[Call, Outcome] | None] = SimpleQueue()  # None: no more will come
         self._outstanding, self._ended = 0, False
@@ -194,7 +194,7 @@ class Flight:
         return max(0, int(2 * self.pace.limit) + _AHEAD - self._outstanding)
 
     def submit(self, call: Call) -> None:
-        """Have a call sent as soon as pace and purse allow; what becomes of it is told by `collect`."""
+        """Have a call sent as soon as pace and budget allow; what becomes of it is told by `collect`."""
         self._outstanding += 1
         self._call(self._begin, call)
 

@@ -17,7 +17,7 @@ from raft.backends.hosted.calls import Call, Flight
 from raft.backends.hosted.model import HostedModel
 from raft.errors import RaftError
 from raft.protocols import Completion, Failure, Request
-from raft.store.budget import Purse
+from raft.store.budget import Budget
 from raft.store.ledger import Entry, Ledger, request_key
 
 _LEAST_AHEAD = 64
@@ -60,12 +60,12 @@ class _Window:
 
 
 class FlowingGenerator:
-    """A `Generator` made of a hosted model, a ledger and a purse.
+    """A `Generator` made of a hosted model, a ledger and a budget.
 
     Args:
         model: what answers.
         ledger: what was answered already.
-        purse: what calls are paid from; on the same ledger.
+        budget: what calls are paid from; on the same ledger.
         attempts: how often one request is asked before it is a failure.
         max_failures: share of requests without a usable reply at which a call of `complete` stops; None: never.
         progress: told about twice a second, and at the end: "new" and "replayed" replies since it was last told,
@@ -77,13 +77,13 @@ class FlowingGenerator:
         self,
         model: HostedModel,
         ledger: Ledger,
-        purse: Purse,
+        budget: Budget,
         *,
         attempts: int,
         max_failures: float | None = None,
         progress: Progress | None = None,
     ) -> None:
-        self._model, self._ledger, self._purse = model, ledger, purse
+        self._model, self._ledger, self._purse = model, ledger, budget
         self._attempts, self._max_failures, self._progress = attempts, max_failures, progress
         self._ahead = max(_AHEAD_OF_EACH * model.concurrency, _LEAST_AHEAD)
         self._new = self._replayed = self._failures = 0
@@ -238,11 +238,11 @@ class FreshGenerator:
 
     Args:
         model: what answers.
-        purse: what calls to a hosted model are paid from.
+        budget: what calls to a hosted model are paid from.
     """
 
-    def __init__(self, model: Model, purse: Purse | None = None) -> None:
-        self._model, self._purse = model, purse
+    def __init__(self, model: Model, budget: Budget | None = None) -> None:
+        self._model, self._purse = model, budget
         self.identity = model.identity
 
     def complete(self, requests: Iterable[Request]) -> Iterator[Completion | Failure]:
@@ -263,8 +263,8 @@ class FreshGenerator:
                     else:
                         yield reply
 
-    def _flown(self, model: HostedModel, purse: Purse, requests: Iterable[Request]) -> Iterator[Completion | Failure]:
-        with model.flight(purse) as flight:
+    def _flown(self, model: HostedModel, budget: Budget, requests: Iterable[Request]) -> Iterator[Completion | Failure]:
+        with model.flight(budget) as flight:
             try:
                 for request in requests:
                     flight.submit(Call(request_key(request, self.identity, 0), request, 0))

@@ -18,7 +18,7 @@ from raft.backends.hosted.providers import address_of, identity_of, key_of, list
 from raft.backends.hosted.rate_limit import Pace
 from raft.backends.vendors import fastest_loop, import_litellm
 from raft.protocols import Failure, Request
-from raft.store.budget import Purse
+from raft.store.budget import Budget
 from raft.store.ledger import Ledger
 
 
@@ -62,8 +62,8 @@ class HostedModel:
             Pace, concurrency, requests_per_minute=requests_per_minute, tokens_per_minute=tokens_per_minute
         )
 
-    def flight(self, purse: Purse) -> Flight:
-        """Return what sends calls to this model and pays them from `purse`.
+    def flight(self, budget: Budget) -> Flight:
+        """Return what sends calls to this model and pays them from `budget`.
 
         Raises:
             UsageError: there is no key in the environment, or no address.
@@ -75,7 +75,7 @@ class HostedModel:
         return Flight(
             partial(self._transport, key),
             pace=self._paced(),
-            purse=purse,
+            budget=budget,
             model=self.name,
             where=where,
             loop=fastest_loop,
@@ -121,7 +121,7 @@ class HostedModel:
 
     def _ready(self) -> Flight:
         ledger = Ledger(Path(":memory:"))
-        return self.flight(Purse(ledger, run="", model=self.name, price=list_price(self.name), cap=None)).__enter__()
+        return self.flight(Budget(ledger, run="", model=self.name, price=list_price(self.name), cap=None)).__enter__()
 
     @property
     def _address(self) -> str | None:
