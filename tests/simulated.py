@@ -5,8 +5,8 @@ import selectors
 import threading
 
 from raft.backends.asking import Reply
-from raft.backends.hosted.calls import Flight
-from raft.backends.hosted.rate_limit import Pace
+from raft.backends.hosted.calls import RequestPool
+from raft.backends.hosted.rate_limit import RateLimiter
 
 
 class _Jumping(selectors.DefaultSelector):
@@ -123,10 +123,10 @@ class Hosted:
     def __init__(self, endpoint, concurrency=4):
         self.endpoint, self.concurrency, self.flights = endpoint, concurrency, 0
 
-    def flight(self, budget):
+    def pool(self, budget):
         """Return a flight to the endpoint."""
         self.flights += 1
-        pace = Pace(self.concurrency)
-        return Flight(
-            self.endpoint.transport, pace=pace, budget=budget, model=self.name, where="memory", loop=SimulatedLoop
+        limiter = RateLimiter(self.concurrency)
+        return RequestPool(
+            self.endpoint.transport, limiter=limiter, budget=budget, model=self.name, where="memory", loop=SimulatedLoop
         )

@@ -77,7 +77,7 @@ class Progress:
             self._first = None
             self._say(_rows(facts))
         elif event == "training":
-            self._say(self._pace(facts), lasting="valid_loss" in facts)
+            self._say(self._limiter(facts), lasting="valid_loss" in facts)
 
     def _rate(self) -> str:
         seconds = max(1e-3, time.monotonic() - self._begun)
@@ -108,7 +108,7 @@ class Progress:
         without = " without what bears the answer" if facts["condition"] == "withheld" else ""
         self._say(f"asking     {facts['arm']}: {facts['questions']:,} of {facts['set']}{without}")
 
-    def _pace(self, facts: Mapping[str, Any]) -> str:
+    def _limiter(self, facts: Mapping[str, Any]) -> str:
         step, steps, now = facts["step"], facts["steps"], time.monotonic()
         self._first = self._first or (now, step)
         begun, first = self._first

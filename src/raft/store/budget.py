@@ -354,7 +354,7 @@ GROUP_SECONDS = 0.003
 """Least seconds between two transactions; calls that come meanwhile are written down together."""
 
 
-class Clerk:
+class TransactionBatcher:
     """Writes for one event loop, in its thread.
 
     Args:

@@ -7,9 +7,9 @@ from itertools import pairwise
 import pytest
 
 from raft.backends.asking import Reply
-from raft.backends.hosted.calls import Call, Flight
+from raft.backends.hosted.calls import Call, RequestPool
 from raft.backends.hosted.errors import Broken, Busy, Denied, Refused
-from raft.backends.hosted.rate_limit import Pace
+from raft.backends.hosted.rate_limit import RateLimiter
 from raft.errors import MissingExtra, RaftError, UsageError
 from raft.protocols import Failure, Request
 from raft.store.budget import Budget, CapReached, Price, worst_case
@@ -37,17 +37,17 @@ def budget(ledger, cap=None, price=PRICE):
     return Budget(ledger, run="r", model="m", price=price, cap=cap)
 
 
-def flight(endpoint, budget, most=4, **options):
+def pool(endpoint, budget, most=4, **options):
     """Return a flight to an endpoint."""
-    options = {"pace": Pace(most), "model": "m", "where": "here", "loop": SimulatedLoop, **options}
-    return Flight(endpoint.transport, budget=budget, **options)
+    options = {"pace": RateLimiter(most), "model": "m", "where": "here", "loop": SimulatedLoop, **options}
+    return RequestPool(endpoint.transport, budget=budget, **options)
 
 
 def send(endpoint, budget, *texts, **options):
     """Return what becomes of calls with these texts, by text."""
     waiting, results = [call(text) for text in texts], {}
     endpoint.gate.clear()  # the clock stands still until all that there is room for are submitted
-    with flight(endpoint, budget, **options) as flying:
+    with pool(endpoint, budget, **options) as flying:
         while len(results) < len(texts):
             while waiting and flying.room:
                 flying.submit(waiting.pop(0))
@@ -204,7 +204,7 @@ def test_a_wrong_key_stops_the_run_after_what_was_in_the_air(ledger):
     )
     settled = []
     endpoint.gate.clear()
-    with flight(endpoint, budget(ledger), most=3) as flying:
+    with pool(endpoint, budget(ledger), most=3) as flying:
         for text in ("good", "fine", "bad", "late", "later", "last"):
             flying.submit(call(text))
         endpoint.gate.set()
@@ -223,7 +223,7 @@ def test_the_cap_stops_the_run_before_it_is_passed(ledger):
     worst = worst_case(call("number 10").request, PRICE)
     endpoint, own = Endpoint(), budget(ledger, cap=worst + 3 * PRICE.cost(10, 3))
     settled = []
-    with flight(endpoint, own) as flying, pytest.raises(CapReached, match="The cap of"):
+    with pool(endpoint, own) as flying, pytest.raises(CapReached, match="The cap of"):
         for i in range(10, 30):
             flying.submit(call(f"number {i}"))
         while True:
@@ -245,7 +245,7 @@ def test_a_call_that_does_not_fit_waits_for_what_is_in_the_air(ledger):
 def test_draining_sends_nothing_more_and_keeps_what_is_in_the_air(ledger):
     """What is in the air is waited for and returned; what was only submitted is not sent."""
     endpoint = Endpoint({"wait": [Broken("500", billed=False)] * 99}, latency=1.0)
-    with flight(endpoint, budget(ledger), most=2) as flying:
+    with pool(endpoint, budget(ledger), most=2) as flying:
         for text in ("one", "two", "three", "four"):
             flying.submit(call(text))
         first = flying.collect()
@@ -260,7 +260,7 @@ def test_a_flight_that_is_cut_off_counts_its_calls_at_their_worst_case(ledger):
     """Leaving without draining is quick, and nothing that may be charged is forgotten."""
     endpoint, own = Endpoint(latency=lambda request: 0.1 if "quick" in str(request.messages) else 1e9), budget(ledger)
     # a clock that jumps would jump to the end of the long call
-    with flight(endpoint, own, loop=asyncio.new_event_loop) as flying:
+    with pool(endpoint, own, loop=asyncio.new_event_loop) as flying:
         flying.submit(call("slow"))
         flying.submit(call("quick"))
         (_, entry), *_ = flying.collect()
@@ -271,7 +271,7 @@ def test_a_flight_that_is_cut_off_counts_its_calls_at_their_worst_case(ledger):
 
 def test_only_so_many_calls_are_taken_ahead(ledger):
     """There is room for a bounded number of calls, however many there are to come."""
-    with flight(Endpoint(), budget(ledger), most=4) as flying:
+    with pool(Endpoint(), budget(ledger), most=4) as flying:
         submitted = 0
         while flying.room:
             flying.submit(call(f"number {submitted}"))
@@ -298,7 +298,7 @@ def test_a_transport_that_cannot_be_opened_says_so(ledger):
         def transport(self):
             raise MissingExtra("aiohttp", extra="hosted", why="to ask")
 
-    with flight(Missing(), budget(ledger)) as flying, pytest.raises(MissingExtra):
+    with pool(Missing(), budget(ledger)) as flying, pytest.raises(MissingExtra):
         flying.submit(call("x"))
         while True:
             flying.collect()
@@ -313,5 +313,5 @@ def test_a_transport_that_breaks_its_promise_is_an_error_and_no_silence(ledger):
 
 def test_nothing_submitted_is_nothing_to_wait_for(ledger):
     """Collecting from an idle flight returns at once."""
-    with flight(Endpoint(), budget(ledger)) as flying:
+    with pool(Endpoint(), budget(ledger)) as flying:
         assert flying.collect() == flying.drain() == []

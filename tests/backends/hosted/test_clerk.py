@@ -1,4 +1,4 @@
-"""The clerk of a flight: calls that come together are written down together, or not at all."""
+"""The batcher of a flight: calls that come together are written down together, or not at all."""
 
 import asyncio
 import threading
@@ -7,7 +7,7 @@ from contextlib import closing
 import pytest
 
 from raft.errors import RaftError
-from raft.store.budget import Budget, Clerk, Payment, Price
+from raft.store.budget import Budget, Payment, Price, TransactionBatcher
 from raft.store.ledger import Ledger
 
 
@@ -31,10 +31,10 @@ def counted(ledger, monkeypatch):
 
 
 async def opened(own, keys):
-    """Reserve and write down calls at once; return clerk and numbers."""
-    clerk = Clerk(own, asyncio.get_running_loop())
+    """Reserve and write down calls at once; return batcher and numbers."""
+    batcher = TransactionBatcher(own, asyncio.get_running_loop())
     assert all(own.reserve(1.0) for _ in keys)
-    return clerk, await asyncio.gather(*(clerk.open(key, 1.0) for key in keys))
+    return batcher, await asyncio.gather(*(batcher.open(key, 1.0) for key in keys))
 
 
 def test_calls_that_come_together_share_a_transaction(ledger, monkeypatch):
@@ -42,8 +42,8 @@ def test_calls_that_come_together_share_a_transaction(ledger, monkeypatch):
     own, done = budget(ledger), counted(ledger, monkeypatch)
 
     async def go():
-        clerk, numbers = await opened(own, "abc")
-        await asyncio.gather(*(clerk.pay(Payment(number, None, 0.25, 5, 1)) for number in numbers))
+        batcher, numbers = await opened(own, "abc")
+        await asyncio.gather(*(batcher.pay(Payment(number, None, 0.25, 5, 1)) for number in numbers))
         return numbers
 
     numbers = asyncio.run(go())
@@ -71,9 +71,9 @@ def test_a_ledger_that_cannot_be_used_fails_all_and_frees_what_was_set_aside(led
     monkeypatch.setattr(ledger, "write_all", broken)
 
     async def go():
-        clerk = Clerk(own, asyncio.get_running_loop())
+        batcher = TransactionBatcher(own, asyncio.get_running_loop())
         assert own.reserve(1.0) and own.reserve(2.0)
-        return await asyncio.gather(clerk.open("a", 1.0), clerk.open("b", 2.0), return_exceptions=True)
+        return await asyncio.gather(batcher.open("a", 1.0), batcher.open("b", 2.0), return_exceptions=True)
 
     assert [str(one) for one in asyncio.run(go())] == ["The disk is full."] * 2
     assert own.in_flight == 0.0
@@ -84,13 +84,13 @@ def test_a_call_that_nobody_waits_for_any_more_is_released(ledger):
     own = budget(ledger)
 
     async def go():
-        clerk = Clerk(own, asyncio.get_running_loop())
+        batcher = TransactionBatcher(own, asyncio.get_running_loop())
         assert own.reserve(1.0)
-        task = asyncio.ensure_future(clerk.open("a", 1.0))
+        task = asyncio.ensure_future(batcher.open("a", 1.0))
         await asyncio.sleep(0)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        await clerk.flush()
+        await batcher.flush()
 
     asyncio.run(go())
     assert (own.spent, own.in_flight) == (0.0, 0.0)
@@ -108,13 +108,13 @@ def test_nobody_else_waits_for_the_disk(ledger, monkeypatch):
     monkeypatch.setattr(ledger, "write_all", slow)
 
     async def go():
-        clerk = Clerk(own, asyncio.get_running_loop())
+        batcher = TransactionBatcher(own, asyncio.get_running_loop())
         assert own.reserve(1.0)
-        first = asyncio.ensure_future(clerk.open("a", 1.0))
+        first = asyncio.ensure_future(batcher.open("a", 1.0))
         for _ in range(3):
             await asyncio.sleep(0)
         assert own.reserve(1.0)
-        second = asyncio.ensure_future(clerk.open("b", 1.0))
+        second = asyncio.ensure_future(batcher.open("b", 1.0))
         free.set()
         return await asyncio.gather(first, second)
 

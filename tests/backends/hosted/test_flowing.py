@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raft.backends.asking import RETRY_TEMPERATURE, AskingGenerator, Reply
-from raft.backends.hosted.calls import Flight
+from raft.backends.hosted.calls import RequestPool
 from raft.backends.hosted.errors import Broken, Denied, Refused
 from raft.backends.hosted.flowing import FlowingGenerator
 from raft.errors import RaftError, UsageError
@@ -208,7 +208,7 @@ def test_the_cap_ends_a_run_and_a_higher_one_goes_on(ledger):
 def test_ctrl_c_drains_and_keeps(ledger, monkeypatch):
     """Ctrl-C while replies are awaited waits for those in the air, keeps them, and is then passed on."""
     endpoint, interrupted = Endpoint(), []
-    collect = Flight.collect
+    collect = RequestPool.collect
 
     def interrupt(self):
         if len(interrupted) == 5:
@@ -216,7 +216,7 @@ def test_ctrl_c_drains_and_keeps(ledger, monkeypatch):
         interrupted.append(1)
         return collect(self)
 
-    monkeypatch.setattr(Flight, "collect", interrupt)
+    monkeypatch.setattr(RequestPool, "collect", interrupt)
     with pytest.raises(KeyboardInterrupt):
         ask(endpoint, ledger, [request(f"word {i}") for i in range(100)])
     assert ledger.spent()[0]["calls"] == len(endpoint.seen) < 100
@@ -225,7 +225,7 @@ def test_ctrl_c_drains_and_keeps(ledger, monkeypatch):
 
 def test_a_second_ctrl_c_leaves_at_once(ledger, monkeypatch):
     """Ctrl-C while waiting for what is in the air cuts it off; it counts at its worst case."""
-    collect, calls = Flight.collect, []
+    collect, calls = RequestPool.collect, []
 
     def interrupt(self, *_):
         calls.append(1)
@@ -233,8 +233,8 @@ def test_a_second_ctrl_c_leaves_at_once(ledger, monkeypatch):
             raise KeyboardInterrupt
         return collect(self)
 
-    monkeypatch.setattr(Flight, "collect", interrupt)
-    monkeypatch.setattr(Flight, "drain", interrupt)
+    monkeypatch.setattr(RequestPool, "collect", interrupt)
+    monkeypatch.setattr(RequestPool, "drain", interrupt)
     with pytest.raises(KeyboardInterrupt):
         ask(Endpoint(), ledger, [request(f"word {i}") for i in range(100)])
     states = {state for (state,) in ledger.read("SELECT DISTINCT state FROM calls")}

@@ -17,10 +17,10 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wai
 
 from raft.backends.asking import Reply, entry_of
 from raft.backends.hosted.errors import Broken, Busy, Denied, Refused, Transport
-from raft.backends.hosted.rate_limit import Pace
+from raft.backends.hosted.rate_limit import RateLimiter
 from raft.errors import RaftError, UsageError
 from raft.protocols import Failure, Request
-from raft.store.budget import Budget, Clerk, Payment, most_tokens
+from raft.store.budget import Budget, Payment, TransactionBatcher, most_tokens
 from raft.store.ledger import Entry
 
 _LOST_ALONE, _BUSY_ALONE = 3, 20  # billed or busy tries of one call, while others are answered, until it is given up
@@ -138,7 +138,7 @@ class Call:
     attempt: int
 
 
-class Flight:
+class RequestPool:
     """Sends calls, as many at a time as the endpoint bears; a context manager.
 
     Args:
@@ -156,7 +156,7 @@ class Flight:
         self,
         transport: Callable[[], Transport],
         *,
-        pace: Pace,
+        limiter: RateLimiter,
         budget: Budget,
         model: str,
         where: str,
@@ -164,7 +164,7 @@ class Flight:
         loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop,
         roomy: Callable[[Request], Request] = lambda request: request,
     ) -> None:
-        self.pace = pace
+        self.limiter = limiter
         self._make, self._purse, self._model, self._where = transport, budget, model, where
         self._patience, self._make_loop, self._roomy = patience, loop, roomy
         self._results: SimpleQueue[tuple[Call, Outcome] | None] = SimpleQueue()  # None: no more will come
@@ -177,7 +177,7 @@ class Flight:
 
     def __enter__(self) -> Self:
         self._loop = self._make_loop()
-        self._clerk = Clerk(self._purse, self._loop)
+        self._batcher = TransactionBatcher(self._purse, self._loop)
         self._landing, self._settled = asyncio.Event(), asyncio.Event()
         self._thread = threading.Thread(target=self._run, name="raft-flight", daemon=True)
         self._thread.start()
@@ -191,7 +191,7 @@ class Flight:
     @property
     def room(self) -> int:
         """How many more calls may be submitted now: a little more than can be sent, so that none is waited for."""
-        return max(0, int(2 * self.pace.limit) + _AHEAD - self._outstanding)
+        return max(0, int(2 * self.limiter.limit) + _AHEAD - self._outstanding)
 
     def submit(self, call: Call) -> None:
         """Have a call sent as soon as pace and budget allow; what becomes of it is told by `collect`."""
@@ -265,7 +265,7 @@ class Flight:
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
-            await self._clerk.flush()  # replies that came while the flight was being closed
+            await self._batcher.flush()  # replies that came while the flight was being closed
             if transport is not None:
                 await transport.close()
 
@@ -325,7 +325,7 @@ class Flight:
         request, price = call.request, self._purse.price
         most = most_tokens(request)
         guess = most / _BYTES_A_TOKEN + request.max_tokens
-        await self.pace.enter(max(1, round(guess * self._tokens_ratio)))
+        await self.limiter.enter(max(1, round(guess * self._tokens_ratio)))
         call = replace(call, request=self._roomy(request))  # what was learned while it waited counts
         worst = price.cost(most, call.request.max_tokens) if price else None
         outcome: Literal["ok", "busy", "broken"] = "broken"
@@ -337,7 +337,7 @@ class Flight:
                 await self._granted(worst)
                 begun = self._loop.time()
                 self._aloft.add(task)
-                number = await self._clerk.open(call.key, worst)
+                number = await self._batcher.open(call.key, worst)
                 reply = await self._sent(number, call)
                 outcome = "ok"
                 self._answered_at = self._loop.time()
@@ -350,11 +350,11 @@ class Flight:
                 trouble.note(error, self._loop.time())
                 raise
             finally:  # the next call may go while this one is written down
-                self.pace.leave(outcome, seconds=self._loop.time() - begun, retry_after=wait)
+                self.limiter.leave(outcome, seconds=self._loop.time() - begun, retry_after=wait)
             payment, entry = self._payment(number, call, reply, worst)
             if used := entry.input_tokens + entry.output_tokens:
                 self._tokens_ratio += (min(4.0, used / guess) - self._tokens_ratio) / 32
-            await self._clerk.pay(payment)
+            await self._batcher.pay(payment)
             return entry
         finally:
             self._aloft.discard(task)
@@ -398,7 +398,7 @@ class Flight:
     def _listen(self) -> None:
         if self._transport.limits is not self._limits:
             self._limits = self._transport.limits
-            self.pace.advise(**self._limits)
+            self.limiter.advise(**self._limits)
 
     def _gives_up(self, fault: BaseException | None, trouble: Trouble) -> bool:
         now, answered_at = self._loop.time(), self._answered_at

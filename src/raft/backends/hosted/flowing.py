@@ -13,7 +13,7 @@ from itertools import islice
 from typing import Any
 
 from raft.backends.asking import FINAL, Model, Reply, add_up, asked_again, entry_of, judge, needs_room, no_totals
-from raft.backends.hosted.calls import Call, Flight
+from raft.backends.hosted.calls import Call, RequestPool
 from raft.backends.hosted.model import HostedModel
 from raft.errors import RaftError
 from raft.protocols import Completion, Failure, Request
@@ -103,26 +103,26 @@ class FlowingGenerator:
             RaftError: the endpoint stays away, or too many requests had no usable reply.
         """
         source, window = iter(requests), _Window()
-        flight: Flight | None = None
+        pool: RequestPool | None = None
         with ExitStack() as stack:
             try:
                 while self._fill(window, source):
-                    if window.queued and flight is None:
-                        flight = stack.enter_context(self._model.flight(self._purse))
-                    while flight and window.queued and flight.room:
-                        flight.submit(window.queued.popleft())
+                    if window.queued and pool is None:
+                        pool = stack.enter_context(self._model.pool(self._purse))
+                    while pool and window.queued and pool.room:
+                        pool.submit(window.queued.popleft())
                     while window.slots and (outcome := window.slots[0].outcome):
                         window.slots.popleft()
                         yield outcome
-                    if flight and window.slots and not window.unknown and not window.slots[0].outcome:
-                        self._collect(window, flight)
-                    self._tell(flight)
+                    if pool and window.slots and not window.unknown and not window.slots[0].outcome:
+                        self._collect(window, pool)
+                    self._tell(pool)
             except BaseException:
-                if flight:
-                    flight.drain()  # it is being paid for, and the ledger keeps it
+                if pool:
+                    pool.drain()  # it is being paid for, and the ledger keeps it
                 raise
             finally:
-                self._tell(flight, at_once=True)
+                self._tell(pool, at_once=True)
 
     def _fill(self, window: _Window, source: Iterator[Request]) -> bool:
         """Take more requests and look up what is new; tell whether any request is left."""
@@ -148,8 +148,8 @@ class FlowingGenerator:
                 window.queued.append(Call(slot.key, slot.call, slot.attempt))
         return bool(window.slots)
 
-    def _collect(self, window: _Window, flight: Flight) -> None:
-        for call, result in flight.collect():
+    def _collect(self, window: _Window, pool: RequestPool) -> None:
+        for call, result in pool.collect():
             if isinstance(result, Entry):
                 self._count([result], replayed=False)
             for slot in window.asked.pop(call.key):
@@ -213,15 +213,15 @@ class FlowingGenerator:
         else:
             self._new += len(entries)
 
-    def _tell(self, flight: Flight | None, *, at_once: bool = False) -> None:
+    def _tell(self, pool: RequestPool | None, *, at_once: bool = False) -> None:
         now = time.monotonic()
         if self._progress is None or (not at_once and now - self._told_at < _TELL_SECONDS):
             return
         facts = {
             "new": self._new,
             "replayed": self._replayed,
-            "in_flight": flight.pace.in_flight if flight else 0,
-            "limit": int(flight.pace.limit) if flight else 0,
+            "in_flight": pool.limiter.in_flight if pool else 0,
+            "limit": int(pool.limiter.limit) if pool else 0,
             "cost": self._purse.spent if self._purse.price else None,
             "cap": self._purse.cap,
             "input_tokens": int(self.totals["input_tokens"]),
@@ -253,7 +253,7 @@ class FreshGenerator:
             RaftError: the endpoint stays away, or refuses all requests.
         """
         if self._purse is not None and isinstance(self._model, HostedModel):
-            yield from self._flown(self._model, self._purse, requests)
+            yield from self._pooled(self._model, self._purse, requests)
             return
         for request in requests:
             for batch in self._model.answer([request], [True]):
@@ -263,15 +263,17 @@ class FreshGenerator:
                     else:
                         yield reply
 
-    def _flown(self, model: HostedModel, budget: Budget, requests: Iterable[Request]) -> Iterator[Completion | Failure]:
-        with model.flight(budget) as flight:
+    def _pooled(
+        self, model: HostedModel, budget: Budget, requests: Iterable[Request]
+    ) -> Iterator[Completion | Failure]:
+        with model.pool(budget) as pool:
             try:
                 for request in requests:
-                    flight.submit(Call(request_key(request, self.identity, 0), request, 0))
-                    for _, outcome in flight.collect():
+                    pool.submit(Call(request_key(request, self.identity, 0), request, 0))
+                    for _, outcome in pool.collect():
                         yield self._judged(request, outcome)
             except BaseException:
-                flight.drain()  # it is being paid for
+                pool.drain()  # it is being paid for
                 raise
 
     def _judged(self, request: Request, outcome: Entry | Failure) -> Completion | Failure:

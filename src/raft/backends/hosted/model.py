@@ -9,13 +9,13 @@ from functools import partial
 from pathlib import Path
 
 from raft.backends.asking import Reply
-from raft.backends.hosted.calls import Call, Flight, Outcome
+from raft.backends.hosted.calls import Call, Outcome, RequestPool
 from raft.backends.hosted.errors import Transport
 from raft.backends.hosted.litellm import LitellmTransport
 from raft.backends.hosted.manners import Manners
 from raft.backends.hosted.openai_http import DirectTransport
 from raft.backends.hosted.providers import address_of, identity_of, key_of, list_price, no_address, no_key, provider_of
-from raft.backends.hosted.rate_limit import Pace
+from raft.backends.hosted.rate_limit import RateLimiter
 from raft.backends.vendors import fastest_loop, import_litellm
 from raft.protocols import Failure, Request
 from raft.store.budget import Budget
@@ -57,12 +57,12 @@ class HostedModel:
         self.window = concurrency * 16
         self._direct, self._manners = provider_of(name).direct, Manners(name, effort)
         self._given, self._timeout = api_base, timeout
-        self._idle: Flight | None = None
-        self._paced = partial(
-            Pace, concurrency, requests_per_minute=requests_per_minute, tokens_per_minute=tokens_per_minute
+        self._idle: RequestPool | None = None
+        self._limited = partial(
+            RateLimiter, concurrency, requests_per_minute=requests_per_minute, tokens_per_minute=tokens_per_minute
         )
 
-    def flight(self, budget: Budget) -> Flight:
+    def pool(self, budget: Budget) -> RequestPool:
         """Return what sends calls to this model and pays them from `budget`.
 
         Raises:
@@ -72,9 +72,9 @@ class HostedModel:
             raise no_address(self.name)
         key = self._key()
         where = self._address or self.name
-        return Flight(
+        return RequestPool(
             partial(self._transport, key),
-            pace=self._paced(),
+            limiter=self._limited(),
             budget=budget,
             model=self.name,
             where=where,
@@ -94,24 +94,24 @@ class HostedModel:
         if not left:
             return
         # connections outlive one answer, whose time would else be that of opening them; two answers at once share none
-        flight, self._idle = self._idle or self._ready(), None
+        pool, self._idle = self._idle or self._ready(), None
         try:
             while left:
-                while waiting and flight.room:
-                    flight.submit(waiting.popleft())
-                came = flight.collect()
+                while waiting and pool.room:
+                    pool.submit(waiting.popleft())
+                came = pool.collect()
                 left -= len(came)
                 yield [_placed(call, outcome) for call, outcome in came]
         except KeyboardInterrupt:
-            if rest := flight.drain():  # they are being paid for, and the caller may keep them
+            if rest := pool.drain():  # they are being paid for, and the caller may keep them
                 yield [_placed(call, outcome) for call, outcome in rest]
             raise
         finally:
             if left:
-                flight.drain()
-                flight.close()
+                pool.drain()
+                pool.close()
             else:
-                self._idle = flight
+                self._idle = pool
 
     def close(self) -> None:
         """Close the connections that `answer` left open."""
@@ -119,9 +119,9 @@ class HostedModel:
             self._idle.close()
             self._idle = None
 
-    def _ready(self) -> Flight:
+    def _ready(self) -> RequestPool:
         ledger = Ledger(Path(":memory:"))
-        return self.flight(Budget(ledger, run="", model=self.name, price=list_price(self.name), cap=None)).__enter__()
+        return self.pool(Budget(ledger, run="", model=self.name, price=list_price(self.name), cap=None)).__enter__()
 
     @property
     def _address(self) -> str | None:

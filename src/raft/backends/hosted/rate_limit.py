@@ -27,7 +27,7 @@ _TOLD = 0.98  # share of a limit that the endpoint states
 _LONGEST_PAUSE = 6.0  # seconds between two calls that feel whether an endpoint takes any again
 
 
-class Pace:
+class RateLimiter:
     """Decides when the next call may be sent.
 
     Args:
