@@ -1,23 +1,23 @@
 """What each fault of the fake server is to every transport: kind of error, and what it says."""
 
-from raft.backends.hosted.errors import Broken, Busy, Denied, Refused
+from raft.backends.hosted.errors import AccessDenied, RateLimited, Rejected, Transient
 
 EXPECTED = [
-    ("429", Busy, {"retry_after": 0.0}),
-    ("503", Busy, {}),
-    ("529", Busy, {}),
-    ("500", Broken, {"billed": False}),
-    ("502", Broken, {"billed": False}),
-    ("malformed", Broken, {"billed": True}),
-    ("close", Broken, {"billed": True}),
-    ("cut", Broken, {"billed": True}),
-    ("400", Refused, {"kind": "refused"}),
-    ("422", Refused, {"kind": "refused"}),
-    ("policy", Refused, {"kind": "refused"}),
-    ("context", Refused, {"kind": "too long"}),
-    ("401", Denied, {}),
-    ("402", Denied, {}),
-    ("403", Denied, {}),
-    ("404", Denied, {}),
-    ("quota", Denied, {}),
+    ("429", RateLimited, {"retry_after": 0.0}),
+    ("503", RateLimited, {}),
+    ("529", RateLimited, {}),
+    ("500", Transient, {"billed": False}),
+    ("502", Transient, {"billed": False}),
+    ("malformed", Transient, {"billed": True}),
+    ("close", Transient, {"billed": True}),
+    ("cut", Transient, {"billed": True}),
+    ("400", Rejected, {"kind": "refused"}),
+    ("422", Rejected, {"kind": "refused"}),
+    ("policy", Rejected, {"kind": "refused"}),
+    ("context", Rejected, {"kind": "too long"}),
+    ("401", AccessDenied, {}),
+    ("402", AccessDenied, {}),
+    ("403", AccessDenied, {}),
+    ("404", AccessDenied, {}),
+    ("quota", AccessDenied, {}),
 ]

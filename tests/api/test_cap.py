@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from raft.backends.asking import Reply
-from raft.backends.hosted.errors import Broken, Busy, Denied, Refused
+from raft.backends.hosted.errors import AccessDenied, RateLimited, Rejected, Transient
 from raft.backends.hosted.flowing import FlowingGenerator
 from raft.errors import RaftError
 from raft.protocols import Completion, Request
@@ -79,13 +79,13 @@ class Provider:
             self.bill += PRICE.cost(read, written)
         await asyncio.sleep(draw.choice([0.0, draw.random(), 20 * draw.random()]))
         if fate == "busy":
-            raise Busy("slow down", retry_after=draw.choice([None, 0.0, 3.0]))
+            raise RateLimited("slow down", retry_after=draw.choice([None, 0.0, 3.0]))
         if fate in ("failing", "cut"):
-            raise Broken(fate, billed=fate == "cut")
+            raise Transient(fate, billed=fate == "cut")
         if fate == "refused":
-            raise Refused("not allowed", kind="refused")
+            raise Rejected("not allowed", kind="refused")
         if fate == "denied":
-            raise Denied("no balance")
+            raise AccessDenied("no balance")
         usage = (read, written) if fate == "answered" else draw.choice([(-1, -1), (read, -1)])
         return Reply(draw.choice(["yes", "no"]), "stop", *usage, None, 0.1)
 

@@ -320,12 +320,12 @@ def test_texts_that_do_not_fit_the_cap_are_not_sent(ledger):
 def test_texts_whose_vectors_did_not_come_are_lost(ledger):
     """Where the embedder fails, nobody knows what was billed."""
 
-    class Broken(HashEmbedder):
+    class Transient(HashEmbedder):
         def embed(self, texts):
             raise RaftError("no answer")
 
     with pytest.raises(RaftError, match="no answer"):
-        PaidEmbedder(Broken(), budget_of(ledger), lambda: None).embed(["a text"])
+        PaidEmbedder(Transient(), budget_of(ledger), lambda: None).embed(["a text"])
     assert states(ledger) == ["lost"]
 
 

@@ -114,7 +114,7 @@ def asker(
         max_failures: share of requests without a usable reply at which it stops.
         tell: told of replies ("asked").
     """
-    if budget is None or not hasattr(model, "flight"):
+    if budget is None or not hasattr(model, "pool"):
         return AskingGenerator(
             model,
             ledger,

@@ -8,7 +8,7 @@ import pytest
 
 from raft.backends.asking import Reply
 from raft.backends.hosted.calls import Call, RequestPool
-from raft.backends.hosted.errors import Broken, Busy, Denied, Refused
+from raft.backends.hosted.errors import AccessDenied, RateLimited, Rejected, Transient
 from raft.backends.hosted.rate_limit import RateLimiter
 from raft.errors import MissingExtra, RaftError, UsageError
 from raft.protocols import Failure, Request
@@ -39,7 +39,7 @@ def budget(ledger, cap=None, price=PRICE):
 
 def pool(endpoint, budget, most=4, **options):
     """Return a flight to an endpoint."""
-    options = {"pace": RateLimiter(most), "model": "m", "where": "here", "loop": SimulatedLoop, **options}
+    options = {"limiter": RateLimiter(most), "model": "m", "where": "here", "loop": SimulatedLoop, **options}
     return RequestPool(endpoint.transport, budget=budget, **options)
 
 
@@ -93,10 +93,10 @@ def test_many_calls_are_in_the_air_at_once(ledger):
 @pytest.mark.parametrize(
     "faults",
     [
-        [Busy("slow down")],
-        [Busy("slow down", retry_after=3.0)] * 12,
-        [Broken("500", billed=False)] * 7,
-        [Broken("cut", billed=False), Busy("full"), Broken("500", billed=False)],
+        [RateLimited("slow down")],
+        [RateLimited("slow down", retry_after=3.0)] * 12,
+        [Transient("500", billed=False)] * 7,
+        [Transient("cut", billed=False), RateLimited("full"), Transient("500", billed=False)],
     ],
 )
 def test_what_passes_by_itself_is_sent_again_and_costs_nothing(ledger, faults):
@@ -111,7 +111,7 @@ def test_what_passes_by_itself_is_sent_again_and_costs_nothing(ledger, faults):
 def test_a_call_that_may_have_been_charged_counts_at_its_worst_case(ledger):
     """A call that was cut off counts as the most it can have cost, besides the reply of the next try."""
     own = budget(ledger)
-    assert send(Endpoint({"x": [Broken("cut", billed=True)]}), own, "x")["x"].reply == "echo: x"
+    assert send(Endpoint({"x": [Transient("cut", billed=True)]}), own, "x")["x"].reply == "echo: x"
     assert states(ledger) == ["lost", "paid"]
     assert own.spent == pytest.approx(worst_case(call("x").request, PRICE) + PRICE.cost(10, 2))
 
@@ -134,7 +134,7 @@ def test_a_model_without_a_price_is_counted_in_tokens_alone(ledger):
 
 def test_retry_after_is_waited_for(ledger):
     """The second try comes no sooner than the endpoint asked for."""
-    endpoint = Endpoint({"x": [Busy("later", retry_after=42.0)]})
+    endpoint = Endpoint({"x": [RateLimited("later", retry_after=42.0)]})
     send(endpoint, budget(ledger), "x")
     first, second = endpoint.times
     assert second - first >= 42
@@ -142,7 +142,7 @@ def test_retry_after_is_waited_for(ledger):
 
 def test_tries_of_an_endpoint_that_fails_are_bounded(ledger):
     """An endpoint that only fails is asked eight times, with waits; then the run stops, and says how to go on."""
-    endpoint = Endpoint({"x": [Broken("500 out of order", billed=False)] * 50})
+    endpoint = Endpoint({"x": [Transient("500 out of order", billed=False)] * 50})
     with pytest.raises(RaftError, match="does not answer: 500 out of order") as caught:
         send(endpoint, budget(ledger), "x")
     assert not isinstance(caught.value, UsageError)
@@ -155,7 +155,7 @@ def test_tries_of_an_endpoint_that_fails_are_bounded(ledger):
 
 def test_an_endpoint_that_stays_busy_is_away_after_ten_minutes(ledger):
     """An endpoint that turns everything away is given time rather than tries, and not much more than ten minutes."""
-    endpoint = Endpoint({"x": [Busy("overloaded")] * 5000})
+    endpoint = Endpoint({"x": [RateLimited("overloaded")] * 5000})
     with pytest.raises(RaftError, match="overloaded"):
         send(endpoint, budget(ledger), "x")
     assert 8 < len(endpoint.seen) < 200
@@ -164,14 +164,15 @@ def test_an_endpoint_that_stays_busy_is_away_after_ten_minutes(ledger):
 
 def test_an_endpoint_that_asks_for_hours_is_away_at_once(ledger):
     """A wait longer than our patience is not begun."""
-    endpoint = Endpoint({"x": [Busy("quota of the day", retry_after=40_000.0)] * 9})
+    endpoint = Endpoint({"x": [RateLimited("quota of the day", retry_after=40_000.0)] * 9})
     with pytest.raises(RaftError, match="40,000 seconds"):
         send(endpoint, budget(ledger), "x")
     assert len(endpoint.seen) == 1
 
 
 @pytest.mark.parametrize(
-    ("fault", "tries"), [(Broken("timed out", billed=True), 3), (Broken("500", billed=False), 8), (Busy("no"), 20)]
+    ("fault", "tries"),
+    [(Transient("timed out", billed=True), 3), (Transient("500", billed=False), 8), (RateLimited("no"), 20)],
 )
 def test_a_call_that_fails_alone_is_given_up_alone(ledger, fault, tries):
     """While others are answered, one that never is becomes a failure; it does not stop the run."""
@@ -189,7 +190,7 @@ def test_a_call_that_fails_alone_is_given_up_alone(ledger, fault, tries):
 @pytest.mark.parametrize("kind", ["refused", "too long"])
 def test_what_the_provider_refuses_is_sent_once_and_costs_nothing(ledger, kind):
     """A refusal fails its own call, in the provider's words."""
-    endpoint, own = Endpoint({"bad": [Refused("against our rules", kind=kind)] * 9}), budget(ledger)
+    endpoint, own = Endpoint({"bad": [Rejected("against our rules", kind=kind)] * 9}), budget(ledger)
     results = send(endpoint, own, "bad", "good")
     assert results["bad"] == Failure(kind, "against our rules")
     assert results["good"].reply == "echo: good"
@@ -200,7 +201,8 @@ def test_what_the_provider_refuses_is_sent_once_and_costs_nothing(ledger, kind):
 def test_a_wrong_key_stops_the_run_after_what_was_in_the_air(ledger):
     """Nothing is sent after the provider said no; calls that were in the air are returned first, and are kept."""
     endpoint = Endpoint(
-        {"bad": [Denied("Incorrect API key")]}, latency=lambda request: 0.1 if "bad" in str(request.messages) else 5.0
+        {"bad": [AccessDenied("Incorrect API key")]},
+        latency=lambda request: 0.1 if "bad" in str(request.messages) else 5.0,
     )
     settled = []
     endpoint.gate.clear()
@@ -244,7 +246,7 @@ def test_a_call_that_does_not_fit_waits_for_what_is_in_the_air(ledger):
 
 def test_draining_sends_nothing_more_and_keeps_what_is_in_the_air(ledger):
     """What is in the air is waited for and returned; what was only submitted is not sent."""
-    endpoint = Endpoint({"wait": [Broken("500", billed=False)] * 99}, latency=1.0)
+    endpoint = Endpoint({"wait": [Transient("500", billed=False)] * 99}, latency=1.0)
     with pool(endpoint, budget(ledger), most=2) as flying:
         for text in ("one", "two", "three", "four"):
             flying.submit(call(text))

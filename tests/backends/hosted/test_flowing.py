@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from raft.backends.asking import RETRY_TEMPERATURE, AskingGenerator, Reply
 from raft.backends.hosted.calls import RequestPool
-from raft.backends.hosted.errors import Broken, Denied, Refused
+from raft.backends.hosted.errors import AccessDenied, Rejected, Transient
 from raft.backends.hosted.flowing import FlowingGenerator
 from raft.errors import RaftError, UsageError
 from raft.protocols import Completion, Failure, Request
@@ -148,7 +148,7 @@ def test_a_cut_off_reply_that_passes_is_taken(ledger):
 @pytest.mark.parametrize("kind", ["refused", "too long"])
 def test_a_refusal_is_final(ledger, kind):
     """What the provider refuses is not asked again, whatever the attempts, and is not stored."""
-    endpoint = Endpoint({"bad": [Refused("against our rules", kind=kind)] * 9})
+    endpoint = Endpoint({"bad": [Rejected("against our rules", kind=kind)] * 9})
     outcomes = ask(endpoint, ledger, [request("good"), request("bad")])
     assert outcomes[1] == Failure(kind, "against our rules", "", 1)
     assert endpoint.texts.count("bad") == 1
@@ -183,7 +183,7 @@ def test_leaving_early_keeps_what_is_in_the_air(ledger):
 
 def test_an_error_keeps_what_came_and_what_was_in_the_air(ledger):
     """When the run stops, every reply that was paid for is in the ledger and is not asked for again."""
-    endpoint = Endpoint({"word 20": [Denied("no such model")]})
+    endpoint = Endpoint({"word 20": [AccessDenied("no such model")]})
     requests = [request(f"word {i}") for i in range(40)]
     with pytest.raises(UsageError, match="no such model"):
         ask(endpoint, ledger, requests)
@@ -301,7 +301,7 @@ def test_any_order_of_replies_gives_the_same_outcomes(tmp_path_factory, words, c
 
     expected = [f"echo: {word}" if word not in (3, 7) else "no good" for word in words]
     with closing(Ledger(tmp_path_factory.mktemp("any") / "ledger.sqlite")) as ledger:
-        endpoint = Endpoint({"5": [Broken("500", billed=False)]}, latency=latency)
+        endpoint = Endpoint({"5": [Transient("500", billed=False)]}, latency=latency)
         requests = [request(str(word), check=check) for word in words]
         outcomes = ask(endpoint, ledger, requests, attempts=2, concurrency=concurrency)
     assert [one.text if isinstance(one, Completion) else one.message for one in outcomes] == expected

@@ -12,7 +12,7 @@ from fake_openai import ERRORS, FakeOpenAI
 from raft import prompts
 from raft.backends.asking import Reply
 from raft.backends.hosted import calls as retrying
-from raft.backends.hosted.errors import Busy
+from raft.backends.hosted.errors import RateLimited
 from raft.backends.hosted.flowing import FlowingGenerator, FreshGenerator
 from raft.backends.hosted.model import HostedModel
 from raft.backends.hosted.openai_http import DirectTransport
@@ -131,8 +131,8 @@ def test_waits_and_tries_are_bounded(naps):
     assert not isinstance(caught.value, UsageError)
     assert "The server had an error" in caught.value.what
     assert "again later" in caught.value.hint
-    assert len(server.seen) == retrying.Patience().tries
-    assert 0 < len(naps) <= retrying.Patience().tries
+    assert len(server.seen) == retrying.RetryPolicy().tries
+    assert 0 < len(naps) <= retrying.RetryPolicy().tries
     assert all(0 <= nap <= 30 for nap in naps)
 
 
@@ -253,7 +253,7 @@ def test_a_garbled_response_is_tried_again_and_then_an_error_with_words():
     with FakeOpenAI({"garbled": ["malformed"] * 20}) as server, pytest.raises(RaftError) as caught:
         answer(server, "garbled")
     assert "again later" in caught.value.hint
-    assert len(server.seen) <= retrying.Patience().tries
+    assert len(server.seen) <= retrying.RetryPolicy().tries
 
 
 def test_an_endpoint_that_is_down_is_an_error_with_a_hint():
@@ -391,7 +391,7 @@ def test_the_fake_server_stops_at_its_limit():
         transport = DirectTransport("openai/test-model", api_base=url, key=None, timeout=20, connections=1)
         for text in ("a", "b"):
             await transport.send(request(text))
-        with pytest.raises(Busy):
+        with pytest.raises(RateLimited):
             await transport.send(request("c"))
         await transport.close()
 

@@ -8,7 +8,7 @@ import pytest
 
 from fake_openai import ERRORS, FakeOpenAI
 from raft.backends.hosted import litellm as through_litellm
-from raft.backends.hosted.errors import Broken, Denied
+from raft.backends.hosted.errors import AccessDenied, Transient
 from raft.backends.hosted.litellm import LitellmTransport
 from raft.protocols import Request
 from transport_faults import EXPECTED
@@ -84,7 +84,7 @@ def test_a_reply_that_does_not_come_may_have_been_billed(name):
     """A call that times out counts as one that the provider may charge for."""
     with FakeOpenAI({"x": ["timeout"]}) as server:
         error = one(server.url, "x", timeout=0.5, name=name)
-    assert isinstance(error, Broken)
+    assert isinstance(error, Transient)
     assert error.billed
 
 
@@ -94,7 +94,7 @@ def test_an_endpoint_that_is_down_has_charged_nothing(name):
     with closing(socket.socket()) as free:
         free.bind(("127.0.0.1", 0))
         error = one(f"http://127.0.0.1:{free.getsockname()[1]}/v1", "x", name=name)
-    assert isinstance(error, Broken)
+    assert isinstance(error, Transient)
     assert not error.billed
 
 
@@ -111,7 +111,7 @@ def test_odd_replies_are_replies(name):
 def test_an_unknown_provider_stops_at_once():
     """A name that litellm does not know is denied, not retried."""
     error = one(None, "x", name="nobody/test-model")
-    assert isinstance(error, Denied)
+    assert isinstance(error, AccessDenied)
     assert "nobody/test-model" in error.words
 
 
@@ -174,7 +174,7 @@ def test_no_error_shows_the_key(monkeypatch, name):
     monkeypatch.setitem(ERRORS, "401", (401, "invalid_api_key", f"Incorrect API key provided: {key}."))
     with FakeOpenAI({"x": ["401"]}) as server:
         error = one(server.url, "x", name=name, key=key)
-    assert isinstance(error, Denied)
+    assert isinstance(error, AccessDenied)
     assert key not in str(error)
     assert "Incorrect API key" in error.words
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from fake_openai import ERRORS, FakeOpenAI
 from raft.backends.asking import Reply
 from raft.backends.hosted import openai_http
-from raft.backends.hosted.errors import Broken, Busy, Denied, Refused
+from raft.backends.hosted.errors import AccessDenied, RateLimited, Rejected, Transient
 from raft.backends.hosted.openai_http import DirectTransport
 from raft.protocols import Request
 from transport_faults import EXPECTED
@@ -64,7 +64,7 @@ def test_a_chat_of_parts_is_answered_and_an_empty_one_refused():
     with FakeOpenAI() as server:
         ((reply, error), _) = ask(server.url, Request(parts, max_tokens=9), Request((), max_tokens=9))
     assert reply.text == "echo: hello there"
-    assert isinstance(error, Refused)
+    assert isinstance(error, Rejected)
 
 
 @asynccontextmanager
@@ -147,7 +147,7 @@ def test_a_reply_that_does_not_come_may_have_been_billed():
     """A call that times out counts as one that the provider may charge for."""
     with FakeOpenAI({"x": ["timeout"]}) as server:
         error = one(server.url, "x", timeout=0.2)
-    assert isinstance(error, Broken)
+    assert isinstance(error, Transient)
     assert error.billed
     assert "0.2 seconds" in error.words
 
@@ -158,7 +158,7 @@ def test_an_endpoint_that_is_down_has_charged_nothing():
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
         error = one(url)
-    assert isinstance(error, Broken)
+    assert isinstance(error, Transient)
     assert not error.billed
     assert url in error.words
 
@@ -167,7 +167,7 @@ def test_an_endpoint_that_is_down_has_charged_nothing():
 def test_an_address_that_is_none_is_no_traceback(url):
     """An address that cannot be asked stops the run in words."""
     error = one(url, timeout=2)
-    assert isinstance(error, Denied | Broken)
+    assert isinstance(error, AccessDenied | Transient)
     assert url in error.words
 
 
@@ -223,7 +223,7 @@ def test_a_refusal_of_something_else_is_not_asked_again():
     """A bad request with a schema is a refusal where the schema is not what is refused."""
     with FakeOpenAI({"x": ["400"]}) as server:
         (error,), _ = ask(server.url, request("x", schema=SCHEMA))
-    assert isinstance(error, Refused)
+    assert isinstance(error, Rejected)
     assert len(server.seen) == 1
 
 
@@ -253,7 +253,7 @@ def test_a_limited_endpoint_says_how_long_to_wait():
     with FakeOpenAI(requests_per_minute=60) as server:
         (first, second), _ = ask(server.url, request("x"), request("y"), together=False)
     assert isinstance(first, Reply)
-    assert isinstance(second, Busy)
+    assert isinstance(second, RateLimited)
     assert 0 < second.retry_after <= 1
 
 
@@ -272,32 +272,32 @@ def test_waits_are_read_in_all_their_forms():
 def test_a_redirect_is_not_followed():
     """Documents and key go to the address that was given and to no other."""
     error, came = said(307, "", "Location: /v1/chat/completions\r\n")
-    assert isinstance(error, Denied)
+    assert isinstance(error, AccessDenied)
     assert came == 1
 
 
 @pytest.mark.parametrize(
     ("status", "body", "kind", "words"),
     [
-        (502, "<html><title>Bad gateway</title></html>", Broken, "HTTP status 502"),
-        (503, "no healthy upstream", Broken, "no healthy upstream"),
-        (500, '{"error": "out of memory"}', Broken, "out of memory"),
+        (502, "<html><title>Bad gateway</title></html>", Transient, "HTTP status 502"),
+        (503, "no healthy upstream", Transient, "no healthy upstream"),
+        (500, '{"error": "out of memory"}', Transient, "out of memory"),
         (
             400,
             '[{"error": {"message": "API key not valid. Please pass a valid one.", "code": 400}}]',
-            Denied,
+            AccessDenied,
             "API key",
         ),
-        (400, '{"object": "error", "message": "it is longer than max_model_len"}', Refused, "max_model_len"),
-        (413, "", Refused, "HTTP status 413"),
-        (422, '{"detail": [{"msg": "field required"}]}', Refused, "field required"),
-        (403, '{"error": {"message": "flagged by moderation"}}', Refused, "moderation"),
-        (200, '{"error": {"message": "upstream is busy", "code": 429}}', Busy, "upstream is busy"),
-        (200, '{"error": {"message": "it failed", "code": "upstream"}}', Broken, "it failed"),
-        (200, '{"id": 1}', Broken, "no chat completion"),
-        (200, "[1]", Broken, "no chat completion"),
-        (200, "", Broken, "no JSON"),
-        (200, "[" * 100_000, Broken, "no JSON"),
+        (400, '{"object": "error", "message": "it is longer than max_model_len"}', Rejected, "max_model_len"),
+        (413, "", Rejected, "HTTP status 413"),
+        (422, '{"detail": [{"msg": "field required"}]}', Rejected, "field required"),
+        (403, '{"error": {"message": "flagged by moderation"}}', Rejected, "moderation"),
+        (200, '{"error": {"message": "upstream is busy", "code": 429}}', RateLimited, "upstream is busy"),
+        (200, '{"error": {"message": "it failed", "code": "upstream"}}', Transient, "it failed"),
+        (200, '{"id": 1}', Transient, "no chat completion"),
+        (200, "[1]", Transient, "no chat completion"),
+        (200, "", Transient, "no JSON"),
+        (200, "[" * 100_000, Transient, "no JSON"),
     ],
 )
 def test_errors_of_other_shapes_are_understood(status, body, kind, words):
@@ -311,14 +311,14 @@ def test_errors_of_other_shapes_are_understood(status, body, kind, words):
 def test_a_gateway_that_gave_up_may_have_been_billed(status, billed):
     """Where a gateway stopped waiting for a reply, the provider may charge for it; a server that failed does not."""
     error, _ = said(status, "gone")
-    assert isinstance(error, Broken)
+    assert isinstance(error, Transient)
     assert error.billed is billed
 
 
 def test_no_error_shows_the_key():
     """A provider that repeats the key in its words does not make us repeat it."""
     error, _ = said(401, json.dumps({"error": {"message": f"Incorrect API key provided: {KEY}."}}))
-    assert isinstance(error, Denied)
+    assert isinstance(error, AccessDenied)
     assert KEY not in str(error)
     assert "Incorrect API key" in error.words
 
@@ -347,10 +347,10 @@ def test_no_body_ends_in_a_traceback(tree, status):
     data = json.dumps(tree).encode()
     try:
         assert isinstance(openai_http.read_reply(data, 0.0).text, str)
-    except (Busy, Broken, Refused, Denied) as error:
+    except (RateLimited, Transient, Rejected, AccessDenied) as error:
         assert isinstance(error.words, str)
     words, code = openai_http.read_error(data, status)
-    assert isinstance(openai_http.fault(status, words, code=code), Busy | Broken | Refused | Denied)
+    assert isinstance(openai_http.fault(status, words, code=code), RateLimited | Transient | Rejected | AccessDenied)
 
 
 def test_connections_are_used_again():

@@ -14,7 +14,7 @@ from typing import Any
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, stop_after_delay, wait_random_exponential
 
 from raft.backends.asking import Reply
-from raft.backends.hosted.errors import Broken, Busy, Denied, Refused
+from raft.backends.hosted.errors import AccessDenied, RateLimited, Rejected, Transient
 from raft.backends.hosted.manners import Manners
 from raft.backends.hosted.openai_http import fault, is_plain, read_error, read_reply
 from raft.backends.hosted.providers import PROVIDERS, no_address, no_key
@@ -23,7 +23,7 @@ from raft.errors import UsageError
 from raft.protocols import Request
 from raft.store.batches import Batch
 
-Fault = Busy | Broken | Refused | Denied
+Fault = RateLimited | Transient | Rejected | AccessDenied
 
 _TRIES, _PATIENCE_SECONDS = 8, 600.0
 _SETTLING_SECONDS = 10.0  # after which a batch that was made is surely in the provider's list
@@ -222,7 +222,7 @@ class BatchProvider:
                 raise _meaning(error) from None
 
         retrying = Retrying(
-            retry=retry_if_exception_type((Busy, Broken)),
+            retry=retry_if_exception_type((RateLimited, Transient)),
             wait=wait_random_exponential(multiplier=0.5, max=30),
             stop=stop_after_attempt(_TRIES) | stop_after_delay(_PATIENCE_SECONDS),
             sleep=sleep,
@@ -270,7 +270,7 @@ class BatchProvider:
 def _meaning(error: Exception) -> Fault:
     status, body = getattr(error, "status_code", None), getattr(error, "body", None)
     if not isinstance(status, int):
-        return Broken(str(error) or type(error).__name__, billed=False)
+        return Transient(str(error) or type(error).__name__, billed=False)
     words, code = read_error(json.dumps(body).encode(), status) if isinstance(body, dict) else (str(error), "")
     return fault(status, words, code=code)
 
@@ -279,11 +279,11 @@ def _outcome(response: dict[str, Any], error: Any) -> Reply | Fault:
     status, data = response.get("status_code"), json.dumps(response.get("body")).encode()
     if error or not isinstance(status, int):
         words = error.get("message") if isinstance(error, dict) else error
-        return Broken(str(words or "no reply came"), billed=False)
+        return Transient(str(words or "no reply came"), billed=False)
     if status != 200:
         words, code = read_error(data, status)
         return fault(status, words, code=code)
     try:
         return read_reply(data, 0.0)
-    except (Busy, Broken, Refused, Denied) as meant:
+    except (RateLimited, Transient, Rejected, AccessDenied) as meant:
         return meant

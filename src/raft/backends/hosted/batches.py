@@ -11,7 +11,7 @@ from typing import Any
 
 from raft.backends.asking import RETRY_TEMPERATURE, Reply
 from raft.backends.hosted.batch_api import BatchProvider, Stand, Unlisted
-from raft.backends.hosted.errors import Broken, Busy, Denied, Refused
+from raft.backends.hosted.errors import AccessDenied, RateLimited, Rejected, Transient
 from raft.backends.hosted.providers import identity_of
 from raft.errors import RaftError, UsageError
 from raft.protocols import Failure, Request
@@ -79,15 +79,15 @@ class BatchModel:
         try:
             provider = self._provider or self._opened()
             yield from self._answer(provider, calls, wanted)
-        except Denied as error:
+        except AccessDenied as error:
             raise self._denied(error) from None
-        except Refused as error:
+        except Rejected as error:
             raise RaftError(
                 f"The provider refuses a batch to {self.name}: {error}",
                 where=self.identity,
                 hint="--set generator.batch_endpoint=false   (asks the model directly)",
             ) from None
-        except (Busy, Broken) as error:
+        except (RateLimited, Transient) as error:
             raise RaftError(
                 f"The batch endpoint of {self.name} does not answer: {error}",
                 where=self.identity,
@@ -186,17 +186,17 @@ class BatchModel:
         self._refused[batch.name] = provider.manners.refused
         try:
             batch = self._book.filed(batch, provider.upload(lines))
-        except (Busy, Broken, Refused, Denied):
+        except (RateLimited, Transient, Rejected, AccessDenied):
             self._book.drop(batch)  # a file alone is no batch
             raise
         try:
             return self._book.sent(batch, provider.make(batch))
-        except (Refused, Denied):
+        except (Rejected, AccessDenied):
             self._book.drop(batch)
             raise
         except Unlisted:
             self._book.settle(batch, {}, ())
-            raise Broken("nobody knows whether the batch was made", billed=True) from None
+            raise Transient("nobody knows whether the batch was made", billed=True) from None
 
     def _next(self, provider: BatchProvider, waiting: Mapping[Batch, list[str]]) -> tuple[Batch, Stand | None]:
         """Return the first batch that is over, with None where the provider has it no more."""
@@ -242,13 +242,13 @@ class BatchModel:
                 provider.manners.learn(came, frozenset())
                 bills[key], outcomes[key] = self._priced(came, asked.get(key))
                 continue
-            if not (isinstance(came, Broken) and came.billed):
+            if not (isinstance(came, Transient) and came.billed):
                 free.add(key)
             if key in asked and provider.adapts(came, asked[key], before):
                 again.add(key)
                 continue
-            outcomes[key] = Failure(came.kind if isinstance(came, Refused) else "error", str(came))
-            denied = self._denied(came) if isinstance(came, Denied) else denied
+            outcomes[key] = Failure(came.kind if isinstance(came, Rejected) else "error", str(came))
+            denied = self._denied(came) if isinstance(came, AccessDenied) else denied
         if batch.state == "settled":
             self._book.forget(batch, members - bills.keys())
             return {key: one for key, one in outcomes.items() if key in asked}, denied
@@ -287,7 +287,7 @@ class BatchModel:
                 hint="run the same command again to ask the rest in another batch",
             )
 
-    def _denied(self, error: Denied) -> UsageError:
+    def _denied(self, error: AccessDenied) -> UsageError:
         return UsageError(
             f"The provider refuses {self.name}: {error}",
             where=self.identity,

@@ -16,7 +16,7 @@ from typing import Literal, Self
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
 from raft.backends.asking import Reply, entry_of
-from raft.backends.hosted.errors import Broken, Busy, Denied, Refused, Transport
+from raft.backends.hosted.errors import AccessDenied, RateLimited, Rejected, Transient, Transport
 from raft.backends.hosted.rate_limit import RateLimiter
 from raft.errors import RaftError, UsageError
 from raft.protocols import Failure, Request
@@ -28,7 +28,7 @@ _WAITS = wait_random_exponential(multiplier=0.5, max=30)
 
 
 @dataclass
-class Trouble:
+class RetryState:
     """What went wrong with one call so far; `since` is when, in seconds of the loop's clock."""
 
     since: float | None = None
@@ -36,10 +36,10 @@ class Trouble:
     broken: int = 0
     lost: int = 0
 
-    def note(self, fault: Busy | Broken, now: float) -> None:
+    def note(self, fault: RateLimited | Transient, now: float) -> None:
         """Count one more fault, which came at `now`."""
         self.since = now if self.since is None else self.since
-        if isinstance(fault, Busy):
+        if isinstance(fault, RateLimited):
             self.busy += 1
         else:
             self.broken += 1
@@ -51,7 +51,7 @@ class Trouble:
 
 
 @dataclass(frozen=True)
-class Patience:
+class RetryPolicy:
     """How long one goes on.
 
     Attributes:
@@ -62,7 +62,7 @@ class Patience:
     tries: int = 8
     seconds: float = 600.0
 
-    def ends(self, fault: BaseException | None, trouble: Trouble, *, now: float, answered_at: float) -> bool:
+    def ends(self, fault: BaseException | None, trouble: RetryState, *, now: float, answered_at: float) -> bool:
         """Tell whether a call is not to be sent again.
 
         Args:
@@ -73,17 +73,17 @@ class Patience:
         """
         alone = trouble.alone(answered_at)
         away = now - max(trouble.since or 0.0, answered_at) >= self.seconds
-        if isinstance(fault, Busy):
+        if isinstance(fault, RateLimited):
             return away or self.too_long(fault) or (alone and trouble.busy >= _BUSY_ALONE)
         return away or trouble.broken >= self.tries or (alone and trouble.lost >= _LOST_ALONE)
 
     def too_long(self, fault: BaseException | None) -> bool:
         """Tell whether the endpoint asks to wait longer than one is ready to."""
-        return isinstance(fault, Busy) and (fault.retry_after or 0.0) > self.seconds
+        return isinstance(fault, RateLimited) and (fault.retry_after or 0.0) > self.seconds
 
 
 async def send_again(
-    send: Callable[[], Awaitable[Entry]], first: Busy | Broken, ends: Callable[[BaseException | None], bool]
+    send: Callable[[], Awaitable[Entry]], first: RateLimited | Transient, ends: Callable[[BaseException | None], bool]
 ) -> Entry:
     """Send a call until it is answered or given up.
 
@@ -96,7 +96,7 @@ async def send_again(
         Busy, Broken: the last fault of a call that was given up.
         Refused, Denied: it is not answered.
     """
-    known: Busy | Broken | None = first
+    known: RateLimited | Transient | None = first
 
     async def attempt() -> Entry:
         nonlocal known
@@ -106,7 +106,7 @@ async def send_again(
         return await send()
 
     retrying = AsyncRetrying(
-        retry=retry_if_exception_type((Busy, Broken)),
+        retry=retry_if_exception_type((RateLimited, Transient)),
         wait=_wait,
         stop=lambda state: ends(_fault(state)),
         reraise=True,
@@ -120,7 +120,7 @@ def _fault(state: RetryCallState) -> BaseException | None:
 
 def _wait(state: RetryCallState) -> float:
     """Return the seconds until the next try: where the endpoint is busy, the pace makes everybody wait already."""
-    return 0.0 if isinstance(_fault(state), Busy) else _WAITS(state)
+    return 0.0 if isinstance(_fault(state), RateLimited) else _WAITS(state)
 
 
 _AHEAD = 8  # calls that wait to be sent, besides one for each in flight
@@ -160,7 +160,7 @@ class RequestPool:
         budget: Budget,
         model: str,
         where: str,
-        patience: Patience = Patience(),
+        patience: RetryPolicy = RetryPolicy(),
         loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop,
         roomy: Callable[[Request], Request] = lambda request: request,
     ) -> None:
@@ -179,7 +179,7 @@ class RequestPool:
         self._loop = self._make_loop()
         self._batcher = TransactionBatcher(self._purse, self._loop)
         self._landing, self._settled = asyncio.Event(), asyncio.Event()
-        self._thread = threading.Thread(target=self._run, name="raft-flight", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="raft-pool", daemon=True)
         self._thread.start()
         return self
 
@@ -290,23 +290,23 @@ class RequestPool:
                 self._landing.set()
 
     async def _settle(self, call: Call) -> None:
-        trouble = Trouble()
+        trouble = RetryState()
         result: Outcome
         try:
             try:
                 result = await self._send(call, trouble)
-            except (Busy, Broken) as error:
+            except (RateLimited, Transient) as error:
                 result = await send_again(
                     lambda: self._send(call, trouble), error, lambda fault: self._gives_up(fault, trouble)
                 )
-        except Refused as error:
+        except Rejected as error:
             result = Failure(error.kind, error.words)
-        except (Busy, Broken) as error:
+        except (RateLimited, Transient) as error:
             if self._halted or not trouble.alone(self._answered_at):
                 self._halt(self._away(error))
                 return
             result = Failure("error", error.words)
-        except Denied as error:
+        except AccessDenied as error:
             self._halt(
                 UsageError(
                     f"The provider refuses {self._model}: {error.words}",
@@ -320,7 +320,7 @@ class RequestPool:
             return
         self._results.put((call, result))
 
-    async def _send(self, call: Call, trouble: Trouble) -> Entry:
+    async def _send(self, call: Call, trouble: RetryState) -> Entry:
         """Send a call once and keep its reply."""
         request, price = call.request, self._purse.price
         most = most_tokens(request)
@@ -341,11 +341,11 @@ class RequestPool:
                 reply = await self._sent(number, call)
                 outcome = "ok"
                 self._answered_at = self._loop.time()
-            except Refused:
+            except Rejected:
                 outcome, self._answered_at = "ok", self._loop.time()
                 raise
-            except (Busy, Broken) as error:
-                if isinstance(error, Busy):
+            except (RateLimited, Transient) as error:
+                if isinstance(error, RateLimited):
                     outcome, wait = "busy", error.retry_after
                 trouble.note(error, self._loop.time())
                 raise
@@ -373,10 +373,10 @@ class RequestPool:
             raise asyncio.CancelledError
         try:
             reply = await self._transport.send(call.request)
-        except (Busy, Refused, Denied):
+        except (RateLimited, Rejected, AccessDenied):
             self._purse.release(number)
             raise
-        except Broken as error:
+        except Transient as error:
             (self._purse.lose if error.billed else self._purse.release)(number)
             raise
         except BaseException:  # cut off, or an error that no transport may raise
@@ -400,12 +400,12 @@ class RequestPool:
             self._limits = self._transport.limits
             self.limiter.advise(**self._limits)
 
-    def _gives_up(self, fault: BaseException | None, trouble: Trouble) -> bool:
+    def _gives_up(self, fault: BaseException | None, trouble: RetryState) -> bool:
         now, answered_at = self._loop.time(), self._answered_at
         return self._halted or self._patience.ends(fault, trouble, now=now, answered_at=answered_at)
 
-    def _away(self, fault: Busy | Broken) -> RaftError:
-        wait = fault.retry_after if isinstance(fault, Busy) and self._patience.too_long(fault) else None
+    def _away(self, fault: RateLimited | Transient) -> RaftError:
+        wait = fault.retry_after if isinstance(fault, RateLimited) and self._patience.too_long(fault) else None
         asks = f" (it asks to wait {wait:,.0f} seconds)" if wait else ""
         return RaftError(
             f"The endpoint of {self._model} does not answer: {fault.words}{asks}",

@@ -15,7 +15,7 @@ _LONGEST = 500
 _SECRETS = re.compile(r"\b(?:sk|pk|rk|gsk|xai|hf)[-_][\w*.-]{5,}[\w*]|\bAIza[\w-]{20,}|\b[Bb]earer\s+\S+")
 
 
-class Busy(Exception):
+class RateLimited(Exception):
     """The endpoint wants fewer calls (429, or overloaded): slow down and ask again; nothing was billed.
 
     Args:
@@ -28,7 +28,7 @@ class Busy(Exception):
         super().__init__(self.words)
 
 
-class Broken(Exception):
+class Transient(Exception):
     """A call that failed by chance (5xx, cut, timed out, a body that cannot be read): it may be sent again.
 
     Args:
@@ -41,7 +41,7 @@ class Broken(Exception):
         super().__init__(self.words)
 
 
-class Refused(Exception):
+class Rejected(Exception):
     """This request alone is not answered, however often it is sent.
 
     Args:
@@ -54,7 +54,7 @@ class Refused(Exception):
         super().__init__(self.words)
 
 
-class Denied(Exception):
+class AccessDenied(Exception):
     """No request is answered: the key, a permission, the model's name or the account's balance is at fault.
 
     Args:

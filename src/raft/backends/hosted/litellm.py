@@ -16,7 +16,7 @@ from datetime import datetime
 from typing import Any
 
 from raft.backends.asking import Reply
-from raft.backends.hosted.errors import Broken, Busy, Denied, Refused
+from raft.backends.hosted.errors import AccessDenied, RateLimited, Rejected, Transient
 from raft.backends.hosted.manners import Manners
 from raft.backends.hosted.openai_http import (
     fault,
@@ -84,7 +84,7 @@ class LitellmTransport:
                 async with asyncio.timeout(self._timeout):
                     response = await self._call(request, refused)
             except TimeoutError:
-                raise Broken(f"no reply of {self._name} within {self._timeout:g} seconds", billed=True) from None
+                raise Transient(f"no reply of {self._name} within {self._timeout:g} seconds", billed=True) from None
             except Exception as error:
                 words, code = self._words(error)
                 found = self._fault(error, words, code)
@@ -135,20 +135,20 @@ class LitellmTransport:
         if "x-ratelimit-limit-requests" in headers or "x-ratelimit-limit-tokens" in headers:
             self.limits = {**self.limits, **read_limits(headers)}
 
-    def _fault(self, error: Exception, words: str, code: str) -> Busy | Broken | Refused | Denied:
+    def _fault(self, error: Exception, words: str, code: str) -> RateLimited | Transient | Rejected | AccessDenied:
         kinds = {type(one).__name__ for one in _chain(error)}
         headers = getattr(error, "litellm_response_headers", None)
         status = getattr(error, "status_code", None)
-        found: Busy | Broken | Refused | Denied = Broken(words, billed=kinds.isdisjoint(_NOT_SENT))
+        found: RateLimited | Transient | Rejected | AccessDenied = Transient(words, billed=kinds.isdisjoint(_NOT_SENT))
         page = next((no_page(one.doc) for one in _chain(error) if isinstance(one, json.JSONDecodeError)), None)
         if page is not None:
             found = page
         elif kinds & {"ModuleNotFoundError", "ImportError"} or "LLM Provider NOT provided" in words:
-            found = Denied(words)
+            found = AccessDenied(words)
         elif "ContextWindowExceededError" in kinds:
-            found = Refused(words, kind="too long")
+            found = Rejected(words, kind="too long")
         elif "ContentPolicyViolationError" in kinds:
-            found = Refused(words, kind="refused")
+            found = Rejected(words, kind="refused")
         elif isinstance(status, int) and (headers or 400 <= status < 500) and status not in (200, 408):
             found = fault(status, words, code=code, retry_after=retry_after(headers or {}))
         return found

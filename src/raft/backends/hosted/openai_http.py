@@ -14,7 +14,7 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
 from raft.backends.asking import Reply
-from raft.backends.hosted.errors import Broken, Busy, Denied, Refused
+from raft.backends.hosted.errors import AccessDenied, RateLimited, Rejected, Transient
 from raft.backends.hosted.manners import Manners
 from raft.backends.hosted.providers import provider_of
 from raft.protocols import Request
@@ -124,14 +124,14 @@ class DirectTransport:
                 self._listen(response.headers)
                 return response.status, response.headers, await response.read()
         except (aiohttp.ConnectionTimeoutError, aiohttp.ClientConnectorError) as error:
-            raise Broken(self._masked(f"no connection to {self._url}: {error}"), billed=False) from None
+            raise Transient(self._masked(f"no connection to {self._url}: {error}"), billed=False) from None
         except TimeoutError:
-            raise Broken(f"no reply from {self._url} within {self._timeout:g} seconds", billed=True) from None
+            raise Transient(f"no reply from {self._url} within {self._timeout:g} seconds", billed=True) from None
         except (aiohttp.InvalidURL, ValueError) as error:
-            raise Denied(self._masked(f"{self._url} cannot be asked: {error}")) from None
+            raise AccessDenied(self._masked(f"{self._url} cannot be asked: {error}")) from None
         except (aiohttp.ClientError, OSError) as error:
             words = str(error) or type(error).__name__
-            raise Broken(self._masked(f"the connection to {self._url} broke: {words}"), billed=True) from None
+            raise Transient(self._masked(f"the connection to {self._url} broke: {words}"), billed=True) from None
 
     def _open(self) -> "aiohttp.ClientSession":
         import aiohttp
@@ -160,7 +160,7 @@ class DirectTransport:
 
 def fault(
     status: int, words: str, *, code: str = "", retry_after: float | None = None
-) -> Busy | Broken | Refused | Denied:
+) -> RateLimited | Transient | Rejected | AccessDenied:
     """Return what an endpoint's refusal means.
 
     Args:
@@ -171,20 +171,20 @@ def fault(
     """
     words = words or f"HTTP status {status}"
     said = f"{code} {words}"
-    found: Busy | Broken | Refused | Denied = Refused(words, kind="refused")
+    found: RateLimited | Transient | Rejected | AccessDenied = Rejected(words, kind="refused")
     if status < 500 and _CONTENT.search(said):
         pass
     elif code in _DENIED_CODES or (status < 500 and status != 429 and _DENIED_WORDS.search(words)):
-        found = Denied(words)
+        found = AccessDenied(words)
     elif status in (429, 529) or (status == 503 and (retry_after is not None or _OVERLOAD.search(said))):
-        found = Busy(words, retry_after=retry_after)
+        found = RateLimited(words, retry_after=retry_after)
     elif status in (408, 409, 425) or status >= 500:
         # where a gateway gave up waiting, the reply may have been written behind it
-        found = Broken(words, billed=status in (408, 504, 524))
+        found = Transient(words, billed=status in (408, 504, 524))
     elif status == 413 or _TOO_LONG.search(said):
-        found = Refused(words, kind="too long")
+        found = Rejected(words, kind="too long")
     elif status in (401, 402, 403, 404, 405) or status < 400:
-        found = Denied(words)
+        found = AccessDenied(words)
     return found
 
 
@@ -198,14 +198,16 @@ def read_reply(data: bytes, seconds: float) -> Reply:
     try:
         tree = json.loads(data)
     except (ValueError, RecursionError):
-        raise no_page(data.decode("utf-8", "replace")) or Broken("the reply's body is no JSON", billed=True) from None
+        raise no_page(data.decode("utf-8", "replace")) or Transient(
+            "the reply's body is no JSON", billed=True
+        ) from None
     choices = tree.get("choices") if isinstance(tree, dict) else None
     if isinstance(tree, dict) and choices is None and tree.get("error"):
         words, code = read_error(data, 0)
         number = tree["error"].get("code") if isinstance(tree["error"], dict) else None
-        raise fault(number, words, code=code) if isinstance(number, int) else Broken(words, billed=True)
+        raise fault(number, words, code=code) if isinstance(number, int) else Transient(words, billed=True)
     if not isinstance(choices, list):
-        raise Broken("the reply's body is no chat completion", billed=True)
+        raise Transient("the reply's body is no chat completion", billed=True)
     tokens = read_usage(tree.get("usage"))
     if not choices:
         return Reply("", "empty", *tokens, None, seconds)
@@ -228,20 +230,20 @@ def read_message(message: Mapping[str, Any], finish: str) -> tuple[str, str]:
     return (f"<think>{thoughts}" if thoughts else ""), finish
 
 
-def no_page(text: str) -> Denied | None:
+def no_page(text: str) -> AccessDenied | None:
     """Return the error to raise where a web page came instead of a reply; None for any other text."""
     if not _PAGE.match(text):
         return None
     seen = " ".join(re.sub(r"<[^>]*>", " ", text).split())[:80]
-    return Denied(
+    return AccessDenied(
         f"a web page (HTML) came instead of a reply: {seen!r}; the address of a chat endpoint usually ends in /v1"
     )
 
 
-def is_plain(found: Busy | Broken | Refused | Denied) -> bool:
+def is_plain(found: RateLimited | Transient | Rejected | AccessDenied) -> bool:
     """Tell whether a refusal may be about how a request was put, rather than about what it says or how long it is."""
-    return isinstance(found, Broken) or (
-        isinstance(found, Refused) and found.kind == "refused" and not _CONTENT.search(found.words)
+    return isinstance(found, Transient) or (
+        isinstance(found, Rejected) and found.kind == "refused" and not _CONTENT.search(found.words)
     )
 
 
