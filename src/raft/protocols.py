@@ -1,4 +1,4 @@
-"""The seams: what a stage may ask of a model, an index or a tokenizer, and nothing of how it is done.
+"""The components: what a stage may ask of a model, an index or a tokenizer, and nothing of how it is done.
 
 A stage receives objects of these protocols as arguments; `raft.backends` holds the real ones, `raft.testing` the
 fakes. `identity` names everything about the object that can change its results (model, revision, precision), and

@@ -1,4 +1,4 @@
-"""Fakes of the seams, for tests of a pipeline without a model or an index; deterministic, and fast.
+"""Fakes of the components, for tests of a pipeline without a model or an index; deterministic, and fast.
 
 generator = ScriptedGenerator(lambda request: '{"mark": 5}')
 embedder = HashEmbedder()

@@ -39,7 +39,7 @@ _DEPTH = 20
 Tell = Callable[[str], None]
 
 
-class Shelf:
+class LoadedRun:
     """What the answerers of one run directory share: index, corpus, and the weights of each model.
 
     What another process writes into the run directory meanwhile is seen by the next question.
@@ -165,8 +165,8 @@ class Answerer:
         DamagedArtifact: the adapter is not whole.
     """
 
-    def __init__(self, shelf: Shelf, model: str | None = None, adapter: str | None = None) -> None:
-        self._shelf, settings = shelf, shelf.settings
+    def __init__(self, loaded: LoadedRun, model: str | None = None, adapter: str | None = None) -> None:
+        self._loaded, settings = loaded, loaded.settings
         self.model = model or settings.student
         self._prompt = prompts.load(PROMPTS[settings.examples.quotes], settings.prompts)
         self._style = render_style(**settings.answer_style.model_dump())
@@ -177,12 +177,12 @@ class Answerer:
             remarks += self._differences(adapters.read_card(folder))
         self.adapter = folder.name if folder else None
         self.remarks = tuple(remarks)
-        self._asked = shelf.model(self.model, folder)
+        self._asked = loaded.model(self.model, folder)
 
     def _chosen(self, adapter: str | None, *, given: bool, remarks: list[str]) -> Path | None:
         if adapter == BASE or (adapter is None and given):
             return None
-        folder = self._shelf.run.folder
+        folder = self._loaded.run.folder
         if adapter is None and adapters.current(folder) is None and not adapters.listed(folder):
             remarks.append(f"no adapter yet: {self.model} answers untuned. Tune it with: raft train {folder}")
             return None
@@ -211,8 +211,8 @@ class Answerer:
             RaftError: index or model cannot be used.
         """
         with closing(Ledger(Path(":memory:"))) as ledger:
-            attempts = self._shelf.settings.generator.attempts
-            generator = models.asker(self._asked, ledger, self._shelf.budget(self.model), attempts=attempts)
+            attempts = self._loaded.settings.generator.attempts
+            generator = models.asker(self._asked, ledger, self._loaded.budget(self.model), attempts=attempts)
             return self._answers(questions, generator, k, when_unsupported)
 
     def ask(
@@ -236,7 +236,7 @@ class Answerer:
             UsageError: the question is empty, or not even one passage fits beside it into the model's context.
             RaftError: index or model cannot be used.
         """
-        wanted = when_unsupported or self._shelf.settings.answering.when_unsupported
+        wanted = when_unsupported or self._loaded.settings.answering.when_unsupported
         if tell is not None and wanted == "mark" and hasattr(self._asked, "stream"):
             spoken = _Spoken(self.model, self._asked, self._tokenizer, tell)
             (answer,) = self._answers([question], spoken, k, wanted)
@@ -258,11 +258,11 @@ class Answerer:
             raise UsageError(f"{k} passages cannot be shown.", where="k", hint="--k 5")
         if not asked:
             return []
-        settings, begun = self._shelf.settings, time.monotonic()
-        found = self._shelf.search(asked, k or settings.index.k)
+        settings, begun = self._loaded.settings, time.monotonic()
+        found = self._loaded.search(asked, k or settings.index.k)
         shown = [self._fitting(*pair) for pair in zip(asked, found, strict=True)]
         least = settings.answering.min_relevance
-        about = [value >= least for value in self._shelf.relevance(asked, shown)] if least else None
+        about = [value >= least for value in self._loaded.relevance(asked, shown)] if least else None
         seconds = (time.monotonic() - begun) / len(asked)
         said = answering.answer_all(
             asked,
@@ -301,7 +301,7 @@ class Answerer:
     @cached_property
     def _limit(self) -> int | None:
         """Most tokens of a prompt; None where the model does not tell."""
-        return models.most_tokens(self.model, self._shelf.settings)
+        return models.most_tokens(self.model, self._loaded.settings)
 
 
 class _Spoken:

@@ -11,13 +11,13 @@ from typing import Any, TypedDict, Unpack
 from raft import prompts
 from raft import settings as config
 from raft.api import models
-from raft.api.models import circumstances, open_seams
+from raft.api.models import cost_context, open_components
 from raft.api.run import Built
 from raft.backends import hub
 from raft.corpus import documents as corpus_stage
 from raft.errors import UsageError
 from raft.pipeline import build as steps
-from raft.pipeline.build import STEPS, Seams
+from raft.pipeline.build import STEPS, Components
 from raft.pipeline.estimate import Estimate, confirm
 from raft.pipeline.estimate import estimate as count_calls
 from raft.protocols import Listen
@@ -65,13 +65,13 @@ class Task:
 
 
 @dataclass
-class Site:
+class OpenRun:
     """A run directory that is being written to, with what it takes; `step` is the one that it has come to."""
 
     run: Run
     ledger: Ledger
     collection: str
-    seams: Seams
+    components: Components
     step: str = ""
 
 
@@ -136,7 +136,7 @@ def build(
     )
     tell = listen or (lambda event, facts: None)
     with opened(task, tell, building=True) as site:
-        steps.build(site.run, task.settings, site.seams, task.sources, way=task.way, listen=tell)
+        steps.build(site.run, task.settings, site.components, task.sources, way=task.way, listen=tell)
     return Built(task.folder)
 
 
@@ -178,7 +178,7 @@ def described(
 
 
 @contextmanager
-def opened(task: Task, tell: Listen, *, building: bool) -> Iterator[Site]:
+def opened(task: Task, tell: Listen, *, building: bool) -> Iterator[OpenRun]:
     """Hold the run directory for writing, with the models and indexes open.
 
     What the run was built with stays in the manifest until it is built with something else.
@@ -191,7 +191,7 @@ def opened(task: Task, tell: Listen, *, building: bool) -> Iterator[Site]:
     """
     chosen, folder = task.settings, task.folder
     paid = hub.is_hosted(chosen.generator.model) or hub.is_hosted(chosen.index.embedder)
-    sites: list[Site] = []
+    sites: list[OpenRun] = []
     passed: list[Estimate] = []
 
     def report(name: str, state: str) -> None:
@@ -209,18 +209,18 @@ def opened(task: Task, tell: Listen, *, building: bool) -> Iterator[Site]:
             confirm(found)
             passed.append(found)
 
-    run = Run(folder, meter=lambda: dict(sites[0].seams.generator.totals) if sites else {}, report=report)  # type: ignore[attr-defined]
+    run = Run(folder, meter=lambda: dict(sites[0].components.generator.totals) if sites else {}, report=report)  # type: ignore[attr-defined]
     with run.writing(), closing(Ledger(chosen.ledger or folder / "ledger.sqlite")) as ledger:
         collection = run.manifest.get("collection") or f"raft-{hashlib.sha256(os.urandom(16)).hexdigest()[:12]}"
-        seams = open_seams(folder, chosen, ledger, collection, tell, check=check)
+        components = open_components(folder, chosen, ledger, collection, tell, check=check)
         facts: dict[str, Any] = {
             "settings": chosen.model_dump(mode="json"),
             "corpus": list(chosen.corpus),
             "skipped": [list(entry) for entry in task.skipped],
             "models": {
-                "generator": seams.generator.identity,
-                "embedder": seams.embedder.identity,
-                "student": seams.student.identity,
+                "generator": components.generator.identity,
+                "embedder": components.embedder.identity,
+                "student": components.student.identity,
             },
         }
         told = run.manifest.get("settings")
@@ -232,14 +232,14 @@ def opened(task: Task, tell: Listen, *, building: bool) -> Iterator[Site]:
                 settings={**told, "generator": {**told.get("generator", {}), "max_cost": cap}}, collection=collection
             )
         lineage.trust(run.manifest["steps"], STEPS)
-        sites.append(Site(run, ledger, collection, seams))
+        sites.append(OpenRun(run, ledger, collection, components))
         yield sites[0]
         if building:
             run.describe(**facts)
             run.end_trial()
 
 
-def estimated(task: Task, site: Site, tell: Listen, sample: int = 0) -> Estimate:
+def estimated(task: Task, site: OpenRun, tell: Listen, sample: int = 0) -> Estimate:
     """Return what a build would ask from where it has come to; what that takes is made in a trial, and kept for it.
 
     Args:
@@ -253,18 +253,18 @@ def estimated(task: Task, site: Site, tell: Listen, sample: int = 0) -> Estimate
     )
     steps.read_documents(trial, task.settings, task.sources)
     aside = steps.set_aside(trial, task.settings)
-    steps.cut_chunks(trial, task.settings, site.seams.embedder)
+    steps.cut_chunks(trial, task.settings, site.components.embedder)
     steps.survey_chunks(trial, task.settings, way=task.way, aside=aside)
     if sample:
         enter(site.ledger, site.collection, "sample")
     found = count_calls(
         trial,
         task.settings,
-        circumstances(task.settings, site.ledger, site.collection, site.seams),
+        cost_context(task.settings, site.ledger, site.collection, site.components),
         way=task.way,
         begin=site.step,
         sample=sample,
-        ask=site.seams.generator.complete,
+        ask=site.components.generator.complete,
     )
     return replace(found, run=str(site.run.folder))
 

@@ -26,8 +26,8 @@ from raft.errors import UsageError
 from raft.evaluation.contexts import depth
 from raft.evaluation.systems import Opened
 from raft.pipeline.bench import Search
-from raft.pipeline.build import Seams
-from raft.pipeline.estimate import UNASKED, Circumstances
+from raft.pipeline.build import Components
+from raft.pipeline.estimate import UNASKED, CostContext
 from raft.protocols import Embedder, Failure, Generator, Listen, Request, Retriever, Trainer
 from raft.rag.grounding import Passage, relevance
 from raft.settings import Settings
@@ -38,7 +38,7 @@ from raft.store.ledger import CachedEmbedder, CachedScorer, Ledger
 _BATCH_DISCOUNT = 0.5
 
 
-def open_seams(
+def open_components(
     folder: Path,
     settings: Settings,
     ledger: Ledger,
@@ -46,7 +46,7 @@ def open_seams(
     tell: Listen,
     *,
     check: Callable[[], None] = lambda: None,
-) -> Seams:
+) -> Components:
     """Open the models and indexes of a build.
 
     Args:
@@ -87,7 +87,7 @@ def open_seams(
                 hint="--set generator.batch_endpoint=true   (goes on waiting for it)",
             )
     generator = asker(model, ledger, budget, attempts=chosen.attempts, max_failures=chosen.max_failures, tell=tell)
-    return Seams(
+    return Components(
         generator=CheckedGenerator(generator, check) if hub.is_hosted(chosen.model) else generator,
         embedder=embedder,
         student=hub.tokenizer(settings.student),
@@ -131,23 +131,23 @@ def asker(
     )
 
 
-def circumstances(settings: Settings, ledger: Ledger, collection: str, seams: Seams) -> Circumstances:
+def cost_context(settings: Settings, ledger: Ledger, collection: str, components: Components) -> CostContext:
     """Return what an estimate has to know of prices, and of what the ledger holds already."""
     chosen, hosted = settings.generator, hub.is_hosted(settings.generator.model)
     price = price_of(chosen.model, settings, chosen.api_base) if hosted else FREE
-    name, identity = chosen.model, seams.generator.identity
+    name, identity = chosen.model, components.generator.identity
     asked_before = bool(ledger.read("SELECT EXISTS (SELECT 1 FROM completions WHERE model = ?)", (name,))[0][0])
     embedder = settings.index.embedder
-    paying = hub.is_hosted(embedder) and isinstance(seams.embedder, CachedEmbedder)
+    paying = hub.is_hosted(embedder) and isinstance(components.embedder, CachedEmbedder)
     rows = ledger.spending(collection)
-    return Circumstances(
+    return CostContext(
         price=price.times(_BATCH_DISCOUNT) if price and chosen.batch_endpoint else price,
         embedder_price=price_of(embedder, settings, settings.index.api_base),
         hosted=hosted,
         own=not hosted or is_own(chosen.model, chosen.api_base),
         replay=AskingGenerator(_Nobody(name, identity), ledger, attempts=chosen.attempts) if asked_before else None,
         paid=lambda purpose: sum(row["calls"] for row in rows if row["purpose"] == purpose),
-        embedded=cast("CachedEmbedder", seams.embedder).known if paying else None,
+        embedded=cast("CachedEmbedder", components.embedder).known if paying else None,
         spent=sum(row["cost"] + row["lost_cost"] for row in rows),
         room=Manners(name, chosen.reasoning_effort).room if hosted else 0,
     )

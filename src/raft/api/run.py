@@ -10,7 +10,7 @@ import polars as pl
 
 from raft import prompts, settings
 from raft.api import models
-from raft.api.asking import Answerer, Shelf
+from raft.api.asking import Answerer, LoadedRun
 from raft.api.models import open_retriever, searched
 from raft.errors import DamagedArtifact, UsageError
 from raft.examples import export as exporting
@@ -98,7 +98,7 @@ class Built:
         """
         models.check(self.settings, asked={})
         self._run.require(*searched(self.settings))
-        return open_retriever(self.folder, self.settings, self.manifest["collection"], self._shelf.paying)
+        return open_retriever(self.folder, self.settings, self.manifest["collection"], self._loaded.paying)
 
     @property
     def adapters(self) -> list[dict[str, Any]]:
@@ -121,7 +121,7 @@ class Built:
         """
         chosen = model or self.settings.student
         models.check(self.settings, asked={chosen: models.address_of(chosen, self.settings)})
-        return Answerer(self._shelf, model, adapter)
+        return Answerer(self._loaded, model, adapter)
 
     def ask(
         self,
@@ -161,8 +161,8 @@ class Built:
         return chosen.ask_all(questions, k=k, when_unsupported=when_unsupported)
 
     @cached_property
-    def _shelf(self) -> Shelf:
-        return Shelf(self._run, self.settings)
+    def _loaded(self) -> LoadedRun:
+        return LoadedRun(self._run, self.settings)
 
     def summary(self) -> dict[str, Any]:
         """Return what was built in numbers, as JSON values; a step that a build left behind is `stale`."""

@@ -189,11 +189,11 @@ def resolve(name: str) -> str:
     """
     if name and Path(name).expanduser().is_dir():
         return str(Path(name).expanduser())
-    shelf = os.environ.get("RAFT_MODELS")
-    if shelf and _HUB_NAME.fullmatch(name):
+    loaded = os.environ.get("RAFT_MODELS")
+    if loaded and _HUB_NAME.fullmatch(name):
         for part in (name, name.rpartition("/")[2]):
-            if (Path(shelf) / part).is_dir():
-                return str(Path(shelf) / part)
+            if (Path(loaded) / part).is_dir():
+                return str(Path(loaded) / part)
     folder = _embedded(name)
     if folder:
         return str(folder)

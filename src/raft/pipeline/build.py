@@ -98,7 +98,7 @@ __all__ = ["STEPS", "Seams", "build", "cut_chunks", "documents_listed", "read_do
 
 
 @dataclass(frozen=True)
-class Seams:
+class Components:
     """The models and indexes that a build works with."""
 
     generator: Generator
@@ -108,14 +108,14 @@ class Seams:
 
 
 def build(
-    run: Run, settings: Settings, seams: Seams, sources: Sequence[corpus.Source], *, way: str, listen: Listen
+    run: Run, settings: Settings, components: Components, sources: Sequence[corpus.Source], *, way: str, listen: Listen
 ) -> None:
     """Make every artifact of a build that is not there yet.
 
     Args:
         run: the run directory, held for writing.
         settings: the experiment.
-        seams: its models and indexes.
+        components: its models and indexes.
         sources: the corpus' files.
         way: "answer_first", "spans" or "items".
         listen: told of progress.
@@ -126,12 +126,12 @@ def build(
     read_documents(run, settings, sources)
     own = own_questions(settings, settings.evaluation, documents_listed(run)) if settings.evaluation else None
     aside = set_aside(run, settings)
-    cut_chunks(run, settings, seams.embedder)
+    cut_chunks(run, settings, components.embedder)
     survey_chunks(run, settings, way=way, aside=aside)
-    fill_indexes(run, settings, seams)
-    ask_questions(run, settings, seams.generator, way=way, listen=listen)
-    clean_and_split(run, settings, seams, own)
-    build_examples(run, settings, seams)
+    fill_indexes(run, settings, components)
+    ask_questions(run, settings, components.generator, way=way, listen=listen)
+    clean_and_split(run, settings, components, own)
+    build_examples(run, settings, components)
 
 
 def cut_chunks(run: Run, settings: Settings, embedder: Embedder) -> None:
@@ -162,9 +162,9 @@ def _cut(step: Step, *, tokenizer: Tokenizer, **shape: int) -> Mapping[str, Outp
     return {"chunks.parquet": noting(frames, partial(note_chunks, step.notes))}
 
 
-def fill_indexes(run: Run, settings: Settings, seams: Seams) -> None:
+def fill_indexes(run: Run, settings: Settings, components: Components) -> None:
     """Chunks to `index/` and, with hybrid search, `lexical/`."""
-    indexes, chosen, read = seams.indexes, settings.index, ["chunks.parquet"]
+    indexes, chosen, read = components.indexes, settings.index, ["chunks.parquet"]
     chunks = partial(run.stream, "chunks.parquet", ["chunk_id", "doc_id", "heading", "text"])
 
     def dense(step: Step) -> Mapping[str, Output]:
@@ -181,7 +181,7 @@ def fill_indexes(run: Run, settings: Settings, seams: Seams) -> None:
         version=1,
         outputs={"index": indexes.digest},
         inputs=read,
-        using={"embedder": seams.embedder, "url": chosen.url},
+        using={"embedder": components.embedder, "url": chosen.url},
         settings={"index": chosen.model_dump(mode="json", include={"embedder", "api_base", "url"})},
     )
     if chosen.hybrid:
@@ -258,7 +258,7 @@ def _ask(
     }
 
 
-def clean_and_split(run: Run, settings: Settings, seams: Seams, own: pl.DataFrame | None) -> None:
+def clean_and_split(run: Run, settings: Settings, components: Components, own: pl.DataFrame | None) -> None:
     """Questions to `cleaned.parquet` (each with its reason, or its split) and `eval.jsonl`; `own` are the user's."""
     parts, k, copies = settings.split, settings.index.k, _copies(run)
     run.make(
@@ -272,12 +272,14 @@ def clean_and_split(run: Run, settings: Settings, seams: Seams, own: pl.DataFram
             "split": parts.model_dump(mode="json", exclude=None if parts.hold_out else {"hold_out"}),
             "k": k,
             "seed": settings.seed,
-            "embedder": seams.embedder,
+            "embedder": components.embedder,
             "evaluation": own,
-            "judge": [prompts.load("judge", settings.prompts), seams.generator] if settings.cleaning.judge else None,
+            "judge": [prompts.load("judge", settings.prompts), components.generator]
+            if settings.cleaning.judge
+            else None,
             **({"copies": copies} if copies else {}),
         },
-        beside={"indexes": seams.indexes},
+        beside={"indexes": components.indexes},
         settings={"index": {"k": k, "hybrid": settings.index.hybrid}},
     )
 
@@ -330,7 +332,7 @@ def _clean(
     return {"cleaned.parquet": parted, "eval.jsonl": measured}
 
 
-def build_examples(run: Run, settings: Settings, seams: Seams) -> None:
+def build_examples(run: Run, settings: Settings, components: Components) -> None:
     """Kept questions to `examples.parquet`, `train.jsonl` and `valid.jsonl`."""
     wanted, style = settings.examples, settings.answer_style
     told = {"student", "examples", "answer_style", "prompts"}
@@ -347,11 +349,11 @@ def build_examples(run: Run, settings: Settings, seams: Seams) -> None:
                 prompts.load(PROMPTS[wanted.quotes], settings.prompts),
                 prompts.load("restyle", settings.prompts),
             ],
-            "generator": seams.generator if render_style(**style.model_dump()) else None,
-            "student": seams.student,
+            "generator": components.generator if render_style(**style.model_dump()) else None,
+            "student": components.student,
             "seed": settings.seed,
         },
-        beside={"indexes": seams.indexes},
+        beside={"indexes": components.indexes},
         settings=settings.model_dump(mode="json", include=told),
     )
     if not line["artifacts"]["train.jsonl"]["rows"]:

@@ -234,7 +234,7 @@ _TEXTS = 500
 
 
 @dataclass(frozen=True)
-class Circumstances:
+class CostContext:
     """What an estimate has to know beside the run and its settings.
 
     Attributes:
@@ -263,7 +263,7 @@ class Circumstances:
 def estimate(
     run: Run,
     settings: Settings,
-    found: Circumstances,
+    found: CostContext,
     *,
     way: str,
     begin: str = "questions",

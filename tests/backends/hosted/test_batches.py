@@ -599,5 +599,5 @@ def test_a_batch_under_way_is_not_asked_directly_as_well(ledger, tmp_path):
     identity = f"{NAME}@http://127.0.0.1:9/v1"
     BatchBook(ledger, RUN).plan(identity, {"a key": 0.001}, model=NAME, purpose="questions")
     with pytest.raises(UsageError, match="under way") as stopped:
-        models.open_seams(tmp_path, settings, ledger, RUN, lambda event, facts: None)
+        models.open_components(tmp_path, settings, ledger, RUN, lambda event, facts: None)
     assert "generator.batch_endpoint=true" in str(stopped.value)

@@ -66,17 +66,17 @@ def save_student(folder, **config):
 
 
 @pytest.fixture(scope="module")
-def shelf(tmp_path_factory):
+def loaded(tmp_path_factory):
     """A folder of models that holds the tiny student."""
-    shelf = tmp_path_factory.mktemp("models")
-    save_student(shelf / "tiny-student")
-    return shelf
+    loaded = tmp_path_factory.mktemp("models")
+    save_student(loaded / "tiny-student")
+    return loaded
 
 
 @pytest.fixture(autouse=True)
-def _one_thread(shelf, monkeypatch):
+def _one_thread(loaded, monkeypatch):
     """Models come from the shelf, and sums are added in one order."""
-    monkeypatch.setenv("RAFT_MODELS", str(shelf))
+    monkeypatch.setenv("RAFT_MODELS", str(loaded))
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -84,9 +84,9 @@ def _one_thread(shelf, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def tokenizer(shelf):
+def tokenizer(loaded):
     """The student's tokenizer."""
-    return transformers.AutoTokenizer.from_pretrained(shelf / "tiny-student")
+    return transformers.AutoTokenizer.from_pretrained(loaded / "tiny-student")
 
 
 def chat(question, answer):
@@ -119,9 +119,9 @@ def losses(report, name="valid_loss"):
     return {point["step"]: point[name] for point in report.curve if name in point}
 
 
-def valid_loss(home, shelf, tokenizer, rows=VALID):
+def valid_loss(home, loaded, tokenizer, rows=VALID):
     """Return the loss of rows as the kept adapter has it, in plain transformers and PEFT."""
-    base = transformers.AutoModelForCausalLM.from_pretrained(shelf / "tiny-student", dtype=torch.bfloat16)
+    base = transformers.AutoModelForCausalLM.from_pretrained(loaded / "tiny-student", dtype=torch.bfloat16)
     model = peft.PeftModel.from_pretrained(base, str(home / "out")).eval()
     found = []
     for row in rows:
@@ -198,22 +198,22 @@ def test_a_template_that_changes_what_was_said_is_refused(tokenizer, monkeypatch
 
 
 @pytest.fixture(scope="module")
-def whole(shelf, tmp_path_factory):
+def whole(loaded, tmp_path_factory):
     """A training to its end: its folder, its report, and what its listener was told."""
     home, told = tmp_path_factory.mktemp("whole"), []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAFT_MODELS", str(shelf))
+        patch.setenv("RAFT_MODELS", str(loaded))
         torch.set_num_threads(1)
         report = train(home, listen=lambda facts: told.append(dict(facts)))
     return home, report, told
 
 
-def test_the_loss_falls(whole, shelf, tokenizer):
+def test_the_loss_falls(whole, loaded, tokenizer):
     """A tiny task is learned: on rows that it has seen, the loss of the kept adapter is far below the first one."""
     home, report, _ = whole
     measured = losses(report, "loss")
     assert min(losses(report).values()) < 0.5 * measured[1]
-    assert valid_loss(home, shelf, tokenizer) < 0.5 * measured[1]
+    assert valid_loss(home, loaded, tokenizer) < 0.5 * measured[1]
 
 
 def test_rows_computed_together_are_learned_as_one_by_one(tmp_path, monkeypatch):
@@ -230,9 +230,9 @@ def test_rows_computed_together_are_learned_as_one_by_one(tmp_path, monkeypatch)
         assert losses(together, name) == pytest.approx(losses(alone, name), rel=0.02)
 
 
-def test_positions_alone_keep_rows_apart(shelf):
+def test_positions_alone_keep_rows_apart(loaded):
     """Without the lean attention, as on a card, a row says behind another what it says alone."""
-    model = transformers.AutoModelForCausalLM.from_pretrained(shelf / "tiny-student", dtype=torch.float32)
+    model = transformers.AutoModelForCausalLM.from_pretrained(loaded / "tiny-student", dtype=torch.float32)
     rows = [{"input_ids": list(range(5, 17)), "labels": []}, {"input_ids": list(range(40, 33, -1)), "labels": []}]
     told = []
     for given_rows in (rows, rows[1:]):
@@ -252,14 +252,14 @@ def test_rows_on_a_card_leave_half_of_its_memory(longest, free, layers):
 
 
 @pytest.mark.parametrize(("longest", "rows"), [(64, 8), (65, 4), (128, 4), (513, 1), (100_000, 1)])
-def test_memory_bounds_how_many_rows_are_computed_together(shelf, monkeypatch, longest, rows):
+def test_memory_bounds_how_many_rows_are_computed_together(loaded, monkeypatch, longest, rows):
     """As many rows of a step of eight as have room, and such that steps are whole."""
     model, _ = load(PLAN)
     monkeypatch.setattr(cpu_kernels, "TOGETHER", 8 * 64 * model.config.hidden_size)
     assert cpu_kernels.beside(model, longest, 8) == rows
 
 
-def test_a_model_that_reads_past_the_beginning_of_a_row_learns_them_one_by_one(shelf):
+def test_a_model_that_reads_past_the_beginning_of_a_row_learns_them_one_by_one(loaded):
     """A layer that knows nothing of rows that are laid end to end is found out, and gets one row at a time."""
     model, _ = load(PLAN)
     assert cpu_kernels.beside(model, 64, 8) == 8
@@ -321,14 +321,14 @@ def test_the_same_seed_gives_the_same_adapter(whole, tmp_path):
     assert weights(tmp_path / "other") != weights(tmp_path / "short")
 
 
-def test_the_best_step_is_kept(tmp_path, shelf, tokenizer):
+def test_the_best_step_is_kept(tmp_path, loaded, tokenizer):
     """Where learning the rows makes the validation loss rise again, the adapter of its lowest point is kept."""
     report = train(tmp_path, valid=OTHER, epochs=8)
     measured = losses(report)
     best = min(measured, key=measured.get)
     assert measured[best] < measured[report.steps], "it did rise again"
     assert report.best_step == best
-    assert valid_loss(tmp_path, shelf, tokenizer, OTHER) == pytest.approx(measured[best], rel=0.02)
+    assert valid_loss(tmp_path, loaded, tokenizer, OTHER) == pytest.approx(measured[best], rel=0.02)
 
 
 def test_training_stops_when_nothing_improves(tmp_path):
@@ -361,11 +361,11 @@ def test_few_rows_make_a_step(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def cut_at_eight(shelf, tmp_path_factory):
+def cut_at_eight(loaded, tmp_path_factory):
     """What an interruption in the eighth step left: checkpoints of the third and the sixth."""
     home = tmp_path_factory.mktemp("cut")
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setenv("RAFT_MODELS", str(shelf))
+        patch.setenv("RAFT_MODELS", str(loaded))
         torch.set_num_threads(1)
         train(home, listen=interrupt_at(8))
     return home
@@ -504,10 +504,10 @@ def test_four_bits_need_the_other_backend(tmp_path):
         train(tmp_path, bits=4, student="org/nothing")
 
 
-def test_a_student_that_cannot_be_loaded_is_said(tmp_path, shelf):
+def test_a_student_that_cannot_be_loaded_is_said(tmp_path, loaded):
     """Weights that are no safetensors are not read, and the student is named."""
     broken = tmp_path / "broken"
-    shutil.copytree(shelf / "tiny-student", broken)
+    shutil.copytree(loaded / "tiny-student", broken)
     (broken / "model.safetensors").unlink()
     with pytest.raises(RaftError, match="cannot be loaded"):
         train(tmp_path, student=str(broken))
