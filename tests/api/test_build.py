@@ -247,7 +247,7 @@ def test_a_build_that_is_cut_off_again_and_again_ends(corpus, tmp_path, whole, f
 
 PROGRAM = """
 import os, sys
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = [sys.argv[1], sys.argv[1] + "/api"]
 from conftest import Fakes
 from test_build import build
 fakes = Fakes()

@@ -461,7 +461,7 @@ NUMBERS = st.floats(-1e6, 1e6)
 @given(st.lists(NUMBERS, max_size=8))
 def test_ticks_hold_all_values_at_even_steps(values):
     """The marks of an axis are few, even, and reach from under the least value to above the greatest."""
-    marks = figures.ticks(values)
+    marks = report.ticks(values)
     assert 2 <= len(marks) <= 9
     step = marks[1] - marks[0]
     assert step > 0
@@ -472,7 +472,7 @@ def test_ticks_hold_all_values_at_even_steps(values):
 
 
 DOTS = st.builds(
-    figures.Dot,
+    report.Dot,
     *(st.text(st.characters(codec="utf-8", exclude_categories=["Cc"])), st.just("1.0")),
     *(st.none() | NUMBERS, st.none() | NUMBERS, st.none() | NUMBERS),
     role=st.sampled_from(["contender", "baseline", "other"]),
@@ -483,7 +483,7 @@ DOTS = st.builds(
 @given(st.lists(DOTS, min_size=1, max_size=5), st.none() | NUMBERS, st.booleans())
 def test_a_plot_is_one_picture_inside_its_frame(rows, reference, beside):
     """Whatever the values and labels, the plot is well-formed, and all of it lies between 0 and 100 percent."""
-    plot = figures.dots(rows, title="a < b", reference=reference, reference_label="base", beside=beside)
+    plot = report.dots(rows, title="a < b", reference=reference, reference_label="base", beside=beside)
     root = ElementTree.fromstring(str(plot).replace("\ufffe", "").replace("\uffff", ""))
     assert root.get("role") == "img" and root.get("aria-label") == "a < b"
     places = [
@@ -502,7 +502,7 @@ POINTS = st.lists(st.tuples(st.integers(0, 10_000), st.floats(0, 50)), max_size=
 @given(POINTS, POINTS, st.none() | st.integers(0, 10_000))
 def test_a_loss_curve_has_a_point_for_each_measurement(train, valid, best):
     """The curve is well-formed, holds each step of both lines in its frame, and a dot for each validation."""
-    root = ElementTree.fromstring(figures.curve(train, valid, title="Loss", best=best))
+    root = ElementTree.fromstring(report.curve(train, valid, title="Loss", best=best))
     lines = {one.get("class"): one.get("points").split() for one in root.iter("polyline")}
     assert [len(lines["train"]), len(lines["valid"])] == [len(train), len(valid)]
     numbers = [float(number) for line in lines.values() for point in line for number in point.split(",")]

@@ -94,7 +94,7 @@ def read_survey(run: Run) -> Survey:
 STEPS = ("documents", "privacy", "chunks", "survey", "index", "lexical", "questions", "cleaned", "examples")
 """The steps of a build, in their order."""
 
-__all__ = ["STEPS", "Seams", "build", "cut_chunks", "documents_listed", "read_documents"]
+__all__ = ["STEPS", "Components", "build", "cut_chunks", "documents_listed", "read_documents"]
 
 
 @dataclass(frozen=True)

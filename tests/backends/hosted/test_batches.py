@@ -529,7 +529,7 @@ def test_kill_9_while_the_batch_is_being_made(tmp_path):
     """A process that is killed after the provider made its batch, and before it was told, is taken up again."""
     path = tmp_path / "ledger.sqlite"
     with FakeBatches() as server:
-        paths = [str(Path(__file__).parents[2])]
+        paths = [str(Path(__file__).parents[2]), str(Path(__file__).parent)]
         program = CLIENT.format(paths=paths, url=server.url, ledger=str(path))
         options = {"env": {**os.environ, "OPENAI_API_KEY": KEY}, "stderr": subprocess.DEVNULL}
         client = subprocess.Popen([sys.executable, "-c", program], **options)

@@ -220,7 +220,7 @@ def test_ctrl_c_drains_and_keeps(ledger, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         ask(endpoint, ledger, [request(f"word {i}") for i in range(100)])
     assert ledger.spent()[0]["calls"] == len(endpoint.seen) < 100
-    assert not [thread for thread in threading.enumerate() if thread.name == "raft-flight"]
+    assert not [thread for thread in threading.enumerate() if thread.name == "raft-pool"]
 
 
 def test_a_second_ctrl_c_leaves_at_once(ledger, monkeypatch):

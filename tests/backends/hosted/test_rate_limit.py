@@ -72,8 +72,8 @@ class Traffic:
         peak: the most that were in flight at once.
     """
 
-    def __init__(self, limiter, *, limiter=None, latency=0.2, room=None, retry_after=None, tokens=10, turned=0.2):
-        self.limiter, self.limiter, self.latency, self.room = limiter, limiter, latency, room
+    def __init__(self, pace, *, limiter=None, latency=0.2, room=None, retry_after=None, tokens=10, turned=0.2):
+        self.pace, self.limiter, self.latency, self.room = pace, limiter, latency, room
         self.retry_after, self.tokens, self.turned = retry_after, tokens, turned
         self.taken, self.wasted, self.peak = [], [], 0
 
@@ -86,20 +86,20 @@ class Traffic:
     async def _caller(self):
         loop = asyncio.get_running_loop()
         while loop.time() < self.end:
-            await self.limiter.enter(self.tokens)
+            await self.pace.enter(self.tokens)
             sent = loop.time()
             if sent >= self.end:
-                self.limiter.leave("broken", seconds=0.0)
+                self.pace.leave("broken", seconds=0.0)
                 return
-            self.peak = max(self.peak, self.limiter.in_flight)
+            self.peak = max(self.peak, self.pace.in_flight)
             taken, wait = self.limiter.take(sent) if self.limiter else (True, 0.0)
-            taken = taken and (self.room is None or self.limiter.in_flight <= self.room)
+            taken = taken and (self.room is None or self.pace.in_flight <= self.room)
             await asyncio.sleep(
                 self.turned if not taken else self.latency(sent) if callable(self.latency) else self.latency
             )
             (self.taken if taken else self.wasted).append(sent)
             seconds, wait = loop.time() - sent, self.retry_after(wait) if self.retry_after else None
-            self.limiter.leave("ok" if taken else "busy", seconds=seconds, retry_after=None if taken else wait)
+            self.pace.leave("ok" if taken else "busy", seconds=seconds, retry_after=None if taken else wait)
 
     @property
     def waste(self):
@@ -107,11 +107,11 @@ class Traffic:
         return len(self.wasted) / (len(self.taken) + len(self.wasted))
 
 
-def traffic(limiter, seconds, callers=128, **options):
+def traffic(pace, seconds, callers=128, **options):
     """Return what comes of calls in some simulated seconds."""
 
     async def drive():
-        return await Traffic(limiter, **options).go_on(seconds, callers)
+        return await Traffic(pace, **options).go_on(seconds, callers)
 
     return run(drive())
 
@@ -133,17 +133,17 @@ def test_all_calls_of_one_volley_halve_the_limit_once():
     """Several calls that were in the air when the endpoint was busy count as one sign of it."""
 
     async def volley():
-        limiter = RateLimiter(64)
+        pace = RateLimiter(64)
         for _ in range(8):
-            await limiter.enter(1)
+            await pace.enter(1)
         await asyncio.sleep(0.2)
-        before = limiter.limit
+        before = pace.limit
         for _ in range(2):
-            limiter.leave("busy", seconds=0.2)
-        after = limiter.limit
+            pace.leave("busy", seconds=0.2)
+        after = pace.limit
         for _ in range(6):
-            limiter.leave("busy", seconds=0.2)
-        return before, after, limiter.limit, limiter.in_flight
+            pace.leave("busy", seconds=0.2)
+        return before, after, pace.limit, pace.in_flight
 
     before, after, at_last, flying = run(volley())
     assert (after, at_last, flying) == (before / 2, before / 2, 0)
@@ -153,22 +153,22 @@ def test_after_a_cut_calls_in_flight_grow_step_by_step():
     """After the first sign of overload the limit no longer doubles; each round trip adds a set number."""
 
     async def grow():
-        limiter = RateLimiter(32)
+        pace = RateLimiter(32)
         for _ in range(8):
-            await limiter.enter(1)
+            await pace.enter(1)
         await asyncio.sleep(0.2)
-        limiter.leave("busy", seconds=0.2)
+        pace.leave("busy", seconds=0.2)
         for _ in range(7):
-            limiter.leave("ok", seconds=0.2)
-        limits = [limiter.limit]
+            pace.leave("ok", seconds=0.2)
+        limits = [pace.limit]
         for _ in range(4):
-            calls = int(limiter.limit)
+            calls = int(pace.limit)
             for _ in range(calls):
-                await limiter.enter(1)
+                await pace.enter(1)
             await asyncio.sleep(0.2)
             for _ in range(calls):
-                limiter.leave("ok", seconds=0.2)
-            limits.append(limiter.limit)
+                pace.leave("ok", seconds=0.2)
+            limits.append(pace.limit)
         return limits
 
     limits = run(grow())
@@ -187,13 +187,13 @@ def test_retry_after_makes_everybody_wait():
     """When one call is asked to wait, none is sent until the time is over."""
 
     async def ask():
-        loop, limiter, sent = asyncio.get_running_loop(), RateLimiter(64), []
+        loop, pace, sent = asyncio.get_running_loop(), RateLimiter(64), []
 
         async def call():
-            await limiter.enter(1)
+            await pace.enter(1)
             sent.append(loop.time())
             await asyncio.sleep(0.1)
-            limiter.leave("busy" if len(sent) == 1 else "ok", seconds=0.1, retry_after=7.0 if len(sent) == 1 else None)
+            pace.leave("busy" if len(sent) == 1 else "ok", seconds=0.1, retry_after=7.0 if len(sent) == 1 else None)
 
         await call()
         await asyncio.gather(*(call() for _ in range(5)))
@@ -222,8 +222,8 @@ def test_configured_tokens_a_minute_are_kept():
 def test_a_limit_that_the_endpoint_states_is_taken_up_unless_the_setting_is_stricter():
     """Limits in an endpoint's headers slow calls down; they never loosen a setting."""
     told, strict = RateLimiter(64), RateLimiter(64, requests_per_minute=60)
-    for limiter in (told, strict):
-        limiter.advise(requests_per_minute=600.0)
+    for pace in (told, strict):
+        pace.advise(requests_per_minute=600.0)
     assert 0.95 * 600 <= len(traffic(told, 60.0).taken) <= 600
     assert len(traffic(strict, 60.0).taken) <= 61
 
@@ -302,19 +302,19 @@ def test_who_came_first_is_sent_first_and_who_gave_up_is_not_waited_for():
     """Callers are served in their order; one that was cancelled while waiting takes no place."""
 
     async def queue():
-        limiter, order = RateLimiter(1, requests_per_minute=600), []
+        pace, order = RateLimiter(1, requests_per_minute=600), []
 
         async def call(name):
-            await limiter.enter(1)
+            await pace.enter(1)
             order.append(name)
             await asyncio.sleep(0.05)
-            limiter.leave("ok", seconds=0.05)
+            pace.leave("ok", seconds=0.05)
 
         tasks = [asyncio.create_task(call(name)) for name in "abcde"]
         await asyncio.sleep(0.01)
         tasks[1].cancel()
         tasks[3].cancel()
         await asyncio.wait(tasks)
-        return "".join(order), limiter.in_flight
+        return "".join(order), pace.in_flight
 
     assert run(queue()) == ("ace", 0)

@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 peft = pytest.importorskip("peft")
 
-from test_training import save_student  # noqa: E402
+from test_sft import save_student  # noqa: E402
 
 from raft.backends.local import generate  # noqa: E402  needs torch
 from raft.backends.local.generate import LocalModel, render  # noqa: E402
