@@ -12,7 +12,8 @@ from raft.api import models
 from raft.cli import messages
 from raft.corpus import documents as corpus
 from raft.errors import RaftError, UsageError
-from raft.pipeline import STEPS, estimate
+from raft.pipeline import estimate
+from raft.pipeline.build import STEPS
 from raft.pipeline.estimate import Estimate, Part
 from raft.store.budget import Price
 from raft.store.ledger import Ledger
