@@ -219,7 +219,7 @@ def ask(folder: Path, questions: Path, settings: Mapping[str, Any]) -> list[dict
         known = bench.prepare(run, chosen, rows, retriever, field)
         (tuned,) = (one for one in bench.line_up(run, chosen, field, known, 0) if one.arm.name == "raft")
         bench.ask_all(run, chosen, [tuned], known, fresh_search(retriever, chosen), listen=studies.tell)
-    scores = summary.score(run.read("answers.parquet"), rows, bearing=known.sources.bearing)
+    scores = summary.score(run.read("answers.parquet"), rows, relevant=known.sources.relevant)
     kept = ("question_id", "condition", "f1", "exact_match", "false_answer", "false_refusal", "label", "predicted")
     return [
         {"document": known.sources.group(row["question_id"]), **{name: row[name] for name in kept}}

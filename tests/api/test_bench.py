@@ -293,10 +293,10 @@ def test_a_short_context_shortens_what_all_are_shown(untuned, before, tiny_stude
     for _, same in retrieving.group_by("condition", "question_id"):
         assert len({tuple(shown) for shown in same["shown"].to_list()}) == 1
     assert rows["shown"].list.len().min() < 3
-    bearing = {row["question_id"]: row["golden"] for row in facts["questions"]}
+    relevant = {row["question_id"]: row["golden"] for row in facts["questions"]}
     texts = texts_of(untuned)
     for row in rows.filter(arm="golden").iter_rows(named=True):
-        assert bearing[row["question_id"]] in [texts[name] for name in row["shown"]]
+        assert relevant[row["question_id"]] in [texts[name] for name in row["shown"]]
     assert "fewer for" in (untuned / "report.md").read_text(encoding="utf-8")
 
 

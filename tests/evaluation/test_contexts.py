@@ -53,13 +53,13 @@ def ids(passages):
 
 @given(st.integers(1, 6), st.floats(0, 1), st.integers(0, 5))
 def test_golden_is_always_given_and_never_withheld(k, share, seed):
-    """The golden context holds a bearing chunk, the withheld one none; no chunk comes twice, and none over k."""
+    """The golden context holds a relevant chunk, the withheld one none; no chunk comes twice, and none over k."""
     known = chosen(k=k, share=share, seed=seed)
     for name, shown in known.passages.items():
-        bearing = set(known.sources.bearing[name])
-        assert bearing
-        assert bearing & set(ids(shown["golden"]))
-        assert not bearing & set(ids(shown.get("withheld", ())))
+        relevant = set(known.sources.relevant[name])
+        assert relevant
+        assert relevant & set(ids(shown["golden"]))
+        assert not relevant & set(ids(shown.get("withheld", ())))
         assert shown["none"] == []
         for passages in shown.values():
             assert len(set(ids(passages))) == len(passages) <= k
@@ -134,7 +134,7 @@ def test_removed_means_removed_in_whichever_document(text, answer):
 
 
 def test_what_nothing_is_known_to_bear():
-    """Where no chunk is known to bear the answer, none is given as golden, and nothing can be withheld."""
+    """Where no chunk is known to hold the answer, none is given as golden, and nothing can be withheld."""
     rows = [asked(0, "yes", document=None), asked(1, ABSTENTION), asked(2, "1 gold coin")]
     known = chosen(rows, share=1)
     assert known.ids("user", "golden") == known.ids("user", "withheld") == []
@@ -147,15 +147,15 @@ def test_the_document_is_where_the_answer_is_looked_for():
         {"answers": ["the shop"], **more}
         for more in ({}, {"document": None}, {"document": None, "golden_chunk_ids": ["d3#0"]})
     )
-    bearing = [chosen([asked(2, **row)]).sources.bearing["q2"] for row in (here, anywhere, told)]
-    assert [len(one) for one in bearing] == [1, 6, 2]
-    assert bearing[2] == ["d3#0", "d3#1"]
+    relevant = [chosen([asked(2, **row)]).sources.relevant["q2"] for row in (here, anywhere, told)]
+    assert [len(one) for one in relevant] == [1, 6, 2]
+    assert relevant[2] == ["d3#0", "d3#1"]
 
 
 def test_a_yes_or_no_stands_in_its_document():
     """Any chunk of the document that is named bears a yes or no; the best of them is the golden one."""
     known = chosen([asked(0, "Yes", question="Is there a yard at the pump shop in Skien?")], k=1, share=1)
-    assert known.sources.bearing["q0"] == ["d0#0", "d0#1"]
+    assert known.sources.relevant["q0"] == ["d0#0", "d0#1"]
     (golden,) = ids(known.passages["q0"]["golden"])
     assert golden == next(name for name in known.sources.hits["q0"] if name.startswith("d0#"))
     assert not ids(known.passages["q0"]["retrieved"])[0].startswith("d0#")

@@ -28,8 +28,8 @@ def question(*answers, golden=(), **changes):
 
 
 def borne(asked, chunks=CHUNKS):
-    """Return the bearing chunks of a question."""
-    return relevant.bearing(asked, chunks.to_dicts())
+    """Return the relevant chunks of a question."""
+    return relevant.relevant(asked, chunks.to_dicts())
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_golden_chunks_come_first_and_once():
 def test_boilerplate_bears_nothing():
     """A chunk that is boilerplate holds no answer, whatever words it has."""
     furniture = [{**row, "boilerplate": True} for row in CHUNKS.iter_rows(named=True)]
-    assert relevant.bearing(question("30 days"), furniture) == []
+    assert relevant.relevant(question("30 days"), furniture) == []
 
 
 def test_nothing_bears_what_cannot_be_answered():
@@ -83,7 +83,7 @@ def test_ranks_are_places_among_the_hits(known, hits):
 
 @given(NAMES, NAMES)
 def test_the_golden_chunk_is_the_best_ranked(known, hits):
-    """Of several bearing chunks the one that is found first is golden, the first of them where none is found."""
+    """Of several relevant chunks the one that is found first is golden, the first of them where none is found."""
     golden = relevant.golden_of(known, hits)
     found = [rank for rank in relevant.ranks(known, hits) if rank is not None]
     if found:
@@ -117,7 +117,7 @@ def test_a_question_is_resampled_with_its_document():
 
 
 def test_sources_say_what_was_found():
-    """A question's sources tell whether a bearing chunk is among the first k, and what the golden one says."""
+    """A question's sources tell whether a relevant chunk is among the first k, and what the golden one says."""
     sources = relevant.Sources({"q": ["a", "b"]}, {"q": ["x", "b"], "p": ["x"]}, {"q": "doc"}, {"b": "text of b"})
     assert (sources.retrieved("q", 1), sources.retrieved("q", 2)) == (False, True)
     assert sources.retrieved("p", 2) is None

@@ -37,17 +37,17 @@ def quote(chunk_id):
     return {"chunk_id": chunk_id, "start": 0, "end": 2, "text": "It"}
 
 
-def scored(one, asked=None, bearing=("c1",)):
+def scored(one, asked=None, relevant=("c1",)):
     """Return the scores of one answer."""
     rows = tables.frame(tables.ANSWERS, [one])
     asked = tables.frame(tables.EVALUATION, [asked or question()])
-    return summary.score(rows, asked, bearing={"q": list(bearing)}).row(0, named=True)
+    return summary.score(rows, asked, relevant={"q": list(relevant)}).row(0, named=True)
 
 
-def reason(one, asked=None, bearing=("c1",)):
+def reason(one, asked=None, relevant=("c1",)):
     """Return why one answer has its score."""
     rows = tables.frame(tables.ANSWERS, [one]).row(0, named=True)
-    return summary.why(rows, asked or question(), list(bearing))
+    return summary.why(rows, asked or question(), list(relevant))
 
 
 def contender(name, **changes):
@@ -67,14 +67,14 @@ def summarised(answers, questions, sources=SOURCES, **changes):
 
 
 def test_an_answer_is_scored_with_its_quotes():
-    """Quotes count as support by how many are verbatim, and as precise by how many come from a bearing chunk."""
+    """Quotes count as support by how many are verbatim, and as precise by how many come from a relevant chunk."""
     row = scored(answer("within 30 days", quotes=[quote("c1"), quote("c2")], quotes_given=4, supported=True))
     assert (row["f1"], row["exact_match"], row["contains"]) == (pytest.approx(0.8), 0.0, 1.0)
     assert (row["quote_support"], row["citation_precision"], row["supported"]) == (0.5, 0.5, 1.0)
     assert (row["false_refusal"], row["false_answer"], row["followed"]) == (0.0, None, 1.0)
     unquoted = scored(answer())
     assert unquoted["quote_support"] is unquoted["citation_precision"] is unquoted["supported"] is None
-    assert scored(answer(quotes=[quote("c1")], quotes_given=1), bearing=())["citation_precision"] is None
+    assert scored(answer(quotes=[quote("c1")], quotes_given=1), relevant=())["citation_precision"] is None
     assert scored(answer(quotes_given=2))["quote_support"] == 0.0
 
 
@@ -125,7 +125,7 @@ def test_labels_are_right_or_wrong():
     texts = ["YES.", "yes", "Yes, it is.", ABSTENTION]
     answers = [answer(text, f"q{n}") for n, text in enumerate(texts)]
     frames = tables.frame(tables.ANSWERS, answers), tables.frame(tables.EVALUATION, LABELLED)
-    rows = summary.score(*frames, bearing={}).to_dicts()
+    rows = summary.score(*frames, relevant={}).to_dicts()
     assert [row["accuracy"] for row in rows] == [1.0, 0.0, 0.0, 0.0]
     assert [row["predicted"] for row in rows] == ["yes", "yes", None, None]
     assert [row["label"] for row in rows] == ["yes", "no", "maybe", "yes"]
@@ -152,9 +152,9 @@ def test_labels_are_right_or_wrong():
         (answer("", error="It took too long."), ["c1"], "There is no reply: It took too long."),
     ],
 )
-def test_each_score_has_a_reason(one, bearing, said):
+def test_each_score_has_a_reason(one, relevant, said):
     """The reason of a score is one sentence that names what decided it."""
-    told = reason(one, bearing=bearing)
+    told = reason(one, relevant=relevant)
     assert said in told
     assert told.endswith(".")
     assert ".." not in told
@@ -392,15 +392,15 @@ CASES = st.fixed_dictionaries(
     CASES,
     st.lists(st.sampled_from(["c1", "c2"]), unique=True),
 )
-def test_every_answer_has_shares_and_a_reason(text, references, case, bearing):
+def test_every_answer_has_shares_and_a_reason(text, references, case, relevant):
     """Whatever was asked and said, each score is a share or not measured, and its reason is one sentence."""
     one = answer(text, quotes=[quote("c1")], quotes_given=2, **case)
     asked = question("q", *references)
-    row = scored(one, asked, bearing)
+    row = scored(one, asked, relevant)
     values = [row[name] for name in COLUMNS.values()]
     assert all(value is None or 0 <= value <= 1 for value in values)
     assert (row["f1"] is None) == (case["condition"] == "withheld")
     assert row["false_refusal"] is None or row["false_answer"] is None
-    told = reason(one, asked, bearing)
+    told = reason(one, asked, relevant)
     assert told.endswith(".")
     assert "\n" not in told

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from raft import prompts
 from raft.errors import UsageError
-from raft.generation import asks, items
+from raft.generation import items, tasks
 from raft.generation.facts import pattern_of, read_openings, statements, targets
 from raft.rag.format import ABSTENTION
 
@@ -230,20 +230,20 @@ CHUNK = {
 def test_a_question_of_no_use_says_why(question, reason):
     """A question is refused in words that say what is wrong with it."""
     with pytest.raises(ValueError, match=reason):
-        asks.check_question(question, TARGET, CHUNK["heading"])
+        tasks.check_question(question, TARGET, CHUNK["heading"])
 
 
 def test_a_good_question_passes():
     """A question in the statement's words that does not give the answer away is taken."""
-    asks.check_question("What weight has the Quillon 2 heater in the hall when empty?", TARGET, CHUNK["heading"])
+    tasks.check_question("What weight has the Quillon 2 heater in the hall when empty?", TARGET, CHUNK["heading"])
 
 
 def test_a_decision_is_not_asked_in_the_negative():
     """A yes-or-no question with a "not" in it would turn its answer round."""
     rule = replace(TARGET, kind="decision", answer="no", opening="May guests", statement="Guests may not use the lift.")
-    asks.check_question("May guests use the lift?", rule, "Rules")
+    tasks.check_question("May guests use the lift?", rule, "Rules")
     with pytest.raises(ValueError, match="negative"):
-        asks.check_question("May guests not use the lift?", rule, "Rules")
+        tasks.check_question("May guests not use the lift?", rule, "Rules")
 
 
 @pytest.mark.parametrize(
@@ -259,7 +259,7 @@ def test_a_decision_is_not_asked_in_the_negative():
 )
 def test_a_reply_continues_the_opening(reply, question):
     """A reply that goes on from the opening, or repeats it, gives the same question; what follows it is left out."""
-    ask = asks.answer_first_ask(prompts.load("answer_first"), CHUNK, TARGET, CHUNK["heading"], name_document=False)
+    ask = tasks.answer_first_ask(prompts.load("answer_first"), CHUNK, TARGET, CHUNK["heading"], name_document=False)
     assert ask.request.messages[-1] == {"role": "assistant", "content": "What weight"}
     ask.request.check(reply)
     (row,) = ask.read(reply)
@@ -270,10 +270,10 @@ def test_a_reply_continues_the_opening(reply, question):
 
 def test_a_lookalike_is_named():
     """Where other documents say the same of other things, the question names its document, unless it does already."""
-    ask = asks.answer_first_ask(prompts.load("answer_first"), CHUNK, TARGET, "Boreal handbook > X", name_document=True)
+    ask = tasks.answer_first_ask(prompts.load("answer_first"), CHUNK, TARGET, "Boreal handbook > X", name_document=True)
     (row,) = ask.read(" has the Quillon 2 heater in the hall?")
     assert row["question"] == "According to Boreal handbook, what weight has the Quillon 2 heater in the hall?"
-    named = asks.answer_first_ask(prompts.load("answer_first"), CHUNK, TARGET, CHUNK["heading"], name_document=True)
+    named = tasks.answer_first_ask(prompts.load("answer_first"), CHUNK, TARGET, CHUNK["heading"], name_document=True)
     (row,) = named.read(" has the Quillon 2 heater in the hall?")
     assert row["question"] == "What weight has the Quillon 2 heater in the hall?"
 
@@ -381,8 +381,8 @@ def test_an_unanswerable_item_has_no_quote():
 
 def test_an_unanswerable_question_holds_a_new_word_on_the_subject():
     """A question is unanswerable when it is about the statement and uses a word that no document holds."""
-    words = asks.stems("The Quillon 2 heater in the hall weighs 14 kg empty, and is painted.")
-    ask = asks.unanswerable_ask(prompts.load("unanswerable"), CHUNK, TARGET, words)
+    words = tasks.stems("The Quillon 2 heater in the hall weighs 14 kg empty, and is painted.")
+    ask = tasks.unanswerable_ask(prompts.load("unanswerable"), CHUNK, TARGET, words)
     ask.request.check("Who repaired the Quillon heater in the hall?")
     for reply, reason in [
         ("Who repaired the old organ of Lund?", "something else"),
@@ -396,7 +396,7 @@ def test_an_unanswerable_question_holds_a_new_word_on_the_subject():
 def test_a_comparison_names_both_and_quotes_both():
     """A comparison's answer holds the fact of each document, each with its quote."""
     other = {**CHUNK, "chunk_id": "c2", "doc_id": "d2", "heading": "Boreal stoves > Data"}
-    ask = asks.comparison_ask(prompts.load("comparison"), CHUNK, TARGET, other, replace(TARGET, answer="9 kg"))
+    ask = tasks.comparison_ask(prompts.load("comparison"), CHUNK, TARGET, other, replace(TARGET, answer="9 kg"))
     (row,) = ask.read(" what they weigh?")
     assert row["question"] == "How do Boreal stoves and Quillon heaters differ in what they weigh?"
     assert row["answer"] == "Boreal stoves: 9 kg; Quillon heaters: 14 kg"

@@ -22,10 +22,10 @@ from raft.rag.grounding import Passage
 from raft.rag.relevant import (
     SHORT_ANSWERS,
     Sources,
-    bearing,
     golden_of,
     group_of,
     mentions_answer,
+    relevant,
     states_answer,
     unanswerable,
     withheld,
@@ -93,7 +93,7 @@ def contexts(
         documents: a frame with doc_id, path and title of `tables.DOCUMENTS`.
         retriever: the index.
         k: chunks shown.
-        share: share (0 to 1) of the questions that are also asked with their bearing chunks withheld.
+        share: share (0 to 1) of the questions that are also asked with their relevant chunks withheld.
         seed: seed of that choice.
     """
     book = _Book(chunks, documents)
@@ -106,7 +106,7 @@ def contexts(
     for row, found in zip(rows, hits, strict=True):
         name = row["question_id"]
         brought = [one for one in found if one in book.chunks and not book.chunks[one]["boilerplate"]]
-        known = book.bearing(row)
+        known = book.relevant(row)
         golden = golden_of(known, brought)
         borne[name], groups[name] = known, group_of(row, golden, book.path_of_chunk)
         ranked[name], top = brought, brought[:k]
@@ -150,10 +150,10 @@ class _Book:
         for name, row in self.chunks.items():
             self._by_path.setdefault(self.path_of_chunk[name], []).append(row)
 
-    def bearing(self, question: Row) -> list[str]:
-        """Return the chunks that bear the answer; where yes or no is the answer, all of the document that is named."""
+    def relevant(self, question: Row) -> list[str]:
+        """Return the chunks that hold the answer; where yes or no is the answer, all of the document that is named."""
         chunks = self._candidates(question)
-        known = [name for name in bearing(question, chunks) if name in self.chunks]
+        known = [name for name in relevant(question, chunks) if name in self.chunks]
         if known or not question["document"] or {*map(normalise, question["answers"])} - SHORT_ANSWERS:
             return known
         return [chunk["chunk_id"] for chunk in chunks if not chunk["boilerplate"]]

@@ -118,13 +118,13 @@ def _plain(interval: Interval | None) -> dict[str, Any] | None:
 
 
 def retrieval(question_ids: Sequence[str], sources: Sources) -> dict[str, Any]:
-    """Return how well search finds the bearing chunks, over the questions for which one is known.
+    """Return how well search finds the relevant chunks, over the questions for which one is known.
 
-    Recall at k is the share of the questions for which at least one bearing chunk is among the first k: one is enough
+    Recall at k is the share of the questions for which at least one relevant chunk is among the first k: one is enough
     to answer. MRR and nDCG look at ten ranks.
     """
     known = sorted(name for name in question_ids if sources.retrieved(name, 1) is not None)
-    placed = [ranks(sources.bearing[name], sources.hits[name]) for name in known]
+    placed = [ranks(sources.relevant[name], sources.hits[name]) for name in known]
     firsts = [min((rank for rank in row if rank is not None), default=None) for row in placed]
     groups = [sources.group(name) for name in known]
 
@@ -140,7 +140,7 @@ def retrieval(question_ids: Sequence[str], sources: Sources) -> dict[str, Any]:
 
 
 def missed(question_ids: Sequence[str], sources: Sources, k: int) -> float | None:
-    """Return the share of questions none of whose bearing chunks is among the first k; None where none is known."""
+    """Return the share of questions none of whose relevant chunks is among the first k; None where none is known."""
     found = [retrieved for name in question_ids if (retrieved := sources.retrieved(name, k)) is not None]
     return 1 - sum(found) / len(found) if found else None
 
@@ -199,13 +199,13 @@ def _mean(values: Sequence[float | None]) -> float | None:
 _ARTICLES = frozenset({"a", "an", "the"})
 
 
-def why(answer: Mapping[str, Any], question: Mapping[str, Any], bearing: Sequence[str]) -> str:
+def why(answer: Mapping[str, Any], question: Mapping[str, Any], relevant: Sequence[str]) -> str:
     """Return the reason for a score in one sentence.
 
     Args:
         answer: a row of `tables.ANSWERS`.
         question: its row of `tables.EVALUATION`.
-        bearing: ids of the chunks that bear the question's answer; empty where none is known.
+        relevant: ids of the chunks that bear the question's answer; empty where none is known.
     """
     if answer["error"] is not None:
         return f"There is no reply: {answer['error'].rstrip('.')}."
@@ -214,25 +214,25 @@ def why(answer: Mapping[str, Any], question: Mapping[str, Any], bearing: Sequenc
             "what bears the answer was withheld" if not unanswerable(question) else "the documents do not answer it"
         )
         return f"Abstained, and rightly: {hidden}." if answer["abstained"] else f"Answered, though {hidden}."
-    shown = [name for name in answer["shown"] if name in set(bearing)]
+    shown = [name for name in answer["shown"] if name in set(relevant)]
     if answer["abstained"]:
-        return f"Abstained, {_abstained(answer, bearing, shown)}."
+        return f"Abstained, {_abstained(answer, relevant, shown)}."
     said = _compared(answer["answer"], question["answers"])
     if said.startswith("No word") and shown:
         said += f", though chunk {shown[0]} bears the answer"
-    if answer["shown"] and bearing and not shown:
+    if answer["shown"] and relevant and not shown:
         said += "; the right chunk was not retrieved"
     if not answer["followed"]:
         said += "; the reply did not keep the form, and all of it was scored"
     return f"{said}."
 
 
-def _abstained(answer: Mapping[str, Any], bearing: Sequence[str], shown: Sequence[str]) -> str:
+def _abstained(answer: Mapping[str, Any], relevant: Sequence[str], shown: Sequence[str]) -> str:
     if shown:
         return f"though chunk {shown[0]} bears the answer"
     if not answer["shown"]:
         return "and no document was shown"
-    return "and the right chunk was not retrieved" if bearing else "though the question has an answer"
+    return "and the right chunk was not retrieved" if relevant else "though the question has an answer"
 
 
 def _compared(answer: str, references: Sequence[str]) -> str:

@@ -55,7 +55,7 @@ def labels(questions: pl.DataFrame) -> tuple[str, ...]:
     return tuple(sorted(found)) if closed else ()
 
 
-def score(answers: pl.DataFrame, questions: pl.DataFrame, *, bearing: Mapping[str, Sequence[str]]) -> pl.DataFrame:
+def score(answers: pl.DataFrame, questions: pl.DataFrame, *, relevant: Mapping[str, Sequence[str]]) -> pl.DataFrame:
     """Return the scores of each answer, in the order of the answers.
 
     Withheld questions are scored by whether they are answered at all (`false_answer`), and so are unanswerable ones; a
@@ -65,7 +65,7 @@ def score(answers: pl.DataFrame, questions: pl.DataFrame, *, bearing: Mapping[st
     Args:
         answers: a frame of `tables.ANSWERS`.
         questions: a frame of `tables.EVALUATION`; `split` is the question set.
-        bearing: for each question id the chunks that bear its answer.
+        relevant: for each question id the chunks that bear its answer.
 
     Returns:
         A frame of `SCORES`.
@@ -84,12 +84,12 @@ def score(answers: pl.DataFrame, questions: pl.DataFrame, *, bearing: Mapping[st
                 where=f"answers.parquet, question {answer['question_id']}",
                 hint="delete answers.parquet and run raft bench again",
             )
-        known = bearing.get(answer["question_id"], ())
+        known = relevant.get(answer["question_id"], ())
         rows.append(_scored(answer, question, known, classes[answer["question_set"]]))
     return pl.DataFrame([{name: row.get(name) for name in SCORES} for row in rows], schema=SCORES)
 
 
-def _scored(answer: Row, question: Row, bearing: Sequence[str], classes: Sequence[str]) -> dict[str, Any]:
+def _scored(answer: Row, question: Row, relevant: Sequence[str], classes: Sequence[str]) -> dict[str, Any]:
     replied, quotes = answer["error"] is None, answer["quotes"] or []
     answerable = not unanswerable(question)
     scores = {name: answer[name] for name in ("arm", "question_set", "condition", "question_id")}
@@ -105,8 +105,8 @@ def _scored(answer: Row, question: Row, bearing: Sequence[str], classes: Sequenc
     )
     if answerable:
         scores["false_refusal"] = _share(answer["abstained"])
-        if quotes and bearing:
-            scores["citation_precision"] = sum(one["chunk_id"] in bearing for one in quotes) / len(quotes)
+        if quotes and relevant:
+            scores["citation_precision"] = sum(one["chunk_id"] in relevant for one in quotes) / len(quotes)
     if classes and answerable:
         named = normalise(answer["answer"])
         scores["label"] = normalise(question["answers"][0])
@@ -141,7 +141,7 @@ def summary(
 
     Documents, not questions, are resampled; `against` pairs each arm with the baseline on the same questions. All
     measures are over the questions as they are, but for `false_answers`, which is over those that nothing shown
-    answers. Recall at k is the share of the questions for which at least one bearing chunk is among the first k.
+    answers. Recall at k is the share of the questions for which at least one relevant chunk is among the first k.
 
     Args:
         answers: a frame of `tables.ANSWERS`.
@@ -163,7 +163,7 @@ def summary(
     """
     if answers.is_empty():
         raise RaftError("There is no answer to measure.", where="answers.parquet", hint="run raft bench again")
-    scores = _tables(score(answers, questions, bearing=sources.bearing))
+    scores = _tables(score(answers, questions, relevant=sources.relevant))
     sets = _ordered({name for _, name in scores})
     by_set = {name: questions.filter(pl.col("split") == name) for name in sets}
     classes = {name: labels(rows) for name, rows in by_set.items()}
@@ -333,16 +333,16 @@ def _questions(
                     "golden": sources.golden(one),
                     "retrieved_bearing": sources.retrieved(one, k) if condition == ANSWERABLE else None,
                     "answers": {
-                        row["arm"]: _shown(row, shown[row["arm"]], question, sources.bearing.get(one, ()))
+                        row["arm"]: _shown(row, shown[row["arm"]], question, sources.relevant.get(one, ()))
                         for row in rows
                     },
                 }
 
 
-def _shown(answer: Row, scores: Row, question: Row, bearing: Sequence[str]) -> dict[str, Any]:
+def _shown(answer: Row, scores: Row, question: Row, relevant: Sequence[str]) -> dict[str, Any]:
     return {
         **{name: answer[name] for name in ("condition", "answer", "abstained", "supported")},
         "quotes": [quote["text"] for quote in answer["quotes"] or []],
         **{name: scores[name] for name in ("f1", "exact_match")},
-        "why": why(answer, question, bearing),
+        "why": why(answer, question, relevant),
     }

@@ -42,7 +42,7 @@ class Evidence:
         capability: for each set `{"title", "change": Interval | None}` (after minus before, higher is better); None
             where it was not measured.
         headroom: `{"golden", "retrieved", "missed"}` of the untuned model, each None where it was not measured: its
-            score with the golden chunk given and with retrieval, and the share of questions whose bearing chunk was
+            score with the golden chunk given and with retrieval, and the share of questions whose relevant chunk was
             not retrieved.
         false_answers: the baseline's share of answers to questions that nothing shown answers.
         k: chunks retrieved for a question.

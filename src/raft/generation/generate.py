@@ -19,9 +19,9 @@ import polars as pl
 from raft import prompts
 from raft.generation import plan as planning
 from raft.generation import yes_no
-from raft.generation.asks import Ask, check_wording, grounded, section
 from raft.generation.facts import plain, read_openings, statements
 from raft.generation.plan import Prompts, Survey, budgets, documents, is_notice
+from raft.generation.tasks import Ask, check_wording, grounded, section
 from raft.prompts import Prompt
 from raft.protocols import Failure, Generator, Request
 from raft.store import tables

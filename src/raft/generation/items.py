@@ -9,7 +9,7 @@ from typing import Any
 
 import json_repair
 
-from raft.generation.asks import Ask
+from raft.generation.tasks import Ask
 from raft.kinds import KINDS, traits
 from raft.prompts import Prompt
 from raft.protocols import Request

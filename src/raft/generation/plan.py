@@ -15,9 +15,9 @@ from typing import Any
 
 import polars as pl
 
-from raft.generation.asks import Ask, answer_first_ask, comparison_ask, section, stems, unanswerable_ask
 from raft.generation.facts import Opening, Target, statements, targets
 from raft.generation.items import items_ask
+from raft.generation.tasks import Ask, answer_first_ask, comparison_ask, section, stems, unanswerable_ask
 from raft.kinds import KINDS
 from raft.prompts import Prompt
 

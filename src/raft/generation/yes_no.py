@@ -11,8 +11,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from raft.generation.asks import Ask, check_wording, grounded, section
 from raft.generation.facts import plain
+from raft.generation.tasks import Ask, check_wording, grounded, section
 from raft.prompts import Prompt
 from raft.protocols import Request
 from raft.text import STEM, content_words, stem

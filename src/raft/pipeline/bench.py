@@ -183,7 +183,7 @@ def _fitting(known: contexts.Contexts, run: Run, settings: Settings, field: Fiel
         passages[name] = {}
         for context, chosen in own.items():
             kept = list(chosen)
-            keep = known.sources.bearing.get(name, ()) if context == "golden" else ()
+            keep = known.sources.relevant.get(name, ()) if context == "golden" else ()
             for (tokenizer, limit), prompt in product(field.rooms() if kept else (), used):
                 kept, _ = answering.fit(
                     kept, asked[name], prompt=prompt, style=style, tokenizer=tokenizer, limit=limit, keep=keep

@@ -58,7 +58,7 @@ def unanswerable(question: Mapping[str, Any]) -> bool:
     return bool(question["answers"]) and all(map(is_no_answer, question["answers"]))
 
 
-def bearing(question: Mapping[str, Any], chunks: Iterable[Mapping[str, Any]]) -> list[str]:
+def relevant(question: Mapping[str, Any], chunks: Iterable[Mapping[str, Any]]) -> list[str]:
     """Return the ids of the chunks that bear a question's answer.
 
     These are its golden chunks, and those of `chunks` that hold one of its answers and are no boilerplate; where that
@@ -88,16 +88,16 @@ def _bears(text: str, answer: str, question: str) -> bool:
     return holds_answer(text, answer) or states_answer(text, answer, question)
 
 
-def ranks(bearing: Sequence[str], hits: Sequence[str]) -> list[int | None]:
-    """Return the rank (from 1) of each bearing chunk among a question's hits, best first; None where it is not."""
+def ranks(relevant: Sequence[str], hits: Sequence[str]) -> list[int | None]:
+    """Return the rank (from 1) of each relevant chunk among a question's hits, best first; None where it is not."""
     places = {name: rank for rank, name in reversed(list(enumerate(hits, 1)))}
-    return [places.get(name) for name in bearing]
+    return [places.get(name) for name in relevant]
 
 
-def golden_of(bearing: Sequence[str], hits: Sequence[str]) -> str | None:
-    """Return the bearing chunk that the retriever ranks best, the first where it finds none; None without any."""
-    known = set(bearing)
-    return next((name for name in hits if name in known), next(iter(bearing), None))
+def golden_of(relevant: Sequence[str], hits: Sequence[str]) -> str | None:
+    """Return the relevant chunk that the retriever ranks best, the first where it finds none; None without any."""
+    known = set(relevant)
+    return next((name for name in hits if name in known), next(iter(relevant), None))
 
 
 def withheld(question_id: str, share: float, seed: int) -> bool:
@@ -122,13 +122,13 @@ class Sources:
     """Where the answers to the questions of a benchmark stand, and what search brings for them.
 
     Attributes:
-        bearing: for each question id the chunks that bear its answer (`bearing`); missing or empty where none is known.
+        relevant: for each question id the chunks that bear its answer (`relevant`); missing or empty where none is known.
         hits: for each question id the chunks that search brings, best first; ten or more, for MRR and nDCG.
         documents: for each question id what it is resampled with (`group_of`); where missing, the question alone.
         texts: text of the chunks by id, at least of those that bear an answer.
     """
 
-    bearing: Mapping[str, Sequence[str]]
+    relevant: Mapping[str, Sequence[str]]
     hits: Mapping[str, Sequence[str]]
     documents: Mapping[str, str]
     texts: Mapping[str, str]
@@ -138,11 +138,11 @@ class Sources:
         return self.documents.get(question_id, question_id)
 
     def retrieved(self, question_id: str, k: int) -> bool | None:
-        """Tell whether a bearing chunk is among the first k hits; None where none is known, or nothing was searched."""
-        bearing, hits = self.bearing.get(question_id), self.hits.get(question_id)
-        return None if not bearing or hits is None else not set(bearing).isdisjoint(hits[:k])
+        """Tell whether a relevant chunk is among the first k hits; None where none is known, or nothing was searched."""
+        relevant, hits = self.relevant.get(question_id), self.hits.get(question_id)
+        return None if not relevant or hits is None else not set(relevant).isdisjoint(hits[:k])
 
     def golden(self, question_id: str) -> str:
-        """Return the text of the bearing chunk that the retriever ranks best; empty where none is known."""
-        name = golden_of(self.bearing.get(question_id, ()), self.hits.get(question_id, ()))
+        """Return the text of the relevant chunk that the retriever ranks best; empty where none is known."""
+        name = golden_of(self.relevant.get(question_id, ()), self.hits.get(question_id, ()))
         return self.texts.get(name or "", "")
