@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from raft import prompts
 from raft.errors import UsageError
 from raft.generation import items, tasks
-from raft.generation.facts import pattern_of, read_openings, statements, targets
+from raft.generation.facts import pattern_of, read_prefixes, statements, targets
 from raft.rag.format import ABSTENTION
 
-OPENINGS = read_openings(prompts.load_text("openings.yaml"))
+OPENINGS = read_prefixes(prompts.load_text("openings.yaml"))
 FACTS = ("fact", "number", "date", "name")
 TABLE = """\
 | Model | Weight | Since |
@@ -201,7 +201,7 @@ def test_lookalikes_share_a_pattern():
 def test_openings_that_cannot_be_read_are_a_usage_error(text):
     """A rule without its parts, or with a broken pattern, is named with what a rule needs."""
     with pytest.raises(UsageError, match="openings") as caught:
-        read_openings(text)
+        read_prefixes(text)
     assert "kind, answer and opening" in caught.value.hint
 
 

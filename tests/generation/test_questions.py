@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from raft import prompts
 from raft.generation import generate, plan
-from raft.generation.facts import read_openings
+from raft.generation.facts import read_prefixes
 from raft.rag.format import ABSTENTION
 from raft.store import tables
 from raft.testing import ScriptedGenerator, make_chunks
@@ -21,7 +21,7 @@ PROMPTS = plan.Prompts(
     **{
         name: prompts.load(name) for name in ("answer_first", "items", "comparison", "unanswerable", "span", "decision")
     },
-    openings=tuple(read_openings(prompts.load_text("openings.yaml"))),
+    prefixes=tuple(read_prefixes(prompts.load_text("openings.yaml"))),
 )
 THINGS = ["kettle", "ladder", "bridge", "window", "garden", "engine", "violin", "saddle", "mirror", "hammer"]
 FACTS = ("fact", "number", "date", "name")
@@ -65,7 +65,7 @@ def write(request):
 
 def surveyed(chunks, *, way="answer_first", kinds=FACTS, size=3):
     """Return the survey of chunks that come in frames of `size` rows."""
-    return plan.survey(chunks.iter_slices(size), PROMPTS.openings, plan.needed(way, kinds))
+    return plan.survey(chunks.iter_slices(size), PROMPTS.prefixes, plan.needed(way, kinds))
 
 
 def run(chunks, *, generator=None, way="answer_first", kinds=FACTS, per_chunk=1.0, limit=None, failures=None, size=3,

@@ -40,7 +40,7 @@ CORPORA = st.dictionaries(st.sampled_from("abcd"), st.lists(TEXTS, min_size=1, m
 
 def survey(chunks, needs=EVERYTHING):
     """Return the survey of a frame of chunks."""
-    return surveying.survey([chunks], PROMPTS.openings, needs)
+    return surveying.survey([chunks], PROMPTS.prefixes, needs)
 
 
 @given(corpus=CORPORA)
@@ -59,7 +59,7 @@ def test_a_survey_comes_back_from_its_file_as_it_was(corpus):
 def test_the_frames_of_chunks_do_not_change_the_file(corpus, size):
     """However the chunks come in, the survey has the same bytes."""
     chunks = make_chunks(corpus)
-    parts = surveying.survey(chunks.iter_slices(size), PROMPTS.openings, EVERYTHING)
+    parts = surveying.survey(chunks.iter_slices(size), PROMPTS.prefixes, EVERYTHING)
     assert surveying.to_json(parts) == surveying.to_json(survey(chunks))
 
 

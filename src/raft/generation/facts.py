@@ -33,7 +33,7 @@ _MIN_WORDS, _MAX_CHARACTERS = 6, 400
 
 @dataclass(frozen=True)
 class Opening:
-    """One rule of `openings.yaml`, compiled."""
+    """One rule of `prefixes.yaml`, compiled."""
 
     kind: str
     answer: re.Pattern[str]
@@ -43,7 +43,7 @@ class Opening:
 
 
 @dataclass(frozen=True)
-class Target:
+class StatedFact:
     """Something to ask for.
 
     Attributes:
@@ -64,8 +64,8 @@ class Target:
     pattern: str
 
 
-def read_openings(text: str) -> list[Opening]:
-    """Read the rules of an `openings.yaml`.
+def read_prefixes(text: str) -> list[Opening]:
+    """Read the rules of an `prefixes.yaml`.
 
     Raises:
         UsageError: it is no list of rules, or a pattern does not compile.
@@ -137,8 +137,8 @@ def plain(text: str) -> str:
 
 
 def targets(
-    text: str, openings: Sequence[Opening], kinds: Sequence[str], *, stated: Iterable[Statement] | None = None
-) -> list[Target]:
+    text: str, prefixes: Sequence[Opening], kinds: Sequence[str], *, stated: Iterable[Statement] | None = None
+) -> list[StatedFact]:
     """Return what can be asked of a chunk's text, the most exact first; at most one target a statement and kind.
 
     Args:
@@ -147,9 +147,9 @@ def targets(
         kinds: the kinds of question that are on.
         stated: `statements` of the text, where they are known already.
     """
-    found: list[tuple[float, Target]] = []
+    found: list[tuple[float, StatedFact]] = []
     for statement in statements(text) if stated is None else stated:
-        makers = _of_row(text, statement, kinds) if statement.cells else _of_sentence(text, statement, openings, kinds)
+        makers = _of_row(text, statement, kinds) if statement.cells else _of_sentence(text, statement, prefixes, kinds)
         if made := list(makers):
             words = len(content_words(statement.wording))
             links = text[statement.start : statement.end].count("](")
@@ -175,8 +175,8 @@ def pattern_of(wording: str, known: Iterable[Fact] | None = None) -> str:
 
 
 def _of_sentence(
-    text: str, statement: Statement, openings: Sequence[Opening], kinds: Sequence[str]
-) -> Iterator[Target]:
+    text: str, statement: Statement, prefixes: Sequence[Opening], kinds: Sequence[str]
+) -> Iterator[StatedFact]:
     start, end, wording = statement.start, statement.end, statement.wording
     raw = text[start:end]
     hidden = bytearray(len(raw))
@@ -189,18 +189,18 @@ def _of_sentence(
         if kind not in kinds or any(hidden[fact.start : fact.end]) or not _usable(fact, raw, wording):
             continue
         place = wording.find(fact.text)
-        opening = _opening(fact, wording[:place], wording[place + len(fact.text) :], openings)
+        opening = _opening(fact, wording[:place], wording[place + len(fact.text) :], prefixes)
         if opening:
             pattern = pattern or pattern_of(wording, found if raw == wording else None)
-            yield Target(kind, fact.text, start, end, wording, opening, pattern)
+            yield StatedFact(kind, fact.text, start, end, wording, opening, pattern)
     if "decision" in kinds and (modal := _MODAL.match(wording)) and not _DANGLING.match(wording):
         answer = "no" if _NEGATED.search(wording) else "yes"
         opening = modal["verb"].capitalize() + " " + _lower_first(modal["subject"])
         pattern = pattern or pattern_of(wording, found if raw == wording else None)
-        yield Target("decision", answer, start, end, wording, opening, pattern)
+        yield StatedFact("decision", answer, start, end, wording, opening, pattern)
 
 
-def _of_row(text: str, statement: Statement, kinds: Sequence[str]) -> Iterator[Target]:
+def _of_row(text: str, statement: Statement, kinds: Sequence[str]) -> Iterator[StatedFact]:
     """Ask for a cell that is one fact and nothing else, by the row's first cell and the column's head."""
     (_, first), *others = statement.cells
     for head, cell in others:
@@ -214,7 +214,7 @@ def _of_row(text: str, statement: Statement, kinds: Sequence[str]) -> Iterator[T
             opening = f"What is the {_lower_first(first)} for {head}"
         else:
             opening = f"What is the {_lower_first(head)} for {first}"
-        yield Target(
+        yield StatedFact(
             kind, cell, statement.start, statement.end, statement.wording, opening, pattern_of(f"{first} | {head}")
         )
 
@@ -228,8 +228,8 @@ def _usable(fact: Fact, raw: str, wording: str) -> bool:
     return whole and "\n" not in fact.text and raw.count(fact.text) == 1 and not _DANGLING.match(wording)
 
 
-def _opening(fact: Fact, before: str, after: str, openings: Sequence[Opening]) -> str | None:
-    for rule in openings:
+def _opening(fact: Fact, before: str, after: str, prefixes: Sequence[Opening]) -> str | None:
+    for rule in prefixes:
         if rule.kind != fact.kind or not (answer := rule.answer.search(fact.text)):
             continue
         matches: list[re.Match[str] | None] = [answer]
@@ -244,12 +244,12 @@ def _opening(fact: Fact, before: str, after: str, openings: Sequence[Opening]) -
     return None
 
 
-def _worth(target: Target, words: int, links: int) -> float:
+def _worth(target: StatedFact, words: int, links: int) -> float:
     bare = target.kind == "number" and target.answer.isdigit()
     return traits(target.kind).worth + min(words, 14) / 14 - 0.5 * links - (1.0 if bare else 0.0)
 
 
-def _procedures(text: str) -> Iterator[Target]:
+def _procedures(text: str) -> Iterator[StatedFact]:
     steps = [(m.start(), (text.find("\n", m.end()) + 1 or len(text) + 1) - 1) for m in _STEP.finditer(text)]
     block: list[tuple[int, int]] = []
     for step in [*steps, (len(text) + 10**6, 0)]:
@@ -259,7 +259,7 @@ def _procedures(text: str) -> Iterator[Target]:
                 start += len(text[start:end]) - len(text[start:end].lstrip())
                 answer = text[start:end].rstrip()
                 wording = " ".join(plain(line) for line in answer.splitlines())
-                yield Target("procedure", answer, start, start + len(answer), wording, "What are the steps to", "")
+                yield StatedFact("procedure", answer, start, start + len(answer), wording, "What are the steps to", "")
             block = []
         block.append(step)
 

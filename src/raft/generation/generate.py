@@ -19,9 +19,9 @@ import polars as pl
 from raft import prompts
 from raft.generation import plan as planning
 from raft.generation import yes_no
-from raft.generation.facts import plain, read_openings, statements
+from raft.generation.facts import plain, read_prefixes, statements
 from raft.generation.plan import Prompts, Survey, budgets, documents, is_notice
-from raft.generation.tasks import Ask, check_wording, grounded, section
+from raft.generation.tasks import Task, check_wording, grounded, section
 from raft.prompts import Prompt
 from raft.protocols import Failure, Generator, Request
 from raft.store import tables
@@ -52,7 +52,7 @@ _EDGES = " \t\"'“”‘’.,;:"
 
 def plan_spans(
     frames: Iterable[pl.DataFrame], known: Survey, given: Mapping[str, int], used: Prompts, kinds: Sequence[str]
-) -> Iterator[Ask]:
+) -> Iterator[Task]:
     """Yield what to ask: one question for each chosen sentence, spread evenly over a document's chunks.
 
     Where decisions are among the kinds, they get an even share of the questions, or less where they would all be
@@ -117,7 +117,7 @@ def _facts(text: str, kinds: Sequence[str]) -> list[str]:
 
 def span_ask(
     prompt: Prompt, chunk: Mapping[str, Any], start: int, end: int, kinds: Sequence[str], *, answer: str | None = None
-) -> Ask:
+) -> Task:
     """Ask about the chunk's characters `start` to `end`: for an answer copied from there and its question.
 
     With `answer`, which must stand there, only the question is left to the model.
@@ -145,7 +145,7 @@ def span_ask(
         return [{"question": question, "answer": copied, "kind": kind, "quotes": [quote]}]
 
     request = Request(messages, REPLY_TOKENS, check=read)
-    return Ask(request, read, chunk["chunk_id"], (chunk["doc_id"],), prompt)
+    return Task(request, read, chunk["chunk_id"], (chunk["doc_id"],), prompt)
 
 
 def parse_span(reply: str, statement: str) -> tuple[str, str]:
@@ -197,7 +197,7 @@ class Plan:
     """What is going to be asked: so many questions, in these asks, which are made lazily."""
 
     questions: int
-    asks: Iterator[Ask]
+    asks: Iterator[Task]
 
 
 def read_prompts(folder: Path | None) -> Prompts:
@@ -209,7 +209,7 @@ def read_prompts(folder: Path | None) -> Prompts:
         unanswerable=prompts.load("unanswerable", folder),
         span=prompts.load("span", folder),
         decision=prompts.load("decision", folder),
-        openings=tuple(read_openings(prompts.load_text("openings.yaml", folder))),
+        prefixes=tuple(read_prefixes(prompts.load_text("openings.yaml", folder))),
     )
 
 
@@ -266,7 +266,7 @@ def ask(
     """
     found = plan(chunks, known, used, way=way, kinds=kinds, per_chunk=per_chunk, limit=limit)
     planned(found.questions)
-    kept: deque[Ask] = deque()
+    kept: deque[Task] = deque()
     seen: set[str] = set()
 
     def requests() -> Iterator[Any]:
@@ -296,7 +296,7 @@ def question_id(golden_chunk_ids: Sequence[str], kind: str, question: str) -> st
     return _hash("\n".join([*sorted(golden_chunk_ids), kind, normalise(question)]))
 
 
-def _row(row: dict[str, Any], one: Ask, model: str) -> dict[str, Any]:
+def _row(row: dict[str, Any], one: Task, model: str) -> dict[str, Any]:
     golden = list(dict.fromkeys(quote["chunk_id"] for quote in row["quotes"])) or row.pop("golden_chunk_ids", [])
     return {
         **row,

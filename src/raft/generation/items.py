@@ -9,7 +9,7 @@ from typing import Any
 
 import json_repair
 
-from raft.generation.tasks import Ask
+from raft.generation.tasks import Task
 from raft.kinds import KINDS, traits
 from raft.prompts import Prompt
 from raft.protocols import Request
@@ -23,7 +23,7 @@ ITEM_TOKENS = 160
 _FIELDS = ("question", "answer", "quote", "kind")
 
 
-def items_ask(prompt: Prompt, chunk: Mapping[str, Any], count: int, kinds: Sequence[str]) -> Ask:
+def items_ask(prompt: Prompt, chunk: Mapping[str, Any], count: int, kinds: Sequence[str]) -> Task:
     """Ask for `count` questions with answers and quotes as JSON."""
     messages = prompt.render(
         count=str(count),
@@ -39,7 +39,7 @@ def items_ask(prompt: Prompt, chunk: Mapping[str, Any], count: int, kinds: Seque
         return parse_items(reply, kinds)[1]
 
     request = Request(messages, ITEM_TOKENS * count + 40, schema=_items_schema(kinds), check=read)
-    return Ask(request, read, chunk["chunk_id"], (chunk["doc_id"],), prompt, refused)
+    return Task(request, read, chunk["chunk_id"], (chunk["doc_id"],), prompt, refused)
 
 
 def parse_items(reply: str, kinds: Sequence[str]) -> tuple[list[dict[str, str]], list[str]]:

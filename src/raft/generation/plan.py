@@ -15,9 +15,9 @@ from typing import Any
 
 import polars as pl
 
-from raft.generation.facts import Opening, Target, statements, targets
+from raft.generation.facts import Opening, StatedFact, statements, targets
 from raft.generation.items import items_ask
-from raft.generation.tasks import Ask, answer_first_ask, comparison_ask, section, stems, unanswerable_ask
+from raft.generation.tasks import Task, answer_first_ask, comparison_ask, section, stems, unanswerable_ask
 from raft.kinds import KINDS
 from raft.prompts import Prompt
 
@@ -46,7 +46,7 @@ class Survey:
     chunks: int = 0
     alike: frozenset[str] = frozenset()
     notices: frozenset[str] = frozenset()
-    pairs: dict[tuple[str, int, str], tuple[Chunk, Target]] = field(default_factory=dict)
+    pairs: dict[tuple[str, int, str], tuple[Chunk, StatedFact]] = field(default_factory=dict)
     vocabulary: set[str] = field(default_factory=set)
 
     @cached_property
@@ -64,7 +64,7 @@ def needed(way: str, kinds: Sequence[str]) -> frozenset[str]:
     return frozenset().union(*(KINDS[kind].needs for kind in kinds if not KINDS[kind].meaning))
 
 
-def survey(frames: Iterable[pl.DataFrame], openings: Sequence[Opening], needs: Set[str]) -> Survey:
+def survey(frames: Iterable[pl.DataFrame], prefixes: Sequence[Opening], needs: Set[str]) -> Survey:
     """Read all chunks once and return what has to be known of them together.
 
     Args:
@@ -75,7 +75,7 @@ def survey(frames: Iterable[pl.DataFrame], openings: Sequence[Opening], needs: S
     found = Survey()
     by_pattern: dict[str, set[str]] = {}
     by_wording: dict[str, set[str]] = {}
-    first: dict[tuple[str, str], tuple[Chunk, Target]] = {}
+    first: dict[tuple[str, str], tuple[Chunk, StatedFact]] = {}
     for doc, rows in documents(frames):
         found.sizes[doc] = sum(row["tokens"] for row in rows)
         found.chunks += len(rows)
@@ -88,7 +88,7 @@ def survey(frames: Iterable[pl.DataFrame], openings: Sequence[Opening], needs: S
                     by_wording.setdefault(digest(statement.wording), set()).add(doc)
             if needs.isdisjoint({"alike", "pairs"}):
                 continue
-            for target in targets(row["text"], openings, COMPARED, stated=stated):
+            for target in targets(row["text"], prefixes, COMPARED, stated=stated):
                 if "alike" in needs:
                     by_pattern.setdefault(target.pattern, set()).add(doc)
                 if "pairs" not in needs:
@@ -120,7 +120,7 @@ def digest(text: str) -> str:
 
 def to_json(known: Survey) -> str:
     """Return a survey as JSON, the same for equal surveys; the partner of many pairs is written once."""
-    places: dict[tuple[str, Target], int] = {}
+    places: dict[tuple[str, StatedFact], int] = {}
     compared: dict[str, Chunk] = {}
     pairs = []
     for key, (chunk, target) in sorted(known.pairs.items(), key=lambda pair: pair[0]):
@@ -142,7 +142,7 @@ def to_json(known: Survey) -> str:
 def from_json(text: str | bytes) -> Survey:
     """Return the survey that `to_json` wrote."""
     whole = json.loads(text)
-    partners = [(whole["compared"][name], Target(**target)) for name, target in whole["partners"]]
+    partners = [(whole["compared"][name], StatedFact(**target)) for name, target in whole["partners"]]
     return Survey(
         sizes=whole["sizes"],
         chunks=whole["chunks"],
@@ -167,7 +167,7 @@ class Prompts:
     unanswerable: Prompt
     span: Prompt
     decision: Prompt
-    openings: tuple[Opening, ...]
+    prefixes: tuple[Opening, ...]
 
 
 def budgets(sizes: Mapping[str, int], chunks: int, *, per_chunk: float, limit: int | None) -> dict[str, int]:
@@ -194,14 +194,14 @@ def budgets(sizes: Mapping[str, int], chunks: int, *, per_chunk: float, limit: i
 
 def plan_facts(
     frames: Iterable[pl.DataFrame], known: Survey, given: Mapping[str, int], prompts: Prompts, kinds: Sequence[str]
-) -> Iterator[Ask]:
+) -> Iterator[Task]:
     """Yield what to ask a small model: one question for each chosen fact."""
     shares = _Shares(kinds)
     for doc, rows in documents(frames):
         left = given.get(doc, 0)
         left -= yield from _comparisons(rows, known, prompts, shares, left)
         left -= yield from _unanswerable(rows, known, prompts, shares, left)
-        options = [(row, _own(targets(row["text"], prompts.openings, kinds), known)) for row in rows]
+        options = [(row, _own(targets(row["text"], prompts.prefixes, kinds), known)) for row in rows]
         for row, target in spread_out(options, left):
             named = target.pattern in known.alike
             yield answer_first_ask(prompts.answer_first, row, target, section(row), name_document=named)
@@ -209,7 +209,7 @@ def plan_facts(
 
 def plan_items(
     frames: Iterable[pl.DataFrame], known: Survey, given: Mapping[str, int], prompts: Prompts, kinds: Sequence[str]
-) -> Iterator[Ask]:
+) -> Iterator[Task]:
     """Yield what to ask a capable model: several questions with answers and quotes, a chunk."""
     single = [kind for kind in kinds if KINDS[kind].meaning]
     shares = _Shares(kinds)
@@ -223,7 +223,7 @@ def plan_items(
                 yield items_ask(prompts.items, row, parts[str(position)], single)
 
 
-def spread_out(options: Sequence[tuple[Chunk, list[Target]]], count: int) -> Iterator[tuple[Chunk, Target]]:
+def spread_out(options: Sequence[tuple[Chunk, list[StatedFact]]], count: int) -> Iterator[tuple[Chunk, StatedFact]]:
     """Yield `count` targets: the best of each chunk first, then the second of each; what is left over evenly spaced."""
     chosen: list[tuple[int, int]] = []
     for depth in range(max((len(found) for _, found in options), default=0)):
@@ -254,10 +254,10 @@ class _Shares:
 
 def _comparisons(
     rows: Sequence[Chunk], known: Survey, prompts: Prompts, shares: _Shares, budget: int
-) -> Generator[Ask, None, int]:
+) -> Generator[Task, None, int]:
     options = []
     for row in (row for row in rows if row["chunk_id"] in known.paired):
-        found = _own(targets(row["text"], prompts.openings, COMPARED), known)
+        found = _own(targets(row["text"], prompts.prefixes, COMPARED), known)
         options.append((row, [t for t in found if (row["chunk_id"], t.start, t.answer) in known.pairs]))
     count = shares.take("comparison", budget, sum(len(found) for _, found in options))
     for row, target in spread_out(options, count):
@@ -268,15 +268,15 @@ def _comparisons(
 
 def _unanswerable(
     rows: Sequence[Chunk], known: Survey, prompts: Prompts, shares: _Shares, budget: int
-) -> Generator[Ask, None, int]:
+) -> Generator[Task, None, int]:
     options = []
     for row in rows if known.vocabulary else []:
-        options.append((row, _own(targets(row["text"], prompts.openings, COMPARED), known)))
+        options.append((row, _own(targets(row["text"], prompts.prefixes, COMPARED), known)))
     count = shares.take("unanswerable", budget, sum(len(found) for _, found in options))
     for row, target in spread_out(options, count):
         yield unanswerable_ask(prompts.unanswerable, row, target, known.vocabulary)
     return count
 
 
-def _own(found: Sequence[Target], known: Survey) -> list[Target]:
+def _own(found: Sequence[StatedFact], known: Survey) -> list[StatedFact]:
     return [target for target in found if not is_notice(target.statement, known)]

@@ -1,6 +1,6 @@
 """What is asked of a generator for one question, and how its reply is read and checked.
 
-Each function returns an `Ask`: the request, whose check decides whether the reply is of use, and the reading of a
+Each function returns an `Task`: the request, whose check decides whether the reply is of use, and the reading of a
 reply that passed into rows of questions.
 """
 
@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from raft.generation.facts import Target
+from raft.generation.facts import StatedFact
 from raft.kinds import traits
 from raft.prompts import Prompt
 from raft.protocols import Request
@@ -32,7 +32,7 @@ Reading = Callable[[str], list[dict[str, Any]]]
 
 
 @dataclass(frozen=True)
-class Ask:
+class Task:
     """A request together with the reading of its reply.
 
     Attributes:
@@ -59,8 +59,8 @@ def section(chunk: Mapping[str, Any]) -> str:
 
 
 def answer_first_ask(
-    prompt: Prompt, chunk: Mapping[str, Any], target: Target, context: str, *, name_document: bool
-) -> Ask:
+    prompt: Prompt, chunk: Mapping[str, Any], target: StatedFact, context: str, *, name_document: bool
+) -> Task:
     """Ask for the question whose answer is the target's; look-alike documents are named in it."""
     target = replace(target, opening=target.opening.replace("$title", _title(context)))
     messages = prompt.render(
@@ -83,12 +83,12 @@ def answer_first_ask(
         ]
 
     request = Request(messages, QUESTION_TOKENS, check=question)
-    return Ask(request, read, chunk["chunk_id"], (chunk["doc_id"],), prompt)
+    return Task(request, read, chunk["chunk_id"], (chunk["doc_id"],), prompt)
 
 
 def comparison_ask(
-    prompt: Prompt, chunk: Mapping[str, Any], target: Target, other_chunk: Mapping[str, Any], other: Target
-) -> Ask:
+    prompt: Prompt, chunk: Mapping[str, Any], target: StatedFact, other_chunk: Mapping[str, Any], other: StatedFact
+) -> Task:
     """Ask for a question that compares one statement of two look-alike documents."""
     first, second = _title(other_chunk["heading"]), _title(chunk["heading"])
     opening = f"How do {first} and {second} differ in"
@@ -118,10 +118,10 @@ def comparison_ask(
         ]
 
     documents = (other_chunk["doc_id"], chunk["doc_id"])
-    return Ask(Request(messages, QUESTION_TOKENS, check=check), read, chunk["chunk_id"], documents, prompt)
+    return Task(Request(messages, QUESTION_TOKENS, check=check), read, chunk["chunk_id"], documents, prompt)
 
 
-def unanswerable_ask(prompt: Prompt, chunk: Mapping[str, Any], target: Target, vocabulary: set[str]) -> Ask:
+def unanswerable_ask(prompt: Prompt, chunk: Mapping[str, Any], target: StatedFact, vocabulary: set[str]) -> Task:
     """Ask for a question that the corpus does not answer; it must use a word that no document holds.
 
     Args:
@@ -145,10 +145,10 @@ def unanswerable_ask(prompt: Prompt, chunk: Mapping[str, Any], target: Target, v
     def read(reply: str) -> list[dict[str, Any]]:
         return [{"question": check(reply), "answer": ABSTENTION, "kind": "unanswerable", "quotes": []}]
 
-    return Ask(Request(messages, QUESTION_TOKENS, check=check), read, chunk["chunk_id"], (chunk["doc_id"],), prompt)
+    return Task(Request(messages, QUESTION_TOKENS, check=check), read, chunk["chunk_id"], (chunk["doc_id"],), prompt)
 
 
-def check_question(text: str, target: Target, context: str) -> None:
+def check_question(text: str, target: StatedFact, context: str) -> None:
     """Check a question that was written for a chosen answer.
 
     Raises:
@@ -202,7 +202,7 @@ def _lowered_names(question: str, statement: str) -> set[str]:
     return {name for name in names if name.lower() in question.split() and name not in question}
 
 
-def _quote(chunk: Mapping[str, Any], target: Target) -> dict[str, Any]:
+def _quote(chunk: Mapping[str, Any], target: StatedFact) -> dict[str, Any]:
     text = chunk["text"][target.start : target.end]
     return {"chunk_id": chunk["chunk_id"], "start": target.start, "end": target.end, "text": text}
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from raft.generation.facts import plain
-from raft.generation.tasks import Ask, check_wording, grounded, section
+from raft.generation.tasks import Task, check_wording, grounded, section
 from raft.prompts import Prompt
 from raft.protocols import Request
 from raft.text import STEM, content_words, stem
@@ -193,7 +193,7 @@ class Balance:
         return chosen
 
 
-def decision_ask(prompt: Prompt, chunk: Mapping[str, Any], start: int, end: int, words: Sequence[str]) -> Ask:
+def decision_ask(prompt: Prompt, chunk: Mapping[str, Any], start: int, end: int, words: Sequence[str]) -> Task:
     """Ask for the question that the chunk's characters `start` to `end` answer.
 
     Args:
@@ -225,7 +225,9 @@ def decision_ask(prompt: Prompt, chunk: Mapping[str, Any], start: int, end: int,
             for question, word in zip(questions(reply), words, strict=True)
         ]
 
-    return Ask(Request(messages, QUESTION_TOKENS, check=questions), read, chunk["chunk_id"], (chunk["doc_id"],), prompt)
+    return Task(
+        Request(messages, QUESTION_TOKENS, check=questions), read, chunk["chunk_id"], (chunk["doc_id"],), prompt
+    )
 
 
 def _check(question: str, statement: str, context: str, answer: str) -> None:
