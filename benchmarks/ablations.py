@@ -26,7 +26,7 @@ import raft
 import studies
 import xquad
 from raft import prompts
-from raft.api.models import fresh_search, open_model, open_retriever
+from raft.api.models import open_model, open_retriever, uncached_search
 from raft.backends import hub
 from raft.curation import user_questions
 from raft.evaluation import summary
@@ -218,7 +218,7 @@ def ask(folder: Path, questions: Path, settings: Mapping[str, Any]) -> list[dict
         retriever = open_retriever(folder, chosen, run.manifest["collection"], lambda: ledger)
         known = bench.prepare(run, chosen, rows, retriever, field)
         (tuned,) = (one for one in bench.line_up(run, chosen, field, known, 0) if one.arm.name == "raft")
-        bench.ask_all(run, chosen, [tuned], known, fresh_search(retriever, chosen), listen=studies.tell)
+        bench.ask_all(run, chosen, [tuned], known, uncached_search(retriever, chosen), listen=studies.tell)
     scores = summary.score(run.read("answers.parquet"), rows, relevant=known.sources.relevant)
     kept = ("question_id", "condition", "f1", "exact_match", "false_answer", "false_refusal", "label", "predicted")
     return [

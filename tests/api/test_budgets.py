@@ -42,15 +42,15 @@ def test_what_latency_is_measured_with_is_paid_for(ledger):
     with FakeOpenAI() as server:
         options = {"api_base": server.url, "run": "r"}
         chosen = settings(1.0, input_price=10.0, output_price=10.0)
-        fresh = models.open_model(LARGER, chosen, ledger, **options).fresh
-        assert all(isinstance(one, Completion) for one in fresh.complete(requests(3)))
+        uncached = models.open_model(LARGER, chosen, ledger, **options).uncached
+        assert all(isinstance(one, Completion) for one in uncached.complete(requests(3)))
         (spent,) = ledger.spending("r")
         assert (spent["calls"], len(server.seen)) == (3, 3)
         assert spent["cost"] > 0
         assert ledger.spent() == []
         small = settings(spent["cost"] + 1e-6, input_price=10.0, output_price=10.0)
         with pytest.raises(CapReached):
-            list(models.open_model(LARGER, small, ledger, **options).fresh.complete(requests(1)))
+            list(models.open_model(LARGER, small, ledger, **options).uncached.complete(requests(1)))
         assert len(server.seen) == 3
 
 

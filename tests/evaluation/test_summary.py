@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from raft.errors import RaftError
 from raft.evaluation import scores, summary, systems
 from raft.evaluation.metrics import Interval
-from raft.evaluation.systems import Arm
+from raft.evaluation.systems import System
 from raft.rag.format import ABSTENTION
 from raft.rag.relevant import Sources
 from raft.report.measures import COLUMNS
@@ -53,7 +53,7 @@ def reason(one, asked=None, relevant=("c1",)):
 def contender(name, **changes):
     """Return the description of an arm."""
     usual = {"title": systems.title(name), "model": "tiny", "adapter": None, "prompt": "answer", "prompt_digest": "0"}
-    return Arm(**{"name": name, **usual, "exemplars": 0, "context": "retrieved", "tuned": name == "raft", **changes})
+    return System(**{"name": name, **usual, "exemplars": 0, "context": "retrieved", "tuned": name == "raft", **changes})
 
 
 def summarised(answers, questions, sources=SOURCES, **changes):

@@ -29,7 +29,7 @@ def measure(monkeypatch):
             arm=SimpleNamespace(context="none", title="base"),
             prompt=prompts.load("closed"),
             exemplars=(),
-            fresh=SimpleNamespace(complete=complete),
+            uncached=SimpleNamespace(complete=complete),
         )
         names = [f"q{number}" for number in range(questions)]
         known = SimpleNamespace(
@@ -84,7 +84,7 @@ def test_a_latency_is_what_a_user_waits_for(monkeypatch):
             arm=SimpleNamespace(context=context, title="rag"),
             prompt=prompts.load("closed"),
             exemplars=(),
-            fresh=SimpleNamespace(complete=complete),
+            uncached=SimpleNamespace(complete=complete),
         )
         names = ["q1", "q2", "q3"]
         known = SimpleNamespace(

@@ -13,7 +13,7 @@ from typing import Any
 import polars as pl
 
 from raft.api import models
-from raft.api.models import fresh_search, open_model, open_retriever, question_embedder, searched
+from raft.api.models import open_model, open_retriever, question_embedder, searched, uncached_search
 from raft.api.run import Built, settings_of, writable
 from raft.backends import hub
 from raft.backends.local.weights import Weights
@@ -21,7 +21,7 @@ from raft.curation import split
 from raft.errors import UsageError
 from raft.evaluation import capability, human, summary
 from raft.evaluation.metrics import win_rate
-from raft.evaluation.systems import Field, Opened
+from raft.evaluation.systems import Field, OpenedModel
 from raft.pipeline import bench as benchmarking
 from raft.pipeline.read import own_questions
 from raft.protocols import Embedder, Listen
@@ -104,7 +104,7 @@ def bench(
         known = benchmarking.prepare(run, chosen, rows, retriever, field)
         exemplars, tuning = benchmarking.choose_exemplars(run, chosen, field, retriever, listen=tell)
         contenders = benchmarking.line_up(run, chosen, field, known, exemplars)
-        search = fresh_search(retriever, chosen)
+        search = uncached_search(retriever, chosen)
         timings = benchmarking.ask_all(run, chosen, contenders, known, search, listen=tell)
         general = capability.check_capability(chosen.benchmark.capability, field, hub.rows, listen=tell)
         card = adapters.read_card(tuned) if tuned is not None else None
@@ -209,7 +209,7 @@ def _field(
     settings: Settings,
     tuned: Path | None,
     larger: Mapping[str, str | None],
-    open_one: Callable[..., Opened],
+    open_one: Callable[..., OpenedModel],
 ) -> Field:
     student, weights = settings.student, Weights(settings.student)
     other = settings.benchmark.other_adapter if tuned is not None else None

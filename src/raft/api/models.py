@@ -13,7 +13,7 @@ from raft.backends import hub
 from raft.backends.asking import AskingGenerator, Model, Reply
 from raft.backends.embedding import open_embedder
 from raft.backends.hosted.batches import BatchModel
-from raft.backends.hosted.flowing import FlowingGenerator, FreshGenerator
+from raft.backends.hosted.flowing import FlowingGenerator, UncachedGenerator
 from raft.backends.hosted.manners import Manners
 from raft.backends.hosted.model import HostedModel
 from raft.backends.hosted.providers import addresses_in_environment, is_own, provider_of
@@ -24,7 +24,7 @@ from raft.backends.trainers import unsloth
 from raft.backends.trainers.sft import PeftTrainer
 from raft.errors import UsageError
 from raft.evaluation.contexts import depth
-from raft.evaluation.systems import Opened
+from raft.evaluation.systems import OpenedModel
 from raft.pipeline.bench import Search
 from raft.pipeline.build import Components
 from raft.pipeline.estimate import UNASKED, CostContext
@@ -191,17 +191,17 @@ def open_retriever(folder: Path, settings: Settings, collection: str, ledger: Ca
     return _indexes(folder, settings, embedder, collection).open()
 
 
-def fresh_search(retriever: Retriever, settings: Settings) -> Search:
+def uncached_search(retriever: Retriever, settings: Settings) -> Search:
     """Return what does for one question all that comes before a model is asked, the ledger's vectors left aside."""
     embedder, least = retriever.embedder, settings.answering.min_relevance
     cached = embedder if isinstance(embedder, CachedEmbedder) else None
 
     def search(question: str, passages: Sequence[Passage]) -> None:
         if cached:
-            cached.fresh([question])
+            cached.uncached([question])
         retriever.search([question], depth(settings.index.k))
         if least:
-            relevance([question], [passages], cached.fresh if cached else embedder.embed)
+            relevance([question], [passages], cached.uncached if cached else embedder.embed)
 
     return search
 
@@ -240,7 +240,7 @@ def open_model(
     api_base: str | None = None,
     run: str = "",
     tell: Listen = lambda event, facts: None,
-) -> Opened:
+) -> OpenedModel:
     """Open a model that answers questions.
 
     Args:
@@ -259,11 +259,11 @@ def open_model(
     model = open_bare(name, settings, adapter=adapter, weights=weights, api_base=api_base)
     pay = partial(budget_of, name, settings, ledger, run, api_base=api_base)
     limit = most_tokens(name, settings)
-    return Opened(
+    return OpenedModel(
         name=name,
         adapter=adapter.name if adapter else None,
         generator=asker(model, ledger, pay(), attempts=1, tell=tell),
-        fresh=FreshGenerator(model, pay(keeps=False)),
+        uncached=UncachedGenerator(model, pay(keeps=False)),
         scorer=None if hub.is_hosted(name) else CachedScorer(cast("LocalModel", model), ledger),
         room=None if limit is None else (hub.tokenizer(name), limit),
     )

@@ -87,7 +87,7 @@ def train(
             run,
             _plan(chosen),
             trainer,
-            rehearsal=training.Rehearsal(general, chosen.training.rehearsal, chosen.seed),
+            rehearsal=training.Replay(general, chosen.training.rehearsal, chosen.seed),
             facts=facts,
             listen=tell,
         )

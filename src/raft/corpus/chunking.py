@@ -104,9 +104,9 @@ def _small_enough(
     """Halve each unit until it fits into its room; return the units and their rough counts."""
     todo = [(unit, True) for unit in units]
     known: dict[Unit, int] = {}
-    while any(fresh for _, fresh in todo):
-        fresh = [unit for unit, is_fresh in todo if is_fresh]
-        known.update(zip(fresh, _rough_counts(text, fresh, counter, rooms), strict=True))
+    while any(uncached for _, uncached in todo):
+        uncached = [unit for unit, is_fresh in todo if is_fresh]
+        known.update(zip(uncached, _rough_counts(text, uncached, counter, rooms), strict=True))
         done: list[tuple[Unit, bool]] = []
         for unit, _ in todo:
             if known[unit] <= rooms[unit.above] or unit.end - unit.start < 2:

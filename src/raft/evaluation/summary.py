@@ -13,7 +13,7 @@ from raft.errors import RaftError
 from raft.evaluation import scores as measuring
 from raft.evaluation.metrics import Interval, score_answer
 from raft.evaluation.scores import ANSWERABLE, WITHHELD, Table, why
-from raft.evaluation.systems import GOLDEN, LARGER, TUNED, UNTUNED, Arm, baseline
+from raft.evaluation.systems import GOLDEN, LARGER, TUNED, UNTUNED, System, baseline
 from raft.evaluation.verdict import Evidence, decide, economics
 from raft.rag.relevant import Sources, unanswerable
 from raft.report.measures import COLUMNS
@@ -123,7 +123,7 @@ def summary(
     answers: pl.DataFrame,
     questions: pl.DataFrame,
     *,
-    arms: Sequence[Arm],
+    arms: Sequence[System],
     sources: Sources,
     timings: Mapping[str, Mapping[str, Any]],
     capability: Mapping[str, Mapping[str, Any]] | None,

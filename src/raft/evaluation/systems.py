@@ -37,7 +37,7 @@ TITLES: Mapping[str, str] = {
 
 
 @dataclass(frozen=True)
-class Arm:
+class System:
     """One contender.
 
     Attributes:
@@ -96,7 +96,7 @@ def baseline(tuning: Iterable[Mapping[str, Any]], measured: Collection[str]) -> 
 
 
 @dataclass(frozen=True)
-class Contender:
+class RunningSystem:
     """An arm with what it works with.
 
     Attributes:
@@ -108,12 +108,12 @@ class Contender:
         fresh: the same model asked one question at a time, with nothing replayed; None where it is not timed.
     """
 
-    arm: Arm
+    arm: System
     generator: Generator
     prompt: Prompt
     exemplars: tuple[Message, ...] = ()
     scorer: Scorer | None = None
-    fresh: Generator | None = None
+    uncached: Generator | None = None
 
 
 @dataclass
@@ -183,7 +183,7 @@ def labelled(answers: Sequence[Answer], labels: Sequence[str]) -> list[Answer]:
 
 
 @dataclass(frozen=True)
-class Opened:
+class OpenedModel:
     """A model, ready to be asked.
 
     Attributes:
@@ -198,7 +198,7 @@ class Opened:
     name: str
     adapter: str | None
     generator: Generator
-    fresh: Generator | None
+    uncached: Generator | None
     scorer: Scorer | None
     room: tuple[Tokenizer, int] | None = None
 
@@ -215,11 +215,11 @@ class Field:
         larger: larger models, untuned.
     """
 
-    base: Opened
-    tuned: Opened | None = None
-    previous: Opened | None = None
-    other: Opened | None = None
-    larger: Sequence[Opened] = ()
+    base: OpenedModel
+    tuned: OpenedModel | None = None
+    previous: OpenedModel | None = None
+    other: OpenedModel | None = None
+    larger: Sequence[OpenedModel] = ()
 
     def rooms(self) -> list[tuple[Tokenizer, int]]:
         """Return the rooms of those that tell; what takes an adapter has the room of its base."""

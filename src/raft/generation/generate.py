@@ -280,15 +280,15 @@ def ask(
             failures.append({"stage": "questions", "item_id": one.item_id, **_failure(outcome)})
             continue
         rows = [_row(row, one, model) for row in one.read(outcome.text)]
-        fresh = list({row["question_id"]: row for row in rows if row["question_id"] not in seen}.values())
-        seen.update(row["question_id"] for row in fresh)
-        repeated = ["the same question was asked of the same chunk before"] * (len(rows) - len(fresh))
+        uncached = list({row["question_id"]: row for row in rows if row["question_id"] not in seen}.values())
+        seen.update(row["question_id"] for row in uncached)
+        repeated = ["the same question was asked of the same chunk before"] * (len(rows) - len(uncached))
         lost = [("repeated", why) for why in repeated] + [("malformed", why) for why in one.refused(outcome.text)]
         for kind, why in lost:
             failure = Failure(kind, why, outcome.text, outcome.attempts)
             failures.append({"stage": "questions", "item_id": one.item_id, **_failure(failure)})
-        if fresh:
-            yield tables.frame(tables.QUESTIONS, fresh)
+        if uncached:
+            yield tables.frame(tables.QUESTIONS, uncached)
 
 
 def question_id(golden_chunk_ids: Sequence[str], kind: str, question: str) -> str:

@@ -20,7 +20,7 @@ from raft.errors import UsageError
 from raft.evaluation import capability, contexts, summary, systems
 from raft.evaluation.contexts import Contexts
 from raft.evaluation.metrics import score_answer
-from raft.evaluation.systems import LARGER, Arm, Contender, Field, Opened, Stopwatch, dispensable, title
+from raft.evaluation.systems import LARGER, Field, OpenedModel, RunningSystem, Stopwatch, System, dispensable, title
 from raft.pipeline.build import documents_listed
 from raft.protocols import Completion, Listen, Message, Request, Retriever
 from raft.rag import answering, format
@@ -49,17 +49,17 @@ class Timings:
         kept = json.loads(self._file.read_text(encoding="utf-8")) if self._file.is_file() else {}
         step.notes.update({**former, **kept})
 
-    def former(self, contender: Contender) -> dict[str, Any]:
+    def former(self, contender: RunningSystem) -> dict[str, Any]:
         """Return what was timed of this contender before, if it was the same one; else an empty dictionary."""
         known = self._step.notes.get(contender.arm.name, {})
         return dict(known) if known.get("who") == who(contender) else {}
 
-    def latencies(self, contender: Contender) -> list[float]:
+    def latencies(self, contender: RunningSystem) -> list[float]:
         """Return the latencies that were measured before; those that held the loading of an index do not count."""
         former = self.former(contender)
         return list(former["latencies"]) if former.get("warm") else []
 
-    def keep(self, contender: Contender, watch: Stopwatch, latencies: Sequence[float]) -> None:
+    def keep(self, contender: RunningSystem, watch: Stopwatch, latencies: Sequence[float]) -> None:
         """Keep the throughput of whichever sitting wrote more replies, and these latencies (seconds a question)."""
         former = self.former(contender)
         rate, count = watch.rate(), watch.count
@@ -76,14 +76,14 @@ class Timings:
         artifacts.atomically(self._file, json.dumps(self._step.notes))
 
 
-def who(contender: Contender) -> str:
+def who(contender: RunningSystem) -> str:
     """Return what a contender is known by: a digest (SHA-256, hex) of its name, model, prompt and examples."""
     told = [contender.arm.name, contender.generator.identity, contender.prompt.digest, contender.exemplars]
     return hashlib.sha256(json.dumps(told, ensure_ascii=False, sort_keys=True).encode()).hexdigest()
 
 
 def latencies(
-    contender: Contender,
+    contender: RunningSystem,
     known: Contexts,
     search: Search,
     *,
@@ -99,7 +99,7 @@ def latencies(
     and none is begun once `MOST_SECONDS` have gone by.
 
     Args:
-        contender: who is asked; without `fresh` nothing is timed.
+        contender: who is asked; without `uncached` nothing is timed.
         known: the questions, and what is shown for them.
         search: called for each question where documents are shown.
         count: how many questions, at most.
@@ -112,7 +112,7 @@ def latencies(
     ids = [name for name in known.questions["question_id"] if context in known.passages[name]]
     drawn = sorted(ids, key=lambda name: hashlib.sha256(f"latency:{name}".encode()).hexdigest())
     chosen = drawn[:count]
-    if contender.fresh is None or len(former) >= len(chosen) or sum(former) >= MOST_SECONDS:
+    if contender.uncached is None or len(former) >= len(chosen) or sum(former) >= MOST_SECONDS:
         return list(former)
     listen("asking", {"arm": contender.arm.title, "set": "latency", "condition": "", "questions": len(chosen)})
     asked = dict(known.questions.select("question_id", "question").iter_rows())
@@ -131,7 +131,7 @@ def latencies(
 
     seconds: list[float] = []
     # requests are made lazily, so that each search falls into its question's time
-    with closing(contender.fresh.complete(map(request, [drawn[-1], *chosen]))) as replies:  # type: ignore[type-var]
+    with closing(contender.uncached.complete(map(request, [drawn[-1], *chosen]))) as replies:  # type: ignore[type-var]
         next(replies)
         while sum(seconds) < MOST_SECONDS:
             begun = time.monotonic()
@@ -245,9 +245,11 @@ def choose_exemplars(
     return int(best["exemplars"]), tried
 
 
-def line_up(run: Run, settings: Settings, field: Field, known: contexts.Contexts, exemplars: int) -> list[Contender]:
+def line_up(
+    run: Run, settings: Settings, field: Field, known: contexts.Contexts, exemplars: int
+) -> list[RunningSystem]:
     """Return the contenders in the order in which they are shown; `exemplars` are the worked examples of few-shot."""
-    wanted: list[tuple[str, Opened | None, int]] = [
+    wanted: list[tuple[str, OpenedModel | None, int]] = [
         ("closed", field.base, 0),
         ("closed_few", field.base, max(exemplars, 2)),
         ("rag", field.base, 0),
@@ -267,8 +269,8 @@ def line_up(run: Run, settings: Settings, field: Field, known: contexts.Contexts
 
 
 def _contender(
-    name: str, opened: Opened, count: int, *, run: Run, settings: Settings, known: contexts.Contexts
-) -> Contender:
+    name: str, opened: OpenedModel, count: int, *, run: Run, settings: Settings, known: contexts.Contexts
+) -> RunningSystem:
     if name in ("closed", "closed_few", "tuned_closed"):
         prompt = prompts.load("closed", settings.prompts)
     elif name == "rag_few" or name.startswith(LARGER):
@@ -304,7 +306,7 @@ def _contender(
         longest = max(map(tokenizer.count_chat, chats), default=0)
         while turns and longest + tokenizer.count_chat(turns) > limit:
             turns = turns[:-2]  # as many worked examples as fit beside every question
-    arm = Arm(
+    arm = System(
         name=name,
         title=title(name),
         model=opened.name,
@@ -315,13 +317,13 @@ def _contender(
         context=context,
         tuned=opened.adapter is not None,
     )
-    return Contender(arm, opened.generator, prompt, turns, opened.scorer, opened.fresh)
+    return RunningSystem(arm, opened.generator, prompt, turns, opened.scorer, opened.uncached)
 
 
 def ask_all(
     run: Run,
     settings: Settings,
-    field: Sequence[Contender],
+    field: Sequence[RunningSystem],
     known: contexts.Contexts,
     search: Search,
     *,
@@ -383,7 +385,7 @@ def ask_all(
 
 
 def _answers(
-    contender: Contender,
+    contender: RunningSystem,
     known: contexts.Contexts,
     question_set: str,
     condition: str,
@@ -409,7 +411,7 @@ def _answers(
 
 
 def _ask(
-    contender: Contender, known: contexts.Contexts, question_set: str, context: contexts.Context, settings: Settings
+    contender: RunningSystem, known: contexts.Contexts, question_set: str, context: contexts.Context, settings: Settings
 ) -> list[Answer]:
     ids = known.ids(question_set, context)
     asked = dict(known.questions.select("question_id", "question").iter_rows())

@@ -30,7 +30,7 @@ _NO_MATTER = ("student", "checkpoint_minutes")
 
 
 @dataclass(frozen=True)
-class Rehearsal:
+class Replay:
     """General chats that are mixed in.
 
     Attributes:
@@ -54,7 +54,7 @@ def train(
     plan: TrainingPlan,
     trainer: Trainer,
     *,
-    rehearsal: Rehearsal,
+    rehearsal: Replay,
     facts: Mapping[str, Any],
     listen: Listen,
 ) -> dict[str, Any]:
@@ -147,7 +147,7 @@ def examples_digest(run: Run) -> str:
     return known
 
 
-def _announced(run: Run, examples: pl.DataFrame, plan: TrainingPlan, rehearsal: Rehearsal) -> dict[str, Any]:
+def _announced(run: Run, examples: pl.DataFrame, plan: TrainingPlan, rehearsal: Replay) -> dict[str, Any]:
     rows = examples.filter(pl.col("split") == "train")
     return {
         "rows": rows.height,

@@ -265,7 +265,7 @@ class CachedEmbedder:
         windows = [self._window(texts[i : i + self._size]) for i in range(0, len(texts), self._size)]
         return np.concatenate(windows) if windows else np.empty((0, 0), dtype=np.float32)
 
-    def fresh(self, texts: Sequence[str]) -> np.ndarray:
+    def uncached(self, texts: Sequence[str]) -> np.ndarray:
         """Return what the embedder says now; nothing is looked up or kept."""
         return self._embedder.embed(texts)
 
@@ -283,9 +283,9 @@ class CachedEmbedder:
         missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
         if missing:
             vectors = self._embedder.embed(list(missing.values()))
-            fresh = dict(zip(missing, vectors, strict=True))
-            self._ledger.add_vectors(fresh)
-            known |= fresh
+            uncached = dict(zip(missing, vectors, strict=True))
+            self._ledger.add_vectors(uncached)
+            known |= uncached
         return np.stack([known[key] for key in keys]).astype(np.float32)
 
 
@@ -314,9 +314,9 @@ class CachedScorer:
         missing = {key: pair for key, pair in zip(keys, pairs, strict=True) if key not in known}
         if missing:
             scores = self._scorer.score(list(missing.values()))
-            fresh = {key: np.array(one, dtype=np.float32) for key, one in zip(missing, scores, strict=True)}
-            self._ledger.add_vectors(fresh)
-            known |= fresh
+            uncached = {key: np.array(one, dtype=np.float32) for key, one in zip(missing, scores, strict=True)}
+            self._ledger.add_vectors(uncached)
+            known |= uncached
         return [(float(likely), bool(greedy), int(count)) for likely, greedy, count in (known[key] for key in keys)]
 
     def render(self, messages: Sequence[Message]) -> str:

@@ -13,7 +13,7 @@ from raft import prompts
 from raft.backends.asking import Reply
 from raft.backends.hosted import calls as retrying
 from raft.backends.hosted.errors import RateLimited
-from raft.backends.hosted.flowing import FlowingGenerator, FreshGenerator
+from raft.backends.hosted.flowing import FlowingGenerator, UncachedGenerator
 from raft.backends.hosted.model import HostedModel
 from raft.backends.hosted.openai_http import DirectTransport
 from raft.backends.hosted.providers import PROVIDERS
@@ -361,8 +361,8 @@ def test_asking_anew_asks_each_time():
     """A model without memory is asked each time, one question after the other, over one flight."""
     with FakeOpenAI() as server:
         own = model(server)
-        fresh = FreshGenerator(own)
-        replies = [outcome.text for _ in range(3) for outcome in fresh.complete([request("hello")])]
+        uncached = UncachedGenerator(own)
+        replies = [outcome.text for _ in range(3) for outcome in uncached.complete([request("hello")])]
     assert replies == ["echo: hello"] * 3
     assert len(server.seen) == 3
 

@@ -233,7 +233,7 @@ class FlowingGenerator:
         self._progress(facts)
 
 
-class FreshGenerator:
+class UncachedGenerator:
     """A `Generator` that asks anew each time, one request after the other; nothing is looked up.
 
     Args:
