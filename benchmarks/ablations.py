@@ -31,7 +31,7 @@ from raft.backends import hub
 from raft.curation import user_questions
 from raft.evaluation import summary
 from raft.evaluation.metrics import Interval, bootstrap_mean, macro_f1_difference, macro_f1_interval, paired_difference
-from raft.evaluation.systems import Field
+from raft.evaluation.systems import BenchmarkModels
 from raft.examples import examples
 from raft.generation.facts import statements
 from raft.pipeline import bench
@@ -214,7 +214,7 @@ def ask(folder: Path, questions: Path, settings: Mapping[str, Any]) -> list[dict
     with run.writing(), closing(Ledger(chosen.ledger or folder / "ledger.sqlite")) as ledger:
         rows = user_questions.register(questions, building.documents_listed(run))
         opener = partial(open_model, chosen.student, chosen, ledger)
-        field = Field(base=opener(), tuned=opener(adapter=adapter))
+        field = BenchmarkModels(base=opener(), tuned=opener(adapter=adapter))
         retriever = open_retriever(folder, chosen, run.manifest["collection"], lambda: ledger)
         known = bench.prepare(run, chosen, rows, retriever, field)
         (tuned,) = (one for one in bench.line_up(run, chosen, field, known, 0) if one.arm.name == "raft")

@@ -21,7 +21,7 @@ from raft.curation import split
 from raft.errors import UsageError
 from raft.evaluation import capability, human, summary
 from raft.evaluation.metrics import win_rate
-from raft.evaluation.systems import Field, OpenedModel
+from raft.evaluation.systems import BenchmarkModels, OpenedModel
 from raft.pipeline import bench as benchmarking
 from raft.pipeline.read import own_questions
 from raft.protocols import Embedder, Listen
@@ -210,14 +210,14 @@ def _field(
     tuned: Path | None,
     larger: Mapping[str, str | None],
     open_one: Callable[..., OpenedModel],
-) -> Field:
+) -> BenchmarkModels:
     student, weights = settings.student, Weights(settings.student)
     other = settings.benchmark.other_adapter if tuned is not None else None
     if other is not None:
         other = adapters.find(folder, str(other))
         adapters.check_base(other, hub.identity(student), student)
     before = _previous(folder, tuned, hub.identity(student)) if tuned is not None else None
-    return Field(
+    return BenchmarkModels(
         base=open_one(student, weights=weights),
         tuned=open_one(student, adapter=tuned, weights=weights) if tuned else None,
         previous=open_one(student, adapter=before, weights=weights) if before else None,

@@ -16,7 +16,7 @@ import polars as pl
 
 from raft.errors import RaftError, UsageError
 from raft.evaluation.metrics import paired_difference
-from raft.evaluation.systems import Field
+from raft.evaluation.systems import BenchmarkModels
 from raft.protocols import Listen, Scorer
 from raft.store.artifacts import read_objects
 
@@ -252,7 +252,7 @@ def choose(scorer: Scorer, contexts: Sequence[str], labels: Sequence[str]) -> li
 
 
 def check_capability(
-    names: Sequence[str], field: Field, rows: Callable[[str], Sequence[Mapping[str, Any]]], *, listen: Listen
+    names: Sequence[str], field: BenchmarkModels, rows: Callable[[str], Sequence[Mapping[str, Any]]], *, listen: Listen
 ) -> dict[str, dict[str, Any]] | None:
     """Measure general capability before and after tuning; None when nothing was asked for or nothing was tuned.
 

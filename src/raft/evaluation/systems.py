@@ -204,7 +204,7 @@ class OpenedModel:
 
 
 @dataclass(frozen=True)
-class Field:
+class BenchmarkModels:
     """Who takes part.
 
     Attributes:

@@ -20,7 +20,16 @@ from raft.errors import UsageError
 from raft.evaluation import capability, contexts, summary, systems
 from raft.evaluation.contexts import Contexts
 from raft.evaluation.metrics import score_answer
-from raft.evaluation.systems import LARGER, Field, OpenedModel, RunningSystem, Stopwatch, System, dispensable, title
+from raft.evaluation.systems import (
+    LARGER,
+    BenchmarkModels,
+    OpenedModel,
+    RunningSystem,
+    Stopwatch,
+    System,
+    dispensable,
+    title,
+)
 from raft.pipeline.build import documents_listed
 from raft.protocols import Completion, Listen, Message, Request, Retriever
 from raft.rag import answering, format
@@ -144,7 +153,7 @@ def latencies(
 
 
 def prepare(
-    run: Run, settings: Settings, questions: pl.DataFrame, retriever: Retriever, field: Field
+    run: Run, settings: Settings, questions: pl.DataFrame, retriever: Retriever, field: BenchmarkModels
 ) -> contexts.Contexts:
     """Search for the questions (a frame of `tables.EVALUATION`); choose what is shown: as much as all of `field` take.
 
@@ -173,7 +182,7 @@ def prepare(
     return found
 
 
-def _fitting(known: contexts.Contexts, run: Run, settings: Settings, field: Field) -> contexts.Contexts:
+def _fitting(known: contexts.Contexts, run: Run, settings: Settings, field: BenchmarkModels) -> contexts.Contexts:
     """Return the contexts with as many passages as fit into every model's prompt; what bears an answer goes last."""
     asked = dict(known.questions.select("question_id", "question").iter_rows())
     used = [prompts.load(name, settings.prompts) for name in ("short", format.PROMPTS[settings.examples.quotes])]
@@ -203,7 +212,7 @@ def _fitting(known: contexts.Contexts, run: Run, settings: Settings, field: Fiel
 
 
 def choose_exemplars(
-    run: Run, settings: Settings, field: Field, retriever: Retriever, *, listen: Listen
+    run: Run, settings: Settings, field: BenchmarkModels, retriever: Retriever, *, listen: Listen
 ) -> tuple[int, list[dict[str, Any]]]:
     """Choose on `valid` how many worked examples the few-shot contender gets; return the number and all that was tried.
 
@@ -246,7 +255,7 @@ def choose_exemplars(
 
 
 def line_up(
-    run: Run, settings: Settings, field: Field, known: contexts.Contexts, exemplars: int
+    run: Run, settings: Settings, field: BenchmarkModels, known: contexts.Contexts, exemplars: int
 ) -> list[RunningSystem]:
     """Return the contenders in the order in which they are shown; `exemplars` are the worked examples of few-shot."""
     wanted: list[tuple[str, OpenedModel | None, int]] = [
