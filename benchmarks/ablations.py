@@ -150,7 +150,7 @@ def measure(name: str, variant: Variant, home: Path, given: Given) -> None:
     if variant.rows or variant.people:
         changed_rows(folder, variant)
     training = {**given.study.training, **given.trained, **studies.of_training(given.own), **variant.training}
-    card = raft.train(folder, settings=training, listen=studies.tell)
+    card = raft.train(folder, settings=training, on_event=studies.on_event)
     asked = studies.some(given.files["dev"], each=given.per_document, most=given.questions)
     measuring = {**studies.MEASURED, **given.study.measuring, **ASKED, **given.own, **variant.asked}
     measured = {
@@ -188,7 +188,7 @@ def built(folder: Path, given: Given, settings: Mapping[str, Any]) -> None:
             **given.own,
             **settings,
         },
-        listen=studies.tell,
+        on_event=studies.on_event,
     )
 
 
@@ -218,7 +218,7 @@ def ask(folder: Path, questions: Path, settings: Mapping[str, Any]) -> list[dict
         retriever = open_retriever(folder, chosen, run.manifest["collection"], lambda: ledger)
         known = bench.prepare(run, chosen, rows, retriever, field)
         (tuned,) = (one for one in bench.line_up(run, chosen, field, known, 0) if one.arm.name == "raft")
-        bench.ask_all(run, chosen, [tuned], known, uncached_search(retriever, chosen), listen=studies.tell)
+        bench.ask_all(run, chosen, [tuned], known, uncached_search(retriever, chosen), on_event=studies.on_event)
     scores = summary.score(run.read("answers.parquet"), rows, relevant=known.sources.relevant)
     kept = ("question_id", "condition", "f1", "exact_match", "false_answer", "false_refusal", "label", "predicted")
     return [

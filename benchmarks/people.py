@@ -27,7 +27,7 @@ def main() -> None:
     folder = ablations.copied(args.of, args.of / "people")
     ablations.built(args.of, folder, files["all"], generator=args.generator, settings={})
     ablations.changed_rows(folder, ablations.Variant(people=True))
-    raft.train(folder, settings=xquad.STUDY.training, listen=studies.tell)
+    raft.train(folder, settings=xquad.STUDY.training, on_event=studies.on_event)
     said = ablations.ask(folder, files[args.part], {**studies.MEASURED, **xquad.STUDY.measuring})
     print(f"tuned on people's questions, {args.part}:")
     for measure in ("f1", "exact_match", "false_answer", "false_refusal"):

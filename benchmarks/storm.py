@@ -54,7 +54,7 @@ def build(corpus: str, out: str, url: str, *, until: str, timeout: float, in_fli
     class Done(Exception):
         pass
 
-    def listen(event: str, facts: Mapping[str, Any]) -> None:
+    def on_event(event: str, facts: Mapping[str, Any]) -> None:
         if event == "begins" and facts["step"] == until:
             raise Done
 
@@ -65,7 +65,7 @@ def build(corpus: str, out: str, url: str, *, until: str, timeout: float, in_fli
     try:
         raft.build(
             corpus, out=out, generator="openai/test-model", price=(0.15, 0.60), max_cost=1e6, settings=settings,
-            listen=listen,
+            on_event=on_event,
         )  # fmt: skip
     except Done:
         return

@@ -97,7 +97,7 @@ def of_measuring(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if name.partition(".")[0] not in BEFORE}
 
 
-def tell(event: str, facts: Mapping[str, Any]) -> None:
+def on_event(event: str, facts: Mapping[str, Any]) -> None:
     """Print what happens."""
     if event not in ("asked", "step"):
         print(event, {key: value for key, value in facts.items() if key != "line"}, flush=True)
@@ -127,10 +127,10 @@ def run(study: Study, description: str) -> None:
             student=args.student,
             evaluation=files["all"],
             settings={**BUILT, **study.settings, **own},
-            listen=tell,
+            on_event=on_event,
         )
     if args.only in (None, "train"):
-        card = raft.train(args.out / "run", settings={**study.training, **of_training(own)}, listen=tell)
+        card = raft.train(args.out / "run", settings={**study.training, **of_training(own)}, on_event=on_event)
         print("adapter", card["adapter"], "seconds", card["seconds"])
     if args.only in (None, "bench"):
         raft.bench(
@@ -142,6 +142,6 @@ def run(study: Study, description: str) -> None:
                 **study.measuring,
                 **of_measuring(own),
             },
-            listen=tell,
+            on_event=on_event,
         )
         print((args.out / "run" / "report.md").read_text(encoding="utf-8"))

@@ -75,7 +75,7 @@ def ours(student: str, rows: Sequence[Chat]) -> float:
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
         report = PeftTrainer().train(
-            rows, [], plan, out=home / "out", checkpoints=home / "c", listen=lambda facts: told.append(dict(facts))
+            rows, [], plan, out=home / "out", checkpoints=home / "c", on_event=lambda facts: told.append(dict(facts))
         )
     return report.tokens / told[0]["tokens_per_second"]
 

@@ -28,7 +28,7 @@ def earlier(tmp_path, monkeypatch):
     return Path("run")
 
 
-def build(run, listen=None):
+def build(run, on_event=None):
     """Build as the command that made the run did."""
     return raft.build(
         "examples/handbook",
@@ -36,7 +36,7 @@ def build(run, listen=None):
         pipeline_file="embedded",
         student="student",
         evaluation="examples/questions.jsonl",
-        listen=listen,
+        on_event=on_event,
     )
 
 
@@ -66,7 +66,7 @@ def test_a_build_on_an_earlier_run_finds_every_step_unchanged(earlier):
 def test_a_training_on_an_earlier_run_is_reused(earlier):
     """The command that trained an adapter with an earlier raft finds it, and trains nothing."""
     events, current = [], (earlier / "adapters" / "current").read_text()
-    card = raft.train(earlier, listen=heard(events))
+    card = raft.train(earlier, on_event=heard(events))
     assert [step for step, event in events if event == "made"] == []
     assert card["adapter"] == current.strip()
     assert (earlier / "adapters" / "current").read_text() == current

@@ -217,7 +217,7 @@ class Trainer(Protocol):
         *,
         out: Path,
         checkpoints: Path,
-        listen: Callable[[Mapping[str, float]], None],
+        on_event: Callable[[Mapping[str, float]], None],
     ) -> TrainingReport:
         """Train on chats, in which only the last turn (the answer) is learned, and write the best adapter to `out`.
 
@@ -263,5 +263,5 @@ class Streamer(Protocol):
         ...
 
 
-Listen = Callable[[str, Mapping[str, Any]], None]
+OnEvent = Callable[[str, Mapping[str, Any]], None]
 """Told what happens while it happens: an event's name and its facts."""

@@ -161,10 +161,10 @@ def test_a_reply_is_told_while_it_is_written(finished, fakes):
     """The pieces that are told are the reply; where they may have to be taken back nothing is told."""
     answerer = raft.load(finished).answerer(adapter="none")
     pieces, held = [], []
-    said = answerer.ask(QUESTION, tell=pieces.append)
+    said = answerer.ask(QUESTION, on_event=pieces.append)
     assert "".join(pieces) == said.raw == raft.load(finished).ask(QUESTION, adapter="none").raw
     assert said.tokens["input"] > 0
-    assert answerer.ask(QUESTION, tell=held.append, when_unsupported="refuse").question == QUESTION
+    assert answerer.ask(QUESTION, on_event=held.append, when_unsupported="refuse").question == QUESTION
     assert held == []
 
 

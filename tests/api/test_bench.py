@@ -183,11 +183,11 @@ def test_a_second_time_nothing_is_asked(before, fakes, monkeypatch):
     run, facts, first = before
     assert len(first) == len(set(first)) > 0
     keys, events, table = counting(monkeypatch), [], (run / "answers.parquet").read_bytes()
-    again = bench(run, listen=lambda *event: events.append(event))
+    again = bench(run, on_event=lambda *event: events.append(event))
     assert [one["step"] for one in told(events, "reused")] == ["answers"]
     (run / "answers.parquet").unlink()
     events.clear()
-    anew = bench(run, listen=lambda *event: events.append(event))
+    anew = bench(run, on_event=lambda *event: events.append(event))
     assert (keys, (run / "answers.parquet").read_bytes()) == ([], table)
     assert "latency" not in [one["set"] for one in told(events, "asking")]
     for found in (again, anew):
@@ -223,8 +223,8 @@ def test_a_benchmark_that_was_cut_off_goes_on(before, untuned, monkeypatch):
 
     for cut in (cut_while_asking, cut_while_timing):
         with pytest.raises(Cut):
-            bench(untuned, listen=cut)
-    facts = bench(untuned, listen=cut_while_timing)
+            bench(untuned, on_event=cut)
+    facts = bench(untuned, on_event=cut_while_timing)
     run, whole, first = before
     assert (len(keys), max(Counter(keys).values())) == (len(first), 1)
     assert (untuned / "answers.parquet").read_bytes() == (run / "answers.parquet").read_bytes()

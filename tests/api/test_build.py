@@ -113,7 +113,7 @@ def test_the_index_finds_the_document(copied, fake_models):
 def test_a_second_build_does_nothing(corpus, copied, fake_models):
     """Nothing is asked, embedded or written when nothing has changed, even if the run directory was moved."""
     before, events = tables_of(copied), []
-    build(corpus, copied, listen=lambda *event: events.append(event))
+    build(corpus, copied, on_event=lambda *event: events.append(event))
     assert set(states(events).values()) == {"reused"}
     assert (fake_models.asked, fake_models.embedded) == ([], [])
     assert tables_of(copied) == before
@@ -388,7 +388,7 @@ def test_copies_of_a_document_are_held_out_together(corpus, copied, fake_models)
     (copied / "manifest.json").write_text(
         json.dumps({name: value for name, value in built.manifest.items() if name != "copies"}), encoding="utf-8"
     )
-    again = build(corpus, copied, listen=lambda *event: events.append(event))
+    again = build(corpus, copied, on_event=lambda *event: events.append(event))
     assert set(states(events).values()) == {"reused"}  # a run from before copies were looked for
     held = again.manifest["steps"]["cleaned"]["notes"]["held_out"]
     for row in again.documents.filter(pl.col("doc_id").is_in(held)).iter_rows(named=True):
@@ -429,7 +429,7 @@ def test_other_rules_for_decisions_ask_for_questions_anew(corpus, tmp_path, monk
     events, settings = [], {"questions.kinds": kinds}
     build(corpus, tmp_path / "run", settings)
     monkeypatch.setitem(KINDS, "decision", replace(KINDS["decision"], version=KINDS["decision"].version + 1))
-    build(corpus, tmp_path / "run", settings, listen=lambda *event: events.append(event))
+    build(corpus, tmp_path / "run", settings, on_event=lambda *event: events.append(event))
     assert (state == "made") == ("questions" in [facts["step"] for event, facts in events if event == "begins"])
     assert states(events)["questions"] == "reused"  # the same bytes come out
 

@@ -65,7 +65,7 @@ def told(events, name):
 def test_rows_become_an_adapter_that_is_the_current_one(run):
     """A training leaves a whole adapter with its card and the questions it learned, and it is the current one."""
     events = []
-    card = raft.train(run, listen=lambda *event: events.append(event))
+    card = raft.train(run, on_event=lambda *event: events.append(event))
     folder = adapters.find(run)
     assert folder.name == card["adapter"] == adapters.current(run)
     assert adapters.digest(folder) is not None
@@ -86,7 +86,7 @@ def test_rows_become_an_adapter_that_is_the_current_one(run):
 def test_the_same_training_is_not_done_twice(run, monkeypatch):
     """A second call with equal settings trains nothing and returns the same card; a lost adapter is trained again."""
     first, events = raft.train(run), []
-    assert raft.train(run, listen=lambda *event: events.append(event)) == first
+    assert raft.train(run, on_event=lambda *event: events.append(event)) == first
     assert [event for event, _ in events] == ["reused"]
     shutil.rmtree(run / "adapters" / first["adapter"])
     assert raft.train(run)["adapter"] == first["adapter"]
@@ -116,11 +116,11 @@ def test_a_training_that_was_cut_off_goes_on_from_its_checkpoint(run):
                 raise Cut
 
     with pytest.raises(Cut):
-        raft.train(run, settings=settings, listen=cut)
+        raft.train(run, settings=settings, on_event=cut)
     assert adapters.listed(run) == []
     assert any((run / "scratch").rglob("checkpoint-*"))
     events = []
-    card = raft.train(run, settings=settings, listen=lambda *event: events.append(event))
+    card = raft.train(run, settings=settings, on_event=lambda *event: events.append(event))
     again = [facts["step"] for facts in told(events, "training") if "loss" in facts]
     assert again[0] > 1
     assert again == list(range(again[0], card["steps"] + 1))

@@ -23,13 +23,13 @@ def told(monkeypatch, capsys):
     clock = iter(range(0, 100_000, 60))
     monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(clock)))
 
-    def tell(*events):
+    def on_event(*events):
         with Progress() as listener:
             for event, facts in events:
                 listener(event, facts)
         return capsys.readouterr().err.splitlines()[-1]
 
-    return tell
+    return on_event
 
 
 def test_a_line_holds_all_that_counts(told):

@@ -427,7 +427,7 @@ def test_the_step_leaves_no_file(corpus, fakes, tmp_path):
     build(corpus, tmp_path / "run")
     settings = {"chunking.tokens": 60, "questions.per_chunk": 8, "generator.attempts": 2, "split.unseen": 0}
     api.build(
-        corpus, out=tmp_path / "run", settings=settings, listen=lambda event, facts: events.append((event, facts))
+        corpus, out=tmp_path / "run", settings=settings, on_event=lambda event, facts: events.append((event, facts))
     )
     assert ("reused", "privacy") in [(event, facts.get("step")) for event, facts in events]
     assert Run(tmp_path / "run").manifest["steps"]["privacy"]["artifacts"] == {}

@@ -44,11 +44,11 @@ def plan(**changes):
     return TrainingPlan(**{**found, **changes})
 
 
-def train(folder, plan, listen=lambda _: None):
+def train(folder, plan, on_event=lambda _: None):
     """Train in `folder` and return the report."""
     (folder / "out").mkdir(parents=True, exist_ok=True)
     return UnslothTrainer().train(
-        CHATS, CHATS, plan, out=folder / "out", checkpoints=folder / "checkpoints", listen=listen
+        CHATS, CHATS, plan, out=folder / "out", checkpoints=folder / "checkpoints", on_event=on_event
     )
 
 

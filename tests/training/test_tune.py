@@ -39,10 +39,10 @@ class NotingTrainer:
     def __init__(self, report=REPORT, *, finishes=True):
         self.report, self.finishes = report, finishes
 
-    def train(self, rows, valid, plan, *, out, checkpoints, listen):
+    def train(self, rows, valid, plan, *, out, checkpoints, on_event):
         """Write an adapter of zeros."""
         self.rows, self.valid, self.plan, self.checkpoints = rows, valid, plan, checkpoints
-        listen({"step": 1, "steps": 5, "epoch": 0.1, "loss": 2.0, "tokens_per_second": 100.0})
+        on_event({"step": 1, "steps": 5, "epoch": 0.1, "loss": 2.0, "tokens_per_second": 100.0})
         (out / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA"}))
         if self.finishes:
             save_file({"w": np.zeros((2, 2), np.float32)}, out / "adapter_model.safetensors")
@@ -82,13 +82,13 @@ def general(count):
 def tuned(tmp_path):
     """Tune into a new folder `3fa`, with what a test wants otherwise; return the card and the folder."""
 
-    def tuned(examples, trainer=None, plan=PLAN, listen=lambda _: None, **options):
+    def tuned(examples, trainer=None, plan=PLAN, on_event=lambda _: None, **options):
         out = tmp_path / "run" / "adapters" / "3fa"
         out.mkdir(parents=True, exist_ok=True)
         options = {"general": [], "share": 0.0, "seed": 3, "facts": FACTS, **options}
         checkpoints = tmp_path / "checkpoints"
         card = tune(
-            examples, trainer or NotingTrainer(), plan, out=out, checkpoints=checkpoints, listen=listen, **options
+            examples, trainer or NotingTrainer(), plan, out=out, checkpoints=checkpoints, on_event=on_event, **options
         )
         return card, out
 
@@ -142,7 +142,7 @@ def test_a_draft_can_be_told_its_name(tuned):
 def test_progress_is_passed_on(tuned):
     """Whoever listens hears what the trainer says."""
     heard = []
-    tuned(table("train", "valid"), listen=heard.append)
+    tuned(table("train", "valid"), on_event=heard.append)
     assert [fact["step"] for fact in heard] == [1]
 
 

@@ -221,7 +221,7 @@ class Answerer:
         *,
         k: int | None = None,
         when_unsupported: answering.WhenUnsupported | None = None,
-        tell: Tell | None = None,
+        on_event: Tell | None = None,
     ) -> Answer:
         """Return one checked answer.
 
@@ -237,8 +237,8 @@ class Answerer:
             RaftError: index or model cannot be used.
         """
         wanted = when_unsupported or self._loaded.settings.answering.when_unsupported
-        if tell is not None and wanted == "mark" and hasattr(self._asked, "stream"):
-            spoken = _Spoken(self.model, self._asked, self._tokenizer, tell)
+        if on_event is not None and wanted == "mark" and hasattr(self._asked, "stream"):
+            spoken = _Spoken(self.model, self._asked, self._tokenizer, on_event)
             (answer,) = self._answers([question], spoken, k, wanted)
         else:
             (answer,) = self.ask_all([question], k=k, when_unsupported=wanted)
@@ -307,8 +307,8 @@ class Answerer:
 class _Spoken:
     """A `Generator` that tells each piece of a reply while it is written."""
 
-    def __init__(self, name: str, model: Any, tokenizer: Tokenizer, tell: Tell) -> None:
-        self._name, self._tokenizer, self._tell = name, tokenizer, tell
+    def __init__(self, name: str, model: Any, tokenizer: Tokenizer, on_event: Tell) -> None:
+        self._name, self._tokenizer, self._tell = name, tokenizer, on_event
         self._model: Streamer = model
         self.identity = self._model.identity
 

@@ -24,7 +24,7 @@ from raft.evaluation.metrics import win_rate
 from raft.evaluation.systems import BenchmarkModels, OpenedModel
 from raft.pipeline import bench as benchmarking
 from raft.pipeline.read import own_questions
-from raft.protocols import Embedder, Listen
+from raft.protocols import Embedder, OnEvent
 from raft.report import report
 from raft.settings import Settings
 from raft.store import adapters, artifacts
@@ -49,7 +49,7 @@ def bench(
     blind_pairs: int | None = None,
     ratings: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
-    listen: Listen | None = None,
+    on_event: OnEvent | None = None,
 ) -> dict[str, Any]:
     """Measure the tuned model with retrieval against plain RAG and the other contenders; write the report.
 
@@ -76,12 +76,12 @@ def bench(
     """
     begun = time.monotonic()
     _check_changeable(settings or {}, folder)
-    tell = listen or (lambda event, facts: None)
+    on_event = on_event or (lambda event, facts: None)
     built = Built(folder)
     chosen = settings_of(built, settings or {})
     addresses = _addresses(chosen, larger)
     models.check(chosen, asked={chosen.student: None, **addresses})
-    run = writable(built, tell)
+    run = writable(built, on_event)
     name = run.manifest["collection"]
     with run.writing(), closing(Ledger(chosen.ledger or run.folder / "ledger.sqlite")) as ledger:
         enter(ledger, name, "benchmark")
@@ -98,15 +98,15 @@ def bench(
             again = f"raft bench {folder} {f'--questions {questions} ' if questions else ''}--drop-leaks"
             embedder = question_embedder(chosen, ledger, name)
             rows = _without_leaks(rows, tuned, chosen, embedder, again=None if drop_leaks else again)
-        opener = partial(open_model, settings=chosen, ledger=ledger, run=name, tell=tell)
+        opener = partial(open_model, settings=chosen, ledger=ledger, run=name, on_event=on_event)
         field = _field(run.folder, chosen, tuned, addresses, opener)
         retriever = open_retriever(run.folder, chosen, name, lambda: ledger)
         known = benchmarking.prepare(run, chosen, rows, retriever, field)
-        exemplars, tuning = benchmarking.choose_exemplars(run, chosen, field, retriever, listen=tell)
+        exemplars, tuning = benchmarking.choose_exemplars(run, chosen, field, retriever, on_event=on_event)
         contenders = benchmarking.line_up(run, chosen, field, known, exemplars)
         search = uncached_search(retriever, chosen)
-        timings = benchmarking.ask_all(run, chosen, contenders, known, search, listen=tell)
-        general = capability.check_capability(chosen.benchmark.capability, field, hub.rows, listen=tell)
+        timings = benchmarking.ask_all(run, chosen, contenders, known, search, on_event=on_event)
+        general = capability.check_capability(chosen.benchmark.capability, field, hub.rows, on_event=on_event)
         card = adapters.read_card(tuned) if tuned is not None else None
         facts = summary.summary(
             run.read("answers.parquet"),

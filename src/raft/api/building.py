@@ -20,7 +20,7 @@ from raft.pipeline import build as steps
 from raft.pipeline.build import STEPS, Components
 from raft.pipeline.estimate import Estimate, confirm
 from raft.pipeline.estimate import estimate as count_calls
-from raft.protocols import Listen
+from raft.protocols import OnEvent
 from raft.settings import Settings
 from raft.store import lineage
 from raft.store.budget import Budget, enter
@@ -91,7 +91,7 @@ def build(
     price: tuple[float, float] | None = None,
     local_only: bool | None = None,
     settings: Mapping[str, Any] | None = None,
-    listen: Listen | None = None,
+    on_event: OnEvent | None = None,
 ) -> Built:
     """Build a clean RAFT training set and an index from a corpus; what was done before is not done again.
 
@@ -134,9 +134,9 @@ def build(
         local_only=local_only,
         settings=settings,
     )
-    tell = listen or (lambda event, facts: None)
-    with opened(task, tell, building=True) as site:
-        steps.build(site.run, task.settings, site.components, task.sources, way=task.way, listen=tell)
+    on_event = on_event or (lambda event, facts: None)
+    with opened(task, on_event, building=True) as site:
+        steps.build(site.run, task.settings, site.components, task.sources, way=task.way, on_event=on_event)
     return Built(task.folder)
 
 
@@ -178,7 +178,7 @@ def described(
 
 
 @contextmanager
-def opened(task: Task, tell: Listen, *, building: bool) -> Iterator[OpenRun]:
+def opened(task: Task, on_event: OnEvent, *, building: bool) -> Iterator[OpenRun]:
     """Hold the run directory for writing, with the models and indexes open.
 
     What the run was built with stays in the manifest until it is built with something else.
@@ -200,19 +200,21 @@ def opened(task: Task, tell: Listen, *, building: bool) -> Iterator[OpenRun]:
             if paid:
                 check()
             enter(sites[0].ledger, sites[0].collection, name)
-        tell(state, {"step": name, "line": run.manifest["steps"].get(name, {})})
+        on_event(state, {"step": name, "line": run.manifest["steps"].get(name, {})})
 
     def check() -> None:
         if building and sites and not passed:
-            found = estimated(task, sites[0], lambda event, facts: tell(event, facts) if event == "begins" else None)
-            tell("estimated", found.summary())
+            found = estimated(
+                task, sites[0], lambda event, facts: on_event(event, facts) if event == "begins" else None
+            )
+            on_event("estimated", found.summary())
             confirm(found)
             passed.append(found)
 
     run = Run(folder, meter=lambda: dict(sites[0].components.generator.totals) if sites else {}, report=report)  # type: ignore[attr-defined]
     with run.writing(), closing(Ledger(chosen.ledger or folder / "ledger.sqlite")) as ledger:
         collection = run.manifest.get("collection") or f"raft-{hashlib.sha256(os.urandom(16)).hexdigest()[:12]}"
-        components = open_components(folder, chosen, ledger, collection, tell, check=check)
+        components = open_components(folder, chosen, ledger, collection, on_event, check=check)
         facts: dict[str, Any] = {
             "settings": chosen.model_dump(mode="json"),
             "corpus": list(chosen.corpus),
@@ -239,7 +241,7 @@ def opened(task: Task, tell: Listen, *, building: bool) -> Iterator[OpenRun]:
             run.end_trial()
 
 
-def estimated(task: Task, site: OpenRun, tell: Listen, sample: int = 0) -> Estimate:
+def estimated(task: Task, site: OpenRun, on_event: OnEvent, sample: int = 0) -> Estimate:
     """Return what a build would ask from where it has come to; what that takes is made in a trial, and kept for it.
 
     Args:
@@ -249,7 +251,7 @@ def estimated(task: Task, site: OpenRun, tell: Listen, sample: int = 0) -> Estim
         sample: so many requests are asked in earnest, to learn from them.
     """
     trial = site.run.trial(
-        lambda name, state: tell(state, {"step": name, "line": trial.manifest["steps"].get(name, {})})
+        lambda name, state: on_event(state, {"step": name, "line": trial.manifest["steps"].get(name, {})})
     )
     steps.read_documents(trial, task.settings, task.sources)
     aside = steps.set_aside(trial, task.settings)
@@ -303,7 +305,7 @@ def estimate(
     *,
     out: str | Path | None = None,
     sample: int = 0,
-    listen: Listen | None = None,
+    on_event: OnEvent | None = None,
     **options: Unpack[Options],
 ) -> Estimate:
     """Say what a build would ask and cost; nothing is spent, but for a sample.
@@ -326,9 +328,9 @@ def estimate(
     if sample < 0:
         raise UsageError(f"A sample of {sample} requests cannot be taken.", where="sample", hint="--sample 10")
     task = described(corpus, out, **options)
-    tell = listen or (lambda event, facts: None)
-    with opened(task, tell, building=False) as site:
-        found = estimated(task, site, tell, sample)
+    on_event = on_event or (lambda event, facts: None)
+    with opened(task, on_event, building=False) as site:
+        found = estimated(task, site, on_event, sample)
         return replace(found, spent=_spent(site.ledger, site.collection))
 
 

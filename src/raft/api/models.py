@@ -28,7 +28,7 @@ from raft.evaluation.systems import OpenedModel
 from raft.pipeline.bench import Search
 from raft.pipeline.build import Components
 from raft.pipeline.estimate import UNASKED, CostContext
-from raft.protocols import Embedder, Failure, Generator, Listen, Request, Retriever, Trainer
+from raft.protocols import Embedder, Failure, Generator, OnEvent, Request, Retriever, Trainer
 from raft.rag.grounding import Passage, relevance
 from raft.settings import Settings
 from raft.store.batches import BatchBook
@@ -43,7 +43,7 @@ def open_components(
     settings: Settings,
     ledger: Ledger,
     collection: str,
-    tell: Listen,
+    on_event: OnEvent,
     *,
     check: Callable[[], None] = lambda: None,
 ) -> Components:
@@ -75,7 +75,7 @@ def open_components(
             book=BatchBook(ledger, collection),
             price=budget.price,
             budget=budget,
-            say=tell,
+            say=on_event,
         )
     else:
         model = _hosted(chosen.model, settings, chosen.api_base)
@@ -86,7 +86,9 @@ def open_components(
                 where=folder,
                 hint="--set generator.batch_endpoint=true   (goes on waiting for it)",
             )
-    generator = asker(model, ledger, budget, attempts=chosen.attempts, max_failures=chosen.max_failures, tell=tell)
+    generator = asker(
+        model, ledger, budget, attempts=chosen.attempts, max_failures=chosen.max_failures, on_event=on_event
+    )
     return Components(
         generator=CheckedGenerator(generator, check) if hub.is_hosted(chosen.model) else generator,
         embedder=embedder,
@@ -102,7 +104,7 @@ def asker(
     *,
     attempts: int,
     max_failures: float | None = None,
-    tell: Listen = lambda event, facts: None,
+    on_event: OnEvent = lambda event, facts: None,
 ) -> Generator:
     """Return what asks a model, through the ledger: many requests in flight, where the model can do so.
 
@@ -119,7 +121,7 @@ def asker(
             model,
             ledger,
             attempts=attempts,
-            progress=lambda new, replayed: tell("asked", {"new": new, "replayed": replayed}),
+            progress=lambda new, replayed: on_event("asked", {"new": new, "replayed": replayed}),
         )
     return FlowingGenerator(
         cast("HostedModel", model),
@@ -127,7 +129,7 @@ def asker(
         budget,
         attempts=attempts,
         max_failures=max_failures,
-        progress=lambda facts: tell("asked", facts),
+        progress=lambda facts: on_event("asked", facts),
     )
 
 
@@ -239,7 +241,7 @@ def open_model(
     weights: Weights | None = None,
     api_base: str | None = None,
     run: str = "",
-    tell: Listen = lambda event, facts: None,
+    on_event: OnEvent = lambda event, facts: None,
 ) -> OpenedModel:
     """Open a model that answers questions.
 
@@ -262,7 +264,7 @@ def open_model(
     return OpenedModel(
         name=name,
         adapter=adapter.name if adapter else None,
-        generator=asker(model, ledger, pay(), attempts=1, tell=tell),
+        generator=asker(model, ledger, pay(), attempts=1, on_event=on_event),
         uncached=UncachedGenerator(model, pay(keeps=False)),
         scorer=None if hub.is_hosted(name) else CachedScorer(cast("LocalModel", model), ledger),
         room=None if limit is None else (hub.tokenizer(name), limit),

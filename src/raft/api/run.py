@@ -15,7 +15,7 @@ from raft.api.models import open_retriever, searched
 from raft.errors import DamagedArtifact, UsageError
 from raft.examples import export as exporting
 from raft.pipeline.build import STEPS
-from raft.protocols import Listen, Retriever
+from raft.protocols import OnEvent, Retriever
 from raft.rag.answering import WhenUnsupported
 from raft.rag.grounding import Answer
 from raft.settings import Settings
@@ -195,11 +195,11 @@ def settings_of(built: Built, changes: Mapping[str, Any]) -> Settings:
     return settings.changed(built.settings, {name: value for name, value in changes.items() if value is not None})
 
 
-def writable(built: Built, listen: Listen, meter: Callable[[], dict[str, float]] | None = None) -> Run:
-    """Return the run for writing; `listen` is told of its steps."""
+def writable(built: Built, on_event: OnEvent, meter: Callable[[], dict[str, float]] | None = None) -> Run:
+    """Return the run for writing; `on_event` is told of its steps."""
 
     def report(name: str, state: str) -> None:
-        listen(state, {"step": name, "line": run.manifest["steps"].get(name, {})})
+        on_event(state, {"step": name, "line": run.manifest["steps"].get(name, {})})
 
     run = Run(built.folder, meter=meter, report=report)
     return run

@@ -14,7 +14,7 @@ from raft.backends.trainers import merge
 from raft.backends.trainers.check import check_student
 from raft.errors import UsageError
 from raft.pipeline import train as training
-from raft.protocols import Listen, TrainingPlan
+from raft.protocols import OnEvent, TrainingPlan
 from raft.rag.format import PROMPTS, render_style
 from raft.settings import Settings
 from raft.store import adapters
@@ -32,7 +32,7 @@ def train(
     learning_rate: float | None = None,
     rank: int | None = None,
     settings: Mapping[str, Any] | None = None,
-    listen: Listen | None = None,
+    on_event: OnEvent | None = None,
 ) -> dict[str, Any]:
     """Tune an adapter of the run's student on its training rows, and make it the current one.
 
@@ -68,8 +68,8 @@ def train(
         built, {**(settings or {}), **{name: value for name, value in own.items() if value is not None}}
     )
     models.check(chosen, asked={chosen.student: None})
-    tell = listen or (lambda event, facts: None)
-    run = writable(built, tell)
+    on_event = on_event or (lambda event, facts: None)
+    run = writable(built, on_event)
     training.examples_digest(run)
     check_student(chosen.student, bits=chosen.training.bits)
     _check_tokenizer(built, chosen)
@@ -89,7 +89,7 @@ def train(
             trainer,
             rehearsal=training.Replay(general, chosen.training.rehearsal, chosen.seed),
             facts=facts,
-            listen=tell,
+            on_event=on_event,
         )
 
 

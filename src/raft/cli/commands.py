@@ -141,9 +141,9 @@ def build(*, corpus: tuple[str, ...], assignments: tuple[str, ...], pipeline: st
     }
     with Progress(silent=quiet) as progress:
         if estimate:
-            facts = api.estimate(list(corpus) or None, sample=sample, listen=progress, **told).summary()
+            facts = api.estimate(list(corpus) or None, sample=sample, on_event=progress, **told).summary()
         else:
-            facts = api.build(list(corpus) or None, listen=progress, **told).summary()
+            facts = api.build(list(corpus) or None, on_event=progress, **told).summary()
     if as_json:
         click.echo(json.dumps(facts, ensure_ascii=False, indent=1))
     elif estimate:
@@ -286,11 +286,13 @@ def _say(answerer: "Answerer", question: str, way: _Way) -> None:
 
     heard: list[str] = []
 
-    def tell(piece: str) -> None:
+    def on_event(piece: str) -> None:
         heard.append(piece)
         click.echo(piece, nl=False)
 
-    said = answerer.ask(question, k=way.k, when_unsupported=way.when_unsupported, tell=tell if way.stream else None)
+    said = answerer.ask(
+        question, k=way.k, when_unsupported=way.when_unsupported, on_event=on_event if way.stream else None
+    )
     if heard:
         click.echo()
     if way.as_json:
@@ -359,7 +361,7 @@ def bench(*, run: Path, assignments: tuple[str, ...], quiet: bool, as_json: bool
         facts = api.bench(
             run,
             settings=dict(settings.parse_assignment(text) for text in assignments),
-            listen=progress,
+            on_event=progress,
             **options,
         )
     click.echo(json.dumps(facts, ensure_ascii=False, indent=1) if as_json else messages.benchmark(facts))
@@ -399,7 +401,7 @@ def train(
             learning_rate=learning_rate,
             rank=rank,
             settings=dict(settings.parse_assignment(text) for text in assignments),
-            listen=progress,
+            on_event=progress,
         )
     click.echo(json.dumps(card, ensure_ascii=False, indent=1) if as_json else messages.trained(card, str(run)))
 

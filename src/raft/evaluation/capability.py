@@ -17,7 +17,7 @@ import polars as pl
 from raft.errors import RaftError, UsageError
 from raft.evaluation.metrics import paired_difference
 from raft.evaluation.systems import BenchmarkModels
-from raft.protocols import Listen, Scorer
+from raft.protocols import OnEvent, Scorer
 from raft.store.artifacts import read_objects
 
 Rows = Callable[[str], Sequence[Mapping[str, Any]]]
@@ -252,7 +252,11 @@ def choose(scorer: Scorer, contexts: Sequence[str], labels: Sequence[str]) -> li
 
 
 def check_capability(
-    names: Sequence[str], field: BenchmarkModels, rows: Callable[[str], Sequence[Mapping[str, Any]]], *, listen: Listen
+    names: Sequence[str],
+    field: BenchmarkModels,
+    rows: Callable[[str], Sequence[Mapping[str, Any]]],
+    *,
+    on_event: OnEvent,
 ) -> dict[str, dict[str, Any]] | None:
     """Measure general capability before and after tuning; None when nothing was asked for or nothing was tuned.
 
@@ -271,7 +275,7 @@ def check_capability(
         if field.base.scorer is None or field.tuned.scorer is None:
             found[check.name] = {**facts, "before": None, "after": None, "change": None}
             continue
-        listen("asking", {"arm": "base and tuned", "set": check.title, "condition": "", **facts})
+        on_event("asking", {"arm": "base and tuned", "set": check.title, "condition": "", **facts})
         before = measure(check, field.base.scorer)
         after = measure(check, field.tuned.scorer)
         found[check.name] = compare(check, before, after)

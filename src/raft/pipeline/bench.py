@@ -31,7 +31,7 @@ from raft.evaluation.systems import (
     title,
 )
 from raft.pipeline.build import documents_listed
-from raft.protocols import Completion, Listen, Message, Request, Retriever
+from raft.protocols import Completion, Message, OnEvent, Request, Retriever
 from raft.rag import answering, format
 from raft.rag.grounding import Answer, Passage
 from raft.settings import Settings
@@ -100,7 +100,7 @@ def latencies(
     former: Sequence[float],
     style: str,
     max_tokens: int,
-    listen: Listen,
+    on_event: OnEvent,
 ) -> list[float]:
     """Return seconds a question: what a user waits for who asks one at a time, search included, nothing replayed.
 
@@ -123,7 +123,7 @@ def latencies(
     chosen = drawn[:count]
     if contender.uncached is None or len(former) >= len(chosen) or sum(former) >= MOST_SECONDS:
         return list(former)
-    listen("asking", {"arm": contender.arm.title, "set": "latency", "condition": "", "questions": len(chosen)})
+    on_event("asking", {"arm": contender.arm.title, "set": "latency", "condition": "", "questions": len(chosen)})
     asked = dict(known.questions.select("question_id", "question").iter_rows())
 
     def request(name: str) -> Request:
@@ -212,7 +212,7 @@ def _fitting(known: contexts.Contexts, run: Run, settings: Settings, field: Benc
 
 
 def choose_exemplars(
-    run: Run, settings: Settings, field: BenchmarkModels, retriever: Retriever, *, listen: Listen
+    run: Run, settings: Settings, field: BenchmarkModels, retriever: Retriever, *, on_event: OnEvent
 ) -> tuple[int, list[dict[str, Any]]]:
     """Choose on `valid` how many worked examples the few-shot contender gets; return the number and all that was tried.
 
@@ -232,7 +232,7 @@ def choose_exemplars(
     plain = make("rag", field.base, 0)
     few = [make("rag_few", field.base, count) for count in settings.benchmark.exemplars]
     for contender in (plain, *{contender.arm.exemplars: contender for contender in few}.values()):
-        listen("asking", {"arm": contender.arm.title, "set": "valid", "condition": "", "questions": len(rows)})
+        on_event("asking", {"arm": contender.arm.title, "set": "valid", "condition": "", "questions": len(rows)})
         said = _ask(contender, known, "valid", "retrieved", settings)
         scores = [
             score_answer(answer.text, row["answers"], abstained=answer.abstained)["f1"] or 0.0
@@ -336,7 +336,7 @@ def ask_all(
     known: contexts.Contexts,
     search: Search,
     *,
-    listen: Listen,
+    on_event: OnEvent,
 ) -> dict[str, Any]:
     """Ask every contender every question; returns the timings by arm. Makes `answers.parquet`.
 
@@ -354,7 +354,7 @@ def ask_all(
             former = timings.latencies(contender)
             try:
                 for name, one in product(sets, conditions):
-                    frames.append(_answers(asked, known, name, one, settings=settings, listen=listen))
+                    frames.append(_answers(asked, known, name, one, settings=settings, on_event=on_event))
             finally:  # also of what is interrupted: its replies are not written again
                 timings.keep(contender, watch, former)
             taken = latencies(
@@ -365,7 +365,7 @@ def ask_all(
                 former=former,
                 style=_style(settings),
                 max_tokens=settings.answering.max_tokens,
-                listen=listen,
+                on_event=on_event,
             )
             timings.keep(contender, watch, taken)
         return {"answers.parquet": pl.concat(frames)}
@@ -400,13 +400,13 @@ def _answers(
     condition: str,
     *,
     settings: Settings,
-    listen: Listen,
+    on_event: OnEvent,
 ) -> pl.DataFrame:
     context = contender.arm.context if condition == "answerable" else "withheld"
     ids = known.ids(question_set, context)
     facts = {"arm": contender.arm.title, "set": question_set, "condition": condition, "questions": len(ids)}
     if ids:
-        listen("asking", facts)
+        on_event("asking", facts)
     said = _ask(contender, known, question_set, context, settings)
     return answering.answer_rows(
         said,

@@ -34,7 +34,7 @@ from raft.pipeline.read import (
     read_documents,
 )
 from raft.prompts import Prompt
-from raft.protocols import Embedder, Generator, Indexes, Listen, Tokenizer
+from raft.protocols import Embedder, Generator, Indexes, OnEvent, Tokenizer
 from raft.rag.format import PROMPTS, render_style
 from raft.settings import AnswerStyle, Cleaning, Examples, Settings, Split
 from raft.similarity import near_copies
@@ -108,7 +108,13 @@ class Components:
 
 
 def build(
-    run: Run, settings: Settings, components: Components, sources: Sequence[corpus.Source], *, way: str, listen: Listen
+    run: Run,
+    settings: Settings,
+    components: Components,
+    sources: Sequence[corpus.Source],
+    *,
+    way: str,
+    on_event: OnEvent,
 ) -> None:
     """Make every artifact of a build that is not there yet.
 
@@ -129,7 +135,7 @@ def build(
     cut_chunks(run, settings, components.embedder)
     survey_chunks(run, settings, way=way, aside=aside)
     fill_indexes(run, settings, components)
-    ask_questions(run, settings, components.generator, way=way, listen=listen)
+    ask_questions(run, settings, components.generator, way=way, on_event=on_event)
     clean_and_split(run, settings, components, own)
     build_examples(run, settings, components)
 
@@ -188,7 +194,7 @@ def fill_indexes(run: Run, settings: Settings, components: Components) -> None:
         run.step("lexical", lexical, version=1, outputs={"lexical": indexes.lexical_digest}, inputs=read)
 
 
-def ask_questions(run: Run, settings: Settings, generator: Generator, *, way: str, listen: Listen) -> None:
+def ask_questions(run: Run, settings: Settings, generator: Generator, *, way: str, on_event: OnEvent) -> None:
     """Chunks that were surveyed to `questions.parquet`; what is not delivered to `failures.parquet`."""
     used = generate.read_prompts(settings.prompts)
     asked = settings.questions
@@ -214,7 +220,7 @@ def ask_questions(run: Run, settings: Settings, generator: Generator, *, way: st
         inputs=["chunks.parquet", SURVEY],
         using=using,
         formerly={**using, "way": asked.way},
-        beside={"used": used, "model": settings.generator.model, "listen": listen},
+        beside={"used": used, "model": settings.generator.model, "listen": on_event},
     )
     if not line["artifacts"]["questions.parquet"]["rows"]:
         came = [f"{row['message']}: {row['reply'][:200]!r}" for row in run.read("failures.parquet").head(3).to_dicts()]
@@ -235,7 +241,7 @@ def _ask(
     limit: int | None,
     used: Prompts,
     model: str,
-    listen: Listen,
+    on_event: OnEvent,
     **_: Any,
 ) -> Mapping[str, Output]:
     failures: list[dict[str, Any]] = []
@@ -250,7 +256,7 @@ def _ask(
         limit=limit,
         model=model,
         failures=failures,
-        planned=lambda count: listen("planned", {"questions": count}),
+        planned=lambda count: on_event("planned", {"questions": count}),
     )
     return {
         "questions.parquet": noting(frames, partial(note_questions, step.notes)),

@@ -15,7 +15,7 @@ from typing import Any
 import polars as pl
 
 from raft.errors import DamagedArtifact, RaftError
-from raft.protocols import Listen, Message, Trainer, TrainingPlan
+from raft.protocols import Message, OnEvent, Trainer, TrainingPlan
 from raft.store import adapters, artifacts
 from raft.store.artifacts import Output
 from raft.store.run import Run, Step
@@ -56,7 +56,7 @@ def train(
     *,
     rehearsal: Replay,
     facts: Mapping[str, Any],
-    listen: Listen,
+    on_event: OnEvent,
 ) -> dict[str, Any]:
     """Make an adapter unless it is there already, make it the current one, and return its card.
 
@@ -89,7 +89,7 @@ def train(
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True)
         examples = run.read("examples.parquet")
-        listen("rows", _announced(run, examples, plan, rehearsal))
+        on_event("rows", _announced(run, examples, plan, rehearsal))
         card = tune(
             examples,
             trainer,
@@ -100,7 +100,7 @@ def train(
             out=draft,
             checkpoints=step.scratch / "checkpoints",
             facts={**facts, "adapter": name, "data_digest": data},
-            listen=partial(listen, "training"),
+            on_event=partial(on_event, "training"),
         )
         artifacts.write(draft / LEARNED, _learned(run, examples))
         shutil.rmtree(folder, ignore_errors=True)

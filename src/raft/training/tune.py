@@ -97,7 +97,7 @@ def tune(
     out: Path,
     checkpoints: Path,
     facts: Mapping[str, Any],
-    listen: Callable[[Mapping[str, float]], None],
+    on_event: Callable[[Mapping[str, float]], None],
 ) -> dict[str, Any]:
     """Train an adapter on the `train` rows, choose its best step by the `valid` rows, and write its card.
 
@@ -125,7 +125,7 @@ def tune(
     _check(examples, plan)
     rows, valid = _chats(examples, "train"), _chats(examples, "valid")
     mixed = mix(rows, general, share, seed)
-    report = trainer.train(mixed, valid, plan, out=out, checkpoints=checkpoints, listen=listen)
+    report = trainer.train(mixed, valid, plan, out=out, checkpoints=checkpoints, on_event=on_event)
     adapters.check_weights(out)
     card = adapters.card(
         {"adapter": out.name, **facts},

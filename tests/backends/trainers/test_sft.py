@@ -103,10 +103,10 @@ PLAN = TrainingPlan(
 )  # fmt: skip
 
 
-def train(home, rows=ROWS, valid=VALID, listen=lambda facts: None, **changes):
+def train(home, rows=ROWS, valid=VALID, on_event=lambda facts: None, **changes):
     """Train in a folder, and return the report."""
     plan = dataclasses.replace(PLAN, **changes)
-    return PeftTrainer().train(rows, valid, plan, out=home / "out", checkpoints=home / "checkpoints", listen=listen)
+    return PeftTrainer().train(rows, valid, plan, out=home / "out", checkpoints=home / "checkpoints", on_event=on_event)
 
 
 def weights(home):
@@ -135,11 +135,11 @@ def valid_loss(home, loaded, tokenizer, rows=VALID):
 def interrupt_at(step):
     """Return a listener that ends a training as Ctrl-C does, the first time the step is reached."""
 
-    def listen(facts):
+    def on_event(facts):
         if facts["step"] == step and "loss" in facts:
             raise KeyboardInterrupt
 
-    return listen
+    return on_event
 
 
 # what is learned of a row
@@ -204,7 +204,7 @@ def whole(loaded, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAFT_MODELS", str(loaded))
         torch.set_num_threads(1)
-        report = train(home, listen=lambda facts: told.append(dict(facts)))
+        report = train(home, on_event=lambda facts: told.append(dict(facts)))
     return home, report, told
 
 
@@ -367,7 +367,7 @@ def cut_at_eight(loaded, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setenv("RAFT_MODELS", str(loaded))
         torch.set_num_threads(1)
-        train(home, listen=interrupt_at(8))
+        train(home, on_event=interrupt_at(8))
     return home
 
 
@@ -383,7 +383,7 @@ def test_an_interrupted_training_goes_on(whole, cut):
     home, report, _ = whole
     assert not (cut / "out").exists()
     told = []
-    again = train(cut, listen=told.append)
+    again = train(cut, on_event=told.append)
     assert [facts["step"] for facts in told if "loss" in facts] == [7, 8, 9, 10, 11, 12]
     assert (again.steps, again.best_step, again.tokens) == (report.steps, report.best_step, report.tokens)
     assert again.curve == report.curve
@@ -400,7 +400,7 @@ def test_seconds_of_all_sittings_count(cut):
 def test_a_checkpoint_is_due_by_the_clock(tmp_path):
     """With no minutes between checkpoints each step is one, so that an interruption costs a step at most."""
     with pytest.raises(KeyboardInterrupt):
-        train(tmp_path, listen=interrupt_at(3), checkpoint_minutes=0.0)
+        train(tmp_path, on_event=interrupt_at(3), checkpoint_minutes=0.0)
     assert {path.name for path in (tmp_path / "checkpoints").glob("checkpoint-*")} == {"checkpoint-1", "checkpoint-2"}
 
 
@@ -424,7 +424,7 @@ def test_after_a_half_written_checkpoint_training_goes_on_from_the_one_before(wh
     """What a crash left of the newest checkpoint is thrown away; the adapter is the same in the end."""
     (cut / "checkpoints" / "checkpoint-6" / "optimizer.pt").write_bytes(b"")
     told = []
-    report = train(cut, listen=told.append)
+    report = train(cut, on_event=told.append)
     assert told[0]["step"] == 4
     assert report.steps == 12
     assert weights(cut) == weights(whole[0])
@@ -436,7 +436,7 @@ def test_damage_everywhere_begins_anew(cut):
         (cut / "checkpoints" / name / "trainer_state.json").unlink()
     (cut / "checkpoints" / "seconds.json").write_text("")
     told = []
-    train(cut, listen=told.append, epochs=1)
+    train(cut, on_event=told.append, epochs=1)
     assert told[0]["step"] == 1
 
 
@@ -449,7 +449,7 @@ def test_a_training_that_was_over_is_not_done_again(tmp_path, ending):
     kept = weights(tmp_path)
     shutil.rmtree(tmp_path / "out")
     told = []
-    again = train(tmp_path, listen=told.append, **changes)
+    again = train(tmp_path, on_event=told.append, **changes)
     assert told == []
     assert weights(tmp_path) == kept
     assert (again.curve, again.steps, again.best_step) == (report.curve, report.steps, report.best_step)
@@ -461,7 +461,7 @@ def test_patience_is_not_forgotten_by_an_interruption(tmp_path):
     report = train(tmp_path / "whole", **changes)
     before_last = list(losses(report))[-2]
     with pytest.raises(KeyboardInterrupt):
-        train(tmp_path / "cut", listen=interrupt_at(before_last + 1), **changes)
+        train(tmp_path / "cut", on_event=interrupt_at(before_last + 1), **changes)
     assert train(tmp_path / "cut", **changes).steps == report.steps
 
 
@@ -480,22 +480,22 @@ def test_a_loss_that_is_no_number_ends_it(tmp_path):
 def test_short_memory_is_said(tmp_path):
     """An allocation that fails becomes an error with what to change."""
 
-    def listen(facts):
+    def on_event(facts):
         raise MemoryError("Unable to allocate 9 GiB")
 
     with pytest.raises(RaftError, match="Memory is short: Unable to allocate 9 GiB") as error:
-        train(tmp_path, listen=listen)
+        train(tmp_path, on_event=on_event)
     assert "max_tokens" in error.value.hint
 
 
 def test_other_failures_stay_what_they_are(tmp_path):
     """An error that is not about memory is not called one."""
 
-    def listen(facts):
+    def on_event(facts):
         raise RuntimeError("something else")
 
     with pytest.raises(RuntimeError, match="something else"):
-        train(tmp_path, listen=listen)
+        train(tmp_path, on_event=on_event)
 
 
 def test_four_bits_need_the_other_backend(tmp_path):

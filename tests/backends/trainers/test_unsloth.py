@@ -87,7 +87,7 @@ def card(monkeypatch):
     return monkeypatch
 
 
-def train(student, folder, plan=PLAN, listen=lambda _: None, valid=CHATS[:2]):
+def train(student, folder, plan=PLAN, on_event=lambda _: None, valid=CHATS[:2]):
     """Train in `folder` and return the report."""
     (folder / "out").mkdir(parents=True, exist_ok=True)
     (folder / "checkpoints").mkdir(exist_ok=True)
@@ -97,7 +97,7 @@ def train(student, folder, plan=PLAN, listen=lambda _: None, valid=CHATS[:2]):
         replace(plan, student=str(student)),
         out=folder / "out",
         checkpoints=folder / "checkpoints",
-        listen=listen,
+        on_event=on_event,
     )
 
 
@@ -165,7 +165,7 @@ def test_asking_whether_it_is_available_loads_nothing_heavy():
 def test_an_adapter_is_trained_in_a_child(student, tmp_path, card):
     """The parent gets progress, report and a PEFT adapter with the plan's rank and scale; nothing else is printed."""
     told = []
-    report = train(student, tmp_path, listen=told.append)
+    report = train(student, tmp_path, on_event=told.append)
     assert report.backend == "unsloth"
     assert report.steps == 4
     assert {"peft", "trl"} <= report.versions.keys()
@@ -203,7 +203,7 @@ def test_ctrl_c_ends_the_child(student, tmp_path, card):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(student, tmp_path, listen=interrupt)
+        train(student, tmp_path, on_event=interrupt)
     pid = int(os.read(reader, 99))
     os.close(reader)
     assert not is_running(pid)

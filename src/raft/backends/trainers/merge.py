@@ -265,7 +265,7 @@ def _readable(merged: Path, work: Path) -> Path:
 
 def _with_unsloth(merged: Path, work: Path, log: Path, precision: str) -> Path:
     spec = {"task": "gguf", "model": str(merged.resolve()), "out": str(work / "gguf"), "precision": precision}
-    report = unsloth.run_worker(spec, work, log=log, listen=lambda _: None)
+    report = unsloth.run_worker(spec, work, log=log, on_event=lambda _: None)
     files = [Path(name) for name in report["files"]]
     if len(files) != 1 or not files[0].is_file():
         raise RaftError(

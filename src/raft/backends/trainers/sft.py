@@ -73,7 +73,7 @@ NOT_LEARNED = -100
 """The label of a token that carries no loss, as PyTorch's cross entropy has it."""
 
 Load = Callable[[TrainingPlan], tuple[Any, Any]]
-Listen = Callable[[Mapping[str, float]], None]
+OnEvent = Callable[[Mapping[str, float]], None]
 _SITTINGS = "seconds.json"
 
 
@@ -118,7 +118,7 @@ def run(
     *,
     out: Path,
     checkpoints: Path,
-    listen: Listen,
+    on_event: OnEvent,
     backend: str,
     arguments: Mapping[str, Any] | None = None,
 ) -> TrainingReport:
@@ -155,7 +155,7 @@ def run(
     together = beside(model, longest, plan.batch, apart=backend == "unsloth")  # it tells rows apart by their positions
     config = SFTConfig(**{**_arguments(plan, len(encoded), bool(held), checkpoints, together), **own})
     config._n_gpu = min(1, config.n_gpu)  # the model stands on one card; with several, TRL refuses to begin
-    watch = _watch(plan, sum(len(row["input_ids"]) for row in encoded) / len(encoded), checkpoints, listen)
+    watch = _watch(plan, sum(len(row["input_ids"]) for row in encoded) / len(encoded), checkpoints, on_event)
     trainer: Any = _trainer_class()(
         model=model,
         args=config,
@@ -273,8 +273,8 @@ def _arguments(plan: TrainingPlan, rows: int, validated: bool, checkpoints: Path
 class _Watch:
     """Follows a training: progress, checkpoints by the clock, a loss that is no number, seconds of all sittings."""
 
-    def __init__(self, plan: TrainingPlan, row_tokens: float, checkpoints: Path, listen: Listen) -> None:
-        self._plan, self._row_tokens, self._listen = plan, row_tokens, listen
+    def __init__(self, plan: TrainingPlan, row_tokens: float, checkpoints: Path, on_event: OnEvent) -> None:
+        self._plan, self._row_tokens, self._listen = plan, row_tokens, on_event
         self._file = checkpoints / _SITTINGS
         self._before = _seconds(self._file)
         self._begun = self._saved = self._stepped = time.monotonic()
@@ -334,9 +334,9 @@ class _Watch:
         return [_Callback(), *([EarlyStoppingCallback(self._plan.patience)] if stop_early else [])]
 
 
-def _watch(plan: TrainingPlan, row_tokens: float, checkpoints: Path, listen: Listen) -> _Watch:
+def _watch(plan: TrainingPlan, row_tokens: float, checkpoints: Path, on_event: OnEvent) -> _Watch:
     checkpoints.mkdir(parents=True, exist_ok=True)
-    return _Watch(plan, row_tokens, checkpoints, listen)
+    return _Watch(plan, row_tokens, checkpoints, on_event)
 
 
 def _seconds(file: Path) -> float:
@@ -399,7 +399,7 @@ class PeftTrainer:
         *,
         out: Path,
         checkpoints: Path,
-        listen: Callable[[Mapping[str, float]], None],
+        on_event: Callable[[Mapping[str, float]], None],
     ) -> TrainingReport:
         """Train in this process; see `raft.protocols.Trainer`.
 
@@ -412,7 +412,7 @@ class PeftTrainer:
                 where="training.bits",
                 hint="raft train RUN --set training.bits=16",
             )
-        return run(load, rows, valid, plan, out=out, checkpoints=checkpoints, listen=listen, backend="peft")
+        return run(load, rows, valid, plan, out=out, checkpoints=checkpoints, on_event=on_event, backend="peft")
 
 
 def load(plan: TrainingPlan) -> tuple[Any, Any]:

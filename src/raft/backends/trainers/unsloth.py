@@ -85,7 +85,7 @@ class UnslothTrainer:
         *,
         out: Path,
         checkpoints: Path,
-        listen: Callable[[Mapping[str, float]], None],
+        on_event: Callable[[Mapping[str, float]], None],
     ) -> TrainingReport:
         """Train as `protocols.Trainer.train` says.
 
@@ -110,12 +110,12 @@ class UnslothTrainer:
             "out": str(out.resolve()),
             "checkpoints": str(checkpoints.resolve()),
         }
-        report = run_worker(spec, folder, log=folder / LOG, listen=listen)
+        report = run_worker(spec, folder, log=folder / LOG, on_event=on_event)
         return TrainingReport(**{**report, "curve": tuple(report["curve"])})
 
 
 def run_worker(
-    spec: Mapping[str, Any], folder: Path, *, log: Path, listen: Callable[[Mapping[str, float]], None]
+    spec: Mapping[str, Any], folder: Path, *, log: Path, on_event: Callable[[Mapping[str, float]], None]
 ) -> dict[str, Any]:
     """Start the child, pass on what it tells, and return what it reports at its end.
 
@@ -153,7 +153,7 @@ def run_worker(
                 message = _message(line)
                 error = message if "error" in message else error
                 if "progress" in message:
-                    listen(message["progress"])
+                    on_event(message["progress"])
             child.wait()
         finally:
             _end(child)

@@ -86,25 +86,25 @@ def exporting(out: str, tokenizer: Any, precision: str) -> dict[str, Any]:
 
 def main(arguments: Sequence[str]) -> int:
     """Do what the spec says, and return the exit code: 0, or 1 after having told what went wrong."""
-    tell = _own_output()
+    on_event = _own_output()
     _end_with_parent()
     spec = json.loads(Path(arguments[0]).read_text(encoding="utf-8"))
     try:
-        report = TASKS[spec["task"]](spec, tell)
+        report = TASKS[spec["task"]](spec, on_event)
         draft = Path(spec["report"]).with_suffix(".draft")
         draft.write_text(json.dumps(report, default=float), encoding="utf-8")
         draft.replace(spec["report"])
     except RaftError as error:
-        tell(_told(error))
+        on_event(_told(error))
         return 1
     except Exception as error:
         traceback.print_exc()
-        tell(_told(_explained(error, spec)))
+        on_event(_told(_explained(error, spec)))
         return 1
     return 0
 
 
-def _train(spec: Mapping[str, Any], tell: Tell) -> dict[str, Any]:
+def _train(spec: Mapping[str, Any], on_event: Tell) -> dict[str, Any]:
     unsloth = _import_unsloth()
     plan = TrainingPlan(**spec["plan"])
 
@@ -119,7 +119,7 @@ def _train(spec: Mapping[str, Any], tell: Tell) -> dict[str, Any]:
         plan,
         out=Path(spec["out"]),
         checkpoints=Path(spec["checkpoints"]),
-        listen=lambda facts: tell({"progress": dict(facts)}),
+        on_event=lambda facts: on_event({"progress": dict(facts)}),
         backend="unsloth",
         arguments=arguing(plan, bfloat16=bool(unsloth.is_bfloat16_supported())),
     )
@@ -217,11 +217,11 @@ def _own_output() -> Tell:
     channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
 
-    def tell(message: Mapping[str, Any]) -> None:
+    def on_event(message: Mapping[str, Any]) -> None:
         channel.write(json.dumps(message, default=float) + "\n")
         channel.flush()
 
-    return tell
+    return on_event
 
 
 def _end_with_parent() -> None:
