@@ -227,7 +227,7 @@ class Trainer(Protocol):
             plan: how.
             out: an empty folder; gets `adapter_config.json`, `adapter_model.safetensors` and the tokenizer's files.
             checkpoints: a folder of this training's own; an interrupted training goes on from what is in it.
-            listen: told `{"step", "steps", "epoch", "loss", "tokens_per_second"}` while it goes on.
+            on_event: told `{"step", "steps", "epoch", "loss", "tokens_per_second"}` while it goes on.
 
         Raises:
             RaftError: the loss is no number, memory is short, or the student cannot be trained.

@@ -229,7 +229,7 @@ class Answerer:
             question: the question.
             k: most passages that are shown; None: `index.k`.
             when_unsupported: None: `answering.when_unsupported`.
-            tell: told the reply piece by piece while it is written, where the model can do so and no piece may have
+            on_event: told the reply piece by piece while it is written, where the model can do so and no piece may have
                 to be taken back: not with "retry" and "refuse".
 
         Raises:

@@ -65,7 +65,7 @@ def bench(
         blind_pairs: also write `blind.html` with so many anonymous pairs of answers for experts.
         ratings: the file of choices that the blind page saved.
         settings: settings by dotted name that differ from the run's, e.g. `{"benchmark.min_gain": 0.1}`.
-        listen: told what happens ("asking", "begins", "made", "reused").
+        on_event: told what happens ("asking", "begins", "made", "reused").
 
     Returns:
         The contents of `benchmark.json`.

@@ -110,7 +110,7 @@ def build(
         price: dollars per million tokens that the generator reads and writes; None: litellm's list.
         local_only: refuse every model, index and download that is not on this machine.
         settings: any other setting by its dotted name, e.g. `{"index.k": 8}`.
-        listen: told what happens: "begins", "made" and "reused" with a step's name, "estimated", "planned", "asked".
+        on_event: told what happens: "begins", "made" and "reused" with a step's name, "estimated", "planned", "asked".
 
     Raises:
         UsageError: an argument or a setting is wrong, or the build may cost more than `generator.confirm_above` (or
@@ -185,7 +185,7 @@ def opened(task: Task, on_event: OnEvent, *, building: bool) -> Iterator[OpenRun
 
     Args:
         task: what is to be built.
-        tell: told of steps and replies.
+        on_event: told of steps and replies.
         building: it is built now. Where that may cost money, the whole build is estimated before its first step, told
             ("estimated"), and refused where it has to be confirmed.
     """
@@ -247,7 +247,7 @@ def estimated(task: Task, site: OpenRun, on_event: OnEvent, sample: int = 0) -> 
     Args:
         task: what is to be built.
         site: its run directory, of which nothing is changed.
-        tell: told of the steps of the trial.
+        on_event: told of the steps of the trial.
         sample: so many requests are asked in earnest, to learn from them.
     """
     trial = site.run.trial(
@@ -318,7 +318,7 @@ def estimate(
         out: as for `build`.
         sample: so many requests, spread evenly, are asked to learn from their usage; they cost money, and their
             replies are kept.
-        listen: as for `build`.
+        on_event: as for `build`.
         options: the other arguments of `build`.
 
     Raises:

@@ -54,7 +54,7 @@ def open_components(
         settings: the experiment.
         ledger: what was asked and embedded before is taken from it.
         collection: the index's name at a Chroma server, and the run's name in the ledger.
-        tell: told of each batch of replies ("asked").
+        on_event: told of each batch of replies ("asked").
         check: called before something is asked that may cost money; it raises where it must not be asked.
 
     Raises:
@@ -114,7 +114,7 @@ def asker(
         budget: what calls are paid from (`budget_of`).
         attempts: how often one request is asked before it is a failure.
         max_failures: share of requests without a usable reply at which it stops.
-        tell: told of replies ("asked").
+        on_event: told of replies ("asked").
     """
     if budget is None or not hasattr(model, "pool"):
         return AskingGenerator(
@@ -253,7 +253,7 @@ def open_model(
         weights: the model's weights, where several adapters share them.
         api_base: address of a self-hosted endpoint.
         run: the run's name in the ledger, whose calls they are; its cap holds for them too.
-        tell: told of each batch of replies ("asked").
+        on_event: told of each batch of replies ("asked").
 
     Raises:
         UsageError: the model is unknown, its package is not installed, or the run has a cap and its price is unknown.

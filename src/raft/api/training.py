@@ -47,7 +47,7 @@ def train(
         rank: rank of the adapter's matrices.
         settings: other settings of the training by their dotted names, e.g. `{"training.rehearsal": 0}`. Another
             `student` (which must have the same tokenizer) becomes the run's.
-        listen: told "begins", "rows", "training" (each step with its loss), "made" or "reused".
+        on_event: told "begins", "rows", "training" (each step with its loss), "made" or "reused".
 
     Returns:
         The adapter's card, as in `adapters/<id>/card.json`.

@@ -264,7 +264,7 @@ def check_capability(
         names: files or hub names of sets of questions.
         field: who takes part.
         rows: delivers what the hub holds.
-        listen: told "asking".
+        on_event: told "asking".
     """
     if not names or field.tuned is None:
         return None

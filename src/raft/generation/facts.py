@@ -143,7 +143,7 @@ def targets(
 
     Args:
         text: the chunk's text.
-        openings: how questions begin; of a sentence, a fact that none of them fits is no target.
+        prefixes: how questions begin; of a sentence, a fact that none of them fits is no target.
         kinds: the kinds of question that are on.
         stated: `statements` of the text, where they are known already.
     """

@@ -69,7 +69,7 @@ def survey(frames: Iterable[pl.DataFrame], prefixes: Sequence[Opening], needs: S
 
     Args:
         frames: frames with `COLUMNS`, of the documents that are asked about.
-        openings: how questions begin; what none of them fits is no target.
+        prefixes: how questions begin; what none of them fits is no target.
         needs: what `needed` returned.
     """
     found = Survey()

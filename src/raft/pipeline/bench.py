@@ -115,7 +115,7 @@ def latencies(
         former: what was timed before, returned as it is where no more questions are to be timed.
         style: what `raftformat.render_style` returned.
         max_tokens: longest reply.
-        listen: told "asking".
+        on_event: told "asking".
     """
     context = contender.arm.context
     ids = [name for name in known.questions["question_id"] if context in known.passages[name]]

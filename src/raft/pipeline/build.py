@@ -124,7 +124,7 @@ def build(
         components: its models and indexes.
         sources: the corpus' files.
         way: "answer_first", "spans" or "items".
-        listen: told of progress.
+        on_event: told of progress.
 
     Raises:
         RaftError: a step failed, or came out empty; what was done before is kept.

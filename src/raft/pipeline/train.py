@@ -66,7 +66,7 @@ def train(
         trainer: trains.
         rehearsal: general chats to mix in.
         facts: for the card: at least `base`, `base_identity`, `prompt_digest` and `style`.
-        listen: told "rows" before the training, and "training" while it goes on.
+        on_event: told "rows" before the training, and "training" while it goes on.
 
     Raises:
         RaftError: there are no examples, or the training failed; its checkpoints are kept.

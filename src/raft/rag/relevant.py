@@ -122,7 +122,7 @@ class Sources:
     """Where the answers to the questions of a benchmark stand, and what search brings for them.
 
     Attributes:
-        relevant: for each question id the chunks that bear its answer (`relevant`); missing or empty where none is known.
+        relevant: for each question id the chunks that bear its answer; missing or empty where none is known.
         hits: for each question id the chunks that search brings, best first; ten or more, for MRR and nDCG.
         documents: for each question id what it is resampled with (`group_of`); where missing, the question alone.
         texts: text of the chunks by id, at least of those that bear an answer.
@@ -138,7 +138,7 @@ class Sources:
         return self.documents.get(question_id, question_id)
 
     def retrieved(self, question_id: str, k: int) -> bool | None:
-        """Tell whether a relevant chunk is among the first k hits; None where none is known, or nothing was searched."""
+        """Tell whether a relevant chunk is among the first k hits; None where that is not known."""
         relevant, hits = self.relevant.get(question_id), self.hits.get(question_id)
         return None if not relevant or hits is None else not set(relevant).isdisjoint(hits[:k])
 

@@ -111,7 +111,7 @@ def tune(
         out: an empty folder for the adapter, its card and its README.
         checkpoints: a folder of this training's own; an interrupted one goes on from there.
         facts: at least `modelcard.FACTS`, but `adapter` may be missing: then it is the name of `out`.
-        listen: told the trainer's progress.
+        on_event: told the trainer's progress.
 
     Returns:
         The card. Its `notes` have `few_rows`, the number of training questions, where these are under `FEW_ROWS`;

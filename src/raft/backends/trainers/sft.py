@@ -131,7 +131,7 @@ def run(
         plan: how it is trained.
         out: gets the adapter and the tokenizer.
         checkpoints: the training's own folder.
-        listen: told of each step.
+        on_event: told of each step.
         backend: its name for the report.
         arguments: arguments of TRL's SFTConfig that replace those chosen here.
 

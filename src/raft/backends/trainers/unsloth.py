@@ -123,7 +123,7 @@ def run_worker(
         spec: what the child shall do (JSON); `task` names one of `unsloth_worker.TASKS`.
         folder: where parent and child leave files for each other.
         log: file for all that Unsloth and its friends print.
-        listen: told the progress.
+        on_event: told the progress.
 
     Raises:
         RaftError: the child failed or was killed; the end of its log is quoted where it did not say why.
