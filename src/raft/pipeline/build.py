@@ -220,7 +220,7 @@ def ask_questions(run: Run, settings: Settings, generator: Generator, *, way: st
         inputs=["chunks.parquet", SURVEY],
         using=using,
         formerly={**using, "way": asked.way},
-        beside={"used": used, "model": settings.generator.model, "listen": on_event},
+        beside={"used": used, "model": settings.generator.model, "on_event": on_event},
     )
     if not line["artifacts"]["questions.parquet"]["rows"]:
         came = [f"{row['message']}: {row['reply'][:200]!r}" for row in run.read("failures.parquet").head(3).to_dicts()]
