@@ -156,7 +156,7 @@ class Fakes:
         patch(models, "open_embedder", lambda name, *_, **__: FakeEmbedder(name, self))
         patch(models, "LocalModel", lambda name, **_: FakeModel(name, self))
         patch(models, "HostedModel", lambda name, **_: FakeModel(name, self))
-        patch(models.models, "tokenizer", lambda name: WordTokenizer())
+        patch(models.hub, "tokenizer", lambda name: WordTokenizer())
         for owner, name in ((artifacts, "write"), (artifacts, "atomically"), (ledger.Ledger, "add")):
             patch(owner, name, self._counted(getattr(owner, name)))
 

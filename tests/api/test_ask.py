@@ -15,7 +15,7 @@ from raft.cli import messages
 from raft.errors import DamagedArtifact, RaftError, UsageError
 from raft.rag.format import ABSTENTION
 from raft.rag.grounding import Answer, Citation, Passage
-from raft.store import adapters
+from raft.store import adapters, tables
 
 pytest.importorskip("torch")
 pytest.importorskip("peft")
@@ -136,7 +136,7 @@ def test_boilerplate_makes_room(run, fakes):
     marked = built.chunks.to_dicts()
     for row in marked:
         row["boilerplate"] = row["chunk_id"] == best
-    raft.api.reading.tables.frame(built.chunks.schema, marked).write_parquet(run / "chunks.parquet")
+    tables.frame(built.chunks.schema, marked).write_parquet(run / "chunks.parquet")
     shown = [passage.chunk_id for passage in raft.load(run).ask(QUESTION, model="openai/replying", k=3).passages]
     assert best not in shown
     assert len(shown) == 3

@@ -88,7 +88,7 @@ def test_an_answer_is_paid_for_and_not_kept(tmp_path, monkeypatch):
     """What `ask` costs at a hosted model stands among the run's calls; what was said is not in its ledger."""
     fakes, corpus, out = Fakes(), write_corpus(tmp_path / "corpus"), tmp_path / "run"
     monkeypatch.setattr(models, "open_embedder", lambda name, *_, **__: FakeEmbedder(name, fakes))
-    monkeypatch.setattr(models.models, "tokenizer", lambda name: WordTokenizer())
+    monkeypatch.setattr(models.hub, "tokenizer", lambda name: WordTokenizer())
     with FakeOpenAI() as server:
         changes = {"generator.api_base": server.url, "split.seen": 0.0}
         built = raft.build(corpus, out=out, generator="hosted_vllm/test-model", max_cost=1.0, settings=changes)

@@ -335,7 +335,7 @@ def served(tmp_path, monkeypatch):
     """A build whose generator is a real server on this machine."""
     fakes = Fakes()
     monkeypatch.setattr(models, "open_embedder", lambda name, *_, **__: FakeEmbedder(name, fakes))
-    monkeypatch.setattr(models.models, "tokenizer", lambda name: WordTokenizer())
+    monkeypatch.setattr(models.hub, "tokenizer", lambda name: WordTokenizer())
     with FakeOpenAI() as server:
         changes = {"generator.api_base": server.url, "generator.concurrency": 4}
         mine = options((write_corpus(tmp_path / "corpus"), tmp_path / "run"), changes)
