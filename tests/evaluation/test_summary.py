@@ -133,7 +133,7 @@ def test_labels_are_right_or_wrong():
 
 
 @pytest.mark.parametrize(
-    ("one", "bearing", "said"),
+    ("one", "relevant", "said"),
     [
         (answer("30 days"), ["c1"], "same words as the reference '30 days'"),
         (answer("It is 30 days."), ["c1"], "reference '30 days' is contained in a longer answer"),
