@@ -91,7 +91,7 @@ def test_no_arrow_runs_up_or_sideways():
         f"{name} -> {one}"
         for name in MODULES
         for one in imports(name)
-        if room_of(name) and module_of(one) and room_of(one) != room_of(name)
+        if room_of(name) and room_of(module_of(one) or "raft") not in ("", room_of(name))
         if FLOOR[room_of(one)] > FLOOR[room_of(name)] or FLOOR[room_of(one)] == FLOOR[room_of(name)] > 2
     }
     assert arrows == set()
@@ -110,9 +110,10 @@ def test_the_house_fits_into_a_head():
 
 
 def test_heavy_packages_are_imported_in_backends_alone():
-    """No module outside backends imports a heavy package, but for the export of datasets."""
+    """No module outside backends imports a heavy package, but for the export of datasets and the hub's cards."""
     found = {name: reaches(name, HEAVY) for name in MODULES if not name.startswith("raft.backends")}
-    assert {name: heavy for name, heavy in found.items() if heavy} == {"raft.examples.export": {"datasets"}}
+    allowed = {"raft.examples.export": {"datasets"}, "raft.store.adapters": {"huggingface_hub"}}
+    assert {name: heavy for name, heavy in found.items() if heavy} == allowed
 
 
 def test_heavy_packages_are_imported_late():

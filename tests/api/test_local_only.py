@@ -208,7 +208,7 @@ def test_a_set_of_the_hub_is_not_fetched(monkeypatch):
 def test_who_is_imported_later_is_offline_too():
     """The switch is set before vendors are imported, and worker processes inherit it."""
     program = (
-        "from raft.backends import models; models.offline(True); "
+        "from raft.backends import hub; hub.offline(True); "
         "from huggingface_hub import constants; import subprocess, sys; print(constants.HF_HUB_OFFLINE, flush=True); "
         "subprocess.run([sys.executable, '-c', 'import os; print(os.environ[\"HF_HUB_OFFLINE\"])'])"
     )

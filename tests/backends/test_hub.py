@@ -174,8 +174,8 @@ def test_tokenizer_identity_follows_the_template(folder):
 def test_counting_loads_nothing_heavy(folder):
     """Resolving, identifying and counting load none of torch, transformers and litellm."""
     script = (
-        "import sys; from raft.backends import models; name = sys.argv[1]; models.identity(name); "
-        "t = models.tokenizer(name); t.count(['a']); t.count_chat([{'role': 'user', 'content': 'a'}]); "
+        "import sys; from raft.backends import hub; name = sys.argv[1]; hub.identity(name); "
+        "t = hub.tokenizer(name); t.count(['a']); t.count_chat([{'role': 'user', 'content': 'a'}]); "
         "print([m for m in ('torch', 'transformers', 'litellm', 'chromadb') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", script, str(folder)], capture_output=True, text=True, check=True)

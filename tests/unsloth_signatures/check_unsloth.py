@@ -17,10 +17,10 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from test_unsloth import CHATS, PLAN, train, write_student
 
 from raft.backends.trainers import unsloth, unsloth_worker
 from raft.errors import RaftError, UsageError
-from test_unsloth import CHATS, PLAN, train, write_student
 
 ROOT = Path(__file__).parents[2]
 TRAINING_STACK = {"torch", "transformers", "trl", "peft", "datasets", "accelerate"}
@@ -31,7 +31,7 @@ SIGNATURES = """
 import inspect, json, sys
 import unsloth
 from unsloth.save import unsloth_save_pretrained_gguf
-from raft.backends import unsloth_worker as worker
+from raft.backends.trainers import unsloth_worker as worker
 from raft.protocols import TrainingPlan
 
 plan = TrainingPlan(**json.loads(sys.argv[1]))
@@ -76,7 +76,7 @@ from unsloth.models import rl
 rl.patch_trl_rl_trainers()
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
-from raft.backends import training, unsloth_worker as worker
+from raft.backends.trainers import sft, unsloth_worker as worker
 from raft.protocols import TrainingPlan
 
 plan, folder = TrainingPlan(**json.loads(sys.argv[1])), Path(sys.argv[2])

@@ -77,11 +77,11 @@ def survey_chunks(run: Run, settings: Settings, *, way: str, aside: frozenset[st
 
 
 def _survey(
-    step: Step, *, needs: frozenset[str], without: frozenset[str] = frozenset(), prefixes: str | None = None
+    step: Step, *, needs: frozenset[str], without: frozenset[str] = frozenset(), openings: str | None = None
 ) -> Mapping[str, Output]:
     frames = step.run.stream("chunks.parquet", list(plan.COLUMNS))
     asked = (frame.filter(~pl.col("doc_id").is_in(list(without))) for frame in frames)
-    found = plan.survey(asked, read_prefixes(prefixes) if prefixes else [], needs)
+    found = plan.survey(asked, read_prefixes(openings) if openings else [], needs)
     artifacts.atomically(step.folder / SURVEY, plan.to_json(found))
     return {}
 

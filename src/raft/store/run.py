@@ -218,7 +218,8 @@ class Run:
             }
         line = tried
         asked = {total: value - before.get(total, 0) for total, value in self._meter().items()}
-        same = former is not None and former["artifacts"] == line["artifacts"] != {}
+        compared = ("artifacts",) if line["artifacts"] else ("artifacts", "notes")
+        same = former is not None and all(former[one] == line[one] for one in compared)
         if former is not None and same:  # it cost what it did then, and what was asked in vain now
             line = {**former, "notes": line["notes"]}
             asked = {total: former.get(total, 0) + value for total, value in asked.items()}

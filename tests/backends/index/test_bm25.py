@@ -165,7 +165,7 @@ def test_searching_words_leaves_jax_alone(tmp_path):
     fake.mkdir()
     (fake / "__init__.py").write_text("raise SystemExit('jax was imported')\n", encoding="utf-8")
     program = (
-        "import sys\nfrom raft.backends.lexical import _import_bm25s\n"
+        "import sys\nfrom raft.backends.index.bm25 import _import_bm25s\n"
         "_import_bm25s()\nassert 'jax' not in sys.modules\n"
         "try:\n    import jax\nexcept SystemExit:\n    print('jax can be had afterwards')\n"
     )
