@@ -88,7 +88,7 @@ def load(plan):
     return model, worker._tokenizer(plan.student)
 
 arguments = {**worker.arguing(plan, bfloat16=True), "bf16": False, "use_cpu": True}
-report = training.run(
+report = sft.run(
     load, chats, chats[:2], plan, out=folder / "out", checkpoints=folder / "checkpoints", listen=lambda _: None,
     backend="unsloth", arguments=arguments,
 )
