@@ -18,23 +18,27 @@ from typing import TYPE_CHECKING, Any
 from raft.version import __version__
 
 if TYPE_CHECKING:
-    from raft.api import Answerer, Built, approve, bench, build, estimate, export, export_model, initialise, load, train
+    from raft.api.asking import Answerer
+    from raft.api.benchmarking import bench
+    from raft.api.building import build, estimate
+    from raft.api.run import Built, export, initialise, load
+    from raft.api.training import approve, export_model, train
     from raft.errors import RaftError
     from raft.rag.grounding import Answer
 
 _HOMES = {
     "Answer": "raft.rag.grounding",
-    "Answerer": "raft.api",
-    "Built": "raft.api",
-    "approve": "raft.api",
-    "bench": "raft.api",
-    "build": "raft.api",
-    "estimate": "raft.api",
-    "export": "raft.api",
-    "export_model": "raft.api",
-    "initialise": "raft.api",
-    "load": "raft.api",
-    "train": "raft.api",
+    "Answerer": "raft.api.asking",
+    "Built": "raft.api.run",
+    "approve": "raft.api.training",
+    "bench": "raft.api.benchmarking",
+    "build": "raft.api.building",
+    "estimate": "raft.api.building",
+    "export": "raft.api.run",
+    "export_model": "raft.api.training",
+    "initialise": "raft.api.run",
+    "load": "raft.api.run",
+    "train": "raft.api.training",
     "RaftError": "raft.errors",
 }
 

@@ -96,7 +96,7 @@ def test_what_was_billed_before_a_failure_is_kept(endpoint, tmp_path):
     with closing(Ledger(tmp_path / "ledger.sqlite")) as ledger:
         budget = Budget(ledger, run="r", model="openai/test", price=Price(1.0, 0.0), cap=1.0)
         embedder = HostedEmbedder("openai/test", api_base=endpoint)
-        cached = CachedEmbedder(PaidEmbedder(embedder, budget, lambda: None), ledger)
+        cached = CachedEmbedder(PaidEmbedder(embedder, budget), ledger)
         with pytest.raises(RaftError, match="own words"):
             cached.embed(texts)
         assert cached.known(texts) == [True] * 128 + [False] * 172

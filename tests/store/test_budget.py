@@ -14,7 +14,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raft.api.budgets import CheckedGenerator
 from raft.errors import RaftError, UsageError
 from raft.protocols import Request
 from raft.store.budget import Budget, CapReached, PaidEmbedder, Price, dollars, enter, most_tokens, worst_case
@@ -293,7 +292,7 @@ def test_the_step_is_said_for_all_purses_of_a_run(ledger):
 def test_embedded_texts_are_paid_for(ledger):
     """Texts are written down before they are sent, and cost what their tokenizer counts."""
     budget = budget_of(ledger, price=Price(1000.0, 0.0))
-    embedder = PaidEmbedder(HashEmbedder(), budget, lambda: None)
+    embedder = PaidEmbedder(HashEmbedder(), budget)
     vectors = embedder.embed(["one two three", "four"])
     (row,) = ledger.spending("one")
     assert (vectors.shape, embedder.identity, embedder.max_tokens) == ((2, 256), "hash-256", 256)
@@ -301,19 +300,14 @@ def test_embedded_texts_are_paid_for(ledger):
 
 
 def test_texts_that_do_not_fit_the_cap_are_not_sent(ledger):
-    """Where embedding could pass the cap, or may not begin, the embedder is not asked."""
+    """Where embedding could pass the cap, the embedder is not asked."""
 
     class Never(HashEmbedder):
         def embed(self, texts):
             raise AssertionError("it was asked")
 
-    def forbid():
-        raise UsageError("not yet")
-
     with pytest.raises(CapReached):
-        PaidEmbedder(Never(), budget_of(ledger, price=Price(1e6, 0.0)), lambda: None).embed(["a long text"])
-    with pytest.raises(UsageError, match="not yet"):
-        PaidEmbedder(Never(), budget_of(ledger), forbid).embed(["a text"])
+        PaidEmbedder(Never(), budget_of(ledger, price=Price(1e6, 0.0))).embed(["a long text"])
     assert states(ledger) == []
 
 
@@ -325,24 +319,8 @@ def test_texts_whose_vectors_did_not_come_are_lost(ledger):
             raise RaftError("no answer")
 
     with pytest.raises(RaftError, match="no answer"):
-        PaidEmbedder(Transient(), budget_of(ledger), lambda: None).embed(["a text"])
+        PaidEmbedder(Transient(), budget_of(ledger)).embed(["a text"])
     assert states(ledger) == ["lost"]
-
-
-def test_nothing_is_asked_before_the_check():
-    """A check that fails keeps every request back; one that passes lets all through, in order."""
-    script = ScriptedGenerator(lambda request: request.messages[0]["content"])
-    requests = [Request(({"role": "user", "content": text},), 5) for text in "abc"]
-
-    def forbid():
-        raise UsageError("not yet")
-
-    with pytest.raises(UsageError, match="not yet"):
-        list(CheckedGenerator(script, forbid).complete(requests))
-    assert script.requests == []
-    passed = CheckedGenerator(script, lambda: None)
-    assert [outcome.text for outcome in passed.complete(requests)] == ["a", "b", "c"]
-    assert (passed.identity, passed.totals) == ("scripted", {})
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,8 @@
 """The one place where budgets are opened: what the hosted calls of a build, a benchmark or an answer are paid from."""
 
-from collections.abc import Callable, Iterable, Iterator
-
 from raft.backends import hub
 from raft.backends.hosted.providers import is_free, list_price
 from raft.errors import UsageError
-from raft.protocols import Completion, Failure, Generator, Request
 from raft.settings import Settings
 from raft.store.budget import Budget, Price, dollars
 from raft.store.ledger import Ledger
@@ -76,22 +73,3 @@ def _told_price(name: str, settings: Settings) -> Price | None:
                 )
             return Price(known.input if read is None else read, known.output if written is None else written)
     return list_price(name)
-
-
-class CheckedGenerator:
-    """A generator before whose first request a check is made.
-
-    Args:
-        generator: the one that does the work.
-        check: called before each lot of requests; it raises where nothing may be asked yet.
-    """
-
-    def __init__(self, generator: Generator, check: Callable[[], None]) -> None:
-        self._generator, self._check = generator, check
-        self.identity: str = generator.identity
-        self.totals: dict[str, float] = getattr(generator, "totals", {})
-
-    def complete(self, requests: Iterable[Request]) -> Iterator[Completion | Failure]:
-        """Yield what the generator yields."""
-        self._check()
-        yield from self._generator.complete(requests)

@@ -8,7 +8,7 @@ from typing import cast
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-from raft.api.budgets import FREE, CheckedGenerator, budget_of, price_of
+from raft.api.budgets import FREE, budget_of, price_of
 from raft.backends import hub
 from raft.backends.asking import AskingGenerator, Model, Reply
 from raft.backends.embedding import open_embedder
@@ -38,15 +38,7 @@ from raft.store.ledger import CachedEmbedder, CachedScorer, Ledger
 _BATCH_DISCOUNT = 0.5
 
 
-def open_components(
-    folder: Path,
-    settings: Settings,
-    ledger: Ledger,
-    collection: str,
-    on_event: OnEvent,
-    *,
-    check: Callable[[], None] = lambda: None,
-) -> Components:
+def open_components(folder: Path, settings: Settings, ledger: Ledger, collection: str, on_event: OnEvent) -> Components:
     """Open the models and indexes of a build.
 
     Args:
@@ -55,12 +47,11 @@ def open_components(
         ledger: what was asked and embedded before is taken from it.
         collection: the index's name at a Chroma server, and the run's name in the ledger.
         on_event: told of each batch of replies ("asked").
-        check: called before something is asked that may cost money; it raises where it must not be asked.
 
     Raises:
         UsageError: a model is unknown, its package is not installed, or there is a cap for what has no known price.
     """
-    embedder = question_embedder(settings, ledger, collection, check)
+    embedder = question_embedder(settings, ledger, collection)
     chosen = settings.generator
     model: Model
     budget = budget_of(chosen.model, settings, ledger, collection, api_base=chosen.api_base)
@@ -90,7 +81,7 @@ def open_components(
         model, ledger, budget, attempts=chosen.attempts, max_failures=chosen.max_failures, on_event=on_event
     )
     return Components(
-        generator=CheckedGenerator(generator, check) if hub.is_hosted(chosen.model) else generator,
+        generator=generator,
         embedder=embedder,
         student=hub.tokenizer(settings.student),
         indexes=_indexes(folder, settings, embedder, collection),
@@ -212,16 +203,8 @@ def _indexes(folder: Path, settings: Settings, embedder: Embedder, collection: s
     return Indexes(folder, embedder, hybrid=settings.index.hybrid, url=settings.index.url, collection=collection)
 
 
-def question_embedder(
-    settings: Settings, ledger: Ledger, run: str, check: Callable[[], None] = lambda: None
-) -> Embedder:
-    """Open the embedder with what the ledger holds already; what it does not is paid for by the run.
-
-    Args:
-        settings: the experiment.
-        ledger: where vectors are kept.
-        run: the run's name in it.
-        check: called before something is asked that may cost money; it raises where it must not be asked.
+def question_embedder(settings: Settings, ledger: Ledger, run: str) -> Embedder:
+    """Open the embedder with what the ledger holds already; what it does not is paid for by the run of that name.
 
     Raises:
         UsageError: the run has a cap, and the embedder's price is unknown.
@@ -229,7 +212,7 @@ def question_embedder(
     name, address = settings.index.embedder, settings.index.api_base
     embedder = open_embedder(name, address)
     budget = budget_of(name, settings, ledger, run, api_base=address)
-    return CachedEmbedder(PaidEmbedder(embedder, budget, check) if budget else embedder, ledger)
+    return CachedEmbedder(PaidEmbedder(embedder, budget) if budget else embedder, ledger)
 
 
 def open_model(

@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from functools import cached_property
+from functools import cached_property, wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import polars as pl
 
@@ -12,6 +12,7 @@ from raft import prompts, settings
 from raft.api import models
 from raft.api.asking import Answerer, LoadedRun
 from raft.api.models import open_retriever, searched
+from raft.backends import hub
 from raft.errors import DamagedArtifact, UsageError
 from raft.examples import export as exporting
 from raft.pipeline.build import STEPS
@@ -25,6 +26,20 @@ from raft.store.run import Run, existing, is_locked
 
 _UNTOLD = ("key", "basis", "artifacts", "inputs", "settings", "unfinished")
 """What a step's line holds for the run alone."""
+_Given = ParamSpec("_Given")
+_Made = TypeVar("_Made")
+
+
+def formerly_listen(function: Callable[_Given, _Made]) -> Callable[_Given, _Made]:
+    """Let scripts that were written for 0.2 say `listen=` for `on_event=`."""
+
+    @wraps(function)
+    def called(*args: _Given.args, **options: _Given.kwargs) -> _Made:
+        if "listen" in options:
+            options["on_event"] = options.pop("listen")
+        return function(*args, **options)
+
+    return called
 
 
 class Built:
@@ -195,14 +210,26 @@ def settings_of(built: Built, changes: Mapping[str, Any]) -> Settings:
     return settings.changed(built.settings, {name: value for name, value in changes.items() if value is not None})
 
 
-def writable(built: Built, on_event: OnEvent, meter: Callable[[], dict[str, float]] | None = None) -> Run:
+def adapter_for(folder: Path, wanted: str | None, student: str) -> Path:
+    """Return the folder of an adapter of a student, by its id or the beginning of it; None: the current one.
+
+    Raises:
+        UsageError: there is no such adapter, or it is of another base model.
+    """
+    found = adapters.find(folder, wanted)
+    adapters.check_base(found, hub.identity(student), student)
+    return found
+
+
+def writable(built: Built, on_event: OnEvent) -> Run:
     """Return the run for writing; `on_event` is told of its steps."""
-
-    def report(name: str, state: str) -> None:
-        on_event(state, {"step": name, "line": run.manifest["steps"].get(name, {})})
-
-    run = Run(built.folder, meter=meter, report=report)
+    run = Run(built.folder, report=lambda name, state: tell_step(run, on_event, name, state))
     return run
+
+
+def tell_step(run: Run, on_event: OnEvent, name: str, state: str) -> None:
+    """Tell that a step has come to a state ("begins", "made", "reused"), with its line of the manifest."""
+    on_event(state, {"step": name, "line": run.manifest["steps"].get(name, {})})
 
 
 def state(folder: str | Path) -> dict[str, Any]:

@@ -7,13 +7,12 @@ from typing import Any
 
 from raft import prompts
 from raft.api import models
-from raft.api.models import open_trainer
-from raft.api.run import Built, settings_of, writable
+from raft.api.run import Built, adapter_for, formerly_listen, settings_of, writable
 from raft.backends import hub
 from raft.backends.trainers import merge
 from raft.backends.trainers.check import check_student
 from raft.errors import UsageError
-from raft.pipeline import train as training
+from raft.pipeline.train import Replay, examples_digest, train_adapter
 from raft.protocols import OnEvent, TrainingPlan
 from raft.rag.format import PROMPTS, render_style
 from raft.settings import Settings
@@ -24,6 +23,7 @@ _CHANGEABLE = ("training.", "seed", "student", "examples.max_tokens")
 """Settings that a training reads; others have had their effect when the run was built."""
 
 
+@formerly_listen
 def train(
     folder: str | Path,
     *,
@@ -58,19 +58,13 @@ def train(
     """
     _check_changeable(settings or {}, folder)
     built = Built(folder)
-    own = {
-        "training.backend": backend,
-        "training.epochs": epochs,
-        "training.learning_rate": learning_rate,
-        "training.rank": rank,
-    }
-    chosen = settings_of(
-        built, {**(settings or {}), **{name: value for name, value in own.items() if value is not None}}
-    )
+    own = {"backend": backend, "epochs": epochs, "learning_rate": learning_rate, "rank": rank}
+    given = {f"training.{name}": value for name, value in own.items() if value is not None}
+    chosen = settings_of(built, {**(settings or {}), **given})
     models.check(chosen, asked={chosen.student: None})
     on_event = on_event or (lambda event, facts: None)
     run = writable(built, on_event)
-    training.examples_digest(run)
+    examples_digest(run)
     check_student(chosen.student, bits=chosen.training.bits)
     _check_tokenizer(built, chosen)
     general = tune.load(chosen.training.rehearsal_file)
@@ -81,16 +75,10 @@ def train(
         "prompt_digest": prompts.load(PROMPTS[chosen.examples.quotes], chosen.prompts).digest,
         "style": render_style(**chosen.answer_style.model_dump()),
     }
-    trainer = open_trainer(chosen.training.backend)
+    trainer = models.open_trainer(chosen.training.backend)
+    rehearsal = Replay(general, chosen.training.rehearsal, chosen.seed)
     with run.writing():
-        return training.train(
-            run,
-            _plan(chosen),
-            trainer,
-            rehearsal=training.Replay(general, chosen.training.rehearsal, chosen.seed),
-            facts=facts,
-            on_event=on_event,
-        )
+        return train_adapter(run, _plan(chosen), trainer, rehearsal=rehearsal, facts=facts, on_event=on_event)
 
 
 def _check_changeable(changes: Mapping[str, Any], folder: str | Path) -> None:
@@ -104,11 +92,7 @@ def _check_changeable(changes: Mapping[str, Any], folder: str | Path) -> None:
 
 
 def _check_tokenizer(built: Built, settings: Settings) -> None:
-    """Check that the rows were measured in the student's own tokens: otherwise some may lose their answers.
-
-    Raises:
-        UsageError: they were measured in another model's.
-    """
+    """Check that the rows were measured in the student's own tokens: otherwise some may lose their answers."""
     measured = (built.manifest.get("models") or {}).get("student")
     if hub.tokenizer(settings.student).identity != measured:
         raise UsageError(
@@ -119,20 +103,11 @@ def _check_tokenizer(built: Built, settings: Settings) -> None:
 
 
 def _plan(settings: Settings) -> TrainingPlan:
-    chosen = settings.training
     return TrainingPlan(
         student=settings.student,
-        rank=chosen.rank,
-        alpha=chosen.alpha,
-        learning_rate=chosen.learning_rate,
-        epochs=chosen.epochs,
-        batch=chosen.batch,
-        evaluations=chosen.evaluations,
-        patience=chosen.patience,
-        checkpoint_minutes=chosen.checkpoint_minutes,
-        bits=chosen.bits,
         max_tokens=settings.examples.max_tokens,
         seed=settings.seed,
+        **settings.training.model_dump(exclude={"backend", "rehearsal", "rehearsal_file"}),
     )
 
 
@@ -169,9 +144,9 @@ def export_model(
         RaftError: base or adapter cannot be read, or the conversion failed.
     """
     built = Built(folder)
-    student, found = built.settings.student, adapters.find(built.folder, adapter)
+    student = built.settings.student
     models.check(built.settings, asked={student: None})
-    adapters.check_base(found, hub.identity(student), student)
+    found = adapter_for(built.folder, adapter, student)
     if not gguf:
         return merge.merge(student, found, Path(out) if out else built.folder / f"export-merged-{found.name}")
     merge.require(found)

@@ -9,7 +9,7 @@ import asyncio
 import json
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -294,11 +294,10 @@ class PaidEmbedder:
     Args:
         embedder: the one that does the work.
         budget: what it is paid from.
-        check: called before each lot; it raises where nothing may be asked yet.
     """
 
-    def __init__(self, embedder: Embedder, budget: Budget, check: Callable[[], None]) -> None:
-        self._embedder, self._purse, self._check = embedder, budget, check
+    def __init__(self, embedder: Embedder, budget: Budget) -> None:
+        self._embedder, self._purse = embedder, budget
         self.identity: str = embedder.identity
         self.tokenizer: Tokenizer = embedder.tokenizer
         self.max_tokens: int = embedder.max_tokens
@@ -310,7 +309,6 @@ class PaidEmbedder:
         Raises:
             CapReached: it could pass the cap; nothing was sent.
         """
-        self._check()
         price = self._purse.price
         most = sum(len(text.encode("utf-8", "surrogatepass")) + _TOKENS_A_TURN for text in texts)
         number = self._purse.open("embeddings", price.cost(most, 0) if price else None)
