@@ -18,7 +18,7 @@ from raft.errors import RaftError, UsageError
 from raft.protocols import Request
 from raft.store.budget import Budget, CapReached, PaidEmbedder, Price, dollars, enter, most_tokens, worst_case
 from raft.store.ledger import Entry, Ledger
-from raft.testing import HashEmbedder, ScriptedGenerator
+from raft.testing import HashEmbedder
 
 PRICE = Price(input=2.0, output=8.0)
 ENTRY = Entry(

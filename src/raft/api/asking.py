@@ -20,6 +20,7 @@ from raft.backends import hub
 from raft.backends.asking import Model
 from raft.backends.local.weights import Weights
 from raft.errors import UsageError
+from raft.pipeline.build import searched
 from raft.protocols import Completion, Failure, Generator, Request, Streamer, Tokenizer
 from raft.rag import answering
 from raft.rag.format import PROMPTS, render_style
@@ -109,7 +110,7 @@ class _Corpus:
         for name in ("documents.parquet", "chunks.parquet"):
             if not (run.folder / name).is_file():
                 raise artifacts.missing(run.folder / name)
-        run.require(*models.searched(settings))
+        run.require(*searched(settings))
         self._index = models.open_retriever(run.folder, settings, run.manifest["collection"], ledger)
         self.embed = self._index.embedder.embed
         documents = pl.concat(list(run.stream("documents.parquet", ["doc_id", "path", "title"])))

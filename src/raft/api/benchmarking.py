@@ -13,17 +13,20 @@ from typing import Any
 import polars as pl
 
 from raft.api import models
-from raft.api.models import open_model, open_retriever, question_embedder, searched, uncached_search
-from raft.api.run import Built, settings_of, writable
+from raft.api.models import open_model, open_retriever, question_embedder, uncached_search
+from raft.api.run import Built, adapter_for, formerly_listen, settings_of, writable
 from raft.backends import hub
 from raft.backends.local.weights import Weights
+from raft.backends.trainers.sft import hardware
 from raft.curation import split
+from raft.curation.user_questions import own_questions
 from raft.errors import UsageError
 from raft.evaluation import capability, human, summary
 from raft.evaluation.metrics import win_rate
 from raft.evaluation.systems import BenchmarkModels, OpenedModel
-from raft.pipeline import bench as benchmarking
-from raft.pipeline.read import own_questions
+from raft.pipeline.bench import ask_all, choose_exemplars, line_up, prepare
+from raft.pipeline.build import searched
+from raft.pipeline.train import LEARNED
 from raft.protocols import Embedder, OnEvent
 from raft.report import report
 from raft.settings import Settings
@@ -39,6 +42,7 @@ _BUILT_WITH = ("corpus", "evaluation", "chunking.", "questions.", "cleaning.", "
 """Settings that had their effect before there was anything to measure."""
 
 
+@formerly_listen
 def bench(
     folder: str | Path,
     *,
@@ -101,11 +105,11 @@ def bench(
         opener = partial(open_model, settings=chosen, ledger=ledger, run=name, on_event=on_event)
         field = _field(run.folder, chosen, tuned, addresses, opener)
         retriever = open_retriever(run.folder, chosen, name, lambda: ledger)
-        known = benchmarking.prepare(run, chosen, rows, retriever, field)
-        exemplars, tuning = benchmarking.choose_exemplars(run, chosen, field, retriever, on_event=on_event)
-        contenders = benchmarking.line_up(run, chosen, field, known, exemplars)
+        known = prepare(run, chosen, rows, retriever, field)
+        exemplars, tuning = choose_exemplars(run, chosen, field, retriever, on_event=on_event)
+        contenders = line_up(run, chosen, field, known, exemplars)
         search = uncached_search(retriever, chosen)
-        timings = benchmarking.ask_all(run, chosen, contenders, known, search, on_event=on_event)
+        timings = ask_all(run, chosen, contenders, known, search, on_event=on_event)
         general = capability.check_capability(chosen.benchmark.capability, field, hub.rows, on_event=on_event)
         card = adapters.read_card(tuned) if tuned is not None else None
         facts = summary.summary(
@@ -117,7 +121,10 @@ def bench(
             capability=general,
             training=adapters.excerpt(card) if card else None,
             baseline_tuning=tuning,
-            prices=_prices(chosen),
+            prices={
+                f"model:{one.model}": {"input": one.input_price, "output": one.output_price}
+                for one in chosen.benchmark.larger
+            },
             build_cost=_build_cost(run.manifest, ledger.spending(name), chosen.index.embedder),
             machine_hour=None,
             min_gain=chosen.benchmark.min_gain,
@@ -126,7 +133,7 @@ def bench(
                 "raft": __version__,
                 "date": datetime.now(UTC).date().isoformat(),
                 "run": str(folder),
-                "hardware": _hardware(),
+                "hardware": hardware(),
                 "shortened": known.shortened,
                 "seconds": round(time.monotonic() - begun, 1),
             },
@@ -173,16 +180,14 @@ def _questions(built: Built, file: str | Path | None) -> pl.DataFrame:
 def _adapter(built: Built, wanted: str | None, settings: Settings) -> Path | None:
     if wanted is None and adapters.current(built.folder) is None:
         return None
-    folder = adapters.find(built.folder, wanted)
-    adapters.check_base(folder, hub.identity(settings.student), settings.student)
-    return folder
+    return adapter_for(built.folder, wanted, settings.student)
 
 
 def _without_leaks(
     rows: pl.DataFrame, adapter: Path, settings: Settings, embedder: Embedder, *, again: str | None
 ) -> pl.DataFrame:
     """Return the questions that the adapter did not learn from; `again` is said where some are refused instead."""
-    file = adapter / "learned.jsonl"
+    file = adapter / LEARNED
     if not file.is_file():
         return rows
     learned = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
@@ -213,9 +218,7 @@ def _field(
 ) -> BenchmarkModels:
     student, weights = settings.student, Weights(settings.student)
     other = settings.benchmark.other_adapter if tuned is not None else None
-    if other is not None:
-        other = adapters.find(folder, str(other))
-        adapters.check_base(other, hub.identity(student), student)
+    other = adapter_for(folder, str(other), student) if other is not None else None
     before = _previous(folder, tuned, hub.identity(student)) if tuned is not None else None
     return BenchmarkModels(
         base=open_one(student, weights=weights),
@@ -252,13 +255,6 @@ def _build_cost(manifest: Mapping[str, Any], spending: Sequence[Mapping[str, Any
     if any(line.get("unpriced") for line in lines) or any(row["calls_without_price"] for row in rows):
         return None
     return float(sum(line.get("cost", 0.0) for line in lines) + sum(row["cost"] + row["lost_cost"] for row in rows))
-
-
-def _prices(settings: Settings) -> dict[str, dict[str, float | None]]:
-    return {
-        f"model:{one.model}": {"input": one.input_price, "output": one.output_price}
-        for one in settings.benchmark.larger
-    }
 
 
 def _rated(
@@ -318,9 +314,3 @@ def _write(folder: Path, facts: dict[str, Any]) -> None:
         if score and home.is_dir():
             kept = {"value": score["value"], "measure": verdict["measure"], "question_set": verdict["question_set"]}
             artifacts.atomically(home / _MEASURED, json.dumps(kept))
-
-
-def _hardware() -> str:
-    from raft.backends.trainers.sft import hardware  # noqa: PLC0415  loads torch
-
-    return hardware()

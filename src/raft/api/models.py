@@ -39,14 +39,7 @@ _BATCH_DISCOUNT = 0.5
 
 
 def open_components(folder: Path, settings: Settings, ledger: Ledger, collection: str, on_event: OnEvent) -> Components:
-    """Open the models and indexes of a build.
-
-    Args:
-        folder: the run directory.
-        settings: the experiment.
-        ledger: what was asked and embedded before is taken from it.
-        collection: the index's name at a Chroma server, and the run's name in the ledger.
-        on_event: told of each batch of replies ("asked").
+    """Open the models and indexes of a build; `collection` is its name in the ledger, and at a Chroma server.
 
     Raises:
         UsageError: a model is unknown, its package is not installed, or there is a cap for what has no known price.
@@ -102,7 +95,7 @@ def asker(
     Args:
         model: what answers.
         ledger: what was answered before is taken from it.
-        budget: what calls are paid from (`budget_of`).
+        budget: what calls are paid from.
         attempts: how often one request is asked before it is a failure.
         max_failures: share of requests without a usable reply at which it stops.
         on_event: told of replies ("asked").
@@ -159,19 +152,10 @@ class _Nobody:
         yield [(i, Failure(UNASKED, "it was not asked yet")) for i, is_wanted in enumerate(wanted) if is_wanted]
 
 
-def searched(settings: Settings) -> list[str]:
-    """Return the steps that made what `open_retriever` opens."""
-    return ["index", "lexical"] if settings.index.hybrid else ["index"]
-
-
 def open_retriever(folder: Path, settings: Settings, collection: str, ledger: Callable[[], Ledger]) -> Retriever:
     """Open the index of a run directory for searching.
 
-    Args:
-        folder: the run directory.
-        settings: the experiment.
-        collection: the index's name at a Chroma server, and the run's name in the ledger.
-        ledger: opens the ledger, where embedding questions costs money: they are paid for and kept there.
+    `ledger` is called where embedding questions costs money: they are paid for and kept there.
 
     Raises:
         UsageError: the run has a cap, and the embedder's price is unknown.
@@ -226,14 +210,14 @@ def open_model(
     run: str = "",
     on_event: OnEvent = lambda event, facts: None,
 ) -> OpenedModel:
-    """Open a model that answers questions.
+    """Open a model that answers questions, as `open_bare` does; what it said before is taken from the ledger.
 
     Args:
-        name: a hub name, a folder, or provider/name.
+        name: as for `open_bare`, as are `settings`, `adapter`, `weights` and `api_base`.
         settings: the experiment.
-        ledger: what it said before is taken from it.
+        ledger: where its replies are kept.
         adapter: the folder of an adapter, or None.
-        weights: the model's weights, where several adapters share them.
+        weights: the model's weights.
         api_base: address of a self-hosted endpoint.
         run: the run's name in the ledger, whose calls they are; its cap holds for them too.
         on_event: told of each batch of replies ("asked").
@@ -312,10 +296,8 @@ def open_trainer(backend: str) -> Trainer:
 def check(settings: Settings, *, asked: Mapping[str, str | None] | None = None) -> None:
     """Let a command go on, or refuse it under `local_only`; from then on hub downloads are refused too, or allowed.
 
-    Args:
-        settings: the experiment.
-        asked: names of the models that the command asks, with their addresses (None: the provider's own); None: the
-            generator, as in a build. Embedder and index are looked at in any case.
+    `asked` are the models that the command asks, with their addresses (None: the provider's own), by default the
+    generator; embedder and index are looked at in any case.
 
     Raises:
         UsageError: `local_only` is set, and a model or the index is not on this machine; nothing was started.

@@ -11,11 +11,11 @@ import polars as pl
 from raft import prompts, settings
 from raft.api import models
 from raft.api.asking import Answerer, LoadedRun
-from raft.api.models import open_retriever, searched
+from raft.api.models import open_retriever
 from raft.backends import hub
 from raft.errors import DamagedArtifact, UsageError
 from raft.examples import export as exporting
-from raft.pipeline.build import STEPS
+from raft.pipeline.build import STEPS, searched
 from raft.protocols import OnEvent, Retriever
 from raft.rag.answering import WhenUnsupported
 from raft.rag.grounding import Answer

@@ -1,22 +1,67 @@
-"""Files of a user's own questions, to measure with."""
+"""Files of a user's own questions, to measure with; personal data in them is treated as that in documents."""
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from raft.errors import UsageError
+from raft.corpus import pii
+from raft.errors import RaftError, UsageError
 from raft.rag.format import ABSTENTION, is_no_answer
+from raft.settings import Settings
 from raft.store import tables
 from raft.text import normalise
 
 _EXAMPLE = '{"question": "How long is the warranty?", "answers": ["2 years"], "document": "warranty.md"}'
 _KEYS = ("question", "answers", "document", "question_id", "kind")
 Row = dict[str, Any]
+
+
+def own_questions(settings: Settings, file: Path, documents: pl.DataFrame) -> pl.DataFrame:
+    """Read a user's own questions, as `register` does; what is found in them is refused or replaced as `privacy` says.
+
+    Raises:
+        UsageError: the file is not what it should be.
+        RaftError: something was found, and `privacy.found` is "refuse".
+    """
+    own = register(file, documents)
+    if settings.privacy.found == "refuse" and (kinds := personal_data(file)):
+        raise refused("questions", [f"{file}: {pii.counted(kinds)}"])
+    if settings.privacy.found != "redact":
+        return own
+
+    def clean(text: str) -> str:
+        return pii.cleaned(text)[0]
+
+    rows = [
+        {**row, "question": clean(row["question"]), "answers": list(map(clean, row["answers"]))}
+        for row in own.iter_rows(named=True)
+    ]
+    return pl.DataFrame(rows, schema=own.schema)
+
+
+def personal_data(file: Path) -> dict[str, int]:
+    """Count by kind what a file holds; nothing where it cannot be read, which is told where its questions are."""
+    try:
+        found = pii.scan(file.read_text(encoding="utf-8-sig", errors="replace"))
+    except OSError:
+        return {}
+    counts = Counter(one.kind for one in found)
+    return {kind: counts[kind] for kind in pii.PLACEHOLDERS if kind in counts}
+
+
+def refused(what: str, where: Sequence[str]) -> RaftError:
+    """Return the error that what was found ("documents", "questions") raises where it is to be refused."""
+    return RaftError(
+        f"The {what} hold personal data or secrets, and privacy.found is refuse.",
+        where="; ".join(where),
+        hint=f"take them out of the {what}, or have them replaced: --set privacy.found=redact",
+    )
 
 
 def register(path: Path, documents: pl.DataFrame) -> pl.DataFrame:

@@ -20,17 +20,9 @@ from raft.errors import UsageError
 from raft.evaluation import capability, contexts, summary, systems
 from raft.evaluation.contexts import Contexts
 from raft.evaluation.metrics import score_answer
-from raft.evaluation.systems import (
-    LARGER,
-    BenchmarkModels,
-    OpenedModel,
-    RunningSystem,
-    Stopwatch,
-    System,
-    dispensable,
-    title,
-)
-from raft.pipeline.build import documents_listed
+from raft.evaluation.systems import LARGER, BenchmarkModels, OpenedModel, RunningSystem, Stopwatch, System
+from raft.pipeline.build import searched
+from raft.pipeline.read import documents_listed
 from raft.protocols import Completion, Message, OnEvent, Request, Retriever
 from raft.rag import answering, format
 from raft.rag.grounding import Answer, Passage
@@ -87,8 +79,7 @@ class Timings:
 
 def who(contender: RunningSystem) -> str:
     """Return what a contender is known by: a digest (SHA-256, hex) of its name, model, prompt and examples."""
-    told = [contender.arm.name, contender.generator.identity, contender.prompt.digest, contender.exemplars]
-    return hashlib.sha256(json.dumps(told, ensure_ascii=False, sort_keys=True).encode()).hexdigest()
+    return _digest([contender.arm.name, contender.generator.identity, contender.prompt.digest, contender.exemplars])
 
 
 def latencies(
@@ -96,10 +87,8 @@ def latencies(
     known: Contexts,
     search: Search,
     *,
-    count: int,
     former: Sequence[float],
-    style: str,
-    max_tokens: int,
+    settings: Settings,
     on_event: OnEvent,
 ) -> list[float]:
     """Return seconds a question: what a user waits for who asks one at a time, search included, nothing replayed.
@@ -111,16 +100,14 @@ def latencies(
         contender: who is asked; without `uncached` nothing is timed.
         known: the questions, and what is shown for them.
         search: called for each question where documents are shown.
-        count: how many questions, at most.
         former: what was timed before, returned as it is where no more questions are to be timed.
-        style: what `raftformat.render_style` returned.
-        max_tokens: longest reply.
+        settings: how many questions, at most, and how they are asked.
         on_event: told "asking".
     """
     context = contender.arm.context
     ids = [name for name in known.questions["question_id"] if context in known.passages[name]]
     drawn = sorted(ids, key=lambda name: hashlib.sha256(f"latency:{name}".encode()).hexdigest())
-    chosen = drawn[:count]
+    chosen = drawn[: settings.benchmark.latency_questions]
     if contender.uncached is None or len(former) >= len(chosen) or sum(former) >= MOST_SECONDS:
         return list(former)
     on_event("asking", {"arm": contender.arm.title, "set": "latency", "condition": "", "questions": len(chosen)})
@@ -132,10 +119,8 @@ def latencies(
         return answering.request(
             asked[name],
             known.passages[name][context],
-            prompt=contender.prompt,
-            style=style,
-            exemplars=contender.exemplars,
-            max_tokens=max_tokens,
+            max_tokens=settings.answering.max_tokens,
+            **_options(contender, settings),
         )
 
     seconds: list[float] = []
@@ -154,7 +139,7 @@ def latencies(
 
 def prepare(
     run: Run, settings: Settings, questions: pl.DataFrame, retriever: Retriever, field: BenchmarkModels
-) -> contexts.Contexts:
+) -> Contexts:
     """Search for the questions (a frame of `tables.EVALUATION`); choose what is shown: as much as all of `field` take.
 
     Raises:
@@ -182,7 +167,7 @@ def prepare(
     return found
 
 
-def _fitting(known: contexts.Contexts, run: Run, settings: Settings, field: BenchmarkModels) -> contexts.Contexts:
+def _fitting(known: Contexts, run: Run, settings: Settings, field: BenchmarkModels) -> Contexts:
     """Return the contexts with as many passages as fit into every model's prompt; what bears an answer goes last."""
     asked = dict(known.questions.select("question_id", "question").iter_rows())
     used = [prompts.load(name, settings.prompts) for name in ("short", format.PROMPTS[settings.examples.quotes])]
@@ -255,7 +240,7 @@ def choose_exemplars(
 
 
 def line_up(
-    run: Run, settings: Settings, field: BenchmarkModels, known: contexts.Contexts, exemplars: int
+    run: Run, settings: Settings, field: BenchmarkModels, known: Contexts, exemplars: int
 ) -> list[RunningSystem]:
     """Return the contenders in the order in which they are shown; `exemplars` are the worked examples of few-shot."""
     wanted: list[tuple[str, OpenedModel | None, int]] = [
@@ -272,13 +257,15 @@ def line_up(
         *((f"{LARGER}{one.name}", one, exemplars) for one in field.larger),
     ]
     tuned = field.tuned is not None
-    chosen = [one for one in wanted if settings.benchmark.contenders == "all" or not dispensable(one[0], tuned=tuned)]
+    chosen = [
+        one for one in wanted if settings.benchmark.contenders == "all" or not systems.dispensable(one[0], tuned=tuned)
+    ]
     make = partial(_contender, run=run, settings=settings, known=known)
     return [make(name, opened, count) for name, opened, count in chosen if opened is not None]
 
 
 def _contender(
-    name: str, opened: OpenedModel, count: int, *, run: Run, settings: Settings, known: contexts.Contexts
+    name: str, opened: OpenedModel, count: int, *, run: Run, settings: Settings, known: Contexts
 ) -> RunningSystem:
     if name in ("closed", "closed_few", "tuned_closed"):
         prompt = prompts.load("closed", settings.prompts)
@@ -317,7 +304,7 @@ def _contender(
             turns = turns[:-2]  # as many worked examples as fit beside every question
     arm = System(
         name=name,
-        title=title(name),
+        title=systems.title(name),
         model=opened.name,
         adapter=opened.adapter,
         prompt=prompt.name,
@@ -333,7 +320,7 @@ def ask_all(
     run: Run,
     settings: Settings,
     field: Sequence[RunningSystem],
-    known: contexts.Contexts,
+    known: Contexts,
     search: Search,
     *,
     on_event: OnEvent,
@@ -357,16 +344,7 @@ def ask_all(
                     frames.append(_answers(asked, known, name, one, settings=settings, on_event=on_event))
             finally:  # also of what is interrupted: its replies are not written again
                 timings.keep(contender, watch, former)
-            taken = latencies(
-                contender,
-                known,
-                search,
-                count=settings.benchmark.latency_questions,
-                former=former,
-                style=_style(settings),
-                max_tokens=settings.answering.max_tokens,
-                on_event=on_event,
-            )
+            taken = latencies(contender, known, search, former=former, settings=settings, on_event=on_event)
             timings.keep(contender, watch, taken)
         return {"answers.parquet": pl.concat(frames)}
 
@@ -375,10 +353,7 @@ def ask_all(
         work,
         version=2,
         outputs=["answers.parquet"],
-        inputs=[
-            *("documents.parquet", "chunks.parquet", "cleaned.parquet", "index"),
-            *(["lexical"] if settings.index.hybrid else []),
-        ],
+        inputs=["documents.parquet", "chunks.parquet", "cleaned.parquet", *searched(settings)],
         using={
             "arms": [who(contender) for contender in field],
             "questions": _digest(known.questions.to_dicts()),
@@ -395,7 +370,7 @@ def ask_all(
 
 def _answers(
     contender: RunningSystem,
-    known: contexts.Contexts,
+    known: Contexts,
     question_set: str,
     condition: str,
     *,
@@ -420,12 +395,12 @@ def _answers(
 
 
 def _ask(
-    contender: RunningSystem, known: contexts.Contexts, question_set: str, context: contexts.Context, settings: Settings
+    contender: RunningSystem, known: Contexts, question_set: str, context: contexts.Context, settings: Settings
 ) -> list[Answer]:
     ids = known.ids(question_set, context)
     asked = dict(known.questions.select("question_id", "question").iter_rows())
     passages = [known.passages[name][context] for name in ids]
-    options: dict[str, Any] = {"prompt": contender.prompt, "style": _style(settings), "exemplars": contender.exemplars}
+    options = _options(contender, settings)
     said = list(
         answering.answer_all(
             [asked[name] for name in ids],
@@ -448,6 +423,10 @@ def _ask(
         begun = systems.beginnings(said, chats, contender.scorer)
         said = systems.labelled(said, capability.choose(contender.scorer, begun, labels))
     return said
+
+
+def _options(contender: RunningSystem, settings: Settings) -> dict[str, Any]:
+    return {"prompt": contender.prompt, "style": _style(settings), "exemplars": contender.exemplars}
 
 
 def _style(settings: Settings) -> str:

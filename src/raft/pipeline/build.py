@@ -4,7 +4,8 @@ Each step names what its result depends on; `Run.step` does it once per distinct
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -12,37 +13,39 @@ from typing import Any
 import polars as pl
 
 from raft import prompts
-from raft.corpus import documents as corpus
 from raft.corpus.blocks import repeated_lines
-from raft.curation import clean
-from raft.curation import split as parting
+from raft.corpus.documents import Source, chunk_documents
+from raft.curation import clean, split
+from raft.curation.user_questions import own_questions
 from raft.errors import RaftError
-from raft.examples import examples as rows
-from raft.examples import examples as styling
+from raft.examples.examples import build_examples, chat_lines, restyle
 from raft.generation import generate, items, plan
 from raft.generation.facts import read_prefixes
 from raft.generation.plan import Prompts, Survey
 from raft.kinds import KINDS
-from raft.pipeline.read import (
-    counts,
-    documents_listed,
-    failures_frame,
-    note_chunks,
-    note_questions,
-    noting,
-    own_questions,
-    read_documents,
-)
+from raft.pipeline.read import documents_listed, note_chunks, note_questions, noting, read_documents
 from raft.prompts import Prompt
 from raft.protocols import Embedder, Generator, Indexes, OnEvent, Tokenizer
 from raft.rag.format import PROMPTS, render_style
 from raft.settings import AnswerStyle, Cleaning, Examples, Settings, Split
 from raft.similarity import near_copies
-from raft.store import artifacts
+from raft.store import artifacts, tables
 from raft.store.artifacts import Output
 from raft.store.run import Run, Step
 
 SURVEY = "survey.json"
+STEPS = ("documents", "privacy", "chunks", "survey", "index", "lexical", "questions", "cleaned", "examples")
+"""The steps of a build, in their order."""
+
+
+@dataclass(frozen=True)
+class Components:
+    """The models and indexes that a build works with."""
+
+    generator: Generator
+    embedder: Embedder
+    student: Tokenizer
+    indexes: Indexes
 
 
 def set_aside(run: Run, settings: Settings) -> frozenset[str]:
@@ -51,7 +54,7 @@ def set_aside(run: Run, settings: Settings) -> frozenset[str]:
     Raises:
         UsageError: a glob of `split.hold_out` matches no document, or they match all of them.
     """
-    return parting.matching(documents_listed(run), settings.split.hold_out)
+    return split.matching(documents_listed(run), settings.split.hold_out)
 
 
 def survey_chunks(run: Run, settings: Settings, *, way: str, aside: frozenset[str]) -> None:
@@ -91,37 +94,15 @@ def read_survey(run: Run) -> Survey:
     return plan.from_json((run.folder / SURVEY).read_bytes())
 
 
-STEPS = ("documents", "privacy", "chunks", "survey", "index", "lexical", "questions", "cleaned", "examples")
-"""The steps of a build, in their order."""
-
-__all__ = ["STEPS", "Components", "build", "cut_chunks", "documents_listed", "read_documents"]
-
-
-@dataclass(frozen=True)
-class Components:
-    """The models and indexes that a build works with."""
-
-    generator: Generator
-    embedder: Embedder
-    student: Tokenizer
-    indexes: Indexes
-
-
-def build(
-    run: Run,
-    settings: Settings,
-    components: Components,
-    sources: Sequence[corpus.Source],
-    *,
-    way: str,
-    on_event: OnEvent,
+def make_all(
+    run: Run, settings: Settings, components: Components, sources: Sequence[Source], *, way: str, on_event: OnEvent
 ) -> None:
-    """Make every artifact of a build that is not there yet.
+    """Make every artifact of a build that is not there yet, in a run directory that is held for writing.
 
     Args:
-        run: the run directory, held for writing.
-        settings: the experiment.
-        components: its models and indexes.
+        run: the run directory, as are `settings` the experiment and `components` its models and indexes.
+        settings: what is built.
+        components: with what.
         sources: the corpus' files.
         way: "answer_first", "spans" or "items".
         on_event: told of progress.
@@ -137,7 +118,7 @@ def build(
     fill_indexes(run, settings, components)
     ask_questions(run, settings, components.generator, way=way, on_event=on_event)
     clean_and_split(run, settings, components, own)
-    build_examples(run, settings, components)
+    write_examples(run, settings, components)
 
 
 def cut_chunks(run: Run, settings: Settings, embedder: Embedder) -> None:
@@ -158,7 +139,7 @@ def cut_chunks(run: Run, settings: Settings, embedder: Embedder) -> None:
 
 def _cut(step: Step, *, tokenizer: Tokenizer, **shape: int) -> Mapping[str, Output]:
     known = step.previous("chunks.parquet", _document_and_digest)
-    frames = corpus.chunk_documents(
+    frames = chunk_documents(
         step.run.stream("documents.parquet"),
         tokenizer,
         **shape,
@@ -245,6 +226,11 @@ def _ask(
     **_: Any,
 ) -> Mapping[str, Output]:
     failures: list[dict[str, Any]] = []
+
+    def failed() -> Iterator[pl.DataFrame]:  # it is read after the questions: only then is the list complete
+        step.notes["failures"] = dict(Counter(row["kind"] for row in failures))
+        yield tables.frame(tables.FAILURES, failures)
+
     frames = generate.ask(
         step.run.stream("chunks.parquet"),
         read_survey(step.run),
@@ -258,21 +244,20 @@ def _ask(
         failures=failures,
         planned=lambda count: on_event("planned", {"questions": count}),
     )
-    return {
-        "questions.parquet": noting(frames, partial(note_questions, step.notes)),
-        "failures.parquet": failures_frame(failures, step.notes),
-    }
+    questions = noting(frames, partial(note_questions, step.notes))
+    return {"questions.parquet": questions, "failures.parquet": failed()}
 
 
 def clean_and_split(run: Run, settings: Settings, components: Components, own: pl.DataFrame | None) -> None:
     """Questions to `cleaned.parquet` (each with its reason, or its split) and `eval.jsonl`; `own` are the user's."""
     parts, k, copies = settings.split, settings.index.k, _copies(run)
+    judge = [prompts.load("judge", settings.prompts), components.generator] if settings.cleaning.judge else None
     run.make(
         "cleaned",
         _clean,
         version=3,
         outputs=["cleaned.parquet", "eval.jsonl"],
-        inputs=["questions.parquet", "chunks.parquet", *_index_inputs(settings)],
+        inputs=["questions.parquet", "chunks.parquet", *searched(settings)],
         using={
             "rules": settings.cleaning,
             "split": parts.model_dump(mode="json", exclude=None if parts.hold_out else {"hold_out"}),
@@ -280,12 +265,10 @@ def clean_and_split(run: Run, settings: Settings, components: Components, own: p
             "seed": settings.seed,
             "embedder": components.embedder,
             "evaluation": own,
-            "judge": [prompts.load("judge", settings.prompts), components.generator]
-            if settings.cleaning.judge
-            else None,
+            "judge": judge,
             **({"copies": copies} if copies else {}),
         },
-        beside={"indexes": components.indexes},
+        beside={"indexes": components.indexes, "parts": parts},
         settings={"index": {"k": k, "hybrid": settings.index.hybrid}},
     )
 
@@ -294,7 +277,7 @@ def _clean(
     step: Step,
     *,
     rules: Cleaning,
-    split: Mapping[str, Any],
+    parts: Split,
     k: int,
     seed: int,
     embedder: Embedder,
@@ -302,10 +285,10 @@ def _clean(
     judge: tuple[Prompt, Generator] | None,
     indexes: Indexes,
     copies: Sequence[Sequence[str]] = (),
+    **_: Any,
 ) -> Mapping[str, Output]:
-    run, own, parts = step.run, evaluation, Split(**split)
-    documents, asked = documents_listed(run), run.read("questions.parquet")
-    held_out = parting.hold_out(documents, share=parts.unseen, seed=seed, besides=parts.hold_out, copies=copies)
+    run, documents, asked = step.run, documents_listed(step.run), step.run.read("questions.parquet")
+    held_out = split.hold_out(documents, share=parts.unseen, seed=seed, besides=parts.hold_out, copies=copies)
     prompt, generator = judge or (None, None)
     with indexes.open() as retriever:
         cleaned = clean.clean(
@@ -319,10 +302,10 @@ def _clean(
             judge_prompt=prompt,
             **rules.model_dump(include={"min_words", "max_words", "max_answer_words", "similarity", "judge_minimum"}),
         )
-    parted = parting.split(
+    parted = split.split(
         cleaned,
         held_out=held_out,
-        user_questions=own,
+        user_questions=evaluation,
         embedder=embedder,
         similarity=rules.similarity,
         seen=parts.seen,
@@ -330,37 +313,40 @@ def _clean(
         seed=seed,
         copies=copies,
     )
-    measured = parting.evaluation_rows(parted, documents, own)
-    parting.check_leaks(parted, measured, held_out=held_out)
+    measured = split.evaluation_rows(parted, documents, evaluation)
+    split.check_leaks(parted, measured, held_out=held_out)
     step.notes["held_out"] = sorted(held_out)
-    step.notes["reasons"] = counts(parted, "reason")
-    step.notes["splits"] = counts(parted, "split") | ({"user": own.height} if own is not None else {})
+    step.notes["reasons"] = _counts(parted, "reason")
+    step.notes["splits"] = _counts(parted, "split") | ({"user": evaluation.height} if evaluation is not None else {})
     return {"cleaned.parquet": parted, "eval.jsonl": measured}
 
 
-def build_examples(run: Run, settings: Settings, components: Components) -> None:
+def _counts(table: pl.DataFrame, column: str) -> dict[str, int]:
+    """Return how often each value of a column occurs, most frequent first; null is not counted."""
+    found = Counter(table[column].drop_nulls())
+    return dict(sorted(found.items(), key=lambda one: (-one[1], one[0])))
+
+
+def write_examples(run: Run, settings: Settings, components: Components) -> None:
     """Kept questions to `examples.parquet`, `train.jsonl` and `valid.jsonl`."""
     wanted, style = settings.examples, settings.answer_style
-    told = {"student", "examples", "answer_style", "prompts"}
+    read = [prompts.load(name, settings.prompts) for name in (PROMPTS[wanted.quotes], "restyle")]
     line = run.make(
         "examples",
         _write_examples,
         version=4,
         outputs=["examples.parquet", "train.jsonl", "valid.jsonl"],
-        inputs=["cleaned.parquet", "chunks.parquet", *_index_inputs(settings)],
+        inputs=["cleaned.parquet", "chunks.parquet", *searched(settings)],
         using={
             "examples": wanted,
             "style": style,
-            "prompts": [
-                prompts.load(PROMPTS[wanted.quotes], settings.prompts),
-                prompts.load("restyle", settings.prompts),
-            ],
+            "prompts": read,
             "generator": components.generator if render_style(**style.model_dump()) else None,
             "student": components.student,
             "seed": settings.seed,
         },
         beside={"indexes": components.indexes},
-        settings=settings.model_dump(mode="json", include=told),
+        settings=settings.model_dump(mode="json", include={"student", "examples", "answer_style", "prompts"}),
     )
     if not line["artifacts"]["train.jsonl"]["rows"]:
         raise RaftError(
@@ -383,8 +369,7 @@ def _copies(run: Run) -> list[list[str]]:
         )
         known = {"documents": digest, "groups": near_copies(texts)}
         run.describe(copies=known)
-    groups: list[list[str]] = known["groups"]
-    return groups
+    return list(known["groups"])
 
 
 def _write_examples(
@@ -399,16 +384,16 @@ def _write_examples(
     indexes: Indexes,
 ) -> Mapping[str, Output]:
     run, cleaned, words = step.run, step.run.read("cleaned.parquet"), render_style(**style.model_dump())
-    prompt, restyle = prompts
+    prompt, wording = prompts
     answers: dict[str, str] | None = None
     if generator is not None:
         schema = style.format if isinstance(style.format, dict) else None
-        answers, failed = styling.restyle(cleaned, generator, restyle, style=words, schema=schema)
+        answers, failed = restyle(cleaned, generator, wording, style=words, schema=schema)
         step.notes["not_restyled"] = failed
         if schema is not None:
             cleaned = cleaned.filter(~pl.col("question_id").is_in(failed))
     with indexes.open() as retriever:
-        made, report = rows.build_examples(
+        made, report = build_examples(
             cleaned,
             run.read("chunks.parquet"),
             retriever=retriever,
@@ -424,8 +409,8 @@ def _write_examples(
     step.notes.update(report)
     return {
         "examples.parquet": made,
-        "train.jsonl": rows.chat_lines(made, "train"),
-        "valid.jsonl": rows.chat_lines(made, "valid"),
+        "train.jsonl": chat_lines(made, "train"),
+        "valid.jsonl": chat_lines(made, "valid"),
     }
 
 
@@ -433,7 +418,8 @@ def _document_and_digest(table: pl.DataFrame) -> pl.Series:
     return table.select(pl.struct("doc_id", "document_sha256")).to_series()
 
 
-def _index_inputs(settings: Settings) -> list[str]:
+def searched(settings: Settings) -> list[str]:
+    """Return the steps that make what is searched."""
     return ["index", "lexical"] if settings.index.hybrid else ["index"]
 
 

@@ -11,7 +11,6 @@ from raft.curation.clean import JUDGE_TOKENS
 from raft.errors import UsageError
 from raft.examples import examples
 from raft.generation import generate
-from raft.generation.plan import Survey
 from raft.pipeline.build import read_survey
 from raft.pipeline.read import documents_listed
 from raft.protocols import Completion, Failure, Generator, Request
@@ -54,18 +53,15 @@ class Estimate:
 
     Attributes:
         run: the run directory.
-        documents: how many could be read.
-        chunks: how many they were cut into.
+        documents: how many could be read, and were cut into so many `chunks`.
         questions: how many the budget allows.
         parts: what each step asks.
         seconds: how long the endpoint takes, from and to; None for a local model and for a batch endpoint.
         measured: replies of this model, of a sample or an earlier build, that the estimate rests on.
-        model: the generator.
+        model: the generator; `own` where it is local or self-hosted: an unknown price is no obstacle.
         price: of the generator, in dollars per million tokens; None when it is unknown.
-        own: the generator is local or self-hosted: an unknown price is no obstacle.
         spent: dollars that the run has cost so far.
-        cap: `generator.max_cost`.
-        confirm_above: `generator.confirm_above`.
+        cap: `generator.max_cost`; without one, a build of more than `confirm_above` dollars is not begun.
     """
 
     run: str
@@ -111,9 +107,6 @@ class Estimate:
 
 def confirm(found: Estimate) -> None:
     """Let a build go on to its first call, or say what is needed before.
-
-    Args:
-        found: what it is going to cost.
 
     Raises:
         UsageError: it may cost more than `generator.confirm_above` and has no cap, or its price is unknown.
@@ -238,8 +231,7 @@ class CostContext:
     """What an estimate has to know beside the run and its settings.
 
     Attributes:
-        price: of the generator; None when it is unknown, `Price(0, 0)` for a local model.
-        embedder_price: of the embedder, likewise.
+        price: of the generator, as `embedder_price` is; None when it is unknown, `Price(0, 0)` for a local model.
         hosted: the generator is behind an API.
         own: the generator is local or self-hosted.
         replay: answers what the ledger can answer, and fails with `UNASKED` otherwise; None: it can answer nothing.
@@ -260,30 +252,35 @@ class CostContext:
     room: int
 
 
-def estimate(
+def count_calls(
     run: Run,
     settings: Settings,
     found: CostContext,
     *,
     way: str,
-    begin: str = "questions",
-    sample: int = 0,
-    ask: Callable[[list[Request]], Iterable[Completion | Failure]] | None = None,
+    begin: str,
+    sample: int,
+    ask: Callable[[list[Request]], Iterable[Completion | Failure]],
 ) -> Estimate:
     """Count what a build would ask, from its documents, chunks and survey, which are there.
 
     Args:
-        run: the run directory.
+        run: the run directory, of an experiment with these `settings`.
         settings: the experiment.
         found: prices, and what the ledger knows.
         way: "answer_first", "spans" or "items".
         begin: the step that the build has come to; earlier ones ask nothing any more.
-        sample: so many requests, spread evenly, are asked to learn from their usage.
-        ask: asks them in earnest, and keeps the replies.
+        sample: so many requests, spread evenly, are put to `ask`, to learn from their usage.
+        ask: asks in earnest, and keeps the replies.
     """
     left = _STEPS[_STEPS.index(begin) :] if begin in _STEPS else _STEPS
     part = partial(_part, model=settings.generator.model, price=found.price)
-    plan = partial(_plan, run, settings, way, read_survey(run))
+    survey, used = read_survey(run), generate.read_prompts(settings.prompts)
+    asked_for = settings.questions.model_dump(include={"kinds", "per_chunk", "limit"})
+
+    def plan() -> generate.Plan:
+        return generate.plan(run.stream("chunks.parquet"), survey, used, way=way, **asked_for)
+
     seen, load, known = _Seen(found.room), _Load(extra=found.room), plan()
     calls, missing = 0, []
     if "questions" in left:
@@ -294,7 +291,7 @@ def estimate(
                 missing.append(calls)
                 load.add(request)
             calls += 1
-    if sample and ask is not None and missing:
+    if sample and missing:
         chosen = {missing[turn * len(missing) // sample] for turn in range(sample)}
         asked = [one.request for place, one in enumerate(plan().asks) if place in chosen]
         for request, outcome in zip(asked, ask(asked), strict=True):
@@ -392,19 +389,6 @@ class _Seen:
         return mean * (1 - error), mean * (1 + error)
 
 
-def _plan(run: Run, settings: Settings, way: str, known: Survey) -> generate.Plan:
-    asked = settings.questions
-    return generate.plan(
-        run.stream("chunks.parquet"),
-        known,
-        generate.read_prompts(settings.prompts),
-        way=way,
-        kinds=asked.kinds,
-        per_chunk=asked.per_chunk,
-        limit=asked.limit,
-    )
-
-
 def _replayed(requests: Iterable[Request], replay: Generator | None) -> Iterator[tuple[Request, Completion | Failure]]:
     if replay is None:
         yield from ((request, Failure(UNASKED, "")) for request in requests)
@@ -432,13 +416,15 @@ def _later(run: Run, settings: Settings) -> Iterator[tuple[str, float, int]]:
 
 
 def _length(prompt: str, settings: Settings) -> int:
-    turns = prompts.load(prompt, settings.prompts).turns
-    return sum(len(text.encode()) + _BYTES_A_TURN for _, text in turns)
+    return _bytes(text for _, text in prompts.load(prompt, settings.prompts).turns)
 
 
 def _size(request: Request) -> int:
-    texts = [message["content"] for message in request.messages]
-    return sum(len(text.encode("utf-8", "surrogatepass")) + _BYTES_A_TURN for text in texts)
+    return _bytes(message["content"] for message in request.messages)
+
+
+def _bytes(turns: Iterable[str]) -> int:
+    return sum(len(text.encode("utf-8", "surrogatepass")) + _BYTES_A_TURN for text in turns)
 
 
 def _chunks(run: Run) -> int:

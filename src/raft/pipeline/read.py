@@ -3,18 +3,15 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 import polars as pl
 
-from raft.corpus import documents as corpus
-from raft.corpus import pii, readers
-from raft.corpus.pii import counted
-from raft.curation import user_questions
+from raft.corpus import documents, pii, readers
+from raft.curation.user_questions import personal_data, refused
 from raft.errors import RaftError
 from raft.settings import Settings
-from raft.store import tables
 from raft.store.artifacts import Output
 from raft.store.run import Run, Step
 
@@ -24,7 +21,7 @@ _SHOWN = 20
 """Most documents that are named in an error."""
 
 
-def read_documents(run: Run, settings: Settings, sources: Sequence[corpus.Source]) -> None:
+def read_documents(run: Run, settings: Settings, sources: Sequence[documents.Source]) -> None:
     """Files to `documents.parquet`, looked through; a file that cannot be read is a row that says why.
 
     Raises:
@@ -36,7 +33,7 @@ def read_documents(run: Run, settings: Settings, sources: Sequence[corpus.Source
     def work(step: Step) -> Mapping[str, Output]:
         known = step.previous("documents.parquet", _file_and_digest)
         previous = None if known is None else (lambda name, sha256: known((name, sha256)))
-        frames = corpus.read_documents(
+        frames = documents.read_documents(
             sources, text_field=settings.chunking.text_field, drop_templates=drop, previous=previous
         )
         kept = redacted(frames) if replace else frames
@@ -80,10 +77,9 @@ def redacted(frames: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
         for row in frame.iter_rows(named=True):
             text, pages = pii.cleaned(row["text"] or "", row["pages"] or [])
             title, _ = pii.cleaned(row["title"] or "")
-            changed = text != row["text"] or title != row["title"]
-            rows.append(
-                {**row, "title": title, "text": text, "characters": len(text), "pages": pages} if changed else row
-            )
+            if text != row["text"] or title != row["title"]:
+                row |= {"title": title, "text": text, "characters": len(text), "pages": pages}
+            rows.append(row)
         yield pl.DataFrame(rows, schema=frame.schema)
 
 
@@ -98,8 +94,7 @@ def look_through(run: Run, settings: Settings) -> None:
     # without a count nobody has looked: what was sent then may have held anything
     held = before.get("in") != 0 or "questions" in before
     sent = "chunks" in run.manifest["steps"] and not before.get("redacted") and held
-    questions = _kinds("", _text_of(settings.evaluation)) if mode != "ignore" else {}
-
+    questions = personal_data(settings.evaluation) if settings.evaluation and mode != "ignore" else {}
     line = run.make(
         "privacy",
         _look_through,
@@ -115,53 +110,14 @@ def look_through(run: Run, settings: Settings) -> None:
     noted = line["notes"]
     places = [(path, kinds) for part in ("documents", "names") for path, kinds in noted.get(part, {}).items()]
     if mode == "refuse" and places:
-        shown = [f"{path}: {counted(kinds)}" for path, kinds in places[:_SHOWN]]
+        shown = [f"{path}: {pii.counted(kinds)}" for path, kinds in places[:_SHOWN]]
         more = max(noted["in"], len(places)) - len(shown)
-        raise _refused("documents", [*shown, *([f"and {more:,} more documents"] if more else [])])
-
-
-def own_questions(settings: Settings, file: Path, documents: pl.DataFrame) -> pl.DataFrame:
-    """Read a user's own questions, as `questionfiles.register` does; what is found in them is treated as in documents.
-
-    Raises:
-        UsageError: the file is not what it should be.
-        RaftError: something was found, and `privacy.found` is "refuse".
-    """
-    own = user_questions.register(file, documents)
-    if settings.privacy.found == "refuse" and (kinds := _kinds("", _text_of(file))):
-        raise _refused("questions", [f"{file}: {counted(kinds)}"])
-    if settings.privacy.found != "redact":
-        return own
-    rows = [
-        {**row, "question": _clean(row["question"]), "answers": list(map(_clean, row["answers"]))}
-        for row in own.iter_rows(named=True)
-    ]
-    return pl.DataFrame(rows, schema=own.schema)
-
-
-def _refused(what: str, where: Sequence[str]) -> RaftError:
-    return RaftError(
-        f"The {what} hold personal data or secrets, and privacy.found is refuse.",
-        where="; ".join(where),
-        hint=f"take them out of the {what}, or have them replaced: --set privacy.found=redact",
-    )
-
-
-def _clean(text: str) -> str:
-    return pii.cleaned(text)[0]
-
-
-def _text_of(file: Path | None) -> str:
-    """Return what a file says; nothing where it cannot be read, which is told where its questions are."""
-    try:
-        return file.read_text(encoding="utf-8-sig", errors="replace") if file else ""
-    except OSError:
-        return ""
+        raise refused("documents", [*shown, *([f"and {more:,} more documents"] if more else [])])
 
 
 def _look_through(
     step: Step, *, found: str, sent: bool, questions: Mapping[str, int] | None = None
-) -> Mapping[str, Output]:
+) -> dict[str, Output]:
     if found != "ignore":
         rows = (row for frame in step.run.stream("documents.parquet") for row in frame.iter_rows(named=True))
         step.notes.update(_noted(rows, redacted=found == "redact"))
@@ -178,8 +134,8 @@ def _file_and_digest(table: pl.DataFrame) -> pl.Series:
 
 def _noted(rows: Iterable[Mapping[str, Any]], *, redacted: bool) -> dict[str, Any]:
     """Count findings (in redacted documents: placeholders) by kind, in all and for each document."""
-    total: dict[str, int] = {}
-    documents: dict[str, dict[str, int]] = {}
+    total: Counter[str] = Counter()
+    listed: dict[str, dict[str, int]] = {}
     names: dict[str, dict[str, int]] = {}
     several = 0
     for row in rows:
@@ -189,12 +145,11 @@ def _noted(rows: Iterable[Mapping[str, Any]], *, redacted: bool) -> dict[str, An
             names[row["path"]] = named
         kinds = _kinds(row["title"] or "", row["text"] or "", redacted=redacted)
         several += bool(kinds)
-        for kind, count in kinds.items():
-            total[kind] = total.get(kind, 0) + count
-        if kinds and len(documents) < _NAMED:
-            documents[row["path"]] = kinds
+        total.update(kinds)
+        if kinds and len(listed) < _NAMED:
+            listed[row["path"]] = kinds
     ordered = {kind: total[kind] for kind in pii.PLACEHOLDERS if kind in total}
-    noted = {"found": ordered, "in": several, "documents": documents, "redacted": redacted}
+    noted = {"found": ordered, "in": several, "documents": listed, "redacted": redacted}
     return {**noted, **({"names": names} if names else {})}
 
 
@@ -207,12 +162,6 @@ def _kinds(title: str, text: str, *, redacted: bool = False) -> dict[str, int]:
 
 
 Notes = dict[str, Any]
-
-
-def counts(table: pl.DataFrame, column: str) -> dict[str, int]:
-    """Return how often each value of a column occurs, most frequent first; null is not counted."""
-    present = table.filter(pl.col(column).is_not_null())
-    return dict(present.group_by(column).len().sort("len", column, descending=[True, False]).iter_rows())
 
 
 def noting(frames: Iterable[pl.DataFrame], note: Callable[[pl.DataFrame], None]) -> Iterator[pl.DataFrame]:
@@ -241,14 +190,3 @@ def note_questions(notes: Notes, frame: pl.DataFrame) -> None:
     kinds = notes.setdefault("kinds", {})
     for kind, count in sorted(Counter(frame["kind"].to_list()).items()):
         kinds[kind] = kinds.get(kind, 0) + count
-
-
-def failures_frame(failures: list[dict[str, Any]], notes: Notes) -> Iterator[pl.DataFrame]:
-    """Yield the failures as one frame, and count them by kind.
-
-    It is lazy, and read after the questions: only then is the list complete.
-    """
-    notes["failures"] = {}
-    for row in failures:
-        notes["failures"][row["kind"]] = notes["failures"].get(row["kind"], 0) + 1
-    yield tables.frame(tables.FAILURES, failures)

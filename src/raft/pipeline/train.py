@@ -31,32 +31,15 @@ _NO_MATTER = ("student", "checkpoint_minutes")
 
 @dataclass(frozen=True)
 class Replay:
-    """General chats that are mixed in.
-
-    Attributes:
-        chats: what there is.
-        share: share of the mixture (0 to less than 1).
-        seed: seed of the choice.
-    """
+    """General chats, of which some are mixed in: `share` of the mixture (0 to less than 1), drawn by `seed`."""
 
     chats: Sequence[Sequence[Message]]
     share: float
     seed: int
 
-    @property
-    def digest(self) -> str:
-        """SHA-256 (hex) of the chats."""
-        return _digest(self.chats)
 
-
-def train(
-    run: Run,
-    plan: TrainingPlan,
-    trainer: Trainer,
-    *,
-    rehearsal: Replay,
-    facts: Mapping[str, Any],
-    on_event: OnEvent,
+def train_adapter(
+    run: Run, plan: TrainingPlan, trainer: Trainer, *, rehearsal: Replay, facts: Mapping[str, Any], on_event: OnEvent
 ) -> dict[str, Any]:
     """Make an adapter unless it is there already, make it the current one, and return its card.
 
@@ -77,7 +60,7 @@ def train(
         "trainer": trainer.identity,
         "student": facts["base_identity"],
         "examples": data,
-        "rehearsal": rehearsal.digest if rehearsal.share else None,
+        "rehearsal": _digest(rehearsal.chats) if rehearsal.share else None,
         "share": rehearsal.share,
         "version": _VERSION,
     }
