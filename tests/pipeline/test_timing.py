@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import polars as pl
 import pytest
 
-from raft import prompts
+from raft import prompts, settings
 from raft.pipeline import bench
 from raft.protocols import Completion
 
@@ -36,7 +36,10 @@ def measure(monkeypatch):
             questions=pl.DataFrame({"question_id": names, "question": names}),
             passages={name: {"none": []} for name in names},
         )
-        options = {"count": 50, "style": "", "max_tokens": 8, "listen": lambda *event: None}
+        options = {
+            "settings": settings.load(None, {"benchmark.latency_questions": 50}),
+            "on_event": lambda *event: None,
+        }
         return asked, bench.latencies(contender, known, lambda *shown: None, former=former, **options)
 
     return run
@@ -91,7 +94,8 @@ def test_a_latency_is_what_a_user_waits_for(monkeypatch):
             questions=pl.DataFrame({"question_id": names, "question": names}),
             passages={name: {context: []} for name in names},
         )
-        options = {"count": 2, "former": (), "style": "", "max_tokens": 8, "listen": lambda *event: None}
+        asking = settings.load(None, {"benchmark.latency_questions": 2})
+        options = {"former": (), "settings": asking, "on_event": lambda *event: None}
         return bench.latencies(contender, known, lambda *pair: shown.append(pair) or first("index", 2.0), **options)
 
     assert latencies("retrieved") == [5.0, 5.0]

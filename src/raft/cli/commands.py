@@ -3,14 +3,9 @@
 # ruff: noqa: PLC0415  heavy modules are imported by the command that needs them
 
 import json
-
-# ruff: noqa: PLC0415  heavy modules are imported by the command that needs them
 import sys
-
-# ruff: noqa: PLC0415  heavy modules are imported by the command that needs them
-# ruff: noqa: PLC0415  heavy modules are imported by the command that needs them
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +15,11 @@ import click
 from raft.errors import RaftError, UsageError
 from raft.version import __version__
 
+if TYPE_CHECKING:
+    from raft.api import Answerer
+
 _DEBUG = click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+RUN = click.argument("run", type=click.Path(path_type=Path))
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 QUIET = click.option("--quiet", is_flag=True, help="No progress.")
 SET = click.option(
@@ -60,12 +59,13 @@ def acting(command: Callable[..., None]) -> Callable[..., None]:
     return _DEBUG(run)
 
 
-def price_pair(text: str | None) -> tuple[float, float] | None:
-    """Read a price as typed, `0.15/0.60`: dollars per million tokens read and written.
+def show(facts: Any, as_json: bool, words: Callable[[Any], str]) -> None:
+    """Print what came of a command, for programs or in words."""
+    click.echo(json.dumps(facts, ensure_ascii=False, indent=1) if as_json else words(facts))
 
-    Raises:
-        UsageError: it is not of that form.
-    """
+
+def price_pair(text: str | None) -> tuple[float, float] | None:
+    """Read a price as typed, `0.15/0.60`: dollars per million tokens read and written."""
     if text is None:
         return None
     try:
@@ -127,7 +127,6 @@ def build(*, corpus: tuple[str, ...], assignments: tuple[str, ...], pipeline: st
     from raft import api, settings
     from raft.cli import messages
     from raft.cli.progress import Progress
-    from raft.pipeline import estimate as estimates
 
     if sample and not estimate:
         raise UsageError(
@@ -144,16 +143,11 @@ def build(*, corpus: tuple[str, ...], assignments: tuple[str, ...], pipeline: st
             facts = api.estimate(list(corpus) or None, sample=sample, on_event=progress, **told).summary()
         else:
             facts = api.build(list(corpus) or None, on_event=progress, **told).summary()
-    if as_json:
-        click.echo(json.dumps(facts, ensure_ascii=False, indent=1))
-    elif estimate:
-        click.echo("\n".join([estimates.as_text(facts), "", *messages.advice(facts)]))
-    else:
-        click.echo(messages.summary(facts))
+    show(facts, as_json, messages.estimate if estimate else messages.summary)
 
 
 @main.command()
-@click.argument("run", type=click.Path(path_type=Path))
+@RUN
 @JSON
 @acting
 def status(run: Path, as_json: bool) -> None:
@@ -161,22 +155,17 @@ def status(run: Path, as_json: bool) -> None:
     from raft import api
     from raft.cli import messages
 
-    facts = api.state(run)
-    if as_json:
-        click.echo(json.dumps(facts, ensure_ascii=False, indent=1))
-    else:
-        told = facts["summary"], facts["spent"], facts["running"], facts["adapters"], facts["money"]
-        click.echo(messages.status(*told))
+    show(api.state(run), as_json, lambda facts: messages.status(facts.pop("summary"), **facts))
 
 
-@main.command()
-@click.argument("run", type=click.Path(path_type=Path))
+@main.command("show")
+@RUN
 @click.argument("table", metavar="TABLE")
 @click.option("-n", "--rows", "count", default=10, show_default=True, help="How many rows.")
 @click.option("--only", metavar="WORD", help="kept, dropped, a split, a reason or a kind.")
 @JSON
 @acting
-def show(run: Path, table: str, count: int, only: str | None, as_json: bool) -> None:
+def show_rows(run: Path, table: str, count: int, only: str | None, as_json: bool) -> None:
     """Print rows of TABLE: documents, chunks, questions, failures, cleaned, examples or eval."""
     from raft import api
     from raft.cli import messages
@@ -193,7 +182,7 @@ def show(run: Path, table: str, count: int, only: str | None, as_json: bool) -> 
 
 
 @main.command()
-@click.argument("run", type=click.Path(path_type=Path))
+@RUN
 @click.option(
     "--format", "form", type=click.Choice(["openai", "axolotl", "hf"]), help="Training rows, and who will read them."
 )
@@ -218,25 +207,11 @@ def export(*, run: Path, form: str | None, merged: bool, gguf: bool, adapter: st
         click.echo(api.export_model(run, adapter=adapter, gguf=gguf, out=out))
 
 
-if TYPE_CHECKING:
-    from raft.api import Answerer, Built
-
 _HELP = ":adapter ID (or none) answers with another adapter, :context shows or hides what was found, an empty line ends"
 
 
-@dataclass(frozen=True)
-class _Way:
-    """How answers are made and shown."""
-
-    k: int | None
-    when_unsupported: Any
-    context: bool
-    as_json: bool
-    stream: bool
-
-
 @main.command()
-@click.argument("run", type=click.Path(path_type=Path))
+@RUN
 @click.argument("question", required=False)
 @click.option("--model", metavar="MODEL", help="Any model: hub name, folder, provider/name.  [default: the student]")
 @click.option("--adapter", metavar="ID", help="An adapter's id, or none.  [default: the current one]")
@@ -250,38 +225,43 @@ class _Way:
 @click.option("--no-stream", is_flag=True, help="Show an answer when it is whole and checked.")
 @JSON
 @acting
-def ask(
-    *,
-    run: Path,
-    question: str | None,
-    model: str | None,
-    adapter: str | None,
-    k: int | None,
-    when_unsupported: str | None,
-    show_context: bool,
-    no_stream: bool,
-    as_json: bool,
-) -> None:
+def ask(*, run: Path, question: str | None, model: str | None, adapter: str | None, show_context: bool,
+        no_stream: bool, as_json: bool, **options: Any) -> None:  # fmt: skip
     """Answer QUESTION from the documents of RUN, with quotes that were checked; without one, questions as they come."""
     from raft import api
 
     built = api.load(run)
-    way = _Way(k, when_unsupported, show_context, as_json, stream=sys.stdout.isatty() and not (no_stream or as_json))
-    answerer = _opened(built, model, adapter)
+    context, stream = show_context, sys.stdout.isatty() and not (no_stream or as_json)
+
+    def opened(adapter: str | None) -> "Answerer":
+        answerer = built.answerer(model=model, adapter=adapter)
+        for remark in answerer.remarks:
+            click.echo(f"raft: {remark}", err=True)
+        return answerer
+
+    answerer = opened(adapter)
     if question is not None:
-        _say(answerer, question, way)
-    else:
-        _converse(built, answerer, model, way)
+        _say(answerer, question, context, as_json=as_json, stream=stream, **options)
+        return
+    # the model stays loaded, and a question that fails does not end the session
+    if sys.stdin.isatty():
+        click.echo(_HELP, err=True)
+    for line in _lines():
+        try:
+            if line == ":context":
+                context = not context
+            elif line.split()[0] == ":adapter":
+                answerer = opened(line.removeprefix(":adapter").strip() or None)
+                click.echo(f"raft: {answerer.model}, adapter {answerer.adapter or 'none'}", err=True)
+            elif line.startswith(":"):
+                click.echo(f"raft: {_HELP}", err=True)
+            else:
+                _say(answerer, line, context, as_json=as_json, stream=stream, **options)
+        except RaftError as error:
+            click.echo(f"raft: {error}", err=True)
 
 
-def _opened(built: "Built", model: str | None, adapter: str | None) -> "Answerer":
-    answerer = built.answerer(model=model, adapter=adapter)
-    for remark in answerer.remarks:
-        click.echo(f"raft: {remark}", err=True)
-    return answerer
-
-
-def _say(answerer: "Answerer", question: str, way: _Way) -> None:
+def _say(answerer: "Answerer", question: str, context: bool, *, as_json: bool, stream: bool, **options: Any) -> None:
     from raft.cli import messages
 
     heard: list[str] = []
@@ -290,34 +270,13 @@ def _say(answerer: "Answerer", question: str, way: _Way) -> None:
         heard.append(piece)
         click.echo(piece, nl=False)
 
-    said = answerer.ask(
-        question, k=way.k, when_unsupported=way.when_unsupported, on_event=on_event if way.stream else None
-    )
+    said = answerer.ask(question, on_event=on_event if stream else None, **options)
     if heard:
         click.echo()
-    if way.as_json:
+    if as_json:
         click.echo(json.dumps(asdict(said), ensure_ascii=False))
     else:
-        click.echo(messages.answer(said, context=way.context, heard=bool(heard)))
-
-
-def _converse(built: "Built", answerer: "Answerer", model: str | None, way: _Way) -> None:
-    """Answer each line; the model stays loaded, and a question that fails does not end the session."""
-    if sys.stdin.isatty():
-        click.echo(_HELP, err=True)
-    for line in _lines():
-        try:
-            if line == ":context":
-                way = replace(way, context=not way.context)
-            elif line.split()[0] == ":adapter":
-                answerer = _opened(built, model, line.removeprefix(":adapter").strip() or None)
-                click.echo(f"raft: {answerer.model}, adapter {answerer.adapter or 'none'}", err=True)
-            elif line.startswith(":"):
-                click.echo(f"raft: {_HELP}", err=True)
-            else:
-                _say(answerer, line, way)
-        except RaftError as error:
-            click.echo(f"raft: {error}", err=True)
+        click.echo(messages.answer(said, context=context, heard=bool(heard)))
 
 
 def _lines() -> Iterator[str]:
@@ -334,7 +293,7 @@ def _lines() -> Iterator[str]:
 
 
 @main.command()
-@click.argument("run", type=click.Path(path_type=Path))
+@RUN
 @click.option("--questions", metavar="FILE", help="Your own questions: JSONL with question, answers, document.")
 @click.option("--adapter", metavar="ID", help="The adapter to measure.  [default: the current one]")
 @click.option("--model", "larger", multiple=True, metavar="NAME", help="A larger model to compare with; repeatable.")
@@ -358,17 +317,13 @@ def bench(*, run: Path, assignments: tuple[str, ...], quiet: bool, as_json: bool
     from raft.cli.progress import Progress
 
     with Progress(silent=quiet) as progress:
-        facts = api.bench(
-            run,
-            settings=dict(settings.parse_assignment(text) for text in assignments),
-            on_event=progress,
-            **options,
-        )
-    click.echo(json.dumps(facts, ensure_ascii=False, indent=1) if as_json else messages.benchmark(facts))
+        given = dict(settings.parse_assignment(text) for text in assignments)
+        facts = api.bench(run, settings=given, on_event=progress, **options)
+    show(facts, as_json, messages.benchmark)
 
 
 @main.command()
-@click.argument("run", type=click.Path(path_type=Path))
+@RUN
 @click.option("--backend", type=click.Choice(["auto", "peft", "unsloth"]), help="What trains.  [default: as set]")
 @click.option("--epochs", type=float, metavar="N", help="Most passes over the rows.")
 @click.option("--learning-rate", type=float, metavar="X", help="The highest learning rate.")
@@ -377,37 +332,20 @@ def bench(*, run: Path, assignments: tuple[str, ...], quiet: bool, as_json: bool
 @QUIET
 @JSON
 @acting
-def train(
-    *,
-    run: Path,
-    backend: str | None,
-    epochs: float | None,
-    learning_rate: float | None,
-    rank: int | None,
-    assignments: tuple[str, ...],
-    quiet: bool,
-    as_json: bool,
-) -> None:
+def train(*, run: Path, assignments: tuple[str, ...], quiet: bool, as_json: bool, **options: Any) -> None:
     """Tune an adapter of the student on the rows of RUN. Resumes by itself."""
     from raft import api, settings
     from raft.cli import messages
     from raft.cli.progress import Progress
 
     with Progress(silent=quiet) as progress:
-        card = api.train(
-            run,
-            backend=backend,
-            epochs=epochs,
-            learning_rate=learning_rate,
-            rank=rank,
-            settings=dict(settings.parse_assignment(text) for text in assignments),
-            on_event=progress,
-        )
-    click.echo(json.dumps(card, ensure_ascii=False, indent=1) if as_json else messages.trained(card, str(run)))
+        given = dict(settings.parse_assignment(text) for text in assignments)
+        card = api.train(run, settings=given, on_event=progress, **options)
+    show(card, as_json, lambda card: messages.trained(card, str(run)))
 
 
 @main.command()
-@click.argument("run", type=click.Path(path_type=Path))
+@RUN
 @click.option("--by", required=True, metavar="NAME", help="Who approves.")
 @click.option("--adapter", metavar="ID", help="The adapter.  [default: the current one]")
 @acting

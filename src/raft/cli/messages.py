@@ -8,7 +8,7 @@ import polars as pl
 
 from raft.corpus.pii import counted
 from raft.evaluation.metrics import TOO_FEW
-from raft.pipeline.estimate import DOING, cost_text
+from raft.pipeline.estimate import DOING, as_text, cost_text
 from raft.rag.grounding import Answer, Citation
 from raft.report.measures import MEASURES
 from raft.store.budget import dollars
@@ -20,8 +20,12 @@ def estimated(facts: Mapping[str, Any]) -> str:
     return f"{facts['calls']:,} calls to make, {cost_text(facts)}"
 
 
-def advice(facts: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the next commands after an estimate."""
+def estimate(facts: Mapping[str, Any]) -> str:
+    """Return an estimate as text, with the next command; `facts` is what `Estimate.summary` returns."""
+    return "\n".join([as_text(facts), "", *_after_estimate(facts)])
+
+
+def _after_estimate(facts: Mapping[str, Any]) -> Iterator[str]:
     if facts["model"] in facts["unpriced"] and facts["own"]:
         yield "  next:  the same command without --estimate; or with --price IN/OUT, to know what it costs"
     elif facts["model"] in facts["unpriced"]:

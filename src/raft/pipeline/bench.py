@@ -256,12 +256,12 @@ def line_up(
         ("previous", field.previous, 0),
         *((f"{LARGER}{one.name}", one, exemplars) for one in field.larger),
     ]
-    tuned = field.tuned is not None
-    chosen = [
-        one for one in wanted if settings.benchmark.contenders == "all" or not systems.dispensable(one[0], tuned=tuned)
+    tuned, every = field.tuned is not None, settings.benchmark.contenders == "all"
+    return [
+        _contender(name, opened, count, run=run, settings=settings, known=known)
+        for name, opened, count in wanted
+        if opened is not None and (every or not systems.dispensable(name, tuned=tuned))
     ]
-    make = partial(_contender, run=run, settings=settings, known=known)
-    return [make(name, opened, count) for name, opened, count in chosen if opened is not None]
 
 
 def _contender(
