@@ -23,6 +23,7 @@ from raft.errors import UsageError
 from raft.pipeline.build import searched
 from raft.protocols import Completion, Failure, Generator, Request, Streamer, Tokenizer
 from raft.rag import answering
+from raft.rag.answering import WhenUnsupported
 from raft.rag.format import PROMPTS, render_style
 from raft.rag.grounding import Answer, Passage, relevance
 from raft.settings import Settings
@@ -44,10 +45,6 @@ class LoadedRun:
     """What the answerers of one run directory share: index, corpus, and the weights of each model.
 
     What another process writes into the run directory meanwhile is seen by the next question.
-
-    Args:
-        run: the run directory.
-        settings: the settings that it was built with.
     """
 
     def __init__(self, run: Run, settings: Settings) -> None:
@@ -60,8 +57,8 @@ class LoadedRun:
         """Return the best `k` passages for each question, boilerplate left out."""
         stamp = (self.run.folder / "manifest.json").stat().st_mtime_ns
         if self._corpus is None or self._corpus.stamp != stamp:
-            if self._corpus is not None:
-                self._corpus.close()
+            if self._corpus is not None and hasattr(self._corpus.index, "close"):  # let go of the index's files
+                self._corpus.index.close()
             self._corpus = None
             self._corpus = _Corpus(existing(self.run.folder), self.settings, stamp, self.paying)
         return self._corpus.search(questions, k)
@@ -69,7 +66,7 @@ class LoadedRun:
     def relevance(self, questions: Sequence[str], passages: Sequence[Sequence[Passage]]) -> list[float]:
         """Return how much of what was found for each question is about it; what was found came from `search`."""
         assert self._corpus is not None
-        return relevance(questions, passages, self._corpus.embed)
+        return relevance(questions, passages, self._corpus.index.embedder.embed)
 
     def model(self, name: str, adapter: Path | None) -> Model:
         """Return a model with an adapter, or none; weights are loaded once."""
@@ -111,31 +108,18 @@ class _Corpus:
             if not (run.folder / name).is_file():
                 raise artifacts.missing(run.folder / name)
         run.require(*searched(settings))
-        self._index = models.open_retriever(run.folder, settings, run.manifest["collection"], ledger)
-        self.embed = self._index.embedder.embed
+        self.index = models.open_retriever(run.folder, settings, run.manifest["collection"], ledger)
         documents = pl.concat(list(run.stream("documents.parquet", ["doc_id", "path", "title"])))
         self._paths = dict(documents.select("doc_id", "path").iter_rows())
         self._titles = dict(documents.select("doc_id", "title").iter_rows())
         self._find: Callable[[Any], pl.DataFrame | None] | None = None
         self._chunks: dict[str, dict[str, Any]] = {}
 
-    def close(self) -> None:
-        """Let go of the index's files."""
-        close = getattr(self._index, "close", None)
-        if close is not None:
-            close()
-
     def search(self, questions: Sequence[str], k: int) -> list[list[Passage]]:
         """Return the best `k` passages for each question, boilerplate left out."""
-        hits = self._index.search(questions, max(_DEPTH, 4 * k))
-        return answering.passages_of(
-            hits,
-            self._known(hits["chunk_id"].unique()),
-            paths=self._paths,
-            titles=self._titles,
-            queries=len(questions),
-            k=k,
-        )
+        hits = self.index.search(questions, max(_DEPTH, 4 * k))
+        known, queries = self._known(hits["chunk_id"].unique()), len(questions)
+        return answering.passages_of(hits, known, paths=self._paths, titles=self._titles, queries=queries, k=k)
 
     def _known(self, found: Iterable[str]) -> Mapping[str, Mapping[str, Any]]:
         """Return the rows of these chunks, read from the row groups that hold them alone."""
@@ -148,13 +132,7 @@ class _Corpus:
 
 
 class Answerer:
-    """One model, with an adapter or none, that answers from one run directory.
-
-    Args:
-        shelf: what answerers share.
-        model: the model's name; None: the run's student.
-        adapter: an adapter's id or the beginning of it, a folder, or "none"; None: the current one where `model` is
-            None and there is one.
+    """One model, with an adapter or none, that answers from one run directory; `Built.answerer` returns one.
 
     Attributes:
         model: the model's name.
@@ -199,18 +177,9 @@ class Answerer:
                 yield f"the {name} is not the one that the adapter was trained with; it may answer worse"
 
     def ask_all(
-        self,
-        questions: Sequence[str],
-        *,
-        k: int | None = None,
-        when_unsupported: answering.WhenUnsupported | None = None,
+        self, questions: Sequence[str], *, k: int | None = None, when_unsupported: WhenUnsupported | None = None
     ) -> list[Answer]:
-        """Return one checked answer a question, in order; a local model answers them in batches.
-
-        Raises:
-            UsageError: a question is empty, or not even one passage fits beside it into the model's context.
-            RaftError: index or model cannot be used.
-        """
+        """Return one checked answer a question, in order, as `ask` does; a local model answers them in batches."""
         with closing(Ledger(Path(":memory:"))) as ledger:
             attempts = self._loaded.settings.generator.attempts
             generator = models.asker(self._asked, ledger, self._loaded.budget(self.model), attempts=attempts)
@@ -221,7 +190,7 @@ class Answerer:
         question: str,
         *,
         k: int | None = None,
-        when_unsupported: answering.WhenUnsupported | None = None,
+        when_unsupported: WhenUnsupported | None = None,
         on_event: Tell | None = None,
     ) -> Answer:
         """Return one checked answer.
@@ -246,11 +215,7 @@ class Answerer:
         return answer
 
     def _answers(
-        self,
-        questions: Sequence[str],
-        generator: Generator,
-        k: int | None,
-        when_unsupported: answering.WhenUnsupported | None,
+        self, questions: Sequence[str], generator: Generator, k: int | None, when_unsupported: WhenUnsupported | None
     ) -> list[Answer]:
         asked = [question.strip() for question in questions]
         if not all(asked):

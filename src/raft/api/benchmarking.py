@@ -91,7 +91,8 @@ def bench(
         enter(ledger, name, "benchmark")
         run.require(*searched(chosen), "examples")
         rows = _questions(built, questions)
-        tuned = _adapter(built, adapter, chosen)
+        untrained = adapter is None and adapters.current(run.folder) is None
+        tuned = None if untrained else adapter_for(run.folder, adapter, chosen.student)
         if tuned is None and (blind_pairs is not None or ratings is not None):
             raise UsageError(
                 "There is no tuned model whose answers could be compared blindly.",
@@ -175,12 +176,6 @@ def _questions(built: Built, file: str | Path | None) -> pl.DataFrame:
             hint=f"raft bench {built.folder} --questions FILE   (JSONL with question and answers)",
         )
     return found
-
-
-def _adapter(built: Built, wanted: str | None, settings: Settings) -> Path | None:
-    if wanted is None and adapters.current(built.folder) is None:
-        return None
-    return adapter_for(built.folder, wanted, settings.student)
 
 
 def _without_leaks(

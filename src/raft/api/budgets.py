@@ -15,13 +15,8 @@ def budget_of(
 ) -> Budget | None:
     """Open the budget that calls to a model are paid from, whoever asks in a run's name; None for a local model.
 
-    Args:
-        name: a hub name, a folder, or provider/name.
-        settings: price and cap are taken from them.
-        ledger: where calls are written down.
-        run: the run's name in the ledger; "" where they are nobody's, and no cap holds.
-        api_base: the address that the settings give for the model.
-        keeps: whether replies are kept, beside what they cost.
+    `run` is the run's name in the ledger, "" where calls are nobody's and no cap holds; with `keeps`, replies are kept
+    beside what they cost.
 
     Raises:
         UsageError: the run has a cap, and the model's price is unknown.

@@ -132,12 +132,12 @@ def estimate(
     already is changed.
 
     Args:
-        corpus: as for `build`, as are `out`, `on_event` and `options`.
-        out: the run directory.
+        corpus: as for `build`.
+        out: as for `build`.
         sample: so many requests, spread evenly, are asked to learn from their usage; they cost money, and their
             replies are kept.
-        on_event: told what happens.
-        **options: settings.
+        on_event: as for `build`.
+        **options: as for `build`.
 
     Raises:
         TypeError: there is no such option.

@@ -213,12 +213,12 @@ def open_model(
     """Open a model that answers questions, as `open_bare` does; what it said before is taken from the ledger.
 
     Args:
-        name: as for `open_bare`, as are `settings`, `adapter`, `weights` and `api_base`.
-        settings: the experiment.
+        name: as for `open_bare`.
+        settings: as for `open_bare`.
         ledger: where its replies are kept.
-        adapter: the folder of an adapter, or None.
-        weights: the model's weights.
-        api_base: address of a self-hosted endpoint.
+        adapter: as for `open_bare`.
+        weights: as for `open_bare`.
+        api_base: as for `open_bare`.
         run: the run's name in the ledger, whose calls they are; its cap holds for them too.
         on_event: told of each batch of replies ("asked").
 
@@ -359,9 +359,7 @@ def _why_off_loopback(address: str) -> Iterator[str]:
 
 
 def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
     try:
-        return ip_address(host).is_loopback
+        return host == "localhost" or ip_address(host).is_loopback
     except ValueError:
         return False

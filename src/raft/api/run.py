@@ -45,9 +45,6 @@ def formerly_listen(function: Callable[_Given, _Made]) -> Callable[_Given, _Made
 class Built:
     """A run directory that was built, opened for reading.
 
-    Args:
-        folder: the run directory.
-
     Raises:
         UsageError: there is no run directory at `folder`.
         DamagedArtifact: its manifest is damaged.
@@ -202,11 +199,7 @@ def load(folder: str | Path) -> Built:
 
 
 def settings_of(built: Built, changes: Mapping[str, Any]) -> Settings:
-    """Return the settings that a run was built with, with those replaced that are given by their dotted names.
-
-    Raises:
-        UsageError: a key is unknown, or a value is of the wrong type or out of range.
-    """
+    """Return the settings that a run was built with, with those replaced that are given by their dotted names."""
     return settings.changed(built.settings, {name: value for name, value in changes.items() if value is not None})
 
 
@@ -250,33 +243,27 @@ def state(folder: str | Path) -> dict[str, Any]:
         with closing(Ledger(path)) as ledger:
             spent, rows = ledger.spent(), ledger.spending(built.manifest.get("collection", ""))
     running = is_locked(built.folder)
+    if not running:  # what a killed process left open was perhaps billed: the next build counts it as lost
+        for row in rows:
+            row["lost"], row["lost_cost"] = row["lost"] + row["open"], row["lost_cost"] + row["open_cost"]
+            row["open"], row["open_cost"] = 0, 0.0
+    paid = sum(row["cost"] + row["lost_cost"] for row in rows)
+    under_way = sum(row["open_cost"] + row["batch_cost"] for row in rows)
+    cap = built.settings.generator.max_cost
+    left = None if cap is None else cap - paid - under_way
     return {
         "summary": built.summary(),
         "spent": spent,
-        "money": _money(rows, built.settings.generator.max_cost, running=running),
+        "money": {"rows": rows, "spent": paid, "open": under_way, "cap": cap, "left": left},
         "adapters": [adapters.line(card) for card in built.adapters],
         "running": running,
     }
 
 
-def _money(rows: list[dict[str, Any]], cap: float | None, *, running: bool) -> dict[str, Any]:
-    if not running:  # what a killed process left open was perhaps billed: the next build counts it as lost
-        for row in rows:
-            row["lost"], row["lost_cost"] = row["lost"] + row["open"], row["lost_cost"] + row["open_cost"]
-            row["open"], row["open_cost"] = 0, 0.0
-    spent = sum(row["cost"] + row["lost_cost"] for row in rows)
-    under_way = sum(row["open_cost"] + row["batch_cost"] for row in rows)
-    left = None if cap is None else cap - spent - under_way
-    return {"rows": rows, "spent": spent, "open": under_way, "cap": cap, "left": left}
-
-
 def table(folder: str | Path, name: str, *, only: str | None = None) -> pl.DataFrame:
-    """Return a table of a run by its short name ("cleaned"), with `only` the rows that have that word.
+    """Return a table of a run: documents, chunks, questions, failures, cleaned, examples or eval.
 
-    Args:
-        folder: the run directory.
-        name: documents, chunks, questions, failures, cleaned, examples or eval.
-        only: "kept", "dropped", or the value of a row's split, reason or kind.
+    With `only` the rows that are "kept" or "dropped", or have that value as split, reason or kind.
 
     Raises:
         UsageError: there is no run, or no such table.

@@ -9,10 +9,12 @@ import polars as pl
 from raft.corpus.pii import counted
 from raft.evaluation.metrics import TOO_FEW
 from raft.pipeline.estimate import DOING, as_text, cost_text
-from raft.rag.grounding import Answer, Citation
+from raft.rag.grounding import Answer, Citation, Passage
 from raft.report.measures import MEASURES
 from raft.store.budget import dollars
 from raft.training.tune import FEW_ROWS
+
+Facts = Mapping[str, Any]
 
 
 def estimated(facts: Mapping[str, Any]) -> str:
@@ -38,14 +40,10 @@ def _after_estimate(facts: Mapping[str, Any]) -> Iterator[str]:
 
 
 def spending(facts: Mapping[str, Any]) -> list[str]:
-    """Return what a run has spent as lines.
-
-    Args:
-        facts: `rows` (of `Ledger.spending`), `spent` and `open` in dollars, `cap` and `left` (None without a cap).
-    """
+    """Return what a run has spent as lines; `facts` is the `money` of `raft.api.state`."""
     lines = [f"  {'spent on':<26} {'calls':>8} {'read':>12} {'written':>12} {'dollars':>10}  model"]
     for row in facts["rows"]:
-        lines += list(_row(row))
+        lines += _row(row)
     unknown = sum(row["calls_without_price"] for row in facts["rows"])
     total = "unknown" if unknown and not facts["spent"] else dollars(facts["spent"])
     if facts["cap"] is not None:
@@ -76,12 +74,7 @@ def _row(row: Mapping[str, Any]) -> Iterator[str]:
 
 
 def privacy_lines(notes: Mapping[str, Any], run: str = "RUN") -> list[str]:
-    """Return what was found, and where, as lines of a summary; none where nothing was found or looked for.
-
-    Args:
-        notes: the notes of a build's steps by the steps' names.
-        run: the run directory.
-    """
+    """Return what was found, and where, as lines of a summary, by the notes of a build's steps; none without finds."""
     noted = notes.get("privacy") or {}
     redacted, lines = noted.get("redacted"), []
     if noted.get("found"):
@@ -176,10 +169,6 @@ def _spending(steps: Mapping[str, Any]) -> str:
     )
 
 
-def _step_cost(line: Mapping[str, Any]) -> str:
-    return "unknown" if line.get("unpriced") else f"{line.get('cost', 0):,.4f}"
-
-
 def status(
     facts: Mapping[str, Any],
     spent: Sequence[Mapping[str, Any]],
@@ -187,11 +176,9 @@ def status(
     adapters: Sequence[Mapping[str, Any]] = (),
     money: Mapping[str, Any] | None = None,
 ) -> str:
-    """Return the state of a run step by step, its adapters (`modelcard.line`), what it cost, what its ledger holds."""
-    lines = [
-        f"{facts['run']}   raft {facts['raft']}" + ("   (a build is running, or a training)" if running else ""),
-        "",
-    ]
+    """Return the state of a run step by step, its adapters (`adapters.line`), what it cost, what its ledger holds."""
+    now = "   (a build is running, or a training)" if running else ""
+    lines = [f"{facts['run']}   raft {facts['raft']}{now}", ""]
     lines.append(f"  {'step':<11} {'rows':>9} {'seconds':>9} {'calls':>8} {'dollars':>9}  finished")
     for name in ("documents", "chunks", "survey", "index", "lexical", "questions", "cleaned", "examples"):
         line = facts["steps"].get(name)
@@ -199,19 +186,17 @@ def status(
             lines.append(f"  {name:<11} {'-':>9}")
             continue
         rows = line["rows"].get(f"{name}.parquet")
+        cost = "unknown" if line.get("unpriced") else f"{line.get('cost', 0):,.4f}"
         lines.append(
             f"  {name:<11} {'' if rows is None else f'{rows:,}':>9} {line['seconds']:>9,.1f}"
-            f" {line.get('calls', 0):>8,.0f} {_step_cost(line):>9}  {line['finished']}"
+            f" {line.get('calls', 0):>8,.0f} {cost:>9}  {line['finished']}"
             + ("   made from what is gone" if line.get("stale") else "")
         )
     if any(line.get("stale") for line in facts["steps"].values()) and not running:
         lines += ["", f"  a build was stopped; next:  raft build CORPUS --out {facts['run']}   (goes on)"]
     if adapters:
-        lines += [
-            "",
-            f"  {'adapter':<14} {'rows':>7} {'valid loss':>11}  {'trained':<17} approved by",
-            *map(_adapter, adapters),
-        ]
+        lines += ["", f"  {'adapter':<14} {'rows':>7} {'valid loss':>11}  {'trained':<17} approved by"]
+        lines += map(_adapter, adapters)
     if money and money["rows"]:
         lines += ["", *spending(money)]
     lines += ["", "  ledger (all that was ever asked from it)"]
@@ -274,33 +259,22 @@ def _some(lines: Sequence[str], most: int = 10) -> list[str]:
 
 
 def answer(said: Answer, *, context: bool = False, heard: bool = False) -> str:
-    """Return an answer as text that a person can check.
+    """Return an answer as text that a person can check, with `context` also the passages that the model was given.
 
-    Args:
-        said: the answer.
-        context: also show the passages that the model was given.
-        heard: the reply itself was shown already, while it was written.
+    With `heard` the reply itself was shown already, while it was written.
     """
-    lines = [] if heard and not said.error else [_text(said)]
-    lines += [f"  {_place(citation)}\n    “{_flat(citation.text)}”" for citation in said.citations]
+    lines = [] if heard and not said.error else [f"There is no answer: {said.error}" if said.error else said.text]
+    lines += [f"  {_place(citation)}\n    “{' '.join(citation.text.split())}”" for citation in said.citations]
     lines += [f"  ! {doubt}" for doubt in _doubts(said)]
     if context:
         for number, passage in enumerate(said.passages, 1):
-            place = passage.document + (f", page {passage.page}" if passage.page else "")
-            lines += [
-                "",
-                f"  [{number}] {place}: {passage.title}",
-                *(f"    {line}" for line in passage.text.splitlines()),
-            ]
+            lines += ["", f"  [{number}] {_place(passage)}: {passage.title}"]
+            lines += [f"    {line}" for line in passage.text.splitlines()]
     return "\n".join(lines)
 
 
-def _text(said: Answer) -> str:
-    return f"There is no answer: {said.error}" if said.error else said.text
-
-
-def _place(citation: Citation) -> str:
-    return citation.document + (f", page {citation.page}" if citation.page else "")
+def _place(one: Citation | Passage) -> str:
+    return one.document + (f", page {one.page}" if one.page else "")
 
 
 def _doubts(said: Answer) -> Iterator[str]:
@@ -322,13 +296,6 @@ def _doubts(said: Answer) -> Iterator[str]:
         yield f"{lost} of {said.quotes_given} quotes stand in no document that was found"
     elif said.quotes_verbatim is False:
         yield "a quote names the wrong document; the one named here has it"
-
-
-def _flat(text: str) -> str:
-    return " ".join(text.split())
-
-
-Facts = Mapping[str, Any]
 
 
 def benchmark(facts: Facts) -> str:

@@ -23,11 +23,7 @@ _DOING = {
 
 
 class Progress:
-    """A listener for `raft.build` and `raft.train` that writes to standard error.
-
-    Args:
-        silent: write nothing.
-    """
+    """A listener for `raft.build` and `raft.train` that writes to standard error, or is `silent`."""
 
     def __init__(self, *, silent: bool = False) -> None:
         self._silent = silent
@@ -77,7 +73,7 @@ class Progress:
             self._first = None
             self._say(_rows(facts))
         elif event == "training":
-            self._say(self._limiter(facts), lasting="valid_loss" in facts)
+            self._say(self._training(facts), lasting="valid_loss" in facts)
 
     def _rate(self) -> str:
         seconds = max(1e-3, time.monotonic() - self._begun)
@@ -108,7 +104,7 @@ class Progress:
         without = " without what bears the answer" if facts["condition"] == "withheld" else ""
         self._say(f"asking     {facts['arm']}: {facts['questions']:,} of {facts['set']}{without}")
 
-    def _limiter(self, facts: Mapping[str, Any]) -> str:
+    def _training(self, facts: Mapping[str, Any]) -> str:
         step, steps, now = facts["step"], facts["steps"], time.monotonic()
         self._first = self._first or (now, step)
         begun, first = self._first

@@ -38,12 +38,7 @@ A model of 135 million parameters on two cores takes some seconds a question, an
 
 
 class Timings:
-    """What was timed of each contender, kept while the step goes on.
-
-    Args:
-        step: the step of the answers; what is timed lies in its scratch folder, and at the end in its notes.
-        former: the notes of the last time.
-    """
+    """What was timed of each contender, and the last time: in the step's scratch folder, at the end in its notes."""
 
     def __init__(self, step: Step, former: Mapping[str, Mapping[str, Any]]) -> None:
         self._step, self._file = step, step.scratch / "timings.json"
@@ -66,13 +61,8 @@ class Timings:
         rate, count = watch.rate(), watch.count
         if rate is None or former.get("timed", 0) > count:
             rate, count = former.get("questions_per_second"), former.get("timed", 0)
-        self._step.notes[contender.arm.name] = {
-            "who": who(contender),
-            "questions_per_second": rate,
-            "timed": count,
-            "latencies": list(latencies),
-            "warm": True,
-        }
+        found = {"who": who(contender), "questions_per_second": rate, "timed": count}
+        self._step.notes[contender.arm.name] = {**found, "latencies": list(latencies), "warm": True}
         self._file.parent.mkdir(parents=True, exist_ok=True)
         artifacts.atomically(self._file, json.dumps(self._step.notes))
 
@@ -207,7 +197,7 @@ def choose_exemplars(
     paths = dict(documents_listed(run).select("doc_id", "path").iter_rows())
     rows = [
         {**row, "answers": [row["answer"]], "document": paths.get(next(iter(row["doc_ids"]), ""))}
-        for row in cleaned.filter(pl.col("split") == "valid").iter_rows(named=True)
+        for row in _of(cleaned, "valid").iter_rows(named=True)
     ][: settings.benchmark.tuning_questions]
     tried: list[dict[str, Any]] = []
     if not rows:
@@ -223,16 +213,8 @@ def choose_exemplars(
             score_answer(answer.text, row["answers"], abstained=answer.abstained)["f1"] or 0.0
             for answer, row in zip(said, rows, strict=True)
         ]
-        tried.append(
-            {
-                "arm": contender.arm.name,
-                "exemplars": contender.arm.exemplars,
-                "split": "valid",
-                "f1": sum(scores) / len(scores),
-                "questions": len(rows),
-                "chosen": False,
-            }
-        )
+        asked = {"arm": contender.arm.name, "exemplars": contender.arm.exemplars, "split": "valid"}
+        tried.append({**asked, "f1": sum(scores) / len(scores), "questions": len(rows), "chosen": False})
     best = max((one for one in tried if one["arm"] == "rag_few"), key=lambda one: (one["f1"], -one["exemplars"]))
     for one in tried:
         one["chosen"] = one is best or one["arm"] == "rag"
@@ -275,9 +257,8 @@ def _contender(
         prompt = prompts.load(format.PROMPTS[settings.examples.quotes], settings.prompts)
     turns: tuple[Message, ...] = ()
     if count:
-        learned = run.read("cleaned.parquet").filter(pl.col("split") == "train")
         turns = contexts.exemplars(
-            learned,
+            _of(run.read("cleaned.parquet"), "train"),
             run.read("chunks.parquet"),
             documents_listed(run),
             prompt,
@@ -369,25 +350,18 @@ def ask_all(
 
 
 def _answers(
-    contender: RunningSystem,
-    known: Contexts,
-    question_set: str,
-    condition: str,
-    *,
-    settings: Settings,
-    on_event: OnEvent,
+    contender: RunningSystem, known: Contexts, split: str, condition: str, *, settings: Settings, on_event: OnEvent
 ) -> pl.DataFrame:
     context = contender.arm.context if condition == "answerable" else "withheld"
-    ids = known.ids(question_set, context)
-    facts = {"arm": contender.arm.title, "set": question_set, "condition": condition, "questions": len(ids)}
+    ids = known.ids(split, context)
     if ids:
-        on_event("asking", facts)
-    said = _ask(contender, known, question_set, context, settings)
+        told = {"arm": contender.arm.title, "set": split, "condition": condition, "questions": len(ids)}
+        on_event("asking", told)
     return answering.answer_rows(
-        said,
+        _ask(contender, known, split, context, settings),
         ids,
         arm=contender.arm.name,
-        question_set=question_set,
+        question_set=split,
         condition=condition,
         retrieved=[known.sources.hits[name] if contender.arm.context != "none" else [] for name in ids],
         adapter=contender.arm.adapter,

@@ -100,9 +100,9 @@ def make_all(
     """Make every artifact of a build that is not there yet, in a run directory that is held for writing.
 
     Args:
-        run: the run directory, as are `settings` the experiment and `components` its models and indexes.
-        settings: what is built.
-        components: with what.
+        run: the run directory.
+        settings: the experiment.
+        components: its models and indexes.
         sources: the corpus' files.
         way: "answer_first", "spans" or "items".
         on_event: told of progress.

@@ -153,15 +153,14 @@ def as_text(facts: Mapping[str, Any]) -> str:
     corpus = f"{facts['documents']:,} documents, {facts['chunks']:,} chunks, {facts['questions']:,} questions wanted"
     lines = [f"  {'corpus':<11} {corpus}"]
     for part in facts["parts"]:
-        lines.append(f"  {'calls' if part['purpose'] != 'embeddings' else 'texts':<11} {_part_text(part)}")
+        lines.append(f"  {'texts' if part['purpose'] == 'embeddings' else 'calls':<11} {_part_text(part)}")
     lines.append(f"  {'cost':<11} {cost_text(facts)}")
     if facts["seconds"] is not None and facts["calls"]:
         low, high = facts["seconds"]
         lines.append(f"  {'time':<11} {long(low)} to {long(high)} at the limits that are set")
-    based = f"{facts['measured']:,} replies of this model" if facts["measured"] else "experience with other models"
-    better = "" if facts["measured"] else "; --sample 10 asks ten calls and knows better"
-    lines.append(f"  {'rests on':<11} {based}{better}")
-    return "\n".join(lines)
+    guessed = "experience with other models; --sample 10 asks ten calls and knows better"
+    based = f"{facts['measured']:,} replies of this model" if facts["measured"] else guessed
+    return "\n".join([*lines, f"  {'rests on':<11} {based}"])
 
 
 def long(seconds: float) -> str:
@@ -265,7 +264,7 @@ def count_calls(
     """Count what a build would ask, from its documents, chunks and survey, which are there.
 
     Args:
-        run: the run directory, of an experiment with these `settings`.
+        run: the run directory.
         settings: the experiment.
         found: prices, and what the ledger knows.
         way: "answer_first", "spans" or "items".
@@ -301,7 +300,7 @@ def count_calls(
         missing = [place for place in missing if place not in chosen]
     parts = []
     if "questions" in left:
-        parts.append(part("questions", load, seen, calls=calls, answered=calls - len(missing)))
+        parts.append(part("questions", load, seen, calls=calls, answered=calls - len(missing), fewest=1.0))
     replayed = 1 - len(missing) / calls if calls else 1.0
     for purpose, size, room in _later(run, settings):
         if purpose in left:
@@ -432,15 +431,7 @@ def _chunks(run: Run) -> int:
 
 
 def _part(
-    purpose: str,
-    load: _Load,
-    seen: _Seen,
-    *,
-    model: str,
-    price: Price | None,
-    calls: int,
-    answered: int,
-    fewest: float = 1.0,
+    purpose: str, load: _Load, seen: _Seen, *, model: str, price: Price | None, calls: int, answered: int, fewest: float
 ) -> Part:
     tries, size, room = seen.tries(), seen.tokens_a_byte(), seen.filled()
     most = load.size + (0 if seen.replies else load.schemas)  # providers differ in whether they count schemas
@@ -451,11 +442,7 @@ def _part(
 
 
 def _embeddings(
-    run: Run,
-    settings: Settings,
-    count: int,
-    embedded: Callable[[Sequence[str]], Sequence[bool]],
-    price: Price | None,
+    run: Run, settings: Settings, count: int, embedded: Callable[[Sequence[str]], Sequence[bool]], price: Price | None
 ) -> Part:
     """Return what embedding all chunks and so many questions asks; each text is a call."""
     known, size = 0, count * _QUESTION_BYTES

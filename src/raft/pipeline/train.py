@@ -43,13 +43,8 @@ def train_adapter(
 ) -> dict[str, Any]:
     """Make an adapter unless it is there already, make it the current one, and return its card.
 
-    Args:
-        run: the run directory, held for writing.
-        plan: how it is trained.
-        trainer: trains.
-        rehearsal: general chats to mix in.
-        facts: for the card: at least `base`, `base_identity`, `prompt_digest` and `style`.
-        on_event: told "rows" before the training, and "training" while it goes on.
+    The run directory is held for writing. `facts` are for the card: at least `base`, `base_identity`, `prompt_digest`
+    and `style`. `on_event` is told "rows" before the training, and "training" while it goes on.
 
     Raises:
         RaftError: there are no examples, or the training failed; its checkpoints are kept.
