@@ -116,7 +116,6 @@ class _Corpus:
         self._chunks: dict[str, dict[str, Any]] = {}
 
     def search(self, questions: Sequence[str], k: int) -> list[list[Passage]]:
-        """Return the best `k` passages for each question, boilerplate left out."""
         hits = self.index.search(questions, max(_DEPTH, 4 * k))
         known, queries = self._known(hits["chunk_id"].unique()), len(questions)
         return answering.passages_of(hits, known, paths=self._paths, titles=self._titles, queries=queries, k=k)
@@ -279,7 +278,6 @@ class _Spoken:
         self.identity = self._model.identity
 
     def complete(self, requests: Iterable[Request]) -> Iterator[Completion | Failure]:
-        """Yield one outcome a request."""
         for request in requests:
             begun, pieces = time.monotonic(), []
             for piece in self._model.stream(request):

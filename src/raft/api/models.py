@@ -90,15 +90,9 @@ def asker(
     max_failures: float | None = None,
     on_event: OnEvent = lambda event, facts: None,
 ) -> Generator:
-    """Return what asks a model, through the ledger: many requests in flight, where the model can do so.
+    """Return what asks a model, through the ledger and paid from a budget: many requests at once, where the model can.
 
-    Args:
-        model: what answers.
-        ledger: what was answered before is taken from it.
-        budget: what calls are paid from.
-        attempts: how often one request is asked before it is a failure.
-        max_failures: share of requests without a usable reply at which it stops.
-        on_event: told of replies ("asked").
+    A request is a failure after so many `attempts`, and all end at a share of `max_failures` without a usable reply.
     """
     if budget is None or not hasattr(model, "pool"):
         return AskingGenerator(
@@ -148,7 +142,6 @@ class _Nobody:
         self.name, self.identity = name, identity
 
     def answer(self, calls: Sequence[Request], wanted: Sequence[bool]) -> Iterator[list[tuple[int, Reply | Failure]]]:
-        """Fail all wanted calls."""
         yield [(i, Failure(UNASKED, "it was not asked yet")) for i, is_wanted in enumerate(wanted) if is_wanted]
 
 

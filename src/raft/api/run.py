@@ -286,15 +286,12 @@ def table(folder: str | Path, name: str, *, only: str | None = None) -> pl.DataF
 
 
 def export(folder: str | Path, *, format: str, out: str | Path | None = None) -> Path:
-    """Write the training rows of a run in the form that a trainer or service takes.
+    """Write the training rows of a run in the form that a trainer or service takes; return the folder.
 
     Args:
         folder: the run directory.
         format: "openai" (chat JSONL), "axolotl" (chat JSONL and its YAML) or "hf" (a `datasets.DatasetDict` on disk).
         out: where to; None: `export-<format>` in the run directory.
-
-    Returns:
-        The folder that was written.
 
     Raises:
         UsageError: there is no run, or the format is unknown.
@@ -308,10 +305,7 @@ def export(folder: str | Path, *, format: str, out: str | Path | None = None) ->
 def initialise(folder: str | Path) -> list[Path]:
     """Copy the package's pipelines and prompts into `folder` for editing, and write a commented YAML beside them.
 
-    Files that are there already are left alone.
-
-    Returns:
-        The files that were written.
+    Files that are there already are left alone; those that were written are returned.
     """
     target = Path(folder)
     files = {

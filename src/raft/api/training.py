@@ -128,16 +128,13 @@ def approve(folder: str | Path, by: str, *, adapter: str | None = None) -> dict[
 def export_model(
     folder: str | Path, *, adapter: str | None = None, gguf: bool = False, out: str | Path | None = None
 ) -> Path:
-    """Write student and adapter as one model, for servers that load no adapters.
+    """Write student and adapter as one model, for servers that load no adapters; return where it lies.
 
     Args:
         folder: the run directory.
         adapter: the adapter's id, or the beginning of it; None: the current one.
         gguf: write one GGUF file, for llama.cpp and what builds on it, rather than a folder of safetensors.
         out: the folder (or, for GGUF, the file); None: `export-merged-<id>` or `<id>.gguf` in the run directory.
-
-    Returns:
-        What was written.
 
     Raises:
         UsageError: there is no such adapter, it is of another base model, `out` is in use, or nothing here writes GGUF.

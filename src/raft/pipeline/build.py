@@ -330,7 +330,7 @@ def _counts(table: pl.DataFrame, column: str) -> dict[str, int]:
 def write_examples(run: Run, settings: Settings, components: Components) -> None:
     """Kept questions to `examples.parquet`, `train.jsonl` and `valid.jsonl`."""
     wanted, style = settings.examples, settings.answer_style
-    read = [prompts.load(name, settings.prompts) for name in (PROMPTS[wanted.quotes], "restyle")]
+    read = [prompts.load(PROMPTS[wanted.quotes], settings.prompts), prompts.load("restyle", settings.prompts)]
     line = run.make(
         "examples",
         _write_examples,

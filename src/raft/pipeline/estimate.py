@@ -342,7 +342,6 @@ class _Load:
     extra: int = 0
 
     def add(self, request: Request, times: int = 1) -> None:
-        """Count a request."""
         self.size += times * _size(request)
         self.room += times * (request.max_tokens + self.extra)
         self.schemas += times * len(str(request.schema or ""))
@@ -368,19 +367,15 @@ class _Seen:
             self.seconds += outcome.seconds
 
     def tokens_a_byte(self) -> Pair:
-        """Return the tokens that a byte of a prompt makes."""
         return self._around(self.read / self.size) if self.replies else (1 / _BYTES_A_TOKEN[0], 1 / _BYTES_A_TOKEN[1])
 
     def filled(self) -> Pair:
-        """Return how much of its room a reply fills."""
         return self._around(self.written / self.room) if self.replies else _FILLED
 
     def tries(self) -> Pair:
-        """Return calls a request."""
         return (1.0, self._around(self.attempts / self.replies)[1]) if self.replies else _TRIES
 
     def latency(self) -> Pair:
-        """Return the seconds that a reply takes."""
         return self._around(self.seconds / self.replies) if self.replies and self.seconds else _SECONDS
 
     def _around(self, mean: float) -> Pair:
