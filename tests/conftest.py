@@ -56,7 +56,7 @@ dealer in Halden checks the housing for 35 euros.
     "people/desk.md": """# The service desk
 
 The service desk of Orlin Pumps answers calls from 08:15 on working days. Complaints about deliveries are sent to Ines
-Varga, the batcher of the service desk. The service desk keeps call records for 36 months.
+Varga, the clerk of the service desk. The service desk keeps call records for 36 months.
 
 ## History
 
@@ -77,7 +77,7 @@ protectors of the workshop carry the code EP-204.
 
 Field staff of Orlin Pumps are paid 0.38 euros per kilometre for their own car. Hotel nights of the field staff cost at
 most 120 euros, and travel claims are filed within 21 days of the journey. Claims are checked by Tomas Berg, the travel
-batcher of the field staff.
+clerk of the field staff.
 
 ## Trains
 

@@ -17,6 +17,9 @@ Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
 Price = Annotated[float, Field(ge=0)]
 
+TRAINERS = {"peft": "sft:PeftTrainer", "unsloth": "unsloth:UnslothTrainer"}
+"""What `training.backend` may name, with the class in `raft.backends.trainers` that it stands for."""
+
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -168,7 +171,7 @@ class AnswerStyle(_Section):
 class Training(_Section):
     """How the student is tuned."""
 
-    backend: Literal["auto", "peft", "unsloth"] = Field(
+    backend: str = Field(
         "auto", description="auto takes unsloth where a CUDA device and the package are present, else peft"
     )
     rank: Count = Field(16, description="rank of the adapter's matrices (LoRA)")
@@ -184,6 +187,13 @@ class Training(_Section):
         0.1, description="share of general instruction rows mixed in, against forgetting; less than 1"
     )
     rehearsal_file: Path | None = Field(None, description="a file of such rows (chat JSONL)")
+
+    @field_validator("backend")
+    @classmethod
+    def _is_known(cls, value: str) -> str:
+        if value not in ("auto", *TRAINERS):
+            raise ValueError(f"it is one of auto, {', '.join(TRAINERS)}")
+        return value
 
 
 class Answering(_Section):

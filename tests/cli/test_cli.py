@@ -175,7 +175,7 @@ def test_an_unknown_model_when_the_hub_is_out_of_reach(corpus, tmp_path, option,
     run = tmp_path / "run"
     kept = "LocalModel" if option == "--generator" else "open_embedder"
     real = f"import conftest; from raft.api import models; real = models.{kept}\nconftest.Fakes().install(setattr)\n"
-    real += f"seams.{kept} = real\n"
+    real += f"models.{kept} = real\n"
     command = ["build", corpus, option, "no-such-org/no-such-model", "--out", run, *FAST]
     result = program(*command, fakes=False, before=real, **hub)
     refused(result, 2, "no-such-org/no-such-model", "RAFT_MODELS")

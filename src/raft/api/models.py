@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import cast
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -21,7 +22,6 @@ from raft.backends.index.hybrid import Indexes
 from raft.backends.local.generate import LocalModel
 from raft.backends.local.weights import Weights
 from raft.backends.trainers import unsloth
-from raft.backends.trainers.sft import PeftTrainer
 from raft.errors import UsageError
 from raft.evaluation.contexts import depth
 from raft.evaluation.systems import OpenedModel
@@ -30,7 +30,7 @@ from raft.pipeline.build import Components
 from raft.pipeline.estimate import UNASKED, CostContext
 from raft.protocols import Embedder, Failure, Generator, OnEvent, Request, Retriever, Trainer
 from raft.rag.grounding import Passage, relevance
-from raft.settings import Settings
+from raft.settings import TRAINERS, Settings
 from raft.store.batches import BatchBook
 from raft.store.budget import Budget, PaidEmbedder
 from raft.store.ledger import CachedEmbedder, CachedScorer, Ledger
@@ -280,10 +280,10 @@ def _hosted(name: str, settings: Settings, api_base: str | None) -> HostedModel:
 
 
 def open_trainer(backend: str) -> Trainer:
-    """Return what trains: `backend` is "peft", "unsloth", or "auto" for Unsloth where it is at hand."""
-    if backend == "unsloth" or (backend == "auto" and unsloth.available()):
-        return unsloth.UnslothTrainer()
-    return PeftTrainer()
+    """Return what trains: `backend` is a name of `settings.TRAINERS`, or "auto" for Unsloth where it is at hand."""
+    if backend == "auto":
+        backend = "unsloth" if unsloth.available() else "peft"
+    return cast("Trainer", resolve_name(f"raft.backends.trainers.{TRAINERS[backend]}")())
 
 
 def check(settings: Settings, *, asked: Mapping[str, str | None] | None = None) -> None:

@@ -324,7 +324,7 @@ def bench(*, run: Path, assignments: tuple[str, ...], quiet: bool, as_json: bool
 
 @main.command()
 @RUN
-@click.option("--backend", type=click.Choice(["auto", "peft", "unsloth"]), help="What trains.  [default: as set]")
+@click.option("--backend", metavar="NAME", help="What trains: auto, peft, unsloth, ...  [default: as set]")
 @click.option("--epochs", type=float, metavar="N", help="Most passes over the rows.")
 @click.option("--learning-rate", type=float, metavar="X", help="The highest learning rate.")
 @click.option("--rank", type=int, metavar="N", help="Rank of the adapter's matrices.")
