@@ -192,14 +192,10 @@ class Answerer:
         when_unsupported: WhenUnsupported | None = None,
         on_event: Tell | None = None,
     ) -> Answer:
-        """Return one checked answer.
+        """Return one checked answer; `k` and `when_unsupported` are None where the settings hold.
 
-        Args:
-            question: the question.
-            k: most passages that are shown; None: `index.k`.
-            when_unsupported: None: `answering.when_unsupported`.
-            on_event: told the reply piece by piece while it is written, where the model can do so and no piece may have
-                to be taken back: not with "retry" and "refuse".
+        `on_event` is told the reply piece by piece while it is written, where the model can do so and no piece may have
+        to be taken back: not with "retry" and "refuse".
 
         Raises:
             UsageError: the question is empty, or not even one passage fits beside it into the model's context.

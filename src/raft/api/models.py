@@ -250,7 +250,7 @@ def open_bare(
     Args:
         name: a hub name, a folder, or provider/name.
         settings: the experiment.
-        adapter: the folder of an adapter, or None.
+        adapter: the folder of an adapter.
         weights: the model's weights, where several adapters share them.
         api_base: address of a self-hosted endpoint.
 

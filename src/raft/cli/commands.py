@@ -171,12 +171,9 @@ def show_rows(run: Path, table: str, count: int, only: str | None, as_json: bool
     from raft.cli import messages
 
     rows = api.table(run, table, only=only).head(count)
-    if as_json:
-        for row in rows.iter_rows(named=True):
-            click.echo(json.dumps(row, ensure_ascii=False))
-    else:
-        for text in messages.rows(rows, table):
-            click.echo(text)
+    as_lines = (json.dumps(row, ensure_ascii=False) for row in rows.iter_rows(named=True))
+    for text in as_lines if as_json else messages.rows(rows, table):
+        click.echo(text)
     if rows.is_empty():
         click.echo("no such rows", err=True)
 

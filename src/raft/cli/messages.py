@@ -24,10 +24,11 @@ def estimated(facts: Mapping[str, Any]) -> str:
 
 def estimate(facts: Mapping[str, Any]) -> str:
     """Return an estimate as text, with the next command; `facts` is what `Estimate.summary` returns."""
-    return "\n".join([as_text(facts), "", *_after_estimate(facts)])
+    return "\n".join([as_text(facts), "", *advice(facts)])
 
 
-def _after_estimate(facts: Mapping[str, Any]) -> Iterator[str]:
+def advice(facts: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the next commands after an estimate."""
     if facts["model"] in facts["unpriced"] and facts["own"]:
         yield "  next:  the same command without --estimate; or with --price IN/OUT, to know what it costs"
     elif facts["model"] in facts["unpriced"]:

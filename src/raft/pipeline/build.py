@@ -297,7 +297,7 @@ def _clean(
             retriever=retriever,
             embedder=embedder,
             held_out=held_out,
-            round_trip_k=min(rules.round_trip or k, k, max(1, _rows(run, "chunks") // 3)),
+            round_trip_k=min(rules.round_trip or k, k, max(1, chunk_count(run) // 3)),
             judge=generator,
             judge_prompt=prompt,
             **rules.model_dump(include={"min_words", "max_words", "max_answer_words", "similarity", "judge_minimum"}),
@@ -429,5 +429,6 @@ def _golden_chunks(run: Run, asked: pl.DataFrame) -> pl.DataFrame:
     return pl.concat(parts)
 
 
-def _rows(run: Run, step: str) -> int:
-    return int(run.manifest["steps"][step]["artifacts"][f"{step}.parquet"]["rows"])
+def chunk_count(run: Run) -> int:
+    """Return how many chunks there are."""
+    return int(run.manifest["steps"]["chunks"]["artifacts"]["chunks.parquet"]["rows"])

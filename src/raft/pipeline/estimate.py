@@ -11,7 +11,7 @@ from raft.curation.clean import JUDGE_TOKENS
 from raft.errors import UsageError
 from raft.examples import examples
 from raft.generation import generate
-from raft.pipeline.build import read_survey
+from raft.pipeline.build import chunk_count, read_survey
 from raft.pipeline.read import documents_listed
 from raft.protocols import Completion, Failure, Generator, Request
 from raft.rag.format import render_style
@@ -318,7 +318,7 @@ def count_calls(
     return Estimate(
         run=str(run.folder),
         documents=documents_listed(run)["error"].null_count(),
-        chunks=_chunks(run),
+        chunks=chunk_count(run),
         questions=known.questions,
         parts=tuple(parts),
         seconds=seconds,
@@ -402,7 +402,7 @@ def _later(run: Run, settings: Settings) -> Iterator[tuple[str, float, int]]:
     """Yield the steps after the questions that ask something of each question, with bytes and room of a call."""
     if settings.cleaning.judge:
         tokens = run.manifest["steps"]["chunks"]["notes"].get("tokens", 0)
-        passage = _BYTES_A_CHUNK_TOKEN * tokens / max(1, _chunks(run))
+        passage = _BYTES_A_CHUNK_TOKEN * tokens / max(1, chunk_count(run))
         yield "cleaned", _length("judge", settings) + _QUESTION_BYTES + passage, JUDGE_TOKENS
     style, form = render_style(**settings.answer_style.model_dump()), settings.answer_style.format
     if style and not (isinstance(form, dict) and len(form.get("properties", {})) == 1):
@@ -419,10 +419,6 @@ def _size(request: Request) -> int:
 
 def _bytes(turns: Iterable[str]) -> int:
     return sum(len(text.encode("utf-8", "surrogatepass")) + _BYTES_A_TURN for text in turns)
-
-
-def _chunks(run: Run) -> int:
-    return int(run.manifest["steps"]["chunks"]["artifacts"]["chunks.parquet"]["rows"])
 
 
 def _part(
@@ -450,7 +446,7 @@ def _embeddings(
             size += sum(len(text.encode()) for text, is_known in zip(part, there, strict=True) if not is_known)
     tokens = round(size / _BYTES_A_TOKEN[0]), round(size / _BYTES_A_TOKEN[1])
     cost = None if price is None else (price.cost(tokens[0], 0), price.cost(tokens[1], 0))
-    return Part("embeddings", settings.index.embedder, _chunks(run) + count, known, tokens, (0, 0), cost)
+    return Part("embeddings", settings.index.embedder, chunk_count(run) + count, known, tokens, (0, 0), cost)
 
 
 def _seconds(parts: Sequence[Part], settings: Settings, seen: _Seen) -> Pair:
