@@ -676,3 +676,18 @@ def test_holding_a_run_is_exclusive(copied, corpus, fake_models):
     with Run(copied).writing(), pytest.raises(RunLocked):
         build(corpus, copied)
     assert (copied / "manifest.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("function", [raft.build, raft.estimate])
+def test_an_option_that_does_not_exist_is_refused(function, corpus, tmp_path):
+    """A misspelt argument is never passed over in silence: it is named, before anything is made."""
+    with pytest.raises(TypeError, match="generater"):
+        function(corpus, out=tmp_path / "run", generater="some/model")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_listener_may_still_be_called_listen(corpus, fake_models, tmp_path):
+    """Scripts that say `listen=` are told what those are told that say `on_event=`."""
+    told = []
+    raft.build(corpus, out=tmp_path / "run", settings=SETTINGS, listen=lambda event, facts: told.append(event))
+    assert {"begins", "made"} <= set(told)
