@@ -14,6 +14,7 @@ import polars as pl
 from raft import prompts
 from raft.corpus import documents as corpus
 from raft.corpus.blocks import repeated_lines
+from raft.corpus.chunking import chunk_documents
 from raft.curation import clean
 from raft.curation import split as parting
 from raft.errors import RaftError
@@ -158,7 +159,7 @@ def cut_chunks(run: Run, settings: Settings, embedder: Embedder) -> None:
 
 def _cut(step: Step, *, tokenizer: Tokenizer, **shape: int) -> Mapping[str, Output]:
     known = step.previous("chunks.parquet", _document_and_digest)
-    frames = corpus.chunk_documents(
+    frames = chunk_documents(
         step.run.stream("documents.parquet"),
         tokenizer,
         **shape,
