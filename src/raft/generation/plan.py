@@ -1,10 +1,9 @@
 """Which questions are asked of which chunks: an even budget for what a survey found.
 
-The chunks are read twice: once to survey them (`surveying.py`), once to ask. Between the two only counts, digests and
-the partners of comparisons are held.
+The chunks are read twice: once to survey them, once to ask. Between the two only counts, digests and the partners of
+comparisons are held.
 """
 
-import hashlib
 import json
 import math
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence, Set
@@ -15,13 +14,14 @@ from typing import Any
 
 import polars as pl
 
-from raft.generation.facts import Opening, StatedFact, statements, targets
+from raft.generation.facts import Opening, StatedFact, digest, statements, targets
 from raft.generation.items import items_ask
 from raft.generation.tasks import Task, answer_first_ask, comparison_ask, section, stems, unanswerable_ask
 from raft.kinds import KINDS
 from raft.prompts import Prompt
 
 Chunk = dict[str, Any]
+_Options = list[tuple[Chunk, list[StatedFact]]]
 COLUMNS = ("chunk_id", "doc_id", "heading", "text", "tokens", "boilerplate")
 """What a survey reads of chunks."""
 COMPARED = tuple(kind for kind, its in KINDS.items() if its.compared)
@@ -55,23 +55,17 @@ class Survey:
         return frozenset(chunk_id for chunk_id, _, _ in self.pairs)
 
 
-def needed(way: str, kinds: Sequence[str]) -> frozenset[str]:
-    """Return what of a survey, beside the sizes, is looked at when questions of these kinds are asked in this way."""
-    if way == "spans":
+def needed(strategy: str, kinds: Sequence[str]) -> frozenset[str]:
+    """Return what of a survey, beside the sizes, is looked at when questions of these kinds are asked."""
+    if strategy == "spans":
         return frozenset({"notices"})
-    if way == "answer_first":
+    if strategy == "answer_first":
         return frozenset({"notices", "alike"}).union(*(KINDS[kind].needs for kind in kinds))
     return frozenset().union(*(KINDS[kind].needs for kind in kinds if not KINDS[kind].meaning))
 
 
 def survey(frames: Iterable[pl.DataFrame], prefixes: Sequence[Opening], needs: Set[str]) -> Survey:
-    """Read all chunks once and return what has to be known of them together.
-
-    Args:
-        frames: frames with `COLUMNS`, of the documents that are asked about.
-        prefixes: how questions begin; what none of them fits is no target.
-        needs: what `needed` returned.
-    """
+    """Return what is `needed` of all chunks: frames with `COLUMNS`, of the documents that are asked about."""
     found = Survey()
     by_pattern: dict[str, set[str]] = {}
     by_wording: dict[str, set[str]] = {}
@@ -111,11 +105,6 @@ def documents(frames: Iterable[pl.DataFrame]) -> Iterator[tuple[str, list[Chunk]
 def is_notice(wording: str, known: Survey) -> bool:
     """Tell whether several documents make a statement word for word, so that it is no knowledge of one of them."""
     return digest(wording) in known.notices
-
-
-def digest(text: str) -> str:
-    """Return a short digest of a text."""
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def to_json(known: Survey) -> str:
@@ -159,7 +148,7 @@ _SPECIAL_SHARE = 0.1
 
 @dataclass(frozen=True)
 class Prompts:
-    """The prompts that questions are asked with, by the way and kind they serve."""
+    """The prompts that questions are asked with, by the strategy or kind they serve."""
 
     answer_first: Prompt
     items: Prompt
@@ -175,7 +164,7 @@ def budgets(sizes: Mapping[str, int], chunks: int, *, per_chunk: float, limit: i
 
     Args:
         sizes: doc_id to tokens of content.
-        chunks: how many chunks all documents have together.
+        chunks: of all documents together.
         per_chunk: questions a chunk, on average.
         limit: the most questions in all, or None.
     """
@@ -201,8 +190,7 @@ def plan_facts(
         left = given.get(doc, 0)
         left -= yield from _comparisons(rows, known, prompts, shares, left)
         left -= yield from _unanswerable(rows, known, prompts, shares, left)
-        options = [(row, _own(targets(row["text"], prompts.prefixes, kinds), known)) for row in rows]
-        for row, target in spread_out(options, left):
+        for row, target in spread_out(_options(rows, known, prompts, kinds), left):
             named = target.pattern in known.alike
             yield answer_first_ask(prompts.answer_first, row, target, section(row), name_document=named)
 
@@ -223,7 +211,7 @@ def plan_items(
                 yield items_ask(prompts.items, row, parts[str(position)], single)
 
 
-def spread_out(options: Sequence[tuple[Chunk, list[StatedFact]]], count: int) -> Iterator[tuple[Chunk, StatedFact]]:
+def spread_out(options: _Options, count: int) -> Iterator[tuple[Chunk, StatedFact]]:
     """Yield `count` targets: the best of each chunk first, then the second of each; what is left over evenly spaced."""
     chosen: list[tuple[int, int]] = []
     for depth in range(max((len(found) for _, found in options), default=0)):
@@ -255,10 +243,8 @@ class _Shares:
 def _comparisons(
     rows: Sequence[Chunk], known: Survey, prompts: Prompts, shares: _Shares, budget: int
 ) -> Generator[Task, None, int]:
-    options = []
-    for row in (row for row in rows if row["chunk_id"] in known.paired):
-        found = _own(targets(row["text"], prompts.prefixes, COMPARED), known)
-        options.append((row, [t for t in found if (row["chunk_id"], t.start, t.answer) in known.pairs]))
+    found = _options([row for row in rows if row["chunk_id"] in known.paired], known, prompts, COMPARED)
+    options = [(row, [t for t in own if (row["chunk_id"], t.start, t.answer) in known.pairs]) for row, own in found]
     count = shares.take("comparison", budget, sum(len(found) for _, found in options))
     for row, target in spread_out(options, count):
         partner = known.pairs[row["chunk_id"], target.start, target.answer]
@@ -269,14 +255,14 @@ def _comparisons(
 def _unanswerable(
     rows: Sequence[Chunk], known: Survey, prompts: Prompts, shares: _Shares, budget: int
 ) -> Generator[Task, None, int]:
-    options = []
-    for row in rows if known.vocabulary else []:
-        options.append((row, _own(targets(row["text"], prompts.prefixes, COMPARED), known)))
+    options = _options(rows if known.vocabulary else [], known, prompts, COMPARED)
     count = shares.take("unanswerable", budget, sum(len(found) for _, found in options))
     for row, target in spread_out(options, count):
         yield unanswerable_ask(prompts.unanswerable, row, target, known.vocabulary)
     return count
 
 
-def _own(found: Sequence[StatedFact], known: Survey) -> list[StatedFact]:
-    return [target for target in found if not is_notice(target.statement, known)]
+def _options(rows: Sequence[Chunk], known: Survey, prompts: Prompts, kinds: Sequence[str]) -> _Options:
+    """Return each chunk with its targets that are no notices."""
+    found = [(row, targets(row["text"], prompts.prefixes, kinds)) for row in rows]
+    return [(row, [target for target in of if not is_notice(target.statement, known)]) for row, of in found]
