@@ -49,15 +49,11 @@ def chunk_documents(
     previous: Callable[[str, str], pl.DataFrame | None] | None = None,
     **shape: int,
 ) -> Iterator[pl.DataFrame]:
-    """Yield one frame of `tables.CHUNKS` for each document that has no error, in order.
+    """Yield one frame of `tables.CHUNKS` for each of `tables.DOCUMENTS` that has no error, in order.
 
-    Args:
-        documents: frames of `tables.DOCUMENTS`.
-        tokenizer: the embedder's.
-        repeated: what `repeated_lines` found; a chunk that is half or more of such lines is boilerplate.
-        previous: given a doc_id and its `document_sha256`, the rows cut from the same text in the same way before;
-            only `boilerplate` is computed afresh for them.
-        **shape: `tokens`, `overlap` and `max_tokens` of `cut`.
+    `shape` are `tokens`, `overlap` and `max_tokens` of `cut`. A chunk that is half or more of `repeated_lines` is
+    boilerplate. `previous` returns for a doc_id and its `document_sha256` the rows cut from the same text in the same
+    way before; only `boilerplate` is computed afresh for them.
     """
     words: dict[str, int] = {}
     for frame in documents:
@@ -109,11 +105,11 @@ def cut(
     Args:
         text: the text of a document.
         title: the first part of each heading path.
-        format: "md", "rst", "csv", ...: says what is a heading and what a row.
+        format: "md", "csv", ...: says what is a heading and what a row.
         tokenizer: the embedder's.
         tokens: about how long a chunk is, heading included.
         overlap: at most so many tokens of whole units are repeated from the chunk before, within a section.
-        max_tokens: the most tokens that a chunk may have, heading included.
+        max_tokens: the most that a chunk may have, heading included.
         words: counts of words, kept from one text to the next to save time; filled here.
     """
     wanted = min(tokens, max_tokens * 4 // 5)
@@ -163,21 +159,19 @@ def _small_enough(
     text: str, units: list[Unit], counter: _Counter, rooms: dict[tuple[str, ...], int]
 ) -> tuple[list[Unit], list[int]]:
     """Halve each unit until it fits into its room; return the units and their rough counts."""
-    todo = [(unit, True) for unit in units]
     known: dict[Unit, int] = {}
-    while any(uncached for _, uncached in todo):
-        uncached = [unit for unit, is_fresh in todo if is_fresh]
-        known.update(zip(uncached, _rough_counts(text, uncached, counter, rooms), strict=True))
-        done: list[tuple[Unit, bool]] = []
-        for unit, _ in todo:
+    while uncounted := [unit for unit in units if unit not in known]:
+        known.update(zip(uncounted, _rough_counts(text, uncounted, counter, rooms), strict=True))
+        parts: list[Unit] = []
+        for unit in units:
             if known[unit] <= rooms[unit.above] or unit.end - unit.start < 2:
-                done.append((unit, False))
-                continue
-            middle = _halfway(text, unit.start, unit.end)
-            done.append((trimmed_unit(text, unit._replace(end=middle)), True))
-            done.append((trimmed_unit(text, unit._replace(start=middle, price=IN_SENTENCE)), True))
-        todo = done
-    return [unit for unit, _ in todo], [known[unit] for unit, _ in todo]
+                parts.append(unit)
+            else:
+                middle = _halfway(text, unit.start, unit.end)
+                halves = unit._replace(end=middle), unit._replace(start=middle, price=IN_SENTENCE)
+                parts += [trimmed_unit(text, half) for half in halves]
+        units = parts
+    return units, [known[unit] for unit in units]
 
 
 def _rough_counts(text: str, units: list[Unit], counter: _Counter, rooms: dict[tuple[str, ...], int]) -> list[int]:

@@ -25,16 +25,11 @@ class Source:
 
 
 def find_sources(corpus: Sequence[str]) -> tuple[list[Source], list[tuple[str, str]]]:
-    """Find the files of a corpus.
+    """Return the files of a corpus that have a reader, sorted by name, and (name, reason) for each one left out.
 
-    A file's name is its path relative to the folder given, or to the fixed beginning of a glob; a file given by
-    itself is named as it is. With more than one entry, each name begins with its folder's name.
-
-    Args:
-        corpus: files, folders and globs such as `docs/**/*.md`.
-
-    Returns:
-        The files that have a reader, sorted by name, and (name, reason) for each one left out.
+    A corpus is files, folders and globs such as `docs/**/*.md`. A file's name is its path relative to the folder given,
+    or to the fixed beginning of a glob; a file given by itself is named as it is. With more than one entry, each name
+    begins with its folder's name.
 
     Raises:
         UsageError: an entry does not exist, or nothing was found that can be read.
@@ -79,12 +74,8 @@ def read_documents(
 ) -> Iterator[pl.DataFrame]:
     """Yield one frame of `tables.DOCUMENTS` for each file, in order; a file that cannot be read is a row that says why.
 
-    Args:
-        sources: the files.
-        text_field: the field of JSON records that holds a document's text.
-        drop_templates: leave template syntax out of Markdown and HTML.
-        previous: given a file's name and sha256, the rows read from the same bytes before; where they hold an error
-            the file is read again.
+    `previous` returns for a file's name and sha256 the rows read from the same bytes before; where they hold an error
+    the file is read again. For the others see `readers.read`.
     """
     for source in sources:
         rows = previous(source.name, source.sha256) if previous and source.sha256 else None

@@ -251,8 +251,8 @@ def _moved(offsets: Sequence[int], findings: Sequence[Finding]) -> list[int]:
 def cleaned(text: str, offsets: Sequence[int] = ()) -> tuple[str, list[int]]:
     """Return a text in which `scan` finds nothing more, and where offsets (rising, in characters) stand in it.
 
-    A placeholder can lay bare what its neighbour hid, so text is looked through until nothing is found. It comes to an
-    end: each round takes characters of the original away, and no rule matches a placeholder.
+    A placeholder can lay bare what its neighbour hid, so it goes on until nothing is found. It comes to an end: each
+    round takes characters of the original away, and no rule matches a placeholder.
     """
     places = list(offsets)
     while found := scan(text):

@@ -61,7 +61,9 @@ def clean(
     judge_prompt: Prompt | None,
     judge_minimum: float,
 ) -> pl.DataFrame:
-    """Return all questions, in their order, each with the reason why it is dropped, or none.
+    """Return all questions, in their order, as `tables.CLEANED`: each with the reason why it is dropped, or none.
+
+    A quote that nearly stands in its chunk is replaced by the words that do; `original_quotes` then holds what came.
 
     Args:
         questions: a frame of `tables.QUESTIONS`.
@@ -73,15 +75,10 @@ def clean(
         max_words: in a question.
         max_answer_words: in an answer.
         similarity: cosine (0 to 1) from which two questions with one answer or one source are duplicates.
-        round_trip_k: the golden chunks must be among so many results; few enough that it means something, say at most
-            a third of all chunks.
+        round_trip_k: the golden chunks must be among so many results.
         judge: marks the questions with `judge_prompt`; None: no marks.
         judge_prompt: a prompt with $question, $answer and $passage; None: no marks.
         judge_minimum: lowest mark (0 to 1) that is kept; a question whose mark cannot be had is kept.
-
-    Returns:
-        A frame of `tables.CLEANED` whose `split` is null. A quote that nearly stands in its chunk is replaced by the
-        words that do, and `original_quotes` then holds what came.
     """
     texts = {row["chunk_id"]: row for row in chunks.select("chunk_id", "heading", "text").iter_rows(named=True)}
     limits = {"min_words": min_words, "max_words": max_words, "max_answer_words": max_answer_words}
@@ -161,11 +158,7 @@ def _requests(rows: Iterable[Row], texts: Mapping[str, Row], prompt: Prompt) -> 
 
 
 def read_mark(reply: str) -> float:
-    """Return the mark in a judge's reply, `{"mark": 1}` to `{"mark": 5}`, as a number from 0 to 1.
-
-    Raises:
-        ValueError: the reply holds no such mark.
-    """
+    """Return the mark in a judge's reply, `{"mark": 1}` to `{"mark": 5}`, as 0 to 1; ValueError if it holds none."""
     match = re.search(r"\{[^{}]*\}", reply)
     mark = json.loads(match.group()).get("mark") if match else None
     if isinstance(mark, bool) or not isinstance(mark, (int, float)) or not 1 <= mark <= 5:
@@ -414,10 +407,9 @@ def _answer_absent(candidate: Candidate) -> bool:
 
 
 def supported(answer: str, source: str, *, share: float) -> bool:
-    """Tell whether an answer stands in a text.
+    """Tell whether an answer stands in a text: word for word, or with all its numbers, dates, codes and names.
 
-    It does word for word, or when all its numbers, dates, codes and names do and so does a share of its words, from
-    0 to 1; an answer of up to four words needs all.
+    Then a share (0 to 1) of its words must stand there too; of up to four words all.
     """
     answer = answer.strip()
     # as it is: between markup, or in "6pm-6am", where its word goes on

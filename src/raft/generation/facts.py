@@ -45,13 +45,9 @@ class Opening:
 class StatedFact:
     """Something to ask for: an exact number with its unit, date, name or code, and what states it.
 
-    Attributes:
-        kind: the question's kind.
-        answer: the exact answer.
-        start, end: where the quote stands in the chunk's text.
-        statement: the sentence as a reader sees it, without markup; a table row with its column heads.
-        opening: how the question begins; `$title` in it stands for the document's title.
-        pattern: digest of the statement without its facts; look-alike documents share patterns.
+    `start` and `end` are the quote's place in the chunk's text; `statement` is a sentence without markup, or a table
+    row with its column heads. `opening` is how the question begins (`$title` stands for the document's title), and
+    `pattern` a digest of the statement without its facts: look-alike documents share patterns.
     """
 
     kind: str
@@ -64,11 +60,7 @@ class StatedFact:
 
 
 def read_prefixes(text: str) -> list[Opening]:
-    """Read the rules of an `openings.yaml`.
-
-    Raises:
-        UsageError: it is no list of rules, or a pattern does not compile.
-    """
+    """Return the rules of an `openings.yaml`; UsageError if it is no list of rules, or a pattern does not compile."""
     try:
         return [
             Opening(
@@ -90,12 +82,9 @@ def read_prefixes(text: str) -> list[Opening]:
 
 @dataclass(frozen=True)
 class Statement:
-    """A sentence or a table row that can stand for itself.
+    """A sentence or a table row that can stand for itself, without markup, and its place in the chunk's text.
 
-    Attributes:
-        start, end: where it stands in the chunk's text.
-        wording: as a reader sees it, without markup.
-        cells: of a table row, column head and content of each cell.
+    `cells` are of a table row: column head and content of each.
     """
 
     start: int

@@ -53,8 +53,8 @@ def plan_spans(
 ) -> Iterator[Task]:
     """Yield what to ask: one question for each chosen sentence, spread evenly over a document's chunks.
 
-    Where decisions are among the kinds, they get an even share of the questions, or less where they would all be
-    answered with yes. `given` is doc_id to questions, of `budgets`; a reply of a kind that is not on is refused.
+    Of decisions there is an even share, or less where they would all be answered with yes; a reply of a kind that is
+    not on is refused. `given` is doc_id to questions, of `budgets`.
     """
     balance = yes_no.Balance(1 / len(kinds) if "decision" in kinds else 0.0)
     copied = any(kind != "decision" for kind in kinds)
@@ -95,8 +95,7 @@ def _spread(choices: Sequence[_T], count: int) -> list[_T]:
 def _facts(text: str, kinds: Sequence[str]) -> list[str]:
     """Return facts of a sentence that can be asked for, first to last.
 
-    A name that begins it is left out, since its first word may be capitalised for its place alone, and so is one that
-    ends with an initial.
+    Without a name that begins it (its first word may be capitalised for its place alone) or ends with an initial.
     """
     known = (fact for fact in facts(plain(text)) if fact.kind != "name" or (fact.start > 0 and fact.text[-2:-1] != " "))
     found = dict.fromkeys(fact.text for fact in known)
@@ -133,11 +132,7 @@ def span_ask(
 
 
 def parse_span(reply: str, statement: str) -> tuple[str, str]:
-    """Return answer and question of a reply; the answer as the statement writes it.
-
-    Raises:
-        ValueError: there is no answer or question, or the answer is no short part of the statement.
-    """
+    """Return answer (as the statement writes it) and question of a reply; ValueError if it is no short part of it."""
     found = _REPLY.match(reply)
     if not found:
         raise ValueError("it has no answer with a question below")
@@ -185,9 +180,15 @@ class Plan:
 
 def read_prompts(folder: Path | None) -> Prompts:
     """Return the prompts that questions are asked with; `folder` holds those that replace the package's."""
-    names = ("answer_first", "items", "comparison", "unanswerable", "span", "decision")
-    prefixes = tuple(read_prefixes(prompts.load_text("openings.yaml", folder)))
-    return Prompts(**{name: prompts.load(name, folder) for name in names}, prefixes=prefixes)
+    return Prompts(
+        answer_first=prompts.load("answer_first", folder),
+        items=prompts.load("items", folder),
+        comparison=prompts.load("comparison", folder),
+        unanswerable=prompts.load("unanswerable", folder),
+        span=prompts.load("span", folder),
+        decision=prompts.load("decision", folder),
+        prefixes=tuple(read_prefixes(prompts.load_text("openings.yaml", folder))),
+    )
 
 
 def plan(
@@ -230,7 +231,7 @@ def ask(
 
     Args:
         chunks: frames of `tables.CHUNKS`; documents that the survey does not know are not asked about.
-        known: the survey of these chunks, with what this strategy and these kinds need.
+        known: the survey of these chunks, with what is `needed`.
         generator: writes the questions.
         used: the prompts that it is asked with.
         way: the strategy: "answer_first", "spans" or "items".

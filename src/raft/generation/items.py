@@ -35,11 +35,10 @@ def items_ask(prompt: Prompt, chunk: Mapping[str, Any], count: int, kinds: Seque
     def read(reply: str) -> list[Row]:
         return [_item(item, chunk) for item in parse_items(reply, kinds)[0][:count]]
 
-    def refused(reply: str) -> list[str]:
-        return parse_items(reply, kinds)[1]
-
     request = Request(messages, ITEM_TOKENS * count + 40, schema=_items_schema(kinds), check=read)
-    return Task(request, read, chunk["chunk_id"], (chunk["doc_id"],), prompt, refused)
+    return Task(
+        request, read, chunk["chunk_id"], (chunk["doc_id"],), prompt, lambda reply: parse_items(reply, kinds)[1]
+    )
 
 
 def parse_items(reply: str, kinds: Sequence[str]) -> tuple[list[dict[str, str]], list[str]]:
@@ -51,7 +50,7 @@ def parse_items(reply: str, kinds: Sequence[str]) -> tuple[list[dict[str, str]],
         ValueError: no item is of use: there is none, or each lacks a question, an answer, a quote or a known kind.
     """
     try:
-        found = list(_entries(read_json(reply)))
+        found = list(_entries(_read_json(reply)))
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     items: list[dict[str, str]] = []
@@ -100,7 +99,7 @@ def _text(value: Any) -> str:
     return str(value) if isinstance(value, (str, int, float)) else ""
 
 
-def read_json(reply: str) -> Any:
+def _read_json(reply: str) -> Any:
     """Return what a JSON reply holds, numbers as they are spelled, repaired where it is nearly JSON ("" for none)."""
     try:
         return json.loads(reply, parse_int=str, parse_float=str)

@@ -1,7 +1,6 @@
 """Which questions are asked of which chunks: an even budget for what a survey found.
 
-The chunks are read twice: once to survey them, once to ask. Between the two only counts, digests and the partners of
-comparisons are held.
+The chunks are read twice, to survey them and to ask; between the two only counts, digests and partners are held.
 """
 
 import json
@@ -35,7 +34,7 @@ class Survey:
 
     Attributes:
         sizes: tokens of content by doc_id, of the documents that are asked about.
-        chunks: how many chunks have content.
+        chunks: how many have content.
         alike: patterns of statements that several documents make with other facts.
         notices: digests of statements that several documents make word for word.
         pairs: by (chunk_id, start, answer) of a target, the chunk and target of another document to compare it with.
@@ -77,19 +76,16 @@ def survey(frames: Iterable[pl.DataFrame], prefixes: Sequence[Opening], needs: S
             if "vocabulary" in needs:
                 found.vocabulary |= stems(row["text"])
             stated = list(statements(row["text"])) if needs & {"alike", "notices", "pairs"} else []
-            if "notices" in needs:
-                for statement in stated:
-                    by_wording.setdefault(digest(statement.wording), set()).add(doc)
-            if needs.isdisjoint({"alike", "pairs"}):
-                continue
-            for target in targets(row["text"], prefixes, COMPARED, stated=stated):
+            for statement in stated if "notices" in needs else []:
+                by_wording.setdefault(digest(statement.wording), set()).add(doc)
+            compared = needs & {"alike", "pairs"}
+            for target in targets(row["text"], prefixes, COMPARED, stated=stated) if compared else []:
                 if "alike" in needs:
                     by_pattern.setdefault(target.pattern, set()).add(doc)
-                if "pairs" not in needs:
-                    continue
-                partner = first.setdefault((target.pattern, target.opening), (row, target))
-                if partner[0]["doc_id"] != doc and partner[1].answer != target.answer:
-                    found.pairs.setdefault((row["chunk_id"], target.start, target.answer), partner)
+                if "pairs" in needs:
+                    partner = first.setdefault((target.pattern, target.opening), (row, target))
+                    if partner[0]["doc_id"] != doc and partner[1].answer != target.answer:
+                        found.pairs.setdefault((row["chunk_id"], target.start, target.answer), partner)
     found.alike = frozenset(pattern for pattern, where in by_pattern.items() if len(where) > 1)
     found.notices = frozenset(wording for wording, where in by_wording.items() if len(where) >= _NOTICE)
     return found
@@ -160,13 +156,9 @@ class Prompts:
 
 
 def budgets(sizes: Mapping[str, int], chunks: int, *, per_chunk: float, limit: int | None) -> dict[str, int]:
-    """Return how many questions each document gets: in proportion to its size, largest remainders first.
+    """Return how many questions each document gets: in proportion to its tokens of content, largest remainders first.
 
-    Args:
-        sizes: doc_id to tokens of content.
-        chunks: of all documents together.
-        per_chunk: questions a chunk, on average.
-        limit: the most questions in all, or None.
+    In all they are `per_chunk` for each of the `chunks`, at most `limit`.
     """
     total = sum(sizes.values())
     wanted = max(1, round(per_chunk * chunks)) if chunks else 0

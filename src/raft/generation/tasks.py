@@ -31,13 +31,8 @@ Row = dict[str, Any]
 class Task:
     """A request, whose check decides whether the reply is of use, with the reading of a reply that passed.
 
-    Attributes:
-        request: what the generator is asked.
-        read: reply to rows of `tables.QUESTIONS`, see `row_of`.
-        item_id: the chunk that it is about.
-        doc_ids: the documents that it is about.
-        prompt: the prompt it was made with.
-        refused: reply to what is wrong with those of its parts that are not read.
+    `read` makes rows as `row_of` does of it, `refused` says what is wrong with those of its parts that are not read;
+    `item_id` is the chunk that it is about.
     """
 
     request: Request
@@ -125,10 +120,7 @@ def comparison_ask(
 
 
 def unanswerable_ask(prompt: Prompt, chunk: Mapping[str, Any], target: StatedFact, vocabulary: set[str]) -> Task:
-    """Ask for a question on the target's subject that the corpus, whose `stems` are the vocabulary, does not answer.
-
-    It must use a word that no document holds.
-    """
+    """Ask for a question on the target's subject that has a word whose stem is not in the corpus's vocabulary."""
     messages = prompt.render(context=chunk["heading"], statement=target.statement)
 
     def check(reply: str) -> str:
@@ -147,11 +139,7 @@ def unanswerable_ask(prompt: Prompt, chunk: Mapping[str, Any], target: StatedFac
 
 
 def check_question(text: str, target: StatedFact, context: str) -> None:
-    """Check a question that was written for a chosen answer.
-
-    Raises:
-        ValueError: it is no single question, gives the answer away, or is about something else.
-    """
+    """Raise ValueError unless a text is one question about the target's statement that does not hold its answer."""
     kind = traits(target.kind)
     check_wording(text, target.answer if kind.exact else "", target.statement, context)
     if kind.fixed:
@@ -170,11 +158,7 @@ def check_question(text: str, target: StatedFact, context: str) -> None:
 
 
 def check_wording(text: str, answer: str, statement: str, context: str) -> None:
-    """Check that a text is one question in good English that does not hold its answer (which may be empty).
-
-    Raises:
-        ValueError: it is not.
-    """
+    """Raise ValueError unless a text is one question in good English without its answer (which may be empty)."""
     _check_single(text)
     must(not _SECOND.search(text), "it asks for two things")
     must(not _GARBLED.search(text), "its grammar is broken")

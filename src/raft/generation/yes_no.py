@@ -1,9 +1,8 @@
 """Questions that are answered with yes, no or maybe: a sentence and the word are given, the model writes the question.
 
-The word follows from the sentence: a negated one is answered with no, one that says that it is not certain with maybe.
-A small model that is given "no" with a plain sentence asks for what the sentence says all the same (a model of 1.5
-billion parameters did so for nearly all of some 35 sentences of abstracts). So what is answered with no comes from
-negated sentences, and from questions about plain ones that are turned round by rule. Other plain
+A negated sentence is answered with no, one that says that it is not certain with maybe. A small model that is given
+"no" with a plain sentence asks for what the sentence says all the same (one of 1.5 billion parameters did so for nearly
+all of some 35 sentences of abstracts), so that questions about plain ones are turned round by rule. Other plain
 sentences are the most by far, and have to wait: a student that has mostly seen "yes" answers nothing else.
 """
 
@@ -152,8 +151,7 @@ def answers(sentence: str) -> tuple[str, ...]:
 class Balance:
     """Chooses sentences so that as many questions are answered with yes as with no, as far as a corpus allows.
 
-    Args:
-        share: share (0 to 1) of the questions that are decisions; one that is asked both ways counts once.
+    `share` (0 to 1) of the questions are decisions; one that is asked both ways counts once.
     """
 
     def __init__(self, share: float) -> None:

@@ -60,11 +60,11 @@ class Reading:
 
     Attributes:
         title: what the document calls itself, else its file's name without the suffix.
-        text: what it says; never empty unless there is an error.
-        format: "md", "html", "pdf", ... (a value of `SUFFIXES`).
+        text: never empty unless there is an error.
+        format: a value of `SUFFIXES`.
         pages: the offset in `text` at which each page starts; empty when the format has no pages.
         record: 0-based number of the record in a file of many records, else None.
-        error: why this record could not be read, in one sentence; None when it was.
+        error: why this record could not be read, in one sentence.
     """
 
     title: str
@@ -135,11 +135,7 @@ def versions(paths: Iterable[Path]) -> dict[str, int]:
 
 
 def require(package: str, *, why: str) -> ModuleType:
-    """Import an optional package; `why` ends the sentence "The package x is needed ...".
-
-    Raises:
-        MissingExtra: it is not installed.
-    """
+    """Import an optional package or raise `MissingExtra`; `why` ends "The package x is needed ..."."""
     try:
         return importlib.import_module(package)
     except ImportError:
@@ -149,10 +145,7 @@ def require(package: str, *, why: str) -> ModuleType:
 def decode(data: bytes) -> str:
     r"""Return the text of a text file, lines ended by `\n`, without a byte order mark.
 
-    UTF-8 and, with a byte order mark, UTF-16; Windows-1252 when the result looks like text.
-
-    Raises:
-        Unreadable: the bytes are no text in one of these encodings.
+    UTF-8 and, with a byte order mark, UTF-16; Windows-1252 when the result looks like text. Else it is `Unreadable`.
     """
     utf16 = data.startswith((b"\xff\xfe", b"\xfe\xff"))
     if b"\0" in data and not utf16:
@@ -168,8 +161,7 @@ def decode(data: bytes) -> str:
 def clean(text: str, *, binary: bool = False) -> str:
     r"""Return `text` with lines ended by `\n`, and without control characters and halves of characters.
 
-    Raises:
-        Unreadable: `binary` is set, and more than one character in a thousand is a control character.
+    With `binary` more than one control character in a thousand is `Unreadable`.
     """
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     text, controls = _CONTROL.subn(" ", text)
@@ -179,13 +171,7 @@ def clean(text: str, *, binary: bool = False) -> str:
 
 
 def check_archive(path: Path) -> None:
-    """Inflate every file of a zip archive, keeping nothing, to see that it stays within limits.
-
-    The sizes that an archive states can be false, so they are not believed.
-
-    Raises:
-        Unreadable: it is no archive, is protected, or inflates to far more than a document does.
-    """
+    """Raise `Unreadable` unless a zip archive inflates within limits, whatever sizes it states; nothing is kept."""
     try:
         with zipfile.ZipFile(path) as archive:
             limit = min(MAX_INFLATED, max(10 * MEGABYTE, MAX_RATIO * path.stat().st_size))

@@ -20,11 +20,8 @@ _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 def read(path: Path, *, kind: str, text_field: str, **_others: object) -> list[Reading]:
     """Read each record that has the text field as a document, or the whole file as one of readable lines.
 
-    A line of JSON lines that is no JSON is a reading with an error that names the line. YAML is one document, whose
-    values stay as they are written (a date stays a date, 1.50 stays 1.50).
-
-    Raises:
-        raft.corpus.readers.Unreadable: it is no text, not of its format, nested too deeply, or multiplies itself.
+    A line of JSON lines that is no JSON is a reading with an error that names the line. YAML is one document. Values
+    stay as they are written: a date stays a date, 1.50 stays 1.50.
     """
     source = decode(path.read_bytes())
     if kind == "yaml":
