@@ -30,7 +30,8 @@ import polars as pl
 from tokenizers import Tokenizer
 
 from raft.corpus.blocks import repeated_lines
-from raft.corpus.documents import chunk_documents, doc_id, find_sources, read_documents
+from raft.corpus.chunking import chunk_documents
+from raft.corpus.documents import doc_id, find_sources, read_documents
 from raft.store import artifacts, tables
 
 TOKENS, MAX_TOKENS = 200, 256

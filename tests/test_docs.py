@@ -13,7 +13,7 @@ import pytest
 import raft
 from raft import settings
 from raft.cli import main
-from raft.curation import filters
+from raft.curation import clean
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -65,7 +65,7 @@ def test_python_of_the_readme_uses_public_names():
 
 def test_reasons_of_the_readme_are_those_of_the_rules():
     """Each reason why a question is dropped by a rule stands in the README, in the order in which rules apply."""
-    places = [README.find(f"`{reason}`") for reason, _ in filters.RULES]
+    places = [README.find(f"`{reason}`") for reason, _ in clean.RULES]
     assert -1 not in places
     assert places == sorted(places)
 

@@ -10,7 +10,8 @@ import polars as pl
 import pytest
 
 from raft.corpus.blocks import is_boilerplate, repeated_lines
-from raft.corpus.documents import chunk_documents, doc_id, document_sha256, find_sources, read_documents
+from raft.corpus.chunking import chunk_documents, document_sha256
+from raft.corpus.documents import doc_id, find_sources, read_documents
 from raft.corpus.readers import read
 from raft.errors import UsageError
 from raft.pipeline import read as reading

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from raft import prompts
 from raft import similarity as duplicates
 from raft.curation import clean as cleaning
-from raft.curation import filters
 from raft.rag.format import ABSTENTION
 from raft.store import tables
 from raft.testing import HashEmbedder, OverlapRetriever, ScriptedGenerator, make_chunks, make_question
@@ -366,5 +365,5 @@ def test_nearness_is_reflexive_and_symmetric(one, other):
 )
 def test_an_answer_that_stands_there_as_it_is_is_in_the_chunk(source, answer):
     """An answer beside a hyphen or markup is found; a part of a longer number is not."""
-    assert filters.supported(answer, source, share=0.8)
-    assert not filters.supported("10", "it costs 1,100 euros and 210 cents", share=0.8)
+    assert cleaning.supported(answer, source, share=0.8)
+    assert not cleaning.supported("10", "it costs 1,100 euros and 210 cents", share=0.8)

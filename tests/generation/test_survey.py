@@ -77,7 +77,7 @@ def test_look_alikes_and_notices_are_found():
 def planned(known, way, kinds):
     """Return what would be asked of the look-alikes."""
     plan = generate.plan(iter([LOOKALIKES]), known, PROMPTS, way=way, kinds=kinds, per_chunk=2.0, limit=None)
-    return [(one.item_id, one.doc_ids, one.request.messages, one.request.schema) for one in plan.asks]
+    return [(one.item_id, one.doc_ids, one.request.messages, one.request.schema) for one in plan.tasks]
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -65,7 +65,7 @@ def test_an_estimate_asks_nothing_and_is_kept(home, fake_models):
     found = raft.estimate(**options(home))
     assert (fake_models.asked, fake_models.embedded) == ([], [])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(corpus, "chunk_documents", None)
+        patch.setattr("raft.pipeline.build.chunk_documents", None)
         patch.setattr(corpus, "read_documents", None)
         raft.build(**options(home))
     assert (found.documents, found.chunks) == (6, len(raft.load(home[1]).chunks))

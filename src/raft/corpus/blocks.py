@@ -1,7 +1,7 @@
-"""What a text is made of: blocks, and in them the units between which it may be cut.
+"""The blocks of a text, and in them the units between which it may be cut, each with what it costs to cut before it.
 
 A block is a heading, a paragraph, a list item, a table, fenced code or a line that stands for a record; a unit is a
-sentence, a table row or a line of code. Each unit says what it costs to cut before it.
+sentence, a table row or a line of code.
 """
 
 import hashlib
@@ -42,14 +42,10 @@ class Block(NamedTuple):
 
 
 class Unit(NamedTuple):
-    """A piece of a text that is best left whole.
+    """A piece of a text that is best left whole; its first and last characters are no whitespace.
 
-    Attributes:
-        start: where it begins; its first and last characters are no whitespace.
-        end: one past its last character.
-        price: what it costs to cut before it (a chunk of half the wanted size costs a quarter).
-        section: index of its section.
-        above: the headings above it, outermost first, and below them the columns of its table.
+    `price` is what it costs to cut before it (a chunk of half the wanted size costs a quarter), `section` the index of
+    its section, `above` the headings above it, outermost first, and below them the columns of its table.
     """
 
     start: int
@@ -69,10 +65,7 @@ class Section(NamedTuple):
 def units_of(text: str, title: str, format: str) -> tuple[list[Unit], list[Section]]:
     """Return the units of a text, in order, and its sections; `section` of a unit is an index into them.
 
-    Args:
-        text: the text of a document.
-        title: the document's title, the outermost heading of all; may be empty.
-        format: the document's format, which says what is a heading and what a record.
+    The title, if any, is the outermost heading of all; the format says what is a heading and what a record.
     """
     units: list[Unit] = []
     sections = [Section(0, _SECTION_JOINED)]
@@ -229,29 +222,17 @@ class _Scanner:
         return self.styles.index(style) + 1
 
 
-def is_heading(line: str) -> bool:
-    """Return whether a line is a Markdown heading by itself."""
-    return line.startswith("#") and _ATX.match(line) is not None
-
-
 _LINES_IN_MEMORY = 2_000_000
 _BOILERPLATE_SHARE = 0.5
 
 
 def repeated_lines(documents: Iterable[pl.DataFrame]) -> frozenset[int]:
-    """Find the lines that stand in so many documents that they are furniture: menus, notices, footers.
+    """Find the lines that stand in so many documents (`tables.DOCUMENTS`) that they are furniture: menus, footers.
 
     That is a fifth of the documents, and at least five, so that a few editions of one manual do not take each other
-    for furniture; in a corpus of three or four documents it is all of them, and of fewer none.
-
-    Memory is bounded: of more than two million different lines, the rarest are forgotten, and as much as they may
-    have counted is taken off the bar.
-
-    Args:
-        documents: frames of `tables.DOCUMENTS`.
-
-    Returns:
-        64-bit digests of the lines, without case and outer whitespace, for `is_boilerplate`.
+    for furniture; in a corpus of three or four documents it is all of them, and of fewer none. Memory is bounded: of
+    more than two million different lines, the rarest are forgotten, and as much as they may have counted is taken off
+    the bar. The result are 64-bit digests of the lines, for `is_boilerplate`.
     """
     hashes, counts = np.empty(0, np.uint64), np.empty(0, np.uint32)
     pending: list[np.ndarray] = []
@@ -288,7 +269,7 @@ def _telling_lines(text: str) -> Iterator[str]:
     """Yield the lines of a text that say something: no headings, no rules, nothing without a letter or digit."""
     for raw in text.split("\n"):
         line = raw.strip().lower()
-        if line and not is_heading(line) and any(map(str.isalnum, line)):
+        if any(map(str.isalnum, line)) and not (line[0] == "#" and _ATX.match(line)):
             yield line
 
 

@@ -1,15 +1,21 @@
-"""Cutting a text into chunks at the places where a reader would pause.
+"""From documents to chunks with provenance, cut at the places where a reader would pause.
 
 A text is seen as a row of units (a sentence, a table row, a list item, a line of code), and each place between two
 units has a price for cutting there. Of all ways to cut, the cheapest is taken: chunks near the wanted size, whole
 sections together, small sections with their neighbours, no table row or sentence apart.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
+import hashlib
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
-from raft.corpus.blocks import IN_SENTENCE, Section, Unit, trimmed_unit, units_of
+import polars as pl
+
+from raft.corpus.blocks import IN_SENTENCE, Section, Unit, is_boilerplate, trimmed_unit, units_of
 from raft.protocols import Tokenizer
+from raft.store import tables
 from raft.text import embedded_text
 
 CHARACTERS_PER_TOKEN = 16
@@ -30,6 +36,59 @@ class Span(NamedTuple):
     tokens: int
 
 
+def document_sha256(title: str, format: str, text: str) -> str:
+    """Return the digest of all that decides how a document is cut."""
+    return hashlib.sha256("\0".join((title, format, text)).encode()).hexdigest()
+
+
+def chunk_documents(
+    documents: Iterable[pl.DataFrame],
+    tokenizer: Tokenizer,
+    *,
+    repeated: Collection[int] = frozenset(),
+    previous: Callable[[str, str], pl.DataFrame | None] | None = None,
+    **shape: int,
+) -> Iterator[pl.DataFrame]:
+    """Yield one frame of `tables.CHUNKS` for each of `tables.DOCUMENTS` that has no error, in order.
+
+    `shape` are `tokens`, `overlap` and `max_tokens` of `cut`. A chunk that is half or more of `repeated_lines` is
+    boilerplate. `previous` returns for a doc_id and its `document_sha256` the rows cut from the same text in the same
+    way before; only `boilerplate` is computed afresh for them.
+    """
+    words: dict[str, int] = {}
+    for frame in documents:
+        for row in frame.filter(pl.col("error").is_null()).iter_rows(named=True):
+            text, title, form = row["text"], row["title"], row["format"]
+            digest = document_sha256(title, form, text)
+            chunks = previous(row["doc_id"], digest) if previous else None
+            if chunks is None:
+                spans = cut(text, title=title, format=form, tokenizer=tokenizer, words=words, **shape)
+                chunks = _chunk_rows(row, digest, spans)
+            flags = [is_boilerplate(text, repeated) for text in chunks["text"]]
+            yield chunks.with_columns(pl.Series("boilerplate", flags, pl.Boolean))
+
+
+def _chunk_rows(document: Mapping[str, Any], digest: str, spans: Iterable[Span]) -> pl.DataFrame:
+    identity, pages = document["doc_id"], document["pages"]
+    seen: Counter[str] = Counter()
+    rows = []
+    for position, span in enumerate(spans):
+        part = document["text"][span.start : span.end]
+        rows.append(
+            {
+                **span._asdict(),
+                "chunk_id": hashlib.sha256("\0".join((identity, part, str(seen[part]))).encode()).hexdigest()[:16],
+                "doc_id": identity,
+                "position": position,
+                "page": max(1, bisect_right(pages, span.start)) if pages else None,
+                "text": part,
+                "document_sha256": digest,
+            }
+        )
+        seen[part] += 1
+    return tables.frame(tables.CHUNKS, rows)
+
+
 def cut(
     text: str,
     *,
@@ -41,18 +100,16 @@ def cut(
     max_tokens: int,
     words: dict[str, int] | None = None,
 ) -> list[Span]:
-    """Cut a text into chunks, in order.
-
-    With `overlap` 0, each character that is no whitespace lies in exactly one chunk.
+    """Cut a text into chunks, in order; with `overlap` 0 each character but whitespace lies in exactly one.
 
     Args:
         text: the text of a document.
-        title: the document's title, the first part of each heading path.
-        format: the document's format ("md", "rst", "csv", ...), which says what is a heading and what a row.
-        tokenizer: counts tokens as the embedder does.
+        title: the first part of each heading path.
+        format: "md", "csv", ...: says what is a heading and what a row.
+        tokenizer: the embedder's.
         tokens: about how long a chunk is, heading included.
         overlap: at most so many tokens of whole units are repeated from the chunk before, within a section.
-        max_tokens: the most tokens that a chunk may have, heading included.
+        max_tokens: the most that a chunk may have, heading included.
         words: counts of words, kept from one text to the next to save time; filled here.
     """
     wanted = min(tokens, max_tokens * 4 // 5)
@@ -102,21 +159,19 @@ def _small_enough(
     text: str, units: list[Unit], counter: _Counter, rooms: dict[tuple[str, ...], int]
 ) -> tuple[list[Unit], list[int]]:
     """Halve each unit until it fits into its room; return the units and their rough counts."""
-    todo = [(unit, True) for unit in units]
     known: dict[Unit, int] = {}
-    while any(uncached for _, uncached in todo):
-        uncached = [unit for unit, is_fresh in todo if is_fresh]
-        known.update(zip(uncached, _rough_counts(text, uncached, counter, rooms), strict=True))
-        done: list[tuple[Unit, bool]] = []
-        for unit, _ in todo:
+    while uncounted := [unit for unit in units if unit not in known]:
+        known.update(zip(uncounted, _rough_counts(text, uncounted, counter, rooms), strict=True))
+        parts: list[Unit] = []
+        for unit in units:
             if known[unit] <= rooms[unit.above] or unit.end - unit.start < 2:
-                done.append((unit, False))
-                continue
-            middle = _halfway(text, unit.start, unit.end)
-            done.append((trimmed_unit(text, unit._replace(end=middle)), True))
-            done.append((trimmed_unit(text, unit._replace(start=middle, price=IN_SENTENCE)), True))
-        todo = done
-    return [unit for unit, _ in todo], [known[unit] for unit, _ in todo]
+                parts.append(unit)
+            else:
+                middle = _halfway(text, unit.start, unit.end)
+                halves = unit._replace(end=middle), unit._replace(start=middle, price=IN_SENTENCE)
+                parts += [trimmed_unit(text, half) for half in halves]
+        units = parts
+    return units, [known[unit] for unit in units]
 
 
 def _rough_counts(text: str, units: list[Unit], counter: _Counter, rooms: dict[tuple[str, ...], int]) -> list[int]:

@@ -8,8 +8,7 @@ import ipaddress
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from phonenumbers import Leniency, PhoneNumberMatcher
 from stdnum import iban, luhn
@@ -190,18 +189,7 @@ RULES = 2
 
 Kind = Literal["secret", "iban", "card", "ssn", "email", "phone", "ip"]
 
-PLACEHOLDERS: Mapping[Kind, str] = {
-    "secret": "[SECRET]",
-    "iban": "[IBAN]",
-    "card": "[CARD]",
-    "ssn": "[SSN]",
-    "email": "[EMAIL]",
-    "phone": "[PHONE]",
-    "ip": "[IP]",
-}
-"""What stands for each kind in redacted text; where findings overlap, the kind that comes first here is taken."""
-
-_RULES: Mapping[Kind, Callable[[str], Iterator[tuple[int, int]]]] = {
+_RULES: Mapping[Kind, Callable[[str], Spans]] = {
     "secret": secrets.secrets,
     "iban": ibans,
     "card": cards,
@@ -210,18 +198,15 @@ _RULES: Mapping[Kind, Callable[[str], Iterator[tuple[int, int]]]] = {
     "phone": phones,
     "ip": addresses,
 }
-_RANKS = {kind: rank for rank, kind in enumerate(PLACEHOLDERS)}
+"""Where findings overlap, the kind that comes first here is taken."""
+
+_RANKS = {kind: rank for rank, kind in enumerate(_RULES)}
+PLACEHOLDERS: Mapping[Kind, str] = {kind: f"[{kind.upper()}]" for kind in _RULES}
+"""What stands for each kind in redacted text."""
 
 
-@dataclass(frozen=True)
-class Finding:
-    """A stretch of text that says something about a person, or opens a door.
-
-    Attributes:
-        kind: what it is.
-        start: its first character.
-        end: the character behind its last.
-    """
+class Finding(NamedTuple):
+    """A stretch of text, `text[start:end]`, that says something about a person, or opens a door."""
 
     kind: Kind
     start: int
@@ -242,12 +227,7 @@ def scan(text: str) -> list[Finding]:
 
 
 def redact(text: str, findings: Sequence[Finding]) -> str:
-    """Return the text with a placeholder in the place of each finding.
-
-    Args:
-        text: the text that was scanned.
-        findings: in order and without overlaps, as `scan` returns them.
-    """
+    """Return the text that was scanned with a placeholder in the place of each finding."""
     parts, begin = [], 0
     for found in findings:
         parts += [text[begin : found.start], PLACEHOLDERS[found.kind]]
@@ -255,13 +235,8 @@ def redact(text: str, findings: Sequence[Finding]) -> str:
     return "".join([*parts, text[begin:]])
 
 
-def moved(offsets: Sequence[int], findings: Sequence[Finding]) -> list[int]:
-    """Return where offsets into a text stand once it is redacted; one within a finding goes to its placeholder.
-
-    Args:
-        offsets: in rising order, in characters.
-        findings: in order and without overlaps.
-    """
+def _moved(offsets: Sequence[int], findings: Sequence[Finding]) -> list[int]:
+    """Return where rising offsets stand once the text is redacted; one within a finding goes to its placeholder."""
     places, shift, number = [], 0, 0
     for offset in offsets:
         while number < len(findings) and findings[number].end <= offset:
@@ -276,12 +251,12 @@ def moved(offsets: Sequence[int], findings: Sequence[Finding]) -> list[int]:
 def cleaned(text: str, offsets: Sequence[int] = ()) -> tuple[str, list[int]]:
     """Return a text in which `scan` finds nothing more, and where offsets (rising, in characters) stand in it.
 
-    A placeholder can lay bare what its neighbour hid, so text is looked through until nothing is found. It comes to an
-    end: each round takes characters of the original away, and no rule matches a placeholder.
+    A placeholder can lay bare what its neighbour hid, so it goes on until nothing is found. It comes to an end: each
+    round takes characters of the original away, and no rule matches a placeholder.
     """
     places = list(offsets)
     while found := scan(text):
-        text, places = redact(text, found), moved(places, found)
+        text, places = redact(text, found), _moved(places, found)
     return text, places
 
 
@@ -290,18 +265,22 @@ def placeholders(text: str) -> Counter[Kind]:
     return +Counter({kind: text.count(word) for kind, word in PLACEHOLDERS.items()})
 
 
-NAMES = {
-    "secret": ("secret", "secrets"),
-    "iban": ("IBAN", "IBANs"),
-    "card": ("payment card", "payment cards"),
-    "ssn": ("social security number", "social security numbers"),
-    "email": ("e-mail address", "e-mail addresses"),
-    "phone": ("phone number", "phone numbers"),
-    "ip": ("IP address", "IP addresses"),
+_NAMES = {
+    "secret": "secret",
+    "iban": "IBAN",
+    "card": "payment card",
+    "ssn": "social security number",
+    "email": "e-mail address",
+    "phone": "phone number",
+    "ip": "IP address",
 }
-"""The kinds of finds in words, for one and for several."""
 
 
 def counted(kinds: Mapping[str, int]) -> str:
     """Return counts by kind as words: "2 e-mail addresses, 1 phone number"."""
-    return ", ".join(f"{count:,} {NAMES[kind][count != 1]}" for kind, count in kinds.items())
+    return ", ".join(f"{count:,} {_named(kind, count)}" for kind, count in kinds.items())
+
+
+def _named(kind: str, count: int) -> str:
+    name = _NAMES[kind]
+    return name if count == 1 else f"{name}es" if name.endswith("s") else f"{name}s"

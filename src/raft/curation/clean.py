@@ -1,27 +1,37 @@
 """Cleaning: the questions with a reason for each that is dropped. Rows in equals rows out; nothing is deleted.
 
-In this order: a question is judged by itself (`raft.rules`), by whether its golden chunk is found again (round
-trip), by a model if there is one, and last against the other questions. Duplicates come last so that the one which
-is kept for the others can never be dropped itself.
+In this order: a question is judged by itself (`RULES`, whose heuristics know English), by whether its golden chunk is
+found again (round trip), by a model if there is one, and last against the other questions. Duplicates come last so
+that the one which is kept for the others can never be dropped itself.
 """
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
 
-from raft.curation import filters
 from raft.kinds import traits
 from raft.prompts import Prompt
 from raft.protocols import Completion, Embedder, Generator, Request, Retriever
-from raft.similarity import BLOCK, NearIndex, cosine_blocks, holds_text, nearest, same_answer, same_marks, turned_round
+from raft.rag.format import ABSTENTION
+from raft.similarity import (
+    BLOCK,
+    NearIndex,
+    cosine_blocks,
+    holds_text,
+    names,
+    nearest,
+    same_answer,
+    same_marks,
+    turned_round,
+)
 from raft.store import tables
-from raft.text import content_words, normalise
-from raft.text.values import rough_values
+from raft.text import contains, content_words, embedded_text, find_quote, normalise
+from raft.text.values import covers, fact_values, facts, rough_values
 
 ROUND_TRIP, JUDGED, DUPLICATE = "round trip", "judged poor", "duplicate"
 JUDGE_TOKENS = 64
@@ -51,7 +61,9 @@ def clean(
     judge_prompt: Prompt | None,
     judge_minimum: float,
 ) -> pl.DataFrame:
-    """Return all questions, in their order, each with the reason why it is dropped, or none.
+    """Return all questions, in their order, as `tables.CLEANED`: each with the reason why it is dropped, or none.
+
+    A quote that nearly stands in its chunk is replaced by the words that do; `original_quotes` then holds what came.
 
     Args:
         questions: a frame of `tables.QUESTIONS`.
@@ -59,19 +71,14 @@ def clean(
         retriever: finds the golden chunks again.
         embedder: compares questions by meaning.
         held_out: doc_ids whose questions no rule that asks the retriever may drop.
-        min_words: fewest words in a question.
-        max_words: most words in a question.
-        max_answer_words: most words in an answer.
+        min_words: in a question.
+        max_words: in a question.
+        max_answer_words: in an answer.
         similarity: cosine (0 to 1) from which two questions with one answer or one source are duplicates.
-        round_trip_k: the golden chunks must be among so many results; few enough that it means something, say at most
-            a third of all chunks.
+        round_trip_k: the golden chunks must be among so many results.
         judge: marks the questions with `judge_prompt`; None: no marks.
         judge_prompt: a prompt with $question, $answer and $passage; None: no marks.
         judge_minimum: lowest mark (0 to 1) that is kept; a question whose mark cannot be had is kept.
-
-    Returns:
-        A frame of `tables.CLEANED` whose `split` is null. A quote that nearly stands in its chunk is replaced by the
-        words that do, and `original_quotes` then holds what came.
     """
     texts = {row["chunk_id"]: row for row in chunks.select("chunk_id", "heading", "text").iter_rows(named=True)}
     limits = {"min_words": min_words, "max_words": max_words, "max_answer_words": max_answer_words}
@@ -89,27 +96,22 @@ def _kept(rows: Iterable[Row]) -> list[Row]:
 
 def _judged(row: Row, texts: Mapping[str, Row], limits: Mapping[str, int]) -> Row:
     golden = [texts[chunk_id] for chunk_id in row["golden_chunk_ids"] if chunk_id in texts]
-    aligned = filters.align_quotes(row["quotes"], {chunk["chunk_id"]: chunk["text"] for chunk in golden})
-    candidate = filters.Candidate(
-        kind=row["kind"],
-        question=row["question"] or "",
-        answer=row["answer"] or "",
-        quotes=bool(aligned),
-        golden=tuple(_passage(chunk) for chunk in golden),
-        **limits,
-    )
+    aligned = _aligned(row["quotes"], {chunk["chunk_id"]: chunk["text"] for chunk in golden})
+    question, answer, source = row["question"] or "", row["answer"] or "", _passages(row, texts)
+    candidate = Candidate(row["kind"], question, answer, bool(aligned), source, **limits)
     changed = aligned is not None and aligned != row["quotes"]
     return {
         **row,
         "quotes": aligned if changed else row["quotes"],
         "original_quotes": row["quotes"] if changed else None,
-        "reason": filters.judge(candidate),
+        "reason": next((reason for reason, applies in RULES if applies(candidate)), None),
         "scores": {"golden_rank": None, "similarity": None, "judge": None},
     }
 
 
-def _passage(chunk: Row) -> str:
-    return f"{chunk['heading']}\n{chunk['text']}" if chunk["heading"] else str(chunk["text"])
+def _passages(row: Row, texts: Mapping[str, Row]) -> str:
+    golden = (texts[chunk_id] for chunk_id in row["golden_chunk_ids"] if chunk_id in texts)
+    return "\n\n".join(embedded_text(chunk["heading"], chunk["text"]) for chunk in golden)
 
 
 def _round_trip(
@@ -151,17 +153,12 @@ def _mark(rows: list[Row], texts: Mapping[str, Row], *, judge: Generator, prompt
 
 def _requests(rows: Iterable[Row], texts: Mapping[str, Row], prompt: Prompt) -> Iterator[Request]:
     for row in rows:
-        passage = "\n\n".join(_passage(texts[chunk_id]) for chunk_id in row["golden_chunk_ids"] if chunk_id in texts)
-        chat = prompt.render(question=row["question"], answer=row["answer"], passage=passage)
+        chat = prompt.render(question=row["question"], answer=row["answer"], passage=_passages(row, texts))
         yield Request(chat, max_tokens=JUDGE_TOKENS, schema=JUDGE_SCHEMA, check=read_mark)
 
 
 def read_mark(reply: str) -> float:
-    """Return the mark in a judge's reply, `{"mark": 1}` to `{"mark": 5}`, as a number from 0 to 1.
-
-    Raises:
-        ValueError: the reply holds no such mark.
-    """
+    """Return the mark in a judge's reply, `{"mark": 1}` to `{"mark": 5}`, as 0 to 1; ValueError if it holds none."""
     match = re.search(r"\{[^{}]*\}", reply)
     mark = json.loads(match.group()).get("mark") if match else None
     if isinstance(mark, bool) or not isinstance(mark, (int, float)) or not 1 <= mark <= 5:
@@ -256,3 +253,199 @@ def _codes(values: Iterable[Any]) -> np.ndarray:
     """Number equal values alike, so that blocks of them can be compared at once."""
     seen: dict[Any, int] = {}
     return np.array([seen.setdefault(value, len(seen)) for value in values], dtype=np.int64)
+
+
+_DEBRIS = re.compile(
+    r"""^\W*(?:sure|certainly|of\ course|okay|ok|great|absolutely)\b\s*[,!.:]
+      | ^\W*here\ (?:is|are|'s)\b
+      | \b(?:question|answer|passage|response|output)\s*\d*\s*:
+      | ^\W*(?:q|a)\s*[:.)]\s
+      | <\|\w+\|> | \[/?INST\] | </?s> | ``` | ^\s*[\[{] | "\s*:\s*["\[{\d] | [}\]]\s*$
+      | \bas\ an?\ \w+\ (?:language\ )?model\b
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+_NUMBERED = re.compile(r"\W*q?\d+\s*[:.)]\s", re.IGNORECASE)
+_CUT = re.compile(r"(?:[,;:(/]|[a-z ][-–—]|\b(?:the|an?|of|and|or|to|with|by|from|than|because))$")
+_ASKS = (
+    r"(?:what|which|who|whom|whose|when|where|why|how)(?:['’](?:s|re|d|ll))?"
+    r"|(?:is|are|was|were|am|do|does|did|can|could|may|might|must|should|shall|will|would|has|have|had)(?:n['’]t)?"
+)
+_QUESTION = re.compile(rf"\W*(?:{_ASKS}|can['’]t|cannot|won['’]t)\b", re.IGNORECASE)
+_LED_IN = re.compile(
+    r"\W*(?:in|on|at|by|for|from|to|under|with|within|until|till|after|before|since|during|about|above|over|through"
+    r"|if|as|according|among|besides|between|into|against|of|per|once|unless|apart|upon|out|prior|other|because|due"
+    r"|although|though|despite|while|whether|aside|along|outside|inside|given|regarding|instead|together|like|unlike)\b"
+    rf".*\b(?:{_ASKS})\b",
+    re.IGNORECASE | re.DOTALL,
+)
+_ASKED_LATE = re.compile(  # "Manning took how many teams there?", "Parcels over 2 kg: are they insured?"
+    r"\b(?:what|whose|how (?:many|much|long|often|far|old|high|large))\b"
+    r"|\b(?:in|on|at|to|from|by|for|of|with|under) (?:which|whom)\b"
+    rf"|[:;–—]\s*(?:{_ASKS})\b",
+    re.IGNORECASE,
+)
+_IMPERATIVE = re.compile(
+    r"(?:list|describe|explain|outline|give|name|state|summari[sz]e|provide|walk|show)\b", re.IGNORECASE
+)
+_TEXT = (
+    r"(?:passage|section|text|document|excerpt|paragraph|article|context|chapter|page|snippet|table|figure|sentence)s?"
+)
+_POINTS = re.compile(
+    rf"""\b(?:the|this)\ (?:\w+\ )?(?:passage|excerpt|snippet|paragraph)s?\b
+      | \bthe\ (?:text|context|author)\b
+      | \b(?:this|these|that|those|above|given|provided|following|preceding|previous)\ (?:\w+\ )?{_TEXT}\b
+      | \b(?:according\ to|based\ on|(?:mentioned|described|stated|listed|shown|discussed|given)\ (?:in|by))
+        \ (?:the|this|that)\ {_TEXT}(?!\ (?:of|on|about|for)\b)
+      | \b(?:mentioned|described|listed|shown|stated|given|noted|see|as|the)\ (?:above|below)\b
+      | \b(?:above|below)-?mentioned\b | \b(?:above|below)\W*$
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+_AUXILIARY = r"(?:is|are|was|were|do|does|did|can|could|may|might|must|should|shall|will|would)"
+_PRONOUN = re.compile(
+    rf"""^\W*(?:\w+\W+){{0,6}}?(?:
+        {_AUXILIARY}\ (?:this|that|these|those|its|his|her|their)
+      | (?:{_AUXILIARY}|has|have|had)\ (?:he|she|they
+          |it(?!\ (?:takes?|taken|possible|impossible|allowed|permitted|forbidden|prohibited|necessary|required
+                 |mandatory|optional|enough|sufficient|safe|legal|illegal|okay|ok|true|advisable|recommended|appropriate
+                 |important|useful|helpful|common|normal|usual|customary|likely|easy|hard|difficult|good|bad|best|better
+                 |worth|time|mean|costs?|make\ sense
+                 |(?:called|determined|decided|said|known|expected)\ (?:when|how|that|if|whether))\b)))\b
+      | \b(?:this|these)\b
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+_DECIDED = re.compile(r"\W*(?:yes|no|maybe|it depends)\b", re.IGNORECASE)
+_STEP = re.compile(r"(?:^|(?<=\s))\d+[.)]\s")
+
+
+class Candidate(NamedTuple):
+    """A question with what it is judged by.
+
+    `quotes`: whether there are any and all of them stand in the golden chunks; `source`: headings and texts of these.
+    """
+
+    kind: str
+    question: str
+    answer: str
+    quotes: bool
+    source: str
+    min_words: int
+    max_words: int
+    max_answer_words: int
+
+
+def _aligned(quotes: list[dict[str, Any]], golden: Mapping[str, str]) -> list[dict[str, Any]] | None:
+    """Return the quotes as they stand verbatim in the golden chunks, or None when one stands in none of them."""
+    aligned = [_align(quote, golden) for quote in quotes]
+    found = [quote for quote in aligned if quote is not None]
+    return found if len(found) == len(aligned) else None
+
+
+def _align(quote: dict[str, Any], golden: Mapping[str, str]) -> dict[str, Any] | None:
+    text, start, end = quote["text"] or "", quote["start"], quote["end"]
+    own = golden.get(quote["chunk_id"])
+    if text and own is not None and start is not None and own[start:end] == text:
+        return quote
+    for chunk_id in sorted(golden, key=lambda name: name != quote["chunk_id"]):
+        span = find_quote(text, golden[chunk_id])
+        if span:
+            return {"chunk_id": chunk_id, "start": span[0], "end": span[1], "text": golden[chunk_id][slice(*span)]}
+    return None
+
+
+def _malformed(candidate: Candidate) -> bool:
+    question, answer = candidate.question.strip(), candidate.answer.strip()
+    if not traits(candidate.kind).answered and answer != ABSTENTION:
+        return True
+    if any(not normalise(text) or _CUT.search(text) or _loops(text) for text in (question, answer)):
+        return True
+    if _DEBRIS.search(question) or _DEBRIS.match(answer) or _NUMBERED.match(question):
+        return True
+    return len(re.findall(r"[?？](?=\s|$)", question)) > 1
+
+
+def _loops(text: str) -> bool:
+    """Tell whether one to six words come three times in a row."""
+    words = normalise(text).split()
+    return any(
+        words[at : at + size] == words[at + size : at + 2 * size] == words[at + 2 * size : at + 3 * size]
+        for size in range(1, 7)
+        for at in range(len(words) - 3 * size + 1)
+    )
+
+
+def _not_a_question(candidate: Candidate) -> bool:
+    question = candidate.question.strip()
+    if traits(candidate.kind).steps and _IMPERATIVE.match(question):
+        return False
+    if not question.rstrip("\"'”’)").endswith(("?", "？")):
+        return True
+    return not (_QUESTION.match(question) or _LED_IN.match(question) or _ASKED_LATE.search(question))
+
+
+def _leans_on_a_text(candidate: Candidate) -> bool:
+    question = candidate.question
+    if _POINTS.search(question):
+        return True
+    named = names(question) or any(fact.kind in ("name", "code") for fact in facts(question))
+    return not named and _PRONOUN.search(question) is not None
+
+
+def _answer_absent(candidate: Candidate) -> bool:
+    kind, answer, source = traits(candidate.kind), candidate.answer, candidate.source
+    if not kind.answered:
+        return False
+    if not source:
+        return True
+    if kind.fixed and _DECIDED.match(answer):
+        return False
+    if not kind.support:
+        return not covers(fact_values(source), fact_values(answer))
+    return not supported(_STEP.sub(" ", answer) if kind.steps else answer, source, share=kind.support)
+
+
+def supported(answer: str, source: str, *, share: float) -> bool:
+    """Tell whether an answer stands in a text: word for word, or with all its numbers, dates, codes and names.
+
+    Then a share (0 to 1) of its words must stand there too; of up to four words all.
+    """
+    answer = answer.strip()
+    # as it is: between markup, or in "6pm-6am", where its word goes on
+    if contains(source, answer) or (answer and re.search(rf"(?<![^\W_]){re.escape(answer)}(?![^\W_])", source)):
+        return True
+    wanted, there = content_words(answer), content_words(source)
+    named = names(answer.partition(" ")[2]) & wanted  # the first word is capitalised as any sentence's
+    if not wanted or not covers(fact_values(source), fact_values(answer)) or not named <= there:
+        return False
+    return len(wanted & there) >= (1.0 if len(wanted) <= 4 else share) * len(wanted)
+
+
+def _given_away(candidate: Candidate) -> bool:
+    kind, question, answer = candidate.kind, candidate.question, candidate.answer
+    if traits(kind).free:
+        return False
+    if contains(question, answer):
+        return True
+    if kind == "date" and fact_values(answer):
+        given = frozenset(value for fact in facts(question) if fact.kind == "date" for value in fact_values(fact.text))
+        return covers(given, fact_values(answer))
+    words = content_words(answer)  # the 2 of "Quillon 2" does not give "2 years" away
+    return kind != "number" and bool(words) and words <= content_words(question)
+
+
+RULES: tuple[tuple[str, Callable[[Candidate], bool]], ...] = (
+    ("malformed", _malformed),
+    ("too short", lambda one: len(one.question.split()) < one.min_words),
+    (
+        "too long",
+        lambda one: len(one.question.split()) > one.max_words or len(one.answer.split()) > one.max_answer_words,
+    ),
+    ("not a question", _not_a_question),
+    ("does not stand alone", _leans_on_a_text),
+    ("answer not in chunk", _answer_absent),
+    ("quote not verbatim", lambda one: traits(one.kind).answered and not one.quotes),
+    ("gives the answer away", _given_away),
+)
+"""The first rule that applies gives the reason."""

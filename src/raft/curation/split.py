@@ -40,16 +40,12 @@ def hold_out(
 ) -> frozenset[str]:
     """Return the doc_ids of the documents that are held out whole, copies together or not at all.
 
-    Documents are taken in the order of hash(seed, doc_id) until `share` of all characters is reached: at least one,
-    at most a fifth of the characters (one that would pass it is skipped; where each would, the shortest is taken).
-    None when `share` is 0 or there are fewer than two readable documents. All this is of those not in `besides`.
+    Documents are taken in the order of hash(seed, doc_id) until `share` (0 to 1) of all characters is reached: at least
+    one, at most a fifth of the characters (one that would pass it is skipped; where each would, the shortest is taken).
+    None when `share` is 0 or there are fewer than two readable documents. All this is of those that the globs `besides`
+    do not match (see `matching`), which are held out in any case.
 
-    Args:
-        documents: a frame, or frames, with the columns doc_id, path, characters and error of `tables.DOCUMENTS`.
-        share: of the characters, 0 to 1.
-        seed: seed of the choice.
-        besides: globs over the paths of documents that are held out in any case, as in `matching`.
-        copies: groups of doc_ids that count as one document, named by its first.
+    Documents come with doc_id, path, characters and error; `copies` are groups of doc_ids that count as one document.
     """
     frames = [documents] if isinstance(documents, pl.DataFrame) else documents
     listed = pl.concat([table.select("doc_id", "path", "characters", "error") for table in frames])
@@ -64,14 +60,10 @@ def hold_out(
 
 
 def matching(documents: pl.DataFrame, globs: Sequence[str]) -> frozenset[str]:
-    """Return the doc_ids of the readable documents whose path matches one of the globs.
+    """Return the doc_ids of the readable documents (doc_id, path, error) whose path matches a glob (`fnmatch`).
 
     A path is matched whole, letter case counts, and `*` crosses `/`; a file of records is matched by its own name too
     (`faq.jsonl` for `faq.jsonl#3`).
-
-    Args:
-        documents: the columns doc_id, path and error of `tables.DOCUMENTS`.
-        globs: patterns of `fnmatch`.
 
     Raises:
         UsageError: a glob matches no readable document (the nearest path is named), or no document is left over.
@@ -132,10 +124,10 @@ def split(
         held_out: doc_ids that `hold_out` returned.
         user_questions: a frame of `tables.EVALUATION`, or None.
         embedder: compares questions by meaning.
-        similarity: cosine (0 to 1) from which questions are nearly equal.
+        similarity: cosine, 0 to 1.
         seen: share (0 to 1) of the rows outside held-out documents that becomes `eval_seen`.
         valid: share (0 to 1) of them that becomes `valid`.
-        seed: seed of the choice.
+        seed: of the choice.
         copies: groups of doc_ids that say the same, so that their questions for one answer are for one fact.
     """
     first = {doc_id: group[0] for group in copies for doc_id in group}
@@ -145,11 +137,13 @@ def split(
     for row in unseen:
         row["split"] = "eval_unseen"
     _share_out([row for row in kept if row["split"] is None], seen=seen, valid=valid, seed=seed)
-    for row, other in _leaks(kept, user_questions, embedder=embedder, similarity=similarity):
+    learned = [row for row in kept if row["split"] in _LEARNED]
+    measured = [(row["question_id"], row["question"]) for row in kept if row["split"] not in _LEARNED]
+    if user_questions is not None:
+        measured += user_questions.select("question_id", "question").iter_rows()
+    for row, other in _leaks(learned, measured, embedder=embedder, similarity=similarity):
         row["reason"], row["duplicate_of"], row["split"] = LEAK, other, None
-    left = [row for row in kept if row["split"] in (*_LEARNED, "eval_seen")]
-    if valid > 0 and len(left) >= 10:
-        _ensure(left, "valid", seed=seed)
+    _ensure_valid([row for row in kept if row["split"] in (*_LEARNED, "eval_seen")], share=valid, seed=seed)
     return tables.frame(tables.CLEANED, rows)
 
 
@@ -174,15 +168,15 @@ def _share_out(rows: list[Row], *, seen: float, valid: float, seed: int) -> None
     if rows and not any(row["split"] == "train" for row in rows):
         last = max((row["fact"] for row in rows), key=lambda fact: _draw(seed, fact))
         _move(rows, last, "train")
-    if valid > 0 and len(rows) >= 10:
-        _ensure(rows, "valid", seed=seed)
+    _ensure_valid(rows, share=valid, seed=seed)
 
 
-def _ensure(rows: list[Row], name: str, *, seed: int) -> None:
-    """Give the split `name` one fact of `train`, if it has none and `train` keeps another."""
+def _ensure_valid(rows: list[Row], *, share: float, seed: int) -> None:
+    """Give `valid` one fact of `train`, if it has none and `train` keeps another."""
     facts = sorted({row["fact"] for row in rows if row["split"] == "train"}, key=lambda fact: _draw(seed, fact))
-    if len(facts) > 1 and not any(row["split"] == name for row in rows):
-        _move(rows, facts[0], name)
+    wanted = share > 0 and len(rows) >= 10 and len(facts) > 1
+    if wanted and not any(row["split"] == "valid" for row in rows):
+        _move(rows, facts[0], "valid")
 
 
 def _move(rows: list[Row], fact: str, name: str) -> None:
@@ -192,16 +186,12 @@ def _move(rows: list[Row], fact: str, name: str) -> None:
 
 
 def _leaks(
-    kept: list[Row], user_questions: pl.DataFrame | None, *, embedder: Embedder, similarity: float
+    learned: list[Row], measured: Iterable[tuple[str, str]], *, embedder: Embedder, similarity: float
 ) -> Iterator[tuple[Row, str]]:
-    """Yield each train or valid row that says the same as an evaluation question, with that question's id."""
-    learned = [row for row in kept if row["split"] in _LEARNED]
-    measured = [(row["question_id"], row["question"]) for row in kept if row["split"] not in (*_LEARNED, None)]
-    if user_questions is not None:
-        measured += list(user_questions.select("question_id", "question").iter_rows())
+    """Yield each learned row that says the same as a measured question (its id and text), with that question's id."""
+    measured = sorted(measured)
     if not learned or not measured:
         return
-    measured.sort()
     asked = [question for _, question in measured]
     index = NearIndex([*asked, *(row["question"] for row in learned)])
     for question in asked:
@@ -224,15 +214,10 @@ def _meant(learned: list[str], asked: list[str], *, embedder: Embedder, similari
 
 
 def check_leaks(cleaned: pl.DataFrame, measured: pl.DataFrame, *, held_out: frozenset[str]) -> None:
-    """Check what is about to be written: that nothing is learned from what is measured with.
+    """Check what is about to be written: that nothing is learned from what `evaluation_rows` measure with.
 
     It goes another road than `split`: no embedder, no index and none of its comparisons, but plain equality of what
     would be on both sides.
-
-    Args:
-        cleaned: a frame of `tables.CLEANED` after `split`.
-        measured: what `evaluation_rows` made of it.
-        held_out: doc_ids that `hold_out` returned.
 
     Raises:
         RaftError: a train or valid row touches a held-out document, asks what an evaluation question asks in the same
@@ -268,39 +253,23 @@ def _leaked(row: Row, source: str) -> RaftError:
 def collisions(
     learned: list[Row], questions: pl.DataFrame, *, embedder: Embedder, similarity: float
 ) -> list[tuple[str, str]]:
-    """Return which questions were learned from: pairs of a learned question and the question_id that says the same.
+    """Return which questions (`tables.EVALUATION`) were learned from, as pairs: a learned one and its question_id.
 
-    Each question to measure with is named once at most.
-
-    Args:
-        learned: rows with `question_id` and `question`, what an adapter was trained on.
-        questions: a frame of `tables.EVALUATION` to measure with.
-        embedder: compares questions by meaning.
-        similarity: cosine (0 to 1) from which questions are nearly equal.
+    Learned are rows with question_id and question; from a cosine of `similarity` (0 to 1) on two say the same.
     """
     # the roles are changed: each of the questions is looked up among the learned ones
-    rows = [{**row, "split": _LEARNED[0]} for row in questions.iter_rows(named=True)]
-    known = pl.DataFrame(
-        [{name: row[name] for name in ("question_id", "question")} for row in learned],
-        schema={"question_id": pl.String, "question": pl.String},
-    )
-    texts = dict(known.iter_rows())
-    found = _leaks(rows, known, embedder=embedder, similarity=similarity)
+    texts = {row["question_id"]: row["question"] for row in learned}
+    known = [(row["question_id"], row["question"]) for row in learned]
+    found = _leaks([*questions.iter_rows(named=True)], known, embedder=embedder, similarity=similarity)
     return [(texts[other], row["question_id"]) for row, other in found]
 
 
 def evaluation_rows(
     cleaned: pl.DataFrame, documents: pl.DataFrame, user_questions: pl.DataFrame | None
 ) -> pl.DataFrame:
-    """Return all questions to measure with: `eval_seen` and `eval_unseen`, then the user's own.
+    """Return all questions to measure with as `tables.EVALUATION`: `eval_seen` and `eval_unseen`, then the user's own.
 
-    Args:
-        cleaned: a frame of `tables.CLEANED` after `split`.
-        documents: a frame with the columns doc_id and path of `tables.DOCUMENTS`.
-        user_questions: a frame of `tables.EVALUATION`, or None.
-
-    Returns:
-        A frame of `tables.EVALUATION`; `document` is the path of a question's first document.
+    `document` is the path of a question's first document.
     """
     paths = dict(documents.select("doc_id", "path").iter_rows())
     measured = cleaned.filter(pl.col("split").is_in(["eval_seen", "eval_unseen"]))

@@ -65,18 +65,11 @@ def refused(what: str, where: Sequence[str]) -> RaftError:
 
 
 def register(path: Path, documents: pl.DataFrame) -> pl.DataFrame:
-    """Read a user's own evaluation questions.
+    """Return a user's own evaluation questions, of a JSONL file, as `tables.EVALUATION` with the split `user`.
 
     Each line is a JSON object with `question` and `answers` (a list, or one string) and optionally `document` (a path
     as in documents.parquet), `question_id` and `kind`. No answers, or the abstention alone, mean that the corpus does
     not answer the question. Where a question without an id stands in several lines, the answers of all of them count.
-
-    Args:
-        path: a JSONL file.
-        documents: a frame with the column path of `tables.DOCUMENTS`.
-
-    Returns:
-        A frame of `tables.EVALUATION` whose split is `user`.
 
     Raises:
         UsageError: the file is missing, empty or no JSONL; a key is missing or unknown; a value has the wrong type; a

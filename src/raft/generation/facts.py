@@ -1,8 +1,7 @@
 """Answer first: what in a chunk can be asked for, so that the answer and its quote are exact by construction.
 
-A target is an exact fact (a number with its unit, a date, a name, a code), the sentence or table row that states it,
-and how the question that asks for it begins. Openings are rules in `prompts/openings.yaml`; a small model that is
-given the first words asks for the right thing far more often than one that is not.
+How the question begins is a rule in `prompts/openings.yaml`: a small model that is given the first words asks for the
+right thing far more often than one that is not.
 """
 
 import hashlib
@@ -33,7 +32,7 @@ _MIN_WORDS, _MAX_CHARACTERS = 6, 400
 
 @dataclass(frozen=True)
 class Opening:
-    """One rule of `prefixes.yaml`, compiled."""
+    """One rule of `openings.yaml`, compiled."""
 
     kind: str
     answer: re.Pattern[str]
@@ -44,15 +43,11 @@ class Opening:
 
 @dataclass(frozen=True)
 class StatedFact:
-    """Something to ask for.
+    """Something to ask for: an exact number with its unit, date, name or code, and what states it.
 
-    Attributes:
-        kind: the question's kind.
-        answer: the exact answer.
-        start, end: where the quote stands in the chunk's text.
-        statement: the sentence as a reader sees it, without markup; a table row with its column heads.
-        opening: how the question begins; `$title` in it stands for the document's title.
-        pattern: digest of the statement without its facts; look-alike documents share patterns.
+    `start` and `end` are the quote's place in the chunk's text; `statement` is a sentence without markup, or a table
+    row with its column heads. `opening` is how the question begins (`$title` stands for the document's title), and
+    `pattern` a digest of the statement without its facts: look-alike documents share patterns.
     """
 
     kind: str
@@ -65,11 +60,7 @@ class StatedFact:
 
 
 def read_prefixes(text: str) -> list[Opening]:
-    """Read the rules of an `prefixes.yaml`.
-
-    Raises:
-        UsageError: it is no list of rules, or a pattern does not compile.
-    """
+    """Return the rules of an `openings.yaml`; UsageError if it is no list of rules, or a pattern does not compile."""
     try:
         return [
             Opening(
@@ -91,12 +82,9 @@ def read_prefixes(text: str) -> list[Opening]:
 
 @dataclass(frozen=True)
 class Statement:
-    """A sentence or a table row that can stand for itself.
+    """A sentence or a table row that can stand for itself, without markup, and its place in the chunk's text.
 
-    Attributes:
-        start, end: where it stands in the chunk's text.
-        wording: as a reader sees it, without markup.
-        cells: of a table row, column head and content of each cell.
+    `cells` are of a table row: column head and content of each.
     """
 
     start: int
@@ -141,11 +129,7 @@ def targets(
 ) -> list[StatedFact]:
     """Return what can be asked of a chunk's text, the most exact first; at most one target a statement and kind.
 
-    Args:
-        text: the chunk's text.
-        prefixes: how questions begin; of a sentence, a fact that none of them fits is no target.
-        kinds: the kinds of question that are on.
-        stated: `statements` of the text, where they are known already.
+    Of a sentence, a fact that none of the prefixes fits is no target. `stated` are the text's `statements`, if known.
     """
     found: list[tuple[float, StatedFact]] = []
     for statement in statements(text) if stated is None else stated:
@@ -160,17 +144,16 @@ def targets(
 
 
 def pattern_of(wording: str, known: Iterable[Fact] | None = None) -> str:
-    """Return a digest of a statement without its facts: equal for look-alikes that differ in the facts alone.
-
-    Args:
-        wording: the statement.
-        known: its `facts`, where they are known already.
-    """
+    """Return a digest of a statement without its `facts`, known or found: equal for those that differ in them alone."""
     masked, place = [], 0
     for fact in facts(wording) if known is None else known:
         masked.append(wording[place : fact.start])
         place = fact.end
-    text = normalise(" ".join([*masked, wording[place:]]))
+    return digest(normalise(" ".join([*masked, wording[place:]])))
+
+
+def digest(text: str) -> str:
+    """Return a short digest of a text."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 

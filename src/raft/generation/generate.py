@@ -1,12 +1,10 @@
 """Chunks and a generator in, questions with exact answers and verbatim quotes out.
 
-Every document gets the same budget in proportion to its content. There are three ways: `answer_first` chooses exact
-facts and asks the model for the question alone; `spans` has it copy an answer from a chosen sentence first; `items`
-asks a capable model for questions, answers and quotes as JSON. What the model does not deliver is recorded as a
-failure, with its reply.
+There are three strategies: `answer_first` chooses exact facts and asks the model for the question alone; `spans` has it
+copy an answer from a chosen sentence first; `items` asks a capable model for questions, answers and quotes as JSON.
+What the model does not deliver is recorded as a failure, with its reply.
 """
 
-import hashlib
 import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,9 +17,9 @@ import polars as pl
 from raft import prompts
 from raft.generation import plan as planning
 from raft.generation import yes_no
-from raft.generation.facts import plain, read_prefixes, statements
+from raft.generation.facts import digest, plain, read_prefixes, statements
 from raft.generation.plan import Prompts, Survey, budgets, documents, is_notice
-from raft.generation.tasks import Task, check_wording, grounded, section
+from raft.generation.tasks import Row, Task, check_wording, grounded, must, quote_of, row_of, section
 from raft.prompts import Prompt
 from raft.protocols import Failure, Generator, Request
 from raft.store import tables
@@ -55,27 +53,17 @@ def plan_spans(
 ) -> Iterator[Task]:
     """Yield what to ask: one question for each chosen sentence, spread evenly over a document's chunks.
 
-    Where decisions are among the kinds, they get an even share of the questions, or less where they would all be
-    answered with yes.
-
-    Args:
-        frames: frames of `tables.CHUNKS`.
-        known: what `surveying.survey` returned.
-        given: doc_id to questions, as `planning.budgets` returned it.
-        used: the prompts; those of spans and decisions are taken.
-        kinds: the kinds of question that are on; a reply of another kind is refused.
+    Of decisions there is an even share, or less where they would all be answered with yes; a reply of a kind that is
+    not on is refused. `given` is doc_id to questions, of `budgets`.
     """
     balance = yes_no.Balance(1 / len(kinds) if "decision" in kinds else 0.0)
     copied = any(kind != "decision" for kind in kinds)
     for doc, rows in documents(frames):
-        parts = budgets(
-            {str(place): row["tokens"] for place, row in enumerate(rows)},
-            len(rows),
-            per_chunk=given.get(doc, 0) / len(rows),
-            limit=None,
-        )
+        weights = {str(place): row["tokens"] for place, row in enumerate(rows)}
+        mine = given.get(doc, 0)
+        parts = budgets(weights, len(rows), per_chunk=mine / len(rows), limit=None) if mine else {}
         for place, row in enumerate(rows):
-            count = parts.get(str(place), 0) if given.get(doc, 0) else 0
+            count = parts.get(str(place), 0)
             sentences = [
                 (statement.start, statement.end)
                 for statement in statements(row["text"])
@@ -107,8 +95,7 @@ def _spread(choices: Sequence[_T], count: int) -> list[_T]:
 def _facts(text: str, kinds: Sequence[str]) -> list[str]:
     """Return facts of a sentence that can be asked for, first to last.
 
-    A name that begins it is left out, since its first word may be capitalised for its place alone, and so is one that
-    ends with an initial.
+    Without a name that begins it (its first word may be capitalised for its place alone) or ends with an initial.
     """
     known = (fact for fact in facts(plain(text)) if fact.kind != "name" or (fact.start > 0 and fact.text[-2:-1] != " "))
     found = dict.fromkeys(fact.text for fact in known)
@@ -130,38 +117,29 @@ def span_ask(
         last = messages[-1]
         messages = (*messages[:-1], {"role": last["role"], "content": f"{last['content']} {begun}"})
 
-    def read(reply: str) -> list[dict[str, Any]]:
+    def read(reply: str) -> list[Row]:
         copied, question = parse_span(f"{begun} {reply}", statement)
         kind = kind_of(copied)
-        if kind not in kinds:
-            raise ValueError(f"{kind!r} is none of the kinds asked for")
+        must(kind in kinds, f"{kind!r} is none of the kinds asked for")
         check_wording(question, copied, statement, context)
-        if _REFERS.search(question):
-            raise ValueError("it speaks of the sentence")
+        must(not _REFERS.search(question), "it speaks of the sentence")
         known, stated = grounded(question, statement, context)
-        if not stated or known < GROUNDED:
-            raise ValueError("it is about something else")
-        quote = {"chunk_id": chunk["chunk_id"], "start": start, "end": end, "text": chunk["text"][start:end]}
-        return [{"question": question, "answer": copied, "kind": kind, "quotes": [quote]}]
+        must(stated and known >= GROUNDED, "it is about something else")
+        return [row_of(question, copied, kind, quote_of(chunk, start, end))]
 
     request = Request(messages, REPLY_TOKENS, check=read)
     return Task(request, read, chunk["chunk_id"], (chunk["doc_id"],), prompt)
 
 
 def parse_span(reply: str, statement: str) -> tuple[str, str]:
-    """Return answer and question of a reply; the answer as the statement writes it.
-
-    Raises:
-        ValueError: there is no answer or question, or the answer is no short part of the statement.
-    """
+    """Return answer (as the statement writes it) and question of a reply; ValueError if it is no short part of it."""
     found = _REPLY.match(reply)
     if not found:
         raise ValueError("it has no answer with a question below")
     words = normalise(found["answer"]).split()
-    if not words:
-        raise ValueError("the answer is empty")
-    if len(words) > MOST_ANSWER_WORDS or len(words) * 2 > len(normalise(statement).split()):
-        raise ValueError("the answer is most of the sentence")
+    must(words, "the answer is empty")
+    few = len(words) <= MOST_ANSWER_WORDS and len(words) * 2 <= len(normalise(statement).split())
+    must(few, "the answer is most of the sentence")
     place = _find(found["answer"].strip(_EDGES).split(), r"\s+", statement) or _find(words, r"\W+", statement)
     if place is None:
         raise ValueError("the answer is not in the sentence")
@@ -194,10 +172,10 @@ def _with_its_signs(statement: str, start: int, end: int) -> str:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is going to be asked: so many questions, in these asks, which are made lazily."""
+    """What is going to be asked: so many questions, in these tasks, which are made lazily."""
 
     questions: int
-    asks: Iterator[Task]
+    tasks: Iterator[Task]
 
 
 def read_prompts(folder: Path | None) -> Prompts:
@@ -226,13 +204,13 @@ def plan(
     """Return what `ask` would ask; the arguments are its own."""
     surveyed = list(known.sizes)
     wanted = (frame.filter(pl.col("doc_id").is_in(surveyed)) for frame in chunks)
-    given = planning.budgets(known.sizes, known.chunks, per_chunk=per_chunk, limit=limit)
+    given = budgets(known.sizes, known.chunks, per_chunk=per_chunk, limit=limit)
     if way == "spans":
-        asks = plan_spans(wanted, known, given, used, kinds)
+        tasks = plan_spans(wanted, known, given, used, kinds)
     else:
         chosen = planning.plan_facts if way == "answer_first" else planning.plan_items
-        asks = chosen(wanted, known, given, used, kinds)
-    return Plan(sum(given.values()), asks)
+        tasks = chosen(wanted, known, given, used, kinds)
+    return Plan(sum(given.values()), tasks)
 
 
 def ask(
@@ -253,10 +231,10 @@ def ask(
 
     Args:
         chunks: frames of `tables.CHUNKS`; documents that the survey does not know are not asked about.
-        known: the survey of these chunks, with what this way and these kinds need.
+        known: the survey of these chunks, with what is `needed`.
         generator: writes the questions.
         used: the prompts that it is asked with.
-        way: "answer_first", "spans" or "items".
+        way: the strategy: "answer_first", "spans" or "items".
         kinds: the kinds of question that are on.
         per_chunk: questions a chunk, on average.
         limit: the most questions asked for, or None.
@@ -270,52 +248,38 @@ def ask(
     seen: set[str] = set()
 
     def requests() -> Iterator[Any]:
-        for one in found.asks:
-            kept.append(one)
-            yield one.request
+        for task in found.tasks:
+            kept.append(task)
+            yield task.request
 
     for outcome in generator.complete(requests()):
-        one = kept.popleft()
+        task = kept.popleft()
+        failed = {"stage": "questions", "item_id": task.item_id}
         if isinstance(outcome, Failure):
-            failures.append({"stage": "questions", "item_id": one.item_id, **_failure(outcome)})
+            failures.append({**failed, **vars(outcome)})
             continue
-        rows = [_row(row, one, model) for row in one.read(outcome.text)]
+        rows = [_row(row, task, model) for row in task.read(outcome.text)]
         uncached = list({row["question_id"]: row for row in rows if row["question_id"] not in seen}.values())
         seen.update(row["question_id"] for row in uncached)
         repeated = ["the same question was asked of the same chunk before"] * (len(rows) - len(uncached))
-        lost = [("repeated", why) for why in repeated] + [("malformed", why) for why in one.refused(outcome.text)]
-        for kind, why in lost:
-            failure = Failure(kind, why, outcome.text, outcome.attempts)
-            failures.append({"stage": "questions", "item_id": one.item_id, **_failure(failure)})
+        lost = [("repeated", why) for why in repeated] + [("malformed", why) for why in task.refused(outcome.text)]
+        failures += [{**failed, **vars(Failure(kind, why, outcome.text, outcome.attempts))} for kind, why in lost]
         if uncached:
             yield tables.frame(tables.QUESTIONS, uncached)
 
 
 def question_id(golden_chunk_ids: Sequence[str], kind: str, question: str) -> str:
     """Return the id of a question: a hash of its golden chunks, kind and normalised wording."""
-    return _hash("\n".join([*sorted(golden_chunk_ids), kind, normalise(question)]))
+    return digest("\n".join([*sorted(golden_chunk_ids), kind, normalise(question)]))
 
 
-def _row(row: dict[str, Any], one: Task, model: str) -> dict[str, Any]:
-    golden = list(dict.fromkeys(quote["chunk_id"] for quote in row["quotes"])) or row.pop("golden_chunk_ids", [])
+def _row(row: Row, task: Task, model: str) -> Row:
+    golden = list(dict.fromkeys(quote["chunk_id"] for quote in row["quotes"]))
     return {
         **row,
-        "question_id": question_id(golden or [one.item_id], row["kind"], row["question"]),
+        "question_id": question_id(golden or [task.item_id], row["kind"], row["question"]),
         "golden_chunk_ids": golden,
-        "doc_ids": list(one.doc_ids),
+        "doc_ids": list(task.doc_ids),
         "model": model,
-        "prompt": f"{one.prompt.name}@{one.prompt.digest[:12]}",
+        "prompt": f"{task.prompt.name}@{task.prompt.digest[:12]}",
     }
-
-
-def _failure(failure: Failure) -> dict[str, Any]:
-    return {
-        "kind": failure.kind,
-        "attempts": failure.attempts,
-        "reply": failure.reply,
-        "message": failure.message,
-    }
-
-
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]

@@ -9,7 +9,7 @@ from typing import Any
 
 import json_repair
 
-from raft.generation.tasks import Task
+from raft.generation.tasks import Row, Task, must, row_of
 from raft.kinds import KINDS, traits
 from raft.prompts import Prompt
 from raft.protocols import Request
@@ -32,14 +32,13 @@ def items_ask(prompt: Prompt, chunk: Mapping[str, Any], count: int, kinds: Seque
         passage=chunk["text"],
     )
 
-    def read(reply: str) -> list[dict[str, Any]]:
+    def read(reply: str) -> list[Row]:
         return [_item(item, chunk) for item in parse_items(reply, kinds)[0][:count]]
 
-    def refused(reply: str) -> list[str]:
-        return parse_items(reply, kinds)[1]
-
     request = Request(messages, ITEM_TOKENS * count + 40, schema=_items_schema(kinds), check=read)
-    return Task(request, read, chunk["chunk_id"], (chunk["doc_id"],), prompt, refused)
+    return Task(
+        request, read, chunk["chunk_id"], (chunk["doc_id"],), prompt, lambda reply: parse_items(reply, kinds)[1]
+    )
 
 
 def parse_items(reply: str, kinds: Sequence[str]) -> tuple[list[dict[str, str]], list[str]]:
@@ -51,7 +50,7 @@ def parse_items(reply: str, kinds: Sequence[str]) -> tuple[list[dict[str, str]],
         ValueError: no item is of use: there is none, or each lacks a question, an answer, a quote or a known kind.
     """
     try:
-        found = list(_entries(read_json(reply)))
+        found = list(_entries(_read_json(reply)))
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     items: list[dict[str, str]] = []
@@ -79,15 +78,15 @@ def _entries(tree: Any) -> Iterator[Any]:
 
 
 def _checked(entry: Any, kinds: Sequence[str]) -> dict[str, str]:
-    _must(isinstance(entry, dict), "an item is no object")
+    must(isinstance(entry, dict), "an item is no object")
     item = {name: _text(entry.get(name)) for name in _FIELDS}
     item["kind"] = item["kind"].strip().lower()
     bare = not traits(item["kind"]).answered
     for name in ("question", "kind") if bare else _FIELDS:
-        _must(entry.get(name) is not None, f"an item has no {name}")
-    _must(item["kind"] in kinds, f"{_text(entry['kind'])!r} is none of the kinds asked for")
-    _must(bool(item["question"].strip()), "a question is empty")
-    _must(bare or bool(item["answer"].strip() and item["quote"].strip()), "an answer or a quote is empty")
+        must(entry.get(name) is not None, f"an item has no {name}")
+    must(item["kind"] in kinds, f"{_text(entry['kind'])!r} is none of the kinds asked for")
+    must(item["question"].strip(), "a question is empty")
+    must(bare or (item["answer"].strip() and item["quote"].strip()), "an answer or a quote is empty")
     return item
 
 
@@ -100,7 +99,7 @@ def _text(value: Any) -> str:
     return str(value) if isinstance(value, (str, int, float)) else ""
 
 
-def read_json(reply: str) -> Any:
+def _read_json(reply: str) -> Any:
     """Return what a JSON reply holds, numbers as they are spelled, repaired where it is nearly JSON ("" for none)."""
     try:
         return json.loads(reply, parse_int=str, parse_float=str)
@@ -108,20 +107,16 @@ def read_json(reply: str) -> Any:
         return json_repair.loads(reply)
 
 
-def _item(item: Mapping[str, str], chunk: Mapping[str, Any]) -> dict[str, Any]:
-    bare = not traits(item["kind"]).answered
-    place = None if bare else find_quote(item["quote"], chunk["text"])
+def _item(item: Mapping[str, str], chunk: Mapping[str, Any]) -> Row:
+    question = item["question"].strip()
+    if not traits(item["kind"]).answered:
+        return row_of(question, ABSTENTION, item["kind"])
     text = item["quote"].strip()
-    start, end = place or (-1, -1)
-    exact = place is not None and chunk["text"][start:end] == text
-    quotes = [] if bare else [{"chunk_id": chunk["chunk_id"], "start": start if exact else -1,
-                               "end": end if exact else -1, "text": text}]  # fmt: skip
-    return {
-        "question": item["question"].strip(),
-        "answer": ABSTENTION if bare else item["answer"].strip(),
-        "kind": item["kind"],
-        "quotes": quotes,
-    }
+    start, end = find_quote(item["quote"], chunk["text"]) or (-1, -1)
+    if chunk["text"][start:end] != text:  # nearly there: cleaning puts the chunk's own words in its place
+        start = end = -1
+    quote = {"chunk_id": chunk["chunk_id"], "start": start, "end": end, "text": text}
+    return row_of(question, item["answer"].strip(), item["kind"], quote)
 
 
 def _items_schema(kinds: Sequence[str]) -> dict[str, Any]:
@@ -134,8 +129,3 @@ def _items_schema(kinds: Sequence[str]) -> dict[str, Any]:
         "required": ["items"],
         "additionalProperties": False,
     }
-
-
-def _must(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)

@@ -1,10 +1,8 @@
 """Which questions are asked of which chunks: an even budget for what a survey found.
 
-The chunks are read twice: once to survey them (`surveying.py`), once to ask. Between the two only counts, digests and
-the partners of comparisons are held.
+The chunks are read twice, to survey them and to ask; between the two only counts, digests and partners are held.
 """
 
-import hashlib
 import json
 import math
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence, Set
@@ -15,13 +13,14 @@ from typing import Any
 
 import polars as pl
 
-from raft.generation.facts import Opening, StatedFact, statements, targets
+from raft.generation.facts import Opening, StatedFact, digest, statements, targets
 from raft.generation.items import items_ask
 from raft.generation.tasks import Task, answer_first_ask, comparison_ask, section, stems, unanswerable_ask
 from raft.kinds import KINDS
 from raft.prompts import Prompt
 
 Chunk = dict[str, Any]
+_Options = list[tuple[Chunk, list[StatedFact]]]
 COLUMNS = ("chunk_id", "doc_id", "heading", "text", "tokens", "boilerplate")
 """What a survey reads of chunks."""
 COMPARED = tuple(kind for kind, its in KINDS.items() if its.compared)
@@ -35,7 +34,7 @@ class Survey:
 
     Attributes:
         sizes: tokens of content by doc_id, of the documents that are asked about.
-        chunks: how many chunks have content.
+        chunks: how many have content.
         alike: patterns of statements that several documents make with other facts.
         notices: digests of statements that several documents make word for word.
         pairs: by (chunk_id, start, answer) of a target, the chunk and target of another document to compare it with.
@@ -55,23 +54,17 @@ class Survey:
         return frozenset(chunk_id for chunk_id, _, _ in self.pairs)
 
 
-def needed(way: str, kinds: Sequence[str]) -> frozenset[str]:
-    """Return what of a survey, beside the sizes, is looked at when questions of these kinds are asked in this way."""
-    if way == "spans":
+def needed(strategy: str, kinds: Sequence[str]) -> frozenset[str]:
+    """Return what of a survey, beside the sizes, is looked at when questions of these kinds are asked."""
+    if strategy == "spans":
         return frozenset({"notices"})
-    if way == "answer_first":
+    if strategy == "answer_first":
         return frozenset({"notices", "alike"}).union(*(KINDS[kind].needs for kind in kinds))
     return frozenset().union(*(KINDS[kind].needs for kind in kinds if not KINDS[kind].meaning))
 
 
 def survey(frames: Iterable[pl.DataFrame], prefixes: Sequence[Opening], needs: Set[str]) -> Survey:
-    """Read all chunks once and return what has to be known of them together.
-
-    Args:
-        frames: frames with `COLUMNS`, of the documents that are asked about.
-        prefixes: how questions begin; what none of them fits is no target.
-        needs: what `needed` returned.
-    """
+    """Return what is `needed` of all chunks: frames with `COLUMNS`, of the documents that are asked about."""
     found = Survey()
     by_pattern: dict[str, set[str]] = {}
     by_wording: dict[str, set[str]] = {}
@@ -83,19 +76,16 @@ def survey(frames: Iterable[pl.DataFrame], prefixes: Sequence[Opening], needs: S
             if "vocabulary" in needs:
                 found.vocabulary |= stems(row["text"])
             stated = list(statements(row["text"])) if needs & {"alike", "notices", "pairs"} else []
-            if "notices" in needs:
-                for statement in stated:
-                    by_wording.setdefault(digest(statement.wording), set()).add(doc)
-            if needs.isdisjoint({"alike", "pairs"}):
-                continue
-            for target in targets(row["text"], prefixes, COMPARED, stated=stated):
+            for statement in stated if "notices" in needs else []:
+                by_wording.setdefault(digest(statement.wording), set()).add(doc)
+            compared = needs & {"alike", "pairs"}
+            for target in targets(row["text"], prefixes, COMPARED, stated=stated) if compared else []:
                 if "alike" in needs:
                     by_pattern.setdefault(target.pattern, set()).add(doc)
-                if "pairs" not in needs:
-                    continue
-                partner = first.setdefault((target.pattern, target.opening), (row, target))
-                if partner[0]["doc_id"] != doc and partner[1].answer != target.answer:
-                    found.pairs.setdefault((row["chunk_id"], target.start, target.answer), partner)
+                if "pairs" in needs:
+                    partner = first.setdefault((target.pattern, target.opening), (row, target))
+                    if partner[0]["doc_id"] != doc and partner[1].answer != target.answer:
+                        found.pairs.setdefault((row["chunk_id"], target.start, target.answer), partner)
     found.alike = frozenset(pattern for pattern, where in by_pattern.items() if len(where) > 1)
     found.notices = frozenset(wording for wording, where in by_wording.items() if len(where) >= _NOTICE)
     return found
@@ -111,11 +101,6 @@ def documents(frames: Iterable[pl.DataFrame]) -> Iterator[tuple[str, list[Chunk]
 def is_notice(wording: str, known: Survey) -> bool:
     """Tell whether several documents make a statement word for word, so that it is no knowledge of one of them."""
     return digest(wording) in known.notices
-
-
-def digest(text: str) -> str:
-    """Return a short digest of a text."""
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def to_json(known: Survey) -> str:
@@ -159,7 +144,7 @@ _SPECIAL_SHARE = 0.1
 
 @dataclass(frozen=True)
 class Prompts:
-    """The prompts that questions are asked with, by the way and kind they serve."""
+    """The prompts that questions are asked with, by the strategy or kind they serve."""
 
     answer_first: Prompt
     items: Prompt
@@ -171,13 +156,9 @@ class Prompts:
 
 
 def budgets(sizes: Mapping[str, int], chunks: int, *, per_chunk: float, limit: int | None) -> dict[str, int]:
-    """Return how many questions each document gets: in proportion to its size, largest remainders first.
+    """Return how many questions each document gets: in proportion to its tokens of content, largest remainders first.
 
-    Args:
-        sizes: doc_id to tokens of content.
-        chunks: how many chunks all documents have together.
-        per_chunk: questions a chunk, on average.
-        limit: the most questions in all, or None.
+    In all they are `per_chunk` for each of the `chunks`, at most `limit`.
     """
     total = sum(sizes.values())
     wanted = max(1, round(per_chunk * chunks)) if chunks else 0
@@ -201,8 +182,7 @@ def plan_facts(
         left = given.get(doc, 0)
         left -= yield from _comparisons(rows, known, prompts, shares, left)
         left -= yield from _unanswerable(rows, known, prompts, shares, left)
-        options = [(row, _own(targets(row["text"], prompts.prefixes, kinds), known)) for row in rows]
-        for row, target in spread_out(options, left):
+        for row, target in spread_out(_options(rows, known, prompts, kinds), left):
             named = target.pattern in known.alike
             yield answer_first_ask(prompts.answer_first, row, target, section(row), name_document=named)
 
@@ -223,7 +203,7 @@ def plan_items(
                 yield items_ask(prompts.items, row, parts[str(position)], single)
 
 
-def spread_out(options: Sequence[tuple[Chunk, list[StatedFact]]], count: int) -> Iterator[tuple[Chunk, StatedFact]]:
+def spread_out(options: _Options, count: int) -> Iterator[tuple[Chunk, StatedFact]]:
     """Yield `count` targets: the best of each chunk first, then the second of each; what is left over evenly spaced."""
     chosen: list[tuple[int, int]] = []
     for depth in range(max((len(found) for _, found in options), default=0)):
@@ -255,10 +235,8 @@ class _Shares:
 def _comparisons(
     rows: Sequence[Chunk], known: Survey, prompts: Prompts, shares: _Shares, budget: int
 ) -> Generator[Task, None, int]:
-    options = []
-    for row in (row for row in rows if row["chunk_id"] in known.paired):
-        found = _own(targets(row["text"], prompts.prefixes, COMPARED), known)
-        options.append((row, [t for t in found if (row["chunk_id"], t.start, t.answer) in known.pairs]))
+    found = _options([row for row in rows if row["chunk_id"] in known.paired], known, prompts, COMPARED)
+    options = [(row, [t for t in own if (row["chunk_id"], t.start, t.answer) in known.pairs]) for row, own in found]
     count = shares.take("comparison", budget, sum(len(found) for _, found in options))
     for row, target in spread_out(options, count):
         partner = known.pairs[row["chunk_id"], target.start, target.answer]
@@ -269,14 +247,14 @@ def _comparisons(
 def _unanswerable(
     rows: Sequence[Chunk], known: Survey, prompts: Prompts, shares: _Shares, budget: int
 ) -> Generator[Task, None, int]:
-    options = []
-    for row in rows if known.vocabulary else []:
-        options.append((row, _own(targets(row["text"], prompts.prefixes, COMPARED), known)))
+    options = _options(rows if known.vocabulary else [], known, prompts, COMPARED)
     count = shares.take("unanswerable", budget, sum(len(found) for _, found in options))
     for row, target in spread_out(options, count):
         yield unanswerable_ask(prompts.unanswerable, row, target, known.vocabulary)
     return count
 
 
-def _own(found: Sequence[StatedFact], known: Survey) -> list[StatedFact]:
-    return [target for target in found if not is_notice(target.statement, known)]
+def _options(rows: Sequence[Chunk], known: Survey, prompts: Prompts, kinds: Sequence[str]) -> _Options:
+    """Return each chunk with its targets that are no notices."""
+    found = [(row, targets(row["text"], prompts.prefixes, kinds)) for row in rows]
+    return [(row, [target for target in of if not is_notice(target.statement, known)]) for row, of in found]

@@ -1,8 +1,4 @@
-"""What is asked of a generator for one question, and how its reply is read and checked.
-
-Each function returns an `Task`: the request, whose check decides whether the reply is of use, and the reading of a
-reply that passed into rows of questions.
-"""
+"""What is asked of a generator for one question, and how its reply is read and checked."""
 
 import math
 import re
@@ -28,28 +24,39 @@ _GARBLED = re.compile(
     r"\b(?:did|does|do|can|will|may|must)\b[^?]*\b(?:was|were|is|are)\s\w+(?:ed|ing)?\?", re.IGNORECASE
 )
 
-Reading = Callable[[str], list[dict[str, Any]]]
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Task:
-    """A request together with the reading of its reply.
+    """A request, whose check decides whether the reply is of use, with the reading of a reply that passed.
 
-    Attributes:
-        request: what the generator is asked.
-        read: a reply that passed the check to rows of `tables.QUESTIONS` (question, answer, kind, quotes, reasoning).
-        item_id: the chunk that it is about.
-        doc_ids: the documents that it is about.
-        prompt: the prompt it was made with.
-        refused: a reply that passed to what is wrong with those of its parts that are not read.
+    `read` makes rows as `row_of` does of it, `refused` says what is wrong with those of its parts that are not read;
+    `item_id` is the chunk that it is about.
     """
 
     request: Request
-    read: Reading
+    read: Callable[[str], list[Row]]
     item_id: str
     doc_ids: tuple[str, ...]
     prompt: Prompt
     refused: Callable[[str], list[str]] = lambda reply: []
+
+
+def row_of(question: str, answer: str, kind: str, *quotes: Row) -> Row:
+    """Return what is known of a question when its reply is read."""
+    return {"question": question, "answer": answer, "kind": kind, "quotes": [*quotes]}
+
+
+def quote_of(chunk: Mapping[str, Any], start: int, end: int) -> Row:
+    """Return the chunk's characters `start` to `end` as a quote, a row of `tables.QUOTE`."""
+    return {"chunk_id": chunk["chunk_id"], "start": start, "end": end, "text": chunk["text"][start:end]}
+
+
+def must(condition: object, message: str) -> None:
+    """Raise ValueError with the message, which says of a reply ("it ...") why it is of no use, unless condition."""
+    if not condition:
+        raise ValueError(message)
 
 
 def section(chunk: Mapping[str, Any]) -> str:
@@ -64,7 +71,10 @@ def answer_first_ask(
     """Ask for the question whose answer is the target's; look-alike documents are named in it."""
     target = replace(target, opening=target.opening.replace("$title", _title(context)))
     messages = prompt.render(
-        context=context, statement=target.statement, answer=_short(target.answer), opening=target.opening
+        context=context,
+        statement=target.statement,
+        answer=" ".join(target.answer.split())[:300],
+        opening=target.opening,
     )
 
     def question(reply: str) -> str:
@@ -72,15 +82,8 @@ def answer_first_ask(
         check_question(text, target, context)
         return _named(text, context) if name_document else text
 
-    def read(reply: str) -> list[dict[str, Any]]:
-        return [
-            {
-                "question": question(reply),
-                "answer": target.answer,
-                "kind": target.kind,
-                "quotes": [_quote(chunk, target)],
-            }
-        ]
+    def read(reply: str) -> list[Row]:
+        return [row_of(question(reply), target.answer, target.kind, quote_of(chunk, target.start, target.end))]
 
     request = Request(messages, QUESTION_TOKENS, check=question)
     return Task(request, read, chunk["chunk_id"], (chunk["doc_id"],), prompt)
@@ -102,96 +105,79 @@ def comparison_ask(
 
     def check(reply: str) -> str:
         text = _joined(opening, reply)
-        _must(text.endswith("?") and text.count("?") == 1, "it is not one question")
-        words = {_stem(word) for word in content_words(text.removeprefix(opening))}
-        _must(bool(words & {_stem(word) for word in content_words(target.statement)}), "it compares something else")
+        _check_single(text)
+        must(_stemmed(text.removeprefix(opening)) & _stemmed(target.statement), "it compares something else")
         return text
 
-    def read(reply: str) -> list[dict[str, Any]]:
-        return [
-            {
-                "question": check(reply),
-                "answer": f"{first}: {other.answer}; {second}: {target.answer}",
-                "kind": "comparison",
-                "quotes": [_quote(other_chunk, other), _quote(chunk, target)],
-            }
-        ]
+    answer = f"{first}: {other.answer}; {second}: {target.answer}"
+    quotes = quote_of(other_chunk, other.start, other.end), quote_of(chunk, target.start, target.end)
+
+    def read(reply: str) -> list[Row]:
+        return [row_of(check(reply), answer, "comparison", *quotes)]
 
     documents = (other_chunk["doc_id"], chunk["doc_id"])
     return Task(Request(messages, QUESTION_TOKENS, check=check), read, chunk["chunk_id"], documents, prompt)
 
 
 def unanswerable_ask(prompt: Prompt, chunk: Mapping[str, Any], target: StatedFact, vocabulary: set[str]) -> Task:
-    """Ask for a question that the corpus does not answer; it must use a word that no document holds.
-
-    Args:
-        prompt: `prompts/unanswerable.md`.
-        chunk: the chunk whose subject it shares.
-        target: the statement that it is not answered by.
-        vocabulary: `stems` of the whole corpus.
-    """
+    """Ask for a question on the target's subject that has a word whose stem is not in the corpus's vocabulary."""
     messages = prompt.render(context=chunk["heading"], statement=target.statement)
 
     def check(reply: str) -> str:
         text = _joined("", reply)
-        _must(text.endswith("?") and text.count("?") == 1, "it is not one question")
-        words = content_words(text)
-        about = {_stem(w) for w in words} & {_stem(w) for w in content_words(f"{chunk['heading']} {target.statement}")}
-        _must(len(about) >= 2, "it is about something else")
-        strange = {word for word in words if _stem(word) not in vocabulary}
-        _must(bool(strange), "the corpus may answer it: it holds each of its words")
+        _check_single(text)
+        words = _stemmed(text)
+        about = words & _stemmed(f"{chunk['heading']} {target.statement}")
+        must(len(about) >= 2, "it is about something else")
+        must(words - vocabulary, "the corpus may answer it: it holds each of its words")
         return text
 
-    def read(reply: str) -> list[dict[str, Any]]:
-        return [{"question": check(reply), "answer": ABSTENTION, "kind": "unanswerable", "quotes": []}]
+    def read(reply: str) -> list[Row]:
+        return [row_of(check(reply), ABSTENTION, "unanswerable")]
 
     return Task(Request(messages, QUESTION_TOKENS, check=check), read, chunk["chunk_id"], (chunk["doc_id"],), prompt)
 
 
 def check_question(text: str, target: StatedFact, context: str) -> None:
-    """Check a question that was written for a chosen answer.
-
-    Raises:
-        ValueError: it is no single question, gives the answer away, or is about something else.
-    """
+    """Raise ValueError unless a text is one question about the target's statement that does not hold its answer."""
     kind = traits(target.kind)
     check_wording(text, target.answer if kind.exact else "", target.statement, context)
     if kind.fixed:
-        _must(not re.search(r"\b(?:not|never|no)\b|n't", text, re.IGNORECASE), "it is asked in the negative")
-    words = [_stem(word) for word in normalise(text).split() if word in content_words(text)]
+        must(not re.search(r"\b(?:not|never|no)\b|n't", text, re.IGNORECASE), "it is asked in the negative")
+    telling = content_words(text)
+    words = [_stem(word) for word in normalise(text).split() if word in telling]
     stated = {_stem(word) for word in content_words(target.statement) - content_words(target.answer)}
-    known = stated | {_stem(word) for word in content_words(context)}
-    asking = {_stem(word) for word in normalise(target.opening).split()} - stated
+    known = stated | _stemmed(context)
+    asking = stems(target.opening) - stated
     body = [word for word in words if word not in asking]
-    _must(bool(body), "it asks for nothing")
-    _must(sum(word in known for word in body) >= GROUNDED * len(body), "it is about something else")
+    must(body, "it asks for nothing")
+    must(sum(word in known for word in body) >= GROUNDED * len(body), "it is about something else")
     needed = max(2, math.ceil(0.3 * min(len(stated), 10)))
-    _must(len(set(body) & stated) >= min(needed, len(stated)), "it leaves out what the statement is about")
-    _must(len(set(words)) > 0.6 * len(words), "it repeats itself")
+    must(len(set(body) & stated) >= min(needed, len(stated)), "it leaves out what the statement is about")
+    must(len(set(words)) > 0.6 * len(words), "it repeats itself")
 
 
 def check_wording(text: str, answer: str, statement: str, context: str) -> None:
-    """Check that a text is one question in good English that does not hold its answer (which may be empty).
-
-    Raises:
-        ValueError: it is not.
-    """
-    _must(text.endswith("?") and text.count("?") == 1, "it is not one question")
-    _must(not _SECOND.search(text), "it asks for two things")
-    _must(not _GARBLED.search(text), "its grammar is broken")
-    _must(not _lowered_names(text, statement), "it writes a name in lower case")
+    """Raise ValueError unless a text is one question in good English without its answer (which may be empty)."""
+    _check_single(text)
+    must(not _SECOND.search(text), "it asks for two things")
+    must(not _GARBLED.search(text), "its grammar is broken")
+    must(not _lowered_names(text, statement), "it writes a name in lower case")
     if answer:
-        _must(not contains(text, answer), "it gives the answer away")
+        must(not contains(text, answer), "it gives the answer away")
         given = rough_values(answer) & rough_values(text)
-        _must(not given - rough_values(context), "it gives the answer away")
+        must(not given - rough_values(context), "it gives the answer away")
 
 
 def grounded(text: str, statement: str, context: str) -> tuple[float, int]:
     """Return the share of a question's words that statement or context hold, and how many the statement holds."""
-    words = {_stem(word) for word in content_words(text)}
-    stated = {_stem(word) for word in content_words(statement)}
-    known = stated | {_stem(word) for word in content_words(context)}
+    words, stated = _stemmed(text), _stemmed(statement)
+    known = stated | _stemmed(context)
     return len(words & known) / max(1, len(words)), len(words & stated)
+
+
+def _check_single(text: str) -> None:
+    must(text.endswith("?") and text.count("?") == 1, "it is not one question")
 
 
 def _lowered_names(question: str, statement: str) -> set[str]:
@@ -200,11 +186,6 @@ def _lowered_names(question: str, statement: str) -> set[str]:
     inside = re.findall(r"(?<=[a-z,;] )[A-Z][a-z]\w+", statement)
     names = {word for word in inside if word.lower() not in words}
     return {name for name in names if name.lower() in question.split() and name not in question}
-
-
-def _quote(chunk: Mapping[str, Any], target: StatedFact) -> dict[str, Any]:
-    text = chunk["text"][target.start : target.end]
-    return {"chunk_id": chunk["chunk_id"], "start": target.start, "end": target.end, "text": text}
 
 
 def _joined(opening: str, reply: str) -> str:
@@ -216,7 +197,7 @@ def _joined(opening: str, reply: str) -> str:
 
 def _named(question: str, context: str) -> str:
     title = _title(context)
-    named = {_stem(w) for w in content_words(title)} & {_stem(w) for w in content_words(question)}
+    named = _stemmed(title) & _stemmed(question)
     if not title or len(named) * 2 > len(content_words(title)):
         return question
     return f"According to {title}, {question[0].lower()}{question[1:]}"
@@ -226,19 +207,15 @@ def _title(heading: str) -> str:
     return heading.split(" > ", 1)[0]
 
 
-def _short(answer: str) -> str:
-    return " ".join(answer.split())[:300]
-
-
 def stems(text: str) -> set[str]:
     """Return the words of a text, each without its ending."""
     return {_stem(word) for word in normalise(text).split()}
 
 
+def _stemmed(text: str) -> set[str]:
+    """Return the stems of the words that carry a text's meaning."""
+    return {_stem(word) for word in content_words(text)}
+
+
 def _stem(word: str) -> str:
     return re.sub(r"(?:ing|ed|es|s|ly)$", "", word)[:6]
-
-
-def _must(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)

@@ -1,9 +1,8 @@
 """Questions that are answered with yes, no or maybe: a sentence and the word are given, the model writes the question.
 
-The word follows from the sentence: a negated one is answered with no, one that says that it is not certain with maybe.
-A small model that is given "no" with a plain sentence asks for what the sentence says all the same (a model of 1.5
-billion parameters did so for nearly all of some 35 sentences of abstracts). So what is answered with no comes from
-negated sentences, and from questions about plain ones that are turned round by rule (`raft.contrasts`). Other plain
+A negated sentence is answered with no, one that says that it is not certain with maybe. A small model that is given
+"no" with a plain sentence asks for what the sentence says all the same (one of 1.5 billion parameters did so for nearly
+all of some 35 sentences of abstracts), so that questions about plain ones are turned round by rule. Other plain
 sentences are the most by far, and have to wait: a student that has mostly seen "yes" answers nothing else.
 """
 
@@ -12,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from raft.generation.facts import plain
-from raft.generation.tasks import Task, check_wording, grounded, section
+from raft.generation.tasks import QUESTION_TOKENS, Row, Task, check_wording, grounded, must, quote_of, row_of, section
 from raft.prompts import Prompt
 from raft.protocols import Request
 from raft.text import STEM, content_words, stem
@@ -31,15 +30,11 @@ _ONE_WAY = """
 """
 
 
-def _opposites() -> dict[str, str]:
-    found = dict(pair.split("/") for pair in _ONE_WAY.split())
-    for pair in _BOTH_WAYS.split():
-        one, other = pair.split("/")
-        found |= {one: other, other: one}
-    return found
-
-
-OPPOSITES: Mapping[str, str] = _opposites()
+_PAIRS = [(one, other) for one, other in (pair.split("/") for pair in _BOTH_WAYS.split())]
+OPPOSITES: Mapping[str, str] = {
+    **dict(pair.split("/") for pair in _ONE_WAY.split()),
+    **{word: contrary for one, other in _PAIRS for word, contrary in ((one, other), (other, one))},
+}
 """Words that say which way something goes, each with one that says the contrary."""
 
 _WAY = re.compile(
@@ -60,15 +55,9 @@ def goes_one_way(statement: str) -> bool:
 
 
 def reversed_question(question: str, statement: str) -> str | None:
-    """Return the question with its one word of `OPPOSITES` turned round.
+    """Return a question that a statement answers with yes with its one word of `OPPOSITES` turned round: to no.
 
-    Args:
-        question: a statement answers it with yes.
-        statement: that statement; see `goes_one_way`.
-
-    Returns:
-        A question that the statement answers with no; None where the question has no such word, several, or one that
-        the statement does not have.
+    None where it has no such word, several, or one that the statement does not have, or does not go one way with.
     """
     ways = _ways(question)
     if len(ways) != 1 or not goes_one_way(statement) or not any(_same(ways[0], one) for one in _ways(statement)):
@@ -93,7 +82,6 @@ def _turned(found: re.Match[str]) -> str:
     return f"{found['article'][0]}{'n' if way[0] in 'aeiou' else ''} {way}"
 
 
-QUESTION_TOKENS = 40
 GROUNDED = 0.5
 """Least share of a question's words that the sentence or its heading holds."""
 
@@ -137,11 +125,10 @@ _RARE_FIRST = (("no",), ("maybe",), ("yes", "no"), ("yes",))
 
 
 def verdict(sentence: str) -> str | None:
-    """Return what a question that asks for a sentence in the positive is answered with.
+    """Return what a question that asks for a sentence in the positive is answered with: "yes", "no" or "maybe".
 
-    Returns:
-        "yes", "no" or "maybe"; None where a clause beside the first is negated, since nobody knows then which is asked
-        for, and where something is supposed only.
+    None where a clause beside the first is negated, since nobody knows then which is asked for, and where something
+    is supposed only.
     """
     if _OPEN.search(sentence) or _HEDGED.search(sentence):
         return "maybe"
@@ -164,8 +151,7 @@ def answers(sentence: str) -> tuple[str, ...]:
 class Balance:
     """Chooses sentences so that as many questions are answered with yes as with no, as far as a corpus allows.
 
-    Args:
-        share: share (0 to 1) of the questions that are decisions; one that is asked both ways counts once.
+    `share` (0 to 1) of the questions are decisions; one that is asked both ways counts once.
     """
 
     def __init__(self, share: float) -> None:
@@ -173,11 +159,9 @@ class Balance:
         self._asked = dict.fromkeys(("yes", "no", "maybe"), 0)
 
     def choose(self, sentences: Sequence[str], count: int) -> dict[int, tuple[str, ...]]:
-        """Return places of sentences that are asked for decisions, each with its `answers`; none twice.
+        """Return which of a chunk's sentences are asked for decisions, by number, each with its `answers`.
 
-        Args:
-            sentences: of a chunk, first to last.
-            count: questions that the chunk may have, of all kinds.
+        `count` is how many questions of all kinds the chunk may have.
         """
         self._part += self._share * count
         most = int(self._part + 1e-9)
@@ -194,14 +178,9 @@ class Balance:
 
 
 def decision_ask(prompt: Prompt, chunk: Mapping[str, Any], start: int, end: int, words: Sequence[str]) -> Task:
-    """Ask for the question that the chunk's characters `start` to `end` answer.
+    """Ask for the question that the sentence in the chunk's characters `start` to `end` answers.
 
-    Args:
-        prompt: `prompts/decision.md`.
-        chunk: a row of `tables.CHUNKS`.
-        start: where the sentence begins in the chunk's text.
-        end: where it ends.
-        words: the `answers` of the sentence; with two, the question is turned round by rule for the second.
+    `words` are the sentence's `answers`; with two, the question is turned round by rule for the second.
     """
     statement = plain(chunk["text"][start:end])
     context = section(chunk)
@@ -218,31 +197,23 @@ def decision_ask(prompt: Prompt, chunk: Mapping[str, Any], start: int, end: int,
             raise ValueError("it leaves out which way something goes")
         return [text, turned]
 
-    def read(reply: str) -> list[dict[str, Any]]:
-        quote = {"chunk_id": chunk["chunk_id"], "start": start, "end": end, "text": chunk["text"][start:end]}
-        return [
-            {"question": question, "answer": word, "kind": "decision", "quotes": [quote]}
-            for question, word in zip(questions(reply), words, strict=True)
-        ]
+    def read(reply: str) -> list[Row]:
+        pairs, quote = zip(questions(reply), words, strict=True), quote_of(chunk, start, end)
+        return [row_of(question, word, "decision", quote) for question, word in pairs]
 
-    return Task(
-        Request(messages, QUESTION_TOKENS, check=questions), read, chunk["chunk_id"], (chunk["doc_id"],), prompt
-    )
+    request = Request(messages, QUESTION_TOKENS, check=questions)
+    return Task(request, read, chunk["chunk_id"], (chunk["doc_id"],), prompt)
 
 
 def _check(question: str, statement: str, context: str, answer: str) -> None:
     check_wording(question, "", statement, context)
-    if _NEGATED.search(question):
-        raise ValueError("it is asked in the negative")
-    if not _OPENS.match(question):
-        raise ValueError("it is no question for yes or no")
-    if _REFERS.search(question):
-        raise ValueError("it speaks of the sentence")
+    must(not _NEGATED.search(question), "it is asked in the negative")
+    must(_OPENS.match(question), "it is no question for yes or no")
+    must(not _REFERS.search(question), "it speaks of the sentence")
     known, stated = grounded(question, statement, context)
-    if stated < 2 or known < GROUNDED:
-        raise ValueError("it is about something else")
+    must(stated >= 2 and known >= GROUNDED, "it is about something else")
     hedge = _HEDGED.search(statement)
     if answer == "maybe" and hedge and not _OPEN.search(statement):
         asked = content_words(question) & content_words(statement)
-        if 2 * len(asked & content_words(statement[hedge.end() :])) < len(asked):
-            raise ValueError("it asks for what is certain")
+        uncertain = asked & content_words(statement[hedge.end() :])
+        must(2 * len(uncertain) >= len(asked), "it asks for what is certain")

@@ -14,7 +14,8 @@ import polars as pl
 
 from raft import prompts
 from raft.corpus.blocks import repeated_lines
-from raft.corpus.documents import Source, chunk_documents
+from raft.corpus.chunking import chunk_documents
+from raft.corpus.documents import Source
 from raft.curation import clean, split
 from raft.curation.user_questions import own_questions
 from raft.errors import RaftError

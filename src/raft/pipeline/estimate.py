@@ -283,7 +283,7 @@ def count_calls(
     seen, load, known = _Seen(found.room), _Load(extra=found.room), plan()
     calls, missing = 0, []
     if "questions" in left:
-        for request, outcome in _replayed((one.request for one in known.asks), found.replay):
+        for request, outcome in _replayed((one.request for one in known.tasks), found.replay):
             if isinstance(outcome, Completion):
                 seen.note(request, outcome)
             elif outcome.kind == UNASKED:
@@ -292,7 +292,7 @@ def count_calls(
             calls += 1
     if sample and missing:
         chosen = {missing[turn * len(missing) // sample] for turn in range(sample)}
-        asked = [one.request for place, one in enumerate(plan().asks) if place in chosen]
+        asked = [one.request for place, one in enumerate(plan().tasks) if place in chosen]
         for request, outcome in zip(asked, ask(asked), strict=True):
             load.add(request, -1)
             if isinstance(outcome, Completion):

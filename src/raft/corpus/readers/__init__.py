@@ -10,9 +10,11 @@ import re
 import zipfile
 import zlib
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
+from typing import NamedTuple
 
 from raft.errors import MissingExtra, RaftError
 
@@ -21,52 +23,33 @@ MAX_FILE = 256 * MEGABYTE
 MAX_INFLATED = 200 * MEGABYTE
 MAX_RATIO = 200
 
-SUFFIXES = {
-    ".md": "md",
-    ".markdown": "md",
-    ".txt": "txt",
-    ".text": "txt",
-    ".rst": "rst",
-    ".html": "html",
-    ".htm": "html",
-    ".xhtml": "html",
-    ".pdf": "pdf",
-    ".docx": "docx",
-    ".xlsx": "xlsx",
-    ".xlsm": "xlsx",
-    ".csv": "csv",
-    ".tsv": "tsv",
-    ".json": "json",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".yaml": "yaml",
-    ".yml": "yaml",
+
+class _Format(NamedTuple):
+    module: str
+    suffixes: str
+    packages: tuple[str, ...] = ()
+    largest: int | None = None
+    version: int | None = None
+    """Set where the reader once made something else of the same bytes."""
+
+
+_FORMATS = {
+    "md": _Format("text", ".md .markdown", version=2),
+    "txt": _Format("text", ".txt .text"),
+    "rst": _Format("text", ".rst"),
+    "html": _Format("html", ".html .htm .xhtml", ("markdownify", "bs4"), largest=32 * MEGABYTE, version=2),
+    "pdf": _Format("pdf", ".pdf", ("pypdf",)),
+    "docx": _Format("docx", ".docx", ("mammoth", "markdownify", "bs4")),
+    "xlsx": _Format("sheets", ".xlsx .xlsm", ("fastexcel",)),
+    "csv": _Format("sheets", ".csv"),
+    "tsv": _Format("sheets", ".tsv"),
+    "json": _Format("records", ".json"),
+    "jsonl": _Format("records", ".jsonl .ndjson"),
+    "yaml": _Format("records", ".yaml .yml", largest=32 * MEGABYTE),
 }
+SUFFIXES = {suffix: kind for kind, its in _FORMATS.items() for suffix in its.suffixes.split()}
 """File suffixes that can be read, and the format each stands for."""
 
-_MODULES = {
-    "md": "text",
-    "txt": "text",
-    "rst": "text",
-    "html": "html",
-    "pdf": "pdf",
-    "docx": "docx",
-    "xlsx": "sheets",
-    "csv": "sheets",
-    "tsv": "sheets",
-    "json": "records",
-    "jsonl": "records",
-    "yaml": "yaml",
-}
-_NEEDED = {
-    "html": ("markdownify", "bs4"),
-    "pdf": ("pypdf",),
-    "docx": ("mammoth", "markdownify", "bs4"),
-    "xlsx": ("fastexcel",),
-}
-_VERSIONS = {"md": 2, "html": 2}
-"""Of readers that once made something else of the same bytes."""
-_LARGEST = {"html": 32 * MEGABYTE, "yaml": 32 * MEGABYTE}
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f]")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 
@@ -77,11 +60,11 @@ class Reading:
 
     Attributes:
         title: what the document calls itself, else its file's name without the suffix.
-        text: what it says; never empty unless there is an error.
-        format: "md", "html", "pdf", ... (a value of `SUFFIXES`).
+        text: never empty unless there is an error.
+        format: a value of `SUFFIXES`.
         pages: the offset in `text` at which each page starts; empty when the format has no pages.
         record: 0-based number of the record in a file of many records, else None.
-        error: why this record could not be read, in one sentence; None when it was.
+        error: why this record could not be read, in one sentence.
     """
 
     title: str
@@ -97,12 +80,9 @@ class Unreadable(RaftError):
 
 
 def read(path: Path, *, text_field: str, drop_templates: bool = False) -> list[Reading]:
-    """Read the documents in a file: one, or one a record of JSON.
+    """Read the documents in a file: one, or one a record of JSON (its text stands in `text_field`).
 
-    Args:
-        path: the file; its suffix names the format.
-        text_field: the field of JSON records that holds a document's text.
-        drop_templates: leave template syntax (`{{ }}`, `{% %}`) out of Markdown and HTML.
+    `drop_templates` leaves template syntax (`{{ }}`, `{% %}`) out of Markdown and HTML.
 
     Raises:
         Unreadable: the file is empty, binary, damaged, protected, too large, or without any text.
@@ -111,9 +91,10 @@ def read(path: Path, *, text_field: str, drop_templates: bool = False) -> list[R
     kind = format_of(path)
     if kind is None:
         raise Unreadable(f"There is no reader for {path.suffix or 'files without a suffix'}.")
-    reader = importlib.import_module(f"raft.corpus.readers.{_MODULES[kind]}")
+    its = _FORMATS[kind]
+    reader = importlib.import_module(f"raft.corpus.readers.{its.module}")
     try:
-        size, limit = path.stat().st_size, _LARGEST.get(kind, MAX_FILE)
+        size, limit = path.stat().st_size, its.largest or MAX_FILE
         if size == 0:
             raise Unreadable("The file is empty.")
         if size > limit:
@@ -142,25 +123,19 @@ def format_of(path: Path) -> str | None:
 
 def missing(path: Path) -> str | None:
     """Return the package without which a file cannot be read and that is not installed, or None."""
-    needed = _NEEDED.get(format_of(path) or "", ())
+    kind = format_of(path)
+    needed = _FORMATS[kind].packages if kind else ()
     return next((package for package in needed if importlib.util.find_spec(package) is None), None)
 
 
 def versions(paths: Iterable[Path]) -> dict[str, int]:
     """Return by format the versions of the readers that these files need, without those that are the first."""
-    return {kind: _VERSIONS[kind] for kind in sorted({format_of(path) or "" for path in paths} & _VERSIONS.keys())}
+    kinds = sorted({kind for kind in map(format_of, paths) if kind})
+    return {kind: version for kind in kinds if (version := _FORMATS[kind].version)}
 
 
 def require(package: str, *, why: str) -> ModuleType:
-    """Import an optional package.
-
-    Args:
-        package: the module to import.
-        why: what it is needed for, as the end of "The package x is needed ...".
-
-    Raises:
-        MissingExtra: it is not installed.
-    """
+    """Import an optional package or raise `MissingExtra`; `why` ends "The package x is needed ..."."""
     try:
         return importlib.import_module(package)
     except ImportError:
@@ -170,41 +145,23 @@ def require(package: str, *, why: str) -> ModuleType:
 def decode(data: bytes) -> str:
     r"""Return the text of a text file, lines ended by `\n`, without a byte order mark.
 
-    UTF-8 and, with a byte order mark, UTF-16; Windows-1252 when the result looks like text.
-
-    Raises:
-        Unreadable: the bytes are no text in one of these encodings.
+    UTF-8 and, with a byte order mark, UTF-16; Windows-1252 when the result looks like text. Else it is `Unreadable`.
     """
-    try:
-        if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-            return clean(data.decode("utf-16"), binary=True)
-        if b"\0" in data:
-            raise Unreadable("It is not a text file: it holds zero bytes.")
-        return clean(data.decode("utf-8-sig"), binary=True)
-    except UnicodeDecodeError:
-        return _decode_western(data)
-
-
-def _decode_western(data: bytes) -> str:
+    utf16 = data.startswith((b"\xff\xfe", b"\xfe\xff"))
+    if b"\0" in data and not utf16:
+        raise Unreadable("It is not a text file: it holds zero bytes.")
     # Any bytes pass as Windows-1252; in text of a western language few of them lie beyond ASCII.
-    foreign = sum(map(len, re.findall(rb"[\x80-\xff]+", data)))
-    try:
-        if foreign > 0.3 * len(data) or data.startswith((b"\xff\xfe", b"\xfe\xff")):
-            raise ValueError
-        return clean(data.decode("cp1252"), binary=True)
-    except ValueError:
-        raise Unreadable("It is not a text file: neither UTF-8, UTF-16 nor Windows-1252.") from None
+    western = not utf16 and sum(map(len, re.findall(rb"[\x80-\xff]+", data))) <= 0.3 * len(data)
+    for encoding in ("utf-16",) if utf16 else ("utf-8-sig", "cp1252") if western else ("utf-8-sig",):
+        with suppress(UnicodeDecodeError):
+            return clean(data.decode(encoding), binary=True)
+    raise Unreadable("It is not a text file: neither UTF-8, UTF-16 nor Windows-1252.")
 
 
 def clean(text: str, *, binary: bool = False) -> str:
     r"""Return `text` with lines ended by `\n`, and without control characters and halves of characters.
 
-    Args:
-        text: what a file says.
-        binary: refuse a text with more than one control character in a thousand: it is no text.
-
-    Raises:
-        Unreadable: `binary` is set and this is no text.
+    With `binary` more than one control character in a thousand is `Unreadable`.
     """
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     text, controls = _CONTROL.subn(" ", text)
@@ -214,13 +171,7 @@ def clean(text: str, *, binary: bool = False) -> str:
 
 
 def check_archive(path: Path) -> None:
-    """Inflate every file of a zip archive, keeping nothing, to see that it stays within limits.
-
-    The sizes that an archive states can be false, so they are not believed.
-
-    Raises:
-        Unreadable: it is no archive, is protected, or inflates to far more than a document does.
-    """
+    """Raise `Unreadable` unless a zip archive inflates within limits, whatever sizes it states; nothing is kept."""
     try:
         with zipfile.ZipFile(path) as archive:
             limit = min(MAX_INFLATED, max(10 * MEGABYTE, MAX_RATIO * path.stat().st_size))

@@ -11,12 +11,7 @@ _STYLES = "p[style-name='Title'] => h1:fresh"
 
 
 def read(path: Path, *, kind: str, **_others: object) -> list[Reading]:
-    """Read a Word document as one document, with its headings, lists and tables; pictures are left out.
-
-    Raises:
-        raft.corpus.readers.Unreadable: it is damaged or inflates to far more than a document does.
-        raft.errors.MissingExtra: mammoth or markdownify is not installed.
-    """
+    """Read a Word document as one document, with its headings, lists and tables; pictures are left out."""
     mammoth = require("mammoth", why="to read DOCX files")
     check_archive(path)
 

@@ -14,23 +14,14 @@ _DROPPED = ["script", "style", "head", "nav", "footer", "template", "noscript", 
 
 
 def read(path: Path, *, kind: str, drop_templates: bool, **_others: object) -> list[Reading]:
-    """Read an HTML page as one document; navigation, footers, scripts and pictures are left out.
-
-    Raises:
-        raft.corpus.readers.Unreadable: it is no text file, or damaged.
-        raft.errors.MissingExtra: markdownify is not installed.
-    """
+    """Read an HTML page as one document; navigation, footers, scripts and pictures are left out."""
     title, source = split_front_matter(decode(path.read_bytes()))
     found, text = to_markdown(_TEMPLATE.sub("", source) if drop_templates else source)
     return [Reading(title or found or own_title(text) or path.stem, text, kind)]
 
 
 def to_markdown(source: str) -> tuple[str | None, str]:
-    """Return the title of an HTML page (None when it has none) and its body as Markdown.
-
-    Raises:
-        raft.errors.MissingExtra: markdownify is not installed.
-    """
+    """Return the title of an HTML page (None when it has none) and its body as Markdown."""
     markdownify = require("markdownify", why="to read HTML and DOCX files")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that a page is XHTML, or looks like a file's name, is no news to the user

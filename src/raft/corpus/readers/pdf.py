@@ -37,12 +37,7 @@ class _Line:
 
 
 def read(path: Path, *, kind: str, **_others: object) -> list[Reading]:
-    """Read a PDF as one document, with the offset at which each page starts.
-
-    Raises:
-        raft.corpus.readers.Unreadable: it needs a password, has no text layer, is damaged, or takes too long.
-        raft.errors.MissingExtra: pypdf is not installed.
-    """
+    """Read a PDF as one document, with the offset at which each page starts."""
     pypdf = require("pypdf", why="to read PDF files")
     logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # it tells every flaw that it mends
     with path.open("rb") as stream:
@@ -199,18 +194,16 @@ def _continuation(parts: list[str], before: _Line, line: _Line, *, usual: int, w
 
 
 def _join_pages(pages: list[str]) -> tuple[str, list[int]]:
-    text, starts = "", []
-    pieces: list[str] = []
-    length = 0
+    pieces, starts, length = [""], [], 0
     for page in pages:
-        if pieces and page:
-            goes_on = page[0].islower() and text[-1:].isalnum() | (text[-1:] == ",")
-            listed = _ITEM.match(page) and _ITEM.match(text[text.rfind("\n") + 1 :])
+        before = pieces[-1]
+        if before and page:
+            goes_on = page[0].islower() and (before[-1].isalnum() or before[-1] == ",")
+            listed = _ITEM.match(page) and _ITEM.match(before[before.rfind("\n") + 1 :])
             pieces.append(" " if goes_on else "\n" if listed else "\n\n")
             length += len(pieces[-1])
         starts.append(length)
         if page:
             pieces.append(page)
             length += len(page)
-            text = page
     return "".join(pieces), starts

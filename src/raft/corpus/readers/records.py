@@ -1,51 +1,50 @@
-"""JSON and JSON lines: records that hold texts, or data told in readable lines."""
+"""JSON, JSON lines and YAML: records that hold texts, or data told in readable lines.
+
+Of YAML the parser's events are read one by one and no object of a tag is ever made, so that a file can neither run
+code nor grow: an alias is only a second reference to the same value, and what comes out of it is limited.
+"""
 
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from raft.corpus.readers import Reading, Unreadable, clean, decode
+import yaml
 
-MAX_DEPTH = 64
+from raft.corpus.readers import MEGABYTE, Reading, Unreadable, clean, decode
+
+_MAX_DEPTH = 64
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def read(path: Path, *, kind: str, text_field: str, **_others: object) -> list[Reading]:
     """Read each record that has the text field as a document, or the whole file as one of readable lines.
 
-    A line of JSON lines that is no JSON is a reading with an error that names the line.
-
-    Raises:
-        raft.corpus.readers.Unreadable: it is no text, no JSON at all, or nested too deeply.
+    A line of JSON lines that is no JSON is a reading with an error that names the line. YAML is one document. Values
+    stay as they are written: a date stays a date, 1.50 stays 1.50.
     """
     source = decode(path.read_bytes())
+    if kind == "yaml":
+        return [_read_yaml(source, path.stem)]
     if kind == "json":
         value = _parse(source)
-        records = value if isinstance(value, list) else [value]
         many = isinstance(value, list)
+        records = value if many else [value]
     else:
-        records, many = [_parse_line(number, line) for number, line in enumerate(source.split("\n"), start=1)], True
-        records = [record for record in records if record is not None]
+        parsed = (_parse_line(number, line) for number, line in enumerate(source.split("\n"), start=1))
+        records, many = [record for record in parsed if record is not None], True
         faults = [record for record in records if isinstance(record, Unreadable)]
         if faults and len(faults) == len(records):
             raise faults[0]
     if not any(_has_text(record, text_field) or isinstance(record, Unreadable) for record in records):
-        return [Reading(path.stem, told(records if many else records[0]), kind)]
+        return [Reading(path.stem, _told(records if many else records[0]), kind)]
     return [
         _reading(record, number if many else None, path.stem, kind, text_field) for number, record in enumerate(records)
     ]
 
 
-def told(value: Any, *, limit: int | None = None) -> str:
-    """Tell data in lines: one for each value with its path (`site > owner: Ada`), one for each flat item of a list.
-
-    Args:
-        value: dictionaries, lists and scalars, at most `MAX_DEPTH` deep.
-        limit: the most characters that may come out, or None.
-
-    Raises:
-        raft.corpus.readers.Unreadable: it is nested more deeply, or would come out longer.
-    """
+def _told(value: Any, *, limit: int | None = None) -> str:
+    """Tell data in lines: one for each value with its path (`site > owner: Ada`), one for each flat item of a list."""
     lines, size = [], 0
     for line in _lines(value, "", 0):
         size += len(line) + 1
@@ -56,7 +55,7 @@ def told(value: Any, *, limit: int | None = None) -> str:
 
 
 def _lines(value: Any, path: str, depth: int) -> Iterator[str]:
-    if depth > MAX_DEPTH:
+    if depth > _MAX_DEPTH:
         raise Unreadable("The file is nested too deeply.")
     if isinstance(value, dict):
         for key, child in value.items():
@@ -125,5 +124,57 @@ def _reading(record: Any, number: int | None, stem: str, kind: str, text_field: 
     named = record.get("title") if isinstance(record, dict) else None
     if isinstance(named, str) and named.strip():
         title = clean(" ".join(named.split()))
-    text = clean(record[text_field]).strip() if _has_text(record, text_field) else told(record)
+    text = clean(record[text_field]).strip() if _has_text(record, text_field) else _told(record)
     return Reading(title, text, kind, record=number)
+
+
+def _read_yaml(source: str, stem: str) -> Reading:
+    try:
+        values = list(_yaml_values(source))
+    except yaml.MarkedYAMLError as error:
+        line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise Unreadable(f"It is not YAML: {error.problem or 'malformed'}{line}.") from error
+    text = "\n\n".join(_told(value, limit=max(MEGABYTE, 8 * len(source))) for value in values)
+    title = values[0].get("title") if values and isinstance(values[0], dict) else None
+    return Reading(title if isinstance(title, str) and title.strip() else stem, text, "yaml")
+
+
+def _yaml_values(source: str) -> Iterator[Any]:
+    """Yield the value of each document of a YAML stream, made of dictionaries, lists, strings and None."""
+    anchors: dict[str, Any] = {}
+    open_ones: list[tuple[Any, list[Any]]] = []
+    for event in yaml.parse(source, Loader=_LOADER):
+        if isinstance(event, yaml.MappingStartEvent | yaml.SequenceStartEvent):
+            if len(open_ones) >= _MAX_DEPTH:
+                raise Unreadable("The file is nested too deeply.")
+            value: Any = {} if isinstance(event, yaml.MappingStartEvent) else []
+            if event.anchor:
+                anchors[event.anchor] = value
+            open_ones.append((value, []))
+            continue
+        if isinstance(event, yaml.MappingEndEvent | yaml.SequenceEndEvent):
+            value, parts = open_ones.pop()
+            _fill(value, parts)
+        elif isinstance(event, yaml.ScalarEvent):
+            value = None if event.implicit[0] and event.value in {"", "~", "null"} else event.value
+            if event.anchor:
+                anchors[event.anchor] = value
+        elif isinstance(event, yaml.AliasEvent):
+            value = anchors.get(event.anchor or "")
+        else:
+            continue
+        if open_ones:
+            open_ones[-1][1].append(value)
+        else:
+            yield value
+
+
+def _fill(value: Any, parts: list[Any]) -> None:
+    if isinstance(value, list):
+        value.extend(parts)
+        return
+    for key, child in zip(parts[::2], parts[1::2], strict=True):
+        if key == "<<" and isinstance(child, dict):
+            value.update({name: merged for name, merged in child.items() if name not in value})
+        else:
+            value[key if isinstance(key, str) else "(…)"] = child

@@ -10,12 +10,7 @@ _DELIMITERS = ",;\t|"
 
 
 def read(path: Path, *, kind: str, **_others: object) -> list[Reading]:
-    """Read a table as one document of lines `header: value; header: value`, under a heading for each sheet.
-
-    Raises:
-        raft.corpus.readers.Unreadable: it is damaged, no text (CSV), or inflates to too much (XLSX).
-        raft.errors.MissingExtra: fastexcel is not installed (XLSX).
-    """
+    """Read a table as one document of lines `header: value; header: value`, under a heading for each sheet."""
     if kind == "xlsx":
         return [Reading(path.stem, "\n\n".join(_sheets(path)), kind)]
     text = decode(path.read_bytes())
@@ -23,14 +18,11 @@ def read(path: Path, *, kind: str, **_others: object) -> list[Reading]:
     # A quoted cell may be as large as the file, and the file's size is limited already.
     csv.field_size_limit(max(csv.field_size_limit(), len(text)))
     rows = csv.reader((f"{line}\n" for line in text.split("\n")), delimiter=delimiter)
-    return [Reading(path.stem, "\n".join(row_lines(rows)), kind)]
+    return [Reading(path.stem, "\n".join(_row_lines(rows)), kind)]
 
 
-def row_lines(rows: Iterable[Sequence[str | None]]) -> Iterator[str]:
-    """Yield one line for each row after the first with any cell; that one holds the headers.
-
-    Empty cells are left out; a column without a header is called `column 3`.
-    """
+def _row_lines(rows: Iterable[Sequence[str | None]]) -> Iterator[str]:
+    """Yield one line for each row below the headers, the first with any cell; one without a name is `column 3`."""
     headers: list[str] = []
     seen_any = False
     for row in rows:
@@ -58,6 +50,6 @@ def _sheets(path: Path) -> Iterator[str]:
     workbook = fastexcel.read_excel(path)
     for name in workbook.sheet_names:
         table = workbook.load_sheet(name, header_row=None, dtypes="string").to_polars()
-        lines = list(row_lines(table.iter_rows()))
+        lines = list(_row_lines(table.iter_rows()))
         if lines:
             yield clean(f"## {' '.join(name.split())}\n\n" + "\n".join(lines))

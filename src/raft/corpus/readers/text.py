@@ -44,11 +44,7 @@ _Replace = Callable[[re.Match[str]], str]
 
 
 def read(path: Path, *, kind: str, drop_templates: bool, **_others: object) -> list[Reading]:
-    """Read a text file as one document; Markdown loses front matter, comments and inline HTML.
-
-    Raises:
-        raft.corpus.readers.Unreadable: it is no text file.
-    """
+    """Read a text file as one document; Markdown loses front matter, comments and inline HTML."""
     text = decode(path.read_bytes())
     if kind != "md":
         heading = _UNDERLINED.search(text, 0, 2000)
