@@ -32,7 +32,7 @@ from raft.curation import user_questions
 from raft.evaluation import summary
 from raft.evaluation.metrics import Interval, bootstrap_mean, macro_f1_difference, macro_f1_interval, paired_difference
 from raft.evaluation.systems import BenchmarkModels
-from raft.examples import examples
+from raft.examples import examples, export
 from raft.generation.facts import statements
 from raft.pipeline import bench
 from raft.pipeline import build as building
@@ -245,9 +245,7 @@ def changed_rows(folder: Path, variant: Variant) -> None:
 def _replace(run: Run, step: str, frames: Mapping[str, pl.DataFrame], using: Mapping[str, Any]) -> None:
     made: dict[str, Any] = dict(frames)
     if step == "examples":
-        made |= {
-            f"{split}.jsonl": examples.chat_lines(frames["examples.parquet"], split) for split in ("train", "valid")
-        }
+        made |= {f"{split}.jsonl": export.chat_lines(frames["examples.parquet"], split) for split in ("train", "valid")}
     run.step(step, lambda _: made, version=1, outputs=list(made), using=dict(using))
 
 
@@ -268,6 +266,7 @@ def _peoples(run: Run, settings: Settings) -> None:
     made, report = examples.build_examples(
         people,
         chunks,
+        settings.examples,
         retriever=retriever,
         tokenizer=hub.tokenizer(settings.student),
         prompt=prompt,
@@ -276,7 +275,6 @@ def _peoples(run: Run, settings: Settings) -> None:
         seed=settings.seed,
         titles=dict(building.documents_listed(run).select("doc_id", "title").iter_rows()),
         styled_answers=None,
-        **settings.examples.model_dump(),
     )
     print("people", report["rows"], "rows", flush=True)
     using = {"people": hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()}

@@ -26,6 +26,7 @@ from raft.rag.relevant import (
     group_of,
     mentions_answer,
     relevant,
+    search_all,
     states_answer,
     unanswerable,
     withheld,
@@ -36,7 +37,6 @@ from raft.text import normalise
 DEPTH = 20
 """Chunks searched for, at least: what MRR and nDCG look at, and what replaces chunks that are withheld."""
 
-_BATCH = 64
 Row = dict[str, Any]
 Context = Literal["none", "retrieved", "golden", "withheld"]
 
@@ -98,7 +98,7 @@ def contexts(
     """
     book = _Book(chunks, documents)
     rows = questions.to_dicts()
-    hits = _searched([row["question"] for row in rows], retriever, depth(k))
+    hits = search_all([row["question"] for row in rows], retriever, depth(k))
     borne: dict[str, list[str]] = {}
     ranked: dict[str, list[str]] = {}
     groups: dict[str, str] = {}
@@ -178,15 +178,6 @@ class _Book:
         row = self.chunks[name]
         title = title_line(self.titles.get(row["doc_id"]), row["heading"])
         return Passage(name, row["doc_id"], self.path_of_chunk[name], title, row["page"], row["start"], row["text"])
-
-
-def _searched(queries: Sequence[str], retriever: Retriever, depth: int) -> list[list[str]]:
-    found: list[list[str]] = [[] for _ in queries]
-    for start in range(0, len(queries), _BATCH):
-        hits = retriever.search(queries[start : start + _BATCH], depth).sort("query", "rank")
-        for query, chunk_id in hits.select("query", "chunk_id").iter_rows():
-            found[start + query].append(chunk_id)
-    return found
 
 
 def exemplars(

@@ -18,7 +18,7 @@ from raft.curation import clean
 from raft.curation import split as parting
 from raft.errors import RaftError
 from raft.examples import examples as rows
-from raft.examples import examples as styling
+from raft.examples.export import chat_lines
 from raft.generation import generate, items, plan
 from raft.generation.facts import read_prefixes
 from raft.generation.plan import Prompts, Survey
@@ -403,7 +403,7 @@ def _write_examples(
     answers: dict[str, str] | None = None
     if generator is not None:
         schema = style.format if isinstance(style.format, dict) else None
-        answers, failed = styling.restyle(cleaned, generator, restyle, style=words, schema=schema)
+        answers, failed = rows.restyle(cleaned, generator, restyle, style=words, schema=schema)
         step.notes["not_restyled"] = failed
         if schema is not None:
             cleaned = cleaned.filter(~pl.col("question_id").is_in(failed))
@@ -411,6 +411,7 @@ def _write_examples(
         made, report = rows.build_examples(
             cleaned,
             run.read("chunks.parquet"),
+            examples,
             retriever=retriever,
             tokenizer=student,
             prompt=prompt,
@@ -419,13 +420,12 @@ def _write_examples(
             seed=seed,
             titles=dict(documents_listed(run).select("doc_id", "title").iter_rows()),
             styled_answers=answers,
-            **examples.model_dump(),
         )
     step.notes.update(report)
     return {
         "examples.parquet": made,
-        "train.jsonl": rows.chat_lines(made, "train"),
-        "valid.jsonl": rows.chat_lines(made, "valid"),
+        "train.jsonl": chat_lines(made, "train"),
+        "valid.jsonl": chat_lines(made, "valid"),
     }
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
+from raft.protocols import Retriever
 from raft.rag.format import is_no_answer
 from raft.text import contains, normalise, overlap
 from raft.text.values import Value, covers, fact_values
@@ -19,6 +20,7 @@ ABOUT = 1 / 3
 """Least share of a question's words in a text that is about it. So few, because a text that answers a question whose
 answer was removed spoils the measurement, and one more that is removed does not."""
 
+_BATCH = 256  # queries
 _BARE = re.compile(r"\d{1,2}")
 
 
@@ -86,6 +88,16 @@ def relevant(question: Mapping[str, Any], chunks: Iterable[Mapping[str, Any]]) -
 
 def _bears(text: str, answer: str, question: str) -> bool:
     return holds_answer(text, answer) or states_answer(text, answer, question)
+
+
+def search_all(queries: Sequence[str], retriever: Retriever, k: int) -> list[list[str]]:
+    """Return for each query the ids of the first `k` chunks that search brings, best first."""
+    found: list[list[str]] = [[] for _ in queries]
+    for start in range(0, len(queries), _BATCH):
+        hits = retriever.search(queries[start : start + _BATCH], k).sort("query", "rank")
+        for query, chunk_id in hits.select("query", "chunk_id").iter_rows():
+            found[start + query].append(chunk_id)
+    return found
 
 
 def ranks(relevant: Sequence[str], hits: Sequence[str]) -> list[int | None]:
