@@ -194,7 +194,7 @@ def _fitting(known: contexts.Contexts, run: Run, settings: Settings, field: Benc
             kept = list(chosen)
             keep = known.sources.relevant.get(name, ()) if context == "golden" else ()
             for (tokenizer, limit), prompt in product(field.rooms() if kept else (), used):
-                kept, _ = answering.fit(
+                kept = answering.fit(
                     kept, asked[name], prompt=prompt, style=style, tokenizer=tokenizer, limit=limit, keep=keep
                 )
             if len(kept) < len(chosen):
@@ -415,7 +415,6 @@ def _answers(
         question_set=question_set,
         condition=condition,
         retrieved=[known.sources.hits[name] if contender.arm.context != "none" else [] for name in ids],
-        adapter=contender.arm.adapter,
     )
 
 
