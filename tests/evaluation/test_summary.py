@@ -47,7 +47,7 @@ def scored(one, asked=None, relevant=("c1",)):
 def reason(one, asked=None, relevant=("c1",)):
     """Return why one answer has its score."""
     rows = tables.frame(tables.ANSWERS, [one]).row(0, named=True)
-    return summary.why(rows, asked or question(), list(relevant))
+    return scores.why(rows, asked or question(), list(relevant))
 
 
 def contender(name, **changes):

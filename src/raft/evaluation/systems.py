@@ -38,16 +38,16 @@ TITLES: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class System:
-    """One contender.
+    """One contender, as `benchmark.json` describes it.
 
     Attributes:
         name: a key of `TITLES`, or "model:" and a larger model's name.
         title: the name for people.
-        model: name of the model.
-        adapter: id of the adapter; None for the model as it is.
-        prompt: name of the prompt.
+        model: its name.
+        adapter: its id; None for the model as it is.
+        prompt: its name.
         prompt_digest: its digest.
-        exemplars: worked examples in the prompt.
+        exemplars: how many worked examples the prompt has.
         context: which chunks the prompt shows.
         tuned: whether an adapter is loaded.
     """
@@ -68,27 +68,14 @@ def title(name: str) -> str:
     return TITLES.get(name, f"{name.removeprefix(LARGER)} + RAG")
 
 
-def dispensable(name: str, *, tuned: bool) -> bool:
-    """Tell whether the verdict stands without an arm, and nobody asked for it by name.
-
-    Args:
-        name: of the arm.
-        tuned: there is an adapter; before, the verdict is whether one is worth it, which the golden arm tells.
-    """
-    return name in TITLES and name not in (TUNED, *UNTUNED, "other", *(() if tuned else (GOLDEN,)))
-
-
 def baseline(tuning: Iterable[Mapping[str, Any]], measured: Collection[str]) -> str | None:
     """Return the arm to beat: of plain RAG with and without examples the one with the higher F1 on `valid`.
 
-    Of equals the one with fewer examples is taken; without any figures, plain RAG.
+    Of equals the one with fewer examples is taken; without any figures, plain RAG; None where neither has answers.
 
     Args:
         tuning: rows with the keys `arm`, `exemplars` and `f1` (0 to 1, or None).
         measured: names of the arms that have answers.
-
-    Returns:
-        None where neither has answers.
     """
     usable = [row for row in tuning if row["arm"] in UNTUNED and row["arm"] in measured and row["f1"] is not None]
     best = max(usable, key=lambda row: (row["f1"], -row["exemplars"]), default=None)
@@ -102,10 +89,10 @@ class RunningSystem:
     Attributes:
         arm: its description.
         generator: its model; what it said before is replayed.
-        prompt: its prompt.
+        prompt: what it is asked with.
         exemplars: turns of worked examples.
         scorer: gives log-likelihoods; None where the model has none.
-        fresh: the same model asked one question at a time, with nothing replayed; None where it is not timed.
+        uncached: the same model asked one question at a time, with nothing replayed; None where it is not timed.
     """
 
     arm: System
@@ -161,15 +148,10 @@ class Stopwatch:
 
 
 def beginnings(answers: Sequence[Answer], chats: Sequence[Sequence[Message]], scorer: Scorer) -> list[str]:
-    """Return for each answer the text that a label of a closed set is chosen to follow.
+    """Return for each free answer, and the turns that asked for it, the text that a label of a closed set follows.
 
     Of a reply that kept the form, the label takes the answer's place, behind the quotes that stand before it; else the
     label is the whole reply.
-
-    Args:
-        answers: what was said freely.
-        chats: the turns that each was asked with.
-        scorer: renders them.
     """
     return [
         scorer.render(chat) + (up_to_answer(answer.raw) if answer.followed else "")
@@ -187,12 +169,12 @@ class OpenedModel:
     """A model, ready to be asked.
 
     Attributes:
-        name: its name.
+        name: a hub name, a folder, or provider/name.
         adapter: id of its adapter, None for the model as it is.
         generator: asks it in batches, through the ledger.
-        fresh: asks it one question at a time, nothing replayed.
+        uncached: asks it one question at a time, nothing replayed.
         scorer: its likelihoods; None where it has none.
-        room: its tokenizer, and how many tokens a prompt of it may have; None where the model doesn't tell.
+        prompt_limit: its tokenizer, and how many tokens a prompt of it may have; None where the model doesn't tell.
     """
 
     name: str
@@ -200,19 +182,14 @@ class OpenedModel:
     generator: Generator
     uncached: Generator | None
     scorer: Scorer | None
-    room: tuple[Tokenizer, int] | None = None
+    prompt_limit: tuple[Tokenizer, int] | None = None
 
 
 @dataclass(frozen=True)
 class BenchmarkModels:
-    """Who takes part.
+    """Who takes part: the student as it is, tuned once it was trained, and what it is compared with.
 
-    Attributes:
-        base: the student as it is.
-        tuned: with its adapter; None before the first training.
-        previous: with the best adapter before this one, or None.
-        other: with an adapter that was tuned on another corpus, or None.
-        larger: larger models, untuned.
+    `previous` has the best adapter before this one, `other` one that was tuned on another corpus; `larger` are untuned.
     """
 
     base: OpenedModel
@@ -221,6 +198,6 @@ class BenchmarkModels:
     other: OpenedModel | None = None
     larger: Sequence[OpenedModel] = ()
 
-    def rooms(self) -> list[tuple[Tokenizer, int]]:
-        """Return the rooms of those that tell; what takes an adapter has the room of its base."""
-        return [one.room for one in (self.base, *self.larger) if one.room is not None]
+    def prompt_limits(self) -> list[tuple[Tokenizer, int]]:
+        """Return the limits of those that tell; what takes an adapter has the limit of its base."""
+        return [one.prompt_limit for one in (self.base, *self.larger) if one.prompt_limit is not None]

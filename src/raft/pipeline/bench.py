@@ -27,9 +27,9 @@ from raft.evaluation.systems import (
     RunningSystem,
     Stopwatch,
     System,
-    dispensable,
     title,
 )
+from raft.evaluation.verdict import dispensable
 from raft.pipeline.build import documents_listed
 from raft.protocols import Completion, Message, OnEvent, Request, Retriever
 from raft.rag import answering, format
@@ -153,9 +153,9 @@ def latencies(
 
 
 def prepare(
-    run: Run, settings: Settings, questions: pl.DataFrame, retriever: Retriever, field: BenchmarkModels
+    run: Run, settings: Settings, questions: pl.DataFrame, retriever: Retriever, models: BenchmarkModels
 ) -> contexts.Contexts:
-    """Search for the questions (a frame of `tables.EVALUATION`); choose what is shown: as much as all of `field` take.
+    """Search for the questions (a frame of `tables.EVALUATION`); choose what is shown: as much as all of `models` take.
 
     Raises:
         UsageError: not even one passage fits into a model's context, for any question.
@@ -176,13 +176,13 @@ def prepare(
         name: {context: shown for context, shown in own.items() if context != "withheld" or name not in choosing}
         for name, own in found.passages.items()
     }
-    found = _fitting(replace(found, passages=passages), run, settings, field)
+    found = _fitting(replace(found, passages=passages), run, settings, models)
     if settings.answering.min_relevance:
         found = replace(found, relevance=contexts.relevance(found, retriever.embedder))
     return found
 
 
-def _fitting(known: contexts.Contexts, run: Run, settings: Settings, field: BenchmarkModels) -> contexts.Contexts:
+def _fitting(known: contexts.Contexts, run: Run, settings: Settings, models: BenchmarkModels) -> contexts.Contexts:
     """Return the contexts with as many passages as fit into every model's prompt; what bears an answer goes last."""
     asked = dict(known.questions.select("question_id", "question").iter_rows())
     used = [prompts.load(name, settings.prompts) for name in ("short", format.PROMPTS[settings.examples.quotes])]
@@ -193,7 +193,7 @@ def _fitting(known: contexts.Contexts, run: Run, settings: Settings, field: Benc
         for context, chosen in own.items():
             kept = list(chosen)
             keep = known.sources.relevant.get(name, ()) if context == "golden" else ()
-            for (tokenizer, limit), prompt in product(field.rooms() if kept else (), used):
+            for (tokenizer, limit), prompt in product(models.prompt_limits() if kept else (), used):
                 kept = answering.fit(
                     kept, asked[name], prompt=prompt, style=style, tokenizer=tokenizer, limit=limit, keep=keep
                 )
@@ -204,7 +204,7 @@ def _fitting(known: contexts.Contexts, run: Run, settings: Settings, field: Benc
     if shortened and not shown:
         raise UsageError(
             "Not even one passage and a question fit into the context of each model.",
-            where=f"{min(limit for _, limit in field.rooms()):,} tokens, beside the answer, of {run.folder}",
+            where=f"{min(limit for _, limit in models.prompt_limits()):,} tokens, beside the answer, of {run.folder}",
             hint=f"raft build CORPUS --out {run.folder} --set chunking.tokens=...   (smaller chunks), or a model that "
             "takes more",
         )
@@ -212,7 +212,7 @@ def _fitting(known: contexts.Contexts, run: Run, settings: Settings, field: Benc
 
 
 def choose_exemplars(
-    run: Run, settings: Settings, field: BenchmarkModels, retriever: Retriever, *, on_event: OnEvent
+    run: Run, settings: Settings, models: BenchmarkModels, retriever: Retriever, *, on_event: OnEvent
 ) -> tuple[int, list[dict[str, Any]]]:
     """Choose on `valid` how many worked examples the few-shot contender gets; return the number and all that was tried.
 
@@ -227,10 +227,10 @@ def choose_exemplars(
     tried: list[dict[str, Any]] = []
     if not rows:
         return settings.benchmark.exemplars[0], tried
-    known = prepare(run, settings, tables.frame(tables.EVALUATION, rows), retriever, field)
+    known = prepare(run, settings, tables.frame(tables.EVALUATION, rows), retriever, models)
     make = partial(_contender, run=run, settings=settings, known=known)
-    plain = make("rag", field.base, 0)
-    few = [make("rag_few", field.base, count) for count in settings.benchmark.exemplars]
+    plain = make("rag", models.base, 0)
+    few = [make("rag_few", models.base, count) for count in settings.benchmark.exemplars]
     for contender in (plain, *{contender.arm.exemplars: contender for contender in few}.values()):
         on_event("asking", {"arm": contender.arm.title, "set": "valid", "condition": "", "questions": len(rows)})
         said = _ask(contender, known, "valid", "retrieved", settings)
@@ -255,30 +255,30 @@ def choose_exemplars(
 
 
 def line_up(
-    run: Run, settings: Settings, field: BenchmarkModels, known: contexts.Contexts, exemplars: int
+    run: Run, settings: Settings, models: BenchmarkModels, known: contexts.Contexts, exemplars: int
 ) -> list[RunningSystem]:
     """Return the contenders in the order in which they are shown; `exemplars` are the worked examples of few-shot."""
     wanted: list[tuple[str, OpenedModel | None, int]] = [
-        ("closed", field.base, 0),
-        ("closed_few", field.base, max(exemplars, 2)),
-        ("rag", field.base, 0),
-        ("rag_few", field.base, exemplars),
-        ("golden", field.base, 0),
-        ("tuned_closed", field.tuned, 0),
-        ("raft", field.tuned, 0),
-        ("tuned_golden", field.tuned, 0),
-        ("other", field.other, 0),
-        ("previous", field.previous, 0),
-        *((f"{LARGER}{one.name}", one, exemplars) for one in field.larger),
+        ("closed", models.base, 0),
+        ("closed_few", models.base, max(exemplars, 2)),
+        ("rag", models.base, 0),
+        ("rag_few", models.base, exemplars),
+        ("golden", models.base, 0),
+        ("tuned_closed", models.tuned, 0),
+        ("raft", models.tuned, 0),
+        ("tuned_golden", models.tuned, 0),
+        ("other", models.other, 0),
+        ("previous", models.previous, 0),
+        *((f"{LARGER}{one.name}", one, exemplars) for one in models.larger),
     ]
-    tuned = field.tuned is not None
+    tuned = models.tuned is not None
     chosen = [one for one in wanted if settings.benchmark.contenders == "all" or not dispensable(one[0], tuned=tuned)]
     make = partial(_contender, run=run, settings=settings, known=known)
-    return [make(name, opened, count) for name, opened, count in chosen if opened is not None]
+    return [make(name, model, count) for name, model, count in chosen if model is not None]
 
 
 def _contender(
-    name: str, opened: OpenedModel, count: int, *, run: Run, settings: Settings, known: contexts.Contexts
+    name: str, model: OpenedModel, count: int, *, run: Run, settings: Settings, known: contexts.Contexts
 ) -> RunningSystem:
     if name in ("closed", "closed_few", "tuned_closed"):
         prompt = prompts.load("closed", settings.prompts)
@@ -302,8 +302,8 @@ def _contender(
     golden = name in ("golden", "tuned_golden")
     context: Literal["none", "retrieved", "golden"]
     context = "none" if prompt.name == "closed" else "golden" if golden else "retrieved"
-    if turns and opened.room is not None:
-        tokenizer, limit = opened.room
+    if turns and model.prompt_limit is not None:
+        tokenizer, limit = model.prompt_limit
         options: dict[str, Any] = {"prompt": prompt, "style": _style(settings), "max_tokens": 1}
         asked = dict(known.questions.select("question_id", "question").iter_rows())
         chats = [
@@ -318,21 +318,21 @@ def _contender(
     arm = System(
         name=name,
         title=title(name),
-        model=opened.name,
-        adapter=opened.adapter,
+        model=model.name,
+        adapter=model.adapter,
         prompt=prompt.name,
         prompt_digest=prompt.digest,
         exemplars=len(turns) // 2,
         context=context,
-        tuned=opened.adapter is not None,
+        tuned=model.adapter is not None,
     )
-    return RunningSystem(arm, opened.generator, prompt, turns, opened.scorer, opened.uncached)
+    return RunningSystem(arm, model.generator, prompt, turns, model.scorer, model.uncached)
 
 
 def ask_all(
     run: Run,
     settings: Settings,
-    field: Sequence[RunningSystem],
+    contenders: Sequence[RunningSystem],
     known: contexts.Contexts,
     search: Search,
     *,
@@ -347,7 +347,7 @@ def ask_all(
     def work(step: Step) -> Mapping[str, pl.DataFrame]:
         frames = [tables.frame(tables.ANSWERS, [])]
         timings = Timings(step, run.manifest["steps"].get("answers", {}).get("notes", {}))
-        for contender in field:
+        for contender in contenders:
             watch = Stopwatch(contender.generator)
             asked = replace(contender, generator=watch)
             conditions = ["answerable"] if contender.arm.context != "retrieved" else ["answerable", "withheld"]
@@ -380,7 +380,7 @@ def ask_all(
             *(["lexical"] if settings.index.hybrid else []),
         ],
         using={
-            "arms": [who(contender) for contender in field],
+            "arms": [who(contender) for contender in contenders],
             "questions": _digest(known.questions.to_dicts()),
             "k": settings.index.k,
             "seed": settings.seed,
