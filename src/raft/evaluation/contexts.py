@@ -51,10 +51,9 @@ class Contexts:
         passages: for each question id and context the passages to show; "golden" only where a chunk is known to bear
             the answer, "withheld" only for the questions that are also asked without what bears their answer, in
             whichever document it stands.
-        relevance: for each question id and context how much of what is shown is about it (`support.relevance`); empty
-            where nobody needs to know.
-        shortened: how many questions show fewer passages than were chosen, in any context, since a prompt is no longer
-            than what each of the models takes.
+        relevance: for each question id and context `grounding.relevance`; empty where nobody needs to know.
+        shortened: how many questions show fewer passages than were chosen, in any context, so that a prompt fits each
+            of the models.
     """
 
     questions: pl.DataFrame
@@ -93,15 +92,13 @@ def contexts(
         documents: a frame with doc_id, path and title of `tables.DOCUMENTS`.
         retriever: the index.
         k: chunks shown.
-        share: share (0 to 1) of the questions that are also asked with their relevant chunks withheld.
-        seed: seed of that choice.
+        share: how many of the questions (0 to 1) are also asked with their relevant chunks withheld.
+        seed: of that choice.
     """
     book = _Book(chunks, documents)
     rows = questions.to_dicts()
     hits = search_all([row["question"] for row in rows], retriever, depth(k))
-    borne: dict[str, list[str]] = {}
-    ranked: dict[str, list[str]] = {}
-    groups: dict[str, str] = {}
+    borne, ranked, groups = dict[str, list[str]](), dict[str, list[str]](), dict[str, str]()
     shown: dict[str, dict[Context, list[Passage]]] = {}
     for row, found in zip(rows, hits, strict=True):
         name = row["question_id"]
@@ -197,11 +194,11 @@ def exemplars(
         learned: the rows of `tables.CLEANED` whose split is `train`.
         chunks: a frame of `tables.CHUNKS`.
         documents: a frame with doc_id and title.
-        prompt: the prompt that the examples are worked examples of.
-        count: how many; the last of four or more is shown another's chunk and abstains, where `abstaining`.
-        style: what `raftformat.render_style` returned.
-        seed: seed of the choice.
-        abstaining: whether one of four or more shows when to abstain.
+        prompt: what they are worked examples of.
+        count: how many.
+        style: what `format.render_style` returned.
+        seed: of the choice.
+        abstaining: whether the last of four or more is shown another's chunk and abstains.
     """
     book = _Book(chunks, documents)
     rows = [
