@@ -119,7 +119,6 @@ def bench(
             baseline_tuning=tuning,
             prices=_prices(chosen),
             build_cost=_build_cost(run.manifest, ledger.spending(name), chosen.index.embedder),
-            machine_hour=None,
             min_gain=chosen.benchmark.min_gain,
             k=chosen.index.k,
             header={

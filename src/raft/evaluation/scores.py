@@ -136,7 +136,6 @@ def serving(
     rows: Sequence[Mapping[str, Any]],
     timing: Mapping[str, Any],
     price: Mapping[str, float | None],
-    machine_hour: float | None,
 ) -> dict[str, Any]:
     """Return what an arm takes to serve: tokens, cost, speed, latency; None for what was not measured.
 
@@ -144,21 +143,18 @@ def serving(
         rows: its rows of `tables.ANSWERS`; those without a reply are left out.
         timing: `questions_per_second` and `latencies` (seconds a question); either may be missing.
         price: `input` and `output` in US dollars per million tokens; without both, the answers' own cost counts.
-        machine_hour: price of an hour of this machine in US dollars, added where the answers themselves cost nothing.
     """
     replies = [row for row in rows if row["error"] is None]
     counted = [row["tokens"] for row in replies if row["tokens"] is not None]
     tokens = {name: _mean([one[name] for one in counted]) for name in ("input", "output")}
-    latencies, speed = timing.get("latencies") or [], timing.get("questions_per_second")
+    latencies = timing.get("latencies") or []
     cost = _listed(tokens, price)
     if cost is None:
         cost = _mean([row["cost"] for row in replies])
-        if cost == 0 and machine_hour and speed:
-            cost = machine_hour / 3600 / speed
     return {
         "tokens": tokens,
         "cost_per_thousand": None if cost is None else 1000 * cost,
-        "questions_per_second": speed,
+        "questions_per_second": timing.get("questions_per_second"),
         "latency": {
             "median": percentile(latencies, 0.5),
             "p95": percentile(latencies, 0.95),

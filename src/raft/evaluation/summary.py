@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 
 from raft.errors import RaftError
-from raft.evaluation.metrics import Interval, score_answer
+from raft.evaluation.metrics import score_answer
 from raft.evaluation.scores import ANSWERABLE, WITHHELD, Table, differences, intervals, missed, retrieval, serving, why
 from raft.evaluation.systems import LARGER, TUNED, System, baseline
 from raft.evaluation.verdict import decide, economics, evidence
@@ -121,7 +121,6 @@ def summary(
     baseline_tuning: Sequence[Mapping[str, Any]],
     prices: Mapping[str, Mapping[str, float | None]],
     build_cost: float | None,
-    machine_hour: float | None,
     min_gain: float,
     k: int,
     header: Mapping[str, Any],
@@ -137,12 +136,11 @@ def summary(
         arms: the contenders, in the order in which they are shown; those without answers are left out.
         sources: where the answers stand, and what search brings.
         timings: for each arm `questions_per_second` and `latencies` (seconds a question); either may be missing.
-        capability: as in `benchmark.json`; `change` is an `Interval` or its dictionary. None: not measured.
+        capability: as in `benchmark.json`, but `change` is an `Interval`. None: not measured.
         training: excerpt of the adapter's card, with `seconds`; None: not tuned.
         baseline_tuning: `{"arm", "exemplars", "split", "f1", "questions", "chosen"}` of the tuning of the baseline.
         prices: for an arm `input` and `output` in US dollars per million tokens; they win over the answers' own cost.
         build_cost: what building the training rows cost, in US dollars; None: unknown.
-        machine_hour: price of an hour of this machine in US dollars; None: its time counts as free.
         min_gain: least gain (0 to 1) at which tuning pays.
         k: chunks retrieved for a question.
         header: `raft`, `date`, `run`, `hardware`, `seconds`, and `shortened`: how many questions show fewer than k
@@ -162,7 +160,7 @@ def summary(
     contenders = {}
     for arm in measured:
         rows = answers.filter(pl.col("arm") == arm.name).to_dicts()
-        served = serving(rows, timings.get(arm.name, {}), prices.get(arm.name, {}), machine_hour)
+        served = serving(rows, timings.get(arm.name, {}), prices.get(arm.name, {}))
         contenders[arm.name] = {**asdict(arm), "sets": _sets(arm.name, to_beat, scores, sources, classes), **served}
     costs = economics(
         contenders,
@@ -171,9 +169,7 @@ def summary(
         larger=[name for name in contenders if name.startswith(LARGER)],
         training_seconds=(training or {}).get("seconds"),
         build_cost=build_cost,
-        machine_hour=machine_hour,
     )
-    changes = None if capability is None else {name: _changed(one) for name, one in capability.items()}
     known = evidence(
         scores,
         sources,
@@ -183,7 +179,7 @@ def summary(
         measure="accuracy" if classes[sets[0]] else "f1",
         missed=missed(ids[sets[0]], sources, k),
         run=str(header["run"]),
-        capability=changes,
+        capability=capability,
         k=k,
         costs=costs["sentences"],
     )
@@ -196,7 +192,7 @@ def summary(
         "arms": list(contenders.values()),
         "baseline_tuning": [dict(row) for row in baseline_tuning],
         "retrieval": {name: retrieval(ids[name], sources) for name in sets},
-        "capability": _plain(changes),
+        "capability": _plain(capability),
         "training": None if training is None else dict(training),
         "economics": costs,
         "blind": None if blind is None else dict(blind),
@@ -233,11 +229,6 @@ def _sets(
             against = differences(table, theirs or {}, sources, closed) if paired else None
             found[name] = {**intervals(table, sources, closed), "against": against}
     return found
-
-
-def _changed(fact: Mapping[str, Any]) -> dict[str, Any]:
-    change = fact["change"]
-    return {**fact, "change": Interval(**change) if isinstance(change, Mapping) else change}
 
 
 def _plain(capability: Mapping[str, Mapping[str, Any]] | None) -> dict[str, Any] | None:

@@ -92,7 +92,7 @@ class RunningSystem:
         prompt: what it is asked with.
         exemplars: turns of worked examples.
         scorer: gives log-likelihoods; None where the model has none.
-        uncached: the same model asked one question at a time, with nothing replayed; None where it is not timed.
+        uncached: asks one question at a time, with nothing replayed; None where it is not timed.
     """
 
     arm: System

@@ -357,9 +357,8 @@ def economics(
     larger: Sequence[str],
     training_seconds: float | None,
     build_cost: float | None,
-    machine_hour: float | None,
 ) -> dict[str, Any]:
-    """Return what tuning costs against what it saves, as `benchmark.json` holds it.
+    """Return what tuning costs against what it saves, as `benchmark.json` holds it; this machine's time is free.
 
     Args:
         arms: by name, `{"cost_per_thousand", "questions_per_second", "tokens"}` as in `benchmark.json`.
@@ -368,14 +367,12 @@ def economics(
         larger: arms of larger models; the cheapest that costs something is what tuning has to beat.
         training_seconds: what the training took.
         build_cost: of the rows, in US dollars; None when unknown: then so is the break-even.
-        machine_hour: price of an hour of the machine that trains and serves, in US dollars; None counts as free,
-            and the sentences say so.
     """
     result = {"training_seconds": training_seconds, "build_cost": build_cost, "break_even_questions": None}
     if contender is None or training_seconds is None:
         return {**result, "sentences": []}
     sentences = [
-        _spent(training_seconds, build_cost, machine_hour),
+        _spent(training_seconds, build_cost),
         *(_serving(name, arms[name]) for name in (contender, baseline) if name is not None and name in arms),
     ]
     known = {name: cost for name in larger if (cost := arms[name]["cost_per_thousand"])}
@@ -386,21 +383,16 @@ def economics(
     ours = arms[contender]["cost_per_thousand"]
     if ours is None or build_cost is None:
         return {**result, "sentences": [*sentences, f"{against}it is unknown when tuning has paid for itself."]}
-    spent = build_cost + training_seconds / 3600 * (machine_hour or 0.0)
-    count = break_even(spent, (known[cheapest] - ours) / 1000)
+    count = break_even(build_cost, (known[cheapest] - ours) / 1000)
     paid = "tuning never pays for itself" if count is None else f"tuning has paid for itself after {count:,} questions"
     return {**result, "sentences": [*sentences, f"{against}{paid}."], "break_even_questions": count}
 
 
-def _spent(training_seconds: float, build_cost: float | None, machine_hour: float | None) -> str:
-    trained = f"Training took {training_seconds:,.0f} seconds"
-    priced = f"at {machine_hour:.2f} dollars an hour" if machine_hour else "with this machine's time counted as free"
-    training = training_seconds / 3600 * (machine_hour or 0.0)
+def _spent(training_seconds: float, build_cost: float | None) -> str:
+    trained, free = f"Training took {training_seconds:,.0f} seconds", "with this machine's time counted as free"
     if build_cost is None:
-        return f"{trained}, {training:.2f} dollars {priced}; what building its rows cost is unknown."
-    return (
-        f"{trained}, and building its rows cost {build_cost:.2f} dollars: {build_cost + training:.2f} dollars {priced}."
-    )
+        return f"{trained}, 0.00 dollars {free}; what building its rows cost is unknown."
+    return f"{trained}, and building its rows cost {build_cost:.2f} dollars: {build_cost:.2f} dollars {free}."
 
 
 def _serving(name: str, arm: Mapping[str, Any]) -> str:

@@ -69,8 +69,8 @@ def relevant(question: Mapping[str, Any], chunks: Iterable[Mapping[str, Any]]) -
 
     Args:
         question: a row of `tables.EVALUATION`.
-        chunks: rows with the columns chunk_id, text and boilerplate of `tables.CHUNKS`: those of the question's
-            document, or of its golden chunks' documents, or of all where it names none.
+        chunks: rows of `tables.CHUNKS`: those of the question's document, or of its golden chunks' documents, or all
+            where it names none.
 
     Returns:
         The golden chunks first, then the others in their order; empty where no chunk is known to bear it.
@@ -81,13 +81,13 @@ def relevant(question: Mapping[str, Any], chunks: Iterable[Mapping[str, Any]]) -
     holding = (
         chunk["chunk_id"]
         for chunk in chunks
-        if not chunk["boilerplate"] and any(_bears(chunk["text"], answer, question["question"]) for answer in telling)
+        if not chunk["boilerplate"]
+        and any(
+            holds_answer(chunk["text"], one) or states_answer(chunk["text"], one, question["question"])
+            for one in telling
+        )
     )
     return list(dict.fromkeys([*question["golden_chunk_ids"], *holding]))
-
-
-def _bears(text: str, answer: str, question: str) -> bool:
-    return holds_answer(text, answer) or states_answer(text, answer, question)
 
 
 def search_all(queries: Sequence[str], retriever: Retriever, k: int) -> list[list[str]]:
@@ -119,13 +119,7 @@ def withheld(question_id: str, share: float, seed: int) -> bool:
 
 
 def group_of(question: Mapping[str, Any], golden: str | None, paths: Mapping[str, str]) -> str:
-    """Return what a question is resampled with: its document, or its golden chunk's, or else the question alone.
-
-    Args:
-        question: a row of `tables.EVALUATION`.
-        golden: what `golden_of` returned.
-        paths: chunk id to its document's path.
-    """
+    """Return what a question is resampled with: its document, or its golden chunk's, or else the question alone."""
     return question["document"] or paths.get(golden or "") or str(question["question_id"])
 
 

@@ -57,13 +57,10 @@ def _is_turn(turn: object) -> bool:
 def mix(
     rows: Sequence[Sequence[Message]], general: Sequence[Sequence[Message]], share: float, seed: int
 ) -> list[list[Message]]:
-    """Return the rows and some general ones among them, in an order drawn from the seed.
+    """Return the rows, each once, and some general ones among them, in an order drawn from the seed.
 
-    Args:
-        rows: chats of the domain; each stands in the result once.
-        general: chats as `load` returns them. Each is taken once before any is taken twice, and so on.
-        share: share of general chats in the result, from 0 to less than 1, kept to the nearest whole chat.
-        seed: seed of the choice and of the order.
+    The share of general chats in the result, from 0 to less than 1, is kept to the nearest whole chat; each of them is
+    taken once before any is taken twice, and so on.
 
     Raises:
         UsageError: the share is out of range, or general chats are wanted and there are none.
@@ -105,12 +102,12 @@ def tune(
         examples: a frame of `tables.EXAMPLES`.
         trainer: trains.
         plan: how.
-        general: chats about anything, for rehearsal.
-        share: share (0 to less than 1) of the mixture that they make up.
-        seed: seed of their choice.
+        general: chats about anything, to be mixed in as by `mix`.
+        share: their share.
+        seed: of their choice.
         out: an empty folder for the adapter, its card and its README.
         checkpoints: a folder of this training's own; an interrupted one goes on from there.
-        facts: at least `modelcard.FACTS`, but `adapter` may be missing: then it is the name of `out`.
+        facts: at least `adapters.FACTS`, but `adapter` may be missing: then it is the name of `out`.
         on_event: told the trainer's progress.
 
     Returns:
@@ -147,11 +144,7 @@ def _chats(examples: pl.DataFrame, split: str) -> list[list[Message]]:
 
 
 def _check(examples: pl.DataFrame, plan: TrainingPlan) -> None:
-    """Check that the rows may be learned from, and that none would lose its answer.
-
-    Raises:
-        RaftError: they may not.
-    """
+    """Raise RaftError where the rows may not be learned from, or one would lose its answer."""
     splits = Counter(examples["split"].to_list())
     held_out = {split: count for split, count in splits.items() if split not in ("train", "valid")}
     if held_out:
