@@ -190,15 +190,8 @@ def exemplars(
 ) -> tuple[Message, ...]:
     """Return worked examples as turns, from training questions alone: the short answers to short golden chunks.
 
-    Args:
-        learned: the rows of `tables.CLEANED` whose split is `train`.
-        chunks: a frame of `tables.CHUNKS`.
-        documents: a frame with doc_id and title.
-        prompt: what they are worked examples of.
-        count: how many.
-        style: what `format.render_style` returned.
-        seed: of the choice.
-        abstaining: whether the last of four or more is shown another's chunk and abstains.
+    Where `abstaining`, the last of four or more is shown another's chunk and abstains. The rows of `tables.CLEANED`
+    that are `learned` from are those whose split is `train`; the other frames are as for `contexts`.
     """
     book = _Book(chunks, documents)
     rows = [

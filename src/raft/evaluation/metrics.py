@@ -63,9 +63,7 @@ def bootstrap_mean(
 
 
 def paired_difference(
-    ours: Sequence[float | None],
-    theirs: Sequence[float | None],
-    groups: Sequence[Hashable],
+    ours: Sequence[float | None], theirs: Sequence[float | None], groups: Sequence[Hashable]
 ) -> Interval | None:
     """Return the mean of `ours - theirs` over the questions that both measured, as `bootstrap_mean` does."""
     if len(ours) != len(theirs):
@@ -83,12 +81,8 @@ def bootstrap_sums(
 ) -> Interval | None:
     """Return a statistic of sums over rows, with the interval of `bootstrap_mean`; fast: groups are summed once.
 
-    Args:
-        rows: an array whose first axis counts rows; a row that holds NaN is left out.
-        groups: the document of each row.
-        statistic: takes sums of shape (some draws, *shape of a row) and returns a number a draw.
-        seed: as for `bootstrap_mean`, and so are draws.
-        draws: how many.
+    The first axis of the array counts rows, and a row that holds NaN is left out. The statistic takes sums of shape
+    (some draws, *shape of a row) and returns a number a draw.
 
     Raises:
         ValueError: there are not as many groups as rows.
@@ -227,10 +221,7 @@ def ndcg(relevant_ranks: Sequence[int | None], relevant: int, k: int) -> float |
 
 
 def macro_f1_interval(
-    predictions: Sequence[str | None],
-    labels: Sequence[str | None],
-    groups: Sequence[Hashable],
-    classes: Sequence[str],
+    predictions: Sequence[str | None], labels: Sequence[str | None], groups: Sequence[Hashable], classes: Sequence[str]
 ) -> Interval | None:
     """Return the mean over `classes` of each class's F1, with the interval of `bootstrap_mean`.
 

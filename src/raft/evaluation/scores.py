@@ -133,14 +133,12 @@ def missed(question_ids: Sequence[str], sources: Sources, k: int) -> float | Non
 
 
 def serving(
-    rows: Sequence[Mapping[str, Any]],
-    timing: Mapping[str, Any],
-    price: Mapping[str, float | None],
+    rows: Sequence[Mapping[str, Any]], timing: Mapping[str, Any], price: Mapping[str, float | None]
 ) -> dict[str, Any]:
     """Return what an arm takes to serve: tokens, cost, speed, latency; None for what was not measured.
 
     Args:
-        rows: its rows of `tables.ANSWERS`; those without a reply are left out.
+        rows: of `tables.ANSWERS`; those without a reply are left out.
         timing: `questions_per_second` and `latencies` (seconds a question); either may be missing.
         price: `input` and `output` in US dollars per million tokens; without both, the answers' own cost counts.
     """

@@ -40,16 +40,8 @@ TITLES: Mapping[str, str] = {
 class System:
     """One contender, as `benchmark.json` describes it.
 
-    Attributes:
-        name: a key of `TITLES`, or "model:" and a larger model's name.
-        title: the name for people.
-        model: its name.
-        adapter: its id; None for the model as it is.
-        prompt: its name.
-        prompt_digest: its digest.
-        exemplars: how many worked examples the prompt has.
-        context: which chunks the prompt shows.
-        tuned: whether an adapter is loaded.
+    `name` is a key of `TITLES`, or "model:" and a larger model's name; `adapter` is the id of what is loaded, None for
+    the model as it is; `exemplars` are counted; `context` is which chunks the prompt shows.
     """
 
     name: str
@@ -84,15 +76,10 @@ def baseline(tuning: Iterable[Mapping[str, Any]], measured: Collection[str]) -> 
 
 @dataclass(frozen=True)
 class RunningSystem:
-    """An arm with what it works with.
+    """An arm with the model that answers (what it said before is replayed), and what it is asked with.
 
-    Attributes:
-        arm: its description.
-        generator: its model; what it said before is replayed.
-        prompt: what it is asked with.
-        exemplars: turns of worked examples.
-        scorer: gives log-likelihoods; None where the model has none.
-        uncached: asks one question at a time, with nothing replayed; None where it is not timed.
+    `scorer` gives log-likelihoods, None where the model has none; `uncached` is asked one question at a time, with
+    nothing replayed, None where it is not timed.
     """
 
     arm: System
@@ -107,11 +94,8 @@ class RunningSystem:
 class Stopwatch:
     """A generator that notes how long those replies took that were not replayed.
 
-    Attributes:
-        generator: what is asked.
-        count: replies that were written now.
-        seconds: what they took, each by itself.
-        elapsed: what went by while they were waited for; less than `seconds` where several were written at a time.
+    `count` of them were written now, in so many `seconds`, each by itself; `elapsed` went by while they were waited
+    for, less where several were written at a time.
     """
 
     generator: Generator
@@ -166,15 +150,10 @@ def labelled(answers: Sequence[Answer], labels: Sequence[str]) -> list[Answer]:
 
 @dataclass(frozen=True)
 class OpenedModel:
-    """A model, ready to be asked.
+    """A model, with its adapter's id or as it is, ready to be asked in batches, through the ledger.
 
-    Attributes:
-        name: a hub name, a folder, or provider/name.
-        adapter: id of its adapter, None for the model as it is.
-        generator: asks it in batches, through the ledger.
-        uncached: asks it one question at a time, nothing replayed.
-        scorer: its likelihoods; None where it has none.
-        prompt_limit: its tokenizer, and how many tokens a prompt of it may have; None where the model doesn't tell.
+    `uncached` and `scorer` are those of `RunningSystem`; `prompt_limit` is its tokenizer, and how many tokens a prompt
+    of it may have, None where the model doesn't tell.
     """
 
     name: str

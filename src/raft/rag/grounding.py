@@ -16,15 +16,9 @@ from raft.text.values import Value, covers, figures
 class Passage:
     """A chunk as an answer's context: where it stands in the corpus, and what it says.
 
-    Attributes:
-        chunk_id: its id.
-        doc_id: its document's id.
-        document: the document's path in the corpus.
-        title: the line above its text in a prompt.
-        page: of the document, from 1; None where it has none.
-        start: offset of its first character in the document's text.
-        text: what it says.
-        score: the retriever's, higher is better; 0 where it was not searched for.
+    `document` is the document's path, and `title` the line above the text in a prompt. The page counts from 1 and is
+    None where the document has none; `start` is the offset of the chunk's first character in the document's text; the
+    retriever's `score` is higher for better, and 0 where it was not searched for.
     """
 
     chunk_id: str

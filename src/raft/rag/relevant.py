@@ -61,19 +61,12 @@ def unanswerable(question: Mapping[str, Any]) -> bool:
 
 
 def relevant(question: Mapping[str, Any], chunks: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Return the ids of the chunks that bear a question's answer.
+    """Return the ids of the chunks that bear a question's answer: the golden ones first, others in their order.
 
-    These are its golden chunks, and those of `chunks` that hold one of its answers and are no boilerplate; where that
-    is a number of one or two digits, they must be about the question too. Yes, no and maybe tell nothing: they stand
-    everywhere. Nothing bears the answer of an unanswerable question.
-
-    Args:
-        question: a row of `tables.EVALUATION`.
-        chunks: rows of `tables.CHUNKS`: those of the question's document, or of its golden chunks' documents, or all
-            where it names none.
-
-    Returns:
-        The golden chunks first, then the others in their order; empty where no chunk is known to bear it.
+    These are its golden chunks, and those of `chunks` (of its document, or of its golden chunks' documents, or all
+    where it names none) that hold one of its answers and are no boilerplate; where that is a number of one or two
+    digits, they must be about the question too. Yes, no and maybe tell nothing: they stand everywhere. Nothing bears
+    the answer of an unanswerable question.
     """
     if unanswerable(question):
         return []
