@@ -32,7 +32,7 @@ from raft.curation import user_questions
 from raft.evaluation import summary
 from raft.evaluation.metrics import Interval, bootstrap_mean, macro_f1_difference, macro_f1_interval, paired_difference
 from raft.evaluation.systems import BenchmarkModels
-from raft.examples import examples
+from raft.examples import examples, export
 from raft.generation.facts import statements
 from raft.pipeline import bench
 from raft.pipeline import build as building
@@ -214,10 +214,10 @@ def ask(folder: Path, questions: Path, settings: Mapping[str, Any]) -> list[dict
     with run.writing(), closing(Ledger(chosen.ledger or folder / "ledger.sqlite")) as ledger:
         rows = user_questions.register(questions, building.documents_listed(run))
         opener = partial(open_model, chosen.student, chosen, ledger)
-        field = BenchmarkModels(base=opener(), tuned=opener(adapter=adapter))
+        models = BenchmarkModels(base=opener(), tuned=opener(adapter=adapter))
         retriever = open_retriever(folder, chosen, run.manifest["collection"], lambda: ledger)
-        known = bench.prepare(run, chosen, rows, retriever, field)
-        (tuned,) = (one for one in bench.line_up(run, chosen, field, known, 0) if one.arm.name == "raft")
+        known = bench.prepare(run, chosen, rows, retriever, models)
+        (tuned,) = (one for one in bench.line_up(run, chosen, models, known, 0) if one.arm.name == "raft")
         bench.ask_all(run, chosen, [tuned], known, uncached_search(retriever, chosen), on_event=studies.on_event)
     scores = summary.score(run.read("answers.parquet"), rows, relevant=known.sources.relevant)
     kept = ("question_id", "condition", "f1", "exact_match", "false_answer", "false_refusal", "label", "predicted")
@@ -245,9 +245,7 @@ def changed_rows(folder: Path, variant: Variant) -> None:
 def _replace(run: Run, step: str, frames: Mapping[str, pl.DataFrame], using: Mapping[str, Any]) -> None:
     made: dict[str, Any] = dict(frames)
     if step == "examples":
-        made |= {
-            f"{split}.jsonl": examples.chat_lines(frames["examples.parquet"], split) for split in ("train", "valid")
-        }
+        made |= {f"{split}.jsonl": export.chat_lines(frames["examples.parquet"], split) for split in ("train", "valid")}
     run.step(step, lambda _: made, version=1, outputs=list(made), using=dict(using))
 
 
@@ -268,6 +266,7 @@ def _peoples(run: Run, settings: Settings) -> None:
     made, report = examples.build_examples(
         people,
         chunks,
+        settings.examples,
         retriever=retriever,
         tokenizer=hub.tokenizer(settings.student),
         prompt=prompt,
@@ -276,7 +275,6 @@ def _peoples(run: Run, settings: Settings) -> None:
         seed=settings.seed,
         titles=dict(building.documents_listed(run).select("doc_id", "title").iter_rows()),
         styled_answers=None,
-        **settings.examples.model_dump(),
     )
     print("people", report["rows"], "rows", flush=True)
     using = {"people": hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()}

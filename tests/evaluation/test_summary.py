@@ -47,7 +47,7 @@ def scored(one, asked=None, relevant=("c1",)):
 def reason(one, asked=None, relevant=("c1",)):
     """Return why one answer has its score."""
     rows = tables.frame(tables.ANSWERS, [one]).row(0, named=True)
-    return summary.why(rows, asked or question(), list(relevant))
+    return scores.why(rows, asked or question(), list(relevant))
 
 
 def contender(name, **changes):
@@ -60,7 +60,7 @@ def summarised(answers, questions, sources=SOURCES, **changes):
     """Return the contents of benchmark.json with everyday settings."""
     names = dict.fromkeys(row["arm"] for row in answers)
     usual = {"arms": [contender(name) for name in names], "sources": sources, "timings": {}, "capability": None}
-    usual |= {"training": None, "baseline_tuning": [], "prices": {}, "build_cost": None, "machine_hour": None}
+    usual |= {"training": None, "baseline_tuning": [], "prices": {}, "build_cost": None}
     usual |= {"min_gain": 0.05, "k": 5, "header": {"raft": "0.2.0", "run": "runs/demo", "hardware": "2 cores"}}
     frames = tables.frame(tables.ANSWERS, answers), tables.frame(tables.EVALUATION, questions)
     return summary.summary(*frames, **{**usual, **changes})
@@ -213,7 +213,7 @@ UNCHANGED = {"value": 0.0, "low": -0.01, "high": 0.01, "questions": 9, "groups":
 
 def test_a_summary_has_all_that_a_report_shows():
     """Figures, paired differences, retrieval and verdict follow from the answers, and all of it is plain JSON."""
-    found = board(capability={"arc": {**CAPABILITY["arc"], "change": UNCHANGED}})
+    found = board(capability={"arc": {**CAPABILITY["arc"], "change": Interval(**UNCHANGED)}})
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     assert found["verdict"]["decision"] == "ship"
     assert found["verdict"]["gain"]["value"] == pytest.approx(0.5)
@@ -333,19 +333,17 @@ def test_labels_are_decided_by_accuracy():
 
 
 def test_what_serving_takes():
-    """Cost is by the price list, or the answers' own, or the machine's hour; what is not known is None."""
+    """Cost is by the price list, or the answers' own; what is not known is None."""
     rows = [answer(cost=0.002), answer(cost=0.004), answer(cost=None, error="timeout", tokens=None)]
     timing = {"questions_per_second": 2.0, "latencies": [1.0, 2.0, 3.0]}
     rows = tables.frame(tables.ANSWERS, rows).to_dicts()
-    own = scores.serving(rows, timing, {}, 3.6)
+    own = scores.serving(rows, timing, {})
     assert own["tokens"] == {"input": 100, "output": 10}
     assert own["cost_per_thousand"] == pytest.approx(3.0)
     assert (own["questions_per_second"], own["latency"]["median"], own["latency"]["questions"]) == (2.0, 2.0, 3)
-    listed = scores.serving(rows, timing, {"input": 10.0, "output": 100.0}, None)
+    listed = scores.serving(rows, timing, {"input": 10.0, "output": 100.0})
     assert listed["cost_per_thousand"] == pytest.approx(2.0)
-    local = tables.frame(tables.ANSWERS, [answer()]).to_dicts()
-    assert scores.serving(local, timing, {}, 3.6)["cost_per_thousand"] == pytest.approx(0.5)
-    unknown = scores.serving(tables.frame(tables.ANSWERS, [answer(cost=None)]).to_dicts(), {}, {}, None)
+    unknown = scores.serving(tables.frame(tables.ANSWERS, [answer(cost=None)]).to_dicts(), {}, {})
     assert unknown["cost_per_thousand"] is unknown["latency"] is unknown["questions_per_second"] is None
 
 
@@ -354,21 +352,17 @@ def test_break_even_is_with_the_larger_model_that_has_a_price():
     bigger = [answer("30 days", f"q{n}", "model:big", cost=0.001) for n in range(4)]
     answers = [answer("a year", f"q{n}", arm) for n in range(4) for arm in ("rag", "raft")] + bigger
     training = {"adapter": "3fa", "seconds": 3600.0}
-    found = summarised(
-        answers, [question(f"q{n}") for n in range(4)], training=training, build_cost=1.0, machine_hour=2.0
-    )
+    found = summarised(answers, [question(f"q{n}") for n in range(4)], training=training, build_cost=3.0)
     assert found["economics"]["break_even_questions"] == 3000
     assert found["training"] == training
     assert found["verdict"]["decision"] == "keep plain RAG"
     assert found["verdict"]["reasons"][-1] == found["economics"]["sentences"][-1]
 
 
-def test_capability_may_be_told_by_intervals():
-    """Changes of general capability are taken as intervals or as their dictionaries, and shown as dictionaries."""
-    interval = Interval(**UNCHANGED)
-    one = board(capability={"arc": {**CAPABILITY["arc"], "change": interval}})
+def test_changes_of_capability_are_shown_as_dictionaries():
+    """The interval of a change of general capability is shown as a dictionary, and what was not measured as nothing."""
+    one = board(capability={"arc": {**CAPABILITY["arc"], "change": Interval(**UNCHANGED)}})
     assert one["capability"]["arc"]["change"] == UNCHANGED
-    assert one == board(capability={"arc": {**CAPABILITY["arc"], "change": UNCHANGED}})
     assert board(capability=None)["capability"] is None
     assert board(capability={"arc": {**CAPABILITY["arc"], "change": None}})["capability"]["arc"]["change"] is None
 

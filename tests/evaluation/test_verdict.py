@@ -265,9 +265,9 @@ ARMS = {"raft": arm(0.1), "rag_few": arm(0.2, tokens=1400.0), "model:big": arm(0
 
 
 def costs(arms=ARMS, **changes):
-    """Return the economics of an hour of training at two dollars."""
+    """Return the economics of an hour of training on rows that cost two dollars and a half."""
     usual = {"contender": "raft", "baseline": "rag_few", "larger": [name for name in arms if "model:" in name]}
-    usual |= {"training_seconds": 3600.0, "build_cost": 0.5, "machine_hour": 2.0}
+    usual |= {"training_seconds": 3600.0, "build_cost": 2.5}
     return economics(arms, **{**usual, **changes})
 
 
@@ -275,7 +275,7 @@ def test_economics_break_even_with_the_cheapest_larger_model():
     """2.50 dollars are earned back at half a dollar per thousand questions after 5,000 of them."""
     found = costs()
     assert found["break_even_questions"] == 5000
-    assert "2.50 dollars at 2.00 dollars an hour" in found["sentences"][0]
+    assert "2.50 dollars with this machine's time counted as free" in found["sentences"][0]
     assert "raft reads 800 tokens a question" in found["sentences"][1]
     assert "rag_few reads 1,400 tokens a question" in found["sentences"][2]
     assert "after 5,000 questions" in found["sentences"][-1]
@@ -283,8 +283,7 @@ def test_economics_break_even_with_the_cheapest_larger_model():
 
 
 def test_economics_say_what_is_not_known():
-    """A free machine is said to be one, and a larger model without a price breaks even with nothing."""
-    assert "counted as free" in costs(machine_hour=None)["sentences"][0]
+    """A larger model without a price breaks even with nothing."""
     unpriced = costs({**ARMS, "model:big": arm(None), "model:bigger": arm(0.0)})
     assert unpriced["break_even_questions"] is None
     assert "No larger model with a known price" in unpriced["sentences"][-1]
@@ -294,7 +293,7 @@ def test_economics_say_what_is_not_known():
         assert unknown["break_even_questions"] is None
         assert "it is unknown when tuning has paid for itself" in unknown["sentences"][-1]
     assert (
-        "2.00 dollars at 2.00 dollars an hour; what building its rows cost is unknown"
+        "0.00 dollars with this machine's time counted as free; what building its rows cost is unknown"
         in (costs(build_cost=None)["sentences"][0])
     )
     assert "not measured" in costs({**ARMS, "raft": arm(None, None, None)})["sentences"][1]

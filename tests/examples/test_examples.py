@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from raft import prompts
 from raft.errors import RaftError
 from raft.examples import examples
+from raft.examples.export import chat_lines
 from raft.rag.format import ABSTENTION, parse
+from raft.settings import Examples
 from raft.similarity import same_text
 from raft.store import tables
 from raft.testing import OverlapRetriever, WordTokenizer, make_chunks, make_question
@@ -54,17 +56,14 @@ def build(rows, chunks=CHUNKS, **changes):
         "tokenizer": WordTokenizer(),
         "prompt": prompts.load("answer"),
         "style": "",
-        "documents": 4,
-        "golden_share": 0.8,
-        "when_absent": "abstain",
-        "random_share": 0.25,
-        "max_tokens": 2048,
         "held_out": frozenset({"held"}),
         "seed": 0,
         "titles": {"d0": "Price list"},
         "styled_answers": None,
     }
-    return examples.build_examples(tables.frame(tables.CLEANED, rows), chunks, **{**usual, **changes})
+    shape = {name: changes.pop(name) for name in Examples.model_fields.keys() & changes.keys()}
+    wanted = Examples(documents=4).model_copy(update=shape)
+    return examples.build_examples(tables.frame(tables.CLEANED, rows), chunks, wanted, **{**usual, **changes})
 
 
 def target(row):
@@ -316,8 +315,8 @@ def test_chat_lines_are_what_fine_tuning_takes():
     """Each line of a split is one JSON object with the messages, umlauts unescaped."""
     rows = [question(0), question(1, split="valid"), question(2, question="Wie groß, how much, is the bridge?")]
     table, _ = build(rows)
-    lines = list(examples.chat_lines(table, "train"))
+    lines = list(chat_lines(table, "train"))
     assert len(lines) == 2
     assert json.loads(lines[0]) == {"messages": table["messages"][0].to_list()}
     assert "groß" in lines[1]
-    assert len(list(examples.chat_lines(table, "valid"))) == 1
+    assert len(list(chat_lines(table, "valid"))) == 1

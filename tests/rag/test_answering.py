@@ -141,25 +141,24 @@ def test_what_bears_the_answer_is_dropped_last():
     tokenizer, last = WordTokenizer(), found()[0][-1]
     alone = answering.request(QUESTIONS[0], [last], **options, max_tokens=1)
     limit = tokenizer.count_chat(alone.messages)
-    kept, _ = answering.fit(shown, QUESTIONS[0], **options, tokenizer=tokenizer, limit=limit, keep={last.chunk_id})
+    kept = answering.fit(shown, QUESTIONS[0], **options, tokenizer=tokenizer, limit=limit, keep={last.chunk_id})
     assert len(shown) > 1
     assert kept == [last]
 
 
-@given(limit=st.integers(0, 200), exemplars=st.sampled_from([(), EXEMPLARS]))
-def test_what_does_not_fit_is_dropped_from_the_end(limit, exemplars):
-    """As many passages as fit are kept, the best ones, and the count of the others is told."""
-    shown, options = found()[0], {"prompt": PROMPT, "style": "dry", "exemplars": exemplars}
+@given(limit=st.integers(0, 200))
+def test_what_does_not_fit_is_dropped_from_the_end(limit):
+    """As many passages as fit are kept, the best ones."""
+    shown, options = found()[0], {"prompt": PROMPT, "style": "dry"}
     tokenizer = WordTokenizer()
-    kept, dropped = answering.fit(shown, QUESTIONS[0], **options, tokenizer=tokenizer, limit=limit)
+    kept = answering.fit(shown, QUESTIONS[0], **options, tokenizer=tokenizer, limit=limit)
     assert kept == shown[: len(kept)]
-    assert len(kept) + dropped == len(shown)
 
     def size(passages):
         return tokenizer.count_chat(answering.request(QUESTIONS[0], passages, **options, max_tokens=1).messages)
 
     assert not kept or size(kept) <= limit
-    assert not dropped or size(shown[: len(kept) + 1]) > limit
+    assert len(kept) == len(shown) or size(shown[: len(kept) + 1]) > limit
 
 
 def test_an_answer_is_read_checked_and_priced():
@@ -294,7 +293,7 @@ def test_answers_become_rows_with_offsets_into_their_chunks():
     answers, _ = ask(lambda request: render_target("240 euros", quotes))
     answers[2] = replace(answers[2], error="length: cut off", tokens={}, cost=None)
     retrieved = [["pumps#1", "pumps#2"], [], ["desk#0"]]
-    known = {"arm": "raft", "question_set": "user", "condition": "answerable", "adapter": "3fa"}
+    known = {"arm": "raft", "question_set": "user", "condition": "answerable"}
     table = answering.answer_rows(answers, ["a", "b", "c"], **known, retrieved=retrieved)
     assert table.schema == tables.ANSWERS
     first, _, last = table.to_dicts()
@@ -317,5 +316,4 @@ def test_rows_need_an_id_each():
             question_set="user",
             condition="answerable",
             retrieved=[[]],
-            adapter=None,
         )

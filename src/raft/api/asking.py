@@ -243,7 +243,7 @@ class Answerer:
     def _fitting(self, question: str, passages: Sequence[Passage]) -> Sequence[Passage]:
         if self._limit is None or not passages:
             return passages
-        kept, _ = answering.fit(
+        kept = answering.fit(
             passages, question, prompt=self._prompt, style=self._style, tokenizer=self._tokenizer, limit=self._limit
         )
         if not kept:

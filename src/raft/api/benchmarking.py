@@ -104,14 +104,14 @@ def bench(
             embedder = question_embedder(chosen, ledger, name)
             rows = _without_leaks(rows, tuned, chosen, embedder, again=None if drop_leaks else again)
         opener = partial(open_model, settings=chosen, ledger=ledger, run=name, on_event=on_event)
-        field = _field(run.folder, chosen, tuned, addresses, opener)
+        taking_part = _taking_part(run.folder, chosen, tuned, addresses, opener)
         retriever = open_retriever(run.folder, chosen, name, lambda: ledger)
-        known = prepare(run, chosen, rows, retriever, field)
-        exemplars, tuning = choose_exemplars(run, chosen, field, retriever, on_event=on_event)
-        contenders = line_up(run, chosen, field, known, exemplars)
+        known = prepare(run, chosen, rows, retriever, taking_part)
+        exemplars, tuning = choose_exemplars(run, chosen, taking_part, retriever, on_event=on_event)
+        contenders = line_up(run, chosen, taking_part, known, exemplars)
         search = uncached_search(retriever, chosen)
         timings = ask_all(run, chosen, contenders, known, search, on_event=on_event)
-        general = capability.check_capability(chosen.benchmark.capability, field, hub.rows, on_event=on_event)
+        general = capability.check_capability(chosen.benchmark.capability, taking_part, hub.rows, on_event=on_event)
         card = adapters.read_card(tuned) if tuned is not None else None
         facts = summary.summary(
             run.read("answers.parquet"),
@@ -127,7 +127,6 @@ def bench(
                 for one in chosen.benchmark.larger
             },
             build_cost=_build_cost(run.manifest, ledger.spending(name), chosen.index.embedder),
-            machine_hour=None,
             min_gain=chosen.benchmark.min_gain,
             k=chosen.index.k,
             header={
@@ -204,7 +203,7 @@ def _without_leaks(
     return kept
 
 
-def _field(
+def _taking_part(
     folder: Path,
     settings: Settings,
     tuned: Path | None,

@@ -227,7 +227,7 @@ def open_model(
         generator=asker(model, ledger, pay(), attempts=1, on_event=on_event),
         uncached=UncachedGenerator(model, pay(keeps=False)),
         scorer=None if hub.is_hosted(name) else CachedScorer(cast("LocalModel", model), ledger),
-        room=None if limit is None else (hub.tokenizer(name), limit),
+        prompt_limit=None if limit is None else (hub.tokenizer(name), limit),
     )
 
 

@@ -47,14 +47,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Check:
-    """A set of questions of one form.
-
-    Attributes:
-        name: its name among other sets, e.g. "arc_easy".
-        title: its name for a reader.
-        measure: "accuracy" (multiple choice) or "last-word accuracy".
-        questions: in the order of the file.
-    """
+    """A set of questions of one form; `measure` is "accuracy" (multiple choice) or "last-word accuracy"."""
 
     name: str
     title: str
@@ -79,11 +72,7 @@ def read(path: Path) -> Check:
 
 
 def open_check(name: str, rows: Rows) -> Check:
-    """Return the set in the file `name`, or the public set of that name.
-
-    Args:
-        name: a file as for `read`, or a hub name, `org/set[:configuration[:split]]`.
-        rows: delivers what the hub holds.
+    """Return the set in the file `name` (as for `read`), or the public set of that name.
 
     Raises:
         UsageError: it is neither, or a row is no question.
@@ -163,21 +152,20 @@ def _choices(row: Mapping[str, Any], where: str) -> tuple[list[str], int]:
 def _place(answer: object, texts: Sequence[str], labels: object) -> int | None:
     """Return the number of the right choice; None where the answer names none."""
     if labels is not None:
-        right = isinstance(labels, list) and len(labels) == len(texts) and answer in labels
-        return labels.index(answer) if right and isinstance(labels, list) else None
+        known = labels if isinstance(labels, list) and len(labels) == len(texts) else []
+        return known.index(answer) if answer in known else None
     if isinstance(answer, str):
         letters = [chr(ord("A") + number) for number in range(len(texts))]
         return next((names.index(answer) for names in (list(texts), letters) if answer in names), None)
-    whole = isinstance(answer, int) and not isinstance(answer, bool)
-    return answer if whole and isinstance(answer, int) and 0 <= answer < len(texts) else None
+    if isinstance(answer, int) and not isinstance(answer, bool) and 0 <= answer < len(texts):
+        return answer
+    return None
 
 
 def measure(check: Check, scorer: Scorer) -> pl.DataFrame:
-    """Ask a model all questions of a set.
+    """Ask a model all questions of a set; return a frame of `SCHEMA`, in their order: `correct` is 1.0 or 0.0.
 
-    Returns:
-        A frame of `SCHEMA`, in the order of the questions: `correct` is 1.0 or 0.0. Among choices of equal likelihood
-        the first counts.
+    Among choices of equal likelihood the first counts.
     """
     pairs = [(question.context, text) for question in check.questions for text in question.continuations]
     scores = iter(scorer.score(pairs))
@@ -193,25 +181,19 @@ def _best(scores: Sequence[tuple[float, bool, int]]) -> int:
     return max(range(len(scores)), key=lambda number: scores[number][0])
 
 
-def compare(check: Check, before: pl.DataFrame, after: pl.DataFrame, *, seed: int = 0) -> dict[str, Any]:
-    """Compare what two models answered right.
-
-    Args:
-        check: what they were asked.
-        before: frame of `measure` for the base model.
-        after: the same for the tuned one.
-        seed: of the bootstrap.
+def compare(check: Check, before: pl.DataFrame, after: pl.DataFrame) -> dict[str, Any]:
+    """Compare what two models answered right, by the frames of `measure` for the base model and the tuned one.
 
     Returns:
         `title`, `measure`, the number of `questions`, the shares of right answers `before` and `after` (0 to 1), and
-        their difference `change` as a `raft.scoring.Interval`, after minus before, paired by question.
+        their difference `change` as an `Interval`, after minus before, paired by question.
 
     Raises:
         RaftError: the two were not asked the same questions, or none.
     """
     both = before.join(after, on="question_id", suffix="_after", maintain_order="left", validate="1:1")
     theirs, ours = both["correct"].to_list(), both["correct_after"].to_list()
-    change = paired_difference(ours, theirs, both["question_id"].to_list(), seed=seed)
+    change = paired_difference(ours, theirs, both["question_id"].to_list())
     if not len(before) == len(after) == len(both) or change is None:
         raise RaftError(
             f"The two models were not asked the same questions of {check.title}: {len(before)}, {len(after)}, and "
@@ -232,13 +214,8 @@ def choose(scorer: Scorer, contexts: Sequence[str], labels: Sequence[str]) -> li
     """Return for each context the label that a model finds most likely to follow it.
 
     Log-likelihoods are summed over a label's tokens, so that a label of more tokens is at a disadvantage; labels are
-    best chosen with equally many. A space comes before the label unless the context is empty or ends with white space.
-    Among equally likely labels the first wins.
-
-    Args:
-        scorer: the model.
-        contexts: texts, or chats as `scorer.render` returns them.
-        labels: at least one.
+    best chosen with equally many. A space comes before the label unless the context (a text, or a chat as
+    `scorer.render` returns it) is empty or ends with white space. Among equally likely labels the first wins.
 
     Raises:
         UsageError: there are no labels, or one is empty.
@@ -252,31 +229,21 @@ def choose(scorer: Scorer, contexts: Sequence[str], labels: Sequence[str]) -> li
 
 
 def check_capability(
-    names: Sequence[str],
-    field: BenchmarkModels,
-    rows: Callable[[str], Sequence[Mapping[str, Any]]],
-    *,
-    on_event: OnEvent,
+    names: Sequence[str], models: BenchmarkModels, rows: Rows, *, on_event: OnEvent
 ) -> dict[str, dict[str, Any]] | None:
-    """Measure general capability before and after tuning; None when nothing was asked for or nothing was tuned.
+    """Measure general capability before and after tuning on sets as for `open_check`; `on_event` is told "asking".
 
-    Args:
-        names: files or hub names of sets of questions.
-        field: who takes part.
-        rows: delivers what the hub holds.
-        on_event: told "asking".
+    None when nothing was asked for or nothing was tuned.
     """
-    if not names or field.tuned is None:
+    if not names or models.tuned is None:
         return None
     found: dict[str, dict[str, Any]] = {}
     for name in names:
         check = open_check(name, rows)
         facts = {"title": check.title, "measure": check.measure, "questions": len(check.questions)}
-        if field.base.scorer is None or field.tuned.scorer is None:
+        if models.base.scorer is None or models.tuned.scorer is None:
             found[check.name] = {**facts, "before": None, "after": None, "change": None}
             continue
         on_event("asking", {"arm": "base and tuned", "set": check.title, "condition": "", **facts})
-        before = measure(check, field.base.scorer)
-        after = measure(check, field.tuned.scorer)
-        found[check.name] = compare(check, before, after)
+        found[check.name] = compare(check, measure(check, models.base.scorer), measure(check, models.tuned.scorer))
     return found

@@ -26,6 +26,7 @@ from raft.rag.relevant import (
     group_of,
     mentions_answer,
     relevant,
+    search_all,
     states_answer,
     unanswerable,
     withheld,
@@ -36,7 +37,6 @@ from raft.text import normalise
 DEPTH = 20
 """Chunks searched for, at least: what MRR and nDCG look at, and what replaces chunks that are withheld."""
 
-_BATCH = 64
 Row = dict[str, Any]
 Context = Literal["none", "retrieved", "golden", "withheld"]
 
@@ -51,10 +51,9 @@ class Contexts:
         passages: for each question id and context the passages to show; "golden" only where a chunk is known to bear
             the answer, "withheld" only for the questions that are also asked without what bears their answer, in
             whichever document it stands.
-        relevance: for each question id and context how much of what is shown is about it (`support.relevance`); empty
-            where nobody needs to know.
-        shortened: how many questions show fewer passages than were chosen, in any context, since a prompt is no longer
-            than what each of the models takes.
+        relevance: for each question id and context `grounding.relevance`; empty where nobody needs to know.
+        shortened: how many questions show fewer passages than were chosen, in any context, so that a prompt fits each
+            of the models.
     """
 
     questions: pl.DataFrame
@@ -93,15 +92,13 @@ def contexts(
         documents: a frame with doc_id, path and title of `tables.DOCUMENTS`.
         retriever: the index.
         k: chunks shown.
-        share: share (0 to 1) of the questions that are also asked with their relevant chunks withheld.
-        seed: seed of that choice.
+        share: how many of the questions (0 to 1) are also asked with their relevant chunks withheld.
+        seed: of that choice.
     """
     book = _Book(chunks, documents)
     rows = questions.to_dicts()
-    hits = _searched([row["question"] for row in rows], retriever, depth(k))
-    borne: dict[str, list[str]] = {}
-    ranked: dict[str, list[str]] = {}
-    groups: dict[str, str] = {}
+    hits = search_all([row["question"] for row in rows], retriever, depth(k))
+    borne, ranked, groups = dict[str, list[str]](), dict[str, list[str]](), dict[str, str]()
     shown: dict[str, dict[Context, list[Passage]]] = {}
     for row, found in zip(rows, hits, strict=True):
         name = row["question_id"]
@@ -180,15 +177,6 @@ class _Book:
         return Passage(name, row["doc_id"], self.path_of_chunk[name], title, row["page"], row["start"], row["text"])
 
 
-def _searched(queries: Sequence[str], retriever: Retriever, depth: int) -> list[list[str]]:
-    found: list[list[str]] = [[] for _ in queries]
-    for start in range(0, len(queries), _BATCH):
-        hits = retriever.search(queries[start : start + _BATCH], depth).sort("query", "rank")
-        for query, chunk_id in hits.select("query", "chunk_id").iter_rows():
-            found[start + query].append(chunk_id)
-    return found
-
-
 def exemplars(
     learned: pl.DataFrame,
     chunks: pl.DataFrame,
@@ -202,15 +190,8 @@ def exemplars(
 ) -> tuple[Message, ...]:
     """Return worked examples as turns, from training questions alone: the short answers to short golden chunks.
 
-    Args:
-        learned: the rows of `tables.CLEANED` whose split is `train`.
-        chunks: a frame of `tables.CHUNKS`.
-        documents: a frame with doc_id and title.
-        prompt: the prompt that the examples are worked examples of.
-        count: how many; the last of four or more is shown another's chunk and abstains, where `abstaining`.
-        style: what `raftformat.render_style` returned.
-        seed: seed of the choice.
-        abstaining: whether one of four or more shows when to abstain.
+    Where `abstaining`, the last of four or more is shown another's chunk and abstains. The rows of `tables.CLEANED`
+    that are `learned` from are those whose split is `train`; the other frames are as for `contexts`.
     """
     book = _Book(chunks, documents)
     rows = [

@@ -14,27 +14,16 @@ from typing import Any
 from raft.errors import UsageError
 from raft.report.page import fill
 
-CHOICES: Mapping[str, str] = {
-    "a": "A is better",
-    "b": "B is better",
-    "tie": "equally good",
-    "both wrong": "both wrong",
-}
+CHOICES = {"a": "A is better", "b": "B is better", "tie": "equally good", "both wrong": "both wrong"}
 """What can be chosen for a pair, as a ratings file has it, and what the page says."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two answers to one question, in the order in which they are shown.
+    """Two answers to one question, `a` shown on the left and `b` on the right.
 
-    Attributes:
-        pair_id: what the page and a ratings file know the pair by; tells neither question nor side.
-        question_id: the question; never on the page.
-        question: what was asked.
-        document: the path of the document that bears the answer; may be empty.
-        golden: the text that bears the answer; may be empty.
-        a: the answer on the left.
-        b: the answer on the right.
+    The page and a ratings file know it by `pair_id`, which tells neither question nor side; the `question_id` is never
+    on the page. `document` is the path of what bears the answer, and `golden` its text; both may be empty.
     """
 
     pair_id: str
@@ -51,15 +40,9 @@ def pairs(
 ) -> list[Pair]:
     """Return at most `n` pairs, drawn and shuffled by the seed, whatever the order of the questions.
 
-    Questions without an answer of both arms are left out, and so are those whose two answers read the same but for
-    case and white space: there is nothing to choose.
-
-    Args:
-        questions: rows with `question_id`, `question` and, where known, `document` and `golden` (its text).
-        contender: its answers by question_id.
-        baseline: its answers by question_id.
-        n: how many pairs; 50 to 100 are an hour or two of an expert's time.
-        seed: seed of the draw and of the sides.
+    Questions (rows with `question_id`, `question` and, where known, `document` and `golden`) without an answer of both
+    arms, each by question_id, are left out, and so are those whose two answers read the same but for case and white
+    space: there is nothing to choose. 50 to 100 pairs are an hour or two of an expert's time.
     """
     drawn = {}
     for row in questions:
@@ -94,10 +77,6 @@ def page(pairs: Sequence[Pair], *, title: str = "Which answer is better?") -> st
 
     It loads nothing and sends nothing; without a script it can be read, and not saved.
 
-    Args:
-        pairs: what `pairs` returned.
-        title: the page's heading.
-
     Raises:
         UsageError: there are no pairs.
     """
@@ -111,11 +90,9 @@ def page(pairs: Sequence[Pair], *, title: str = "Which answer is better?") -> st
 
 
 def read_ratings(path: Path | str, pairs: Iterable[Pair]) -> dict[str, str]:
-    """Return what an expert chose, one of `CHOICES` by pair_id.
+    """Return what an expert chose on the page of these pairs, one of `CHOICES` by pair_id.
 
-    Args:
-        path: the file that the page saved: one object a line, with `pair_id` and `choice`.
-        pairs: the pairs of that page, as `pairs` returns them again from the same questions, answers and seed.
+    The file has one object a line, with `pair_id` and `choice`.
 
     Raises:
         UsageError: the file cannot be read, holds no rating, or a line is none of these pairs' ratings, or a second
@@ -161,12 +138,7 @@ def added_ratings(path: Path, chosen: Mapping[str, str]) -> str:
 def count(chosen: Mapping[str, str], pairs: Iterable[Pair], seed: int) -> dict[str, int]:
     """Return how many `pairs` there are, how many are `rated`, and of these `wins`, `losses` and `ties`.
 
-    Wins are the contender's. "tie" and "both wrong" both count as ties.
-
-    Args:
-        chosen: choices by pair_id; those of other pairs do not count.
-        pairs: the pairs.
-        seed: the seed that they were made with.
+    Wins are the contender's. "tie" and "both wrong" both count as ties; choices of other pairs do not count.
     """
     known = {pair.pair_id: pair for pair in pairs}
     counts = {"pairs": len(known), "rated": 0, "wins": 0, "losses": 0, "ties": 0}

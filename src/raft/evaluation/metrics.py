@@ -1,4 +1,4 @@
-"""Measures of answers, labels and rankings: pure functions; `raft.intervals` says how sure their means are.
+"""Measures of answers, labels and rankings, and how sure their means are: pure functions.
 
 All measures are shares from 0 to 1. None stands for what was not measured, and is what a mean over nothing returns.
 """
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raft.rag.format import is_no_answer
-from raft.report.measures import ANSWER_MEASURES, contains_reference, exact_match, f1, fact_accuracy, rouge_l
+from raft.report.measures import ANSWER_MEASURES
 
 TOO_FEW = 20
 """Under 20 documents: too few to tell. The percentile bootstrap is too narrow there."""
@@ -28,14 +28,9 @@ Rows = NDArray[np.intp]
 
 @dataclass(frozen=True)
 class Interval:
-    """A value with its 95 percent interval.
+    """A measure's value over so many questions, with its 95 percent interval.
 
-    Attributes:
-        value: the measure over all questions.
-        low: lower end.
-        high: upper end.
-        questions: how many were measured.
-        groups: how many documents they come from; under `TOO_FEW` the interval is too narrow to decide by.
+    `groups` is how many documents they come from; under `TOO_FEW` the interval is too narrow to decide by.
     """
 
     value: float
@@ -68,17 +63,12 @@ def bootstrap_mean(
 
 
 def paired_difference(
-    ours: Sequence[float | None],
-    theirs: Sequence[float | None],
-    groups: Sequence[Hashable],
-    *,
-    seed: int = 0,
-    draws: int = DRAWS,
+    ours: Sequence[float | None], theirs: Sequence[float | None], groups: Sequence[Hashable]
 ) -> Interval | None:
     """Return the mean of `ours - theirs` over the questions that both measured, as `bootstrap_mean` does."""
     if len(ours) != len(theirs):
         raise ValueError(f"{len(ours)} values cannot be paired with {len(theirs)}")
-    return bootstrap_mean((_floats(ours) - _floats(theirs)).tolist(), groups, seed=seed, draws=draws)
+    return bootstrap_mean((_floats(ours) - _floats(theirs)).tolist(), groups)
 
 
 def bootstrap_sums(
@@ -91,12 +81,8 @@ def bootstrap_sums(
 ) -> Interval | None:
     """Return a statistic of sums over rows, with the interval of `bootstrap_mean`; fast: groups are summed once.
 
-    Args:
-        rows: an array whose first axis counts rows; a row that holds NaN is left out.
-        groups: the document of each row.
-        statistic: takes sums of shape (some draws, *shape of a row) and returns a number a draw.
-        seed: of the draws.
-        draws: how many resamples.
+    The first axis of the array counts rows, and a row that holds NaN is left out. The statistic takes sums of shape
+    (some draws, *shape of a row) and returns a number a draw.
 
     Raises:
         ValueError: there are not as many groups as rows.
@@ -165,42 +151,12 @@ def _floats(values: Sequence[float | None]) -> Floats:
     return np.array([math.nan if value is None else value for value in values], dtype=np.float64)
 
 
-__all__ = [
-    "ANSWER_MEASURES",
-    "DRAWS",
-    "TOO_FEW",
-    "Interval",
-    "bootstrap_mean",
-    "contains_reference",
-    "exact_match",
-    "f1",
-    "fact_accuracy",
-    "macro_f1_difference",
-    "macro_f1_interval",
-    "ndcg",
-    "paired_difference",
-    "percentile",
-    "recall_at",
-    "reciprocal_rank",
-    "rouge_l",
-    "score_answer",
-    "win_rate",
-]
-
-# answers
-
-
 def score_answer(answer: str, references: Sequence[str], *, abstained: bool) -> dict[str, float | None]:
-    """Return `ANSWER_MEASURES` of a parsed answer, with abstention as one of the possible right answers.
+    """Return `ANSWER_MEASURES` of an answer without its quotes; to abstain is one of the possible right answers.
 
-    A question is unanswerable if each reference is empty or `raftformat.ABSTENTION`: abstaining scores 1 on all
+    A question is unanswerable if each reference is empty or `rag.format.ABSTENTION`: abstaining scores 1 on all
     measures, answering scores 0, and there are no facts to measure. On an answerable question abstaining scores 0, and
     an answer is compared with those references that are none. Without references nothing is measured.
-
-    Args:
-        answer: the answer without its quotes.
-        references: right answers.
-        abstained: whether the answer says that there is none (`raftformat.Parsed.abstained`).
     """
     if not references:
         return dict.fromkeys(ANSWER_MEASURES)
@@ -209,9 +165,6 @@ def score_answer(answer: str, references: Sequence[str], *, abstained: bool) -> 
         score = float(abstained and not real)
         return {name: None if of("", real) is None else score for name, of in ANSWER_MEASURES.items()}
     return {name: of(answer, real) for name, of in ANSWER_MEASURES.items()}
-
-
-# labels
 
 
 def _confusion(arms: Sequence[Sequence[str | None]], labels: Sequence[str | None], classes: Sequence[str]) -> Floats:
@@ -238,9 +191,6 @@ def _macro(counts: Floats) -> Floats:
     return mean
 
 
-# rankings
-
-
 def recall_at(ranks: Sequence[int | None], k: int) -> float | None:
     """Return the share of relevant chunks found among the first k, from their ranks (from 1; None: not found)."""
     return sum(rank is not None and rank <= k for rank in ranks) / len(ranks) if ranks else None
@@ -257,13 +207,8 @@ def reciprocal_rank(rank: int | None, depth: int = 10) -> float:
 def ndcg(relevant_ranks: Sequence[int | None], relevant: int, k: int) -> float | None:
     """Return the normalised discounted cumulated gain at k of binary relevance, discounted by log2(rank + 1).
 
-    Args:
-        relevant_ranks: ranks (from 1; None: not found) of the relevant chunks; ones not found may be left out.
-        relevant: how many relevant chunks there are.
-        k: how far down the ranking counts.
-
-    Returns:
-        0 to 1; None where nothing is relevant.
+    The ranks (from 1; None: not found) are those of the `relevant` chunks; ones not found may be left out. None where
+    nothing is relevant.
 
     References:
         Järvelin and Kekäläinen: Cumulated gain-based evaluation of IR techniques. ACM TOIS 20(4), 2002; with the
@@ -276,13 +221,7 @@ def ndcg(relevant_ranks: Sequence[int | None], relevant: int, k: int) -> float |
 
 
 def macro_f1_interval(
-    predictions: Sequence[str | None],
-    labels: Sequence[str | None],
-    groups: Sequence[Hashable],
-    classes: Sequence[str],
-    *,
-    seed: int = 0,
-    draws: int = DRAWS,
+    predictions: Sequence[str | None], labels: Sequence[str | None], groups: Sequence[Hashable], classes: Sequence[str]
 ) -> Interval | None:
     """Return the mean over `classes` of each class's F1, with the interval of `bootstrap_mean`.
 
@@ -290,7 +229,7 @@ def macro_f1_interval(
     none of the classes lowers the recall of its row's label, and no class's precision.
     """
     counts = _confusion([predictions], labels, classes)
-    return bootstrap_sums(counts, groups, lambda sums: _macro(sums)[:, 0], seed=seed, draws=draws)
+    return bootstrap_sums(counts, groups, lambda sums: _macro(sums)[:, 0])
 
 
 def macro_f1_difference(
@@ -299,9 +238,6 @@ def macro_f1_difference(
     labels: Sequence[str | None],
     groups: Sequence[Hashable],
     classes: Sequence[str],
-    *,
-    seed: int = 0,
-    draws: int = DRAWS,
 ) -> Interval | None:
     """Return how much greater our macro F1 is than theirs on the same rows, as `macro_f1_interval` measures it."""
     counts = _confusion([ours, theirs], labels, classes)
@@ -310,4 +246,4 @@ def macro_f1_difference(
         both = _macro(sums)
         return both[:, 0] - both[:, 1]
 
-    return bootstrap_sums(counts, groups, difference, seed=seed, draws=draws)
+    return bootstrap_sums(counts, groups, difference)

@@ -7,8 +7,6 @@ from typing import Any
 from raft.evaluation.metrics import (
     Interval,
     bootstrap_mean,
-    contains_reference,
-    f1,
     macro_f1_difference,
     macro_f1_interval,
     ndcg,
@@ -18,13 +16,14 @@ from raft.evaluation.metrics import (
     reciprocal_rank,
 )
 from raft.rag.relevant import Sources, ranks, unanswerable
-from raft.report.measures import COLUMNS
+from raft.report.measures import COLUMNS, contains_reference, f1
 from raft.text import contains, normalise
 
 MACRO_F1 = "macro_f1"
 ANSWERABLE, WITHHELD = "answerable", "withheld"
 """The conditions of `tables.ANSWERS`."""
 
+_ARTICLES = frozenset({"a", "an", "the"})
 _RECALLS = (1, 3, 5)
 _DEPTH = 10  # ranks that MRR and nDCG look at
 Table = Mapping[tuple[str, str], Mapping[str, Any]]
@@ -34,12 +33,8 @@ Table = Mapping[tuple[str, str], Mapping[str, Any]]
 def intervals(table: Table, sources: Sources, classes: Sequence[str]) -> dict[str, Any]:
     """Return each measure's mean with its interval as a dictionary, None where it was not measured.
 
-    `false_answers` is over what nothing shown answers, all others are over the questions as they are.
-
-    Args:
-        table: scores of one arm in one question set.
-        sources: of the questions.
-        classes: labels of a closed set, or nothing.
+    `false_answers` is over what nothing shown answers, all others are over the questions as they are. `classes` are the
+    labels of a closed set, or nothing.
     """
     found: dict[str, Any] = {}
     for name, column in COLUMNS.items():
@@ -87,15 +82,7 @@ def mean(table: Table, name: str) -> float | None:
 def stronger(
     untuned: Mapping[str, Table], ours: Table, theirs: Table, measure: str, sources: Sources
 ) -> tuple[str, Interval] | None:
-    """Return an untuned arm that scored higher than the baseline, and what the tuned arm gains over it, or None.
-
-    Args:
-        untuned: the answers of untuned arms by name, the baseline among them.
-        ours: the tuned arm's.
-        theirs: the baseline's.
-        measure: which measure counts.
-        sources: where the answers stand.
-    """
+    """Return one of the untuned arms that scored higher than the baseline, and what the tuned arm gains over it."""
     to_beat = mean(theirs, measure)
     for name, table in untuned.items():
         reached, gain = mean(table, measure), difference(ours, table, measure, sources)
@@ -146,32 +133,26 @@ def missed(question_ids: Sequence[str], sources: Sources, k: int) -> float | Non
 
 
 def serving(
-    rows: Sequence[Mapping[str, Any]],
-    timing: Mapping[str, Any],
-    price: Mapping[str, float | None],
-    machine_hour: float | None,
+    rows: Sequence[Mapping[str, Any]], timing: Mapping[str, Any], price: Mapping[str, float | None]
 ) -> dict[str, Any]:
     """Return what an arm takes to serve: tokens, cost, speed, latency; None for what was not measured.
 
     Args:
-        rows: its rows of `tables.ANSWERS`; those without a reply are left out.
+        rows: of `tables.ANSWERS`; those without a reply are left out.
         timing: `questions_per_second` and `latencies` (seconds a question); either may be missing.
         price: `input` and `output` in US dollars per million tokens; without both, the answers' own cost counts.
-        machine_hour: price of an hour of this machine in US dollars, added where the answers themselves cost nothing.
     """
     replies = [row for row in rows if row["error"] is None]
     counted = [row["tokens"] for row in replies if row["tokens"] is not None]
     tokens = {name: _mean([one[name] for one in counted]) for name in ("input", "output")}
-    latencies, speed = timing.get("latencies") or [], timing.get("questions_per_second")
+    latencies = timing.get("latencies") or []
     cost = _listed(tokens, price)
     if cost is None:
         cost = _mean([row["cost"] for row in replies])
-        if cost == 0 and machine_hour and speed:
-            cost = machine_hour / 3600 / speed
     return {
         "tokens": tokens,
         "cost_per_thousand": None if cost is None else 1000 * cost,
-        "questions_per_second": speed,
+        "questions_per_second": timing.get("questions_per_second"),
         "latency": {
             "median": percentile(latencies, 0.5),
             "p95": percentile(latencies, 0.95),
@@ -196,9 +177,6 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return sum(known) / len(known) if known and len(known) == len(values) else None
 
 
-_ARTICLES = frozenset({"a", "an", "the"})
-
-
 def why(answer: Mapping[str, Any], question: Mapping[str, Any], relevant: Sequence[str]) -> str:
     """Return the reason for a score in one sentence.
 
@@ -209,10 +187,8 @@ def why(answer: Mapping[str, Any], question: Mapping[str, Any], relevant: Sequen
     """
     if answer["error"] is not None:
         return f"There is no reply: {answer['error'].rstrip('.')}."
-    if answer["condition"] == "withheld" or unanswerable(question):
-        hidden = (
-            "what bears the answer was withheld" if not unanswerable(question) else "the documents do not answer it"
-        )
+    if answer["condition"] == WITHHELD or unanswerable(question):
+        hidden = "the documents do not answer it" if unanswerable(question) else "what bears the answer was withheld"
         return f"Abstained, and rightly: {hidden}." if answer["abstained"] else f"Answered, though {hidden}."
     shown = [name for name in answer["shown"] if name in set(relevant)]
     if answer["abstained"]:

@@ -5,21 +5,18 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from itertools import product
-from typing import Any, Literal
+from typing import Any
 
 import polars as pl
 
 from raft.errors import RaftError
-from raft.evaluation import scores as measuring
-from raft.evaluation.metrics import Interval, score_answer
-from raft.evaluation.scores import ANSWERABLE, WITHHELD, Table, why
-from raft.evaluation.systems import GOLDEN, LARGER, TUNED, UNTUNED, System, baseline
-from raft.evaluation.verdict import Evidence, decide, economics
+from raft.evaluation.metrics import score_answer
+from raft.evaluation.scores import ANSWERABLE, WITHHELD, Table, differences, intervals, missed, retrieval, serving, why
+from raft.evaluation.systems import LARGER, TUNED, System, baseline
+from raft.evaluation.verdict import decide, economics, evidence
 from raft.rag.relevant import Sources, unanswerable
 from raft.report.measures import COLUMNS
 from raft.text import normalise
-
-__all__ = ["SCORES", "labels", "score", "summary", "why"]
 
 FORMAT = 1
 SCORES = pl.Schema(
@@ -42,10 +39,7 @@ def labels(questions: pl.DataFrame) -> tuple[str, ...]:
     """Return the labels of a closed set, normalised and sorted; empty where the questions are no such set.
 
     A closed set has two to five labels; each question that can be answered has exactly one reference, a label, and
-    there are at least four questions a label.
-
-    Args:
-        questions: rows of `tables.EVALUATION` of one question set.
+    there are at least four questions a label. The rows are those of one set in `tables.EVALUATION`.
     """
     asked = [row["answers"] for row in questions.iter_rows(named=True) if not unanswerable(row)]
     if any(len(answers) != 1 for answers in asked):
@@ -56,7 +50,7 @@ def labels(questions: pl.DataFrame) -> tuple[str, ...]:
 
 
 def score(answers: pl.DataFrame, questions: pl.DataFrame, *, relevant: Mapping[str, Sequence[str]]) -> pl.DataFrame:
-    """Return the scores of each answer, in the order of the answers.
+    """Return the scores of each answer, in the order of the answers, as a frame of `SCORES`.
 
     Withheld questions are scored by whether they are answered at all (`false_answer`), and so are unanswerable ones; a
     question without a reply has no such score, and 0 on the others. `citation_precision` is the share of the verbatim
@@ -66,9 +60,6 @@ def score(answers: pl.DataFrame, questions: pl.DataFrame, *, relevant: Mapping[s
         answers: a frame of `tables.ANSWERS`.
         questions: a frame of `tables.EVALUATION`; `split` is the question set.
         relevant: for each question id the chunks that bear its answer.
-
-    Returns:
-        A frame of `SCORES`.
 
     Raises:
         RaftError: an answer's question is not among the questions.
@@ -100,9 +91,8 @@ def _scored(answer: Row, question: Row, relevant: Sequence[str], classes: Sequen
         scores["false_answer"] = _share(not answer["abstained"]) if replied else None
     if answer["condition"] == WITHHELD:
         return scores
-    scores |= score_answer(
-        answer["answer"] if replied else "", question["answers"], abstained=bool(answer["abstained"])
-    )
+    said = answer["answer"] if replied else ""
+    scores |= score_answer(said, question["answers"], abstained=bool(answer["abstained"]))
     if answerable:
         scores["false_refusal"] = _share(answer["abstained"])
         if quotes and relevant:
@@ -131,7 +121,6 @@ def summary(
     baseline_tuning: Sequence[Mapping[str, Any]],
     prices: Mapping[str, Mapping[str, float | None]],
     build_cost: float | None,
-    machine_hour: float | None,
     min_gain: float,
     k: int,
     header: Mapping[str, Any],
@@ -139,9 +128,7 @@ def summary(
 ) -> dict[str, Any]:
     """Return the contents of `benchmark.json`: what was asked, each arm's figures with intervals, and the verdict.
 
-    Documents, not questions, are resampled; `against` pairs each arm with the baseline on the same questions. All
-    measures are over the questions as they are, but for `false_answers`, which is over those that nothing shown
-    answers. Recall at k is the share of the questions for which at least one relevant chunk is among the first k.
+    Documents, not questions, are resampled; `against` pairs each arm with the baseline on the same questions.
 
     Args:
         answers: a frame of `tables.ANSWERS`.
@@ -149,12 +136,11 @@ def summary(
         arms: the contenders, in the order in which they are shown; those without answers are left out.
         sources: where the answers stand, and what search brings.
         timings: for each arm `questions_per_second` and `latencies` (seconds a question); either may be missing.
-        capability: as in `benchmark.json`; `change` is an `Interval` or its dictionary. None: not measured.
+        capability: as in `benchmark.json`, but `change` is an `Interval`. None: not measured.
         training: excerpt of the adapter's card, with `seconds`; None: not tuned.
         baseline_tuning: `{"arm", "exemplars", "split", "f1", "questions", "chosen"}` of the tuning of the baseline.
         prices: for an arm `input` and `output` in US dollars per million tokens; they win over the answers' own cost.
         build_cost: what building the training rows cost, in US dollars; None: unknown.
-        machine_hour: price of an hour of this machine in US dollars; None: its time counts as free.
         min_gain: least gain (0 to 1) at which tuning pays.
         k: chunks retrieved for a question.
         header: `raft`, `date`, `run`, `hardware`, `seconds`, and `shortened`: how many questions show fewer than k
@@ -174,7 +160,7 @@ def summary(
     contenders = {}
     for arm in measured:
         rows = answers.filter(pl.col("arm") == arm.name).to_dicts()
-        served = measuring.serving(rows, timings.get(arm.name, {}), prices.get(arm.name, {}), machine_hour)
+        served = serving(rows, timings.get(arm.name, {}), prices.get(arm.name, {}))
         contenders[arm.name] = {**asdict(arm), "sets": _sets(arm.name, to_beat, scores, sources, classes), **served}
     costs = economics(
         contenders,
@@ -183,18 +169,17 @@ def summary(
         larger=[name for name in contenders if name.startswith(LARGER)],
         training_seconds=(training or {}).get("seconds"),
         build_cost=build_cost,
-        machine_hour=machine_hour,
     )
-    changes = None if capability is None else {name: _changed(one) for name, one in capability.items()}
-    evidence = _evidence(
-        sets[0],
+    known = evidence(
         scores,
         sources,
+        question_set=sets[0],
+        by_people=sets[0] not in _GENERATED,
         baseline=to_beat,
         measure="accuracy" if classes[sets[0]] else "f1",
-        missed=measuring.missed(ids[sets[0]], sources, k),
+        missed=missed(ids[sets[0]], sources, k),
         run=str(header["run"]),
-        capability=changes,
+        capability=capability,
         k=k,
         costs=costs["sentences"],
     )
@@ -202,12 +187,12 @@ def summary(
         "format": FORMAT,
         **{name: header.get(name) for name in ("raft", "date", "run", "hardware", "seconds", "shortened")},
         "k": k,
-        "verdict": decide(evidence, min_gain=min_gain),
+        "verdict": decide(known, min_gain=min_gain),
         "question_sets": [_described(name, by_set[name], asked[name], sources) for name in sets],
         "arms": list(contenders.values()),
         "baseline_tuning": [dict(row) for row in baseline_tuning],
-        "retrieval": {name: measuring.retrieval(ids[name], sources) for name in sets},
-        "capability": _plain(changes),
+        "retrieval": {name: retrieval(ids[name], sources) for name in sets},
+        "capability": _plain(capability),
         "training": None if training is None else dict(training),
         "economics": costs,
         "blind": None if blind is None else dict(blind),
@@ -226,11 +211,7 @@ def _tables(scores: pl.DataFrame) -> dict[tuple[str, str], dict[tuple[str, str],
 
 def _ordered(names: Iterable[str]) -> list[str]:
     """Return the question sets, the primary one first: the user's, others that people wrote, then generated ones."""
-    return sorted(names, key=lambda name: (name != "user", _GENERATED.index(name) if _by_model(name) else -1, name))
-
-
-def _by_model(question_set: str) -> bool:
-    return question_set in _GENERATED
+    return sorted(names, key=lambda name: (name != "user", _GENERATED.index(name) if name in _GENERATED else -1, name))
 
 
 def _sets(
@@ -245,45 +226,9 @@ def _sets(
         table, theirs = scores.get((arm, name)), scores.get((str(to_beat), name))
         if table is not None:
             paired = theirs is not None and arm != to_beat
-            against = measuring.differences(table, theirs or {}, sources, closed) if paired else None
-            found[name] = {**measuring.intervals(table, sources, closed), "against": against}
+            against = differences(table, theirs or {}, sources, closed) if paired else None
+            found[name] = {**intervals(table, sources, closed), "against": against}
     return found
-
-
-def _evidence(
-    primary: str,
-    scores: Mapping[tuple[str, str], Table],
-    sources: Sources,
-    *,
-    baseline: str | None,
-    measure: Literal["f1", "accuracy"],
-    missed: float | None,
-    **rest: Any,
-) -> Evidence:
-    ours, theirs, golden = (scores.get((str(name), primary), {}) for name in (TUNED, baseline, GOLDEN))
-    untuned = {name: scores.get((name, primary), {}) for name in UNTUNED}
-    with_golden, retrieved = measuring.shared_means(golden, theirs, measure)
-    if retrieved is None:
-        retrieved = measuring.mean(theirs, measure)
-    return Evidence(
-        question_set=primary,
-        by_people=not _by_model(primary),
-        measure=measure,
-        contender=TUNED if ours else None,
-        baseline=baseline,
-        gain=measuring.difference(ours, theirs, measure, sources),
-        headroom={"golden": with_golden, "retrieved": retrieved, "missed": missed},
-        false_answers=measuring.mean(theirs, "false_answers"),
-        contained=measuring.difference(ours, theirs, "contains", sources),
-        refused=measuring.difference(ours, theirs, "false_refusals", sources),
-        stronger=measuring.stronger(untuned, ours, theirs, measure, sources),
-        **rest,
-    )
-
-
-def _changed(fact: Mapping[str, Any]) -> dict[str, Any]:
-    change = fact["change"]
-    return {**fact, "change": Interval(**change) if isinstance(change, Mapping) else change}
 
 
 def _plain(capability: Mapping[str, Mapping[str, Any]] | None) -> dict[str, Any] | None:
@@ -303,7 +248,7 @@ def _described(name: str, questions: pl.DataFrame, asked: set[tuple[str, str]], 
         "questions": sum(condition != WITHHELD for condition, _ in asked),
         "withheld": sum(condition == WITHHELD for condition, _ in asked),
         "documents": len({sources.group(one) for one in ids}),
-        "written_by": "a model" if _by_model(name) else "people",
+        "written_by": "a model" if name in _GENERATED else "people",
         "digest": hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16],
     }
 

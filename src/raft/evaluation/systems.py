@@ -38,18 +38,10 @@ TITLES: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class System:
-    """One contender.
+    """One contender, as `benchmark.json` describes it.
 
-    Attributes:
-        name: a key of `TITLES`, or "model:" and a larger model's name.
-        title: the name for people.
-        model: name of the model.
-        adapter: id of the adapter; None for the model as it is.
-        prompt: name of the prompt.
-        prompt_digest: its digest.
-        exemplars: worked examples in the prompt.
-        context: which chunks the prompt shows.
-        tuned: whether an adapter is loaded.
+    `name` is a key of `TITLES`, or "model:" and a larger model's name; `adapter` is the id of what is loaded, None for
+    the model as it is; `exemplars` are counted; `context` is which chunks the prompt shows.
     """
 
     name: str
@@ -68,27 +60,14 @@ def title(name: str) -> str:
     return TITLES.get(name, f"{name.removeprefix(LARGER)} + RAG")
 
 
-def dispensable(name: str, *, tuned: bool) -> bool:
-    """Tell whether the verdict stands without an arm, and nobody asked for it by name.
-
-    Args:
-        name: of the arm.
-        tuned: there is an adapter; before, the verdict is whether one is worth it, which the golden arm tells.
-    """
-    return name in TITLES and name not in (TUNED, *UNTUNED, "other", *(() if tuned else (GOLDEN,)))
-
-
 def baseline(tuning: Iterable[Mapping[str, Any]], measured: Collection[str]) -> str | None:
     """Return the arm to beat: of plain RAG with and without examples the one with the higher F1 on `valid`.
 
-    Of equals the one with fewer examples is taken; without any figures, plain RAG.
+    Of equals the one with fewer examples is taken; without any figures, plain RAG; None where neither has answers.
 
     Args:
         tuning: rows with the keys `arm`, `exemplars` and `f1` (0 to 1, or None).
         measured: names of the arms that have answers.
-
-    Returns:
-        None where neither has answers.
     """
     usable = [row for row in tuning if row["arm"] in UNTUNED and row["arm"] in measured and row["f1"] is not None]
     best = max(usable, key=lambda row: (row["f1"], -row["exemplars"]), default=None)
@@ -97,15 +76,10 @@ def baseline(tuning: Iterable[Mapping[str, Any]], measured: Collection[str]) -> 
 
 @dataclass(frozen=True)
 class RunningSystem:
-    """An arm with what it works with.
+    """An arm with the model that answers (what it said before is replayed), and what it is asked with.
 
-    Attributes:
-        arm: its description.
-        generator: its model; what it said before is replayed.
-        prompt: its prompt.
-        exemplars: turns of worked examples.
-        scorer: gives log-likelihoods; None where the model has none.
-        fresh: the same model asked one question at a time, with nothing replayed; None where it is not timed.
+    `scorer` gives log-likelihoods, None where the model has none; `uncached` is asked one question at a time, with
+    nothing replayed, None where it is not timed.
     """
 
     arm: System
@@ -120,11 +94,8 @@ class RunningSystem:
 class Stopwatch:
     """A generator that notes how long those replies took that were not replayed.
 
-    Attributes:
-        generator: what is asked.
-        count: replies that were written now.
-        seconds: what they took, each by itself.
-        elapsed: what went by while they were waited for; less than `seconds` where several were written at a time.
+    `count` of them were written now, in so many `seconds`, each by itself; `elapsed` went by while they were waited
+    for, less where several were written at a time.
     """
 
     generator: Generator
@@ -161,15 +132,10 @@ class Stopwatch:
 
 
 def beginnings(answers: Sequence[Answer], chats: Sequence[Sequence[Message]], scorer: Scorer) -> list[str]:
-    """Return for each answer the text that a label of a closed set is chosen to follow.
+    """Return for each free answer, and the turns that asked for it, the text that a label of a closed set follows.
 
     Of a reply that kept the form, the label takes the answer's place, behind the quotes that stand before it; else the
     label is the whole reply.
-
-    Args:
-        answers: what was said freely.
-        chats: the turns that each was asked with.
-        scorer: renders them.
     """
     return [
         scorer.render(chat) + (up_to_answer(answer.raw) if answer.followed else "")
@@ -184,15 +150,10 @@ def labelled(answers: Sequence[Answer], labels: Sequence[str]) -> list[Answer]:
 
 @dataclass(frozen=True)
 class OpenedModel:
-    """A model, ready to be asked.
+    """A model, with its adapter's id or as it is, ready to be asked in batches, through the ledger.
 
-    Attributes:
-        name: its name.
-        adapter: id of its adapter, None for the model as it is.
-        generator: asks it in batches, through the ledger.
-        fresh: asks it one question at a time, nothing replayed.
-        scorer: its likelihoods; None where it has none.
-        room: its tokenizer, and how many tokens a prompt of it may have; None where the model doesn't tell.
+    `uncached` and `scorer` are those of `RunningSystem`; `prompt_limit` is its tokenizer, and how many tokens a prompt
+    of it may have, None where the model doesn't tell.
     """
 
     name: str
@@ -200,19 +161,14 @@ class OpenedModel:
     generator: Generator
     uncached: Generator | None
     scorer: Scorer | None
-    room: tuple[Tokenizer, int] | None = None
+    prompt_limit: tuple[Tokenizer, int] | None = None
 
 
 @dataclass(frozen=True)
 class BenchmarkModels:
-    """Who takes part.
+    """Who takes part: the student as it is, tuned once it was trained, and what it is compared with.
 
-    Attributes:
-        base: the student as it is.
-        tuned: with its adapter; None before the first training.
-        previous: with the best adapter before this one, or None.
-        other: with an adapter that was tuned on another corpus, or None.
-        larger: larger models, untuned.
+    `previous` has the best adapter before this one, `other` one that was tuned on another corpus; `larger` are untuned.
     """
 
     base: OpenedModel
@@ -221,6 +177,6 @@ class BenchmarkModels:
     other: OpenedModel | None = None
     larger: Sequence[OpenedModel] = ()
 
-    def rooms(self) -> list[tuple[Tokenizer, int]]:
-        """Return the rooms of those that tell; what takes an adapter has the room of its base."""
-        return [one.room for one in (self.base, *self.larger) if one.room is not None]
+    def prompt_limits(self) -> list[tuple[Tokenizer, int]]:
+        """Return the limits of those that tell; what takes an adapter has the limit of its base."""
+        return [one.prompt_limit for one in (self.base, *self.larger) if one.prompt_limit is not None]

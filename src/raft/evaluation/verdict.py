@@ -10,6 +10,9 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from raft.evaluation.metrics import TOO_FEW, Interval
+from raft.evaluation.scores import Table, difference, mean, shared_means, stronger
+from raft.evaluation.systems import GOLDEN, TITLES, TUNED, UNTUNED
+from raft.rag.relevant import Sources
 from raft.report.measures import MEASURES
 
 Decision = Literal["ship", "investigate", "keep plain RAG", "not tuned yet"]
@@ -29,29 +32,27 @@ _ORDER: tuple[Decision, ...] = ("keep plain RAG", "investigate", "ship")
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a verdict rests on. All figures are shares from 0 to 1.
+    """What a verdict rests on. All figures are shares from 0 to 1, None where they were not measured.
 
     Attributes:
         run: the run directory as typed, for the commands in the advice.
         question_set: name of the primary set.
         by_people: whether people wrote its questions.
         measure: "f1", or "accuracy" for a closed set of labels.
-        contender: the tuned arm; None where none was measured.
-        baseline: the best untuned arm with retrieval; None where none was measured.
-        gain: contender minus baseline on the same questions; None where they share none.
-        capability: for each set `{"title", "change": Interval | None}` (after minus before, higher is better); None
-            where it was not measured.
-        headroom: `{"golden", "retrieved", "missed"}` of the untuned model, each None where it was not measured: its
-            score with the golden chunk given and with retrieval, and the share of questions whose relevant chunk was
-            not retrieved.
+        contender: the tuned arm.
+        baseline: the best untuned arm with retrieval.
+        gain: contender minus baseline on the same questions.
+        capability: for each set `{"title", "change": Interval | None}` (after minus before, higher is better).
+        headroom: `{"golden", "retrieved", "missed"}` of the untuned model: its score with the golden chunk given and
+            with retrieval, and the share of questions whose relevant chunk was not retrieved.
         false_answers: the baseline's share of answers to questions that nothing shown answers.
         k: chunks retrieved for a question.
         costs: sentences on what tuning costs (`economics`).
         contained: how much more often the contender's replies hold a reference answer, wherever in them, than the
-            baseline's; None where it was not measured.
+            baseline's.
         refused: how much more often the contender refuses what can be answered; likewise.
         stronger: an untuned arm with retrieval that scored higher on these questions than the baseline, which was
-            chosen on others, and contender minus it; None without one.
+            chosen on others, and contender minus it.
     """
 
     run: str
@@ -69,6 +70,45 @@ class Evidence:
     contained: Interval | None = None
     refused: Interval | None = None
     stronger: tuple[str, Interval] | None = None
+
+
+def evidence(
+    scores: Mapping[tuple[str, str], Table],
+    sources: Sources,
+    *,
+    question_set: str,
+    baseline: str | None,
+    measure: Literal["f1", "accuracy"],
+    missed: float | None,
+    **rest: Any,
+) -> Evidence:
+    """Gather a verdict's evidence from the scores by arm and question set; `rest` is taken over as it is."""
+    ours, theirs, golden = (scores.get((str(name), question_set), {}) for name in (TUNED, baseline, GOLDEN))
+    untuned = {name: scores.get((name, question_set), {}) for name in UNTUNED}
+    with_golden, retrieved = shared_means(golden, theirs, measure)
+    if retrieved is None:
+        retrieved = mean(theirs, measure)
+    return Evidence(
+        question_set=question_set,
+        measure=measure,
+        contender=TUNED if ours else None,
+        baseline=baseline,
+        gain=difference(ours, theirs, measure, sources),
+        headroom={"golden": with_golden, "retrieved": retrieved, "missed": missed},
+        false_answers=mean(theirs, "false_answers"),
+        contained=difference(ours, theirs, "contains", sources),
+        refused=difference(ours, theirs, "false_refusals", sources),
+        stronger=stronger(untuned, ours, theirs, measure, sources),
+        **rest,
+    )
+
+
+def dispensable(name: str, *, tuned: bool) -> bool:
+    """Tell whether the verdict stands without an arm, and nobody asked for it by name.
+
+    Before there is a `tuned` model, the verdict is whether one is worth it, which the golden arm tells.
+    """
+    return name in TITLES and name not in (TUNED, *UNTUNED, "other", *(() if tuned else (GOLDEN,)))
 
 
 @dataclass(frozen=True)
@@ -94,9 +134,7 @@ def decide(evidence: Evidence, *, min_gain: float) -> dict[str, Any]:
       of what is lost; to try tuning where the score is low with the golden chunk given, or over the questions whose
       chunk was found, or where false answers are many; and else that little is left to gain.
 
-    Args:
-        evidence: the figures.
-        min_gain: least gain at which tuning pays, 0 to 1.
+    `min_gain` (0 to 1) is the least gain at which tuning pays.
     """
     if evidence.contender is None:
         findings = [_untuned(evidence)]
@@ -149,15 +187,12 @@ def _cautions(evidence: Evidence) -> Iterator[str]:
     """Yield what a gain does not tell: it changes no decision, and whoever decides should know it."""
     if evidence.contender is None or evidence.gain is None or not _above_zero(evidence.gain):
         return
-    for change, said in (
-        (
-            evidence.contained if evidence.measure == "f1" and not _above_zero(evidence.contained) else None,
-            "more of its replies hold a reference somewhere: what is gained is mostly an answer that stands alone",
-        ),
-        (evidence.refused if _above_zero(evidence.refused) else None, "more of what can be answered is refused"),
-    ):
-        if change is not None:
-            yield f"To know: against {evidence.baseline}, {_with_interval(change)} {said}."
+    against = f"To know: against {evidence.baseline},"
+    if evidence.measure == "f1" and evidence.contained and not _above_zero(evidence.contained):
+        what = "more of its replies hold a reference somewhere: what is gained is mostly an answer that stands alone"
+        yield f"{against} {_with_interval(evidence.contained)} {what}."
+    if evidence.refused and _above_zero(evidence.refused):
+        yield f"{against} {_with_interval(evidence.refused)} more of what can be answered is refused."
 
 
 def _stronger(evidence: Evidence) -> Iterator[_Finding]:
@@ -179,8 +214,7 @@ def _stronger(evidence: Evidence) -> Iterator[_Finding]:
 
 
 def _with_interval(change: Interval) -> str:
-    between = f"95 percent interval {_points(change.low)} to {_points(change.high)}"
-    return f"{_points(change.value)} points ({between})"
+    return f"{_points(change.value)} points (95 percent interval {_points(change.low)} to {_points(change.high)})"
 
 
 def _capability(evidence: Evidence) -> Iterator[_Finding]:
@@ -213,10 +247,8 @@ def _questions(evidence: Evidence) -> Iterator[_Finding]:
         reason = f"The questions are about {count}: under {TOO_FEW} are too few to tell."
         yield _Finding("investigate", reason, advice)
     if not evidence.by_people:
-        reason = (
-            f"All questions of {evidence.question_set} were written by a model, which is reason to investigate at most."
-        )
-        yield _Finding("investigate", reason, advice)
+        written = f"All questions of {evidence.question_set} were written by a model"
+        yield _Finding("investigate", f"{written}, which is reason to investigate at most.", advice)
 
 
 def _untuned(evidence: Evidence) -> _Finding:
@@ -251,10 +283,11 @@ def _bottleneck(evidence: Evidence) -> tuple[str, str]:
     known, run = evidence.headroom or {}, evidence.run
     retrieved, golden, missed = (known.get(name) for name in ("retrieved", "golden", "missed"))
     if retrieved is not None and _mostly_missed(evidence):
-        said = (
-            f"Of the {_plain(1 - retrieved)} points that are lost, its misses are more than the rest: retriever first."
+        lost = f"Of the {_plain(1 - retrieved)} points that are lost, its misses are more than the rest"
+        return (
+            f"{lost}: retriever first.",
+            f"Better the retriever first: raft build CORPUS --out {run} --set index.k={evidence.k + 3}",
         )
-        return said, f"Better the retriever first: raft build CORPUS --out {run} --set index.k={evidence.k + 3}"
     bold = evidence.false_answers is not None and evidence.false_answers > MANY_FALSE_ANSWERS
     causes = [
         golden is not None and golden < LOW_F1 and "what it makes of the right document alone",
@@ -310,12 +343,7 @@ def _plain(share: float) -> str:
 
 
 def break_even(training_cost: float, saving_per_question: float) -> int | None:
-    """Return after how many questions a saving has paid for the training; None if never.
-
-    Args:
-        training_cost: in US dollars.
-        saving_per_question: in US dollars.
-    """
+    """Return after how many questions a saving (in US dollars) has paid for the training; None if never."""
     if training_cost <= 0:
         return 0 if saving_per_question >= 0 else None
     return math.ceil(round(training_cost / saving_per_question, 6)) if saving_per_question > 0 else None
@@ -329,25 +357,22 @@ def economics(
     larger: Sequence[str],
     training_seconds: float | None,
     build_cost: float | None,
-    machine_hour: float | None,
 ) -> dict[str, Any]:
-    """Return what tuning costs against what it saves, as `benchmark.json` holds it.
+    """Return what tuning costs against what it saves, as `benchmark.json` holds it; this machine's time is free.
 
     Args:
         arms: by name, `{"cost_per_thousand", "questions_per_second", "tokens"}` as in `benchmark.json`.
         contender: the tuned arm.
         baseline: the untuned arm it is measured against.
-        larger: names of the arms of larger models; the cheapest that costs something is what tuning has to beat.
-        training_seconds: how long the training took.
-        build_cost: what building the rows cost, in US dollars; None when unknown: then so is the break-even.
-        machine_hour: price of an hour of the machine that trains and serves, in US dollars; None counts as free,
-            and the sentences say so.
+        larger: arms of larger models; the cheapest that costs something is what tuning has to beat.
+        training_seconds: what the training took.
+        build_cost: of the rows, in US dollars; None when unknown: then so is the break-even.
     """
     result = {"training_seconds": training_seconds, "build_cost": build_cost, "break_even_questions": None}
     if contender is None or training_seconds is None:
         return {**result, "sentences": []}
     sentences = [
-        _spent(training_seconds, build_cost, machine_hour),
+        _spent(training_seconds, build_cost),
         *(_serving(name, arms[name]) for name in (contender, baseline) if name is not None and name in arms),
     ]
     known = {name: cost for name in larger if (cost := arms[name]["cost_per_thousand"])}
@@ -358,21 +383,16 @@ def economics(
     ours = arms[contender]["cost_per_thousand"]
     if ours is None or build_cost is None:
         return {**result, "sentences": [*sentences, f"{against}it is unknown when tuning has paid for itself."]}
-    spent = build_cost + training_seconds / 3600 * (machine_hour or 0.0)
-    count = break_even(spent, (known[cheapest] - ours) / 1000)
+    count = break_even(build_cost, (known[cheapest] - ours) / 1000)
     paid = "tuning never pays for itself" if count is None else f"tuning has paid for itself after {count:,} questions"
     return {**result, "sentences": [*sentences, f"{against}{paid}."], "break_even_questions": count}
 
 
-def _spent(training_seconds: float, build_cost: float | None, machine_hour: float | None) -> str:
-    trained = f"Training took {training_seconds:,.0f} seconds"
-    priced = f"at {machine_hour:.2f} dollars an hour" if machine_hour else "with this machine's time counted as free"
-    training = training_seconds / 3600 * (machine_hour or 0.0)
+def _spent(training_seconds: float, build_cost: float | None) -> str:
+    trained, free = f"Training took {training_seconds:,.0f} seconds", "with this machine's time counted as free"
     if build_cost is None:
-        return f"{trained}, {training:.2f} dollars {priced}; what building its rows cost is unknown."
-    return (
-        f"{trained}, and building its rows cost {build_cost:.2f} dollars: {build_cost + training:.2f} dollars {priced}."
-    )
+        return f"{trained}, 0.00 dollars {free}; what building its rows cost is unknown."
+    return f"{trained}, and building its rows cost {build_cost:.2f} dollars: {build_cost:.2f} dollars {free}."
 
 
 def _serving(name: str, arm: Mapping[str, Any]) -> str:

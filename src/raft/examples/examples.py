@@ -18,23 +18,23 @@ import polars as pl
 
 from raft.errors import RaftError
 from raft.kinds import traits
-from raft.prompts import Prompt, Where
+from raft.prompts import Prompt
 from raft.protocols import Failure, Generator, Message, Request, Retriever, Tokenizer
 from raft.rag.format import ABSTENTION, Shown, parse, render_prompt, render_target, title_line
-from raft.rag.relevant import SHORT_ANSWERS, mentions_answer
+from raft.rag.relevant import SHORT_ANSWERS, mentions_answer, search_all
+from raft.settings import Examples
 from raft.similarity import same_text
 from raft.store import tables
 from raft.text import contains, normalise
 from raft.text.values import covers, fact_values
 
-_BATCH = 256
 _POOL = 200  # chunks drawn for a row, of which the allowed ones become its random distractors
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class _Recipe:
-    """What all rows of one call have in common."""
+    """What all rows of one call have in common; `pool` are the chunks that may be shown."""
 
     chunks: Mapping[str, Row]
     pool: tuple[str, ...]
@@ -43,13 +43,7 @@ class _Recipe:
     prompt: Prompt
     style: str
     tokenizer: Tokenizer
-    documents: int
-    golden_share: float
-    when_absent: str
-    random_share: float
-    quotes: Where
-    order: str
-    max_tokens: int
+    wanted: Examples
     seed: int
 
 
@@ -65,19 +59,12 @@ class _Draft:
 def build_examples(
     cleaned: pl.DataFrame,
     chunks: pl.DataFrame,
+    wanted: Examples,
     *,
     retriever: Retriever,
     tokenizer: Tokenizer,
     prompt: Prompt,
     style: str,
-    documents: int,
-    golden_share: float,
-    when_absent: str,
-    random_share: float,
-    max_tokens: int,
-    quotes: Where = "last",
-    order: str = "shuffled",
-    per_question: int = 1,
     held_out: frozenset[str],
     seed: int,
     titles: Mapping[str, str],
@@ -85,24 +72,19 @@ def build_examples(
 ) -> tuple[pl.DataFrame, dict[str, Any]]:
     """Return the examples of the `train` and `valid` questions, in their order, and a report on them.
 
+    A question with more golden chunks than `wanted.documents` shows them all. Of the rows of one question as few as
+    the share allows are without its golden chunks; of a `valid` question there is one.
+
     Args:
         cleaned: a frame of `tables.CLEANED` after the split.
         chunks: a frame of `tables.CHUNKS`.
+        wanted: how a row is put together.
         retriever: the one that inference uses; brings the hard distractors.
         tokenizer: the student's.
-        prompt: a prompt with $documents, $question and $style.
-        style: what `raftformat.render_style` returned.
-        documents: documents in a prompt; more where a question has more golden chunks.
-        golden_share: share (0 to 1) of rows that show the golden chunks.
-        when_absent: the target of a row without them: "abstain", or "memorise" for the bare answer.
-        random_share: share (0 to 1) of the distractors drawn at random.
-        max_tokens: longest row, in the student's tokens.
-        quotes: where the quotes of an answer stand; the prompt must ask for them there.
-        order: how the documents of a row are ordered: "shuffled", or "retrieved" as inference shows them.
-        per_question: rows of a `train` question, each with documents of its own; as few of them as the share allows
-            are without its golden chunks.
+        prompt: one with $documents, $question and $style that asks for quotes where `wanted.quotes` says.
+        style: what `rag.format.render_style` returned.
         held_out: doc_ids whose chunks are never shown.
-        seed: seed of every choice; each row draws from (seed, question_id, which row of the question) alone.
+        seed: of every choice; each row draws from (seed, question_id, which row of the question) alone.
         titles: title of each document by doc_id.
         styled_answers: answers by question_id that replace those of `cleaned`, or None.
 
@@ -115,29 +97,15 @@ def build_examples(
         RaftError: a row does not keep what `check_examples` promises.
     """
     known = {row["chunk_id"]: row for row in chunks.iter_rows(named=True)}
-    recipe = _Recipe(
-        chunks=known,
-        pool=tuple(sorted(name for name, row in known.items() if _showable(row, held_out))),
-        titles=titles,
-        styled=styled_answers or {},
-        prompt=prompt,
-        style=style,
-        tokenizer=tokenizer,
-        documents=documents,
-        golden_share=golden_share,
-        when_absent=when_absent,
-        random_share=random_share,
-        quotes=quotes,
-        order=order,
-        max_tokens=max_tokens,
-        seed=seed,
-    )
+    pool = sorted(name for name, row in known.items() if not row["boilerplate"] and row["doc_id"] not in held_out)
+    recipe = _Recipe(known, tuple(pool), titles, styled_answers or {}, prompt, style, tokenizer, wanted, seed)
     report: dict[str, Any] = {"shortened": {}, "too_long": [], "no_distractors": []}
     rows = cleaned.filter(pl.col("split").is_in(["train", "valid"])).to_dicts()
+    hits = search_all([row["question"] for row in rows], retriever, 4 * wanted.documents + 10)
     built = [
-        _example(row, hits, recipe, report, (copy, copies))
-        for row, hits in _retrieved(rows, retriever, 4 * documents + 10)
-        for copies in [per_question if row["split"] == "train" else 1]
+        _example(row, found, recipe, report, (copy, copies))
+        for row, found in zip(rows, hits, strict=True)
+        for copies in [wanted.per_question if row["split"] == "train" else 1]
         for copy in range(copies)
     ]
     examples = tables.frame(tables.EXAMPLES, [row for row in built if row is not None])
@@ -147,26 +115,13 @@ def build_examples(
     return examples, {"rows": len(examples), "with_golden": int(shown.sum()), "abstaining": abstaining, **report}
 
 
-def _showable(chunk: Row, held_out: frozenset[str]) -> bool:
-    return not chunk["boilerplate"] and chunk["doc_id"] not in held_out
-
-
-def _retrieved(rows: list[Row], retriever: Retriever, k: int) -> Iterator[tuple[Row, list[str]]]:
-    for batch in (rows[start : start + _BATCH] for start in range(0, len(rows), _BATCH)):
-        hits = retriever.search([row["question"] for row in batch], k).sort("query", "rank")
-        found: list[list[str]] = [[] for _ in batch]
-        for query, chunk_id in hits.select("query", "chunk_id").iter_rows():
-            found[query].append(chunk_id)
-        yield from zip(batch, found, strict=True)
-
-
 def _example(row: Row, hits: list[str], recipe: _Recipe, report: dict[str, Any], part: tuple[int, int]) -> Row | None:
     draft = _drafted(row, hits, recipe, part)
     if not draft.shown:
         report["no_distractors"].append(row["question_id"])
         return None
     fitted, tokens = _fitted(draft, recipe)
-    if tokens > recipe.max_tokens:
+    if tokens > recipe.wanted.max_tokens:
         report["too_long"].append(row["question_id"])
         return None
     if len(fitted.shown) < len(draft.shown):
@@ -190,15 +145,15 @@ def _drafted(row: Row, hits: list[str], recipe: _Recipe, part: tuple[int, int]) 
     # golden chunks in none of its rows while another shows them in all, as independent draws would have it.
     first = _drawn(recipe, row).random()
     draw = _drawn(recipe, row, copy)
-    present = (first + copy / copies) % 1 < recipe.golden_share and bool(golden)
+    present = (first + copy / copies) % 1 < recipe.wanted.golden_share and bool(golden)
     allowed = _Allowed(row, [recipe.chunks[name] for name in golden], recipe)
-    slots = max(0, recipe.documents - len(golden)) if present else recipe.documents
+    slots = max(0, recipe.wanted.documents - len(golden)) if present else recipe.wanted.documents
     distractors = _distractors(hits, slots, allowed, recipe, draw, copy=copy)
     if not present and not distractors:  # a corpus without distractors still teaches from its golden chunks
         present = bool(golden)
     shown = [*(golden if present else []), *distractors]
     draw.shuffle(shown)
-    if recipe.order == "retrieved":
+    if recipe.wanted.order == "retrieved":
         places = {name: place for place, name in enumerate(hits)}
         shown.sort(key=lambda name: places.get(name, len(hits)))
     return _Draft(row, tuple(shown), frozenset(golden if present else []))
@@ -217,7 +172,7 @@ def _distractors(
     The rows of one question share out the retriever's best: each begins where the one before ended.
     """
     ranked = [name for name in dict.fromkeys(hits) if allowed(name)]
-    wanted = round(recipe.random_share * slots)
+    wanted = round(recipe.wanted.random_share * slots)
     begin = copy * (slots - wanted) % max(1, len(ranked))
     hard = ranked[begin:] + ranked[:begin]
     chosen = hard[: slots - wanted]
@@ -258,7 +213,7 @@ def _title(chunk: Row, recipe: _Recipe) -> str:
 def _fitted(draft: _Draft, recipe: _Recipe) -> tuple[_Draft, int]:
     """Drop distractors from the end until the row fits; return what is left and its tokens."""
     tokens = recipe.tokenizer.count_chat(_messages(draft, recipe))
-    while tokens > recipe.max_tokens:
+    while tokens > recipe.wanted.max_tokens:
         loose = [place for place, name in enumerate(draft.shown) if name not in draft.golden]
         if not loose or len(draft.shown) == 1:
             break
@@ -280,18 +235,16 @@ def _target(draft: _Draft, recipe: _Recipe) -> str:
     if draft.golden:
         numbers = {name: number for number, name in enumerate(draft.shown, 1)}
         quotes = [quote for quote in row["quotes"] if quote["chunk_id"] in numbers]
-        return render_target(answer, [(numbers[quote["chunk_id"]], quote["text"]) for quote in quotes], recipe.quotes)
-    if recipe.when_absent == "memorise" and traits(row["kind"]).answered:
+        return render_target(
+            answer, [(numbers[quote["chunk_id"]], quote["text"]) for quote in quotes], recipe.wanted.quotes
+        )
+    if recipe.wanted.when_absent == "memorise" and traits(row["kind"]).answered:
         return render_target(answer, [])
     return render_target(ABSTENTION, [])
 
 
 def check_examples(examples: pl.DataFrame, chunks: pl.DataFrame) -> None:
-    """Check that each example is what it says it is.
-
-    Args:
-        examples: a frame of `tables.EXAMPLES`.
-        chunks: a frame of `tables.CHUNKS`.
+    """Check that each example is what it says it is; frames of `tables.EXAMPLES` and `tables.CHUNKS`.
 
     Raises:
         RaftError: a document is shown twice, the golden chunks are not where the row says or only partly shown, a row
@@ -328,31 +281,14 @@ def _stands(quote: tuple[int | None, str], shown: Sequence[str], texts: Mapping[
     return number is not None and 1 <= number <= len(shown) and text in " ".join(texts[shown[number - 1]].split())
 
 
-def chat_lines(examples: pl.DataFrame, split: str) -> Iterator[str]:
-    """Yield the examples of a split as JSON lines `{"messages": [...]}`, without line ends.
-
-    Args:
-        examples: a frame of `tables.EXAMPLES`.
-        split: "train" or "valid".
-    """
-    for messages in examples.filter(pl.col("split") == split)["messages"].to_list():
-        yield json.dumps({"messages": messages}, ensure_ascii=False)
-
-
-ROOM = 256
+RESTYLED_TOKENS = 256
+"""Longest answer in the user's style."""
 
 
 def restyle(
-    cleaned: pl.DataFrame,
-    generator: Generator,
-    prompt: Prompt,
-    *,
-    style: str,
-    schema: Mapping[str, Any] | None,
+    cleaned: pl.DataFrame, generator: Generator, prompt: Prompt, *, style: str, schema: Mapping[str, Any] | None
 ) -> tuple[dict[str, str], list[str]]:
-    """Word the answers of the kept training rows in the user's style.
-
-    A JSON schema with one required text field is filled without a model.
+    """Word the answers of the kept training rows in the user's style; a schema of one text field needs no model.
 
     Args:
         cleaned: a frame of `tables.CLEANED` with its split.
@@ -391,7 +327,9 @@ def _requests(
     for row in rows:
         quote = " ".join(quote["text"] for quote in row["quotes"])
         messages = prompt.render(question=row["question"], answer=row["answer"], quote=quote, style=style)
-        yield Request(messages, ROOM, schema=schema, check=partial(_check, row=row, source=quote, schema=schema))
+        yield Request(
+            messages, RESTYLED_TOKENS, schema=schema, check=partial(_check, row=row, source=quote, schema=schema)
+        )
 
 
 def _check(reply: str, *, row: Mapping[str, Any], source: str, schema: Mapping[str, Any] | None) -> None:
@@ -406,11 +344,7 @@ def _check(reply: str, *, row: Mapping[str, Any], source: str, schema: Mapping[s
 
 
 def _tidy(reply: str, schema: Mapping[str, Any] | None) -> str:
-    """Return the answer on one line.
-
-    Raises:
-        ValueError: it does not follow the schema.
-    """
+    """Return the answer on one line; ValueError where it does not follow the schema."""
     if schema is None:
         return " ".join(reply.split())
     try:

@@ -1,27 +1,34 @@
 """Training rows in the form that a trainer or a fine-tuning service takes."""
 
+import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import polars as pl
 import yaml
 
 from raft.errors import UsageError
-from raft.examples.examples import chat_lines
 from raft.settings import Settings
 from raft.store import artifacts
 
 FORMATS = ("openai", "axolotl", "hf")
 
 
+def chat_lines(examples: pl.DataFrame, split: str) -> Iterator[str]:
+    """Yield a split ("train", "valid") of `tables.EXAMPLES` as JSON `{"messages": [...]}`, without line ends."""
+    for messages in examples.filter(pl.col("split") == split)["messages"].to_list():
+        yield json.dumps({"messages": messages}, ensure_ascii=False)
+
+
 def export(examples: pl.DataFrame, settings: Settings, *, format: str, out: Path) -> Path:
-    """Write examples to a folder and return it.
+    """Write examples (a frame of `tables.EXAMPLES`) to a folder and return it.
 
     Args:
-        examples: a frame of `tables.EXAMPLES`.
+        examples: the rows.
         settings: the run's, for axolotl's YAML: the model that will be tuned, and how.
         format: one of `FORMATS`.
-        out: the folder; files of an earlier export in it are replaced.
+        out: files of an earlier export in it are replaced.
 
     Raises:
         UsageError: the format is unknown, or the folder cannot be written to.

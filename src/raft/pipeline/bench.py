@@ -20,7 +20,8 @@ from raft.errors import UsageError
 from raft.evaluation import capability, contexts, summary, systems
 from raft.evaluation.contexts import Contexts
 from raft.evaluation.metrics import score_answer
-from raft.evaluation.systems import LARGER, BenchmarkModels, OpenedModel, RunningSystem, Stopwatch, System
+from raft.evaluation.systems import LARGER, BenchmarkModels, OpenedModel, RunningSystem, Stopwatch, System, title
+from raft.evaluation.verdict import dispensable
 from raft.pipeline.build import searched
 from raft.pipeline.read import documents_listed
 from raft.protocols import Completion, Message, OnEvent, Request, Retriever
@@ -128,9 +129,9 @@ def latencies(
 
 
 def prepare(
-    run: Run, settings: Settings, questions: pl.DataFrame, retriever: Retriever, field: BenchmarkModels
-) -> Contexts:
-    """Search for the questions (a frame of `tables.EVALUATION`); choose what is shown: as much as all of `field` take.
+    run: Run, settings: Settings, questions: pl.DataFrame, retriever: Retriever, models: BenchmarkModels
+) -> contexts.Contexts:
+    """Search for the questions (a frame of `tables.EVALUATION`); choose what is shown: as much as all of `models` take.
 
     Raises:
         UsageError: not even one passage fits into a model's context, for any question.
@@ -151,13 +152,13 @@ def prepare(
         name: {context: shown for context, shown in own.items() if context != "withheld" or name not in choosing}
         for name, own in found.passages.items()
     }
-    found = _fitting(replace(found, passages=passages), run, settings, field)
+    found = _fitting(replace(found, passages=passages), run, settings, models)
     if settings.answering.min_relevance:
         found = replace(found, relevance=contexts.relevance(found, retriever.embedder))
     return found
 
 
-def _fitting(known: Contexts, run: Run, settings: Settings, field: BenchmarkModels) -> Contexts:
+def _fitting(known: contexts.Contexts, run: Run, settings: Settings, models: BenchmarkModels) -> contexts.Contexts:
     """Return the contexts with as many passages as fit into every model's prompt; what bears an answer goes last."""
     asked = dict(known.questions.select("question_id", "question").iter_rows())
     used = [prompts.load(name, settings.prompts) for name in ("short", format.PROMPTS[settings.examples.quotes])]
@@ -168,8 +169,8 @@ def _fitting(known: Contexts, run: Run, settings: Settings, field: BenchmarkMode
         for context, chosen in own.items():
             kept = list(chosen)
             keep = known.sources.relevant.get(name, ()) if context == "golden" else ()
-            for (tokenizer, limit), prompt in product(field.rooms() if kept else (), used):
-                kept, _ = answering.fit(
+            for (tokenizer, limit), prompt in product(models.prompt_limits() if kept else (), used):
+                kept = answering.fit(
                     kept, asked[name], prompt=prompt, style=style, tokenizer=tokenizer, limit=limit, keep=keep
                 )
             if len(kept) < len(chosen):
@@ -179,7 +180,7 @@ def _fitting(known: Contexts, run: Run, settings: Settings, field: BenchmarkMode
     if shortened and not shown:
         raise UsageError(
             "Not even one passage and a question fit into the context of each model.",
-            where=f"{min(limit for _, limit in field.rooms()):,} tokens, beside the answer, of {run.folder}",
+            where=f"{min(limit for _, limit in models.prompt_limits()):,} tokens, beside the answer, of {run.folder}",
             hint=f"raft build CORPUS --out {run.folder} --set chunking.tokens=...   (smaller chunks), or a model that "
             "takes more",
         )
@@ -187,7 +188,7 @@ def _fitting(known: Contexts, run: Run, settings: Settings, field: BenchmarkMode
 
 
 def choose_exemplars(
-    run: Run, settings: Settings, field: BenchmarkModels, retriever: Retriever, *, on_event: OnEvent
+    run: Run, settings: Settings, models: BenchmarkModels, retriever: Retriever, *, on_event: OnEvent
 ) -> tuple[int, list[dict[str, Any]]]:
     """Choose on `valid` how many worked examples the few-shot contender gets; return the number and all that was tried.
 
@@ -202,10 +203,10 @@ def choose_exemplars(
     tried: list[dict[str, Any]] = []
     if not rows:
         return settings.benchmark.exemplars[0], tried
-    known = prepare(run, settings, tables.frame(tables.EVALUATION, rows), retriever, field)
+    known = prepare(run, settings, tables.frame(tables.EVALUATION, rows), retriever, models)
     make = partial(_contender, run=run, settings=settings, known=known)
-    plain = make("rag", field.base, 0)
-    few = [make("rag_few", field.base, count) for count in settings.benchmark.exemplars]
+    plain = make("rag", models.base, 0)
+    few = [make("rag_few", models.base, count) for count in settings.benchmark.exemplars]
     for contender in (plain, *{contender.arm.exemplars: contender for contender in few}.values()):
         on_event("asking", {"arm": contender.arm.title, "set": "valid", "condition": "", "questions": len(rows)})
         said = _ask(contender, known, "valid", "retrieved", settings)
@@ -222,32 +223,30 @@ def choose_exemplars(
 
 
 def line_up(
-    run: Run, settings: Settings, field: BenchmarkModels, known: Contexts, exemplars: int
+    run: Run, settings: Settings, models: BenchmarkModels, known: contexts.Contexts, exemplars: int
 ) -> list[RunningSystem]:
     """Return the contenders in the order in which they are shown; `exemplars` are the worked examples of few-shot."""
     wanted: list[tuple[str, OpenedModel | None, int]] = [
-        ("closed", field.base, 0),
-        ("closed_few", field.base, max(exemplars, 2)),
-        ("rag", field.base, 0),
-        ("rag_few", field.base, exemplars),
-        ("golden", field.base, 0),
-        ("tuned_closed", field.tuned, 0),
-        ("raft", field.tuned, 0),
-        ("tuned_golden", field.tuned, 0),
-        ("other", field.other, 0),
-        ("previous", field.previous, 0),
-        *((f"{LARGER}{one.name}", one, exemplars) for one in field.larger),
+        ("closed", models.base, 0),
+        ("closed_few", models.base, max(exemplars, 2)),
+        ("rag", models.base, 0),
+        ("rag_few", models.base, exemplars),
+        ("golden", models.base, 0),
+        ("tuned_closed", models.tuned, 0),
+        ("raft", models.tuned, 0),
+        ("tuned_golden", models.tuned, 0),
+        ("other", models.other, 0),
+        ("previous", models.previous, 0),
+        *((f"{LARGER}{one.name}", one, exemplars) for one in models.larger),
     ]
-    tuned, every = field.tuned is not None, settings.benchmark.contenders == "all"
-    return [
-        _contender(name, opened, count, run=run, settings=settings, known=known)
-        for name, opened, count in wanted
-        if opened is not None and (every or not systems.dispensable(name, tuned=tuned))
-    ]
+    tuned = models.tuned is not None
+    chosen = [one for one in wanted if settings.benchmark.contenders == "all" or not dispensable(one[0], tuned=tuned)]
+    make = partial(_contender, run=run, settings=settings, known=known)
+    return [make(name, model, count) for name, model, count in chosen if model is not None]
 
 
 def _contender(
-    name: str, opened: OpenedModel, count: int, *, run: Run, settings: Settings, known: Contexts
+    name: str, model: OpenedModel, count: int, *, run: Run, settings: Settings, known: contexts.Contexts
 ) -> RunningSystem:
     if name in ("closed", "closed_few", "tuned_closed"):
         prompt = prompts.load("closed", settings.prompts)
@@ -270,8 +269,8 @@ def _contender(
     golden = name in ("golden", "tuned_golden")
     context: Literal["none", "retrieved", "golden"]
     context = "none" if prompt.name == "closed" else "golden" if golden else "retrieved"
-    if turns and opened.room is not None:
-        tokenizer, limit = opened.room
+    if turns and model.prompt_limit is not None:
+        tokenizer, limit = model.prompt_limit
         options: dict[str, Any] = {"prompt": prompt, "style": _style(settings), "max_tokens": 1}
         asked = dict(known.questions.select("question_id", "question").iter_rows())
         chats = [
@@ -285,23 +284,23 @@ def _contender(
             turns = turns[:-2]  # as many worked examples as fit beside every question
     arm = System(
         name=name,
-        title=systems.title(name),
-        model=opened.name,
-        adapter=opened.adapter,
+        title=title(name),
+        model=model.name,
+        adapter=model.adapter,
         prompt=prompt.name,
         prompt_digest=prompt.digest,
         exemplars=len(turns) // 2,
         context=context,
-        tuned=opened.adapter is not None,
+        tuned=model.adapter is not None,
     )
-    return RunningSystem(arm, opened.generator, prompt, turns, opened.scorer, opened.uncached)
+    return RunningSystem(arm, model.generator, prompt, turns, model.scorer, model.uncached)
 
 
 def ask_all(
     run: Run,
     settings: Settings,
-    field: Sequence[RunningSystem],
-    known: Contexts,
+    contenders: Sequence[RunningSystem],
+    known: contexts.Contexts,
     search: Search,
     *,
     on_event: OnEvent,
@@ -315,7 +314,7 @@ def ask_all(
     def work(step: Step) -> Mapping[str, pl.DataFrame]:
         frames = [tables.frame(tables.ANSWERS, [])]
         timings = Timings(step, run.manifest["steps"].get("answers", {}).get("notes", {}))
-        for contender in field:
+        for contender in contenders:
             watch = Stopwatch(contender.generator)
             asked = replace(contender, generator=watch)
             conditions = ["answerable"] if contender.arm.context != "retrieved" else ["answerable", "withheld"]
@@ -336,7 +335,7 @@ def ask_all(
         outputs=["answers.parquet"],
         inputs=["documents.parquet", "chunks.parquet", "cleaned.parquet", *searched(settings)],
         using={
-            "arms": [who(contender) for contender in field],
+            "arms": [who(contender) for contender in contenders],
             "questions": _digest(known.questions.to_dicts()),
             "k": settings.index.k,
             "seed": settings.seed,
@@ -364,7 +363,6 @@ def _answers(
         question_set=split,
         condition=condition,
         retrieved=[known.sources.hits[name] if contender.arm.context != "none" else [] for name in ids],
-        adapter=contender.arm.adapter,
     )
 
 

@@ -19,7 +19,8 @@ from raft.corpus.documents import Source
 from raft.curation import clean, split
 from raft.curation.user_questions import own_questions
 from raft.errors import RaftError
-from raft.examples.examples import build_examples, chat_lines, restyle
+from raft.examples.examples import build_examples, restyle
+from raft.examples.export import chat_lines
 from raft.generation import generate, items, plan
 from raft.generation.facts import read_prefixes
 from raft.generation.plan import Prompts, Survey
@@ -397,6 +398,7 @@ def _write_examples(
         made, report = build_examples(
             cleaned,
             run.read("chunks.parquet"),
+            examples,
             retriever=retriever,
             tokenizer=student,
             prompt=prompt,
@@ -405,7 +407,6 @@ def _write_examples(
             seed=seed,
             titles=dict(documents_listed(run).select("doc_id", "title").iter_rows()),
             styled_answers=answers,
-            **examples.model_dump(),
         )
     step.notes.update(report)
     return {

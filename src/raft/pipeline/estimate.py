@@ -406,7 +406,7 @@ def _later(run: Run, settings: Settings) -> Iterator[tuple[str, float, int]]:
         yield "cleaned", _length("judge", settings) + _QUESTION_BYTES + passage, JUDGE_TOKENS
     style, form = render_style(**settings.answer_style.model_dump()), settings.answer_style.format
     if style and not (isinstance(form, dict) and len(form.get("properties", {})) == 1):
-        yield "examples", _length("restyle", settings) + len(style) + 2 * _QUESTION_BYTES, examples.ROOM
+        yield "examples", _length("restyle", settings) + len(style) + 2 * _QUESTION_BYTES, examples.RESTYLED_TOKENS
 
 
 def _length(prompt: str, settings: Settings) -> int:

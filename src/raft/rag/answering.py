@@ -17,7 +17,7 @@ WhenUnsupported = Literal["mark", "retry", "refuse"]
 
 _WINDOW = 64  # answers of which the unsupported ones are asked again together
 _WARMER = 0.7
-_KEPT = ("raw", "quotes_given", "abstained", "followed", "supported", "quotes_verbatim", "cost", "error")
+_KEPT = ("adapter", "raw", "quotes_given", "abstained", "followed", "supported", "quotes_verbatim", "cost", "error")
 
 
 def passages_of(
@@ -39,7 +39,7 @@ def passages_of(
         chunks: rows of `tables.CHUNKS` by chunk_id.
         paths: path of each document by doc_id; the doc_id stands in for one that is missing.
         titles: title of each document by doc_id.
-        queries: number of queries; one without hits has an empty list.
+        queries: how many; one without hits has an empty list.
         k: most passages of a query; None for all.
     """
     found: list[dict[str, Passage]] = [{} for _ in range(queries)]
@@ -70,29 +70,23 @@ def request(
     max_tokens: int,
     exemplars: Sequence[Message] = (),
 ) -> Request:
-    """Return what asks `question` of the passages; a model's most likely reply is wanted.
+    """Return what asks `question` of the passages, shown in their order; a model's most likely reply is wanted.
 
     Args:
         question: the question.
-        passages: what to show, in this order; none for a question without documents.
+        passages: none for a question without documents.
         prompt: a prompt with $question, and with $documents and $style where they are to be seen.
-        style: what `raftformat.render_style` returned; may be empty.
+        style: what `format.render_style` returned; may be empty.
         max_tokens: longest reply.
         exemplars: turns of worked examples, put before the last turn of the user.
 
     Raises:
         UsageError: the prompt has another placeholder.
     """
-    return Request(_chat(question, passages, prompt=prompt, style=style, exemplars=exemplars), max_tokens)
-
-
-def _chat(
-    question: str, passages: Sequence[Passage], *, prompt: Prompt, style: str, exemplars: Sequence[Message]
-) -> tuple[Message, ...]:
     shown = [Shown(passage.chunk_id, passage.title, passage.text) for passage in passages]
     turns = render_prompt(prompt, question=question, shown=shown, style=style)
     last = max((place for place, turn in enumerate(turns) if turn["role"] == "user"), default=len(turns))
-    return (*turns[:last], *exemplars, *turns[last:])
+    return Request((*turns[:last], *exemplars, *turns[last:]), max_tokens)
 
 
 def fit(
@@ -103,31 +97,27 @@ def fit(
     style: str,
     tokenizer: Tokenizer,
     limit: int,
-    exemplars: Sequence[Message] = (),
     keep: Collection[str] = (),
-) -> tuple[list[Passage], int]:
-    """Return the passages that fit into a prompt, dropped from the end, and how many were dropped.
-
-    All are dropped where not even one fits.
+) -> list[Passage]:
+    """Return the passages (best first) that fit into a prompt, dropped from the end; none where not even one fits.
 
     Args:
-        passages: what is to be shown, best first.
-        question: the question.
-        prompt: as for `request`.
-        style: as for `request`.
+        passages: what is to be shown.
+        question: as for `request`, and so are prompt and style.
+        prompt: its prompt.
+        style: its style.
         tokenizer: the model's.
         limit: most tokens of the prompt; what the model takes, less the longest reply.
-        exemplars: as for `request`.
         keep: ids of chunks that are dropped last.
     """
     kept = list(passages)
     while kept:
-        chat = _chat(question, kept, prompt=prompt, style=style, exemplars=exemplars)
-        if tokenizer.count_chat(chat) <= limit:
+        asked = request(question, kept, prompt=prompt, style=style, max_tokens=1)
+        if tokenizer.count_chat(asked.messages) <= limit:
             break
         spare = [place for place, passage in enumerate(kept) if passage.chunk_id not in keep]
         kept.pop(spare[-1] if spare else -1)
-    return kept, len(passages) - len(kept)
+    return kept
 
 
 def answer_all(
@@ -151,15 +141,15 @@ def answer_all(
         questions: what is asked.
         passages: what is shown for each question.
         generator: the model, with its adapter.
-        prompt: as for `request`.
-        style: as for `request`.
-        max_tokens: as for `request`.
+        prompt: as for `request`, and so are style, max_tokens and exemplars.
+        style: its style.
+        max_tokens: longest reply.
         when_unsupported: what becomes of an answer that is not supported: "mark" it, "retry" once, warmer, and keep
-            the second reply if that is supported, or "refuse": see `refusal`.
+            the second reply if that is supported, or "refuse": the abstention in its place.
         model: name of the model, for the answers.
         adapter: id of its adapter, None for the base model.
         retrieval_seconds: how long the search for each question took; None counts as 0.
-        exemplars: as for `request`.
+        exemplars: turns of worked examples.
         asked: whether the model is asked each question at all; where it is not, the answer is that the documents do not
             answer the question. None: it is asked where anything is shown.
 
@@ -183,7 +173,7 @@ def answer_all(
     answers = ((place, read(place, next(outcomes) if wanted else None)) for place, wanted in enumerate(asked))
     if when_unsupported != "retry":
         for _, answer in answers:
-            yield refusal(answer) if when_unsupported == "refuse" and answer.supported is False else answer
+            yield _refusal(answer) if when_unsupported == "refuse" and answer.supported is False else answer
         return
     while window := dict(islice(answers, _WINDOW)):
         doubtful = [place for place, answer in window.items() if answer.supported is False]
@@ -202,41 +192,26 @@ def _read(
     model: str,
     adapter: str | None,
 ) -> Answer:
-    nothing = nothing_found(question, model, adapter, searched)
-    if outcome is None:
-        return replace(nothing, passages=tuple(passages))
-    if isinstance(outcome, Failure):
-        lost = replace(nothing, text="", abstained=False, followed=False, tokens={}, cost=None)
-        return replace(lost, passages=tuple(passages), error=f"{outcome.kind}: {outcome.message}")
-    tokens = {"input": outcome.input_tokens, "output": outcome.output_tokens}
-    seconds = {"retrieval": searched, "generation": outcome.seconds}
-    answer = read_reply(question, outcome.text, passages, model=model, adapter=adapter)
-    return replace(answer, tokens=tokens, seconds=seconds, cost=outcome.cost)
+    if isinstance(outcome, Completion):
+        tokens = {"input": outcome.input_tokens, "output": outcome.output_tokens}
+        seconds = {"retrieval": searched, "generation": outcome.seconds}
+        answer = read_reply(question, outcome.text, passages, model=model, adapter=adapter)
+        return replace(answer, tokens=tokens, seconds=seconds, cost=outcome.cost)
+    unsaid = replace(
+        read_reply(question, "", passages, model=model, adapter=adapter),
+        supported=None,
+        seconds={"retrieval": searched, "generation": 0.0},
+    )
+    if outcome is not None:
+        return replace(unsaid, error=f"{outcome.kind}: {outcome.message}")
+    none = {"input": 0, "output": 0}
+    return replace(unsaid, text=ABSTENTION, abstained=True, followed=True, tokens=none, cost=0.0)
 
 
 def read_reply(
-    question: str,
-    raw: str,
-    passages: Sequence[Passage],
-    *,
-    model: str,
-    adapter: str | None = None,
-    tokens: Mapping[str, int] | None = None,
-    seconds: Mapping[str, float] | None = None,
-    cost: float | None = None,
+    question: str, raw: str, passages: Sequence[Passage], *, model: str, adapter: str | None = None
 ) -> Answer:
-    """Return what a reply says, its quotes and figures checked against the passages that were shown.
-
-    Args:
-        question: what was asked.
-        raw: the whole reply.
-        passages: what was shown, in the prompt's order.
-        model: name of the model.
-        adapter: id of its adapter, None for the base model.
-        tokens: `{"input", "output"}`.
-        seconds: `{"retrieval", "generation"}`.
-        cost: in US dollars, None when unknown.
-    """
+    """Return what a whole reply says, its quotes and figures checked against what was shown, in the prompt's order."""
     parsed = parse(raw)
     citations, verbatim = locate(parsed.quotes, passages)
     return Answer(
@@ -252,25 +227,10 @@ def read_reply(
         passages=tuple(passages),
         model=model,
         adapter=adapter,
-        tokens=dict(tokens or {}),
-        seconds=dict(seconds or {}),
-        cost=cost,
     )
 
 
-def nothing_found(question: str, model: str, adapter: str | None = None, searched: float = 0.0) -> Answer:
-    """Return the abstention that answers a question for which nothing was found; no model is asked for it.
-
-    `searched` are the seconds of the search.
-    """
-    tokens, seconds = {"input": 0, "output": 0}, {"retrieval": searched, "generation": 0.0}
-    answer = read_reply(
-        question, ABSTENTION, (), model=model, adapter=adapter, tokens=tokens, seconds=seconds, cost=0.0
-    )
-    return replace(answer, raw="", followed=True)
-
-
-def refusal(answer: Answer) -> Answer:
+def _refusal(answer: Answer) -> Answer:
     """Return the abstention in place of an unsupported answer; the reply stays in `raw`, and nothing is cited."""
     nothing_cited = replace(answer, citations=(), quotes_given=0, quotes_verbatim=None, supported=None)
     return replace(nothing_cited, text=ABSTENTION, abstained=True, refused=True)
@@ -278,12 +238,11 @@ def refusal(answer: Answer) -> Answer:
 
 def _better(first: Answer, second: Answer) -> Answer:
     """Return the second answer if it is supported, else the first; either with what both together took."""
-    cost = None if first.cost is None or second.cost is None else first.cost + second.cost
     return replace(
         second if second.supported else first,
         tokens={name: count + second.tokens.get(name, 0) for name, count in first.tokens.items()},
         seconds={**first.seconds, "generation": first.seconds["generation"] + second.seconds["generation"]},
-        cost=cost,
+        cost=None if first.cost is None or second.cost is None else first.cost + second.cost,
     )
 
 
@@ -295,7 +254,6 @@ def answer_rows(
     question_set: str,
     condition: str,
     retrieved: Sequence[Sequence[str]],
-    adapter: str | None,
 ) -> pl.DataFrame:
     """Return answers as a frame of `tables.ANSWERS`.
 
@@ -306,7 +264,6 @@ def answer_rows(
         question_set: the set that the questions are from.
         condition: "answerable" or "withheld".
         retrieved: chunk_ids that the search brought for each question, best first.
-        adapter: id of the adapter, None for the base model.
 
     Raises:
         ValueError: the sequences differ in length.
@@ -321,7 +278,6 @@ def answer_rows(
             "shown": [passage.chunk_id for passage in answer.passages],
             "answer": answer.text,
             "quotes": _quotes(answer.citations, answer.passages),
-            "adapter": adapter,
             "tokens": {name: answer.tokens.get(name) for name in ("input", "output")},
             **{name: getattr(answer, name) for name in _KEPT},
         }
@@ -332,9 +288,12 @@ def answer_rows(
 
 def _quotes(citations: Sequence[Citation], passages: Sequence[Passage]) -> list[dict[str, Any]]:
     starts = {passage.chunk_id: passage.start for passage in passages}
-    rows = []
-    for citation in citations:
-        start = starts[citation.chunk_id]
-        place = {"start": citation.start - start, "end": citation.end - start}
-        rows.append({"chunk_id": citation.chunk_id, **place, "text": citation.text})
-    return rows
+    return [
+        {
+            "chunk_id": one.chunk_id,
+            "start": one.start - starts[one.chunk_id],
+            "end": one.end - starts[one.chunk_id],
+            "text": one.text,
+        }
+        for one in citations
+    ]

@@ -77,13 +77,10 @@ class Shown:
 
 @dataclass(frozen=True)
 class Parsed:
-    """What a reply says.
+    """What a reply says, and whether it kept the form (`followed`) and says that the documents hold no answer.
 
-    Attributes:
-        answer: the answer without its quotes; the whole reply, stripped, when the reply did not keep the form.
-        quotes: number of the document (from 1; None when the reply names none) and text of each quote, in order.
-        abstained: whether the answer says that the documents hold none.
-        followed: whether the reply kept the form.
+    `answer` is without its quotes, or the whole reply, stripped, when it did not keep the form; `quotes` has the number
+    of the document (from 1; None when the reply names none) and the text of each, in order.
     """
 
     answer: str
@@ -109,13 +106,9 @@ def render_documents(shown: Iterable[Shown]) -> str:
 
 
 def render_prompt(prompt: Prompt, *, question: str, shown: Iterable[Shown], style: str) -> tuple[Message, ...]:
-    """Return the turns that ask `question` of the documents.
+    """Return the turns that ask `question` of the documents, numbered in their order.
 
-    Args:
-        prompt: `prompts/answer.md`, or another with the placeholders $documents, $question and $style.
-        question: the question.
-        shown: the documents in the order in which they are numbered.
-        style: what `render_style` returned; may be empty.
+    The prompt is `prompts/answer.md`, or another with the placeholders $documents, $question and $style.
 
     Raises:
         UsageError: the prompt has another placeholder.
@@ -124,13 +117,7 @@ def render_prompt(prompt: Prompt, *, question: str, shown: Iterable[Shown], styl
 
 
 def render_style(*, tone: str | None, format: str | Mapping[str, Any] | None, examples: Sequence[Any]) -> str:
-    """Return the wanted style of answers as text for a prompt; empty when nothing is wanted.
-
-    Args:
-        tone: words such as "friendly, one sentence".
-        format: words that describe the form, or a JSON schema.
-        examples: mappings with the keys `question` and `answer`.
-    """
+    """Return the wanted style (the fields of `settings.AnswerStyle`) as text for a prompt; empty without any."""
     lines = [f"Tone of the answer: {tone.strip()}"] if tone else []
     if isinstance(format, str):
         lines.append(f"Form of the answer: {format.strip()}")
@@ -146,12 +133,8 @@ def render_target(answer: str, quotes: Iterable[tuple[int, str]], where: Where =
     """Return the reply that a model is to learn: the answer, and its quotes, each with its document's number.
 
     `parse` reads back the same answer (stripped) and the same quotes (white space collapsed, empty ones left out), but
-    for an answer that ends with lines in the form of quotes and has none before it.
-
-    Args:
-        answer: the answer.
-        quotes: number of the document (from 1) and text of each quote.
-        where: whether the quotes stand before the answer ("first"), behind it ("last") or nowhere ("none").
+    for an answer that ends with lines in the form of quotes and has none before it. Documents are numbered from 1; the
+    quotes stand before the answer ("first"), behind it ("last") or nowhere ("none").
     """
     lines = [f'Quote [{number}]: "{text}"' for number, text in ((n, " ".join(t.split())) for n, t in quotes) if text]
     said = [f"Answer: {answer.strip()}".rstrip()]

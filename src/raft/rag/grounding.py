@@ -1,7 +1,4 @@
-"""What an answer rests on: whether what was found is about the question, where quotes stand, and whether figures do.
-
-Pure functions.
-"""
+"""What an answer rests on: whether what was found is about the question, where quotes stand, and whether figures do."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,15 +16,9 @@ from raft.text.values import Value, covers, figures
 class Passage:
     """A chunk as an answer's context: where it stands in the corpus, and what it says.
 
-    Attributes:
-        chunk_id: its id.
-        doc_id: its document's id.
-        document: the document's path in the corpus.
-        title: the line above its text in a prompt.
-        page: page of the document, from 1; None where it has none.
-        start: offset of the chunk's first character in the document's text.
-        text: the chunk's text.
-        score: the retriever's score, higher is better; 0 where it was not searched for.
+    `document` is the document's path, and `title` the line above the text in a prompt. The page counts from 1 and is
+    None where the document has none; `start` is the offset of the chunk's first character in the document's text; the
+    retriever's `score` is higher for better, and 0 where it was not searched for.
     """
 
     chunk_id: str
@@ -42,15 +33,9 @@ class Passage:
 
 @dataclass(frozen=True)
 class Citation:
-    """A quote of an answer that stands verbatim in a chunk that was shown.
+    """A quote of an answer, `text[start:end]` of the document whose path it names, that stands in a chunk as shown.
 
-    Attributes:
-        chunk_id: the chunk.
-        document: the document's path.
-        page: its page, from 1; None where it has none.
-        start: offset of the quote's first character in the document's text.
-        end: offset behind its last.
-        text: the quote as the document has it.
+    The page counts from 1 and is None where the document has none.
     """
 
     chunk_id: str
@@ -74,7 +59,7 @@ class Answer:
         supported: whether every number, date and code of the answer stands in a cited passage, or in any that was
             shown if none is cited; None when it abstains, or nothing was shown.
         abstained: whether it says that the documents do not answer the question.
-        followed: whether the reply kept the form (`raft.raftformat`).
+        followed: whether the reply kept the form (`raft.rag.format`).
         raw: the whole reply.
         passages: what was shown, in the prompt's order.
         model: the model's name.
@@ -119,15 +104,11 @@ def relevance(
     """Return how much of what was found for each question is about it (0 to 1), by its words and by its sense.
 
     The mean of two figures: `coverage`, and the highest cosine of the question and a sentence of its passages. Each
-    tells questions that the passages answer from others worse than both together (`benchmarks/abstention.py`).
-
-    Args:
-        questions: what is asked.
-        passages: what was found for each; where there is none the relevance is 0.
-        embed: returns the vectors of texts, a row of length 1 each (`protocols.Embedder.embed`).
+    tells questions that the passages answer from others worse than both together (`benchmarks/abstention.py`). Where
+    nothing was found it is 0. `embed` is `protocols.Embedder.embed`.
     """
     places: dict[str, int] = {}
-    said = [[text for one in shown for text in _sentences(one.text)] for shown in passages]
+    said = [[one.text[start:end] for one in shown for start, end in sentences(one.text)] for shown in passages]
     for text in (*questions, *(text for own in said for text in own)):
         places.setdefault(text, len(places))
     vectors = embed(list(places)) if places else np.zeros((0, 1), dtype=np.float32)
@@ -137,10 +118,6 @@ def relevance(
         nearest = max(0.0, min(1.0, float(near.max(initial=0.0))))
         found.append((coverage(question, shown) + nearest) / 2 if shown else 0.0)
     return found
-
-
-def _sentences(text: str) -> list[str]:
-    return [text[start:end] for start, end in sentences(text)]
 
 
 def coverage(question: str, passages: Iterable[Passage]) -> float:
@@ -160,12 +137,11 @@ def locate(quotes: Iterable[tuple[int | None, str]], passages: Sequence[Passage]
     result false. A quote without a number may stand in any.
 
     Args:
-        quotes: number (from 1, in the order of the prompt; None for none) and text, as `raftformat.parse` has them.
+        quotes: number and text, as `format.parse` has them.
         passages: what was shown, in the order of the prompt.
 
     Returns:
-        One citation a quote that was found, in order, its offsets in the document's text; and whether all were found
-        where they say, None without quotes.
+        One citation a quote that was found, in order; and whether all were found where they say, None without quotes.
     """
     citations, right = [], []
     for number, text in quotes:
@@ -226,14 +202,8 @@ def is_supported(answer: str, citations: Sequence[Citation], passages: Sequence[
     title of a cited passage (the whole passage, not only the quote), or of any that was shown if none is cited, with
     its sign, scale and unit (`values.says`). A figure about another thing is not noticed.
     Without figures, an answer is supported when it has a citation, or its words stand in a passage one after the other.
-
-    Args:
-        answer: the answer without its quotes; numbers of list items, and references such as "[2]", are no figures.
-        citations: what `locate` found.
-        passages: what was shown.
-
-    Returns:
-        None when the answer abstains, or nothing was shown.
+    Numbers of list items, and references such as "[2]", are no figures. None when the answer (without its quotes)
+    abstains, or nothing was shown.
     """
     if not passages or is_abstention(answer):
         return None

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
+from raft.protocols import Retriever
 from raft.rag.format import is_no_answer
 from raft.text import contains, normalise, overlap
 from raft.text.values import Value, covers, fact_values
@@ -19,6 +20,7 @@ ABOUT = 1 / 3
 """Least share of a question's words in a text that is about it. So few, because a text that answers a question whose
 answer was removed spoils the measurement, and one more that is removed does not."""
 
+_BATCH = 256  # queries
 _BARE = re.compile(r"\d{1,2}")
 
 
@@ -59,19 +61,12 @@ def unanswerable(question: Mapping[str, Any]) -> bool:
 
 
 def relevant(question: Mapping[str, Any], chunks: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Return the ids of the chunks that bear a question's answer.
+    """Return the ids of the chunks that bear a question's answer: the golden ones first, others in their order.
 
-    These are its golden chunks, and those of `chunks` that hold one of its answers and are no boilerplate; where that
-    is a number of one or two digits, they must be about the question too. Yes, no and maybe tell nothing: they stand
-    everywhere. Nothing bears the answer of an unanswerable question.
-
-    Args:
-        question: a row of `tables.EVALUATION`.
-        chunks: rows with the columns chunk_id, text and boilerplate of `tables.CHUNKS`: those of the question's
-            document, or of its golden chunks' documents, or of all where it names none.
-
-    Returns:
-        The golden chunks first, then the others in their order; empty where no chunk is known to bear it.
+    These are its golden chunks, and those of `chunks` (of its document, or of its golden chunks' documents, or all
+    where it names none) that hold one of its answers and are no boilerplate; where that is a number of one or two
+    digits, they must be about the question too. Yes, no and maybe tell nothing: they stand everywhere. Nothing bears
+    the answer of an unanswerable question.
     """
     if unanswerable(question):
         return []
@@ -79,13 +74,23 @@ def relevant(question: Mapping[str, Any], chunks: Iterable[Mapping[str, Any]]) -
     holding = (
         chunk["chunk_id"]
         for chunk in chunks
-        if not chunk["boilerplate"] and any(_bears(chunk["text"], answer, question["question"]) for answer in telling)
+        if not chunk["boilerplate"]
+        and any(
+            holds_answer(chunk["text"], one) or states_answer(chunk["text"], one, question["question"])
+            for one in telling
+        )
     )
     return list(dict.fromkeys([*question["golden_chunk_ids"], *holding]))
 
 
-def _bears(text: str, answer: str, question: str) -> bool:
-    return holds_answer(text, answer) or states_answer(text, answer, question)
+def search_all(queries: Sequence[str], retriever: Retriever, k: int) -> list[list[str]]:
+    """Return for each query the ids of the first `k` chunks that search brings, best first."""
+    found: list[list[str]] = [[] for _ in queries]
+    for start in range(0, len(queries), _BATCH):
+        hits = retriever.search(queries[start : start + _BATCH], k).sort("query", "rank")
+        for query, chunk_id in hits.select("query", "chunk_id").iter_rows():
+            found[start + query].append(chunk_id)
+    return found
 
 
 def ranks(relevant: Sequence[str], hits: Sequence[str]) -> list[int | None]:
@@ -107,13 +112,7 @@ def withheld(question_id: str, share: float, seed: int) -> bool:
 
 
 def group_of(question: Mapping[str, Any], golden: str | None, paths: Mapping[str, str]) -> str:
-    """Return what a question is resampled with: its document, or its golden chunk's, or else the question alone.
-
-    Args:
-        question: a row of `tables.EVALUATION`.
-        golden: what `golden_of` returned.
-        paths: chunk id to its document's path.
-    """
+    """Return what a question is resampled with: its document, or its golden chunk's, or else the question alone."""
     return question["document"] or paths.get(golden or "") or str(question["question_id"])
 
 

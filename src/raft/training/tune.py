@@ -57,13 +57,10 @@ def _is_turn(turn: object) -> bool:
 def mix(
     rows: Sequence[Sequence[Message]], general: Sequence[Sequence[Message]], share: float, seed: int
 ) -> list[list[Message]]:
-    """Return the rows and some general ones among them, in an order drawn from the seed.
+    """Return the rows, each once, and some general ones among them, in an order drawn from the seed.
 
-    Args:
-        rows: chats of the domain; each stands in the result once.
-        general: chats as `load` returns them. Each is taken once before any is taken twice, and so on.
-        share: share of general chats in the result, from 0 to less than 1, kept to the nearest whole chat.
-        seed: seed of the choice and of the order.
+    The share of general chats in the result, from 0 to less than 1, is kept to the nearest whole chat; each of them is
+    taken once before any is taken twice, and so on.
 
     Raises:
         UsageError: the share is out of range, or general chats are wanted and there are none.
@@ -105,12 +102,12 @@ def tune(
         examples: a frame of `tables.EXAMPLES`.
         trainer: trains.
         plan: how.
-        general: chats about anything, for rehearsal.
-        share: share (0 to less than 1) of the mixture that they make up.
-        seed: seed of their choice.
+        general: chats about anything, of which `mix` takes a share.
+        share: of the mixture, 0 to less than 1.
+        seed: of their choice.
         out: an empty folder for the adapter, its card and its README.
         checkpoints: a folder of this training's own; an interrupted one goes on from there.
-        facts: at least `modelcard.FACTS`, but `adapter` may be missing: then it is the name of `out`.
+        facts: at least `adapters.FACTS`, but `adapter` may be missing: then it is the name of `out`.
         on_event: told the trainer's progress.
 
     Returns:
@@ -147,23 +144,16 @@ def _chats(examples: pl.DataFrame, split: str) -> list[list[Message]]:
 
 
 def _check(examples: pl.DataFrame, plan: TrainingPlan) -> None:
-    """Check that the rows may be learned from, and that none would lose its answer.
-
-    Raises:
-        RaftError: they may not.
-    """
+    """Raise RaftError where the rows may not be learned from, or one would lose its answer."""
+    file, again = "examples.parquet", "delete examples.parquet and run the same raft build again"
     splits = Counter(examples["split"].to_list())
     held_out = {split: count for split, count in splits.items() if split not in ("train", "valid")}
     if held_out:
-        raise RaftError(
-            f"Rows that are held out are among the examples: {held_out}.",
-            where="examples.parquet",
-            hint="delete examples.parquet and run the same raft build again",
-        )
+        raise RaftError(f"Rows that are held out are among the examples: {held_out}.", where=file, hint=again)
     if not splits["train"]:
         raise RaftError(
             "There is no row to train on.",
-            where="examples.parquet",
+            where=file,
             hint="raft show RUN cleaned --only dropped   (says why questions were dropped), then raft build with more "
             "--questions-per-chunk",
         )
@@ -172,8 +162,8 @@ def _check(examples: pl.DataFrame, plan: TrainingPlan) -> None:
     if both.height:
         raise RaftError(
             "A question is among the rows to train on and to validate with, so that validation would measure memory.",
-            where=f"examples.parquet, question {both['question_id'][0]}",
-            hint="delete examples.parquet and run the same raft build again",
+            where=f"{file}, question {both['question_id'][0]}",
+            hint=again,
         )
     long = examples.filter(pl.col("tokens") > plan.max_tokens)
     if long.height:
@@ -181,7 +171,7 @@ def _check(examples: pl.DataFrame, plan: TrainingPlan) -> None:
         raise RaftError(
             f"{long.height} rows are longer than {plan.max_tokens} tokens, the longest has {longest}: they would lose "
             "their answers.",
-            where=f"examples.parquet, question {long['question_id'][0]}",
+            where=f"{file}, question {long['question_id'][0]}",
             hint=f"raft build again with --set examples.max_tokens={plan.max_tokens}   (drops distractors until a row "
             "fits)",
         )
