@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from raft import settings
-from raft.api import bench, train
+from raft.api import benchmarking, training
 
 
 @pytest.fixture
@@ -24,8 +24,8 @@ def test_each_step_is_given_the_settings_that_it_reads(studies, tmp_path):
     """Whatever setting is given, training and measuring are handed none that they refuse, and some."""
     given = dict.fromkeys(settings.known_keys(), 1)
     trained, measured = studies.of_training(given), studies.of_measuring(given)
-    train._check_changeable(trained, tmp_path)
-    bench._check_changeable(measured, tmp_path)
+    training._check_changeable(trained, tmp_path)
+    benchmarking._check_changeable(measured, tmp_path)
     assert {"training.rank", "seed"} <= set(trained)
     assert {"benchmark.withheld", "answering.batch", "index.k"} <= set(measured)
 

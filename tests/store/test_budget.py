@@ -256,9 +256,9 @@ def test_a_call_outlives_kill_9(tmp_path):
     """A process that is killed the moment after it has opened a call leaves the call in the ledger."""
     program = (
         "import os, signal, sys; from pathlib import Path\n"
-        "from raft.ledger import Ledger; from raft.spending import Price, Purse\n"
-        "purse = Purse(Ledger(Path(sys.argv[1])), run='one', model='m', price=Price(1, 1), cap=5.0)\n"
-        "purse.open('k', 1.5); os.kill(os.getpid(), signal.SIGKILL)"
+        "from raft.store.budget import Budget, Price; from raft.store.ledger import Ledger\n"
+        "budget = Budget(Ledger(Path(sys.argv[1])), run='one', model='m', price=Price(1, 1), cap=5.0)\n"
+        "budget.open('k', 1.5); os.kill(os.getpid(), signal.SIGKILL)"
     )
     path = tmp_path / "ledger.sqlite"
     done = subprocess.run([sys.executable, "-c", program, path], check=False, timeout=60, env=dict(os.environ))

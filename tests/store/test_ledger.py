@@ -208,7 +208,7 @@ def test_a_ledger_below_a_file_is_an_error(tmp_path):
 WRITER = """
 import sys
 from pathlib import Path
-from raft.ledger import Entry, Ledger
+from raft.store.ledger import Entry, Ledger
 ledger = Ledger(Path(sys.argv[1]))
 for i in range(60):
     keys = [f"{sys.argv[2]}-{i}", f"common-{i}"]

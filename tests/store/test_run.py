@@ -627,7 +627,7 @@ def documents(text):
 POLLING = """
 import sys
 from pathlib import Path
-from raft import run
+from raft.store import run
 print("polling", flush=True)
 while not Path(sys.argv[2]).exists():
     run.is_locked(Path(sys.argv[1]))
