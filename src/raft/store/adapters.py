@@ -112,7 +112,7 @@ def readme(card: Mapping[str, Any], benchmark: Mapping[str, Any] | None = None) 
         "tags": ["raft", "lora", "retrieval-augmented-generation"],
     }
     template = (files(str(__package__)) / "modelcard.md").read_text(encoding="utf-8")
-    made = Template(template).render(  # noqa: S701  it is Markdown
+    made = Template(template).render(
         front=yaml.safe_dump(front, sort_keys=False, allow_unicode=True),
         card=card,
         base=base,
