@@ -79,9 +79,9 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    said = (figures.amount, figures.duration, figures.full, figures.money, figures.share, figures.spread)
-    said += (figures.tick, figures.value, cell, code_spans, sentence)
-    made.filters.update({one.__name__: one for one in said})
+    filters = (cell, code_spans, sentence, figures.amount, figures.duration, figures.full, figures.money)
+    shown = (figures.share, figures.spread, figures.tick, figures.value)
+    made.filters.update({one.__name__: one for one in (*filters, *shown)})
     made.globals["NO_FIGURE"] = (figures.NOT_MEASURED,)
     made.tests.update(measured=figures.measured, few=figures.few)
     return made

@@ -99,9 +99,7 @@ def line(card: Mapping[str, Any]) -> dict[str, Any]:
 def readme(card: Mapping[str, Any], benchmark: Mapping[str, Any] | None = None) -> str:
     """Return a model card as the Hugging Face hub reads it (Markdown behind a YAML front matter).
 
-    Args:
-        card: what `card` returned.
-        benchmark: what a run's `benchmark.json` holds, or None while there is none.
+    `benchmark` is what the run's `benchmark.json` holds, or None while there is none.
     """
     base = _shown_name(str(card["base"]))
     front = {

@@ -95,10 +95,6 @@ class Budget:
         cap: dollars that the run may cost in all; None for no limit.
         keeps: whether replies are kept, beside what they cost.
 
-    Attributes:
-        price: as given.
-        cap: as given.
-
     Raises:
         UsageError: there is a cap and no price: nobody could keep it.
     """
@@ -141,13 +137,7 @@ class Budget:
         return self.cap is None or (worst is not None and self.spent + self.in_flight + worst <= self.cap)
 
     def open(self, key: str, worst: float | None, *, batch: bool = False) -> int:
-        """Write a call down before it is sent, and return its number.
-
-        Args:
-            key: under which its reply will be kept.
-            worst: the most dollars that it can cost; None when the price is unknown.
-            batch: it belongs to a batch, which the provider goes on with when this process ends: a later budget
-                still awaits it.
+        """Write a call down before it is sent, and return its number; the arguments are those of `write`.
 
         Raises:
             CapReached: it could pass the cap; nothing was written.
@@ -171,9 +161,10 @@ class Budget:
         """Write calls down and settle others, in one transaction; return the numbers of the former.
 
         Args:
-            opening: key and worst case of calls for which `reserve` has set that aside.
+            opening: key and worst case (dollars; None when the price is unknown) of calls that `reserve` has granted.
             paying: calls whose replies came.
-            batch: as for `open`.
+            batch: they belong to a batch, which the provider goes on with when this process ends: a later budget
+                still awaits them.
 
         Raises:
             RaftError: the ledger cannot be used; nothing was written, and what was set aside is free again.
@@ -261,7 +252,6 @@ class _Book:
         self.read()
 
     def read(self) -> None:
-        """Read from the ledger what was spent and what is awaited."""
         awaited = "SELECT id, worst FROM calls WHERE run = ? AND state IN ('open', 'batch')"
         self.open = dict(self.ledger.read(awaited, (self.run,)))
         self.in_flight = sum(worst or 0.0 for worst in self.open.values())
@@ -269,7 +259,6 @@ class _Book:
         self.spent = float(self.ledger.read(settled, (self.run,))[0][0])
 
     def close(self, number: int, paid: float | None) -> None:
-        """Count a call as settled."""
         self.spent += paid or 0.0
         self.in_flight -= self.open.pop(number) or 0.0
         if not self.open and not self.reserved:
@@ -289,12 +278,8 @@ def _book(ledger: Ledger, run: str, *, alone: bool = True) -> _Book:
 class PaidEmbedder:
     """An embedder whose texts are paid for, each lot of them written down before it is sent.
 
-    No usage comes back from it, so that what was read is what its tokenizer counts.
-
-    Args:
-        embedder: the one that does the work.
-        budget: what it is paid from.
-        check: called before each lot; it raises where nothing may be asked yet.
+    No usage comes back from it, so that what was read is what its tokenizer counts. `check` is called before each lot,
+    and raises where nothing may be asked yet.
     """
 
     def __init__(self, embedder: Embedder, budget: Budget, check: Callable[[], None]) -> None:
@@ -328,11 +313,7 @@ class PaidEmbedder:
 def enter(ledger: Ledger, run: str, step: str, *, alone: bool = True) -> None:
     """Say which step of a run asks from now on, through any budget; what others have spent meanwhile is counted.
 
-    Args:
-        ledger: the run's ledger.
-        run: the run's name in it.
-        step: the step's name.
-        alone: this process holds the run's lock, so that open calls of others are lost, and not under way.
+    With `alone`, this process holds the run's lock, so that open calls of others are lost, and not under way.
     """
     book = _book(ledger, run, alone=alone)
     with book.writing, book.lock:
@@ -355,12 +336,7 @@ GROUP_SECONDS = 0.003
 
 
 class TransactionBatcher:
-    """Writes for one event loop, in its thread.
-
-    Args:
-        budget: what calls are paid from.
-        loop: the event loop.
-    """
+    """Writes calls and payments of a budget for one event loop, in its thread."""
 
     def __init__(self, budget: Budget, loop: asyncio.AbstractEventLoop) -> None:
         self._purse, self._loop = budget, loop
@@ -381,11 +357,7 @@ class TransactionBatcher:
         return await written
 
     async def pay(self, payment: Payment) -> None:
-        """Return once a reply is kept and its call settled.
-
-        Raises:
-            RaftError: the ledger cannot be used.
-        """
+        """Return once a reply is kept and its call settled; it raises as `open` does."""
         written: asyncio.Future[None] = self._loop.create_future()
         self._paying.append((payment, written))
         self._soon()
@@ -401,7 +373,6 @@ class TransactionBatcher:
             self._writing = self._loop.create_task(self._write_groups())
 
     async def _write_groups(self) -> None:
-        """Write what waits, one transaction after the other, until nothing does."""
         while self._opening or self._paying:
             await asyncio.sleep(max(0.0, self._written_at + GROUP_SECONDS - self._loop.time()))
             opening, paying, self._opening, self._paying = self._opening, self._paying, [], []
@@ -414,21 +385,13 @@ class TransactionBatcher:
                 for written in [*waiting, *(one[-1] for one in paying)]:
                     if not written.done():
                         written.set_exception(error)
-            else:
-                self._tell(numbers, opening, paying)
+                continue
+            for number, (_, _, opened) in zip(numbers, opening, strict=True):
+                if opened.done():  # who asked for it has been cancelled, and will not send it
+                    self._purse.release(number)
+                else:
+                    opened.set_result(number)
+            for _, paid in paying:
+                if not paid.done():
+                    paid.set_result(None)
         self._writing = None
-
-    def _tell(
-        self,
-        numbers: Sequence[int],
-        opening: Sequence[tuple[str, float | None, asyncio.Future[int]]],
-        paying: Sequence[tuple[Payment, asyncio.Future[None]]],
-    ) -> None:
-        for number, (_, _, opened) in zip(numbers, opening, strict=True):
-            if opened.done():  # who asked for it has been cancelled, and will not send it
-                self._purse.release(number)
-            else:
-                opened.set_result(number)
-        for _, paid in paying:
-            if not paid.done():
-                paid.set_result(None)

@@ -10,7 +10,7 @@ from raft.errors import DamagedArtifact
 QUOTE = pl.Struct({"chunk_id": pl.String, "start": pl.Int64, "end": pl.Int64, "text": pl.String})
 """A quote: `text` stands verbatim in the chunk, at characters `start` to `end` of the chunk's text."""
 
-_TYPES = {
+_TYPES: dict[str, Any] = {
     "text": pl.String,
     "texts": pl.List(pl.String),
     "number": pl.Int64,
