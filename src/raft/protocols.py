@@ -131,21 +131,11 @@ class Indexes(Protocol):
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """How an adapter is trained.
+    """How an adapter of the base model `student` is trained; `settings.Training` says what most fields mean.
 
-    Attributes:
-        student: name of the base model.
-        rank: rank of the low-rank update of each linear layer (LoRA, arXiv 2106.09685).
-        alpha: its scale; the update is multiplied by alpha / rank.
-        learning_rate: highest learning rate, reached after the warm-up.
-        epochs: most passes over the rows.
-        batch: rows of one optimiser step.
-        evaluations: how often an epoch the validation loss is measured.
-        patience: stop after so many measurements without improvement.
-        checkpoint_minutes: most minutes between two checkpoints.
-        bits: 16, or 4 for a quantised base (QLoRA, arXiv 2305.14314; CUDA only).
-        max_tokens: longest row, in the student's tokens.
-        seed: seed of initialisation and row order.
+    The low-rank update of each linear layer is multiplied by alpha / rank (LoRA, arXiv 2106.09685); 4 bits quantise the
+    base (QLoRA, arXiv 2305.14314; CUDA only). `max_tokens` is the longest row in the student's tokens, `seed` that of
+    initialisation and row order.
     """
 
     student: str
@@ -168,8 +158,7 @@ class TrainingReport:
 
     Attributes:
         curve: in the order of steps, `{"step", "epoch", "loss"}` (training) and `{"step", "epoch", "valid_loss"}`.
-        best_step: the step whose adapter was kept.
-        steps: optimiser steps done.
+        best_step: the step, of `steps`, whose adapter was kept.
         tokens: tokens read in all passes, labels and context, without padding.
         seconds: of all sittings, where the training was interrupted and went on.
         versions: name to version of each package that took part.

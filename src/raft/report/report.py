@@ -21,16 +21,10 @@ _LONGEST = 40  # characters of a label that fit a telephone, or the space beside
 
 @dataclass(frozen=True)
 class Dot:
-    """A row of a dot-and-whisker plot.
+    """A row of a dot-and-whisker plot: what was measured, its value as text, and value and bounds in the plot's unit.
 
-    Attributes:
-        label: what was measured.
-        shown: the value as text, at the row's end.
-        value: the value in the plot's unit; None draws no dot.
-        low: the interval's lower bound; None draws no whisker.
-        high: its upper bound.
-        role: "contender", "baseline" or "other".
-        few: whether too few documents were measured to tell; the dot is hollow then, and the whisker dashed.
+    Without a value there is no dot, without a bound no whisker. `role` is "contender", "baseline" or "other"; with too
+    `few` documents to tell, the dot is hollow and the whisker dashed.
     """
 
     label: str
@@ -50,14 +44,10 @@ class Dot:
 def dots(
     rows: Sequence[Dot], *, title: str, reference: float | None = None, reference_label: str = "", beside: bool = False
 ) -> Markup:
-    """Return a horizontal dot-and-whisker plot, one row a dot.
+    """Return a horizontal dot-and-whisker plot, one row a dot from top to bottom.
 
-    Args:
-        rows: from top to bottom.
-        title: what the plot shows, for those who cannot see it; the figures should stand in a table too.
-        reference: where the dashed vertical line stands; None: there is none.
-        reference_label: what the line is.
-        beside: whether labels stand beside the dots, for a plot of 800 pixels or more, or above them.
+    `title` is for those who cannot see it; a dashed vertical line stands at `reference`; labels stand `beside` the
+    dots, for a plot of 800 pixels or more, or above them.
     """
     values = [value for row in rows for value in (row.value, row.low, row.high) if value is not None]
     marks = ticks([*values, *([] if reference is None else [reference])])
@@ -87,11 +77,7 @@ def curve(
 ) -> Markup:
     """Return a loss curve: a line for training, a dashed line with dots for validation, over the steps.
 
-    Args:
-        train: (step, loss) in the order of the steps.
-        valid: the same of the validation rows.
-        title: what the plot shows, for those who cannot see it.
-        best: the step whose weights were kept.
+    Both series hold (step, loss) in the order of the steps; `best` is the step whose weights were kept.
     """
     points = [point for point in (*train, *valid) if all(math.isfinite(number) for number in point)]
     steps, losses = ticks([step for step, _ in points]), ticks([loss for _, loss in points])
@@ -151,11 +137,7 @@ class _Scale:
 
 
 def markdown(facts: Facts) -> str:
-    """Return the summary of a benchmark as GitHub Markdown.
-
-    Args:
-        facts: what `benchmark.json` holds; what was not measured is None there, and is said to be.
-    """
+    """Return the summary of a benchmark as GitHub Markdown; `facts` as for `html`."""
     about = [facts["run"], facts["date"], f"raft {facts['raft']}", facts["hardware"], documents_shown(facts)]
     points = (facts.get("training") or {}).get("curve") or []
     name = facts["verdict"]["question_set"]

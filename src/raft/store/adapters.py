@@ -179,9 +179,7 @@ def listed(run_folder: Path) -> list[dict[str, Any]]:
 def find(run_folder: Path, wanted: str | None = None) -> Path:
     """Return the folder of an adapter that is whole.
 
-    Args:
-        run_folder: the run directory.
-        wanted: an id, a beginning that only one id has, or the path of an adapter's folder; None: the current one.
+    `wanted` is an id, a beginning that only one id has, or the path of an adapter's folder; None: the current one.
 
     Raises:
         UsageError: there is no adapter yet, none or several are meant, or it has no safetensors.
@@ -235,12 +233,7 @@ def set_current(run_folder: Path, adapter: str) -> None:
 
 
 def check_base(folder: Path, student_identity: str, student: str | None = None) -> None:
-    """Check that an adapter was trained on this base model: on another one it would be noise.
-
-    Args:
-        folder: the adapter's.
-        student_identity: what `raft.backends.models.identity` says of the base model.
-        student: the base model's name, for the error.
+    """Check that an adapter was trained on the base model of this identity: on another one it would be noise.
 
     Raises:
         UsageError: it was trained on another one.

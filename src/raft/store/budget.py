@@ -63,14 +63,9 @@ def worst_case(request: Request, price: Price | None) -> float | None:
 
 @dataclass(frozen=True)
 class Payment:
-    """The reply that came for a call.
+    """The reply that came for the call that `Budget.open` gave this number; no `entry`: there is nothing to keep.
 
-    Attributes:
-        number: what `Budget.open` returned.
-        entry: the reply; None where there is nothing to keep.
-        cost: dollars; None where the reply does not tell: then it counts at its worst case.
-        input_tokens: tokens read; negative where the reply does not tell.
-        output_tokens: tokens written; negative where the reply does not tell.
+    Where the reply does not tell, tokens are negative and the dollars None: then it counts at its worst case.
     """
 
     number: int
@@ -136,7 +131,7 @@ class Budget:
         """Tell whether a call that may cost `worst` dollars can be sent without passing the cap; true without one."""
         return self.cap is None or (worst is not None and self.spent + self.in_flight + worst <= self.cap)
 
-    def open(self, key: str, worst: float | None, *, batch: bool = False) -> int:
+    def open(self, key: str, worst: float | None) -> int:
         """Write a call down before it is sent, and return its number; the arguments are those of `write`.
 
         Raises:
@@ -144,7 +139,7 @@ class Budget:
         """
         if not self.reserve(worst):
             raise self.cap_reached(worst)
-        return self.write([(key, worst)], [], batch=batch)[0]
+        return self.write([(key, worst)], [])[0]
 
     def reserve(self, worst: float | None) -> bool:
         """Set aside what a call may cost, if that fits; it is to be written down with `write` before it is sent."""
@@ -155,28 +150,24 @@ class Budget:
             self._book.reserved += 1
             return True
 
-    def write(
-        self, opening: Sequence[tuple[str, float | None]], paying: Sequence[Payment], *, batch: bool = False
-    ) -> list[int]:
+    def write(self, opening: Sequence[tuple[str, float | None]], paying: Sequence[Payment]) -> list[int]:
         """Write calls down and settle others, in one transaction; return the numbers of the former.
 
         Args:
             opening: key and worst case (dollars; None when the price is unknown) of calls that `reserve` has granted.
             paying: calls whose replies came.
-            batch: they belong to a batch, which the provider goes on with when this process ends: a later budget
-                still awaits them.
 
         Raises:
             RaftError: the ledger cannot be used; nothing was written, and what was set aside is free again.
         """
-        book, now, state = self._book, time.time(), "batch" if batch else "open"
+        book, now = self._book, time.time()
         with book.writing:
             paid = [book.open[one.number] if one.cost is None else one.cost for one in paying]
             settled = [
                 (cost, max(0, one.input_tokens), max(0, one.output_tokens), one.number)
                 for one, cost in zip(paying, paid, strict=True)
             ]
-            rows = [(book.run, book.purpose, self._model, key, worst, state, now) for key, worst in opening]
+            rows = [(book.run, book.purpose, self._model, key, worst, "open", now) for key, worst in opening]
             kept = [one.entry for one in paying if one.entry is not None and self._keeps]
             try:
                 last = book.ledger.write_all([adding(kept), (_PAY, settled), (_OPEN, rows)])

@@ -152,15 +152,9 @@ class Ledger:
     def spending(self, run: str) -> list[dict[str, Any]]:
         """Return what a run has spent over its whole life, a row for each purpose and model.
 
-        Args:
-            run: the run's name in the ledger.
-
-        Returns:
-            Rows of `purpose`, `model`; `calls` that were paid for, with `input_tokens`, `output_tokens` and `cost` in
-            dollars; `lost` calls, of which nobody knows what they cost, and `lost_cost`, the most that they can have
-            cost; `open` calls, for which a process awaits the reply (or was killed while it did), and `open_cost`, the
-            most that they can cost; `batch` calls, for which a batch is awaited, and `batch_cost`, likewise;
-            `calls_without_price`, of all these.
+        `calls` were paid for, with `input_tokens`, `output_tokens` and `cost` in dollars; of `lost` ones nobody knows
+        what they cost, `lost_cost` at most; for `open` ones a process awaits the reply (or was killed while it did),
+        and for `batch` ones a batch is awaited, likewise; `calls_without_price` are of all these.
         """
         query = (
             "SELECT purpose, model, SUM(state = 'paid'), SUM(input_tokens), SUM(output_tokens),"

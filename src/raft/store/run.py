@@ -120,12 +120,9 @@ Work = Callable[[Step], Mapping[str, artifacts.Output]]
 
 
 class Run:
-    """A run directory, made if missing.
+    """A run directory, made if missing; `meter` returns totals of what models were asked.
 
-    Args:
-        folder: where it lies.
-        meter: totals of what models were asked.
-        report: told "step", name and "reused" or "made" when a step is done, "begins" when it begins.
+    `report` is told a step's name with "begins" when it begins, and "reused" or "made" when it is done.
 
     Raises:
         UsageError: the folder cannot be made or written to, or was written by a newer raft.
