@@ -23,13 +23,7 @@ Where = Literal["first", "last", "none"]
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt file.
-
-    Attributes:
-        name: the file's name without its ending.
-        turns: role and template of each turn.
-        digest: SHA-256 (hex) of the turns; a change of a note does not change it.
-    """
+    """A prompt file: its name without the ending, role and template of each turn, and SHA-256 (hex) of the turns."""
 
     name: str
     turns: tuple[tuple[str, str], ...]

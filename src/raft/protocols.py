@@ -74,56 +74,45 @@ class Failure:
 
 
 class Tokenizer(Protocol):
-    """Counts tokens as one model does."""
+    """Counts the tokens of each text, without special tokens, or of a whole chat in the model's template."""
 
     identity: str
 
-    def count(self, texts: Sequence[str]) -> list[int]:
-        """Return the number of tokens of each text, without special tokens."""
-        ...
+    def count(self, texts: Sequence[str]) -> list[int]: ...
 
-    def count_chat(self, messages: Sequence[Message]) -> int:
-        """Return the number of tokens of a whole chat, in the model's chat template."""
-        ...
+    def count_chat(self, messages: Sequence[Message]) -> int: ...
 
 
 class Generator(Protocol):
-    """Writes text."""
+    """Yields one outcome a request, in the order of the requests, lazily: neither is ever held whole."""
 
     identity: str
 
-    def complete(self, requests: Iterable[Request]) -> Iterator[Completion | Failure]:
-        """Yield one outcome a request, in the order of the requests, lazily: neither is ever held whole."""
-        ...
+    def complete(self, requests: Iterable[Request]) -> Iterator[Completion | Failure]: ...
 
 
 class Embedder(Protocol):
-    """Turns texts into vectors."""
+    """Turns texts into a float32 array of shape (len(texts), dimensions) whose rows have length 1."""
 
     identity: str
     tokenizer: Tokenizer
     max_tokens: int
     """Tokens of text that fit into one embedding (special tokens not counted); the rest would be cut off."""
 
-    def embed(self, texts: Sequence[str]) -> np.ndarray:
-        """Return a float32 array of shape (len(texts), dimensions) whose rows have length 1."""
-        ...
+    def embed(self, texts: Sequence[str]) -> np.ndarray: ...
 
 
 class Retriever(Protocol):
-    """Finds the chunks that answer a question."""
+    """Finds the best `k` chunks of each query, as a frame of `tables.HITS`; its embedder embeds the queries."""
 
     identity: str
     embedder: Embedder
-    """What questions are embedded with."""
 
-    def search(self, queries: Sequence[str], k: int) -> pl.DataFrame:
-        """Return the best `k` chunks of each query as a frame of `tables.HITS`."""
-        ...
+    def search(self, queries: Sequence[str], k: int) -> pl.DataFrame: ...
 
 
 class Indexes(Protocol):
-    """Holds the chunks of a run for searching, in its directory or beside it."""
+    """Holds the chunks of a run for searching, by vectors and by words, in its directory or beside it."""
 
     def digest(self) -> str | None:
         """Return the digest of the sorted (chunk id, text digest) pairs and the embedder; None if there are none."""
@@ -133,36 +122,20 @@ class Indexes(Protocol):
         """Make the index hold exactly these chunks; return how many were embedded, deleted and left unchanged."""
         ...
 
-    def lexical_digest(self) -> str | None:
-        """Return a digest of the lexical index; None when it is not there."""
-        ...
+    def lexical_digest(self) -> str | None: ...
 
-    def build_lexical(self, chunks: Callable[[], Iterator[pl.DataFrame]]) -> None:
-        """Build the lexical index anew."""
-        ...
+    def build_lexical(self, chunks: Callable[[], Iterator[pl.DataFrame]]) -> None: ...
 
-    def open(self) -> AbstractContextManager[Retriever]:
-        """Open the indexes for searching."""
-        ...
+    def open(self) -> AbstractContextManager[Retriever]: ...
 
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """How an adapter is trained.
+    """How an adapter of the base model `student` is trained; `settings.Training` says what most fields mean.
 
-    Attributes:
-        student: name of the base model.
-        rank: rank of the low-rank update of each linear layer (LoRA, arXiv 2106.09685).
-        alpha: its scale; the update is multiplied by alpha / rank.
-        learning_rate: highest learning rate, reached after the warm-up.
-        epochs: most passes over the rows.
-        batch: rows of one optimiser step.
-        evaluations: how often an epoch the validation loss is measured.
-        patience: stop after so many measurements without improvement.
-        checkpoint_minutes: most minutes between two checkpoints.
-        bits: 16, or 4 for a quantised base (QLoRA, arXiv 2305.14314; CUDA only).
-        max_tokens: longest row, in the student's tokens.
-        seed: seed of initialisation and row order.
+    The low-rank update of each linear layer is multiplied by alpha / rank (LoRA, arXiv 2106.09685); 4 bits quantise the
+    base (QLoRA, arXiv 2305.14314; CUDA only). `max_tokens` is the longest row in the student's tokens, `seed` that of
+    initialisation and row order.
     """
 
     student: str
@@ -185,8 +158,7 @@ class TrainingReport:
 
     Attributes:
         curve: in the order of steps, `{"step", "epoch", "loss"}` (training) and `{"step", "epoch", "valid_loss"}`.
-        best_step: the step whose adapter was kept.
-        steps: optimiser steps done.
+        best_step: the step, of `steps`, whose adapter was kept.
         tokens: tokens read in all passes, labels and context, without padding.
         seconds: of all sittings, where the training was interrupted and went on.
         versions: name to version of each package that took part.
@@ -236,31 +208,25 @@ class Trainer(Protocol):
 
 
 class Scorer(Protocol):
-    """Says how likely a model finds a text; what has no log-likelihoods (a hosted model) is no Scorer."""
+    """Says how likely a model finds a text; what has no log-likelihoods (a hosted model) is no Scorer.
+
+    Of each (context, continuation) `score` tells the continuation's log-likelihood in nats, whether each of its tokens
+    is the most likely one, and their number; no tokens are added. `render` makes a context of a chat.
+    """
 
     identity: str
 
-    def score(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[float, bool, int]]:
-        """Return for each (context, continuation) three facts about the continuation.
+    def score(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[float, bool, int]]: ...
 
-        They are its log-likelihood in nats given the context, whether each of its tokens is the most likely one, and
-        its number of tokens. A context that is a rendered chat is passed with its template's tokens; none are added.
-        """
-        ...
-
-    def render(self, messages: Sequence[Message]) -> str:
-        """Return a chat as the text that the model continues, ready as the context of `score`."""
-        ...
+    def render(self, messages: Sequence[Message]) -> str: ...
 
 
 class Streamer(Protocol):
-    """Writes text piece by piece."""
+    """Yields the pieces of one reply while they are written; nothing is kept in the ledger."""
 
     identity: str
 
-    def stream(self, request: Request) -> Iterator[str]:
-        """Yield the pieces of one reply while they are written; nothing is kept in the ledger."""
-        ...
+    def stream(self, request: Request) -> Iterator[str]: ...
 
 
 OnEvent = Callable[[str, Mapping[str, Any]], None]

@@ -1,12 +1,13 @@
 """Every setting of an experiment, its default and its meaning; the only place where defaults live."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_core import to_jsonable_python
 
 from raft.errors import UsageError
 from raft.kinds import Kind
@@ -274,8 +275,6 @@ class Settings(_Section):
     benchmark: Benchmark = Benchmark()
 
 
-__all__ = ["Settings", "commented_yaml", "known_keys", "load", "load_text", "parse_assignment"]
-
 _EXPLAINED = "raft init my-pipeline   (writes a YAML file with every setting explained)"
 _PATHS = ("prompts", "ledger", "evaluation", "corpus", "training.rehearsal_file", "benchmark.other_adapter")
 """Settings that are paths: a relative one is taken from the folder of the file that it stands in."""
@@ -287,10 +286,7 @@ def load(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -
     """Read settings: flags win over the YAML file, the YAML file over the defaults.
 
     Relative paths in the file (`corpus`, `prompts`, `evaluation` and their like) are taken from the file's folder.
-
-    Args:
-        path: a YAML file, or None for the defaults alone.
-        overrides: dotted keys to values, e.g. `{"index.k": 8}`.
+    `overrides` has values by dotted keys, e.g. `{"index.k": 8}`.
 
     Raises:
         UsageError: the file is missing or no YAML, a key is unknown (the nearest known one is named), or a value is
@@ -300,20 +296,12 @@ def load(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -
 
 
 def load_text(text: str, overrides: Mapping[str, Any] | None = None, *, where: str) -> Settings:
-    """Read settings from YAML text; `where` names it in errors.
-
-    Raises:
-        UsageError: as `load`.
-    """
+    """Read settings from YAML text, as `load` does; `where` names it in errors."""
     return _validated(_parse(text, where), overrides, where)
 
 
 def changed(settings: Settings, overrides: Mapping[str, Any]) -> Settings:
-    """Return settings with those replaced that are given by their dotted names.
-
-    Raises:
-        UsageError: as `load`.
-    """
+    """Return settings with those replaced that are given by their dotted names; it raises as `load`."""
     return _validated(settings.model_dump(mode="python"), overrides, "--set")
 
 
@@ -434,8 +422,4 @@ def commented_yaml(
 
 
 def _yaml_value(value: Any) -> str:
-    if isinstance(value, Path):
-        value = str(value)
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        value = list(value)
-    return yaml.safe_dump(value, default_flow_style=True, width=1000).removesuffix("...\n").strip()
+    return yaml.safe_dump(to_jsonable_python(value), default_flow_style=True, width=1000).removesuffix("...\n").strip()

@@ -170,35 +170,30 @@ class NearIndex:
 def cosine_blocks(rows: np.ndarray, columns: np.ndarray, similarity: float) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield row numbers and column numbers of the pairs whose cosine is at least `similarity`, block by block.
 
-    Args:
-        rows: vectors of length 1, one a row.
-        columns: vectors of length 1, one a row.
-        similarity: least cosine, -1 to 1; rounding of float32 is allowed for.
+    Both hold vectors of length 1, one a row; rounding of float32 is allowed for.
     """
+    for top, left, cosines in _blocks(rows, columns):
+        found, matched = np.nonzero(cosines >= similarity - 1e-6)
+        yield found + top, matched + left
+
+
+def _blocks(rows: np.ndarray, columns: np.ndarray) -> Iterator[tuple[int, int, np.ndarray]]:
     for top in range(0, len(rows), BLOCK):
         for left in range(0, len(columns), BLOCK):
-            cosines = rows[top : top + BLOCK] @ columns[left : left + BLOCK].T
-            found, matched = np.nonzero(cosines >= similarity - 1e-6)
-            yield found + top, matched + left
+            yield top, left, rows[top : top + BLOCK] @ columns[left : left + BLOCK].T
 
 
 def nearest(rows: np.ndarray, columns: np.ndarray, *, own: Sequence[int] | None) -> np.ndarray:
-    """Return the highest cosine of each row with any of the columns, NaN where there is none; in blocks.
+    """Return the highest cosine of each row with any of the columns, NaN where there is none; vectors have length 1.
 
-    Args:
-        rows: vectors of length 1, one a row.
-        columns: vectors of length 1, one a row.
-        own: for each row the number of the column that is the row itself and is not compared, -1 for none; or None.
+    `own` is for each row the number of the column that is the row itself and is not compared, -1 for none.
     """
     best = np.full(len(rows), np.nan, dtype=np.float32)
-    for top in range(0, len(rows), BLOCK):
-        for left in range(0, len(columns), BLOCK):
-            cosines = rows[top : top + BLOCK] @ columns[left : left + BLOCK].T
-            if own is not None:
-                for row, column in enumerate(own[top : top + BLOCK]):
-                    if left <= column < left + cosines.shape[1]:
-                        cosines[row, column - left] = np.nan
-            best[top : top + BLOCK] = np.fmax(best[top : top + BLOCK], np.fmax.reduce(cosines, axis=1))
+    for top, left, cosines in _blocks(rows, columns):
+        for row, column in enumerate(own[top : top + BLOCK] if own is not None else ()):
+            if left <= column < left + cosines.shape[1]:
+                cosines[row, column - left] = np.nan
+        best[top : top + BLOCK] = np.fmax(best[top : top + BLOCK], np.fmax.reduce(cosines, axis=1))
     return best
 
 
@@ -236,13 +231,7 @@ def near_copies(documents: Iterable[tuple[str, str]]) -> list[list[str]]:
 
     Two are compared when they share one of the rarest 5-grams of each (the prefix filter of Chaudhuri et al., ICDE
     2006) and are close in length among all that share it, so that a thousand pages of one form are not compared pair
-    by pair.
-
-    Args:
-        documents: doc_id and text of each; a document takes at most 6 kB of memory here.
-
-    Returns:
-        Sorted lists of two or more doc_ids, in order.
+    by pair. A document, given as doc_id and text, takes at most 6 kB of memory here. Groups are sorted, and in order.
     """
     known = sorted((_read(*document) for document in documents), key=lambda text: (-text.size, text.doc_id))
     root = {text.doc_id: text.doc_id for text in known}

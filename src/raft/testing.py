@@ -18,15 +18,12 @@ from raft.text import content_words, normalise
 
 
 class ScriptedGenerator:
-    """A generator whose replies are computed by a function.
+    """A generator whose replies a function computes; `requests` are all that were asked, in order.
 
     Args:
         reply: returns the text of the reply to a request.
         attempts: how often a request is asked before it fails because its check refuses each reply.
         identity: the name under which its replies are known; another script deserves another.
-
-    Attributes:
-        requests: every request that was asked, in order.
     """
 
     def __init__(self, reply: Callable[[Request], str], *, attempts: int = 2, identity: str = "scripted") -> None:

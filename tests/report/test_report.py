@@ -19,7 +19,7 @@ from jinja2 import UndefinedError
 from browser import lines_of_picture, needs_chromium, rendered
 from raft.report import figures, report
 from raft.report import page as pages
-from raft.report.report import cell, sentence
+from raft.report.page import cell, sentence
 
 HOSTILE = "</script><img src=x onerror=alert(1)>\u2028<!--<script>'\"&$title|${run}"
 ARMS = {

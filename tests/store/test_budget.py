@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from raft.errors import RaftError, UsageError
 from raft.protocols import Request
+from raft.store.batches import BatchBook
 from raft.store.budget import Budget, CapReached, PaidEmbedder, Price, dollars, enter, most_tokens, worst_case
 from raft.store.ledger import Entry, Ledger
 from raft.testing import HashEmbedder
@@ -136,7 +137,7 @@ def test_what_a_killed_build_left_open_is_lost(tmp_path, ledger):
     """The next build counts open calls at their worst case; a batch goes on; another run is left alone."""
     mine, other = budget_of(ledger), budget_of(ledger, run="two")
     mine.open("a", 1.0)
-    mine.open("b", 0.5, batch=True)
+    BatchBook(ledger, "one").plan("m", {"b": 0.5}, model="m", purpose="questions")
     other.open("c", 2.0)
     ledger.close()
     with closing(Ledger(tmp_path / "ledger.sqlite")) as again:

@@ -58,6 +58,11 @@ def full(interval: Mapping[str, Any] | None, *, signed: bool = False) -> str:
     return f"{share(interval['value'], signed=signed)} ({spread(interval, signed=signed)})"
 
 
+def value(interval: Mapping[str, Any] | None) -> str:
+    """Return the value of an interval without its bounds."""
+    return NOT_MEASURED if interval is None else share(interval.get("value"))
+
+
 def amount(value: float | None, *, digits: int = 1, unit: str = "") -> str:
     """Return a number with its unit, thousands separated."""
     return NOT_MEASURED if value is None or not known(value) else f"{value:,.{digits}f}{unit}"

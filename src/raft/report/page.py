@@ -7,6 +7,7 @@ writes data that no parser can take for markup.
 import base64
 import hashlib
 import math
+import re
 from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
@@ -40,6 +41,23 @@ def with_backticks(sentence: str) -> str:
     return f"{said}: " + ", then ".join(f"`{one}`" for one in f"raft {commands}".split(", then "))
 
 
+def cell(value: object) -> str:
+    """Return a value as one line of plain Markdown, in which nothing is markup or a table's border."""
+    return _escaped(" ".join(str(value).split()))
+
+
+def sentence(value: object) -> str:
+    """Return a sentence as one line of Markdown in which nothing is markup but its code."""
+    parts = with_backticks(" ".join(str(value).split())).split("`")
+    if len(parts) % 2 == 0:
+        return cell(value)
+    return "".join(f"`{part}`" if number % 2 and part else _escaped(part) for number, part in enumerate(parts))
+
+
+def _escaped(part: str) -> str:
+    return re.sub(r"([\\`*_\[\]<>|~#&$])", r"\\\1", part)
+
+
 def embed(data: Any) -> Markup:
     """Return data as JSON for a `<script type="application/json">`; a number that is not finite becomes null."""
     return htmlsafe_json_dumps(_finite(data), separators=(",", ":"))
@@ -56,13 +74,14 @@ def _finite(data: Any) -> Any:
 def _environment() -> Environment:
     made = Environment(
         loader=PackageLoader(_HERE, ""),
-        autoescape=True,
+        autoescape=lambda name: name is None or not name.endswith(".md"),  # noqa: S701  Markdown is escaped by its filters
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    said = (figures.amount, figures.duration, figures.full, figures.money, figures.share, figures.spread)
-    made.filters.update({one.__name__: one for one in said}, code_spans=code_spans, tick=figures.tick)
+    filters = (cell, code_spans, sentence, figures.amount, figures.duration, figures.full, figures.money)
+    shown = (figures.share, figures.spread, figures.tick, figures.value)
+    made.filters.update({one.__name__: one for one in (*filters, *shown)})
     made.globals["NO_FIGURE"] = (figures.NOT_MEASURED,)
     made.tests.update(measured=figures.measured, few=figures.few)
     return made

@@ -5,49 +5,26 @@ questions; every word of a corpus or a model goes through `raft.report.page`, wh
 """
 
 import math
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from markupsafe import Markup
 
-from raft.report.figures import (
-    DECISIONS,
-    NOT_MEASURED,
-    amount,
-    documents_shown,
-    duration,
-    few,
-    full,
-    known,
-    measured,
-    money,
-    share,
-)
+from raft.report.figures import DECISIONS, NOT_MEASURED, documents_shown, duration, few, full, known, measured, share
 from raft.report.measures import MEASURES
-from raft.report.page import embed, fill, render, with_backticks
+from raft.report.page import embed, fill, render
 
 Facts = Mapping[str, Any]
-_BESIDE = ("exact_match", "false_answers", "false_refusals")
-_MARKUP = re.compile(r"([\\`*_\[\]<>|~#&$])")
-
-
 _LONGEST = 40  # characters of a label that fit a telephone, or the space beside the dots
 
 
 @dataclass(frozen=True)
 class Dot:
-    """A row of a dot-and-whisker plot.
+    """A row of a dot-and-whisker plot: what was measured, its value as text, and value and bounds in the plot's unit.
 
-    Attributes:
-        label: what was measured.
-        shown: the value as text, at the row's end.
-        value: the value in the plot's unit; None draws no dot.
-        low: the interval's lower bound; None draws no whisker.
-        high: its upper bound.
-        role: "contender", "baseline" or "other".
-        few: whether too few documents were measured to tell; the dot is hollow then, and the whisker dashed.
+    Without a value there is no dot, without a bound no whisker. `role` is "contender", "baseline" or "other"; with too
+    `few` documents to tell, the dot is hollow and the whisker dashed.
     """
 
     label: str
@@ -67,14 +44,10 @@ class Dot:
 def dots(
     rows: Sequence[Dot], *, title: str, reference: float | None = None, reference_label: str = "", beside: bool = False
 ) -> Markup:
-    """Return a horizontal dot-and-whisker plot, one row a dot.
+    """Return a horizontal dot-and-whisker plot, one row a dot from top to bottom.
 
-    Args:
-        rows: from top to bottom.
-        title: what the plot shows, for those who cannot see it; the figures should stand in a table too.
-        reference: where the dashed vertical line stands; None: there is none.
-        reference_label: what the line is.
-        beside: whether labels stand beside the dots, for a plot of 800 pixels or more, or above them.
+    `title` is for those who cannot see it; a dashed vertical line stands at `reference`; labels stand `beside` the
+    dots, for a plot of 800 pixels or more, or above them.
     """
     values = [value for row in rows for value in (row.value, row.low, row.high) if value is not None]
     marks = ticks([*values, *([] if reference is None else [reference])])
@@ -104,11 +77,7 @@ def curve(
 ) -> Markup:
     """Return a loss curve: a line for training, a dashed line with dots for validation, over the steps.
 
-    Args:
-        train: (step, loss) in the order of the steps.
-        valid: the same of the validation rows.
-        title: what the plot shows, for those who cannot see it.
-        best: the step whose weights were kept.
+    Both series hold (step, loss) in the order of the steps; `best` is the step whose weights were kept.
     """
     points = [point for point in (*train, *valid) if all(math.isfinite(number) for number in point)]
     steps, losses = ticks([step for step, _ in points]), ticks([loss for _, loss in points])
@@ -168,124 +137,33 @@ class _Scale:
 
 
 def markdown(facts: Facts) -> str:
-    """Return the summary of a benchmark as GitHub Markdown.
+    """Return the summary of a benchmark as GitHub Markdown; `facts` as for `html`."""
+    about = [facts["run"], facts["date"], f"raft {facts['raft']}", facts["hardware"], documents_shown(facts)]
+    points = (facts.get("training") or {}).get("curve") or []
+    name = facts["verdict"]["question_set"]
+    made = render(
+        "summary.md",
+        **_common(facts),
+        arms=[arm for arm in facts["arms"] if arm["sets"].get(name) is not None],
+        titles={measure: one.title for measure, one in MEASURES.items()},
+        beside=("exact_match", "false_answers", "false_refusals"),
+        loss=min((one["valid_loss"] for one in points if known(one.get("valid_loss"))), default=None),
+        about=", ".join(str(one) for one in about if one),
+    )
+    return f"{made}\n"
 
-    Args:
-        facts: what `benchmark.json` holds; what was not measured is None there, and is said to be.
-    """
+
+def _common(facts: Facts) -> dict[str, Any]:
+    """Return what page and summary are both told."""
     verdict = facts["verdict"]
     headline, meaning = DECISIONS.get(verdict["decision"], (str(verdict["decision"]), ""))
-    parts = [f"## raft: {cell(headline)}", *_said(facts, meaning), *_arms(facts), *_capability(facts)]
-    parts += [*_retrieval(facts), _training(facts), f"**Next:** {sentence(verdict['advice'] or 'nothing.')}"]
-    about = [facts["run"], facts["date"], f"raft {facts['raft']}", facts["hardware"]]
-    about = [str(one) for one in (*about, documents_shown(facts)) if one]
-    return "\n\n".join([*parts, f"{cell(', '.join(about))}. Scores are times 100, with 95 % intervals."]) + "\n"
-
-
-def cell(value: object) -> str:
-    """Return a value as one line of plain text, in which nothing is markup or a table's border."""
-    return _MARKUP.sub(r"\\\1", " ".join(str(value).split()))
-
-
-def sentence(value: object) -> str:
-    """Return a sentence as one line in which nothing is markup but its code."""
-    parts = with_backticks(" ".join(str(value).split())).split("`")
-    if len(parts) % 2 == 0:
-        return cell(value)
-    return "".join(f"`{part}`" if number % 2 and part else cell_within(part) for number, part in enumerate(parts))
-
-
-def cell_within(part: str) -> str:
-    """Return a part of a line with its markup escaped, and its spaces as they are."""
-    return _MARKUP.sub(r"\\\1", part)
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Return a table whose cells are one line each; the first column is text, the others are figures."""
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *([cell(value) for value in row] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _said(facts: Facts, meaning: str) -> Iterator[str]:
-    verdict = facts["verdict"]
     titles = {arm["name"]: arm["title"] for arm in facts["arms"]}
-    who = [cell(titles.get(verdict.get(side), "an arm that was not measured")) for side in ("contender", "baseline")]
-    gain, measure = verdict.get("gain"), MEASURES[verdict["measure"]].title
-    if measured(gain):
-        size = f"**{full(gain, signed=True)} {measure} points**: {who[0]} against {who[1]}"
-        yield f"{cell(meaning)} {size}, on {gain['questions']} questions of {gain['groups']} documents.".strip()
-    else:
-        yield f"{cell(meaning)} Gain over {who[1]}: {NOT_MEASURED}.".strip()
-    if verdict["reasons"]:
-        yield "\n".join(f"- {sentence(reason)}" for reason in verdict["reasons"])
+    sides = {side: titles.get(verdict.get(side), "an arm that was not measured") for side in ("contender", "baseline")}
+    cuts = {cut for found in (facts.get("retrieval") or {}).values() for cut in found["recall"]}
+    said = {"facts": facts, "headline": headline, "meaning": meaning, "roles": _roles(verdict)}
+    return {**said, **sides, "cuts": sorted(cuts, key=int)}
 
 
-def _arms(facts: Facts) -> Iterator[str]:
-    verdict = facts["verdict"]
-    name, measure = verdict["question_set"], verdict["measure"]
-    rows = []
-    for arm in facts["arms"]:
-        scores, latency = arm["sets"].get(name), arm.get("latency") or {}
-        if scores is None:
-            continue
-        mark = {verdict.get("contender"): " (contender)", verdict.get("baseline"): " (baseline)"}.get(arm["name"], "")
-        few = [value(scores.get(key)) for key in _BESIDE]
-        median = amount(latency.get("median"), digits=2, unit=" s")
-        rows.append([arm["title"] + mark, full(scores.get(measure)), *few, median, money(arm.get("cost_per_thousand"))])
-    head = [
-        "Arm",
-        *(MEASURES[one].title for one in (measure, *_BESIDE)),
-        "median latency",
-        "cost of 1,000",
-    ]
-    if rows:
-        yield f"Question set {cell(name)}:\n\n{table(head, rows)}"
-
-
-def value(interval: Facts | None) -> str:
-    """Return the value of an interval without its bounds."""
-    return share(interval["value"]) if interval is not None and measured(interval) else NOT_MEASURED
-
-
-def _capability(facts: Facts) -> Iterator[str]:
-    found = facts.get("capability")
-    if not found:
-        yield f"General capability before and after tuning: {NOT_MEASURED}."
-        return
-    rows = [
-        [one["title"], share(one["before"]), share(one["after"]), full(one["change"], signed=True)]
-        for one in found.values()
-    ]
-    yield table(["General capability", "before", "after", "change"], rows)
-
-
-def _retrieval(facts: Facts) -> Iterator[str]:
-    found = facts.get("retrieval")
-    if not found:
-        yield f"Retrieval: {NOT_MEASURED}."
-        return
-    cuts = sorted({cut for one in found.values() for cut in one["recall"]}, key=int)
-    rows = [
-        [name, *(full(one["recall"].get(cut)) for cut in cuts), value(one["mrr"]), value(one["ndcg"]), one["bearing"]]
-        for name, one in found.items()
-    ]
-    yield table(["Retrieval", *(f"in the first {cut}" for cut in cuts), "MRR", "nDCG", "questions"], rows)
-
-
-def _training(facts: Facts) -> str:
-    found = facts.get("training")
-    if not found:
-        return f"Training: {NOT_MEASURED}."
-    losses = [point["valid_loss"] for point in found.get("curve") or [] if known(point.get("valid_loss"))]
-    best = f", least validation loss {min(losses):.3f}" if losses else ""
-    about = f"adapter {found['adapter']} on {found['base']}, {found['rows']:,} rows, {duration(found.get('seconds'))}"
-    return f"Training: {cell(about)}{best}."
-
-
-__all__ = ["html", "markdown"]
-_SCORES, _FAILURES = (
-    [name for name, one in MEASURES.items() if one.shown == where] for where in ("scores", "failures")
-)
 _SIGNS = {
     "ship": ("good", "✔"),
     "investigate": ("unclear", "?"),
@@ -300,29 +178,23 @@ def html(facts: Facts) -> str:
     Args:
         facts: what `benchmark.json` holds; what was not measured is None there, and is said to be.
     """
-    verdict = facts["verdict"]
-    headline, meaning = DECISIONS.get(verdict["decision"], (str(verdict["decision"]), ""))
+    verdict, common = facts["verdict"], _common(facts)
     tone, sign = _SIGNS.get(verdict["decision"], ("open", "●"))
-    titles = {arm["name"]: arm["title"] for arm in facts["arms"]}
-    sides = {side: titles.get(verdict.get(side), "an arm that was not measured") for side in ("contender", "baseline")}
     measures = {name: (one.title, one.explained) for name, one in MEASURES.items()}
-    cuts = {cut for found in (facts.get("retrieval") or {}).values() for cut in found["recall"]}
     return fill(
         "report",
-        facts=facts,
-        title=f"{_name(facts['run'])}: {headline}",
+        **{**common, "cuts": {cut: f"found in the first {cut}" for cut in common["cuts"]}},
+        title=f"{_name(facts['run'])}: {common['headline']}",
         run=_name(facts["run"]),
         about=_about(facts),
-        **{"tone": tone, "sign": sign, "headline": headline, "meaning": meaning},
-        **sides,
-        titles=titles,
-        roles=_roles(verdict),
+        tone=tone,
+        sign=sign,
+        titles={arm["name"]: arm["title"] for arm in facts["arms"]},
         measures=measures,
-        score_measures={name: measures[name] for name in _SCORES},
-        failure_measures={name: measures[name] for name in _FAILURES},
+        score_measures={name: measures[name] for name, one in MEASURES.items() if one.shown == "scores"},
+        failure_measures={name: measures[name] for name, one in MEASURES.items() if one.shown == "failures"},
         gain_plot=_gain_plot(verdict),
         sets=[_question_set(facts, name) for name in _set_names(facts)],
-        cuts={cut: f"found in the first {cut}" for cut in sorted(cuts, key=int)},
         curve=_curve(facts.get("training") or {}),
         compared=measures["exact_match" if verdict["measure"] == "accuracy" else "f1"][0],
         data=embed(_rows(facts)),

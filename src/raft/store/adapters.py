@@ -13,6 +13,9 @@ from importlib.resources import files
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
+import yaml
+from jinja2 import Template
+
 from raft.errors import DamagedArtifact, UsageError
 from raft.protocols import TrainingPlan, TrainingReport
 from raft.report.measures import MEASURES
@@ -25,7 +28,6 @@ FACTS = ("adapter", "base", "base_identity", "data_digest", "prompt_digest", "st
 
 _MOST_POINTS = 20
 _MEASURES = ("f1", "accuracy", "exact_match", "false_refusals", "false_answers")
-Cell = object
 
 
 def card(
@@ -97,30 +99,23 @@ def line(card: Mapping[str, Any]) -> dict[str, Any]:
 def readme(card: Mapping[str, Any], benchmark: Mapping[str, Any] | None = None) -> str:
     """Return a model card as the Hugging Face hub reads it (Markdown behind a YAML front matter).
 
-    Args:
-        card: what `card` returned.
-        benchmark: what a run's `benchmark.json` holds, or None while there is none.
+    `benchmark` is what the run's `benchmark.json` holds, or None while there is none.
     """
-    import huggingface_hub  # noqa: PLC0415  a second to import, needed here alone
-
     base = _shown_name(str(card["base"]))
-    front = huggingface_hub.ModelCardData(
-        base_model=base if base == card["base"] else None,
-        library_name="peft",
-        pipeline_tag="text-generation",
-        license="other",
-        tags=["raft", "lora", "retrieval-augmented-generation"],
-    )
-    made = huggingface_hub.ModelCard.from_template(
-        front,
-        template_str=(files(str(__package__)) / "modelcard.md").read_text(encoding="utf-8"),
+    front = {
+        **({"base_model": base} if base == card["base"] else {}),
+        "library_name": "peft",
+        "license": "other",
+        "pipeline_tag": "text-generation",
+        "tags": ["raft", "lora", "retrieval-augmented-generation"],
+    }
+    template = (files(str(__package__)) / "modelcard.md").read_text(encoding="utf-8")
+    made = Template(template).render(
+        front=yaml.safe_dump(front, sort_keys=False, allow_unicode=True),
         card=card,
         base=base,
-        line=_line,
-        approval=_approval(card),
-        data=_data(card),
         plan={**card["hyperparameters"], "student": _shown_name(str(card["hyperparameters"]["student"]))},
-        training=_training(card),
+        versions=", ".join(f"{name} {version}" for name, version in sorted(card["versions"].items())),
         points=_points(card["loss_curve"]),
         benchmark=benchmark,
         scores=_scores(card, benchmark) if benchmark else [],
@@ -134,50 +129,16 @@ def _shown_name(base: str) -> str:
     return PureWindowsPath(PurePosixPath(base).name).name if local else base
 
 
-def _approval(card: Mapping[str, Any]) -> str:
-    if not card.get("approved_by"):
-        return "nobody yet"
-    return _line(f"{card['approved_by']}, {card['approved']}" if card.get("approved") else card["approved_by"])
-
-
-def _data(card: Mapping[str, Any]) -> list[tuple[str, Cell]]:
-    return [
-        ("training rows", f"{card['rows']:,}"),
-        ("validation rows", f"{card['valid']:,}"),
-        ("general chats mixed in (rehearsal)", f"{card['rehearsal']:,}"),
-        ("digest of the rows", card["data_digest"]),
-        ("digest of the prompt", card["prompt_digest"]),
-        ("answer style", card["style"] or "none"),
-    ]
-
-
-def _training(card: Mapping[str, Any]) -> list[tuple[str, Cell]]:
-    return [
-        ("identity of the base model", card["base_identity"]),
-        ("steps", f"{card['steps']:,}, of which step {card['best_step']:,} was kept"),
-        ("tokens read", f"{card['tokens']:,}"),
-        ("seconds", f"{card['seconds']:,.0f}"),
-        ("hardware", card["hardware"]),
-        ("backend", card["backend"]),
-        ("versions", ", ".join(f"{name} {version}" for name, version in sorted(card["versions"].items()))),
-        ("trained", card["created"]),
-    ]
-
-
-def _points(curve: Sequence[Mapping[str, float]]) -> list[tuple[Cell, ...]]:
-    """Return one row a step; of a long curve the measurements on validation rows and as many others as fit."""
+def _points(curve: Sequence[Mapping[str, float]]) -> list[dict[str, float]]:
+    """Return one point a step; of a long curve the measurements on validation rows and as many others as fit."""
     steps: dict[int, dict[str, float]] = {}
     for point in curve:
         steps.setdefault(int(point["step"]), {}).update(point)
     every = -(-len(steps) // _MOST_POINTS)
-    kept = [point for place, point in enumerate(steps.values()) if "valid_loss" in point or place % every == 0]
-    return [
-        (int(point["step"]), f"{point['epoch']:.2f}", _number(point.get("loss")), _number(point.get("valid_loss")))
-        for point in kept
-    ]
+    return [point for place, point in enumerate(steps.values()) if "valid_loss" in point or place % every == 0]
 
 
-def _scores(card: Mapping[str, Any], benchmark: Mapping[str, Any]) -> list[tuple[Cell, ...]]:
+def _scores(card: Mapping[str, Any], benchmark: Mapping[str, Any]) -> list[tuple[str, ...]]:
     return [
         (name, arm["title"], MEASURES[measure].title, _interval(scores[measure]))
         for arm in benchmark["arms"]
@@ -186,14 +147,6 @@ def _scores(card: Mapping[str, Any], benchmark: Mapping[str, Any]) -> list[tuple
         for measure in _MEASURES
         if scores.get(measure)
     ]
-
-
-def _line(value: Cell) -> str:
-    return " ".join(str(value).split())
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f}"
 
 
 def _interval(scores: Mapping[str, Any]) -> str:
@@ -226,9 +179,7 @@ def listed(run_folder: Path) -> list[dict[str, Any]]:
 def find(run_folder: Path, wanted: str | None = None) -> Path:
     """Return the folder of an adapter that is whole.
 
-    Args:
-        run_folder: the run directory.
-        wanted: an id, a beginning that only one id has, or the path of an adapter's folder; None: the current one.
+    `wanted` is an id, a beginning that only one id has, or the path of an adapter's folder; None: the current one.
 
     Raises:
         UsageError: there is no adapter yet, none or several are meant, or it has no safetensors.
@@ -282,12 +233,7 @@ def set_current(run_folder: Path, adapter: str) -> None:
 
 
 def check_base(folder: Path, student_identity: str, student: str | None = None) -> None:
-    """Check that an adapter was trained on this base model: on another one it would be noise.
-
-    Args:
-        folder: the adapter's.
-        student_identity: what `raft.backends.models.identity` says of the base model.
-        student: the base model's name, for the error.
+    """Check that an adapter was trained on the base model of this identity: on another one it would be noise.
 
     Raises:
         UsageError: it was trained on another one.

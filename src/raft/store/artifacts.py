@@ -112,8 +112,7 @@ def lookup(path: Path, key: Callable[[pl.DataFrame], pl.Series]) -> Callable[[An
         for group in range(file.num_row_groups):
             table = pl.from_arrow(file.read_row_group(group, columns=small))
             for row, value in enumerate(key(table).to_list()):  # type: ignore[arg-type]
-                place = places.setdefault(_hashable(value), [])
-                place.append((group, row))
+                places.setdefault(_hashable(value), []).append((group, row))
     cache: dict[int, pl.DataFrame] = {}
 
     def group_rows(group: int) -> pl.DataFrame:
@@ -207,23 +206,14 @@ def _write_lines(path: Path, output: Output) -> int:
     rows = 0
     with path.open("w", encoding="utf-8", newline="\n") as file:
         for item in _frames(output):
-            lines = [item] if isinstance(item, str) else map(_line, item.iter_rows(named=True))
-            for line in lines:
-                file.write(line + "\n")
+            for row in [item] if isinstance(item, str) else item.iter_rows(named=True):
+                file.write(f"{row if isinstance(row, str) else json.dumps(row, ensure_ascii=False)}\n")
                 rows += 1
     return rows
 
 
-def _line(row: dict[str, Any]) -> str:
-    return json.dumps(row, ensure_ascii=False)
-
-
 def read_objects(path: Path, hint: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield each object of a file with the words that say where it stands; blank lines are passed over.
-
-    Args:
-        path: a file of JSON lines in UTF-8.
-        hint: what to change, said with each error.
+    """Yield each object of a file of JSON lines in UTF-8 with where it stands, in words; blank lines are passed over.
 
     Raises:
         UsageError: the file cannot be read, or a line is no JSON object.

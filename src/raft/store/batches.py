@@ -35,16 +35,7 @@ _LOST = (
     "UPDATE calls SET state = 'lost' WHERE id IN (SELECT call FROM batch_members WHERE batch = ?) AND state = 'batch'"
 )
 _FORGET = "DELETE FROM batch_members WHERE key = ? AND batch = ?"
-_AT_ONCE = 500
-_ONE = "SELECT name, id, file, identity, state, created FROM batches WHERE name = ?"
-_UNFINISHED = (
-    "SELECT name, id, file, identity, state, created FROM batches WHERE run = ? AND identity = ? AND state != 'settled'"
-    " ORDER BY created"
-)
-_HOLDING = (
-    "SELECT key, name, id, file, identity, state, created FROM batch_members JOIN batches ON name = batch"
-    " WHERE id IS NOT NULL AND key IN ({}) ORDER BY created"
-)
+_COLUMNS = "name, id, file, identity, state, created"
 
 
 @dataclass(frozen=True)
@@ -70,11 +61,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Bill:
-    """What one member of a batch cost.
-
-    `cost` is in US dollars, None where the reply does not tell (then the call counts at its worst case); tokens are
-    negative where the reply does not tell.
-    """
+    """What one member of a batch cost in US dollars (None: it counts at its worst case); tokens not told are < 0."""
 
     cost: float | None
     input_tokens: int
@@ -82,11 +69,7 @@ class Bill:
 
 
 class BatchBook:
-    """The batches of a run, kept in a ledger.
-
-    Args:
-        ledger: where they are kept.
-        run: the run's name in the ledger, the same over all its builds.
+    """The batches of a run, which has the same name in the ledger over all its builds.
 
     Raises:
         RaftError: the ledger cannot be used; so with every method.
@@ -103,11 +86,8 @@ class BatchBook:
     def plan(self, identity: str, worst: Mapping[str, float | None], *, model: str, purpose: str) -> Batch:
         """Write down a batch that is about to be made, with its calls, all or nothing.
 
-        Args:
-            identity: what is asked, with its address.
-            worst: the most dollars that each member can cost, by its key; None where the price is unknown.
-            model: the name under which its calls are counted.
-            purpose: the step that asks.
+        `worst` holds the most dollars that each member can cost, by its key; None where the price is unknown. Its calls
+        are counted under `model`, and under the step `purpose`.
         """
         now = time.time()
         name = hashlib.sha256("\n".join([self.run, identity, repr(now), *worst]).encode()).hexdigest()[:32]
@@ -167,18 +147,18 @@ class BatchBook:
 
     def unfinished(self, identity: str) -> list[Batch]:
         """Return this run's batches of a model that are not settled, in the order in which they were planned."""
-        return [Batch(*row) for row in self._ledger.read(_UNFINISHED, (self.run, identity))]
+        which = "run = ? AND identity = ? AND state != 'settled' ORDER BY created"
+        rows = self._ledger.read(f"SELECT {_COLUMNS} FROM batches WHERE {which}", (self.run, identity))  # noqa: S608
+        return [Batch(*row) for row in rows]
 
     def holding(self, keys: Sequence[str]) -> dict[Batch, list[str]]:
         """Return the batches, made at the provider by any run, in which `keys` are, and which of them.
 
         A key is in one batch alone, the last that it was put into.
         """
-        last = {}
-        for begin in range(0, len(keys), _AT_ONCE):
-            part = keys[begin : begin + _AT_ONCE]
-            for key, *row in self._ledger.read(_HOLDING.format(",".join("?" * len(part))), part):
-                last[key] = Batch(*row)
+        members = "batch_members JOIN batches ON name = batch AND id IS NOT NULL"
+        rows = sorted(self._ledger.select(f"key, {_COLUMNS}", members, keys), key=lambda row: row[-1])
+        last = {key: Batch(*row) for key, *row in rows}
         found: dict[Batch, list[str]] = {}
         for key, batch in last.items():
             found.setdefault(batch, []).append(key)
@@ -189,7 +169,7 @@ class BatchBook:
         return [key for (key,) in self._ledger.read("SELECT key FROM batch_members WHERE batch = ?", (batch.name,))]
 
     def _read(self, batch: Batch) -> Batch:
-        (row,) = self._ledger.read(_ONE, (batch.name,))
+        (row,) = self._ledger.read(f"SELECT {_COLUMNS} FROM batches WHERE name = ?", (batch.name,))  # noqa: S608
         return Batch(*row)
 
 

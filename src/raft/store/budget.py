@@ -63,14 +63,9 @@ def worst_case(request: Request, price: Price | None) -> float | None:
 
 @dataclass(frozen=True)
 class Payment:
-    """The reply that came for a call.
+    """The reply that came for the call that `Budget.open` gave this number; no `entry`: there is nothing to keep.
 
-    Attributes:
-        number: what `Budget.open` returned.
-        entry: the reply; None where there is nothing to keep.
-        cost: dollars; None where the reply does not tell: then it counts at its worst case.
-        input_tokens: tokens read; negative where the reply does not tell.
-        output_tokens: tokens written; negative where the reply does not tell.
+    Where the reply does not tell, tokens are negative and the dollars None: then it counts at its worst case.
     """
 
     number: int
@@ -94,10 +89,6 @@ class Budget:
         price: of the model; None when it is unknown.
         cap: dollars that the run may cost in all; None for no limit.
         keeps: whether replies are kept, beside what they cost.
-
-    Attributes:
-        price: as given.
-        cap: as given.
 
     Raises:
         UsageError: there is a cap and no price: nobody could keep it.
@@ -140,21 +131,15 @@ class Budget:
         """Tell whether a call that may cost `worst` dollars can be sent without passing the cap; true without one."""
         return self.cap is None or (worst is not None and self.spent + self.in_flight + worst <= self.cap)
 
-    def open(self, key: str, worst: float | None, *, batch: bool = False) -> int:
-        """Write a call down before it is sent, and return its number.
-
-        Args:
-            key: under which its reply will be kept.
-            worst: the most dollars that it can cost; None when the price is unknown.
-            batch: it belongs to a batch, which the provider goes on with when this process ends: a later budget
-                still awaits it.
+    def open(self, key: str, worst: float | None) -> int:
+        """Write a call down before it is sent, and return its number; the arguments are those of `write`.
 
         Raises:
             CapReached: it could pass the cap; nothing was written.
         """
         if not self.reserve(worst):
             raise self.cap_reached(worst)
-        return self.write([(key, worst)], [], batch=batch)[0]
+        return self.write([(key, worst)], [])[0]
 
     def reserve(self, worst: float | None) -> bool:
         """Set aside what a call may cost, if that fits; it is to be written down with `write` before it is sent."""
@@ -165,27 +150,24 @@ class Budget:
             self._book.reserved += 1
             return True
 
-    def write(
-        self, opening: Sequence[tuple[str, float | None]], paying: Sequence[Payment], *, batch: bool = False
-    ) -> list[int]:
+    def write(self, opening: Sequence[tuple[str, float | None]], paying: Sequence[Payment]) -> list[int]:
         """Write calls down and settle others, in one transaction; return the numbers of the former.
 
         Args:
-            opening: key and worst case of calls for which `reserve` has set that aside.
+            opening: key and worst case (dollars; None when the price is unknown) of calls that `reserve` has granted.
             paying: calls whose replies came.
-            batch: as for `open`.
 
         Raises:
             RaftError: the ledger cannot be used; nothing was written, and what was set aside is free again.
         """
-        book, now, state = self._book, time.time(), "batch" if batch else "open"
+        book, now = self._book, time.time()
         with book.writing:
             paid = [book.open[one.number] if one.cost is None else one.cost for one in paying]
             settled = [
                 (cost, max(0, one.input_tokens), max(0, one.output_tokens), one.number)
                 for one, cost in zip(paying, paid, strict=True)
             ]
-            rows = [(book.run, book.purpose, self._model, key, worst, state, now) for key, worst in opening]
+            rows = [(book.run, book.purpose, self._model, key, worst, "open", now) for key, worst in opening]
             kept = [one.entry for one in paying if one.entry is not None and self._keeps]
             try:
                 last = book.ledger.write_all([adding(kept), (_PAY, settled), (_OPEN, rows)])
@@ -261,7 +243,6 @@ class _Book:
         self.read()
 
     def read(self) -> None:
-        """Read from the ledger what was spent and what is awaited."""
         awaited = "SELECT id, worst FROM calls WHERE run = ? AND state IN ('open', 'batch')"
         self.open = dict(self.ledger.read(awaited, (self.run,)))
         self.in_flight = sum(worst or 0.0 for worst in self.open.values())
@@ -269,7 +250,6 @@ class _Book:
         self.spent = float(self.ledger.read(settled, (self.run,))[0][0])
 
     def close(self, number: int, paid: float | None) -> None:
-        """Count a call as settled."""
         self.spent += paid or 0.0
         self.in_flight -= self.open.pop(number) or 0.0
         if not self.open and not self.reserved:
@@ -290,10 +270,6 @@ class PaidEmbedder:
     """An embedder whose texts are paid for, each lot of them written down before it is sent.
 
     No usage comes back from it, so that what was read is what its tokenizer counts.
-
-    Args:
-        embedder: the one that does the work.
-        budget: what it is paid from.
     """
 
     def __init__(self, embedder: Embedder, budget: Budget) -> None:
@@ -326,11 +302,7 @@ class PaidEmbedder:
 def enter(ledger: Ledger, run: str, step: str, *, alone: bool = True) -> None:
     """Say which step of a run asks from now on, through any budget; what others have spent meanwhile is counted.
 
-    Args:
-        ledger: the run's ledger.
-        run: the run's name in it.
-        step: the step's name.
-        alone: this process holds the run's lock, so that open calls of others are lost, and not under way.
+    With `alone`, this process holds the run's lock, so that open calls of others are lost, and not under way.
     """
     book = _book(ledger, run, alone=alone)
     with book.writing, book.lock:
@@ -353,12 +325,7 @@ GROUP_SECONDS = 0.003
 
 
 class TransactionBatcher:
-    """Writes for one event loop, in its thread.
-
-    Args:
-        budget: what calls are paid from.
-        loop: the event loop.
-    """
+    """Writes calls and payments of a budget for one event loop, in its thread."""
 
     def __init__(self, budget: Budget, loop: asyncio.AbstractEventLoop) -> None:
         self._purse, self._loop = budget, loop
@@ -379,11 +346,7 @@ class TransactionBatcher:
         return await written
 
     async def pay(self, payment: Payment) -> None:
-        """Return once a reply is kept and its call settled.
-
-        Raises:
-            RaftError: the ledger cannot be used.
-        """
+        """Return once a reply is kept and its call settled; it raises as `open` does."""
         written: asyncio.Future[None] = self._loop.create_future()
         self._paying.append((payment, written))
         self._soon()
@@ -399,7 +362,6 @@ class TransactionBatcher:
             self._writing = self._loop.create_task(self._write_groups())
 
     async def _write_groups(self) -> None:
-        """Write what waits, one transaction after the other, until nothing does."""
         while self._opening or self._paying:
             await asyncio.sleep(max(0.0, self._written_at + GROUP_SECONDS - self._loop.time()))
             opening, paying, self._opening, self._paying = self._opening, self._paying, [], []
@@ -412,21 +374,13 @@ class TransactionBatcher:
                 for written in [*waiting, *(one[-1] for one in paying)]:
                     if not written.done():
                         written.set_exception(error)
-            else:
-                self._tell(numbers, opening, paying)
+                continue
+            for number, (_, _, opened) in zip(numbers, opening, strict=True):
+                if opened.done():  # who asked for it has been cancelled, and will not send it
+                    self._purse.release(number)
+                else:
+                    opened.set_result(number)
+            for _, paid in paying:
+                if not paid.done():
+                    paid.set_result(None)
         self._writing = None
-
-    def _tell(
-        self,
-        numbers: Sequence[int],
-        opening: Sequence[tuple[str, float | None, asyncio.Future[int]]],
-        paying: Sequence[tuple[Payment, asyncio.Future[None]]],
-    ) -> None:
-        for number, (_, _, opened) in zip(numbers, opening, strict=True):
-            if opened.done():  # who asked for it has been cancelled, and will not send it
-                self._purse.release(number)
-            else:
-                opened.set_result(number)
-        for _, paid in paying:
-            if not paid.done():
-                paid.set_result(None)

@@ -4,7 +4,7 @@ The key of a completion is the whole request, the model's identity, the sample n
 that cannot change the reply (no timeout, no concurrency). Each write is one transaction: after `kill -9` at any
 instant the file holds whole rows only. Many processes may share one ledger.
 
-Beside the replies stand the calls: each one that costs money is written down before it is sent (see `raft.spending`).
+Beside the replies stand the calls: each that costs money is written down before it is sent (see `raft.store.budget`).
 """
 
 import hashlib
@@ -12,11 +12,11 @@ import json
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -43,6 +43,7 @@ _ADD = (
     " seconds, created) VALUES (?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT(key) DO NOTHING"
 )
 
+_T = TypeVar("_T")
 Writing = tuple[str, Iterable[Sequence[object]]]
 """An SQL statement, and the rows that it is carried out with, one after the other."""
 
@@ -90,10 +91,10 @@ class Ledger:
 
     Attributes:
         path: as given.
-        shared: what is known of each run as long as the ledger is open, by the run's name; see `raft.spending.Budget`.
+        shared: what is known of each run as long as the ledger is open, by the run's name; see `raft.store.budget`.
 
     Raises:
-        RaftError: the file is no ledger, is damaged, or cannot be written.
+        RaftError: the file is no ledger, is damaged, or cannot be written; so with every method.
     """
 
     def __init__(self, path: Path) -> None:
@@ -151,15 +152,9 @@ class Ledger:
     def spending(self, run: str) -> list[dict[str, Any]]:
         """Return what a run has spent over its whole life, a row for each purpose and model.
 
-        Args:
-            run: the run's name in the ledger.
-
-        Returns:
-            Rows of `purpose`, `model`; `calls` that were paid for, with `input_tokens`, `output_tokens` and `cost` in
-            dollars; `lost` calls, of which nobody knows what they cost, and `lost_cost`, the most that they can have
-            cost; `open` calls, for which a process awaits the reply (or was killed while it did), and `open_cost`, the
-            most that they can cost; `batch` calls, for which a batch is awaited, and `batch_cost`, likewise;
-            `calls_without_price`, of all these.
+        `calls` were paid for, with `input_tokens`, `output_tokens` and `cost` in dollars; of `lost` ones nobody knows
+        what they cost, `lost_cost` at most; for `open` ones a process awaits the reply (or was killed while it did),
+        and for `batch` ones a batch is awaited, likewise; `calls_without_price` are of all these.
         """
         query = (
             "SELECT purpose, model, SUM(state = 'paid'), SUM(input_tokens), SUM(output_tokens),"
@@ -174,28 +169,16 @@ class Ledger:
         return [dict(zip(titles, row, strict=True)) for row in self.read(query, (run,))]
 
     def read(self, query: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
-        """Return the rows of a query; for modules that keep tables of their own in the ledger.
-
-        Raises:
-            RaftError: the ledger cannot be used.
-        """
+        """Return the rows of a query; for modules that keep tables of their own in the ledger."""
         with self._guarded(), self._lock:
             return self._db.execute(query, parameters).fetchall()
 
     def write(self, statement: str, rows: Iterable[Sequence[object]]) -> None:
-        """Carry out a statement once a row, all or none; for modules that keep tables of their own in the ledger.
-
-        Raises:
-            RaftError: the ledger cannot be used.
-        """
+        """Carry out a statement once a row, all or none; for modules that keep tables of their own in the ledger."""
         self.write_all([(statement, rows)])
 
     def write_all(self, writings: Iterable[Writing]) -> int:
-        """Carry out several statements, all or none, and return the number of the row that was inserted last.
-
-        Raises:
-            RaftError: the ledger cannot be used.
-        """
+        """Carry out several statements, all or none, and return the number of the row that was inserted last."""
         last = 0
         with self._guarded(), self._lock:
             self._db.execute("BEGIN IMMEDIATE")
@@ -262,8 +245,8 @@ class CachedEmbedder:
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """Return a float32 array of shape (len(texts), dimensions) whose rows have length 1."""
-        windows = [self._window(texts[i : i + self._size]) for i in range(0, len(texts), self._size)]
-        return np.concatenate(windows) if windows else np.empty((0, 0), dtype=np.float32)
+        vectors = _cached(self._ledger, self._keys(texts), texts, self._size, self._embedder.embed)
+        return np.stack(vectors).astype(np.float32) if vectors else np.empty((0, 0), dtype=np.float32)
 
     def uncached(self, texts: Sequence[str]) -> np.ndarray:
         """Return what the embedder says now; nothing is looked up or kept."""
@@ -271,22 +254,12 @@ class CachedEmbedder:
 
     def known(self, texts: Sequence[str]) -> list[bool]:
         """Tell of each text whether it is in the ledger."""
-        keys = [_digest(f"{self.identity}\n{text}") for text in texts]
+        keys = self._keys(texts)
         found = {key for (key,) in self._ledger.select("key", "embeddings", keys)}
         return [key in found for key in keys]
 
-    def _window(self, texts: Sequence[str]) -> np.ndarray:
-        # A window is stored whole, so that a build that was killed embeds the same batches when it goes on: the
-        # last bits of a vector depend on what it was batched with.
-        keys = [_digest(f"{self.identity}\n{text}") for text in texts]
-        known = self._ledger.find_vectors(keys)
-        missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
-        if missing:
-            vectors = self._embedder.embed(list(missing.values()))
-            uncached = dict(zip(missing, vectors, strict=True))
-            self._ledger.add_vectors(uncached)
-            known |= uncached
-        return np.stack([known[key] for key in keys]).astype(np.float32)
+    def _keys(self, texts: Sequence[str]) -> list[str]:
+        return [_digest(f"{self.identity}\n{text}") for text in texts]
 
 
 class CachedScorer:
@@ -305,23 +278,32 @@ class CachedScorer:
 
     def score(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[float, bool, int]]:
         """Return what the scorer returns, log-likelihoods rounded to 32 bits."""
-        windows = [self._window(pairs[i : i + self.WINDOW]) for i in range(0, len(pairs), self.WINDOW)]
-        return [one for window in windows for one in window]
-
-    def _window(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[float, bool, int]]:
         keys = [_digest(json.dumps(["likelihood", self.identity, *pair])) for pair in pairs]
-        known = self._ledger.find_vectors(keys)
-        missing = {key: pair for key, pair in zip(keys, pairs, strict=True) if key not in known}
-        if missing:
-            scores = self._scorer.score(list(missing.values()))
-            uncached = {key: np.array(one, dtype=np.float32) for key, one in zip(missing, scores, strict=True)}
-            self._ledger.add_vectors(uncached)
-            known |= uncached
-        return [(float(likely), bool(greedy), int(count)) for likely, greedy, count in (known[key] for key in keys)]
+        found = _cached(self._ledger, keys, pairs, self.WINDOW, lambda some: np.array(self._scorer.score(some)))
+        return [(float(likely), bool(greedy), int(count)) for likely, greedy, count in found]
 
     def render(self, messages: Sequence[Message]) -> str:
         """Return what the scorer returns."""
         return self._scorer.render(messages)
+
+
+def _cached(
+    ledger: Ledger, keys: Sequence[str], asked: Sequence[_T], window: int, ask: Callable[[list[_T]], np.ndarray]
+) -> list[np.ndarray]:
+    # A window is stored whole, so that a build that was killed asks the same batches when it goes on: the last bits of
+    # a vector depend on what it was batched with.
+    vectors: list[np.ndarray] = []
+    for begin in range(0, len(keys), window):
+        part = keys[begin : begin + window]
+        known = ledger.find_vectors(part)
+        missing = {key: one for key, one in zip(part, asked[begin:], strict=False) if key not in known}
+        if missing:
+            made = ask(list(missing.values())).astype(np.float32)
+            uncached = dict(zip(missing, made, strict=True))
+            ledger.add_vectors(uncached)
+            known |= uncached
+        vectors += [known[key] for key in part]
+    return vectors
 
 
 def _digest(text: str) -> str:

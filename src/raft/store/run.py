@@ -33,12 +33,7 @@ _TRIES = 1_000
 
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Hold a run directory, made if missing, for writing.
-
-    Raises:
-        RunLocked: another process holds it.
-        UsageError: the folder cannot be made or written to.
-    """
+    """Hold a run directory, made if missing, for writing; it raises as `Run.writing`."""
     lock = FileLock(folder / ".lock", timeout=0)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -87,8 +82,6 @@ def _acquire(lock: FileLock, folder: Path) -> None:
     )
 
 
-__all__ = ["FORMAT", "Digest", "Meter", "Run", "Step", "Work", "existing", "is_locked"]
-
 FORMAT = 1
 
 Meter = Callable[[], dict[str, float]]
@@ -127,12 +120,9 @@ Work = Callable[[Step], Mapping[str, artifacts.Output]]
 
 
 class Run:
-    """A run directory, made if missing.
+    """A run directory, made if missing; `meter` returns totals of what models were asked.
 
-    Args:
-        folder: where it lies.
-        meter: totals of what models were asked.
-        report: told "step", name and "reused" or "made" when a step is done, "begins" when it begins.
+    `report` is told a step's name with "begins" when it begins, and "reused" or "made" when it is done.
 
     Raises:
         UsageError: the folder cannot be made or written to, or was written by a newer raft.
@@ -156,11 +146,12 @@ class Run:
         """
         with held(self.folder):
             self.manifest = self._open()
-            self._sweep()
+            drafts = self.folder / ".drafts"
+            shutil.rmtree(drafts, ignore_errors=True)
             try:
                 yield
             finally:
-                self._sweep()
+                shutil.rmtree(drafts, ignore_errors=True)
 
     def step(
         self,
@@ -209,7 +200,7 @@ class Run:
         tried = self._tried(name, key)
         if tried is None:
             reusable = former is not None and former["basis"] in [one for one, _ in keys]
-            step = Step(self, self.folder, self._scratch(name, key), reusable)
+            step = Step(self, self.folder, self.folder / "scratch" / f"{name}-{key[:16]}", reusable)
             tried = {
                 "artifacts": self._make(name, step, work, outputs),
                 "notes": step.notes,
@@ -238,14 +229,9 @@ class Run:
         beside: Mapping[str, Any] | None = None,
         **how: Any,
     ) -> dict[str, Any]:
-        """Do a step, as `step` does, whose work is given what the key is made of.
+        """Do a step, as `step` does, whose work sees its arguments alone: the step, and `using` and `beside` by name.
 
-        Args:
-            name: as for `step`, as are `using` and `how`.
-            work: a function that sees nothing but its arguments: the step, and `using` and `beside` by name.
-            using: what can change the result.
-            beside: what cannot: who is told, the indexes that are among the inputs.
-            how: the other arguments of `step`.
+        `beside` is what cannot change the result: who is told, the indexes that are among the inputs.
         """
         return self.step(name, lambda step: work(step, **using, **(beside or {})), using=using, **how)
 
@@ -287,11 +273,7 @@ class Run:
             self._save()
 
     def read(self, artifact: str) -> pl.DataFrame:
-        """Return a table of the run.
-
-        Raises:
-            DamagedArtifact: it is missing or damaged.
-        """
+        """Return a table of the run; it raises as `artifacts.read`."""
         return artifacts.read(self.folder / artifact)
 
     def stream(self, artifact: str, columns: list[str] | None = None) -> Iterator[pl.DataFrame]:
@@ -369,21 +351,13 @@ class Run:
     def _trial(self) -> Path:
         return self.folder / "scratch" / "trial"
 
-    def _scratch(self, name: str, key: str) -> Path:
-        return self.folder / "scratch" / f"{name}-{key[:16]}"
-
-    def _sweep(self) -> None:
-        shutil.rmtree(self.folder / ".drafts", ignore_errors=True)
-
     def _open(self) -> dict[str, Any]:
         path = self.folder / "manifest.json"
         empty = {"format": FORMAT, "raft": __version__, "steps": {}}
         try:
             manifest = json.loads(path.read_text(encoding="utf-8"))
             manifest["steps"] = {name: line for name, line in manifest["steps"].items() if lineage.is_line(line)}
-        except (FileNotFoundError, NotADirectoryError):
-            return empty
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, AttributeError):
             # Nothing is lost: the artifacts are compared with what is built anew from the ledger.
             return empty
         except OSError as error:

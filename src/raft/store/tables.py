@@ -1,8 +1,4 @@
-"""One polars schema per artifact, checked on write and on read.
-
-Each artifact of a run directory is a table whose columns, order and types stand here and nowhere else. Stages build
-their frames with `frame`, and `Run` refuses to store or to hand out one that differs.
-"""
+"""One polars schema per artifact: its columns, their order and types; `Run` stores and hands out none that differs."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -11,152 +7,68 @@ import polars as pl
 
 from raft.errors import DamagedArtifact
 
-
-def _schema(columns: dict[str, Any]) -> pl.Schema:
-    return pl.Schema(columns)
-
-
 QUOTE = pl.Struct({"chunk_id": pl.String, "start": pl.Int64, "end": pl.Int64, "text": pl.String})
 """A quote: `text` stands verbatim in the chunk, at characters `start` to `end` of the chunk's text."""
 
-MESSAGE = pl.Struct({"role": pl.String, "content": pl.String})
-SCORES = pl.Struct({"golden_rank": pl.Int64, "similarity": pl.Float64, "judge": pl.Float64})
-"""What cleaning measured: the golden chunk's rank (1 is best; null = not among the results or not asked),
-the cosine to the nearest kept question, the judge's mark from 0 to 1."""
+_TYPES: dict[str, Any] = {
+    "text": pl.String,
+    "texts": pl.List(pl.String),
+    "number": pl.Int64,
+    "numbers": pl.List(pl.Int64),
+    "real": pl.Float64,
+    "flag": pl.Boolean,
+    "quotes": pl.List(QUOTE),
+    "messages": pl.List(pl.Struct({"role": pl.String, "content": pl.String})),
+    "tokens": pl.Struct({"input": pl.Int64, "output": pl.Int64}),
+    "scores": pl.Struct({"golden_rank": pl.Int64, "similarity": pl.Float64, "judge": pl.Float64}),
+}
 
-DOCUMENTS = _schema(
-    {
-        "doc_id": pl.String,
-        "path": pl.String,
-        "title": pl.String,
-        "format": pl.String,
-        "sha256": pl.String,
-        "characters": pl.Int64,
-        "text": pl.String,
-        "pages": pl.List(pl.Int64),
-        "error": pl.String,
-    }
-)
+
+def _schema(columns: str) -> pl.Schema:
+    """Return a schema from its columns in order, each `name:type`, or a name alone where it holds text."""
+    pairs = [column.partition(":") for column in columns.split()]
+    return pl.Schema({name: _TYPES[kind or "text"] for name, _, kind in pairs})
+
+
+DOCUMENTS = _schema("doc_id path title format sha256 characters:number text pages:numbers error")
 """`sha256` is the file's; `pages` the offset in `text` at which each page starts (empty when it has no pages);
 `error` says why a file could not be read (null when it was, and then `text` is not empty)."""
 
 CHUNKS = _schema(
-    {
-        "chunk_id": pl.String,
-        "doc_id": pl.String,
-        "position": pl.Int64,
-        "start": pl.Int64,
-        "end": pl.Int64,
-        "page": pl.Int64,
-        "heading": pl.String,
-        "text": pl.String,
-        "tokens": pl.Int64,
-        "boilerplate": pl.Boolean,
-        "document_sha256": pl.String,
-    }
+    "chunk_id doc_id position:number start:number end:number page:number heading text tokens:number boilerplate:flag"
+    " document_sha256"
 )
 """`text` is the document's `text[start:end]`; `heading` the path of headings above it ("Title > Section");
 `tokens` counts heading and text with the embedder's tokenizer; `document_sha256` names the text it was cut from."""
 
 QUESTIONS = _schema(
-    {
-        "question_id": pl.String,
-        "kind": pl.String,
-        "question": pl.String,
-        "answer": pl.String,
-        "quotes": pl.List(QUOTE),
-        "golden_chunk_ids": pl.List(pl.String),
-        "doc_ids": pl.List(pl.String),
-        "reasoning": pl.String,
-        "model": pl.String,
-        "prompt": pl.String,
-    }
+    "question_id kind question answer quotes:quotes golden_chunk_ids:texts doc_ids:texts reasoning model prompt"
 )
 
-FAILURES = _schema(
-    {
-        "stage": pl.String,
-        "item_id": pl.String,
-        "kind": pl.String,
-        "attempts": pl.Int64,
-        "reply": pl.String,
-        "message": pl.String,
-    }
-)
+FAILURES = _schema("stage item_id kind attempts:number reply message")
 """What the generator was asked for and did not deliver; `kind` is the field's word for the fault ("malformed",
 "length", "refused", ...), `reply` the last text that came back."""
 
-CLEANED = _schema(
-    {
-        **QUESTIONS,
-        "reason": pl.String,
-        "duplicate_of": pl.String,
-        "scores": SCORES,
-        "original_quotes": pl.List(QUOTE),
-        "split": pl.String,
-    }
-)
-"""All rows of questions; `reason` says why a row was dropped (null = kept); `split` is null where dropped."""
+CLEANED = pl.Schema({**QUESTIONS, **_schema("reason duplicate_of scores:scores original_quotes:quotes split")})
+"""All rows of questions; `reason` says why a row was dropped (null = kept); `split` is null where dropped. `scores` are
+the golden chunk's rank (1 is best; null = not among the results or not asked), the cosine to the nearest kept question,
+and the judge's mark from 0 to 1."""
 
 EXAMPLES = _schema(
-    {
-        "question_id": pl.String,
-        "split": pl.String,
-        "messages": pl.List(MESSAGE),
-        "golden_chunk_ids": pl.List(pl.String),
-        "golden_positions": pl.List(pl.Int64),
-        "document_chunk_ids": pl.List(pl.String),
-        "tokens": pl.Int64,
-    }
+    "question_id split messages:messages golden_chunk_ids:texts golden_positions:numbers document_chunk_ids:texts"
+    " tokens:number"
 )
 """`document_chunk_ids` in prompt order; `golden_positions` index into it (empty when the golden chunk is absent)."""
 
-EVALUATION = _schema(
-    {
-        "question_id": pl.String,
-        "question": pl.String,
-        "answers": pl.List(pl.String),
-        "document": pl.String,
-        "golden_chunk_ids": pl.List(pl.String),
-        "kind": pl.String,
-        "split": pl.String,
-    }
-)
+EVALUATION = _schema("question_id question answers:texts document golden_chunk_ids:texts kind split")
 """Questions to measure with, generated (`eval_seen`, `eval_unseen`) or a user's own (`user`)."""
 
-HITS = _schema(
-    {
-        "query": pl.Int64,
-        "rank": pl.Int64,
-        "chunk_id": pl.String,
-        "doc_id": pl.String,
-        "score": pl.Float64,
-        "text": pl.String,
-    }
-)
+HITS = _schema("query:number rank:number chunk_id doc_id score:real text")
 """What a retriever brings: `query` is the position of the question asked, `rank` starts at 1."""
 
 ANSWERS = _schema(
-    {
-        "arm": pl.String,
-        "question_set": pl.String,
-        "condition": pl.String,
-        "question_id": pl.String,
-        "retrieved": pl.List(pl.String),
-        "shown": pl.List(pl.String),
-        "raw": pl.String,
-        "answer": pl.String,
-        "quotes": pl.List(QUOTE),
-        "quotes_given": pl.Int64,
-        "abstained": pl.Boolean,
-        "followed": pl.Boolean,
-        "supported": pl.Boolean,
-        "quotes_verbatim": pl.Boolean,
-        "adapter": pl.String,
-        "tokens": pl.Struct({"input": pl.Int64, "output": pl.Int64}),
-        "cost": pl.Float64,
-        "error": pl.String,
-    }
+    "arm question_set condition question_id retrieved:texts shown:texts raw answer quotes:quotes quotes_given:number"
+    " abstained:flag followed:flag supported:flag quotes_verbatim:flag adapter tokens:tokens cost:real error"
 )
 """What each arm of a benchmark said. `condition` is "answerable" or "withheld" (every chunk that bears the answer was
 kept from the retriever); `retrieved` the chunk ids that search brought, best first, `shown` those in the prompt, in

@@ -111,7 +111,7 @@ def find_quote(quote: str, text: str, *, least: float = 90.0) -> tuple[int, int]
 
 
 def _plain(text: str) -> str:
-    """Replace typographic characters one for one, so that offsets stay."""
+    # one for one, so that offsets stay
     return text.translate(str.maketrans("“”„‘’–—−\u00a0\u202f", '"""\'\'---  '))
 
 
