@@ -21,7 +21,9 @@ from functools import partial
 from typing import Any
 
 QUERIES = 192
-"""Queries of one block of attention's backward pass; smaller blocks skip more of the upper triangle."""
+"""Most queries of one block of attention's backward pass; smaller blocks skip more of the upper triangle."""
+TILE = 16
+"""Rows that a processor's matrix products take at once: blocks are made of whole tiles, but for the last."""
 
 IMPLEMENTATION = "raft_lean"
 """What transformers calls the attention of a lean model."""
@@ -289,9 +291,11 @@ def _functions(torch: Any) -> tuple[Any, Any, Any, Any]:
         keys, values = key.reshape(-1, length, size), value.reshape(-1, length, size)
         wide_keys, wide_values = _with_ones(keys).transpose(1, 2), _with_ones(values).transpose(1, 2)
         key_sum, value_sum = (torch.zeros(keys.shape, dtype=torch.float32) for _ in range(2))
-        unseen = keys.new_full((min(QUERIES, length),) * 2, -math.inf).triu_(1)
-        for start in range(0, length, QUERIES):
-            end = min(start + QUERIES, length)
+        # blocks of one size: a short rest would pay for a whole block's reading and writing
+        queries = math.ceil(length / math.ceil(length / QUERIES) / TILE) * TILE
+        unseen = keys.new_full((min(queries, length),) * 2, -math.inf).triu_(1)
+        for start in range(0, length, queries):
+            end = min(start + queries, length)
 
             def block(part: Any, start: int = start, end: int = end) -> Any:
                 if end - start == length:
