@@ -231,14 +231,15 @@ def _functions(torch: Any) -> tuple[Any, Any, Any, Any]:
         rows, heads, tokens, size = part.shape
         return part.reshape(rows * groups, heads // groups * tokens, size)
 
-    def _shares(rows: Any, keys: Any, unseen: Any) -> Any:
+    def _shares(rows: Any, keys: Any, own: int) -> Any:
         # A product in bfloat16 lacks up to 1 part in 256 of the exponent. What it lacks is the same product once more
-        # with the first subtracted before anything is rounded, and is near zero.
+        # with the first subtracted before anything is rounded, and is near zero. The last `own` keys are the queries'.
         scores = rows @ keys
-        lacking = torch.baddbmm(scores, rows, keys, beta=-1) if scores.dtype == torch.bfloat16 else None
-        scores.view(len(scores), -1, len(unseen), scores.shape[-1])[..., -len(unseen) :].add_(unseen)
-        shares = scores.exp_()
-        return shares if lacking is None else shares.addcmul_(shares, lacking)
+        shares = scores.exp()
+        shares.view(len(shares), -1, own, shares.shape[-1])[..., -own:].tril_()
+        if scores.dtype == torch.bfloat16:
+            shares.addcmul_(shares, scores.baddbmm_(rows, keys, beta=-1))
+        return shares
 
     class _Attend(torch.autograd.Function):  # type: ignore[misc]
         @staticmethod
@@ -278,7 +279,6 @@ def _functions(torch: Any) -> tuple[Any, Any, Any, Any]:
         key_sum, value_sum = (torch.zeros(keys.shape, dtype=torch.float32) for _ in range(2))
         # blocks of one size: a short rest would pay for a whole block's reading and writing
         queries = math.ceil(length / math.ceil(length / QUERIES) / TILE) * TILE
-        unseen = keys.new_full((min(queries, length),) * 2, -math.inf).triu_(1)
         for start in range(0, length, queries):
             end = min(start + queries, length)
 
@@ -287,7 +287,7 @@ def _functions(torch: Any) -> tuple[Any, Any, Any, Any]:
                     return part
                 return part.view(-1, shared, length, part.shape[-1])[:, :, start:end].flatten(1, 2)
 
-            share = _shares(block(wide_rows), wide_keys[:, :, :end], unseen[: end - start, : end - start])
+            share = _shares(block(wide_rows), wide_keys[:, :, :end], end - start)
             inner = (block(wide_parts) @ wide_values[:, :, :end]).mul_(share)
             by_value = share.transpose(1, 2) @ block(parts)
             by_key = inner.transpose(1, 2) @ block(rows)
