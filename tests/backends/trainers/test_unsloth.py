@@ -217,7 +217,7 @@ def test_a_child_does_not_outlive_its_parent(student, tmp_path, card):
     card.setenv("FAKE_UNSLOTH", "hangs")
     program = "import sys, test_unsloth\nfrom pathlib import Path\ntest_unsloth.unsloth.has_cuda = lambda: True\n"
     program += "test_unsloth.train(sys.argv[1], Path(sys.argv[2]))"
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(FAKE), str(Path(__file__).parents[2])])}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(FAKE), *sys.path])}
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
     with subprocess.Popen([sys.executable, "-c", program, str(student), str(tmp_path)], env=environment) as parent:
         select.select([reader], [], [], 120)

@@ -118,19 +118,14 @@ class LexicalIndex:
         A chunk that shares no word with the query is not a hit, so fewer than `k` may come back. Equal scores are
         ordered by chunk_id.
         """
-        found = [self._best(query, k) for query in queries]
-        numbers = [number for number, rows in enumerate(found) for _ in rows]
-        ranks = [rank for rows in found for rank, _ in enumerate(rows, start=1)]
-        rows = [row for best in found for row, _ in best]
-        return (
-            self._chunks[rows]
-            .with_columns(
-                pl.Series("query", numbers, dtype=pl.Int64),
-                pl.Series("rank", ranks, dtype=pl.Int64),
-                pl.Series("score", [score for best in found for _, score in best], dtype=pl.Float64),
-            )
-            .select(list(HITS))
-        )
+        found = [
+            (number, rank, row, score)
+            for number, query in enumerate(queries)
+            for rank, (row, score) in enumerate(self._best(query, k), start=1)
+        ]
+        kinds = {"query": pl.Int64, "rank": pl.Int64, "row": pl.Int64, "score": pl.Float64}
+        hits = pl.DataFrame(found, schema=kinds, orient="row")
+        return pl.concat([hits, self._chunks[hits["row"]]], how="horizontal").select(list(HITS))
 
     def _best(self, query: str, k: int) -> list[tuple[int, float]]:
         """Row and score of the best `k` chunks."""

@@ -7,9 +7,9 @@ embedded, so that an unchanged chunk is never embedded again.
 import hashlib
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -40,7 +40,7 @@ class Changes(NamedTuple):
     unchanged: int
 
 
-class ChromaIndex:
+class ChromaIndex(AbstractContextManager["ChromaIndex"]):
     """Chunks by cosine similarity; a `Retriever`. One writer at a time.
 
     Close it (or use it in a `with` block) before its folder is deleted.
@@ -76,9 +76,6 @@ class ChromaIndex:
         except BaseException:
             self.close()
             raise
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
@@ -227,11 +224,17 @@ class ChromaIndex:
             raise DamagedArtifact(f"The index cannot be read: {error}", where=self._where, hint=_REBUILD) from None
 
 
-def _open_folder(folder: Path) -> Any:
+def _import_chroma() -> tuple[Any, Any]:
+    """Return Chroma, and settings with which it sends no telemetry."""
     quiet()
     import chromadb
     from chromadb.config import Settings
 
+    return chromadb, Settings(anonymized_telemetry=False)
+
+
+def _open_folder(folder: Path) -> Any:
+    chromadb, quietly = _import_chroma()
     database = folder / "chroma.sqlite3"
     if database.exists():
         _check_database(database)
@@ -240,7 +243,7 @@ def _open_folder(folder: Path) -> Any:
 
         SharedSystemClient._identifier_to_system.pop(str(folder.resolve()), None)
     folder.mkdir(parents=True, exist_ok=True)
-    return chromadb.PersistentClient(str(folder.resolve()), settings=Settings(anonymized_telemetry=False))
+    return chromadb.PersistentClient(str(folder.resolve()), settings=quietly)
 
 
 def _check_database(path: Path) -> None:
@@ -266,10 +269,7 @@ def _in_use(where: object) -> RaftError:
 
 
 def _open_server(url: str) -> Any:
-    quiet()
-    import chromadb
-    from chromadb.config import Settings
-
+    chromadb, quietly = _import_chroma()
     address = urlsplit(url)
     if address.scheme not in ("http", "https") or not address.hostname:
         raise UsageError(
@@ -277,12 +277,8 @@ def _open_server(url: str) -> Any:
         )
     secure = address.scheme == "https"
     try:
-        return chromadb.HttpClient(
-            host=address.hostname,
-            port=address.port or (443 if secure else 8000),
-            ssl=secure,
-            settings=Settings(anonymized_telemetry=False),
-        )
+        port = address.port or (443 if secure else 8000)
+        return chromadb.HttpClient(host=address.hostname, port=port, ssl=secure, settings=quietly)
     except ValueError as error:
         raise UsageError(f"The Chroma server does not answer: {error}", where=url, hint="chroma run") from None
 

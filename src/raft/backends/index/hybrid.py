@@ -3,8 +3,8 @@
 import hashlib
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Self
 
 import polars as pl
 
@@ -54,25 +54,18 @@ DEPTH = 50
 """Chunks that each list contributes to the fusion; fixed, so that a larger k only lengthens a result."""
 
 
-class HybridRetriever:
+class HybridRetriever(AbstractContextManager["HybridRetriever"]):
     """Vectors and words fused by reciprocal rank; a `Retriever`.
 
     Args:
         dense: finds chunks that mean the same.
         lexical: finds chunks that say the same.
-
-    Attributes:
-        embedder: that of the vectors.
-        identity: what search results depend on.
     """
 
     def __init__(self, dense: ChromaIndex, lexical: LexicalIndex) -> None:
         self._dense, self._lexical = dense, lexical
         self.embedder = dense.embedder
         self.identity = f"fused:{DEPTH}({dense.identity},{lexical.identity})"
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
@@ -169,12 +162,7 @@ class Indexes:
         LexicalIndex.build(chunks(), self._run / "lexical")
 
     def open(self) -> ChromaIndex | HybridRetriever:
-        """Open the indexes for searching.
-
-        Raises:
-            RaftError: there is no index, or another embedder made it.
-            DamagedArtifact: an index cannot be read.
-        """
+        """Open the indexes for searching; raises what `open_retriever` does."""
         return open_retriever(self._run, self._embedder, hybrid=self._hybrid, url=self._url, name=self._collection)
 
     def _dense(self) -> ChromaIndex:

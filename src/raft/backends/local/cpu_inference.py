@@ -103,8 +103,8 @@ def _attention(module: Any, query: Any, key: Any, value: Any, mask: Any, **optio
 
     masked = mask is None or mask.dtype == torch.bool
     special = options.get("dropout") or options.get("position_bias") is not None or options.get("softcap")
-    batch, heads, tokens, size = query.shape
-    groups, length = key.shape[1:3]
+    tokens, size = query.shape[2:]
+    length = key.shape[2]
     scaling = options.get("scaling")
     scale = scaling if scaling is not None else 1 / math.sqrt(size)
     plain = query.device.type == "cpu" and not special and not query.requires_grad
@@ -116,13 +116,22 @@ def _attention(module: Any, query: Any, key: Any, value: Any, mask: Any, **optio
             mask = torch.ones(tokens, length, dtype=torch.bool, device=query.device).tril(length - tokens)
         found: tuple[Any, None] = sdpa_attention_forward(module, query, key, value, mask, **options)
         return found
-    rows = query.reshape(batch * groups, heads // groups, size)
-    shares = (rows @ key.reshape(batch * groups, length, size).transpose(1, 2)).float().mul_(scale)
-    shares = shares.view(batch, heads, length)
-    if mask is not None:
-        shares.masked_fill_(~mask[:, 0], -math.inf)
-    shares = shares.softmax(-1).to(value.dtype).view(batch * groups, heads // groups, length)
-    return (shares @ value.reshape(batch * groups, length, size)).view(batch, 1, heads, size), None
+    return _read_next(query, key, value, mask, scale), None
+
+
+def _read_next(query: Any, key: Any, value: Any, mask: Any, scale: float) -> Any:
+    """Return the attention of one token a row: the heads that share keys are given to torch as tokens of one head.
+
+    So keys are neither repeated nor read twice, and their scores stay in float32.
+    """
+    import torch
+
+    batch, heads, _, size = query.shape
+    groups = key.shape[1]
+    rows = query.reshape(batch, groups, heads // groups, size)
+    seen = None if mask is None else mask[:, :1]
+    out = torch.nn.functional.scaled_dot_product_attention(rows, key, value, attn_mask=seen, scale=scale)
+    return out.reshape(batch, 1, heads, size)
 
 
 def _read_behind(query: Any, key: Any, value: Any, scale: float) -> Any:

@@ -8,9 +8,9 @@ package's prompts that halves the time of a question.
 import copy
 import hashlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -176,16 +176,13 @@ def _score_batch(model: Any, rows: list[_Tokens], asked: list[list[_Asked]]) -> 
             which += [index[row, place] for place in one.places]
             wanted += one.wanted
             lengths.append(len(one.wanted))
-    likely, norms = [], []
-    for part in logits.split(_ROWS):
-        likely.append(part.argmax(-1))
-        norms.append(part.float().logsumexp(-1))
+    likely = logits.argmax(-1)
+    norms = torch.cat([part.float().logsumexp(-1) for part in logits.split(_ROWS)])
     spots = torch.tensor(which, device=logits.device)
     targets = torch.tensor(wanted, device=logits.device)
-    chosen = (logits[spots, targets].float() - torch.cat(norms)[spots]).tolist()
-    greedy = (torch.cat(likely)[spots] == targets).tolist()
-    ends = list(accumulate(lengths))
-    spans = [(end - length, end) for end, length in zip(ends, lengths, strict=True)]
+    chosen = (logits[spots, targets].float() - norms[spots]).tolist()
+    greedy = (likely[spots] == targets).tolist()
+    spans = [(end - length, end) for end, length in zip(accumulate(lengths), lengths, strict=True)]
     return [(sum(chosen[begin:end]), all(greedy[begin:end]), end - begin) for begin, end in spans]
 
 
@@ -293,8 +290,6 @@ class LocalModel:
 
     def score(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[float, bool, int]]:
         """Score continuations; see `raft.protocols.Scorer`."""
-        pass
-
         return score(*self._weights.use(self._adapter), pairs)
 
     def render(self, messages: Sequence[Message]) -> str:
@@ -342,7 +337,7 @@ class LocalModel:
         seconds = (time.monotonic() - begun) / len(group)
         replies = []
         for prompt, tokens in zip(ids, tails, strict=True):
-            written = _until(tokens, ends)
+            written = list(takewhile(lambda token: token not in ends, tokens))
             finish = "stop" if len(written) < first.max_tokens else "length"
             text = tokenizer.decode(written, skip_special_tokens=True)
             replies.append(Reply(text, finish, len(prompt), len(written), 0.0, seconds))
@@ -374,11 +369,11 @@ def render(tokenizer: Any, messages: Sequence[Message]) -> str:
     )
 
 
-def _alike(batch: Sequence[int], calls: Sequence[Request]) -> Iterator[list[int]]:
-    groups: dict[tuple[Any, ...], list[int]] = {}
+def _alike(batch: Sequence[int], calls: Sequence[Request]) -> Iterable[list[int]]:
+    groups: dict[tuple[int, float], list[int]] = {}
     for i in batch:
         groups.setdefault((calls[i].max_tokens, calls[i].temperature), []).append(i)
-    yield from groups.values()
+    return groups.values()
 
 
 def _written(
@@ -436,10 +431,3 @@ def _shared(ids: Sequence[Sequence[int]]) -> int:
 def _seed(calls: Sequence[Request]) -> int:
     text = "\n".join(f"{request_text(call)}{call.sample}" for call in calls)
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big")
-
-
-def _until(tokens: Sequence[int], ends: set[int | None]) -> list[int]:
-    for place, token in enumerate(tokens):
-        if token in ends:
-            return list(tokens[:place])
-    return list(tokens)

@@ -37,8 +37,7 @@ class Weights:
             MissingExtra: torch, transformers or peft is not installed.
             RaftError: there is no such model, it is no causal language model, or the adapter does not fit it.
         """
-        if self._base is None:
-            self._base = _load(self.name)
+        self._base = self._base or _load(self.name)
         model, tokenizer = self._base
         if adapter is not None:
             self._attach(model, adapter)
@@ -102,27 +101,39 @@ def _load(name: str) -> tuple[Any, Any]:
     quiet()
     try:
         import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        model, tokenizer = pretrained(name, padding_side="left")
     except ImportError as error:
         why = f"to run {name} on this machine"
         raise MissingExtra(error.name or "transformers", extra="local", why=why) from None
+    model = model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+    lighten(model)
+    return model, tokenizer
+
+
+def pretrained(name: str, *, role: str = "model", **tokenizing: Any) -> tuple[Any, Any]:
+    """Return a model in bfloat16 on the processor, and its tokenizer with a token to pad with.
+
+    Raises:
+        ImportError: torch or transformers is not installed.
+        RaftError: there is no such model, or it is no causal language model; `role` is what it is called there.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
     folder = hub.resolve(name)
     keep_memory()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
+        tokenizer = AutoTokenizer.from_pretrained(folder, **tokenizing)
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, use_safetensors=True)
     except (OSError, ValueError) as error:
         raise RaftError(
-            f"The model {name} cannot be loaded: {str(error).splitlines()[0]}",
+            f"The {role} {name} cannot be loaded: {str(error).splitlines()[0]}",
             where=folder,
             hint="give a folder that holds a causal language model, set RAFT_MODELS, or check the name",
         ) from None
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model.eval()  # type: ignore[no-untyped-call]
-    model = model.to(device)  # type: ignore[arg-type]
-    lighten(model)
     return model, tokenizer
 
 

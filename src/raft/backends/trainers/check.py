@@ -1,6 +1,8 @@
 """Whether a model can be a student here: read from its small files, before anything is downloaded or loaded."""
 
 import json
+import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +30,6 @@ class Student:
     """A model that can be tuned here.
 
     Attributes:
-        name: as it was given.
         model_type: its architecture, in the words of transformers ("llama").
         parameters: number of its weights; None where it is not known before the download.
         needed: bytes of memory that tuning takes at least; None where `parameters` is.
@@ -133,13 +134,10 @@ def _weights(name: str) -> dict[str, int] | None:
 
 
 def _counted(files: list[Path]) -> dict[str, int]:
-    counts: dict[str, int] = {}
+    counts: Counter[str] = Counter()
     for file in files:
         for tensor in adapters.tensors(file).values():
-            count = 1
-            for size in tensor["shape"]:
-                count *= size
-            counts[tensor["dtype"]] = counts.get(tensor["dtype"], 0) + count
+            counts[tensor["dtype"]] += math.prod(tensor["shape"])
     return counts
 
 

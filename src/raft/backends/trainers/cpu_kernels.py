@@ -17,11 +17,14 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
-from functools import partial
+from functools import cache, partial
+from types import SimpleNamespace
 from typing import Any
 
 QUERIES = 192
-"""Queries of one block of attention's backward pass; smaller blocks skip more of the upper triangle."""
+"""Most queries of one block of attention's backward pass; smaller blocks skip more of the upper triangle."""
+TILE = 16
+"""Rows that a processor's matrix products take at once: blocks are made of whole tiles, but for the last."""
 
 IMPLEMENTATION = "raft_lean"
 """What transformers calls the attention of a lean model."""
@@ -61,16 +64,12 @@ def lean(model: Any) -> int:
         elif all(hasattr(module, part) for part in ("gate_proj", "up_proj", "down_proj", "act_fn")):
             _replace_equal(module, ops.swiglu_forward, module.gate_proj)
     for module in layers:
-        _replace(module, partial(ops.lora_forward, module.forward))
+        module.forward = partial(ops.lora_forward, module.forward, module)  # type: ignore[method-assign]
     if getattr(model.config, "_attn_implementation", None) == "sdpa":
         AttentionInterface.register(IMPLEMENTATION, ops.attention)
         AttentionMaskInterface.register(IMPLEMENTATION, ops.mask)
         model.config._attn_implementation = IMPLEMENTATION
     return len(layers)
-
-
-def _replace(module: Any, forward: Any) -> None:
-    module.forward = partial(forward, module)
 
 
 def _replace_equal(module: Any, forward: Any, reader: Any) -> None:
@@ -87,7 +86,7 @@ def _replace_equal(module: Any, forward: Any, reader: Any) -> None:
         except (RuntimeError, TypeError, ValueError, AttributeError):
             return
         if isinstance(theirs, torch.Tensor) and bool((theirs - ours).float().norm() <= 1e-4 * theirs.float().norm()):
-            _replace(module, forward)
+            module.forward = partial(forward, module)
 
 
 def _plain_lora(module: Any) -> bool:
@@ -101,71 +100,62 @@ def _plain_lora(module: Any) -> bool:
     return plain and type(module.lora_dropout[name]).__name__ == "Identity"
 
 
-class _Operations:
+@cache
+def _operations() -> Any:
     """The replaced computations; made once torch is there."""
+    import torch
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+    from transformers.masking_utils import sdpa_mask
 
-    def __init__(self) -> None:
-        import torch
-        from transformers.integrations.sdpa_attention import sdpa_attention_forward
-        from transformers.masking_utils import sdpa_mask
+    lora, norm, swiglu, attend = _functions(torch)
 
-        lora, norm, swiglu, attend = _functions(torch)
+    def lora_forward(before: Any, module: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
+        names = module.active_adapters
+        if module.disable_adapters or module.merged or len(names) != 1 or args or kwargs:
+            return before(x, *args, **kwargs)
+        (name,) = names
+        base = module.base_layer
+        down, up = module.lora_A[name].weight, module.lora_B[name].weight
+        return lora.apply(x, base.weight, base.bias, down, up, module.scaling[name])
 
-        def lora_forward(before: Any, module: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
-            names = module.active_adapters
-            if module.disable_adapters or module.merged or len(names) != 1 or args or kwargs:
-                return before(x, *args, **kwargs)
-            (name,) = names
-            base = module.base_layer
-            down, up = module.lora_A[name].weight, module.lora_B[name].weight
-            return lora.apply(x, base.weight, base.bias, down, up, module.scaling[name])
+    def norm_forward(module: Any, x: Any) -> Any:
+        return norm.apply(x, module.weight, module.variance_epsilon)
 
-        def norm_forward(module: Any, x: Any) -> Any:
-            return norm.apply(x, module.weight, module.variance_epsilon)
+    def swiglu_forward(module: Any, x: Any) -> Any:
+        return module.down_proj(swiglu.apply(module.gate_proj(x), module.up_proj(x)))
 
-        def swiglu_forward(module: Any, x: Any) -> Any:
-            return module.down_proj(swiglu.apply(module.gate_proj(x), module.up_proj(x)))
+    def attention(module: Any, query: Any, key: Any, value: Any, mask: Any, **options: Any) -> tuple[Any, None]:
+        plain = mask is None and query.device.type == "cpu" and query.shape[2:] == key.shape[2:] == value.shape[2:]
+        causal = options.get("is_causal")
+        causal = getattr(module, "is_causal", True) if causal is None else causal
+        if not plain or not causal or options.get("dropout") or options.get("position_bias") is not None:
+            found: tuple[Any, None] = sdpa_attention_forward(module, query, key, value, mask, **options)
+            return found
+        scaling = options.get("scaling")
+        scale = scaling if scaling is not None else 1 / math.sqrt(query.shape[-1])
+        return attend.apply(query, key, value, scale, _lengths(query)).transpose(1, 2), None
 
-        def attention(module: Any, query: Any, key: Any, value: Any, mask: Any, **options: Any) -> tuple[Any, None]:
-            plain = mask is None and query.device.type == "cpu" and query.shape[2:] == key.shape[2:] == value.shape[2:]
-            causal = options.get("is_causal")
-            causal = getattr(module, "is_causal", True) if causal is None else causal
-            if not plain or not causal or options.get("dropout") or options.get("position_bias") is not None:
-                found: tuple[Any, None] = sdpa_attention_forward(module, query, key, value, mask, **options)
-                return found
-            scaling = options.get("scaling")
-            scale = scaling if scaling is not None else 1 / math.sqrt(query.shape[-1])
-            return attend.apply(query, key, value, scale, _lengths(query)).transpose(1, 2), None
+    def mask(*args: Any, attention_mask: Any = None, **options: Any) -> Any:
+        new = options.get("q_length") == options.get("kv_length") and not options.get("q_offset")
+        lengths = _LENGTHS.get()
+        window = options.get("local_size")
+        if lengths and new and attention_mask is None and (window is None or window >= max(lengths)):
+            return None  # attention keeps the rows apart by itself
+        # Padding on the right is behind all that a causal row reads.
+        if attention_mask is not None and attention_mask.dim() == 2 and new:
+            seen = attention_mask.bool()
+            attention_mask = None if bool((seen[:, :-1] >= seen[:, 1:]).all()) else attention_mask
+        return sdpa_mask(*args, attention_mask=attention_mask, **options)
 
-        def mask(*args: Any, attention_mask: Any = None, **options: Any) -> Any:
-            new = options.get("q_length") == options.get("kv_length") and not options.get("q_offset")
-            lengths = _LENGTHS.get()
-            window = options.get("local_size")
-            if lengths and new and attention_mask is None and (window is None or window >= max(lengths)):
-                return None  # attention keeps the rows apart by itself
-            # Padding on the right is behind all that a causal row reads.
-            if attention_mask is not None and attention_mask.dim() == 2 and new:
-                seen = attention_mask.bool()
-                attention_mask = None if bool((seen[:, :-1] >= seen[:, 1:]).all()) else attention_mask
-            return sdpa_mask(*args, attention_mask=attention_mask, **options)
-
-        self.lora_forward, self.norm_forward = lora_forward, norm_forward
-        self.swiglu_forward, self.attention, self.mask = swiglu_forward, attention, mask
+    made = SimpleNamespace(lora_forward=lora_forward, norm_forward=norm_forward, swiglu_forward=swiglu_forward)
+    made.attention, made.mask = attention, mask
+    return made
 
 
 def _lengths(query: Any) -> tuple[int, ...]:
     batch, _, length, _ = query.shape
     lengths = _LENGTHS.get()
     return lengths if batch == 1 and sum(lengths) == length else (length,)
-
-
-_MADE: list[_Operations] = []
-
-
-def _operations() -> _Operations:
-    if not _MADE:
-        _MADE.append(_Operations())
-    return _MADE[0]
 
 
 def _functions(torch: Any) -> tuple[Any, Any, Any, Any]:
@@ -241,14 +231,15 @@ def _functions(torch: Any) -> tuple[Any, Any, Any, Any]:
         rows, heads, tokens, size = part.shape
         return part.reshape(rows * groups, heads // groups * tokens, size)
 
-    def _shares(rows: Any, keys: Any, unseen: Any) -> Any:
+    def _shares(rows: Any, keys: Any, own: int) -> Any:
         # A product in bfloat16 lacks up to 1 part in 256 of the exponent. What it lacks is the same product once more
-        # with the first subtracted before anything is rounded, and is near zero.
+        # with the first subtracted before anything is rounded, and is near zero. The last `own` keys are the queries'.
         scores = rows @ keys
-        lacking = torch.baddbmm(scores, rows, keys, beta=-1) if scores.dtype == torch.bfloat16 else None
-        scores.view(len(scores), -1, len(unseen), scores.shape[-1])[..., -len(unseen) :].add_(unseen)
-        shares = scores.exp_()
-        return shares if lacking is None else shares.addcmul_(shares, lacking)
+        shares = scores.exp()
+        shares.view(len(shares), -1, own, shares.shape[-1])[..., -own:].tril_()
+        if scores.dtype == torch.bfloat16:
+            shares.addcmul_(shares, scores.baddbmm_(rows, keys, beta=-1))
+        return shares
 
     class _Attend(torch.autograd.Function):  # type: ignore[misc]
         @staticmethod
@@ -258,12 +249,9 @@ def _functions(torch: Any) -> tuple[Any, Any, Any, Any]:
             wide_key = key.repeat_interleave(shared, 1) if shared > 1 else key
             wide_value = value.repeat_interleave(shared, 1) if shared > 1 else value
             flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-            if len(lengths) == 1:
-                out, lse = flash(query, wide_key, wide_value, 0.0, True, scale=scale)
-            else:
-                parts = zip(*(part.split(lengths, 2) for part in (query, wide_key, wide_value)), strict=True)
-                found = [flash(*part, 0.0, True, scale=scale) for part in parts]
-                out, lse = (torch.cat(part, 2) for part in zip(*found, strict=True))
+            parts = zip(*(part.split(lengths, 2) for part in (query, wide_key, wide_value)), strict=True)
+            found = [flash(*part, 0.0, True, scale=scale) for part in parts]
+            out, lse = found[0] if len(found) == 1 else (torch.cat(part, 2) for part in zip(*found, strict=True))
             ctx.save_for_backward(query, key, value, out, lse)
             ctx.scale, ctx.lengths = scale, lengths
             return out
@@ -289,16 +277,17 @@ def _functions(torch: Any) -> tuple[Any, Any, Any, Any]:
         keys, values = key.reshape(-1, length, size), value.reshape(-1, length, size)
         wide_keys, wide_values = _with_ones(keys).transpose(1, 2), _with_ones(values).transpose(1, 2)
         key_sum, value_sum = (torch.zeros(keys.shape, dtype=torch.float32) for _ in range(2))
-        unseen = keys.new_full((min(QUERIES, length),) * 2, -math.inf).triu_(1)
-        for start in range(0, length, QUERIES):
-            end = min(start + QUERIES, length)
+        # blocks of one size: a short rest would pay for a whole block's reading and writing
+        queries = math.ceil(length / math.ceil(length / QUERIES) / TILE) * TILE
+        for start in range(0, length, queries):
+            end = min(start + queries, length)
 
             def block(part: Any, start: int = start, end: int = end) -> Any:
                 if end - start == length:
                     return part
                 return part.view(-1, shared, length, part.shape[-1])[:, :, start:end].flatten(1, 2)
 
-            share = _shares(block(wide_rows), wide_keys[:, :, :end], unseen[: end - start, : end - start])
+            share = _shares(block(wide_rows), wide_keys[:, :, :end], end - start)
             inner = (block(wide_parts) @ wide_values[:, :, :end]).mul_(share)
             by_value = share.transpose(1, 2) @ block(parts)
             by_key = inner.transpose(1, 2) @ block(rows)
@@ -330,7 +319,7 @@ def beside(model: Any, longest: int, batch: int, *, apart: bool = False) -> int:
     """Return how many rows of an optimiser step are computed at once: a divisor of `batch`, 1 where layers mix rows.
 
     Args:
-        model: the student with its adapter; on a processor, rows of one that is not lean are computed one by one.
+        model: the student with its adapter; one on a processor that is not lean computes rows one by one.
         longest: tokens of the longest row.
         batch: rows of an optimiser step.
         apart: the model is known to keep rows apart; otherwise it is tried out.

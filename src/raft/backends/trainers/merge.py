@@ -61,16 +61,7 @@ def merged(base: str, adapter: Path, dtype: str = "bfloat16") -> Any:
 
     Layers are merged one after the other, so that only one is held in float32.
 
-    Args:
-        base: the base model.
-        adapter: the adapter's folder.
-        dtype: of the result, in the words of torch.
-
-    Raises:
-        UsageError: the adapter does not fit the base.
-        DamagedArtifact: its weights are no numbers.
-        RaftError: the base cannot be loaded.
-        MissingExtra: peft or transformers is not installed.
+    Arguments and errors are those of `merge`; `dtype` is that of the result, in the words of torch.
     """
     quiet()
     try:

@@ -6,6 +6,7 @@ learned. Checkpoints lie in a folder of the training's own: what was interrupted
 
 import json
 import math
+import os
 import platform
 import shutil
 import time
@@ -15,8 +16,7 @@ from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile, ZipFile
 
-from raft.backends import hub
-from raft.backends.local.weights import keep_memory
+from raft.backends.local.weights import pretrained
 from raft.backends.trainers.cpu_kernels import beside, lean, pack, unpacked
 from raft.backends.vendors import quiet
 from raft.errors import MissingExtra, RaftError, UsageError
@@ -155,7 +155,7 @@ def run(
     together = beside(model, longest, plan.batch, apart=backend == "unsloth")  # it tells rows apart by their positions
     config = SFTConfig(**{**_arguments(plan, len(encoded), bool(held), checkpoints, together), **own})
     config._n_gpu = min(1, config.n_gpu)  # the model stands on one card; with several, TRL refuses to begin
-    watch = _watch(plan, sum(len(row["input_ids"]) for row in encoded) / len(encoded), checkpoints, on_event)
+    watch = _Watch(plan, sum(len(row["input_ids"]) for row in encoded) / len(encoded), checkpoints, on_event)
     trainer: Any = _trainer_class()(
         model=model,
         args=config,
@@ -167,7 +167,7 @@ def run(
     )
     trainer.remove_callback(PrinterCallback)
     last = last_whole(checkpoints)
-    watch.begin()
+    watch.begin()  # preparing the trainer is no part of the training
     try:
         if last is None or not finished(trainer, last):
             trainer.train(resume_from_checkpoint=str(last) if last else None)
@@ -275,9 +275,10 @@ class _Watch:
 
     def __init__(self, plan: TrainingPlan, row_tokens: float, checkpoints: Path, on_event: OnEvent) -> None:
         self._plan, self._row_tokens, self._listen = plan, row_tokens, on_event
+        checkpoints.mkdir(parents=True, exist_ok=True)
         self._file = checkpoints / _SITTINGS
         self._before = _seconds(self._file)
-        self._begun = self._saved = self._stepped = time.monotonic()
+        self.begin()
 
     def begin(self) -> None:
         self._begun = self._saved = self._stepped = time.monotonic()
@@ -288,9 +289,6 @@ class _Watch:
     def saved(self) -> None:
         self._saved = time.monotonic()
         atomically(self._file, json.dumps(self.seconds()))
-
-    def due(self) -> bool:
-        return time.monotonic() - self._saved >= 60 * self._plan.checkpoint_minutes
 
     def logged(self, entry: Mapping[str, Any], step: int, steps: int, epoch: float) -> None:
         facts = {"step": step, "steps": steps, "epoch": round(epoch, 3)}
@@ -311,7 +309,7 @@ class _Watch:
             self._stepped = now
         if "loss" in facts or "valid_loss" in facts:
             self._listen(facts)
-        if "valid_loss" in facts:
+        if "valid_loss" in facts:  # validating took part of the time
             self._stepped = time.monotonic()
 
     def callbacks(self, *, stop_early: bool) -> list[Any]:
@@ -324,7 +322,7 @@ class _Watch:
                 watch.logged(logs or {}, state.global_step, state.max_steps, state.epoch or 0.0)
 
             def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
-                if watch.due():
+                if time.monotonic() - watch._saved >= 60 * watch._plan.checkpoint_minutes:
                     control.should_save = True
                 return control
 
@@ -332,11 +330,6 @@ class _Watch:
                 watch.saved()
 
         return [_Callback(), *([EarlyStoppingCallback(self._plan.patience)] if stop_early else [])]
-
-
-def _watch(plan: TrainingPlan, row_tokens: float, checkpoints: Path, on_event: OnEvent) -> _Watch:
-    checkpoints.mkdir(parents=True, exist_ok=True)
-    return _Watch(plan, row_tokens, checkpoints, on_event)
 
 
 def _seconds(file: Path) -> float:
@@ -372,18 +365,16 @@ def versions(*packages: str) -> dict[str, str]:
 
 def hardware() -> str:
     """Return the card, or the processor with its cores, and the memory, in words."""
-    import os
-
     import torch
 
     if torch.cuda.is_available():
         card = torch.cuda.get_device_properties(0)
         return f"{card.name}, {card.total_memory / 2**30:.0f} GiB"
+    processor = f"{platform.machine()} processor, {os.cpu_count()} cores"
     try:
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-        return f"{platform.machine()} processor, {os.cpu_count()} cores, {memory:.0f} GiB"
+        return f"{processor}, {os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB"
     except (ValueError, OSError):
-        return f"{platform.machine()} processor, {os.cpu_count()} cores"
+        return processor
 
 
 class PeftTrainer:
@@ -399,7 +390,7 @@ class PeftTrainer:
         *,
         out: Path,
         checkpoints: Path,
-        on_event: Callable[[Mapping[str, float]], None],
+        on_event: OnEvent,
     ) -> TrainingReport:
         """Train in this process; see `raft.protocols.Trainer`.
 
@@ -425,29 +416,15 @@ def load(plan: TrainingPlan) -> tuple[Any, Any]:
     try:
         import torch
         from peft import LoraConfig, get_peft_model
-        from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
+        from transformers import set_seed
     except ImportError as error:
         raise MissingExtra(error.name or "peft", extra="train", why="to tune a model") from None
-    folder = hub.resolve(plan.student)
-    keep_memory()
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, use_safetensors=True)
-    except (OSError, ValueError) as error:
-        raise RaftError(
-            f"The student {plan.student} cannot be loaded: {str(error).splitlines()[0]}",
-            where=folder,
-            hint="give a folder that holds a causal language model, set RAFT_MODELS, or check the name",
-        ) from None
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
+    model, tokenizer = pretrained(plan.student, role="student")
     cuda = torch.cuda.is_available()
     set_seed(plan.seed)
     adapter = LoraConfig(
         r=plan.rank,
         lora_alpha=plan.alpha,
-        lora_dropout=0.0,
-        bias="none",
         target_modules="all-linear",
         task_type="CAUSAL_LM",
     )

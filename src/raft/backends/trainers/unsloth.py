@@ -1,8 +1,7 @@
 """Training with Unsloth, in a process of its own.
 
 Unsloth rewrites transformers and TRL when it is imported, and must be imported before them: neither is to be had in a
-process that also embeds, asks or trains otherwise. Here is the parent; `unsloth_worker`
-is the child.
+process that also embeds, asks or trains otherwise. Here is the parent; `unsloth_worker` is the child.
 """
 
 import dataclasses

@@ -1,8 +1,8 @@
 """The child process in which Unsloth works: `python -m raft.backends.trainers.unsloth_worker SPEC.json`.
 
 Unsloth is the first heavy package that is imported here, because it rewrites the others. The child tells its parent
-(`unsloth`) of its progress in lines of JSON on the standard output it was started with; whatever else is
-printed, by anyone, goes to the standard error, which the parent keeps as a log.
+(`unsloth`) of its progress in lines of JSON on the standard output it was started with; whatever else is printed, by
+anyone, goes to the standard error, which the parent keeps as a log.
 """
 
 import dataclasses
@@ -30,14 +30,7 @@ Tell = Callable[[Mapping[str, Any]], None]
 
 
 def loading(model: str, *, max_tokens: int, bits: int, seed: int) -> dict[str, Any]:
-    """Return the arguments of `FastLanguageModel.from_pretrained`.
-
-    Args:
-        model: folder or hub name.
-        max_tokens: the longest row.
-        bits: 16, or 4 for a base in NF4.
-        seed: of whatever is drawn while loading.
-    """
+    """Return the arguments of `FastLanguageModel.from_pretrained`; `bits` are 16, or 4 for a base in NF4."""
     return {
         "model_name": model,
         "max_seq_length": max_tokens,
