@@ -36,7 +36,7 @@ HEAVY = (
     *("bm25s", "tokenizers", "huggingface_hub", "gguf", "accelerate", "onnxruntime"),
 )
 SLOW_TO_IMPORT = ("torch", "transformers", "chromadb", "litellm", "datasets", "unsloth", "sentence_transformers")
-LONGEST, MODULES_AT_MOST, LINES_AT_MOST, ROOMS_AT_MOST = 500, 120, 23_000, 24
+LONGEST, MODULES_AT_MOST, LINES_AT_MOST, ROOMS_AT_MOST = 500, 120, 23_600, 24
 LONE, LONE_AT_MOST = 60, 10
 """A module over so many lines that one other module alone imports is a part of that one; so many may be left."""
 
@@ -110,9 +110,9 @@ def test_the_house_fits_into_a_head():
 
 
 def test_heavy_packages_are_imported_in_backends_alone():
-    """No module outside backends imports a heavy package, but for the export of datasets and the hub's cards."""
+    """No module outside backends imports a heavy package, but for the export of datasets."""
     found = {name: reaches(name, HEAVY) for name in MODULES if not name.startswith("raft.backends")}
-    allowed = {"raft.examples.export": {"datasets"}, "raft.store.adapters": {"huggingface_hub"}}
+    allowed = {"raft.examples.export": {"datasets"}}
     assert {name: heavy for name, heavy in found.items() if heavy} == allowed
 
 

@@ -85,8 +85,7 @@ def test_a_reader_is_added_by_its_file_and_its_rows(added, tmp_path):
     (tmp_path / "corpus/talk.srt").write_text("1\n00:00:01,000 --> 00:00:04,000\nPumps weigh 7.5 kg.\n")
     table = {
         "corpus/readers/__init__.py": [
-            behind(r"^SUFFIXES = {$", '\n    ".srt": "srt",'),
-            behind(r"^_MODULES = {$", '\n    "srt": "subtitles",'),
+            behind(r"^_FORMATS = {$", '\n    "srt": _Format("subtitles", ".srt"),'),
         ]
     }
     program = """
@@ -103,7 +102,7 @@ def test_a_rule_is_added_by_a_function_and_a_row(added):
     """Questions to which a new rule applies are dropped for its reason; the step that asks it is made anew."""
     function = "def _shouts(candidate: Candidate) -> bool:\n    return candidate.question.isupper()\n\n\n"
     changes = {
-        "curation/filters.py": [
+        "curation/clean.py": [
             before(r"^RULES\b", function),
             behind(r"^RULES\b.* = \($", '\n    ("shouts", _shouts),'),
         ],

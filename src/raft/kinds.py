@@ -1,7 +1,7 @@
 """The kinds of question, and all that differs between them: one table.
 
 A kind that a capable model is asked for (`items`) is a name in `Kind` and a line here. One that is asked for in another
-way has its targets (`raft.targets`) or its asks (as `raft.decisions`) besides.
+way has its targets (`generation.facts`) or its asks (as `generation.yes_no`) besides.
 """
 
 from dataclasses import dataclass

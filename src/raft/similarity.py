@@ -30,6 +30,7 @@ _OPENER = re.compile(
     r"|as|list|describe|explain|outline|give|name|state)(?:n['’]t|['’]\w+)?$"
 )
 _JOINING = frozenset(["and", "or"])
+_ARTICLES = frozenset(["a", "an", "the"])
 _REVERSALS = frozenset(["not", "no", "never", "cannot", "without", "except", "non", "nor", "neither", "unless"])
 
 
@@ -104,7 +105,7 @@ def near(one: str, other: str) -> bool:
     words, or a token-sort ratio of at least `NEAR` where words that stand in one alone are spellings of each other
     ("colour", "color"), not others ("maximum", "minimum") and no reversal ("not").
     """
-    if normalise(one) == normalise(other):
+    if _bare(one) == _bare(other):
         return True
     if not same_marks(one, other) or turned_round(one, other):
         return False
@@ -114,6 +115,11 @@ def near(one: str, other: str) -> bool:
     if (left | right) & _REVERSALS or fuzz.token_sort_ratio(normalise(one), normalise(other)) < NEAR:
         return False
     return not (_unmatched(left, right) and _unmatched(right, left))
+
+
+def _bare(text: str) -> list[str]:
+    words = normalise(text).split()
+    return [word for word in words if word not in _ARTICLES] or words
 
 
 def _unmatched(words: frozenset[str], others: frozenset[str]) -> list[str]:

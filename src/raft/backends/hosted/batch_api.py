@@ -130,7 +130,7 @@ class BatchProvider:
 
         Raises:
             Unlisted: such an attempt failed, and the provider has no list.
-            Busy, Broken: it failed again and again; it may have been made.
+            RateLimited, Transient: it failed again and again; it may have been made.
             Refused, Denied: it was not made.
         """
         tried = False

@@ -79,7 +79,7 @@ class Transport(Protocol):
         """Return the reply to one request.
 
         Raises:
-            Busy: the endpoint wants fewer calls.
+            RateLimited: the endpoint wants fewer calls.
             Broken: the call failed by chance.
             Refused: this request is not answered.
             Denied: no request is answered.

@@ -1,4 +1,4 @@
-"""Asking a hosted model: requests flow through the ledger and a flight of calls, and come back in their order.
+"""Asking a hosted model: requests flow through the ledger and a pool of calls, and come back in their order.
 
 A limited number of requests is looked at ahead of the one whose outcome is due, so that the endpoint always has enough
 to do, memory stays flat, and one slow reply holds up nobody but its own successors.
