@@ -383,8 +383,8 @@ def test_the_servers_faults_depend_on_request_and_attempt_alone():
         firsts = [endings(first, 100), endings(first, 100)]
         assert [endings(second, 100), endings(second, 100)] == firsts
     assert firsts[0] != firsts[1]
-    assert 10 <= firsts[0].count("Busy") <= 30
-    assert 20 <= firsts[0].count("Broken") <= 40
+    assert 10 <= firsts[0].count("RateLimited") <= 30
+    assert 20 <= firsts[0].count("Transient") <= 40
 
 
 def test_the_server_counts_what_it_would_charge_for(tmp_path):

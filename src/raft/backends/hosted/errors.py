@@ -79,10 +79,10 @@ class Transport(Protocol):
         """Return the reply to one request.
 
         Raises:
-            Busy: the endpoint wants fewer calls.
-            Broken: the call failed by chance.
-            Refused: this request is not answered.
-            Denied: no request is answered.
+            RateLimited: the endpoint wants fewer calls.
+            Transient: the call failed by chance.
+            Rejected: this request is not answered.
+            AccessDenied: no request is answered.
         """
         ...
 
