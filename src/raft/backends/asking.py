@@ -138,15 +138,7 @@ def add_up(totals: dict[str, float], entries: Sequence[Entry], *, replayed: bool
 
 
 def entry_of(reply: Reply, key: str, call: Request, *, attempt: int, model: str) -> Entry:
-    """Return a reply as the ledger keeps it; tokens that are not known (negative) count as none.
-
-    Args:
-        reply: what came.
-        key: under which it is kept.
-        call: what was asked.
-        attempt: number of the attempt, from 0.
-        model: name of the model.
-    """
+    """Return a reply as the ledger keeps it; tokens that are not known (negative) count as none."""
     return Entry(
         key=key,
         model=model,
@@ -168,15 +160,7 @@ def _may_be_asked(outcome: Completion | Failure | None) -> bool:
 def judge(
     request: Request, entry: Entry | Failure, replayed: bool, *, attempt: int, model: str
 ) -> Completion | Failure:
-    """Return what has become of a request.
-
-    Args:
-        request: with the check that its reply must pass.
-        entry: the reply, or why there is none.
-        replayed: the reply comes from the ledger.
-        attempt: number of the attempt, from 0.
-        model: name of the model.
-    """
+    """Return what has become of a request whose reply, or why there is none, is `entry`; `attempt` counts from 0."""
     if isinstance(entry, Failure):
         return replace(entry, attempts=attempt + 1)
     text = without_thoughts(entry.reply)

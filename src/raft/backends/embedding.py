@@ -1,16 +1,13 @@
 """Embedders: sentence-transformers on this machine, or a hosted model through litellm."""
 
-import json
 from collections.abc import Sequence
 from functools import cached_property
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from raft.backends import hub
-from raft.backends.hosted.providers import identity_of
+from raft.backends.hosted.providers import entries, identity_of
 from raft.backends.hub import HostedTokenizer, LocalTokenizer
 from raft.backends.vendors import import_litellm, quiet
 from raft.errors import MissingExtra, RaftError
@@ -210,9 +207,6 @@ def _length_limit(name: str) -> int:
 
 
 def _hosted_limit(name: str) -> int:
-    """Tokens that a hosted model takes, from the list in litellm's folder; importing litellm would take seconds."""
-    spec = find_spec("litellm")
-    path = Path(spec.origin).parent / "model_prices_and_context_window_backup.json" if spec and spec.origin else None
-    known = json.loads(path.read_text(encoding="utf-8")) if path and path.is_file() else {}
-    entry = known.get(name) or known.get(name.partition("/")[2]) or {}
+    # under its short name at any provider: unlike a price, what it takes is the same at each
+    entry = entries().get(name) or entries().get(name.partition("/")[2]) or {}
     return int(entry.get("max_input_tokens") or _UNKNOWN_LIMIT)

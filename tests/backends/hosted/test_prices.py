@@ -22,7 +22,7 @@ ENTRIES = {
 @pytest.fixture
 def listed(monkeypatch):
     """A list with some models."""
-    monkeypatch.setattr(providers, "_entries", lambda: ENTRIES)
+    monkeypatch.setattr(providers, "entries", lambda: ENTRIES)
 
 
 @pytest.mark.parametrize(

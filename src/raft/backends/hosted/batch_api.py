@@ -1,7 +1,7 @@
 """A provider's batch endpoint through litellm: files of requests up, batches made and found, files of replies down.
 
 One layer of retries (tenacity, exponential with jitter, transient errors only; litellm's own are off). What could not
-be done ends in one of the errors of `raft.backends.faults`.
+be done ends in one of the errors of `raft.backends.hosted.errors`.
 """
 
 import json
@@ -131,7 +131,7 @@ class BatchProvider:
         Raises:
             Unlisted: such an attempt failed, and the provider has no list.
             RateLimited, Transient: it failed again and again; it may have been made.
-            Refused, Denied: it was not made.
+            Rejected, AccessDenied: it was not made.
         """
         tried = False
 

@@ -63,14 +63,7 @@ class RetryPolicy:
     seconds: float = 600.0
 
     def ends(self, fault: BaseException | None, trouble: RetryState, *, now: float, answered_at: float) -> bool:
-        """Tell whether a call is not to be sent again.
-
-        Args:
-            fault: the last one.
-            trouble: all of them.
-            now: seconds of the loop's clock.
-            answered_at: when any call was answered last.
-        """
+        """Tell whether a call is not to be sent again; times are of the loop's clock, in seconds."""
         alone = trouble.alone(answered_at)
         away = now - max(trouble.since or 0.0, answered_at) >= self.seconds
         if isinstance(fault, RateLimited):
@@ -93,8 +86,8 @@ async def send_again(
         ends: told the last fault, whether to give up.
 
     Raises:
-        Busy, Broken: the last fault of a call that was given up.
-        Refused, Denied: it is not answered.
+        RateLimited, Transient: the last fault of a call that was given up.
+        Rejected, AccessDenied: it is not answered.
     """
     known: RateLimited | Transient | None = first
 

@@ -80,9 +80,9 @@ class Transport(Protocol):
 
         Raises:
             RateLimited: the endpoint wants fewer calls.
-            Broken: the call failed by chance.
-            Refused: this request is not answered.
-            Denied: no request is answered.
+            Transient: the call failed by chance.
+            Rejected: this request is not answered.
+            AccessDenied: no request is answered.
         """
         ...
 

@@ -192,8 +192,8 @@ def read_reply(data: bytes, seconds: float) -> Reply:
     """Return what the body of a good response holds.
 
     Raises:
-        Broken: it is no chat completion.
-        Busy, Refused, Denied: it is an error after all; some gateways send those with a good status.
+        Transient: it is no chat completion.
+        RateLimited, Rejected, AccessDenied: it is an error after all; some gateways send those with a good status.
     """
     try:
         tree = json.loads(data)

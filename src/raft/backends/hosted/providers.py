@@ -202,9 +202,9 @@ def list_price(name: str) -> Price | None:
 def listed(name: str) -> Mapping[str, Any]:
     """Return what the list says of a model, by its whole name or by its name at the provider; nothing if unknown."""
     provider, _, short = name.partition("/")
-    entry = _entries().get(name)
+    entry = entries().get(name)
     if entry is None:
-        entry = _entries().get(short) or {}
+        entry = entries().get(short) or {}
         # the same name at another provider, or on a machine of one's own, has another price
         if not str(entry.get("litellm_provider", "")).startswith(provider):
             return {}
@@ -212,7 +212,8 @@ def listed(name: str) -> Mapping[str, Any]:
 
 
 @lru_cache(maxsize=1)
-def _entries() -> Mapping[str, Mapping[str, Any]]:
+def entries() -> Mapping[str, Mapping[str, Any]]:
+    """Return litellm's list, from its folder alone: importing it would take seconds."""
     spec = find_spec("litellm")
     path = Path(spec.origin).parent / _LIST if spec and spec.origin else None
     return json.loads(path.read_text(encoding="utf-8")) if path and path.is_file() else {}
