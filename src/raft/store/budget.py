@@ -273,7 +273,7 @@ class PaidEmbedder:
     """
 
     def __init__(self, embedder: Embedder, budget: Budget) -> None:
-        self._embedder, self._purse = embedder, budget
+        self._embedder, self._budget = embedder, budget
         self.identity: str = embedder.identity
         self.tokenizer: Tokenizer = embedder.tokenizer
         self.max_tokens: int = embedder.max_tokens
@@ -285,17 +285,17 @@ class PaidEmbedder:
         Raises:
             CapReached: it could pass the cap; nothing was sent.
         """
-        price = self._purse.price
+        price = self._budget.price
         most = sum(len(text.encode("utf-8", "surrogatepass")) + _TOKENS_A_TURN for text in texts)
-        number = self._purse.open("embeddings", price.cost(most, 0) if price else None)
+        number = self._budget.open("embeddings", price.cost(most, 0) if price else None)
         try:
             vectors = self._embedder.embed(texts)
             tokens = sum(self.tokenizer.count(texts))
         except BaseException:
-            self._purse.lose(number)
+            self._budget.lose(number)
             raise
         cost = price.cost(tokens, 0) if price else None
-        self._purse.pay(number, None, cost=cost, input_tokens=tokens, output_tokens=0)
+        self._budget.pay(number, None, cost=cost, input_tokens=tokens, output_tokens=0)
         return vectors
 
 
@@ -328,7 +328,7 @@ class TransactionBatcher:
     """Writes calls and payments of a budget for one event loop, in its thread."""
 
     def __init__(self, budget: Budget, loop: asyncio.AbstractEventLoop) -> None:
-        self._purse, self._loop = budget, loop
+        self._budget, self._loop = budget, loop
         self._opening: list[tuple[str, float | None, asyncio.Future[int]]] = []
         self._paying: list[tuple[Payment, asyncio.Future[None]]] = []
         self._writing: asyncio.Task[None] | None = None
@@ -368,7 +368,7 @@ class TransactionBatcher:
             self._written_at = self._loop.time()
             rows, payments = [(key, worst) for key, worst, _ in opening], [one for one, _ in paying]
             try:
-                numbers = await self._loop.run_in_executor(None, self._purse.write, rows, payments)
+                numbers = await self._loop.run_in_executor(None, self._budget.write, rows, payments)
             except Exception as error:
                 waiting: list[asyncio.Future[Any]] = [one[-1] for one in opening]
                 for written in [*waiting, *(one[-1] for one in paying)]:
@@ -377,7 +377,7 @@ class TransactionBatcher:
                 continue
             for number, (_, _, opened) in zip(numbers, opening, strict=True):
                 if opened.done():  # who asked for it has been cancelled, and will not send it
-                    self._purse.release(number)
+                    self._budget.release(number)
                 else:
                     opened.set_result(number)
             for _, paid in paying:

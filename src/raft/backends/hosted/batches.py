@@ -61,7 +61,7 @@ class BatchModel:
         self.window = _WINDOW
         self._api_base, self._timeout, self._effort = api_base, timeout, effort
         self._refused: dict[str, frozenset[str]] = {}  # what was known when a batch was made, by its name
-        self._book, self._purse = book, budget
+        self._book, self._budget = book, budget
         self._price = Price(price.input * _DISCOUNT, price.output * _DISCOUNT) if price else None
         self._say = say or (lambda event, facts: None)
         self._provider: BatchProvider | None = None
@@ -127,7 +127,7 @@ class BatchModel:
             stand = provider.look(sent.id or "") if sent else None
             if sent and stand and stand.over:  # its calls are settled even if nobody asks for its replies any more
                 self._close(provider, sent, stand, {})
-        self._purse.recount()
+        self._budget.recount()
         self._provider = provider
         return provider
 
@@ -167,7 +167,7 @@ class BatchModel:
                 line = provider.line(key, asked[key])
                 if piece and size + len(line) > _BYTES:
                     break
-                if not self._purse.fits(None if worst is None else cost + worst):
+                if not self._budget.fits(None if worst is None else cost + worst):
                     if waiting:  # what they really cost leaves room for more than a few now
                         return rest
                     break
@@ -175,14 +175,14 @@ class BatchModel:
                 lines.append(line)
                 size, cost = size + len(line), cost + (worst or 0.0)
             if not piece:
-                raise self._purse.cap_reached(worst_case(asked[rest[0]], self._price))
+                raise self._budget.cap_reached(worst_case(asked[rest[0]], self._price))
             waiting[self._send(provider, piece, lines)] = list(piece)
             rest = rest[len(piece) :]
         return rest
 
     def _send(self, provider: BatchProvider, piece: Mapping[str, float | None], lines: list[bytes]) -> Batch:
-        batch = self._book.plan(self.identity, piece, model=self.name, purpose=self._purse.purpose)
-        self._purse.recount()
+        batch = self._book.plan(self.identity, piece, model=self.name, purpose=self._budget.purpose)
+        self._budget.recount()
         self._refused[batch.name] = provider.manners.refused
         try:
             batch = self._book.filed(batch, provider.upload(lines))
@@ -256,7 +256,7 @@ class BatchModel:
         if stand is not None and stand.status != "completed":
             free |= silent  # what was not done is not billed
         self._book.settle(batch, bills, free)
-        self._purse.recount()
+        self._budget.recount()
         if stand is not None:
             words = f"the batch {batch.id} came back without a reply to this request ({stand.status})"
             outcomes |= {key: Failure("error", words) for key in silent}

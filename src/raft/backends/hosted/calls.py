@@ -158,19 +158,19 @@ class RequestPool:
         roomy: Callable[[Request], Request] = lambda request: request,
     ) -> None:
         self.limiter = limiter
-        self._make, self._purse, self._model, self._where = transport, budget, model, where
+        self._make, self._budget, self._model, self._where = transport, budget, model, where
         self._patience, self._make_loop, self._roomy = patience, loop, roomy
         self._results: SimpleQueue[tuple[Call, Outcome] | None] = SimpleQueue()  # None: no more will come
         self._outstanding, self._ended = 0, False
         self._tasks: set[asyncio.Task[None]] = set()
-        self._aloft: set[asyncio.Task[None]] = set()
+        self._in_flight: set[asyncio.Task[None]] = set()
         self._halted, self._error = False, None  # type: bool, BaseException | None
         self._answered_at, self._tokens_ratio = float("-inf"), 1.0
         self._limits: Mapping[str, float] = {}
 
     def __enter__(self) -> Self:
         self._loop = self._make_loop()
-        self._batcher = TransactionBatcher(self._purse, self._loop)
+        self._batcher = TransactionBatcher(self._budget, self._loop)
         self._landing, self._settled = asyncio.Event(), asyncio.Event()
         self._thread = threading.Thread(target=self._run, name="raft-pool", daemon=True)
         self._thread.start()
@@ -258,7 +258,7 @@ class RequestPool:
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
-            await self._batcher.flush()  # replies that came while the flight was being closed
+            await self._batcher.flush()  # replies that came while the pool was being closed
             if transport is not None:
                 await transport.close()
 
@@ -277,7 +277,7 @@ class RequestPool:
         """Send nothing more; calls that are in the air may end."""
         if not self._halted:
             self._halted, self._error = True, error
-            for task in self._tasks - self._aloft - {asyncio.current_task(self._loop)}:
+            for task in self._tasks - self._in_flight - {asyncio.current_task(self._loop)}:
                 task.cancel()
             if not self._tasks:
                 self._landing.set()
@@ -315,7 +315,7 @@ class RequestPool:
 
     async def _send(self, call: Call, trouble: RetryState) -> Entry:
         """Send a call once and keep its reply."""
-        request, price = call.request, self._purse.price
+        request, price = call.request, self._budget.price
         most = most_tokens(request)
         guess = most / _BYTES_A_TOKEN + request.max_tokens
         await self.limiter.enter(max(1, round(guess * self._tokens_ratio)))
@@ -329,7 +329,7 @@ class RequestPool:
             try:
                 await self._granted(worst)
                 begun = self._loop.time()
-                self._aloft.add(task)
+                self._in_flight.add(task)
                 number = await self._batcher.open(call.key, worst)
                 reply = await self._sent(number, call)
                 outcome = "ok"
@@ -350,30 +350,30 @@ class RequestPool:
             await self._batcher.pay(payment)
             return entry
         finally:
-            self._aloft.discard(task)
+            self._in_flight.discard(task)
             self._settled.set()
 
     async def _granted(self, worst: float | None) -> None:
-        while not self._purse.reserve(worst):
-            if not self._aloft:
-                raise self._purse.cap_reached(worst)
+        while not self._budget.reserve(worst):
+            if not self._in_flight:
+                raise self._budget.cap_reached(worst)
             self._settled.clear()
             await self._settled.wait()  # what comes back may have cost less than the most it could
 
     async def _sent(self, number: int, call: Call) -> Reply:
         if self._halted:
-            self._purse.release(number)
+            self._budget.release(number)
             raise asyncio.CancelledError
         try:
             reply = await self._transport.send(call.request)
         except (RateLimited, Rejected, AccessDenied):
-            self._purse.release(number)
+            self._budget.release(number)
             raise
         except Transient as error:
-            (self._purse.lose if error.billed else self._purse.release)(number)
+            (self._budget.lose if error.billed else self._budget.release)(number)
             raise
         except BaseException:  # cut off, or an error that no transport may raise
-            self._purse.lose(number)
+            self._budget.lose(number)
             raise
         self._listen()
         return reply
@@ -382,7 +382,7 @@ class RequestPool:
         read, written = reply.input_tokens, reply.output_tokens
         if read < 0 or written < 0 or (reply.text and not written):
             read = written = -1
-        price = self._purse.price
+        price = self._budget.price
         cost = price.cost(read, written) if price and read >= 0 else None
         kept = replace(reply, input_tokens=read, output_tokens=written, cost=worst if cost is None else cost)
         entry = entry_of(kept, call.key, call.request, attempt=call.attempt, model=self._model)

@@ -83,7 +83,7 @@ class FlowingGenerator:
         max_failures: float | None = None,
         progress: Progress | None = None,
     ) -> None:
-        self._model, self._ledger, self._purse = model, ledger, budget
+        self._model, self._ledger, self._budget = model, ledger, budget
         self._attempts, self._max_failures, self._progress = attempts, max_failures, progress
         self._ahead = max(_AHEAD_OF_EACH * model.concurrency, _LEAST_AHEAD)
         self._new = self._replayed = self._failures = 0
@@ -108,7 +108,7 @@ class FlowingGenerator:
             try:
                 while self._fill(window, source):
                     if window.queued and pool is None:
-                        pool = stack.enter_context(self._model.pool(self._purse))
+                        pool = stack.enter_context(self._model.pool(self._budget))
                     while pool and window.queued and pool.room:
                         pool.submit(window.queued.popleft())
                     while window.slots and (outcome := window.slots[0].outcome):
@@ -222,8 +222,8 @@ class FlowingGenerator:
             "replayed": self._replayed,
             "in_flight": pool.limiter.in_flight if pool else 0,
             "limit": int(pool.limiter.limit) if pool else 0,
-            "cost": self._purse.spent if self._purse.price else None,
-            "cap": self._purse.cap,
+            "cost": self._budget.spent if self._budget.price else None,
+            "cap": self._budget.cap,
             "input_tokens": int(self.totals["input_tokens"]),
             "output_tokens": int(self.totals["output_tokens"]),
             "failures": self._failures,
@@ -242,7 +242,7 @@ class UncachedGenerator:
     """
 
     def __init__(self, model: Model, budget: Budget | None = None) -> None:
-        self._model, self._purse = model, budget
+        self._model, self._budget = model, budget
         self.identity = model.identity
 
     def complete(self, requests: Iterable[Request]) -> Iterator[Completion | Failure]:
@@ -252,8 +252,8 @@ class UncachedGenerator:
             CapReached: the next call could pass the cap.
             RaftError: the endpoint stays away, or refuses all requests.
         """
-        if self._purse is not None and isinstance(self._model, HostedModel):
-            yield from self._pooled(self._model, self._purse, requests)
+        if self._budget is not None and isinstance(self._model, HostedModel):
+            yield from self._pooled(self._model, self._budget, requests)
             return
         for request in requests:
             for batch in self._model.answer([request], [True]):

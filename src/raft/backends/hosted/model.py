@@ -1,4 +1,4 @@
-"""Generation by a hosted or self-hosted model: its name, its key, and the flight that its calls take.
+"""Generation by a hosted or self-hosted model: its name, its key, and the pool that its calls take.
 
 A provider that speaks as OpenAI does is asked directly, every other one through litellm.
 """
