@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from itertools import pairwise
 from pathlib import Path
 
 import polars as pl
@@ -240,7 +241,8 @@ def test_a_kill_between_draft_and_manifest_costs_at_most_one_step(tmp_path, pris
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
         patch.setattr(Path, "replace", killing)
         build(folder)
-    finished = calls[: count if done else count - 1].count("manifest.json")
+    renamed = calls[: count if done else count - 1]  # a step's files, then its line; before files that differ, a mark
+    finished = sum(line == "manifest.json" != file for file, line in pairwise(renamed))
     assert build(folder) == list(STEPS[finished:])
     assert contents(folder) == contents(pristine)
 
@@ -517,6 +519,34 @@ def test_what_does_not_belong_together_is_refused(folder, before):
     run.existing(folder).require(*STEPS)
     with pytest.raises(DamagedArtifact, match="index"):
         run.existing(folder).require("index")
+
+
+def test_a_table_that_is_there_before_its_line_is_refused(folder, monkeypatch):
+    """After a death between a step's files and its line in the manifest, what was made of the old files is refused."""
+
+    def dies(*_):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "_record", dies)
+        with pytest.raises(Killed):
+            build(folder, {**CORPUS, "d.md": "New."})
+    with pytest.raises(DamagedArtifact):
+        run.existing(folder).require(*STEPS)
+    build(folder, {**CORPUS, "d.md": "New."})
+    run.existing(folder).require(*STEPS)
+
+
+def test_a_trial_leaves_the_lines_of_its_run_alone(tmp_path):
+    """A trial that changes a step's file in its place does not mark the run's own step as unfinished."""
+    runs, digests = Run(tmp_path), {"index": lambda: "whole"}
+    with runs.writing():
+        runs.step("index", lambda step: {}, version=1, outputs=digests)
+        trial = runs.trial()
+        trial.folder.mkdir(parents=True, exist_ok=True)
+        trial.step("index", lambda step: {}, version=2, outputs={"index": lambda: "other"})
+        assert "unfinished" not in runs.manifest["steps"]["index"]
+    run.existing(tmp_path).require("index")
 
 
 def test_a_folder_that_was_half_changed_is_refused(tmp_path):

@@ -298,7 +298,6 @@ def tokenizer(name: str) -> Tokenizer:
     Raises:
         UsageError: there is no such model, or it has no `tokenizer.json`.
     """
-
     return HostedTokenizer(name) if is_hosted(name) else LocalTokenizer(name)
 
 

@@ -77,7 +77,9 @@ def missing(path: Path) -> DamagedArtifact:
     return DamagedArtifact(
         f"There is no {path.name} in the run directory.",
         where=path.parent,
-        hint=f"raft build CORPUS --out {path.parent}   (it continues where it stopped)",
+        hint=f"raft bench {path.parent}"
+        if path.name == "answers.parquet"
+        else f"raft build CORPUS --out {path.parent}   (it continues where it stopped)",
     )
 
 
@@ -142,7 +144,9 @@ def _reading(path: Path) -> Iterator[None]:
         raise DamagedArtifact(
             f"A table cannot be read: {error}.",
             where=path,
-            hint="run the same raft build again: what is damaged is built anew",
+            hint=f"raft bench {path.parent}   (asks what is not in the ledger)"
+            if path.name == "answers.parquet"
+            else "run the same raft build again: what is damaged is built anew",
         ) from None
 
 

@@ -301,6 +301,7 @@ class Run:
             path = self._trial / artifact
             if not path.is_file() or artifacts.digest(path) != entry["digest"]:
                 return None
+        self._mark(name, line["artifacts"])
         for artifact in line["artifacts"]:
             artifacts.link(self._trial / artifact, self.folder / artifact)
         return dict(line)
@@ -309,9 +310,7 @@ class Run:
         self, name: str, step: Step, work: Work, outputs: Sequence[str] | Mapping[str, Digest]
     ) -> dict[str, dict[str, Any]]:
         if isinstance(outputs, Mapping):
-            if outputs and name in self.manifest["steps"]:  # changed in its place: cut off, it is neither old nor new
-                self.manifest["steps"][name]["unfinished"] = True
-                self._save()
+            self._mark(name, {artifact: {"digest": None} for artifact in outputs})  # changed in its place
             work(step)
             made = {artifact: {"digest": digest()} for artifact, digest in outputs.items()}
             for artifact, entry in made.items():
@@ -322,9 +321,20 @@ class Run:
         drafts.mkdir(parents=True, exist_ok=True)
         produced = work(step)
         rows = {one: artifacts.write(drafts / one, produced[one]) for one in outputs}
+        tables = {one: {"digest": artifacts.digest(drafts / one), "rows": rows[one]} for one in outputs}
+        self._mark(name, tables)
         for artifact in outputs:
             (drafts / artifact).replace(self.folder / artifact)
-        return {one: {"digest": artifacts.digest(self.folder / one), "rows": rows[one]} for one in outputs}
+        return tables
+
+    def _mark(self, name: str, made: Mapping[str, Mapping[str, Any]]) -> None:
+        # cut off between its files and its line, the step would be neither old nor new, and nobody could tell
+        line = self.manifest["steps"].get(name)
+        if line is not None and any(
+            line["artifacts"].get(one, {}).get("digest") != entry["digest"] for one, entry in made.items()
+        ):
+            self.manifest["steps"][name] = {**line, "unfinished": True}
+            self._save()
 
     def _intact(self, step: str, outputs: Sequence[str] | Mapping[str, Digest]) -> dict[str, Any] | None:
         line = self.manifest["steps"].get(step)

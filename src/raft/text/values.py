@@ -222,7 +222,7 @@ def agree(one: str, other: str) -> bool:
     return left == right or (covers(left, right) and covers(right, left))
 
 
-@lru_cache(maxsize=65536)
+@lru_cache(maxsize=8192)
 def fact_values(text: str) -> frozenset[Value]:
     """Return the values of the numbers, dates and codes of a text.
 
