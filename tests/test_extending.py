@@ -157,11 +157,17 @@ def test_a_provider_is_added_by_a_row(added, on_this_machine):
     """Models of a new provider are asked at its address with its key, and known by their names alone."""
     program = """
 import json
+from pathlib import Path
+from raft.backends.hosted.flowing import FlowingGenerator
 from raft.backends.hosted.model import HostedModel
 from raft.protocols import Request
+from raft.store.budget import Budget
+from raft.store.ledger import Ledger
 model = HostedModel("acme/test-model", api_base=None, concurrency=1, timeout=20)
-((_, reply),) = next(model.answer([Request(({"role": "user", "content": "hello"},), max_tokens=9)], [True]))
-model.close()
+ledger = Ledger(Path("ledger.sqlite"))
+budget = Budget(ledger, run="r", model=model.name, price=None, cap=None)
+asked = [Request(({"role": "user", "content": "hello"},), max_tokens=9)]
+(reply,) = FlowingGenerator(model, ledger, budget, attempts=1).complete(asked)
 print(json.dumps([reply.text, model.identity]))
 """
     with FakeOpenAI() as server:

@@ -18,6 +18,7 @@ from raft.api import models
 from raft.api.budgets import budget_of
 from raft.backends import hub
 from raft.backends.asking import Model
+from raft.backends.hosted.model import HostedModel
 from raft.backends.local.weights import Weights
 from raft.errors import UsageError
 from raft.pipeline.build import searched
@@ -51,7 +52,7 @@ class LoadedRun:
         self.run, self.settings = run, settings
         self._corpus: _Corpus | None = None
         self._weights: dict[str, Weights] = {}
-        self._models: dict[tuple[str, Path | None], Model] = {}
+        self._models: dict[tuple[str, Path | None], Model | HostedModel] = {}
 
     def search(self, questions: Sequence[str], k: int) -> list[list[Passage]]:
         """Return the best `k` passages for each question, boilerplate left out."""
@@ -68,7 +69,7 @@ class LoadedRun:
         assert self._corpus is not None
         return relevance(questions, passages, self._corpus.index.embedder.embed)
 
-    def model(self, name: str, adapter: Path | None) -> Model:
+    def model(self, name: str, adapter: Path | None) -> Model | HostedModel:
         """Return a model with an adapter, or none; weights are loaded once."""
         key = name, adapter
         if key not in self._models:

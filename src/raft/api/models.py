@@ -46,7 +46,7 @@ def open_components(folder: Path, settings: Settings, ledger: Ledger, collection
     """
     embedder = question_embedder(settings, ledger, collection)
     chosen = settings.generator
-    model: Model
+    model: Model | HostedModel
     budget = budget_of(chosen.model, settings, ledger, collection, api_base=chosen.api_base)
     if budget is None:
         model = LocalModel(chosen.model, batch=chosen.batch)
@@ -82,7 +82,7 @@ def open_components(folder: Path, settings: Settings, ledger: Ledger, collection
 
 
 def asker(
-    model: Model,
+    model: Model | HostedModel,
     ledger: Ledger,
     budget: Budget | None,
     *,
@@ -96,7 +96,7 @@ def asker(
     """
     if budget is None or not hasattr(model, "pool"):
         return AskingGenerator(
-            model,
+            cast("Model", model),
             ledger,
             attempts=attempts,
             progress=lambda new, replayed: on_event("asked", {"new": new, "replayed": replayed}),

@@ -1,8 +1,7 @@
 """Asking until a reply is good, and never twice for the same: the ledger between a generator and its model.
 
-A window of requests is looked up, what is missing is asked, each reply is stored before anything else sees it, and
-replies that fail their request's check are asked again, up to a limit. Another attempt has a key of its own, so that
-a reply which failed is not served again in its place.
+Each reply is stored before anything else sees it. One that fails its request's check is asked again under another key,
+so that it is not served again in its place.
 """
 
 import json
@@ -60,11 +59,7 @@ class Model(Protocol):
 class AskingGenerator:
     """A `Generator` made of a model and a ledger.
 
-    Args:
-        model: what answers.
-        ledger: what was answered already.
-        attempts: how often one request is asked before it is a failure.
-        progress: told after each batch how many replies are new and how many were replayed.
+    A request is a failure after so many `attempts`; `progress` is told how many replies are new, and how many replayed.
     """
 
     def __init__(
@@ -138,7 +133,7 @@ def add_up(totals: dict[str, float], entries: Sequence[Entry], *, replayed: bool
 
 
 def entry_of(reply: Reply, key: str, call: Request, *, attempt: int, model: str) -> Entry:
-    """Return a reply as the ledger keeps it; tokens that are not known (negative) count as none."""
+    """Return a reply as the ledger keeps it; tokens that are not known (negative) count as none, attempts from 0."""
     return Entry(
         key=key,
         model=model,
@@ -160,7 +155,10 @@ def _may_be_asked(outcome: Completion | Failure | None) -> bool:
 def judge(
     request: Request, entry: Entry | Failure, replayed: bool, *, attempt: int, model: str
 ) -> Completion | Failure:
-    """Return what has become of a request whose reply, or why there is none, is `entry`; `attempt` counts from 0."""
+    """Return what has become of a request, whose check its reply (or why there is none) must pass.
+
+    `replayed` says that the reply comes from the ledger; attempts are counted from 0.
+    """
     if isinstance(entry, Failure):
         return replace(entry, attempts=attempt + 1)
     text = without_thoughts(entry.reply)

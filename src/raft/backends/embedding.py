@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from raft.backends import hub
-from raft.backends.hosted.providers import entries, identity_of
+from raft.backends.hosted.providers import identity_of, price_list
 from raft.backends.hub import HostedTokenizer, LocalTokenizer
 from raft.backends.vendors import import_litellm, quiet
 from raft.errors import MissingExtra, RaftError
@@ -19,11 +19,7 @@ _UNKNOWN_LIMIT = 512
 
 
 def open_embedder(name: str, api_base: str | None = None) -> Embedder:
-    """Return the embedder of that name; nothing heavy is loaded until texts are embedded.
-
-    Args:
-        name: a folder, a hub name or `provider/name`.
-        api_base: address of a self-hosted endpoint, for hosted names.
+    """Return the embedder of a folder, a hub name or `provider/name`; nothing heavy is loaded until texts are embedded.
 
     Raises:
         UsageError: there is no such model.
@@ -32,11 +28,7 @@ def open_embedder(name: str, api_base: str | None = None) -> Embedder:
 
 
 class SentenceEmbedder:
-    """A sentence-transformers model on this machine, loaded when it first embeds.
-
-    Args:
-        name: a folder or a hub name.
-        batch: texts that go through the model together; `embed` sorts by length first, so little is padding.
+    """A sentence-transformers model on this machine, by folder or hub name, loaded when it first embeds.
 
     Raises:
         UsageError: there is no such model.
@@ -88,17 +80,14 @@ class SentenceEmbedder:
 
 
 class HostedEmbedder:
-    """A model behind an API, asked through litellm; transient errors are retried here and nowhere else.
+    """A model `provider/name` behind an API, asked through litellm; transient errors are retried here and nowhere else.
 
     Args:
         name: `provider/name`; the provider's key is read from its usual environment variable.
         api_base: address of a self-hosted endpoint.
-        batch: texts in one request.
+        batch: texts in one request, and so what is paid for and kept before the next one (`window`).
         attempts: how often a request is sent before it fails.
         timeout: seconds that one request may take.
-
-    Attributes:
-        window: as many texts as one request takes, so that what it brought is paid for and kept before the next one.
     """
 
     def __init__(
@@ -162,19 +151,10 @@ class HostedEmbedder:
 
 
 def _is_transient(error: BaseException) -> bool:
-    from litellm import exceptions
+    from litellm import exceptions as of
 
-    if "insufficient_quota" in str(error):
-        return False
-    return isinstance(
-        error,
-        exceptions.APIConnectionError
-        | exceptions.BadGatewayError
-        | exceptions.InternalServerError
-        | exceptions.RateLimitError
-        | exceptions.ServiceUnavailableError
-        | exceptions.Timeout,
-    )
+    away = of.APIConnectionError | of.BadGatewayError | of.InternalServerError | of.ServiceUnavailableError | of.Timeout
+    return isinstance(error, away | of.RateLimitError) and "insufficient_quota" not in str(error)
 
 
 def _refusal(identity: str, error: Exception) -> RaftError:
@@ -207,6 +187,5 @@ def _length_limit(name: str) -> int:
 
 
 def _hosted_limit(name: str) -> int:
-    # under its short name at any provider: unlike a price, what it takes is the same at each
-    entry = entries().get(name) or entries().get(name.partition("/")[2]) or {}
+    entry = price_list().get(name) or price_list().get(name.partition("/")[2]) or {}
     return int(entry.get("max_input_tokens") or _UNKNOWN_LIMIT)

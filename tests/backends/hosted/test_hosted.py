@@ -4,19 +4,19 @@ import asyncio
 import socket
 import threading
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
 import raft
 from fake_openai import ERRORS, FakeOpenAI
 from raft import prompts
-from raft.backends.asking import Reply
 from raft.backends.hosted import calls as retrying
 from raft.backends.hosted.errors import RateLimited
 from raft.backends.hosted.flowing import FlowingGenerator, UncachedGenerator
 from raft.backends.hosted.model import HostedModel
 from raft.backends.hosted.openai_http import DirectTransport
-from raft.backends.hosted.providers import PROVIDERS
+from raft.backends.hosted.providers import PROVIDERS, list_price
 from raft.backends.vendors import import_litellm
 from raft.errors import RaftError, UsageError
 from raft.generation import items
@@ -62,16 +62,11 @@ def model(server, name="openai/test-model", concurrency=2):
     return HostedModel(name, api_base=server.url, concurrency=concurrency, timeout=20)
 
 
-@pytest.fixture(autouse=True)
-def closed(monkeypatch):
-    """Close the connections of all models that a test has opened."""
-    opened, make = [], HostedModel.__init__
-    monkeypatch.setattr(
-        HostedModel, "__init__", lambda self, *given, **named: opened.append(self) or make(self, *given, **named)
-    )
-    yield
-    for one in opened:
-        one.close()
+def complete(model, *requests, price=None):
+    """Return what becomes of requests to a model without a memory, in their order."""
+    with closing(Ledger(Path(":memory:"))) as ledger:
+        budget = Budget(ledger, run="r", model=model.name, price=price, cap=None)
+        return list(FlowingGenerator(model, ledger, budget, attempts=1).complete(requests))
 
 
 def asking(server, ledger, attempts=1, concurrency=2, price=None):
@@ -81,17 +76,15 @@ def asking(server, ledger, attempts=1, concurrency=2, price=None):
 
 
 def answer(server, *texts, provider="openai", **changes):
-    """Return what a model answers, by position."""
-    calls = [request(text, **changes) for text in texts]
-    batches = model(server, f"{provider}/test-model").answer(calls, [True] * len(calls))
-    return dict(one for batch in batches for one in batch)
+    """Return what a model answers, in the order of the texts."""
+    return complete(model(server, f"{provider}/test-model"), *(request(text, **changes) for text in texts))
 
 
 def test_replies_and_their_tokens_arrive(provider):
     """A reply comes with its text, its tokens and no price where none is known; what was asked is what was sent."""
     with FakeOpenAI() as server:
         replies = answer(server, "hello there", "good day", provider=provider, temperature=0.5)
-    assert {place: reply.text for place, reply in replies.items()} == {0: "echo: hello there", 1: "echo: good day"}
+    assert [reply.text for reply in replies] == ["echo: hello there", "echo: good day"]
     first = replies[0]
     assert (first.finish_reason, first.input_tokens, first.output_tokens, first.cost) == ("stop", 4, 3, None)
     sent = next(body for body in server.seen if body["messages"][-1]["content"] == "hello there")
@@ -99,19 +92,11 @@ def test_replies_and_their_tokens_arrive(provider):
     assert (sent["model"], sent["max_tokens"], sent["temperature"]) == ("test-model", 9, 0.5)
 
 
-def test_only_what_is_wanted_is_asked():
-    """Calls that the ledger knows are not sent."""
-    with FakeOpenAI() as server:
-        calls = [request("one"), request("two"), request("three")]
-        batches = list(model(server).answer(calls, [False, True, False]))
-    assert [place for batch in batches for place, _ in batch] == [1]
-    assert len(server.seen) == 1
-
-
 def test_a_known_price_is_reckoned():
     """Where the list knows the model's price, the reply has its cost in dollars."""
+    name = "openai/gpt-4o-mini"
     with FakeOpenAI() as server:
-        ((_, reply),) = next(model(server, "openai/gpt-4o-mini").answer([request("hello")], [True]))
+        (reply,) = complete(model(server, name), request("hello"), price=list_price(name))
     assert 0 < reply.cost < 0.01
 
 
@@ -131,8 +116,8 @@ def test_waits_and_tries_are_bounded(naps):
     assert not isinstance(caught.value, UsageError)
     assert "The server had an error" in caught.value.what
     assert "again later" in caught.value.hint
-    assert len(server.seen) == retrying.RetryPolicy().tries
-    assert 0 < len(naps) <= retrying.RetryPolicy().tries
+    assert len(server.seen) == retrying._TRIES
+    assert 0 < len(naps) <= retrying._TRIES
     assert all(0 <= nap <= 30 for nap in naps)
 
 
@@ -161,7 +146,7 @@ def test_a_missing_key_is_a_usage_error(monkeypatch, naps):
     """Without a key nothing is sent and nothing is waited for, and the words name the variable."""
     monkeypatch.delenv("OPENAI_API_KEY")
     with pytest.raises(UsageError, match="OPENAI_API_KEY"):
-        list(HostedModel("openai/test-model", api_base=None, concurrency=1, timeout=5).answer([request("x")], [True]))
+        complete(HostedModel("openai/test-model", api_base=None, concurrency=1, timeout=5), request("x"))
     assert naps == []
 
 
@@ -191,7 +176,7 @@ def test_where_a_call_goes(monkeypatch):
 def test_without_an_address_nothing_is_asked(naps):
     """A program of one's own has no address by itself, and the words say how to give one."""
     with pytest.raises(UsageError, match="The address of"):
-        list(HostedModel("hosted_vllm/x", api_base=None, concurrency=1, timeout=5).answer([request("x")], [True]))
+        complete(HostedModel("hosted_vllm/x", api_base=None, concurrency=1, timeout=5), request("x"))
 
 
 def test_the_table_of_providers_agrees_with_litellm(monkeypatch):
@@ -236,7 +221,7 @@ def test_a_reply_without_choices_is_an_empty_reply():
     """A server that sends no choice gives an empty text, which the request's check can refuse."""
     with FakeOpenAI({"nothing": ["empty"]}) as server:
         reply = answer(server, "nothing")[0]
-    assert isinstance(reply, Reply)
+    assert isinstance(reply, Completion)
     assert (reply.text, reply.finish_reason) == ("", "empty")
 
 
@@ -253,7 +238,7 @@ def test_a_garbled_response_is_tried_again_and_then_an_error_with_words():
     with FakeOpenAI({"garbled": ["malformed"] * 20}) as server, pytest.raises(RaftError) as caught:
         answer(server, "garbled")
     assert "again later" in caught.value.hint
-    assert len(server.seen) <= retrying.RetryPolicy().tries
+    assert len(server.seen) <= retrying._TRIES
 
 
 def test_an_endpoint_that_is_down_is_an_error_with_a_hint():
@@ -263,7 +248,7 @@ def test_an_endpoint_that_is_down_is_an_error_with_a_hint():
         url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
     down = HostedModel("openai/test-model", api_base=url, concurrency=1, timeout=5)
     with pytest.raises(RaftError, match="does not answer") as caught:
-        list(down.answer([request("x")], [True]))
+        complete(down, request("x"))
     assert caught.value.where == url
     assert "not paid for twice" in caught.value.hint
 
@@ -272,7 +257,7 @@ def test_an_unknown_provider_is_a_usage_error():
     """A name that litellm does not know is said to be unknown, not that the endpoint is."""
     unknown = HostedModel("nobody/test-model", api_base=None, concurrency=1, timeout=5)
     with pytest.raises(UsageError, match="nobody/test-model"):
-        list(unknown.answer([request("x")], [True]))
+        complete(unknown, request("x"))
 
 
 def test_models_are_known_by_name_and_endpoint():
@@ -287,16 +272,12 @@ def test_a_schema_goes_along_where_it_is_taken():
     """Structured output is asked for; an endpoint that turns it down is asked without it, then and from then on."""
     schema = {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]}
     with FakeOpenAI() as server:
-        assert isinstance(answer(server, "x", schema=schema)[0], Reply)
+        assert isinstance(answer(server, "x", schema=schema)[0], Completion)
     assert server.seen[0]["response_format"]["json_schema"]["schema"] == schema
     with FakeOpenAI({"first": ["schema"]}) as server:
         own = model(server, concurrency=1)
-        replies = dict(
-            one
-            for batch in own.answer([request(text, schema=schema) for text in ("first", "second")], [True] * 2)
-            for one in batch
-        )
-    assert [reply.text for _, reply in sorted(replies.items())] == ["echo: first", "echo: second"]
+        replies = complete(own, *(request(text, schema=schema) for text in ("first", "second")))
+    assert [reply.text for reply in replies] == ["echo: first", "echo: second"]
     assert ["response_format" in body for body in server.seen] == [True, False, False]
 
 
@@ -357,11 +338,11 @@ def test_many_replies_come_at_once_each_paid_for_once(tmp_path):
     assert spent["lost"] == server.outcomes["close"] + server.outcomes["malformed"] > 0
 
 
-def test_asking_anew_asks_each_time():
+def test_asking_anew_asks_each_time(tmp_path):
     """A model without memory is asked each time, one question after the other, over one flight."""
-    with FakeOpenAI() as server:
-        own = model(server)
-        uncached = UncachedGenerator(own)
+    with FakeOpenAI() as server, closing(Ledger(tmp_path / "ledger.sqlite")) as ledger:
+        budget = Budget(ledger, run="r", model="openai/test-model", price=None, cap=None, keeps=False)
+        uncached = UncachedGenerator(model(server), budget)
         replies = [outcome.text for _ in range(3) for outcome in uncached.complete([request("hello")])]
     assert replies == ["echo: hello"] * 3
     assert len(server.seen) == 3
@@ -377,7 +358,7 @@ def test_the_fake_server_writes_items_that_pass_their_check():
     }
     ask = items.items_ask(prompts.load("items"), chunk, 2, ["fact", "number"])
     with FakeOpenAI() as server:
-        ((_, reply),) = next(model(server).answer([ask.request], [True]))
+        (reply,) = complete(model(server), ask.request)
     assert [row["quotes"][0]["text"] for row in ask.read(reply.text)] == [
         "The pump weighs 14 kg.",
         "Its hose is 3 m long.",
@@ -404,7 +385,7 @@ def test_an_endpoint_of_ones_own_needs_no_key(monkeypatch):
     """A self-hosted endpoint is asked without a key in the environment."""
     monkeypatch.delenv("OPENAI_API_KEY")
     with FakeOpenAI() as server:
-        ((_, reply),) = next(iter(model(server).answer([request("hello")], [True])))
+        (reply,) = answer(server, "hello")
     assert reply.text == "echo: hello"
 
 

@@ -49,16 +49,12 @@ def opened(server, name, **options):
     return HostedModel(name, api_base=server.url, concurrency=4, timeout=20, **options)
 
 
-def asked(server, name, *texts, **options):
-    """Return the text of each reply; each is asked when the one before it is there, every second in a new flight."""
-    model, texts_of = opened(server, name, **options), []
-    for place, text in enumerate(texts):
-        ((_, reply),) = next(model.answer([request(text)], [True]))
-        texts_of.append(reply.text)
-        if place % 2:
-            model.close()
-    model.close()
-    return texts_of
+def asked(ledger, server, name, *texts, **options):
+    """Return the text of each reply; each is asked when the one before it is there, in new flights of one model."""
+    model = opened(server, name, **options)
+    budget = Budget(ledger, run="r", model=name, price=None, cap=None)
+    generator = FlowingGenerator(model, ledger, budget, attempts=1)
+    return [reply.text for text in texts for reply in generator.complete([request(text)])]
 
 
 def through(ledger, server, name, *requests, attempts=3, max_failures=None, price=None, **options):
@@ -84,10 +80,10 @@ def must_be(word):
 
 
 @pytest.mark.parametrize("refused", [["temperature"], ["system"], ["max_tokens"], ["system", "temperature"]])
-def test_what_a_model_refuses_by_name_is_left_out_from_then_on(road, refused):
+def test_what_a_model_refuses_by_name_is_left_out_from_then_on(road, ledger, refused):
     """A temperature, a system turn or the limit's name is refused once for a model, not once for a call or a flight."""
     with FakeOpenAI(refuses=refused) as server:
-        assert asked(server, f"{road}/test-model", "a", "b", "c", "d")[1:] == (
+        assert asked(ledger, server, f"{road}/test-model", "a", "b", "c", "d")[1:] == (
             ["echo: Be brief.\n\nb", "echo: Be brief.\n\nc", "echo: Be brief.\n\nd"]
             if "system" in refused
             else ["echo: b", "echo: c", "echo: d"]
@@ -95,10 +91,10 @@ def test_what_a_model_refuses_by_name_is_left_out_from_then_on(road, refused):
         assert len(server.seen) == 4 + len(refused)
 
 
-def test_an_ordinary_model_is_sent_what_it_was_sent_before(road):
+def test_an_ordinary_model_is_sent_what_it_was_sent_before(road, ledger):
     """No field is added, left out or moved for a model that neither thinks nor refuses anything."""
     with FakeOpenAI() as server:
-        asked(server, f"{road}/test-model", "hello")
+        asked(ledger, server, f"{road}/test-model", "hello")
     (body,) = server.seen
     turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "hello"}]
     expected = {"model": "test-model", "messages": turns, "max_tokens": 9, "temperature": 0.0}
@@ -107,12 +103,14 @@ def test_an_ordinary_model_is_sent_what_it_was_sent_before(road):
     assert body == expected
 
 
-def test_a_refusal_that_is_not_mended_is_not_remembered():
+def test_a_refusal_that_is_not_mended_is_not_remembered(ledger):
     """What was left out in vain is asked again as before: only a reply shows that it was the reason."""
     with FakeOpenAI({"odd": ["400"]}, refuses=["temperature"]) as server:
         model = opened(server, "openai/test-model")
-        list(model.answer([request("odd")], [True]))  # first the temperature is refused, then something else
-        model.close()
+        budget = Budget(ledger, run="r", model=model.name, price=None, cap=None)
+        list(
+            FlowingGenerator(model, ledger, budget, attempts=1).complete([request("odd")])
+        )  # first the temperature is refused, then something else
     assert model._manners.refused == frozenset()
 
 
@@ -139,20 +137,20 @@ def test_refusals_are_understood_in_many_words(words, name):
 # effort and room ------------------------------------------------------------------------------------------------------
 
 
-def test_a_known_reasoning_model_is_asked_to_think_as_little_as_it_can():
+def test_a_known_reasoning_model_is_asked_to_think_as_little_as_it_can(ledger):
     """The least effort that the model takes is found by its words, once, and thoughts get room beside the reply."""
     with FakeOpenAI(refuses=["max_tokens", "temperature", "effort"], thinks=500) as server:
-        assert asked(server, "openai/gpt-5-mini", "a", "b") == ["echo: a", "echo: b"]
+        assert asked(ledger, server, "openai/gpt-5-mini", "a", "b") == ["echo: a", "echo: b"]
         assert [body.get("reasoning_effort") for body in server.seen[-2:]] == ["low", "low"]
         assert all(body["max_completion_tokens"] > 500 for body in server.seen[-2:])
         assert len(server.seen) == 2 + 3
 
 
-def test_an_effort_of_the_users_is_sent_and_belongs_to_the_name():
+def test_an_effort_of_the_users_is_sent_and_belongs_to_the_name(ledger):
     """A chosen effort goes along as it is, and its replies are kept apart; without one names are as they were."""
     with FakeOpenAI(thinks=500) as server:
         model = opened(server, "openai/test-model", effort="high")
-        assert asked(server, "openai/test-model", "a", effort="high") == ["echo: a"]
+        assert asked(ledger, server, "openai/test-model", "a", effort="high") == ["echo: a"]
         assert server.seen[0]["reasoning_effort"] == "high"
         assert model.identity != opened(server, "openai/test-model").identity == f"openai/test-model@{server.url}"
 

@@ -22,7 +22,7 @@ ENTRIES = {
 @pytest.fixture
 def listed(monkeypatch):
     """A list with some models."""
-    monkeypatch.setattr(providers, "entries", lambda: ENTRIES)
+    monkeypatch.setattr(providers, "price_list", lambda: ENTRIES)
 
 
 @pytest.mark.parametrize(

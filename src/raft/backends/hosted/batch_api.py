@@ -1,7 +1,6 @@
 """A provider's batch endpoint through litellm: files of requests up, batches made and found, files of replies down.
 
-One layer of retries (tenacity, exponential with jitter, transient errors only; litellm's own are off). What could not
-be done ends in one of the errors of `raft.backends.hosted.errors`.
+tenacity alone retries; litellm's own retries are off. What could not be done is a `Fault`.
 """
 
 import json
@@ -14,16 +13,14 @@ from typing import Any
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, stop_after_delay, wait_random_exponential
 
 from raft.backends.asking import Reply
-from raft.backends.hosted.errors import AccessDenied, RateLimited, Rejected, Transient
+from raft.backends.hosted.errors import Fault, RateLimited, Transient
 from raft.backends.hosted.manners import Manners
 from raft.backends.hosted.openai_http import fault, is_plain, read_error, read_reply
-from raft.backends.hosted.providers import PROVIDERS, no_address, no_key
+from raft.backends.hosted.providers import PROVIDERS, litellm_key, no_address
 from raft.backends.vendors import import_litellm
 from raft.errors import UsageError
 from raft.protocols import Request
 from raft.store.batches import Batch
-
-Fault = RateLimited | Transient | Rejected | AccessDenied
 
 _TRIES, _PATIENCE_SECONDS = 8, 600.0
 _SETTLING_SECONDS = 10.0  # after which a batch that was made is surely in the provider's list
@@ -36,15 +33,9 @@ _NAMED = "raft_batch"
 class Stand:
     """How far a batch is at its provider.
 
-    Attributes:
-        status: as OpenAI calls it: "validating", "in_progress", "finalizing", "cancelling", or an end: "completed",
-            "failed" (nothing was done), "expired" or "cancelled" (some of it may have been done).
-        done: requests that were answered.
-        failed: requests that were not.
-        total: requests in the batch.
-        files: of replies and of errors, by the provider's names.
-        words: why it failed.
-        code: the same as a code.
+    `status` is "validating", "in_progress", "finalizing", "cancelling", or an end: "completed", "failed" (nothing was
+    done), "expired" or "cancelled" (some of it may have been done). `done`, `failed` and `total` count requests,
+    `files` are names of files of replies and errors, `words` and `code` tell why it failed.
     """
 
     status: str
@@ -66,13 +57,7 @@ class Unlisted(Exception):
 
 
 class BatchProvider:
-    """The batch endpoint of a model's provider.
-
-    Args:
-        name: `provider/model`.
-        api_base: address of an endpoint of one's own.
-        timeout: seconds for one HTTP request.
-        effort: how long a reasoning model thinks; None: as little as it can.
+    """The batch endpoint of a model's provider; arguments are those of `BatchModel`.
 
     Attributes:
         manners: how the model wants to be asked, as far as is known.
@@ -104,7 +89,7 @@ class BatchProvider:
         self._reach = {
             "custom_llm_provider": provider,
             "api_base": api_base or base,
-            "api_key": (key or "none") if own else self._key(api_base),
+            "api_key": (key or "none") if own else litellm_key(name, api_base),
             "timeout": timeout,
             "max_retries": 0,
             "num_retries": 0,
@@ -230,15 +215,6 @@ class BatchProvider:
         )
         return retrying(once)
 
-    def _key(self, api_base: str | None) -> str | None:
-        needed = self.litellm.validate_environment(self._name)["missing_keys"]
-        missing = [name for name in needed if name.endswith("_API_KEY")]
-        if missing and api_base:
-            return "none"  # an endpoint of one's own needs no key, but litellm does not ask it without one
-        if missing:
-            raise no_key(self._name, tuple(missing))
-        return None
-
     def _translated(self, request: Request) -> dict[str, Any]:
         # what the model calls its limit of tokens, and what it takes; the same for most requests
         known = json.dumps(
@@ -255,13 +231,7 @@ class BatchProvider:
         return self._options[known]
 
     def adapts(self, refusal: Fault, request: Request, refused: frozenset[str]) -> bool:
-        """Tell whether a request is to be asked again in the way that the words of its refusal want.
-
-        Args:
-            refusal: what came for it.
-            request: what was asked.
-            refused: what `manners` knew when its batch was made.
-        """
+        """Tell whether to ask a request again as its refusal wants, whose batch was made when `refused` was known."""
         more = is_plain(refusal) and self.manners.objection(400, str(refusal), request, refused)
         self.manners.refused |= more or frozenset()
         return bool(more)
@@ -285,5 +255,5 @@ def _outcome(response: dict[str, Any], error: Any) -> Reply | Fault:
         return fault(status, words, code=code)
     try:
         return read_reply(data, 0.0)
-    except (RateLimited, Transient, Rejected, AccessDenied) as meant:
+    except Fault as meant:
         return meant

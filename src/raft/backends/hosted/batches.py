@@ -1,17 +1,17 @@
 """A hosted model asked in batches: the provider works on a file of requests for hours, at half the price.
 
-A batch is written into the ledger, then its file is uploaded, then it is made, and its id is recorded at once. A build
-that was killed in between finds the batch in the provider's list; one that was killed later goes on waiting for it.
-Nothing is asked a second time while a batch may still answer it.
+A batch is in the ledger before its file is uploaded, and its id as soon as it is made; a build that was killed in
+between finds it in the provider's list. Nothing is asked a second time while a batch may still answer it.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from time import sleep, time
 from typing import Any
 
 from raft.backends.asking import RETRY_TEMPERATURE, Reply
 from raft.backends.hosted.batch_api import BatchProvider, Stand, Unlisted
-from raft.backends.hosted.errors import AccessDenied, RateLimited, Rejected, Transient
+from raft.backends.hosted.errors import AccessDenied, Fault, RateLimited, Rejected, Transient
 from raft.backends.hosted.providers import identity_of
 from raft.errors import RaftError, UsageError
 from raft.protocols import Failure, Request
@@ -27,6 +27,7 @@ _KEPT_SECONDS = 30 * 86_400.0
 _ATTEMPTS = 16
 _DISCOUNT = 0.5
 _CROWDED = "token_limit_exceeded"
+_DIRECTLY = "--set generator.batch_endpoint=false   (asks the model directly)"
 
 
 class BatchModel:
@@ -40,8 +41,7 @@ class BatchModel:
         book: where the run's batches are written down.
         price: of the model when it is asked directly; a batch is reckoned at half of it. None when it is unknown.
         budget: what the run may still spend.
-        say: told "batch" with the facts `id`, `status`, `done`, `failed`, `total` and `seconds` (since it was
-            planned) each time that a batch was looked at.
+        say: told "batch" each time that one was looked at: `id`, `status`, `done`, `failed`, `total`, `seconds` so far.
     """
 
     def __init__(
@@ -57,12 +57,12 @@ class BatchModel:
         say: Callable[[str, Mapping[str, Any]], None] | None = None,
     ) -> None:
         self.name = name
-        self.identity = identity_of(name, api_base) + (f" effort={effort}" if effort else "")
+        self.identity = identity_of(name, api_base, effort)
         self.window = _WINDOW
-        self._api_base, self._timeout, self._effort = api_base, timeout, effort
+        self._open = partial(BatchProvider, name, api_base=api_base, timeout=timeout, effort=effort)
         self._refused: dict[str, frozenset[str]] = {}  # what was known when a batch was made, by its name
         self._book, self._budget = book, budget
-        self._price = Price(price.input * _DISCOUNT, price.output * _DISCOUNT) if price else None
+        self._price = price.times(_DISCOUNT) if price else None
         self._say = say or (lambda event, facts: None)
         self._provider: BatchProvider | None = None
         self._most, self._crowded = _WINDOW, False
@@ -80,13 +80,10 @@ class BatchModel:
             provider = self._provider or self._opened()
             yield from self._answer(provider, calls, wanted)
         except AccessDenied as error:
-            raise self._denied(error) from None
+            raise error.stop(self.name, self.identity) from None
         except Rejected as error:
-            raise RaftError(
-                f"The provider refuses a batch to {self.name}: {error}",
-                where=self.identity,
-                hint="--set generator.batch_endpoint=false   (asks the model directly)",
-            ) from None
+            words = f"The provider refuses a batch to {self.name}: {error}"
+            raise RaftError(words, where=self.identity, hint=_DIRECTLY) from None
         except (RateLimited, Transient) as error:
             raise RaftError(
                 f"The batch endpoint of {self.name} does not answer: {error}",
@@ -121,7 +118,7 @@ class BatchModel:
 
     def _opened(self) -> BatchProvider:
         """Open the provider, and find out what became of the batches of an earlier process."""
-        provider = BatchProvider(self.name, api_base=self._api_base, timeout=self._timeout, effort=self._effort)
+        provider = self._open()
         for batch in self._book.unfinished(self.identity):
             sent = batch if batch.id else self._found(provider, batch)
             stand = provider.look(sent.id or "") if sent else None
@@ -152,11 +149,7 @@ class BatchModel:
         return request_key(call, self.identity, attempt)
 
     def _send_what_fits(
-        self,
-        provider: BatchProvider,
-        rest: list[str],
-        asked: Mapping[str, Request],
-        waiting: dict[Batch, list[str]],
+        self, provider: BatchProvider, rest: list[str], asked: Mapping[str, Request], waiting: dict[Batch, list[str]]
     ) -> list[str]:
         while rest and not (self._crowded and waiting):
             piece: dict[str, float | None] = {}
@@ -186,7 +179,7 @@ class BatchModel:
         self._refused[batch.name] = provider.manners.refused
         try:
             batch = self._book.filed(batch, provider.upload(lines))
-        except (RateLimited, Transient, Rejected, AccessDenied):
+        except Fault:
             self._book.drop(batch)  # a file alone is no batch
             raise
         try:
@@ -228,12 +221,11 @@ class BatchModel:
         self, provider: BatchProvider, batch: Batch, stand: Stand | None, asked: Mapping[str, Request]
     ) -> tuple[dict[str, Reply | Failure], UsageError | None]:
         """Settle a batch that is over, and return what it has for each of its members that were asked for."""
-        members = set(self._book.keys(batch))
+        members, before = set(self._book.keys(batch)), self._refused.get(batch.name, frozenset())
         bills: dict[str, Bill] = {}
         outcomes: dict[str, Reply | Failure] = {}
         free: set[str] = set()
         again: set[str] = set()
-        before = self._refused.get(batch.name, frozenset())
         denied: UsageError | None = None
         for key, came in provider.read(stand) if stand else ():
             if key not in members or key in bills or key in outcomes:
@@ -248,18 +240,18 @@ class BatchModel:
                 again.add(key)
                 continue
             outcomes[key] = Failure(came.kind if isinstance(came, Rejected) else "error", str(came))
-            denied = self._denied(came) if isinstance(came, AccessDenied) else denied
+            denied = came.stop(self.name, self.identity) if isinstance(came, AccessDenied) else denied
         if batch.state == "settled":
             self._book.forget(batch, members - bills.keys())
-            return {key: one for key, one in outcomes.items() if key in asked}, denied
-        silent = members - outcomes.keys() - again
-        if stand is not None and stand.status != "completed":
-            free |= silent  # what was not done is not billed
-        self._book.settle(batch, bills, free)
-        self._budget.recount()
-        if stand is not None:
-            words = f"the batch {batch.id} came back without a reply to this request ({stand.status})"
-            outcomes |= {key: Failure("error", words) for key in silent}
+        else:
+            silent = members - outcomes.keys() - again
+            if stand is not None and stand.status != "completed":
+                free |= silent  # what was not done is not billed
+            self._book.settle(batch, bills, free)
+            self._budget.recount()
+            if stand is not None:
+                words = f"the batch {batch.id} came back without a reply to this request ({stand.status})"
+                outcomes |= {key: Failure("error", words) for key in silent}
         return {key: one for key, one in outcomes.items() if key in asked}, denied
 
     def _priced(self, reply: Reply, request: Request | None) -> tuple[Bill, Reply]:
@@ -274,25 +266,15 @@ class BatchModel:
         return bill, counted
 
     def _stop_at(self, batch: Batch, stand: Stand | None) -> None:
-        if stand is not None and stand.status == "failed":
-            raise RaftError(
-                f"The provider did not accept a batch to {self.name}: {stand.words}",
-                where=batch.id,
-                hint="--set generator.batch_endpoint=false   (asks the model directly)",
-            )
-        if stand is not None and stand.status == "cancelled":
+        if stand and stand.status == "failed":
+            words = f"The provider did not accept a batch to {self.name}: {stand.words}"
+            raise RaftError(words, where=batch.id, hint=_DIRECTLY)
+        if stand and stand.status == "cancelled":
             raise RaftError(
                 f"The batch to {self.name} was cancelled at the provider; what it had answered is kept.",
                 where=batch.id,
                 hint="run the same command again to ask the rest in another batch",
             )
-
-    def _denied(self, error: AccessDenied) -> UsageError:
-        return UsageError(
-            f"The provider refuses {self.name}: {error}",
-            where=self.identity,
-            hint="check the model's name and the key in the environment, for example OPENAI_API_KEY",
-        )
 
     def _tell(self, batch: Batch, stand: Stand) -> None:
         facts = {"status": stand.status, "done": stand.done, "failed": stand.failed, "total": stand.total}

@@ -7,10 +7,9 @@ anything else sees it; whatever stops the run, what is in the air is waited for,
 import asyncio
 import contextlib
 import threading
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from queue import Empty, SimpleQueue
-from types import TracebackType
+from queue import SimpleQueue
 from typing import Literal, Self
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
@@ -18,104 +17,15 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wai
 from raft.backends.asking import Reply, entry_of
 from raft.backends.hosted.errors import AccessDenied, RateLimited, Rejected, Transient, Transport
 from raft.backends.hosted.rate_limit import RateLimiter
-from raft.errors import RaftError, UsageError
+from raft.errors import RaftError
 from raft.protocols import Failure, Request
 from raft.store.budget import Budget, Payment, TransactionBatcher, most_tokens
 from raft.store.ledger import Entry
 
+_TRIES = 8  # of a call that breaks, at most; one that meets a busy endpoint is sent more often
+_PATIENCE_SECONDS = 600.0  # without any reply after which an endpoint counts as away
 _LOST_ALONE, _BUSY_ALONE = 3, 20  # billed or busy tries of one call, while others are answered, until it is given up
 _WAITS = wait_random_exponential(multiplier=0.5, max=30)
-
-
-@dataclass
-class RetryState:
-    """What went wrong with one call so far; `since` is when, in seconds of the loop's clock."""
-
-    since: float | None = None
-    busy: int = 0
-    broken: int = 0
-    lost: int = 0
-
-    def note(self, fault: RateLimited | Transient, now: float) -> None:
-        """Count one more fault, which came at `now`."""
-        self.since = now if self.since is None else self.since
-        if isinstance(fault, RateLimited):
-            self.busy += 1
-        else:
-            self.broken += 1
-            self.lost += fault.billed
-
-    def alone(self, answered_at: float) -> bool:
-        """Tell whether other calls, the last of them at `answered_at`, were answered while this one was not."""
-        return self.since is not None and answered_at > self.since
-
-
-@dataclass(frozen=True)
-class RetryPolicy:
-    """How long one goes on.
-
-    Attributes:
-        tries: how often a call that breaks is sent, at most; one that meets a busy endpoint is sent more often.
-        seconds: without any reply after which an endpoint counts as away.
-    """
-
-    tries: int = 8
-    seconds: float = 600.0
-
-    def ends(self, fault: BaseException | None, trouble: RetryState, *, now: float, answered_at: float) -> bool:
-        """Tell whether a call is not to be sent again; times are of the loop's clock, in seconds."""
-        alone = trouble.alone(answered_at)
-        away = now - max(trouble.since or 0.0, answered_at) >= self.seconds
-        if isinstance(fault, RateLimited):
-            return away or self.too_long(fault) or (alone and trouble.busy >= _BUSY_ALONE)
-        return away or trouble.broken >= self.tries or (alone and trouble.lost >= _LOST_ALONE)
-
-    def too_long(self, fault: BaseException | None) -> bool:
-        """Tell whether the endpoint asks to wait longer than one is ready to."""
-        return isinstance(fault, RateLimited) and (fault.retry_after or 0.0) > self.seconds
-
-
-async def send_again(
-    send: Callable[[], Awaitable[Entry]], first: RateLimited | Transient, ends: Callable[[BaseException | None], bool]
-) -> Entry:
-    """Send a call until it is answered or given up.
-
-    Args:
-        send: sends it once.
-        first: how its first try failed; tenacity takes so much time that it is not troubled with first tries.
-        ends: told the last fault, whether to give up.
-
-    Raises:
-        RateLimited, Transient: the last fault of a call that was given up.
-        Rejected, AccessDenied: it is not answered.
-    """
-    known: RateLimited | Transient | None = first
-
-    async def attempt() -> Entry:
-        nonlocal known
-        fault, known = known, None
-        if fault is not None:
-            raise fault
-        return await send()
-
-    retrying = AsyncRetrying(
-        retry=retry_if_exception_type((RateLimited, Transient)),
-        wait=_wait,
-        stop=lambda state: ends(_fault(state)),
-        reraise=True,
-    )
-    return await retrying(attempt)
-
-
-def _fault(state: RetryCallState) -> BaseException | None:
-    return state.outcome.exception() if state.outcome else None
-
-
-def _wait(state: RetryCallState) -> float:
-    """Return the seconds until the next try: where the endpoint is busy, the pace makes everybody wait already."""
-    return 0.0 if isinstance(_fault(state), RateLimited) else _WAITS(state)
-
-
 _AHEAD = 8  # calls that wait to be sent, besides one for each in flight
 _BYTES_A_TOKEN = 4  # about; only the pace goes by it, never the budget
 
@@ -131,16 +41,46 @@ class Call:
     attempt: int
 
 
+@dataclass
+class _Trouble:
+    """What went wrong with one call so far; `since` is when, in seconds of the loop's clock."""
+
+    since: float = float("inf")
+    busy: int = 0
+    broken: int = 0
+    lost: int = 0
+
+    def note(self, fault: RateLimited | Transient, now: float) -> None:
+        self.since = min(self.since, now)
+        if isinstance(fault, RateLimited):
+            self.busy += 1
+        else:
+            self.broken += 1
+            self.lost += fault.billed
+
+
+def _fault(state: RetryCallState) -> BaseException | None:
+    return state.outcome.exception() if state.outcome else None
+
+
+def _wait(state: RetryCallState) -> float:
+    # where the endpoint is busy, the pace makes everybody wait already
+    return 0.0 if isinstance(_fault(state), RateLimited) else _WAITS(state)
+
+
+def _too_long(fault: BaseException | None) -> bool:
+    return isinstance(fault, RateLimited) and (fault.retry_after or 0.0) > _PATIENCE_SECONDS
+
+
 class RequestPool:
     """Sends calls, as many at a time as the endpoint bears; a context manager.
 
     Args:
         transport: makes what sends one call, inside the event loop.
-        pace: how many and how fast.
+        limiter: how many at a time and how fast.
         budget: what they are paid from.
         model: the model's name, for entries and errors.
         where: the endpoint's address, for errors.
-        patience: how long to go on where there is no reply.
         loop: makes the event loop.
         roomy: returns what is sent for a request, at the moment that it is: what was learned by then counts.
     """
@@ -153,13 +93,12 @@ class RequestPool:
         budget: Budget,
         model: str,
         where: str,
-        patience: RetryPolicy = RetryPolicy(),
         loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop,
         roomy: Callable[[Request], Request] = lambda request: request,
     ) -> None:
         self.limiter = limiter
         self._make, self._budget, self._model, self._where = transport, budget, model, where
-        self._patience, self._make_loop, self._roomy = patience, loop, roomy
+        self._make_loop, self._roomy = loop, roomy
         self._results: SimpleQueue[tuple[Call, Outcome] | None] = SimpleQueue()  # None: no more will come
         self._outstanding, self._ended = 0, False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -176,9 +115,7 @@ class RequestPool:
         self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     @property
@@ -187,7 +124,7 @@ class RequestPool:
         return max(0, int(2 * self.limiter.limit) + _AHEAD - self._outstanding)
 
     def submit(self, call: Call) -> None:
-        """Have a call sent as soon as pace and budget allow; what becomes of it is told by `collect`."""
+        """Have a call sent as soon as pace and budget allow; `collect` tells what becomes of it."""
         self._outstanding += 1
         self._call(self._begin, call)
 
@@ -224,16 +161,11 @@ class RequestPool:
             self._loop.call_soon_threadsafe(function, *args)
 
     def _take(self) -> list[tuple[Call, Outcome]]:
-        settled = []
-        one = self._results.get()
-        while one is not None:
-            settled.append(one)
-            try:
-                one = self._results.get_nowait()
-            except Empty:
-                break
-        else:
-            self._ended = True
+        came = [self._results.get()]
+        while not self._results.empty():
+            came.append(self._results.get())
+        self._ended = came[-1] is None
+        settled = [one for one in came if one is not None]
         self._outstanding -= len(settled)
         return settled
 
@@ -283,37 +215,44 @@ class RequestPool:
                 self._landing.set()
 
     async def _settle(self, call: Call) -> None:
-        trouble = RetryState()
-        result: Outcome
+        trouble, result = _Trouble(), None  # type: _Trouble, Outcome | None
         try:
-            try:
-                result = await self._send(call, trouble)
-            except (RateLimited, Transient) as error:
-                result = await send_again(
-                    lambda: self._send(call, trouble), error, lambda fault: self._gives_up(fault, trouble)
-                )
+            result = await self._answered(call, trouble)
         except Rejected as error:
             result = Failure(error.kind, error.words)
         except (RateLimited, Transient) as error:
-            if self._halted or not trouble.alone(self._answered_at):
+            if self._halted or self._answered_at <= trouble.since:
                 self._halt(self._away(error))
                 return
             result = Failure("error", error.words)
         except AccessDenied as error:
-            self._halt(
-                UsageError(
-                    f"The provider refuses {self._model}: {error.words}",
-                    where=self._where,
-                    hint="check the model's name and the key in the environment, for example OPENAI_API_KEY",
-                )
-            )
+            self._halt(error.stop(self._model, self._where))
             return
         except Exception as error:
             self._halt(error)
             return
         self._results.put((call, result))
 
-    async def _send(self, call: Call, trouble: RetryState) -> Entry:
+    async def _answered(self, call: Call, trouble: _Trouble) -> Entry:
+        """Send a call until it is answered or given up."""
+        try:
+            return await self._send(call, trouble)
+        except (RateLimited, Transient) as error:
+            first = error  # tenacity takes so much time that it is not troubled with first tries
+        retrying = AsyncRetrying(
+            retry=retry_if_exception_type((RateLimited, Transient)),
+            wait=_wait,
+            stop=lambda state: self._gives_up(_fault(state), trouble),
+            reraise=True,
+        )
+        async for attempt in retrying:
+            with attempt:
+                if attempt.retry_state.attempt_number == 1:
+                    raise first
+                return await self._send(call, trouble)
+        raise first
+
+    async def _send(self, call: Call, trouble: _Trouble) -> Entry:
         """Send a call once and keep its reply."""
         request, price = call.request, self._budget.price
         most = most_tokens(request)
@@ -393,12 +332,17 @@ class RequestPool:
             self._limits = self._transport.limits
             self.limiter.advise(**self._limits)
 
-    def _gives_up(self, fault: BaseException | None, trouble: RetryState) -> bool:
-        now, answered_at = self._loop.time(), self._answered_at
-        return self._halted or self._patience.ends(fault, trouble, now=now, answered_at=answered_at)
+    def _gives_up(self, fault: BaseException | None, trouble: _Trouble) -> bool:
+        alone = self._answered_at > trouble.since
+        away = self._loop.time() - max(trouble.since, self._answered_at) >= _PATIENCE_SECONDS
+        if self._halted or away or _too_long(fault):
+            return True
+        if isinstance(fault, RateLimited):
+            return alone and trouble.busy >= _BUSY_ALONE
+        return trouble.broken >= _TRIES or (alone and trouble.lost >= _LOST_ALONE)
 
     def _away(self, fault: RateLimited | Transient) -> RaftError:
-        wait = fault.retry_after if isinstance(fault, RateLimited) and self._patience.too_long(fault) else None
+        wait = fault.retry_after if isinstance(fault, RateLimited) and _too_long(fault) else None
         asks = f" (it asks to wait {wait:,.0f} seconds)" if wait else ""
         return RaftError(
             f"The endpoint of {self._model} does not answer: {fault.words}{asks}",

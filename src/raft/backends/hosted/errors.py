@@ -9,61 +9,65 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from raft.backends.asking import Reply
+from raft.errors import UsageError
 from raft.protocols import Request
 
 _LONGEST = 500
 _SECRETS = re.compile(r"\b(?:sk|pk|rk|gsk|xai|hf)[-_][\w*.-]{5,}[\w*]|\bAIza[\w-]{20,}|\b[Bb]earer\s+\S+")
 
 
-class RateLimited(Exception):
+class Fault(Exception):
+    """A call that brought no reply; `words` are what the provider or the network said, in one line without keys."""
+
+    def __init__(self, words: str) -> None:
+        lines = words.strip().splitlines()
+        self.words = _SECRETS.sub("***", lines[0] if lines else "")[:_LONGEST]
+        super().__init__(self.words)
+
+
+class RateLimited(Fault):
     """The endpoint wants fewer calls (429, or overloaded): slow down and ask again; nothing was billed.
 
-    Args:
-        words: what the provider said.
-        retry_after: seconds that it asks to wait; None where it does not say.
+    `retry_after` are the seconds that it asks to wait; None where it does not say.
     """
 
     def __init__(self, words: str, *, retry_after: float | None = None) -> None:
-        self.words, self.retry_after = _plain(words), retry_after
-        super().__init__(self.words)
+        self.retry_after = retry_after
+        super().__init__(words)
 
 
-class Transient(Exception):
+class Transient(Fault):
     """A call that failed by chance (5xx, cut, timed out, a body that cannot be read): it may be sent again.
 
-    Args:
-        words: what the provider or the network said.
-        billed: whether the provider may have charged for it; true for a call that was cut, timed out or came garbled.
+    `billed` tells whether the provider may have charged for it, as for one that was cut, timed out or came garbled.
     """
 
     def __init__(self, words: str, *, billed: bool) -> None:
-        self.words, self.billed = _plain(words), billed
-        super().__init__(self.words)
+        self.billed = billed
+        super().__init__(words)
 
 
-class Rejected(Exception):
+class Rejected(Fault):
     """This request alone is not answered, however often it is sent.
 
-    Args:
-        words: what the provider said.
-        kind: "refused" (content policy, bad request) or "too long" (more than the model's context).
+    `kind` is "refused" (content policy, bad request) or "too long" (more than the model's context).
     """
 
     def __init__(self, words: str, *, kind: str) -> None:
-        self.words, self.kind = _plain(words), kind
-        super().__init__(self.words)
+        self.kind = kind
+        super().__init__(words)
 
 
-class AccessDenied(Exception):
-    """No request is answered: the key, a permission, the model's name or the account's balance is at fault.
+class AccessDenied(Fault):
+    """No request is answered: the key, a permission, the model's name or the account's balance is at fault."""
 
-    Args:
-        words: what the provider said.
-    """
-
-    def __init__(self, words: str) -> None:
-        self.words = _plain(words)
-        super().__init__(self.words)
+    def stop(self, model: str, where: str) -> UsageError:
+        """Return the error to raise where a model cannot be asked at all."""
+        return UsageError(
+            f"The provider refuses {model}: {self.words}",
+            where=where,
+            hint="check the model's name and the key in the environment, for example OPENAI_API_KEY",
+        )
 
 
 class Transport(Protocol):
@@ -79,19 +83,10 @@ class Transport(Protocol):
         """Return the reply to one request.
 
         Raises:
-            RateLimited: the endpoint wants fewer calls.
-            Transient: the call failed by chance.
-            Rejected: this request is not answered.
-            AccessDenied: no request is answered.
+            Fault: one of the four.
         """
         ...
 
     async def close(self) -> None:
         """Close all connections."""
         ...
-
-
-def _plain(words: str) -> str:
-    """Return the first line of what was said, cut to a bearable length, with nothing in it that looks like a key."""
-    lines = words.strip().splitlines()
-    return _SECRETS.sub("***", lines[0] if lines else "")[:_LONGEST]

@@ -1,7 +1,6 @@
 """Asking a hosted model: requests flow through the ledger and a pool of calls, and come back in their order.
 
-A limited number of requests is looked at ahead of the one whose outcome is due, so that the endpoint always has enough
-to do, memory stays flat, and one slow reply holds up nobody but its own successors.
+Only so many are looked at ahead of the one whose outcome is due: the endpoint has enough to do, and memory stays flat.
 """
 
 import time
@@ -69,8 +68,8 @@ class FlowingGenerator:
         attempts: how often one request is asked before it is a failure.
         max_failures: share of requests without a usable reply at which a call of `complete` stops; None: never.
         progress: told about twice a second, and at the end: "new" and "replayed" replies since it was last told,
-            calls "in_flight" and their present "limit", dollars spent of the run ("cost", None where the price is
-            unknown) and its "cap", "input_tokens", "output_tokens" and "failures" so far.
+            calls "in_flight" and their "limit", dollars of the run ("cost", None where the price is unknown), its
+            "cap", "input_tokens", "output_tokens" and "failures" so far.
     """
 
     def __init__(
@@ -165,11 +164,8 @@ class FlowingGenerator:
         failed = isinstance(outcome, Failure) and outcome.kind not in FINAL
         again = failed and isinstance(result, Entry) and slot.attempt + 1 < self._attempts
         if again and not (cut and slot.widened):
-            slot.call, slot.attempt, slot.widened = (
-                asked_again(slot.call, result),
-                slot.attempt + 1,
-                cut or slot.widened,
-            )
+            slot.call, slot.attempt = asked_again(slot.call, result), slot.attempt + 1
+            slot.widened = cut or slot.widened
             window.unknown.append(slot)
             return
         slot.outcome = outcome
@@ -208,10 +204,8 @@ class FlowingGenerator:
 
     def _count(self, entries: Sequence[Entry], *, replayed: bool) -> None:
         add_up(self.totals, entries, replayed=replayed)
-        if replayed:
-            self._replayed += len(entries)
-        else:
-            self._new += len(entries)
+        self._replayed += len(entries) if replayed else 0
+        self._new += 0 if replayed else len(entries)
 
     def _tell(self, pool: RequestPool | None, *, at_once: bool = False) -> None:
         now = time.monotonic()
@@ -234,14 +228,9 @@ class FlowingGenerator:
 
 
 class UncachedGenerator:
-    """A `Generator` that asks anew each time, one request after the other; nothing is looked up.
+    """A `Generator` that asks anew each time, one request after the other; calls to a hosted model need a budget."""
 
-    Args:
-        model: what answers.
-        budget: what calls to a hosted model are paid from.
-    """
-
-    def __init__(self, model: Model, budget: Budget | None = None) -> None:
+    def __init__(self, model: Model | HostedModel, budget: Budget | None = None) -> None:
         self._model, self._budget = model, budget
         self.identity = model.identity
 
@@ -252,8 +241,8 @@ class UncachedGenerator:
             CapReached: the next call could pass the cap.
             RaftError: the endpoint stays away, or refuses all requests.
         """
-        if self._budget is not None and isinstance(self._model, HostedModel):
-            yield from self._pooled(self._model, self._budget, requests)
+        if isinstance(self._model, HostedModel):
+            yield from self._pooled(self._model, requests)
             return
         for request in requests:
             for batch in self._model.answer([request], [True]):
@@ -263,10 +252,9 @@ class UncachedGenerator:
                     else:
                         yield reply
 
-    def _pooled(
-        self, model: HostedModel, budget: Budget, requests: Iterable[Request]
-    ) -> Iterator[Completion | Failure]:
-        with model.pool(budget) as pool:
+    def _pooled(self, model: HostedModel, requests: Iterable[Request]) -> Iterator[Completion | Failure]:
+        assert self._budget is not None, "calls to a hosted model are paid from a budget"
+        with model.pool(self._budget) as pool:
             try:
                 for request in requests:
                     pool.submit(Call(request_key(request, self.identity, 0), request, 0))

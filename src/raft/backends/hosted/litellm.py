@@ -1,9 +1,8 @@
 """Any hosted model that litellm knows, with what litellm does around a call left out.
 
-Of the processor time that `litellm.acompletion` takes for a call, a third to a half goes into reckoning the cost (price
-lists are searched anew for each reply), into logs and callbacks that nobody reads, and into setting those up. A log
-that notes nothing is given to it instead, and the function under its wrappers is called; where a litellm of another
-version has no such places, its public function is called as it is.
+A third to a half of the processor time of `litellm.acompletion` goes into reckoning costs and into logs that nobody
+reads. A log that notes nothing is given to it instead, and the function under its wrappers is called; where a litellm
+of another version has no such places, its public function is called as it is.
 """
 
 import asyncio
@@ -16,18 +15,9 @@ from datetime import datetime
 from typing import Any
 
 from raft.backends.asking import Reply
-from raft.backends.hosted.errors import AccessDenied, RateLimited, Rejected, Transient
+from raft.backends.hosted import openai_http as wire
+from raft.backends.hosted.errors import AccessDenied, Fault, Rejected, Transient
 from raft.backends.hosted.manners import Manners
-from raft.backends.hosted.openai_http import (
-    fault,
-    is_plain,
-    no_page,
-    read_error,
-    read_limits,
-    read_message,
-    read_usage,
-    retry_after,
-)
 from raft.backends.vendors import import_litellm
 from raft.protocols import Request
 
@@ -45,9 +35,6 @@ class LitellmTransport:
         key: the provider's key; None: litellm looks into the environment.
         timeout: seconds for one reply.
         manners: how the model wants to be asked, as far as is known; None: nothing is.
-
-    Attributes:
-        limits: what the provider's headers last said, see `Transport`.
     """
 
     def __init__(
@@ -89,7 +76,7 @@ class LitellmTransport:
                 words, code = self._words(error)
                 found = self._fault(error, words, code)
                 status = getattr(error, "status_code", None) or 0
-                more = is_plain(found) and self._manners.objection(status, words, request, refused)
+                more = wire.is_plain(found) and self._manners.objection(status, words, request, refused)
                 if not more:
                     raise found from None
                 refused |= more
@@ -119,39 +106,37 @@ class LitellmTransport:
     def _reply(self, response: Any, seconds: float) -> Reply:
         self._listen(response)
         usage = getattr(response, "usage", None)
-        tokens = read_usage({name: getattr(usage, name, None) for name in ("prompt_tokens", "completion_tokens")})
+        tokens = wire.read_usage({name: getattr(usage, name, None) for name in ("prompt_tokens", "completion_tokens")})
         choices = getattr(response, "choices", None)
         if not choices:
             return Reply("", "empty", *tokens, None, seconds)
         told = choices[0].message
         message = {name: getattr(told, name, None) for name in ("content", "refusal", "reasoning_content")}
         message |= getattr(told, "provider_specific_fields", None) or {}
-        text, finish = read_message(message, choices[0].finish_reason or "stop")
+        text, finish = wire.read_message(message, choices[0].finish_reason or "stop")
         return Reply(text, finish, *tokens, None, seconds)
 
     def _listen(self, response: Any) -> None:
         hidden = getattr(response, "_hidden_params", None) or {}
         headers = hidden.get("additional_headers") or {}
         if "x-ratelimit-limit-requests" in headers or "x-ratelimit-limit-tokens" in headers:
-            self.limits = {**self.limits, **read_limits(headers)}
+            self.limits = {**self.limits, **wire.read_limits(headers)}
 
-    def _fault(self, error: Exception, words: str, code: str) -> RateLimited | Transient | Rejected | AccessDenied:
+    def _fault(self, error: Exception, words: str, code: str) -> Fault:
         kinds = {type(one).__name__ for one in _chain(error)}
         headers = getattr(error, "litellm_response_headers", None)
         status = getattr(error, "status_code", None)
-        found: RateLimited | Transient | Rejected | AccessDenied = Transient(words, billed=kinds.isdisjoint(_NOT_SENT))
-        page = next((no_page(one.doc) for one in _chain(error) if isinstance(one, json.JSONDecodeError)), None)
+        page = next((wire.no_page(one.doc) for one in _chain(error) if isinstance(one, json.JSONDecodeError)), None)
         if page is not None:
-            found = page
-        elif kinds & {"ModuleNotFoundError", "ImportError"} or "LLM Provider NOT provided" in words:
-            found = AccessDenied(words)
-        elif "ContextWindowExceededError" in kinds:
-            found = Rejected(words, kind="too long")
-        elif "ContentPolicyViolationError" in kinds:
-            found = Rejected(words, kind="refused")
-        elif isinstance(status, int) and (headers or 400 <= status < 500) and status not in (200, 408):
-            found = fault(status, words, code=code, retry_after=retry_after(headers or {}))
-        return found
+            return page
+        if kinds & {"ModuleNotFoundError", "ImportError"} or "LLM Provider NOT provided" in words:
+            return AccessDenied(words)
+        for name, kind in (("ContextWindowExceededError", "too long"), ("ContentPolicyViolationError", "refused")):
+            if name in kinds:
+                return Rejected(words, kind=kind)
+        if isinstance(status, int) and (headers or 400 <= status < 500) and status not in (200, 408):
+            return wire.fault(status, words, code=code, retry_after=wire.retry_after(headers or {}))
+        return Transient(words, billed=kinds.isdisjoint(_NOT_SENT))
 
     def _words(self, error: Exception) -> tuple[str, str]:
         message = str(getattr(error, "message", "") or error)
@@ -159,7 +144,7 @@ class LitellmTransport:
         brace = words.find("{")
         if brace >= 0:
             end = words.rfind("}") + 1
-            told, code = read_error(words[brace:end].encode("utf-8", "replace"), 0)
+            told, code = wire.read_error(words[brace:end].encode("utf-8", "replace"), 0)
             words = told if code or not told.startswith(("{", "HTTP status 0")) else words
         body = getattr(error, "body", None)
         if isinstance(body, dict):

@@ -88,13 +88,9 @@ class Manners:
         return found
 
     def objection(self, status: int, words: str, request: Request, refused: frozenset[str]) -> frozenset[str]:
-        """Return what more an endpoint refuses of a request, so that it can be asked again without; nothing if unclear.
+        """Return what more an endpoint refuses of a request, beside what was `refused` before; nothing if unclear.
 
-        Args:
-            status: the HTTP status of its refusal.
-            words: what it said, and the field that it named.
-            request: what was asked.
-            refused: what had been left out of it.
+        `status` is the HTTP status of its refusal, `words` what it said with the field that it named.
         """
         if status not in (400, 422, 500, 501):
             return frozenset()

@@ -1,7 +1,6 @@
-"""An OpenAI-compatible endpoint, asked over aiohttp with nothing in between; a server full of vLLM needs no more.
+"""An OpenAI-compatible endpoint, asked over aiohttp with nothing in between, and what endpoints mean by what they say.
 
-What a status, a code and some words mean (slow down, ask again, this request never, no request at all) is said here
-once, for this transport and for others.
+A status, a code and some words are read here for all transports: slow down, ask again, this request never, none at all.
 """
 
 import json
@@ -9,12 +8,13 @@ import math
 import re
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
 from raft.backends.asking import Reply
-from raft.backends.hosted.errors import AccessDenied, RateLimited, Rejected, Transient
+from raft.backends.hosted.errors import AccessDenied, Fault, RateLimited, Rejected, Transient
 from raft.backends.hosted.manners import Manners
 from raft.backends.hosted.providers import provider_of
 from raft.protocols import Request
@@ -23,9 +23,7 @@ if TYPE_CHECKING:
     import aiohttp
 
 _CONNECT_SECONDS = 30.0
-_IDLE_SECONDS = (
-    4.0  # shorter than the five after which many servers drop a connection, in which a request would be lost
-)
+_IDLE_SECONDS = 4.0  # many servers drop a connection after five, and with it a request that was just sent
 _DENIED_CODES = frozenset(
     (
         *("insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "account_deactivated"),
@@ -55,9 +53,6 @@ class DirectTransport:
         timeout: seconds for one reply, from the first byte sent to the last one read.
         connections: the most that are open at once; more requests than that wait for each other.
         manners: how the model wants to be asked, as far as is known; None: nothing is.
-
-    Attributes:
-        limits: what the endpoint's headers last said, see `Transport`.
     """
 
     def __init__(
@@ -158,20 +153,14 @@ class DirectTransport:
         return words.replace(self._key, "***") if self._key else words
 
 
-def fault(
-    status: int, words: str, *, code: str = "", retry_after: float | None = None
-) -> RateLimited | Transient | Rejected | AccessDenied:
-    """Return what an endpoint's refusal means.
+def fault(status: int, words: str, *, code: str = "", retry_after: float | None = None) -> Fault:
+    """Return what an endpoint's refusal means by its HTTP status, its words, and the error's code or type.
 
-    Args:
-        status: the HTTP status.
-        words: what the endpoint said.
-        code: the error's code or type, where there is one.
-        retry_after: seconds that it asks to wait.
+    `retry_after` are the seconds that it asks to wait.
     """
     words = words or f"HTTP status {status}"
     said = f"{code} {words}"
-    found: RateLimited | Transient | Rejected | AccessDenied = Rejected(words, kind="refused")
+    found: Fault = Rejected(words, kind="refused")
     if status < 500 and _CONTENT.search(said):
         pass
     elif code in _DENIED_CODES or (status < 500 and status != 429 and _DENIED_WORDS.search(words)):
@@ -193,14 +182,13 @@ def read_reply(data: bytes, seconds: float) -> Reply:
 
     Raises:
         Transient: it is no chat completion.
-        RateLimited, Rejected, AccessDenied: it is an error after all; some gateways send those with a good status.
+        Fault: it is an error after all; some gateways send those with a good status.
     """
     try:
         tree = json.loads(data)
     except (ValueError, RecursionError):
-        raise no_page(data.decode("utf-8", "replace")) or Transient(
-            "the reply's body is no JSON", billed=True
-        ) from None
+        page = no_page(data.decode("utf-8", "replace"))
+        raise page or Transient("the reply's body is no JSON", billed=True) from None
     choices = tree.get("choices") if isinstance(tree, dict) else None
     if isinstance(tree, dict) and choices is None and tree.get("error"):
         words, code = read_error(data, 0)
@@ -213,9 +201,8 @@ def read_reply(data: bytes, seconds: float) -> Reply:
         return Reply("", "empty", *tokens, None, seconds)
     choice = choices[0] if isinstance(choices[0], dict) else {}
     message = choice.get("message")
-    text, finish = read_message(
-        message if isinstance(message, dict) else {}, str(choice.get("finish_reason") or "stop")
-    )
+    finish = str(choice.get("finish_reason") or "stop")
+    text, finish = read_message(message if isinstance(message, dict) else {}, finish)
     return Reply(text, finish, *tokens, None, seconds)
 
 
@@ -240,7 +227,7 @@ def no_page(text: str) -> AccessDenied | None:
     )
 
 
-def is_plain(found: RateLimited | Transient | Rejected | AccessDenied) -> bool:
+def is_plain(found: Fault) -> bool:
     """Tell whether a refusal may be about how a request was put, rather than about what it says or how long it is."""
     return isinstance(found, Transient) or (
         isinstance(found, Rejected) and found.kind == "refused" and not _CONTENT.search(found.words)
@@ -299,21 +286,18 @@ def read_limits(headers: Mapping[str, str]) -> dict[str, float]:
 def retry_after(headers: Mapping[str, str]) -> float | None:
     """Return how many seconds an endpoint's headers ask to wait, None where they do not say."""
     for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
-        given = headers.get(name)
-        if given is None:
-            continue
-        try:
-            seconds = float(given) * unit
-        except ValueError:
-            try:
-                then = parsedate_to_datetime(given)
-            except ValueError:
-                continue
-            then = then if then.tzinfo else then.replace(tzinfo=UTC)
-            seconds = (then - datetime.now(UTC)).total_seconds()
-        if math.isfinite(seconds):
-            return max(0.0, seconds)
+        with suppress(ValueError):
+            seconds = _seconds(headers.get(name, "")) * unit
+            if math.isfinite(seconds):
+                return max(0.0, seconds)
     return None
+
+
+def _seconds(given: str) -> float:
+    with suppress(ValueError):
+        return float(given)
+    then = parsedate_to_datetime(given)
+    return ((then if then.tzinfo else then.replace(tzinfo=UTC)) - datetime.now(UTC)).total_seconds()
 
 
 def _proxy_for(url: str) -> str | None:

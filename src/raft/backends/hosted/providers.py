@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from raft.backends.vendors import import_litellm
 from raft.errors import UsageError
 from raft.store.budget import Price
 
@@ -49,9 +50,7 @@ class Provider:
 
 _OPENAI = ("OPENAI_BASE_URL", "OPENAI_API_BASE")
 _OLLAMA = Provider("http://localhost:11434", own=True, local=True, bases=("OLLAMA_API_BASE",))
-_ELSEWHERE = """
-    azure_ai cohere databricks gemini jina_ai sagemaker snowflake voyage
-"""
+_ELSEWHERE = "azure_ai cohere databricks gemini jina_ai sagemaker snowflake voyage"
 PROVIDERS: Mapping[str, Provider] = {
     **dict.fromkeys(_ELSEWHERE.split(), Provider()),
     "anthropic": Provider(bases=("ANTHROPIC_API_BASE", "ANTHROPIC_BASE_URL")),
@@ -116,11 +115,11 @@ def addresses_in_environment(name: str) -> list[str]:
     return [os.environ[one] for one in variables if os.environ.get(one)]
 
 
-def identity_of(name: str, api_base: str | None) -> str:
-    """Return what a hosted model is known by: its name, and its address where that is not the provider's own."""
+def identity_of(name: str, api_base: str | None, effort: str | None = None) -> str:
+    """Return what a hosted model is known by: name, address where it is not the provider's own, and effort if set."""
     address = api_base or next((one.strip().rstrip("/") for one in addresses_in_environment(name)), "")
     known = not address or (address == provider_of(name).address and not api_base)
-    return name if known else f"{name}@{address}"
+    return (name if known else f"{name}@{address}") + (f" effort={effort}" if effort else "")
 
 
 def is_free(name: str, api_base: str | None) -> bool:
@@ -148,12 +147,24 @@ def key_of(name: str, api_base: str | None) -> str | None:
     variables = provider_of(name).keys or (f"{_capitals(name)}_API_KEY",)
     found = next((os.environ[one] for one in variables if os.environ.get(one)), None)
     if found is None and not provider_of(name).own and address_of(name, api_base) == provider_of(name).address:
-        raise no_key(name, variables)
+        raise _no_key(name, variables)
     return found
 
 
-def no_key(name: str, variables: tuple[str, ...]) -> UsageError:
-    """Return the error to raise where a model's key is in none of `variables`."""
+def litellm_key(name: str, api_base: str | None) -> str | None:
+    """Return the key to give to litellm; None where it finds the provider's in the environment.
+
+    Raises:
+        UsageError: there is none, and no endpoint of one's own is asked.
+    """
+    needed = import_litellm().validate_environment(name)["missing_keys"]
+    missing = tuple(one for one in needed if one.endswith("_API_KEY"))
+    if missing and not api_base:
+        raise _no_key(name, missing)
+    return "none" if missing else None  # an endpoint of one's own may need none, but litellm does not ask without
+
+
+def _no_key(name: str, variables: tuple[str, ...]) -> UsageError:
     return UsageError(
         f"There is no key for {name} in the environment.",
         where=", ".join(variables),
@@ -186,9 +197,6 @@ def list_price(name: str) -> Price | None:
     """Return what a hosted model or embedder costs; None when the list does not know it.
 
     A price of nothing is no price: the list has it for models on trial, in other units, and on one's own machine.
-
-    Args:
-        name: `provider/name`.
     """
     entry = listed(name)
     read, written = entry.get("input_cost_per_token"), entry.get("output_cost_per_token")
@@ -202,9 +210,9 @@ def list_price(name: str) -> Price | None:
 def listed(name: str) -> Mapping[str, Any]:
     """Return what the list says of a model, by its whole name or by its name at the provider; nothing if unknown."""
     provider, _, short = name.partition("/")
-    entry = entries().get(name)
+    entry = price_list().get(name)
     if entry is None:
-        entry = entries().get(short) or {}
+        entry = price_list().get(short) or {}
         # the same name at another provider, or on a machine of one's own, has another price
         if not str(entry.get("litellm_provider", "")).startswith(provider):
             return {}
@@ -212,8 +220,8 @@ def listed(name: str) -> Mapping[str, Any]:
 
 
 @lru_cache(maxsize=1)
-def entries() -> Mapping[str, Mapping[str, Any]]:
-    """Return litellm's list, from its folder alone: importing it would take seconds."""
+def price_list() -> Mapping[str, Mapping[str, Any]]:
+    """Return prices and limits of models from the file in litellm's folder; importing litellm would take seconds."""
     spec = find_spec("litellm")
     path = Path(spec.origin).parent / _LIST if spec and spec.origin else None
     return json.loads(path.read_text(encoding="utf-8")) if path and path.is_file() else {}

@@ -1,11 +1,9 @@
 """How many calls may be in the air at once, and how fast they may follow each other.
 
-Calls in flight grow by a set number each round trip and are halved when the endpoint is busy: additive increase and
-multiplicative decrease (Chiu and Jain 1989, doi:10.1016/0169-7552(89)90019-6), from a start that doubles. Where calls a
-minute are limited and nobody says to how many, that alone would hit the limit at each round trip: after a few cuts in a
-row the rate at which calls are taken is kept to instead, and given up again where that does not help. What the endpoint
-says of its limits and of when to come again is obeyed. Time is the running event loop's, so that a simulated one can
-drive it.
+Additive increase and multiplicative decrease (Chiu and Jain 1989, doi:10.1016/0169-7552(89)90019-6), from a start that
+doubles. Where calls a minute are limited and nobody says to how many, that alone would hit the limit at each round
+trip: after a few cuts in a row the rate at which calls are taken is kept to instead, and given up again where that does
+not help. What the endpoint says is obeyed. Time is the running event loop's, so that a simulated one can drive it.
 """
 
 import asyncio
@@ -31,13 +29,9 @@ class RateLimiter:
     """Decides when the next call may be sent.
 
     Args:
-        most: most calls in flight.
+        most: most calls in flight; `limit` is how many may be at present, `in_flight` how many are.
         requests_per_minute: most calls a minute; None for what the endpoint takes.
         tokens_per_minute: most tokens a minute, likewise.
-
-    Attributes:
-        limit: how many calls may be in flight at present.
-        in_flight: how many are.
     """
 
     def __init__(
@@ -100,12 +94,10 @@ class RateLimiter:
     def leave(
         self, outcome: Literal["ok", "busy", "broken"], *, seconds: float, retry_after: float | None = None
     ) -> None:
-        """Say what became of a call.
+        """Say what became of a call, so many `seconds` after it was sent.
 
-        Args:
-            outcome: "ok" when it was taken, whatever the reply; "busy" when the endpoint wants fewer calls.
-            seconds: since it was sent.
-            retry_after: seconds that the endpoint asks everybody to wait.
+        "ok": it was taken, whatever the reply; "busy": the endpoint wants fewer calls, and asks everybody to wait for
+        `retry_after` seconds.
         """
         now = asyncio.get_running_loop().time()
         self.in_flight -= 1
