@@ -169,6 +169,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--run", type=Path, help="a built run, whose train.jsonl has the rows")
+    parser.add_argument("--only", nargs="*", default=list(CONTENDERS), choices=list(CONTENDERS), help="these alone")
     parser.add_argument("--threads", type=int, help="of torch (default: one for each core)")
     given = parser.parse_args()
     if given.threads:
@@ -178,11 +179,12 @@ def main() -> None:
     encoded = [sft.encode(tokenizer, row, max_tokens=LONGEST) for row in rows]
     tokens = sum(len(row["input_ids"]) for row in encoded)
     learned = sum(label != sft.NOT_LEARNED for row in encoded for label in row["labels"])
-    for measure in CONTENDERS.values():  # kernels are chosen and memory is taken at the first step
+    contenders = {name: CONTENDERS[name] for name in given.only}
+    for measure in contenders.values():  # kernels are chosen and memory is taken at the first step
         measure(given.student, rows[:1])
-    speeds: dict[str, list[float]] = {name: [] for name in CONTENDERS}
+    speeds: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(given.rounds):
-        for name, measure in CONTENDERS.items():
+        for name, measure in contenders.items():
             gc.collect()
             speeds[name].append(tokens / measure(given.student, rows))
     print_table(
