@@ -111,6 +111,10 @@ class RequestPool:
         self._loop = self._make_loop()
         self._batcher = TransactionBatcher(self._budget, self._loop)
         self._landing, self._settled = asyncio.Event(), asyncio.Event()
+        self._ready, self._opened = (
+            asyncio.Semaphore(max(1, self.limiter.most // 8)),
+            0,
+        )  # written down, and not sent yet
         self._thread = threading.Thread(target=self._run, name="raft-pool", daemon=True)
         self._thread.start()
         return self
@@ -257,19 +261,24 @@ class RequestPool:
         request, price = call.request, self._budget.price
         most = most_tokens(request)
         guess = most / _BYTES_A_TOKEN + request.max_tokens
-        await self.limiter.enter(max(1, round(guess * self._tokens_ratio)))
-        call = replace(call, request=self._roomy(request))  # what was learned while it waited counts
-        worst = price.cost(most, call.request.max_tokens) if price else None
+        async with self._ready:  # the disk is waited for while others are in flight, not in a place among them
+            call = replace(call, request=self._roomy(request))  # what was learned while it waited counts
+            worst = price.cost(most, call.request.max_tokens) if price else None
+            await self._granted(worst)
+            self._opened += 1
+            try:
+                number = await self._batcher.open(call.key, worst)
+                await self._entered(number, max(1, round(guess * self._tokens_ratio)))
+            finally:
+                self._opened -= 1
+                self._settled.set()
         outcome: Literal["ok", "busy", "broken"] = "broken"
         begun, wait = self._loop.time(), None
         task = asyncio.current_task()
         assert task is not None
+        self._in_flight.add(task)
         try:
             try:
-                await self._granted(worst)
-                begun = self._loop.time()
-                self._in_flight.add(task)
-                number = await self._batcher.open(call.key, worst)
                 reply = await self._sent(number, call)
                 outcome = "ok"
                 self._answered_at = self._loop.time()
@@ -292,9 +301,16 @@ class RequestPool:
             self._in_flight.discard(task)
             self._settled.set()
 
+    async def _entered(self, number: int, tokens: int) -> None:
+        try:
+            await self.limiter.enter(tokens)
+        except asyncio.CancelledError:
+            self._budget.release(number)  # it was not sent
+            raise
+
     async def _granted(self, worst: float | None) -> None:
         while not self._budget.reserve(worst):
-            if not self._in_flight:
+            if not self._in_flight and not self._opened:
                 raise self._budget.cap_reached(worst)
             self._settled.clear()
             await self._settled.wait()  # what comes back may have cost less than the most it could

@@ -29,7 +29,7 @@ class RateLimiter:
     """Decides when the next call may be sent.
 
     Args:
-        most: most calls in flight; `limit` is how many may be at present, `in_flight` how many are.
+        most: most calls in flight, ever; `limit` is how many may be at present, `in_flight` how many are.
         requests_per_minute: most calls a minute; None for what the endpoint takes.
         tokens_per_minute: most tokens a minute, likewise.
     """
@@ -38,7 +38,7 @@ class RateLimiter:
         self, most: int, *, requests_per_minute: float | None = None, tokens_per_minute: float | None = None
     ) -> None:
         self.limit, self.in_flight = float(min(most, _FIRST)), 0
-        self._most = most
+        self.most = most
         self._requests, self._tokens = requests_per_minute, tokens_per_minute
         self._due = {"requests": 0.0, "tokens": 0.0, "learned": 0.0}
         self._waiting: deque[tuple[asyncio.Future[None], int]] = deque()
@@ -146,8 +146,8 @@ class RateLimiter:
             self._best = min(self._best, self._seconds)
         used = self._full_at >= begun - _SAME  # a limit that was not reached meanwhile may be far too high already
         if used and self._seconds <= _SLOWER * self._best:
-            step = 1.0 if self._starting else max(1.0, self._most / 16) / self.limit
-            self.limit = min(self._most, self.limit + step)
+            step = 1.0 if self._starting else max(1.0, self.most / 16) / self.limit
+            self.limit = min(self.most, self.limit + step)
 
     def _slow_down(self, now: float, begun: float, retry_after: float | None) -> None:
         self._pause_until = max(self._pause_until, now + (retry_after or 0.0))
@@ -167,7 +167,7 @@ class RateLimiter:
         self._starting, self._cut_at = False, now
         self.limit = max(1.0, self.limit / 2)
         if self._rate is not None:  # Little's law, with some room
-            self.limit = min(self._most, max(self.limit, 1 + 1.25 * self._rate * self._seconds))
+            self.limit = min(self.most, max(self.limit, 1 + 1.25 * self._rate * self._seconds))
 
     def _learn(self, now: float) -> None:
         """Take up a rate where cuts come often, lower it where it is too high, give it up where that is of no use."""
