@@ -39,16 +39,16 @@ A model of 135 million parameters on two cores takes some seconds a question, an
 
 
 class Timings:
-    """What was timed of each contender, and the last time: in the step's scratch folder, at the end in its notes."""
+    """What was timed of each system, and the last time: in the step's scratch folder, at the end in its statistics."""
 
     def __init__(self, step: Step, former: Mapping[str, Mapping[str, Any]]) -> None:
         self._step, self._file = step, step.scratch / "timings.json"
         kept = json.loads(self._file.read_text(encoding="utf-8")) if self._file.is_file() else {}
-        step.notes.update({**former, **kept})
+        step.stats.update({**former, **kept})
 
     def former(self, contender: RunningSystem) -> dict[str, Any]:
         """Return what was timed of this contender before, if it was the same one; else an empty dictionary."""
-        known = self._step.notes.get(contender.arm.name, {})
+        known = self._step.stats.get(contender.arm.name, {})
         return dict(known) if known.get("who") == who(contender) else {}
 
     def latencies(self, contender: RunningSystem) -> list[float]:
@@ -63,9 +63,9 @@ class Timings:
         if rate is None or former.get("timed", 0) > count:
             rate, count = former.get("questions_per_second"), former.get("timed", 0)
         found = {"who": who(contender), "questions_per_second": rate, "timed": count}
-        self._step.notes[contender.arm.name] = {**found, "latencies": list(latencies), "warm": True}
+        self._step.stats[contender.arm.name] = {**found, "latencies": list(latencies), "warm": True}
         self._file.parent.mkdir(parents=True, exist_ok=True)
-        artifacts.atomically(self._file, json.dumps(self._step.notes))
+        artifacts.atomically(self._file, json.dumps(self._step.stats))
 
 
 def who(contender: RunningSystem) -> str:

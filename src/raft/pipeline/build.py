@@ -25,7 +25,7 @@ from raft.generation import generate, items, plan
 from raft.generation.facts import read_prefixes
 from raft.generation.plan import Prompts, Survey
 from raft.kinds import KINDS
-from raft.pipeline.read import documents_listed, note_chunks, note_questions, noting, read_documents
+from raft.pipeline.read import count_chunks, count_questions, documents_listed, read_documents, tallied
 from raft.prompts import Prompt
 from raft.protocols import Embedder, Generator, Indexes, OnEvent, Tokenizer
 from raft.rag.format import PROMPTS, render_style
@@ -148,7 +148,7 @@ def _cut(step: Step, *, tokenizer: Tokenizer, **shape: int) -> Mapping[str, Outp
         repeated=repeated_lines(step.run.stream("documents.parquet")),
         previous=None if known is None else (lambda doc_id, sha256: known((doc_id, sha256))),
     )
-    return {"chunks.parquet": noting(frames, partial(note_chunks, step.notes))}
+    return {"chunks.parquet": tallied(frames, partial(count_chunks, step.stats))}
 
 
 def fill_indexes(run: Run, settings: Settings, components: Components) -> None:
@@ -157,7 +157,7 @@ def fill_indexes(run: Run, settings: Settings, components: Components) -> None:
     chunks = partial(run.stream, "chunks.parquet", ["chunk_id", "doc_id", "heading", "text"])
 
     def dense(step: Step) -> Mapping[str, Output]:
-        step.notes.update(indexes.sync(chunks))
+        step.stats.update(indexes.sync(chunks))
         return {}
 
     def lexical(step: Step) -> Mapping[str, Output]:
@@ -230,7 +230,7 @@ def _ask(
     failures: list[dict[str, Any]] = []
 
     def failed() -> Iterator[pl.DataFrame]:  # it is read after the questions: only then is the list complete
-        step.notes["failures"] = dict(Counter(row["kind"] for row in failures))
+        step.stats["failures"] = dict(Counter(row["kind"] for row in failures))
         yield tables.frame(tables.FAILURES, failures)
 
     frames = generate.ask(
@@ -246,7 +246,7 @@ def _ask(
         failures=failures,
         planned=lambda count: on_event("planned", {"questions": count}),
     )
-    questions = noting(frames, partial(note_questions, step.notes))
+    questions = tallied(frames, partial(count_questions, step.stats))
     return {"questions.parquet": questions, "failures.parquet": failed()}
 
 
@@ -317,9 +317,9 @@ def _clean(
     )
     measured = split.evaluation_rows(parted, documents, evaluation)
     split.check_leaks(parted, measured, held_out=held_out)
-    step.notes["held_out"] = sorted(held_out)
-    step.notes["reasons"] = _counts(parted, "reason")
-    step.notes["splits"] = _counts(parted, "split") | ({"user": evaluation.height} if evaluation is not None else {})
+    step.stats["held_out"] = sorted(held_out)
+    step.stats["reasons"] = _counts(parted, "reason")
+    step.stats["splits"] = _counts(parted, "split") | ({"user": evaluation.height} if evaluation is not None else {})
     return {"cleaned.parquet": parted, "eval.jsonl": measured}
 
 
@@ -391,7 +391,7 @@ def _write_examples(
     if generator is not None:
         schema = style.format if isinstance(style.format, dict) else None
         answers, failed = restyle(cleaned, generator, wording, style=words, schema=schema)
-        step.notes["not_restyled"] = failed
+        step.stats["not_restyled"] = failed
         if schema is not None:
             cleaned = cleaned.filter(~pl.col("question_id").is_in(failed))
     with indexes.open() as retriever:
@@ -408,7 +408,7 @@ def _write_examples(
             titles=dict(documents_listed(run).select("doc_id", "title").iter_rows()),
             styled_answers=answers,
         )
-    step.notes.update(report)
+    step.stats.update(report)
     return {
         "examples.parquet": made,
         "train.jsonl": chat_lines(made, "train"),

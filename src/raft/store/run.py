@@ -99,7 +99,7 @@ class Step:
         run: the run, to read what earlier steps made.
         folder: its directory.
         scratch: a folder of the step's own, kept until the step succeeds, the same when it is started again.
-        notes: facts about the result for the manifest and the summary (counts per reason, ...); filled by the work.
+        stats: facts about the result for the manifest and the summary (counts per reason, ...); filled by the work.
         reusable: true when the earlier artifacts of this step differ from these in the inputs alone.
     """
 
@@ -107,7 +107,7 @@ class Step:
     folder: Path
     scratch: Path
     reusable: bool
-    notes: dict[str, Any] = field(default_factory=dict)
+    stats: dict[str, Any] = field(default_factory=dict)
 
     def previous(
         self, artifact: str, key: Callable[[pl.DataFrame], pl.Series]
@@ -203,7 +203,7 @@ class Run:
             step = Step(self, self.folder, self.folder / "scratch" / f"{name}-{key[:16]}", reusable)
             tried = {
                 "artifacts": self._make(name, step, work, outputs),
-                "notes": step.notes,
+                "notes": step.stats,
                 "seconds": round(time.monotonic() - begun, 3),
                 "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             }
