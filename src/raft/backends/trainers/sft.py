@@ -17,7 +17,7 @@ from typing import Any
 from zipfile import BadZipFile, ZipFile
 
 from raft.backends.local.weights import pretrained
-from raft.backends.trainers.cpu_kernels import beside, lean, pack, unpacked
+from raft.backends.trainers.cpu_kernels import beside, use_cpu_kernels, pack, unpacked
 from raft.backends.vendors import quiet
 from raft.errors import MissingExtra, RaftError, UsageError
 from raft.protocols import Message, TrainingPlan, TrainingReport
@@ -430,5 +430,5 @@ def load(plan: TrainingPlan) -> tuple[Any, Any]:
     )
     tuned = get_peft_model(model.to("cuda") if cuda else model, adapter)
     if not cuda:
-        lean(tuned)
+        use_cpu_kernels(tuned)
     return tuned, tokenizer
