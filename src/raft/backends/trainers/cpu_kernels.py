@@ -361,7 +361,7 @@ def pack(rows: Sequence[Mapping[str, Sequence[int]]]) -> dict[str, Any]:
 
 
 def unpacked(inputs: Mapping[str, Any]) -> AbstractContextManager[None]:
-    """Return the context in which a model with these kernels keeps the rows of `pack` apart; without positions there is one row."""
+    """Return the context in which those kernels keep the rows of `pack` apart; without positions there is one row."""
     positions = inputs.get("position_ids")
     begins = [] if positions is None else positions[0].eq(0).nonzero().squeeze(1).tolist()
     ends = [*begins[1:], inputs["input_ids"].shape[1]]

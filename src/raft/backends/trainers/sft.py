@@ -17,7 +17,7 @@ from typing import Any
 from zipfile import BadZipFile, ZipFile
 
 from raft.backends.local.weights import pretrained
-from raft.backends.trainers.cpu_kernels import beside, use_cpu_kernels, pack, unpacked
+from raft.backends.trainers.cpu_kernels import beside, pack, unpacked, use_cpu_kernels
 from raft.backends.vendors import quiet
 from raft.errors import MissingExtra, RaftError, UsageError
 from raft.protocols import Message, TrainingPlan, TrainingReport
