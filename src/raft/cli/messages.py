@@ -319,19 +319,19 @@ def _table(facts: Facts, described: Facts) -> Iterator[str]:
         f"  {name}: {described['questions']} questions by {described['written_by']}, "
         f"{described['documents']} documents{few}"
     )
-    closed = any((arm["sets"].get(name) or {}).get("accuracy") for arm in facts["arms"])
+    closed = any((system["sets"].get(name) or {}).get("accuracy") for system in facts["arms"])
     first, second = ("accuracy", "macro_f1") if closed else ("f1", "exact_match")
     heads = (MEASURES[first].title, "95 %", MEASURES[second].title, "refused", "invented", "s a question")
     yield f"    {'':<40} {heads[0]:>8} {heads[1]:>13} {heads[2]:>11} {heads[3]:>8} {heads[4]:>9} {heads[5]:>13}"
-    for arm in facts["arms"]:
-        scores = arm["sets"].get(name)
+    for system in facts["arms"]:
+        scores = system["sets"].get(name)
         if scores is None:
             continue
         main = scores.get(first)
         spread = f"{100 * main['low']:.1f}-{100 * main['high']:.1f}" if main else ""
-        latency = f"{arm['latency']['median']:.2f}" if arm["latency"] else ""
+        latency = f"{system['latency']['median']:.2f}" if system["latency"] else ""
         yield (
-            f"    {arm['title']:<40.40} {_share(main):>8} {spread:>13} {_share(scores.get(second)):>11} "
+            f"    {system['title']:<40.40} {_share(main):>8} {spread:>13} {_share(scores.get(second)):>11} "
             f"{_share(scores.get('false_refusals')):>8} {_share(scores.get('false_answers')):>9} {latency:>13}"
         )
 
