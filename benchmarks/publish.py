@@ -11,10 +11,8 @@ ROW, LEFT, WIDE, RIGHT = 26, 300, 460, 130
 
 
 def plot(facts: dict[str, Any], measure: str, question_set: str) -> str:
-    """Return the systems' scores with their intervals as a standalone SVG, best first; the baseline as a dashed line."""
-    rows = [
-        (system, system["sets"][question_set][measure]) for system in facts["arms"] if question_set in system["sets"]
-    ]
+    """Return the systems' scores with intervals as a standalone SVG, best first; the baseline as a dashed line."""
+    rows = [(one, one["sets"][question_set][measure]) for one in facts["arms"] if question_set in one["sets"]]
     rows.sort(key=lambda row: -row[1]["value"])
     top = max(row[1]["high"] for row in rows)
     scale = WIDE / max(0.1, top)

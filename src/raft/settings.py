@@ -275,6 +275,8 @@ class Settings(_Section):
     benchmark: Benchmark = Benchmark()
 
 
+_RENAMED = {"questions.strategy": "questions.way"}
+"""New names of settings that are kept in runs under their old ones."""
 _EXPLAINED = "raft init my-pipeline   (writes a YAML file with every setting explained)"
 _PATHS = ("prompts", "ledger", "evaluation", "corpus", "training.rehearsal_file", "benchmark.other_adapter")
 """Settings that are paths: a relative one is taken from the folder of the file that it stands in."""
@@ -306,8 +308,16 @@ def changed(settings: Settings, overrides: Mapping[str, Any]) -> Settings:
 
 
 def _validated(tree: dict[str, Any], overrides: Mapping[str, Any] | None, where: object) -> Settings:
-    for key, value in (overrides or {}).items():
-        _plant(tree, key, value)
+    overrides = overrides or {}
+    for new, kept in _RENAMED.items():
+        section, _, name = new.partition(".")
+        written = tree[section] if isinstance(tree.get(section), dict) else {}
+        if {new, kept} <= overrides.keys() or {new, kept} <= {f"{section}.{one}" for one in written}:
+            raise UsageError(f"{new} and {kept} are one setting.", where=where or "--set", hint="give one of the two")
+        if name in written:
+            _plant(tree, kept, written.pop(name))
+    for key, value in overrides.items():
+        _plant(tree, _RENAMED.get(key, key), value)
     try:
         return Settings.model_validate(tree)
     except ValidationError as error:

@@ -266,7 +266,7 @@ ARMS = {"raft": arm(0.1), "rag_few": arm(0.2, tokens=1400.0), "model:big": arm(0
 
 def costs(arms=ARMS, **changes):
     """Return the economics of an hour of training on rows that cost two dollars and a half."""
-    usual = {"contender": "raft", "baseline": "rag_few", "larger": [name for name in arms if "model:" in name]}
+    usual = {"system": "raft", "baseline": "rag_few", "larger": [name for name in arms if "model:" in name]}
     usual |= {"training_seconds": 3600.0, "build_cost": 2.5}
     return economics(arms, **{**usual, **changes})
 

@@ -61,7 +61,7 @@ class Task:
     sources: Sequence[Source]
     skipped: Sequence[tuple[str, str]]
     folder: Path
-    way: str
+    strategy: str
 
 
 @dataclass
@@ -113,7 +113,7 @@ def build(
     task = _described(corpus, out, options)
     on_event = on_event or (lambda event, facts: None)
     with _opened(task, on_event, building=True) as site:
-        make_all(site.run, task.settings, site.components, task.sources, way=task.way, on_event=on_event)
+        make_all(site.run, task.settings, site.components, task.sources, strategy=task.strategy, on_event=on_event)
     return Built(task.folder)
 
 
@@ -171,10 +171,10 @@ def _described(corpus: str | Path | Sequence[str | Path] | None, out: str | Path
     if chosen.generator.max_cost is None:  # a cap that the run was given before holds until another one is given
         cap = Run(folder).manifest.get("settings", {}).get("generator", {}).get("max_cost")
         chosen = settings.changed(chosen, {"generator.max_cost": cap})
-    way = chosen.questions.way
-    if way == "auto":
-        way = "items" if hub.is_hosted(chosen.generator.model) else "answer_first"
-    return Task(chosen, sources, skipped, folder, way)
+    strategy = chosen.questions.way
+    if strategy == "auto":
+        strategy = "items" if hub.is_hosted(chosen.generator.model) else "answer_first"
+    return Task(chosen, sources, skipped, folder, strategy)
 
 
 def _settings(file: str | Path | None, given: Mapping[str, Any]) -> Settings:
@@ -246,14 +246,14 @@ def _estimated(task: Task, site: OpenRun, on_event: OnEvent, sample: int = 0) ->
     read_documents(trial, task.settings, task.sources)
     aside = set_aside(trial, task.settings)
     cut_chunks(trial, task.settings, site.components.embedder)
-    survey_chunks(trial, task.settings, way=task.way, aside=aside)
+    survey_chunks(trial, task.settings, strategy=task.strategy, aside=aside)
     if sample:
         enter(site.ledger, site.collection, "sample")
     found = count_calls(
         trial,
         task.settings,
         cost_context(task.settings, site.ledger, site.collection, site.components),
-        way=task.way,
+        strategy=task.strategy,
         begin=site.step,
         sample=sample,
         ask=site.components.generator.complete,

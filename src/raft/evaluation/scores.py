@@ -82,7 +82,7 @@ def mean(table: Table, name: str) -> float | None:
 def stronger(
     untuned: Mapping[str, Table], ours: Table, theirs: Table, measure: str, sources: Sources
 ) -> tuple[str, Interval] | None:
-    """Return one of the untuned systems that scored higher than the baseline, and what the tuned system gains over it."""
+    """Return an untuned system that scored higher than the baseline, and what the tuned system gains over it."""
     to_beat = mean(theirs, measure)
     for name, table in untuned.items():
         reached, gain = mean(table, measure), difference(ours, table, measure, sources)

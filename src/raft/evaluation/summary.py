@@ -133,7 +133,7 @@ def summary(
     Args:
         answers: a frame of `tables.ANSWERS`.
         questions: a frame of `tables.EVALUATION`; `split` is the question set.
-        systems: the systems, in the order in which they are shown; those without answers are left out.
+        systems: in the order in which they are shown; those without answers are left out.
         sources: where the answers stand, and what search brings.
         timings: for each system `questions_per_second` and `latencies` (seconds a question); either may be missing.
         capability: as in `benchmark.json`, but `change` is an `Interval`. None: not measured.

@@ -130,9 +130,9 @@ def decide(evidence: Evidence, *, min_gain: float) -> dict[str, Any]:
       than the one chosen beforehand; capability falls by 3 to 5 points, or was not measured; there are too few
       documents to rule the gain out; or all questions were written by a model.
     - `keep plain RAG`: everything else.
-    - `not tuned yet`: no tuned system was measured. Then the advice is the retriever first where misses are more than half
-      of what is lost; to try tuning where the score is low with the golden chunk given, or over the questions whose
-      chunk was found, or where false answers are many; and else that little is left to gain.
+    - `not tuned yet`: no tuned system was measured. Then the advice is the retriever first where misses are more than
+      half of what is lost; to try tuning where the score is low with the golden chunk given, or over the questions
+      whose chunk was found, or where false answers are many; and else that little is left to gain.
 
     `min_gain` (0 to 1) is the least gain at which tuning pays.
     """

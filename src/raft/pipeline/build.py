@@ -59,12 +59,12 @@ def set_aside(run: Run, settings: Settings) -> frozenset[str]:
     return split.matching(documents_listed(run), settings.split.hold_out)
 
 
-def survey_chunks(run: Run, settings: Settings, *, way: str, aside: frozenset[str]) -> None:
+def survey_chunks(run: Run, settings: Settings, *, strategy: str, aside: frozenset[str]) -> None:
     """Chunks, but those of `aside`, to `survey.json`: all that planning the questions has to know of them together.
 
     It comes before the index, since the estimate rests on it, and embedding may be the first thing that costs money.
     """
-    needs = plan.needed(way, settings.questions.kinds)
+    needs = plan.needed(strategy, settings.questions.kinds)
     compared = not needs.isdisjoint({"alike", "pairs"})
     path = run.folder / SURVEY
     run.make(
@@ -97,7 +97,7 @@ def read_survey(run: Run) -> Survey:
 
 
 def make_all(
-    run: Run, settings: Settings, components: Components, sources: Sequence[Source], *, way: str, on_event: OnEvent
+    run: Run, settings: Settings, components: Components, sources: Sequence[Source], *, strategy: str, on_event: OnEvent
 ) -> None:
     """Make every artifact of a build that is not there yet, in a run directory that is held for writing.
 
@@ -106,7 +106,7 @@ def make_all(
         settings: the experiment.
         components: its models and indexes.
         sources: the corpus' files.
-        way: "answer_first", "spans" or "items".
+        strategy: "answer_first", "spans" or "items".
         on_event: told of progress.
 
     Raises:
@@ -116,9 +116,9 @@ def make_all(
     own = own_questions(settings, settings.evaluation, documents_listed(run)) if settings.evaluation else None
     aside = set_aside(run, settings)
     cut_chunks(run, settings, components.embedder)
-    survey_chunks(run, settings, way=way, aside=aside)
+    survey_chunks(run, settings, strategy=strategy, aside=aside)
     fill_indexes(run, settings, components)
-    ask_questions(run, settings, components.generator, way=way, on_event=on_event)
+    ask_questions(run, settings, components.generator, strategy=strategy, on_event=on_event)
     clean_and_split(run, settings, components, own)
     write_examples(run, settings, components)
 
@@ -177,14 +177,14 @@ def fill_indexes(run: Run, settings: Settings, components: Components) -> None:
         run.step("lexical", lexical, version=1, outputs={"lexical": indexes.lexical_digest}, inputs=read)
 
 
-def ask_questions(run: Run, settings: Settings, generator: Generator, *, way: str, on_event: OnEvent) -> None:
+def ask_questions(run: Run, settings: Settings, generator: Generator, *, strategy: str, on_event: OnEvent) -> None:
     """Chunks that were surveyed to `questions.parquet`; what is not delivered to `failures.parquet`."""
     used = generate.read_prompts(settings.prompts)
     asked = settings.questions
     kinds = [kind for kind, its in KINDS.items() if its.version and kind in asked.kinds]
     using = {
         "generator": generator,
-        "way": way,
+        "way": strategy,
         "attempts": settings.generator.attempts,
         "prompts": [
             *(used.answer_first, used.items, used.comparison, used.unanswerable, used.span),
@@ -192,7 +192,7 @@ def ask_questions(run: Run, settings: Settings, generator: Generator, *, way: st
         ],
         "openings": prompts.load_text("openings.yaml", settings.prompts),
         **{f"{kind}s": KINDS[kind].version for kind in kinds},
-        **({"items": items.VERSION} if way == "items" else {}),
+        **({"items": items.VERSION} if strategy == "items" else {}),
         **asked.model_dump(mode="json", exclude={"way"}),
     }
     line = run.make(
@@ -238,7 +238,7 @@ def _ask(
         read_survey(step.run),
         generator,
         used,
-        way=way,
+        strategy=way,
         kinds=kinds,
         per_chunk=per_chunk,
         limit=limit,

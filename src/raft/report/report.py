@@ -241,7 +241,7 @@ def _gain_plot(verdict: Facts) -> Markup | None:
 
 
 def _question_set(facts: Facts, name: str) -> dict[str, Any]:
-    """Return the systems that answered a question set, what any of them was measured by, and a plot for either width."""
+    """Return the systems that answered a question set, what they were measured by, and a plot for either width."""
     verdict, arms = facts["verdict"], [system for system in facts["arms"] if name in system["sets"]]
     measure, roles = verdict["measure"], _roles(verdict)
     scored: list[tuple[Facts, Any]] = [(system, (system["sets"][name] or {}).get(measure)) for system in arms]
