@@ -1,66 +1,23 @@
-"""Processes that are killed at the calls that change files, and machines that lose power there: the next command goes on."""
+"""Processes that are killed at the calls that change files, and machines that lose power there: the next goes on."""
 
-import json
 import os
 import random
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from conftest import tables_of, write_corpus
+from killing import Dying
 
-HERE = Path(__file__).parent
-ALL = "rename fsync unlink mkdir write"
 ORDERED = "rename fsync unlink mkdir"
 """What gives files their names and takes them away; what is only written is half written at these, too."""
 
-pytestmark = pytest.mark.skipif(
-    not sys.platform.startswith("linux") or shutil.which("gcc") is None, reason="needs gcc, and a linker that preloads"
-)
-
-
-class Dying:
-    """A process that does things in forks of itself, which end at a chosen call."""
-
-    def __init__(self, library, *modules):
-        self.process = subprocess.Popen(
-            [sys.executable, str(HERE / "dying.py"), *modules],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "LD_PRELOAD": str(library)},
-        )
-
-    def do(self, what, home, *, at=0, kinds=ALL, shadow=""):
-        """Do something in the run directory of a folder; return how it ended, what was seen, and the error."""
-        given = {"do": what, "run": str(home / "run"), "corpus": str(home / "corpus"), "log": str(home / "log")}
-        self.process.stdin.write(json.dumps({**given, "at": at, "kinds": kinds, "shadow": str(shadow)}) + "\n")
-        self.process.stdin.flush()
-        return json.loads(self.process.stdout.readline())
-
-    def close(self):
-        """End it."""
-        self.process.stdin.close()
-        self.process.wait(30)
-
 
 @pytest.fixture(scope="module")
-def library(tmp_path_factory):
-    """The library that ends processes, compiled."""
-    made = tmp_path_factory.mktemp("faults") / "faults.so"
-    subprocess.run(["gcc", "-O1", "-shared", "-fPIC", "-o", made, HERE / "faults.c", "-ldl"], check=True, timeout=60)
-    return made
-
-
-@pytest.fixture(scope="module")
-def dying(library):
+def dying(tmp_path_factory):
     """What builds in forks of itself."""
-    server = Dying(library)
-    yield server
-    server.close()
+    with Dying(tmp_path_factory.mktemp("faults")) as server:
+        yield server
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +41,7 @@ def corpus_in(home):
 
 
 def places(count, wanted):
-    """Return numbers of calls from 1 to `count`: so many, drawn evenly, or all of them where `RAFT_EVERY_CALL` is set."""
+    """Return numbers of calls from 1 to `count`: so many, drawn evenly, or all where `RAFT_EVERY_CALL` is set."""
     if os.environ.get("RAFT_EVERY_CALL"):
         return [*range(1, count + 1)]
     draw, step = random.Random(count), count / wanted
@@ -119,7 +76,7 @@ def goes_on(dying, home, quiet):
     assert len(calls) - len(set(calls)) <= 2
 
 
-@pytest.mark.parametrize(("kinds", "wanted"), [(ORDERED, 24), ("write", 10)])
+@pytest.mark.parametrize(("kinds", "wanted"), [(ORDERED, 16), ("write", 6)])
 def test_a_build_that_is_killed_at_a_call_goes_on(dying, quiet, tmp_path, kinds, wanted):
     """Wherever a build is killed while it changes files, the next has the same bytes and pays nothing twice."""
     for at in places(quiet[1][kinds], wanted):
@@ -130,7 +87,7 @@ def test_a_build_that_is_killed_at_a_call_goes_on(dying, quiet, tmp_path, kinds,
 
 def test_a_build_whose_machine_loses_power_goes_on(dying, quiet, tmp_path):
     """When what was never synced is gone besides, every reply that was paid for and kept is still there."""
-    for at in places(quiet[1][ORDERED], 12):
+    for at in places(quiet[1][ORDERED], 8):
         home = corpus_in(tmp_path / "dark")
         shadow = tmp_path / "shadow"
         shutil.rmtree(shadow, ignore_errors=True)
@@ -152,7 +109,7 @@ def test_a_finished_run_survives_a_build_that_is_killed(dying, quiet, tmp_path):
     assert dying.do("build", fresh)["ended"] == 0
     shutil.copytree(home, tmp_path / "counted")
     count = dying.do("build", tmp_path / "counted", kinds=ORDERED)["seen"]
-    for at in places(count, 10):
+    for at in places(count, 6):
         killed = tmp_path / "killed"
         shutil.rmtree(killed, ignore_errors=True)
         shutil.copytree(home, killed)
