@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_core import to_jsonable_python
 
 from raft.errors import UsageError
@@ -17,6 +17,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
 Price = Annotated[float, Field(ge=0)]
+Place = Annotated[Path, AfterValidator(Path.expanduser)]
 
 TRAINERS = {"peft": "sft:PeftTrainer", "unsloth": "unsloth:UnslothTrainer"}
 """What `training.backend` may name, with the class in `raft.backends.trainers` that it stands for."""
@@ -187,7 +188,7 @@ class Training(_Section):
     rehearsal: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.1, description="share of general instruction rows mixed in, against forgetting; less than 1"
     )
-    rehearsal_file: Path | None = Field(None, description="a file of such rows (chat JSONL)")
+    rehearsal_file: Place | None = Field(None, description="a file of such rows (chat JSONL)")
 
     @field_validator("backend")
     @classmethod
@@ -248,7 +249,7 @@ class Benchmark(_Section):
         description="larger models to compare with: model, api_base, and input_price and output_price in dollars "
         "per million tokens",
     )
-    other_adapter: Path | None = Field(None, description="an adapter tuned on another corpus's rows")
+    other_adapter: Place | None = Field(None, description="an adapter tuned on another corpus's rows")
 
 
 class Settings(_Section):
@@ -257,9 +258,9 @@ class Settings(_Section):
     corpus: tuple[str, ...] = Field((), description="files, folders or globs")
     student: str = Field("HuggingFaceTB/SmolLM2-135M-Instruct", description="the small model that is tuned")
     seed: int = Field(0, description="seed of every random choice")
-    prompts: Path | None = Field(None, description="folder whose prompts replace those of the package")
-    ledger: Path | None = Field(None, description="the ledger's file; none: ledger.sqlite in the run directory")
-    evaluation: Path | None = Field(None, description="your own questions (JSONL), registered before splitting")
+    prompts: Place | None = Field(None, description="folder whose prompts replace those of the package")
+    ledger: Place | None = Field(None, description="the ledger's file; none: ledger.sqlite in the run directory")
+    evaluation: Place | None = Field(None, description="your own questions (JSONL), registered before splitting")
     local_only: bool = Field(False, description="refuse every model, index and download that is not on this machine")
     privacy: Privacy = Privacy()
     chunking: Chunking = Chunking()
@@ -348,7 +349,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise UsageError(f"The pipeline file cannot be read: {error}.", where=path, hint=_EXPLAINED) from None
     tree = _parse(text, path)
     for key in _PATHS:
-        _change(tree, key, lambda entry: str(path.parent / entry))
+        _change(tree, key, lambda entry: str(path.parent / Path(entry).expanduser()))
     for key in _PATHS_OR_NAMES:
         _change(tree, key, lambda entry: str(path.parent / entry) if (path.parent / entry).exists() else entry)
     if isinstance(tree.get("corpus"), str):

@@ -40,7 +40,7 @@ def write(path: Path, output: Output) -> int:
 
 def atomically(path: Path, text: str) -> None:
     """Replace a small text file so that at any instant the old or the new one is there, whole."""
-    draft = path.with_name(path.name + ".draft")
+    draft = _draft(path)
     with draft.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
@@ -48,9 +48,13 @@ def atomically(path: Path, text: str) -> None:
     draft.replace(path)
 
 
+def _draft(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid():08d}.draft")  # nobody else's name
+
+
 def link(source: Path, target: Path) -> None:
     """Put a file at a second place, whole, sharing its bytes where the file system can do so."""
-    draft = target.with_name(f"{target.name}.draft")
+    draft = _draft(target)
     draft.unlink(missing_ok=True)
     target.parent.mkdir(parents=True, exist_ok=True)
     try:

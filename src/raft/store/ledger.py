@@ -22,6 +22,7 @@ import numpy as np
 
 from raft.errors import RaftError
 from raft.protocols import Embedder, Message, Request, Scorer, Tokenizer
+from raft.store import folders
 
 FORMAT = 1
 _SCHEMA = """
@@ -103,6 +104,9 @@ class Ledger:
         self._lock = threading.Lock()
         with self._guarded():
             path.parent.mkdir(parents=True, exist_ok=True)
+            if path.is_file() and path.stat().st_size and folders.is_foreign(path):
+                hint = "--set ledger=another-file.sqlite"
+                raise RaftError("The file is the database of another program, and no ledger.", where=path, hint=hint)
             self._db = sqlite3.connect(path, timeout=60, check_same_thread=False, isolation_level=None)
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
