@@ -12,6 +12,7 @@ from pydantic_core import to_jsonable_python
 from raft.errors import UsageError
 from raft.kinds import Kind
 from raft.prompts import Where
+from raft.text import whole
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -335,8 +336,8 @@ def parse_assignment(text: str) -> tuple[str, Any]:
     if not equals or not key.strip():
         raise UsageError(f"--set takes key=value, and {text!r} is not of that form.", hint="--set index.k=8")
     try:
-        return key.strip(), yaml.safe_load(value)
-    except yaml.YAMLError as error:
+        return key.strip(), whole(yaml.safe_load(value))
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise UsageError(f"The value of {key} is no YAML: {error}", where="--set", hint=f"--set '{key}=...'") from None
 
 
@@ -372,8 +373,8 @@ def _change(tree: dict[str, Any], key: str, change: Callable[[str], str]) -> Non
 
 def _parse(text: str, where: object) -> dict[str, Any]:
     try:
-        tree = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        tree = whole(yaml.safe_load(text))
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise UsageError(f"The pipeline file is no YAML: {error}", where=where, hint=_EXPLAINED) from None
     if tree is None:
         return {}

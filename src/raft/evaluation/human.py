@@ -13,8 +13,10 @@ from typing import Any
 
 from raft.errors import UsageError
 from raft.report.page import fill
+from raft.text import from_json
 
 CHOICES = {"a": "A is better", "b": "B is better", "tie": "equally good", "both wrong": "both wrong"}
+_LINE = '{"pair_id": "…", "choice": "a"}'
 """What can be chosen for a pair, as a ratings file has it, and what the page says."""
 
 
@@ -158,18 +160,19 @@ def _lines(path: Path | str) -> list[tuple[int, str]]:
     try:
         written = Path(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"The ratings cannot be read: {error}.", where=path) from None
+        hint = "--ratings ratings.jsonl   (as the blind page saved it)"
+        raise UsageError(f"The ratings cannot be read: {error}.", where=path, hint=hint) from None
     return [(number, line) for number, line in enumerate(written.split("\n"), 1) if line.strip()]
 
 
 def _rating(line: str, where: str) -> tuple[str, str]:
     try:
-        found = json.loads(line)
+        found = from_json(line)
     except ValueError as error:
-        raise UsageError(f"The line is not JSON: {error}.", where=where) from None
+        raise UsageError(f"The line is not JSON: {error}.", where=where, hint=_LINE) from None
     pair_id, choice = (found.get(key) if isinstance(found, dict) else None for key in ("pair_id", "choice"))
     if not isinstance(pair_id, str):
-        raise UsageError("The line has no pair_id.", where=where, hint='{"pair_id": "…", "choice": "a"}')
+        raise UsageError("The line has no pair_id.", where=where, hint=_LINE)
     if not isinstance(choice, str) or choice not in CHOICES:
-        raise UsageError(f"The choice {choice!r} is none of {', '.join(CHOICES)}.", where=where)
+        raise UsageError(f"The choice {choice!r} is none of {', '.join(CHOICES)}.", where=where, hint=_LINE)
     return pair_id, choice

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from raft.errors import DamagedArtifact, UsageError
 from raft.store import tables
+from raft.text import from_json
 
 Output = pl.DataFrame | Iterable[pl.DataFrame] | Iterable[str]
 _ROW_GROUP_BYTES = 4 << 20
@@ -240,8 +241,8 @@ def parse_objects(text: str, source: object, hint: str) -> Iterator[tuple[str, d
             continue
         where = f"{source}, line {number}"
         try:
-            value = json.loads(line)
-        except (ValueError, RecursionError) as error:
+            value = from_json(line)
+        except ValueError as error:
             raise UsageError(f"The line is no JSON: {error}.", where=where, hint=hint) from None
         if not isinstance(value, dict):
             raise UsageError("The line is no JSON object.", where=where, hint=hint)

@@ -23,6 +23,7 @@ import numpy as np
 from raft.errors import RaftError
 from raft.protocols import Embedder, Message, Request, Scorer, Tokenizer
 from raft.store import folders
+from raft.text import whole
 
 FORMAT = 1
 _SCHEMA = """
@@ -219,15 +220,7 @@ class Ledger:
 def adding(entries: Iterable[Entry]) -> Writing:
     """Return what stores entries, for a transaction that does more; one that is there already is left as it is."""
     now = time.time()
-    return _ADD, [
-        tuple(whole_text(value) if isinstance(value, str) else value for value in (*vars(entry).values(), now))
-        for entry in entries
-    ]
-
-
-def whole_text(text: str) -> str:
-    """Return the text without lone surrogates: half an emoji, where a reply was cut off, cannot be stored."""
-    return text.encode("utf-8", "replace").decode("utf-8")
+    return _ADD, [tuple(whole([*vars(entry).values(), now])) for entry in entries]
 
 
 class CachedEmbedder:
