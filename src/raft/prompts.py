@@ -80,10 +80,11 @@ def load_text(file: str, folder: Path | None = None) -> str:
         try:
             return own.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"The prompt cannot be read: {error}.", where=own) from None
+            raise UsageError(f"The prompt cannot be read: {error}.", where=own, hint="raft init my-pipeline") from None
     known = packaged("prompts")
     if file not in known:
-        raise UsageError(f"There is no prompt {file}; there are {', '.join(known)}.", where=folder)
+        what = f"There is no prompt {file}; there are {', '.join(known)}."
+        raise UsageError(what, where=folder, hint="raft init my-pipeline   (copies them all)")
     return known[file]
 
 

@@ -9,15 +9,15 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_core import to_jsonable_python
 
-from raft.errors import UsageError
+from raft.errors import DamagedArtifact, UsageError
 from raft.kinds import Kind
 from raft.prompts import Where
 from raft.text import whole
 
 Share = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0)]
-Price = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1, le=10**9)]
+Positive = Annotated[float, Field(gt=0, le=10**9)]
+Price = Annotated[float, Field(ge=0, le=10**9)]
 Place = Annotated[Path, AfterValidator(Path.expanduser)]
 
 TRAINERS = {"peft": "sft:PeftTrainer", "unsloth": "unsloth:UnslothTrainer"}
@@ -25,7 +25,7 @@ TRAINERS = {"peft": "sft:PeftTrainer", "unsloth": "unsloth:UnslothTrainer"}
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Chunking(_Section):
@@ -65,7 +65,7 @@ class Generator(_Section):
     tokens_per_minute: Count | None = Field(None, description="most tokens a minute; none: what the endpoint takes")
     batch: Count = Field(32, description="requests in one batch of a local model")
     attempts: Count = Field(3, description="how often one request is asked before it is recorded as a failure")
-    timeout: Annotated[float, Field(gt=0)] = Field(120.0, description="seconds a hosted model may take for one reply")
+    timeout: Positive = Field(120.0, description="seconds a hosted model may take for one reply")
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high"] | None = Field(
         None, description="how long a reasoning model thinks before it writes; none given: as little as it can"
     )
@@ -94,7 +94,9 @@ class Questions(_Section):
         "spans: choose a sentence, have the model copy an answer from it and ask for it (local models from 0.5B); "
         "items: ask the model for questions, answers and quotes as JSON (capable models); auto: by the model",
     )
-    per_chunk: Annotated[float, Field(gt=0)] = Field(1.0, description="questions asked for, a chunk, on average")
+    per_chunk: Annotated[float, Field(gt=0, le=1000)] = Field(
+        1.0, description="questions asked for, a chunk, on average"
+    )
     limit: Count | None = Field(None, description="at most so many questions, spread evenly over the documents")
     kinds: tuple[Kind, ...] = Field(
         ("fact", "number", "date", "name"), min_length=1, description="which kinds of question are asked"
@@ -140,7 +142,9 @@ class Examples(_Section):
     order: Literal["shuffled", "retrieved"] = Field(
         "shuffled", description="order of a row's documents: shuffled, or as the retriever ranks them for inference"
     )
-    per_question: Count = Field(1, description="training rows of one question, each with distractors of its own")
+    per_question: Annotated[int, Field(ge=1, le=100)] = Field(
+        1, description="training rows of one question, each with distractors of its own"
+    )
     max_tokens: Annotated[int, Field(ge=64)] = Field(2048, description="longest row, in the student's tokens")
 
 
@@ -258,7 +262,7 @@ class Settings(_Section):
 
     corpus: tuple[str, ...] = Field((), description="files, folders or globs")
     student: str = Field("HuggingFaceTB/SmolLM2-135M-Instruct", description="the small model that is tuned")
-    seed: int = Field(0, description="seed of every random choice")
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(0, description="seed of every random choice")
     prompts: Place | None = Field(None, description="folder whose prompts replace those of the package")
     ledger: Place | None = Field(None, description="the ledger's file; none: ledger.sqlite in the run directory")
     evaluation: Place | None = Field(None, description="your own questions (JSONL), registered before splitting")
@@ -302,6 +306,20 @@ def load(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -
 def load_text(text: str, overrides: Mapping[str, Any] | None = None, *, where: str) -> Settings:
     """Read settings from YAML text, as `load` does; `where` names it in errors."""
     return _validated(_parse(text, where), overrides, where)
+
+
+def of_manifest(tree: Any, run: Path) -> Settings:
+    """Return the settings that a run directory was built with.
+
+    Raises:
+        DamagedArtifact: they are none, or of a later raft.
+    """
+    try:
+        return Settings.model_validate(tree)
+    except ValidationError as error:
+        hint = f"raft build CORPUS --out {run}   (says them anew; what is intact is used again)"
+        said = f"The manifest's settings cannot be read. {_explain(error, run).what}"
+        raise DamagedArtifact(said, where=run / "manifest.json", hint=hint) from None
 
 
 def changed(settings: Settings, overrides: Mapping[str, Any]) -> Settings:

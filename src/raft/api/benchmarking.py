@@ -20,7 +20,7 @@ from raft.backends.local.weights import Weights
 from raft.backends.trainers.sft import hardware
 from raft.curation import split
 from raft.curation.user_questions import own_questions
-from raft.errors import UsageError
+from raft.errors import DamagedArtifact, UsageError
 from raft.evaluation import capability, human, summary
 from raft.evaluation.metrics import win_rate
 from raft.evaluation.systems import BenchmarkModels, OpenedModel
@@ -85,6 +85,8 @@ def bench(
     chosen = settings_of(built, settings or {})
     addresses = _addresses(chosen, larger)
     models.check(chosen, asked={chosen.student: None, **addresses})
+    if ratings is not None and blind_pairs is None:  # looked at before the work
+        human.read_ratings(ratings, _pairs(built.folder))
     run = writable(built, on_event)
     name = run.manifest["collection"]
     with run.writing(), closing(Ledger(chosen.ledger or run.folder / "ledger.sqlite")) as ledger:
@@ -251,6 +253,16 @@ def _build_cost(manifest: Mapping[str, Any], spending: Sequence[Mapping[str, Any
     return float(sum(line.get("cost", 0.0) for line in lines) + sum(row["cost"] + row["lost_cost"] for row in rows))
 
 
+def _pairs(folder: Path) -> list[human.Pair]:
+    pages, hint = folder / "blind.json", f"raft bench {folder} --blind 50"
+    try:
+        return [human.Pair(**row) for row in json.loads(pages.read_bytes())]
+    except FileNotFoundError:
+        raise UsageError("There is no blind page to which ratings belong.", where=pages, hint=hint) from None
+    except (OSError, ValueError, TypeError) as error:
+        raise DamagedArtifact(f"What the blind page shows cannot be read: {error}.", where=pages, hint=hint) from None
+
+
 def _rated(
     facts: dict[str, Any], folder: Path, seed: int, count: int | None, ratings: str | Path | None
 ) -> dict[str, Any]:
@@ -272,11 +284,7 @@ def _rated(
         artifacts.atomically(pages, json.dumps([asdict(pair) for pair in drawn], ensure_ascii=False))
     if ratings is None and not (kept.is_file() and pages.is_file()):
         return facts
-    if not pages.is_file():
-        raise UsageError(
-            "There is no blind page to which ratings belong.", where=pages, hint=f"raft bench {folder} --blind 50"
-        )
-    pairs = [human.Pair(**row) for row in json.loads(pages.read_text(encoding="utf-8"))]
+    pairs = _pairs(folder)
     shown = {pair.pair_id for pair in pairs}
     if not shown <= {pair.pair_id for pair in every}:
         if ratings is None:

@@ -64,7 +64,7 @@ class Built:
     @property
     def settings(self) -> Settings:
         """The settings that the run was built with."""
-        return Settings.model_validate(self.manifest["settings"])
+        return settings.of_manifest(self.manifest["settings"], self.folder)
 
     @property
     def documents(self) -> pl.DataFrame:

@@ -114,7 +114,8 @@ def _render(template: str, messages: Sequence[Message], settings: Mapping[str, A
     try:
         return world.from_string(plain).render(messages=list(messages), add_generation_prompt=False, **tokens)
     except TemplateError as error:
-        raise UsageError(f"The model's chat template refuses these messages: {error}") from None
+        hint = "--student NAME   (a model whose template takes a system turn and several turns)"
+        raise UsageError(f"The model's chat template refuses these messages: {error}", hint=hint) from None
 
 
 _EMBEDDED = {

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from raft.errors import RaftError, UsageError
+from raft.errors import RaftError, UsageError, of_system
 from raft.version import __version__
 
 if TYPE_CHECKING:
@@ -45,11 +45,12 @@ def acting(command: Callable[..., None]) -> Callable[..., None]:
     def run(*args: Any, debug: bool, **options: Any) -> None:
         try:
             command(*args, **options)
-        except RaftError as error:
+        except (RaftError, OSError) as error:
             if debug:
                 raise
-            click.echo(f"raft: {error}", err=True)
-            sys.exit(error.exit_code)
+            told = of_system(error) if isinstance(error, OSError) else error
+            click.echo(f"raft: {told}", err=True)
+            sys.exit(told.exit_code)
         except KeyboardInterrupt as stop:
             what = str(stop) or "stopped; what was answered is kept. Run the same command again to go on."
             click.echo(f"\nraft: {what}", err=True)
@@ -172,7 +173,9 @@ def status(run: Path, as_json: bool) -> None:
 @main.command("show")
 @RUN
 @click.argument("table", metavar="TABLE")
-@click.option("-n", "--rows", "count", default=10, show_default=True, help="How many rows.")
+@click.option(
+    "-n", "--rows", "count", type=click.IntRange(0, 10**9), default=10, show_default=True, help="How many rows."
+)
 @click.option("--only", metavar="WORD", help="kept, dropped, a split, a reason or a kind.")
 @JSON
 @acting

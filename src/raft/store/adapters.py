@@ -159,6 +159,16 @@ CONFIG, WEIGHTS, CARD, README = "adapter_config.json", "adapter_model.safetensor
 _VARIES = ("base_model_name_or_path", "peft_version")
 """Keys of a configuration that tell where and with what an adapter was written, not what it does."""
 
+_SHAPE = {
+    "base": str,
+    "hyperparameters": dict,
+    "versions": dict,
+    "loss_curve": list,
+    "notes": dict,
+    "seconds": int | float,
+}
+"""What is read of a card, and is of this kind in each."""
+
 _LONGEST_HEADER = 100_000_000  # bytes; the limit of the safetensors library
 
 
@@ -315,8 +325,8 @@ def read_card(folder: Path) -> dict[str, Any]:
         raise _damaged(folder, f"There is no {CARD} beside the adapter") from None
     except (OSError, ValueError) as error:
         raise _damaged(folder, f"The adapter's {CARD} cannot be read: {error}") from None
-    if not isinstance(card, dict):
-        raise _damaged(folder, f"The adapter's {CARD} holds no card")
+    if not isinstance(card, dict) or any(not isinstance(card.get(name), kind) for name, kind in _SHAPE.items()):
+        raise _damaged(folder, f"The adapter's {CARD} holds no card of raft's")
     return card
 
 

@@ -209,12 +209,11 @@ class Ledger:
         try:
             yield
         except (sqlite3.DatabaseError, OSError) as error:
-            raise RaftError(
-                f"The ledger cannot be used: {error}.",
-                where=self.path,
-                hint=f"check the disk; if the file is damaged, move it aside (mv {self.path} {self.path}.damaged): "
-                "what it held is then asked again",
-            ) from error
+            broken = isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError)
+            hint = "df -h; ls -l   (make room, or make the file writable, then run the same command again)"
+            if broken:  # said of nothing else: what is moved aside is paid for again
+                hint = f"mv {self.path} {self.path}.damaged   (what it held is then asked again)"
+            raise RaftError(f"The ledger cannot be used: {error}.", where=self.path, hint=hint) from error
 
 
 def adding(entries: Iterable[Entry]) -> Writing:

@@ -21,7 +21,7 @@ from typing import Any
 import polars as pl
 from filelock import FileLock, Timeout
 
-from raft.errors import DamagedArtifact, RaftError, RunLocked, UsageError
+from raft.errors import DamagedArtifact, RaftError, RunLocked, UsageError, of_system
 from raft.store import artifacts, folders, lineage
 from raft.version import __version__
 
@@ -154,6 +154,8 @@ class Run:
                 left.unlink() if left.is_file() else shutil.rmtree(left)
             try:
                 yield
+            except OSError as error:
+                raise of_system(error, where=self.folder) from error
             finally:
                 shutil.rmtree(drafts, ignore_errors=True)
 
@@ -319,7 +321,8 @@ class Run:
             made = {artifact: {"digest": digest()} for artifact, digest in outputs.items()}
             for artifact, entry in made.items():
                 if entry["digest"] is None:
-                    raise DamagedArtifact("A step's result came out empty or damaged.", where=self.folder / artifact)
+                    hint = "run the same command again: what is damaged is made anew"
+                    raise DamagedArtifact("A step's result came out empty.", where=self.folder / artifact, hint=hint)
             return made
         drafts = self.folder / ".drafts"
         drafts.mkdir(parents=True, exist_ok=True)

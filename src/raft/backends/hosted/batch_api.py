@@ -71,7 +71,8 @@ class BatchProvider:
         try:
             self._model, provider, key, base = self.litellm.get_llm_provider(name, api_base=api_base)
         except self.litellm.exceptions.BadRequestError:
-            raise UsageError(f"litellm does not know {name}.", where=name) from None
+            hint = "--set generator.batch_endpoint=false   (asks the model directly)"
+            raise UsageError(f"litellm does not know {name}.", where=name, hint=hint) from None
         if provider not in PROVIDERS or not PROVIDERS[provider].batches:
             able = ", ".join(one for one, known in PROVIDERS.items() if known.batches)
             raise UsageError(

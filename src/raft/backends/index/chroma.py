@@ -218,7 +218,8 @@ class ChromaIndex(AbstractContextManager["ChromaIndex"]):
             return call(*args, **options)
         except InternalError as error:
             if self._folder is None:
-                raise RaftError(f"The Chroma server failed: {error}", where=self._where) from None
+                hint = "look at the server's log, then the same command again"
+                raise RaftError(f"The Chroma server failed: {error}", where=self._where, hint=hint) from None
             if "locked" in str(error):
                 raise _in_use(self._where) from None
             raise DamagedArtifact(f"The index cannot be read: {error}", where=self._where, hint=_REBUILD) from None
