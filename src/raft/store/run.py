@@ -196,9 +196,10 @@ class Run:
         keys = [lineage.key(name, version, one, given, read) for one in (using, formerly) if one is not None]
         basis, key = keys[0]
         names = {"key": key, "basis": basis, "inputs": read}
-        former = self._intact(name, outputs)
+        former, scratch = self._intact(name, outputs), self.folder / "scratch" / f"{name}-{key[:16]}"
         if former is not None and former["key"] in [one for _, one in keys]:
             line = self._record(name, {**former, **names}, settings)
+            shutil.rmtree(scratch, ignore_errors=True)  # of a process that died when all was done
             self._report(name, "reused")
             return line
         self._report(name, "begins")
@@ -206,7 +207,7 @@ class Run:
         tried = self._tried(name, key)
         if tried is None:
             reusable = former is not None and former["basis"] in [one for one, _ in keys]
-            step = Step(self, self.folder, self.folder / "scratch" / f"{name}-{key[:16]}", reusable)
+            step = Step(self, self.folder, scratch, reusable)
             tried = {
                 "artifacts": self._make(name, step, work, outputs),
                 "notes": step.stats,
