@@ -6,17 +6,16 @@ from collections.abc import Mapping
 from typing import Any, Self
 
 from raft.cli import messages
-from raft.pipeline.estimate import count, long
+from raft.pipeline.estimate import DOING, count, long
 
 _EVERY_SECONDS = 30.0
 _DOING = {
+    **DOING,
     "documents": "reading documents",
     "privacy": "looking for personal data",
     "chunks": "cutting chunks",
     "survey": "surveying the chunks",
-    "index": "embedding chunks",
     "lexical": "indexing words",
-    "questions": "writing questions",
     "cleaned": "cleaning and splitting",
     "examples": "building examples",
 }

@@ -84,16 +84,10 @@ def contexts(
     share: float,
     seed: int,
 ) -> Contexts:
-    """Search for each question, find what bears its answer, and choose what each context shows.
+    """Search for each question, find what bears its answer, and choose what each context shows: `k` chunks.
 
-    Args:
-        questions: a frame of `tables.EVALUATION`.
-        chunks: a frame of `tables.CHUNKS`.
-        documents: a frame with doc_id, path and title of `tables.DOCUMENTS`.
-        retriever: the index.
-        k: chunks shown.
-        share: how many of the questions (0 to 1) are also asked with their relevant chunks withheld.
-        seed: of that choice.
+    A `share` (0 to 1) of the questions (`tables.EVALUATION`), drawn by the seed, is also asked with the relevant chunks
+    withheld. `documents` come with doc_id, path and title.
     """
     book = _Book(chunks, documents)
     rows = questions.to_dicts()

@@ -180,10 +180,8 @@ def _mean(values: Sequence[float | None]) -> float | None:
 def why(answer: Mapping[str, Any], question: Mapping[str, Any], relevant: Sequence[str]) -> str:
     """Return the reason for a score in one sentence.
 
-    Args:
-        answer: a row of `tables.ANSWERS`.
-        question: its row of `tables.EVALUATION`.
-        relevant: ids of the chunks that bear the question's answer; empty where none is known.
+    `answer` and `question` are rows of `tables.ANSWERS` and `tables.EVALUATION`; `relevant` are the ids of the chunks
+    that bear the question's answer, empty where none is known.
     """
     if answer["error"] is not None:
         return f"There is no reply: {answer['error'].rstrip('.')}."

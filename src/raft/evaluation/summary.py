@@ -54,12 +54,8 @@ def score(answers: pl.DataFrame, questions: pl.DataFrame, *, relevant: Mapping[s
 
     Withheld questions are scored by whether they are answered at all (`false_answer`), and so are unanswerable ones; a
     question without a reply has no such score, and 0 on the others. `citation_precision` is the share of the verbatim
-    quotes that come from a chunk that bears the answer, null where no such chunk is known.
-
-    Args:
-        answers: a frame of `tables.ANSWERS`.
-        questions: a frame of `tables.EVALUATION`; `split` is the question set.
-        relevant: for each question id the chunks that bear its answer.
+    quotes that come from a chunk that bears the answer (`relevant`, by question id), null where none is known. The
+    frames are of `tables.ANSWERS` and `tables.EVALUATION`, whose `split` is the question set.
 
     Raises:
         RaftError: an answer's question is not among the questions.

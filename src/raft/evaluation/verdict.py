@@ -360,13 +360,9 @@ def economics(
 ) -> dict[str, Any]:
     """Return what tuning costs against what it saves, as `benchmark.json` holds it; this machine's time is free.
 
-    Args:
-        systems: by name, `{"cost_per_thousand", "questions_per_second", "tokens"}` as in `benchmark.json`.
-        system: the tuned system.
-        baseline: the untuned system it is measured against.
-        larger: systems of larger models; the cheapest that costs something is what tuning has to beat.
-        training_seconds: what the training took.
-        build_cost: of the rows, in US dollars; None when unknown: then so is the break-even.
+    `systems` have by name `{"cost_per_thousand", "questions_per_second", "tokens"}` as in `benchmark.json`; `system` is
+    the tuned one. Of those of `larger` models the cheapest that costs something is what tuning has to beat. Where
+    `build_cost` (of the rows, in US dollars) is unknown, so is the break-even.
     """
     result = {"training_seconds": training_seconds, "build_cost": build_cost, "break_even_questions": None}
     if system is None or training_seconds is None:

@@ -290,12 +290,7 @@ def restyle(
 ) -> tuple[dict[str, str], list[str]]:
     """Word the answers of the kept training rows in the user's style; a schema of one text field needs no model.
 
-    Args:
-        cleaned: a frame of `tables.CLEANED` with its split.
-        generator: writes the answers.
-        prompt: `prompts/restyle.md`.
-        style: the style in words.
-        schema: the JSON schema that answers follow, or None.
+    `cleaned` is a frame of `tables.CLEANED` with its split, `prompt` is `prompts/restyle.md`.
 
     Returns:
         Answers by question_id, and the ids of the questions whose answer could not be worded so. They keep their

@@ -227,20 +227,11 @@ def ask(
     failures: list[dict[str, Any]],
     planned: Callable[[int], None] = lambda count: None,
 ) -> Iterator[pl.DataFrame]:
-    """Yield frames of `tables.QUESTIONS`, lazily, in the order of the chunks.
+    """Yield frames of `tables.QUESTIONS`, lazily, in the order of the chunks (frames of `tables.CHUNKS`).
 
-    Args:
-        chunks: frames of `tables.CHUNKS`; documents that the survey does not know are not asked about.
-        known: the survey of these chunks, with what is `needed`.
-        generator: writes the questions.
-        used: the prompts that it is asked with.
-        strategy: "answer_first", "spans" or "items".
-        kinds: the kinds of question that are on.
-        per_chunk: questions a chunk, on average.
-        limit: the most questions asked for, or None.
-        model: the name recorded in each row.
-        failures: rows of `tables.FAILURES` are appended here.
-        planned: told how many questions the budget allows.
+    Documents that the survey, with what is `needed`, does not know are not asked about. `strategy` is "answer_first",
+    "spans" or "items"; `per_chunk` is an average; `model` is recorded in each row. Rows of `tables.FAILURES` are
+    appended to `failures`, and `planned` is told how many questions the budget allows.
     """
     found = plan(chunks, known, used, strategy=strategy, kinds=kinds, per_chunk=per_chunk, limit=limit)
     planned(found.questions)

@@ -85,15 +85,8 @@ def latencies(
     """Return seconds a question: what a user waits for who asks one at a time, search included, nothing replayed.
 
     One question is asked before the clock runs, so that no loading is timed. A question without a reply is not timed,
-    and none is begun once `MOST_SECONDS` have gone by.
-
-    Args:
-        running: who is asked; without `uncached` nothing is timed.
-        known: the questions, and what is shown for them.
-        search: called for each question where documents are shown.
-        former: what was timed before, returned as it is where no more questions are to be timed.
-        settings: how many questions, at most, and how they are asked.
-        on_event: told "asking".
+    and none is begun once `MOST_SECONDS` have gone by. Without `uncached` nothing is timed. `former`, timed before, is
+    returned as it is where no more questions are to be timed; `search` is called where documents are shown.
     """
     context = running.system.context
     ids = [name for name in known.questions["question_id"] if context in known.passages[name]]

@@ -101,13 +101,7 @@ def make_all(
 ) -> None:
     """Make every artifact of a build that is not there yet, in a run directory that is held for writing.
 
-    Args:
-        run: the run directory.
-        settings: the experiment.
-        components: its models and indexes.
-        sources: the corpus' files.
-        strategy: "answer_first", "spans" or "items".
-        on_event: told of progress.
+    `strategy` is "answer_first", "spans" or "items".
 
     Raises:
         RaftError: a step failed, or came out empty; what was done before is kept.

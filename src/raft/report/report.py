@@ -175,8 +175,7 @@ _SIGNS = {
 def html(facts: Facts) -> str:
     """Return the report as one page that loads nothing.
 
-    Args:
-        facts: what `benchmark.json` holds; what was not measured is None there, and is said to be.
+    `facts` is what `benchmark.json` holds; what was not measured is None there, and is said to be.
     """
     verdict, common = facts["verdict"], _common(facts)
     tone, sign = _SIGNS.get(verdict["decision"], ("open", "●"))

@@ -43,16 +43,9 @@ def card(
 ) -> dict[str, Any]:
     """Return the card of an adapter that was just trained, as JSON values.
 
-    Args:
-        facts: at least `FACTS`: the adapter's id, name and identity of its base model, digests of examples and
-            prompt, and the answer style. Others (`revision` of the base model, ...) are kept as they are.
-        plan: how it was to be trained.
-        report: what the training did.
-        rows: training rows of the run, without rehearsal.
-        valid: validation rows.
-        rehearsal: general chats mixed in, so that the model unlearns less.
-        rehearsal_seed: seed of their choice.
-        notes: what a person should be told about this training.
+    `facts` are at least `FACTS`; others (`revision` of the base model, ...) are kept as they are. `rows` are those of
+    the run, without the `rehearsal`: general chats mixed in, so that the model unlearns less. `notes` are what a person
+    should be told about this training.
 
     Raises:
         ValueError: one of `FACTS` is missing.

@@ -122,18 +122,10 @@ def run(
     backend: str,
     arguments: Mapping[str, Any] | None = None,
 ) -> TrainingReport:
-    """Train an adapter and write the best one to `out`.
+    """Train an adapter on `rows` and write the best one, by the `valid` chats, to `out` with its tokenizer.
 
-    Args:
-        load: returns a model with its adapter attached, and its tokenizer.
-        rows: chats to learn from.
-        valid: chats that decide which checkpoint is kept.
-        plan: how it is trained.
-        out: gets the adapter and the tokenizer.
-        checkpoints: the training's own folder.
-        on_event: told of each step.
-        backend: its name for the report.
-        arguments: arguments of TRL's SFTConfig that replace those chosen here.
+    `load` returns a model with its adapter attached, and its tokenizer; `checkpoints` is the training's own folder,
+    `backend` its name for the report; `arguments` of TRL's SFTConfig replace those chosen here.
 
     Raises:
         MissingExtra: trl, peft or torch is not installed.
