@@ -1,7 +1,5 @@
 """Errors that a user can act on: what was wrong, where, and the next command to type."""
 
-from raft.text.secrets import shown
-
 
 class RaftError(Exception):
     """A failure that the user can do something about; the command line prints it without a traceback.
@@ -15,6 +13,8 @@ class RaftError(Exception):
     exit_code = 1
 
     def __init__(self, what: str, *, where: object = None, hint: str | None = None) -> None:
+        from raft.text.secrets import shown  # noqa: PLC0415  it takes time, and errors are rare
+
         self.what, self.where, self.hint = shown(what), None if where is None else shown(str(where)), hint
         super().__init__(str(self))
 

@@ -153,6 +153,11 @@ def _told(text: str) -> str:
     return _MARKED.sub(r"\1\\\2", text)
 
 
+def shown_text(text: str) -> str:
+    """Return a text as a prompt shows it in a document."""
+    return as_text(_told(f"\n{text}")[1:])
+
+
 def unmarked(text: str) -> str:
     """Return a text as it was before its lines were told apart from the form's own, wherever in it those stand now."""
     return _ESCAPED.sub(r"\1", text)
