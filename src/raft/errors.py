@@ -15,7 +15,9 @@ class RaftError(Exception):
     exit_code = 1
 
     def __init__(self, what: str, *, where: object = None, hint: str | None = None) -> None:
-        self.what, self.where, self.hint = what, None if where is None else str(where), hint
+        from raft.text.secrets import shown  # noqa: PLC0415  it takes time, and errors are rare
+
+        self.what, self.where, self.hint = shown(what), None if where is None else shown(str(where)), hint
         super().__init__(str(self))
 
     def __str__(self) -> str:

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer, ValidationError, field_validator
 from pydantic_core import to_jsonable_python
 
 from raft.errors import DamagedArtifact, UsageError
 from raft.kinds import Kind
 from raft.prompts import Where
 from raft.text import whole
+from raft.text.secrets import shown_address
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1, le=10**9)]
@@ -39,17 +40,23 @@ class Chunking(_Section):
     )
 
 
+Address = Annotated[str, PlainSerializer(shown_address, when_used="json")]
+"""Where a model or an index is asked; what is written down of it is without passwords and keys."""
+
+
 class Index(_Section):
     """Where chunks are looked up."""
 
     embedder: str = Field(
         "sentence-transformers/all-MiniLM-L6-v2", description="a hub name, a folder, or provider/name"
     )
-    api_base: str | None = Field(None, description="address of a self-hosted embedder")
+    api_base: Address | None = Field(None, description="address of a self-hosted embedder")
     input_price: Price | None = Field(None, description="dollars per million tokens embedded; none: litellm's list")
     hybrid: bool = Field(True, description="fuse lexical search (BM25) with the vectors by reciprocal rank")
     k: Count = Field(5, description="chunks retrieved for a question")
-    url: str | None = Field(None, description="a Chroma server, http://host:port; none: an index in the run directory")
+    url: Address | None = Field(
+        None, description="a Chroma server, http://host:port; none: an index in the run directory"
+    )
 
 
 class Generator(_Section):
@@ -59,7 +66,7 @@ class Generator(_Section):
         "HuggingFaceTB/SmolLM2-135M-Instruct",
         description="a hub name, a folder, or provider/name for a hosted model (openai/gpt-4o-mini)",
     )
-    api_base: str | None = Field(None, description="address of a self-hosted endpoint")
+    api_base: Address | None = Field(None, description="address of a self-hosted endpoint")
     concurrency: Count = Field(64, description="most requests in flight at a hosted model")
     requests_per_minute: Count | None = Field(None, description="most requests a minute; none: what the endpoint takes")
     tokens_per_minute: Count | None = Field(None, description="most tokens a minute; none: what the endpoint takes")
@@ -223,7 +230,7 @@ class Larger(_Section):
     """A larger model that the benchmark compares with; prices are dollars per million tokens."""
 
     model: str = Field(description="a hub name, a folder, or provider/name")
-    api_base: str | None = Field(None, description="address of a self-hosted endpoint")
+    api_base: Address | None = Field(None, description="address of a self-hosted endpoint")
     input_price: Price | None = Field(None, description="dollars per million input tokens")
     output_price: Price | None = Field(None, description="dollars per million output tokens")
 

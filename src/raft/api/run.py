@@ -23,6 +23,7 @@ from raft.settings import Settings
 from raft.store import adapters, artifacts, folders, lineage, tables
 from raft.store.ledger import Ledger
 from raft.store.run import Run, existing, is_locked
+from raft.text.secrets import shown
 
 _UNTOLD = ("key", "basis", "artifacts", "inputs", "settings", "unfinished")
 """What a step's line holds for the run alone."""
@@ -186,6 +187,7 @@ class Built:
             steps[name] = {"rows": rows, **{k: line[k] for k in line if k not in _UNTOLD}}
             steps[name] |= {"stale": True} if name in stale else {}
         about = {name: self.manifest.get(name) for name in ("raft", "corpus", "models", "skipped")}
+        about["models"] = {role: shown(str(identity)) for role, identity in (about["models"] or {}).items()}
         return {"run": str(self.folder), **about, "steps": steps}
 
 

@@ -32,7 +32,7 @@ from raft.rag.relevant import (
     withheld,
 )
 from raft.similarity import same_text
-from raft.text import normalise
+from raft.text import as_text, normalise
 
 DEPTH = 20
 """Chunks searched for, at least: what MRR and nDCG look at, and what replaces chunks that are withheld."""
@@ -210,7 +210,7 @@ def exemplars(
         shown = [Shown(passage.chunk_id, passage.title, passage.text)]
         asked = render_prompt(prompt, question=row["question"], shown=shown, style=style)
         turns += [turn for turn in asked if turn["role"] == "user"]
-        turns.append({"role": "assistant", "content": ABSTENTION if absent else row["answer"]})
+        turns.append({"role": "assistant", "content": ABSTENTION if absent else as_text(row["answer"])})
     return tuple(turns)
 
 

@@ -25,7 +25,7 @@ from raft.rag.relevant import SHORT_ANSWERS, mentions_answer, search_all
 from raft.settings import Examples
 from raft.similarity import same_text
 from raft.store import tables
-from raft.text import contains, from_json, normalise
+from raft.text import as_written, contains, from_json, normalise
 from raft.text.values import covers, fact_values
 
 _POOL = 200  # chunks drawn for a row, of which the allowed ones become its random distractors
@@ -341,7 +341,7 @@ def _check(reply: str, *, row: Mapping[str, Any], source: str, schema: Mapping[s
 def _tidy(reply: str, schema: Mapping[str, Any] | None) -> str:
     """Return the answer on one line; ValueError where it does not follow the schema."""
     if schema is None:
-        return " ".join(reply.split())
+        return " ".join(as_written(reply).split())
     try:
         tree = from_json(reply)
         jsonschema.validate(tree, schema)

@@ -23,7 +23,7 @@ from raft.generation.tasks import Row, Task, check_wording, grounded, must, quot
 from raft.prompts import Prompt
 from raft.protocols import Failure, Generator, Request
 from raft.store import tables
-from raft.text import normalise
+from raft.text import as_text, as_written, normalise
 from raft.text.values import facts
 
 _T = TypeVar("_T")
@@ -115,10 +115,10 @@ def span_ask(
     begun = "" if answer is None else f"{answer}\nQuestion:"
     if begun:
         last = messages[-1]
-        messages = (*messages[:-1], {"role": last["role"], "content": f"{last['content']} {begun}"})
+        messages = (*messages[:-1], {"role": last["role"], "content": f"{last['content']} {as_text(begun)}"})
 
     def read(reply: str) -> list[Row]:
-        copied, question = parse_span(f"{begun} {reply}", statement)
+        copied, question = parse_span(as_written(f"{begun} {reply}"), statement)
         kind = kind_of(copied)
         must(kind in kinds, f"{kind!r} is none of the kinds asked for")
         check_wording(question, copied, statement, context)

@@ -13,7 +13,7 @@ from raft.kinds import KINDS, traits
 from raft.prompts import Prompt
 from raft.protocols import Request
 from raft.rag.format import ABSTENTION
-from raft.text import find_quote, from_json, whole
+from raft.text import as_written, find_quote, from_json, whole
 
 VERSION = 2
 """Raised when other items of a reply are kept: runs that ask for items read their replies anew."""
@@ -78,7 +78,7 @@ def _entries(tree: Any) -> Iterator[Any]:
 
 def _checked(entry: Any, kinds: Sequence[str]) -> dict[str, str]:
     must(isinstance(entry, dict), "an item is no object")
-    item = {name: _text(entry.get(name)) for name in _FIELDS}
+    item = {name: as_written(_text(entry.get(name))) for name in _FIELDS}
     item["kind"] = item["kind"].strip().lower()
     bare = not traits(item["kind"]).answered
     for name in ("question", "kind") if bare else _FIELDS:

@@ -28,7 +28,7 @@ from raft.kinds import KINDS
 from raft.pipeline.read import count_chunks, count_questions, documents_listed, read_documents, tallied
 from raft.prompts import Prompt
 from raft.protocols import Embedder, Generator, Indexes, OnEvent, Tokenizer
-from raft.rag.format import PROMPTS, render_style
+from raft.rag.format import PROMPTS, render_style, shown_text
 from raft.settings import AnswerStyle, Cleaning, Examples, Settings, Split
 from raft.similarity import near_copies
 from raft.store import artifacts, tables
@@ -340,6 +340,7 @@ def write_examples(run: Run, settings: Settings, components: Components) -> None
             "generator": components.generator if render_style(**style.model_dump()) else None,
             "student": components.student,
             "seed": settings.seed,
+            **({"told_apart": 1} if _imitates(run) else {}),
         },
         beside={"indexes": components.indexes},
         settings=settings.model_dump(mode="json", include={"student", "examples", "answer_style", "prompts"}),
@@ -350,6 +351,18 @@ def write_examples(run: Run, settings: Settings, components: Components) -> None
             where=json.dumps(run.manifest["steps"]["cleaned"]["notes"]["reasons"]),
             hint=f"raft show {run.folder} cleaned   (each question with the reason why it was dropped)",
         )
+
+
+def _imitates(run: Run) -> bool:
+    """Tell whether any text of the rows is shown otherwise than it is written (`rag.format.shown_text`)."""
+    tables = [("chunks.parquet", ["heading", "text"]), ("cleaned.parquet", ["question", "answer"])]
+    frames = (frame for name, columns in tables for frame in run.stream(name, columns))
+    texts = (text for frame in frames for column in frame for text in column.filter(column.str.contains(_MAYBE_MARKED)))
+    return any(shown_text(text) != text for text in texts)
+
+
+_MAYBE_MARKED = r"(?i)[<\[]|(?:question|answer|quote|document)[ \t\d\[\]]*(?:\*\*)?[:：]"
+"""What each text has that is shown otherwise, and is found fast."""
 
 
 def _copies(run: Run) -> list[list[str]]:
@@ -378,6 +391,7 @@ def _write_examples(
     student: Tokenizer,
     seed: int,
     indexes: Indexes,
+    told_apart: int = 0,
 ) -> Mapping[str, Output]:
     run, cleaned, words = step.run, step.run.read("cleaned.parquet"), render_style(**style.model_dump())
     prompt, wording = prompts

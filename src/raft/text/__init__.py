@@ -150,6 +150,24 @@ def _whole_words(text: str, start: int, end: int) -> tuple[int, int]:
     return start, end
 
 
+_CONTROL = re.compile(
+    r"(?<=<)_*(?=\|[\w/.:-]{1,40}\|?>|[\w/.:-]{1,40}\|>|｜[^<>\n]{1,40}｜>|/?(?:s|think|tool_call|tool_response)>|</?SYS>>"
+    r"|(?:start|end)_of_(?:turn|image|audio)>|(?:[bes]op|[be]os|pad|unk|mask|sep|cls)>|(?:extra_id|SPECIAL)_\d+>)"
+    r"|(?<=\[)_*(?=/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_(?:CALLS|RESULTS|CONTENT))\]|gMASK\])"
+)
+"""Behind the first sign of a token that begins or ends a turn for some model."""
+
+
+def as_text(text: str) -> str:
+    """Return a text in which no control token of a model stands: `<|im_end|>` becomes `<_|im_end|>`."""
+    return _CONTROL.sub(r"\g<0>_", text)
+
+
+def as_written(text: str) -> str:
+    """Return the text that `as_text` was given."""
+    return _CONTROL.sub(lambda found: found[0][1:], text)
+
+
 def embedded_text(heading: str, text: str) -> str:
     """Return what is embedded and counted of a chunk: its heading path, if it has one, a line end, and its text."""
     return f"{heading}\n{text}" if heading else text

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile, ZipFile
 
+from raft.backends.local.generate import in_template, tokens
 from raft.backends.local.weights import pretrained
 from raft.backends.trainers.cpu_kernels import beside, pack, unpacked, use_cpu_kernels
 from raft.backends.vendors import quiet
@@ -86,8 +87,8 @@ def encode(tokenizer: Any, chat: Sequence[Message], *, max_tokens: int) -> dict[
         RaftError: the chat is longer than `max_tokens`, has no answer, or its template does not keep the beginning of
             a chat as it was when a turn is added.
     """
-    asked = tokenizer.apply_chat_template(list(chat[:-1]), add_generation_prompt=True, return_dict=False)
-    whole = tokenizer.apply_chat_template(list(chat), return_dict=False)
+    texts = in_template(tokenizer, chat[:-1], add_generation_prompt=True), in_template(tokenizer, chat)
+    asked, whole = tokens(tokenizer, texts)
     if whole[: len(asked)] != asked:
         raise RaftError(
             "The student's chat template changes earlier turns when an answer is added.",
