@@ -12,6 +12,7 @@ from pydantic_core import to_jsonable_python
 from raft.errors import UsageError
 from raft.kinds import Kind
 from raft.prompts import Where
+from raft.text import whole
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -307,7 +308,7 @@ def changed(settings: Settings, overrides: Mapping[str, Any]) -> Settings:
 
 def _validated(tree: dict[str, Any], overrides: Mapping[str, Any] | None, where: object) -> Settings:
     for key, value in (overrides or {}).items():
-        _plant(tree, key, value)
+        _plant(tree, key, value if key in (*_PATHS, *_PATHS_OR_NAMES) else whole(value))  # a path names its file
     try:
         return Settings.model_validate(tree)
     except ValidationError as error:
@@ -361,7 +362,7 @@ def _change(tree: dict[str, Any], key: str, change: Callable[[str], str]) -> Non
 
 def _parse(text: str, where: object) -> dict[str, Any]:
     try:
-        tree = yaml.safe_load(text)
+        tree = whole(yaml.safe_load(text))
     except yaml.YAMLError as error:
         raise UsageError(f"The pipeline file is no YAML: {error}", where=where, hint=_EXPLAINED) from None
     if tree is None:

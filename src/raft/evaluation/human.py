@@ -13,6 +13,7 @@ from typing import Any
 
 from raft.errors import UsageError
 from raft.report.page import fill
+from raft.text import whole
 
 CHOICES = {"a": "A is better", "b": "B is better", "tie": "equally good", "both wrong": "both wrong"}
 """What can be chosen for a pair, as a ratings file has it, and what the page says."""
@@ -164,8 +165,8 @@ def _lines(path: Path | str) -> list[tuple[int, str]]:
 
 def _rating(line: str, where: str) -> tuple[str, str]:
     try:
-        found = json.loads(line)
-    except ValueError as error:
+        found = whole(json.loads(line))
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"The line is not JSON: {error}.", where=where) from None
     pair_id, choice = (found.get(key) if isinstance(found, dict) else None for key in ("pair_id", "choice"))
     if not isinstance(pair_id, str):

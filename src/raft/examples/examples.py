@@ -25,7 +25,7 @@ from raft.rag.relevant import SHORT_ANSWERS, mentions_answer, search_all
 from raft.settings import Examples
 from raft.similarity import same_text
 from raft.store import tables
-from raft.text import contains, normalise
+from raft.text import contains, normalise, whole
 from raft.text.values import covers, fact_values
 
 _POOL = 200  # chunks drawn for a row, of which the allowed ones become its random distractors
@@ -354,7 +354,7 @@ def _tidy(reply: str, schema: Mapping[str, Any] | None) -> str:
         raise ValueError(error.message) from None
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
-    return json.dumps(tree, ensure_ascii=False)
+    return whole(json.dumps(tree, ensure_ascii=False))
 
 
 def _only_field(schema: Mapping[str, Any] | None) -> str | None:

@@ -14,7 +14,7 @@ from raft.kinds import KINDS, traits
 from raft.prompts import Prompt
 from raft.protocols import Request
 from raft.rag.format import ABSTENTION
-from raft.text import find_quote
+from raft.text import find_quote, whole
 
 VERSION = 2
 """Raised when other items of a reply are kept: runs that ask for items read their replies anew."""
@@ -96,7 +96,7 @@ def _text(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, list):
         return ", ".join(map(_text, value))
-    return str(value) if isinstance(value, (str, int, float)) else ""
+    return whole(str(value)) if isinstance(value, (str, int, float)) else ""
 
 
 def _read_json(reply: str) -> Any:

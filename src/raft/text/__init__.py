@@ -4,6 +4,7 @@ import re
 import unicodedata
 from collections.abc import Iterator
 from functools import lru_cache
+from typing import TypeVar
 
 from rapidfuzz import fuzz
 
@@ -26,6 +27,21 @@ STOP_WORDS = frozenset(
 
 STEM = 5
 """Letters by which words are told apart where their endings do not matter."""
+
+
+_T = TypeVar("_T")
+
+
+def whole(value: _T) -> _T:
+    """Return a text, or a tree of JSON or YAML with its texts, without lone surrogates: half an emoji is not stored."""
+    made: object = value
+    if isinstance(value, str):
+        made = value.encode("utf-8", "replace").decode("utf-8")
+    elif isinstance(value, dict):
+        made = {whole(name): whole(one) for name, one in value.items()}
+    elif isinstance(value, list):
+        made = [whole(one) for one in value]
+    return made  # type: ignore[return-value]
 
 
 def normalise(text: str) -> str:
