@@ -343,8 +343,8 @@ def _validated(tree: dict[str, Any], overrides: Mapping[str, Any] | None, where:
             raise UsageError(f"{new} and {kept} are one setting.", where=where or "--set", hint="give one of the two")
         if name in written:
             _plant(tree, kept, written.pop(name))
-    for key, value in overrides.items():
-        _plant(tree, _RENAMED.get(key, key), value)
+    for key, value in overrides.items():  # a path names its file, whatever its bytes
+        _plant(tree, _RENAMED.get(key, key), value if key in (*_PATHS, *_PATHS_OR_NAMES) else whole(value))
     try:
         return Settings.model_validate(tree)
     except ValidationError as error:
@@ -361,7 +361,7 @@ def parse_assignment(text: str) -> tuple[str, Any]:
     if not equals or not key.strip():
         raise UsageError(f"--set takes key=value, and {text!r} is not of that form.", hint="--set index.k=8")
     try:
-        return key.strip(), whole(yaml.safe_load(value))
+        return key.strip(), yaml.safe_load(value)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise UsageError(f"The value of {key} is no YAML: {error}", where="--set", hint=f"--set '{key}=...'") from None
 

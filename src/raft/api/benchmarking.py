@@ -247,10 +247,12 @@ def _previous(folder: Path, tuned: Path, identity: str) -> Path | None:
 def _build_cost(manifest: Mapping[str, Any], spending: Sequence[Mapping[str, Any]], embedder: str) -> float | None:
     """Return what the replies of a build cost, and its embeddings; None where some price is unknown."""
     lines = list(manifest["steps"].values())
-    rows = [row for row in spending if row["model"] == embedder and row["purpose"] not in ("benchmark", "ask")]
+    building = [row for row in spending if row["purpose"] not in ("benchmark", "ask")]
+    rows = [row for row in building if row["model"] == embedder]
     if any(line.get("unpriced") for line in lines) or any(row["calls_without_price"] for row in rows):
         return None
-    return float(sum(line.get("cost", 0.0) for line in lines) + sum(row["cost"] + row["lost_cost"] for row in rows))
+    lost = sum(row["lost_cost"] for row in building)
+    return float(sum(line.get("cost", 0.0) for line in lines) + sum(row["cost"] for row in rows) + lost)
 
 
 def _pairs(folder: Path) -> list[human.Pair]:

@@ -68,6 +68,7 @@ class Task:
 class OpenRun:
     """A run directory that is being written to, with what it takes; `step` is the one that it has come to."""
 
+    task: Task
     run: Run
     ledger: Ledger
     collection: str
@@ -113,7 +114,7 @@ def build(
     task = _described(corpus, out, options)
     on_event = on_event or (lambda event, facts: None)
     with _opened(task, on_event, building=True) as site:
-        make_all(site.run, task.settings, site.components, task.sources, strategy=task.strategy, on_event=on_event)
+        make_all(site.run, site.task.settings, site.components, task.sources, strategy=task.strategy, on_event=on_event)
     return Built(task.folder)
 
 
@@ -149,7 +150,7 @@ def estimate(
     task = _described(corpus, out, options)
     on_event = on_event or (lambda event, facts: None)
     with _opened(task, on_event, building=False) as site:
-        found = _estimated(task, site, on_event, sample)
+        found = _estimated(site.task, site, on_event, sample)
         spent = Budget(site.ledger, run=site.collection, model="", price=None, cap=None).spent
         return replace(found, spent=spent)
 
@@ -218,7 +219,7 @@ def _opened(task: Task, on_event: OnEvent, *, building: bool) -> Iterator[OpenRu
             sites[0].step = name
             if unconfirmed:
                 found = _estimated(
-                    task, sites[0], lambda event, facts: on_event(event, facts) if event == "begins" else None
+                    sites[0].task, sites[0], lambda event, facts: on_event(event, facts) if event == "begins" else None
                 )
                 on_event("estimated", found.summary())
                 confirm(found)
@@ -228,7 +229,11 @@ def _opened(task: Task, on_event: OnEvent, *, building: bool) -> Iterator[OpenRu
 
     run = Run(folder, meter=lambda: dict(sites[0].components.generator.totals) if sites else {}, report=report)  # type: ignore[attr-defined]
     with run.writing(), closing(Ledger(chosen.ledger or folder / "ledger.sqlite")) as ledger:
-        collection = run.manifest.get("collection") or f"raft-{hashlib.sha256(os.urandom(16)).hexdigest()[:12]}"
+        name, cap = ledger.run_at(folder)  # the ledger knows them where the manifest was lost
+        collection = run.manifest.get("collection") or name or f"raft-{hashlib.sha256(os.urandom(16)).hexdigest()[:12]}"
+        if chosen.generator.max_cost is None and cap is not None:
+            chosen = settings.changed(chosen, {"generator.max_cost": cap})
+        ledger.register(collection, folder, chosen.generator.max_cost)
         components = open_components(folder, chosen, ledger, collection, on_event)
         facts: dict[str, Any] = {
             "settings": chosen.model_dump(mode="json"),
@@ -243,7 +248,7 @@ def _opened(task: Task, on_event: OnEvent, *, building: bool) -> Iterator[OpenRu
             money = {**before.get("generator", {}), "max_cost": chosen.generator.max_cost}
             run.describe(settings={**before, "generator": money}, collection=collection)
         lineage.trust(run.manifest["steps"], STEPS)
-        sites.append(OpenRun(run, ledger, collection, components))
+        sites.append(OpenRun(replace(task, settings=chosen), run, ledger, collection, components))
         yield sites[0]
         if building:
             run.describe(**facts)

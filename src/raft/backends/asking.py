@@ -162,7 +162,7 @@ def judge(
     """
     if isinstance(entry, Failure):
         return replace(entry, attempts=attempt + 1)
-    text = without_thoughts(entry.reply)
+    text = without_thoughts(whole(entry.reply))
     try:
         if request.check is not None:
             request.check(text)

@@ -1,6 +1,6 @@
 """Embedders: sentence-transformers on this machine, or a hosted model through litellm."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -88,6 +88,10 @@ class HostedEmbedder:
         batch: texts in one request, and so what is paid for and kept before the next one (`window`).
         attempts: how often a request is sent before it fails.
         timeout: seconds that one request may take.
+
+    Attributes:
+        each_try: sends what it is given, for these texts; whoever pays for each try puts something else here. An error
+            with a false `billed` was not charged for.
     """
 
     def __init__(
@@ -98,6 +102,7 @@ class HostedEmbedder:
         self.tokenizer: Tokenizer = HostedTokenizer(name)
         self.max_tokens = _hosted_limit(name)
         self._api_base, self._attempts, self._timeout = api_base, attempts, timeout
+        self.each_try: Callable[[Sequence[str], Callable[[], Any]], Any] = lambda texts, send: send()
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """Return a float32 array of shape (len(texts), dimensions) whose rows have length 1.
@@ -127,18 +132,26 @@ class HostedEmbedder:
             stop=stop_after_attempt(self._attempts),
             reraise=True,
         )
+
+        def send() -> Any:
+            try:
+                return litellm.embedding(
+                    model=self.name,
+                    input=texts,
+                    api_base=whole_address(self.name, self._api_base),
+                    timeout=self._timeout,
+                    encoding_format="float",
+                    drop_params=True,
+                    num_retries=0,
+                    max_retries=0,
+                )
+            except OpenAIError as error:
+                status = getattr(error, "status_code", None) or 0
+                error.billed = status == 408 or not 400 <= status < 500  # type: ignore[attr-defined]
+                raise
+
         try:
-            reply = retrying(
-                litellm.embedding,
-                model=self.name,
-                input=texts,
-                api_base=whole_address(self.name, self._api_base),
-                timeout=self._timeout,
-                encoding_format="float",
-                drop_params=True,
-                num_retries=0,
-                max_retries=0,
-            )
+            reply = retrying(self.each_try, texts, send)
         except OpenAIError as error:
             raise _refusal(self.identity, error) from None
         vectors = [item["embedding"] for item in sorted(reply.data, key=lambda item: int(item["index"]))]

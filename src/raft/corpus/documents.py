@@ -14,7 +14,6 @@ from raft.corpus.readers import Reading, format_of, read
 from raft.errors import RaftError, UsageError
 from raft.store import tables
 from raft.store.folders import is_ours, place
-from raft.text import whole
 
 
 @dataclass(frozen=True)
@@ -182,5 +181,5 @@ def _document_rows(source: Source, text_field: str, drop_templates: bool) -> pl.
     for reading in readings:
         name = source.name if reading.record is None else f"{source.name}#{reading.record}"
         of_file = {"doc_id": doc_id(name), "path": name, "sha256": source.sha256}
-        rows.append({**whole(vars(reading)), **of_file, "characters": len(reading.text), "pages": list(reading.pages)})
+        rows.append({**vars(reading), **of_file, "characters": len(reading.text), "pages": list(reading.pages)})
     return tables.frame(tables.DOCUMENTS, rows)

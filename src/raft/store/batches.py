@@ -6,6 +6,7 @@ answered can be read from it again until the ledger holds the replies themselves
 """
 
 import hashlib
+import json
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,8 +28,8 @@ _CALL = (
 )
 _MEMBER = "INSERT INTO batch_members (key, batch, call) VALUES (?, ?, last_insert_rowid())"
 _PAID = (
-    "UPDATE calls SET state = 'paid', cost = COALESCE(?, worst), input_tokens = ?, output_tokens = ?"
-    " WHERE id = (SELECT call FROM batch_members WHERE key = ? AND batch = ?) AND state = 'batch'"
+    "UPDATE calls SET state = 'paid', cost = MIN(COALESCE(?1, worst), COALESCE(worst, ?1)), input_tokens = ?2,"
+    " output_tokens = ?3 WHERE id = (SELECT call FROM batch_members WHERE key = ?4 AND batch = ?5) AND state = 'batch'"
 )
 _FREE = "DELETE FROM calls WHERE id = (SELECT call FROM batch_members WHERE key = ? AND batch = ?) AND state = 'batch'"
 _LOST = (
@@ -147,8 +148,9 @@ class BatchBook:
 
     def unfinished(self, identity: str) -> list[Batch]:
         """Return this run's batches of a model that are not settled, in the order in which they were planned."""
-        which = "run = ? AND identity = ? AND state != 'settled' ORDER BY created"
-        rows = self._ledger.read(f"SELECT {_COLUMNS} FROM batches WHERE {which}", (self.run, identity))  # noqa: S608
+        runs = json.dumps(self._ledger.names(self.run))
+        which = "run IN (SELECT value FROM json_each(?)) AND identity = ? AND state != 'settled' ORDER BY created"
+        rows = self._ledger.read(f"SELECT {_COLUMNS} FROM batches WHERE {which}", (runs, identity))  # noqa: S608
         return [Batch(*row) for row in rows]
 
     def holding(self, keys: Sequence[str]) -> dict[Batch, list[str]]:

@@ -9,15 +9,16 @@ import asyncio
 import json
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import numpy as np
 
 from raft.errors import RaftError, UsageError
 from raft.protocols import Embedder, Request, Tokenizer
-from raft.store.ledger import Entry, Ledger, adding
+from raft.store.ledger import Entry, Ledger, Writing, adding
 
 _TOKENS_A_TURN = 16
 """What a chat template puts around one turn, at most."""
@@ -59,6 +60,12 @@ def most_tokens(request: Request) -> int:
 def worst_case(request: Request, price: Price | None) -> float | None:
     """Return the most dollars that one call of a request can cost; None where the price is unknown."""
     return None if price is None else price.cost(most_tokens(request), request.max_tokens)
+
+
+def believed(tokens: tuple[int, int], request: Request) -> tuple[int, int]:
+    """Return the tokens read and written that a reply claims, (-1, -1) where its request cannot hold them."""
+    read, written = tokens
+    return tokens if 0 <= read <= most_tokens(request) and 0 <= written <= request.max_tokens else (-1, -1)
 
 
 @dataclass(frozen=True)
@@ -139,7 +146,7 @@ class Budget:
         """
         if not self.reserve(worst):
             raise self.cap_reached(worst)
-        return self.write([(key, worst)], [])[0]
+        return cast("int", self.write([(key, worst)], [])[0])
 
     def reserve(self, worst: float | None) -> bool:
         """Set aside what a call may cost, if that fits; it is to be written down with `write` before it is sent."""
@@ -148,14 +155,19 @@ class Budget:
                 return False
             self._book.in_flight += worst or 0.0
             self._book.reserved += 1
+            self._book.set_aside += worst or 0.0
             return True
 
-    def write(self, opening: Sequence[tuple[str, float | None]], paying: Sequence[Payment]) -> list[int]:
+    def write(
+        self, opening: Sequence[tuple[str, float | None]], paying: Sequence[Payment], *, shared: bool = False
+    ) -> list[int | Entry | None]:
         """Write calls down and settle others, in one transaction; return the numbers of the former.
 
         Args:
             opening: key and worst case (dollars; None when the price is unknown) of calls that `reserve` has granted.
             paying: calls whose replies came.
+            shared: leave out what is paid for already; instead of a number there is its reply, or None while another
+                run awaits it. What was set aside is free again.
 
         Raises:
             RaftError: the ledger cannot be used; nothing was written, and what was set aside is free again.
@@ -167,19 +179,36 @@ class Budget:
                 (cost, max(0, one.input_tokens), max(0, one.output_tokens), one.number)
                 for one, cost in zip(paying, paid, strict=True)
             ]
-            rows = [(book.run, book.purpose, self._model, key, worst, "open", now) for key, worst in opening]
             kept = [one.entry for one in paying if one.entry is not None and self._keeps]
+            there: dict[str, Entry | None] = {}
+            sent: list[tuple[str, float | None]] = []
+
+            def writings() -> Iterator[Writing]:
+                if shared and opening and self._keeps:  # looked at here, where no other process can come between
+                    keys = [key for key, _ in opening]
+                    there.update(dict.fromkeys(book.ledger.awaited_elsewhere(book.run, keys)))
+                    there.update(book.ledger.find(keys))
+                sent.extend(one for one in opening if one[0] not in there)
+                yield adding(kept)
+                yield _PAY, settled
+                yield _OPEN, [(book.run, book.purpose, self._model, key, worst, "open", now) for key, worst in sent]
+
             try:
-                last = book.ledger.write_all([adding(kept), (_PAY, settled), (_OPEN, rows)])
+                last = book.ledger.write_all(writings())
             except BaseException:
                 with book.lock:
                     book.in_flight -= sum(worst or 0.0 for _, worst in opening)
-                    book.reserved -= len(rows)
+                    book.written(opening)
                 raise
-            numbers = [last - len(rows) + 1 + place for place in range(len(rows))]  # rows of one transaction
+            places = iter(range(last - len(sent) + 1, last + 1))  # rows of one transaction
+            numbers = [there[key] if key in there else next(places) for key, _ in opening]
             with book.lock:
-                book.reserved -= len(rows)
-                book.open.update(zip(numbers, (worst for _, worst in opening), strict=True))
+                book.written(opening)
+                for number, (_, worst) in zip(numbers, opening, strict=True):
+                    if isinstance(number, int):
+                        book.open[number] = worst
+                    else:
+                        book.in_flight -= worst or 0.0
                 for one, cost in zip(paying, paid, strict=True):
                     book.close(one.number, cost)
             return numbers
@@ -216,12 +245,17 @@ class Budget:
         cap = self.cap or 0.0
         measuring = self.purpose == "benchmark"
         way = "raft bench ... --set generator.max_cost=" if measuring else "raft build ... --max-cost "
+        then = (
+            "raises the cap of the run; then ask again"
+            if self.purpose == "ask"
+            else "the same command with a higher cap"
+        )
         flying = f", up to {dollars(self.in_flight)} more are under way" if self.in_flight else ""
         return CapReached(
             f"The cap of {dollars(cap)} would be passed: {dollars(self.spent)} are spent{flying}, and the next call"
             f" may cost {dollars(worst or 0.0)}. Everything that came is kept and not paid for twice.",
             where=f"{self._model}, {self.purpose}",
-            hint=f"{way}{2 * max(cap, self.spent):.2g}   (the same command with a higher cap)",
+            hint=f"{way}{2 * max(cap, self.spent):.2g}   ({then})",
         )
 
 
@@ -236,18 +270,26 @@ class _Book:
         self.ledger, self.run, self.purpose = ledger, run, "questions"
         self.lock, self.writing = threading.Lock(), threading.Lock()
         self.open: dict[int, float | None] = {}
-        self.spent = self.in_flight = 0.0
+        self.spent = self.in_flight = self.set_aside = 0.0
         self.reserved = 0
         if alone:
-            ledger.write("UPDATE calls SET state = 'lost' WHERE run = ? AND state = 'open'", [(run,)])
+            lost = "UPDATE calls SET state = 'lost' WHERE run = ? AND state = 'open'"
+            ledger.write(lost, [(name,) for name in ledger.names(run)])
         self.read()
 
     def read(self) -> None:
-        awaited = "SELECT id, worst FROM calls WHERE run = ? AND state IN ('open', 'batch')"
-        self.open = dict(self.ledger.read(awaited, (self.run,)))
-        self.in_flight = sum(worst or 0.0 for worst in self.open.values())
-        settled = "SELECT TOTAL(CASE state WHEN 'paid' THEN cost WHEN 'lost' THEN worst END) FROM calls WHERE run = ?"
-        self.spent = float(self.ledger.read(settled, (self.run,))[0][0])
+        runs = (json.dumps(self.ledger.names(self.run)),)
+        own = "FROM calls WHERE run IN (SELECT value FROM json_each(?))"
+        self.open = dict(self.ledger.read(f"SELECT id, worst {own} AND state IN ('open', 'batch')", runs))
+        self.in_flight = self.set_aside + sum(worst or 0.0 for worst in self.open.values())
+        settled = f"SELECT TOTAL(CASE state WHEN 'paid' THEN cost WHEN 'lost' THEN worst END) {own}"
+        self.spent = float(self.ledger.read(settled, runs)[0][0])
+
+    def written(self, opening: Sequence[tuple[str, float | None]]) -> None:
+        self.reserved -= len(opening)
+        self.set_aside -= sum(worst or 0.0 for _, worst in opening)
+        if not self.reserved:
+            self.set_aside = 0.0
 
     def close(self, number: int, paid: float | None) -> None:
         self.spent += paid or 0.0
@@ -278,25 +320,33 @@ class PaidEmbedder:
         self.tokenizer: Tokenizer = embedder.tokenizer
         self.max_tokens: int = embedder.max_tokens
         self.window: int = getattr(embedder, "window", 512)
+        self._tells = hasattr(embedder, "each_try")
+        if self._tells:
+            embedder.each_try = self._paid  # type: ignore[attr-defined]
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
-        """Return what the embedder returns.
+        """Return what the embedder returns; where it has `each_try`, each try is a call of its own.
 
         Raises:
             CapReached: it could pass the cap; nothing was sent.
         """
+        if self._tells:
+            return self._embedder.embed(texts)
+        return cast("np.ndarray", self._paid(texts, lambda: self._embedder.embed(texts)))
+
+    def _paid(self, texts: Sequence[str], send: Callable[[], Any]) -> Any:
         price = self._budget.price
         most = sum(len(text.encode("utf-8", "surrogatepass")) + _TOKENS_A_TURN for text in texts)
         number = self._budget.open("embeddings", price.cost(most, 0) if price else None)
         try:
-            vectors = self._embedder.embed(texts)
+            reply = send()
             tokens = sum(self.tokenizer.count(texts))
-        except BaseException:
-            self._budget.lose(number)
+        except BaseException as error:
+            (self._budget.lose if getattr(error, "billed", True) else self._budget.release)(number)
             raise
         cost = price.cost(tokens, 0) if price else None
         self._budget.pay(number, None, cost=cost, input_tokens=tokens, output_tokens=0)
-        return vectors
+        return reply
 
 
 def enter(ledger: Ledger, run: str, step: str, *, alone: bool = True) -> None:
@@ -307,8 +357,7 @@ def enter(ledger: Ledger, run: str, step: str, *, alone: bool = True) -> None:
     book = _book(ledger, run, alone=alone)
     with book.writing, book.lock:
         book.purpose = step
-        if not book.reserved:
-            book.read()
+        book.read()
 
 
 def dollars(amount: float) -> str:
@@ -329,18 +378,20 @@ class TransactionBatcher:
 
     def __init__(self, budget: Budget, loop: asyncio.AbstractEventLoop) -> None:
         self._budget, self._loop = budget, loop
-        self._opening: list[tuple[str, float | None, asyncio.Future[int]]] = []
+        self._opening: list[tuple[str, float | None, asyncio.Future[int | Entry | None]]] = []
         self._paying: list[tuple[Payment, asyncio.Future[None]]] = []
         self._writing: asyncio.Task[None] | None = None
         self._written_at = float("-inf")
 
-    async def open(self, key: str, worst: float | None) -> int:
-        """Return the number of a call once it is written down; `budget.reserve` has granted it.
+    async def open(self, key: str, worst: float | None) -> int | Entry | None:
+        """Return the number of a call once it is written down, or what `Budget.write` returns for a shared one.
+
+        `budget.reserve` has granted it.
 
         Raises:
             RaftError: the ledger cannot be used; what was reserved is free again.
         """
-        written: asyncio.Future[int] = self._loop.create_future()
+        written: asyncio.Future[int | Entry | None] = self._loop.create_future()
         self._opening.append((key, worst, written))
         self._soon()
         return await written
@@ -362,13 +413,14 @@ class TransactionBatcher:
             self._writing = self._loop.create_task(self._write_groups())
 
     async def _write_groups(self) -> None:
+        write = partial(self._budget.write, shared=True)
         while self._opening or self._paying:
             await asyncio.sleep(max(0.0, self._written_at + GROUP_SECONDS - self._loop.time()))
             opening, paying, self._opening, self._paying = self._opening, self._paying, [], []
             self._written_at = self._loop.time()
             rows, payments = [(key, worst) for key, worst, _ in opening], [one for one, _ in paying]
             try:
-                numbers = await self._loop.run_in_executor(None, self._budget.write, rows, payments)
+                numbers = await self._loop.run_in_executor(None, write, rows, payments)
             except Exception as error:
                 waiting: list[asyncio.Future[Any]] = [one[-1] for one in opening]
                 for written in [*waiting, *(one[-1] for one in paying)]:
@@ -376,10 +428,10 @@ class TransactionBatcher:
                         written.set_exception(error)
                 continue
             for number, (_, _, opened) in zip(numbers, opening, strict=True):
-                if opened.done():  # who asked for it has been cancelled, and will not send it
-                    self._budget.release(number)
-                else:
+                if not opened.done():
                     opened.set_result(number)
+                elif isinstance(number, int):  # who asked for it has been cancelled, and will not send it
+                    self._budget.release(number)
             for _, paid in paying:
                 if not paid.done():
                     paid.set_result(None)

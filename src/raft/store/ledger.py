@@ -23,6 +23,7 @@ import numpy as np
 from raft.errors import RaftError
 from raft.protocols import Embedder, Message, Request, Scorer, Tokenizer
 from raft.store import folders
+from raft.store.run import is_locked
 from raft.text import whole
 
 FORMAT = 1
@@ -38,7 +39,15 @@ CREATE TABLE IF NOT EXISTS calls (
   worst REAL, cost REAL, input_tokens INTEGER NOT NULL DEFAULT 0, output_tokens INTEGER NOT NULL DEFAULT 0,
   state TEXT NOT NULL CHECK (state IN ('open', 'paid', 'lost', 'batch')), created REAL NOT NULL
 );
+CREATE INDEX IF NOT EXISTS open_calls ON calls (key) WHERE state = 'open';
+CREATE TABLE IF NOT EXISTS runs (name TEXT PRIMARY KEY, place TEXT NOT NULL, cap REAL, created REAL NOT NULL);
 """
+_OWN = "."  # the place of the run in whose folder the ledger lies, wherever both are moved
+_ELSEWHERE = f"SELECT name FROM runs WHERE place != '{_OWN}'"  # noqa: S608
+_REGISTER = (
+    "INSERT INTO runs (name, place, cap, created) VALUES (?,?,?,?) ON CONFLICT (name) DO UPDATE"
+    " SET place = excluded.place, cap = COALESCE(excluded.cap, cap), created = excluded.created"
+)
 _BATCH = 500
 _ADD = (
     "INSERT INTO completions (key, model, attempt, request, reply, finish_reason, input_tokens, output_tokens, cost,"
@@ -102,7 +111,7 @@ class Ledger:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.shared: dict[str, Any] = {}
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # what is written may depend on what is read in the same transaction
         with self._guarded():
             path.parent.mkdir(parents=True, exist_ok=True)
             if path.is_file() and path.stat().st_size and folders.is_foreign(path):
@@ -167,11 +176,42 @@ class Ledger:
             " TOTAL(CASE WHEN state = 'lost' THEN worst END), SUM(state = 'open'),"
             " TOTAL(CASE WHEN state = 'open' THEN worst END), SUM(state = 'batch'),"
             " TOTAL(CASE WHEN state = 'batch' THEN worst END), SUM(cost IS NULL AND worst IS NULL)"
-            " FROM calls WHERE run = ? GROUP BY purpose, model ORDER BY MIN(id)"
+            " FROM calls WHERE run IN (SELECT value FROM json_each(?)) GROUP BY purpose, model ORDER BY MIN(id)"
         )
         names = "purpose model calls input_tokens output_tokens cost lost lost_cost open open_cost batch batch_cost"
         titles = [*names.split(), "calls_without_price"]
-        return [dict(zip(titles, row, strict=True)) for row in self.read(query, (run,))]
+        return [dict(zip(titles, row, strict=True)) for row in self.read(query, (json.dumps(self.names(run)),))]
+
+    def register(self, run: str, folder: Path, cap: float | None) -> None:
+        """Note where a run is built, and the most dollars that it may cost; None: what was noted before holds."""
+        self.write(_REGISTER, [(run, self._place(folder), cap, time.time())])
+
+    def run_at(self, folder: Path) -> tuple[str | None, float | None]:
+        """Return name and cap of the run that was last built in a folder; None for what is not known here."""
+        place = self._place(folder)
+        found = self.read("SELECT name, cap FROM runs WHERE place = ? ORDER BY created DESC LIMIT 1", (place,))
+        if not found and place == _OWN:  # made by an earlier raft, which noted names with calls only
+            last = f"SELECT run, NULL FROM calls WHERE run != '' AND run NOT IN ({_ELSEWHERE}) ORDER BY id DESC LIMIT 1"  # noqa: S608
+            found = self.read(last)
+        return found[0] if found else (None, None)
+
+    def names(self, run: str) -> list[str]:
+        """Return a run's name, and all that it ever had: what a ledger in its own folder has of no other run."""
+        own = "SELECT 1 FROM runs WHERE name = ? AND place = ?"
+        others = f"SELECT DISTINCT run FROM calls WHERE run NOT IN ('', ?) AND run NOT IN ({_ELSEWHERE})"  # noqa: S608
+        earlier = self.read(others, (run,)) if self.read(own, (run, _OWN)) else []
+        return [run, *(name for (name,) in earlier)]
+
+    def awaited_elsewhere(self, run: str, keys: Sequence[str]) -> set[str]:
+        """Return those of `keys` whose replies another run awaits now; what a killed process awaited does not count."""
+        table = "calls JOIN runs ON run = name AND state = 'open'"
+        found = [(key, place) for key, name, place in self.select("key, name, place", table, keys) if name != run]
+        places = {place: self.path.parent if place == _OWN else Path(place) for _, place in found}
+        alive = {place for place, folder in places.items() if is_locked(folder)}
+        return {key for key, place in found if place in alive}
+
+    def _place(self, folder: Path) -> str:
+        return _OWN if folder.resolve() == self.path.parent.resolve() else str(folder.resolve())
 
     def read(self, query: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         """Return the rows of a query; for modules that keep tables of their own in the ledger."""

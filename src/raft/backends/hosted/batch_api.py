@@ -171,7 +171,7 @@ class BatchProvider:
                 try:
                     row = json.loads(line)
                     key, response = row["custom_id"], row.get("response")
-                except (ValueError, KeyError, TypeError, AttributeError):
+                except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
                     continue
                 yield key, _outcome(response if isinstance(response, dict) else {}, row.get("error"))
 

@@ -5,6 +5,7 @@ between finds it in the provider's list. Nothing is asked a second time while a 
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from time import sleep, time
 from typing import Any
@@ -12,11 +13,12 @@ from typing import Any
 from raft.backends.asking import RETRY_TEMPERATURE, Reply
 from raft.backends.hosted.batch_api import BatchProvider, Stand, Unlisted
 from raft.backends.hosted.errors import AccessDenied, Fault, RateLimited, Rejected, Transient
+from raft.backends.hosted.manners import MOST_ROOM
 from raft.backends.hosted.providers import identity_of
 from raft.errors import RaftError, UsageError
 from raft.protocols import Failure, Request
 from raft.store.batches import Batch, BatchBook, Bill
-from raft.store.budget import Budget, Price, worst_case
+from raft.store.budget import Budget, Price, believed, worst_case
 from raft.store.ledger import request_key
 
 _WINDOW = 20_000
@@ -256,11 +258,13 @@ class BatchModel:
 
     def _priced(self, reply: Reply, request: Request | None) -> tuple[Bill, Reply]:
         bill = Bill(None, 0, 0)
-        if reply.input_tokens >= 0:
-            cost = self._price.cost(reply.input_tokens, reply.output_tokens) if self._price else None
-            bill = Bill(cost, reply.input_tokens, reply.output_tokens)
+        read, written = reply.input_tokens, reply.output_tokens
+        if request is not None:  # it may have been made when the model was known to think at length
+            read, written = believed((read, written), replace(request, max_tokens=request.max_tokens + MOST_ROOM))
+        if read >= 0:
+            bill = Bill(self._price.cost(read, written) if self._price else None, read, written)
         cost = bill.cost
-        if reply.input_tokens < 0 and request is not None:
+        if read < 0 and request is not None:
             cost = worst_case(request, self._price)
         counted = Reply(reply.text, reply.finish_reason, bill.input_tokens, bill.output_tokens, cost, reply.seconds)
         return bill, counted

@@ -19,13 +19,14 @@ from raft.backends.hosted.errors import AccessDenied, RateLimited, Rejected, Tra
 from raft.backends.hosted.rate_limit import RateLimiter
 from raft.errors import RaftError
 from raft.protocols import Failure, Request
-from raft.store.budget import Budget, Payment, TransactionBatcher, most_tokens
+from raft.store.budget import Budget, Payment, TransactionBatcher, believed, most_tokens
 from raft.store.ledger import Entry
 
 _TRIES = 8  # of a call that breaks, at most; one that meets a busy endpoint is sent more often
 _PATIENCE_SECONDS = 600.0  # without any reply after which an endpoint counts as away
 _LOST_ALONE, _BUSY_ALONE = 3, 20  # billed or busy tries of one call, while others are answered, until it is given up
 _WAITS = wait_random_exponential(multiplier=0.5, max=30)
+_LOOK_SECONDS = 0.2  # after which a call that another run has under way is looked for again
 _AHEAD = 8  # calls that wait to be sent, besides one for each in flight
 _BYTES_A_TOKEN = 4  # about; only the pace goes by it, never the budget
 
@@ -258,20 +259,11 @@ class RequestPool:
 
     async def _send(self, call: Call, trouble: _Trouble) -> Entry:
         """Send a call once and keep its reply."""
-        request, price = call.request, self._budget.price
-        most = most_tokens(request)
-        guess = most / _BYTES_A_TOKEN + request.max_tokens
-        async with self._ready:  # the disk is waited for while others are in flight, not in a place among them
-            call = replace(call, request=self._roomy(request))  # what was learned while it waited counts
-            worst = price.cost(most, call.request.max_tokens) if price else None
-            await self._granted(worst)
-            self._opened += 1
-            try:
-                number = await self._batcher.open(call.key, worst)
-                await self._entered(number, max(1, round(guess * self._tokens_ratio)))
-            finally:
-                self._opened -= 1
-                self._settled.set()
+        guess = most_tokens(call.request) / _BYTES_A_TOKEN + call.request.max_tokens
+        call, worst, number = await self._admitted(call, guess)
+        if isinstance(number, Entry):
+            self._answered_at = self._loop.time()
+            return number
         outcome: Literal["ok", "busy", "broken"] = "broken"
         begun, wait = self._loop.time(), None
         task = asyncio.current_task()
@@ -300,6 +292,26 @@ class RequestPool:
         finally:
             self._in_flight.discard(task)
             self._settled.set()
+
+    async def _admitted(self, call: Call, guess: float) -> tuple[Call, float | None, int | Entry]:
+        """Write a call down, as it is sent, and wait for its place in flight; its reply, where another run paid it."""
+        request, price = call.request, self._budget.price
+        while True:
+            async with self._ready:  # the disk is waited for while others are in flight, not in a place among them
+                call = replace(call, request=self._roomy(request))  # what was learned while it waited counts
+                worst = price.cost(most_tokens(request), call.request.max_tokens) if price else None
+                await self._granted(worst)
+                self._opened += 1
+                try:
+                    number = await self._batcher.open(call.key, worst)
+                    if isinstance(number, int):
+                        await self._entered(number, max(1, round(guess * self._tokens_ratio)))
+                finally:
+                    self._opened -= 1
+                    self._settled.set()
+            if number is not None:
+                return call, worst, number
+            await asyncio.sleep(_LOOK_SECONDS)
 
     async def _entered(self, number: int, tokens: int) -> None:
         try:
@@ -334,8 +346,8 @@ class RequestPool:
         return reply
 
     def _payment(self, number: int, call: Call, reply: Reply, worst: float | None) -> tuple[Payment, Entry]:
-        read, written = reply.input_tokens, reply.output_tokens
-        if read < 0 or written < 0 or (reply.text and not written):
+        read, written = believed((reply.input_tokens, reply.output_tokens), call.request)
+        if reply.text and not written:
             read = written = -1
         price = self._budget.price
         cost = price.cost(read, written) if price and read >= 0 else None

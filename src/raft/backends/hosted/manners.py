@@ -14,6 +14,7 @@ from raft.backends.hosted.providers import listed
 from raft.protocols import Message, Request
 
 _ROOM = {"medium": 8_000, "high": 16_000}
+MOST_ROOM = max(_ROOM.values())
 _LEAST_ROOM = 4_000
 """Tokens that a reasoning model gets for its thoughts beside the reply's own."""
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     import aiohttp
 
 _CONNECT_SECONDS = 30.0
+_MANY = 2**31  # tokens, and more: of no request
+_LARGEST = 4 * 2**20  # bytes of a body that is read; a hundred thousand tokens have a tenth of it
 _IDLE_SECONDS = 4.0  # many servers drop a connection after five, and with it a request that was just sent
 _DENIED_CODES = frozenset(
     (
@@ -120,7 +122,7 @@ class DirectTransport:
             # a redirect could lead documents and key to another machine, and drops what was posted besides
             async with session.post(self._url, data=body, proxy=self._proxy, allow_redirects=False) as response:
                 self._listen(response.headers)
-                return response.status, response.headers, await response.read()
+                return response.status, response.headers, await self._body_of(response)
         except (aiohttp.ConnectionTimeoutError, aiohttp.ClientConnectorError) as error:
             raise Transient(self._masked(f"no connection to {self._url}: {error}"), billed=False) from None
         except TimeoutError:
@@ -132,6 +134,14 @@ class DirectTransport:
         except (aiohttp.ClientError, OSError) as error:
             words = str(error) or type(error).__name__
             raise Transient(self._masked(f"the connection to {self._url} broke: {words}"), billed=True) from None
+
+    async def _body_of(self, response: "aiohttp.ClientResponse") -> bytes:
+        data = bytearray()
+        async for part in response.content.iter_any():
+            data += part
+            if len(data) > _LARGEST:
+                break
+        return bytes(data)
 
     def _open(self) -> "aiohttp.ClientSession":
         import aiohttp
@@ -190,6 +200,8 @@ def read_reply(data: bytes, seconds: float) -> Reply:
         Transient: it is no chat completion.
         Fault: it is an error after all; some gateways send those with a good status.
     """
+    if len(data) > _LARGEST:  # billed, and kept as it is of use: empty
+        return Reply("", "too large", -1, -1, None, seconds)
     try:
         tree = json.loads(data)
     except (ValueError, RecursionError):
@@ -216,7 +228,7 @@ def read_message(message: Mapping[str, Any], finish: str) -> tuple[str, str]:
     """Return what a message says and why it ends: its text, or else its refusal, or else its thoughts."""
     text = read_content(message.get("content"))
     if text:
-        return text, finish
+        return (text, finish) if len(text) <= _LARGEST else ("", "too large")
     if refusal := read_content(message.get("refusal")):
         return refusal, "refusal"
     thoughts = read_content(message.get("reasoning_content")) or read_content(message.get("reasoning"))
@@ -252,7 +264,7 @@ def read_usage(usage: Any) -> tuple[int, int]:
     """Return the tokens read and written according to a reply, (-1, -1) where that cannot be believed."""
     if isinstance(usage, Mapping):
         read, written = usage.get("prompt_tokens"), usage.get("completion_tokens")
-        if type(read) is int and type(written) is int and read > 0 and written >= 0:
+        if type(read) is int and type(written) is int and 0 < read < _MANY and 0 <= written < _MANY:
             return read, written
     return -1, -1
 

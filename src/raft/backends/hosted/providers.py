@@ -145,9 +145,12 @@ def identity_of(name: str, api_base: str | None, effort: str | None = None) -> s
 
 
 def is_free(name: str, api_base: str | None) -> bool:
-    """Tell whether a hosted model costs nothing where no price of it is known: it is on this machine."""
+    """Tell whether a hosted model costs nothing where no price of it is known: it is on this machine.
+
+    What listens here in the name of a provider that is elsewhere passes on what it is asked, and the bill.
+    """
     provider, address = provider_of(name), address_of(name, api_base)
-    if provider.gateway:
+    if provider.gateway or (address and not provider.local):
         return False
     return _is_loopback(address) if address else provider.own
 

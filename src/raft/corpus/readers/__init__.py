@@ -17,6 +17,7 @@ from types import ModuleType
 from typing import NamedTuple
 
 from raft.errors import MissingExtra, RaftError
+from raft.text import whole
 
 MEGABYTE = 1_000_000
 MAX_FILE = 256 * MEGABYTE
@@ -113,7 +114,10 @@ def read(path: Path, *, text_field: str, drop_templates: bool = False) -> list[R
     readings = [reading for reading in readings if reading.error or reading.text.strip()]
     if not readings:
         raise Unreadable("There is no text in it.")
-    return [replace(reading, title=" ".join(clean(reading.title).split())) for reading in readings]
+    return [
+        replace(reading, text=whole(reading.text), title=" ".join(clean(whole(reading.title)).split()))
+        for reading in readings
+    ]
 
 
 def format_of(path: Path) -> str | None:
