@@ -6,18 +6,28 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    field_validator,
+)
 from pydantic_core import to_jsonable_python
 
 from raft.errors import UsageError
 from raft.kinds import Kind
 from raft.prompts import Where
+from raft.text import whole
 from raft.text.secrets import shown_address
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
 Price = Annotated[float, Field(ge=0)]
+Place = Annotated[Path, AfterValidator(Path.expanduser)]
 
 TRAINERS = {"peft": "sft:PeftTrainer", "unsloth": "unsloth:UnslothTrainer"}
 """What `training.backend` may name, with the class in `raft.backends.trainers` that it stands for."""
@@ -194,7 +204,7 @@ class Training(_Section):
     rehearsal: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.1, description="share of general instruction rows mixed in, against forgetting; less than 1"
     )
-    rehearsal_file: Path | None = Field(None, description="a file of such rows (chat JSONL)")
+    rehearsal_file: Place | None = Field(None, description="a file of such rows (chat JSONL)")
 
     @field_validator("backend")
     @classmethod
@@ -255,7 +265,7 @@ class Benchmark(_Section):
         description="larger models to compare with: model, api_base, and input_price and output_price in dollars "
         "per million tokens",
     )
-    other_adapter: Path | None = Field(None, description="an adapter tuned on another corpus's rows")
+    other_adapter: Place | None = Field(None, description="an adapter tuned on another corpus's rows")
 
 
 class Settings(_Section):
@@ -264,9 +274,9 @@ class Settings(_Section):
     corpus: tuple[str, ...] = Field((), description="files, folders or globs")
     student: str = Field("HuggingFaceTB/SmolLM2-135M-Instruct", description="the small model that is tuned")
     seed: int = Field(0, description="seed of every random choice")
-    prompts: Path | None = Field(None, description="folder whose prompts replace those of the package")
-    ledger: Path | None = Field(None, description="the ledger's file; none: ledger.sqlite in the run directory")
-    evaluation: Path | None = Field(None, description="your own questions (JSONL), registered before splitting")
+    prompts: Place | None = Field(None, description="folder whose prompts replace those of the package")
+    ledger: Place | None = Field(None, description="the ledger's file; none: ledger.sqlite in the run directory")
+    evaluation: Place | None = Field(None, description="your own questions (JSONL), registered before splitting")
     local_only: bool = Field(False, description="refuse every model, index and download that is not on this machine")
     privacy: Privacy = Privacy()
     chunking: Chunking = Chunking()
@@ -282,6 +292,8 @@ class Settings(_Section):
     benchmark: Benchmark = Benchmark()
 
 
+_RENAMED = {"questions.strategy": "questions.way"}
+"""New names of settings that are kept in runs under their old ones."""
 _EXPLAINED = "raft init my-pipeline   (writes a YAML file with every setting explained)"
 _PATHS = ("prompts", "ledger", "evaluation", "corpus", "training.rehearsal_file", "benchmark.other_adapter")
 """Settings that are paths: a relative one is taken from the folder of the file that it stands in."""
@@ -313,8 +325,16 @@ def changed(settings: Settings, overrides: Mapping[str, Any]) -> Settings:
 
 
 def _validated(tree: dict[str, Any], overrides: Mapping[str, Any] | None, where: object) -> Settings:
-    for key, value in (overrides or {}).items():
-        _plant(tree, key, value)
+    overrides = overrides or {}
+    for new, kept in _RENAMED.items():
+        section, _, name = new.partition(".")
+        written = tree[section] if isinstance(tree.get(section), dict) else {}
+        if {new, kept} <= overrides.keys() or {new, kept} <= {f"{section}.{one}" for one in written}:
+            raise UsageError(f"{new} and {kept} are one setting.", where=where or "--set", hint="give one of the two")
+        if name in written:
+            _plant(tree, kept, written.pop(name))
+    for key, value in overrides.items():
+        _plant(tree, _RENAMED.get(key, key), value)
     try:
         return Settings.model_validate(tree)
     except ValidationError as error:
@@ -331,8 +351,8 @@ def parse_assignment(text: str) -> tuple[str, Any]:
     if not equals or not key.strip():
         raise UsageError(f"--set takes key=value, and {text!r} is not of that form.", hint="--set index.k=8")
     try:
-        return key.strip(), yaml.safe_load(value)
-    except yaml.YAMLError as error:
+        return key.strip(), whole(yaml.safe_load(value))
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise UsageError(f"The value of {key} is no YAML: {error}", where="--set", hint=f"--set '{key}=...'") from None
 
 
@@ -345,7 +365,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise UsageError(f"The pipeline file cannot be read: {error}.", where=path, hint=_EXPLAINED) from None
     tree = _parse(text, path)
     for key in _PATHS:
-        _change(tree, key, lambda entry: str(path.parent / entry))
+        _change(tree, key, lambda entry: str(path.parent / Path(entry).expanduser()))
     for key in _PATHS_OR_NAMES:
         _change(tree, key, lambda entry: str(path.parent / entry) if (path.parent / entry).exists() else entry)
     if isinstance(tree.get("corpus"), str):
@@ -368,8 +388,8 @@ def _change(tree: dict[str, Any], key: str, change: Callable[[str], str]) -> Non
 
 def _parse(text: str, where: object) -> dict[str, Any]:
     try:
-        tree = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        tree = whole(yaml.safe_load(text))
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise UsageError(f"The pipeline file is no YAML: {error}", where=where, hint=_EXPLAINED) from None
     if tree is None:
         return {}

@@ -13,12 +13,13 @@ import pytest
 import yaml
 
 import raft
-from conftest import Cut, Fakes, tables_of, write_corpus
+from conftest import Cut, Fakes, reply_by_rule, tables_of, write_corpus
 from raft import api
 from raft.errors import RaftError, RunLocked, UsageError
 from raft.examples.examples import check_examples
 from raft.kinds import KINDS
 from raft.rag.format import ABSTENTION, parse
+from raft.settings import parse_assignment
 from raft.store import lineage
 from raft.store.run import Run
 from raft.text import contains
@@ -506,6 +507,21 @@ def test_a_hosted_model_writes_whole_items(corpus, tmp_path, fake_models):
     for quote in kept["quotes"].explode().drop_nulls():
         assert texts[quote["chunk_id"]][quote["start"] : quote["end"]] == quote["text"]
     assert built.examples.height
+
+
+def test_half_an_emoji_stops_no_build(corpus, tmp_path, fake_models):
+    """Half a character in replies, own questions and settings is made whole; the next build asks nothing again."""
+    fake_models.reply = lambda request: reply_by_rule(request).replace("How many is it", "How \\ud83d many is it")
+    own = tmp_path / "own.jsonl"
+    own.write_text('{"question": "Who \\ud83d answers calls?", "answers": ["the \\ude42 desk"]}\n', encoding="utf-8")
+    tone = dict([parse_assignment('answer_style.tone="kind \\ud83d"')])
+    options = {"generator": "openai/test", "price": (0.0, 0.0), "evaluation": own, "settings": tone}
+    built = build(corpus, tmp_path / "run", **options)
+    calls = len(fake_models.asked)
+    assert built.questions["question"].str.contains("How  many|How many").all()
+    assert built.evaluation.filter(split="user")["question"].item() == "Who  answers calls?"
+    build(corpus, tmp_path / "run", **options)
+    assert len(fake_models.asked) == calls
 
 
 def test_the_tone_of_answers_reaches_the_targets(corpus, copied, whole, fake_models):

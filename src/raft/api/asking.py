@@ -32,6 +32,7 @@ from raft.store import adapters, artifacts
 from raft.store.budget import Budget, enter
 from raft.store.ledger import Ledger
 from raft.store.run import Run, existing
+from raft.text import whole
 
 BASE = "none"
 """What stands for "no adapter" where an adapter's id is expected."""
@@ -213,7 +214,7 @@ class Answerer:
     def _answers(
         self, questions: Sequence[str], generator: Generator, k: int | None, when_unsupported: WhenUnsupported | None
     ) -> list[Answer]:
-        asked = [question.strip() for question in questions]
+        asked = [whole(question).strip() for question in questions]
         if not all(asked):
             raise UsageError("A question is empty.", hint="raft ask RUN 'How long is the warranty?'")
         if k is not None and k < 1:

@@ -20,7 +20,7 @@ from raft.protocols import OnEvent, Retriever
 from raft.rag.answering import WhenUnsupported
 from raft.rag.grounding import Answer
 from raft.settings import Settings
-from raft.store import adapters, artifacts, lineage, tables
+from raft.store import adapters, artifacts, folders, lineage, tables
 from raft.store.ledger import Ledger
 from raft.store.run import Run, existing, is_locked
 from raft.text.secrets import shown
@@ -52,7 +52,7 @@ class Built:
     """
 
     def __init__(self, folder: Path | str) -> None:
-        self.folder = Path(folder)
+        self.folder = folders.place(folder, "RUN")
         self._run = existing(self.folder)
         self.manifest: dict[str, Any] = self._run.manifest
         if "settings" not in self.manifest:
@@ -300,7 +300,9 @@ def export(folder: str | Path, *, format: str, out: str | Path | None = None) ->
     """
     run = Built(folder)
     run._run.require("examples")
-    target = Path(out) if out is not None else run.folder / f"export-{format}"
+    target = run.folder / f"export-{format}"
+    if out is not None:
+        folders.claim(target := folders.place(out, "--out"))
     return exporting.export(run.examples, run.settings, format=format, out=target)
 
 
@@ -309,7 +311,7 @@ def initialise(folder: str | Path) -> list[Path]:
 
     Files that are there already are left alone; those that were written are returned.
     """
-    target = Path(folder)
+    target = folders.place(folder, "raft init")
     files = {
         f"{kind}/{name}": text for kind in ("pipelines", "prompts") for name, text in prompts.packaged(kind).items()
     }

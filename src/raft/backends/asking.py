@@ -12,7 +12,8 @@ from itertools import islice
 from typing import Protocol
 
 from raft.protocols import Completion, Failure, Request
-from raft.store.ledger import Entry, Ledger, request_key, request_text, whole_text
+from raft.store.ledger import Entry, Ledger, request_key, request_text
+from raft.text import whole
 
 FINAL = ("refused", "too long")
 """Kinds of failure that asking again does not mend."""
@@ -139,7 +140,7 @@ def entry_of(reply: Reply, key: str, call: Request, *, attempt: int, model: str)
         model=model,
         attempt=attempt,
         request=request_text(call),
-        reply=whole_text(reply.text),
+        reply=whole(reply.text),
         finish_reason=reply.finish_reason,
         input_tokens=max(0, reply.input_tokens),
         output_tokens=max(0, reply.output_tokens),

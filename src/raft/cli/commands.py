@@ -19,7 +19,18 @@ if TYPE_CHECKING:
     from raft.api import Answerer
 
 _DEBUG = click.option("--debug", is_flag=True, help="Show the traceback of an error.")
-RUN = click.argument("run", type=click.Path(path_type=Path))
+
+
+class _Place(click.ParamType[Path]):
+    name = "path"
+
+    def convert(self, value: str | Path, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        if not str(value).strip():
+            self.fail("the path is empty; is a variable of the shell not set?", param, ctx)
+        return Path(value).expanduser()
+
+
+RUN = click.argument("run", type=_Place())
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 QUIET = click.option("--quiet", is_flag=True, help="No progress.")
 SET = click.option(
@@ -86,7 +97,7 @@ def main() -> None:
 
 
 @main.command()
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("folder", type=_Place())
 @acting
 def init(folder: Path) -> None:
     """Copy pipelines and prompts to FOLDER for editing, with a YAML file that explains every setting."""
@@ -99,7 +110,7 @@ def init(folder: Path) -> None:
 
 @main.command()
 @click.argument("corpus", nargs=-1)
-@click.option("--out", type=click.Path(path_type=Path), help="The run directory.  [default: runs/NAME-OF-CORPUS]")
+@click.option("--out", type=_Place(), help="The run directory.  [default: runs/NAME-OF-CORPUS]")
 @click.option("--pipeline", metavar="FILE", help="Settings: a YAML file, or one of the package's (embedded, hosted).")
 @click.option("--generator", metavar="MODEL", help="The model that writes questions: hub name, folder, provider/name.")
 @click.option("--embedder", metavar="MODEL", help="The model that makes vectors.")
@@ -186,7 +197,7 @@ def show_rows(run: Path, table: str, count: int, only: str | None, as_json: bool
 @click.option("--merged", is_flag=True, help="Student and adapter as one model, for transformers, vLLM and others.")
 @click.option("--gguf", is_flag=True, help="Student and adapter as one GGUF file, for llama.cpp and others.")
 @click.option("--adapter", metavar="ID", help="With --merged or --gguf: the adapter.  [default: the current one]")
-@click.option("--out", type=click.Path(path_type=Path), help="Where to.  [default: in RUN]")
+@click.option("--out", type=_Place(), help="Where to.  [default: in RUN]")
 @acting
 def export(*, run: Path, form: str | None, merged: bool, gguf: bool, adapter: str | None, out: Path | None) -> None:
     """Write the training rows of RUN for a trainer or a service, or its tuned model for a server."""

@@ -1,6 +1,6 @@
-"""What each contender of a benchmark is shown: what search brings, the golden chunk, nothing that bears the answer.
+"""What each system of a benchmark is shown: what search brings, the golden chunk, nothing that bears the answer.
 
-All contenders that retrieve see the same chunks in the same order. Where the golden chunk is given it takes the place
+All systems that retrieve see the same chunks in the same order. Where the golden chunk is given it takes the place
 of the last chunk that search brought, unless it is among them: so the two conditions differ in retrieval alone.
 """
 

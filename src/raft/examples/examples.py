@@ -25,7 +25,7 @@ from raft.rag.relevant import SHORT_ANSWERS, mentions_answer, search_all
 from raft.settings import Examples
 from raft.similarity import same_text
 from raft.store import tables
-from raft.text import as_written, contains, normalise
+from raft.text import as_written, contains, from_json, normalise
 from raft.text.values import covers, fact_values
 
 _POOL = 200  # chunks drawn for a row, of which the allowed ones become its random distractors
@@ -348,7 +348,7 @@ def _tidy(reply: str, schema: Mapping[str, Any] | None) -> str:
     if schema is None:
         return " ".join(as_written(reply).split())
     try:
-        tree = json.loads(reply)
+        tree = from_json(reply)
         jsonschema.validate(tree, schema)
     except jsonschema.ValidationError as error:
         raise ValueError(error.message) from None

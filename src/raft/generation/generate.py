@@ -196,7 +196,7 @@ def plan(
     known: Survey,
     used: Prompts,
     *,
-    way: str,
+    strategy: str,
     kinds: Sequence[str],
     per_chunk: float,
     limit: int | None,
@@ -205,10 +205,10 @@ def plan(
     surveyed = list(known.sizes)
     wanted = (frame.filter(pl.col("doc_id").is_in(surveyed)) for frame in chunks)
     given = budgets(known.sizes, known.chunks, per_chunk=per_chunk, limit=limit)
-    if way == "spans":
+    if strategy == "spans":
         tasks = plan_spans(wanted, known, given, used, kinds)
     else:
-        chosen = planning.plan_facts if way == "answer_first" else planning.plan_items
+        chosen = planning.plan_facts if strategy == "answer_first" else planning.plan_items
         tasks = chosen(wanted, known, given, used, kinds)
     return Plan(sum(given.values()), tasks)
 
@@ -219,7 +219,7 @@ def ask(
     generator: Generator,
     used: Prompts,
     *,
-    way: str,
+    strategy: str,
     kinds: Sequence[str],
     per_chunk: float,
     limit: int | None,
@@ -234,7 +234,7 @@ def ask(
         known: the survey of these chunks, with what is `needed`.
         generator: writes the questions.
         used: the prompts that it is asked with.
-        way: the strategy: "answer_first", "spans" or "items".
+        strategy: "answer_first", "spans" or "items".
         kinds: the kinds of question that are on.
         per_chunk: questions a chunk, on average.
         limit: the most questions asked for, or None.
@@ -242,7 +242,7 @@ def ask(
         failures: rows of `tables.FAILURES` are appended here.
         planned: told how many questions the budget allows.
     """
-    found = plan(chunks, known, used, way=way, kinds=kinds, per_chunk=per_chunk, limit=limit)
+    found = plan(chunks, known, used, strategy=strategy, kinds=kinds, per_chunk=per_chunk, limit=limit)
     planned(found.questions)
     kept: deque[Task] = deque()
     seen: set[str] = set()

@@ -250,7 +250,7 @@ def answer_rows(
     answers: Sequence[Answer],
     question_ids: Sequence[str],
     *,
-    arm: str,
+    system: str,
     question_set: str,
     condition: str,
     retrieved: Sequence[Sequence[str]],
@@ -260,7 +260,7 @@ def answer_rows(
     Args:
         answers: in the order of their questions.
         question_ids: one an answer.
-        arm: the contender that answered.
+        system: the system that answered.
         question_set: the set that the questions are from.
         condition: "answerable" or "withheld".
         retrieved: chunk_ids that the search brought for each question, best first.
@@ -270,7 +270,7 @@ def answer_rows(
     """
     rows = [
         {
-            "arm": arm,
+            "arm": system,
             "question_set": question_set,
             "condition": condition,
             "question_id": question_id,

@@ -140,10 +140,10 @@ def _points(curve: Sequence[Mapping[str, float]]) -> list[dict[str, float]]:
 
 def _scores(card: Mapping[str, Any], benchmark: Mapping[str, Any]) -> list[tuple[str, ...]]:
     return [
-        (name, arm["title"], MEASURES[measure].title, _interval(scores[measure]))
-        for arm in benchmark["arms"]
-        if arm.get("adapter") in (None, card["adapter"])
-        for name, scores in arm["sets"].items()
+        (name, system["title"], MEASURES[measure].title, _interval(scores[measure]))
+        for system in benchmark["arms"]
+        if system.get("adapter") in (None, card["adapter"])
+        for name, scores in system["sets"].items()
         for measure in _MEASURES
         if scores.get(measure)
     ]
@@ -392,7 +392,7 @@ def _benchmark(folder: Path) -> dict[str, Any] | None:
     """Return the benchmark of the run that an adapter lies in, if it measured this adapter."""
     try:
         found = json.loads((folder.parent.parent / "benchmark.json").read_text(encoding="utf-8"))
-        measured = any(arm.get("adapter") == folder.name for arm in found["arms"])
+        measured = any(system.get("adapter") == folder.name for system in found["arms"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return found if measured else None

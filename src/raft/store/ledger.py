@@ -22,6 +22,8 @@ import numpy as np
 
 from raft.errors import RaftError
 from raft.protocols import Embedder, Message, Request, Scorer, Tokenizer
+from raft.store import folders
+from raft.text import whole
 
 FORMAT = 1
 _SCHEMA = """
@@ -103,6 +105,9 @@ class Ledger:
         self._lock = threading.Lock()
         with self._guarded():
             path.parent.mkdir(parents=True, exist_ok=True)
+            if path.is_file() and path.stat().st_size and folders.is_foreign(path):
+                hint = "--set ledger=another-file.sqlite"
+                raise RaftError("The file is the database of another program, and no ledger.", where=path, hint=hint)
             self._db = sqlite3.connect(path, timeout=60, check_same_thread=False, isolation_level=None)
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
@@ -215,15 +220,7 @@ class Ledger:
 def adding(entries: Iterable[Entry]) -> Writing:
     """Return what stores entries, for a transaction that does more; one that is there already is left as it is."""
     now = time.time()
-    return _ADD, [
-        tuple(whole_text(value) if isinstance(value, str) else value for value in (*vars(entry).values(), now))
-        for entry in entries
-    ]
-
-
-def whole_text(text: str) -> str:
-    """Return the text without lone surrogates: half an emoji, where a reply was cut off, cannot be stored."""
-    return text.encode("utf-8", "replace").decode("utf-8")
+    return _ADD, [tuple(whole([*vars(entry).values(), now])) for entry in entries]
 
 
 class CachedEmbedder:

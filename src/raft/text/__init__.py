@@ -1,9 +1,11 @@
 """Pure functions over text: normal forms, sentences, quote alignment."""
 
+import json
 import re
 import unicodedata
 from collections.abc import Iterator
 from functools import lru_cache
+from typing import Any
 
 from rapidfuzz import fuzz
 
@@ -26,6 +28,27 @@ STOP_WORDS = frozenset(
 
 STEM = 5
 """Letters by which words are told apart where their endings do not matter."""
+
+
+def whole(value: Any) -> Any:
+    """Return a JSON value whose texts can be stored: half a pair of surrogates, as of a cut emoji, is left out."""
+    if isinstance(value, str):
+        return value if value.isascii() else value.encode("utf-8", "ignore").decode("utf-8")
+    if isinstance(value, dict):
+        return {whole(name): whole(one) for name, one in value.items()}
+    return [whole(one) for one in value] if isinstance(value, list) else value
+
+
+def from_json(text: str | bytes, **options: Any) -> Any:
+    """Return what JSON holds, its texts whole; `options` are those of `json.loads`.
+
+    Raises:
+        ValueError: it is no JSON, or nested too deeply.
+    """
+    try:
+        return whole(json.loads(text, **options))
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def normalise(text: str) -> str:

@@ -18,7 +18,7 @@ from zipfile import BadZipFile, ZipFile
 
 from raft.backends.local.generate import in_template, tokens
 from raft.backends.local.weights import pretrained
-from raft.backends.trainers.cpu_kernels import beside, lean, pack, unpacked
+from raft.backends.trainers.cpu_kernels import beside, pack, unpacked, use_cpu_kernels
 from raft.backends.vendors import quiet
 from raft.errors import MissingExtra, RaftError, UsageError
 from raft.protocols import Message, TrainingPlan, TrainingReport
@@ -431,5 +431,5 @@ def load(plan: TrainingPlan) -> tuple[Any, Any]:
     )
     tuned = get_peft_model(model.to("cuda") if cuda else model, adapter)
     if not cuda:
-        lean(tuned)
+        use_cpu_kernels(tuned)
     return tuned, tokenizer
