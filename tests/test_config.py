@@ -177,3 +177,9 @@ def test_every_setting_says_what_it_means():
         for field in section.model_fields.values():
             nested = isinstance(field.annotation, type) and issubclass(field.annotation, config.BaseModel)
             assert nested or field.description
+
+
+def test_half_an_emoji_in_a_setting_is_made_whole():
+    """Text of a setting can be stored, whether it was typed or stands in a file."""
+    assert config.load(None, {"prompts": None, "answer_style.tone": "kind \ud83d"}).answer_style.tone == "kind "
+    assert config.load_text('answer_style: {tone: "kind \\ud83d"}', where="x").answer_style.tone == "kind "

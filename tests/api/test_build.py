@@ -691,3 +691,17 @@ def test_a_listener_may_still_be_called_listen(corpus, fake_models, tmp_path):
     told = []
     raft.build(corpus, out=tmp_path / "run", settings=SETTINGS, listen=lambda event, facts: told.append(event))
     assert {"begins", "made"} <= set(told)
+
+
+def test_half_an_emoji_in_replies_and_questions_ends_no_build(corpus, tmp_path, fake_models):
+    """Where a reply, a user's question or a setting holds half an emoji, the build makes it whole and goes on."""
+    reply = fake_models.reply
+    fake_models.reply = lambda request: reply(request).replace("How many is it when", "How many\\ud83d is it when")
+    mine = tmp_path / "mine.jsonl"
+    mine.write_text('{"question": "What is this\\ud83d here?", "answers": ["a \\ud83d b"]}\n', encoding="utf-8")
+    more = {"answer_style.tone": None, "privacy.found": "ignore", "generator.reasoning_effort": None}
+    built = build(corpus, tmp_path / "run", more, generator="openai/some-model", price=(0.0, 0.0), evaluation=mine)
+    assert built.questions["question"].str.contains("How many is it", literal=True).any()
+    assert built.evaluation.filter(pl.col("split") == "user")["question"].to_list() == ["What is this here?"]
+    again = build(corpus, tmp_path / "run", more, generator="openai/some-model", price=(0.0, 0.0), evaluation=mine)
+    assert again.questions.equals(built.questions)

@@ -1,5 +1,7 @@
 """Pure functions over text."""
 
+import json
+from contextlib import suppress
 from itertools import pairwise
 
 import pytest
@@ -104,3 +106,16 @@ def test_a_text_contains_its_whole_words(before, words, after):
     """Words between spaces are contained in the text around them."""
     assume(text.normalise(words))
     assert text.contains(f"{before} {words} {after}", words)
+
+
+_LEAVES = st.text() | st.integers() | st.sampled_from(["\ud83d", "a\udc00b"])
+
+
+@given(st.recursive(_LEAVES, lambda of: st.lists(of) | st.dictionaries(st.sampled_from(["k", "\udc00"]), of)))
+def test_whole_text_can_be_stored(value):
+    """Whatever tree of texts comes in, it can be written as UTF-8, and what could be before is as it was."""
+    made = text.whole(value)
+    json.dumps(made, ensure_ascii=False).encode()
+    with suppress(UnicodeEncodeError):
+        json.dumps(value, ensure_ascii=False).encode()
+        assert made == value

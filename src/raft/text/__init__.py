@@ -33,10 +33,10 @@ _T = TypeVar("_T")
 
 
 def whole(value: _T) -> _T:
-    """Return a text, or a tree of JSON or YAML with its texts, without lone surrogates: half an emoji is not stored."""
+    """Return a text, or a tree with all its texts, without lone surrogates: half an emoji cannot be stored."""
     made: object = value
     if isinstance(value, str):
-        made = value.encode("utf-8", "replace").decode("utf-8")
+        made = value.encode("utf-8", "ignore").decode("utf-8")
     elif isinstance(value, dict):
         made = {whole(name): whole(one) for name, one in value.items()}
     elif isinstance(value, list):

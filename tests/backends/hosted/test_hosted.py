@@ -10,7 +10,7 @@ import pytest
 
 import raft
 from fake_openai import ERRORS, FakeOpenAI
-from raft import prompts
+from raft import api, prompts
 from raft.backends.hosted import calls as retrying
 from raft.backends.hosted.errors import RateLimited
 from raft.backends.hosted.flowing import FlowingGenerator, UncachedGenerator
@@ -406,3 +406,22 @@ def test_a_whole_build_with_a_hosted_generator(tmp_path):
     assert built.questions["model"].unique().to_list() == ["openai/test-model"]
     assert built.summary()["steps"]["questions"]["unpriced"] == 0  # a server on this machine is free
     assert all(KEY.encode() not in path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file())
+
+
+@pytest.mark.parametrize("cut", [True, False])
+def test_a_lost_manifest_forgets_neither_name_nor_cap(tmp_path, cut):
+    """Where the manifest is gone, or cut, the next build still has the run's name, its cap, and what it has spent."""
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    (corpus / "kettle.md").write_text("# The kettle\n\nThe kettle in the cellar weighs 14 kg when it is empty and dry.")
+    manifest = tmp_path / "run" / "manifest.json"
+    with FakeOpenAI() as server:
+        settings = {"generator.api_base": server.url, "split.seen": 0.0}
+        options = {"out": tmp_path / "run", "generator": "openai/test-model", "settings": settings}
+        before = raft.build(corpus, price=(10.0, 10.0), max_cost=0.3, **options)
+        spent = api.state(before.folder)["money"]["spent"]
+        manifest.write_text(manifest.read_text()[:100]) if cut else manifest.unlink()
+        after = raft.build(corpus, price=(10.0, 10.0), **options)
+    assert after.manifest["collection"] == before.manifest["collection"]
+    assert after.settings.generator.max_cost == 0.3
+    assert api.state(after.folder)["money"]["spent"] == spent > 0
