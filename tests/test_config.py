@@ -196,3 +196,9 @@ def test_one_setting_under_both_its_names_is_an_error(tmp_path):
     for given in ({"path": file}, {"overrides": both}):
         with pytest.raises(UsageError, match=r"questions\.strategy and questions\.way are one"):
             config.load(**given)
+
+
+def test_half_an_emoji_in_a_setting_is_made_whole():
+    """Text of a setting can be stored, whether it was typed or stands in a file."""
+    assert config.load(None, {"prompts": None, "answer_style.tone": "kind \ud83d"}).answer_style.tone == "kind "
+    assert config.load_text('answer_style: {tone: "kind \\ud83d"}', where="x").answer_style.tone == "kind "

@@ -14,7 +14,7 @@ import pytest
 
 from raft.backends.embedding import HostedEmbedder, SentenceEmbedder, open_embedder
 from raft.errors import MissingExtra, RaftError
-from raft.store.budget import Budget, PaidEmbedder, Price
+from raft.store.budget import Budget, CapReached, PaidEmbedder, Price
 from raft.store.ledger import CachedEmbedder, Ledger
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
@@ -100,7 +100,7 @@ def test_what_was_billed_before_a_failure_is_kept(endpoint, tmp_path):
         with pytest.raises(RaftError, match="own words"):
             cached.embed(texts)
         assert cached.known(texts) == [True] * 128 + [False] * 172
-        assert ledger.read("SELECT state FROM calls ORDER BY id") == [("paid",), ("lost",)]
+        assert ledger.read("SELECT state FROM calls ORDER BY id") == [("paid",)]  # a refusal is not billed
         assert cached.embed(texts).shape == (300, 2)
     assert Endpoint.requests[2:] == [texts[128:256], texts[256:]]
 
@@ -172,3 +172,17 @@ def test_a_text_within_the_limit_is_not_cut_off():
     inside, other, beyond = embedder.embed([text + " cat", text + " dog", text + " cat dog"])
     assert np.abs(inside - other).max() > 1e-4
     assert inside == pytest.approx(beyond, abs=1e-5)
+
+
+def test_each_try_of_a_hosted_embedder_is_a_call_of_its_own(endpoint, tmp_path):
+    """What may have been billed counts for each try at its worst case, and what was turned away for none."""
+    Endpoint.statuses[:] = [500, 429, 200]
+    with closing(Ledger(tmp_path / "ledger.sqlite")) as ledger:
+        budget = Budget(ledger, run="r", model="openai/test", price=Price(1.0, 0.0), cap=1.0)
+        PaidEmbedder(HostedEmbedder("openai/test", api_base=endpoint), budget).embed(["a"])
+        assert ledger.read("SELECT state FROM calls ORDER BY id") == [("lost",), ("paid",)]
+        small = Budget(ledger, run="s", model="openai/test", price=Price(1e6, 0.0), cap=20.0)
+        Endpoint.statuses[:] = [500]
+        with pytest.raises(CapReached):
+            PaidEmbedder(HostedEmbedder("openai/test", api_base=endpoint), small).embed(["a"])
+    assert len(Endpoint.requests) == 4

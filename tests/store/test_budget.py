@@ -17,7 +17,17 @@ from hypothesis import strategies as st
 from raft.errors import RaftError, UsageError
 from raft.protocols import Request
 from raft.store.batches import BatchBook
-from raft.store.budget import Budget, CapReached, PaidEmbedder, Price, dollars, enter, most_tokens, worst_case
+from raft.store.budget import (
+    Budget,
+    CapReached,
+    PaidEmbedder,
+    Price,
+    believed,
+    dollars,
+    enter,
+    most_tokens,
+    worst_case,
+)
 from raft.store.ledger import Entry, Ledger
 from raft.testing import HashEmbedder
 
@@ -366,3 +376,42 @@ def test_a_cap_that_a_benchmark_reaches_names_its_own_command(ledger):
     enter(ledger, "one", "benchmark")
     with pytest.raises(CapReached, match=r"raft bench \.\.\. --set generator.max_cost=10"):
         budget_of(ledger).open("k", 6.0)
+
+
+@given(read=st.integers(), written=st.integers())
+def test_more_tokens_than_a_request_holds_are_not_believed(read, written):
+    """What a reply claims is believed as far as the request can hold it, and else not at all."""
+    asked = Request(({"role": "user", "content": "hello"},), max_tokens=9)
+    possible = 0 <= read <= most_tokens(asked) and 0 <= written <= 9
+    assert believed((read, written), asked) == ((read, written) if possible else (-1, -1))
+    assert believed((most_tokens(asked), 9), asked) == (most_tokens(asked), 9)
+
+
+def test_a_recount_keeps_what_is_set_aside(ledger):
+    """What was granted to a call that is not written down yet still counts after a batch was settled beside it."""
+    budget = budget_of(ledger)
+    assert budget.reserve(3.0)
+    budget.recount()
+    assert budget.in_flight == 3.0
+    budget.write([("k", 3.0)], [])
+    budget.recount()
+    assert budget.in_flight == 3.0
+
+
+def test_a_reply_that_another_run_paid_for_is_taken_over(ledger):
+    """A shared call whose reply is in the ledger by now is not written down, and what it would cost is free again."""
+    other, mine = budget_of(ledger, run="other"), budget_of(ledger)
+    other.pay(other.open("k", 1.0), ENTRY, cost=0.25, input_tokens=100, output_tokens=10)
+    assert mine.reserve(1.0)
+    assert mine.reserve(2.0)
+    (found, number) = mine.write([("k", 1.0), ("new", 2.0)], [], shared=True)
+    assert found == ENTRY
+    assert ledger.read("SELECT key FROM calls WHERE id = ?", (number,)) == [("new",)]
+    assert (mine.spent, mine.in_flight) == (0.0, 2.0)
+
+
+def test_who_asks_past_the_cap_is_told_how_to_ask_again(ledger):
+    """Where a question would pass the cap, the next step is to raise it for the run, and to ask again."""
+    budget = budget_of(ledger)
+    budget.purpose = "ask"
+    assert "then ask again" in str(budget.cap_reached(9.0))

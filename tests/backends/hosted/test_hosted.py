@@ -11,7 +11,7 @@ import pytest
 
 import raft
 from fake_openai import ERRORS, FakeOpenAI
-from raft import prompts
+from raft import api, prompts
 from raft.api.run import state
 from raft.backends.hosted import calls as retrying
 from raft.backends.hosted.errors import RateLimited, Transient
@@ -440,3 +440,22 @@ def test_keys_in_an_address_reach_the_endpoint_and_nothing_else(tmp_path):
     with pytest.raises(Transient) as gone:  # nobody listens there any more
         asyncio.run(ask())
     assert "no connection to" in str(gone.value) and secret not in str(gone.value)
+
+
+@pytest.mark.parametrize("cut", [True, False])
+def test_a_lost_manifest_forgets_neither_name_nor_cap(tmp_path, cut):
+    """Where the manifest is gone, or cut, the next build still has the run's name, its cap, and what it has spent."""
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    (corpus / "kettle.md").write_text("# The kettle\n\nThe kettle in the cellar weighs 14 kg when it is empty and dry.")
+    manifest = tmp_path / "run" / "manifest.json"
+    with FakeOpenAI() as server:
+        settings = {"generator.api_base": server.url, "split.seen": 0.0}
+        options = {"out": tmp_path / "run", "generator": "openai/test-model", "settings": settings}
+        before = raft.build(corpus, price=(10.0, 10.0), max_cost=0.3, **options)
+        spent = api.state(before.folder)["money"]["spent"]
+        manifest.write_text(manifest.read_text()[:100]) if cut else manifest.unlink()
+        after = raft.build(corpus, price=(10.0, 10.0), **options)
+    assert after.manifest["collection"] == before.manifest["collection"]
+    assert after.settings.generator.max_cost == 0.3
+    assert api.state(after.folder)["money"]["spent"] == spent > 0

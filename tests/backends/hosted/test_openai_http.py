@@ -408,3 +408,20 @@ def test_the_server_says_what_it_does_not_know():
     """A fault without a meaning is an error and not a server without faults."""
     with pytest.raises(ValueError, match="430"):
         FakeOpenAI(shares={"430": 0.1})
+
+
+def test_a_huge_reply_ends_as_an_empty_one():
+    """A body of 30 MB is not read to its end, and counts as a reply of no use that may have been billed."""
+    body = b'{"choices": [{"message": {"content": "' + b"x" * 30_000_000
+    head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+
+    async def go():
+        async with saying(head.encode() + body) as (url, _):
+            transport = DirectTransport("openai/m", api_base=url, key=None, timeout=20, connections=1)
+            try:
+                return await transport.send(request("hi"))
+            finally:
+                await transport.close()
+
+    reply = asyncio.run(go())
+    assert (reply.text, reply.finish_reason, reply.input_tokens) == ("", "too large", -1)
