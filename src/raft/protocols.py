@@ -105,8 +105,10 @@ class Embedder(Protocol):
 class Retriever(Protocol):
     """Finds the best `k` chunks of each query, as a frame of `tables.HITS`; its embedder embeds the queries."""
 
-    identity: str
     embedder: Embedder
+
+    @property
+    def identity(self) -> str: ...
 
     def search(self, queries: Sequence[str], k: int) -> pl.DataFrame: ...
 

@@ -5,9 +5,9 @@ embedded, so that an unchanged chunk is never embedded again.
 """
 
 import hashlib
-import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, closing
+from contextlib import AbstractContextManager
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import polars as pl
 
+from raft.backends.index.files import damage
 from raft.backends.vendors import quiet
 from raft.errors import DamagedArtifact, OtherEmbedder, RaftError, UsageError
 from raft.protocols import Embedder
@@ -23,11 +24,9 @@ from raft.text import embedded_text
 
 _BATCH = 256
 _PAGE = 5000
+_QUERIES = 64  # compared with all vectors at a time
 _SPARE = 10
 """Neighbours asked for beyond k, so that ties at the end are broken by chunk_id and not by the graph."""
-
-_VECTORS = "SELECT id FROM segments JOIN max_seq_id ON id = segment_id WHERE scope = 'VECTOR'"
-"""Segments of vectors that Chroma has written to files; where they are gone, it finds only the newest chunks."""
 
 _REBUILD = "delete the folder and run the same raft command again: it is built anew"
 
@@ -50,10 +49,10 @@ class ChromaIndex(AbstractContextManager["ChromaIndex"]):
         folder: where the index lies; it is made if it is missing. Not together with `url`.
         url: address of a Chroma server, `http://host:port`.
         name: the collection's name; on a server each run needs its own.
+        exact: compare queries with every vector: Chroma's graph, made by several threads, differs from build to build.
 
     Attributes:
         embedder: as given.
-        identity: what search results depend on: the embedder and the indexed chunks.
 
     Raises:
         UsageError: both or none of `folder` and `url`, or the server is out of reach.
@@ -62,17 +61,22 @@ class ChromaIndex(AbstractContextManager["ChromaIndex"]):
     """
 
     def __init__(
-        self, embedder: Embedder, *, folder: Path | None = None, url: str | None = None, name: str = "chunks"
+        self,
+        embedder: Embedder,
+        *,
+        folder: Path | None = None,
+        url: str | None = None,
+        name: str = "chunks",
+        exact: bool = False,
     ) -> None:
         if (folder is None) == (url is None):
             raise UsageError("An index lies in a folder or on a server.", hint="give a folder or index.url, not both")
-        self.embedder, self._folder, self._name = embedder, folder, name
+        self.embedder, self._folder, self._name, self._exact = embedder, folder, name, exact
         self._where = str(folder or url)
         self._client = _open_folder(folder) if folder else _open_server(str(url))
         try:
             self._collection = self._find()
             self._check()
-            self.identity = f"chroma:{self.digest()}"
         except BaseException:
             self.close()
             raise
@@ -110,8 +114,13 @@ class ChromaIndex(AbstractContextManager["ChromaIndex"]):
         vanished = sorted(before.keys() - wanted)
         for start in range(0, len(vanished), size):
             self._guard(self._collection.delete, ids=vanished[start : start + size])
-        self.identity = f"chroma:{self.digest()}"
+        self.__dict__.pop("identity", None)
         return Changes(embedded, len(vanished), len(wanted) - embedded)
+
+    @cached_property
+    def identity(self) -> str:
+        """What search results depend on: the embedder and the indexed chunks, all of which are read for it."""
+        return f"chroma:{self.digest()}"
 
     def contents(self) -> dict[str, str]:
         """Return the indexed chunk ids, each with the digest of the text that was embedded."""
@@ -139,7 +148,8 @@ class ChromaIndex(AbstractContextManager["ChromaIndex"]):
         size = self._guard(self._collection.count) if self._collection is not None else 0
         if not queries or not size:
             return pl.DataFrame(schema=HITS)
-        reply = self._nearest(self.embedder.embed(queries), min(k + _SPARE, size))
+        find = self._exactly if self._exact else self._nearest
+        reply = find(self.embedder.embed(queries), min(k + _SPARE, size))
         rows = [
             {"query": query, "chunk_id": chunk_id, "doc_id": entry["doc_id"], "score": 1.0 - distance, "text": text}
             for query, columns in enumerate(
@@ -210,13 +220,53 @@ class ChromaIndex(AbstractContextManager["ChromaIndex"]):
         include = ["documents", "metadatas", "distances"]
         return self._guard(self._collection.query, query_embeddings=vectors, n_results=count, include=include)
 
+    def _exactly(self, vectors: np.ndarray, count: int) -> dict[str, list[list[Any]]]:
+        ids, matrix = self._everything
+        places: list[tuple[np.ndarray, np.ndarray]] = []
+        found: dict[str, list[Any]] = {}
+        for begin in range(0, len(vectors), _QUERIES):
+            distances = np.round(1.0 - vectors[begin : begin + _QUERIES] @ matrix.T, 6)
+            for row in distances:
+                near = np.flatnonzero(row <= np.partition(row, count - 1)[count - 1])
+                # ids are sorted, so that among equals the smaller one comes first
+                order = near[row[near].argsort(kind="stable")][:count]
+                places.append((order, row[order]))
+        wanted = sorted({int(place) for order, _ in places for place in order})
+        for begin in range(0, len(wanted), _PAGE):
+            names = [ids[place] for place in wanted[begin : begin + _PAGE]]
+            page = self._guard(self._collection.get, ids=names, include=["documents", "metadatas"])
+            found |= {one: rest for one, *rest in zip(page["ids"], page["documents"], page["metadatas"], strict=True)}
+        return {
+            "ids": [[ids[place] for place in order] for order, _ in places],
+            "documents": [[found[ids[place]][0] for place in order] for order, _ in places],
+            "metadatas": [[found[ids[place]][1] for place in order] for order, _ in places],
+            "distances": [near.tolist() for _, near in places],
+        }
+
+    @cached_property
+    def _everything(self) -> tuple[list[str], np.ndarray]:
+        ids: list[str] = []
+        parts: list[np.ndarray] = []
+        while len(ids) % _PAGE == 0:
+            page = self._guard(self._collection.get, limit=_PAGE, offset=len(ids), include=["embeddings"])
+            if not page["ids"]:
+                break
+            ids += page["ids"]
+            parts.append(np.asarray(page["embeddings"], dtype=np.float32))
+        order = sorted(range(len(ids)), key=ids.__getitem__)
+        return [ids[place] for place in order], np.concatenate(parts)[order]
+
     def _guard(self, call: Any, *args: Any, **options: Any) -> Any:
         """Call Chroma; what it says of unreadable files becomes an error that a caller can act on."""
         from chromadb.errors import InternalError
 
         try:
             return call(*args, **options)
-        except InternalError as error:
+        except BaseException as error:
+            if _is_panic(error):
+                raise DamagedArtifact(f"The index cannot be read: {error}", where=self._where, hint=_REBUILD) from None
+            if not isinstance(error, InternalError):
+                raise
             if self._folder is None:
                 hint = "look at the server's log, then the same command again"
                 raise RaftError(f"The Chroma server failed: {error}", where=self._where, hint=hint) from None
@@ -238,32 +288,27 @@ def _open_folder(folder: Path) -> Any:
     chromadb, quietly = _import_chroma()
     database = folder / "chroma.sqlite3"
     if database.exists():
-        _check_database(database)
+        try:
+            wrong = damage(database)
+        except BlockingIOError:
+            raise _in_use(database) from None
+        if wrong is not None:
+            raise DamagedArtifact(wrong, where=database, hint=_REBUILD)
     else:  # a client of this process that is still open would be handed out again, with files that are gone
         from chromadb.api.shared_system_client import SharedSystemClient
 
         SharedSystemClient._identifier_to_system.pop(str(folder.resolve()), None)
     folder.mkdir(parents=True, exist_ok=True)
-    return chromadb.PersistentClient(str(folder.resolve()), settings=quietly)
-
-
-def _check_database(path: Path) -> None:
-    """Ask SQLite itself before Chroma does, which serves an index without its vectors as if nothing were wrong."""
-    address = f"{path.resolve().as_uri()}?mode=rw"  # a journal that a kill has left is rolled back
     try:
-        with closing(sqlite3.connect(address, uri=True)) as database:
-            (state,) = database.execute("PRAGMA quick_check(1)").fetchone()
-            tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master")}
-            written = database.execute(_VECTORS).fetchall() if {"segments", "max_seq_id"} <= tables else []
-    except sqlite3.DatabaseError as error:
-        if "locked" in str(error):
-            raise _in_use(path) from None
-        raise DamagedArtifact(f"The index cannot be read: {error}", where=path, hint=_REBUILD) from None
-    if state != "ok":
-        raise DamagedArtifact(f"The index cannot be read: {state}", where=path, hint=_REBUILD)
-    for (segment,) in written:
-        if not (path.parent / segment / "data_level0.bin").is_file():
-            raise DamagedArtifact("The index has lost its vectors.", where=path.parent / segment, hint=_REBUILD)
+        return chromadb.PersistentClient(str(folder.resolve()), settings=quietly)
+    except BaseException as error:
+        if _is_panic(error):
+            raise DamagedArtifact(f"The index cannot be read: {error}", where=folder, hint=_REBUILD) from None
+        raise
+
+
+def _is_panic(error: BaseException) -> bool:
+    return type(error).__name__ == "PanicException"  # of Rust, which is no Exception
 
 
 def _in_use(where: object) -> RaftError:

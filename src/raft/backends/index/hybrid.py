@@ -65,7 +65,11 @@ class HybridRetriever(AbstractContextManager["HybridRetriever"]):
     def __init__(self, dense: ChromaIndex, lexical: LexicalIndex) -> None:
         self._dense, self._lexical = dense, lexical
         self.embedder = dense.embedder
-        self.identity = f"fused:{DEPTH}({dense.identity},{lexical.identity})"
+
+    @property
+    def identity(self) -> str:
+        """What search results depend on: both indexes."""
+        return f"fused:{DEPTH}({self._dense.identity},{self._lexical.identity})"
 
     def __exit__(self, *_: object) -> None:
         self.close()
@@ -81,7 +85,7 @@ class HybridRetriever(AbstractContextManager["HybridRetriever"]):
 
 
 def open_retriever(
-    run: Path, embedder: Embedder, *, hybrid: bool, url: str | None = None, name: str = "chunks"
+    run: Path, embedder: Embedder, *, hybrid: bool, url: str | None = None, name: str = "chunks", exact: bool = False
 ) -> ChromaIndex | HybridRetriever:
     """Open the index of a run directory for searching.
 
@@ -91,6 +95,7 @@ def open_retriever(
         hybrid: fuse vectors with words.
         url: a Chroma server, instead of `index/`.
         name: the collection's name.
+        exact: as for `ChromaIndex`.
 
     Raises:
         RaftError: there is no index, or another embedder made it.
@@ -100,7 +105,7 @@ def open_retriever(
     for path in [*expected, *([run / "lexical"] if hybrid else [])]:
         if not path.exists():
             raise RaftError("The run has no index.", where=path, hint="raft build")
-    dense = ChromaIndex(embedder, folder=None if url else run / "index", url=url, name=name)
+    dense = ChromaIndex(embedder, folder=None if url else run / "index", url=url, name=name, exact=exact)
     if not hybrid:
         return dense
     try:
@@ -162,8 +167,10 @@ class Indexes:
         LexicalIndex.build(chunks(), self._run / "lexical")
 
     def open(self) -> ChromaIndex | HybridRetriever:
-        """Open the indexes for searching; raises what `open_retriever` does."""
-        return open_retriever(self._run, self._embedder, hybrid=self._hybrid, url=self._url, name=self._collection)
+        """Open the indexes for what a build searches itself, exactly; raises what `open_retriever` does."""
+        return open_retriever(
+            self._run, self._embedder, hybrid=self._hybrid, url=self._url, name=self._collection, exact=True
+        )
 
     def _dense(self) -> ChromaIndex:
         folder = None if self._url else self._run / "index"
