@@ -50,7 +50,7 @@ DAMAGE = {
     "halved": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
     "deleted": lambda path: path.unlink(),
     "head flipped": lambda path: flip(path, 0, 64),
-    "flipped": lambda path: flip(path, path.stat().st_size // 3 // 4096 * 4096, path.stat().st_size // 3 + 700),
+    "flipped": lambda path: [flip(path, 4096 * page, 4096 * page + 60) for page in range(20, 60, 3)],
 }
 
 
