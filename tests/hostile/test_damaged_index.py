@@ -45,12 +45,17 @@ def flip(path, begin, end):
     path.write_bytes(bytes(content))
 
 
+def pages(size):
+    """Return where every third page of a file begins, from about a third of it on."""
+    return range(size // 3 // 4096 * 4096, size, 3 * 4096)
+
+
 DAMAGE = {
     "emptied": lambda path: path.write_bytes(b""),
     "halved": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
     "deleted": lambda path: path.unlink(),
     "head flipped": lambda path: flip(path, 0, 64),
-    "flipped": lambda path: [flip(path, 4096 * page, 4096 * page + 60) for page in range(20, 60, 3)],
+    "flipped": lambda path: [flip(path, place, place + 60) for place in pages(path.stat().st_size)],
 }
 
 
