@@ -126,6 +126,8 @@ class Ledger:
                 )
             self._db.executescript(_SCHEMA)
             self._db.execute(f"PRAGMA user_version={FORMAT}")
+        began = self.read("PRAGMA data_version")
+        self._untouched = [] if self.read("SELECT 1 FROM calls WHERE state = 'open' LIMIT 1") else began
 
     def close(self) -> None:
         """Close the file; the ledger is of no use afterwards."""
@@ -199,6 +201,10 @@ class Ledger:
         others = f"SELECT DISTINCT run FROM calls WHERE run NOT IN ('', ?) AND run NOT IN ({_ELSEWHERE})"  # noqa: S608
         earlier = self.read(others, (run,)) if self.read(own, (run, _OWN)) else []
         return [run, *(name for (name,) in earlier)]
+
+    def untouched(self) -> bool:
+        """Tell whether nobody else has written since this file was opened, nor was a call open then."""
+        return self.read("PRAGMA data_version") == self._untouched
 
     def awaited_elsewhere(self, run: str, keys: Sequence[str]) -> set[str]:
         """Return those of `keys` whose replies another run awaits now; what a killed process awaited does not count."""
