@@ -7,7 +7,7 @@ READY := $(VENV)/ready
 UNSLOTH := 2026.10.9
 UNSLOTH_ALONE := $(CURDIR)/.unsloth/$(UNSLOTH)
 
-.PHONY: demo test fast lint types format clean unsloth-check
+.PHONY: demo test fast lint types format audit clean unsloth-check
 
 demo: $(READY)
 	$(BIN)/raft build examples/handbook --pipeline embedded --eval examples/questions.jsonl --out runs/demo
@@ -24,6 +24,11 @@ lint: $(READY)
 
 types: $(READY)
 	$(BIN)/mypy
+
+# The locked packages against the published advisories; the tool has an environment of its own.
+audit:
+	test -x .audit/bin/pip-audit || { $(PYTHON) -m venv .audit && .audit/bin/pip install --quiet pip-audit; }
+	.audit/bin/pip-audit --requirement requirements.lock --no-deps --disable-pip --progress-spinner off
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

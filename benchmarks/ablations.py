@@ -217,7 +217,7 @@ def ask(folder: Path, questions: Path, settings: Mapping[str, Any]) -> list[dict
         models = BenchmarkModels(base=opener(), tuned=opener(adapter=adapter))
         retriever = open_retriever(folder, chosen, run.manifest["collection"], lambda: ledger)
         known = bench.prepare(run, chosen, rows, retriever, models)
-        (tuned,) = (one for one in bench.line_up(run, chosen, models, known, 0) if one.arm.name == "raft")
+        (tuned,) = (one for one in bench.line_up(run, chosen, models, known, 0) if one.system.name == "raft")
         bench.ask_all(run, chosen, [tuned], known, uncached_search(retriever, chosen), on_event=studies.on_event)
     scores = summary.score(run.read("answers.parquet"), rows, relevant=known.sources.relevant)
     kept = ("question_id", "condition", "f1", "exact_match", "false_answer", "false_refusal", "label", "predicted")

@@ -322,7 +322,7 @@ def memory(chosen: argparse.Namespace) -> None:
         known = plan.survey(chunk_frames(chosen.chunks), [], plan.needed("items", KINDS))
         frames = generate.ask(
             chunk_frames(chosen.chunks), known, FlowingGenerator(model, ledger, budget, attempts=3),
-            generate.read_prompts(None), way="items", kinds=KINDS, per_chunk=1.0, limit=None, model=model.name,
+            generate.read_prompts(None), strategy="items", kinds=KINDS, per_chunk=1.0, limit=None, model=model.name,
             failures=failures,
         )  # fmt: skip
         done, told, begun = 0, 0, time.perf_counter()

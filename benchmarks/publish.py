@@ -11,8 +11,8 @@ ROW, LEFT, WIDE, RIGHT = 26, 300, 460, 130
 
 
 def plot(facts: dict[str, Any], measure: str, question_set: str) -> str:
-    """Return the arms' scores with their intervals as a standalone SVG, best first; the baseline as a dashed line."""
-    rows = [(arm, arm["sets"][question_set][measure]) for arm in facts["arms"] if question_set in arm["sets"]]
+    """Return the systems' scores with intervals as a standalone SVG, best first; the baseline as a dashed line."""
+    rows = [(one, one["sets"][question_set][measure]) for one in facts["arms"] if question_set in one["sets"]]
     rows.sort(key=lambda row: -row[1]["value"])
     top = max(row[1]["high"] for row in rows)
     scale = WIDE / max(0.1, top)
@@ -22,19 +22,19 @@ def plot(facts: dict[str, Any], measure: str, question_set: str) -> str:
         'font-family="sans-serif" font-size="13">',
         f'<rect width="100%" height="100%" fill="white"/><title>{escape(measure)} of each contender</title>',
     ]
-    for arm, score in rows:
-        if arm["name"] == facts["verdict"]["baseline"]:
+    for system, score in rows:
+        if system["name"] == facts["verdict"]["baseline"]:
             x = LEFT + scale * score["value"]
             parts.append(
                 f'<line x1="{x:.1f}" x2="{x:.1f}" y1="10" y2="{height - 20}" stroke="#777" stroke-dasharray="4"/>'
             )
-    for place, (arm, score) in enumerate(rows):
+    for place, (system, score) in enumerate(rows):
         y = 24 + ROW * place
-        colour = "#0072b2" if arm["name"] == facts["verdict"]["contender"] else "#444"
+        colour = "#0072b2" if system["name"] == facts["verdict"]["contender"] else "#444"
         low, mid, high = (LEFT + scale * score[key] for key in ("low", "value", "high"))
         text = f"{100 * score['value']:.1f} [{100 * score['low']:.1f}, {100 * score['high']:.1f}]"
         parts += [
-            f'<text x="8" y="{y + 4}" fill="{colour}">{escape(arm["title"])}</text>',
+            f'<text x="8" y="{y + 4}" fill="{colour}">{escape(system["title"])}</text>',
             f'<line x1="{low:.1f}" x2="{high:.1f}" y1="{y}" y2="{y}" stroke="{colour}" stroke-width="2"/>',
             f'<circle cx="{mid:.1f}" cy="{y}" r="4.5" fill="{colour}"/>',
             f'<text x="{LEFT + WIDE + RIGHT - 6}" y="{y + 4}" text-anchor="end" fill="{colour}">{text}</text>',

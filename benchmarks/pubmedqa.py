@@ -4,7 +4,7 @@ RAFT_DATA=FOLDER RAFT_MODELS=FOLDER python benchmarks/pubmedqa.py --out runs/pub
 
 The index holds the CONTEXTS of all 1,000 abstracts (never LONG_ANSWER, which is the conclusion); questions are
 generated from the 500 that are not the official test; their human questions are `dev`, where anything is chosen; the
-official test's are the headline. Every contender picks its label by constrained decoding.
+official test's are the headline. Every system picks its label by constrained decoding.
 """
 
 import json

@@ -59,7 +59,7 @@ def build(corpus: str, out: str, url: str, *, until: str, timeout: float, in_fli
             raise Done
 
     models.open_embedder = lambda *_, **__: HashEmbedder()  # type: ignore[assignment]
-    models.models.tokenizer = lambda name: WordTokenizer()  # type: ignore[assignment]
+    models.hub.tokenizer = lambda name: WordTokenizer()  # type: ignore[assignment]
     settings = {"generator.api_base": url, "generator.timeout": timeout, "generator.concurrency": in_flight,
                 "questions.way": "items", "index.hybrid": False, "chunking.tokens": 170}  # fmt: skip
     try:

@@ -347,7 +347,7 @@ class _Connection(asyncio.Protocol):
             if self._server.keep:
                 self._server.heads.append(head)
             method, path, _ = head.split("\r\n", 1)[0].split(" ", 2)
-            if method == "POST" and path.endswith("/chat/completions"):
+            if method == "POST" and path.partition("?")[0].endswith("/chat/completions"):
                 self._server.take(self, body)
             elif method == "GET" and path.endswith("/models"):
                 self.send(200, json.dumps({"object": "list", "data": [{"id": "test-model"}]}).encode())

@@ -179,6 +179,25 @@ def test_every_setting_says_what_it_means():
             assert nested or field.description
 
 
+def test_a_new_name_of_a_setting_means_the_one_that_runs_keep(tmp_path):
+    """`questions.strategy` is `questions.way`, in a file or after `--set`; what is set wins over the file."""
+    for overrides in ({"questions.strategy": "spans"}, {"questions.way": "spans"}):
+        assert config.load(overrides=overrides).model_dump()["questions"]["way"] == "spans"
+    file = write(tmp_path / "p.yaml", "questions: {strategy: items}\n")
+    assert config.load(file).questions.way == "items"
+    assert config.load(file, {"questions.way": "spans"}).questions.way == "spans"
+    assert config.changed(config.load(file), {"questions.strategy": "spans"}).questions.way == "spans"
+
+
+def test_one_setting_under_both_its_names_is_an_error(tmp_path):
+    """Whoever gives a setting under its new and its old name at once is told that they are one."""
+    file = write(tmp_path / "p.yaml", "questions: {strategy: items, way: items}\n")
+    both = {"questions.strategy": "spans", "questions.way": "spans"}
+    for given in ({"path": file}, {"overrides": both}):
+        with pytest.raises(UsageError, match=r"questions\.strategy and questions\.way are one"):
+            config.load(**given)
+
+
 def test_half_an_emoji_in_a_setting_is_made_whole():
     """Text of a setting can be stored, whether it was typed or stands in a file."""
     assert config.load(None, {"prompts": None, "answer_style.tone": "kind \ud83d"}).answer_style.tone == "kind "

@@ -144,7 +144,7 @@ item = {"question": "Why is it wet?", "answer": "Rain.", "quote": "Rain fell.", 
 generator, failures = ScriptedGenerator(lambda one: json.dumps({"items": [item]})), []
 chunks = make_chunks({"d": ["Rain fell."]})
 (made,) = generate.ask(iter([chunks]), plan.survey([chunks], [], plan.needed("items", kinds)), generator,
-                       generate.read_prompts(None), way="items", kinds=kinds, per_chunk=1, limit=None, model="m",
+                       generate.read_prompts(None), strategy="items", kinds=kinds, per_chunk=1, limit=None, model="m",
                        failures=failures)
 print(json.dumps([made["kind"].to_list(), failures, generator.requests[0].messages[-1]["content"]]))
 """

@@ -26,7 +26,7 @@ def test_a_kind_is_added_by_a_line(monkeypatch):
         plan.survey([make_chunks({"d": ["Rain fell. It is wet."]})], [], plan.needed("items", ["reason"])),
         generator,
         generate.read_prompts(None),
-        way="items",
+        strategy="items",
         kinds=["reason"],
         per_chunk=1,
         limit=None,
@@ -38,7 +38,7 @@ def test_a_kind_is_added_by_a_line(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("way", "kinds", "needs"),
+    ("strategy", "kinds", "needs"),
     [
         ("spans", tuple(KINDS), {"notices"}),
         ("items", ("fact", "unanswerable"), set()),
@@ -47,6 +47,6 @@ def test_a_kind_is_added_by_a_line(monkeypatch):
         ("answer_first", ("comparison", "unanswerable"), {"notices", "alike", "pairs", "vocabulary"}),
     ],
 )
-def test_a_survey_holds_what_the_kinds_look_at(way, kinds, needs):
+def test_a_survey_holds_what_the_kinds_look_at(strategy, kinds, needs):
     """No more is found out about a corpus than the kinds need in the way in which they are asked for."""
-    assert plan.needed(way, kinds) == needs
+    assert plan.needed(strategy, kinds) == needs

@@ -1,5 +1,7 @@
 """Errors that a user can act on: what was wrong, where, and the next command to type."""
 
+import errno
+
 
 class RaftError(Exception):
     """A failure that the user can do something about; the command line prints it without a traceback.
@@ -13,7 +15,9 @@ class RaftError(Exception):
     exit_code = 1
 
     def __init__(self, what: str, *, where: object = None, hint: str | None = None) -> None:
-        self.what, self.where, self.hint = what, None if where is None else str(where), hint
+        from raft.text.secrets import shown  # noqa: PLC0415  it takes time, and errors are rare
+
+        self.what, self.where, self.hint = shown(what), None if where is None else shown(str(where)), hint
         super().__init__(str(self))
 
     def __str__(self) -> str:
@@ -23,6 +27,17 @@ class RaftError(Exception):
         if self.hint:
             lines.append(f"  next:  {self.hint}")
         return "\n".join(lines)
+
+
+def of_system(error: OSError, *, where: object = None) -> RaftError:
+    """Return what an error of the operating system means to who typed the command; nothing that was done is lost."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        hint = "df -h   (make room, then run the same command again: what was done is kept, and not paid for twice)"
+    elif error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        hint = "choose a folder that you may write to with --out, or: ls -ld on what is named here"
+    else:
+        hint = "look at what is named here, then run the same command again: what was done is kept"
+    return RaftError(f"{error.strerror or error}.", where=error.filename or where, hint=hint)
 
 
 class UsageError(RaftError):

@@ -14,6 +14,7 @@ from typing import Literal
 
 from raft.errors import UsageError
 from raft.protocols import Message
+from raft.text import as_text
 
 _TURN = re.compile(r"^## (system|user|assistant)[ \t]*$", re.MULTILINE)
 
@@ -32,11 +33,14 @@ class Prompt:
     def render(self, **values: str) -> tuple[Message, ...]:
         """Return the chat with each placeholder replaced; a turn that comes out empty is left out.
 
+        Control tokens in a value are spelled as text (`raft.text.as_text`): the turns are the prompt's own.
+
         Raises:
             UsageError: the prompt has a placeholder that is not among `values`.
         """
+        spelled = {name: as_text(value) for name, value in values.items()}
         try:
-            chat = [(role, Template(text).substitute(values).strip()) for role, text in self.turns]
+            chat = [(role, Template(text).substitute(spelled).strip()) for role, text in self.turns]
         except (KeyError, ValueError) as error:
             raise UsageError(
                 f"The prompt {self.name} has a placeholder that cannot be filled: {error}.",
@@ -80,10 +84,11 @@ def load_text(file: str, folder: Path | None = None) -> str:
         try:
             return own.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"The prompt cannot be read: {error}.", where=own) from None
+            raise UsageError(f"The prompt cannot be read: {error}.", where=own, hint="raft init my-pipeline") from None
     known = packaged("prompts")
     if file not in known:
-        raise UsageError(f"There is no prompt {file}; there are {', '.join(known)}.", where=folder)
+        what = f"There is no prompt {file}; there are {', '.join(known)}."
+        raise UsageError(what, where=folder, hint="raft init my-pipeline   (copies them all)")
     return known[file]
 
 

@@ -6,25 +6,27 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer, ValidationError, field_validator
 from pydantic_core import to_jsonable_python
 
-from raft.errors import UsageError
+from raft.errors import DamagedArtifact, UsageError
 from raft.kinds import Kind
 from raft.prompts import Where
 from raft.text import whole
+from raft.text.secrets import shown_address
 
 Share = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0)]
-Price = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1, le=10**9)]
+Positive = Annotated[float, Field(gt=0, le=10**9)]
+Price = Annotated[float, Field(ge=0, le=10**9)]
+Place = Annotated[Path, AfterValidator(Path.expanduser)]
 
 TRAINERS = {"peft": "sft:PeftTrainer", "unsloth": "unsloth:UnslothTrainer"}
 """What `training.backend` may name, with the class in `raft.backends.trainers` that it stands for."""
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Chunking(_Section):
@@ -38,17 +40,23 @@ class Chunking(_Section):
     )
 
 
+Address = Annotated[str, PlainSerializer(shown_address, when_used="json")]
+"""Where a model or an index is asked; what is written down of it is without passwords and keys."""
+
+
 class Index(_Section):
     """Where chunks are looked up."""
 
     embedder: str = Field(
         "sentence-transformers/all-MiniLM-L6-v2", description="a hub name, a folder, or provider/name"
     )
-    api_base: str | None = Field(None, description="address of a self-hosted embedder")
+    api_base: Address | None = Field(None, description="address of a self-hosted embedder")
     input_price: Price | None = Field(None, description="dollars per million tokens embedded; none: litellm's list")
     hybrid: bool = Field(True, description="fuse lexical search (BM25) with the vectors by reciprocal rank")
     k: Count = Field(5, description="chunks retrieved for a question")
-    url: str | None = Field(None, description="a Chroma server, http://host:port; none: an index in the run directory")
+    url: Address | None = Field(
+        None, description="a Chroma server, http://host:port; none: an index in the run directory"
+    )
 
 
 class Generator(_Section):
@@ -58,13 +66,13 @@ class Generator(_Section):
         "HuggingFaceTB/SmolLM2-135M-Instruct",
         description="a hub name, a folder, or provider/name for a hosted model (openai/gpt-4o-mini)",
     )
-    api_base: str | None = Field(None, description="address of a self-hosted endpoint")
+    api_base: Address | None = Field(None, description="address of a self-hosted endpoint")
     concurrency: Count = Field(64, description="most requests in flight at a hosted model")
     requests_per_minute: Count | None = Field(None, description="most requests a minute; none: what the endpoint takes")
     tokens_per_minute: Count | None = Field(None, description="most tokens a minute; none: what the endpoint takes")
     batch: Count = Field(32, description="requests in one batch of a local model")
     attempts: Count = Field(3, description="how often one request is asked before it is recorded as a failure")
-    timeout: Annotated[float, Field(gt=0)] = Field(120.0, description="seconds a hosted model may take for one reply")
+    timeout: Positive = Field(120.0, description="seconds a hosted model may take for one reply")
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high"] | None = Field(
         None, description="how long a reasoning model thinks before it writes; none given: as little as it can"
     )
@@ -93,7 +101,9 @@ class Questions(_Section):
         "spans: choose a sentence, have the model copy an answer from it and ask for it (local models from 0.5B); "
         "items: ask the model for questions, answers and quotes as JSON (capable models); auto: by the model",
     )
-    per_chunk: Annotated[float, Field(gt=0)] = Field(1.0, description="questions asked for, a chunk, on average")
+    per_chunk: Annotated[float, Field(gt=0, le=1000)] = Field(
+        1.0, description="questions asked for, a chunk, on average"
+    )
     limit: Count | None = Field(None, description="at most so many questions, spread evenly over the documents")
     kinds: tuple[Kind, ...] = Field(
         ("fact", "number", "date", "name"), min_length=1, description="which kinds of question are asked"
@@ -139,7 +149,9 @@ class Examples(_Section):
     order: Literal["shuffled", "retrieved"] = Field(
         "shuffled", description="order of a row's documents: shuffled, or as the retriever ranks them for inference"
     )
-    per_question: Count = Field(1, description="training rows of one question, each with distractors of its own")
+    per_question: Annotated[int, Field(ge=1, le=100)] = Field(
+        1, description="training rows of one question, each with distractors of its own"
+    )
     max_tokens: Annotated[int, Field(ge=64)] = Field(2048, description="longest row, in the student's tokens")
 
 
@@ -188,7 +200,7 @@ class Training(_Section):
     rehearsal: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.1, description="share of general instruction rows mixed in, against forgetting; less than 1"
     )
-    rehearsal_file: Path | None = Field(None, description="a file of such rows (chat JSONL)")
+    rehearsal_file: Place | None = Field(None, description="a file of such rows (chat JSONL)")
 
     @field_validator("backend")
     @classmethod
@@ -218,7 +230,7 @@ class Larger(_Section):
     """A larger model that the benchmark compares with; prices are dollars per million tokens."""
 
     model: str = Field(description="a hub name, a folder, or provider/name")
-    api_base: str | None = Field(None, description="address of a self-hosted endpoint")
+    api_base: Address | None = Field(None, description="address of a self-hosted endpoint")
     input_price: Price | None = Field(None, description="dollars per million input tokens")
     output_price: Price | None = Field(None, description="dollars per million output tokens")
 
@@ -249,7 +261,7 @@ class Benchmark(_Section):
         description="larger models to compare with: model, api_base, and input_price and output_price in dollars "
         "per million tokens",
     )
-    other_adapter: Path | None = Field(None, description="an adapter tuned on another corpus's rows")
+    other_adapter: Place | None = Field(None, description="an adapter tuned on another corpus's rows")
 
 
 class Settings(_Section):
@@ -257,10 +269,10 @@ class Settings(_Section):
 
     corpus: tuple[str, ...] = Field((), description="files, folders or globs")
     student: str = Field("HuggingFaceTB/SmolLM2-135M-Instruct", description="the small model that is tuned")
-    seed: int = Field(0, description="seed of every random choice")
-    prompts: Path | None = Field(None, description="folder whose prompts replace those of the package")
-    ledger: Path | None = Field(None, description="the ledger's file; none: ledger.sqlite in the run directory")
-    evaluation: Path | None = Field(None, description="your own questions (JSONL), registered before splitting")
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(0, description="seed of every random choice")
+    prompts: Place | None = Field(None, description="folder whose prompts replace those of the package")
+    ledger: Place | None = Field(None, description="the ledger's file; none: ledger.sqlite in the run directory")
+    evaluation: Place | None = Field(None, description="your own questions (JSONL), registered before splitting")
     local_only: bool = Field(False, description="refuse every model, index and download that is not on this machine")
     privacy: Privacy = Privacy()
     chunking: Chunking = Chunking()
@@ -276,6 +288,8 @@ class Settings(_Section):
     benchmark: Benchmark = Benchmark()
 
 
+_RENAMED = {"questions.strategy": "questions.way"}
+"""New names of settings that are kept in runs under their old ones."""
 _EXPLAINED = "raft init my-pipeline   (writes a YAML file with every setting explained)"
 _PATHS = ("prompts", "ledger", "evaluation", "corpus", "training.rehearsal_file", "benchmark.other_adapter")
 """Settings that are paths: a relative one is taken from the folder of the file that it stands in."""
@@ -301,14 +315,36 @@ def load_text(text: str, overrides: Mapping[str, Any] | None = None, *, where: s
     return _validated(_parse(text, where), overrides, where)
 
 
+def of_manifest(tree: Any, run: Path) -> Settings:
+    """Return the settings that a run directory was built with.
+
+    Raises:
+        DamagedArtifact: they are none, or of a later raft.
+    """
+    try:
+        return Settings.model_validate(tree)
+    except ValidationError as error:
+        hint = f"raft build CORPUS --out {run}   (says them anew; what is intact is used again)"
+        said = f"The manifest's settings cannot be read. {_explain(error, run).what}"
+        raise DamagedArtifact(said, where=run / "manifest.json", hint=hint) from None
+
+
 def changed(settings: Settings, overrides: Mapping[str, Any]) -> Settings:
     """Return settings with those replaced that are given by their dotted names; it raises as `load`."""
     return _validated(settings.model_dump(mode="python"), overrides, "--set")
 
 
 def _validated(tree: dict[str, Any], overrides: Mapping[str, Any] | None, where: object) -> Settings:
-    for key, value in (overrides or {}).items():
-        _plant(tree, key, value if key in (*_PATHS, *_PATHS_OR_NAMES) else whole(value))  # a path names its file
+    overrides = overrides or {}
+    for new, kept in _RENAMED.items():
+        section, _, name = new.partition(".")
+        written = tree[section] if isinstance(tree.get(section), dict) else {}
+        if {new, kept} <= overrides.keys() or {new, kept} <= {f"{section}.{one}" for one in written}:
+            raise UsageError(f"{new} and {kept} are one setting.", where=where or "--set", hint="give one of the two")
+        if name in written:
+            _plant(tree, kept, written.pop(name))
+    for key, value in overrides.items():  # a path names its file, whatever its bytes
+        _plant(tree, _RENAMED.get(key, key), value if key in (*_PATHS, *_PATHS_OR_NAMES) else whole(value))
     try:
         return Settings.model_validate(tree)
     except ValidationError as error:
@@ -326,7 +362,7 @@ def parse_assignment(text: str) -> tuple[str, Any]:
         raise UsageError(f"--set takes key=value, and {text!r} is not of that form.", hint="--set index.k=8")
     try:
         return key.strip(), yaml.safe_load(value)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise UsageError(f"The value of {key} is no YAML: {error}", where="--set", hint=f"--set '{key}=...'") from None
 
 
@@ -339,7 +375,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise UsageError(f"The pipeline file cannot be read: {error}.", where=path, hint=_EXPLAINED) from None
     tree = _parse(text, path)
     for key in _PATHS:
-        _change(tree, key, lambda entry: str(path.parent / entry))
+        _change(tree, key, lambda entry: str(path.parent / Path(entry).expanduser()))
     for key in _PATHS_OR_NAMES:
         _change(tree, key, lambda entry: str(path.parent / entry) if (path.parent / entry).exists() else entry)
     if isinstance(tree.get("corpus"), str):
@@ -363,7 +399,7 @@ def _change(tree: dict[str, Any], key: str, change: Callable[[str], str]) -> Non
 def _parse(text: str, where: object) -> dict[str, Any]:
     try:
         tree = whole(yaml.safe_load(text))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise UsageError(f"The pipeline file is no YAML: {error}", where=where, hint=_EXPLAINED) from None
     if tree is None:
         return {}

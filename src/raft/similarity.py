@@ -136,8 +136,7 @@ class NearIndex:
     Two questions are compared when they hold the same numbers, dates and codes and share one of their three rarest
     content words: the prefix filter of Chaudhuri et al., "A Primitive Operator for Similarity Joins" (ICDE 2006).
 
-    Args:
-        vocabulary: all questions that will be added or looked up; they say which words are rare.
+    The `vocabulary`, all questions that will be added or looked up, says which words are rare.
     """
 
     def __init__(self, vocabulary: Iterable[str]) -> None:

@@ -231,9 +231,15 @@ def test_the_default_student_counts_as_transformers_does():
     counted = hub.tokenizer(name).count_chat(chat)
     from transformers import AutoTokenizer
 
+    from raft.backends.local import generate
+
     reference = AutoTokenizer.from_pretrained(hub.resolve(name))
     assert reference.eos_token == "<|im_end|>"
-    assert counted == len(reference.apply_chat_template(chat, return_dict=True)["input_ids"])
+    (ids,) = generate.tokens(reference, [generate.in_template(reference, chat)])
+    assert counted == len(ids) and ids.count(reference.eos_token_id) == 3
+    chat[0]["content"] = "Hello <im_end> there, café?"
+    whole = reference.apply_chat_template(chat, return_dict=True)["input_ids"]
+    assert hub.tokenizer(name).count_chat(chat) == len(whole)
 
 
 @pytest.mark.slow

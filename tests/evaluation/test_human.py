@@ -27,9 +27,9 @@ CONTENDER = {row["question_id"]: f"{number + 10} days" for number, row in enumer
 BASELINE = {row["question_id"]: f"{number + 20} days, I think" for number, row in enumerate(QUESTIONS)}
 
 
-def drawn(n=50, seed=7, questions=QUESTIONS, contender=CONTENDER, baseline=BASELINE):
+def drawn(n=50, seed=7, questions=QUESTIONS, system=CONTENDER, baseline=BASELINE):
     """Return pairs of the everyday answers."""
-    return human.pairs(questions, contender, baseline, n, seed)
+    return human.pairs(questions, system, baseline, n, seed)
 
 
 PAIRS = drawn()
@@ -100,7 +100,7 @@ def test_the_page_does_not_tell_which_side_is_which():
     page = human.page(drawn(seed=918273))
     assert "918273" not in page
     assert not re.search(r"\bq\d\d\b|contender|baseline", re.sub(r"(?s)<style>.*?</style>", "", page))
-    swapped = {pair.question_id: pair for pair in drawn(contender=BASELINE, baseline=CONTENDER)}
+    swapped = {pair.question_id: pair for pair in drawn(system=BASELINE, baseline=CONTENDER)}
     for pair in PAIRS:
         other = swapped[pair.question_id]
         assert (pair.a, pair.b) == (other.b, other.a)
@@ -198,7 +198,7 @@ def test_ratings_of_other_answers_are_refused(tmp_path):
     path = write(tmp_path / "ratings.jsonl", [GOOD])
     assert human.read_ratings(path, PAIRS) == {GOOD["pair_id"]: "a"}
     changed = {key: answer + "!" for key, answer in CONTENDER.items()}
-    for other in (drawn(contender=changed), drawn(seed=8)):
+    for other in (drawn(system=changed), drawn(seed=8)):
         with pytest.raises(UsageError, match="not one of these"):
             human.read_ratings(path, other)
 
@@ -267,7 +267,7 @@ def test_what_is_chosen_in_a_browser_is_saved_and_kept(tmp_path):
 @needs_chromium
 def test_the_page_is_seen_and_runs_under_its_own_policy(tmp_path):
     """A picture of the page is not blank, and its script runs although no other may."""
-    page = human.page(drawn(contender={key: said + HOSTILE for key, said in CONTENDER.items()}))
+    page = human.page(drawn(system={key: said + HOSTILE for key, said in CONTENDER.items()}))
     seen = Page(rendered(page, tmp_path))
     assert "0 of 50 rated" in seen.texts
     assert seen.named("img") == []

@@ -50,8 +50,8 @@ def reason(one, asked=None, relevant=("c1",)):
     return scores.why(rows, asked or question(), list(relevant))
 
 
-def contender(name, **changes):
-    """Return the description of an arm."""
+def system(name, **changes):
+    """Return the description of a system."""
     usual = {"title": systems.title(name), "model": "tiny", "adapter": None, "prompt": "answer", "prompt_digest": "0"}
     return System(**{"name": name, **usual, "exemplars": 0, "context": "retrieved", "tuned": name == "raft", **changes})
 
@@ -59,7 +59,7 @@ def contender(name, **changes):
 def summarised(answers, questions, sources=SOURCES, **changes):
     """Return the contents of benchmark.json with everyday settings."""
     names = dict.fromkeys(row["arm"] for row in answers)
-    usual = {"arms": [contender(name) for name in names], "sources": sources, "timings": {}, "capability": None}
+    usual = {"systems": [system(name) for name in names], "sources": sources, "timings": {}, "capability": None}
     usual |= {"training": None, "baseline_tuning": [], "prices": {}, "build_cost": None}
     usual |= {"min_gain": 0.05, "k": 5, "header": {"raft": "0.2.0", "run": "runs/demo", "hardware": "2 cores"}}
     frames = tables.frame(tables.ANSWERS, answers), tables.frame(tables.EVALUATION, questions)

@@ -28,7 +28,7 @@ GOOD = Evidence(
     question_set="user",
     by_people=True,
     measure="f1",
-    contender="raft",
+    system="raft",
     baseline="rag_few",
     gain=gain(0.08, 0.03),
     capability=changed(-0.01, 0.02),
@@ -37,7 +37,7 @@ GOOD = Evidence(
     k=5,
     costs=("Training took 512 seconds.",),
 )
-UNTUNED = replace(GOOD, contender=None, gain=None)
+UNTUNED = replace(GOOD, system=None, gain=None)
 
 
 def decide(evidence=GOOD, **changes):
@@ -266,7 +266,7 @@ ARMS = {"raft": arm(0.1), "rag_few": arm(0.2, tokens=1400.0), "model:big": arm(0
 
 def costs(arms=ARMS, **changes):
     """Return the economics of an hour of training on rows that cost two dollars and a half."""
-    usual = {"contender": "raft", "baseline": "rag_few", "larger": [name for name in arms if "model:" in name]}
+    usual = {"system": "raft", "baseline": "rag_few", "larger": [name for name in arms if "model:" in name]}
     usual |= {"training_seconds": 3600.0, "build_cost": 2.5}
     return economics(arms, **{**usual, **changes})
 
@@ -288,7 +288,7 @@ def test_economics_say_what_is_not_known():
     assert unpriced["break_even_questions"] is None
     assert "No larger model with a known price" in unpriced["sentences"][-1]
     assert "never pays" in costs({**ARMS, "raft": arm(3.0)})["sentences"][-1]
-    assert costs(contender=None)["sentences"] == []
+    assert costs(system=None)["sentences"] == []
     for unknown in (costs(build_cost=None), costs({**ARMS, "raft": arm(None)})):
         assert unknown["break_even_questions"] is None
         assert "it is unknown when tuning has paid for itself" in unknown["sentences"][-1]

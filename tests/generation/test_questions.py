@@ -63,20 +63,20 @@ def write(request):
     return f" {statement.replace(answer[1], '') if answer else statement}?"
 
 
-def surveyed(chunks, *, way="answer_first", kinds=FACTS, size=3):
+def surveyed(chunks, *, strategy="answer_first", kinds=FACTS, size=3):
     """Return the survey of chunks that come in frames of `size` rows."""
-    return plan.survey(chunks.iter_slices(size), PROMPTS.prefixes, plan.needed(way, kinds))
+    return plan.survey(chunks.iter_slices(size), PROMPTS.prefixes, plan.needed(strategy, kinds))
 
 
-def run(chunks, *, generator=None, way="answer_first", kinds=FACTS, per_chunk=1.0, limit=None, failures=None, size=3,
-        known=None):  # fmt: skip
+def run(chunks, *, generator=None, strategy="answer_first", kinds=FACTS, per_chunk=1.0, limit=None, failures=None,
+        size=3, known=None):  # fmt: skip
     """Return the questions as one frame; the chunks come in frames of `size` rows."""
     frames = generate.ask(
         chunks.iter_slices(size),
-        known or surveyed(chunks, way=way, kinds=kinds, size=size),
+        known or surveyed(chunks, strategy=strategy, kinds=kinds, size=size),
         generator or ScriptedGenerator(write),
         PROMPTS,
-        way=way,
+        strategy=strategy,
         kinds=kinds,
         per_chunk=per_chunk,
         limit=limit,
@@ -180,12 +180,12 @@ def test_a_small_budget_reaches_the_end_of_a_document():
     assert max(places) >= 5
 
 
-@pytest.mark.parametrize("way", ["answer_first", "items"])
-def test_boilerplate_is_never_asked(way):
+@pytest.mark.parametrize("strategy", ["answer_first", "items"])
+def test_boilerplate_is_never_asked(strategy):
     """Chunks that are page furniture get no question and no share of the budget."""
     chunks = CHUNKS.with_columns(boilerplate=pl.col("doc_id").is_in(["d1", "d2"]))
     generator = ScriptedGenerator(write)
-    made = run(chunks, way=way, generator=generator)
+    made = run(chunks, strategy=strategy, generator=generator)
     assert not made.is_empty()
     assert not {"d1", "d2"} & {doc for row in made["doc_ids"] for doc in row}
     assert not [one for one in generator.requests if "ladder" in last_user(one) or "bridge" in last_user(one)]
@@ -210,12 +210,13 @@ def test_lookalike_documents_are_named_in_the_question():
     assert "Kitchen" not in asked["c"]
 
 
-@pytest.mark.parametrize("way", ["answer_first", "items"])
-def test_what_is_not_delivered_is_recorded(way):
+@pytest.mark.parametrize("strategy", ["answer_first", "items"])
+def test_what_is_not_delivered_is_recorded(strategy):
     """A request without a usable reply is a failure with the chunk, the reply and the reason; the others go on."""
     failures = []
     generator = ScriptedGenerator(lambda one: "I'd rather not" if "violin" in last_user(one) else write(one))
-    made = run(CHUNKS.filter(pl.col("text").str.contains("weighs")), way=way, generator=generator, failures=failures)
+    chunks = CHUNKS.filter(pl.col("text").str.contains("weighs"))
+    made = run(chunks, strategy=strategy, generator=generator, failures=failures)
     assert made.height == 9
     (failure,) = failures
     assert (failure["stage"], failure["item_id"], failure["kind"], failure["attempts"]) == (
@@ -234,7 +235,7 @@ def test_items_are_written_for_the_whole_budget():
     generator = ScriptedGenerator(write)
     pieces = [weighs(thing, 20 + n) + f" The {thing}s cost 5{n} euros in all." for n, thing in enumerate(THINGS)]
     chunks = titled(make_chunks({"a": pieces[:4], "b": pieces[4:]}))
-    made = run(chunks, way="items", per_chunk=1.5, generator=generator)
+    made = run(chunks, strategy="items", per_chunk=1.5, generator=generator)
     shares = [int(re.search(r"Write (\d+)", last_user(one))[1]) for one in generator.requests]
     assert sum(shares) == 15 == made.height
     assert len(shares) == 10
@@ -247,23 +248,25 @@ def test_a_bad_item_is_a_failure_and_the_others_are_questions():
     failures = []
     good = {"question": "How heavy is it?", "answer": "14 kg", "quote": "weighs 14 kg", "kind": "number"}
     generator = ScriptedGenerator(lambda one: json.dumps({"items": [{**good, "answer": None}, good]}))
-    made = run(titled(make_chunks({"d": [weighs("pump", 14)]})), way="items", generator=generator, failures=failures)
+    chunks = titled(make_chunks({"d": [weighs("pump", 14)]}))
+    made = run(chunks, strategy="items", generator=generator, failures=failures)
     assert made["question"].to_list() == ["How heavy is it?"]
     assert len(generator.requests) == 1
     assert [(row["kind"], row["message"]) for row in failures] == [("malformed", "an item has no answer")]
 
 
-@pytest.mark.parametrize("way", ["answer_first", "items"])
-def test_question_ids_are_unique(way):
+@pytest.mark.parametrize("strategy", ["answer_first", "items"])
+def test_question_ids_are_unique(strategy):
     """A question that comes twice for one chunk is kept once, and the second is recorded."""
     failures = []
     twice = {"question": "How heavy is it?", "answer": "14 kg", "quote": "weighs 14 kg", "kind": "number"}
     replies = {"items": lambda one: json.dumps({"items": [twice, twice]}), "answer_first": write}
     chunks = titled(make_chunks({"d": [weighs("pump", 14) + " All of the pumps were sold for $70 in May."]}))
-    made = run(chunks, way=way, per_chunk=2, generator=ScriptedGenerator(replies[way]), failures=failures)
+    generator = ScriptedGenerator(replies[strategy])
+    made = run(chunks, strategy=strategy, per_chunk=2, generator=generator, failures=failures)
     assert made["question_id"].is_unique().all()
     assert made.height + len(failures) == 2
-    assert [failure["kind"] for failure in failures] == (["repeated"] if way == "items" else [])
+    assert [failure["kind"] for failure in failures] == (["repeated"] if strategy == "items" else [])
 
 
 def test_a_question_id_says_what_is_asked_of_what():
@@ -287,7 +290,7 @@ def test_nothing_is_asked_before_it_is_wanted():
         surveyed(CHUNKS),
         generator,
         PROMPTS,
-        way="answer_first",
+        strategy="answer_first",
         kinds=FACTS,
         per_chunk=1.0,
         limit=None,
@@ -316,10 +319,10 @@ PAIR = titled(
 )
 
 
-@pytest.mark.parametrize("way", ["answer_first", "items"])
-def test_lookalikes_are_compared(way):
+@pytest.mark.parametrize("strategy", ["answer_first", "items"])
+def test_lookalikes_are_compared(strategy):
     """A comparison asks for the fact in which two documents differ, and quotes both."""
-    made = run(PAIR, way=way, kinds=(*FACTS, "comparison"))
+    made = run(PAIR, strategy=strategy, kinds=(*FACTS, "comparison"))
     (row,) = made.filter(kind="comparison").iter_rows(named=True)
     assert row["question"].startswith("How do Aster handbook and Boreal handbook differ in")
     assert row["answer"] == "Aster handbook: 14 kg; Boreal handbook: 17 kg"
@@ -378,11 +381,11 @@ def test_a_document_without_facts_asks_nothing():
     assert generator.requests == []
 
 
-@pytest.mark.parametrize("way", ["answer_first", "items"])
-def test_documents_left_out_are_not_asked_about(way):
+@pytest.mark.parametrize("strategy", ["answer_first", "items"])
+def test_documents_left_out_are_not_asked_about(strategy):
     """Documents that the survey left out get no question, and the others get those that they would get alone."""
     generator = ScriptedGenerator(write)
     others = CHUNKS.filter(~pl.col("doc_id").is_in(["d0", "d3"]))
-    result = run(CHUNKS, generator=generator, way=way, known=surveyed(others, way=way))
+    result = run(CHUNKS, generator=generator, strategy=strategy, known=surveyed(others, strategy=strategy))
     assert set(result["doc_ids"].explode()) == set(others["doc_id"])
-    assert result.equals(run(others, way=way))
+    assert result.equals(run(others, strategy=strategy))

@@ -74,21 +74,21 @@ def test_look_alikes_and_notices_are_found():
     assert "harbou" in found.vocabulary
 
 
-def planned(known, way, kinds):
+def planned(known, strategy, kinds):
     """Return what would be asked of the look-alikes."""
-    plan = generate.plan(iter([LOOKALIKES]), known, PROMPTS, way=way, kinds=kinds, per_chunk=2.0, limit=None)
+    plan = generate.plan(iter([LOOKALIKES]), known, PROMPTS, strategy=strategy, kinds=kinds, per_chunk=2.0, limit=None)
     return [(one.item_id, one.doc_ids, one.request.messages, one.request.schema) for one in plan.tasks]
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("strategy", WAYS)
 @pytest.mark.parametrize("kinds", KINDS)
-def test_what_is_not_needed_is_not_missed(way, kinds):
-    """A survey of what a way and its kinds need gives the same requests as one of everything, and holds no more."""
-    needs = surveying.needed(way, kinds)
+def test_what_is_not_needed_is_not_missed(strategy, kinds):
+    """A survey of what a strategy and its kinds need gives the requests of one of everything, and holds no more."""
+    needs = surveying.needed(strategy, kinds)
     known = survey(LOOKALIKES, needs)
     everything = survey(LOOKALIKES)
     assert {one.name for one in fields(known) if not getattr(known, one.name)} == EVERYTHING - needs
-    assert planned(known, way, kinds) == planned(everything, way, kinds)
+    assert planned(known, strategy, kinds) == planned(everything, strategy, kinds)
 
 
 def test_questions_with_their_answers_need_no_reading():

@@ -25,8 +25,8 @@ def measure(monkeypatch):
                 asked.append(request)
                 yield Completion("reply", "model")
 
-        contender = SimpleNamespace(
-            arm=SimpleNamespace(context="none", title="base"),
+        running = SimpleNamespace(
+            system=SimpleNamespace(context="none", title="base"),
             prompt=prompts.load("closed"),
             exemplars=(),
             uncached=SimpleNamespace(complete=complete),
@@ -40,7 +40,7 @@ def measure(monkeypatch):
             "settings": settings.load(None, {"benchmark.latency_questions": 50}),
             "on_event": lambda *event: None,
         }
-        return asked, bench.latencies(contender, known, lambda *shown: None, former=former, **options)
+        return asked, bench.latencies(running, known, lambda *shown: None, former=former, **options)
 
     return run
 
@@ -83,8 +83,8 @@ def test_a_latency_is_what_a_user_waits_for(monkeypatch):
             yield Completion("reply", "model")
 
     def latencies(context):
-        contender = SimpleNamespace(
-            arm=SimpleNamespace(context=context, title="rag"),
+        running = SimpleNamespace(
+            system=SimpleNamespace(context=context, title="rag"),
             prompt=prompts.load("closed"),
             exemplars=(),
             uncached=SimpleNamespace(complete=complete),
@@ -96,7 +96,7 @@ def test_a_latency_is_what_a_user_waits_for(monkeypatch):
         )
         asking = settings.load(None, {"benchmark.latency_questions": 2})
         options = {"former": (), "settings": asking, "on_event": lambda *event: None}
-        return bench.latencies(contender, known, lambda *pair: shown.append(pair) or first("index", 2.0), **options)
+        return bench.latencies(running, known, lambda *pair: shown.append(pair) or first("index", 2.0), **options)
 
     assert latencies("retrieved") == [5.0, 5.0]
     assert len(shown) == 3

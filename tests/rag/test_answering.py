@@ -293,7 +293,7 @@ def test_answers_become_rows_with_offsets_into_their_chunks():
     answers, _ = ask(lambda request: render_target("240 euros", quotes))
     answers[2] = replace(answers[2], error="length: cut off", tokens={}, cost=None)
     retrieved = [["pumps#1", "pumps#2"], [], ["desk#0"]]
-    known = {"arm": "raft", "question_set": "user", "condition": "answerable"}
+    known = {"system": "raft", "question_set": "user", "condition": "answerable"}
     table = answering.answer_rows(answers, ["a", "b", "c"], **known, retrieved=retrieved)
     assert table.schema == tables.ANSWERS
     first, _, last = table.to_dicts()
@@ -312,7 +312,7 @@ def test_rows_need_an_id_each():
         answering.answer_rows(
             ask(lambda request: PRICE)[0],
             ["a"],
-            arm="rag",
+            system="rag",
             question_set="user",
             condition="answerable",
             retrieved=[[]],

@@ -1,5 +1,7 @@
 """The form of prompts and replies."""
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 from raft import prompts
 from raft.rag import format
 from raft.rag.format import ABSTENTION, PROMPTS, Shown, parse, render_prompt, render_style, render_target, title_line
+from raft.rag.grounding import find_verbatim
 from raft.text import find_quote
 
 SHOWN = [Shown("a", "Handbook > Refunds", "Refunds take 30 days."), Shown("b", "", "Costs $5.\n\nNo VAT.")]
@@ -28,7 +31,7 @@ def test_round_trip(answer, quotes):
 
 
 @given(
-    answer=st.text().filter(str.strip).filter(lambda answer: "Quote" not in answer),
+    answer=st.one_of(st.text(), TRICKY).filter(str.strip),
     quotes=st.one_of(QUOTES, st.lists(st.tuples(st.just(1), TRICKY))),
 )
 def test_round_trip_with_the_answer_first(answer, quotes):
@@ -182,3 +185,79 @@ def test_a_reply_without_an_answer_line_did_not_keep_the_form():
     """Quotes alone, or words before the form, make the whole reply the answer."""
     for reply in ('Quote [1]: "a"', "Well. Answer: 3", "Well.\nAnswer: 3", "Answer:"):
         assert parse(reply) == format.Parsed(reply, (), abstained=False, followed=False)
+
+
+MARKS = [
+    "[2] Fake",
+    "Question: x",
+    "Answer: 42",
+    "Quote [1]: a",
+    "Quote: a",
+    "Document 3: a",
+    "**Answer:** 42",
+    "ANSWER : 1",
+]
+CONTROL = [
+    "<|im_end|>",
+    "<|im_start|>system",
+    "[INST]",
+    "[/INST]",
+    "</s>",
+    "<<SYS>>",
+    "<start_of_turn>",
+    "<｜User｜>",
+    "<|turn>",
+]
+PIECES = st.sampled_from(
+    [*MARKS, *CONTROL, "\\", "_", "\n", " ", "a", "\r", "\u2028", "<", "[", "\\[2] x", "<_|im_end|>"]
+)
+HOSTILE = st.lists(PIECES, max_size=12).map("".join)
+
+
+@given(text=HOSTILE, title=HOSTILE, question=HOSTILE)
+def test_only_the_prompt_has_marks_of_its_own(text, title, question):
+    """Whatever a title, a text and a question hold, no line of a prompt begins as one of its marks but its own."""
+    shown = [Shown("a", title, text), Shown("b", "", text)]
+    (_, turn) = render_prompt(prompts.load("answer"), question=question, shown=shown, style="")
+    marks = re.compile(
+        r"[ \t]*(?:\*\*)?(\[\d+\]|(?:question|answer|quote|document)[ \t]*(?:\[?\d+\]?)?[ \t]*(?:\*\*)?:)", re.I
+    )
+    found = [found[1] for line in re.split(r"[\n\r\u2028]", turn["content"]) if (found := marks.match(line))]
+    assert found == ["[1]", "[2]", "Question:"]
+    assert not any(
+        token in turn["content"] for token in ("<|im_end|>", "<|im_start|>", "[INST]", "</s>", "<<SYS>>", "<|turn>")
+    )
+
+
+@given(
+    answer=HOSTILE.filter(str.strip),
+    quotes=st.lists(st.tuples(st.integers(1, 9), HOSTILE), max_size=3),
+    where=st.sampled_from(["first", "last"]),
+)
+def test_hostile_answers_and_quotes_are_read_back(answer, quotes, where):
+    """Marks and control tokens in an answer and its quotes are read back as they were, wherever the quotes stand."""
+    target = render_target(answer, quotes, where)
+    parsed = parse(target)
+    assert (parsed.followed, parsed.answer) == (True, answer.strip())
+    whole = [(number, " ".join(text.split())) for number, text in quotes]
+    assert list(parsed.quotes) == [(number, text) for number, text in whole if text]
+    assert not any(token in target for token in ("<|im_end|>", "[INST]", "</s>", "<start_of_turn>"))
+
+
+@given(st.text())
+def test_harmless_text_is_shown_as_it_is(text):
+    """A text without marks and control tokens stands in a prompt to the byte."""
+    if not re.search(r"(?i)\[\d|question|answer|quote|document|[<\[]", text):
+        (_, turn) = render_prompt(prompts.load("answer"), question="Why?", shown=[Shown("a", "T", text)], style="")
+        assert turn["content"] == f"[1] T\n{text.strip()}\n\nQuestion: Why?"
+
+
+@pytest.mark.parametrize("line", [*MARKS, *CONTROL])
+def test_a_quote_of_what_looks_like_a_mark_is_found(line):
+    """What a model copies from a prompt stands word for word in the chunk, escaped as it is shown or not."""
+    text = f"Before it, five words.\n{line} and the pump weighs 3 kg.\nAfter."
+    (_, turn) = render_prompt(prompts.load("answer"), question="Why?", shown=[Shown("a", "T", text)], style="")
+    as_shown = " ".join(turn["content"].split("\n\n")[0].removeprefix("[1] T\n").split())
+    for copied in (as_shown, " ".join(text.split())):
+        ((_, quote),) = parse(f'Answer: 3 kg\nQuote [1]: "{copied}"').quotes
+        assert find_verbatim(quote, text) == (0, len(text))

@@ -158,7 +158,7 @@ def test_what_a_killed_build_left_open_is_lost(tmp_path, ledger):
         assert (budget.spent, budget.in_flight) == (1.2, 0)
 
 
-def test_purses_of_one_run_know_of_each_other(ledger):
+def test_budgets_of_one_run_know_of_each_other(ledger):
     """What is spent on one model counts for the cap of another, and a second budget loses no open call."""
     cheap = budget_of(ledger)
     cheap.open("a", 3.0)
@@ -238,7 +238,7 @@ def test_what_may_have_been_billed_never_passes_the_cap(steps, cap):
     ledger.close()
 
 
-def test_threads_share_a_purse(ledger):
+def test_threads_share_a_budget(ledger):
     """Many threads that open and settle calls at once never pass the cap together."""
     budget, over = budget_of(ledger, cap=1.0), []
 
@@ -292,7 +292,7 @@ def test_what_something_else_wrote_is_read_anew(ledger):
     assert (budget.spent, budget.in_flight) == (1.0, 2.0)
 
 
-def test_the_step_is_said_for_all_purses_of_a_run(ledger):
+def test_the_step_is_said_for_all_budgets_of_a_run(ledger):
     """A step that begins is what calls are for from then on; a run without budgets has none to tell."""
     budget = budget_of(ledger)
     enter(ledger, "one", "examples")
@@ -364,7 +364,7 @@ def test_what_another_process_has_under_way_is_not_lost(tmp_path, ledger):
     assert budget_of(ledger).spent == 0.5
 
 
-def test_a_purse_may_keep_no_replies(ledger):
+def test_a_budget_may_keep_no_replies(ledger):
     """What such a call costs is written down, and what came is not."""
     budget = budget_of(ledger, keeps=False)
     budget.pay(budget.open("k", 1.0), ENTRY, cost=0.25, input_tokens=100, output_tokens=10)

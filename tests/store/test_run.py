@@ -60,7 +60,7 @@ def build(folder, corpus=CORPUS, *, encoding="utf-8", tone="plain", keep=9, fail
         def refused():
             yield tables.frame(tables.FAILURES, failures)
 
-        step.notes["tone"] = tone
+        step.stats["tone"] = tone
         return {"questions.parquet": asked(), "failures.parquet": refused()}
 
     def cleaned(step):
@@ -576,7 +576,7 @@ def test_the_same_bytes_count_as_reused(tmp_path):
 
     def work(step):
         totals["calls"] += 2
-        step.notes["version"] = version
+        step.stats["version"] = version
         return rows("x")
 
     keys = []

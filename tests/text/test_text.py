@@ -1,7 +1,6 @@
 """Pure functions over text."""
 
 import json
-from contextlib import suppress
 from itertools import pairwise
 
 import pytest
@@ -9,7 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from raft import text
-from raft.text import values
+from raft.text import from_json, values, whole
 
 PROSE = (
     "Refunds are paid within 30 days, e.g. by card. The limit is 1,000 euros! Dr. Lopez signs form E-104.\n\n"
@@ -108,14 +107,16 @@ def test_a_text_contains_its_whole_words(before, words, after):
     assert text.contains(f"{before} {words} {after}", words)
 
 
-_LEAVES = st.text() | st.integers() | st.sampled_from(["\ud83d", "a\udc00b"])
+@given(st.recursive(st.text() | st.integers() | st.none() | st.characters(categories=["Cs"]), st.lists, max_leaves=8))
+def test_what_json_holds_can_be_stored(value):
+    """Whatever half characters JSON spells, what is read of it can be written as UTF-8; whole texts stay as is."""
+    read = from_json(json.dumps({"a": value, "b": "50 € 🙂"}))
+    assert json.dumps(read, ensure_ascii=False).encode("utf-8")
+    assert read["b"] == "50 € 🙂"
+    assert whole(read) == read
 
 
-@given(st.recursive(_LEAVES, lambda of: st.lists(of) | st.dictionaries(st.sampled_from(["k", "\udc00"]), of)))
-def test_whole_text_can_be_stored(value):
-    """Whatever tree of texts comes in, it can be written as UTF-8, and what could be before is as it was."""
-    made = text.whole(value)
-    json.dumps(made, ensure_ascii=False).encode()
-    with suppress(UnicodeEncodeError):
-        json.dumps(value, ensure_ascii=False).encode()
-        assert made == value
+def test_json_that_is_nested_without_end_is_an_error():
+    """A hundred thousand brackets are no JSON that can be read, and end in the error of any other."""
+    with pytest.raises(ValueError, match="nested too deeply"):
+        from_json("[" * 100_000 + "]" * 100_000)

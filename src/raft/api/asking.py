@@ -214,7 +214,7 @@ class Answerer:
     def _answers(
         self, questions: Sequence[str], generator: Generator, k: int | None, when_unsupported: WhenUnsupported | None
     ) -> list[Answer]:
-        asked = [whole(question.strip()) for question in questions]
+        asked = [whole(question).strip() for question in questions]
         if not all(asked):
             raise UsageError("A question is empty.", hint="raft ask RUN 'How long is the warranty?'")
         if k is not None and k < 1:

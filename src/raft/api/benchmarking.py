@@ -1,4 +1,4 @@
-"""Measuring: a run directory in, answers of every contender, a verdict and a report out."""
+"""Measuring: a run directory in, answers of every system, a verdict and a report out."""
 
 import json
 import time
@@ -20,7 +20,7 @@ from raft.backends.local.weights import Weights
 from raft.backends.trainers.sft import hardware
 from raft.curation import split
 from raft.curation.user_questions import own_questions
-from raft.errors import UsageError
+from raft.errors import DamagedArtifact, UsageError
 from raft.evaluation import capability, human, summary
 from raft.evaluation.metrics import win_rate
 from raft.evaluation.systems import BenchmarkModels, OpenedModel
@@ -55,9 +55,9 @@ def bench(
     settings: Mapping[str, Any] | None = None,
     on_event: OnEvent | None = None,
 ) -> dict[str, Any]:
-    """Measure the tuned model with retrieval against plain RAG and the other contenders; write the report.
+    """Measure the tuned model with retrieval against plain RAG and the other systems; write the report.
 
-    Before the first training the untuned contenders are measured: what there is to gain. What was answered before is
+    Before the first training the untuned systems are measured: what there is to gain. What was answered before is
     taken from the ledger.
 
     Args:
@@ -85,6 +85,8 @@ def bench(
     chosen = settings_of(built, settings or {})
     addresses = _addresses(chosen, larger)
     models.check(chosen, asked={chosen.student: None, **addresses})
+    if ratings is not None and blind_pairs is None:  # looked at before the work
+        human.read_ratings(ratings, _pairs(built.folder))
     run = writable(built, on_event)
     name = run.manifest["collection"]
     with run.writing(), closing(Ledger(chosen.ledger or run.folder / "ledger.sqlite")) as ledger:
@@ -108,15 +110,15 @@ def bench(
         retriever = open_retriever(run.folder, chosen, name, lambda: ledger)
         known = prepare(run, chosen, rows, retriever, taking_part)
         exemplars, tuning = choose_exemplars(run, chosen, taking_part, retriever, on_event=on_event)
-        contenders = line_up(run, chosen, taking_part, known, exemplars)
+        lineup = line_up(run, chosen, taking_part, known, exemplars)
         search = uncached_search(retriever, chosen)
-        timings = ask_all(run, chosen, contenders, known, search, on_event=on_event)
+        timings = ask_all(run, chosen, lineup, known, search, on_event=on_event)
         general = capability.check_capability(chosen.benchmark.capability, taking_part, hub.rows, on_event=on_event)
         card = adapters.read_card(tuned) if tuned is not None else None
         facts = summary.summary(
             run.read("answers.parquet"),
             known.questions,
-            arms=[contender.arm for contender in contenders],
+            systems=[running.system for running in lineup],
             sources=known.sources,
             timings=timings,
             capability=general,
@@ -253,15 +255,25 @@ def _build_cost(manifest: Mapping[str, Any], spending: Sequence[Mapping[str, Any
     return float(sum(line.get("cost", 0.0) for line in lines) + sum(row["cost"] for row in rows) + lost)
 
 
+def _pairs(folder: Path) -> list[human.Pair]:
+    pages, hint = folder / "blind.json", f"raft bench {folder} --blind 50"
+    try:
+        return [human.Pair(**row) for row in json.loads(pages.read_bytes())]
+    except FileNotFoundError:
+        raise UsageError("There is no blind page to which ratings belong.", where=pages, hint=hint) from None
+    except (OSError, ValueError, TypeError) as error:
+        raise DamagedArtifact(f"What the blind page shows cannot be read: {error}.", where=pages, hint=hint) from None
+
+
 def _rated(
     facts: dict[str, Any], folder: Path, seed: int, count: int | None, ratings: str | Path | None
 ) -> dict[str, Any]:
-    arms = facts["verdict"]["contender"], facts["verdict"]["baseline"]
+    systems = facts["verdict"]["contender"], facts["verdict"]["baseline"]
     asked: list[dict[str, Any]] = []
     ours: dict[str, str] = {}
     theirs: dict[str, str] = {}
     for row in facts["questions"]:
-        mine, other = (row["answers"].get(arm) for arm in arms)
+        mine, other = (row["answers"].get(system) for system in systems)
         # a question that was also asked with its chunks withheld comes twice
         if mine and other and mine["condition"] == "answerable":
             asked.append(row)
@@ -274,11 +286,7 @@ def _rated(
         artifacts.atomically(pages, json.dumps([asdict(pair) for pair in drawn], ensure_ascii=False))
     if ratings is None and not (kept.is_file() and pages.is_file()):
         return facts
-    if not pages.is_file():
-        raise UsageError(
-            "There is no blind page to which ratings belong.", where=pages, hint=f"raft bench {folder} --blind 50"
-        )
-    pairs = [human.Pair(**row) for row in json.loads(pages.read_text(encoding="utf-8"))]
+    pairs = _pairs(folder)
     shown = {pair.pair_id for pair in pairs}
     if not shown <= {pair.pair_id for pair in every}:
         if ratings is None:
@@ -303,10 +311,10 @@ def _write(folder: Path, facts: dict[str, Any]) -> None:
     artifacts.atomically(folder / "report.html", report.html(facts))
     artifacts.atomically(folder / "report.md", report.markdown(facts))
     verdict = facts["verdict"]
-    arm = next((one for one in facts["arms"] if one["name"] == verdict["contender"]), None)
-    if arm and arm["adapter"]:
-        score = (arm["sets"].get(verdict["question_set"]) or {}).get(verdict["measure"])
-        home = folder / "adapters" / arm["adapter"]
+    system = next((one for one in facts["arms"] if one["name"] == verdict["contender"]), None)
+    if system and system["adapter"]:
+        score = (system["sets"].get(verdict["question_set"]) or {}).get(verdict["measure"])
+        home = folder / "adapters" / system["adapter"]
         if score and home.is_dir():
             kept = {"value": score["value"], "measure": verdict["measure"], "question_set": verdict["question_set"]}
             artifacts.atomically(home / _MEASURED, json.dumps(kept))

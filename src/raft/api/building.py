@@ -20,7 +20,7 @@ from raft.pipeline.estimate import Estimate, confirm, count_calls
 from raft.pipeline.read import read_documents
 from raft.protocols import OnEvent
 from raft.settings import Settings
-from raft.store import lineage
+from raft.store import folders, lineage
 from raft.store.budget import Budget, enter
 from raft.store.ledger import Ledger
 from raft.store.run import Run
@@ -61,7 +61,7 @@ class Task:
     sources: Sequence[Source]
     skipped: Sequence[tuple[str, str]]
     folder: Path
-    way: str
+    strategy: str
 
 
 @dataclass
@@ -114,7 +114,7 @@ def build(
     task = _described(corpus, out, options)
     on_event = on_event or (lambda event, facts: None)
     with _opened(task, on_event, building=True) as site:
-        make_all(site.run, site.task.settings, site.components, task.sources, way=task.way, on_event=on_event)
+        make_all(site.run, site.task.settings, site.components, task.sources, strategy=task.strategy, on_event=on_event)
     return Built(task.folder)
 
 
@@ -167,15 +167,25 @@ def _described(corpus: str | Path | Sequence[str | Path] | None, out: str | Path
     if not chosen.corpus:
         raise UsageError("No corpus is given.", hint="raft build FOLDER")
     models.check(chosen)
-    sources, skipped = find_sources(chosen.corpus)
-    folder = Path(out) if out is not None else Path("runs") / _name_of(chosen.corpus)
+    sources, skipped = find_sources(chosen.corpus, besides=_not_documents(chosen, file))
+    folder = folders.place(out, "--out") if out is not None else Path("runs") / _name_of(chosen.corpus)
     if chosen.generator.max_cost is None:  # a cap that the run was given before holds until another one is given
         cap = Run(folder).manifest.get("settings", {}).get("generator", {}).get("max_cost")
         chosen = settings.changed(chosen, {"generator.max_cost": cap})
-    way = chosen.questions.way
-    if way == "auto":
-        way = "items" if hub.is_hosted(chosen.generator.model) else "answer_first"
-    return Task(chosen, sources, skipped, folder, way)
+    strategy = chosen.questions.way
+    if strategy == "auto":
+        strategy = "items" if hub.is_hosted(chosen.generator.model) else "answer_first"
+    return Task(chosen, sources, skipped, folder, strategy)
+
+
+def _not_documents(chosen: Settings, file: str | Path | None) -> dict[Path, str]:
+    """Return files and folders that may lie in a corpus and say nothing of its subject, with what they are."""
+    home = Path(file).expanduser().parent if file is not None else Path()
+    copies = [home / kind / name for kind in ("pipelines", "prompts") for name in prompts.packaged(kind)]
+    found = {chosen.evaluation: "your questions to measure with", chosen.prompts: "a folder of prompts"}
+    found |= {chosen.ledger: "the ledger", chosen.training.rehearsal_file: "rows to rehearse"}
+    found |= {Path(file).expanduser(): "the pipeline file", **dict.fromkeys(copies, "a copy of raft's")} if file else {}
+    return {path.expanduser().resolve(): what for path, what in found.items() if path is not None}
 
 
 def _settings(file: str | Path | None, given: Mapping[str, Any]) -> Settings:
@@ -251,14 +261,14 @@ def _estimated(task: Task, site: OpenRun, on_event: OnEvent, sample: int = 0) ->
     read_documents(trial, task.settings, task.sources)
     aside = set_aside(trial, task.settings)
     cut_chunks(trial, task.settings, site.components.embedder)
-    survey_chunks(trial, task.settings, way=task.way, aside=aside)
+    survey_chunks(trial, task.settings, strategy=task.strategy, aside=aside)
     if sample:
         enter(site.ledger, site.collection, "sample")
     found = count_calls(
         trial,
         task.settings,
         cost_context(task.settings, site.ledger, site.collection, site.components),
-        way=task.way,
+        strategy=task.strategy,
         begin=site.step,
         sample=sample,
         ask=site.components.generator.complete,

@@ -20,9 +20,10 @@ from raft.protocols import OnEvent, Retriever
 from raft.rag.answering import WhenUnsupported
 from raft.rag.grounding import Answer
 from raft.settings import Settings
-from raft.store import adapters, artifacts, lineage, tables
+from raft.store import adapters, artifacts, folders, lineage, tables
 from raft.store.ledger import Ledger
 from raft.store.run import Run, existing, is_locked
+from raft.text.secrets import shown
 
 _UNTOLD = ("key", "basis", "artifacts", "inputs", "settings", "unfinished")
 """What a step's line holds for the run alone."""
@@ -51,7 +52,7 @@ class Built:
     """
 
     def __init__(self, folder: Path | str) -> None:
-        self.folder = Path(folder)
+        self.folder = folders.place(folder, "RUN")
         self._run = existing(self.folder)
         self.manifest: dict[str, Any] = self._run.manifest
         if "settings" not in self.manifest:
@@ -64,7 +65,7 @@ class Built:
     @property
     def settings(self) -> Settings:
         """The settings that the run was built with."""
-        return Settings.model_validate(self.manifest["settings"])
+        return settings.of_manifest(self.manifest["settings"], self.folder)
 
     @property
     def documents(self) -> pl.DataFrame:
@@ -186,6 +187,7 @@ class Built:
             steps[name] = {"rows": rows, **{k: line[k] for k in line if k not in _UNTOLD}}
             steps[name] |= {"stale": True} if name in stale else {}
         about = {name: self.manifest.get(name) for name in ("raft", "corpus", "models", "skipped")}
+        about["models"] = {role: shown(str(identity)) for role, identity in (about["models"] or {}).items()}
         return {"run": str(self.folder), **about, "steps": steps}
 
 
@@ -298,7 +300,9 @@ def export(folder: str | Path, *, format: str, out: str | Path | None = None) ->
     """
     run = Built(folder)
     run._run.require("examples")
-    target = Path(out) if out is not None else run.folder / f"export-{format}"
+    target = run.folder / f"export-{format}"
+    if out is not None:
+        folders.claim(target := folders.place(out, "--out"))
     return exporting.export(run.examples, run.settings, format=format, out=target)
 
 
@@ -307,7 +311,7 @@ def initialise(folder: str | Path) -> list[Path]:
 
     Files that are there already are left alone; those that were written are returned.
     """
-    target = Path(folder)
+    target = folders.place(folder, "raft init")
     files = {
         f"{kind}/{name}": text for kind in ("pipelines", "prompts") for name, text in prompts.packaged(kind).items()
     }

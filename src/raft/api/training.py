@@ -16,7 +16,7 @@ from raft.pipeline.train import Replay, examples_digest, train_adapter
 from raft.protocols import OnEvent, TrainingPlan
 from raft.rag.format import PROMPTS, render_style
 from raft.settings import Settings
-from raft.store import adapters
+from raft.store import adapters, folders
 from raft.training import tune
 
 _CHANGEABLE = ("training.", "seed", "student", "examples.max_tokens")
@@ -144,10 +144,11 @@ def export_model(
     student = built.settings.student
     models.check(built.settings, asked={student: None})
     found = adapter_for(built.folder, adapter, student)
+    usual = built.folder / (f"{found.name}.gguf" if gguf else f"export-merged-{found.name}")
+    target = usual if out is None else folders.place(out, "--out")
     if not gguf:
-        return merge.merge(student, found, Path(out) if out else built.folder / f"export-merged-{found.name}")
+        return merge.merge(student, found, target)
     merge.require(found)
-    target = Path(out) if out else built.folder / f"{found.name}.gguf"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

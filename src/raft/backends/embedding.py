@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from raft.backends import hub
-from raft.backends.hosted.providers import identity_of, price_list
+from raft.backends.hosted.providers import identity_of, price_list, whole_address
 from raft.backends.hub import HostedTokenizer, LocalTokenizer
 from raft.backends.vendors import import_litellm, quiet
 from raft.errors import MissingExtra, RaftError
@@ -116,7 +116,8 @@ class HostedEmbedder:
         vectors = np.asarray(rows, dtype=np.float32).reshape(len(texts), -1 if texts else 0)
         lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
         if not np.all(lengths > 0) or not np.all(np.isfinite(lengths)):
-            raise RaftError("The provider sent a vector without a direction.", where=self.identity)
+            hint = "raft build ... --embedder NAME   (another model; what was embedded by this one is kept)"
+            raise RaftError("The provider sent a vector without a direction.", where=self.identity, hint=hint)
         unit: np.ndarray = vectors / lengths
         return unit
 
@@ -137,7 +138,7 @@ class HostedEmbedder:
                 return litellm.embedding(
                     model=self.name,
                     input=texts,
-                    api_base=self._api_base,
+                    api_base=whole_address(self.name, self._api_base),
                     timeout=self._timeout,
                     encoding_format="float",
                     drop_params=True,
@@ -174,7 +175,7 @@ def _refusal(identity: str, error: Exception) -> RaftError:
     """The provider's own words, with the next thing to try."""
     from litellm import exceptions
 
-    words = secrets.masked(str(error).strip().partition("\n")[0][:500])
+    words = secrets.masked(secrets.shown(str(error).strip().partition("\n")[0]))[:500]
     if isinstance(error, exceptions.AuthenticationError | exceptions.PermissionDeniedError):
         what, hint = "The provider refuses the key", "set the provider's key in its environment variable"
     elif isinstance(error, exceptions.NotFoundError | exceptions.BadRequestError):

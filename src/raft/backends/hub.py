@@ -11,7 +11,7 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,6 +21,29 @@ from raft.backends.hosted.providers import PROVIDERS
 from raft.backends.vendors import import_litellm, quiet
 from raft.errors import MissingExtra, UsageError
 from raft.protocols import Message, Tokenizer
+
+BREAK = "\ufdd0"
+"""Stands within what would be read as a control token in a rendered chat, where others wrote it: tokens end there."""
+
+
+def controls(added: Iterable[Any], template: str) -> re.Pattern[str] | None:
+    """Return what finds the first sign of control tokens in a text: those added as special, or named by a template.
+
+    `added` are the tokens that were added to a vocabulary, as the package tokenizers has them.
+    """
+    found = {one.content for one in added if len(one.content.strip()) > 1 and (one.special or one.content in template)}
+    longest = sorted(found, key=lambda token: (-len(token), token))
+    return re.compile(rf"(?=(?:{'|'.join(map(re.escape, longest))}))(.)", re.DOTALL) if found else None
+
+
+def spelled(text: str, control: re.Pattern[str] | None) -> str:
+    """Return a text with a `BREAK` behind the first sign of each control token that stands in it."""
+    return control.sub(rf"\1{BREAK}", text) if control else text
+
+
+def spelled_chat(messages: Sequence[Message], control: re.Pattern[str] | None) -> list[Message]:
+    """Return a chat with its turns `spelled`."""
+    return [{**turn, "content": spelled(turn["content"], control)} for turn in messages]
 
 
 class LocalTokenizer:
@@ -66,7 +89,12 @@ class LocalTokenizer:
                 where=self.name,
                 hint="choose an instruction-tuned model, whose name often ends in -Instruct or -it",
             )
-        return self.count([_render(self._template, messages, self._settings)])[0]
+        text = _render(self._template, spelled_chat(messages, self._controls), self._settings)
+        return sum(self.count(text.split(BREAK)))
+
+    @cached_property
+    def _controls(self) -> re.Pattern[str] | None:
+        return controls(self._rust.get_added_tokens_decoder().values(), self._template or "")
 
     @cached_property
     def _settings(self) -> dict[str, Any]:
@@ -114,7 +142,8 @@ def _render(template: str, messages: Sequence[Message], settings: Mapping[str, A
     try:
         return world.from_string(plain).render(messages=list(messages), add_generation_prompt=False, **tokens)
     except TemplateError as error:
-        raise UsageError(f"The model's chat template refuses these messages: {error}") from None
+        hint = "--student NAME   (a model whose template takes a system turn and several turns)"
+        raise UsageError(f"The model's chat template refuses these messages: {error}", hint=hint) from None
 
 
 _EMBEDDED = {

@@ -12,14 +12,25 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from raft.errors import RaftError, UsageError
+from raft.errors import RaftError, UsageError, of_system
 from raft.version import __version__
 
 if TYPE_CHECKING:
     from raft.api import Answerer
 
 _DEBUG = click.option("--debug", is_flag=True, help="Show the traceback of an error.")
-RUN = click.argument("run", type=click.Path(path_type=Path))
+
+
+class _Place(click.ParamType[Path]):
+    name = "path"
+
+    def convert(self, value: str | Path, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        if not str(value).strip():
+            self.fail("the path is empty; is a variable of the shell not set?", param, ctx)
+        return Path(value).expanduser()
+
+
+RUN = click.argument("run", type=_Place())
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 QUIET = click.option("--quiet", is_flag=True, help="No progress.")
 SET = click.option(
@@ -34,11 +45,12 @@ def acting(command: Callable[..., None]) -> Callable[..., None]:
     def run(*args: Any, debug: bool, **options: Any) -> None:
         try:
             command(*args, **options)
-        except RaftError as error:
+        except (RaftError, OSError) as error:
             if debug:
                 raise
-            click.echo(f"raft: {error}", err=True)
-            sys.exit(error.exit_code)
+            told = of_system(error) if isinstance(error, OSError) else error
+            click.echo(f"raft: {told}", err=True)
+            sys.exit(told.exit_code)
         except KeyboardInterrupt as stop:
             what = str(stop) or "stopped; what was answered is kept. Run the same command again to go on."
             click.echo(f"\nraft: {what}", err=True)
@@ -86,7 +98,7 @@ def main() -> None:
 
 
 @main.command()
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("folder", type=_Place())
 @acting
 def init(folder: Path) -> None:
     """Copy pipelines and prompts to FOLDER for editing, with a YAML file that explains every setting."""
@@ -99,7 +111,7 @@ def init(folder: Path) -> None:
 
 @main.command()
 @click.argument("corpus", nargs=-1)
-@click.option("--out", type=click.Path(path_type=Path), help="The run directory.  [default: runs/NAME-OF-CORPUS]")
+@click.option("--out", type=_Place(), help="The run directory.  [default: runs/NAME-OF-CORPUS]")
 @click.option("--pipeline", metavar="FILE", help="Settings: a YAML file, or one of the package's (embedded, hosted).")
 @click.option("--generator", metavar="MODEL", help="The model that writes questions: hub name, folder, provider/name.")
 @click.option("--embedder", metavar="MODEL", help="The model that makes vectors.")
@@ -161,7 +173,9 @@ def status(run: Path, as_json: bool) -> None:
 @main.command("show")
 @RUN
 @click.argument("table", metavar="TABLE")
-@click.option("-n", "--rows", "count", default=10, show_default=True, help="How many rows.")
+@click.option(
+    "-n", "--rows", "count", type=click.IntRange(0, 10**9), default=10, show_default=True, help="How many rows."
+)
 @click.option("--only", metavar="WORD", help="kept, dropped, a split, a reason or a kind.")
 @JSON
 @acting
@@ -186,7 +200,7 @@ def show_rows(run: Path, table: str, count: int, only: str | None, as_json: bool
 @click.option("--merged", is_flag=True, help="Student and adapter as one model, for transformers, vLLM and others.")
 @click.option("--gguf", is_flag=True, help="Student and adapter as one GGUF file, for llama.cpp and others.")
 @click.option("--adapter", metavar="ID", help="With --merged or --gguf: the adapter.  [default: the current one]")
-@click.option("--out", type=click.Path(path_type=Path), help="Where to.  [default: in RUN]")
+@click.option("--out", type=_Place(), help="Where to.  [default: in RUN]")
 @acting
 def export(*, run: Path, form: str | None, merged: bool, gguf: bool, adapter: str | None, out: Path | None) -> None:
     """Write the training rows of RUN for a trainer or a service, or its tuned model for a server."""

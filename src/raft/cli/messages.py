@@ -76,9 +76,9 @@ def _row(row: Mapping[str, Any]) -> Iterator[str]:
             yield f"    {words:<24} {row[state]:>8,} {'':>12} {'':>12} {row[f'{state}_cost']:>10,.4f}"
 
 
-def privacy_lines(notes: Mapping[str, Any], run: str = "RUN") -> list[str]:
-    """Return what was found, and where, as lines of a summary, by the notes of a build's steps; none without finds."""
-    noted = notes.get("privacy") or {}
+def privacy_lines(stats: Mapping[str, Any], run: str = "RUN") -> list[str]:
+    """Return what was found, and where, as lines of a summary, by the steps' statistics; none without finds."""
+    noted = stats.get("privacy") or {}
     redacted, lines = noted.get("redacted"), []
     if noted.get("found"):
         where = f"in {noted['in']:,} document{'s' if noted['in'] > 1 else ''}"
@@ -119,25 +119,25 @@ def summary(facts: Mapping[str, Any]) -> str:
 
 
 def _rows(run: str, steps: Mapping[str, Any], skipped: Sequence[Sequence[str]]) -> Iterator[tuple[str, str]]:
-    notes = {name: line["notes"] for name, line in steps.items()}
-    unreadable = notes["documents"].get("unreadable", [])
+    stats = {name: line["notes"] for name, line in steps.items()}
+    unreadable = stats["documents"].get("unreadable", [])
     read = steps["documents"]["rows"]["documents.parquet"] - len(unreadable)
     text = f"{read:,} read"
     text += f", {len(unreadable):,} could not be read:" if unreadable else ""
     yield "documents", "\n".join([text, *_some([f"{path}: {reason}" for path, reason in unreadable])])
     if skipped:
         yield "left out", "\n".join([f"{len(skipped):,} files", *_some([f"{name}: {why}" for name, why in skipped], 3)])
-    found = privacy_lines(notes, run)
+    found = privacy_lines(stats, run)
     if found:
         yield "privacy", "\n".join(found)
-    chunks, tokens = steps["chunks"]["rows"]["chunks.parquet"], notes["chunks"].get("tokens", 0)
-    furniture = notes["chunks"].get("boilerplate", 0)
+    chunks, tokens = steps["chunks"]["rows"]["chunks.parquet"], stats["chunks"].get("tokens", 0)
+    furniture = stats["chunks"].get("boilerplate", 0)
     yield "chunks", f"{chunks:,} of {tokens / max(1, chunks):,.0f} tokens on average; {furniture:,} boilerplate"
-    asked, failed = steps["questions"]["rows"], notes["questions"].get("failures", {})
-    text = f"{asked['questions.parquet']:,} written ({_list(notes['questions']['kinds'])})"
+    asked, failed = steps["questions"]["rows"], stats["questions"].get("failures", {})
+    text = f"{asked['questions.parquet']:,} written ({_list(stats['questions']['kinds'])})"
     text += f"; {asked['failures.parquet']:,} failed ({_list(failed)})" if failed else ""
     yield "questions", text
-    reasons, splits = notes["cleaned"]["reasons"], notes["cleaned"]["splits"]
+    reasons, splits = stats["cleaned"]["reasons"], stats["cleaned"]["splits"]
     kept = {split: splits[split] for split in ("train", "valid", "eval_seen", "eval_unseen") if split in splits}
     yield "kept", f"{sum(kept.values()):,} ({_list(kept)})"
     if reasons:
@@ -146,7 +146,7 @@ def _rows(run: str, steps: Mapping[str, Any], skipped: Sequence[Sequence[str]]) 
         yield "your own", f"{splits['user']:,} questions to measure with; none like them is left to train on"
     made = steps["examples"]["rows"]
     text = f"{made['train.jsonl']:,} to train on, {made['valid.jsonl']:,} to validate with"
-    shortened = notes["examples"].get("shortened") or {}
+    shortened = stats["examples"].get("shortened") or {}
     yield "examples", text + (f"; {len(shortened):,} had to lose distractors to fit" if shortened else "")
     yield "asked", _spending(steps)
 
@@ -321,19 +321,19 @@ def _table(facts: Facts, described: Facts) -> Iterator[str]:
         f"  {name}: {described['questions']} questions by {described['written_by']}, "
         f"{described['documents']} documents{few}"
     )
-    closed = any((arm["sets"].get(name) or {}).get("accuracy") for arm in facts["arms"])
+    closed = any((system["sets"].get(name) or {}).get("accuracy") for system in facts["arms"])
     first, second = ("accuracy", "macro_f1") if closed else ("f1", "exact_match")
     heads = (MEASURES[first].title, "95 %", MEASURES[second].title, "refused", "invented", "s a question")
     yield f"    {'':<40} {heads[0]:>8} {heads[1]:>13} {heads[2]:>11} {heads[3]:>8} {heads[4]:>9} {heads[5]:>13}"
-    for arm in facts["arms"]:
-        scores = arm["sets"].get(name)
+    for system in facts["arms"]:
+        scores = system["sets"].get(name)
         if scores is None:
             continue
         main = scores.get(first)
         spread = f"{100 * main['low']:.1f}-{100 * main['high']:.1f}" if main else ""
-        latency = f"{arm['latency']['median']:.2f}" if arm["latency"] else ""
+        latency = f"{system['latency']['median']:.2f}" if system["latency"] else ""
         yield (
-            f"    {arm['title']:<40.40} {_share(main):>8} {spread:>13} {_share(scores.get(second)):>11} "
+            f"    {system['title']:<40.40} {_share(main):>8} {spread:>13} {_share(scores.get(second)):>11} "
             f"{_share(scores.get('false_refusals')):>8} {_share(scores.get('false_answers')):>9} {latency:>13}"
         )
 

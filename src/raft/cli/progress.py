@@ -6,17 +6,16 @@ from collections.abc import Mapping
 from typing import Any, Self
 
 from raft.cli import messages
-from raft.pipeline.estimate import count, long
+from raft.pipeline.estimate import DOING, count, long
 
 _EVERY_SECONDS = 30.0
 _DOING = {
+    **DOING,
     "documents": "reading documents",
     "privacy": "looking for personal data",
     "chunks": "cutting chunks",
     "survey": "surveying the chunks",
-    "index": "embedding chunks",
     "lexical": "indexing words",
-    "questions": "writing questions",
     "cleaned": "cleaning and splitting",
     "examples": "building examples",
 }
@@ -64,7 +63,7 @@ class Progress:
         elif event == "asked":
             self._answered += facts["new"]
             self._replayed += facts["replayed"]
-            self._say(self._rate() if "in_flight" not in facts else self._flight(facts), lasting=False)
+            self._say(self._rate() if "in_flight" not in facts else self._calls_in_flight(facts), lasting=False)
         elif event == "batch":
             self._say(_batch(facts), lasting=False)
         elif event == "asking":
@@ -82,7 +81,7 @@ class Progress:
         doing = _doing(self._step)
         return f"{doing}: {self._answered:,} new replies{planned}{replayed}, {self._answered / seconds:.1f} a second"
 
-    def _flight(self, facts: Mapping[str, Any]) -> str:
+    def _calls_in_flight(self, facts: Mapping[str, Any]) -> str:
         seconds = max(1e-3, time.monotonic() - self._begun)
         done, rate = self._answered + self._replayed, self._answered / seconds
         planned = max(self._calls.get(self._step, 0), done) if self._step in self._calls else 0

@@ -102,15 +102,9 @@ def cut(
 ) -> list[Span]:
     """Cut a text into chunks, in order; with `overlap` 0 each character but whitespace lies in exactly one.
 
-    Args:
-        text: the text of a document.
-        title: the first part of each heading path.
-        format: "md", "csv", ...: says what is a heading and what a row.
-        tokenizer: the embedder's.
-        tokens: about how long a chunk is, heading included.
-        overlap: at most so many tokens of whole units are repeated from the chunk before, within a section.
-        max_tokens: the most that a chunk may have, heading included.
-        words: counts of words, kept from one text to the next to save time; filled here.
+    The title begins each heading path; the format ("md", "csv", ...) says what is a heading and what a row. A chunk is
+    about `tokens` long and at most `max_tokens`, heading included; at most `overlap` tokens of whole units are repeated
+    from the chunk before, within a section. `words` are counts of words, kept from one text to the next to save time.
     """
     wanted = min(tokens, max_tokens * 4 // 5)
     overlap = min(overlap, wanted // 2)

@@ -3,7 +3,7 @@
 import hashlib
 import os
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from glob import has_magic
 from pathlib import Path
@@ -13,6 +13,7 @@ import polars as pl
 from raft.corpus.readers import Reading, format_of, read
 from raft.errors import RaftError, UsageError
 from raft.store import tables
+from raft.store.folders import is_ours, place
 
 
 @dataclass(frozen=True)
@@ -24,8 +25,12 @@ class Source:
     sha256: str
 
 
-def find_sources(corpus: Sequence[str]) -> tuple[list[Source], list[tuple[str, str]]]:
+def find_sources(
+    corpus: Sequence[str], *, besides: Mapping[Path, str] | None = None
+) -> tuple[list[Source], list[tuple[str, str]]]:
     """Return the files of a corpus that have a reader, sorted by name, and (name, reason) for each one left out.
+
+    Folders that raft made are left out, and what is named in `besides` (by its real path, with what it is).
 
     A corpus is files, folders and globs such as `docs/**/*.md`. A file's name is its path relative to the folder given,
     or to the fixed beginning of a glob; a file given by itself is named as it is. With more than one entry, each name
@@ -41,7 +46,7 @@ def find_sources(corpus: Sequence[str]) -> tuple[list[Source], list[tuple[str, s
     for root, starts, alone in entries:
         prefix = labels[root] + "/" if labels else ""
         for start in starts:
-            for path in [start] if alone else _walk(start, root, prefix, skipped):
+            for path in [start] if alone else _walk(start, root, prefix, skipped, besides or {}):
                 name, real = _name(path, root, prefix), path.resolve()
                 if format_of(path) is None:
                     skipped.append((name, f"there is no reader for {path.suffix or 'files without a suffix'}"))
@@ -86,7 +91,7 @@ def read_documents(
 
 def _entry(text: str) -> tuple[Path, list[Path], bool]:
     """Return the folder that an entry's names are relative to, where to look, and whether that is one named file."""
-    path = Path(text).expanduser()
+    path = place(text, "corpus")
     if path.exists():
         return (path, [path], False) if path.is_dir() else (path.parent, [path], True)
     if has_magic(text):
@@ -115,19 +120,22 @@ def _labels(roots: Iterable[Path]) -> dict[Path, str]:
         depth += 1
 
 
-def _walk(start: Path, root: Path, prefix: str, skipped: list[tuple[str, str]]) -> Iterator[Path]:
+def _walk(
+    start: Path, root: Path, prefix: str, skipped: list[tuple[str, str]], besides: Mapping[Path, str]
+) -> Iterator[Path]:
     """Yield the files at or below `start`; what is not followed goes to `skipped`."""
 
     def skip(path: str | Path, reason: str) -> None:
         skipped.append((_name(Path(path), root, prefix), reason))
 
     def fits(path: Path) -> bool:
-        if reason := _unfit(path, root):
+        if reason := _unfit(path, root, besides):
             skip(path, reason)
         return reason is None
 
-    if not start.is_dir():
-        yield from filter(fits, [start])
+    if not start.is_dir() or not fits(start):
+        yield from filter(fits, [] if start.is_dir() else [start])
+        return
     for folder, folders, files in os.walk(
         start, onerror=lambda error: skip(error.filename, f"the folder cannot be opened: {error.strerror}")
     ):
@@ -136,7 +144,11 @@ def _walk(start: Path, root: Path, prefix: str, skipped: list[tuple[str, str]]) 
         yield from filter(fits, [here / name for name in sorted(files)])
 
 
-def _unfit(path: Path, root: Path) -> str | None:
+def _unfit(path: Path, root: Path, besides: Mapping[Path, str]) -> str | None:
+    if what := besides.get(path.resolve()):
+        return f"it is {what}"
+    if path.is_dir() and is_ours(path):
+        return "raft made it"
     if any(part.startswith((".", "~$")) for part in path.relative_to(root).parts):
         return "it is hidden"
     if path.is_symlink() and path.is_dir():

@@ -65,20 +65,10 @@ def clean(
 
     A quote that nearly stands in its chunk is replaced by the words that do; `original_quotes` then holds what came.
 
-    Args:
-        questions: a frame of `tables.QUESTIONS`.
-        chunks: a frame of `tables.CHUNKS` with at least the golden ones.
-        retriever: finds the golden chunks again.
-        embedder: compares questions by meaning.
-        held_out: doc_ids whose questions no rule that asks the retriever may drop.
-        min_words: in a question.
-        max_words: in a question.
-        max_answer_words: in an answer.
-        similarity: cosine (0 to 1) from which two questions with one answer or one source are duplicates.
-        round_trip_k: the golden chunks must be among so many results.
-        judge: marks the questions with `judge_prompt`; None: no marks.
-        judge_prompt: a prompt with $question, $answer and $passage; None: no marks.
-        judge_minimum: lowest mark (0 to 1) that is kept; a question whose mark cannot be had is kept.
+    `chunks` has at least the golden ones, which must be among `round_trip_k` results of the retriever; no rule that
+    asks it drops a question on a held-out document. From `similarity` (a cosine) on, two questions with
+    one answer or one source are duplicates. Without a judge, or its prompt with $question, $answer and $passage, there
+    are no marks; `judge_minimum` (0 to 1) is the lowest that is kept, and so is a question whose mark cannot be had.
     """
     texts = {row["chunk_id"]: row for row in chunks.select("chunk_id", "heading", "text").iter_rows(named=True)}
     limits = {"min_words": min_words, "max_words": max_words, "max_answer_words": max_answer_words}

@@ -119,16 +119,9 @@ def split(
     evaluation question, or whose cosine with it is at least `similarity` unless each names what the other does not,
     is dropped with reason `leak`, and `duplicate_of` names that question.
 
-    Args:
-        cleaned: a frame of `tables.CLEANED`.
-        held_out: doc_ids that `hold_out` returned.
-        user_questions: a frame of `tables.EVALUATION`, or None.
-        embedder: compares questions by meaning.
-        similarity: cosine, 0 to 1.
-        seen: share (0 to 1) of the rows outside held-out documents that becomes `eval_seen`.
-        valid: share (0 to 1) of them that becomes `valid`.
-        seed: of the choice.
-        copies: groups of doc_ids that say the same, so that their questions for one answer are for one fact.
+    The frames are of `tables.CLEANED` and `tables.EVALUATION`; `held_out` are doc_ids that `hold_out` returned; `seen`
+    and `valid` are shares (0 to 1) of the rows outside these documents; `copies` are groups of doc_ids that say the
+    same, so that their questions for one answer are for one fact.
     """
     first = {doc_id: group[0] for group in copies for doc_id in group}
     rows: list[Row] = [{**row, "split": None, "fact": _fact(row, first)} for row in cleaned.iter_rows(named=True)]

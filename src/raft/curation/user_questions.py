@@ -15,7 +15,7 @@ from raft.errors import RaftError, UsageError
 from raft.rag.format import ABSTENTION, is_no_answer
 from raft.settings import Settings
 from raft.store import tables
-from raft.text import normalise, whole
+from raft.text import from_json, normalise
 
 _EXAMPLE = '{"question": "How long is the warranty?", "answers": ["2 years"], "document": "warranty.md"}'
 _KEYS = ("question", "answers", "document", "question_id", "kind")
@@ -105,8 +105,8 @@ def _wrong(what: str, where: str) -> UsageError:
 def _registered(line: str, where: str, paths: frozenset[str]) -> tuple[Row, bool]:
     """Return a line's row, and whether the line names its id."""
     try:
-        value = whole(json.loads(line))
-    except (ValueError, RecursionError) as error:
+        value = from_json(line)
+    except ValueError as error:
         raise _wrong(f"The line is no JSON: {error}.", where) from None
     if not isinstance(value, dict):
         raise _wrong("The line is no JSON object.", where)

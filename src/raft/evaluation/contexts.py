@@ -1,6 +1,6 @@
-"""What each contender of a benchmark is shown: what search brings, the golden chunk, nothing that bears the answer.
+"""What each system of a benchmark is shown: what search brings, the golden chunk, nothing that bears the answer.
 
-All contenders that retrieve see the same chunks in the same order. Where the golden chunk is given it takes the place
+All systems that retrieve see the same chunks in the same order. Where the golden chunk is given it takes the place
 of the last chunk that search brought, unless it is among them: so the two conditions differ in retrieval alone.
 """
 
@@ -32,7 +32,7 @@ from raft.rag.relevant import (
     withheld,
 )
 from raft.similarity import same_text
-from raft.text import normalise
+from raft.text import as_text, normalise
 
 DEPTH = 20
 """Chunks searched for, at least: what MRR and nDCG look at, and what replaces chunks that are withheld."""
@@ -84,16 +84,10 @@ def contexts(
     share: float,
     seed: int,
 ) -> Contexts:
-    """Search for each question, find what bears its answer, and choose what each context shows.
+    """Search for each question, find what bears its answer, and choose what each context shows: `k` chunks.
 
-    Args:
-        questions: a frame of `tables.EVALUATION`.
-        chunks: a frame of `tables.CHUNKS`.
-        documents: a frame with doc_id, path and title of `tables.DOCUMENTS`.
-        retriever: the index.
-        k: chunks shown.
-        share: how many of the questions (0 to 1) are also asked with their relevant chunks withheld.
-        seed: of that choice.
+    A `share` (0 to 1) of the questions (`tables.EVALUATION`), drawn by the seed, is also asked with the relevant chunks
+    withheld. `documents` come with doc_id, path and title.
     """
     book = _Book(chunks, documents)
     rows = questions.to_dicts()
@@ -216,7 +210,7 @@ def exemplars(
         shown = [Shown(passage.chunk_id, passage.title, passage.text)]
         asked = render_prompt(prompt, question=row["question"], shown=shown, style=style)
         turns += [turn for turn in asked if turn["role"] == "user"]
-        turns.append({"role": "assistant", "content": ABSTENTION if absent else row["answer"]})
+        turns.append({"role": "assistant", "content": ABSTENTION if absent else as_text(row["answer"])})
     return tuple(turns)
 
 

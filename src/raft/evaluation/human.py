@@ -1,4 +1,4 @@
-"""A blind comparison: experts choose between two answers without knowing which is the contender's.
+"""A blind comparison: experts choose between two answers without knowing which is the tuned system's.
 
 The page holds pair ids and no key. Which side is which is drawn per pair from (seed, question_id), so the ratings are
 read with the seed alone; a pair's id holds its answers' digest too, so that ratings of other answers are refused.
@@ -13,9 +13,10 @@ from typing import Any
 
 from raft.errors import UsageError
 from raft.report.page import fill
-from raft.text import whole
+from raft.text import from_json
 
 CHOICES = {"a": "A is better", "b": "B is better", "tie": "equally good", "both wrong": "both wrong"}
+_LINE = '{"pair_id": "…", "choice": "a"}'
 """What can be chosen for a pair, as a ratings file has it, and what the page says."""
 
 
@@ -37,25 +38,25 @@ class Pair:
 
 
 def pairs(
-    questions: Sequence[Mapping[str, Any]], contender: Mapping[str, str], baseline: Mapping[str, str], n: int, seed: int
+    questions: Sequence[Mapping[str, Any]], system: Mapping[str, str], baseline: Mapping[str, str], n: int, seed: int
 ) -> list[Pair]:
     """Return at most `n` pairs, drawn and shuffled by the seed, whatever the order of the questions.
 
     Questions (rows with `question_id`, `question` and, where known, `document` and `golden`) without an answer of both
-    arms, each by question_id, are left out, and so are those whose two answers read the same but for case and white
+    systems, each by question_id, are left out, and so are those whose two answers read the same but for case and white
     space: there is nothing to choose. 50 to 100 pairs are an hour or two of an expert's time.
     """
     drawn = {}
     for row in questions:
         key = row["question_id"]
-        if key in contender and key in baseline and _plain(contender[key]) != _plain(baseline[key]):
-            drawn[_digest("draw", seed, key)] = _pair(row, contender[key], baseline[key], seed)
+        if key in system and key in baseline and _plain(system[key]) != _plain(baseline[key]):
+            drawn[_digest("draw", seed, key)] = _pair(row, system[key], baseline[key], seed)
     return [drawn[order] for order in sorted(drawn)[: max(0, n)]]
 
 
-def _pair(row: Mapping[str, Any], contender: str, baseline: str, seed: int) -> Pair:
+def _pair(row: Mapping[str, Any], system: str, baseline: str, seed: int) -> Pair:
     key = row["question_id"]
-    a, b = (contender, baseline) if _contender_is_a(seed, key) else (baseline, contender)
+    a, b = (system, baseline) if _contender_is_a(seed, key) else (baseline, system)
     about = (str(row["question"]), str(row.get("document") or ""), str(row.get("golden") or ""))
     return Pair(_digest("pair", seed, key, a, b)[:16], key, *about, a, b)
 
@@ -139,7 +140,7 @@ def added_ratings(path: Path, chosen: Mapping[str, str]) -> str:
 def count(chosen: Mapping[str, str], pairs: Iterable[Pair], seed: int) -> dict[str, int]:
     """Return how many `pairs` there are, how many are `rated`, and of these `wins`, `losses` and `ties`.
 
-    Wins are the contender's. "tie" and "both wrong" both count as ties; choices of other pairs do not count.
+    Wins are the tuned system's. "tie" and "both wrong" both count as ties; choices of other pairs do not count.
     """
     known = {pair.pair_id: pair for pair in pairs}
     counts = {"pairs": len(known), "rated": 0, "wins": 0, "losses": 0, "ties": 0}
@@ -159,18 +160,19 @@ def _lines(path: Path | str) -> list[tuple[int, str]]:
     try:
         written = Path(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"The ratings cannot be read: {error}.", where=path) from None
+        hint = "--ratings ratings.jsonl   (as the blind page saved it)"
+        raise UsageError(f"The ratings cannot be read: {error}.", where=path, hint=hint) from None
     return [(number, line) for number, line in enumerate(written.split("\n"), 1) if line.strip()]
 
 
 def _rating(line: str, where: str) -> tuple[str, str]:
     try:
-        found = whole(json.loads(line))
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"The line is not JSON: {error}.", where=where) from None
+        found = from_json(line)
+    except ValueError as error:
+        raise UsageError(f"The line is not JSON: {error}.", where=where, hint=_LINE) from None
     pair_id, choice = (found.get(key) if isinstance(found, dict) else None for key in ("pair_id", "choice"))
     if not isinstance(pair_id, str):
-        raise UsageError("The line has no pair_id.", where=where, hint='{"pair_id": "…", "choice": "a"}')
+        raise UsageError("The line has no pair_id.", where=where, hint=_LINE)
     if not isinstance(choice, str) or choice not in CHOICES:
-        raise UsageError(f"The choice {choice!r} is none of {', '.join(CHOICES)}.", where=where)
+        raise UsageError(f"The choice {choice!r} is none of {', '.join(CHOICES)}.", where=where, hint=_LINE)
     return pair_id, choice

@@ -167,19 +167,19 @@ def score_answer(answer: str, references: Sequence[str], *, abstained: bool) -> 
     return {name: of(answer, real) for name, of in ANSWER_MEASURES.items()}
 
 
-def _confusion(arms: Sequence[Sequence[str | None]], labels: Sequence[str | None], classes: Sequence[str]) -> Floats:
-    """Return for each row, arm and class whether it is a hit, predicted, and the label: (rows, arms, classes, 3).
+def _confusion(systems: Sequence[Sequence[str | None]], labels: Sequence[str | None], classes: Sequence[str]) -> Floats:
+    """Return for each row, system and class whether it is a hit, predicted, and the label: (rows, systems, classes, 3).
 
     Rows without a label are NaN.
     """
     names = np.array(list(dict.fromkeys(classes)), dtype=object)
     actual = np.array(labels, dtype=object)[:, None] == names
-    counts = np.empty((len(labels), len(arms), len(names), 3))
-    for arm, predictions in enumerate(arms):
+    counts = np.empty((len(labels), len(systems), len(names), 3))
+    for system, predictions in enumerate(systems):
         predicted = np.array(predictions, dtype=object)[:, None] == names
         if len(predicted) != len(actual):
             raise ValueError(f"{len(predicted)} predictions for {len(actual)} labels")
-        counts[:, arm] = np.stack([predicted & actual, predicted, actual], axis=-1)
+        counts[:, system] = np.stack([predicted & actual, predicted, actual], axis=-1)
     counts[[label is None for label in labels]] = np.nan
     return counts
 

@@ -27,7 +27,7 @@ _ARTICLES = frozenset({"a", "an", "the"})
 _RECALLS = (1, 3, 5)
 _DEPTH = 10  # ranks that MRR and nDCG look at
 Table = Mapping[tuple[str, str], Mapping[str, Any]]
-"""Scores of one arm's answers to one question set, by condition and question id."""
+"""Scores of one system's answers to one question set, by condition and question id."""
 
 
 def intervals(table: Table, sources: Sources, classes: Sequence[str]) -> dict[str, Any]:
@@ -82,7 +82,7 @@ def mean(table: Table, name: str) -> float | None:
 def stronger(
     untuned: Mapping[str, Table], ours: Table, theirs: Table, measure: str, sources: Sources
 ) -> tuple[str, Interval] | None:
-    """Return one of the untuned arms that scored higher than the baseline, and what the tuned arm gains over it."""
+    """Return an untuned system that scored higher than the baseline, and what the tuned system gains over it."""
     to_beat = mean(theirs, measure)
     for name, table in untuned.items():
         reached, gain = mean(table, measure), difference(ours, table, measure, sources)
@@ -135,7 +135,7 @@ def missed(question_ids: Sequence[str], sources: Sources, k: int) -> float | Non
 def serving(
     rows: Sequence[Mapping[str, Any]], timing: Mapping[str, Any], price: Mapping[str, float | None]
 ) -> dict[str, Any]:
-    """Return what an arm takes to serve: tokens, cost, speed, latency; None for what was not measured.
+    """Return what a system takes to serve: tokens, cost, speed, latency; None for what was not measured.
 
     Args:
         rows: of `tables.ANSWERS`; those without a reply are left out.
@@ -180,10 +180,8 @@ def _mean(values: Sequence[float | None]) -> float | None:
 def why(answer: Mapping[str, Any], question: Mapping[str, Any], relevant: Sequence[str]) -> str:
     """Return the reason for a score in one sentence.
 
-    Args:
-        answer: a row of `tables.ANSWERS`.
-        question: its row of `tables.EVALUATION`.
-        relevant: ids of the chunks that bear the question's answer; empty where none is known.
+    `answer` and `question` are rows of `tables.ANSWERS` and `tables.EVALUATION`; `relevant` are the ids of the chunks
+    that bear the question's answer, empty where none is known.
     """
     if answer["error"] is not None:
         return f"There is no reply: {answer['error'].rstrip('.')}."

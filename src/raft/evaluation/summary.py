@@ -1,4 +1,4 @@
-"""The benchmark: from what each arm answered to scores, intervals by document, and a verdict."""
+"""The benchmark: from what each system answered to scores, intervals by document, and a verdict."""
 
 import hashlib
 import json
@@ -54,12 +54,8 @@ def score(answers: pl.DataFrame, questions: pl.DataFrame, *, relevant: Mapping[s
 
     Withheld questions are scored by whether they are answered at all (`false_answer`), and so are unanswerable ones; a
     question without a reply has no such score, and 0 on the others. `citation_precision` is the share of the verbatim
-    quotes that come from a chunk that bears the answer, null where no such chunk is known.
-
-    Args:
-        answers: a frame of `tables.ANSWERS`.
-        questions: a frame of `tables.EVALUATION`; `split` is the question set.
-        relevant: for each question id the chunks that bear its answer.
+    quotes that come from a chunk that bears the answer (`relevant`, by question id), null where none is known. The
+    frames are of `tables.ANSWERS` and `tables.EVALUATION`, whose `split` is the question set.
 
     Raises:
         RaftError: an answer's question is not among the questions.
@@ -113,7 +109,7 @@ def summary(
     answers: pl.DataFrame,
     questions: pl.DataFrame,
     *,
-    arms: Sequence[System],
+    systems: Sequence[System],
     sources: Sources,
     timings: Mapping[str, Mapping[str, Any]],
     capability: Mapping[str, Mapping[str, Any]] | None,
@@ -126,20 +122,20 @@ def summary(
     header: Mapping[str, Any],
     blind: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Return the contents of `benchmark.json`: what was asked, each arm's figures with intervals, and the verdict.
+    """Return the contents of `benchmark.json`: what was asked, each system's figures with intervals, and the verdict.
 
-    Documents, not questions, are resampled; `against` pairs each arm with the baseline on the same questions.
+    Documents, not questions, are resampled; `against` pairs each system with the baseline on the same questions.
 
     Args:
         answers: a frame of `tables.ANSWERS`.
         questions: a frame of `tables.EVALUATION`; `split` is the question set.
-        arms: the contenders, in the order in which they are shown; those without answers are left out.
+        systems: in the order in which they are shown; those without answers are left out.
         sources: where the answers stand, and what search brings.
-        timings: for each arm `questions_per_second` and `latencies` (seconds a question); either may be missing.
+        timings: for each system `questions_per_second` and `latencies` (seconds a question); either may be missing.
         capability: as in `benchmark.json`, but `change` is an `Interval`. None: not measured.
         training: excerpt of the adapter's card, with `seconds`; None: not tuned.
         baseline_tuning: `{"arm", "exemplars", "split", "f1", "questions", "chosen"}` of the tuning of the baseline.
-        prices: for an arm `input` and `output` in US dollars per million tokens; they win over the answers' own cost.
+        prices: for a system `input` and `output` in US dollars per million tokens; they win over the answers' own cost.
         build_cost: what building the training rows cost, in US dollars; None: unknown.
         min_gain: least gain (0 to 1) at which tuning pays.
         k: chunks retrieved for a question.
@@ -155,18 +151,22 @@ def summary(
     classes = {name: labels(rows) for name, rows in by_set.items()}
     asked = {name: {key for (_, one), table in scores.items() if one == name for key in table} for name in sets}
     ids = {name: sorted({question_id for _, question_id in keys}) for name, keys in asked.items()}
-    measured = [arm for arm in arms if any(name == arm.name for name, _ in scores)]
-    to_beat = baseline(baseline_tuning, {arm.name for arm in measured})
-    contenders = {}
-    for arm in measured:
-        rows = answers.filter(pl.col("arm") == arm.name).to_dicts()
-        served = serving(rows, timings.get(arm.name, {}), prices.get(arm.name, {}))
-        contenders[arm.name] = {**asdict(arm), "sets": _sets(arm.name, to_beat, scores, sources, classes), **served}
+    measured = [system for system in systems if any(name == system.name for name, _ in scores)]
+    to_beat = baseline(baseline_tuning, {system.name for system in measured})
+    figures = {}
+    for system in measured:
+        rows = answers.filter(pl.col("arm") == system.name).to_dicts()
+        served = serving(rows, timings.get(system.name, {}), prices.get(system.name, {}))
+        figures[system.name] = {
+            **asdict(system),
+            "sets": _sets(system.name, to_beat, scores, sources, classes),
+            **served,
+        }
     costs = economics(
-        contenders,
-        contender=TUNED if TUNED in contenders else None,
+        figures,
+        system=TUNED if TUNED in figures else None,
         baseline=to_beat,
-        larger=[name for name in contenders if name.startswith(LARGER)],
+        larger=[name for name in figures if name.startswith(LARGER)],
         training_seconds=(training or {}).get("seconds"),
         build_cost=build_cost,
     )
@@ -189,7 +189,7 @@ def summary(
         "k": k,
         "verdict": decide(known, min_gain=min_gain),
         "question_sets": [_described(name, by_set[name], asked[name], sources) for name in sets],
-        "arms": list(contenders.values()),
+        "arms": list(figures.values()),
         "baseline_tuning": [dict(row) for row in baseline_tuning],
         "retrieval": {name: retrieval(ids[name], sources) for name in sets},
         "capability": _plain(capability),
@@ -201,7 +201,7 @@ def summary(
 
 
 def _tables(scores: pl.DataFrame) -> dict[tuple[str, str], dict[tuple[str, str], Row]]:
-    """Return the scores by arm and question set, and there by condition and question id."""
+    """Return the scores by system and question set, and there by condition and question id."""
     found: dict[tuple[str, str], dict[tuple[str, str], Row]] = {}
     for row in scores.iter_rows(named=True):
         table = found.setdefault((row["arm"], row["question_set"]), {})
@@ -215,7 +215,7 @@ def _ordered(names: Iterable[str]) -> list[str]:
 
 
 def _sets(
-    arm: str,
+    system: str,
     to_beat: str | None,
     scores: Mapping[tuple[str, str], Table],
     sources: Sources,
@@ -223,9 +223,9 @@ def _sets(
 ) -> dict[str, Any]:
     found = {}
     for name, closed in classes.items():
-        table, theirs = scores.get((arm, name)), scores.get((str(to_beat), name))
+        table, theirs = scores.get((system, name)), scores.get((str(to_beat), name))
         if table is not None:
-            paired = theirs is not None and arm != to_beat
+            paired = theirs is not None and system != to_beat
             against = differences(table, theirs or {}, sources, closed) if paired else None
             found[name] = {**intervals(table, sources, closed), "against": against}
     return found
@@ -260,7 +260,7 @@ def _questions(
     sources: Sources,
     k: int,
 ) -> Iterator[dict[str, Any]]:
-    """Yield a question with what each arm said; one that was also asked with its chunks withheld comes twice."""
+    """Yield a question with what each system said; one that was also asked with its chunks withheld comes twice."""
     said: dict[tuple[str, str, str], list[Row]] = {}
     for row in answers.iter_rows(named=True):
         said.setdefault((row["question_set"], row["question_id"], row["condition"]), []).append(row)

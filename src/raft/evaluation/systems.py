@@ -1,4 +1,4 @@
-"""The contenders of a benchmark, and which of them the tuned model has to beat."""
+"""The systems of a benchmark, and which of them the tuned model has to beat."""
 
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -11,7 +11,7 @@ from raft.rag.format import up_to_answer
 from raft.rag.grounding import Answer
 
 TUNED = "raft"
-"""The arm that the verdict is about."""
+"""The system that the verdict is about."""
 
 UNTUNED = ("rag", "rag_few")
 """Plain RAG, without and with worked examples in the prompt; the better one is the baseline."""
@@ -20,7 +20,7 @@ GOLDEN = "golden"
 """The untuned model with the chunk that bears the answer given: what perfect retrieval would bring."""
 
 LARGER = "model:"
-"""The name of a larger model's arm begins so."""
+"""The name of a larger model's system begins so."""
 
 TITLES: Mapping[str, str] = {
     "closed": "base model, no documents",
@@ -38,7 +38,7 @@ TITLES: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class System:
-    """One contender, as `benchmark.json` describes it.
+    """One system, as `benchmark.json` describes it.
 
     `name` is a key of `TITLES`, or "model:" and a larger model's name; `adapter` is the id of what is loaded, None for
     the model as it is; `exemplars` are counted; `context` is which chunks the prompt shows.
@@ -56,18 +56,18 @@ class System:
 
 
 def title(name: str) -> str:
-    """Return the name of an arm for people."""
+    """Return the name of a system for people."""
     return TITLES.get(name, f"{name.removeprefix(LARGER)} + RAG")
 
 
 def baseline(tuning: Iterable[Mapping[str, Any]], measured: Collection[str]) -> str | None:
-    """Return the arm to beat: of plain RAG with and without examples the one with the higher F1 on `valid`.
+    """Return the system to beat: of plain RAG with and without examples the one with the higher F1 on `valid`.
 
     Of equals the one with fewer examples is taken; without any figures, plain RAG; None where neither has answers.
 
     Args:
         tuning: rows with the keys `arm`, `exemplars` and `f1` (0 to 1, or None).
-        measured: names of the arms that have answers.
+        measured: names of the systems that have answers.
     """
     usable = [row for row in tuning if row["arm"] in UNTUNED and row["arm"] in measured and row["f1"] is not None]
     best = max(usable, key=lambda row: (row["f1"], -row["exemplars"]), default=None)
@@ -76,13 +76,13 @@ def baseline(tuning: Iterable[Mapping[str, Any]], measured: Collection[str]) -> 
 
 @dataclass(frozen=True)
 class RunningSystem:
-    """An arm with the model that answers (what it said before is replayed), and what it is asked with.
+    """A system with the model that answers (what it said before is replayed), and what it is asked with.
 
     `scorer` gives log-likelihoods, None where the model has none; `uncached` is asked one question at a time, with
     nothing replayed, None where it is not timed.
     """
 
-    arm: System
+    system: System
     generator: Generator
     prompt: Prompt
     exemplars: tuple[Message, ...] = ()

@@ -39,27 +39,27 @@ class Evidence:
         question_set: name of the primary set.
         by_people: whether people wrote its questions.
         measure: "f1", or "accuracy" for a closed set of labels.
-        contender: the tuned arm.
-        baseline: the best untuned arm with retrieval.
-        gain: contender minus baseline on the same questions.
+        system: the tuned system.
+        baseline: the best untuned system with retrieval.
+        gain: system minus baseline on the same questions.
         capability: for each set `{"title", "change": Interval | None}` (after minus before, higher is better).
         headroom: `{"golden", "retrieved", "missed"}` of the untuned model: its score with the golden chunk given and
             with retrieval, and the share of questions whose relevant chunk was not retrieved.
         false_answers: the baseline's share of answers to questions that nothing shown answers.
         k: chunks retrieved for a question.
         costs: sentences on what tuning costs (`economics`).
-        contained: how much more often the contender's replies hold a reference answer, wherever in them, than the
+        contained: how much more often the system's replies hold a reference answer, wherever in them, than the
             baseline's.
-        refused: how much more often the contender refuses what can be answered; likewise.
-        stronger: an untuned arm with retrieval that scored higher on these questions than the baseline, which was
-            chosen on others, and contender minus it.
+        refused: how much more often the system refuses what can be answered; likewise.
+        stronger: an untuned system with retrieval that scored higher on these questions than the baseline, which was
+            chosen on others, and system minus it.
     """
 
     run: str
     question_set: str
     by_people: bool
     measure: Literal["f1", "accuracy"]
-    contender: str | None
+    system: str | None
     baseline: str | None
     gain: Interval | None
     capability: Mapping[str, Mapping[str, Any]] | None
@@ -82,7 +82,7 @@ def evidence(
     missed: float | None,
     **rest: Any,
 ) -> Evidence:
-    """Gather a verdict's evidence from the scores by arm and question set; `rest` is taken over as it is."""
+    """Gather a verdict's evidence from the scores by system and question set; `rest` is taken over as it is."""
     ours, theirs, golden = (scores.get((str(name), question_set), {}) for name in (TUNED, baseline, GOLDEN))
     untuned = {name: scores.get((name, question_set), {}) for name in UNTUNED}
     with_golden, retrieved = shared_means(golden, theirs, measure)
@@ -91,7 +91,7 @@ def evidence(
     return Evidence(
         question_set=question_set,
         measure=measure,
-        contender=TUNED if ours else None,
+        system=TUNED if ours else None,
         baseline=baseline,
         gain=difference(ours, theirs, measure, sources),
         headroom={"golden": with_golden, "retrieved": retrieved, "missed": missed},
@@ -104,9 +104,9 @@ def evidence(
 
 
 def dispensable(name: str, *, tuned: bool) -> bool:
-    """Tell whether the verdict stands without an arm, and nobody asked for it by name.
+    """Tell whether the verdict stands without a system, and nobody asked for it by name.
 
-    Before there is a `tuned` model, the verdict is whether one is worth it, which the golden arm tells.
+    Before there is a `tuned` model, the verdict is whether one is worth it, which the golden system tells.
     """
     return name in TITLES and name not in (TUNED, *UNTUNED, "other", *(() if tuned else (GOLDEN,)))
 
@@ -130,13 +130,13 @@ def decide(evidence: Evidence, *, min_gain: float) -> dict[str, Any]:
       than the one chosen beforehand; capability falls by 3 to 5 points, or was not measured; there are too few
       documents to rule the gain out; or all questions were written by a model.
     - `keep plain RAG`: everything else.
-    - `not tuned yet`: no tuned arm was measured. Then the advice is the retriever first where misses are more than half
-      of what is lost; to try tuning where the score is low with the golden chunk given, or over the questions whose
-      chunk was found, or where false answers are many; and else that little is left to gain.
+    - `not tuned yet`: no tuned system was measured. Then the advice is the retriever first where misses are more than
+      half of what is lost; to try tuning where the score is low with the golden chunk given, or over the questions
+      whose chunk was found, or where false answers are many; and else that little is left to gain.
 
     `min_gain` (0 to 1) is the least gain at which tuning pays.
     """
-    if evidence.contender is None:
+    if evidence.system is None:
         findings = [_untuned(evidence)]
         decision: Decision = "not tuned yet"
     else:
@@ -152,7 +152,7 @@ def decide(evidence: Evidence, *, min_gain: float) -> dict[str, Any]:
         "reasons": reasons,
         "measure": evidence.measure,
         "question_set": evidence.question_set,
-        "contender": evidence.contender,
+        "contender": evidence.system,
         "baseline": evidence.baseline,
         "gain": asdict(evidence.gain) if evidence.gain else None,
         "headroom": dict(evidence.headroom) if evidence.headroom else None,
@@ -163,10 +163,10 @@ def decide(evidence: Evidence, *, min_gain: float) -> dict[str, Any]:
 def _gain(evidence: Evidence, min_gain: float) -> _Finding:
     gain, run = evidence.gain, evidence.run
     if gain is None:
-        reason = f"{evidence.contender} and plain RAG have no question in common, so that no gain can be told."
+        reason = f"{evidence.system} and plain RAG have no question in common, so that no gain can be told."
         return _Finding("investigate", reason, f"Measure both on the same questions: raft bench {run}")
     measured = (
-        f"{_title(evidence)} of {evidence.contender} is {_points(gain.value)} points against "
+        f"{_title(evidence)} of {evidence.system} is {_points(gain.value)} points against "
         f"{evidence.baseline} on the same {gain.questions} questions of {evidence.question_set} "
         f"(95 percent interval {_points(gain.low)} to {_points(gain.high)})"
     )
@@ -185,7 +185,7 @@ def _gain(evidence: Evidence, min_gain: float) -> _Finding:
 
 def _cautions(evidence: Evidence) -> Iterator[str]:
     """Yield what a gain does not tell: it changes no decision, and whoever decides should know it."""
-    if evidence.contender is None or evidence.gain is None or not _above_zero(evidence.gain):
+    if evidence.system is None or evidence.gain is None or not _above_zero(evidence.gain):
         return
     against = f"To know: against {evidence.baseline},"
     if evidence.measure == "f1" and evidence.contained and not _above_zero(evidence.contained):
@@ -350,9 +350,9 @@ def break_even(training_cost: float, saving_per_question: float) -> int | None:
 
 
 def economics(
-    arms: Mapping[str, Mapping[str, Any]],
+    systems: Mapping[str, Mapping[str, Any]],
     *,
-    contender: str | None,
+    system: str | None,
     baseline: str | None,
     larger: Sequence[str],
     training_seconds: float | None,
@@ -360,27 +360,23 @@ def economics(
 ) -> dict[str, Any]:
     """Return what tuning costs against what it saves, as `benchmark.json` holds it; this machine's time is free.
 
-    Args:
-        arms: by name, `{"cost_per_thousand", "questions_per_second", "tokens"}` as in `benchmark.json`.
-        contender: the tuned arm.
-        baseline: the untuned arm it is measured against.
-        larger: arms of larger models; the cheapest that costs something is what tuning has to beat.
-        training_seconds: what the training took.
-        build_cost: of the rows, in US dollars; None when unknown: then so is the break-even.
+    `systems` have by name `{"cost_per_thousand", "questions_per_second", "tokens"}` as in `benchmark.json`; `system` is
+    the tuned one. Of those of `larger` models the cheapest that costs something is what tuning has to beat. Where
+    `build_cost` (of the rows, in US dollars) is unknown, so is the break-even.
     """
     result = {"training_seconds": training_seconds, "build_cost": build_cost, "break_even_questions": None}
-    if contender is None or training_seconds is None:
+    if system is None or training_seconds is None:
         return {**result, "sentences": []}
     sentences = [
         _spent(training_seconds, build_cost),
-        *(_serving(name, arms[name]) for name in (contender, baseline) if name is not None and name in arms),
+        *(_serving(name, systems[name]) for name in (system, baseline) if name is not None and name in systems),
     ]
-    known = {name: cost for name in larger if (cost := arms[name]["cost_per_thousand"])}
+    known = {name: cost for name in larger if (cost := systems[name]["cost_per_thousand"])}
     if not known:
         return {**result, "sentences": [*sentences, "No larger model with a known price was measured."]}
     cheapest = min(known, key=lambda name: (known[name], name))
     against = f"Against {cheapest} at {known[cheapest]:.2f} dollars per thousand questions, "
-    ours = arms[contender]["cost_per_thousand"]
+    ours = systems[system]["cost_per_thousand"]
     if ours is None or build_cost is None:
         return {**result, "sentences": [*sentences, f"{against}it is unknown when tuning has paid for itself."]}
     count = break_even(build_cost, (known[cheapest] - ours) / 1000)
@@ -395,8 +391,8 @@ def _spent(training_seconds: float, build_cost: float | None) -> str:
     return f"{trained}, and building its rows cost {build_cost:.2f} dollars: {build_cost:.2f} dollars {free}."
 
 
-def _serving(name: str, arm: Mapping[str, Any]) -> str:
-    tokens, speed, cost = arm["tokens"]["input"], arm["questions_per_second"], arm["cost_per_thousand"]
+def _serving(name: str, system: Mapping[str, Any]) -> str:
+    tokens, speed, cost = system["tokens"]["input"], system["questions_per_second"], system["cost_per_thousand"]
     parts = [
         tokens is not None and f"reads {tokens:,.0f} tokens a question",
         speed is not None and f"answers {speed:.2f} questions a second",

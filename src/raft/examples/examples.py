@@ -25,7 +25,7 @@ from raft.rag.relevant import SHORT_ANSWERS, mentions_answer, search_all
 from raft.settings import Examples
 from raft.similarity import same_text
 from raft.store import tables
-from raft.text import contains, normalise, whole
+from raft.text import as_written, contains, from_json, normalise
 from raft.text.values import covers, fact_values
 
 _POOL = 200  # chunks drawn for a row, of which the allowed ones become its random distractors
@@ -290,12 +290,7 @@ def restyle(
 ) -> tuple[dict[str, str], list[str]]:
     """Word the answers of the kept training rows in the user's style; a schema of one text field needs no model.
 
-    Args:
-        cleaned: a frame of `tables.CLEANED` with its split.
-        generator: writes the answers.
-        prompt: `prompts/restyle.md`.
-        style: the style in words.
-        schema: the JSON schema that answers follow, or None.
+    `cleaned` is a frame of `tables.CLEANED` with its split, `prompt` is `prompts/restyle.md`.
 
     Returns:
         Answers by question_id, and the ids of the questions whose answer could not be worded so. They keep their
@@ -346,15 +341,15 @@ def _check(reply: str, *, row: Mapping[str, Any], source: str, schema: Mapping[s
 def _tidy(reply: str, schema: Mapping[str, Any] | None) -> str:
     """Return the answer on one line; ValueError where it does not follow the schema."""
     if schema is None:
-        return " ".join(reply.split())
+        return " ".join(as_written(reply).split())
     try:
-        tree = json.loads(reply)
+        tree = from_json(reply)
         jsonschema.validate(tree, schema)
     except jsonschema.ValidationError as error:
         raise ValueError(error.message) from None
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
-    return whole(json.dumps(tree, ensure_ascii=False))
+    return json.dumps(tree, ensure_ascii=False)
 
 
 def _only_field(schema: Mapping[str, Any] | None) -> str | None:

@@ -24,11 +24,7 @@ def chat_lines(examples: pl.DataFrame, split: str) -> Iterator[str]:
 def export(examples: pl.DataFrame, settings: Settings, *, format: str, out: Path) -> Path:
     """Write examples (a frame of `tables.EXAMPLES`) to a folder and return it.
 
-    Args:
-        examples: the rows.
-        settings: the run's, for axolotl's YAML: the model that will be tuned, and how.
-        format: one of `FORMATS`.
-        out: files of an earlier export in it are replaced.
+    `format` is one of `FORMATS`; axolotl's YAML follows the run's settings. Files of an earlier export are replaced.
 
     Raises:
         UsageError: the format is unknown, or the folder cannot be written to.

@@ -23,7 +23,7 @@ from raft.generation.tasks import Row, Task, check_wording, grounded, must, quot
 from raft.prompts import Prompt
 from raft.protocols import Failure, Generator, Request
 from raft.store import tables
-from raft.text import normalise
+from raft.text import as_text, as_written, normalise
 from raft.text.values import facts
 
 _T = TypeVar("_T")
@@ -115,10 +115,10 @@ def span_ask(
     begun = "" if answer is None else f"{answer}\nQuestion:"
     if begun:
         last = messages[-1]
-        messages = (*messages[:-1], {"role": last["role"], "content": f"{last['content']} {begun}"})
+        messages = (*messages[:-1], {"role": last["role"], "content": f"{last['content']} {as_text(begun)}"})
 
     def read(reply: str) -> list[Row]:
-        copied, question = parse_span(f"{begun} {reply}", statement)
+        copied, question = parse_span(as_written(f"{begun} {reply}"), statement)
         kind = kind_of(copied)
         must(kind in kinds, f"{kind!r} is none of the kinds asked for")
         check_wording(question, copied, statement, context)
@@ -196,7 +196,7 @@ def plan(
     known: Survey,
     used: Prompts,
     *,
-    way: str,
+    strategy: str,
     kinds: Sequence[str],
     per_chunk: float,
     limit: int | None,
@@ -205,10 +205,10 @@ def plan(
     surveyed = list(known.sizes)
     wanted = (frame.filter(pl.col("doc_id").is_in(surveyed)) for frame in chunks)
     given = budgets(known.sizes, known.chunks, per_chunk=per_chunk, limit=limit)
-    if way == "spans":
+    if strategy == "spans":
         tasks = plan_spans(wanted, known, given, used, kinds)
     else:
-        chosen = planning.plan_facts if way == "answer_first" else planning.plan_items
+        chosen = planning.plan_facts if strategy == "answer_first" else planning.plan_items
         tasks = chosen(wanted, known, given, used, kinds)
     return Plan(sum(given.values()), tasks)
 
@@ -219,7 +219,7 @@ def ask(
     generator: Generator,
     used: Prompts,
     *,
-    way: str,
+    strategy: str,
     kinds: Sequence[str],
     per_chunk: float,
     limit: int | None,
@@ -227,22 +227,13 @@ def ask(
     failures: list[dict[str, Any]],
     planned: Callable[[int], None] = lambda count: None,
 ) -> Iterator[pl.DataFrame]:
-    """Yield frames of `tables.QUESTIONS`, lazily, in the order of the chunks.
+    """Yield frames of `tables.QUESTIONS`, lazily, in the order of the chunks (frames of `tables.CHUNKS`).
 
-    Args:
-        chunks: frames of `tables.CHUNKS`; documents that the survey does not know are not asked about.
-        known: the survey of these chunks, with what is `needed`.
-        generator: writes the questions.
-        used: the prompts that it is asked with.
-        way: the strategy: "answer_first", "spans" or "items".
-        kinds: the kinds of question that are on.
-        per_chunk: questions a chunk, on average.
-        limit: the most questions asked for, or None.
-        model: the name recorded in each row.
-        failures: rows of `tables.FAILURES` are appended here.
-        planned: told how many questions the budget allows.
+    Documents that the survey, with what is `needed`, does not know are not asked about. `strategy` is "answer_first",
+    "spans" or "items"; `per_chunk` is an average; `model` is recorded in each row. Rows of `tables.FAILURES` are
+    appended to `failures`, and `planned` is told how many questions the budget allows.
     """
-    found = plan(chunks, known, used, way=way, kinds=kinds, per_chunk=per_chunk, limit=limit)
+    found = plan(chunks, known, used, strategy=strategy, kinds=kinds, per_chunk=per_chunk, limit=limit)
     planned(found.questions)
     kept: deque[Task] = deque()
     seen: set[str] = set()

@@ -3,7 +3,6 @@
 What such a model wraps its items in differs from model to model, so that each item is looked at by itself.
 """
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -14,7 +13,7 @@ from raft.kinds import KINDS, traits
 from raft.prompts import Prompt
 from raft.protocols import Request
 from raft.rag.format import ABSTENTION
-from raft.text import find_quote, whole
+from raft.text import as_written, find_quote, from_json, whole
 
 VERSION = 2
 """Raised when other items of a reply are kept: runs that ask for items read their replies anew."""
@@ -79,7 +78,7 @@ def _entries(tree: Any) -> Iterator[Any]:
 
 def _checked(entry: Any, kinds: Sequence[str]) -> dict[str, str]:
     must(isinstance(entry, dict), "an item is no object")
-    item = {name: _text(entry.get(name)) for name in _FIELDS}
+    item = {name: as_written(_text(entry.get(name))) for name in _FIELDS}
     item["kind"] = item["kind"].strip().lower()
     bare = not traits(item["kind"]).answered
     for name in ("question", "kind") if bare else _FIELDS:
@@ -96,15 +95,15 @@ def _text(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, list):
         return ", ".join(map(_text, value))
-    return whole(str(value)) if isinstance(value, (str, int, float)) else ""
+    return str(value) if isinstance(value, (str, int, float)) else ""
 
 
 def _read_json(reply: str) -> Any:
     """Return what a JSON reply holds, numbers as they are spelled, repaired where it is nearly JSON ("" for none)."""
     try:
-        return json.loads(reply, parse_int=str, parse_float=str)
+        return from_json(reply, parse_int=str, parse_float=str)
     except ValueError:
-        return json_repair.loads(reply)
+        return whole(json_repair.loads(reply))
 
 
 def _item(item: Mapping[str, str], chunk: Mapping[str, Any]) -> Row:

@@ -11,7 +11,7 @@ from raft.kinds import traits
 from raft.prompts import Prompt
 from raft.protocols import Request
 from raft.rag.format import ABSTENTION
-from raft.text import contains, content_words, normalise
+from raft.text import as_written, contains, content_words, normalise
 from raft.text.values import rough_values
 
 QUESTION_TOKENS = 40
@@ -45,7 +45,7 @@ class Task:
 
 def row_of(question: str, answer: str, kind: str, *quotes: Row) -> Row:
     """Return what is known of a question when its reply is read."""
-    return {"question": question, "answer": answer, "kind": kind, "quotes": [*quotes]}
+    return {"question": as_written(question), "answer": as_written(answer), "kind": kind, "quotes": [*quotes]}
 
 
 def quote_of(chunk: Mapping[str, Any], start: int, end: int) -> Row:

@@ -1,4 +1,4 @@
-"""The story of a benchmark: what each contender is shown, what it says, and what follows.
+"""The story of a benchmark: what each system is shown, what it says, and what follows.
 
 A reply that was paid for once is taken from the ledger, so that a benchmark which was stopped goes on where it was.
 """
@@ -34,47 +34,47 @@ from raft.store.run import Run, Step
 Search = Callable[[str, Sequence[Passage]], object]
 """Does for a question, and what is shown for it, all that comes before a model is asked."""
 MOST_SECONDS = 30.0
-"""What timing one contender may take: one that fills it is timed on fewer questions, and the report says on how many.
-A model of 135 million parameters on two cores takes some seconds a question, and fifty of each contender an hour."""
+"""What timing one system may take: one that fills it is timed on fewer questions, and the report says on how many.
+A model of 135 million parameters on two cores takes some seconds a question, and fifty of each system an hour."""
 
 
 class Timings:
-    """What was timed of each contender, and the last time: in the step's scratch folder, at the end in its notes."""
+    """What was timed of each system, and the last time: in the step's scratch folder, at the end in its statistics."""
 
     def __init__(self, step: Step, former: Mapping[str, Mapping[str, Any]]) -> None:
         self._step, self._file = step, step.scratch / "timings.json"
         kept = json.loads(self._file.read_text(encoding="utf-8")) if self._file.is_file() else {}
-        step.notes.update({**former, **kept})
+        step.stats.update({**former, **kept})
 
-    def former(self, contender: RunningSystem) -> dict[str, Any]:
-        """Return what was timed of this contender before, if it was the same one; else an empty dictionary."""
-        known = self._step.notes.get(contender.arm.name, {})
-        return dict(known) if known.get("who") == who(contender) else {}
+    def former(self, running: RunningSystem) -> dict[str, Any]:
+        """Return what was timed of this system before, if it was the same one; else an empty dictionary."""
+        known = self._step.stats.get(running.system.name, {})
+        return dict(known) if known.get("who") == who(running) else {}
 
-    def latencies(self, contender: RunningSystem) -> list[float]:
+    def latencies(self, running: RunningSystem) -> list[float]:
         """Return the latencies that were measured before; those that held the loading of an index do not count."""
-        former = self.former(contender)
+        former = self.former(running)
         return list(former["latencies"]) if former.get("warm") else []
 
-    def keep(self, contender: RunningSystem, watch: Stopwatch, latencies: Sequence[float]) -> None:
+    def keep(self, running: RunningSystem, watch: Stopwatch, latencies: Sequence[float]) -> None:
         """Keep the throughput of whichever sitting wrote more replies, and these latencies (seconds a question)."""
-        former = self.former(contender)
+        former = self.former(running)
         rate, count = watch.rate(), watch.count
         if rate is None or former.get("timed", 0) > count:
             rate, count = former.get("questions_per_second"), former.get("timed", 0)
-        found = {"who": who(contender), "questions_per_second": rate, "timed": count}
-        self._step.notes[contender.arm.name] = {**found, "latencies": list(latencies), "warm": True}
+        found = {"who": who(running), "questions_per_second": rate, "timed": count}
+        self._step.stats[running.system.name] = {**found, "latencies": list(latencies), "warm": True}
         self._file.parent.mkdir(parents=True, exist_ok=True)
-        artifacts.atomically(self._file, json.dumps(self._step.notes))
+        artifacts.atomically(self._file, json.dumps(self._step.stats))
 
 
-def who(contender: RunningSystem) -> str:
-    """Return what a contender is known by: a digest (SHA-256, hex) of its name, model, prompt and examples."""
-    return _digest([contender.arm.name, contender.generator.identity, contender.prompt.digest, contender.exemplars])
+def who(running: RunningSystem) -> str:
+    """Return what a system is known by: a digest (SHA-256, hex) of its name, model, prompt and examples."""
+    return _digest([running.system.name, running.generator.identity, running.prompt.digest, running.exemplars])
 
 
 def latencies(
-    contender: RunningSystem,
+    running: RunningSystem,
     known: Contexts,
     search: Search,
     *,
@@ -85,23 +85,16 @@ def latencies(
     """Return seconds a question: what a user waits for who asks one at a time, search included, nothing replayed.
 
     One question is asked before the clock runs, so that no loading is timed. A question without a reply is not timed,
-    and none is begun once `MOST_SECONDS` have gone by.
-
-    Args:
-        contender: who is asked; without `uncached` nothing is timed.
-        known: the questions, and what is shown for them.
-        search: called for each question where documents are shown.
-        former: what was timed before, returned as it is where no more questions are to be timed.
-        settings: how many questions, at most, and how they are asked.
-        on_event: told "asking".
+    and none is begun once `MOST_SECONDS` have gone by. Without `uncached` nothing is timed. `former`, timed before, is
+    returned as it is where no more questions are to be timed; `search` is called where documents are shown.
     """
-    context = contender.arm.context
+    context = running.system.context
     ids = [name for name in known.questions["question_id"] if context in known.passages[name]]
     drawn = sorted(ids, key=lambda name: hashlib.sha256(f"latency:{name}".encode()).hexdigest())
     chosen = drawn[: settings.benchmark.latency_questions]
-    if contender.uncached is None or len(former) >= len(chosen) or sum(former) >= MOST_SECONDS:
+    if running.uncached is None or len(former) >= len(chosen) or sum(former) >= MOST_SECONDS:
         return list(former)
-    on_event("asking", {"arm": contender.arm.title, "set": "latency", "condition": "", "questions": len(chosen)})
+    on_event("asking", {"arm": running.system.title, "set": "latency", "condition": "", "questions": len(chosen)})
     asked = dict(known.questions.select("question_id", "question").iter_rows())
 
     def request(name: str) -> Request:
@@ -111,12 +104,12 @@ def latencies(
             asked[name],
             known.passages[name][context],
             max_tokens=settings.answering.max_tokens,
-            **_options(contender, settings),
+            **_options(running, settings),
         )
 
     seconds: list[float] = []
     # requests are made lazily, so that each search falls into its question's time
-    with closing(contender.uncached.complete(map(request, [drawn[-1], *chosen]))) as replies:  # type: ignore[type-var]
+    with closing(running.uncached.complete(map(request, [drawn[-1], *chosen]))) as replies:  # type: ignore[type-var]
         next(replies)
         while sum(seconds) < MOST_SECONDS:
             begun = time.monotonic()
@@ -190,7 +183,7 @@ def _fitting(known: contexts.Contexts, run: Run, settings: Settings, models: Ben
 def choose_exemplars(
     run: Run, settings: Settings, models: BenchmarkModels, retriever: Retriever, *, on_event: OnEvent
 ) -> tuple[int, list[dict[str, Any]]]:
-    """Choose on `valid` how many worked examples the few-shot contender gets; return the number and all that was tried.
+    """Choose on `valid` how many worked examples the few-shot system gets; return the number and all that was tried.
 
     Plain RAG with the common prompt is measured on the same questions, so that the better of the two is known.
     """
@@ -207,14 +200,14 @@ def choose_exemplars(
     make = partial(_contender, run=run, settings=settings, known=known)
     plain = make("rag", models.base, 0)
     few = [make("rag_few", models.base, count) for count in settings.benchmark.exemplars]
-    for contender in (plain, *{contender.arm.exemplars: contender for contender in few}.values()):
-        on_event("asking", {"arm": contender.arm.title, "set": "valid", "condition": "", "questions": len(rows)})
-        said = _ask(contender, known, "valid", "retrieved", settings)
+    for running in (plain, *{running.system.exemplars: running for running in few}.values()):
+        on_event("asking", {"arm": running.system.title, "set": "valid", "condition": "", "questions": len(rows)})
+        said = _ask(running, known, "valid", "retrieved", settings)
         scores = [
             score_answer(answer.text, row["answers"], abstained=answer.abstained)["f1"] or 0.0
             for answer, row in zip(said, rows, strict=True)
         ]
-        asked = {"arm": contender.arm.name, "exemplars": contender.arm.exemplars, "split": "valid"}
+        asked = {"arm": running.system.name, "exemplars": running.system.exemplars, "split": "valid"}
         tried.append({**asked, "f1": sum(scores) / len(scores), "questions": len(rows), "chosen": False})
     best = max((one for one in tried if one["arm"] == "rag_few"), key=lambda one: (one["f1"], -one["exemplars"]))
     for one in tried:
@@ -225,7 +218,7 @@ def choose_exemplars(
 def line_up(
     run: Run, settings: Settings, models: BenchmarkModels, known: contexts.Contexts, exemplars: int
 ) -> list[RunningSystem]:
-    """Return the contenders in the order in which they are shown; `exemplars` are the worked examples of few-shot."""
+    """Return the systems in the order in which they are shown; `exemplars` are the worked examples of few-shot."""
     wanted: list[tuple[str, OpenedModel | None, int]] = [
         ("closed", models.base, 0),
         ("closed_few", models.base, max(exemplars, 2)),
@@ -282,7 +275,7 @@ def _contender(
         longest = max(map(tokenizer.count_chat, chats), default=0)
         while turns and longest + tokenizer.count_chat(turns) > limit:
             turns = turns[:-2]  # as many worked examples as fit beside every question
-    arm = System(
+    system = System(
         name=name,
         title=title(name),
         model=model.name,
@@ -293,39 +286,39 @@ def _contender(
         context=context,
         tuned=model.adapter is not None,
     )
-    return RunningSystem(arm, model.generator, prompt, turns, model.scorer, model.uncached)
+    return RunningSystem(system, model.generator, prompt, turns, model.scorer, model.uncached)
 
 
 def ask_all(
     run: Run,
     settings: Settings,
-    contenders: Sequence[RunningSystem],
+    lineup: Sequence[RunningSystem],
     known: contexts.Contexts,
     search: Search,
     *,
     on_event: OnEvent,
 ) -> dict[str, Any]:
-    """Ask every contender every question; returns the timings by arm. Makes `answers.parquet`.
+    """Ask every system every question; returns the timings by system. Makes `answers.parquet`.
 
-    What a question is searched with, by `search`, is part of a retrieving contender's latency.
+    What a question is searched with, by `search`, is part of a retrieving system's latency.
     """
     sets = known.questions["split"].unique(maintain_order=True).to_list()
 
     def work(step: Step) -> Mapping[str, pl.DataFrame]:
         frames = [tables.frame(tables.ANSWERS, [])]
         timings = Timings(step, run.manifest["steps"].get("answers", {}).get("notes", {}))
-        for contender in contenders:
-            watch = Stopwatch(contender.generator)
-            asked = replace(contender, generator=watch)
-            conditions = ["answerable"] if contender.arm.context != "retrieved" else ["answerable", "withheld"]
-            former = timings.latencies(contender)
+        for running in lineup:
+            watch = Stopwatch(running.generator)
+            asked = replace(running, generator=watch)
+            conditions = ["answerable"] if running.system.context != "retrieved" else ["answerable", "withheld"]
+            former = timings.latencies(running)
             try:
                 for name, one in product(sets, conditions):
                     frames.append(_answers(asked, known, name, one, settings=settings, on_event=on_event))
             finally:  # also of what is interrupted: its replies are not written again
-                timings.keep(contender, watch, former)
-            taken = latencies(contender, known, search, former=former, settings=settings, on_event=on_event)
-            timings.keep(contender, watch, taken)
+                timings.keep(running, watch, former)
+            taken = latencies(running, known, search, former=former, settings=settings, on_event=on_event)
+            timings.keep(running, watch, taken)
         return {"answers.parquet": pl.concat(frames)}
 
     line = run.step(
@@ -335,7 +328,7 @@ def ask_all(
         outputs=["answers.parquet"],
         inputs=["documents.parquet", "chunks.parquet", "cleaned.parquet", *searched(settings)],
         using={
-            "arms": [who(contender) for contender in contenders],
+            "arms": [who(running) for running in lineup],
             "questions": _digest(known.questions.to_dicts()),
             "k": settings.index.k,
             "seed": settings.seed,
@@ -349,56 +342,56 @@ def ask_all(
 
 
 def _answers(
-    contender: RunningSystem, known: Contexts, split: str, condition: str, *, settings: Settings, on_event: OnEvent
+    running: RunningSystem, known: Contexts, split: str, condition: str, *, settings: Settings, on_event: OnEvent
 ) -> pl.DataFrame:
-    context = contender.arm.context if condition == "answerable" else "withheld"
+    context = running.system.context if condition == "answerable" else "withheld"
     ids = known.ids(split, context)
     if ids:
-        told = {"arm": contender.arm.title, "set": split, "condition": condition, "questions": len(ids)}
+        told = {"arm": running.system.title, "set": split, "condition": condition, "questions": len(ids)}
         on_event("asking", told)
     return answering.answer_rows(
-        _ask(contender, known, split, context, settings),
+        _ask(running, known, split, context, settings),
         ids,
-        arm=contender.arm.name,
+        system=running.system.name,
         question_set=split,
         condition=condition,
-        retrieved=[known.sources.hits[name] if contender.arm.context != "none" else [] for name in ids],
+        retrieved=[known.sources.hits[name] if running.system.context != "none" else [] for name in ids],
     )
 
 
 def _ask(
-    contender: RunningSystem, known: Contexts, question_set: str, context: contexts.Context, settings: Settings
+    running: RunningSystem, known: Contexts, question_set: str, context: contexts.Context, settings: Settings
 ) -> list[Answer]:
     ids = known.ids(question_set, context)
     asked = dict(known.questions.select("question_id", "question").iter_rows())
     passages = [known.passages[name][context] for name in ids]
-    options = _options(contender, settings)
+    options = _options(running, settings)
     said = list(
         answering.answer_all(
             [asked[name] for name in ids],
             passages,
-            contender.generator,
+            running.generator,
             max_tokens=settings.answering.max_tokens,
             when_unsupported=settings.answering.when_unsupported,
-            model=contender.arm.model,
-            adapter=contender.arm.adapter,
+            model=running.system.model,
+            adapter=running.system.adapter,
             asked=[known.worth_asking(name, context, settings.answering.min_relevance) for name in ids],
             **options,
         )
     )
     labels = summary.labels(_of(known.questions, question_set))
-    if labels and contender.scorer is not None:
+    if labels and running.scorer is not None:
         chats = [
             answering.request(asked[name], shown, max_tokens=1, **options).messages
             for name, shown in zip(ids, passages, strict=True)
         ]
-        begun = systems.beginnings(said, chats, contender.scorer)
-        said = systems.labelled(said, capability.choose(contender.scorer, begun, labels))
+        begun = systems.beginnings(said, chats, running.scorer)
+        said = systems.labelled(said, capability.choose(running.scorer, begun, labels))
     return said
 
 
-def _options(contender: RunningSystem, settings: Settings) -> dict[str, Any]:
-    return {"prompt": contender.prompt, "style": _style(settings), "exemplars": contender.exemplars}
+def _options(running: RunningSystem, settings: Settings) -> dict[str, Any]:
+    return {"prompt": running.prompt, "style": _style(settings), "exemplars": running.exemplars}
 
 
 def _style(settings: Settings) -> str:

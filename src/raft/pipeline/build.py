@@ -25,10 +25,10 @@ from raft.generation import generate, items, plan
 from raft.generation.facts import read_prefixes
 from raft.generation.plan import Prompts, Survey
 from raft.kinds import KINDS
-from raft.pipeline.read import documents_listed, note_chunks, note_questions, noting, read_documents
+from raft.pipeline.read import count_chunks, count_questions, documents_listed, read_documents, tallied
 from raft.prompts import Prompt
 from raft.protocols import Embedder, Generator, Indexes, OnEvent, Tokenizer
-from raft.rag.format import PROMPTS, render_style
+from raft.rag.format import PROMPTS, render_style, shown_text
 from raft.settings import AnswerStyle, Cleaning, Examples, Settings, Split
 from raft.similarity import near_copies
 from raft.store import artifacts, tables
@@ -59,12 +59,12 @@ def set_aside(run: Run, settings: Settings) -> frozenset[str]:
     return split.matching(documents_listed(run), settings.split.hold_out)
 
 
-def survey_chunks(run: Run, settings: Settings, *, way: str, aside: frozenset[str]) -> None:
+def survey_chunks(run: Run, settings: Settings, *, strategy: str, aside: frozenset[str]) -> None:
     """Chunks, but those of `aside`, to `survey.json`: all that planning the questions has to know of them together.
 
     It comes before the index, since the estimate rests on it, and embedding may be the first thing that costs money.
     """
-    needs = plan.needed(way, settings.questions.kinds)
+    needs = plan.needed(strategy, settings.questions.kinds)
     compared = not needs.isdisjoint({"alike", "pairs"})
     path = run.folder / SURVEY
     run.make(
@@ -97,17 +97,11 @@ def read_survey(run: Run) -> Survey:
 
 
 def make_all(
-    run: Run, settings: Settings, components: Components, sources: Sequence[Source], *, way: str, on_event: OnEvent
+    run: Run, settings: Settings, components: Components, sources: Sequence[Source], *, strategy: str, on_event: OnEvent
 ) -> None:
     """Make every artifact of a build that is not there yet, in a run directory that is held for writing.
 
-    Args:
-        run: the run directory.
-        settings: the experiment.
-        components: its models and indexes.
-        sources: the corpus' files.
-        way: "answer_first", "spans" or "items".
-        on_event: told of progress.
+    `strategy` is "answer_first", "spans" or "items".
 
     Raises:
         RaftError: a step failed, or came out empty; what was done before is kept.
@@ -116,9 +110,9 @@ def make_all(
     own = own_questions(settings, settings.evaluation, documents_listed(run)) if settings.evaluation else None
     aside = set_aside(run, settings)
     cut_chunks(run, settings, components.embedder)
-    survey_chunks(run, settings, way=way, aside=aside)
+    survey_chunks(run, settings, strategy=strategy, aside=aside)
     fill_indexes(run, settings, components)
-    ask_questions(run, settings, components.generator, way=way, on_event=on_event)
+    ask_questions(run, settings, components.generator, strategy=strategy, on_event=on_event)
     clean_and_split(run, settings, components, own)
     write_examples(run, settings, components)
 
@@ -148,7 +142,7 @@ def _cut(step: Step, *, tokenizer: Tokenizer, **shape: int) -> Mapping[str, Outp
         repeated=repeated_lines(step.run.stream("documents.parquet")),
         previous=None if known is None else (lambda doc_id, sha256: known((doc_id, sha256))),
     )
-    return {"chunks.parquet": noting(frames, partial(note_chunks, step.notes))}
+    return {"chunks.parquet": tallied(frames, partial(count_chunks, step.stats))}
 
 
 def fill_indexes(run: Run, settings: Settings, components: Components) -> None:
@@ -157,7 +151,7 @@ def fill_indexes(run: Run, settings: Settings, components: Components) -> None:
     chunks = partial(run.stream, "chunks.parquet", ["chunk_id", "doc_id", "heading", "text"])
 
     def dense(step: Step) -> Mapping[str, Output]:
-        step.notes.update(indexes.sync(chunks))
+        step.stats.update(indexes.sync(chunks))
         return {}
 
     def lexical(step: Step) -> Mapping[str, Output]:
@@ -177,14 +171,14 @@ def fill_indexes(run: Run, settings: Settings, components: Components) -> None:
         run.step("lexical", lexical, version=1, outputs={"lexical": indexes.lexical_digest}, inputs=read)
 
 
-def ask_questions(run: Run, settings: Settings, generator: Generator, *, way: str, on_event: OnEvent) -> None:
+def ask_questions(run: Run, settings: Settings, generator: Generator, *, strategy: str, on_event: OnEvent) -> None:
     """Chunks that were surveyed to `questions.parquet`; what is not delivered to `failures.parquet`."""
     used = generate.read_prompts(settings.prompts)
     asked = settings.questions
     kinds = [kind for kind, its in KINDS.items() if its.version and kind in asked.kinds]
     using = {
         "generator": generator,
-        "way": way,
+        "way": strategy,
         "attempts": settings.generator.attempts,
         "prompts": [
             *(used.answer_first, used.items, used.comparison, used.unanswerable, used.span),
@@ -192,7 +186,7 @@ def ask_questions(run: Run, settings: Settings, generator: Generator, *, way: st
         ],
         "openings": prompts.load_text("openings.yaml", settings.prompts),
         **{f"{kind}s": KINDS[kind].version for kind in kinds},
-        **({"items": items.VERSION} if way == "items" else {}),
+        **({"items": items.VERSION} if strategy == "items" else {}),
         **asked.model_dump(mode="json", exclude={"way"}),
     }
     line = run.make(
@@ -230,7 +224,7 @@ def _ask(
     failures: list[dict[str, Any]] = []
 
     def failed() -> Iterator[pl.DataFrame]:  # it is read after the questions: only then is the list complete
-        step.notes["failures"] = dict(Counter(row["kind"] for row in failures))
+        step.stats["failures"] = dict(Counter(row["kind"] for row in failures))
         yield tables.frame(tables.FAILURES, failures)
 
     frames = generate.ask(
@@ -238,7 +232,7 @@ def _ask(
         read_survey(step.run),
         generator,
         used,
-        way=way,
+        strategy=way,
         kinds=kinds,
         per_chunk=per_chunk,
         limit=limit,
@@ -246,7 +240,7 @@ def _ask(
         failures=failures,
         planned=lambda count: on_event("planned", {"questions": count}),
     )
-    questions = noting(frames, partial(note_questions, step.notes))
+    questions = tallied(frames, partial(count_questions, step.stats))
     return {"questions.parquet": questions, "failures.parquet": failed()}
 
 
@@ -317,9 +311,9 @@ def _clean(
     )
     measured = split.evaluation_rows(parted, documents, evaluation)
     split.check_leaks(parted, measured, held_out=held_out)
-    step.notes["held_out"] = sorted(held_out)
-    step.notes["reasons"] = _counts(parted, "reason")
-    step.notes["splits"] = _counts(parted, "split") | ({"user": evaluation.height} if evaluation is not None else {})
+    step.stats["held_out"] = sorted(held_out)
+    step.stats["reasons"] = _counts(parted, "reason")
+    step.stats["splits"] = _counts(parted, "split") | ({"user": evaluation.height} if evaluation is not None else {})
     return {"cleaned.parquet": parted, "eval.jsonl": measured}
 
 
@@ -346,6 +340,7 @@ def write_examples(run: Run, settings: Settings, components: Components) -> None
             "generator": components.generator if render_style(**style.model_dump()) else None,
             "student": components.student,
             "seed": settings.seed,
+            **({"told_apart": 1} if _imitates(run) else {}),
         },
         beside={"indexes": components.indexes},
         settings=settings.model_dump(mode="json", include={"student", "examples", "answer_style", "prompts"}),
@@ -356,6 +351,18 @@ def write_examples(run: Run, settings: Settings, components: Components) -> None
             where=json.dumps(run.manifest["steps"]["cleaned"]["notes"]["reasons"]),
             hint=f"raft show {run.folder} cleaned   (each question with the reason why it was dropped)",
         )
+
+
+def _imitates(run: Run) -> bool:
+    """Tell whether any text of the rows is shown otherwise than it is written (`rag.format.shown_text`)."""
+    tables = [("chunks.parquet", ["heading", "text"]), ("cleaned.parquet", ["question", "answer"])]
+    frames = (frame for name, columns in tables for frame in run.stream(name, columns))
+    texts = (text for frame in frames for column in frame for text in column.filter(column.str.contains(_MAYBE_MARKED)))
+    return any(shown_text(text) != text for text in texts)
+
+
+_MAYBE_MARKED = r"(?i)[<\[]|(?:question|answer|quote|document)[ \t\d\[\]]*(?:\*\*)?[:：]"
+"""What each text has that is shown otherwise, and is found fast."""
 
 
 def _copies(run: Run) -> list[list[str]]:
@@ -384,6 +391,7 @@ def _write_examples(
     student: Tokenizer,
     seed: int,
     indexes: Indexes,
+    told_apart: int = 0,
 ) -> Mapping[str, Output]:
     run, cleaned, words = step.run, step.run.read("cleaned.parquet"), render_style(**style.model_dump())
     prompt, wording = prompts
@@ -391,7 +399,7 @@ def _write_examples(
     if generator is not None:
         schema = style.format if isinstance(style.format, dict) else None
         answers, failed = restyle(cleaned, generator, wording, style=words, schema=schema)
-        step.notes["not_restyled"] = failed
+        step.stats["not_restyled"] = failed
         if schema is not None:
             cleaned = cleaned.filter(~pl.col("question_id").is_in(failed))
     with indexes.open() as retriever:
@@ -408,7 +416,7 @@ def _write_examples(
             titles=dict(documents_listed(run).select("doc_id", "title").iter_rows()),
             styled_answers=answers,
         )
-    step.notes.update(report)
+    step.stats.update(report)
     return {
         "examples.parquet": made,
         "train.jsonl": chat_lines(made, "train"),

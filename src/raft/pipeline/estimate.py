@@ -256,21 +256,16 @@ def count_calls(
     settings: Settings,
     found: CostContext,
     *,
-    way: str,
+    strategy: str,
     begin: str,
     sample: int,
     ask: Callable[[list[Request]], Iterable[Completion | Failure]],
 ) -> Estimate:
     """Count what a build would ask, from its documents, chunks and survey, which are there.
 
-    Args:
-        run: the run directory.
-        settings: the experiment.
-        found: prices, and what the ledger knows.
-        way: "answer_first", "spans" or "items".
-        begin: the step that the build has come to; earlier ones ask nothing any more.
-        sample: so many requests, spread evenly, are put to `ask`, to learn from their usage.
-        ask: asks in earnest, and keeps the replies.
+    `strategy` is "answer_first", "spans" or "items"; `begin` is the step that the build has come to: earlier ones ask
+    nothing any more. So many requests as `sample` says, spread evenly, are put to `ask`, which asks in earnest and
+    keeps the replies, to learn from their usage.
     """
     left = _STEPS[_STEPS.index(begin) :] if begin in _STEPS else _STEPS
     part = partial(_part, model=settings.generator.model, price=found.price)
@@ -278,7 +273,7 @@ def count_calls(
     asked_for = settings.questions.model_dump(include={"kinds", "per_chunk", "limit"})
 
     def plan() -> generate.Plan:
-        return generate.plan(run.stream("chunks.parquet"), survey, used, way=way, **asked_for)
+        return generate.plan(run.stream("chunks.parquet"), survey, used, strategy=strategy, **asked_for)
 
     seen, load, known = _Seen(found.room), _Load(extra=found.room), plan()
     calls, missing = 0, []

@@ -37,7 +37,7 @@ def read_documents(run: Run, settings: Settings, sources: Sequence[documents.Sou
             sources, text_field=settings.chunking.text_field, drop_templates=drop, previous=previous
         )
         kept = redacted(frames) if replace else frames
-        return {"documents.parquet": noting(kept, partial(note_documents, step.notes))}
+        return {"documents.parquet": tallied(kept, partial(count_documents, step.stats))}
 
     run.step(
         "documents",
@@ -120,10 +120,10 @@ def _look_through(
 ) -> dict[str, Output]:
     if found != "ignore":
         rows = (row for frame in step.run.stream("documents.parquet") for row in frame.iter_rows(named=True))
-        step.notes.update(_noted(rows, redacted=found == "redact"))
-        step.notes.update({"questions": questions} if questions else {})
+        step.stats.update(_noted(rows, redacted=found == "redact"))
+        step.stats.update({"questions": questions} if questions else {})
     if sent:
-        step.notes["sent"] = True
+        step.stats["sent"] = True
     return {}
 
 
@@ -161,32 +161,32 @@ def _kinds(title: str, text: str, *, redacted: bool = False) -> dict[str, int]:
     return {kind: counts[kind] for kind in pii.PLACEHOLDERS if kind in counts}
 
 
-Notes = dict[str, Any]
+Stats = dict[str, Any]
 
 
-def noting(frames: Iterable[pl.DataFrame], note: Callable[[pl.DataFrame], None]) -> Iterator[pl.DataFrame]:
-    """Yield the frames, each after `note` has seen it."""
+def tallied(frames: Iterable[pl.DataFrame], count: Callable[[pl.DataFrame], None]) -> Iterator[pl.DataFrame]:
+    """Yield the frames, each after `count` has seen it."""
     for frame in frames:
-        note(frame)
+        count(frame)
         yield frame
 
 
-def note_documents(notes: Notes, frame: pl.DataFrame) -> None:
+def count_documents(stats: Stats, frame: pl.DataFrame) -> None:
     """Count characters, and list what could not be read."""
-    notes["characters"] = notes.get("characters", 0) + int(frame["characters"].sum() or 0)
-    notes.setdefault("unreadable", []).extend(
+    stats["characters"] = stats.get("characters", 0) + int(frame["characters"].sum() or 0)
+    stats.setdefault("unreadable", []).extend(
         [row["path"], row["error"]] for row in frame.filter(pl.col("error").is_not_null()).iter_rows(named=True)
     )
 
 
-def note_chunks(notes: Notes, frame: pl.DataFrame) -> None:
+def count_chunks(stats: Stats, frame: pl.DataFrame) -> None:
     """Count tokens and boilerplate."""
-    notes["tokens"] = notes.get("tokens", 0) + int(frame["tokens"].sum() or 0)
-    notes["boilerplate"] = notes.get("boilerplate", 0) + int(frame["boilerplate"].sum() or 0)
+    stats["tokens"] = stats.get("tokens", 0) + int(frame["tokens"].sum() or 0)
+    stats["boilerplate"] = stats.get("boilerplate", 0) + int(frame["boilerplate"].sum() or 0)
 
 
-def note_questions(notes: Notes, frame: pl.DataFrame) -> None:
+def count_questions(stats: Stats, frame: pl.DataFrame) -> None:
     """Count questions by kind."""
-    kinds = notes.setdefault("kinds", {})
+    kinds = stats.setdefault("kinds", {})
     for kind, count in sorted(Counter(frame["kind"].to_list()).items()):
         kinds[kind] = kinds.get(kind, 0) + count

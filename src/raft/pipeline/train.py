@@ -84,7 +84,7 @@ def train_adapter(
         shutil.rmtree(folder, ignore_errors=True)
         folder.parent.mkdir(exist_ok=True)
         draft.replace(folder)
-        step.notes.update(rows=card["rows"], seconds=card["seconds"], **card["notes"])
+        step.stats.update(rows=card["rows"], seconds=card["seconds"], **card["notes"])
         return {}
 
     run.step(

@@ -72,13 +72,8 @@ def request(
 ) -> Request:
     """Return what asks `question` of the passages, shown in their order; a model's most likely reply is wanted.
 
-    Args:
-        question: the question.
-        passages: none for a question without documents.
-        prompt: a prompt with $question, and with $documents and $style where they are to be seen.
-        style: what `format.render_style` returned; may be empty.
-        max_tokens: longest reply.
-        exemplars: turns of worked examples, put before the last turn of the user.
+    The prompt has $question, and $documents and $style where they are to be seen; `style` is what
+    `format.render_style` returned. `exemplars`, turns of worked examples, come before the last turn of the user.
 
     Raises:
         UsageError: the prompt has another placeholder.
@@ -101,14 +96,8 @@ def fit(
 ) -> list[Passage]:
     """Return the passages (best first) that fit into a prompt, dropped from the end; none where not even one fits.
 
-    Args:
-        passages: what is to be shown.
-        question: as for `request`, and so are prompt and style.
-        prompt: its prompt.
-        style: its style.
-        tokenizer: the model's.
-        limit: most tokens of the prompt; what the model takes, less the longest reply.
-        keep: ids of chunks that are dropped last.
+    `limit` is the most tokens of the prompt: what the model takes, less the longest reply. `keep` are ids of chunks
+    that are dropped last.
     """
     kept = list(passages)
     while kept:
@@ -137,19 +126,10 @@ def answer_all(
 ) -> Iterator[Answer]:
     """Yield one checked answer a question, in order, as the generator delivers.
 
-    Args:
-        questions: what is asked.
-        passages: what is shown for each question.
-        generator: the model, with its adapter.
-        prompt: as for `request`, and so are style, max_tokens and exemplars.
-        style: its style.
-        max_tokens: longest reply.
-        when_unsupported: what becomes of an answer that is not supported: "mark" it, "retry" once, warmer, and keep
-            the second reply if that is supported, or "refuse": the abstention in its place.
-        model: name of the model, for the answers.
-        adapter: id of its adapter, None for the base model.
-        retrieval_seconds: how long the search for each question took; None counts as 0.
-        exemplars: turns of worked examples.
+    Prompt, style, `max_tokens` and exemplars are as for `request`. `when_unsupported` says what becomes of an answer
+    that is not supported: "mark" it, "retry" once, warmer, and keep the second reply if that is supported, or "refuse":
+    the abstention in its place. `model` and `adapter` (None for the base model) are noted in the answers, and so is how
+    long the search for each question took, in seconds; None counts as 0.
         asked: whether the model is asked each question at all; where it is not, the answer is that the documents do not
             answer the question. None: it is asked where anything is shown.
 
@@ -250,7 +230,7 @@ def answer_rows(
     answers: Sequence[Answer],
     question_ids: Sequence[str],
     *,
-    arm: str,
+    system: str,
     question_set: str,
     condition: str,
     retrieved: Sequence[Sequence[str]],
@@ -260,7 +240,7 @@ def answer_rows(
     Args:
         answers: in the order of their questions.
         question_ids: one an answer.
-        arm: the contender that answered.
+        system: the system that answered.
         question_set: the set that the questions are from.
         condition: "answerable" or "withheld".
         retrieved: chunk_ids that the search brought for each question, best first.
@@ -270,7 +250,7 @@ def answer_rows(
     """
     rows = [
         {
-            "arm": arm,
+            "arm": system,
             "question_set": question_set,
             "condition": condition,
             "question_id": question_id,

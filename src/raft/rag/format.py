@@ -12,6 +12,10 @@ Three rules make it unambiguous. A quote takes one line: each run of white space
 found in its chunk by `raft.text.find_quote`), and its outermost quotation marks are the form's, all others its own.
 The answer is everything behind the first line that begins with `Answer:`, so it may have lines of its own; but where
 no quote stands before it, the quote lines that end the reply are quotes.
+
+What others wrote never looks like the form's own marks: a line of a document, a question or an answer that begins as
+one of them (`[2]`, `Question:`, `Answer:`, `Quote [1]:`) is shown with a backslash before it, and control tokens of
+models are spelled as text. Replies are read back without either; all other text is shown as it is.
 """
 
 import json
@@ -22,7 +26,7 @@ from typing import Any
 
 from raft.prompts import Prompt, Where
 from raft.protocols import Message
-from raft.text import normalise
+from raft.text import as_text, as_written, normalise
 
 PROMPTS: Mapping[Where, str] = {"last": "answer", "first": "answer_quotes_first", "none": "answer_alone"}
 """Names of the prompts that ask for them there."""
@@ -31,6 +35,10 @@ ABSTENTION = "The documents do not answer this question."
 
 _HEAD = re.compile(r"^(?:\*\*)?(?:(Answer)|Quote[ \t]*(?:\[?(\d{1,6})\]?)?)[ \t]*:(?:\*\*)?", re.MULTILINE)
 _LAST = re.compile(r"(?:\n(?:\*\*)?Quote[ \t]*(?:\[?\d{1,6}\]?)?[ \t]*:[^\n]*)+\Z")
+_NUMBER = r"[ \t]*\[?\d{1,6}\]?"
+_MARK = rf"\\*(?=\[\d{{1,6}}\]|(?:Question|Answer|Quote|(?:Quote|Document){_NUMBER})[ \t]*(?:\*\*)?[:：])"
+_MARKED = re.compile(rf"(?<=[\n\r\v\f\x85\u2028\u2029])([ \t\xa0]*(?:\*\*)?)({_MARK})", re.IGNORECASE)
+_ESCAPED = re.compile(rf"(?<!\\)\\({_MARK})", re.IGNORECASE)
 _PAIRS = (('"', '"'), ("“", "”"), ("'", "'"))
 _SOURCE = r"""(?:the\ |these\ |those\ |this\ |any\ of\ the\ |your\ )?(?:\w+\ )?
     (?:documents?|context|passages?|texts?|excerpts?|sources?)"""
@@ -100,7 +108,7 @@ def title_line(title: str | None, heading: str | None) -> str:
 def render_documents(shown: Iterable[Shown]) -> str:
     """Return the documents numbered from 1, each with its title above its text, separated by blank lines."""
     return "\n\n".join(
-        f"[{number}] {' '.join(document.title.split())}".rstrip() + f"\n{document.text.strip()}"
+        f"[{number}] {' '.join(document.title.split())}".rstrip() + _told(f"\n{document.text.strip()}")
         for number, document in enumerate(shown, 1)
     )
 
@@ -113,7 +121,7 @@ def render_prompt(prompt: Prompt, *, question: str, shown: Iterable[Shown], styl
     Raises:
         UsageError: the prompt has another placeholder.
     """
-    return prompt.render(documents=render_documents(shown), question=question.strip(), style=style)
+    return prompt.render(documents=render_documents(shown), question=_told(question.strip()), style=style)
 
 
 def render_style(*, tone: str | None, format: str | Mapping[str, Any] | None, examples: Sequence[Any]) -> str:
@@ -132,13 +140,27 @@ def render_style(*, tone: str | None, format: str | Mapping[str, Any] | None, ex
 def render_target(answer: str, quotes: Iterable[tuple[int, str]], where: Where = "last") -> str:
     """Return the reply that a model is to learn: the answer, and its quotes, each with its document's number.
 
-    `parse` reads back the same answer (stripped) and the same quotes (white space collapsed, empty ones left out), but
-    for an answer that ends with lines in the form of quotes and has none before it. Documents are numbered from 1; the
-    quotes stand before the answer ("first"), behind it ("last") or nowhere ("none").
+    `parse` reads back the same answer (stripped) and the same quotes (white space collapsed, empty ones left out).
+    Documents are numbered from 1; the quotes stand before the answer ("first"), behind it ("last") or nowhere ("none").
     """
-    lines = [f'Quote [{number}]: "{text}"' for number, text in ((n, " ".join(t.split())) for n, t in quotes) if text]
-    said = [f"Answer: {answer.strip()}".rstrip()]
+    lines = [f'Quote [{n}]: "{as_text(text)}"' for n, text in ((n, " ".join(t.split())) for n, t in quotes) if text]
+    said = [_told(f"Answer: {as_text(answer.strip())}").rstrip()]
     return "\n".join({"first": [*lines, *said], "last": [*said, *lines], "none": said}[where])
+
+
+def _told(text: str) -> str:
+    """Return text whose lines, but for the first, are told apart from the form's own."""
+    return _MARKED.sub(r"\1\\\2", text)
+
+
+def shown_text(text: str) -> str:
+    """Return a text as a prompt shows it in a document."""
+    return as_text(_told(f"\n{text}")[1:])
+
+
+def unmarked(text: str) -> str:
+    """Return a text as it was before its lines were told apart from the form's own, wherever in it those stand now."""
+    return _ESCAPED.sub(r"\1", text)
 
 
 def parse(reply: str) -> Parsed:
@@ -147,7 +169,7 @@ def parse(reply: str) -> Parsed:
     The form is kept when the reply begins with a quote or the answer, and has an answer. Unnumbered quotes, bold
     labels and typographic quotation marks are understood too.
     """
-    whole = reply.strip()
+    whole = as_written(reply.strip())
     quotes: list[tuple[int | None, str]] = []
     heads = list(_HEAD.finditer(whole)) if _HEAD.match(whole) else []
     ends = [*(head.start() for head in heads[1:]), len(whole)]
@@ -155,7 +177,7 @@ def parse(reply: str) -> Parsed:
         if head.group(1):
             rest = whole[head.end() :]
             last = None if quotes else _LAST.search(rest)
-            answer = (rest[: last.start()] if last else rest).strip()
+            answer = _MARKED.sub(lambda line: line[1] + line[2][1:], (rest[: last.start()] if last else rest).strip())
             if answer:
                 quotes += _quotes(last.group()) if last else []
                 return Parsed(answer, tuple(quotes), is_abstention(answer), followed=True)
@@ -168,7 +190,8 @@ def up_to_answer(reply: str) -> str:
     """Return what stands before the answer of a reply that kept the form: its quotes, if there, and the word Answer."""
     head = _HEAD.match(reply.strip())
     quotes = () if head and head.group(1) else parse(reply).quotes
-    lines = [f'Quote [{number}]: "{text}"' if number else f'Quote: "{text}"' for number, text in quotes]
+    spelled = [(number, as_text(text)) for number, text in quotes]
+    lines = [f'Quote [{number}]: "{text}"' if number else f'Quote: "{text}"' for number, text in spelled]
     return "\n".join([*lines, "Answer:"])
 
 

@@ -7,7 +7,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from raft.rag.format import is_abstention
+from raft.rag.format import is_abstention, unmarked
 from raft.text import contains, overlap, sentences
 from raft.text.values import Value, covers, figures
 
@@ -170,9 +170,9 @@ def find_verbatim(quote: str, text: str) -> tuple[int, int] | None:
 
     Only white space and the typography of quotation marks and dashes may differ; letters, their case and all other
     punctuation count. It begins and ends where words and numbers do: "3 days" does not stand in "13 days" nor in
-    "2.3 days". A quote without a letter or digit stands nowhere.
+    "2.3 days". A quote without a letter or digit stands nowhere. A line's mark may be copied as a prompt shows it.
     """
-    for wanted in dict.fromkeys((quote.strip(), quote.strip().strip(_MARKS).strip())):
+    for wanted in dict.fromkeys((quote.strip(), quote.strip().strip(_MARKS).strip(), unmarked(quote).strip())):
         if any(map(str.isalnum, wanted)):
             match = _pattern(wanted, loose=False).search(text) or _pattern(wanted, loose=True).search(text)
             if match:

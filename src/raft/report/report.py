@@ -144,7 +144,7 @@ def markdown(facts: Facts) -> str:
     made = render(
         "summary.md",
         **_common(facts),
-        arms=[arm for arm in facts["arms"] if arm["sets"].get(name) is not None],
+        arms=[system for system in facts["arms"] if system["sets"].get(name) is not None],
         titles={measure: one.title for measure, one in MEASURES.items()},
         beside=("exact_match", "false_answers", "false_refusals"),
         loss=min((one["valid_loss"] for one in points if known(one.get("valid_loss"))), default=None),
@@ -157,7 +157,7 @@ def _common(facts: Facts) -> dict[str, Any]:
     """Return what page and summary are both told."""
     verdict = facts["verdict"]
     headline, meaning = DECISIONS.get(verdict["decision"], (str(verdict["decision"]), ""))
-    titles = {arm["name"]: arm["title"] for arm in facts["arms"]}
+    titles = {system["name"]: system["title"] for system in facts["arms"]}
     sides = {side: titles.get(verdict.get(side), "an arm that was not measured") for side in ("contender", "baseline")}
     cuts = {cut for found in (facts.get("retrieval") or {}).values() for cut in found["recall"]}
     said = {"facts": facts, "headline": headline, "meaning": meaning, "roles": _roles(verdict)}
@@ -175,8 +175,7 @@ _SIGNS = {
 def html(facts: Facts) -> str:
     """Return the report as one page that loads nothing.
 
-    Args:
-        facts: what `benchmark.json` holds; what was not measured is None there, and is said to be.
+    `facts` is what `benchmark.json` holds; what was not measured is None there, and is said to be.
     """
     verdict, common = facts["verdict"], _common(facts)
     tone, sign = _SIGNS.get(verdict["decision"], ("open", "●"))
@@ -189,7 +188,7 @@ def html(facts: Facts) -> str:
         about=_about(facts),
         tone=tone,
         sign=sign,
-        titles={arm["name"]: arm["title"] for arm in facts["arms"]},
+        titles={system["name"]: system["title"] for system in facts["arms"]},
         measures=measures,
         score_measures={name: measures[name] for name, one in MEASURES.items() if one.shown == "scores"},
         failure_measures={name: measures[name] for name, one in MEASURES.items() if one.shown == "failures"},
@@ -217,10 +216,10 @@ def _roles(verdict: Facts) -> dict[str, str]:
 
 
 def _set_names(facts: Facts) -> list[str]:
-    """Return the names of the question sets that an arm answered, that of the verdict first."""
+    """Return the names of the question sets that a system answered, that of the verdict first."""
     first = facts["verdict"].get("question_set")
     names = dict.fromkeys([first, *(one["name"] for one in facts["question_sets"])])
-    return [name for name in names if any(name in arm["sets"] for arm in facts["arms"])]
+    return [name for name in names if any(name in system["sets"] for system in facts["arms"])]
 
 
 def _dot(label: str, interval: Facts | None, role: str, *, signed: bool = False) -> Dot:
@@ -241,19 +240,19 @@ def _gain_plot(verdict: Facts) -> Markup | None:
 
 
 def _question_set(facts: Facts, name: str) -> dict[str, Any]:
-    """Return the arms that answered a question set, what any of them was measured by, and a plot for either width."""
-    verdict, arms = facts["verdict"], [arm for arm in facts["arms"] if name in arm["sets"]]
+    """Return the systems that answered a question set, what they were measured by, and a plot for either width."""
+    verdict, arms = facts["verdict"], [system for system in facts["arms"] if name in system["sets"]]
     measure, roles = verdict["measure"], _roles(verdict)
-    scored: list[tuple[Facts, Any]] = [(arm, (arm["sets"][name] or {}).get(measure)) for arm in arms]
+    scored: list[tuple[Facts, Any]] = [(system, (system["sets"][name] or {}).get(measure)) for system in arms]
     scored.sort(key=lambda pair: -pair[1]["value"] if measured(pair[1]) else 2.0)
-    rows = [_dot(arm["title"], score, roles.get(arm["name"], "other")) for arm, score in scored]
-    bases = [score["value"] for arm, score in scored if roles.get(arm["name"]) == "baseline" and measured(score)]
+    rows = [_dot(system["title"], score, roles.get(system["name"], "other")) for system, score in scored]
+    bases = [score["value"] for system, score in scored if roles.get(system["name"]) == "baseline" and measured(score)]
     line = {"reference": 100 * bases[0], "reference_label": f"baseline {share(bases[0])}"} if bases else {}
     caption = f"{MEASURES[measure].title} of each arm on the question set “{name}”, with 95 % intervals"
     return {
         "name": name,
         "arms": arms,
-        "there": [key for key in MEASURES if any(measured((arm["sets"][name] or {}).get(key)) for arm in arms)],
+        "there": [key for key in MEASURES if any(measured((system["sets"][name] or {}).get(key)) for system in arms)],
         "caption": caption,
         "beside": dots(rows, title=caption, beside=True, **line),
         "above": dots(rows, title=caption, beside=False, **line),
@@ -274,12 +273,12 @@ def _rows(facts: Facts) -> dict[str, Any]:
     rows = [
         [row["question_id"], row["question_set"], row["question"], row.get("document"), row.get("references") or [],
          row.get("golden") or "", row.get("retrieved_bearing"),
-         {arm: [found.get(key) for key in keys] for arm, found in row["answers"].items()}]
+         {system: [found.get(key) for key in keys] for system, found in row["answers"].items()}]
         for row in facts["questions"]
     ]  # fmt: skip
     verdict = facts["verdict"]
-    said = {arm: None for row in facts["questions"] for arm in row["answers"]}
-    titles = {arm["name"]: arm["title"] for arm in facts["arms"]}
+    said = {system: None for row in facts["questions"] for system in row["answers"]}
+    titles = {system["name"]: system["title"] for system in facts["arms"]}
     order = [name for name in titles if name in said] + [name for name in said if name not in titles]
     chosen = {side: verdict.get(side) if verdict.get(side) in said else None for side in ("contender", "baseline")}
     arms = [[name, titles.get(name, name)] for name in order]

@@ -43,16 +43,9 @@ def card(
 ) -> dict[str, Any]:
     """Return the card of an adapter that was just trained, as JSON values.
 
-    Args:
-        facts: at least `FACTS`: the adapter's id, name and identity of its base model, digests of examples and
-            prompt, and the answer style. Others (`revision` of the base model, ...) are kept as they are.
-        plan: how it was to be trained.
-        report: what the training did.
-        rows: training rows of the run, without rehearsal.
-        valid: validation rows.
-        rehearsal: general chats mixed in, so that the model unlearns less.
-        rehearsal_seed: seed of their choice.
-        notes: what a person should be told about this training.
+    `facts` are at least `FACTS`; others (`revision` of the base model, ...) are kept as they are. `rows` are those of
+    the run, without the `rehearsal`: general chats mixed in, so that the model unlearns less. `notes` are what a person
+    should be told about this training.
 
     Raises:
         ValueError: one of `FACTS` is missing.
@@ -140,10 +133,10 @@ def _points(curve: Sequence[Mapping[str, float]]) -> list[dict[str, float]]:
 
 def _scores(card: Mapping[str, Any], benchmark: Mapping[str, Any]) -> list[tuple[str, ...]]:
     return [
-        (name, arm["title"], MEASURES[measure].title, _interval(scores[measure]))
-        for arm in benchmark["arms"]
-        if arm.get("adapter") in (None, card["adapter"])
-        for name, scores in arm["sets"].items()
+        (name, system["title"], MEASURES[measure].title, _interval(scores[measure]))
+        for system in benchmark["arms"]
+        if system.get("adapter") in (None, card["adapter"])
+        for name, scores in system["sets"].items()
         for measure in _MEASURES
         if scores.get(measure)
     ]
@@ -158,6 +151,16 @@ CONFIG, WEIGHTS, CARD, README = "adapter_config.json", "adapter_model.safetensor
 
 _VARIES = ("base_model_name_or_path", "peft_version")
 """Keys of a configuration that tell where and with what an adapter was written, not what it does."""
+
+_SHAPE = {
+    "base": str,
+    "hyperparameters": dict,
+    "versions": dict,
+    "loss_curve": list,
+    "notes": dict,
+    "seconds": int | float,
+}
+"""What is read of a card, and is of this kind in each."""
 
 _LONGEST_HEADER = 100_000_000  # bytes; the limit of the safetensors library
 
@@ -315,8 +318,8 @@ def read_card(folder: Path) -> dict[str, Any]:
         raise _damaged(folder, f"There is no {CARD} beside the adapter") from None
     except (OSError, ValueError) as error:
         raise _damaged(folder, f"The adapter's {CARD} cannot be read: {error}") from None
-    if not isinstance(card, dict):
-        raise _damaged(folder, f"The adapter's {CARD} holds no card")
+    if not isinstance(card, dict) or any(not isinstance(card.get(name), kind) for name, kind in _SHAPE.items()):
+        raise _damaged(folder, f"The adapter's {CARD} holds no card of raft's")
     return card
 
 
@@ -392,7 +395,7 @@ def _benchmark(folder: Path) -> dict[str, Any] | None:
     """Return the benchmark of the run that an adapter lies in, if it measured this adapter."""
     try:
         found = json.loads((folder.parent.parent / "benchmark.json").read_text(encoding="utf-8"))
-        measured = any(arm.get("adapter") == folder.name for arm in found["arms"])
+        measured = any(system.get("adapter") == folder.name for system in found["arms"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return found if measured else None

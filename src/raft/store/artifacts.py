@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from raft.errors import DamagedArtifact, UsageError
 from raft.store import tables
+from raft.text import from_json
 
 Output = pl.DataFrame | Iterable[pl.DataFrame] | Iterable[str]
 _ROW_GROUP_BYTES = 4 << 20
@@ -40,7 +41,7 @@ def write(path: Path, output: Output) -> int:
 
 def atomically(path: Path, text: str) -> None:
     """Replace a small text file so that at any instant the old or the new one is there, whole."""
-    draft = path.with_name(path.name + ".draft")
+    draft = _draft(path)
     with draft.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
@@ -48,9 +49,13 @@ def atomically(path: Path, text: str) -> None:
     draft.replace(path)
 
 
+def _draft(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid():08d}.draft")  # nobody else's name
+
+
 def link(source: Path, target: Path) -> None:
     """Put a file at a second place, whole, sharing its bytes where the file system can do so."""
-    draft = target.with_name(f"{target.name}.draft")
+    draft = _draft(target)
     draft.unlink(missing_ok=True)
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -236,8 +241,8 @@ def parse_objects(text: str, source: object, hint: str) -> Iterator[tuple[str, d
             continue
         where = f"{source}, line {number}"
         try:
-            value = json.loads(line)
-        except (ValueError, RecursionError) as error:
+            value = from_json(line)
+        except ValueError as error:
             raise UsageError(f"The line is no JSON: {error}.", where=where, hint=hint) from None
         if not isinstance(value, dict):
             raise UsageError("The line is no JSON object.", where=where, hint=hint)

@@ -22,6 +22,7 @@ import numpy as np
 
 from raft.errors import RaftError
 from raft.protocols import Embedder, Message, Request, Scorer, Tokenizer
+from raft.store import folders
 from raft.store.run import is_locked
 from raft.text import whole
 
@@ -113,6 +114,9 @@ class Ledger:
         self._lock = threading.RLock()  # what is written may depend on what is read in the same transaction
         with self._guarded():
             path.parent.mkdir(parents=True, exist_ok=True)
+            if path.is_file() and path.stat().st_size and folders.is_foreign(path):
+                hint = "--set ledger=another-file.sqlite"
+                raise RaftError("The file is the database of another program, and no ledger.", where=path, hint=hint)
             self._db = sqlite3.connect(path, timeout=60, check_same_thread=False, isolation_level=None)
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
@@ -253,21 +257,17 @@ class Ledger:
         try:
             yield
         except (sqlite3.DatabaseError, OSError) as error:
-            raise RaftError(
-                f"The ledger cannot be used: {error}.",
-                where=self.path,
-                hint=f"check the disk; if the file is damaged, move it aside (mv {self.path} {self.path}.damaged): "
-                "what it held is then asked again",
-            ) from error
+            broken = isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError)
+            hint = "df -h; ls -l   (make room, or make the file writable, then run the same command again)"
+            if broken:  # said of nothing else: what is moved aside is paid for again
+                hint = f"mv {self.path} {self.path}.damaged   (what it held is then asked again)"
+            raise RaftError(f"The ledger cannot be used: {error}.", where=self.path, hint=hint) from error
 
 
 def adding(entries: Iterable[Entry]) -> Writing:
     """Return what stores entries, for a transaction that does more; one that is there already is left as it is."""
     now = time.time()
-    return _ADD, [
-        tuple(whole(value) for value in (*vars(entry).values(), now))  # half an emoji, where a reply was cut off
-        for entry in entries
-    ]
+    return _ADD, [tuple(whole([*vars(entry).values(), now])) for entry in entries]
 
 
 class CachedEmbedder:

@@ -7,6 +7,7 @@ and then its line in the manifest, with the digests of what it read: a reader ca
 """
 
 import json
+import re
 import shutil
 import sys
 import time
@@ -20,8 +21,8 @@ from typing import Any
 import polars as pl
 from filelock import FileLock, Timeout
 
-from raft.errors import DamagedArtifact, RaftError, RunLocked, UsageError
-from raft.store import artifacts, lineage
+from raft.errors import DamagedArtifact, RaftError, RunLocked, UsageError, of_system
+from raft.store import artifacts, folders, lineage
 from raft.version import __version__
 
 if sys.platform != "win32":
@@ -36,7 +37,7 @@ def held(folder: Path) -> Iterator[None]:
     """Hold a run directory, made if missing, for writing; it raises as `Run.writing`."""
     lock = FileLock(folder / ".lock", timeout=0)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folders.claim(folder)
         _acquire(lock, folder)
     except OSError as error:
         raise UsageError(
@@ -83,6 +84,7 @@ def _acquire(lock: FileLock, folder: Path) -> None:
 
 
 FORMAT = 1
+_DRAFTS = "|".join(re.escape(name) for name in folders.TABLES)
 
 Meter = Callable[[], dict[str, float]]
 """Returns running totals (calls, tokens, cost); a step's share is the difference over the step."""
@@ -99,7 +101,7 @@ class Step:
         run: the run, to read what earlier steps made.
         folder: its directory.
         scratch: a folder of the step's own, kept until the step succeeds, the same when it is started again.
-        notes: facts about the result for the manifest and the summary (counts per reason, ...); filled by the work.
+        stats: facts about the result for the manifest and the summary (counts per reason, ...); filled by the work.
         reusable: true when the earlier artifacts of this step differ from these in the inputs alone.
     """
 
@@ -107,7 +109,7 @@ class Step:
     folder: Path
     scratch: Path
     reusable: bool
-    notes: dict[str, Any] = field(default_factory=dict)
+    stats: dict[str, Any] = field(default_factory=dict)
 
     def previous(
         self, artifact: str, key: Callable[[pl.DataFrame], pl.Series]
@@ -147,9 +149,13 @@ class Run:
         with held(self.folder):
             self.manifest = self._open()
             drafts = self.folder / ".drafts"
-            shutil.rmtree(drafts, ignore_errors=True)
+            folders.clear(drafts, _DRAFTS)
+            for left in [*self.folder.glob(".lexical-????????"), *self.folder.glob(".*.????????.draft")]:  # by a kill
+                left.unlink() if left.is_file() else shutil.rmtree(left)
             try:
                 yield
+            except OSError as error:
+                raise of_system(error, where=self.folder) from error
             finally:
                 shutil.rmtree(drafts, ignore_errors=True)
 
@@ -190,9 +196,10 @@ class Run:
         keys = [lineage.key(name, version, one, given, read) for one in (using, formerly) if one is not None]
         basis, key = keys[0]
         names = {"key": key, "basis": basis, "inputs": read}
-        former = self._intact(name, outputs)
+        former, scratch = self._intact(name, outputs), self.folder / "scratch" / f"{name}-{key[:16]}"
         if former is not None and former["key"] in [one for _, one in keys]:
             line = self._record(name, {**former, **names}, settings)
+            shutil.rmtree(scratch, ignore_errors=True)  # of a process that died when all was done
             self._report(name, "reused")
             return line
         self._report(name, "begins")
@@ -200,10 +207,10 @@ class Run:
         tried = self._tried(name, key)
         if tried is None:
             reusable = former is not None and former["basis"] in [one for one, _ in keys]
-            step = Step(self, self.folder, self.folder / "scratch" / f"{name}-{key[:16]}", reusable)
+            step = Step(self, self.folder, scratch, reusable)
             tried = {
                 "artifacts": self._make(name, step, work, outputs),
-                "notes": step.notes,
+                "notes": step.stats,
                 "seconds": round(time.monotonic() - begun, 3),
                 "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             }
@@ -215,7 +222,7 @@ class Run:
             line = {**former, "notes": line["notes"]}
             asked = {total: former.get(total, 0) + value for total, value in asked.items()}
         line = self._record(name, {**line, **names, **asked}, settings)
-        for abandoned in (self.folder / "scratch").glob(f"{name}-*"):
+        for abandoned in (self.folder / "scratch").glob(f"{name}-{'[0-9a-f]' * 16}"):
             shutil.rmtree(abandoned, ignore_errors=True)
         self._report(name, "reused" if same else "made")
         return line
@@ -315,7 +322,8 @@ class Run:
             made = {artifact: {"digest": digest()} for artifact, digest in outputs.items()}
             for artifact, entry in made.items():
                 if entry["digest"] is None:
-                    raise DamagedArtifact("A step's result came out empty or damaged.", where=self.folder / artifact)
+                    hint = "run the same command again: what is damaged is made anew"
+                    raise DamagedArtifact("A step's result came out empty.", where=self.folder / artifact, hint=hint)
             return made
         drafts = self.folder / ".drafts"
         drafts.mkdir(parents=True, exist_ok=True)
@@ -365,20 +373,24 @@ class Run:
         path = self.folder / "manifest.json"
         empty = {"format": FORMAT, "raft": __version__, "steps": {}}
         try:
-            manifest = json.loads(path.read_text(encoding="utf-8"))
-            manifest["steps"] = {name: line for name, line in manifest["steps"].items() if lineage.is_line(line)}
-        except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, AttributeError):
-            # Nothing is lost: the artifacts are compared with what is built anew from the ledger.
-            return empty
+            manifest = json.loads(path.read_bytes())
+        except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
+            manifest = None
         except OSError as error:
-            raise UsageError(f"The manifest cannot be read: {error.strerror}.", where=path) from None
-        if manifest.get("format") != FORMAT:
+            hint = f"ls -ld {path}   (it must be a file that you may read)"
+            raise UsageError(f"The manifest cannot be read: {error.strerror}.", where=path, hint=hint) from None
+        if not isinstance(manifest, dict) or "format" not in manifest:
+            return empty  # nothing is lost: the artifacts are compared with what is built anew from the ledger
+        if manifest["format"] != FORMAT:  # before anything else in it, which may have any shape
             raise UsageError(
-                f"This run directory has format {manifest.get('format')}; this raft reads format {FORMAT}.",
+                f"This run directory has format {manifest['format']}; this raft reads format {FORMAT}.",
                 where=path,
                 hint="pip install --upgrade raft-pipeline, or choose another --out",
             )
-        return dict(manifest)
+        steps = manifest.get("steps")
+        if not isinstance(steps, dict):
+            return empty
+        return {**manifest, "steps": {name: line for name, line in steps.items() if lineage.is_line(line)}}
 
     def _save(self) -> None:
         self.manifest["raft"] = __version__
@@ -391,7 +403,7 @@ def existing(folder: Path) -> Run:
     Raises:
         UsageError: there is no run directory at `folder`.
     """
-    if not (folder / "manifest.json").is_file():
+    if not (folder / "manifest.json").is_file() or not folders.is_ours(folder):
         raise UsageError("There is no run directory here.", where=folder, hint=f"raft build CORPUS --out {folder}")
     return Run(folder)
 

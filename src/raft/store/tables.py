@@ -70,7 +70,7 @@ ANSWERS = _schema(
     "arm question_set condition question_id retrieved:texts shown:texts raw answer quotes:quotes quotes_given:number"
     " abstained:flag followed:flag supported:flag quotes_verbatim:flag adapter tokens:tokens cost:real error"
 )
-"""What each arm of a benchmark said. `condition` is "answerable" or "withheld" (every chunk that bears the answer was
+"""What each system of a benchmark said. `condition` is "answerable" or "withheld" (each chunk that bears the answer was
 kept from the retriever); `retrieved` the chunk ids that search brought, best first, `shown` those in the prompt, in
 its order; `quotes` those that stand verbatim in a shown chunk (offsets into its text), of `quotes_given` that the
 reply had; `supported` and `quotes_verbatim` are null where there is nothing to check; `error` says why there is no

@@ -1,10 +1,11 @@
 """Pure functions over text: normal forms, sentences, quote alignment."""
 
+import json
 import re
 import unicodedata
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import TypeVar
+from typing import Any
 
 from rapidfuzz import fuzz
 
@@ -29,19 +30,25 @@ STEM = 5
 """Letters by which words are told apart where their endings do not matter."""
 
 
-_T = TypeVar("_T")
-
-
-def whole(value: _T) -> _T:
-    """Return a text, or a tree with all its texts, without lone surrogates: half an emoji cannot be stored."""
-    made: object = value
+def whole(value: Any) -> Any:
+    """Return a JSON value whose texts can be stored: half a pair of surrogates, as of a cut emoji, is left out."""
     if isinstance(value, str):
-        made = value.encode("utf-8", "ignore").decode("utf-8")
-    elif isinstance(value, dict):
-        made = {whole(name): whole(one) for name, one in value.items()}
-    elif isinstance(value, list):
-        made = [whole(one) for one in value]
-    return made  # type: ignore[return-value]
+        return value if value.isascii() else value.encode("utf-8", "ignore").decode("utf-8")
+    if isinstance(value, dict):
+        return {whole(name): whole(one) for name, one in value.items()}
+    return [whole(one) for one in value] if isinstance(value, list) else value
+
+
+def from_json(text: str | bytes, **options: Any) -> Any:
+    """Return what JSON holds, its texts whole; `options` are those of `json.loads`.
+
+    Raises:
+        ValueError: it is no JSON, or nested too deeply.
+    """
+    try:
+        return whole(json.loads(text, **options))
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def normalise(text: str) -> str:
@@ -141,6 +148,24 @@ def _whole_words(text: str, start: int, end: int) -> tuple[int, int]:
     while end > start and text[end - 1].isspace():
         end -= 1
     return start, end
+
+
+_CONTROL = re.compile(
+    r"(?<=<)_*(?=\|[\w/.:-]{1,40}\|?>|[\w/.:-]{1,40}\|>|｜[^<>\n]{1,40}｜>|/?(?:s|think|tool_call|tool_response)>|</?SYS>>"
+    r"|(?:start|end)_of_(?:turn|image|audio)>|(?:[bes]op|[be]os|pad|unk|mask|sep|cls)>|(?:extra_id|SPECIAL)_\d+>)"
+    r"|(?<=\[)_*(?=/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_(?:CALLS|RESULTS|CONTENT))\]|gMASK\])"
+)
+"""Behind the first sign of a token that begins or ends a turn for some model."""
+
+
+def as_text(text: str) -> str:
+    """Return a text in which no control token of a model stands: `<|im_end|>` becomes `<_|im_end|>`."""
+    return _CONTROL.sub(r"\g<0>_", text)
+
+
+def as_written(text: str) -> str:
+    """Return the text that `as_text` was given."""
+    return _CONTROL.sub(lambda found: found[0][1:], text)
 
 
 def embedded_text(heading: str, text: str) -> str:

@@ -5,6 +5,7 @@ Each rule yields (start, end) of what it found.
 
 import re
 from collections.abc import Iterator
+from urllib.parse import unquote
 
 Spans = Iterator[tuple[int, int]]
 
@@ -101,6 +102,33 @@ def _private_keys(text: str) -> Spans:
                 continue
             end = run.end()
         yield begins.start(), end
+
+
+_USER = re.compile(
+    r"(//)(?:[^/?#\s\"'<>]*|[^/?#\s@:]*:(?!\d*(?:[/?#\s]|$))[^\s\"'<>]*)@"
+)  # a password may hold "/" or "#"
+_GIVEN = re.compile(r"([?&;#])([^=&;#\s\"'<>]{1,80})=([^&;#\s\"'<>]+)")
+_TELLS = re.compile(r"key|token|secret|pass|pwd|auth|cred|sig|sas|jwt|session|^code$", re.I)
+HIDDEN = "***"
+
+
+def shown(text: str) -> str:
+    """Return an address, or a text with some in it, without users, passwords and keys: `***` stands in their place."""
+    text = _USER.sub(rf"\1{HIDDEN}@", text) if "@" in text else text
+    return _GIVEN.sub(lambda one: f"{one[1]}{one[2]}={HIDDEN}" if _tells(one[2], one[3]) else one[0], text)
+
+
+def _tells(name: str, value: str) -> bool:
+    return bool(_TELLS.search(unquote(name))) or any(_known_keys(value))
+
+
+def shown_address(address: str) -> str:
+    """Return one address as `shown`, also where it has no scheme, or a key of known form in its path."""
+    bare = "" if "//" in address else "//"
+    whole = shown(bare + address)
+    for begin, end in sorted(_known_keys(whole), reverse=True):
+        whole = whole[:begin] + HIDDEN + whole[end:]
+    return whole.removeprefix(bare)
 
 
 def masked(text: str) -> str:

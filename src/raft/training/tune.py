@@ -96,19 +96,11 @@ def tune(
     facts: Mapping[str, Any],
     on_event: Callable[[Mapping[str, float]], None],
 ) -> dict[str, Any]:
-    """Train an adapter on the `train` rows, choose its best step by the `valid` rows, and write its card.
+    """Train an adapter on the `train` rows of `tables.EXAMPLES`, choose its best step by `valid`, and write its card.
 
-    Args:
-        examples: a frame of `tables.EXAMPLES`.
-        trainer: trains.
-        plan: how.
-        general: chats about anything, of which `mix` takes a share.
-        share: of the mixture, 0 to less than 1.
-        seed: of their choice.
-        out: an empty folder for the adapter, its card and its README.
-        checkpoints: a folder of this training's own; an interrupted one goes on from there.
-        facts: at least `adapters.FACTS`, but `adapter` may be missing: then it is the name of `out`.
-        on_event: told the trainer's progress.
+    `mix` takes a `share` (0 to less than 1) of the `general` chats by the seed. `out` is an empty folder; `checkpoints`
+    is this training's own, and an interrupted one goes on from there. `facts` are at least `adapters.FACTS`, but
+    `adapter` may be missing: then it is the name of `out`.
 
     Returns:
         The card. Its `notes` have `few_rows`, the number of training questions, where these are under `FEW_ROWS`;

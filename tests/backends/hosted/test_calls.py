@@ -1,4 +1,4 @@
-"""Calls in the air, on a clock that jumps: each written down before it is sent, retried in one place, never lost."""
+"""Calls in flight, on a clock that jumps: each written down before it is sent, retried in one place, never lost."""
 
 import asyncio
 from contextlib import closing
@@ -49,12 +49,12 @@ def send(endpoint, budget, *texts, **options):
     """Return what becomes of calls with these texts, by text."""
     waiting, results = [call(text) for text in texts], {}
     endpoint.gate.clear()  # the clock stands still until all that there is room for are submitted
-    with pool(endpoint, budget, **options) as flying:
+    with pool(endpoint, budget, **options) as sending:
         while len(results) < len(texts):
-            while waiting and flying.room:
-                flying.submit(waiting.pop(0))
+            while waiting and sending.room:
+                sending.submit(waiting.pop(0))
             endpoint.gate.set()
-            results |= {made.request.messages[-1]["content"]: outcome for made, outcome in flying.collect()}
+            results |= {made.request.messages[-1]["content"]: outcome for made, outcome in sending.collect()}
     return results
 
 
@@ -201,20 +201,20 @@ def test_what_the_provider_refuses_is_sent_once_and_costs_nothing(ledger, kind):
 
 
 def test_a_wrong_key_stops_the_run_after_what_was_in_the_air(ledger):
-    """Nothing is sent after the provider said no; calls that were in the air are returned first, and are kept."""
+    """Nothing is sent after the provider said no; calls that were in flight are returned first, and are kept."""
     endpoint = Endpoint(
         {"bad": [AccessDenied("Incorrect API key")]},
         latency=lambda request: 0.1 if "bad" in str(request.messages) else 5.0,
     )
     settled = []
     endpoint.gate.clear()
-    with pool(endpoint, budget(ledger), most=3) as flying:
+    with pool(endpoint, budget(ledger), most=3) as sending:
         for text in ("good", "fine", "bad", "late", "later", "last"):
-            flying.submit(call(text))
+            sending.submit(call(text))
         endpoint.gate.set()
         with pytest.raises(UsageError, match="Incorrect API key") as caught:
             while True:
-                settled += flying.collect()
+                settled += sending.collect()
     assert "OPENAI_API_KEY" in caught.value.hint
     assert {made.request.messages[-1]["content"] for made, _ in settled} == {"good", "fine"}
     assert sorted(endpoint.texts) == ["bad", "fine", "good"]
@@ -227,18 +227,18 @@ def test_the_cap_stops_the_run_before_it_is_passed(ledger):
     worst = worst_case(call("number 10").request, PRICE)
     endpoint, own = Endpoint(), budget(ledger, cap=worst + 3 * PRICE.cost(10, 3))
     settled = []
-    with pool(endpoint, own) as flying, pytest.raises(CapReached, match="The cap of"):
+    with pool(endpoint, own) as sending, pytest.raises(CapReached, match="The cap of"):
         for i in range(10, 30):
-            flying.submit(call(f"number {i}"))
+            sending.submit(call(f"number {i}"))
         while True:
-            settled += flying.collect()
+            settled += sending.collect()
     assert len(settled) == len(endpoint.seen) == 4
     assert endpoint.peak == 1
     assert own.spent <= own.cap
 
 
 def test_a_call_that_does_not_fit_waits_for_what_is_in_the_air(ledger):
-    """Calls in the air count at their worst case; when they turn out cheaper, the next one is sent."""
+    """Calls in flight count at their worst case; when they turn out cheaper, the next one is sent."""
     worst = worst_case(call("number 10").request, PRICE)
     endpoint = Endpoint()
     results = send(endpoint, budget(ledger, cap=2.5 * worst), *(f"number {i}" for i in range(10, 20)))
@@ -247,27 +247,27 @@ def test_a_call_that_does_not_fit_waits_for_what_is_in_the_air(ledger):
 
 
 def test_draining_sends_nothing_more_and_keeps_what_is_in_the_air(ledger):
-    """What is in the air is waited for and returned; what was only submitted is not sent."""
+    """What is in flight is waited for and returned; what was only submitted is not sent."""
     endpoint = Endpoint({"wait": [Transient("500", billed=False)] * 99}, latency=1.0)
-    with pool(endpoint, budget(ledger), most=2) as flying:
+    with pool(endpoint, budget(ledger), most=2) as sending:
         for text in ("one", "two", "three", "four"):
-            flying.submit(call(text))
-        first = flying.collect()
-        rest = flying.drain()
-        assert flying.drain() == flying.collect() == []
+            sending.submit(call(text))
+        first = sending.collect()
+        rest = sending.drain()
+        assert sending.drain() == sending.collect() == []
     kept = [made for made, _ in first + rest]
     assert len(kept) == len(endpoint.seen) == len(ledger.find([made.key for made in kept]))
     assert set(states(ledger)) == {"paid"}
 
 
-def test_a_flight_that_is_cut_off_counts_its_calls_at_their_worst_case(ledger):
+def test_a_pool_that_is_cut_off_counts_its_calls_at_their_worst_case(ledger):
     """Leaving without draining is quick, and nothing that may be charged is forgotten."""
     endpoint, own = Endpoint(latency=lambda request: 0.1 if "quick" in str(request.messages) else 1e9), budget(ledger)
     # a clock that jumps would jump to the end of the long call
-    with pool(endpoint, own, loop=asyncio.new_event_loop) as flying:
-        flying.submit(call("slow"))
-        flying.submit(call("quick"))
-        (_, entry), *_ = flying.collect()
+    with pool(endpoint, own, loop=asyncio.new_event_loop) as sending:
+        sending.submit(call("slow"))
+        sending.submit(call("quick"))
+        (_, entry), *_ = sending.collect()
     assert isinstance(entry, Entry)
     assert sorted(states(ledger)) == ["lost", "paid"]
     assert own.in_flight == 0
@@ -275,14 +275,14 @@ def test_a_flight_that_is_cut_off_counts_its_calls_at_their_worst_case(ledger):
 
 def test_only_so_many_calls_are_taken_ahead(ledger):
     """There is room for a bounded number of calls, however many there are to come."""
-    with pool(Endpoint(), budget(ledger), most=4) as flying:
+    with pool(Endpoint(), budget(ledger), most=4) as sending:
         submitted = 0
-        while flying.room:
-            flying.submit(call(f"number {submitted}"))
+        while sending.room:
+            sending.submit(call(f"number {submitted}"))
             submitted += 1
         assert submitted <= 2 * 4 + 8
-        assert flying.collect()
-        assert flying.room
+        assert sending.collect()
+        assert sending.room
 
 
 def test_limits_that_the_endpoint_states_are_kept(ledger):
@@ -302,10 +302,10 @@ def test_a_transport_that_cannot_be_opened_says_so(ledger):
         def transport(self):
             raise MissingExtra("aiohttp", extra="hosted", why="to ask")
 
-    with pool(Missing(), budget(ledger)) as flying, pytest.raises(MissingExtra):
-        flying.submit(call("x"))
+    with pool(Missing(), budget(ledger)) as sending, pytest.raises(MissingExtra):
+        sending.submit(call("x"))
         while True:
-            flying.collect()
+            sending.collect()
 
 
 def test_a_transport_that_breaks_its_promise_is_an_error_and_no_silence(ledger):
@@ -317,8 +317,8 @@ def test_a_transport_that_breaks_its_promise_is_an_error_and_no_silence(ledger):
 
 def test_nothing_submitted_is_nothing_to_wait_for(ledger):
     """Collecting from an idle flight returns at once."""
-    with pool(Endpoint(), budget(ledger)) as flying:
-        assert flying.collect() == flying.drain() == []
+    with pool(Endpoint(), budget(ledger)) as sending:
+        assert sending.collect() == sending.drain() == []
 
 
 @pytest.mark.parametrize("told", ABSURD)

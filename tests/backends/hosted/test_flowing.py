@@ -172,7 +172,7 @@ def test_requests_are_taken_as_they_are_needed(ledger):
 
 
 def test_leaving_early_keeps_what_is_in_the_air(ledger):
-    """When nobody wants further outcomes, calls in the air are waited for and kept."""
+    """When nobody wants further outcomes, calls in flight are waited for and kept."""
     endpoint = Endpoint()
     outcomes = generator(endpoint, ledger).complete(request(f"word {i}") for i in range(50))
     next(outcomes)
@@ -206,7 +206,7 @@ def test_the_cap_ends_a_run_and_a_higher_one_goes_on(ledger):
 
 
 def test_ctrl_c_drains_and_keeps(ledger, monkeypatch):
-    """Ctrl-C while replies are awaited waits for those in the air, keeps them, and is then passed on."""
+    """Ctrl-C while replies are awaited waits for those in flight, keeps them, and is then passed on."""
     endpoint, interrupted = Endpoint(), []
     collect = RequestPool.collect
 
@@ -224,7 +224,7 @@ def test_ctrl_c_drains_and_keeps(ledger, monkeypatch):
 
 
 def test_a_second_ctrl_c_leaves_at_once(ledger, monkeypatch):
-    """Ctrl-C while waiting for what is in the air cuts it off; it counts at its worst case."""
+    """Ctrl-C while waiting for what is in flight cuts it off; it counts at its worst case."""
     collect, calls = RequestPool.collect, []
 
     def interrupt(self, *_):

@@ -1,6 +1,7 @@
 """Hosted models, asked directly and through litellm, against a server on this machine."""
 
 import asyncio
+import json
 import socket
 import threading
 from contextlib import closing
@@ -11,8 +12,9 @@ import pytest
 import raft
 from fake_openai import ERRORS, FakeOpenAI
 from raft import api, prompts
+from raft.api.run import state
 from raft.backends.hosted import calls as retrying
-from raft.backends.hosted.errors import RateLimited
+from raft.backends.hosted.errors import RateLimited, Transient
 from raft.backends.hosted.flowing import FlowingGenerator, UncachedGenerator
 from raft.backends.hosted.model import HostedModel
 from raft.backends.hosted.openai_http import DirectTransport
@@ -406,6 +408,38 @@ def test_a_whole_build_with_a_hosted_generator(tmp_path):
     assert built.questions["model"].unique().to_list() == ["openai/test-model"]
     assert built.summary()["steps"]["questions"]["unpriced"] == 0  # a server on this machine is free
     assert all(KEY.encode() not in path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file())
+
+
+def test_keys_in_an_address_reach_the_endpoint_and_nothing_else(tmp_path):
+    """A user and a key in an address are sent with each call, and stand in no file, no state and no error of a run."""
+    secret = "s3cr3t-of-ours"
+    (tmp_path / "kettle.md").write_text(
+        "# The kettle\n\nThe kettle in the cellar weighs 14 kg when it is empty and dry."
+    )
+    with FakeOpenAI() as server:
+        address = f"{server.url.replace('//', f'//user:{secret}@')}?api-key={secret}"
+        settings = {"generator.api_base": address, "split.seen": 0.0}
+        options = {"out": tmp_path / "run", "generator": "openai/test-model", "settings": settings}
+        raft.build(tmp_path / "kettle.md", **options)
+        asked = len(server.seen)
+        raft.build(tmp_path / "kettle.md", **options)
+        heads = "\n".join(server.heads)
+        assert len(server.seen) == asked == 1
+    assert f"/v1/chat/completions?api-key={secret} " in heads and "Authorization: Basic " in heads
+    files = [path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    assert len(files) > 5 and not any(secret.encode() in data for data in files)
+    assert "***@127.0.0.1" in json.dumps(state(tmp_path / "run")) and secret not in json.dumps(state(tmp_path / "run"))
+
+    async def ask():
+        transport = DirectTransport("openai/m", api_base=address, key=None, timeout=2, connections=1)
+        try:
+            await transport.send(request("hello"))
+        finally:
+            await transport.close()
+
+    with pytest.raises(Transient) as gone:  # nobody listens there any more
+        asyncio.run(ask())
+    assert "no connection to" in str(gone.value) and secret not in str(gone.value)
 
 
 @pytest.mark.parametrize("cut", [True, False])

@@ -142,7 +142,7 @@ def test_limits_are_read_from_headers(name):
 
 
 @pytest.mark.parametrize("name", WAYS)
-def test_another_flight_finds_open_doors(name):
+def test_another_pool_finds_open_doors(name):
     """After a transport was closed, another one in another event loop sends its requests."""
     with FakeOpenAI() as server:
         assert [one(server.url, f"{number}", name=name).text for number in range(3)] == [

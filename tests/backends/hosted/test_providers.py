@@ -1,10 +1,17 @@
 """Where hosted models are asked: part of what they are known by, and what tells whether they cost anything."""
 
+from contextlib import closing
+
 import pytest
 
 from raft.backends.embedding import HostedEmbedder
 from raft.backends.hosted.model import HostedModel
-from raft.backends.hosted.providers import identity_of, is_free
+from raft.backends.hosted.providers import identity_of, is_free, whole_address
+from raft.errors import UsageError
+from raft.settings import Settings, changed
+from raft.store.budget import Budget
+from raft.store.ledger import Ledger
+from raft.text.secrets import shown_address
 
 OURS = "http://10.0.0.7:8000/v1"
 VARIABLES = ("OPENAI_BASE_URL", "OPENAI_API_BASE", "OLLAMA_API_BASE", "GROQ_API_BASE", "HOSTED_VLLM_API_BASE")
@@ -81,3 +88,53 @@ def test_a_program_of_ones_own_may_be_elsewhere(monkeypatch):
 def test_what_listens_here_is_free_only_where_it_can_be_a_server_of_ones_own(name, free):
     """On the loopback a local server costs nothing; what stands for a provider elsewhere passes its bill on."""
     assert is_free(name, "http://127.0.0.1:4000/v1") is free
+
+
+SECRET = "s3cr3t-of-ours"
+
+
+@pytest.mark.parametrize(
+    ("address", "kept"),
+    [
+        (f"http://user:{SECRET}@host:8000/v1", "http://***@host:8000/v1"),
+        (f"https://{SECRET}@host/v1", "https://***@host/v1"),
+        (f"user:{SECRET}@host:8000/v1", "***@host:8000/v1"),
+        (f"http://user:a/#{SECRET}@host/v1", "http://***@host/v1"),
+        (
+            f"https://host/v1?api-key={SECRET}&api-version=2024-02-01",
+            "https://host/v1?api-key=***&api-version=2024-02-01",
+        ),
+        (f"https://host/v1?version=1&subscription%2Dkey={SECRET}", "https://host/v1?version=1&subscription%2Dkey=***"),
+        (f"https://host/api?code={SECRET}#token={SECRET}", "https://host/api?code=***#token=***"),
+        ("https://host/sk-proj-abcdefghij0123456789/v1", "https://host/***/v1"),
+        ("http://host:8000/models@v1?api-version=3&x=a@b", "http://host:8000/models@v1?api-version=3&x=a@b"),
+        (OURS, OURS),
+        ("localhost:11434", "localhost:11434"),
+    ],
+)
+def test_an_address_is_kept_without_its_keys(monkeypatch, address, kept):
+    """What is written down of an address has no user, password or key in it, and is otherwise the address."""
+    settings = Settings.model_validate(
+        {"generator": {"api_base": address}, "index": {"api_base": address, "url": address}}
+    )
+    told = settings.model_dump(mode="json")
+    assert told["generator"]["api_base"] == told["index"]["api_base"] == told["index"]["url"] == kept
+    assert changed(settings, {"seed": 2}).generator.api_base == address  # what is called is whole
+    assert shown_address(kept) == kept and identity_of("groq/m", address) == f"groq/m@{kept}"
+    monkeypatch.setenv("OPENAI_BASE_URL", address)
+    assert SECRET not in identity_of("openai/m", None)
+    error = UsageError(f"{address} is no address.", where=address)
+    assert SECRET not in f"{error} {error.where}" or "//" not in address
+
+
+def test_a_kept_address_gets_its_key_from_the_environment(monkeypatch, tmp_path):
+    """A run directory has an address without its key; the variable that has it whole is asked for, and then used."""
+    whole, kept = f"http://user:{SECRET}@127.0.0.1:9/v1", "http://***@127.0.0.1:9/v1"
+    model = HostedModel("openai/m", api_base=kept, concurrency=1, timeout=1)
+    with closing(Ledger(tmp_path / "ledger.sqlite")) as ledger:
+        budget = Budget(ledger, run="r", model="openai/m", price=None, cap=None)
+        with pytest.raises(UsageError, match="without the key") as refused:
+            model.pool(budget)
+    assert "export OPENAI_BASE_URL=" in str(refused.value.hint)
+    monkeypatch.setenv("OPENAI_BASE_URL", whole)
+    assert whole_address("openai/m", kept) == whole and whole_address("openai/m", OURS) == OURS

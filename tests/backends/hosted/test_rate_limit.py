@@ -130,7 +130,7 @@ def test_a_willing_endpoint_is_filled_within_a_few_round_trips(most):
 
 
 def test_all_calls_of_one_volley_halve_the_limit_once():
-    """Several calls that were in the air when the endpoint was busy count as one sign of it."""
+    """Several calls that were in flight when the endpoint was busy count as one sign of it."""
 
     async def volley():
         pace = RateLimiter(64)

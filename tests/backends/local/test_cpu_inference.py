@@ -14,11 +14,11 @@ MAKERS = makers(window=12)
 
 
 def pair(name):
-    """Return a plain model and a lightened one with equal weights."""
+    """Return a plain model and one with the cheaper attention, with equal weights."""
     torch.manual_seed(0)
     plain = MAKERS[name]().eval()
     light = copy.deepcopy(plain)
-    assert cpu_inference.lighten(light)
+    assert cpu_inference.use_cpu_attention(light)
     return plain, light
 
 
@@ -66,7 +66,7 @@ def test_a_model_with_another_attention_stays_as_it_is():
     """A model that was loaded with eager attention keeps it."""
     plain = MAKERS["llama"]()
     plain.config._attn_implementation = "eager"
-    assert not cpu_inference.lighten(plain)
+    assert not cpu_inference.use_cpu_attention(plain)
     assert plain.config._attn_implementation == "eager"
 
 

@@ -43,7 +43,7 @@ def test_rows_that_go_on_alone_write_the_same(name, cached, monkeypatch):
     """Rows whose neighbours have ended are continued as if they had not, with fewer rows in each later step."""
     torch.manual_seed(0)
     model = MAKERS[name]().eval()
-    cpu_inference.lighten(model)
+    cpu_inference.use_cpu_attention(model)
     ids, mask = batch()
     model.generation_config.eos_token_id = None
     whole = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=MOST, do_sample=False, pad_token_id=0)
@@ -101,7 +101,7 @@ def test_prompts_read_alone_are_continued_as_in_a_batch(name, shared, monkeypatc
     mask = torch.tensor([[0] * count + [1] * len(row) for count, row in zip(pads, rows, strict=True)])
     wanted = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=MOST, do_sample=False, pad_token_id=0,
                             output_logits=True, return_dict_in_generate=True)  # fmt: skip
-    assert cpu_inference.lighten(model)
+    assert cpu_inference.use_cpu_attention(model)
     prefix = model(torch.tensor([rows[0][:shared]]), use_cache=True).past_key_values if shared else None
     cache = cpu_inference.read_alone(model, rows, shared, prefix)
     found = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=MOST, do_sample=False, pad_token_id=0,

@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 peft = pytest.importorskip("peft")
 
-from raft.backends.trainers.cpu_kernels import QUERIES, _functions, end_to_end, lean  # noqa: E402  needs torch
+from raft.backends.trainers.cpu_kernels import QUERIES, _functions, end_to_end, use_cpu_kernels  # noqa: E402  needs torch
 from tiny_models import SIZES, makers  # noqa: E402  needs transformers
 
 VOCABULARY = SIZES["vocab_size"]
@@ -28,11 +28,11 @@ def tuned(base, dtype=torch.float32, **lora):
 
 
 def pair(name, dtype=torch.float32):
-    """Return a plain model and a lean one with equal weights."""
+    """Return a plain model and one with the kernels, with equal weights."""
     torch.manual_seed(0)
     plain = tuned(MAKERS[name](), dtype)
     cheap = copy.deepcopy(plain)
-    assert lean(cheap) == 14
+    assert use_cpu_kernels(cheap) == 14
     return plain, cheap
 
 
@@ -151,7 +151,7 @@ def test_generation_goes_on_as_before():
 
 
 def test_an_adapter_can_still_be_switched_off():
-    """A lean model without its adapter says what the base says."""
+    """A model with the kernels says without its adapter what the base says."""
     plain, cheap = pair("llama")
     with torch.no_grad(), plain.disable_adapter(), cheap.disable_adapter():
         assert torch.equal(cheap(tokens(30)).logits, plain(tokens(30)).logits)
@@ -178,7 +178,7 @@ def test_a_model_of_another_make_stays_as_it_is():
     )  # fmt: skip
     model = tuned(transformers.GPT2LMHeadModel(config), fan_in_fan_out=True, target_modules=["c_attn"])
     before = learned(model, tokens(30))
-    assert lean(model) == 0
+    assert use_cpu_kernels(model) == 0
     assert model.config._attn_implementation == "sdpa"
     after = learned(model, tokens(30))
     assert after[0] == before[0]
@@ -188,7 +188,7 @@ def test_a_model_of_another_make_stays_as_it_is():
 @pytest.mark.parametrize("lora", [{"use_dora": True}, {"lora_dropout": 0.5}])
 def test_an_adapter_of_another_kind_stays_as_it_is(lora):
     """Adapters with dropout or a magnitude of their own are none of this module's business."""
-    assert lean(tuned(MAKERS["qwen2 with bias"](), **lora)) == 0
+    assert use_cpu_kernels(tuned(MAKERS["qwen2 with bias"](), **lora)) == 0
 
 
 def test_a_layer_that_only_has_the_names_is_not_replaced():
@@ -203,7 +203,7 @@ def test_a_layer_that_only_has_the_names_is_not_replaced():
 
     mlp.__class__ = Scaled
     cheap = copy.deepcopy(plain)
-    assert lean(cheap) == 14
+    assert use_cpu_kernels(cheap) == 14
     wanted, found = (learned(model, tokens(30)) for model in (plain, cheap))
     assert found[0] == pytest.approx(wanted[0], rel=1e-5)
     assert max(off(wanted[1][key], found[1][key]) for key in found[1]) < 1e-4

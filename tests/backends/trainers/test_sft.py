@@ -231,7 +231,7 @@ def test_rows_computed_together_are_learned_as_one_by_one(tmp_path, monkeypatch)
 
 
 def test_positions_alone_keep_rows_apart(loaded):
-    """Without the lean attention, as on a card, a row says behind another what it says alone."""
+    """Without the kernels' attention, as on a card, a row says behind another what it says alone."""
     model = transformers.AutoModelForCausalLM.from_pretrained(loaded / "tiny-student", dtype=torch.float32)
     rows = [{"input_ids": list(range(5, 17)), "labels": []}, {"input_ids": list(range(40, 33, -1)), "labels": []}]
     told = []

@@ -16,7 +16,7 @@ from raft.backends.asking import Reply
 from raft.backends.hosted.errors import Fault, RateLimited, Transient
 from raft.backends.hosted.manners import Manners
 from raft.backends.hosted.openai_http import fault, is_plain, read_error, read_reply
-from raft.backends.hosted.providers import PROVIDERS, litellm_key, no_address
+from raft.backends.hosted.providers import PROVIDERS, litellm_key, no_address, whole_address
 from raft.backends.vendors import import_litellm
 from raft.errors import UsageError
 from raft.protocols import Request
@@ -67,11 +67,12 @@ class BatchProvider:
     """
 
     def __init__(self, name: str, *, api_base: str | None, timeout: float, effort: str | None = None) -> None:
-        self.litellm = import_litellm()
+        self.litellm, api_base = import_litellm(), whole_address(name, api_base)
         try:
             self._model, provider, key, base = self.litellm.get_llm_provider(name, api_base=api_base)
         except self.litellm.exceptions.BadRequestError:
-            raise UsageError(f"litellm does not know {name}.", where=name) from None
+            hint = "--set generator.batch_endpoint=false   (asks the model directly)"
+            raise UsageError(f"litellm does not know {name}.", where=name, hint=hint) from None
         if provider not in PROVIDERS or not PROVIDERS[provider].batches:
             able = ", ".join(one for one, known in PROVIDERS.items() if known.batches)
             raise UsageError(

@@ -1,7 +1,7 @@
-"""Calls in the air: a thread with an event loop that sends them at the endpoint's pace and out of the run's budget.
+"""Calls in flight: a thread with an event loop that sends them at the endpoint's pace and out of the run's budget.
 
 Here is the one layer of retries. A call is written down before it is sent, and its reply is in the ledger before
-anything else sees it; whatever stops the run, what is in the air is waited for, since it is being paid for.
+anything else sees it; whatever stops the run, what is in flight is waited for, since it is being paid for.
 """
 
 import asyncio
@@ -111,7 +111,7 @@ class RequestPool:
     def __enter__(self) -> Self:
         self._loop = self._make_loop()
         self._batcher = TransactionBatcher(self._budget, self._loop)
-        self._landing, self._settled = asyncio.Event(), asyncio.Event()
+        self._stopping, self._settled = asyncio.Event(), asyncio.Event()
         self._ready, self._opened = (
             asyncio.Semaphore(max(1, self.limiter.most // 8)),
             0,
@@ -140,7 +140,7 @@ class RequestPool:
             UsageError: the provider answers no request at all (key, model, balance).
             CapReached: the next call could pass the cap.
             RaftError: the endpoint stays away, or the ledger cannot be used. Whatever is raised, all calls that were
-                in the air have been returned before.
+                in flight have been returned before.
         """
         settled = [] if self._ended or not self._outstanding else self._take()
         if not settled and self._ended and self._error is not None:
@@ -148,7 +148,7 @@ class RequestPool:
         return settled
 
     def drain(self) -> list[tuple[Call, Outcome]]:
-        """Send nothing any more, wait for what is in the air, and return it."""
+        """Send nothing any more, wait for what is in flight, and return it."""
         settled: list[tuple[Call, Outcome]] = []
         self._call(self._halt, None)
         while not self._ended:
@@ -156,8 +156,8 @@ class RequestPool:
         return settled
 
     def close(self) -> None:
-        """End the thread; a call that is in the air now is cut, and counts at its worst case."""
-        self._call(self._landing.set)
+        """End the thread; a call that is in flight is cut, and counts at its worst case."""
+        self._call(self._stopping.set)
         self._thread.join()
         self._ended = True
 
@@ -178,18 +178,18 @@ class RequestPool:
 
     def _run(self) -> None:
         try:
-            self._loop.run_until_complete(self._fly())
+            self._loop.run_until_complete(self._serve())
         except BaseException as error:  # such as a package that the transport misses: the caller is to see it
             self._error = self._error or error
         finally:
             self._results.put(None)
             self._loop.close()
 
-    async def _fly(self) -> None:
+    async def _serve(self) -> None:
         transport: Transport | None = None
         try:
             self._transport = transport = self._make()
-            await self._landing.wait()
+            await self._stopping.wait()
         finally:
             self._halted = True
             for task in self._tasks:
@@ -208,16 +208,16 @@ class RequestPool:
     def _done(self, task: "asyncio.Task[None]") -> None:
         self._tasks.discard(task)
         if self._halted and not self._tasks:
-            self._landing.set()
+            self._stopping.set()
 
     def _halt(self, error: BaseException | None) -> None:
-        """Send nothing more; calls that are in the air may end."""
+        """Send nothing more; calls that are in flight may end."""
         if not self._halted:
             self._halted, self._error = True, error
             for task in self._tasks - self._in_flight - {asyncio.current_task(self._loop)}:
                 task.cancel()
             if not self._tasks:
-                self._landing.set()
+                self._stopping.set()
 
     async def _settle(self, call: Call) -> None:
         trouble, result = _Trouble(), None  # type: _Trouble, Outcome | None

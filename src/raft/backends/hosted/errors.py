@@ -11,6 +11,7 @@ from typing import Protocol
 from raft.backends.asking import Reply
 from raft.errors import UsageError
 from raft.protocols import Request
+from raft.text.secrets import shown
 
 _LONGEST = 500
 _SECRETS = re.compile(r"\b(?:sk|pk|rk|gsk|xai|hf)[-_][\w*.-]{5,}[\w*]|\bAIza[\w-]{20,}|\b[Bb]earer\s+\S+")
@@ -21,7 +22,7 @@ class Fault(Exception):
 
     def __init__(self, words: str) -> None:
         lines = words.strip().splitlines()
-        self.words = _SECRETS.sub("***", lines[0] if lines else "")[:_LONGEST]
+        self.words = _SECRETS.sub("***", shown(lines[0] if lines else ""))[:_LONGEST]
         super().__init__(self.words)
 
 

@@ -23,7 +23,7 @@ _LEAST_AHEAD = 64
 _AHEAD_OF_EACH = 8
 """Requests looked at ahead for each call that may be in flight: with fewer, one that waits to be asked again leaves the
 others nothing to do (5 percent of errors held 64 calls at a quarter of their rate with twice as many as in flight)."""
-_AT_ONE_GO = 16  # requests that are made and looked up together; more would hold up the calls in the air
+_AT_ONE_GO = 16  # requests that are made and looked up together; more would hold up the calls in flight
 _LEAST_JUDGED = 50  # outcomes before a share of failures means anything
 _LEAST_CUT = 24  # replies, all of them cut off, that tell of a limit which none will keep
 _TELL_SECONDS = 0.5
@@ -93,7 +93,7 @@ class FlowingGenerator:
     def complete(self, requests: Iterable[Request]) -> Iterator[Completion | Failure]:
         """Yield one outcome a request, in the order of the requests.
 
-        What is in the air when this ends early, by an error or by Ctrl-C, is waited for and kept; a second Ctrl-C
+        What is in flight when this ends early, by an error or by Ctrl-C, is waited for and kept; a second Ctrl-C
         does not wait.
 
         Raises:

@@ -10,10 +10,19 @@ from raft.backends.hosted.errors import Transport
 from raft.backends.hosted.litellm import LitellmTransport
 from raft.backends.hosted.manners import Manners
 from raft.backends.hosted.openai_http import DirectTransport
-from raft.backends.hosted.providers import address_of, identity_of, key_of, litellm_key, no_address, provider_of
+from raft.backends.hosted.providers import (
+    address_of,
+    identity_of,
+    key_of,
+    litellm_key,
+    no_address,
+    provider_of,
+    whole_address,
+)
 from raft.backends.hosted.rate_limit import RateLimiter
 from raft.backends.vendors import fastest_loop
 from raft.store.budget import Budget
+from raft.text.secrets import shown_address
 
 
 class HostedModel:
@@ -57,6 +66,7 @@ class HostedModel:
         Raises:
             UsageError: there is no key in the environment, or no address.
         """
+        self._given = whole_address(self.name, self._given)
         if self._direct and not self._address:
             raise no_address(self.name)
         return RequestPool(
@@ -64,7 +74,7 @@ class HostedModel:
             limiter=self._limited(),
             budget=budget,
             model=self.name,
-            where=self._address or self.name,
+            where=shown_address(self._address or self.name),
             loop=fastest_loop,
             roomy=self._manners.roomy,
         )

@@ -12,12 +12,14 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from raft.backends.asking import Reply
 from raft.backends.hosted.errors import AccessDenied, Fault, RateLimited, Rejected, Transient
 from raft.backends.hosted.manners import Manners
 from raft.backends.hosted.providers import provider_of
 from raft.protocols import Request
+from raft.text.secrets import shown_address
 
 if TYPE_CHECKING:
     import aiohttp
@@ -70,8 +72,9 @@ class DirectTransport:
         model = name.partition("/")[2] or name
         self._model = model if "/" in model else provider_of(name).folder + model
         self._manners = manners or Manners(name)
-        base = api_base.strip().rstrip("/")
-        self._url = base if base.endswith("/chat/completions") else f"{base}/chat/completions"
+        base, mark, query = api_base.strip().partition("?")
+        base = base.rstrip("/")
+        self._url = (base if base.endswith("/chat/completions") else f"{base}/chat/completions") + mark + query
         self._key, self._timeout, self._connections = (key or "").strip(), timeout, connections
         self._session: aiohttp.ClientSession | None = None
         self._proxy: str | None = None
@@ -123,7 +126,9 @@ class DirectTransport:
         except (aiohttp.ConnectionTimeoutError, aiohttp.ClientConnectorError) as error:
             raise Transient(self._masked(f"no connection to {self._url}: {error}"), billed=False) from None
         except TimeoutError:
-            raise Transient(f"no reply from {self._url} within {self._timeout:g} seconds", billed=True) from None
+            raise Transient(
+                self._masked(f"no reply from {self._url} within {self._timeout:g} seconds"), billed=True
+            ) from None
         except (aiohttp.InvalidURL, ValueError) as error:
             raise AccessDenied(self._masked(f"{self._url} cannot be asked: {error}")) from None
         except (aiohttp.ClientError, OSError) as error:
@@ -143,7 +148,7 @@ class DirectTransport:
 
         self._proxy = _proxy_for(self._url)  # looked up once; aiohttp would look it up for each request
         headers = {"Content-Type": "application/json"}
-        if self._key:
+        if self._key and urlsplit(self._url).username is None:  # aiohttp makes another of a user in the address
             headers["Authorization"] = f"Bearer {self._key}"
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=self._connections, keepalive_timeout=_IDLE_SECONDS),
@@ -160,6 +165,7 @@ class DirectTransport:
             self.limits = {**self.limits, **read_limits(headers)}
 
     def _masked(self, words: str) -> str:
+        words = words.replace(self._url, shown_address(self._url))
         return words.replace(self._key, "***") if self._key else words
 
 
@@ -313,7 +319,6 @@ def _seconds(given: str) -> float:
 
 
 def _proxy_for(url: str) -> str | None:
-    from urllib.parse import urlsplit
     from urllib.request import getproxies, proxy_bypass
 
     parts = urlsplit(url)

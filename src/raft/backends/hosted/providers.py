@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from raft.backends.vendors import import_litellm
 from raft.errors import UsageError
 from raft.store.budget import Price
+from raft.text.secrets import HIDDEN, shown_address
 
 
 @dataclass(frozen=True)
@@ -111,15 +112,36 @@ def address_of(name: str, api_base: str | None) -> str | None:
 
 def addresses_in_environment(name: str) -> list[str]:
     """Return the addresses that variables hold for the provider of a model, the first of which counts."""
-    variables = provider_of(name).bases or (f"{_capitals(name)}_API_BASE",)
-    return [os.environ[one] for one in variables if os.environ.get(one)]
+    return [os.environ[one] for one in _bases(name) if os.environ.get(one)]
+
+
+def _bases(name: str) -> tuple[str, ...]:
+    return provider_of(name).bases or (f"{_capitals(name)}_API_BASE",)
+
+
+def whole_address(name: str, api_base: str | None) -> str | None:
+    """Return an address to call: with its key from the environment, where a run directory has kept it without.
+
+    Raises:
+        UsageError: no variable has the address with its key.
+    """
+    if not api_base or HIDDEN not in api_base:
+        return api_base
+    found = next((one for one in addresses_in_environment(name) if shown_address(one) == api_base), None)
+    if found is None:
+        raise UsageError(
+            f"The address of {name} was kept without the key in it.",
+            where=api_base,
+            hint=f"export {_bases(name)[0]}=...   (the whole address), then the same command again",
+        )
+    return found
 
 
 def identity_of(name: str, api_base: str | None, effort: str | None = None) -> str:
     """Return what a hosted model is known by: name, address where it is not the provider's own, and effort if set."""
     address = api_base or next((one.strip().rstrip("/") for one in addresses_in_environment(name)), "")
     known = not address or (address == provider_of(name).address and not api_base)
-    return (name if known else f"{name}@{address}") + (f" effort={effort}" if effort else "")
+    return (name if known else f"{name}@{shown_address(address)}") + (f" effort={effort}" if effort else "")
 
 
 def is_free(name: str, api_base: str | None) -> bool:

@@ -1,4 +1,4 @@
-"""How many calls may be in the air at once, and how fast they may follow each other.
+"""How many calls may be in flight at once, and how fast they may follow each other.
 
 Additive increase and multiplicative decrease (Chiu and Jain 1989, doi:10.1016/0169-7552(89)90019-6), from a start that
 doubles. Where calls a minute are limited and nobody says to how many, that alone would hit the limit at each round
@@ -153,7 +153,7 @@ class RateLimiter:
         self._pause_until = max(self._pause_until, now + (retry_after or 0.0))
         self._share += (1 - self._share) / _MEMORY
         if begun < self._cut_at - _SAME:
-            return  # all that were in the air at a cut count as one sign
+            return  # all that were in flight at a cut count as one sign
         if self._share >= _CHANCE:
             self._free_until = self._accepted
         elif retry_after == 0 or self._accepted < self._free_until:

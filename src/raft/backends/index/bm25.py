@@ -3,7 +3,6 @@
 import hashlib
 import json
 import re
-import shutil
 import sys
 import tempfile
 import unicodedata
@@ -16,6 +15,7 @@ import polars as pl
 
 from raft.backends.vendors import quiet
 from raft.errors import DamagedArtifact
+from raft.store import folders
 from raft.store.tables import HITS
 from raft.text import embedded_text
 
@@ -23,6 +23,7 @@ _FORMAT = 1
 """Version of the tokenisation and of the files; a change makes every lexical index anew."""
 
 _ABOUT, _CHUNKS = "about.json", "chunks.arrow"
+_MADE = r"about\.json|chunks\.arrow|\w+\.csc\.index\.npy|(?:params|vocab|corpus)\.index\.jsonl?"
 _REBUILD = "delete the folder and run the same raft command again: it is built anew"
 
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
@@ -83,8 +84,7 @@ class LexicalIndex:
             if texts:
                 _rank(texts).save(draft, show_progress=False)
             (draft / _ABOUT).write_text(json.dumps(about), encoding="utf-8")
-            if folder.exists():
-                shutil.rmtree(folder)
+            folders.clear(folder, _MADE)
             draft.rename(folder)
         return cls.load(folder)
 

@@ -218,7 +218,8 @@ class ChromaIndex(AbstractContextManager["ChromaIndex"]):
             return call(*args, **options)
         except InternalError as error:
             if self._folder is None:
-                raise RaftError(f"The Chroma server failed: {error}", where=self._where) from None
+                hint = "look at the server's log, then the same command again"
+                raise RaftError(f"The Chroma server failed: {error}", where=self._where, hint=hint) from None
             if "locked" in str(error):
                 raise _in_use(self._where) from None
             raise DamagedArtifact(f"The index cannot be read: {error}", where=self._where, hint=_REBUILD) from None
@@ -248,14 +249,15 @@ def _open_folder(folder: Path) -> Any:
 
 def _check_database(path: Path) -> None:
     """Ask SQLite itself before Chroma does, which serves an index without its vectors as if nothing were wrong."""
+    address = f"{path.resolve().as_uri()}?mode=rw"  # a journal that a kill has left is rolled back
     try:
-        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as database:
+        with closing(sqlite3.connect(address, uri=True)) as database:
             (state,) = database.execute("PRAGMA quick_check(1)").fetchone()
             tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master")}
             written = database.execute(_VECTORS).fetchall() if {"segments", "max_seq_id"} <= tables else []
-    except sqlite3.OperationalError:
-        raise _in_use(path) from None
     except sqlite3.DatabaseError as error:
+        if "locked" in str(error):
+            raise _in_use(path) from None
         raise DamagedArtifact(f"The index cannot be read: {error}", where=path, hint=_REBUILD) from None
     if state != "ok":
         raise DamagedArtifact(f"The index cannot be read: {state}", where=path, hint=_REBUILD)

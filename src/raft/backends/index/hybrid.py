@@ -1,7 +1,6 @@
 """The retriever that building, answering and benchmarks share: vectors, or vectors and words together."""
 
 import hashlib
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -12,7 +11,7 @@ from raft.backends.index.bm25 import LexicalIndex
 from raft.backends.index.chroma import ChromaIndex
 from raft.errors import DamagedArtifact, OtherEmbedder, RaftError
 from raft.protocols import Embedder
-from raft.store import artifacts
+from raft.store import artifacts, folders
 from raft.store.tables import HITS
 
 
@@ -50,6 +49,7 @@ def fuse(hits: Sequence[pl.DataFrame], k: int, constant: int = 60) -> pl.DataFra
     )
 
 
+_MADE = r"chroma\.sqlite3(?:-journal|-wal|-shm)?|[0-9a-f-]{36}/[\w.]+"
 DEPTH = 50
 """Chunks that each list contributes to the fusion; fixed, so that a larger k only lengthens a result."""
 
@@ -144,7 +144,7 @@ class Indexes:
         except (DamagedArtifact, OtherEmbedder):
             if self._url:  # a server may be shared: nothing on it is deleted unasked
                 raise
-            shutil.rmtree(self._run / "index")
+            folders.clear(self._run / "index", _MADE)
             with self._dense() as dense:
                 return dense.sync(chunks())._asdict()
 

@@ -55,10 +55,10 @@ def read_alone(model: Any, ids: Sequence[Sequence[int]], shared: int, prefix: An
 
 
 IMPLEMENTATION = "raft_decoding"
-"""What transformers calls the attention of a model that was lightened."""
+"""What transformers calls the attention of a model that decodes with the cheaper one."""
 
 
-def lighten(model: Any) -> bool:
+def use_cpu_attention(model: Any) -> bool:
     """Have `model` (transformers, in use for inference alone) write tokens with the cheaper attention.
 
     Whatever else is asked of its attention (several tokens at once, another device or mask) goes the way it went.

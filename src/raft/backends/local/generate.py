@@ -7,9 +7,11 @@ package's prompts that halves the time of a question.
 
 import copy
 import hashlib
+import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import accumulate, takewhile
 from pathlib import Path
 from typing import Any
@@ -96,8 +98,9 @@ def _encode(tokenizer: Any, pairs: Sequence[tuple[str, str]], window: int | None
     if not pairs:
         return []
     parts = [_moved(context, continuation) for context, continuation in pairs]
-    contexts = _tokens(tokenizer, [context for context, _ in parts])
-    wholes = _tokens(tokenizer, [context + continuation for context, continuation in parts])
+    contexts = tokens(tokenizer, [context for context, _ in parts])
+    control = _controls(tokenizer)
+    wholes = tokens(tokenizer, [context + hub.spelled(continuation, control) for context, continuation in parts])
     return [_asked(tokenizer, *one, window) for one in zip(contexts, wholes, strict=True)]
 
 
@@ -110,9 +113,12 @@ def _moved(context: str, continuation: str) -> tuple[str, str]:
     return (kept, context[len(kept) :] + continuation) if continuation else (context, continuation)
 
 
-def _tokens(tokenizer: Any, texts: list[str]) -> list[list[int]]:
-    encoded = tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)
-    return list(encoded["input_ids"])
+def tokens(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+    """Return the tokens of rendered chats and other texts; none reaches over a `hub.BREAK`, which has none itself."""
+    parts = [text.split(hub.BREAK) for text in texts]
+    flat = [part for text in parts for part in text]
+    encoded = iter(tokenizer(flat, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"])
+    return [[token for _ in text for token in next(encoded)] for text in parts]
 
 
 def _asked(tokenizer: Any, context: list[int], whole: list[int], window: int | None) -> _Asked:
@@ -258,7 +264,7 @@ class LocalModel:
         from transformers import TextIteratorStreamer
 
         model, tokenizer = self._weights.use(self._adapter)
-        inputs = tokenizer(render(tokenizer, request.messages), add_special_tokens=False, return_tensors="pt")
+        ids = torch.tensor(tokens(tokenizer, [render(tokenizer, request.messages)]), device=model.device)
         pieces: Any = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
         failed: list[BaseException] = []
         left = Event()
@@ -267,7 +273,8 @@ class LocalModel:
             try:
                 with torch.inference_mode():
                     model.generate(
-                        **inputs.to(model.device),
+                        input_ids=ids,
+                        attention_mask=torch.ones_like(ids),
                         max_new_tokens=request.max_tokens,
                         do_sample=False,
                         pad_token_id=tokenizer.pad_token_id,
@@ -303,7 +310,7 @@ class LocalModel:
 
         begun = time.monotonic()
         first = calls[group[0]]
-        ids = tokenizer([prompts[i] for i in group], add_special_tokens=False)["input_ids"]
+        ids = tokens(tokenizer, [prompts[i] for i in group])
         shared = _shared(ids)
         sampling: dict[str, Any] = {"do_sample": False}
         if first.temperature > 0:
@@ -336,8 +343,8 @@ class LocalModel:
             )
         seconds = (time.monotonic() - begun) / len(group)
         replies = []
-        for prompt, tokens in zip(ids, tails, strict=True):
-            written = list(takewhile(lambda token: token not in ends, tokens))
+        for prompt, tail in zip(ids, tails, strict=True):
+            written = list(takewhile(lambda token: token not in ends, tail))
             finish = "stop" if len(written) < first.max_tokens else "length"
             text = tokenizer.decode(written, skip_special_tokens=True)
             replies.append(Reply(text, finish, len(prompt), len(written), 0.0, seconds))
@@ -357,16 +364,30 @@ class LocalModel:
 
 
 def render(tokenizer: Any, messages: Sequence[Message]) -> str:
-    """Return a chat in the model's template, ready for its reply; a last assistant turn is continued."""
-    chat = list(messages)
-    unfinished = chat[-1]["role"] == "assistant"
+    """Return a chat in the model's template, ready for its reply; a last assistant turn is continued.
+
+    It is read by `tokens`: where a turn holds the model's control tokens, there are breaks in it.
+    """
+    unfinished = messages[-1]["role"] == "assistant"
     if tokenizer.chat_template is None:
+        chat = hub.spelled_chat(messages, _controls(tokenizer))
         return "\n\n".join(message["content"] for message in chat) + ("" if unfinished else "\n\n")
-    return str(
-        tokenizer.apply_chat_template(
-            chat, tokenize=False, add_generation_prompt=not unfinished, continue_final_message=unfinished
-        )
-    )
+    return in_template(tokenizer, messages, add_generation_prompt=not unfinished, continue_final_message=unfinished)
+
+
+def in_template(tokenizer: Any, messages: Sequence[Message], **options: bool) -> str:
+    """Return a chat in the model's template, to be read by `tokens`; options are those of `apply_chat_template`."""
+    chat = hub.spelled_chat(messages, _controls(tokenizer))
+    return str(tokenizer.apply_chat_template(chat, tokenize=False, **options))
+
+
+def _controls(tokenizer: Any) -> re.Pattern[str] | None:
+    return _controls_beside(tokenizer, str(tokenizer.chat_template or ""))
+
+
+@lru_cache(maxsize=8)
+def _controls_beside(tokenizer: Any, template: str) -> re.Pattern[str] | None:
+    return hub.controls(tokenizer.added_tokens_decoder.values(), template)
 
 
 def _alike(batch: Sequence[int], calls: Sequence[Request]) -> Iterable[list[int]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from raft.backends import hub
-from raft.backends.local.cpu_inference import lighten
+from raft.backends.local.cpu_inference import use_cpu_attention
 from raft.backends.vendors import quiet
 from raft.errors import MissingExtra, RaftError
 from raft.store.adapters import CONFIG, WEIGHTS, check_weights, tensors
@@ -107,7 +107,7 @@ def _load(name: str) -> tuple[Any, Any]:
         why = f"to run {name} on this machine"
         raise MissingExtra(error.name or "transformers", extra="local", why=why) from None
     model = model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
-    lighten(model)
+    use_cpu_attention(model)
     return model, tokenizer
 
 

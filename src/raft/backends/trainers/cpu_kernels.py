@@ -26,15 +26,15 @@ QUERIES = 192
 TILE = 16
 """Rows that a processor's matrix products take at once: blocks are made of whole tiles, but for the last."""
 
-IMPLEMENTATION = "raft_lean"
-"""What transformers calls the attention of a lean model."""
+IMPLEMENTATION = "raft_cpu_kernels"
+"""What transformers calls the attention of a model with these kernels."""
 
 _LENGTHS: ContextVar[tuple[int, ...]] = ContextVar("lengths", default=())
 
 
 @contextmanager
 def end_to_end(lengths: Sequence[int]) -> Iterator[None]:
-    """Tell a lean model that the one row it is given is several, laid end to end, of so many tokens each.
+    """Tell a model with these kernels that the one row it is given is several, laid end to end, of so many tokens each.
 
     Their `position_ids` must begin at 0 each; a layer that is not replaced reads the same from those.
     """
@@ -45,7 +45,7 @@ def end_to_end(lengths: Sequence[int]) -> Iterator[None]:
         _LENGTHS.reset(token)
 
 
-def lean(model: Any) -> int:
+def use_cpu_kernels(model: Any) -> int:
     """Replace what `model` (transformers, with its PEFT adapter) computes slowly on a processor.
 
     Returns:
@@ -319,7 +319,7 @@ def beside(model: Any, longest: int, batch: int, *, apart: bool = False) -> int:
     """Return how many rows of an optimiser step are computed at once: a divisor of `batch`, 1 where layers mix rows.
 
     Args:
-        model: the student with its adapter; one on a processor that is not lean computes rows one by one.
+        model: the student with its adapter; one on a processor without these kernels computes rows one by one.
         longest: tokens of the longest row.
         batch: rows of an optimiser step.
         apart: the model is known to keep rows apart; otherwise it is tried out.
@@ -361,7 +361,7 @@ def pack(rows: Sequence[Mapping[str, Sequence[int]]]) -> dict[str, Any]:
 
 
 def unpacked(inputs: Mapping[str, Any]) -> AbstractContextManager[None]:
-    """Return the context in which a lean model keeps the rows of `pack` apart; without positions there is one row."""
+    """Return the context in which those kernels keep the rows of `pack` apart; without positions there is one row."""
     positions = inputs.get("position_ids")
     begins = [] if positions is None else positions[0].eq(0).nonzero().squeeze(1).tolist()
     ends = [*begins[1:], inputs["input_ids"].shape[1]]

@@ -126,7 +126,8 @@ def _tokenizer(base: str, adapter: Path) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise RaftError(f"The tokenizer cannot be loaded: {reason}", where=folder) from None
+        hint = f"raft train RUN   (trains {adapter.name} anew, with its tokenizer)"
+        raise RaftError(f"The tokenizer cannot be loaded: {reason}", where=folder, hint=hint) from None
     if tokenizer.chat_template is None:
         raise UsageError(
             "There is no chat template, without which the merged model would be asked in another form than it learned.",

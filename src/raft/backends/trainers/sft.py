@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile, ZipFile
 
+from raft.backends.local.generate import in_template, tokens
 from raft.backends.local.weights import pretrained
-from raft.backends.trainers.cpu_kernels import beside, lean, pack, unpacked
+from raft.backends.trainers.cpu_kernels import beside, pack, unpacked, use_cpu_kernels
 from raft.backends.vendors import quiet
 from raft.errors import MissingExtra, RaftError, UsageError
 from raft.protocols import Message, TrainingPlan, TrainingReport
@@ -86,8 +87,8 @@ def encode(tokenizer: Any, chat: Sequence[Message], *, max_tokens: int) -> dict[
         RaftError: the chat is longer than `max_tokens`, has no answer, or its template does not keep the beginning of
             a chat as it was when a turn is added.
     """
-    asked = tokenizer.apply_chat_template(list(chat[:-1]), add_generation_prompt=True, return_dict=False)
-    whole = tokenizer.apply_chat_template(list(chat), return_dict=False)
+    texts = in_template(tokenizer, chat[:-1], add_generation_prompt=True), in_template(tokenizer, chat)
+    asked, whole = tokens(tokenizer, texts)
     if whole[: len(asked)] != asked:
         raise RaftError(
             "The student's chat template changes earlier turns when an answer is added.",
@@ -122,18 +123,10 @@ def run(
     backend: str,
     arguments: Mapping[str, Any] | None = None,
 ) -> TrainingReport:
-    """Train an adapter and write the best one to `out`.
+    """Train an adapter on `rows` and write the best one, by the `valid` chats, to `out` with its tokenizer.
 
-    Args:
-        load: returns a model with its adapter attached, and its tokenizer.
-        rows: chats to learn from.
-        valid: chats that decide which checkpoint is kept.
-        plan: how it is trained.
-        out: gets the adapter and the tokenizer.
-        checkpoints: the training's own folder.
-        on_event: told of each step.
-        backend: its name for the report.
-        arguments: arguments of TRL's SFTConfig that replace those chosen here.
+    `load` returns a model with its adapter attached, and its tokenizer; `checkpoints` is the training's own folder,
+    `backend` its name for the report; `arguments` of TRL's SFTConfig replace those chosen here.
 
     Raises:
         MissingExtra: trl, peft or torch is not installed.
@@ -430,5 +423,5 @@ def load(plan: TrainingPlan) -> tuple[Any, Any]:
     )
     tuned = get_peft_model(model.to("cuda") if cuda else model, adapter)
     if not cuda:
-        lean(tuned)
+        use_cpu_kernels(tuned)
     return tuned, tokenizer

@@ -1,0 +1,105 @@
+"""Folders that are raft's own: nothing is written into another one, and nothing is deleted that raft did not make."""
+
+import json
+import re
+import shutil
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+from raft.errors import UsageError
+from raft.store import tables
+
+MARK = ".raft"
+"""The file by which a folder is known as raft's."""
+_EMPTY = {MARK, ".lock", ".DS_Store", ".gitkeep", ".gitignore"}
+"""What may lie in a folder that counts as empty."""
+TABLES = (*tables.ARTIFACTS, "train.jsonl", "valid.jsonl")
+"""What steps make, and write as drafts first."""
+_FILES = (*TABLES, "manifest.json", "ledger.sqlite", "survey.json", "benchmark.json", "report.html", "report.md")
+_FOLDERS = ("index", "lexical", "adapters", "scratch")
+
+
+def place(path: str | Path, name: str) -> Path:
+    """Return where a path leads that somebody typed, `~` and all; `name` is what it was typed for.
+
+    Raises:
+        UsageError: it is empty, as where a variable of the shell is not set.
+    """
+    if not str(path).strip():
+        raise UsageError(
+            "An empty path is no place.",
+            where=name,
+            hint='echo "$NAME"   (of the variable that was meant), or . for this folder',
+        )
+    return Path(path).expanduser()
+
+
+def is_ours(folder: Path) -> bool:
+    """Tell whether a folder is raft's: it has its mark, its manifest, or its ledger."""
+    if (folder / MARK).is_file():
+        return True
+    try:
+        manifest = json.loads((folder / "manifest.json").read_bytes())
+        if isinstance(manifest, dict) and {"format", "raft", "steps"} <= manifest.keys():
+            return True
+    except (OSError, ValueError, RecursionError):
+        pass
+    return "completions" in _tables(folder / "ledger.sqlite")
+
+
+def is_foreign(path: Path) -> bool:
+    """Tell whether a file is a database with tables, and none of them is a ledger's."""
+    found = _tables(path)
+    return bool(found) and not found & {"completions", "embeddings", "calls"}
+
+
+def _tables(path: Path) -> set[str]:
+    try:
+        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as database:
+            return {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    except sqlite3.Error:
+        return set()
+
+
+def claim(folder: Path, option: str = "--out") -> None:
+    """Make a folder raft's own, so that what it writes there replaces nothing of the user's.
+
+    Raises:
+        UsageError: it is no folder, or holds something and was not made by raft; or something of the user's lies where
+            raft's files belong.
+        OSError: it cannot be written to.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UsageError("There is a file in the place of the folder.", where=folder, hint=f"{option} another-folder")
+    if folder.exists() and any(path.name not in _EMPTY for path in folder.iterdir()) and not is_ours(folder):
+        raise UsageError(
+            "The folder holds files that raft did not make, and it would write beside or over them.",
+            where=folder,
+            hint=f"{option} {folder / 'raft-run'}   (or any folder that is empty, or not there yet)",
+        )
+    for name, is_right in [*((one, Path.is_file) for one in _FILES), *((one, Path.is_dir) for one in _FOLDERS)]:
+        if (path := folder / name).exists() and not is_right(path):
+            kind = "folder" if path.is_dir() else "file"
+            hint = f"mv {path} {path}.mine   (then the same command again)"
+            raise UsageError(f"There is a {kind} in the place of what raft writes.", where=path, hint=hint)
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / MARK).exists():
+        (folder / MARK).write_text(
+            "What lies in this folder was made by raft, which may replace it.\n", encoding="utf-8"
+        )
+
+
+def clear(folder: Path, made: str) -> None:
+    """Delete a folder of which every file's path in it matches the pattern `made`.
+
+    Raises:
+        UsageError: something else lies in it; then nothing is deleted.
+    """
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if (path.is_symlink() or not path.is_dir()) and not re.fullmatch(made, name):
+            hint = f"mv {path} SOMEWHERE-ELSE   (then the same command again)"
+            raise UsageError("Something that raft did not make lies where it has to delete.", where=path, hint=hint)
+    if folder.exists():
+        shutil.rmtree(folder)

@@ -1,0 +1,88 @@
+"""Trainings, benchmarks and approvals that are killed at the calls that change files: the next goes on."""
+
+import json
+import shutil
+
+import polars as pl
+import pytest
+from test_kills import ORDERED, places
+from test_train import build_for
+
+from killing import Dying
+from raft.store import adapters
+
+pytest.importorskip("torch")
+pytest.importorskip("peft")
+pytest.importorskip("trl")
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def dying(tmp_path_factory):
+    """What trains in forks of itself, all imported."""
+    with Dying(tmp_path_factory.mktemp("faults"), "torch") as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def built(tiny_student, tmp_path_factory):
+    """A folder with a run that was built for the tiny student."""
+    home = tmp_path_factory.mktemp("built")
+    build_for(tiny_student, home)
+    return home
+
+
+@pytest.fixture(scope="module")
+def trained(dying, built, tmp_path_factory):
+    """The folder with the run tuned, and how many calls that took."""
+    home = shutil.copytree(built, tmp_path_factory.mktemp("trained") / "home")
+    told = dying.do("train", home, kinds=ORDERED)
+    assert told["ended"] == 0, told["error"]
+    return home, told["seen"]
+
+
+def killed(dying, what, home, at, tmp_path):
+    """Kill something on a copy of a folder at a call, then do it again; return the copy."""
+    copy = tmp_path / f"{what}{at}"
+    shutil.copytree(home, copy)
+    assert dying.do(what, copy, at=at, kinds=ORDERED)["ended"] == -9, at
+    told = dying.do(what, copy, kinds=ORDERED)
+    assert told["ended"] == 0, (at, told["error"])
+    return copy / "run"
+
+
+def test_a_training_that_is_killed_at_a_call_goes_on(dying, built, trained, tmp_path):
+    """The next training leaves the adapter that a quiet one does, whole and current, and nothing half done."""
+    home, count = trained
+    name = adapters.current(home / "run")
+    for at in places(count, 5):
+        run = killed(dying, "train", built, at, tmp_path)
+        assert adapters.current(run) == name
+        assert adapters.digest(run / "adapters" / name) == adapters.digest(home / "run" / "adapters" / name)
+        assert not any((run / "scratch").iterdir())
+
+
+def test_an_approval_that_is_killed_at_a_call_leaves_a_whole_card(dying, trained, tmp_path):
+    """The adapter stays usable whatever of its approval was written, and the next approval is all there."""
+    home, _ = trained
+    shutil.copytree(home, tmp_path / "counted")
+    count = dying.do("approve", tmp_path / "counted", kinds=ORDERED)["seen"]
+    for at in range(1, count + 1):
+        run = killed(dying, "approve", home, at, tmp_path)
+        assert adapters.read_card(adapters.find(run))["approved_by"] == "Marta"
+        assert adapters.digest(adapters.find(run)) is not None
+
+
+def test_a_benchmark_that_is_killed_at_a_call_goes_on(dying, built, tmp_path):
+    """The next benchmark has the answers of a quiet one, and its report is whole."""
+    shutil.copytree(built, tmp_path / "quiet")
+    told = dying.do("bench", tmp_path / "quiet", kinds=ORDERED)
+    assert told["ended"] == 0, told["error"]
+    columns = ["arm", "question_id", "condition", "raw"]
+    answers = pl.read_parquet(tmp_path / "quiet" / "run" / "answers.parquet").select(columns).sort(columns)
+    for at in places(told["seen"], 3):
+        run = killed(dying, "bench", built, at, tmp_path)
+        assert pl.read_parquet(run / "answers.parquet").select(columns).sort(columns).equals(answers)
+        assert json.loads((run / "benchmark.json").read_text())["verdict"]
+        assert (run / "report.html").read_text().rstrip().endswith("</html>")
