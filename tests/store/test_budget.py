@@ -400,8 +400,10 @@ def test_a_recount_keeps_what_is_set_aside(ledger):
 
 def test_a_reply_that_another_run_paid_for_is_taken_over(ledger):
     """A shared call whose reply is in the ledger by now is not written down, and what it would cost is free again."""
-    other, mine = budget_of(ledger, run="other"), budget_of(ledger)
-    other.pay(other.open("k", 1.0), ENTRY, cost=0.25, input_tokens=100, output_tokens=10)
+    mine = budget_of(ledger)
+    with closing(Ledger(ledger.path)) as theirs:
+        other = budget_of(theirs, run="other")
+        other.pay(other.open("k", 1.0), ENTRY, cost=0.25, input_tokens=100, output_tokens=10)
     assert mine.reserve(1.0)
     assert mine.reserve(2.0)
     (found, number) = mine.write([("k", 1.0), ("new", 2.0)], [], shared=True)

@@ -68,6 +68,8 @@ def _row(row: Mapping[str, Any]) -> Iterator[str]:
         f"    {doing:<24} {row['calls']:>8,} {row['input_tokens']:>12,} {row['output_tokens']:>12,}"
         f" {price:>10}  {row['model']}"
     )
+    if row.get("calls_without_usage"):
+        yield f"    {'  of no believable usage, counted at their worst':<24} {row['calls_without_usage']:,}"
     others = {"lost": "  lost, at their worst", "open": "  under way, at most", "batch": "  in a batch, at most"}
     for state, words in others.items():
         if row[state]:

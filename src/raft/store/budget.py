@@ -184,7 +184,8 @@ class Budget:
             sent: list[tuple[str, float | None]] = []
 
             def writings() -> Iterator[Writing]:
-                if shared and opening and self._keeps:  # looked at here, where no other process can come between
+                if shared and opening and self._keeps and not book.ledger.untouched():
+                    # here no other process can come between
                     keys = [key for key, _ in opening]
                     there.update(dict.fromkeys(book.ledger.awaited_elsewhere(book.run, keys)))
                     there.update(book.ledger.find(keys))

@@ -130,6 +130,8 @@ class Ledger:
                 )
             self._db.executescript(_SCHEMA)
             self._db.execute(f"PRAGMA user_version={FORMAT}")
+        began = self.read("PRAGMA data_version")
+        self._untouched = [] if self.read("SELECT 1 FROM calls WHERE state = 'open' LIMIT 1") else began
 
     def close(self) -> None:
         """Close the file; the ledger is of no use afterwards."""
@@ -168,18 +170,20 @@ class Ledger:
 
         `calls` were paid for, with `input_tokens`, `output_tokens` and `cost` in dollars; of `lost` ones nobody knows
         what they cost, `lost_cost` at most; for `open` ones a process awaits the reply (or was killed while it did),
-        and for `batch` ones a batch is awaited, likewise; `calls_without_price` are of all these.
+        and for `batch` ones a batch is awaited, likewise; `calls_without_price` are of all these. Of
+        `calls_without_usage` the provider told no tokens that can be believed: they were paid at their worst case.
         """
         query = (
             "SELECT purpose, model, SUM(state = 'paid'), SUM(input_tokens), SUM(output_tokens),"
             " TOTAL(CASE WHEN state = 'paid' THEN cost END), SUM(state = 'lost'),"
             " TOTAL(CASE WHEN state = 'lost' THEN worst END), SUM(state = 'open'),"
             " TOTAL(CASE WHEN state = 'open' THEN worst END), SUM(state = 'batch'),"
-            " TOTAL(CASE WHEN state = 'batch' THEN worst END), SUM(cost IS NULL AND worst IS NULL)"
+            " TOTAL(CASE WHEN state = 'batch' THEN worst END), SUM(cost IS NULL AND worst IS NULL),"
+            " SUM(state = 'paid' AND input_tokens = 0)"
             " FROM calls WHERE run IN (SELECT value FROM json_each(?)) GROUP BY purpose, model ORDER BY MIN(id)"
         )
         names = "purpose model calls input_tokens output_tokens cost lost lost_cost open open_cost batch batch_cost"
-        titles = [*names.split(), "calls_without_price"]
+        titles = [*names.split(), "calls_without_price", "calls_without_usage"]
         return [dict(zip(titles, row, strict=True)) for row in self.read(query, (json.dumps(self.names(run)),))]
 
     def register(self, run: str, folder: Path, cap: float | None) -> None:
@@ -201,6 +205,10 @@ class Ledger:
         others = f"SELECT DISTINCT run FROM calls WHERE run NOT IN ('', ?) AND run NOT IN ({_ELSEWHERE})"  # noqa: S608
         earlier = self.read(others, (run,)) if self.read(own, (run, _OWN)) else []
         return [run, *(name for (name,) in earlier)]
+
+    def untouched(self) -> bool:
+        """Tell whether nobody else has written since this file was opened, nor was a call open then."""
+        return self.read("PRAGMA data_version") == self._untouched
 
     def awaited_elsewhere(self, run: str, keys: Sequence[str]) -> set[str]:
         """Return those of `keys` whose replies another run awaits now; what a killed process awaited does not count."""

@@ -9,6 +9,7 @@ import pytest
 from raft.backends.asking import Reply
 from raft.backends.hosted.calls import Call, RequestPool
 from raft.backends.hosted.errors import AccessDenied, RateLimited, Rejected, Transient
+from raft.backends.hosted.openai_http import read_usage
 from raft.backends.hosted.rate_limit import RateLimiter
 from raft.errors import MissingExtra, RaftError, UsageError
 from raft.protocols import Failure, Request
@@ -17,6 +18,7 @@ from raft.store.ledger import Entry, Ledger, request_key
 from simulated import Endpoint, SimulatedLoop
 
 PRICE = Price(input=10.0, output=20.0)
+ABSURD = [2**63, 10**9, -1, 1.5, True, "9"]
 
 
 def call(text, **changes):
@@ -317,3 +319,18 @@ def test_nothing_submitted_is_nothing_to_wait_for(ledger):
     """Collecting from an idle flight returns at once."""
     with pool(Endpoint(), budget(ledger)) as sending:
         assert sending.collect() == sending.drain() == []
+
+
+@pytest.mark.parametrize("told", ABSURD)
+def test_absurd_usage_loses_no_reply_and_counts_at_its_worst(ledger, told):
+    """Whatever a provider says of tokens, the reply is kept, its call costs at most its worst case, and it is told."""
+    usage = read_usage({"prompt_tokens": told, "completion_tokens": told})
+    endpoint = Endpoint(
+        {"hi": [Reply("yes", "stop", *usage, None, 0.1)], "ho": [Reply("no", "stop", 2**63, 9, None, 0.1)]}
+    )
+    mine = budget(ledger)
+    results = send(endpoint, mine, "hi", "ho")
+    assert [results[text].reply for text in ("hi", "ho")] == ["yes", "no"]
+    worst = sum(worst_case(call(text).request, PRICE) for text in ("hi", "ho"))
+    assert mine.spent == pytest.approx(worst)
+    assert ledger.spending("r")[0]["calls_without_usage"] == 2

@@ -75,6 +75,21 @@ def test_a_program_of_ones_own_may_be_elsewhere(monkeypatch):
     assert not is_free("ollama/m", None)
 
 
+@pytest.mark.parametrize(
+    ("name", "free"),
+    [
+        ("openai/mine", True),
+        ("hosted_vllm/mine", True),
+        ("ollama/mine", True),
+        ("groq/mine", False),
+        ("litellm_proxy/x", False),
+    ],
+)
+def test_what_listens_here_is_free_only_where_it_can_be_a_server_of_ones_own(name, free):
+    """On the loopback a local server costs nothing; what stands for a provider elsewhere passes its bill on."""
+    assert is_free(name, "http://127.0.0.1:4000/v1") is free
+
+
 SECRET = "s3cr3t-of-ours"
 
 
