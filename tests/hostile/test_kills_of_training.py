@@ -1,10 +1,12 @@
 """Trainings, benchmarks and approvals that are killed at the calls that change files: the next goes on."""
 
 import json
+import os
 import shutil
 
 import polars as pl
 import pytest
+from test_damage import DAMAGE, explained, replace
 from test_kills import ORDERED, places
 from test_train import build_for
 
@@ -86,3 +88,31 @@ def test_a_benchmark_that_is_killed_at_a_call_goes_on(dying, built, tmp_path):
         assert pl.read_parquet(run / "answers.parquet").select(columns).sort(columns).equals(answers)
         assert json.loads((run / "benchmark.json").read_text())["verdict"]
         assert (run / "report.html").read_text().rstrip().endswith("</html>")
+
+
+ADAPTER = ["current", "*/card.json", "*/adapter_model.safetensors"]
+COMMANDS = [
+    ["ask", "run", "How long may a pump be returned?"],
+    ["approve", "run", "--by", "Marta"],
+    ["status", "run"],
+    ["bench", "run", "--quiet", "--set", "benchmark.latency_questions=1", "--set", "benchmark.tuning_questions=1"],
+    ["export", "run", "--merged", "--out", "model"],
+]
+
+
+@pytest.mark.parametrize("damage", DAMAGE, ids=lambda damage: damage.__name__)
+@pytest.mark.parametrize("artifact", ADAPTER)
+def test_a_damaged_adapter_is_explained_and_trained_anew(dying, trained, tmp_path, artifact, damage):
+    """A command on an adapter with a damaged file ends well or says what to do; a training makes it whole again."""
+    home = shutil.copytree(trained[0], tmp_path / "home")
+    path = next((home / "run" / "adapters").glob(artifact))
+    damage(path)
+    number = ADAPTER.index(artifact) + DAMAGE.index(damage)
+    for arguments in COMMANDS if os.environ.get("RAFT_EVERY_CALL") else [COMMANDS[number % len(COMMANDS)]]:
+        explained(dying.do("command", home, *arguments), arguments)
+    told = dying.do("train", home)
+    if told["ended"] == 0:
+        assert adapters.digest(adapters.find(home / "run")) is not None
+    else:
+        assert damage is replace, told["error"]
+        assert (path / "mine.txt").read_text() == "mine"
