@@ -45,6 +45,9 @@ def acting(command: Callable[..., None]) -> Callable[..., None]:
     def run(*args: Any, debug: bool, **options: Any) -> None:
         try:
             command(*args, **options)
+        except BrokenPipeError:
+            sys.stderr.close()
+            sys.exit(0)
         except (RaftError, OSError) as error:
             if debug:
                 raise
@@ -55,9 +58,6 @@ def acting(command: Callable[..., None]) -> Callable[..., None]:
             what = str(stop) or "stopped; what was answered is kept. Run the same command again to go on."
             click.echo(f"\nraft: {what}", err=True)
             sys.exit(130)
-        except BrokenPipeError:
-            sys.stderr.close()
-            sys.exit(0)
         except Exception as error:
             if debug:
                 raise
