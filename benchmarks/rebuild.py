@@ -30,7 +30,7 @@ def listen(event, facts):
         events.setdefault(event, []).append(facts["step"])
     if event == "asked":
         events["new"] = events.get("new", 0) + facts["new"]
-built = api.build(sys.argv[1], out=sys.argv[2], limit=int(sys.argv[3]) or None, listen=listen)
+built = api.build(sys.argv[1], out=sys.argv[2], limit=int(sys.argv[3]) or None, on_event=listen)
 done = time.perf_counter()
 steps = {name: line["seconds"] for name, line in built.manifest["steps"].items()}
 print(json.dumps({"import": imported - begun, "build": done - imported, "events": events, "steps": steps,

@@ -89,7 +89,7 @@ def load(plan):
 
 arguments = {**worker.arguing(plan, bfloat16=True), "bf16": False, "use_cpu": True}
 report = sft.run(
-    load, chats, chats[:2], plan, out=folder / "out", checkpoints=folder / "checkpoints", listen=lambda _: None,
+    load, chats, chats[:2], plan, out=folder / "out", checkpoints=folder / "checkpoints", on_event=lambda _: None,
     backend="unsloth", arguments=arguments,
 )
 print(json.dumps([point["loss"] for point in report.curve if "loss" in point]))
