@@ -76,7 +76,7 @@ def test_every_byte_of_the_users_is_still_there(tree, command, finished, tmp_pat
     assert {path: content for path, content in contents(mine).items() if path in before} == before
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(tree=TREES.map(lambda tree: {name: content for name, content in tree.items() if "mine" in name or " " in name}))
 def test_what_a_user_lays_into_a_run_stays_there(tree, finished, tmp_path_factory):
     """A build of a changed corpus deletes nothing that somebody has put into the run directory's folders."""
@@ -164,8 +164,7 @@ def test_a_run_directory_in_the_corpus_is_not_read(tmp_path, fake_models, monkey
 def test_a_manifest_of_a_later_raft_is_left_alone(tmp_path, fake_models):
     """A run directory of a later format is refused before anything else in its manifest is looked at."""
     run = tmp_path / "run"
-    run.mkdir()
-    (run / folders.MARK).touch()
+    folders.claim(run)
     (run / "manifest.json").write_text(json.dumps({"format": 2, "raft": "9.0", "steps": ["documents"]}))
     before = contents(run)
     with pytest.raises(UsageError, match="format 2"):

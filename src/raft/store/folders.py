@@ -11,7 +11,8 @@ from raft.errors import UsageError
 from raft.store import tables
 
 MARK = ".raft"
-"""The file by which a folder is known as raft's."""
+"""The file by which a folder is known as raft's, and what it says: another program may have one of this name."""
+_SAYS = "What lies here was made by raft, which may replace it.\n"
 _EMPTY = {MARK, ".lock", ".DS_Store", ".gitkeep", ".gitignore"}
 """What may lie in a folder that counts as empty."""
 TABLES = (*tables.ARTIFACTS, "train.jsonl", "valid.jsonl")
@@ -37,9 +38,9 @@ def place(path: str | Path, name: str) -> Path:
 
 def is_ours(folder: Path) -> bool:
     """Tell whether a folder is raft's: it has its mark, its manifest, or its ledger."""
-    if (folder / MARK).is_file():
-        return True
     try:
+        if (folder / MARK).is_file() and (folder / MARK).read_bytes() == _SAYS.encode():
+            return True
         manifest = json.loads((folder / "manifest.json").read_bytes())
         if isinstance(manifest, dict) and {"format", "raft", "steps"} <= manifest.keys():
             return True
