@@ -161,6 +161,17 @@ def test_a_run_directory_in_the_corpus_is_not_read(tmp_path, fake_models, monkey
     assert "pipeline" in left_out["raft.yaml"]
 
 
+def test_a_folder_that_was_claimed_is_known_again(tmp_path):
+    """A folder is raft's from its mark alone; a file of that name that another program wrote is no mark."""
+    folders.claim(tmp_path / "run")
+    (tmp_path / "run" / "train.jsonl").write_text("made by raft")
+    folders.claim(tmp_path / "run")
+    mine = tmp_path / "mine"
+    plant(mine, {folders.MARK: b"peers: 3", "train.jsonl": b"mine"})
+    with pytest.raises(UsageError, match="raft did not make"):
+        folders.claim(mine)
+
+
 def test_a_manifest_of_a_later_raft_is_left_alone(tmp_path, fake_models):
     """A run directory of a later format is refused before anything else in its manifest is looked at."""
     run = tmp_path / "run"

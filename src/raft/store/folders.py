@@ -12,7 +12,7 @@ from raft.store import tables
 
 MARK = ".raft"
 """The file by which a folder is known as raft's, and what it says: another program may have one of this name."""
-_SAYS = "What lies here was made by raft, which may replace it.\n"
+_SAYS = "What lies in this folder was made by raft, which may replace it.\n"
 _EMPTY = {MARK, ".lock", ".DS_Store", ".gitkeep", ".gitignore"}
 """What may lie in a folder that counts as empty."""
 TABLES = (*tables.ARTIFACTS, "train.jsonl", "valid.jsonl")
@@ -86,9 +86,7 @@ def claim(folder: Path, option: str = "--out") -> None:
             raise UsageError(f"There is a {kind} in the place of what raft writes.", where=path, hint=hint)
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / MARK).exists():
-        (folder / MARK).write_text(
-            "What lies in this folder was made by raft, which may replace it.\n", encoding="utf-8"
-        )
+        (folder / MARK).write_text(_SAYS, encoding="utf-8")
 
 
 def clear(folder: Path, made: str) -> None:
