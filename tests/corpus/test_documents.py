@@ -12,7 +12,8 @@ import pytest
 from raft.corpus.blocks import is_boilerplate, repeated_lines
 from raft.corpus.chunking import chunk_documents, document_sha256
 from raft.corpus.documents import doc_id, find_sources, read_documents
-from raft.corpus.readers import read
+from raft.corpus.readers import Unreadable, read
+from raft.corpus.reading import ReadingProcess
 from raft.errors import UsageError
 from raft.pipeline import read as reading
 from raft.settings import Settings
@@ -205,19 +206,15 @@ def test_a_file_that_vanishes_is_a_row_with_a_reason(folder):
     assert "cannot be opened" in next(read_documents(sources, text_field="text"))["error"][0]
 
 
-def test_a_file_without_permission_is_a_row_with_a_reason(folder, monkeypatch):
+def test_a_file_without_permission_says_so(folder, monkeypatch):
     """A file that may not be read says so (the refusal is simulated: an administrator may read everything)."""
-    path = folder("a.md")
-    path.chmod(0)
-    allowed = Path.open
 
     def refuse(self, *args, **options):
-        if self == path:
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self))
-        return allowed(self, *args, **options)
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self))
 
-    monkeypatch.setattr(Path, "open", refuse)
-    assert "Permission denied" in read_all(folder.root)["error"][0]
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(Unreadable, match="Permission denied"):
+        read(folder("a.md"), text_field="text")
 
 
 def test_unchanged_files_are_not_read_again(folder):
@@ -336,12 +333,17 @@ def test_a_file_is_read_once_its_package_is_there(folder, tmp_path, monkeypatch)
     folder("a.html", "<p>Words of the page.</p>")
     folder("b.txt")
     run = Run(tmp_path / "run")
+    (tmp_path / "without").mkdir()
+    (tmp_path / "without/markdownify.py").write_text("raise ImportError")  # for the process that reads
     with monkeypatch.context() as patch:
+        patch.syspath_prepend(tmp_path / "without")
         patch.setitem(sys.modules, "markdownify", None)
         assert "raft-pipeline[docs]" in read_into(run, folder.root)["a.html"]
     key = run.manifest["steps"]["documents"]["key"]
-    opened = []
-    monkeypatch.setattr("raft.corpus.documents.read", lambda path, **how: opened.append(path.name) or read(path, **how))
+    opened, asked = [], ReadingProcess.read
+    monkeypatch.setattr(
+        ReadingProcess, "read", lambda self, path, **how: opened.append(path.name) or asked(self, path, **how)
+    )
     for _ in range(2):
         assert read_into(run, folder.root) == {"a.html": None, "b.txt": None}
     assert opened == ["a.html"]

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import polars as pl
 
-from raft.corpus.readers import Reading, format_of, read
-from raft.errors import RaftError, UsageError
+from raft.corpus.readers import Reading, format_of
+from raft.corpus.reading import ReadingProcess
+from raft.errors import UsageError
 from raft.store import tables
 from raft.store.folders import is_ours, place
 
@@ -47,9 +48,11 @@ def find_sources(
         prefix = labels[root] + "/" if labels else ""
         for start in starts:
             for path in [start] if alone else _walk(start, root, prefix, skipped, besides or {}):
-                name, real = _name(path, root, prefix), path.resolve()
+                name, real = _name(path, root, prefix), _real(path)
                 if format_of(path) is None:
-                    skipped.append((name, f"there is no reader for {path.suffix or 'files without a suffix'}"))
+                    skipped.append(
+                        (name, f"there is no reader for {_readable(path.suffix) or 'files without a suffix'}")
+                    )
                 elif real in sources:
                     skipped.append((name, f"it is {sources[real].name}, which is in the corpus already"))
                 else:
@@ -82,17 +85,28 @@ def read_documents(
     `previous` returns for a file's name and sha256 the rows read from the same bytes before; where they hold an error
     the file is read again. For the others see `readers.read`.
     """
-    for source in sources:
-        rows = previous(source.name, source.sha256) if previous and source.sha256 else None
-        if rows is None or rows["error"].count():
-            rows = _document_rows(source, text_field, drop_templates)
-        yield rows
+    process = ReadingProcess()
+    try:
+        for source in sources:
+            rows = previous(source.name, source.sha256) if previous and source.sha256 else None
+            if rows is None or rows["error"].count():
+                readings = process.read(source.path, text_field=text_field, drop_templates=drop_templates)
+                rows = _document_rows(source, readings)
+            yield rows
+    finally:
+        process.close()
 
 
 def _entry(text: str) -> tuple[Path, list[Path], bool]:
     """Return the folder that an entry's names are relative to, where to look, and whether that is one named file."""
     path = place(text, "corpus")
-    if path.exists():
+    try:
+        there = path.exists()
+    except OSError as error:
+        raise UsageError(
+            f"{path} cannot be opened: {error.strerror}.", where=f"corpus: {text}", hint=f'ls -ld "{path.parent}"'
+        ) from error
+    if there:
         return (path, [path], False) if path.is_dir() else (path.parent, [path], True)
     if has_magic(text):
         fixed = path.parts[: next(number for number, part in enumerate(path.parts) if has_magic(part))]
@@ -129,7 +143,11 @@ def _walk(
         skipped.append((_name(Path(path), root, prefix), reason))
 
     def fits(path: Path) -> bool:
-        if reason := _unfit(path, root, besides):
+        try:
+            reason = _unfit(path, root, besides)
+        except OSError as error:
+            reason = f"it cannot be opened: {error.strerror}"
+        if reason:
             skip(path, reason)
         return reason is None
 
@@ -145,7 +163,7 @@ def _walk(
 
 
 def _unfit(path: Path, root: Path, besides: Mapping[Path, str]) -> str | None:
-    if what := besides.get(path.resolve()):
+    if what := besides.get(_real(path)):
         return f"it is {what}"
     if path.is_dir() and is_ours(path):
         return "raft made it"
@@ -153,30 +171,33 @@ def _unfit(path: Path, root: Path, besides: Mapping[Path, str]) -> str | None:
         return "it is hidden"
     if path.is_symlink() and path.is_dir():
         return "it is a link to a folder"
-    return None if path.resolve().is_relative_to(root.resolve()) else "it is a link that leads out of the corpus"
+    return None if _real(path).is_relative_to(_real(root)) else "it is a link that leads out of the corpus"
 
 
 def _name(path: Path, root: Path, prefix: str) -> str:
     relative = path.relative_to(root).as_posix() if path != root else path.name
-    readable = os.fsencode(prefix + relative).decode("utf-8", "backslashreplace")
-    return unicodedata.normalize("NFC", readable)
+    return unicodedata.normalize("NFC", _readable(prefix + relative))
+
+
+def _readable(name: str) -> str:
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def _real(path: Path) -> Path:
+    return Path(os.path.realpath(path))  # which a link to itself does not stop
 
 
 def _file_sha256(path: Path) -> str:
     try:
+        if not path.is_file():  # a pipe would be waited for
+            return ""
         with path.open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError:
         return ""
 
 
-def _document_rows(source: Source, text_field: str, drop_templates: bool) -> pl.DataFrame:
-    kind = format_of(source.path) or ""
-    try:
-        readings = read(source.path, text_field=text_field, drop_templates=drop_templates)
-    except RaftError as error:
-        reason = error.what + (f" {error.hint}" if error.hint else "")
-        readings = [Reading(source.path.stem, "", kind, error=reason)]
+def _document_rows(source: Source, readings: Iterable[Reading]) -> pl.DataFrame:
     rows = []
     for reading in readings:
         name = source.name if reading.record is None else f"{source.name}#{reading.record}"

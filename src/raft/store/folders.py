@@ -41,7 +41,8 @@ def is_ours(folder: Path) -> bool:
     try:
         if (folder / MARK).is_file() and (folder / MARK).read_bytes() == _SAYS.encode():
             return True
-        manifest = json.loads((folder / "manifest.json").read_bytes())
+        path = folder / "manifest.json"
+        manifest = json.loads(path.read_bytes()) if path.is_file() else None  # a pipe would be waited for
         if isinstance(manifest, dict) and {"format", "raft", "steps"} <= manifest.keys():
             return True
     except (OSError, ValueError, RecursionError):
@@ -56,6 +57,8 @@ def is_foreign(path: Path) -> bool:
 
 
 def _tables(path: Path) -> set[str]:
+    if not path.is_file():
+        return set()
     try:
         with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as database:
             return {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}

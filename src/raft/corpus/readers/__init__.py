@@ -1,12 +1,14 @@
 """Readers: one document format a file; each turns a file into text, or says in one sentence why it cannot.
 
 A file that cannot be read is never a traceback: whatever the parser of a format raises becomes `Unreadable`. Work is
-bounded: files have a largest size, archives are inflated within limits before a library sees them.
+bounded: files have a largest size, archives are inflated within limits before a library sees them, and
+`corpus.reading` gives each file a time and all a memory.
 """
 
 import importlib
 import importlib.util
 import re
+import stat
 import zipfile
 import zlib
 from collections.abc import Iterable
@@ -30,6 +32,7 @@ class _Format(NamedTuple):
     suffixes: str
     packages: tuple[str, ...] = ()
     largest: int | None = None
+    seconds: int = 60
     version: int | None = None
     """Set where the reader once made something else of the same bytes."""
 
@@ -39,7 +42,7 @@ _FORMATS = {
     "txt": _Format("text", ".txt .text"),
     "rst": _Format("text", ".rst"),
     "html": _Format("html", ".html .htm .xhtml", ("markdownify", "bs4"), largest=32 * MEGABYTE, version=2),
-    "pdf": _Format("pdf", ".pdf", ("pypdf",)),
+    "pdf": _Format("pdf", ".pdf", ("pypdf",), seconds=300),
     "docx": _Format("docx", ".docx", ("mammoth", "markdownify", "bs4")),
     "xlsx": _Format("sheets", ".xlsx .xlsm", ("fastexcel",)),
     "csv": _Format("sheets", ".csv"),
@@ -88,6 +91,7 @@ def read(path: Path, *, text_field: str, drop_templates: bool = False) -> list[R
     Raises:
         Unreadable: the file is empty, binary, damaged, protected, too large, or without any text.
         MissingExtra: the package that reads this format is not installed.
+        MemoryError: reading takes more memory than the process may have.
     """
     kind = format_of(path)
     if kind is None:
@@ -95,13 +99,16 @@ def read(path: Path, *, text_field: str, drop_templates: bool = False) -> list[R
     its = _FORMATS[kind]
     reader = importlib.import_module(f"raft.corpus.readers.{its.module}")
     try:
-        size, limit = path.stat().st_size, its.largest or MAX_FILE
+        state, limit = path.stat(), its.largest or MAX_FILE
+        size = state.st_size
+        if not stat.S_ISREG(state.st_mode):
+            raise Unreadable("It is not a file but a pipe, a device or the like.")
         if size == 0:
             raise Unreadable("The file is empty.")
         if size > limit:
             raise Unreadable(f"The file is too large: {size // MEGABYTE} MB; the most is {limit // MEGABYTE}.")
         readings: list[Reading] = reader.read(path, kind=kind, text_field=text_field, drop_templates=drop_templates)
-    except RaftError:
+    except (RaftError, MemoryError):
         raise
     except OSError as error:
         if error.strerror is None:  # a parser's own
@@ -120,9 +127,22 @@ def read(path: Path, *, text_field: str, drop_templates: bool = False) -> list[R
     ]
 
 
+def unread(path: Path, why: str) -> Reading:
+    """Return what stands for a file that cannot be read."""
+    return Reading(whole(path.stem), "", format_of(path) or "", error=whole(why))
+
+
 def format_of(path: Path) -> str | None:
     """Return the format that a file's suffix stands for, or None when there is no reader for it."""
     return SUFFIXES.get(path.suffix.lower())
+
+
+def seconds_for(path: Path) -> int:
+    """Return the longest time in seconds that reading a file may take: its format's, and ten for each megabyte."""
+    kind = format_of(path)
+    with suppress(OSError):
+        return (_FORMATS[kind].seconds if kind else 0) + 10 * path.stat().st_size // MEGABYTE
+    return 60
 
 
 def missing(path: Path) -> str | None:

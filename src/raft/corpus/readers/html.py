@@ -3,13 +3,16 @@
 import re
 import warnings
 from pathlib import Path
+from typing import Any
 
-from raft.corpus.readers import Reading, clean, decode, require
+from raft.corpus.readers import Reading, Unreadable, clean, decode, require
 from raft.corpus.readers.text import own_title, split_front_matter
 
 _TEMPLATE = re.compile(r"\{%[^{}]{0,1000}?%\}|\{\{[^{}]{0,1000}?\}\}")
 _ROW = re.compile(r"^\|.*", re.MULTILINE)
 _EMPTY = re.compile(r"^(?:\|[ |]*\||#+)$\n?", re.MULTILINE)
+_MAX_DEPTH = 1_000
+"""Far more than the converter can follow; what looks for tables would take the square of it."""
 _DROPPED = ["script", "style", "head", "nav", "footer", "template", "noscript", "iframe", "svg", "img", "picture"]
 
 
@@ -29,6 +32,11 @@ def to_markdown(source: str) -> tuple[str | None, str]:
     title = " ".join(page.title.get_text().split()) if page.title else None
     for element in page.find_all(_DROPPED):
         element.decompose()
+    level: list[Any] = [page]
+    for _ in range(_MAX_DEPTH):
+        level = [child for element in level for child in getattr(element, "contents", ())]
+    if level:
+        raise Unreadable("The file is nested too deeply.")
     for table in page.find_all("table"):
         if len(table.find_all(["td", "th"])) == 1:  # a frame around a paragraph
             table.replace_with(*table.find(["td", "th"]).contents)
@@ -45,5 +53,5 @@ def to_markdown(source: str) -> tuple[str | None, str]:
     )
     text = clean(converter.convert_soup(page)).replace("\N{NO-BREAK SPACE}", " ")
     text = _ROW.sub(lambda row: " ".join(row[0].split()), text)
-    text = _EMPTY.sub("", re.sub(r"[ \t]+\n", "\n", text))
+    text = _EMPTY.sub("", re.sub(r"(?<![ \t])[ \t]+\n", "\n", text))
     return title or None, re.sub(r"\n{3,}", "\n\n", text).strip()

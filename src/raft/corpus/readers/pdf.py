@@ -8,7 +8,6 @@ joined to them, and a word broken at its end is mended.
 import itertools
 import logging
 import re
-import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -16,9 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from raft.corpus.readers import MAX_FILE, Reading, Unreadable, clean, require
-
-MAX_SECONDS = 300.0
-"""Longest time that one file may take, looked at between pages."""
 
 _ITEM = re.compile(r"(?:[-–•·▪◦*o]|\(?\d{1,3}[.)]|\(?[a-z][.)])\s+\S")
 _BULLET = re.compile(r"[•·▪◦]\s+")
@@ -72,10 +68,8 @@ def _title(reader: Any) -> str | None:
 
 
 def _lines_of_pages(pages: Iterable[Any]) -> list[list[_Line]]:
-    deadline, size, result = time.monotonic() + MAX_SECONDS, 0, []
+    size, result = 0, []
     for page in pages:
-        if time.monotonic() > deadline:
-            raise Unreadable(f"It takes longer than {MAX_SECONDS:.0f} seconds to read.")
         result.append(_lines(page))
         size += sum(len(line.text) for line in result[-1])
         if size > MAX_FILE:
@@ -184,7 +178,7 @@ def _continuation(parts: list[str], before: _Line, line: _Line, *, usual: int, w
         return f"\n\n{line.text}"
     if short and not line.text[:1].islower():
         return f"\n{line.text}"
-    broken = re.search(r"([^\W\d_]+)-$", before.text)
+    broken = re.search(r"(?<![^\W\d_])([^\W\d_]+)-$", before.text)
     rest = re.match(r"[^\W\d_]+", line.text)
     if broken and rest and line.text[0].islower():
         if f"{broken[1]}-{rest[0]}" not in words:

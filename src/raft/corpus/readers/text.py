@@ -2,15 +2,17 @@
 
 import html
 import re
+from bisect import bisect
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+from functools import lru_cache, partial
+from itertools import accumulate
 from pathlib import Path
 
 from raft.corpus.readers import Reading, decode
 
 _FRONT_MATTER = re.compile(r"---[a-z]*[ \t]*\n(.*?\n)??(?:---|\.\.\.)[ \t]*(?:\n|\Z)", re.DOTALL)
-_TITLE = re.compile(r"^title:[ \t]*(?P<quote>[\"']?)(?P<title>[^\n]*?)(?P=quote)[ \t]*$", re.MULTILINE)
-_HEADING = re.compile(r"^ {0,3}#{1,6}[ \t]+(.+?)[ \t]*#*[ \t]*$|^(\S[^\n]*)\n(?:={3,}|-{3,})[ \t]*$", re.MULTILINE)
+_TITLE = re.compile(r"^title:[ \t]*(?P<quote>[\"']?)(?P<title>[^\n]{0,2000}?)(?P=quote)[ \t]*$", re.MULTILINE)
+_HEADING = re.compile(r"^ {0,3}#{1,6}[ \t]+(.+)$|^(\S[^\n]*)\n(?:={3,}|-{3,})[ \t]*$", re.MULTILINE)
 _UNDERLINED = re.compile(r"^(\S[^\n]{2,})\n([=\-~^\"'*+#.])\2{2,}[ \t]*$", re.MULTILINE)
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
 _CODE = r"(?P<ticks>`{1,3})(?!`)[^\n]{1,2000}?(?<!`)(?P=ticks)(?!`)"
@@ -70,14 +72,19 @@ def own_title(text: str) -> str | None:
     for number, (code, part) in enumerate(_parts(text, _COMMENTS)):
         for match in () if code else _HEADING.finditer(part):
             if number == 0 and not part[: match.start()].strip():
-                return _plain_heading(match[1] or match[2])
+                return _plain_heading(_heading(match))
             if match[0].lstrip().startswith("# ") or match[0].rstrip().endswith("==="):
-                tops.append(match[1] or match[2])
+                tops.append(_heading(match))
     return _plain_heading(tops[0]) if len(tops) == 1 else None
 
 
 def _plain_heading(heading: str) -> str:
     return re.sub(r"(\*\*|__|[*_`])(\S.*?)\1", r"\2", heading.strip())
+
+
+def _heading(match: re.Match[str]) -> str:
+    """Return the words of a heading, without the signs that may close it."""
+    return match[2] or match[1].rstrip(" \t").rstrip("#").rstrip(" \t") or match[1][:1]
 
 
 def plain_markdown(text: str, *, drop_templates: bool = False) -> str:
@@ -149,14 +156,18 @@ def _without_comments(line: str, until: str, closable: Sequence[tuple[str, str]]
     """Return a line without its comments and what ends the one still open; `until` ends the one it begins in."""
     kept: list[str] = []
     position = 0
+    starts = dict.fromkeys(closable, -1)  # where each kind opens next, so that no part of the line is searched twice
     while True:
         if until:
             end = line.find(until, position)
             if end < 0:
                 return "".join(kept), until
             position, until = end + len(until), ""
-        found = [(line.find(opening, position), closing) for opening, closing in closable]
-        found = [(start, closing) for start, closing in found if start >= 0 and line[start - 1 : start] != "`"]
+        for (opening, closing), start in starts.items():
+            if start < position:
+                starts[opening, closing] = line.find(opening, position) % (len(line) + 1)
+        found = [(start, closing) for (_, closing), start in starts.items() if start < len(line)]
+        found = [(start, closing) for start, closing in found if line[start - 1 : start] != "`"]
         start, closing = min(found, default=(len(line), ""))
         kept.append(line[position:start])
         if not closing:
@@ -205,14 +216,22 @@ def _replace(match: re.Match[str], *, paired: frozenset[str], drop: bool) -> str
 def _replace_tag(match: re.Match[str]) -> str:
     tag = match["tag"].lower()
     if tag == "br":
-        line = match.string[match.string.rfind("\n", 0, match.start()) + 1 : match.start()]
-        return " " if line.lstrip().startswith("|") else "\n"
+        starts, rows = _rows(match.string)
+        return " " if rows[bisect(starts, match.start()) - 1] else "\n"
     if tag == "li" and not match["close"]:
         return "- "
     if re.fullmatch("h[1-6]", tag):
         return "\n" if match["close"] else "#" * int(tag[1]) + _GLUE
     alt = re.search(r"\salt=([\"'])(.*?)\1", match[0]) if tag == "img" else None
     return alt[2] if alt else _GONE
+
+
+@lru_cache(maxsize=1)
+def _rows(text: str) -> tuple[list[int], list[bool]]:
+    """Return where each line of a text starts, and whether it is a table's row."""
+    lines = text.split("\n")
+    starts = accumulate((len(line) + 1 for line in lines), initial=0)
+    return list(starts), [line.lstrip().startswith("|") for line in lines]
 
 
 def _replace_template(match: re.Match[str]) -> str:
