@@ -284,7 +284,7 @@ def make(folder):
     for name, content in [*damaged(), *bombs()]:
         put(name, content)
     for name in [*NAMES, os.fsdecode(b"not-utf8-\xff.md"), os.fsdecode(b"not-utf8-\xfe.md")]:
-        put(name, f"{SAID} {ascii(name)}", SAID)
+        put(name, f"{SAID} {name!a}", SAID)
     os.mkfifo(folder / "pipe.md")
     os.mkfifo(folder / "pipe.pdf")
     with socket.socket(socket.AF_UNIX) as one:

@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 
 from raft.backends.index.chroma import ChromaIndex
+from raft.backends.index.hybrid import Indexes
 from raft.errors import DamagedArtifact
 from raft.testing import HashEmbedder
 
@@ -62,13 +63,20 @@ DAMAGE = {
 @pytest.mark.parametrize("damage", DAMAGE)
 @pytest.mark.parametrize("name", ["data_level0.bin", "header.bin", "link_lists.bin", "index_metadata.pickle", "sqlite"])
 def test_a_damaged_index_is_refused_and_made_anew(whole, tmp_path, name, damage):
-    """Whatever is done to a file of an index, it is refused before it answers, and the next sync makes it whole."""
+    """Whatever is done to a file of an index, it is refused before it answers, and the next build makes it whole."""
     folder = shutil.copytree(whole, tmp_path / "index")
     path = folder / "chroma.sqlite3" if name == "sqlite" else next(folder.glob(f"*/{name}"))
     DAMAGE[damage](path)
     with pytest.raises(DamagedArtifact) as caught, ChromaIndex(HashEmbedder(), folder=folder):
         pass
     assert caught.value.hint
+    if damage == "halved":  # one of them: to make it anew takes a second
+        (tmp_path / "run").mkdir()
+        folder.rename(tmp_path / "run" / "index")
+        indexes = Indexes(tmp_path / "run", HashEmbedder(), hybrid=False, url=None, collection="chunks")
+        assert indexes.digest() is None
+        assert indexes.sync(lambda: iter([chunks()]))["embedded"] == COUNT
+        assert indexes.digest() is not None
 
 
 def test_an_index_that_is_whole_opens_again_and_again(whole, tmp_path):

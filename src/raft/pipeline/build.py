@@ -286,7 +286,7 @@ def _clean(
     run, documents, asked = step.run, documents_listed(step.run), step.run.read("questions.parquet")
     held_out = split.hold_out(documents, share=parts.unseen, seed=seed, besides=parts.hold_out, copies=copies)
     prompt, generator = judge or (None, None)
-    with indexes.open() as retriever:
+    with indexes.open(exact=True) as retriever:
         cleaned = clean.clean(
             asked,
             _golden_chunks(run, asked),
@@ -402,7 +402,7 @@ def _write_examples(
         step.stats["not_restyled"] = failed
         if schema is not None:
             cleaned = cleaned.filter(~pl.col("question_id").is_in(failed))
-    with indexes.open() as retriever:
+    with indexes.open(exact=True) as retriever:
         made, report = build_examples(
             cleaned,
             run.read("chunks.parquet"),

@@ -114,7 +114,8 @@ class ChromaIndex(AbstractContextManager["ChromaIndex"]):
         vanished = sorted(before.keys() - wanted)
         for start in range(0, len(vanished), size):
             self._guard(self._collection.delete, ids=vanished[start : start + size])
-        self.__dict__.pop("identity", None)
+        for known in ("identity", "_everything"):
+            self.__dict__.pop(known, None)
         return Changes(embedded, len(vanished), len(wanted) - embedded)
 
     @cached_property

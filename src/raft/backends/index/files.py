@@ -47,14 +47,14 @@ def damage(database: Path) -> str | None:
             return "The index has lost its vectors."
         try:
             _read(folder)
-        except (OSError, ValueError, struct.error, EOFError, pickle.UnpicklingError) as error:
+        except Exception as error:  # a damaged pickle raises whatever it likes
             return f"The index's vectors are damaged: {error}."
     return None
 
 
 def _read(folder: Path) -> None:
     fields = _HEADER.unpack((folder / "header.bin").read_bytes())
-    version, _, room, count, size, label, begin, _, entry, _, width, *_ = fields
+    version, _, room, count, size, label, begin, _, entry, upper, width, *_ = fields
     must(
         version == 1 and begin == 4 + 4 * width and label + 8 == size and begin < label and count <= room, "the header"
     )
@@ -71,21 +71,21 @@ def _read(folder: Path) -> None:
         must(bool((used <= width).all()) and bool((linked < count).all()), "the graph")
         lengths = np.linalg.norm(part[:, begin:label].copy().view("<f4"), axis=1)
         must(bool((np.abs(lengths - 1) < _NEAR).all()), "a vector")
-    _read_upper(folder / "link_lists.bin", count)
+    _read_upper(folder / "link_lists.bin", count, upper)
     with (folder / "index_metadata.pickle").open("rb") as file:
         names = _Plain(file).load()
     must(isinstance(names, dict) and len(names.get("id_to_label", ())) <= room, "the names")
 
 
-def _read_upper(path: Path, count: int) -> None:
+def _read_upper(path: Path, count: int, width: int) -> None:
     content, place = path.read_bytes(), 0
     for _ in range(count):
         (length,) = struct.unpack_from("<I", content, place)
         linked = np.frombuffer(content, "<u4", length // 4, place + 4)
         place += 4 + length
-        must(length % 4 == 0, "the graph")
-        for level in linked.reshape(-1, 17) if length else ():
-            must(bool(level[0] <= 16) and bool((level[1 : 1 + level[0]] < count).all()), "the graph")
+        must(length % (4 * width + 4) == 0, "the graph")
+        for level in linked.reshape(-1, width + 1) if length else ():
+            must(bool(level[0] <= width) and bool((level[1 : 1 + level[0]] < count).all()), "the graph")
     must(place == len(content), "the size of the graph")
 
 

@@ -166,10 +166,10 @@ class Indexes:
         """Build the lexical index anew."""
         LexicalIndex.build(chunks(), self._run / "lexical")
 
-    def open(self) -> ChromaIndex | HybridRetriever:
-        """Open the indexes for what a build searches itself, exactly; raises what `open_retriever` does."""
+    def open(self, *, exact: bool = False) -> ChromaIndex | HybridRetriever:
+        """Open the indexes for searching, `exact` as for `ChromaIndex`; raises what `open_retriever` does."""
         return open_retriever(
-            self._run, self._embedder, hybrid=self._hybrid, url=self._url, name=self._collection, exact=True
+            self._run, self._embedder, hybrid=self._hybrid, url=self._url, name=self._collection, exact=exact
         )
 
     def _dense(self) -> ChromaIndex:
