@@ -515,3 +515,18 @@ def test_a_format_without_a_reader_says_so(one):
     """An unknown suffix is named."""
     with pytest.raises(Unreadable, match=r"\.doc"):
         one("a.doc", "x")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("heading.md", "# a" + " " * 100_000 + "b"),
+        ("breaks.md", "<br>" * 200_000 + "b"),
+        ("comments.md", "<!-- a -->b" * 200_000 + "\n</script></style>"),
+        ("tables.html", "<table><tr><td>" * 20_000),
+    ],
+)
+def test_reading_takes_no_square_of_the_length(tmp_path, name, content):
+    """A line, comments, breaks and nesting of any length end within seconds: in a text, or in an error."""
+    with suppress(Unreadable):
+        assert many(tmp_path, name, content)[0].text

@@ -3,6 +3,7 @@
 # ruff: noqa: PLC0415  heavy modules are imported by the command that needs them
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -95,6 +96,7 @@ def price_pair(text: str | None) -> tuple[float, float] | None:
 @click.version_option(__version__, prog_name="raft")
 def main() -> None:
     """Train a small model to answer from your documents, and measure it against plain RAG."""
+    os.environ["PYTHONSAFEPATH"] = "1"  # processes that libraries start import nothing of the working directory
 
 
 @main.command()

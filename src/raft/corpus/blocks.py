@@ -13,11 +13,11 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
-_ATX = re.compile(r" {0,3}(#{1,6})(?:[ \t]+(.*?))?[ \t]*#*[ \t]*$")
+_ATX = re.compile(r" {0,3}(#{1,6})(?:[ \t](.*)|#*[ \t]*)$")
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
 _UNDERLINE = re.compile(r"([=\-~^\"'*+#.:`_])\1{2,}$")
 _ITEM = re.compile(r"\s*(?:[-*+•]|\d{1,9}[.)]|[a-zA-Z][.)])[ \t]+\S")
-_SEPARATOR = re.compile(r"[ \t]*\|?[ \t:]*-{2,}[-| \t:]*$")
+_SEPARATOR = re.compile(r"\|?[ \t:]*-{2,}[-| \t:]*$")
 _SENTENCE = re.compile(r"(?<=[.!?…])[\"')\]*_”’»]*\s+(?=[^\sa-zß-ÿ])|(?<=[。！？])[」』”）]*")
 _ABBREVIATION = re.compile(
     r"(?:\b(?:[A-Za-z]|\d{1,2}|approx|ca|cf|Dr|Fig|Figs|Inc|Jr|Ltd|Mr|Mrs|Ms|No|Nos|Nr|p|pp|Prof|Sec|Sr|St|vs|Vol)|"
@@ -104,7 +104,7 @@ def trimmed_unit(text: str, unit: Unit) -> Unit:
 
 def _heading_text(lines: str, format: str) -> str:
     if format not in _UNDERLINED and (atx := _ATX.match(lines)):
-        return " ".join((atx[2] or "").split())
+        return " ".join((atx[2] or "").rstrip(" \t").rstrip("#").split())
     return " ".join(next((line for line in lines.split("\n") if not _UNDERLINE.match(line.strip())), "").split())
 
 
@@ -127,7 +127,7 @@ def _pieces(text: str, block: Block) -> Iterator[tuple[int, int, float, str]]:
         columns, position = "", block.start
         for number, line in enumerate(text[block.start : block.end].split("\n")):
             price = _IN_CODE if block.kind == "code" else _NEVER if number < 3 and columns else _BETWEEN_ROWS
-            if block.kind == "table" and number == 1 and _SEPARATOR.match(line):
+            if block.kind == "table" and number == 1 and _SEPARATOR.match(line.lstrip(" \t")):
                 header = text[block.start : position - 1]
                 columns, price = " | ".join(cell.strip() for cell in header.strip(" |").split("|")), _NEVER
             yield position, position + len(line), price, columns if number > 1 else ""

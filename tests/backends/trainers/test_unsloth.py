@@ -230,6 +230,14 @@ def test_a_child_does_not_outlive_its_parent(student, tmp_path, card):
     os.close(reader)
 
 
+def test_nothing_of_the_working_directory_is_imported(tmp_path):
+    """Processes that the child starts in turn run no module that lies in the working directory."""
+    (tmp_path / "json.py").write_text("print('ran')")
+    started = [sys.executable, "-c", "import json"]
+    done = subprocess.run(started, cwd=tmp_path, env=unsloth._environment(tmp_path), capture_output=True, check=True)
+    assert done.stdout == b""
+
+
 def test_a_killed_child_is_reported(student, tmp_path, card):
     """When the system kills the child, the error says so, quotes its log, and says how to go on."""
     error = failure(student, tmp_path, "killed", card)

@@ -218,9 +218,11 @@ def find_converter() -> list[str] | None:
 def _convert(converter: list[str], merged: Path, work: Path, precision: str) -> Path:
     draft, log = work / "model.gguf", work / "log.txt"
     command = [*converter, str(_readable(merged, work)), "--outfile", str(draft), "--outtype", precision]
+    # it is a script, which may import what lies beside it
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}
     with log.open("wb") as sink:
         done = subprocess.run(  # noqa: S603
-            command, check=False, stdin=subprocess.DEVNULL, stdout=sink, stderr=subprocess.STDOUT
+            command, check=False, env=environment, stdin=subprocess.DEVNULL, stdout=sink, stderr=subprocess.STDOUT
         )
     if done.returncode != 0 or not draft.is_file():
         missing = _MISSING.search(log.read_text(encoding="utf-8", errors="replace"))

@@ -172,7 +172,9 @@ def _message(line: bytes) -> Mapping[str, Any]:
 
 
 def _environment(folder: Path) -> dict[str, str]:
-    return {**_SETTINGS, "UNSLOTH_COMPILE_LOCATION": str(folder / "compiled"), **os.environ}
+    # processes that the child starts in turn import nothing of the working directory either
+    safe = {"PYTHONSAFEPATH": "1"}
+    return {**_SETTINGS, "UNSLOTH_COMPILE_LOCATION": str(folder / "compiled"), **os.environ, **safe}
 
 
 def _end(child: "subprocess.Popen[bytes]") -> None:
