@@ -12,8 +12,7 @@ import pytest
 from raft.corpus.blocks import is_boilerplate, repeated_lines
 from raft.corpus.chunking import chunk_documents, document_sha256
 from raft.corpus.documents import doc_id, find_sources, read_documents
-from raft.corpus.readers import Unreadable, read
-from raft.corpus.reading import ReadingProcess
+from raft.corpus.readers import ReadingProcess, Unreadable, read
 from raft.errors import UsageError
 from raft.pipeline import read as reading
 from raft.settings import Settings

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from raft.corpus.reading import ReadingProcess
+from raft.corpus.readers import ReadingProcess
 from raft.errors import RaftError
 
 # what the converter to Markdown takes minutes for
@@ -32,7 +32,7 @@ def reading(tmp_path):
 def test_what_takes_too_long_costs_one_file(reading, monkeypatch):
     """A file over its time is an error that says so, and the next file is read."""
     with monkeypatch.context() as patch:
-        patch.setattr("raft.corpus.reading.seconds_for", lambda path: 1)
+        patch.setattr("raft.corpus.readers.seconds_for", lambda path: 1)
         assert reading("slow.html", SLOW) == ("", "It takes longer than 1 seconds to read.")
     assert reading("b.html", "<p>Words.</p>") == ("Words.", None)
 
@@ -60,7 +60,7 @@ def test_nothing_of_the_working_directory_is_imported(way, tmp_path):
     (tmp_path / "a.html").write_text("<p>Words.</p>")
     path = str(tmp_path) if way == "here" else way
     program = (
-        "import sys; from pathlib import Path; from raft.corpus.reading import ReadingProcess; "
+        "import sys; from pathlib import Path; from raft.corpus.readers import ReadingProcess; "
         f"sys.path.insert(0, {path!r}); "
         "print(ReadingProcess().read(Path('a.html'), text_field='text', drop_templates=False)[0].text)"
     )
@@ -75,4 +75,4 @@ def test_a_process_that_does_not_start_is_an_error_with_a_next_step(reading, mon
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(RaftError, match="does not start") as caught:
         reading("a.md", "Words.")
-    assert "import raft.corpus.reading" in caught.value.hint
+    assert "import raft.corpus.readers" in caught.value.hint

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import polars as pl
 
-from raft.corpus.readers import Reading, format_of
-from raft.corpus.reading import ReadingProcess
+from raft.corpus.readers import Reading, ReadingProcess, format_of
 from raft.errors import UsageError
 from raft.store import tables
 from raft.store.folders import is_ours, place
