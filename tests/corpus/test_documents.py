@@ -4,6 +4,7 @@ import errno
 import os
 import re
 import sys
+import unicodedata
 from pathlib import Path
 
 import polars as pl
@@ -385,3 +386,15 @@ def test_dropping_templates_reads_again(folder, tmp_path):
     assert run.read("documents.parquet")["text"].to_list() == ["Hello {{ site.name }} there."]
     read_into(run, folder.root, templates="drop")
     assert run.read("documents.parquet")["text"].to_list() == ["Hello  there."]
+
+
+def test_two_spellings_of_one_name_are_two_documents(tmp_path):
+    """A name with é and one with e and an accent are two files and two documents; alone, either has the name of old."""
+    composed, apart = (unicodedata.normalize(form, "café.md") for form in ("NFC", "NFD"))
+    for name in (composed, apart):
+        (tmp_path / name).write_text(f"# {name}\n\nText.\n", encoding="utf-8")
+    sources, _ = find_sources([str(tmp_path)])
+    assert {source.name for source in sources} == {composed, apart}
+    (tmp_path / composed).unlink()
+    (alone,), _ = find_sources([str(tmp_path)])
+    assert alone.name == composed

@@ -158,7 +158,8 @@ def estimate(
 def _described(corpus: str | Path | Sequence[str | Path] | None, out: str | Path | None, options: Options) -> Task:
     unknown = options.keys() - Options.__annotations__.keys()
     if unknown:
-        raise TypeError(f"a build has no option {', '.join(sorted(unknown))}")
+        known = ", ".join(sorted(["out", "on_event", *Options.__annotations__]))
+        raise TypeError(f"a build has no option {', '.join(sorted(unknown))}; it has {known}")
     given: dict[str, Any] = {_SETTINGS.get(name, name): value for name, value in options.items()}
     file, more = given.pop("pipeline_file", None), given.pop("settings", None) or {}
     given["generator.input_price"], given["generator.output_price"] = given.pop("price", None) or (None, None)

@@ -186,6 +186,8 @@ class Built:
             rows = {artifact: entry["rows"] for artifact, entry in line["artifacts"].items() if "rows" in entry}
             steps[name] = {"rows": rows, **{k: line[k] for k in line if k not in _UNTOLD}}
             steps[name] |= {"stale": True} if name in stale else {}
+            gone = [artifact for artifact in line["artifacts"] if not (self.folder / artifact).exists()]
+            steps[name] |= {"gone": gone} if gone and not (name == "index" and self.settings.index.url) else {}
         about = {name: self.manifest.get(name) for name in ("raft", "corpus", "models", "skipped")}
         about["models"] = {role: shown(str(identity)) for role, identity in (about["models"] or {}).items()}
         return {"run": str(self.folder), **about, "steps": steps}

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from raft.errors import RaftError, UsageError, of_system
+from raft.text import printable
 from raft.version import __version__
 
 if TYPE_CHECKING:
@@ -39,6 +40,11 @@ SET = click.option(
 )
 
 
+def echo(text: object = "", *, err: bool = False, nl: bool = True) -> None:
+    """Print text, whoever wrote it, as what it is: nothing in it moves a cursor, paints or turns letters round."""
+    click.echo(printable(str(text)), err=err, nl=nl)
+
+
 def acting(command: Callable[..., None]) -> Callable[..., None]:
     """Turn errors into one screen of words and an exit code: 2 for usage, 1 for failure, 130 for Ctrl-C."""
 
@@ -53,16 +59,16 @@ def acting(command: Callable[..., None]) -> Callable[..., None]:
             if debug:
                 raise
             told = of_system(error) if isinstance(error, OSError) else error
-            click.echo(f"raft: {told}", err=True)
+            echo(f"raft: {told}", err=True)
             sys.exit(told.exit_code)
         except KeyboardInterrupt as stop:
             what = str(stop) or "stopped; what was answered is kept. Run the same command again to go on."
-            click.echo(f"\nraft: {what}", err=True)
+            echo(f"\nraft: {what}", err=True)
             sys.exit(130)
         except Exception as error:
             if debug:
                 raise
-            click.echo(
+            echo(
                 f"raft: something went wrong that raft does not know how to explain: {type(error).__name__}: {error}\n"
                 "  next:  run the same command with --debug, and report what it prints; what was done is kept",
                 err=True,
@@ -74,7 +80,7 @@ def acting(command: Callable[..., None]) -> Callable[..., None]:
 
 def show(facts: Any, as_json: bool, words: Callable[[Any], str]) -> None:
     """Print what came of a command, for programs or in words."""
-    click.echo(json.dumps(facts, ensure_ascii=False, indent=1) if as_json else words(facts))
+    echo(json.dumps(facts, ensure_ascii=False, indent=1) if as_json else words(facts))
 
 
 def price_pair(text: str | None) -> tuple[float, float] | None:
@@ -107,8 +113,8 @@ def init(folder: Path) -> None:
     from raft import api
 
     written = api.initialise(folder)
-    click.echo(f"{len(written)} files written to {folder}" if written else f"{folder} has all files already")
-    click.echo(f"  next:  edit {folder / 'raft.yaml'}, then raft build CORPUS --pipeline {folder / 'raft.yaml'}")
+    echo(f"{len(written)} files written to {folder}" if written else f"{folder} has all files already")
+    echo(f"  next:  edit {folder / 'raft.yaml'}, then raft build CORPUS --pipeline {folder / 'raft.yaml'}")
 
 
 @main.command()
@@ -189,9 +195,9 @@ def show_rows(run: Path, table: str, count: int, only: str | None, as_json: bool
     rows = api.table(run, table, only=only).head(count)
     as_lines = (json.dumps(row, ensure_ascii=False) for row in rows.iter_rows(named=True))
     for text in as_lines if as_json else messages.rows(rows, table):
-        click.echo(text)
+        echo(text)
     if rows.is_empty():
-        click.echo("no such rows", err=True)
+        echo("no such rows", err=True)
 
 
 @main.command()
@@ -215,9 +221,9 @@ def export(*, run: Path, form: str | None, merged: bool, gguf: bool, adapter: st
     if form is not None and adapter is not None:
         raise UsageError("Training rows have no adapter.", where="--adapter", hint=f"raft export {run} --merged")
     if form is not None:
-        click.echo(api.export(run, format=form, out=out))
+        echo(api.export(run, format=form, out=out))
     else:
-        click.echo(api.export_model(run, adapter=adapter, gguf=gguf, out=out))
+        echo(api.export_model(run, adapter=adapter, gguf=gguf, out=out))
 
 
 _HELP = ":adapter ID (or none) answers with another adapter, :context shows or hides what was found, an empty line ends"
@@ -249,7 +255,7 @@ def ask(*, run: Path, question: str | None, model: str | None, adapter: str | No
     def opened(adapter: str | None) -> "Answerer":
         answerer = built.answerer(model=model, adapter=adapter)
         for remark in answerer.remarks:
-            click.echo(f"raft: {remark}", err=True)
+            echo(f"raft: {remark}", err=True)
         return answerer
 
     answerer = opened(adapter)
@@ -258,20 +264,20 @@ def ask(*, run: Path, question: str | None, model: str | None, adapter: str | No
         return
     # the model stays loaded, and a question that fails does not end the session
     if sys.stdin.isatty():
-        click.echo(_HELP, err=True)
+        echo(_HELP, err=True)
     for line in _lines():
         try:
             if line == ":context":
                 context = not context
             elif line.split()[0] == ":adapter":
                 answerer = opened(line.removeprefix(":adapter").strip() or None)
-                click.echo(f"raft: {answerer.model}, adapter {answerer.adapter or 'none'}", err=True)
+                echo(f"raft: {answerer.model}, adapter {answerer.adapter or 'none'}", err=True)
             elif line.startswith(":"):
-                click.echo(f"raft: {_HELP}", err=True)
+                echo(f"raft: {_HELP}", err=True)
             else:
                 _say(answerer, line, context, as_json=as_json, stream=stream, **options)
         except RaftError as error:
-            click.echo(f"raft: {error}", err=True)
+            echo(f"raft: {error}", err=True)
 
 
 def _say(answerer: "Answerer", question: str, context: bool, *, as_json: bool, stream: bool, **options: Any) -> None:
@@ -281,15 +287,15 @@ def _say(answerer: "Answerer", question: str, context: bool, *, as_json: bool, s
 
     def on_event(piece: str) -> None:
         heard.append(piece)
-        click.echo(piece, nl=False)
+        echo(piece, nl=False)
 
     said = answerer.ask(question, on_event=on_event if stream else None, **options)
     if heard:
-        click.echo()
+        echo()
     if as_json:
-        click.echo(json.dumps(asdict(said), ensure_ascii=False))
+        echo(json.dumps(asdict(said), ensure_ascii=False))
     else:
-        click.echo(messages.answer(said, context=context, heard=bool(heard)))
+        echo(messages.answer(said, context=context, heard=bool(heard)))
 
 
 def _lines() -> Iterator[str]:
@@ -367,4 +373,4 @@ def approve(run: Path, by: str, adapter: str | None) -> None:
     from raft import api
 
     card = api.approve(run, by, adapter=adapter)
-    click.echo(f"{card['adapter']} is approved by {card['approved_by']}, {card['approved']}")
+    echo(f"{card['adapter']} is approved by {card['approved_by']}, {card['approved']}")

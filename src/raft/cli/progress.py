@@ -7,6 +7,7 @@ from typing import Any, Self
 
 from raft.cli import messages
 from raft.pipeline.estimate import DOING, count, long
+from raft.text import printable
 
 _EVERY_SECONDS = 30.0
 _DOING = {
@@ -121,6 +122,7 @@ class Progress:
     def _say(self, text: str, *, lasting: bool = True) -> None:
         if self._silent:
             return
+        text = printable(text)
         if self._live is not None:
             self._live.update(text)
             if lasting:

@@ -3,8 +3,9 @@
 import hashlib
 import os
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from glob import has_magic
 from pathlib import Path
 
@@ -43,6 +44,7 @@ def find_sources(
     entries = [_entry(text) for text in corpus]
     labels = _labels([root for root, _, _ in entries]) if len(entries) > 1 else {}
     sources: dict[Path, Source] = {}
+    spelled: dict[Path, str] = {}
     for root, starts, alone in entries:
         prefix = labels[root] + "/" if labels else ""
         for start in starts:
@@ -56,6 +58,11 @@ def find_sources(
                     skipped.append((name, f"it is {sources[real].name}, which is in the corpus already"))
                 else:
                     sources[real] = Source(path, name, _file_sha256(path))
+                    spelled[real] = _readable(prefix + _below(path, root))
+    names = Counter(source.name for source in sources.values())
+    for real, source in sources.items():
+        if names[source.name] > 1:  # é and e with an accent: two files, which each keep their own spelling
+            sources[real] = replace(source, name=spelled[real])
     if not sources:
         tried = ", ".join(corpus) or "nothing: no corpus is given"
         left_out = "".join(f" Left out: {name} ({reason})." for name, reason in skipped[:3])
@@ -174,8 +181,11 @@ def _unfit(path: Path, root: Path, besides: Mapping[Path, str]) -> str | None:
 
 
 def _name(path: Path, root: Path, prefix: str) -> str:
-    relative = path.relative_to(root).as_posix() if path != root else path.name
-    return unicodedata.normalize("NFC", _readable(prefix + relative))
+    return unicodedata.normalize("NFC", _readable(prefix + _below(path, root)))
+
+
+def _below(path: Path, root: Path) -> str:
+    return path.relative_to(root).as_posix() if path != root else path.name
 
 
 def _readable(name: str) -> str:

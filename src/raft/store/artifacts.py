@@ -147,7 +147,7 @@ def _reading(path: Path) -> Iterator[None]:
         raise missing(path) from None
     except (pl.exceptions.PolarsError, pa.ArrowException, OSError) as error:
         raise DamagedArtifact(
-            f"A table cannot be read: {error}.",
+            f"A table cannot be read: {str(error).rstrip('.')}.",
             where=path,
             hint=f"raft bench {path.parent}   (asks what is not in the ledger)"
             if path.name == "answers.parquet"

@@ -267,8 +267,9 @@ class Run:
         stale = lineage.stale(self.manifest["steps"])
         unfit = [name for name in steps if name in stale or name not in self.manifest["steps"]]
         if unfit:
+            verb = "do" if len(unfit) > 1 else "does"
             raise DamagedArtifact(
-                f"A build of this run was not finished: {', '.join(unfit)} does not belong to what it is made from.",
+                f"A build of this run was not finished: {', '.join(unfit)} {verb} not belong to what is there.",
                 where=self.folder,
                 hint=f"raft build CORPUS --out {self.folder}   (goes on; raft status {self.folder} tells if one runs)",
             )

@@ -26,6 +26,8 @@ STOP_WORDS = frozenset(
     "when where why many much can may must should will would there it its this that these those as".split()
 )
 
+_HIDDEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
+
 STEM = 5
 """Letters by which words are told apart where their endings do not matter."""
 
@@ -49,6 +51,11 @@ def from_json(text: str | bytes, **options: Any) -> Any:
         return whole(json.loads(text, **options))
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+
+
+def printable(text: str) -> str:
+    """Return a text with control characters, direction marks and half characters escaped, as in JSON; lines stay."""
+    return _HIDDEN.sub(lambda mark: f"\\u{ord(mark[0]):04x}", text)
 
 
 def normalise(text: str) -> str:
