@@ -15,6 +15,7 @@ import yaml
 import raft
 from conftest import Cut, Fakes, reply_by_rule, tables_of, write_corpus
 from raft import api
+from raft.cli import messages
 from raft.errors import RaftError, RunLocked, UsageError
 from raft.examples.examples import check_examples
 from raft.kinds import KINDS
@@ -298,6 +299,14 @@ def test_two_builds_at_once(corpus, tmp_path, whole, fake_models):
     assert refused[0].exit_code == 1
     assert "--out" in refused[0].hint
     assert tables_of(tmp_path / "run") == tables_of(whole[0].folder)
+
+
+def test_status_says_which_table_is_gone(copied):
+    """A step that was finished and whose file was deleted is not told as if all were there."""
+    (copied / "questions.parquet").unlink()
+    facts = api.state(copied)["summary"]
+    assert facts["steps"]["questions"]["gone"] == ["questions.parquet"]
+    assert "questions.parquet is gone" in messages.status(facts, spent=[], running=False)
 
 
 def test_two_runs_share_a_ledger(corpus, tmp_path, whole, fake_models):
