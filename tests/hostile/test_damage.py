@@ -116,6 +116,16 @@ def chosen(number):
     return [COMMANDS[number % len(COMMANDS)]]
 
 
+@pytest.mark.parametrize("name", ["data.csc.index.npy", "vocab.index.json", "chunks.arrow"])
+def test_a_damaged_index_of_words_gives_no_answer(dying, finished, tmp_path, name):
+    """A question to a run whose index of words is not what the build made is refused with the next command."""
+    home = shutil.copytree(finished, tmp_path / "home")
+    flip(home / "run" / "lexical" / name)
+    told = dying.do("command", home, "ask", "run", "Who approves refunds?")
+    assert told["ended"] == 1, told["output"]
+    assert "raft build CORPUS --out run" in told["output"]
+
+
 @pytest.mark.parametrize("damage", DAMAGE, ids=lambda damage: damage.__name__)
 @pytest.mark.parametrize("artifact", ARTIFACTS)
 def test_a_damaged_run_is_explained_and_mended(dying, finished, tmp_path, artifact, damage):

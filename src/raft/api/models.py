@@ -22,7 +22,7 @@ from raft.backends.index.hybrid import Indexes
 from raft.backends.local.generate import LocalModel
 from raft.backends.local.weights import Weights
 from raft.backends.trainers import unsloth
-from raft.errors import UsageError
+from raft.errors import DamagedArtifact, UsageError
 from raft.evaluation.contexts import depth
 from raft.evaluation.systems import OpenedModel
 from raft.pipeline.bench import Search
@@ -34,6 +34,7 @@ from raft.settings import TRAINERS, Settings
 from raft.store.batches import BatchBook
 from raft.store.budget import Budget, PaidEmbedder
 from raft.store.ledger import CachedEmbedder, CachedScorer, Ledger
+from raft.store.run import Run
 
 _BATCH_DISCOUNT = 0.5
 
@@ -152,13 +153,19 @@ def open_retriever(folder: Path, settings: Settings, collection: str, ledger: Ca
 
     Raises:
         UsageError: the run has a cap, and the embedder's price is unknown.
+        DamagedArtifact: an index is not what the build made.
     """
     name = settings.index.embedder
     if hub.is_hosted(name):
         embedder = question_embedder(settings, ledger(), collection)
     else:
         embedder = open_embedder(name, settings.index.api_base)
-    return _indexes(folder, settings, embedder, collection).open()
+    indexes = _indexes(folder, settings, embedder, collection)
+    made = Run(folder).manifest["steps"].get("lexical", {}).get("artifacts", {}).get("lexical", {}).get("digest")
+    if settings.index.hybrid and made is not None and indexes.lexical_digest() not in (None, made):
+        hint = f"raft build CORPUS --out {folder}   (makes it anew)"
+        raise DamagedArtifact("The lexical index is damaged.", where=folder / "lexical", hint=hint)
+    return indexes.open()
 
 
 def uncached_search(retriever: Retriever, settings: Settings) -> Search:
