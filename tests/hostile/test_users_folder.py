@@ -147,6 +147,7 @@ def test_a_run_directory_in_the_corpus_is_not_read(tmp_path, fake_models, monkey
     write_corpus(tmp_path)
     asked = tmp_path / "questions.jsonl"
     asked.write_text('{"question": "Who keeps records?", "answers": ["the desk"]}\n', encoding="utf-8")
+    (tmp_path / "ratings.jsonl").write_text('{"pair_id": "p1", "choice": "a"}\n', encoding="utf-8")
     api.initialise(tmp_path)
     monkeypatch.chdir(tmp_path)
     options = {"pipeline_file": "raft.yaml", "evaluation": "questions.jsonl", "settings": {"chunking.tokens": 60}}
@@ -159,6 +160,7 @@ def test_a_run_directory_in_the_corpus_is_not_read(tmp_path, fake_models, monkey
     assert left_out["runs/here"] == "raft made it"
     assert "questions" in left_out["questions.jsonl"]
     assert "pipeline" in left_out["raft.yaml"]
+    assert "blind comparison" in left_out["ratings.jsonl"]
 
 
 def test_a_folder_that_was_claimed_is_known_again(tmp_path):

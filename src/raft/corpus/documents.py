@@ -1,6 +1,7 @@
 """From files to documents; memory holds one file at a time."""
 
 import hashlib
+import json
 import os
 import unicodedata
 from collections import Counter
@@ -54,6 +55,8 @@ def find_sources(
                     skipped.append(
                         (name, f"there is no reader for {_readable(path.suffix) or 'files without a suffix'}")
                     )
+                elif _is_ratings(path):
+                    skipped.append((name, "it is what experts chose in a blind comparison"))
                 elif real in sources:
                     skipped.append((name, f"it is {sources[real].name}, which is in the corpus already"))
                 else:
@@ -186,6 +189,17 @@ def _name(path: Path, root: Path, prefix: str) -> str:
 
 def _below(path: Path, root: Path) -> str:
     return path.relative_to(root).as_posix() if path != root else path.name
+
+
+def _is_ratings(path: Path) -> bool:
+    if path.suffix.lower() != ".jsonl" or not path.is_file():
+        return False
+    try:
+        with path.open("rb") as file:
+            first = json.loads(file.readline(2000))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(first, dict) and {"pair_id", "choice"} <= first.keys()
 
 
 def _readable(name: str) -> str:

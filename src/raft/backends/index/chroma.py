@@ -34,6 +34,7 @@ _VECTORS = "SELECT id FROM segments JOIN max_seq_id ON id = segment_id WHERE sco
 """Segments of vectors that Chroma has written to files; where they are gone, it finds only the newest chunks."""
 _HEADER = struct.Struct("<i6QiI3QdQ")  # of hnswlib's index, as Chroma writes it
 _BLOCK, _MOST = 1 << 16, 1 << 18  # rows looked at in one go, and in all
+_SMALL = 1 << 28  # bytes of a database that is read whole before it is used; a larger one is opened as it is
 _NEAR = 1e-2
 
 _REBUILD = "delete the folder and run the same raft command again: it is built anew"
@@ -336,7 +337,8 @@ def _damage(database: Path) -> str | None:
     address = f"{database.resolve().as_uri()}?mode=rw"  # to be read alone, a journal would have to be gone already
     try:
         with closing(sqlite3.connect(address, uri=True)) as opened:
-            (state,) = opened.execute("PRAGMA quick_check(1)").fetchone()
+            small = database.stat().st_size <= _SMALL
+            (state,) = opened.execute("PRAGMA quick_check(1)").fetchone() if small else ("ok",)
             tables = {name for (name,) in opened.execute("SELECT name FROM sqlite_master")}
             written = opened.execute(_VECTORS).fetchall() if {"segments", "max_seq_id"} <= tables else []
     except sqlite3.DatabaseError as error:
@@ -375,7 +377,8 @@ def _read(folder: Path) -> None:
         _must(bool((used <= width).all()) and bool((linked < count).all()), "the graph")
         lengths = np.linalg.norm(part[:, begin:label].copy().view("<f4"), axis=1)
         _must(bool((np.abs(lengths - 1) < _NEAR).all()), "a vector")
-    _read_upper(folder / "link_lists.bin", count, upper)
+    if count <= _MOST:
+        _read_upper(folder / "link_lists.bin", count, upper)
     with (folder / "index_metadata.pickle").open("rb") as file:
         names = _Plain(file).load()
     _must(isinstance(names, dict) and len(names.get("id_to_label", ())) <= room, "the names")
