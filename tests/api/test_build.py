@@ -11,11 +11,12 @@ from pathlib import Path
 import polars as pl
 import pytest
 import yaml
+from click.testing import CliRunner
 
 import raft
 from conftest import Cut, Fakes, reply_by_rule, tables_of, write_corpus
 from raft import api
-from raft.cli import messages
+from raft.cli import main, messages
 from raft.errors import RaftError, RunLocked, UsageError
 from raft.examples.examples import check_examples
 from raft.kinds import KINDS
@@ -307,6 +308,18 @@ def test_status_says_which_table_is_gone(copied):
     facts = api.state(copied)["summary"]
     assert facts["steps"]["questions"]["gone"] == ["questions.parquet"]
     assert "questions.parquet is gone" in messages.status(facts, spent=[], running=False)
+
+
+def test_rows_of_a_run_that_is_half_new_are_said_to_be(corpus, copied, fake_models):
+    """After a build that stopped half way, rows that the build before has made are shown with a word on that."""
+    fake_models.forget()
+    fake_models.cut_at = 40
+    with pytest.raises(Cut):
+        build(corpus, copied, {"chunking.tokens": 40})
+    told = CliRunner().invoke(main, ["show", str(copied), "examples"])
+    assert told.exit_code == 0
+    assert "examples is of the one before" in told.stderr
+    assert CliRunner().invoke(main, ["show", str(copied), "documents"]).stderr == ""
 
 
 def test_two_runs_share_a_ledger(corpus, tmp_path, whole, fake_models):

@@ -198,6 +198,9 @@ def show_rows(run: Path, table: str, count: int, only: str | None, as_json: bool
         echo(text)
     if rows.is_empty():
         echo("no such rows", err=True)
+    steps = api.load(run).summary()["steps"].values()
+    if any(line.get("stale") and table in [name.split(".")[0] for name in line["rows"]] for line in steps):
+        echo(f"raft: a later build was not finished, and {table} is of the one before (raft status {run})", err=True)
 
 
 @main.command()
