@@ -138,6 +138,8 @@ def _typed(value: Mapping[str, Any], where: str) -> tuple[str, list[str], str | 
     if "answers" not in value:
         raise _wrong("The line has no answers.", where)
     listed = [answers] if isinstance(answers, str) else answers
+    if isinstance(listed, list) and any(isinstance(answer, str) and not answer.strip() for answer in listed):
+        raise _wrong("An answer is empty; no answers, [], says that the documents do not answer the question.", where)
     if not isinstance(listed, list) or not all(isinstance(answer, str) and answer.strip() for answer in listed):
         raise _wrong("The answers are a list of texts, or one text.", where)
     for key in ("document", "question_id", "kind"):
