@@ -27,8 +27,8 @@ types: $(READY)
 
 # The locked packages against the published advisories; the tool has an environment of its own.
 audit:
-	test -x .audit/bin/pip-audit || { $(PYTHON) -m venv .audit && .audit/bin/pip install --quiet pip-audit; }
-	.audit/bin/pip-audit --requirement requirements.lock --no-deps --disable-pip --progress-spinner off
+	test -x $(VENV)/audit/bin/pip-audit || { $(PYTHON) -m venv $(VENV)/audit && $(VENV)/audit/bin/pip install --quiet pip-audit; }
+	$(VENV)/audit/bin/pip-audit --requirement requirements.lock --no-deps --disable-pip --progress-spinner off
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import wraps
 from pathlib import Path
@@ -100,9 +101,22 @@ def price_pair(text: str | None) -> tuple[float, float] | None:
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="raft")
-def main() -> None:
+@click.pass_context
+def main(context: click.Context) -> None:
     """Train a small model to answer from your documents, and measure it against plain RAG."""
-    os.environ["PYTHONSAFEPATH"] = "1"  # processes that libraries start import nothing of the working directory
+    context.with_resource(_nothing_from_here())
+
+
+@contextmanager
+def _nothing_from_here() -> Iterator[None]:
+    """Let processes that libraries start import nothing of the working directory."""
+    before = os.environ.get("PYTHONSAFEPATH")
+    os.environ["PYTHONSAFEPATH"] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop("PYTHONSAFEPATH")
+        os.environ.update({} if before is None else {"PYTHONSAFEPATH": before})
 
 
 @main.command()
