@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random
 
 from raft.errors import RaftError
 from raft.protocols import Embedder, Message, Request, Scorer, Tokenizer
@@ -49,6 +50,12 @@ _REGISTER = (
     " SET place = excluded.place, cap = COALESCE(excluded.cap, cap), created = excluded.created"
 )
 _BATCH = 500
+_PATIENTLY = Retrying(  # SQLite does not wait where two processes make one file at the same moment
+    retry=retry_if_exception(lambda error: "locked" in str(error)),
+    wait=wait_random(0, 0.1),
+    stop=stop_after_delay(20),
+    reraise=True,
+)
 _ADD = (
     "INSERT INTO completions (key, model, attempt, request, reply, finish_reason, input_tokens, output_tokens, cost,"
     " seconds, created) VALUES (?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT(key) DO NOTHING"
@@ -118,7 +125,7 @@ class Ledger:
                 hint = "--set ledger=another-file.sqlite"
                 raise RaftError("The file is the database of another program, and no ledger.", where=path, hint=hint)
             self._db = sqlite3.connect(path, timeout=60, check_same_thread=False, isolation_level=None)
-            self._db.execute("PRAGMA journal_mode=WAL")
+            _PATIENTLY(self._db.execute, "PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
             self._db.execute("PRAGMA wal_autocheckpoint=8000")  # pages; each checkpoint waits for the disk
             (version,) = self._db.execute("PRAGMA user_version").fetchone()
