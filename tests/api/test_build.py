@@ -72,6 +72,22 @@ def test_a_corpus_becomes_questions_examples_and_an_index(whole):
     check_examples(built.examples, built.chunks)
 
 
+def test_a_file_that_took_too_long_is_tried_again(tmp_path, fake_models, monkeypatch):
+    """A file whose reading ran out of time is read by the next build, though no file has changed since."""
+    corpus = write_corpus(tmp_path / "corpus")
+    (corpus / "slow.html").write_text("<p>The gate code is 4711.</p>" + "<pre>" + " " * 20_000 + "b</pre>")
+    with monkeypatch.context() as patch:
+        patch.setattr("raft.corpus.readers.seconds_for", lambda path: 1)
+        first = build(corpus, tmp_path / "run", {"split.unseen": 0.0})
+    (row,) = first.documents.filter(pl.col("error").is_not_null()).to_dicts()
+    assert row["path"] == "slow.html"
+    again = build(corpus, tmp_path / "run", {"split.unseen": 0.0})
+    assert again.documents["error"].null_count() == again.documents.height
+    events = []
+    build(corpus, tmp_path / "run", {"split.unseen": 0.0}, on_event=lambda event, facts: events.append((event, facts)))
+    assert set(states(events).values()) == {"reused"}
+
+
 def test_answers_and_quotes_stand_in_their_chunks(whole):
     """Each quote is the chunk's text at its place, and holds the answer."""
     built, _ = whole
@@ -200,7 +216,7 @@ def test_an_index_that_was_deleted_is_built_anew_in_the_same_process(corpus, tmp
     if searched:
         assert built.index.search(["ear protectors"], k=1).height == 1
     shutil.rmtree(tmp_path / "run" / "index")
-    again = build(corpus, tmp_path / "run")
+    again = build(corpus, tmp_path / "run", {"split.unseen": 0.0})
     assert again.index.search(["ear protectors"], k=1).height == 1
 
 

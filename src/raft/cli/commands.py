@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from raft.errors import RaftError, UsageError, of_system
+from raft.store.children import import_path
 from raft.text import printable
 from raft.version import __version__
 
@@ -110,13 +111,15 @@ def main(context: click.Context) -> None:
 @contextmanager
 def _nothing_from_here() -> Iterator[None]:
     """Let processes that libraries start import nothing of the working directory."""
-    before = os.environ.get("PYTHONSAFEPATH")
+    before = {name: value for name in ("PYTHONSAFEPATH", "PYTHONPATH") if (value := os.environ.get(name)) is not None}
     os.environ["PYTHONSAFEPATH"] = "1"
+    if path := before.get("PYTHONPATH"):
+        os.environ["PYTHONPATH"] = import_path(path.split(os.pathsep))
     try:
         yield
     finally:
         os.environ.pop("PYTHONSAFEPATH")
-        os.environ.update({} if before is None else {"PYTHONSAFEPATH": before})
+        os.environ.update(before)
 
 
 @main.command()

@@ -28,6 +28,7 @@ def read_documents(run: Run, settings: Settings, sources: Sequence[documents.Sou
         RaftError: nothing can be read, or something was found and `privacy.found` is "refuse".
     """
     replace, drop = settings.privacy.found == "redact", settings.chunking.templates == "drop"
+    failed = run.manifest["steps"].get("documents", {}).get("notes", {}).get("unreadable", [])
     newer = readers.versions(source.path for source in sources)
 
     def work(step: Step) -> Mapping[str, Output]:
@@ -52,6 +53,7 @@ def read_documents(run: Run, settings: Settings, sources: Sequence[documents.Sou
         },
         # a package that is missing is named with its file, so that the file is read once the package is there
         given=[[source.name, source.sha256, *filter(None, [readers.missing(source.path)])] for source in sources],
+        again=any(readers.may_pass(error) for _, error in failed),
     )
     listed = documents_listed(run)
     if listed.filter(pl.col("error").is_null()).is_empty():

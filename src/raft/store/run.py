@@ -171,6 +171,7 @@ class Run:
         given: Any = None,
         formerly: Mapping[str, Any] | None = None,
         settings: Mapping[str, Any] | None = None,
+        again: bool = False,
     ) -> dict[str, Any]:
         """Do a step unless it was done; return its line of the manifest.
 
@@ -187,6 +188,7 @@ class Run:
             given: input that is no artifact (the digests of the corpus' files), as a JSON value.
             formerly: what an earlier raft put into the key in the place of `using`.
             settings: settings, as they stand in the manifest, that hold for the run once the step is done.
+            again: do the step though it was done: this time it may come out otherwise.
 
         Raises:
             RaftError: what the work raised; drafts are left behind and swept later, nothing else is changed.
@@ -197,7 +199,7 @@ class Run:
         basis, key = keys[0]
         names = {"key": key, "basis": basis, "inputs": read}
         former, scratch = self._intact(name, outputs), self.folder / "scratch" / f"{name}-{key[:16]}"
-        if former is not None and former["key"] in [one for _, one in keys]:
+        if former is not None and former["key"] in [one for _, one in keys] and not again:
             line = self._record(name, {**former, **names}, settings)
             shutil.rmtree(scratch, ignore_errors=True)  # of a process that died when all was done
             self._report(name, "reused")

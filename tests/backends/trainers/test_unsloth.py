@@ -230,9 +230,13 @@ def test_a_child_does_not_outlive_its_parent(student, tmp_path, card):
     os.close(reader)
 
 
-def test_nothing_of_the_working_directory_is_imported(tmp_path):
-    """Processes that the child starts in turn run no module that lies in the working directory."""
+@pytest.mark.parametrize("way", ["", ".", "here"])
+def test_nothing_of_the_working_directory_is_imported(way, tmp_path, monkeypatch):
+    """The child and what it starts in turn run no module that lies in the working directory, whatever the path says."""
     (tmp_path / "json.py").write_text("print('ran')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path) if way == "here" else way, *sys.path])
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path) if way == "here" else way)
     started = [sys.executable, "-c", "import json"]
     done = subprocess.run(started, cwd=tmp_path, env=unsloth._environment(tmp_path), capture_output=True, check=True)
     assert done.stdout == b""

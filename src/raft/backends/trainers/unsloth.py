@@ -19,6 +19,7 @@ from typing import Any
 from raft.backends import hub
 from raft.errors import MissingExtra, RaftError, UsageError
 from raft.protocols import Message, TrainingPlan, TrainingReport
+from raft.store.children import import_path
 
 WORKPLACE = "unsloth"
 """Folder inside a training's checkpoints: what parent and child tell each other, the log, and Unsloth's own cache."""
@@ -173,7 +174,7 @@ def _message(line: bytes) -> Mapping[str, Any]:
 
 def _environment(folder: Path) -> dict[str, str]:
     # processes that the child starts in turn import nothing of the working directory either
-    safe = {"PYTHONSAFEPATH": "1"}
+    safe = {"PYTHONSAFEPATH": "1", "PYTHONPATH": import_path(sys.path)}
     return {**_SETTINGS, "UNSLOTH_COMPILE_LOCATION": str(folder / "compiled"), **os.environ, **safe}
 
 

@@ -23,8 +23,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-import raft
 from raft.errors import MissingExtra, RaftError
+from raft.store.children import import_path
 from raft.text import whole
 
 MEGABYTE = 1_000_000
@@ -36,6 +36,8 @@ MEMORY = 4_000 * MEGABYTE
 
 _LATE = -getattr(signal, "SIGALRM", 0)
 """How the process ends when its time is over; only Unix has such an alarm."""
+
+_TOO_LONG, _BROKE_DOWN = "It takes longer than ", "Its reader broke down"
 
 _BEGIN = "from raft.corpus.readers import serve; serve()"
 _READY = b"ready\n"
@@ -146,6 +148,11 @@ def unread(path: Path, why: str) -> Reading:
     return Reading(whole(path.stem), "", format_of(path) or "", error=whole(why))
 
 
+def may_pass(error: str) -> bool:
+    """Tell whether an error is one of the moment or the machine: another time the file may be read."""
+    return error.startswith((_TOO_LONG, _BROKE_DOWN))
+
+
 def format_of(path: Path) -> str | None:
     """Return the format that a file's suffix stands for, or None when there is no reader for it."""
     return SUFFIXES.get(path.suffix.lower())
@@ -254,8 +261,8 @@ class ReadingProcess:
             late = code == _LATE
             if late or fresh:  # else what was read before may be to blame
                 break
-        why = f"It takes longer than {seconds} seconds to read." if late else ""
-        why = why or f"Its reader broke down, or needs more than {MEMORY // MEGABYTE:,} MB of memory."
+        why = f"{_TOO_LONG}{seconds} seconds to read." if late else ""
+        why = why or f"{_BROKE_DOWN}, or needs more than {MEMORY // MEGABYTE:,} MB of memory."
         return [unread(path, why)]
 
     def close(self) -> None:
@@ -281,15 +288,13 @@ class ReadingProcess:
 
 
 def _start() -> "subprocess.Popen[bytes]":
-    here, home = Path.cwd(), Path(raft.__file__).parents[1]
-    paths = [str(path) for path in map(Path.resolve, map(Path, sys.path)) if path != here or path == home]
     child = subprocess.Popen(  # noqa: S603
         [sys.executable, "-P", "-c", _BEGIN],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,  # parsers tell there what becomes a row's error
         # each thread takes of the addresses that are limited
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "POLARS_MAX_THREADS": "1", "MALLOC_ARENA_MAX": "2"},
+        env={**os.environ, "PYTHONPATH": import_path(sys.path), "POLARS_MAX_THREADS": "1", "MALLOC_ARENA_MAX": "2"},
     )
     if child.stdout and child.stdout.readline() != _READY:
         child.kill()
