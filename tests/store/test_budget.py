@@ -406,7 +406,7 @@ def test_a_reply_that_another_run_paid_for_is_taken_over(ledger):
         other.pay(other.open("k", 1.0), ENTRY, cost=0.25, input_tokens=100, output_tokens=10)
     assert mine.reserve(1.0)
     assert mine.reserve(2.0)
-    (found, number) = mine.write([("k", 1.0), ("new", 2.0)], [], shared=True)
+    (found, number) = mine.write([("k", 1.0), ("new", 2.0)], [], shared=["open"])
     assert found == ENTRY
     assert ledger.read("SELECT key FROM calls WHERE id = ?", (number,)) == [("new",)]
     assert (mine.spent, mine.in_flight) == (0.0, 2.0)

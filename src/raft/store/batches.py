@@ -84,23 +84,29 @@ class BatchBook:
         """Return those of `keys` whose replies the ledger holds."""
         return frozenset(self._ledger.find(keys))
 
-    def plan(self, identity: str, worst: Mapping[str, float | None], *, model: str, purpose: str) -> Batch:
+    def plan(self, identity: str, worst: Mapping[str, float | None], *, model: str, purpose: str) -> Batch | None:
         """Write down a batch that is about to be made, with its calls, all or nothing.
+
+        It is None, and nothing is written, while another run has some of these calls in a batch of its own.
 
         `worst` holds the most dollars that each member can cost, by its key; None where the price is unknown. Its calls
         are counted under `model`, and under the step `purpose`.
         """
         now = time.time()
+        planned: list[Batch] = []
         name = hashlib.sha256("\n".join([self.run, identity, repr(now), *worst]).encode()).hexdigest()[:32]
 
         def planning() -> Iterator[Writing]:
+            if self._ledger.awaited_elsewhere(self.run, list(worst), ["batch"]):
+                return
+            planned.append(Batch(name, None, None, identity, "planned", now))
             yield _PLAN, [(name, self.run, identity, now)]
             for key, most in worst.items():
                 yield _CALL, [(purpose, model, key, most, name)]
                 yield _MEMBER, [(key, name)]
 
         self._ledger.write_all(planning())
-        return Batch(name, None, None, identity, "planned", now)
+        return planned[0] if planned else None
 
     def filed(self, batch: Batch, file: str) -> Batch:
         """Note that the file of requests is at the provider; an uploaded file costs nothing yet."""

@@ -6,6 +6,7 @@ of which nobody knows what became of it counts at its worst case for ever.
 """
 
 import asyncio
+import hashlib
 import json
 import threading
 import time
@@ -18,12 +19,14 @@ import numpy as np
 
 from raft.errors import RaftError, UsageError
 from raft.protocols import Embedder, Request, Tokenizer
-from raft.store.ledger import Entry, Ledger, Writing, adding
+from raft.store.ledger import AwaitedElsewhere, Entry, Ledger, Writing, adding
 
 _TOKENS_A_TURN = 16
 """What a chat template puts around one turn, at most."""
 _TOKENS_A_REQUEST = 512
 """What a provider adds to a request of its own: a standing system prompt, instructions for a schema or a tool."""
+_UNTIL_STORED = ("open", "paid")
+"""States of another run's call whose result is not in the ledger yet: vectors are stored after they are paid for."""
 _OPEN = "INSERT INTO calls (run, purpose, model, key, worst, state, created) VALUES (?,?,?,?,?,?,?)"
 _PAY = "UPDATE calls SET state = 'paid', cost = ?, input_tokens = ?, output_tokens = ? WHERE id = ?"
 
@@ -138,15 +141,17 @@ class Budget:
         """Tell whether a call that may cost `worst` dollars can be sent without passing the cap; true without one."""
         return self.cap is None or (worst is not None and self.spent + self.in_flight + worst <= self.cap)
 
-    def open(self, key: str, worst: float | None) -> int:
-        """Write a call down before it is sent, and return its number; the arguments are those of `write`.
+    def open(self, key: str, worst: float | None) -> int | None:
+        """Write a call down before it is sent, and return its number, None while another run awaits the same reply.
+
+        The arguments are those of `write`.
 
         Raises:
             CapReached: it could pass the cap; nothing was written.
         """
         if not self.reserve(worst):
             raise self.cap_reached(worst)
-        return cast("int", self.write([(key, worst)], [])[0])
+        return cast("int | None", self.write([(key, worst)], [], shared=_UNTIL_STORED)[0])
 
     def reserve(self, worst: float | None) -> bool:
         """Set aside what a call may cost, if that fits; it is to be written down with `write` before it is sent."""
@@ -159,7 +164,7 @@ class Budget:
             return True
 
     def write(
-        self, opening: Sequence[tuple[str, float | None]], paying: Sequence[Payment], *, shared: bool = False
+        self, opening: Sequence[tuple[str, float | None]], paying: Sequence[Payment], *, shared: Sequence[str] = ()
     ) -> list[int | Entry | None]:
         """Write calls down and settle others, in one transaction; return the numbers of the former.
 
@@ -167,7 +172,7 @@ class Budget:
             opening: key and worst case (dollars; None when the price is unknown) of calls that `reserve` has granted.
             paying: calls whose replies came.
             shared: leave out what is paid for already; instead of a number there is its reply, or None while another
-                run awaits it. What was set aside is free again.
+                run has a call for it in one of these states. What was set aside is free again.
 
         Raises:
             RaftError: the ledger cannot be used; nothing was written, and what was set aside is free again.
@@ -187,7 +192,7 @@ class Budget:
                 if shared and opening and self._keeps and not book.ledger.untouched():
                     # here no other process can come between
                     keys = [key for key, _ in opening]
-                    there.update(dict.fromkeys(book.ledger.awaited_elsewhere(book.run, keys)))
+                    there.update(dict.fromkeys(book.ledger.awaited_elsewhere(book.run, keys, shared)))
                     there.update(book.ledger.find(keys))
                 sent.extend(one for one in opening if one[0] not in there)
                 yield adding(kept)
@@ -330,6 +335,7 @@ class PaidEmbedder:
 
         Raises:
             CapReached: it could pass the cap; nothing was sent.
+            AwaitedElsewhere: another run of the ledger embeds the same texts now.
         """
         if self._tells:
             return self._embedder.embed(texts)
@@ -338,7 +344,10 @@ class PaidEmbedder:
     def _paid(self, texts: Sequence[str], send: Callable[[], Any]) -> Any:
         price = self._budget.price
         most = sum(len(text.encode("utf-8", "surrogatepass")) + _TOKENS_A_TURN for text in texts)
-        number = self._budget.open("embeddings", price.cost(most, 0) if price else None)
+        key = hashlib.sha256("\n".join([self.identity, *texts]).encode("utf-8", "surrogatepass")).hexdigest()
+        number = self._budget.open(key, price.cost(most, 0) if price else None)
+        if number is None:
+            raise AwaitedElsewhere
         try:
             reply = send()
             tokens = sum(self.tokenizer.count(texts))
@@ -414,7 +423,7 @@ class TransactionBatcher:
             self._writing = self._loop.create_task(self._write_groups())
 
     async def _write_groups(self) -> None:
-        write = partial(self._budget.write, shared=True)
+        write = partial(self._budget.write, shared=["open"])
         while self._opening or self._paying:
             await asyncio.sleep(max(0.0, self._written_at + GROUP_SECONDS - self._loop.time()))
             opening, paying, self._opening, self._paying = self._opening, self._paying, [], []

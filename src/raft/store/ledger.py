@@ -50,6 +50,8 @@ _REGISTER = (
     " SET place = excluded.place, cap = COALESCE(excluded.cap, cap), created = excluded.created"
 )
 _BATCH = 500
+LOOK_SECONDS = 0.2
+"""After which what another run has under way is looked for again."""
 _PATIENTLY = Retrying(  # SQLite does not wait where two processes make one file at the same moment
     retry=retry_if_exception(lambda error: "locked" in str(error)),
     wait=wait_random(0, 0.1),
@@ -217,9 +219,13 @@ class Ledger:
         """Tell whether nobody else has written since this file was opened, nor was a call open then."""
         return self.read("PRAGMA data_version") == self._untouched
 
-    def awaited_elsewhere(self, run: str, keys: Sequence[str]) -> set[str]:
-        """Return those of `keys` whose replies another run awaits now; what a killed process awaited does not count."""
-        table = "calls JOIN runs ON run = name AND state = 'open'"
+    def awaited_elsewhere(self, run: str, keys: Sequence[str], states: Sequence[str] = ("open",)) -> set[str]:
+        """Return those of `keys` that another run asks for now; what a killed process asked for does not count.
+
+        `states` are those of its calls.
+        """
+        names = ", ".join(f"'{state}'" for state in states)
+        table = f"calls JOIN runs ON run = name AND state IN ({names})"
         found = [(key, place) for key, name, place in self.select("key, name, place", table, keys) if name != run]
         places = {place: self.path.parent if place == _OWN else Path(place) for _, place in found}
         alive = {place for place, folder in places.items() if is_locked(folder)}
@@ -275,6 +281,10 @@ def adding(entries: Iterable[Entry]) -> Writing:
     """Return what stores entries, for a transaction that does more; one that is there already is left as it is."""
     now = time.time()
     return _ADD, [tuple(whole([*vars(entry).values(), now])) for entry in entries]
+
+
+class AwaitedElsewhere(Exception):
+    """Another run of this ledger asks for the same now, and will have stored it soon; nothing was sent."""
 
 
 class CachedEmbedder:
@@ -347,9 +357,13 @@ def _cached(
     for begin in range(0, len(keys), window):
         part = keys[begin : begin + window]
         known = ledger.find_vectors(part)
-        missing = {key: one for key, one in zip(part, asked[begin:], strict=False) if key not in known}
-        if missing:
-            made = ask(list(missing.values())).astype(np.float32)
+        while missing := {key: one for key, one in zip(part, asked[begin:], strict=False) if key not in known}:
+            try:
+                made = ask(list(missing.values())).astype(np.float32)
+            except AwaitedElsewhere:
+                time.sleep(LOOK_SECONDS)
+                known |= ledger.find_vectors(list(missing))
+                continue
             uncached = dict(zip(missing, made, strict=True))
             ledger.add_vectors(uncached)
             known |= uncached

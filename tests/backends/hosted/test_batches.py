@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from raft.backends.hosted import batch_api, batches
 from raft.backends.hosted.batches import BatchModel
 from raft.errors import RaftError, UsageError
 from raft.protocols import Completion, Failure, Request
+from raft.store import run as store
 from raft.store.batches import BatchBook, Bill
 from raft.store.budget import Budget, CapReached, Price, worst_case
 from raft.store.ledger import Ledger, request_key
@@ -62,10 +64,10 @@ def request(text, **changes):
 class Run:
     """What one process of a build has: a model, a budget, and what was said."""
 
-    def __init__(self, server, ledger, *, attempts=1, cap=None, price=PRICE, name=NAME):
+    def __init__(self, server, ledger, *, attempts=1, cap=None, price=PRICE, name=NAME, run=RUN):
         self.said = []
-        self.budget = Budget(ledger, run=RUN, model=name, price=price, cap=cap)
-        book = BatchBook(ledger, RUN)
+        self.budget = Budget(ledger, run=run, model=name, price=price, cap=cap)
+        book = BatchBook(ledger, run)
         say = lambda event, facts: self.said.append({"event": event, **facts})  # noqa: E731
         self.model = BatchModel(
             name, api_base=server.url, timeout=20, book=book, price=price, budget=self.budget, say=say
@@ -581,6 +583,30 @@ def test_another_run_finds_a_batch_that_was_made_and_leaves_its_plans_alone(ledg
     other.plan("m", {"b": 1.0}, model="m", purpose="questions")
     assert mine.holding(["a", "b"]) == {made: ["a"]}
     assert mine.unfinished("m") == []
+
+
+def test_two_runs_that_batch_the_same_at_once_pay_once(ledger, tmp_path, monkeypatch):
+    """What another run is just putting into a batch is waited for, and read from that batch."""
+    napped, second, threads = threading.Event(), [], []
+    monkeypatch.setattr(batches, "sleep", lambda seconds: napped.set())
+    make = batch_api.BatchProvider.make
+    with FakeBatches() as server, store.Run(tmp_path / "mine").writing():
+        ledger.register(RUN, tmp_path / "mine", None)
+
+        def make_later(provider, batch):
+            other = Run(server, ledger, run="other")
+            threads.append(threading.Thread(target=lambda: second.extend(other.ask("one", "two"))))
+            threads[0].start()
+            assert napped.wait(60)
+            return make(provider, batch)
+
+        monkeypatch.setattr(batch_api.BatchProvider, "make", make_later)
+        first = Run(server, ledger).ask("one", "two")
+        threads[0].join(60)
+        assert [one.text for one in first] == [one.text for one in second]
+        assert len(threads) == 1
+        assert paid_once(server)
+    assert states(ledger) == {"paid": 2}
 
 
 def test_the_last_batch_of_a_key_counts(ledger):

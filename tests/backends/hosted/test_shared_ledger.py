@@ -2,16 +2,20 @@
 
 import subprocess
 import sys
+import threading
 from contextlib import closing
 
+import numpy as np
 import pytest
 
 from fake_openai import FakeOpenAI
 from raft.backends.hosted.flowing import FlowingGenerator
 from raft.protocols import Request
-from raft.store.budget import Budget, Price
-from raft.store.ledger import Ledger, request_key
+from raft.store import ledger as ledgers
+from raft.store.budget import Budget, PaidEmbedder, Price
+from raft.store.ledger import CachedEmbedder, Ledger, request_key
 from raft.store.run import Run
+from raft.testing import HashEmbedder
 from simulated import Endpoint, Hosted
 
 PRICE = Price(input=10.0, output=20.0)
@@ -67,6 +71,41 @@ def test_two_processes_that_share_a_ledger_pay_each_reply_once(tmp_path):
     assert said == [[f"echo: word {i}" for i in range(200)]] * 2
     assert set(server.answered.values()) == {1}
     assert len(server.answered) == 200
+
+
+def test_two_runs_that_embed_the_same_pay_once(tmp_path, monkeypatch):
+    """Texts that another run has sent to be embedded are waited for, and its vectors are taken."""
+    looked, texts, sent, second = threading.Event(), ["some words", "others"], [], []
+    monkeypatch.setattr(ledgers.time, "sleep", lambda seconds: looked.set())
+
+    def cached(ledger, name, embedder):
+        budget = Budget(ledger, run=name, model="m", price=PRICE, cap=None)
+        return CachedEmbedder(PaidEmbedder(embedder, budget), ledger)
+
+    class Counting(HashEmbedder):
+        def embed(self, texts):
+            sent.append(list(texts))
+            return super().embed(texts)
+
+    class Slow(Counting):
+        def embed(self, texts):
+            thread.start()
+            assert looked.wait(60)
+            return super().embed(texts)
+
+    with (
+        closing(Ledger(tmp_path / "shared.sqlite")) as ledger,
+        closing(Ledger(tmp_path / "shared.sqlite")) as other,
+        Run(tmp_path / "one").writing(),
+    ):
+        ledger.register("one", tmp_path / "one", None)
+        asking = cached(other, "two", Counting())
+        thread = threading.Thread(target=lambda: second.append(asking.embed(texts)))
+        first = cached(ledger, "one", Slow()).embed(texts)
+        thread.join(60)
+        assert ledger.read("SELECT run, state FROM calls") == [("one", "paid")]
+    assert sent == [texts]
+    assert np.array_equal(first, second[0])
 
 
 def test_what_a_killed_process_left_open_is_asked_by_another(tmp_path):

@@ -171,12 +171,19 @@ class BatchModel:
                 size, cost = size + len(line), cost + (worst or 0.0)
             if not piece:
                 raise self._budget.cap_reached(worst_case(asked[rest[0]], self._price))
-            waiting[self._send(provider, piece, lines)] = list(piece)
-            rest = rest[len(piece) :]
+            batch = self._send(provider, piece, lines)
+            if batch is None:
+                sleep(_FIRST_WAIT)
+            found = self._book.holding(rest) if batch is None else {batch: list(piece)}
+            waiting |= found
+            taken = {key for members in found.values() for key in members}
+            rest = [key for key in rest if key not in taken]
         return rest
 
-    def _send(self, provider: BatchProvider, piece: Mapping[str, float | None], lines: list[bytes]) -> Batch:
+    def _send(self, provider: BatchProvider, piece: Mapping[str, float | None], lines: list[bytes]) -> Batch | None:
         batch = self._book.plan(self.identity, piece, model=self.name, purpose=self._budget.purpose)
+        if batch is None:  # another run asks for some of these in a batch of its own
+            return None
         self._budget.recount()
         self._refused[batch.name] = provider.manners.refused
         try:

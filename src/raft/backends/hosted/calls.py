@@ -20,13 +20,12 @@ from raft.backends.hosted.rate_limit import RateLimiter
 from raft.errors import RaftError
 from raft.protocols import Failure, Request
 from raft.store.budget import Budget, Payment, TransactionBatcher, believed, most_tokens
-from raft.store.ledger import Entry
+from raft.store.ledger import LOOK_SECONDS, Entry
 
 _TRIES = 8  # of a call that breaks, at most; one that meets a busy endpoint is sent more often
 _PATIENCE_SECONDS = 600.0  # without any reply after which an endpoint counts as away
 _LOST_ALONE, _BUSY_ALONE = 3, 20  # billed or busy tries of one call, while others are answered, until it is given up
 _WAITS = wait_random_exponential(multiplier=0.5, max=30)
-_LOOK_SECONDS = 0.2  # after which a call that another run has under way is looked for again
 _AHEAD = 8  # calls that wait to be sent, besides one for each in flight
 _BYTES_A_TOKEN = 4  # about; only the pace goes by it, never the budget
 
@@ -311,7 +310,7 @@ class RequestPool:
                     self._settled.set()
             if number is not None:
                 return call, worst, number
-            await asyncio.sleep(_LOOK_SECONDS)
+            await asyncio.sleep(LOOK_SECONDS)
 
     async def _entered(self, number: int, tokens: int) -> None:
         try:
