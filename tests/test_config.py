@@ -6,7 +6,8 @@ import pytest
 import yaml
 
 from raft import settings as config
-from raft.errors import UsageError
+from raft.errors import RaftError, UsageError
+from raft.kinds import KINDS
 
 
 def write(path, text):
@@ -202,3 +203,48 @@ def test_half_an_emoji_in_a_setting_is_made_whole():
     """Text of a setting can be stored, whether it was typed or stands in a file."""
     assert config.load(None, {"prompts": None, "answer_style.tone": "kind \ud83d"}).answer_style.tone == "kind "
     assert config.load_text('answer_style: {tone: "kind \\ud83d"}', where="x").answer_style.tone == "kind "
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("index.k", 0, "index.k is at least 1, and it is 0."),
+        ("index.k", "many", "index.k is a whole number"),
+        ("index.kk", 1, "There is no setting index.kk. Did you mean index.k?"),
+        ("nothing.here", 1, "There is no setting nothing."),
+        ("index", 3, "index is a section"),
+        ("cleaning.judge", "maybe", "cleaning.judge is true or false"),
+        ("questions.kinds", ["dates"], "questions.kinds[0] is one of 'fact', 'number', 'date'"),
+        ("questions.kinds", [], "questions.kinds has at least 1 entry"),
+        ("generator.timeout", float("inf"), "generator.timeout is a number with an end"),
+        ("training.backend", "magic", "training.backend is one of auto, peft, unsloth, and it is 'magic'."),
+        ("benchmark.larger", [{}], "benchmark.larger[0].model has to be given."),
+        ("split.unseen", 0.9, "split.unseen is at most 0.2, and it is 0.9."),
+    ],
+)
+def test_an_error_names_what_was_typed(tmp_path, key, value, said):
+    """What is wrong is said in words of ours, with the words that were typed, also where there is a file besides."""
+    with pytest.raises(UsageError) as caught:
+        config.load(write(tmp_path / "p.yaml", "seed: 3\n"), {key: value})
+    assert said in caught.value.what
+    assert caught.value.where.removeprefix("--set ").strip("'").startswith(f"{key}=")
+    assert "Input" not in str(caught.value)
+
+
+def test_an_error_in_a_file_names_the_file(tmp_path):
+    """What stands in the file is not said to have been typed."""
+    path = write(tmp_path / "p.yaml", "index: {k: 0}\n")
+    with pytest.raises(UsageError, match=r"index\.k is at least 1") as caught:
+        config.load(path, {"seed": 3})
+    assert caught.value.where == str(path)
+
+
+def test_the_kinds_of_question_stand_in_a_new_pipeline():
+    """Whoever opens a new pipeline file sees which kinds of question there are."""
+    assert all(kind in config.commented_yaml() for kind in KINDS)
+
+
+def test_a_sentence_ends_with_one_full_stop():
+    """What a library said keeps its ellipsis, and no second full stop comes behind its own."""
+    error = RaftError("It cannot be read: no such thing.. Or is it... so")
+    assert error.what == "It cannot be read: no such thing. Or is it... so"

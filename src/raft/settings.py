@@ -1,5 +1,7 @@
 """Every setting of an experiment, its default and its meaning; the only place where defaults live."""
 
+import re
+import shlex
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -10,7 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializ
 from pydantic_core import to_jsonable_python
 
 from raft.errors import DamagedArtifact, UsageError
-from raft.kinds import Kind
+from raft.kinds import KINDS, Kind
 from raft.prompts import Where
 from raft.text import whole
 from raft.text.secrets import shown_address
@@ -106,7 +108,9 @@ class Questions(_Section):
     )
     limit: Count | None = Field(None, description="at most so many questions, spread evenly over the documents")
     kinds: tuple[Kind, ...] = Field(
-        ("fact", "number", "date", "name"), min_length=1, description="which kinds of question are asked"
+        ("fact", "number", "date", "name"),
+        min_length=1,
+        description=f"which kinds of question are asked: {', '.join(KINDS)}",
     )
 
 
@@ -178,7 +182,7 @@ class AnswerStyle(_Section):
             try:
                 validators.validator_for(value).check_schema(value)
             except SchemaError as error:
-                raise ValueError(f"it is no JSON schema: {error.message}") from None
+                raise ValueError(f"is no JSON schema: {error.message}") from None
         return value
 
 
@@ -206,7 +210,7 @@ class Training(_Section):
     @classmethod
     def _is_known(cls, value: str) -> str:
         if value not in ("auto", *TRAINERS):
-            raise ValueError(f"it is one of auto, {', '.join(TRAINERS)}")
+            raise ValueError(f"is one of auto, {', '.join(TRAINERS)}")
         return value
 
 
@@ -325,7 +329,7 @@ def of_manifest(tree: Any, run: Path) -> Settings:
         return Settings.model_validate(tree)
     except ValidationError as error:
         hint = f"raft build CORPUS --out {run}   (says them anew; what is intact is used again)"
-        said = f"The manifest's settings cannot be read. {_explain(error, run).what}"
+        said = f"The manifest's settings cannot be read. {_explain(error, {}, run).what}"
         raise DamagedArtifact(said, where=run / "manifest.json", hint=hint) from None
 
 
@@ -346,9 +350,16 @@ def _validated(tree: dict[str, Any], overrides: Mapping[str, Any] | None, where:
     for key, value in overrides.items():  # a path names its file, whatever its bytes
         _plant(tree, _RENAMED.get(key, key), value if key in (*_PATHS, *_PATHS_OR_NAMES) else whole(value))
     try:
-        return Settings.model_validate(tree)
+        settings = Settings.model_validate(tree)
     except ValidationError as error:
-        raise _explain(error, where) from None
+        raise _explain(error, overrides, where) from None
+    if settings.split.unseen > _MOST_UNSEEN:  # what is held out teaches nothing; older runs may have more
+        raise UsageError(
+            f"split.unseen is at most {_MOST_UNSEEN}, and it is {settings.split.unseen}.",
+            where=f"--set split.unseen={settings.split.unseen}" if "split.unseen" in overrides else where,
+            hint=f"--set split.unseen={_MOST_UNSEEN}, or name documents to hold out in split.hold_out",
+        )
+    return settings
 
 
 def parse_assignment(text: str) -> tuple[str, Any]:
@@ -418,16 +429,55 @@ def _plant(tree: dict[str, Any], key: str, value: Any) -> None:
     tree[name] = value
 
 
-def _explain(error: ValidationError, where_from: object) -> UsageError:
-    lines = []
+_MOST_UNSEEN = 0.2
+_WANTED = {
+    "int": "is a whole number",
+    "float": "is a number",
+    "finite": "is a number with an end",
+    "bool": "is true or false",
+    "string": "is text",
+    "path": "is a path",
+    "tuple": "is a list",
+    "model": "is a section with settings of its own",
+    "dict": "is a section with settings of its own",
+    "missing": "has to be given",
+    "greater_than_equal": "is at least {ge}",
+    "greater_than": "is more than {gt}",
+    "less_than_equal": "is at most {le}",
+    "less_than": "is less than {lt}",
+    "too_short": "has at least {min_length} entry",
+    "too_long": "has at most {max_length} entries",
+    "literal_error": "is one of {expected}",
+}
+"""What a value has to be, by the beginning of the name that pydantic gives to what is wrong."""
+
+
+def _explain(error: ValidationError, overrides: Mapping[str, Any], where_from: object) -> UsageError:
+    lines: list[str] = []
+    typed: list[str] = []
     for problem in error.errors():
-        where = ".".join(str(part) for part in problem["loc"])
+        parts = [str(part) for part in problem["loc"]]
+        where = re.sub(r"\.(\d+)", r"[\1]", ".".join(parts))
+        typed += [key for key in overrides if _is_part(parts, key.split(".")) or _is_part(key.split("."), parts)]
         if problem["type"] == "extra_forbidden":
-            near = get_close_matches(where, known_keys(), n=1, cutoff=0.5)
+            known = known_keys()
+            at = next((count for count in range(len(parts)) if ".".join(parts[: count + 1]) not in known), 0)
+            unknown = ".".join(parts[: at + 1])
+            near = get_close_matches(where, known, n=1, cutoff=0.5) or get_close_matches(unknown, known, n=1)
             lines.append(f"There is no setting {where}." + (f" Did you mean {near[0]}?" if near else ""))
-        else:
-            lines.append(f"{where}: {problem['msg']} (it is {problem['input']!r}).")
-    return UsageError(" ".join(lines), where=where_from or "the command line", hint=_EXPLAINED)
+        elif not any(line.startswith(f"{where}[") for line in lines):  # an entry's problem says more than its list's
+            kind = next((one for one in _WANTED if problem["type"].startswith(one)), None)
+            wanted = (
+                _WANTED[kind].format(**problem.get("ctx", {})) if kind else problem["msg"].removeprefix("Value error, ")
+            )
+            was = "" if kind == "missing" else f", and it is {problem['input']!r}"
+            lines.append(f"{where} {wanted.removeprefix('Value error, ')}{was}.")
+    said = " ".join(f"--set {shlex.quote(f'{key}={_yaml_value(overrides[key])}')}" for key in dict.fromkeys(typed))
+    return UsageError(" ".join(lines), where=said or where_from or "the settings", hint=_EXPLAINED)
+
+
+def _is_part(parts: list[str], of: list[str]) -> bool:
+    return parts[: len(of)] == of
 
 
 def known_keys(section: type[BaseModel] = Settings, prefix: str = "") -> list[str]:

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 
 import polars as pl
@@ -15,6 +16,7 @@ from conftest import Cut, Fakes
 from raft.cli import main, messages
 from raft.errors import UsageError
 from raft.store import adapters, ledger
+from raft.store.budget import Budget, Price
 
 pytest.importorskip("torch")
 pytest.importorskip("peft")
@@ -204,6 +206,18 @@ def test_what_building_cost_may_be_unknown(before, fakes, tmp_path):
     assert bench(run)["economics"]["build_cost"] is None
     page = (run / "report.html").read_text(encoding="utf-8")
     assert "unknown" in page.split("building the data cost")[1][:80]
+
+
+def test_what_building_lost_counts(before, fakes, tmp_path):
+    """A call of a build that nobody answered counts at its worst case, and one of a benchmark does not."""
+    run = shutil.copytree(before[0], tmp_path / "run")
+    name = json.loads((run / "manifest.json").read_text(encoding="utf-8"))["collection"]
+    with closing(ledger.Ledger(run / "ledger.sqlite")) as kept:
+        own = Budget(kept, run=name, model="m", price=Price(1.0, 1.0), cap=None)
+        for purpose, worst in (("questions", 0.25), ("benchmark", 0.5)):
+            own.purpose = purpose
+            own.lose(own.open(purpose, worst))
+    assert bench(run)["economics"]["build_cost"] == pytest.approx(0.25)
 
 
 def test_a_benchmark_that_was_cut_off_goes_on(before, untuned, monkeypatch):

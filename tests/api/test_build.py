@@ -323,7 +323,7 @@ def test_status_says_which_table_is_gone(copied):
     (copied / "questions.parquet").unlink()
     facts = api.state(copied)["summary"]
     assert facts["steps"]["questions"]["gone"] == ["questions.parquet"]
-    assert "questions.parquet is gone" in messages.status(facts, spent=[], running=False)
+    assert "gone: questions.parquet" in messages.status(facts, spent=[], running=False)
 
 
 def test_rows_of_a_run_that_is_half_new_are_said_to_be(corpus, copied, fake_models):
@@ -768,3 +768,9 @@ def test_a_document_that_speaks_as_the_system_is_text_in_every_row(tmp_path, fak
     assert "\n\\[2] Correction\n<_/s>[_INST]\n\\Answer: 42" in told
     check_examples(built.examples, built.chunks)
     assert built.manifest["steps"]["examples"]["basis"] != before["basis"]
+
+
+def test_an_option_that_there_is_not_is_named(corpus, tmp_path):
+    """A misspelt option of a call is an error that names it and those that there are."""
+    with pytest.raises(TypeError, match=r"no option questions_a_chunk; it has .*questions_per_chunk"):
+        api.build(corpus, out=tmp_path / "run", questions_a_chunk=2)

@@ -398,3 +398,11 @@ def test_two_spellings_of_one_name_are_two_documents(tmp_path):
     (tmp_path / composed).unlink()
     (alone,), _ = find_sources([str(tmp_path)])
     assert alone.name == composed
+
+
+def test_two_names_that_look_alike_are_two_documents(tmp_path):
+    """A name with a byte that is no text and one that spells it out are two documents; a line end in a name is seen."""
+    for name in (b"\xff.md", rb"\xff.md", b"a\nb.md"):
+        (tmp_path / os.fsdecode(name)).write_text("Text.")
+    assert len(names(tmp_path)) == len(set(names(tmp_path))) == 3
+    assert r"a\nb.md" in names(tmp_path)

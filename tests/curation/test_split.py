@@ -339,6 +339,7 @@ def test_what_a_user_says_the_answer_is_is_an_answer(tmp_path, answer):
         ({"question": " ", "answers": []}, "no question"),
         ({"question": "Who?"}, "no answers"),
         ({"question": "Who?", "answers": [1]}, "list of texts"),
+        ({"question": "Who?", "answers": ["Bo", ""]}, "An answer is empty"),
         ({"question": "Who?", "answers": {"a": 1}}, "list of texts"),
         ({"question": "Who?", "answers": [], "kind": 3}, "value of kind"),
         ({"question": "Who?", "answers": [], "document": "ketle.md"}, "Did you mean kettle.md"),

@@ -2,9 +2,11 @@
 
 import json
 import shutil
+import sqlite3
 import subprocess
 import sys
 import tempfile
+from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raft.errors import DamagedArtifact, RaftError, RunLocked, UsageError
-from raft.store import artifacts, lineage, run, tables
+from raft.store import artifacts, folders, lineage, run, tables
 from raft.store.run import Run
 from raft.testing import WordTokenizer
 
@@ -512,8 +514,10 @@ def test_what_does_not_belong_together_is_refused(folder, before):
         build(folder, {**CORPUS, "d.md": "New."}, fail="questions")
     stopped = run.existing(folder)
     stopped.require("documents")
+    with pytest.raises(DamagedArtifact, match="questions, cleaned do not belong"):
+        stopped.require("documents", "questions", "cleaned")
     for name in ("questions", "cleaned"):
-        with pytest.raises(DamagedArtifact, match=f"{name}(.|\n)*raft build CORPUS --out {folder}"):
+        with pytest.raises(DamagedArtifact, match=f"{name} does not belong(.|\n)*raft build CORPUS --out {folder}"):
             stopped.require(name)
     build(folder, {**CORPUS, "d.md": "New."})
     run.existing(folder).require(*STEPS)
@@ -678,3 +682,16 @@ def test_looking_at_a_run_never_refuses_a_build(folder, tmp_path):
         (tmp_path / "stop").write_text("")
         for other in others:
             other.communicate()
+
+
+def test_a_ledger_alone_makes_a_folder_rafts(tmp_path):
+    """A folder is known by a ledger in it; a database of another program with one table of that name is none."""
+    for name, tables_of in (("other", ["completions"]), ("mine", ["completions", "embeddings"])):
+        (tmp_path / name).mkdir()
+        with closing(sqlite3.connect(tmp_path / name / "ledger.sqlite")) as database:
+            for table in tables_of:
+                database.execute(f"CREATE TABLE {table} (key TEXT)")
+    assert not folders.is_ours(tmp_path / "other")
+    assert folders.is_foreign(tmp_path / "other" / "ledger.sqlite")
+    assert folders.is_ours(tmp_path / "mine")
+    assert not folders.is_foreign(tmp_path / "mine" / "ledger.sqlite")

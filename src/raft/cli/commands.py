@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from raft.errors import RaftError, UsageError, of_system
+from raft.kinds import KINDS
 from raft.store.children import import_path
 from raft.text import printable
 from raft.version import __version__
@@ -134,7 +135,7 @@ def init(folder: Path) -> None:
     echo(f"  next:  edit {folder / 'raft.yaml'}, then raft build CORPUS --pipeline {folder / 'raft.yaml'}")
 
 
-@main.command()
+@main.command(epilog=f"Kinds of question, for --set questions.kinds=[fact,date]: {', '.join(KINDS)}.")
 @click.argument("corpus", nargs=-1)
 @click.option("--out", type=_Place(), help="The run directory.  [default: runs/NAME-OF-CORPUS]")
 @click.option("--pipeline", metavar="FILE", help="Settings: a YAML file, or one of the package's (embedded, hosted).")

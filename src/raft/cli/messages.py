@@ -194,7 +194,7 @@ def status(
             f"  {name:<11} {'' if rows is None else f'{rows:,}':>9} {line['seconds']:>9,.1f}"
             f" {line.get('calls', 0):>8,.0f} {cost:>9}  {line['finished']}"
             + ("   made from what is gone" if line.get("stale") else "")
-            + (f"   {', '.join(line['gone'])} is gone" if line.get("gone") else "")
+            + (f"   gone: {', '.join(line['gone'])}" if line.get("gone") else "")
         )
     if any(line.get("stale") or line.get("gone") for line in facts["steps"].values()) and not running:
         lines += ["", f"  a build was stopped; next:  raft build CORPUS --out {facts['run']}   (goes on)"]

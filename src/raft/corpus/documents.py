@@ -61,7 +61,7 @@ def find_sources(
                     skipped.append((name, f"it is {sources[real].name}, which is in the corpus already"))
                 else:
                     sources[real] = Source(path, name, _file_sha256(path))
-                    spelled[real] = _readable(prefix + _below(path, root))
+                    spelled[real] = _readable(prefix + _below(path, root), "utf-8")
     names = Counter(source.name for source in sources.values())
     for real, source in sources.items():
         if names[source.name] > 1:  # é and e with an accent: two files, which each keep their own spelling
@@ -202,8 +202,14 @@ def _is_ratings(path: Path) -> bool:
     return isinstance(first, dict) and {"pair_id", "choice"} <= first.keys()
 
 
-def _readable(name: str) -> str:
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
+def _readable(name: str, encoding: str = "") -> str:
+    # a byte \xff is told from the four characters where both are there: as \udcff, which is its other spelling
+    data = name.encode(encoding, "backslashreplace") if encoding else os.fsencode(name)
+    return data.decode("utf-8", "backslashreplace").translate(_LINES)
+
+
+_LINES = {ord(sign): repr(sign)[1:-1] for sign in "\n\r\t"}
+"""Signs in a name that would end its line where it is shown."""
 
 
 def _real(path: Path) -> Path:

@@ -18,6 +18,8 @@ _EMPTY = {MARK, ".lock", ".DS_Store", ".gitkeep", ".gitignore"}
 TABLES = (*tables.ARTIFACTS, "train.jsonl", "valid.jsonl")
 """What steps make, and write as drafts first."""
 _FILES = (*TABLES, "manifest.json", "ledger.sqlite", "survey.json", "benchmark.json", "report.html", "report.md")
+_LEDGER = {"completions", "embeddings"}
+"""Tables of every ledger, of the first raft's too."""
 _FOLDERS = ("index", "lexical", "adapters", "scratch")
 
 
@@ -47,13 +49,13 @@ def is_ours(folder: Path) -> bool:
             return True
     except (OSError, ValueError, RecursionError):
         pass
-    return "completions" in _tables(folder / "ledger.sqlite")
+    return _tables(folder / "ledger.sqlite") >= _LEDGER
 
 
 def is_foreign(path: Path) -> bool:
     """Tell whether a file is a database with tables, and none of them is a ledger's."""
     found = _tables(path)
-    return bool(found) and not found & {"completions", "embeddings", "calls"}
+    return bool(found) and not found >= _LEDGER
 
 
 def _tables(path: Path) -> set[str]:
