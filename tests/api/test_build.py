@@ -774,3 +774,20 @@ def test_an_option_that_there_is_not_is_named(corpus, tmp_path):
     """A misspelt option of a call is an error that names it and those that there are."""
     with pytest.raises(TypeError, match=r"no option questions_a_chunk; it has .*questions_per_chunk"):
         api.build(corpus, out=tmp_path / "run", questions_a_chunk=2)
+
+
+def test_a_rebuild_tells_which_files_have_changed(copied, whole, tmp_path, fake_models):
+    """Files that are changed, new or gone are told before anything is done; of an unchanged corpus nothing is."""
+    corpus, told = write_corpus(tmp_path / "corpus"), []
+
+    def built():
+        told.clear()
+        build(corpus, copied, on_event=lambda event, facts: told.append(facts) if event == "changes" else None)
+        return [*told]
+
+    assert built() == []
+    (corpus / "safety.md").unlink()
+    (corpus / "new.jsonl").write_text(json.dumps({"text": "The gate opens at 7 a.m."}) + "\n")
+    (corpus / "travel.md").write_text((corpus / "travel.md").read_text() + "\nThe desk has 3 lamps.\n")
+    assert built() == [{"changed": ["travel.md"], "new": ["new.jsonl"], "gone": ["safety.md"]}]
+    assert built() == []

@@ -75,6 +75,7 @@ def test_a_local_model_tells_its_rate(told):
     """Where nothing is in flight, replies and their rate are told."""
     line = told(("begins", {"step": "questions"}), ("planned", {"questions": 40}), ("asked", {"new": 8, "replayed": 0}))
     assert line.startswith("writing questions: 8 new replies for 40 questions, ")
+    assert line.endswith(" left")
 
 
 def test_a_batch_tells_where_it_is(told):
@@ -82,6 +83,25 @@ def test_a_batch_tells_where_it_is(told):
     facts = {"id": "batch_7", "status": "in_progress", "done": 120, "failed": 2, "total": 1000, "seconds": 600.0}
     line = told(("batch", facts))
     assert line == "batch batch_7: in_progress, 120 of 1,000 answered, 2 failed, 10 min old"
+
+
+def test_embedding_has_a_count_a_rate_and_an_end(told):
+    """Chunks that are embedded are counted against those that there are."""
+    cut = ("made", {"step": "chunks", "line": {"artifacts": {"chunks.parquet": {"rows": 2000}}, "seconds": 1.0}})
+    more = ("embedded", {"new": 512})
+    line = told(cut, ("begins", {"step": "index"}), more, more)
+    assert line.startswith("embedding chunks: 1,024 of at most 2,000 chunks embedded, ")
+    assert line.endswith(" left")
+
+
+def test_a_rebuild_says_what_has_changed(told):
+    """Files are named by what became of them, and what was asked anew is told from what was kept."""
+    line = told(("changes", {"changed": ["it/vpn.md"], "gone": ["a.md", "b.md", "c.md", "d.md", "e.md"]}))
+    assert line == "corpus     1 changed (it/vpn.md), 5 gone (a.md, b.md, c.md and 2 more)"
+    asked = ("asked", {"new": 3, "replayed": 247})
+    rows = {"artifacts": {"questions.parquet": {"rows": 250}}, "seconds": 1.0}
+    line = told(("begins", {"step": "questions"}), asked, ("made", {"step": "questions", "line": rows}))
+    assert line == "questions  250 questions in 1.0 s; 3 replies asked anew, 247 kept"
 
 
 def test_lines_are_rare_where_there_is_no_terminal(monkeypatch, capsys):

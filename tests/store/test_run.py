@@ -685,8 +685,8 @@ def test_looking_at_a_run_never_refuses_a_build(folder, tmp_path):
 
 
 def test_a_ledger_alone_makes_a_folder_rafts(tmp_path):
-    """A folder is known by a ledger in it; a database of another program with one table of that name is none."""
-    for name, tables_of in (("other", ["completions"]), ("mine", ["completions", "embeddings"])):
+    """A folder is known by a ledger in it; another program's database is none, whatever one of its tables is called."""
+    for name, tables_of in (("other", ["completions", "users"]), ("mine", ["completions", "embeddings"])):
         (tmp_path / name).mkdir()
         with closing(sqlite3.connect(tmp_path / name / "ledger.sqlite")) as database:
             for table in tables_of:

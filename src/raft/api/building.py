@@ -17,7 +17,7 @@ from raft.corpus.documents import Source, find_sources
 from raft.errors import UsageError
 from raft.pipeline.build import STEPS, Components, cut_chunks, make_all, set_aside, survey_chunks
 from raft.pipeline.estimate import Estimate, confirm, count_calls
-from raft.pipeline.read import read_documents
+from raft.pipeline.read import changes, read_documents
 from raft.protocols import OnEvent
 from raft.settings import Settings
 from raft.store import folders, lineage
@@ -89,7 +89,8 @@ def build(
     Args:
         corpus: files, folders or globs; None: those of the pipeline file.
         out: the run directory; None: `runs/<name of the corpus>`.
-        on_event: told what happens: "begins", "made" and "reused" with a step's name, "estimated", "planned", "asked".
+        on_event: told what happens: "begins", "made" and "reused" with a step's name, "changes" (names of files that
+            are `changed`, `new` or `gone`), "estimated", "planned", "asked", "embedded".
         **options: any of these (`Options`), each None where it is not said:
             pipeline_file: a YAML file, or the name of one that comes with the package ("embedded", "hosted").
             generator: the model that writes the questions.
@@ -114,6 +115,8 @@ def build(
     task = _described(corpus, out, options)
     on_event = on_event or (lambda event, facts: None)
     with _opened(task, on_event, building=True) as site:
+        if found := changes(site.run, task.sources):
+            on_event("changes", found)
         make_all(site.run, site.task.settings, site.components, task.sources, strategy=task.strategy, on_event=on_event)
     return Built(task.folder)
 

@@ -45,7 +45,7 @@ def open_components(folder: Path, settings: Settings, ledger: Ledger, collection
     Raises:
         UsageError: a model is unknown, its package is not installed, or there is a cap for what has no known price.
     """
-    embedder = question_embedder(settings, ledger, collection)
+    embedder = question_embedder(settings, ledger, collection, on_event)
     chosen = settings.generator
     model: Model | HostedModel
     budget = budget_of(chosen.model, settings, ledger, collection, api_base=chosen.api_base)
@@ -187,8 +187,12 @@ def _indexes(folder: Path, settings: Settings, embedder: Embedder, collection: s
     return Indexes(folder, embedder, hybrid=settings.index.hybrid, url=settings.index.url, collection=collection)
 
 
-def question_embedder(settings: Settings, ledger: Ledger, run: str) -> Embedder:
+def question_embedder(
+    settings: Settings, ledger: Ledger, run: str, on_event: OnEvent = lambda event, facts: None
+) -> Embedder:
     """Open the embedder with what the ledger holds already; what it does not is paid for by the run of that name.
+
+    `on_event` is told of texts that were embedded ("embedded", `new`).
 
     Raises:
         UsageError: the run has a cap, and the embedder's price is unknown.
@@ -196,7 +200,8 @@ def question_embedder(settings: Settings, ledger: Ledger, run: str) -> Embedder:
     name, address = settings.index.embedder, settings.index.api_base
     embedder = open_embedder(name, address)
     budget = budget_of(name, settings, ledger, run, api_base=address)
-    return CachedEmbedder(PaidEmbedder(embedder, budget) if budget else embedder, ledger)
+    paid = PaidEmbedder(embedder, budget) if budget else embedder
+    return CachedEmbedder(paid, ledger, lambda count: on_event("embedded", {"new": count}))
 
 
 def open_model(

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 from raft.cli import messages
@@ -10,6 +10,8 @@ from raft.pipeline.estimate import DOING, count, long
 from raft.text import printable
 
 _EVERY_SECONDS = 30.0
+_NAMED = 3
+"""Most files that are named of those that have changed."""
 _DOING = {
     **DOING,
     "documents": "reading documents",
@@ -28,7 +30,7 @@ class Progress:
     def __init__(self, *, silent: bool = False) -> None:
         self._silent = silent
         self._live: Any = None
-        self._planned = self._answered = self._replayed = 0
+        self._planned = self._answered = self._replayed = self._embedded = self._chunks = 0
         self._calls: dict[str, int] = {}
         self._begun = self._told = time.monotonic()
         self._step = ""
@@ -50,12 +52,19 @@ class Progress:
         """Take note of an event."""
         if event == "begins":
             self._step, self._begun = facts["step"], time.monotonic()
-            self._answered = self._replayed = 0
+            self._answered = self._replayed = self._embedded = 0
             self._say(f"{_doing(self._step)} …", lasting=False)
-        elif event == "reused":
-            self._say(f"{facts['step']:<10} unchanged")
-        elif event == "made":
-            self._say(f"{facts['step']:<10} {_made(facts['line'])}")
+        elif event in ("made", "reused"):
+            self._chunks = (
+                facts.get("line", {}).get("artifacts", {}).get("chunks.parquet", {}).get("rows", self._chunks)
+            )
+            told = "unchanged" if event == "reused" else _made(facts["line"]) + self._anew()
+            self._say(f"{facts['step']:<10} {told}")
+        elif event == "changes":
+            self._say(f"{'corpus':<10} {_changes(facts)}")
+        elif event == "embedded":
+            self._embedded += facts["new"]
+            self._say(self._embedding(), lasting=False)
         elif event == "planned":
             self._planned = facts["questions"]
         elif event == "estimated":
@@ -76,11 +85,23 @@ class Progress:
             self._say(self._training(facts), lasting="valid_loss" in facts)
 
     def _rate(self) -> str:
-        seconds = max(1e-3, time.monotonic() - self._begun)
-        planned = f" for {self._planned:,} questions" if self._step == "questions" and self._planned else ""
+        planned = f" for {self._planned:,} questions" if self._step in ("questions", "asking") and self._planned else ""
         replayed = f", {self._replayed:,} from the ledger" if self._replayed else ""
-        doing = _doing(self._step)
-        return f"{doing}: {self._answered:,} new replies{planned}{replayed}, {self._answered / seconds:.1f} a second"
+        rate = self._pace(self._answered, self._planned - self._replayed if planned else 0)
+        return f"{_doing(self._step)}: {self._answered:,} new replies{planned}{replayed}, {rate}"
+
+    def _embedding(self) -> str:
+        most = f" of at most {self._chunks:,} chunks" if self._step == "index" and self._chunks else " texts"
+        rate = self._pace(self._embedded, self._chunks if self._step == "index" else 0)
+        return f"{_doing(self._step)}: {self._embedded:,}{most} embedded, {rate}"
+
+    def _pace(self, done: int, total: int) -> str:
+        rate = done / max(1e-3, time.monotonic() - self._begun)
+        left = f", {long((total - done) / rate)} left" if total > done > 0 else ""
+        return f"{rate:.1f} a second{left}"
+
+    def _anew(self) -> str:
+        return f"; {self._answered:,} replies asked anew, {self._replayed:,} kept" if self._replayed else ""
 
     def _calls_in_flight(self, facts: Mapping[str, Any]) -> str:
         seconds = max(1e-3, time.monotonic() - self._begun)
@@ -131,6 +152,14 @@ class Progress:
             self._told = time.monotonic()
             sys.stderr.write(text + "\n")
             sys.stderr.flush()
+
+
+def _changes(facts: Mapping[str, Any]) -> str:
+    def named(names: Sequence[str]) -> str:
+        more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
+        return ", ".join(names[:_NAMED]) + more
+
+    return ", ".join(f"{len(names):,} {state} ({named(names)})" for state, names in facts.items())
 
 
 def _money(facts: Mapping[str, Any]) -> str:

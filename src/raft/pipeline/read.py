@@ -15,6 +15,8 @@ from raft.settings import Settings
 from raft.store.artifacts import Output
 from raft.store.run import Run, Step
 
+_RECORD = r"#\d+$"
+"""What a document's name has behind its file's, where the file has several."""
 _NAMED = 1_000
 """Most documents with findings that are named in the manifest; the others are counted."""
 _SHOWN = 20
@@ -64,6 +66,24 @@ def read_documents(run: Run, settings: Settings, sources: Sequence[documents.Sou
             hint="pip install 'raft-pipeline[docs]' brings the readers of PDF, DOCX, XLSX and HTML",
         )
     look_through(run, settings)
+
+
+def changes(run: Run, sources: Sequence[documents.Source]) -> dict[str, list[str]]:
+    """Return the names of files that are "changed", "new" or "gone" since the run was built; none for a new run."""
+    if "documents" not in run.manifest["steps"]:
+        return {}
+    try:
+        read = pl.concat(list(run.stream("documents.parquet", ["path", "sha256"])))
+    except RaftError:  # damaged, and read anew whatever has changed
+        return {}
+    before = dict(read.with_columns(pl.col("path").str.replace(_RECORD, "")).iter_rows())
+    now = {source.name: source.sha256 for source in sources}
+    found = {
+        "changed": [name for name in now if before.get(name, now[name]) != now[name]],
+        "new": [name for name in now if name not in before],
+        "gone": [name for name in before if name not in now],
+    }
+    return {state: names for state, names in found.items() if names}
 
 
 def documents_listed(run: Run) -> pl.DataFrame:
@@ -130,7 +150,7 @@ def _look_through(
 
 
 def _file_and_digest(table: pl.DataFrame) -> pl.Series:
-    named = table.with_columns(path=pl.col("path").str.replace(r"#\d+$", ""))
+    named = table.with_columns(path=pl.col("path").str.replace(_RECORD, ""))
     return named.select(pl.struct("path", "sha256")).to_series()
 
 

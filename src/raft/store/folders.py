@@ -55,7 +55,7 @@ def is_ours(folder: Path) -> bool:
 def is_foreign(path: Path) -> bool:
     """Tell whether a file is a database with tables, and none of them is a ledger's."""
     found = _tables(path)
-    return bool(found) and not found >= _LEDGER
+    return not (found >= _LEDGER or found <= {*_LEDGER, "calls", "runs"})  # the latter where a kill cut it short
 
 
 def _tables(path: Path) -> set[str]:

@@ -293,12 +293,13 @@ class CachedEmbedder:
     Args:
         embedder: the one that does the work.
         ledger: where vectors are kept, so many texts at a time as the embedder's `window` says, or else `WINDOW`.
+        told: told how many texts were embedded, a window at a time.
     """
 
     WINDOW = 512
 
-    def __init__(self, embedder: Embedder, ledger: Ledger) -> None:
-        self._embedder, self._ledger = embedder, ledger
+    def __init__(self, embedder: Embedder, ledger: Ledger, told: Callable[[int], None] = lambda count: None) -> None:
+        self._embedder, self._ledger, self._told = embedder, ledger, told
         self._size: int = getattr(embedder, "window", self.WINDOW)
         self.identity: str = embedder.identity
         self.tokenizer: Tokenizer = embedder.tokenizer
@@ -306,7 +307,7 @@ class CachedEmbedder:
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """Return a float32 array of shape (len(texts), dimensions) whose rows have length 1."""
-        vectors = _cached(self._ledger, self._keys(texts), texts, self._size, self._embedder.embed)
+        vectors = _cached(self._ledger, self._keys(texts), texts, self._size, self._embed)
         return np.stack(vectors).astype(np.float32) if vectors else np.empty((0, 0), dtype=np.float32)
 
     def uncached(self, texts: Sequence[str]) -> np.ndarray:
@@ -318,6 +319,11 @@ class CachedEmbedder:
         keys = self._keys(texts)
         found = {key for (key,) in self._ledger.select("key", "embeddings", keys)}
         return [key in found for key in keys]
+
+    def _embed(self, texts: Sequence[str]) -> np.ndarray:
+        vectors = self._embedder.embed(texts)
+        self._told(len(texts))
+        return vectors
 
     def _keys(self, texts: Sequence[str]) -> list[str]:
         return [_digest(f"{self.identity}\n{text}") for text in texts]
