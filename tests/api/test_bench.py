@@ -352,6 +352,18 @@ def test_what_a_larger_model_costs(after):
     assert found["raft"]["cost_per_thousand"] == 0
 
 
+@pytest.mark.parametrize("content", [None, "{\n", '{"text": "word"}\n'])
+def test_files_are_looked_at_before_anybody_is_asked(untuned, tmp_path, content):
+    """A file of general questions that is missing or wrong is an error before the first model is loaded or asked."""
+    path, events = tmp_path / "general.jsonl", []
+    if content:
+        path.write_text(content)
+    with pytest.raises(UsageError) as caught:
+        bench(untuned, settings={"benchmark.capability": [str(path)]}, on_event=lambda *event: events.append(event))
+    assert str(path) in caught.value.where
+    assert events == []
+
+
 def test_what_tuning_cost_elsewhere(after):
     """General capability is measured before and after from a local file, and the training is told."""
     run, facts, _ = after

@@ -87,13 +87,14 @@ def bench(
     models.check(chosen, asked={chosen.student: None, **addresses})
     if ratings is not None and blind_pairs is None:  # looked at before the work
         human.read_ratings(ratings, _pairs(built.folder))
+    untrained = adapter is None and adapters.current(built.folder) is None
+    checks = _checks(chosen.benchmark.capability, files_alone=untrained)
     run = writable(built, on_event)
     name = run.manifest["collection"]
     with run.writing(), closing(Ledger(chosen.ledger or run.folder / "ledger.sqlite")) as ledger:
         enter(ledger, name, "benchmark")
         run.require(*searched(chosen), "examples")
         rows = _questions(built, questions)
-        untrained = adapter is None and adapters.current(run.folder) is None
         tuned = None if untrained else adapter_for(run.folder, adapter, chosen.student)
         if tuned is None and (blind_pairs is not None or ratings is not None):
             raise UsageError(
@@ -113,7 +114,7 @@ def bench(
         lineup = line_up(run, chosen, taking_part, known, exemplars)
         search = uncached_search(retriever, chosen)
         timings = ask_all(run, chosen, lineup, known, search, on_event=on_event)
-        general = capability.check_capability(chosen.benchmark.capability, taking_part, hub.rows, on_event=on_event)
+        general = capability.check_capability(checks, taking_part, on_event=on_event)
         card = adapters.read_card(tuned) if tuned is not None else None
         facts = summary.summary(
             run.read("answers.parquet"),
@@ -148,6 +149,12 @@ def bench(
         if tuned is not None and card is not None and tuned.parent == run.folder / "adapters":
             adapters.write_card(tuned, card)
     return facts
+
+
+def _checks(names: Sequence[str], *, files_alone: bool) -> list[capability.Check]:
+    """Open what general capability is measured with, before anybody is asked; without an adapter nothing is fetched."""
+    files = [name for name in names if Path(name).is_file() or name.endswith((".json", ".jsonl"))]
+    return [capability.open_check(name, hub.rows) for name in (files if files_alone else names)]
 
 
 def _check_changeable(changes: Mapping[str, Any], folder: str | Path) -> None:

@@ -229,17 +229,16 @@ def choose(scorer: Scorer, contexts: Sequence[str], labels: Sequence[str]) -> li
 
 
 def check_capability(
-    names: Sequence[str], models: BenchmarkModels, rows: Rows, *, on_event: OnEvent
+    checks: Sequence[Check], models: BenchmarkModels, *, on_event: OnEvent
 ) -> dict[str, dict[str, Any]] | None:
-    """Measure general capability before and after tuning on sets as for `open_check`; `on_event` is told "asking".
+    """Measure general capability before and after tuning; `on_event` is told "asking".
 
     None when nothing was asked for or nothing was tuned.
     """
-    if not names or models.tuned is None:
+    if not checks or models.tuned is None:
         return None
     found: dict[str, dict[str, Any]] = {}
-    for name in names:
-        check = open_check(name, rows)
+    for check in checks:
         facts = {"title": check.title, "measure": check.measure, "questions": len(check.questions)}
         if models.base.scorer is None or models.tuned.scorer is None:
             found[check.name] = {**facts, "before": None, "after": None, "change": None}
