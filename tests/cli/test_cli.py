@@ -734,3 +734,14 @@ def test_status_tells_what_was_spent(raft, copied):
     assert "under way, at most" in text
     assert "$0.75 of $5.00, $4.12 left; $0.125 at most is under way" in text
     assert (money["spent"], money["cap"], money["open"], money["left"]) == (0.75, 5.0, 0.125, 4.125)
+
+
+@pytest.mark.parametrize("name", ["raft-ft", "raft-toolkit"])
+def test_a_package_of_the_same_name_is_noticed(raft, tmp_path, monkeypatch, name):
+    """Where another package that brings a `raft` is installed too, each command says so, and how to mend it."""
+    home = tmp_path / "site" / f"{name.replace('-', '_')}-1.0.dist-info"
+    home.mkdir(parents=True)
+    (home / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    assert "installed beside" not in raft("init", "a").output
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    assert f"pip uninstall {name} raft-pipeline" in raft("init", "b").output

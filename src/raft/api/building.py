@@ -13,6 +13,7 @@ from raft.api import models
 from raft.api.models import cost_context, open_components
 from raft.api.run import Built, formerly_listen, tell_step
 from raft.backends import hub
+from raft.backends.hosted.providers import look_for
 from raft.corpus.documents import Source, find_sources
 from raft.errors import UsageError
 from raft.pipeline.build import STEPS, Components, cut_chunks, make_all, set_aside, survey_chunks
@@ -114,6 +115,8 @@ def build(
     """
     task = _described(corpus, out, options)
     on_event = on_event or (lambda event, facts: None)
+    if "questions" not in Run(task.folder).manifest["steps"]:
+        look_for(task.settings.generator.model, task.settings.generator.api_base)
     with _opened(task, on_event, building=True) as site:
         if found := changes(site.run, task.sources):
             on_event("changes", found)

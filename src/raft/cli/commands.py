@@ -6,9 +6,10 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from functools import wraps
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,8 @@ class _Place(click.ParamType[Path]):
 RUN = click.argument("run", type=_Place())
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 QUIET = click.option("--quiet", is_flag=True, help="No progress.")
+_NAMESAKES = ("raft-ft", "raft-toolkit")
+"""Packages of others that bring a command or a package `raft`."""
 SET = click.option(
     "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Any other setting, e.g. index.k=8."
 )
@@ -107,6 +110,11 @@ def price_pair(text: str | None) -> tuple[float, float] | None:
 def main(context: click.Context) -> None:
     """Train a small model to answer from your documents, and measure it against plain RAG."""
     context.with_resource(_nothing_from_here())
+    for name in _NAMESAKES:
+        with suppress(PackageNotFoundError):
+            distribution(name)
+            hint = f"pip uninstall {name} raft-pipeline, then pip install raft-pipeline"
+            echo(f"raft: the package {name}, which brings a raft too, is installed beside this one: {hint}", err=True)
 
 
 @contextmanager
@@ -138,7 +146,9 @@ def init(folder: Path) -> None:
 @main.command(epilog=f"Kinds of question, for --set questions.kinds=[fact,date]: {', '.join(KINDS)}.")
 @click.argument("corpus", nargs=-1)
 @click.option("--out", type=_Place(), help="The run directory.  [default: runs/NAME-OF-CORPUS]")
-@click.option("--pipeline", metavar="FILE", help="Settings: a YAML file, or one of the package's (embedded, hosted).")
+@click.option(
+    "--pipeline", metavar="FILE", help="A YAML file of settings, or one of the package's: embedded, local, hosted."
+)
 @click.option("--generator", metavar="MODEL", help="The model that writes questions: hub name, folder, provider/name.")
 @click.option("--embedder", metavar="MODEL", help="The model that makes vectors.")
 @click.option("--student", metavar="MODEL", help="The small model that will be tuned.")
@@ -280,6 +290,8 @@ def ask(*, run: Path, question: str | None, model: str | None, adapter: str | No
         return answerer
 
     answerer = opened(adapter)
+    if sys.stderr.isatty() and not as_json:
+        echo("raft: loading the index, and the models when they are asked …", err=True)
     if question is not None:
         _say(answerer, question, context, as_json=as_json, stream=stream, **options)
         return

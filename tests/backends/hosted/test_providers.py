@@ -1,12 +1,16 @@
 """Where hosted models are asked: part of what they are known by, and what tells whether they cost anything."""
 
-from contextlib import closing
+import json
+import socket
+import threading
+from contextlib import closing, contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
 from raft.backends.embedding import HostedEmbedder
 from raft.backends.hosted.model import HostedModel
-from raft.backends.hosted.providers import identity_of, is_free, whole_address
+from raft.backends.hosted.providers import identity_of, is_free, look_for, whole_address
 from raft.errors import UsageError
 from raft.settings import Settings, changed
 from raft.store.budget import Budget
@@ -138,3 +142,53 @@ def test_a_kept_address_gets_its_key_from_the_environment(monkeypatch, tmp_path)
     assert "export OPENAI_BASE_URL=" in str(refused.value.hint)
     monkeypatch.setenv("OPENAI_BASE_URL", whole)
     assert whole_address("openai/m", kept) == whole and whole_address("openai/m", OURS) == OURS
+
+
+@contextmanager
+def ollama(reply):
+    """Run a server that answers each question for its models with `reply`; yield its address."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200 if self.path == "/api/tags" else 404)
+            self.end_headers()
+            self.wfile.write(reply if self.path == "/api/tags" else b"")
+
+        def log_message(self, *_):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_a_server_that_is_not_there_is_missed_at_once():
+    """Where nobody listens on this machine the error names the address, and how to start what should."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as free:
+        address = f"http://127.0.0.1:{free.getsockname()[1]}"
+    with pytest.raises(UsageError, match=address) as caught:
+        look_for("ollama/small:3b", address)
+    assert caught.value.hint == "ollama serve   (then: ollama pull small:3b)"
+    with pytest.raises(UsageError, match=address) as caught:
+        look_for("hosted_vllm/m", f"{address}/v1")
+    assert "generator.api_base" in caught.value.hint
+
+
+@pytest.mark.parametrize("name", ["ollama/small", "ollama_chat/small:3b"])
+def test_a_model_that_ollama_has_is_found(name):
+    """A name with or without its tag is found among those that ollama has; another is an error that names those."""
+    with ollama(json.dumps({"models": [{"name": "small:latest"}, {"name": "small:3b"}]}).encode()) as address:
+        look_for(name, address)
+        with pytest.raises(UsageError, match="no model large; it has small:latest, small:3b") as caught:
+            look_for("ollama/large", address)
+    assert caught.value.hint == "ollama pull large"
+
+
+@pytest.mark.parametrize("reply", [b"", b"<html>", b"[]", b'{"models": [3]}', b'{"models": []}'])
+def test_a_server_that_says_something_else_is_left_to_the_first_call(reply):
+    """What is no list of models stops nothing; neither does a server of another kind, or elsewhere."""
+    with ollama(reply) as address:
+        look_for("ollama/small", address)
+        look_for("hosted_vllm/m", f"{address}/v1")
+    look_for("openai/gpt-4o-mini", None)

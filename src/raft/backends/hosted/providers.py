@@ -163,6 +163,42 @@ def _is_loopback(address: str) -> bool:
         return False
 
 
+def look_for(name: str, api_base: str | None) -> None:
+    """Check that a server on this machine listens where a model is to be asked, and that ollama has the model.
+
+    Raises:
+        UsageError: nobody listens there, or ollama does not have it; the hint starts the one and brings the other.
+    """
+    address = whole_address(name, address_of(name, api_base))
+    if not address or not _is_loopback(address):
+        return
+    import httpx
+
+    provider, _, model = name.partition("/")
+    is_ollama, server = provider_of(name) is _OLLAMA, address if "://" in address else f"http://{address}"
+    try:
+        with httpx.Client(timeout=10, trust_env=False) as client:
+            reply = client.get(f"{server.rstrip('/').removesuffix('/v1')}/api/tags" if is_ollama else server)
+    except httpx.ConnectError:
+        raise UsageError(
+            f"Nobody listens at {shown_address(server)}, where {name} is to be asked.",
+            where="generator.api_base",
+            hint=f"ollama serve   (then: ollama pull {model})"
+            if is_ollama
+            else f"start the server of {provider}, or"
+            " give its address: --set generator.api_base=http://127.0.0.1:8000/v1",
+        ) from None
+    except httpx.HTTPError:  # it listens; what it says to real requests is told with them
+        return
+    try:
+        found = [one["name"] for one in reply.json()["models"]] if is_ollama and reply.is_success else []
+    except (ValueError, TypeError, KeyError):  # it is something else than ollama
+        return
+    if found and not {model, f"{model}:latest"} & set(found):
+        known = ", ".join(found[:10])
+        raise UsageError(f"ollama has no model {model}; it has {known}.", where=name, hint=f"ollama pull {model}")
+
+
 def key_of(name: str, api_base: str | None) -> str | None:
     """Return the key of a model that is asked directly; None where there is none and an endpoint of one's own is asked.
 
