@@ -11,29 +11,19 @@ import logging
 import re
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from raft.corpus.readers import MAX_FILE, Reading, Unreadable, clean, require
-from raft.corpus.readers.pdf_page import WIDE, Page, Piece, read_page
+from raft.corpus.readers.pdf_page import Frame, Page, Piece, Row, numbered, read_page, rows, without_running_lines
 
 _ITEM = re.compile(r"(?:[-–•·▪◦*o]|\(?\d{1,3}[.)]|\(?[a-z][.)])\s+\S")
 _BULLET = re.compile(r"[•·▪◦]\s+")
-_MARK = re.compile(r"[-–•·▪◦*‣➢]|\(?(?:\d{1,3}|[a-z])[.)]")
 _WORD = re.compile(r"[^\W\d_]+(?:-[^\W\d_]+)*")
-_PARTS = re.compile(r"\s*[\t|·•—–]\s*|\s{2,}|\s-\s")
-_OF = r"(?:\s*(?:of|/|von|de|di|sur|van|z|из|av|af)\s*\d{1,4})?"
-_PAGE_NUMBER = re.compile(
-    rf"(?:(?P<before>.*?)(?:^|\s)(?:pages?|pg?|seite|s|página|pagina|pág|pag|strona|str|стр|страница|sida|side)\.?\s*"
-    rf"(?:\d{{1,3}}\s?[-–.]\s?)?|[^\w+]*)(?P<number>\d{{1,4}}|[ivxlc]+){_OF}[^\w%°]*|第?\s*(?P<cjk>\d+)\s*[頁页쪽]",
-    re.IGNORECASE,
-)
-_ROMAN = re.compile(r"(x[lc]|l?x{0,3})(i[vx]|v?i{0,3})", re.IGNORECASE)
+_BROKEN = re.compile(r"\S+-$")
 MOST_COLUMNS = 60
-
-Row = list[Piece]
 
 
 @dataclass
@@ -61,33 +51,36 @@ def read(path: Path, *, kind: str, **_others: object) -> list[Reading]:
         title = _title(document.get_metadata_value("Title"))
     finally:
         document.close()
-    if not any(page.pieces for page in pages):
+    pieces = [piece for page in pages for frame in page.frames for piece in frame.pieces]
+    if not pieces:
         raise Unreadable("There is no text in it: a scan? Run OCR on it first.")
-    rows = [[_rows(pieces) for pieces in page.pieces] for page in pages]
-    levels = _heading_levels(piece for page in pages for pieces in page.pieces for piece in pieces)
-    running = _without_running_lines(pages, rows, levels)
+    frames = [[(frame, rows(frame.pieces)) for frame in page.frames] for page in pages]
+    levels = _heading_levels(pieces)
+    running = without_running_lines(frames, levels)
     left_out["running lines"] += sum(running.values())
-    words = {word for page in pages for pieces in page.pieces for piece in pieces for word in _WORD.findall(piece.text)}
-    blocks = [
-        [b for frame in frames for b in _blocks(frame, page.rules)] for page, frames in zip(pages, rows, strict=True)
-    ]
-    text, starts = _join_pages([_page_text(*one, levels, words) for one in zip(blocks, pages, strict=True)])
-    if not text:  # nothing but lines that run
+    words = {word for piece in pieces for word in _WORD.findall(_BROKEN.sub("", piece.text))}
+    blocks = [[(frame, _blocks(its, frame)) for frame, its in page] for page in frames]
+    text, starts = _join_pages(
+        ["\n\n".join(filter(None, (_frame_text(its, frame, levels, words) for frame, its in page))) for page in blocks]
+    )
+    if not text:
         raise Unreadable("There is no text in it but page numbers and running lines.")
-    title = title or _largest(blocks, levels) or next(iter(running), None)
+    title = title or _largest([block for _, its in blocks[0] for block in its], levels) or next(iter(running), None)
     return [Reading(title or path.stem, text, kind, tuple(starts), left_out={k: n for k, n in left_out.items() if n})]
 
 
 def _title(text: object) -> str | None:
     title = " ".join(clean(text).split()) if isinstance(text, str) else ""
-    useful = title and not re.search(r"(?i)^untitled|\.(docx?|pdf|indd|xlsx?|pptx?|html?)$|^microsoft word", title)
+    useful = title and not re.search(
+        r"(?i)^untitled|^\(?(anonymous|unspecified)|\.(docx?|pdf|indd|xlsx?|pptx?|html?)$|^microsoft word", title
+    )
     return title if useful else None
 
 
-def _largest(blocks: list[list[Piece | _Table]], levels: dict[tuple[float, bool], int]) -> str | None:
-    """Return the heading of the first page that is set largest, if it is more than a number."""
-    lines = [line for page in blocks[:1] for line in page if isinstance(line, Piece)]
-    named = [line for line in lines if len(re.findall(r"[^\W\d_]", line.text)) >= 2 and not _numbered(line.text)]
+def _largest(blocks: list[Piece | _Table], levels: dict[tuple[float, bool], int]) -> str | None:
+    """Return the heading that is set largest, if it is more than a number."""
+    lines = [block for block in blocks if isinstance(block, Piece)]
+    named = [line for line in lines if len(re.findall(r"[^\W\d_]", line.text)) >= 2 and not numbered(line.text)]
     top = max(named, key=lambda line: line.size, default=None)
     return top.text if top and (top.size, top.bold) in levels else None
 
@@ -102,105 +95,10 @@ def _pages(document: Any, left_out: Counter[str]) -> Iterator[Page]:
         page.close()
         left_out["characters without a letter"] += result.no_letter
         left_out["pictures without text"] += result.pictures
-        size += sum(len(piece.text) for pieces in result.pieces for piece in pieces)
+        size += sum(len(piece.text) for frame in result.frames for piece in frame.pieces)
         if size > MAX_FILE:
             raise Unreadable("The file inflates to far more than a document does.")
         yield result
-
-
-def _rows(pieces: Iterable[Piece]) -> list[Row]:
-    """Return the pieces that stand at one height, from the left, in rows from the top."""
-    rows: list[Row] = []
-    for piece in sorted(pieces, key=lambda piece: -piece.height):
-        level = rows and rows[-1][0].height - piece.height < 0.35 * min(piece.size, rows[-1][0].size)
-        if level:
-            rows[-1].append(piece)
-        else:
-            rows.append([piece])
-    return [_joined_row(sorted(row, key=lambda piece: piece.left)) for row in rows]
-
-
-def _joined_row(row: Row) -> Row:
-    result = row[:1]
-    for piece in row[1:]:
-        last = result[-1]
-        gap, size = piece.left - last.right, min(piece.size, last.size)
-        mark = len(row) == 2 and gap < 4 * size and _MARK.fullmatch(last.text)
-        if mark or -0.3 * size < gap <= WIDE * size:
-            text = last.text + (" " if gap > 0.15 * size else "") + piece.text
-            result[-1] = replace(last, text=text, right=piece.right, place=min(last.place, piece.place))
-        else:
-            result.append(piece)
-    return result
-
-
-def _without_running_lines(pages: list[Page], rows: list[list[list[Row]]], levels: Any) -> Counter[str]:
-    """Take lines out that stand at the same place on most pages, in the same words but for the page's number.
-
-    Returns what was taken out, and how often.
-    """
-    same: dict[Any, list[tuple[int, Row]]] = defaultdict(list)
-    counting: dict[Any, list[tuple[int, int, Row]]] = defaultdict(list)
-    for number, (page, frames) in enumerate(zip(pages, rows, strict=True)):
-        for row, place in _edges(page, frames):
-            text = "\t".join(piece.text for piece in row)
-            numbered = _numbered(text)
-            if numbered:
-                counting[place, numbered[0]].append((number, numbered[1] - number, row))
-            elif all((piece.size, piece.bold) not in levels for piece in row):
-                same[place, text].append((number, row))
-    for key, counted in counting.items():
-        offsets = Counter(offset for _, offset, _ in counted)
-        same[key] += [(number, row) for number, offset, row in counted if offsets[offset] > 1]
-    count = sum(any(frames) for frames in rows)
-    gone, running = set(), Counter[str]()
-    for (_, text), lines in same.items():
-        on = {number for number, _ in lines}
-        one_side = len(on) > 2 and len({number % 2 for number in on}) == 1
-        if len(on) > max(1, count / 4 if one_side else count / 2):
-            gone |= {id(row) for _, row in lines}
-            running[text.replace("\t", " ")] += len(lines)
-    for frames in rows:
-        frames[:] = [[row for row in frame if id(row) not in gone] for frame in frames]
-    return running
-
-
-def _edges(page: Page, frames: list[list[Row]]) -> Iterator[tuple[Row, tuple[Any, ...]]]:
-    """Yield rows at the edges of a page that stand apart from what is between them, and where each stands."""
-    for frame in frames[1:]:
-        yield from ((row, ("turned", round(row[0].height / 3), round(row[0].left / 3))) for row in frame)
-    rows = frames[0] if frames else []
-    steps = [above[0].height - below[0].height for above, below in itertools.pairwise(rows)]
-    usual = statistics.median(steps) if len(steps) > 1 else 1.9 * rows[0][0].size if rows else 0.0
-    margin = 0.15 * (page.top - page.bottom)
-    for side, edge, ordered, between in (
-        ("top", page.top, rows, steps),
-        ("bottom", page.bottom, rows[::-1], steps[::-1]),
-    ):
-        near = [row for row in ordered[:3] if abs(edge - row[0].height) < margin]
-        apart = [n + 1 for n in range(len(near)) if n >= len(between) or between[n] >= 1.3 * usual]
-        for row in near[: apart[-1] if apart else 0]:
-            yield row, (side, round(abs(edge - row[0].height) / 3))
-
-
-def _numbered(text: str) -> tuple[str, int] | None:
-    """Return the words beside a page's number, and the number, if the line holds one."""
-    parts = _PARTS.split(text)
-    for number in (len(parts) - 1, 0):
-        found = _PAGE_NUMBER.fullmatch(parts[number].strip())
-        if found:
-            digits = found["number"] or found["cjk"]
-            value = int(digits) if digits.isdecimal() else _roman(digits)
-            if value:
-                return " ".join([found["before"] or "", *parts[:number], *parts[number + 1 :]]).strip(), value
-    return None
-
-
-def _roman(digits: str) -> int:
-    if not _ROMAN.fullmatch(digits):
-        return 0
-    values = [{"i": 1, "v": 5, "x": 10, "l": 50, "c": 100}[digit] for digit in digits.lower()]
-    return sum(-one if one < after else one for one, after in zip(values, [*values[1:], 0], strict=True))
 
 
 def _heading_levels(pieces: Iterable[Piece]) -> dict[tuple[float, bool], int]:
@@ -215,22 +113,67 @@ def _heading_levels(pieces: Iterable[Piece]) -> dict[tuple[float, bool], int]:
     return {face: level for level, face in enumerate(larger[:6], start=1)}
 
 
-def _blocks(rows: list[Row], rules: Sequence[Any], *, depth: int = 0) -> list[Piece | _Table]:
-    """Return lines and tables in the order in which they are read: that of drawing, but for columns and tables."""
+def _blocks(its: list[Row], frame: Frame, *, depth: int = 0) -> list[Piece | _Table]:
+    """Return lines and tables from top to bottom, columns of prose one after the other.
+
+    Where pieces stand at one height and belong to neither, the order is that of drawing.
+    """
     found: list[tuple[int, list[Piece | _Table]]] = []
-    number = 0
-    while number < len(rows):
-        band, gaps = _band(rows, number)
+    grids = _grids(its, frame)
+    number, drawn = 0, False
+    while number < len(its):
+        if number in grids:
+            table, stop = grids[number]
+            place = min(piece.place for row in its[number:stop] for piece in row)
+            found.append((place, [_Table(table)]))
+            number = stop
+            continue
+        band, gaps = _band(its, number, min((one for one in grids if one > number), default=len(its)))
         place = min((piece.place for row in band for piece in row), default=0)
         columns = _columns(band, gaps)
-        if depth < 3 and band and _is_prose(columns, band, rules):
-            found.append((place, [b for column in columns for b in _blocks(column, rules, depth=depth + 1)]))
+        if depth < 3 and band and _is_prose(columns, band, frame):
+            found.append((place, [b for column in columns for b in _blocks(column, frame, depth=depth + 1)]))
         elif band and (band := _ended(band)):
-            found.append((place, [_Table(_table(band, rules))]))
+            found.append((place, [_Table(_table(band, frame))]))
         else:
-            found += [(piece.place, [piece]) for piece in _one_line(rows[number])]
+            line = _one_line(its[number])
+            drawn = drawn or len(line) > 1
+            found += [(piece.place, [piece]) for piece in line]
         number += len(band) or 1
-    return [block for _, blocks in sorted(found, key=lambda one: one[0]) for block in blocks]
+    return [block for _, blocks in (sorted(found, key=lambda one: one[0]) if drawn else found) for block in blocks]
+
+
+def _grids(its: list[Row], frame: Frame) -> dict[int, tuple[list[list[str]], int]]:
+    """Return by their first row the tables whose rows have lines between them, and the row behind each."""
+    heights: dict[float, tuple[float, float]] = {}
+    for height, left, right in frame.across:
+        near = next((h for h in (height, height + 1, height + 2) if h in heights), height)
+        low, high = heights.get(near, (left, right))
+        heights[near] = (min(low, left), max(high, right))
+    lines: dict[tuple[int, int], list[float]] = defaultdict(list)
+    for height, (left, right) in heights.items():
+        lines[round(left / 5), round(right / 5)].append(height)
+    found = {}
+    for (low, high), levels in lines.items():
+        run: list[list[Row]] = []
+        start = stop = 0
+        for top, bottom in [*itertools.pairwise(levels), (0, 0)]:
+            first = bisect.bisect_left(its, -top, key=lambda row: -row[0].height)
+            last = bisect.bisect_left(its, -bottom, key=lambda row: -row[0].height)
+            cell = its[first:last] if top > bottom else []
+            inside = all(5 * low - 8 < row[0].left and row[-1].right < 5 * high + 8 for row in cell)
+            walls = [
+                x for x, y1, y2 in frame.down if 5 * low + 5 < x < 5 * high - 5 and y1 < bottom + 3 and y2 > top - 3
+            ]
+            if cell and inside and (walls or any(len(row) > 1 for row in cell)):
+                start, stop = (start, last) if run and stop == first else (first, last)
+                run.append(cell)
+                continue
+            table = _grid(run, [x for x, y1, y2 in frame.down if 5 * low + 5 < x < 5 * high - 5])
+            if table:
+                found[start] = (table, stop)
+            run = []
+    return found
 
 
 def _one_line(row: Row) -> Row:
@@ -247,15 +190,15 @@ def _one_line(row: Row) -> Row:
     return result
 
 
-def _band(rows: list[Row], start: int) -> tuple[list[Row], list[tuple[float, float]]]:
+def _band(rows: list[Row], start: int, end: int) -> tuple[list[Row], list[tuple[float, float]]]:
     """Return the rows from `start` on that leave a common gap free, and the gaps; none if they are no two."""
     row, size = rows[start], rows[start][0].size
-    if len(row) == 1 and start + 1 < len(rows) and row[0].height - rows[start + 1][0].height < 0.8 * size:
+    if len(row) == 1 and start + 1 < end and row[0].height - rows[start + 1][0].height < 0.8 * size:
         row = sorted(row + rows[start + 1], key=lambda piece: piece.left)  # columns whose lines stand at other heights
     gaps = [(a.right, b.left) for a, b in itertools.pairwise(row) if b.left - a.right > 0.8 * size]
     gaps = gaps if len(gaps) < MOST_COLUMNS else []
     stop = start + 1
-    while gaps and stop < len(rows) and rows[stop - 1][0].height - rows[stop][0].height < 3.2 * size:
+    while gaps and stop < end and rows[stop - 1][0].height - rows[stop][0].height < 3.2 * size:
         narrowed = _narrowed(gaps, rows[stop])
         if not narrowed:
             break
@@ -284,12 +227,12 @@ def _columns(band: list[Row], gaps: list[tuple[float, float]]) -> list[list[Row]
     return [column for column in columns if column]
 
 
-def _is_prose(columns: list[list[Row]], band: list[Row], rules: Sequence[Any]) -> bool:
+def _is_prose(columns: list[list[Row]], band: list[Row], frame: Frame) -> bool:
     """Tell columns of prose, whose lines fill them and go on in the next, from the columns of a table."""
-    if min(map(len, columns)) < 2 or _ruled(band, rules) > 1:
+    if min(map(len, columns)) < 2 or _ruled(band, frame) > 1:
         return False
     steps = [above[0].height - below[0].height for above, below in itertools.pairwise(band)]
-    wide = [step > 1.3 * statistics.median_low(steps) for step in steps]
+    wide = [step > 1.3 * sorted(steps)[len(steps) // 4] for step in steps]
     if sum(far and len(row) > 1 for far, row in zip(wide, band[1:], strict=True)) > max(1, len(band) / 12):
         return False  # rows of cells, with room between them
     shares = []
@@ -307,10 +250,10 @@ def _is_prose(columns: list[list[Row]], band: list[Row], rules: Sequence[Any]) -
     return statistics.mean(shares) >= 0.3
 
 
-def _ruled(band: list[Row], rules: Sequence[Any]) -> int:
+def _ruled(band: list[Row], frame: Frame) -> int:
     """Return how many of the horizontal lines of a page go between the rows, over most of their width."""
     left, right = min(row[0].left for row in band), max(row[-1].right for row in band)
-    heights = {h for low, high, h in rules if min(high, right) - max(low, left) > 0.6 * (right - left)}
+    heights = {h for h, low, high in frame.across if min(high, right) - max(low, left) > 0.6 * (right - left)}
     return len({sum(row[0].height > height for row in band) for height in heights} - {0, len(band)})
 
 
@@ -326,15 +269,44 @@ def _ended(band: list[Row]) -> list[Row]:
     return band if sum(len(row) > 1 for row in band) > 1 else []
 
 
-def _table(band: list[Row], rules: Sequence[Any]) -> list[list[str]]:
+def _grid(cells: list[list[Row]], walls: list[float]) -> list[list[str]] | None:
+    """Return the rows of a table from what stands between its lines, or None if that is none."""
+    if len(cells) < 3:
+        return None
+    if not walls:
+        strips = [row for cell in cells for row in cell]
+        spans = _spans(strips)
+        if len(strips) > 2.5 * len(cells) or any(
+            len(cell) > 1 and all(len(r) == len(spans) for r in cell) for cell in cells
+        ):
+            return None
+        walls = [(a[1] + b[0]) / 2 for a, b in itertools.pairwise(spans)]
+    table = []
+    for cell in cells:
+        texts: dict[int, list[Piece]] = defaultdict(list)
+        for row in cell:
+            for piece in row:
+                texts[bisect.bisect(walls, piece.left + 1)].append(piece)
+        table.append([" ".join(piece.text for piece in texts[index]) for index in range(len(walls) + 1)])
+    used = [index for index in range(len(walls) + 1) if any(row[index] for row in table)]
+    return [[row[index] for index in used] for row in table] if len(used) > 1 else None
+
+
+def _spans(band: list[Row]) -> list[list[float]]:
+    """Return where the columns of a table begin and end, by the rows that have as many cells as most."""
     counts = Counter(len(row) for row in band if len(row) > 1)
-    most = max(counts, key=lambda number: (counts[number], number))
+    most = max(counts, key=lambda number: (counts[number], number), default=0)
     spans: list[list[float]] = []
     for piece in sorted((piece for row in band if len(row) == most for piece in row), key=lambda piece: piece.left):
         if spans and piece.left < spans[-1][1]:
             spans[-1][1] = max(spans[-1][1], piece.right)
         else:
             spans.append([piece.left, piece.right])
+    return spans
+
+
+def _table(band: list[Row], frame: Frame) -> list[list[str]]:
+    spans = _spans(band)
     lines: list[dict[int, list[Piece]]] = []
     for row in band:
         cells: dict[int, list[Piece]] = defaultdict(list)
@@ -342,7 +314,7 @@ def _table(band: list[Row], rules: Sequence[Any]) -> list[list[str]]:
             over = [min(piece.right, right) - max(piece.left, left) for left, right in spans]
             cells[over.index(max(over))].append(piece)
         lines.append(cells)
-    goes_on = _goes_on(lines, band, spans, rules)
+    goes_on = _goes_on(lines, band, spans, frame)
     table: list[list[str]] = []
     for wraps, cells in zip(goes_on, lines, strict=True):
         texts = [" ".join(piece.text for piece in cells[index]) for index in range(len(spans))]
@@ -353,10 +325,10 @@ def _table(band: list[Row], rules: Sequence[Any]) -> list[list[str]]:
     return table
 
 
-def _goes_on(lines: list[Any], band: list[Row], spans: list[list[float]], rules: Sequence[Any]) -> list[bool]:
+def _goes_on(lines: list[Any], band: list[Row], spans: list[list[float]], frame: Frame) -> list[bool]:
     """Tell of each row of a table whether it goes on in the cells of the row above it."""
     steps = [above[0].height - below[0].height for above, below in itertools.pairwise(band)]
-    loose = [step > 1.25 * min(steps) or _ruled(band[n : n + 2], rules) > 0 for n, step in enumerate(steps)]
+    loose = [step > 1.25 * min(steps) or _ruled(band[n : n + 2], frame) > 0 for n, step in enumerate(steps)]
     result = [False]
     for number, (step, apart) in enumerate(zip(steps, loose, strict=True), start=1):
         above, here = lines[number - 1], lines[number]
@@ -376,13 +348,15 @@ def _goes_on(lines: list[Any], band: list[Row], spans: list[list[float]], rules:
     return result
 
 
-def _page_text(blocks: list[Piece | _Table], page: Page, levels: dict[tuple[float, bool], int], words: set[str]) -> str:
+def _frame_text(
+    blocks: list[Piece | _Table], frame: Frame, levels: dict[tuple[float, bool], int], words: set[str]
+) -> str:
     lines = [block for block in blocks if isinstance(block, Piece)]
     reach = max((line.right for line in lines), default=0.0) - min((line.left for line in lines), default=0.0)
     widest = sorted(len(line.text) for line in lines)[int(0.9 * (len(lines) - 1))] if lines else 0
     gaps = Counter(round(a.height - b.height) for a, b in itertools.pairwise(lines) if a.size == b.size)
     usual = next((gap for gap, _ in gaps.most_common() if gap > 0), 0)
-    if reach < 0.5 * page.width:  # no line is full: each is ended by who wrote it
+    if reach < 0.5 * frame.width:  # no line is full: each is ended by who wrote it
         widest = 2 * widest
     parts: list[str] = []
     for number, line in enumerate(blocks):
@@ -417,7 +391,8 @@ def _continuation(parts: list[str], before: Piece, line: Piece, *, usual: int, w
     broken = re.search(r"(?<![^\W\d_])([^\W\d_]+)-$", before.text)
     rest = re.match(r"[^\W\d_]+", line.text)
     if broken and rest and line.text[0].islower():
-        if f"{broken[1]}-{rest[0]}" not in words:
+        parted = broken[1] in words and rest[0] in words and broken[1] + rest[0] not in words
+        if f"{broken[1]}-{rest[0]}" not in words and not parted:
             parts[-1] = parts[-1][:-1]
         return line.text
     return f" {line.text}"

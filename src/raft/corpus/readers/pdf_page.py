@@ -5,12 +5,14 @@ text object. A piece is what one object draws without a wide gap; raised and low
 """
 
 import ctypes
+import itertools
 import math
 import re
+import statistics
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from raft.corpus.readers import clean, require
 
@@ -21,8 +23,18 @@ _LIGATURES = {0xFB00 + number: letters for number, letters in enumerate(["ff", "
 _RAISED = str.maketrans("0123456789+-−=()n", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁻⁼⁽⁾ⁿ")
 _LOWERED = str.maketrans("0123456789+-−=()", "₀₁₂₃₄₅₆₇₈₉₊₋₋₌₍₎")
 _NO_LETTER = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f\ufffd\ue000-\uf8ff\U000f0000-\U0010fffd]")
-_PLAIN_RAISED = re.compile(r"(?:st|nd|rd|th|er|re|e|o|a|[^\w\s()+−=-]+)")
-MOST_OBJECTS = 20_000
+_LETTERS, _RAISED_LETTERS = "abcdefghijklmnoprstuvwxyz", "ᵃᵇᶜᵈᵉᶠᵍʰⁱʲᵏˡᵐⁿᵒᵖʳˢᵗᵘᵛʷˣʸᶻ"
+_MARK = re.compile(r"[-–•·▪◦*‣➢]|\(?(?:\d{1,3}|[a-z])[.)]")
+_PARTS = re.compile(r"\s*[\t|·•—–]\s*|\s{2,}|\s-\s")
+_OF = r"(?:\s*(?:of|/|von|de|di|sur|van|z|из|av|af)\s*\d{1,4})?"
+_PAGE_NUMBER = re.compile(
+    rf"(?:(?P<before>.*?)(?:^|\s)(?:pages?|pg?|seite|s|página|pagina|pág|pag|strona|str|стр|страница|sida|side)\.?\s*"
+    rf"(?:\d{{1,3}}\s?[-–.]\s?)?|[^\w+]*)(?P<number>\d{{1,4}}|[ivxlc]+){_OF}[^\w%°]*|第?\s*(?P<cjk>\d+)\s*[頁页쪽]",
+    re.IGNORECASE,
+)
+_ROMAN = re.compile(r"(x[lc]|l?x{0,3})(i[vx]|v?i{0,3})", re.IGNORECASE)
+_PLAIN_RAISED = re.compile(r"(?:st|nd|rd|th|er|re|[^\w\s()+−=-]+)")
+MOST_OBJECTS, MOST_FIELDS = 20_000, 2_000
 
 
 @dataclass(slots=True)
@@ -40,15 +52,24 @@ class Piece:
 
 
 @dataclass
-class Page:
-    """A page: its pieces by the angle of the text, the angle of most letters first."""
+class Frame:
+    """The pieces of a page that are set at one angle, in the order of drawing, and the lines drawn beside them."""
 
-    pieces: list[list[Piece]] = field(default_factory=list)
-    bottom: float = 0.0
-    top: float = 0.0
-    width: float = 0.0
-    rules: list[tuple[float, float, float]] = field(default_factory=list)
-    """(left, right, height) of horizontal lines, in the frame of the first angle."""
+    pieces: list[Piece]
+    bottom: float
+    top: float
+    width: float
+    across: list[tuple[float, float, float]] = field(default_factory=list)
+    """(height, left, right) of horizontal lines, from the top."""
+    down: list[tuple[float, float, float]] = field(default_factory=list)
+    """(left, bottom, top) of vertical ones."""
+
+
+@dataclass
+class Page:
+    """What stands on a page; the frame that is drawn first comes first."""
+
+    frames: list[Frame]
     no_letter: int = 0
     pictures: bool = False
 
@@ -56,26 +77,23 @@ class Page:
 def read_page(page: Any, *, form: Any) -> Page:
     """Return what stands on a page of pypdfium2; `form` is the document's form environment or None."""
     c = require("pypdfium2.raw", why="to read PDF files")
-    result = Page()
+    result = Page([])
     angles: dict[int, list[Piece]] = defaultdict(list)
     for angle, piece in _drawn(page, c):
-        piece.text, lost = _NO_LETTER.subn("", piece.text.translate(_LIGATURES))
-        piece.text = " ".join(clean(piece.text).split())
+        text, lost = _NO_LETTER.subn("", piece.text.translate(_LIGATURES))
+        piece.text = " ".join(clean(text).split())
         result.no_letter += lost
         if piece.text:
             angles[angle].append(piece)
-    for piece, label in _filled(page, form, c):
-        _put(angles[0], piece, label)
-    frames = sorted((angle for angle in angles if angles[angle]), key=lambda a: -sum(len(p.text) for p in angles[a]))
-    result.pieces = [_with_scripts(_once(angles[angle])) for angle in frames]
-    main = frames[0] if frames else 0
+    _fill(angles, list(_fields(page, form, c)))
     left, bottom, right, top = page.get_bbox()
-    across, up = zip(*(_turned(x, y, main) for x in (left, right) for y in (bottom, top)), strict=True)
-    result.bottom, result.top, result.width = min(up), max(up), max(across) - min(across)
-    if not frames:
-        result.pictures = any(kind == c.FPDF_PAGEOBJ_IMAGE for kind, _ in _objects(page, c))
-    elif len({round(piece.left) for piece in result.pieces[0]}) > 1:
-        result.rules = _rules(page, main, c)
+    for angle, pieces in angles.items():
+        x, y = zip(*(_turned(x, y, angle) for x in (left, right) for y in (bottom, top)), strict=True)
+        frame = Frame(_with_scripts(_once(pieces)), min(y), max(y), max(x) - min(x))
+        if angle % 90 == 0 and len({round(piece.left) for piece in frame.pieces}) > 1:
+            frame.across, frame.down = _rules(page, angle, c)
+        result.frames.append(frame)
+    result.pictures = not angles and any(kind == c.FPDF_PAGEOBJ_IMAGE for kind, _ in _objects(page, c))
     return result
 
 
@@ -180,7 +198,7 @@ def _once(pieces: list[Piece]) -> list[Piece]:
 def _with_scripts(pieces: list[Piece]) -> list[Piece]:
     """Join pieces that follow each other on a line; raised and lowered ones become such characters."""
     lines: list[Piece] = []
-    for piece in pieces:
+    for piece in _beside_hosts(pieces):
         last = lines[-1] if lines else None
         gap = piece.left - last.right if last else 0.0
         if last and _joins(last, piece, gap):
@@ -190,13 +208,35 @@ def _with_scripts(pieces: list[Piece]) -> list[Piece]:
             last.text, last.right = last.text + _as_script(piece.text, kind), max(last.right, piece.right)
         elif last and (kind := _script(last, piece, gap)) and len(last.text) <= 4:
             text = _as_script(last.text, kind) + (" " if gap > 0.15 * piece.size else "") + piece.text
-            lines[-1] = replace(piece, text=text, left=last.left, place=last.place)
+            lines[-1] = replace(piece, text=text, left=last.left)
         else:
-            lines.append(piece)
-    lines = _with_late_scripts(lines)
+            lines.append(replace(piece))
     for place, line in enumerate(lines):
         line.place = place
     return lines
+
+
+def _beside_hosts(pieces: list[Piece]) -> list[Piece]:
+    """Move raised and lowered figures that are drawn apart from what they belong to behind it."""
+    by_size: Counter[float] = Counter()
+    for piece in pieces:
+        by_size[piece.size] += len(piece.text)
+    body = by_size.most_common(1)[0][0] if by_size else 0.0
+    ends: dict[tuple[int, int], list[int]] = defaultdict(list)
+    late = []
+    for number, piece in enumerate(pieces):
+        if piece.size > 0.85 * body:
+            ends[round(piece.right / body), round(piece.height / body)].append(number)
+        elif len(piece.text) <= 3 and not (number and _script(piece, pieces[number - 1], 0.0)):
+            late.append(number)
+    places = list(range(len(pieces)))
+    for number in late:
+        piece = pieces[number]
+        column, row = round(piece.left / body), round(piece.height / body)
+        near = [end for x in (-1, 0, 1) for y in (-1, 0, 1) for end in ends.get((column + x, row + y), ())[:9]]
+        hosts = (host for host in near if _script(piece, pieces[host], piece.left - pieces[host].right))
+        places[number] = next(hosts, number)
+    return [pieces[number] for number in sorted(range(len(pieces)), key=lambda n: (places[n], n != places[n], n))]
 
 
 def _joins(last: Piece, piece: Piece, gap: float) -> bool:
@@ -211,7 +251,7 @@ def _script(piece: Piece, host: Piece, gap: float) -> int:
     if not -0.25 * host.size < gap < 0.4 * host.size or len(piece.text) > 12:
         return 0
     if piece.size <= 0.85 * host.size:
-        return 1 if 0.12 < raised < 0.9 else -1 if -0.5 < raised < -0.04 else 0
+        return 1 if 0.12 < raised < 0.9 else -1 if -0.65 < raised < -0.04 else 0
     short = re.fullmatch(r"[-+−]?\d{1,3}", piece.text) and piece.size <= host.size
     return 1 if short and 0.25 < raised < 0.7 else -1 if short and -0.4 < raised < -0.12 else 0
 
@@ -220,90 +260,86 @@ def _as_script(text: str, kind: int) -> str:
     text = text.strip()
     if kind > 0 and _PLAIN_RAISED.fullmatch(text):
         return text
+    if kind > 0 and len(text) == 1 and text in _LETTERS:
+        return _RAISED_LETTERS[_LETTERS.index(text)]
     shown = text.translate(_RAISED if kind > 0 else _LOWERED)
     changed = all(a != b for a, b in zip(text, shown, strict=True) if a not in " ,.*")
     return shown if changed else f"{'^' if kind > 0 else '_'}{text}"
 
 
-def _with_late_scripts(lines: list[Piece]) -> list[Piece]:
-    """Put raised and lowered figures that are drawn apart from their neighbours to the end of these."""
-    by_size: Counter[float] = Counter()
-    for line in lines:
-        by_size[line.size] += len(line.text)
-    body = by_size.most_common(1)[0][0] if by_size else 0.0
-    late = [line for line in lines if line.size <= 0.85 * body and len(line.text) <= 3]
-    if not late:
-        return lines
-    ends: dict[tuple[int, int], list[Piece]] = defaultdict(list)
-    for line in lines:
-        if line.size > 0.85 * body:
-            ends[round(line.right / body), round(line.height / body)].append(line)
-    gone = set()
-    for line in late:
-        column, row = round(line.left / body), round(line.height / body)
-        near = [end for x in (-1, 0, 1) for y in (-1, 0, 1) for end in ends.get((column + x, row + y), ())[:9]]
-        for host in near:
-            if kind := _script(line, host, line.left - host.right):
-                host.text, host.right = host.text + _as_script(line.text, kind), line.right
-                gone.add(id(line))
-                break
-    return [line for line in lines if id(line) not in gone]
+class _Field(NamedTuple):
+    piece: Piece
+    name: str
+    mark: bool = False
+    """Whether it is a box to be ticked, whose label stands behind it."""
 
 
-def _filled(page: Any, form: Any, c: Any) -> Iterator[tuple[Piece, str]]:
-    """Yield what is written into the fields of a form, or onto the page, with the name of the field."""
+def _fields(page: Any, form: Any, c: Any) -> Iterator[_Field]:
+    """Yield what is written into the fields of a form, or onto the page."""
     size, buffer = 200_000, (ctypes.c_ushort * 100_000)()
 
     def said(ask: Any, *arguments: Any) -> str:
         length = ask(*arguments, buffer, size)
-        return ctypes.string_at(buffer, max(0, min(length, size) - 2)).decode("utf-16-le", "replace")
+        text = ctypes.string_at(buffer, max(0, min(length, size) - 2)).decode("utf-16-le", "replace")
+        return " ".join(clean(text).split())
 
     for number in range(c.FPDFPage_GetAnnotCount(page)):
         note, box = c.FPDFPage_GetAnnot(page, number), c.FS_RECTF()
         kind = c.FPDFAnnot_GetSubtype(note)
-        text = label = ""
+        text, name, mark = "", "", False
         if kind == c.FPDF_ANNOT_FREETEXT:
             text = said(c.FPDFAnnot_GetStringValue, note, b"Contents")
         elif kind == c.FPDF_ANNOT_WIDGET and form:
-            label = said(c.FPDFAnnot_GetFormFieldAlternateName, form, note)
-            label = label or said(c.FPDFAnnot_GetFormFieldName, form, note)
-            text = _value(form, note, said, c)
-        if text.strip() and c.FPDFAnnot_GetRect(note, box):
-            height = (box.bottom + box.top) / 2 - 4
-            yield Piece(clean(" ".join(text.split())), box.left, box.right, height, box.top - box.bottom), label
+            name = said(c.FPDFAnnot_GetFormFieldAlternateName, form, note)
+            name = name or said(c.FPDFAnnot_GetFormFieldName, form, note)
+            text, mark = _value(form, note, said, c)
+        if text and c.FPDFAnnot_GetRect(note, box):
+            place = Piece(text, box.left, box.right, (box.bottom + box.top) / 2, box.top - box.bottom)
+            yield _Field(place, name, mark)
         c.FPDFPage_CloseAnnot(note)
 
 
-def _value(form: Any, note: Any, said: Any, c: Any) -> str:
+def _value(form: Any, note: Any, said: Any, c: Any) -> tuple[str, bool]:
+    """Return what a field holds, and whether it is a box to be ticked."""
     kind = c.FPDFAnnot_GetFormFieldType(form, note)
     if kind in (c.FPDF_FORMFIELD_CHECKBOX, c.FPDF_FORMFIELD_RADIOBUTTON):
         means = said(c.FPDFAnnot_GetFormFieldExportValue, form, note)
-        checked = c.FPDFAnnot_IsChecked(form, note)
-        return f"[x] {means if means not in ('On', 'Off', '1') else ''}".strip() if checked else "[ ]"
+        means = "" if means in ("On", "Off", "1") else f" {means}"
+        return (f"[x]{means}" if c.FPDFAnnot_IsChecked(form, note) else "[ ]"), True
     if kind in (c.FPDF_FORMFIELD_COMBOBOX, c.FPDF_FORMFIELD_LISTBOX):
         count = min(1000, c.FPDFAnnot_GetOptionCount(form, note))
         chosen = [number for number in range(count) if c.FPDFAnnot_IsOptionSelected(form, note, number)]
         if chosen:
-            return ", ".join(said(c.FPDFAnnot_GetOptionLabel, form, note, number) for number in chosen)
+            return ", ".join(said(c.FPDFAnnot_GetOptionLabel, form, note, number) for number in chosen), False
     shown = kind in (c.FPDF_FORMFIELD_TEXTFIELD, c.FPDF_FORMFIELD_COMBOBOX, c.FPDF_FORMFIELD_LISTBOX)
-    return said(c.FPDFAnnot_GetFormFieldValue, form, note) if shown else ""
+    return (said(c.FPDFAnnot_GetFormFieldValue, form, note) if shown else ""), False
 
 
-def _put(pieces: list[Piece], value: Piece, label: str) -> None:
-    """Put a field's value behind the text beside it; a field with no text beside it keeps its name."""
-    low, high = value.height + 4 - value.size / 2 - 3, value.height + 4 + value.size / 2
-    beside = [piece for piece in pieces if low <= piece.height <= high]
-    before = [piece for piece in beside if piece.left < value.left]
-    near = min(before or beside, key=lambda piece: abs(value.left - piece.right), default=None)
-    if near:
-        value.height, value.size, value.place = near.height, near.size, near.place
-        value.left = max(value.left, near.right + 0.5 * near.size) if before else value.left
-        value.right = max(value.right, value.left)
-        pieces.insert(pieces.index(near) + bool(before), value)
-    else:
-        value.text, value.size = f"{label}: {value.text}" if label else value.text, min(value.size, 10.0)
-        above = [number for number, piece in enumerate(pieces) if piece.height > value.height]
-        pieces.insert(above[-1] + 1 if above else 0, value)
+def _fill(angles: dict[int, list[Piece]], fields: list[_Field]) -> None:
+    """Put the values of fields behind the labels on their left, boxes that are ticked before those on their right."""
+    labels = {id(piece) for piece in angles.get(0, ())}
+    for one in sorted(fields[:MOST_FIELDS], key=lambda one: (-one.piece.height, one.piece.left)):
+        pieces, value = angles.setdefault(0, []), one.piece
+        middle, half = value.height, max(value.size / 2, 6.0)
+        beside = [piece for piece in pieces if -half - 3 <= piece.height - middle <= half]
+        before = max((p for p in beside if p.left < value.left), key=lambda p: p.left, default=None)
+        after = min((p for p in beside if p.left >= value.left), key=lambda p: p.left, default=None)
+        near = after if one.mark and after and after.left - value.right < 2 * after.size else before
+        if near and near is after:
+            near.text, near.left = f"{value.text[:3]} {near.text}", min(near.left, value.left)
+        elif near and id(near) in labels and value.left - near.right < 25 * near.size:
+            near.text = f"{near.text.rstrip(': ')}: {value.text}"
+            near.right = max(near.right, value.right)
+            labels.discard(id(near))
+        elif near:
+            value.left = max(value.left, near.right + WIDE * near.size)
+            value.height, value.size, value.right = near.height, near.size, max(value.left, value.right)
+            pieces.insert(pieces.index(near) + 1, value)
+        else:
+            value.text = f"{one.name}: {value.text}" if one.name else value.text
+            value.height, value.size = value.height - 4, min(value.size, 10.0)
+            above = [number for number, piece in enumerate(pieces) if piece.height > value.height]
+            pieces.insert(above[-1] + 1 if above else 0, value)
 
 
 def _objects(page: Any, c: Any) -> Iterator[tuple[int, Any]]:
@@ -317,13 +353,110 @@ def _objects(page: Any, c: Any) -> Iterator[tuple[int, Any]]:
             held += [c.FPDFFormObj_GetObject(one, number) for number in range(count)]
 
 
-def _rules(page: Any, angle: int, c: Any) -> list[tuple[float, float, float]]:
-    """Return the horizontal edges of drawn lines and boxes."""
-    rules, sides = set(), [ctypes.c_float() for _ in range(4)]
+def _rules(page: Any, angle: int, c: Any) -> tuple[list[tuple[float, float, float]], list[tuple[float, float, float]]]:
+    """Return the horizontal and the vertical edges of drawn lines and boxes."""
+    across, down, sides = set(), set(), [ctypes.c_float() for _ in range(4)]
     for kind, one in _objects(page, c):
         if kind == c.FPDF_PAGEOBJ_PATH and c.FPDFPageObj_GetBounds(one, *sides):
             left, bottom, right, top = (side.value for side in sides)
             (x1, y1), (x2, y2) = _turned(left, bottom, angle), _turned(right, top, angle)
-            if abs(x2 - x1) > 15:
-                rules |= {(round(min(x1, x2)), round(max(x1, x2)), round(y)) for y in (y1, y2)}
-    return sorted(rules, key=lambda rule: -rule[2])
+            (x1, x2), (y1, y2) = sorted((round(x1), round(x2))), sorted((round(y1), round(y2)))
+            across |= {(y, x1, x2) for y in (y1, y2) if x2 - x1 > 15}
+            down |= {(x, y1, y2) for x in (x1, x2) if y2 - y1 > 8}
+    return sorted(across, reverse=True), sorted(down)
+
+
+Row = list[Piece]
+
+
+def rows(pieces: Iterable[Piece]) -> list[Row]:
+    """Return the pieces that stand at one height, from the left, in rows from the top."""
+    result: list[Row] = []
+    for piece in sorted(pieces, key=lambda piece: -piece.height):
+        level = result and result[-1][0].height - piece.height < 0.35 * min(piece.size, result[-1][0].size)
+        if level:
+            result[-1].append(piece)
+        else:
+            result.append([piece])
+    return [_joined(sorted(row, key=lambda piece: piece.left)) for row in result]
+
+
+def _joined(row: Row) -> Row:
+    result = row[:1]
+    for piece in row[1:]:
+        last = result[-1]
+        gap, size = piece.left - last.right, min(piece.size, last.size)
+        mark = len(row) == 2 and gap < 4 * size and _MARK.fullmatch(last.text)
+        if mark or -0.3 * size < gap <= WIDE * size:
+            text = last.text + (" " if gap > 0.15 * size else "") + piece.text
+            result[-1] = replace(last, text=text, right=piece.right, place=min(last.place, piece.place))
+        else:
+            result.append(piece)
+    return result
+
+
+def without_running_lines(pages: list[list[tuple[Frame, list[Row]]]], levels: Any) -> Counter[str]:
+    """Take lines out that stand at the same place on most pages, in the same words but for the page's number.
+
+    Returns what was taken out, and how often.
+    """
+    same: dict[Any, list[tuple[int, Row]]] = defaultdict(list)
+    counting: dict[Any, list[tuple[int, int, Row]]] = defaultdict(list)
+    for number, page in enumerate(pages):
+        for row, place in _edges(page):
+            text = "\t".join(piece.text for piece in row)
+            found = numbered(text)
+            if found:
+                counting[place, found[0]].append((number, found[1] - number, row))
+            elif all((piece.size, piece.bold) not in levels for piece in row):
+                same[place, text].append((number, row))
+    for key, counted in counting.items():
+        offsets = Counter(offset for _, offset, _ in counted)
+        same[key] += [(number, row) for number, offset, row in counted if offsets[offset] > 1]
+    count = sum(map(bool, pages))
+    gone, running = set(), Counter[str]()
+    for (_, text), lines in same.items():
+        on = {number for number, _ in lines}
+        one_side = len(on) > 2 and len({number % 2 for number in on}) == 1
+        if len(on) > max(1, count / 4 if one_side else count / 2):
+            gone |= {id(row) for _, row in lines}
+            running[text.replace("\t", " ")] += len(lines)
+    for page in pages:
+        page[:] = [(frame, [row for row in its if id(row) not in gone]) for frame, its in page]
+    return running
+
+
+def _edges(page: list[tuple[Frame, list[Row]]]) -> Iterator[tuple[Row, tuple[Any, ...]]]:
+    """Yield rows at the edges of a page that stand apart from what is between them, and where each stands."""
+    for frame, its in page:
+        if len(page) > 1 and len(its) < 4:  # beside the text, or across it
+            yield from ((row, (round(row[0].height / 3), round(row[0].left / 3))) for row in its)
+            continue
+        steps = [above[0].height - below[0].height for above, below in itertools.pairwise(its)]
+        usual = statistics.median(steps) if len(steps) > 1 else 1.9 * its[0][0].size if its else 0.0
+        sides = (("top", frame.top, its, steps), ("bottom", frame.bottom, its[::-1], steps[::-1]))
+        for side, edge, ordered, between in sides:
+            near = [row for row in ordered[:3] if abs(edge - row[0].height) < 0.15 * (frame.top - frame.bottom)]
+            apart = [n + 1 for n in range(len(near)) if n >= len(between) or between[n] >= 1.3 * usual]
+            for row in near[: apart[-1] if apart else 0]:
+                yield row, (side, round(abs(edge - row[0].height) / 3))
+
+
+def numbered(text: str) -> tuple[str, int] | None:
+    """Return the words beside a page's number, and the number, if the line holds one."""
+    parts = _PARTS.split(text)
+    for number in (len(parts) - 1, 0):
+        found = _PAGE_NUMBER.fullmatch(parts[number].strip())
+        if found:
+            digits = found["number"] or found["cjk"]
+            value = int(digits) if digits.isdecimal() else _roman(digits)
+            if value:
+                return " ".join([found["before"] or "", *parts[:number], *parts[number + 1 :]]).strip(), value
+    return None
+
+
+def _roman(digits: str) -> int:
+    if not _ROMAN.fullmatch(digits):
+        return 0
+    values = [{"i": 1, "v": 5, "x": 10, "l": 50, "c": 100}[digit] for digit in digits.lower()]
+    return sum(-one if one < after else one for one, after in zip(values, [*values[1:], 0], strict=True))
