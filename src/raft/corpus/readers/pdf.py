@@ -20,7 +20,7 @@ from raft.corpus.readers import MAX_FILE, Reading, Unreadable, clean, require
 from raft.corpus.readers.pdf_page import Frame, Page, Piece, Row, numbered, read_page, rows, without_running_lines
 
 _ITEM = re.compile(r"(?:[-–•·▪◦*o]|\(?\d{1,3}[.)]|\(?[a-z][.)])\s+\S")
-_BULLET = re.compile(r"[•·▪◦]\s+")
+_BULLET = re.compile(r"^[•·▪◦]\s+")
 _WORD = re.compile(r"[^\W\d_]+(?:-[^\W\d_]+)*")
 _BROKEN = re.compile(r"\S+-$")
 MOST_COLUMNS = 60
@@ -53,10 +53,11 @@ def read(path: Path, *, kind: str, **_others: object) -> list[Reading]:
         document.close()
     pieces = [piece for page in pages for frame in page.frames for piece in frame.pieces]
     if not pieces:
-        raise Unreadable("There is no text in it: a scan? Run OCR on it first.")
+        damaged = left_out["pages that cannot be opened"] and "The file is damaged: its pages cannot be opened."
+        raise Unreadable(damaged or "There is no text in it: a scan? Run OCR on it first.")
     frames = [[(frame, rows(frame.pieces)) for frame in page.frames] for page in pages]
-    levels = _heading_levels(pieces)
-    running = without_running_lines(frames, levels)
+    running = without_running_lines(frames, _heading_levels(pieces))
+    levels = _heading_levels(piece for page in frames for _, its in page for row in its for piece in row)
     left_out["running lines"] += sum(running.values())
     words = {word for piece in pieces for word in _WORD.findall(_BROKEN.sub("", piece.text))}
     blocks = [[(frame, _blocks(its, frame)) for frame, its in page] for page in frames]
@@ -90,7 +91,12 @@ def _pages(document: Any, left_out: Counter[str]) -> Iterator[Page]:
         document.init_forms()
     size = 0
     for number in range(len(document)):
-        page = document[number]
+        try:
+            page = document[number]
+        except RuntimeError:  # PDFium's own
+            left_out["pages that cannot be opened"] += 1
+            yield Page([])
+            continue
         result = read_page(page, form=document.formenv)
         page.close()
         left_out["characters without a letter"] += result.no_letter
@@ -198,8 +204,11 @@ def _band(rows: list[Row], start: int, end: int) -> tuple[list[Row], list[tuple[
     gaps = [(a.right, b.left) for a, b in itertools.pairwise(row) if b.left - a.right > 0.8 * size]
     gaps = gaps if len(gaps) < MOST_COLUMNS else []
     stop = start + 1
-    while gaps and stop < end and rows[stop - 1][0].height - rows[stop][0].height < 3.2 * size:
-        narrowed = _narrowed(gaps, rows[stop])
+    while gaps and stop < end:
+        step, row = rows[stop - 1][0].height - rows[stop][0].height, rows[stop]
+        if step > (5 if 1 < len(row) == len(rows[start]) else 3.2) * size:
+            break
+        narrowed = _narrowed(gaps, row)
         if not narrowed:
             break
         gaps, stop = narrowed, stop + 1
@@ -293,16 +302,19 @@ def _grid(cells: list[list[Row]], walls: list[float]) -> list[list[str]] | None:
 
 
 def _spans(band: list[Row]) -> list[list[float]]:
-    """Return where the columns of a table begin and end, by the rows that have as many cells as most."""
+    """Return where the columns of a table begin and end: by all rows, or by those that have as many cells as most."""
     counts = Counter(len(row) for row in band if len(row) > 1)
     most = max(counts, key=lambda number: (counts[number], number), default=0)
-    spans: list[list[float]] = []
-    for piece in sorted((piece for row in band if len(row) == most for piece in row), key=lambda piece: piece.left):
-        if spans and piece.left < spans[-1][1]:
-            spans[-1][1] = max(spans[-1][1], piece.right)
-        else:
-            spans.append([piece.left, piece.right])
-    return spans
+    found = []
+    for chosen in ([row for row in band if len(row) == most], band):
+        spans: list[list[float]] = []
+        for piece in sorted((piece for row in chosen for piece in row), key=lambda piece: piece.left):
+            if spans and piece.left < spans[-1][1]:
+                spans[-1][1] = max(spans[-1][1], piece.right)
+            else:
+                spans.append([piece.left, piece.right])
+        found.append(spans)
+    return max(found, key=len)
 
 
 def _table(band: list[Row], frame: Frame) -> list[list[str]]:

@@ -19,17 +19,19 @@ from raft.corpus.readers import clean, require
 WIDE = 1.0
 """The gap, in font sizes, from which on two pieces on a line belong to two cells or columns."""
 
-_LIGATURES = {0xFB00 + number: letters for number, letters in enumerate(["ff", "fi", "fl", "ffi", "ffl", "st", "st"])}
+_LETTERS_OF = ["ff", "fi", "fl", "ffi", "ffl", "st", "st"]
+_LIGATURES = {0x17F: "s", **{0xFB00 + number: letters for number, letters in enumerate(_LETTERS_OF)}}
 _RAISED = str.maketrans("0123456789+-−=()n", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁻⁼⁽⁾ⁿ")
 _LOWERED = str.maketrans("0123456789+-−=()", "₀₁₂₃₄₅₆₇₈₉₊₋₋₌₍₎")
+_TO_LEFT = re.compile("[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc]")
 _NO_LETTER = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f\ufffd\ue000-\uf8ff\U000f0000-\U0010fffd]")
 _LETTERS, _RAISED_LETTERS = "abcdefghijklmnoprstuvwxyz", "ᵃᵇᶜᵈᵉᶠᵍʰⁱʲᵏˡᵐⁿᵒᵖʳˢᵗᵘᵛʷˣʸᶻ"
 _MARK = re.compile(r"[-–•·▪◦*‣➢]|\(?(?:\d{1,3}|[a-z])[.)]")
-_PARTS = re.compile(r"\s*[\t|·•—–]\s*|\s{2,}|\s-\s")
+_PARTS = re.compile(r"\s*[\t|]\s*|\s[·•—–-]\s")
 _OF = r"(?:\s*(?:of|/|von|de|di|sur|van|z|из|av|af)\s*\d{1,4})?"
 _PAGE_NUMBER = re.compile(
     rf"(?:(?P<before>.*?)(?:^|\s)(?:pages?|pg?|seite|s|página|pagina|pág|pag|strona|str|стр|страница|sida|side)\.?\s*"
-    rf"(?:\d{{1,3}}\s?[-–.]\s?)?|[^\w+]*)(?P<number>\d{{1,4}}|[ivxlc]+){_OF}[^\w%°]*|第?\s*(?P<cjk>\d+)\s*[頁页쪽]",
+    rf"(?:\d{{1,3}}\s?[-–.]\s?)?|[^\w+]*(?:\d{{1,3}}[-–])?)(?P<number>\d{{1,4}}|[ivxlc]+){_OF}[^\w%°]*|第?\s*(?P<cjk>\d+)\s*[頁页쪽]",
     re.IGNORECASE,
 )
 _ROMAN = re.compile(r"(x[lc]|l?x{0,3})(i[vx]|v?i{0,3})", re.IGNORECASE)
@@ -48,7 +50,7 @@ class Piece:
     size: float
     bold: bool = False
     place: int = 0
-    """Where it stands in the order of drawing."""
+    """Its number in the order of drawing."""
 
 
 @dataclass
@@ -104,76 +106,96 @@ def _turned(x: float, y: float, angle: int) -> tuple[float, float]:
     return x * cos + y * sin, y * cos - x * sin
 
 
-def _drawn(page: Any, c: Any) -> Iterator[tuple[int, Piece]]:
-    """Yield the pieces of a page with the angle of each, in the order of drawing."""
-    holder = page.get_textpage()
-    text_page, count = holder.raw, c.FPDFText_CountChars(holder.raw)
-    matrix, box, x, y = c.FS_MATRIX(), c.FS_RECTF(), ctypes.c_double(), ctypes.c_double()
-    name, flags = ctypes.create_string_buffer(100), ctypes.c_int()
-    buffer = (ctypes.c_ushort * (count + 2))()
-    all_text = ctypes.string_at(buffer, 2 * max(0, c.FPDFText_GetText(text_page, 0, count, buffer) - 1))
-    drawn = all_text.decode("utf-16-le", "surrogatepass")
-    exact = len(drawn) == count
+class _Characters:
+    """The characters of a page, by number, as PDFium's text page tells them."""
 
-    def owner(number: int) -> int:
-        found = c.FPDFText_GetTextObject(text_page, number) if number < count else None
+    def __init__(self, page: Any, c: Any) -> None:
+        self._c, self._holder = c, page.get_textpage()
+        self._page = self._holder.raw
+        self._count = c.FPDFText_CountChars(self._page)
+        self._matrix, self._box, self._x, self._y = c.FS_MATRIX(), c.FS_RECTF(), ctypes.c_double(), ctypes.c_double()
+        self._name, self._flags = ctypes.create_string_buffer(100), ctypes.c_int()
+        self._buffer = (ctypes.c_ushort * (self._count + 2))()
+
+    def text(self, start: int, stop: int) -> str:
+        """Return characters; a longer or shorter text than their number has no places of its own."""
+        length = self._c.FPDFText_GetText(self._page, start, stop - start, self._buffer) - 1
+        return ctypes.string_at(self._buffer, 2 * max(0, length)).decode("utf-16-le", "surrogatepass")
+
+    def objects(self) -> Iterator[tuple[int, int, str]]:
+        """Yield where the text of each object starts and stops, and the text, in the order of drawing."""
+        drawn = self.text(0, self._count)
+        exact, start = len(drawn) == self._count, 0
+        while start < self._count:
+            its = self._owner(start)
+            stop, step = start + 1, 1
+            end_of_line = drawn.find("\r", start) if exact else -1
+            if its and end_of_line > start and self._owner(end_of_line - 1) == its:
+                stop, step = end_of_line, 0
+            while its and step:  # the characters of an object stand together
+                same = stop + step - 1 < self._count and self._owner(stop + step - 1) == its
+                stop, step = (stop + step, 2 * step) if same else (stop, step // 2)
+            text = (drawn[start:stop] if exact else self.text(start, stop)) if its else ""
+            if text and self._c.FPDFText_HasUnicodeMapError(self._page, start):  # what is told are numbers of glyphs
+                text = "\ufffd" * len(text)
+            if text and not text.isspace():
+                yield start, stop, text.replace("\x02", "-").replace("\ufffe", "-")  # hyphens at the end of a line
+            start = stop
+
+    def _owner(self, number: int) -> int:
+        found = self._c.FPDFText_GetTextObject(self._page, number)
         return ctypes.addressof(found.contents) if found else 0
 
-    def begin(number: int) -> tuple[float, float]:
-        c.FPDFText_GetCharOrigin(text_page, number, x, y)
-        return _turned(x.value, y.value, angle)
+    def face(self, number: int) -> tuple[int, float, bool]:
+        """Return the angle, the size and whether it is bold."""
+        c, matrix, name = self._c, self._matrix, self._name
+        c.FPDFText_GetMatrix(self._page, number, matrix)
+        angle = round(math.degrees(math.atan2(matrix.b, matrix.a))) % 360 if matrix.b else 180 * (matrix.a < 0)
+        c.FPDFText_GetFontInfo(self._page, number, name, 100, self._flags)
+        bold = b"bold" in name.value.lower() or b"black" in name.value.lower()
+        return angle, round(c.FPDFText_GetFontSize(self._page, number) * math.hypot(matrix.c, matrix.d), 1), bold
 
-    def end(number: int) -> float:
-        c.FPDFText_GetLooseCharBox(text_page, number, box)
+    def begin(self, number: int, angle: int) -> tuple[float, float]:
+        """Return where it begins, and the height of its line."""
+        self._c.FPDFText_GetCharOrigin(self._page, number, self._x, self._y)
+        return _turned(self._x.value, self._y.value, angle)
+
+    def end(self, number: int, angle: int) -> float:
+        """Return where it ends."""
+        box = self._box
+        self._c.FPDFText_GetLooseCharBox(self._page, number, box)
         if not angle:
             return float(box.right)
         return max(_turned(x, y, angle)[0] for x in (box.left, box.right) for y in (box.bottom, box.top))
 
-    start, place = 0, 0
-    while start < count:
-        its = owner(start)
-        stop, step = start + 1, 1
-        end_of_line = drawn.find("\r", start) if exact else -1
-        if its and end_of_line > start and owner(end_of_line - 1) == its:
-            stop, step = end_of_line, 0
-        while its and step:  # the characters of an object stand together
-            same = stop + step - 1 < count and owner(stop + step - 1) == its
-            stop, step = (stop + step, 2 * step) if same else (stop, step // 2)
-        text = drawn[start:stop] if its and exact else ""
-        if its and not exact:
-            length = c.FPDFText_GetText(text_page, start, stop - start, buffer) - 1
-            text = ctypes.string_at(buffer, 2 * max(length, 0)).decode("utf-16-le", "surrogatepass")
-        text = text.replace("\x02", "-").replace("\ufffe", "-")
-        if text and not text.isspace():
-            c.FPDFText_GetMatrix(text_page, start, matrix)
-            angle = round(math.degrees(math.atan2(matrix.b, matrix.a))) % 360 if matrix.b else 180 * (matrix.a < 0)
-            size = round(c.FPDFText_GetFontSize(text_page, start) * math.hypot(matrix.c, matrix.d), 1)
-            c.FPDFText_GetFontInfo(text_page, start, name, 100, flags)
-            bold = b"bold" in name.value.lower() or b"black" in name.value.lower()
-            if math.isfinite(size):
-                space = text.find(" ", 1)
-                loose = len(text) == stop - start and space > 0 and c.FPDFText_IsGenerated(text_page, start + space)
-                parts = _parts(text, start, begin, end, WIDE * size if loose else math.inf)
-                for first, last in parts:
-                    left, height = begin(start + first)
-                    right = end(min(start + last, stop) - 1)
-                    if not (math.isfinite(left) and math.isfinite(height)):
-                        continue
-                    yield angle, Piece(text[first:last], left, max(left, right), height, size or 1.0, bold, place)
-                    place += 1
-        start = stop
+    def parts(self, text: str, start: int, stop: int, angle: int, size: float) -> list[tuple[int, int]]:
+        """Return where the parts between wide gaps begin and end; a space is no gap if it is drawn as a character."""
+        parts, first, stripped = [], len(text) - len(text.lstrip()), text.rstrip()
+        space = text.find(" ", 1)
+        if space > 0 and len(text) == stop - start and self._c.FPDFText_IsGenerated(self._page, start + space):
+            for match in re.finditer(r"\s+", stripped):
+                before, after = match.span()
+                gap = self.begin(start + after, angle)[0] - self.end(start + before - 1, angle)
+                if before > first and gap > WIDE * size:
+                    parts.append((first, before))
+                    first = after
+        return [*parts, (first, len(stripped))]
 
 
-def _parts(text: str, start: int, begin: Any, end: Any, wide: float) -> list[tuple[int, int]]:
-    """Return where the parts between wide gaps begin and end."""
-    parts, first = [], len(text) - len(text.lstrip())
-    stripped = text.rstrip()
-    for match in re.finditer(r"\s+", stripped) if wide < math.inf else ():
-        before, after = match.span()
-        if before > first and begin(start + after)[0] - end(start + before - 1) > wide:
-            parts.append((first, before))
-            first = after
-    return [*parts, (first, len(stripped))]
+def _drawn(page: Any, c: Any) -> Iterator[tuple[int, Piece]]:
+    """Yield the pieces of a page with the angle of each, in the order of drawing."""
+    characters = _Characters(page, c)
+    for start, stop, text in characters.objects():
+        angle, size, bold = characters.face(start)
+        if not math.isfinite(size):
+            continue
+        to_left = not text.isascii() and _TO_LEFT.search(text)
+        for first, last in characters.parts(text, start, stop, angle, size):
+            ends = [start + first, min(start + last, stop) - 1]
+            left, height = characters.begin(ends[bool(to_left)], angle)
+            right = characters.end(ends[not to_left], angle)
+            if math.isfinite(left) and math.isfinite(height):
+                yield angle, Piece(text[first:last], left, max(left, right), height, size or 1.0, bold)
 
 
 def _once(pieces: list[Piece]) -> list[Piece]:
@@ -201,9 +223,11 @@ def _with_scripts(pieces: list[Piece]) -> list[Piece]:
     for piece in _beside_hosts(pieces):
         last = lines[-1] if lines else None
         gap = piece.left - last.right if last else 0.0
+        if last and gap < 0 and not last.text.isascii() and _TO_LEFT.search(last.text):
+            gap = last.left - piece.right
         if last and _joins(last, piece, gap):
             last.text += (" " if gap > 0.15 * min(last.size, piece.size) else "") + piece.text
-            last.right = max(last.right, piece.right)
+            last.left, last.right = min(last.left, piece.left), max(last.right, piece.right)
         elif last and (kind := _script(piece, last, gap)):
             last.text, last.right = last.text + _as_script(piece.text, kind), max(last.right, piece.right)
         elif last and (kind := _script(last, piece, gap)) and len(last.text) <= 4:
@@ -227,7 +251,7 @@ def _beside_hosts(pieces: list[Piece]) -> list[Piece]:
     for number, piece in enumerate(pieces):
         if piece.size > 0.85 * body:
             ends[round(piece.right / body), round(piece.height / body)].append(number)
-        elif len(piece.text) <= 3 and not (number and _script(piece, pieces[number - 1], 0.0)):
+        elif len(piece.text) <= 3:
             late.append(number)
     places = list(range(len(pieces)))
     for number in late:
@@ -401,36 +425,45 @@ def without_running_lines(pages: list[list[tuple[Frame, list[Row]]]], levels: An
     Returns what was taken out, and how often.
     """
     same: dict[Any, list[tuple[int, Row]]] = defaultdict(list)
-    counting: dict[Any, list[tuple[int, int, Row]]] = defaultdict(list)
+    counting: dict[Any, list[tuple[int, int, str, Row]]] = defaultdict(list)
     for number, page in enumerate(pages):
-        for row, place in _edges(page):
-            text = "\t".join(piece.text for piece in row)
+        for row, place, text in _edges(page):
             found = numbered(text)
             if found:
-                counting[place, found[0]].append((number, found[1] - number, row))
-            elif all((piece.size, piece.bold) not in levels for piece in row):
+                counting[place].append((number, found[1] - number, found[0], row))
+            elif place[0] not in ("top", "bottom") or all((piece.size, piece.bold) not in levels for piece in row):
                 same[place, text].append((number, row))
-    for key, counted in counting.items():
-        offsets = Counter(offset for _, offset, _ in counted)
-        same[key] += [(number, row) for number, offset, row in counted if offsets[offset] > 1]
     count = sum(map(bool, pages))
-    gone, running = set(), Counter[str]()
-    for (_, text), lines in same.items():
+
+    def most(lines: list[tuple[int, Row]]) -> bool:
         on = {number for number, _ in lines}
         one_side = len(on) > 2 and len({number % 2 for number in on}) == 1
-        if len(on) > max(1, count / 4 if one_side else count / 2):
-            gone |= {id(row) for _, row in lines}
-            running[text.replace("\t", " ")] += len(lines)
+        return len(on) > max(1, count / 4 if one_side else count / 2)
+
+    gone: dict[int, str] = {}
+    for place, counted in counting.items():
+        offsets = Counter(offset for _, offset, _, _ in counted)
+        sure = [(number, words, row) for number, offset, words, row in counted if offsets[offset] > 1]
+        for number, words, row in sure:
+            same[place, words].append((number, row))
+        if most([(number, row) for number, _, row in sure]):  # of the names of chapters the first is kept
+            gone |= {
+                id(row): words for n, (_, words, row) in enumerate(sure) if words in [w for _, w, _ in sure[n - 1 : n]]
+            }
+    for (_, text), lines in same.items():
+        if most(lines):
+            gone |= {id(row): text.replace("\t", " ") for _, row in lines}
     for page in pages:
         page[:] = [(frame, [row for row in its if id(row) not in gone]) for frame, its in page]
-    return running
+    return Counter(gone.values())
 
 
-def _edges(page: list[tuple[Frame, list[Row]]]) -> Iterator[tuple[Row, tuple[Any, ...]]]:
-    """Yield rows at the edges of a page that stand apart from what is between them, and where each stands."""
+def _edges(page: list[tuple[Frame, list[Row]]]) -> Iterator[tuple[Row, tuple[Any, ...], str]]:
+    """Yield rows at the edges of a page that stand apart from what is between them, where each stands, and its text."""
     for frame, its in page:
         if len(page) > 1 and len(its) < 4:  # beside the text, or across it
-            yield from ((row, (round(row[0].height / 3), round(row[0].left / 3))) for row in its)
+            for row in its:
+                yield row, (round(row[0].height / 3), round(row[0].left / 3)), " ".join(piece.text for piece in row)
             continue
         steps = [above[0].height - below[0].height for above, below in itertools.pairwise(its)]
         usual = statistics.median(steps) if len(steps) > 1 else 1.9 * its[0][0].size if its else 0.0
@@ -439,19 +472,23 @@ def _edges(page: list[tuple[Frame, list[Row]]]) -> Iterator[tuple[Row, tuple[Any
             near = [row for row in ordered[:3] if abs(edge - row[0].height) < 0.15 * (frame.top - frame.bottom)]
             apart = [n + 1 for n in range(len(near)) if n >= len(between) or between[n] >= 1.3 * usual]
             for row in near[: apart[-1] if apart else 0]:
-                yield row, (side, round(abs(edge - row[0].height) / 3))
+                text = row[0].text
+                for last, piece in itertools.pairwise(row):  # a number beside its label is near
+                    text += ("\t" if piece.left - last.right > 0.2 * frame.width else " ") + piece.text
+                yield row, (side, round(abs(edge - row[0].height) / 3)), text
 
 
 def numbered(text: str) -> tuple[str, int] | None:
     """Return the words beside a page's number, and the number, if the line holds one."""
     parts = _PARTS.split(text)
     for number in (len(parts) - 1, 0):
-        found = _PAGE_NUMBER.fullmatch(parts[number].strip())
+        found = _PAGE_NUMBER.fullmatch(parts[number].strip()[:200])
         if found:
             digits = found["number"] or found["cjk"]
             value = int(digits) if digits.isdecimal() else _roman(digits)
-            if value:
-                return " ".join([found["before"] or "", *parts[:number], *parts[number + 1 :]]).strip(), value
+            words = " ".join([found["before"] or "", *parts[:number], *parts[number + 1 :]]).strip()
+            if value and not words.endswith(":"):
+                return words, value
     return None
 
 
