@@ -55,7 +55,7 @@ def test_a_pipe_is_not_waited_for(reading, tmp_path):
 @pytest.mark.parametrize("way", ["", ".", "here"])
 def test_nothing_of_the_working_directory_is_imported(way, tmp_path):
     """Modules that lie beside the documents are not run, however Python was told to look there."""
-    for name in ("json", "signal", "subprocess", "pypdf", "markdownify", "resource"):
+    for name in ("json", "signal", "subprocess", "pypdfium2", "markdownify", "resource"):
         (tmp_path / f"{name}.py").write_text(f"open('ran', 'w').write({name!r})")
     (tmp_path / "a.html").write_text("<p>Words.</p>")
     path = str(tmp_path) if way == "here" else way

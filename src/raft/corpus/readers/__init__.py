@@ -18,7 +18,7 @@ import zipfile
 import zlib
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -58,7 +58,7 @@ _FORMATS = {
     "txt": _Format("text", ".txt .text"),
     "rst": _Format("text", ".rst"),
     "html": _Format("html", ".html .htm .xhtml", ("markdownify", "bs4"), largest=32 * MEGABYTE, version=2),
-    "pdf": _Format("pdf", ".pdf", ("pypdf",), seconds=300),
+    "pdf": _Format("pdf", ".pdf", ("pypdfium2",), seconds=300, version=2),
     "docx": _Format("docx", ".docx", ("mammoth", "markdownify", "bs4")),
     "xlsx": _Format("sheets", ".xlsx .xlsm", ("fastexcel",)),
     "csv": _Format("sheets", ".csv"),
@@ -85,6 +85,7 @@ class Reading:
         pages: the offset in `text` at which each page starts; empty when the format has no pages.
         record: 0-based number of the record in a file of many records, else None.
         error: why this record could not be read, in one sentence.
+        left_out: what of the document is not in the text, in words, and how often.
     """
 
     title: str
@@ -93,6 +94,7 @@ class Reading:
     pages: tuple[int, ...] = ()
     record: int | None = None
     error: str | None = None
+    left_out: dict[str, int] = field(default_factory=dict)
 
 
 class Unreadable(RaftError):

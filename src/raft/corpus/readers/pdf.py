@@ -1,141 +1,117 @@
-"""PDF files: lines put together from the runs of text on each page, and paragraphs from the lines.
+"""PDF files: rows put together from the pieces of text on each page, and tables, columns and paragraphs from the rows.
 
 A PDF knows neither headings nor tables nor paragraphs, only text at places. What is set larger than the body is a
-heading; pieces far apart at one height are the cells of a table row; a line that a paragraph's neighbours continue is
-joined to them, and a word broken at its end is mended.
+heading; rows that leave a common gap free are columns of prose or a table; a line that a paragraph's neighbours
+continue is joined to them, and a word broken at its end is mended.
 """
 
+import bisect
 import itertools
 import logging
 import re
-from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import statistics
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from raft.corpus.readers import MAX_FILE, Reading, Unreadable, clean, require
+from raft.corpus.readers.pdf_page import Frame, Page, Piece, Row, numbered, read_page, rows, without_running_lines
 
 _ITEM = re.compile(r"(?:[-–•·▪◦*o]|\(?\d{1,3}[.)]|\(?[a-z][.)])\s+\S")
-_BULLET = re.compile(r"[•·▪◦]\s+")
-_DIGITS = re.compile(r"\d+")
+_BULLET = re.compile(r"^[•·▪◦]\s+")
+_WORD = re.compile(r"[^\W\d_]+(?:-[^\W\d_]+)*")
+_BROKEN = re.compile(r"\S+-$")
+MOST_COLUMNS = 60
 
 
 @dataclass
-class _Line:
-    text: str
-    left: float
-    height: float
-    size: float
-    bold: bool = False
-    row: bool = False
-    """Whether pieces stand far apart on it, as the cells of a table do (then `text` is a Markdown row)."""
+class _Table:
+    rows: list[list[str]]
 
 
 def read(path: Path, *, kind: str, **_others: object) -> list[Reading]:
-    """Read a PDF as one document, with the offset at which each page starts."""
-    pypdf = require("pypdf", why="to read PDF files")
-    logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # it tells every flaw that it mends
-    with path.open("rb") as stream:
-        reader = pypdf.PdfReader(stream)
-        if reader.is_encrypted and not _unlock(reader, pypdf):
-            raise Unreadable("The file is protected by a password.")
-        pages = _lines_of_pages(reader.pages)
-        title = _title(reader)
-    if not any(pages):
-        raise Unreadable("There is no text in it: a scan? Run OCR on it first.")
-    pages = _without_running_lines(pages)
-    levels = _heading_levels(line for page in pages for line in page)
-    words = {word for page in pages for line in page for word in re.findall(r"[^\W\d_]+(?:-[^\W\d_]+)*", line.text)}
-    text, starts = _join_pages([_page_text(page, levels, words) for page in pages])
-    top = max((line for page in pages[:1] for line in page), key=lambda line: line.size, default=None)
-    largest = top.text if top and (top.size, top.bold) in levels else None
-    return [Reading(title or largest or path.stem, text, kind, tuple(starts))]
+    """Read a PDF as one document, with the offset at which each page starts.
 
-
-def _unlock(reader: Any, pypdf: Any) -> bool:
+    Raises:
+        Unreadable: it is protected by a password, or holds no text.
+    """
+    pdfium = require("pypdfium2", why="to read PDF files")
+    logging.getLogger("pypdfium2").setLevel(logging.CRITICAL)  # it tells what it cannot show
     try:
-        return bool(reader.decrypt(""))
-    except (pypdf.errors.DependencyError, NotImplementedError):
-        return False
+        document = pdfium.PdfDocument(path.read_bytes(), password="")
+    except pdfium.PdfiumError as error:
+        if getattr(error, "err_code", None) == pdfium.raw.FPDF_ERR_PASSWORD:
+            raise Unreadable("The file is protected by a password.") from error
+        raise
+    try:
+        left_out: Counter[str] = Counter()
+        pages = list(_pages(document, left_out))
+        title = _title(document.get_metadata_value("Title"))
+    finally:
+        document.close()
+    pieces = [piece for page in pages for frame in page.frames for piece in frame.pieces]
+    if not pieces:
+        damaged = left_out["pages that cannot be opened"] and "The file is damaged: its pages cannot be opened."
+        raise Unreadable(damaged or "There is no text in it: a scan? Run OCR on it first.")
+    frames = [[(frame, rows(frame.pieces)) for frame in page.frames] for page in pages]
+    running = without_running_lines(frames, _heading_levels(pieces))
+    levels = _heading_levels(piece for page in frames for _, its in page for row in its for piece in row)
+    left_out["running lines"] += sum(running.values())
+    words = {word for piece in pieces for word in _WORD.findall(_BROKEN.sub("", piece.text))}
+    blocks = [[(frame, _blocks(its, frame)) for frame, its in page] for page in frames]
+    text, starts = _join_pages(
+        ["\n\n".join(filter(None, (_frame_text(its, frame, levels, words) for frame, its in page))) for page in blocks]
+    )
+    if not text:
+        raise Unreadable("There is no text in it but page numbers and running lines.")
+    title = title or _largest([block for _, its in blocks[0] for block in its], levels) or next(iter(running), None)
+    return [Reading(title or path.stem, text, kind, tuple(starts), left_out={k: n for k, n in left_out.items() if n})]
 
 
-def _title(reader: Any) -> str | None:
-    title = reader.metadata.title if reader.metadata else None
-    title = " ".join(clean(title).split()) if isinstance(title, str) else ""
-    useful = title and not re.search(r"(?i)^untitled|\.(docx?|pdf|indd|xlsx?|pptx?|html?)$|^microsoft word", title)
+def _title(text: object) -> str | None:
+    title = " ".join(clean(text).split()) if isinstance(text, str) else ""
+    useful = title and not re.search(
+        r"(?i)^untitled|^\(?(anonymous|unspecified)|\.(docx?|pdf|indd|xlsx?|pptx?|html?)$|^microsoft word", title
+    )
     return title if useful else None
 
 
-def _lines_of_pages(pages: Iterable[Any]) -> list[list[_Line]]:
-    size, result = 0, []
-    for page in pages:
-        result.append(_lines(page))
-        size += sum(len(line.text) for line in result[-1])
+def _largest(blocks: list[Piece | _Table], levels: dict[tuple[float, bool], int]) -> str | None:
+    """Return the heading that is set largest, if it is more than a number."""
+    lines = [block for block in blocks if isinstance(block, Piece)]
+    named = [line for line in lines if len(re.findall(r"[^\W\d_]", line.text)) >= 2 and not numbered(line.text)]
+    top = max(named, key=lambda line: line.size, default=None)
+    return top.text if top and (top.size, top.bold) in levels else None
+
+
+def _pages(document: Any, left_out: Counter[str]) -> Iterator[Page]:
+    if document.get_formtype():
+        document.init_forms()
+    size = 0
+    for number in range(len(document)):
+        try:
+            page = document[number]
+        except RuntimeError:  # PDFium's own
+            left_out["pages that cannot be opened"] += 1
+            yield Page([])
+            continue
+        result = read_page(page, form=document.formenv)
+        page.close()
+        left_out["characters without a letter"] += result.no_letter
+        left_out["pictures without text"] += result.pictures
+        size += sum(len(piece.text) for frame in result.frames for piece in frame.pieces)
         if size > MAX_FILE:
             raise Unreadable("The file inflates to far more than a document does.")
-    return result
+        yield result
 
 
-def _lines(page: Any) -> list[_Line]:
-    """Put the runs of a page together to lines, in the order in which the page draws them."""
-    runs: list[tuple[float, float, float, bool, str, bool]] = []
-    apart = True
-
-    def visit(text: str, cm: Sequence[float], tm: Sequence[float], font: Any, size: float) -> None:
-        nonlocal apart
-        if not text.strip():
-            apart = apart or bool(text)
-            return
-        scale = abs(tm[3] * cm[3]) or 1.0
-        left, height = tm[4] * cm[0] + tm[5] * cm[2] + cm[4], tm[4] * cm[1] + tm[5] * cm[3] + cm[5]
-        bold = "bold" in str((font or {}).get("/BaseFont", "")).lower()
-        runs.append((left, height, round(size * scale, 1), bold, clean(text), apart or text[0].isspace()))
-        apart = text[-1].isspace()
-
-    page.extract_text(visitor_text=visit)
-    lines: list[_Line] = []
-    reach, letters = 0.0, 0
-    for left, height, size, bold, text, separate in runs:
-        first, *others = [" ".join(part.split()) for part in text.split("\n") if part.strip()]
-        last = lines[-1] if lines else None
-        if last and abs(last.height - height) < 0.3 * size and left >= last.left:
-            gap = left - reach
-            wide = separate and gap > 1.5 * size
-            last.row = last.row or wide
-            # Runs of one letter are a word spaced out by its typesetter.
-            last.text += ("\t" if wide else " " if separate and (letters > 1 or gap > 0.15 * size) else "") + first
-        else:
-            lines.append(_Line(first, left, height, size, bold))
-        lines += [
-            _Line(other, left, height - 1.2 * size * number, size) for number, other in enumerate(others, start=1)
-        ]
-        # Half the font's size is about the mean width of a letter.
-        reach, letters = left + 0.5 * size * len(first), len(first)
-    return lines
-
-
-def _without_running_lines(pages: list[list[_Line]]) -> list[list[_Line]]:
-    """Leave out first and last lines that, but for their numbers, stand on most pages."""
-
-    def edge(page: list[_Line]) -> set[str]:
-        return {_DIGITS.sub("0", line.text) for line in (page[:2] + page[-2:])}
-
-    counts = Counter(text for page in pages for text in edge(page))
-    running = {text for text, count in counts.items() if count >= 2 and count > len(pages) / 2}
-    kept = []
-    for page in pages:
-        marks = [_DIGITS.sub("0", line.text) in running for line in page]
-        inside = range(2, len(page) - 2)
-        kept.append([line for number, line in enumerate(page) if number in inside or not marks[number]])
-    return kept
-
-
-def _heading_levels(lines: Iterable[_Line]) -> dict[tuple[float, bool], int]:
+def _heading_levels(pieces: Iterable[Piece]) -> dict[tuple[float, bool], int]:
     """Return the heading level of each size (and whether it is bold) that stands out from the body's."""
     letters: Counter[tuple[float, bool]] = Counter()
-    for line in lines:
-        letters[line.size, line.bold] += len(line.text)
+    for piece in pieces:
+        letters[piece.size, piece.bold] += len(piece.text)
     if not letters:
         return {}
     body = letters.most_common(1)[0][0][0]
@@ -143,45 +119,292 @@ def _heading_levels(lines: Iterable[_Line]) -> dict[tuple[float, bool], int]:
     return {face: level for level, face in enumerate(larger[:6], start=1)}
 
 
-def _page_text(lines: list[_Line], levels: dict[tuple[float, bool], int], words: set[str]) -> str:
+def _blocks(its: list[Row], frame: Frame, *, depth: int = 0) -> list[Piece | _Table]:
+    """Return lines and tables from top to bottom, columns of prose one after the other.
+
+    Where pieces stand at one height and belong to neither, the order is that of drawing.
+    """
+    found: list[tuple[int, list[Piece | _Table]]] = []
+    grids = _grids(its, frame)
+    number, drawn = 0, False
+    while number < len(its):
+        if number in grids:
+            table, stop = grids[number]
+            place = min(piece.place for row in its[number:stop] for piece in row)
+            found.append((place, [_Table(table)]))
+            number = stop
+            continue
+        band, gaps = _band(its, number, min((one for one in grids if one > number), default=len(its)))
+        place = min((piece.place for row in band for piece in row), default=0)
+        columns = _columns(band, gaps)
+        if depth < 3 and band and _is_prose(columns, band, frame):
+            found.append((place, [b for column in columns for b in _blocks(column, frame, depth=depth + 1)]))
+        elif band and (band := _ended(band)):
+            found.append((place, [_Table(_table(band, frame))]))
+        else:
+            line = _one_line(its[number])
+            drawn = drawn or len(line) > 1
+            found += [(piece.place, [piece]) for piece in line]
+        number += len(band) or 1
+    return [block for _, blocks in (sorted(found, key=lambda one: one[0]) if drawn else found) for block in blocks]
+
+
+def _grids(its: list[Row], frame: Frame) -> dict[int, tuple[list[list[str]], int]]:
+    """Return by their first row the tables whose rows have lines between them, and the row behind each."""
+    heights: dict[float, tuple[float, float]] = {}
+    for height, left, right in frame.across:
+        near = next((h for h in (height, height + 1, height + 2) if h in heights), height)
+        low, high = heights.get(near, (left, right))
+        heights[near] = (min(low, left), max(high, right))
+    lines: dict[tuple[int, int], list[float]] = defaultdict(list)
+    for height, (left, right) in heights.items():
+        lines[round(left / 5), round(right / 5)].append(height)
+    found = {}
+    for (low, high), levels in lines.items():
+        run: list[list[Row]] = []
+        start = stop = 0
+        for top, bottom in [*itertools.pairwise(levels), (0, 0)]:
+            first = bisect.bisect_left(its, -top, key=lambda row: -row[0].height)
+            last = bisect.bisect_left(its, -bottom, key=lambda row: -row[0].height)
+            cell = its[first:last] if top > bottom else []
+            inside = all(5 * low - 8 < row[0].left and row[-1].right < 5 * high + 8 for row in cell)
+            walls = [
+                x for x, y1, y2 in frame.down if 5 * low + 5 < x < 5 * high - 5 and y1 < bottom + 3 and y2 > top - 3
+            ]
+            if cell and inside and (walls or any(len(row) > 1 for row in cell)):
+                start, stop = (start, last) if run and stop == first else (first, last)
+                run.append(cell)
+                continue
+            table = _grid(run, [x for x, y1, y2 in frame.down if 5 * low + 5 < x < 5 * high - 5])
+            if table:
+                found[start] = (table, stop)
+            run = []
+    return found
+
+
+def _one_line(row: Row) -> Row:
+    """Join pieces that stand alone on a row, and are drawn one after the other."""
+    result = row[:1]
+    for piece in row[1:]:
+        last = result[-1]
+        if piece.place - last.place == 1:
+            result[-1] = replace(
+                piece, text=f"{last.text} {piece.text}", left=last.left, size=max(last.size, piece.size)
+            )
+        else:
+            result.append(piece)
+    return result
+
+
+def _band(rows: list[Row], start: int, end: int) -> tuple[list[Row], list[tuple[float, float]]]:
+    """Return the rows from `start` on that leave a common gap free, and the gaps; none if they are no two."""
+    row, size = rows[start], rows[start][0].size
+    if len(row) == 1 and start + 1 < end and row[0].height - rows[start + 1][0].height < 0.8 * size:
+        row = sorted(row + rows[start + 1], key=lambda piece: piece.left)  # columns whose lines stand at other heights
+    gaps = [(a.right, b.left) for a, b in itertools.pairwise(row) if b.left - a.right > 0.8 * size]
+    gaps = gaps if len(gaps) < MOST_COLUMNS else []
+    stop = start + 1
+    while gaps and stop < end:
+        step, row = rows[stop - 1][0].height - rows[stop][0].height, rows[stop]
+        if step > (5 if 1 < len(row) == len(rows[start]) else 3.2) * size:
+            break
+        narrowed = _narrowed(gaps, row)
+        if not narrowed:
+            break
+        gaps, stop = narrowed, stop + 1
+    band = rows[start:stop]
+    columns = _columns(band, gaps)
+    return (band, gaps) if sum(len(column) > 1 for column in columns) > 1 else ([], [])
+
+
+def _narrowed(gaps: list[tuple[float, float]], row: Row) -> list[tuple[float, float]]:
+    for piece in row:
+        least = 0.8 * piece.size
+        sides = [(low, min(high, piece.left)) for low, high in gaps] + [
+            (max(low, piece.right), high) for low, high in gaps
+        ]
+        gaps = sorted({(low, high) for low, high in sides if high - low >= least})
+    return gaps
+
+
+def _columns(band: list[Row], gaps: list[tuple[float, float]]) -> list[list[Row]]:
+    cuts = [(low + high) / 2 for low, high in gaps]
+    columns: list[list[Row]] = [[] for _ in range(len(cuts) + 1)]
+    for row in band:
+        for index, pieces in itertools.groupby(row, key=lambda piece: bisect.bisect(cuts, piece.left)):
+            columns[index].append(list(pieces))
+    return [column for column in columns if column]
+
+
+def _is_prose(columns: list[list[Row]], band: list[Row], frame: Frame) -> bool:
+    """Tell columns of prose, whose lines fill them and go on in the next, from the columns of a table."""
+    if min(map(len, columns)) < 2 or _ruled(band, frame) > 1:
+        return False
+    steps = [above[0].height - below[0].height for above, below in itertools.pairwise(band)]
+    wide = [step > 1.3 * sorted(steps)[len(steps) // 4] for step in steps]
+    if sum(far and len(row) > 1 for far, row in zip(wide, band[1:], strict=True)) > max(1, len(band) / 12):
+        return False  # rows of cells, with room between them
+    shares = []
+    for column in columns:
+        lines = [" ".join(piece.text for piece in row) for row in column]
+        widths = [row[-1].right - row[0].left for row in column]
+        full = statistics.mean(width > 0.7 * max(widths) for width in widths[:-1])
+        on = statistics.mean(line[0].islower() for line in lines[1:])
+        words = statistics.mean(len(line.split()) for line in lines)
+        if not any(map(str.islower, lines)) and not any(letter.islower() for line in lines for letter in line):
+            on, words = (0.5, 9) if statistics.mean(map(len, lines)) >= 10 and full > 0.8 else (0, 0)
+        if full < 0.5 or words < 2.5 or on < 0.15:
+            return False
+        shares.append(on)
+    return statistics.mean(shares) >= 0.3
+
+
+def _ruled(band: list[Row], frame: Frame) -> int:
+    """Return how many of the horizontal lines of a page go between the rows, over most of their width."""
+    left, right = min(row[0].left for row in band), max(row[-1].right for row in band)
+    heights = {h for h, low, high in frame.across if min(high, right) - max(low, left) > 0.6 * (right - left)}
+    return len({sum(row[0].height > height for row in band) for height in heights} - {0, len(band)})
+
+
+def _ended(band: list[Row]) -> list[Row]:
+    """Return the band up to a line that stands apart from the table above it."""
+    steps = [above[0].height - below[0].height for above, below in itertools.pairwise(band)]
+    usual = statistics.median(steps)
+    for number, (step, row) in enumerate(zip(steps, band[1:], strict=True), start=1):
+        other = (row[0].size, row[0].bold) != (band[number - 1][0].size, band[number - 1][0].bold)
+        if len(row) == 1 and (step > 1.35 * usual or (other and row[0].size > band[0][0].size)):
+            band = band[:number]
+            break
+    return band if sum(len(row) > 1 for row in band) > 1 else []
+
+
+def _grid(cells: list[list[Row]], walls: list[float]) -> list[list[str]] | None:
+    """Return the rows of a table from what stands between its lines, or None if that is none."""
+    if len(cells) < 3:
+        return None
+    if not walls:
+        strips = [row for cell in cells for row in cell]
+        spans = _spans(strips)
+        if len(strips) > 2.5 * len(cells) or any(
+            len(cell) > 1 and all(len(r) == len(spans) for r in cell) for cell in cells
+        ):
+            return None
+        walls = [(a[1] + b[0]) / 2 for a, b in itertools.pairwise(spans)]
+    table = []
+    for cell in cells:
+        texts: dict[int, list[Piece]] = defaultdict(list)
+        for row in cell:
+            for piece in row:
+                texts[bisect.bisect(walls, piece.left + 1)].append(piece)
+        table.append([" ".join(piece.text for piece in texts[index]) for index in range(len(walls) + 1)])
+    used = [index for index in range(len(walls) + 1) if any(row[index] for row in table)]
+    return [[row[index] for index in used] for row in table] if len(used) > 1 else None
+
+
+def _spans(band: list[Row]) -> list[list[float]]:
+    """Return where the columns of a table begin and end: by all rows, or by those that have as many cells as most."""
+    counts = Counter(len(row) for row in band if len(row) > 1)
+    most = max(counts, key=lambda number: (counts[number], number), default=0)
+    found = []
+    for chosen in ([row for row in band if len(row) == most], band):
+        spans: list[list[float]] = []
+        for piece in sorted((piece for row in chosen for piece in row), key=lambda piece: piece.left):
+            if spans and piece.left < spans[-1][1]:
+                spans[-1][1] = max(spans[-1][1], piece.right)
+            else:
+                spans.append([piece.left, piece.right])
+        found.append(spans)
+    return max(found, key=len)
+
+
+def _table(band: list[Row], frame: Frame) -> list[list[str]]:
+    spans = _spans(band)
+    lines: list[dict[int, list[Piece]]] = []
+    for row in band:
+        cells: dict[int, list[Piece]] = defaultdict(list)
+        for piece in row:
+            over = [min(piece.right, right) - max(piece.left, left) for left, right in spans]
+            cells[over.index(max(over))].append(piece)
+        lines.append(cells)
+    goes_on = _goes_on(lines, band, spans, frame)
+    table: list[list[str]] = []
+    for wraps, cells in zip(goes_on, lines, strict=True):
+        texts = [" ".join(piece.text for piece in cells[index]) for index in range(len(spans))]
+        if wraps:
+            table[-1] = [f"{above} {text}".strip() for above, text in zip(table[-1], texts, strict=True)]
+        else:
+            table.append(texts)
+    return table
+
+
+def _goes_on(lines: list[Any], band: list[Row], spans: list[list[float]], frame: Frame) -> list[bool]:
+    """Tell of each row of a table whether it goes on in the cells of the row above it."""
+    steps = [above[0].height - below[0].height for above, below in itertools.pairwise(band)]
+    loose = [step > 1.25 * min(steps) or _ruled(band[n : n + 2], frame) > 0 for n, step in enumerate(steps)]
+    result = [False]
+    for number, (step, apart) in enumerate(zip(steps, loose, strict=True), start=1):
+        above, here = lines[number - 1], lines[number]
+        filled = [index for index in range(len(spans)) if here.get(index)]
+        lower = [here[index][0].text[0].islower() for index in filled]
+        figures = any(re.match(r"[\W\d]", here[index][0].text) for index in filled)
+        full = all(
+            above.get(index) and above[index][-1].right - spans[index][0] > 0.75 * (spans[index][1] - spans[index][0])
+            for index in filled
+        )
+        if apart or step > 1.6 * band[number][0].size:
+            result.append(False)
+        elif sum(loose) > 1:
+            result.append(len(filled) < len(spans) or any(lower))
+        else:
+            result.append(len(filled) < len(spans) and (all(lower) or (0 not in filled and not figures and full)))
+    return result
+
+
+def _frame_text(
+    blocks: list[Piece | _Table], frame: Frame, levels: dict[tuple[float, bool], int], words: set[str]
+) -> str:
+    lines = [block for block in blocks if isinstance(block, Piece)]
+    reach = max((line.right for line in lines), default=0.0) - min((line.left for line in lines), default=0.0)
     widest = sorted(len(line.text) for line in lines)[int(0.9 * (len(lines) - 1))] if lines else 0
     gaps = Counter(round(a.height - b.height) for a, b in itertools.pairwise(lines) if a.size == b.size)
     usual = next((gap for gap, _ in gaps.most_common() if gap > 0), 0)
+    if reach < 0.5 * frame.width:  # no line is full: each is ended by who wrote it
+        widest = 2 * widest
     parts: list[str] = []
-    for number, line in enumerate(lines):
-        before = lines[number - 1] if number else None
-        level = levels.get((line.size, line.bold), 0) if len(line.text) <= 200 and not line.row else 0
-        if line.row:
-            row = "| " + " | ".join(cell.replace("|", r"\|") for cell in line.text.split("\t")) + " |"
-            in_table = before is not None and before.row
-            parts.append(("\n" if in_table else "\n\n") + row)
-            if not in_table:
-                parts.append("\n|" + " --- |" * (line.text.count("\t") + 1))
-        elif level:
-            same = before is not None and before.size == line.size and 0 < before.height - line.height < 1.6 * line.size
+    for number, line in enumerate(blocks):
+        before = blocks[number - 1] if number else None
+        if isinstance(line, _Table):
+            rows = ["| " + " | ".join(cell.replace("|", r"\|") for cell in row) + " |" for row in line.rows]
+            parts.append("\n\n" + "\n".join([rows[0], "|" + " --- |" * len(line.rows[0]), *rows[1:]]))
+            continue
+        level = levels.get((line.size, line.bold), 0) if len(line.text) <= 200 else 0
+        if level:
+            same = isinstance(before, Piece) and before.size == line.size
+            same = same and 0 < before.height - line.height < 1.6 * line.size  # type: ignore[union-attr]
             parts.append(f" {line.text}" if same else f"\n\n{'#' * level} {line.text}")
-        elif before is None or before.row or (before.size, before.bold) in levels:
+        elif not isinstance(before, Piece) or (before.size, before.bold) in levels:
             parts.append(f"\n\n{_BULLET.sub('- ', line.text, count=1)}")
         else:
             parts.append(_continuation(parts, before, line, usual=usual, widest=widest, words=words))
     return "".join(parts).strip()
 
 
-def _continuation(parts: list[str], before: _Line, line: _Line, *, usual: int, widest: int, words: set[str]) -> str:
+def _continuation(parts: list[str], before: Piece, line: Piece, *, usual: int, widest: int, words: set[str]) -> str:
     """Return a line of the body with what separates it from the line before; mend a word broken between them."""
     gap = before.height - line.height
     if _ITEM.match(line.text):
         return ("\n" if _ITEM.match(before.text) or gap <= 1.25 * usual else "\n\n") + _BULLET.sub("- ", line.text)
     ended = before.text.rstrip("\"'”’)").endswith((".", "!", "?", ":", ";"))
     short = len(before.text) < 0.75 * widest
-    if (usual and gap > 1.3 * usual) or (ended and short) or (gap < 0 and ended):
+    if (usual and gap > 1.3 * usual) or gap > 2.6 * line.size or (ended and short) or (gap < 0 and ended):
         return f"\n\n{line.text}"
     if short and not line.text[:1].islower():
         return f"\n{line.text}"
     broken = re.search(r"(?<![^\W\d_])([^\W\d_]+)-$", before.text)
     rest = re.match(r"[^\W\d_]+", line.text)
     if broken and rest and line.text[0].islower():
-        if f"{broken[1]}-{rest[0]}" not in words:
+        parted = broken[1] in words and rest[0] in words and broken[1] + rest[0] not in words
+        if f"{broken[1]}-{rest[0]}" not in words and not parted:
             parts[-1] = parts[-1][:-1]
         return line.text
     return f" {line.text}"
@@ -189,15 +412,27 @@ def _continuation(parts: list[str], before: _Line, line: _Line, *, usual: int, w
 
 def _join_pages(pages: list[str]) -> tuple[str, list[int]]:
     pieces, starts, length = [""], [], 0
+    header = ""
     for page in pages:
         before = pieces[-1]
         if before and page:
+            last = before[before.rfind("\n") + 1 :]
+            first, _, others = page.partition("\n")
+            rule, _, body = others.partition("\n")
+            if last.startswith("| ") and rule.startswith("| ---") and _cells(last) == _cells(first):
+                page = body if first == header else f"{first}\n{body}".rstrip()  # noqa: PLW2901  a table that goes on
             goes_on = page[0].islower() and (before[-1].isalnum() or before[-1] == ",")
-            listed = _ITEM.match(page) and _ITEM.match(before[before.rfind("\n") + 1 :])
+            listed = page.startswith("| ") or (_ITEM.match(page) and _ITEM.match(last))
             pieces.append(" " if goes_on else "\n" if listed else "\n\n")
             length += len(pieces[-1])
         starts.append(length)
         if page:
             pieces.append(page)
             length += len(page)
+            tables = re.findall(r"(?m)^(\| .*)\n\| --- \|", page)
+            header = tables[-1] if tables else header
     return "".join(pieces), starts
+
+
+def _cells(row: str) -> int:
+    return len(re.findall(r"(?<!\\)\|", row))
