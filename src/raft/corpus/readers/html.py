@@ -9,6 +9,7 @@ from raft.corpus.readers import Reading, Unreadable, clean, decode, require
 from raft.corpus.readers.text import own_title, split_front_matter
 
 _TEMPLATE = re.compile(r"\{%[^{}]{0,1000}?%\}|\{\{[^{}]{0,1000}?\}\}")
+_DECLARED = re.compile(r"\s*<\?xml\b[^>]*>")
 _ROW = re.compile(r"^\|.*", re.MULTILINE)
 _EMPTY = re.compile(r"^(?:\|[ |]*\||#+)$\n?", re.MULTILINE)
 _MAX_DEPTH = 1_000
@@ -18,9 +19,10 @@ _DROPPED = ["script", "style", "head", "nav", "footer", "template", "noscript", 
 
 def read(path: Path, *, kind: str, drop_templates: bool, **_others: object) -> list[Reading]:
     """Read an HTML page as one document; navigation, footers, scripts and pictures are left out."""
-    title, source = split_front_matter(decode(path.read_bytes()))
+    left_out: dict[str, int] = {}
+    title, source = split_front_matter(_DECLARED.sub("", decode(path.read_bytes(), left_out)))
     found, text = to_markdown(_TEMPLATE.sub("", source) if drop_templates else source)
-    return [Reading(title or found or own_title(text) or path.stem, text, kind)]
+    return [Reading(title or found or own_title(text) or path.stem, text, kind, left_out=left_out)]
 
 
 def to_markdown(source: str) -> tuple[str | None, str]:

@@ -8,7 +8,7 @@ from functools import lru_cache, partial
 from itertools import accumulate
 from pathlib import Path
 
-from raft.corpus.readers import Reading, decode
+from raft.corpus.readers import Reading, clean, decode
 
 _FRONT_MATTER = re.compile(r"---[a-z]*[ \t]*\n(.*?\n)??(?:---|\.\.\.)[ \t]*(?:\n|\Z)", re.DOTALL)
 _TITLE = re.compile(r"^title:[ \t]*(?P<quote>[\"']?)(?P<title>[^\n]{0,2000}?)(?P=quote)[ \t]*$", re.MULTILINE)
@@ -47,13 +47,14 @@ _Replace = Callable[[re.Match[str]], str]
 
 def read(path: Path, *, kind: str, drop_templates: bool, **_others: object) -> list[Reading]:
     """Read a text file as one document; Markdown loses front matter, comments and inline HTML."""
-    text = decode(path.read_bytes())
+    left_out: dict[str, int] = {}
+    text = decode(path.read_bytes(), left_out)
     if kind != "md":
         heading = _UNDERLINED.search(text, 0, 2000)
-        return [Reading(heading[1].strip() if heading else path.stem, text.strip(), kind)]
+        return [Reading(heading[1].strip() if heading else path.stem, text.strip(), kind, left_out=left_out)]
     title, text = split_front_matter(text)
-    text = plain_markdown(text, drop_templates=drop_templates).strip()
-    return [Reading(title or own_title(text) or path.stem, text, kind)]
+    text = clean(plain_markdown(text, drop_templates=drop_templates)).strip()  # entities, too, may be invisible
+    return [Reading(title or own_title(text) or path.stem, text, kind, left_out=left_out)]
 
 
 def split_front_matter(text: str) -> tuple[str | None, str]:
