@@ -76,7 +76,8 @@ def _row_lines(rows: Iterable[_Row]) -> Iterator[str]:
     if _are_pairs([row for row, _ in filled]):
         yield from (_pairs([cell for cell in row if cell]) for row, _ in rest if any(row))
         return
-    titles, tops = _headers(filled)
+    titles, found = _headers(filled)
+    tops: list[Sequence[str]] = [*found]
     for row, _ in islice((one for one in rest if any(one[0])), len(titles) + len(tops)):
         if row in titles:
             yield ": ".join(dict.fromkeys(cell.rstrip(":") for cell in row if cell))
