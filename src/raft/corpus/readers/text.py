@@ -9,6 +9,7 @@ from itertools import accumulate
 from pathlib import Path
 
 from raft.corpus.readers import Reading, clean, decode
+from raft.corpus.readers.formulas import lowered, raised
 
 _FRONT_MATTER = re.compile(r"---[a-z]*[ \t]*\n(.*?\n)??(?:---|\.\.\.)[ \t]*(?:\n|\Z)", re.DOTALL)
 _TITLE = re.compile(r"^title:[ \t]*(?P<quote>[\"']?)(?P<title>[^\n]{0,2000}?)(?P=quote)[ \t]*$", re.MULTILINE)
@@ -28,7 +29,11 @@ _TEMPLATE = (
     r"(?P<template>\{%-?\s*(?P<name>\w+)(?P<rest>[^%{}]{0,1000})-?%\}"
     r"|\{\{(?P<variable>-?\s*(?:site|page|base|layout)\.)?[^{}\n]{0,1000}\}\})"
 )
-_MARKUP = re.compile(rf"{_CODE}|{_TEMPLATE}|{_TAG}|(?P<entity>{_ENTITY})", re.IGNORECASE)
+_SCRIPT = (
+    r"(?P<script><su(?P<low>[bp])\b[^<>]{0,200}>(?P<note><a\b[^<>]{0,500}>)?"
+    r"(?P<mark>[^<>]{0,200})(?:</a\s*>)?</su(?P=low)\s*>)"
+)
+_MARKUP = re.compile(rf"{_CODE}|{_TEMPLATE}|{_SCRIPT}|{_TAG}|(?P<entity>{_ENTITY})", re.IGNORECASE)
 _COMMENTS = (("<!--", "-->"), ("<style", "</style>"), ("<script", "</script>"))
 _TEMPLATE_COMMENT = ("{% comment %}", "{% endcomment %}")
 _UNPAIRED = {"br", "dd", "dt", "hr", "li", "p", "tbody", "td", "tfoot", "th", "thead", "tr", "wbr"}
@@ -208,6 +213,11 @@ def _replace(match: re.Match[str], *, paired: frozenset[str], drop: bool) -> str
         return match[0]
     if match["entity"]:
         return html.unescape(match[0]).replace("\N{NO-BREAK SPACE}", " ")
+    if match["script"]:
+        mark, text = html.unescape(match["mark"]), match.string
+        before, after = text[max(0, match.start() - 20) : match.start()], text[match.end() : match.end() + 1]
+        low = match["low"].lower() == "b"
+        return lowered(mark, before, after) if low else raised(mark, before, note=bool(match["note"]))
     if match["template"]:
         return _replace_template(match) if drop else match[0]
     known = match["tag"].lower() in paired | _UNPAIRED or "=" in match[0] or match[0].endswith("/>")
