@@ -42,6 +42,8 @@ _ASKING = re.compile(
     re.IGNORECASE,
 )
 _HEADINGS = [f"h{level}" for level in range(1, 7)]
+_LAYING_OUT = {"table", "pre", *_HEADINGS}
+_BLOCKS = ("p", "br", "li", "div")
 _TELLING = ("p", "li", "td", "dt", "summary", *_HEADINGS)
 """A button in these is a word of the text."""
 _LINE_NUMBERS = {"linenos", "lineno", "gutter", "line-numbers"}
@@ -83,13 +85,15 @@ def to_markdown(source: str, left_out: dict[str, int]) -> tuple[str | None, str]
         raise Unreadable("The file is nested too deeply.")
     _drop(page, left_out)
     _write_out(page, left_out)
+    _write_marks(page)
     for table in page.find_all("table"):
         _lay_out(page, table)
     for cell in page.find_all(["td", "th"]):
-        for block in cell.find_all(["p", "br", "li", "div"]):
-            block.insert_after(" ")
-        for words in cell.find_all(string=re.compile(r"\|")):
-            words.replace_with(words.replace("|", r"\|"))
+        for part in [part for part in cell.descendants if part.name in _BLOCKS or (not part.name and "|" in part)]:
+            if part.name:
+                part.insert_after(" ")
+            else:
+                part.replace_with(part.replace("|", r"\|"))
     converter = markdownify.MarkdownConverter(
         heading_style="ATX",
         bullets="-",
@@ -109,18 +113,22 @@ def _drop(page: Any, left_out: dict[str, int]) -> None:
     opened = {
         one for element in page.find_all(attrs={"aria-controls": True}) for one in element["aria-controls"].split()
     }
-    for element in page.find_all(True):
-        if element.decomposed:
-            continue
-        if _is_no_text(element):
-            element.decompose()
-            continue
-        furniture = _is_furniture(element)
-        if furniture or _is_hidden(element, opened):
-            if element.get_text(strip=True):
-                why = "menus and banners" if furniture else "hidden parts"
+    waiting = [page]
+    while waiting:
+        for element in [child for child in waiting.pop().contents if child.name]:
+            why = "" if _is_no_text(element) else _part(element, opened)
+            if why is None:
+                waiting.append(element)
+                continue
+            if why and element.get_text(strip=True):
                 left_out[why] = left_out.get(why, 0) + 1
             element.decompose()
+
+
+def _part(element: Any, opened: set[str]) -> str | None:
+    if _is_furniture(element):
+        return "menus and banners"
+    return "hidden parts" if _is_hidden(element, opened) else None
 
 
 def _is_no_text(element: Any) -> bool:
@@ -132,13 +140,16 @@ def _is_no_text(element: Any) -> bool:
 
 
 def _is_furniture(element: Any) -> bool:
-    attributes, role = element.attrs, str(element.get("role", "")).lower()
     if element.name in ("nav", "footer"):
         return True
+    attributes = element.attrs
+    if not attributes and element.name != "header":
+        return False
+    role = str(attributes.get("role", "")).lower()
     if element.name == "header" or role == "banner":
         inside = element.find(_HEADINGS) or element.find_parent(["main", "article", "section"])
         return not inside and bool(element.find(["a", "button"]))
-    if not attributes or element.name in _KEPT:
+    if element.name in _KEPT:
         return False
     if role in _ROLES:
         return not element.find(["main", "article"])
@@ -161,7 +172,7 @@ def _is_hidden(element: Any, opened: set[str]) -> bool:
 
 
 def _write_out(page: Any, left_out: dict[str, int]) -> None:
-    """Put words in the place of pictures, equations, exponents and note marks."""
+    """Put words in the place of pictures and equations."""
     for picture in page.find_all("img"):
         words = _GENERATED.sub("", " ".join(str(picture.get("alt") or "").split()))
         if "alt" not in picture.attrs or _NO_WORDS.fullmatch(words):
@@ -173,6 +184,10 @@ def _write_out(page: Any, left_out: dict[str, int]) -> None:
             formula.replace_with(f"${formula.get_text().strip()}$")
         elif not formula.decomposed:
             formula.replace_with(told(require("lxml.html", why="to read HTML files").fragment_fromstring(str(formula))))
+
+
+def _write_marks(page: Any) -> None:
+    """Put text in the place of exponents and marks of notes; leave out links that lead back, or nowhere."""
     for mark in page.find_all(["sup", "sub"]):
         if mark.decomposed:
             continue
@@ -191,6 +206,8 @@ def _write_out(page: Any, left_out: dict[str, int]) -> None:
     for link in page.find_all("a", href=re.compile("^#")):
         if _BACK.fullmatch(link.get_text()):
             link.decompose()
+    for link in page.find_all("a", href=re.compile(r"^\s*(?:data|javascript):", re.IGNORECASE)):
+        del link["href"]
     page.smooth()
 
 
@@ -202,23 +219,24 @@ def _lay_out(page: Any, table: Any) -> None:
     """Make a grid of a table whose cells span rows or columns, or a part of the page of one that only frames it."""
     if table.decomposed or table.parent is None:
         return
-    cells = table.find_all(["td", "th"])
+    inside = table.find_all(True)
+    names, cells = {one.name for one in inside}, [one for one in inside if one.name in ("td", "th")]
     framing = len(cells) == 1 or table.get("role") in ("presentation", "none")
     named = any(cell.name == "th" and cell.find_parent("table") is table for cell in cells)
-    if framing or (not named and table.find(["table", "pre", *_HEADINGS])):
+    if framing or (not named and not names.isdisjoint(_LAYING_OUT)):
         for part in [*table.find_all(["thead", "tbody", "tfoot", "tr", "td", "th"]), table]:
             if part is table or part.find_parent("table") is table:
                 part.name, part.attrs = "div", {}
         return
-    for inner in table.find_all("table"):
+    for inner in table.find_all("table") if "table" in names else ():
         if not inner.decomposed:
             lines = [" ".join(row.get_text(" ").split()) for row in inner.find_all("tr")]
             inner.replace_with(" " + "; ".join(filter(None, lines)) + " ")
-    if caption := table.find("caption"):
+    if "caption" in names and (caption := table.find("caption")):
         caption.name = "p"
         table.insert_before(caption.extract())
-    rows = [row.find_all(["td", "th"], recursive=False) for row in table.find_all("tr")]
-    rows = [row for row in rows if row]
+    rows = [[cell for cell in one.contents if cell.name in ("td", "th")] for one in inside if one.name == "tr"]
+    rows = [row for row in rows if row and not row[0].decomposed]
     heads = sum(1 for row in rows if row[0].find_parent("thead"))
     if not heads:
         heads = next((number for number, row in enumerate(rows) if any(cell.name != "th" for cell in row)), 0)
@@ -235,11 +253,11 @@ def _lay_out(page: Any, table: Any) -> None:
         table.insert_before(heading)
         rows, grid, heads = rows[1:], grid[1:], heads - 1
     if heads > 1:
-        names = [
+        told_twice = [
             [cell.get_text(" ", strip=True) if cell else "" for cell in column]
             for column in zip(*grid[:heads], strict=True)
         ]
-        made.append(_row(page, "th", [" ".join(filter(None, dict.fromkeys(name))) for name in names]))
+        made.append(_row(page, "th", [" ".join(filter(None, dict.fromkeys(name))) for name in told_twice]))
     for row in grid[heads if heads > 1 else 0 :]:
         alike = len({id(cell) for cell in row}) == 1 and width > 1
         made.append(_row(page, "th" if len(made) == 0 else "td", [row[0], *[None] * (width - 1)] if alike else row))
