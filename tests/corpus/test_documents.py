@@ -380,6 +380,23 @@ def test_documents_of_earlier_runs_keep_their_key(folder, tmp_path, monkeypatch)
     )
 
 
+def test_what_is_left_out_of_a_file_is_noted_and_stays_so(folder, tmp_path):
+    """Counts stand in the notes by file: of files that were read, and of those whose rows are used again."""
+    folder("a.html", "<p hidden>gone</p><p>kept")
+    folder("b.jsonl", '{"text": "x"}')
+    run = Run(tmp_path / "run")
+    read_into(run, folder.root)
+    assert run.manifest["steps"]["documents"]["notes"]["left_out"] == {"a.html": {"hidden parts": 1}}
+    folder("c.html", "<nav>gone</nav><nav>gone</nav><p>kept")
+    read_into(run, folder.root)
+    noted = {"a.html": {"hidden parts": 1}, "c.html": {"menus and banners": 2}}
+    assert run.manifest["steps"]["documents"]["notes"]["left_out"] == noted
+    (folder.root / "a.html").unlink()
+    folder("c.html", "<p>kept")
+    read_into(run, folder.root)
+    assert run.manifest["steps"]["documents"]["notes"]["left_out"] == {}
+
+
 def test_dropping_templates_reads_again(folder, tmp_path):
     """What is made of template syntax belongs to the key of the documents."""
     folder("a.md", "Hello {{ site.name }} there.")
