@@ -12,7 +12,7 @@ from pathlib import Path
 
 import polars as pl
 
-from raft.corpus.readers import Reading, ReadingProcess, format_of
+from raft.corpus.readers import SUFFIXES, Reading, ReadingProcess, format_of
 from raft.errors import UsageError
 from raft.store import tables
 from raft.store.folders import is_ours, place
@@ -72,7 +72,7 @@ def find_sources(
         raise UsageError(
             f"There are no documents in the corpus (tried: {tried}).{left_out}",
             where="corpus",
-            hint="name files, folders or globs with md, txt, html, pdf, docx, xlsx, csv, json, jsonl or yaml files",
+            hint=f"name files, folders or globs with {', '.join(dict.fromkeys(SUFFIXES.values()))} files",
         )
     return sorted(sources.values(), key=lambda source: source.name), sorted(set(skipped))
 

@@ -58,19 +58,26 @@ class _Format(NamedTuple):
     """Set where the reader once made something else of the same bytes."""
 
 
+_PAGES = ("markdownify", "bs4", "lxml")
 _FORMATS = {
     "md": _Format("text", ".md .markdown", version=3),
+    "mdx": _Format("text", ".mdx"),
     "txt": _Format("text", ".txt .text", version=2),
     "rst": _Format("text", ".rst", version=2),
-    "html": _Format("html", ".html .htm .xhtml", ("markdownify", "bs4", "lxml"), largest=32 * MEGABYTE, version=3),
+    "html": _Format("html", ".html .htm .xhtml", _PAGES, largest=32 * MEGABYTE, version=3),
     "pdf": _Format("pdf", ".pdf", ("pypdf",), seconds=300),
-    "docx": _Format("docx", ".docx", ("mammoth", "markdownify", "bs4", "lxml"), version=2),
+    "docx": _Format("docx", ".docx", ("mammoth", *_PAGES), version=2),
     "xlsx": _Format("sheets", ".xlsx .xlsm", ("openpyxl",), version=2),
     "csv": _Format("sheets", ".csv", version=2),
     "tsv": _Format("sheets", ".tsv", version=2),
     "json": _Format("records", ".json", version=2),
     "jsonl": _Format("records", ".jsonl .ndjson", version=2),
     "yaml": _Format("records", ".yaml .yml", largest=32 * MEGABYTE, version=2),
+    "ipynb": _Format("notebook", ".ipynb"),
+    "pptx": _Format("slides", ".pptx"),
+    "eml": _Format("mail", ".eml", _PAGES),
+    "epub": _Format("epub", ".epub", _PAGES),
+    "srt": _Format("subtitles", ".srt .vtt"),
 }
 SUFFIXES = {suffix: kind for kind, its in _FORMATS.items() for suffix in its.suffixes.split()}
 """File suffixes that can be read, and the format each stands for."""
@@ -305,10 +312,16 @@ def _guessed(data: bytes) -> str | None:
     start = data.rfind(b"\n", 0, beyond.start() if beyond else 0) + 1
     sample = data[start : start + 65_536]
     found = charset_normalizer.from_bytes(sample, cp_isolation=_LEGACY).best()
-    if found and found.encoding not in _LATIN:
+    if found and found.encoding not in _LATIN and not _is_within_words(sample.decode(found.encoding, "replace")):
         return found.encoding
     few = sum(map(len, _BEYOND_ASCII_BYTES.findall(sample))) <= 0.3 * len(sample)
     return min(_LATIN, key=lambda encoding: _misfits(sample.decode(encoding, "replace"))) if found or few else None
+
+
+def _is_within_words(text: str) -> bool:
+    """Tell whether most of what is beyond ASCII stands beside ASCII letters, as in languages of Latin letters alone."""
+    runs: list[str] = re.findall(r"[A-Za-z]?[^\x00-\x7f]+[A-Za-z]?", text)
+    return sum(run[0].isascii() or run[-1].isascii() for run in runs) * 2 > len(runs)
 
 
 def _misfits(text: str) -> int:

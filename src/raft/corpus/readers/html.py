@@ -174,16 +174,21 @@ def _is_hidden(element: Any, opened: set[str]) -> bool:
 def _write_out(page: Any, left_out: dict[str, int]) -> None:
     """Put words in the place of pictures and equations."""
     for picture in page.find_all("img"):
-        words = _GENERATED.sub("", " ".join(str(picture.get("alt") or "").split()))
-        if "alt" not in picture.attrs or _NO_WORDS.fullmatch(words):
+        words = described(str(picture.get("alt") or ""))
+        if not words and picture.get("alt") != "":  # which says that it only adorns
             left_out["pictures without text"] = left_out.get("pictures without text", 0) + 1
-            words = ""
         picture.replace_with(words)
     for formula in page.find_all(["math", "script"]):
         if formula.name == "script":
             formula.replace_with(f"${formula.get_text().strip()}$")
         elif not formula.decomposed:
             formula.replace_with(told(require("lxml.html", why="to read HTML files").fragment_fromstring(str(formula))))
+
+
+def described(words: str) -> str:
+    """Return the words that describe a picture, "" where a program wrote them or they only name its file."""
+    words = _GENERATED.sub("", " ".join(words.split()))
+    return "" if _NO_WORDS.fullmatch(words) else words
 
 
 def _write_marks(page: Any) -> None:

@@ -18,6 +18,7 @@ _FRONT_MATTER = re.compile(
 )
 _KEY, _GOES_ON = re.compile(r"[\w\"'$@][^:\n]{0,200}:(?:\s|$)"), re.compile(r"[ \t#}\]-]|$")
 _TITLE = re.compile(r"^title[ \t]*[:=][ \t]*(?P<quote>[\"']?)(?P<title>[^\n]{0,2000}?)(?P=quote)[ \t]*$", re.MULTILINE)
+_CODE = r"(?P<ticks>`{1,3})(?!`)[^\n]{1,2000}?(?<!`)(?P=ticks)(?!`)"
 _DATA = r"data:[\w.+-]+/[^\s\"'<>()]{100,}"
 _DATA_NAMED = re.compile(rf"^ {{0,3}}\[([^\]\n]{{1,200}})\]:[ \t]*<?{_DATA}.*$\n?", re.MULTILINE)
 _DATA_PICTURE = re.compile(
@@ -25,10 +26,18 @@ _DATA_PICTURE = re.compile(
     rf"|<img\b(?=[^<>]{{0,1000}}?\bsrc=[\"']{_DATA})(?=[^<>]*?\balt=[\"'](?P<alt>[^\"'<>]{{0,1000}}))?[^<>]*>",
     re.IGNORECASE,
 )
+_MODULE = re.compile(
+    r"^(?:import\s+(?:[\"'{*]|[\w$]+(?:\s*,\s*\{[^}]{0,1000}\})?\s+from\s)"
+    r"|export\s+(?:default|const|let|var|function|async|class|[{*]))(?:.*\n?)(?:[ \t]*\S.*\n?)*",
+    re.MULTILINE,
+)
+_COMPONENT = re.compile(
+    rf"{_CODE}|\{{/\*(?:[^*]|\*(?!/)){{0,5000}}\*/\}}|</?(?:[A-Z][\w.]*(?:\s(?:[^<>{{}}\"']|\"[^\"]{{0,1000}}\"|'[^']{{0,1000}}'|\{{[^{{}}]{{0,1000}}\}}){{0,100}})?/?)?>"
+)
+_TITLED = re.compile(r"\b(?:title|label|summary)=([\"'])(.*?)\1")
 _HEADING = re.compile(r"^ {0,3}#{1,6}[ \t]+(.+)$|^(\S[^\n]*)\n(?:={3,}|-{3,})[ \t]*$", re.MULTILINE)
 _UNDERLINED = re.compile(r"^(\S[^\n]{2,})\n([=\-~^\"'*+#.])\2{2,}[ \t]*$", re.MULTILINE)
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
-_CODE = r"(?P<ticks>`{1,3})(?!`)[^\n]{1,2000}?(?<!`)(?P=ticks)(?!`)"
 _TAGS = (
     "a abbr acronym address article aside b big blockquote br button center cite code dd del details dfn div dl dt em "
     "figcaption figure font footer form h1 h2 h3 h4 h5 h6 header hr i iframe img input ins kbd label li main mark nav "
@@ -69,15 +78,28 @@ def read(path: Path, *, kind: str, drop_templates: bool, **_others: object) -> l
     """Read a text file as one document; Markdown loses front matter, comments and inline HTML."""
     left_out: dict[str, int] = {}
     text = decode(path.read_bytes(), left_out)
-    if kind != "md":
+    if kind not in ("md", "mdx"):
         heading = _UNDERLINED.search(text, 0, 2000)
         return [Reading(heading[1].strip() if heading else path.stem, text.strip(), kind, left_out=left_out)]
     title, text = split_front_matter(text)
+    if kind == "mdx":
+        text = _without_components(text)
     if "data:" in text:
         text = _without_data(text, left_out)
     plain = plain_markdown(text, drop_templates=drop_templates)
     text = (clean(plain) if "&" in text else plain).strip()  # entities, too, may be invisible
     return [Reading(title or own_title(text) or path.stem, text, kind, left_out=left_out)]
+
+
+def _without_components(text: str) -> str:
+    """Return MDX as Markdown: without imports, exports, comments and tags of components, but for their titles."""
+
+    def words(found: re.Match[str]) -> str:
+        title = _TITLED.search(found[0])
+        return found[0] if found["ticks"] else f"\n{title[2]}\n" if title else ""
+
+    parts = _parts(text, _COMMENTS)
+    return "\n".join(part if code else _COMPONENT.sub(words, _MODULE.sub("", part)) for code, part in parts)
 
 
 def _without_data(text: str, left_out: dict[str, int]) -> str:
