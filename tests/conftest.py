@@ -11,6 +11,7 @@ import hypothesis
 import pytest
 
 from raft.backends.asking import Reply
+from raft.corpus.readers import read
 from raft.store.ledger import request_key
 from raft.testing import HashEmbedder, WordTokenizer
 
@@ -325,3 +326,16 @@ def on_this_machine(monkeypatch):
     """Keep requests on this machine."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("no_proxy", "127.0.0.1")
+
+
+@pytest.fixture
+def one(tmp_path):
+    """Write a file of a corpus and read the one document in it."""
+
+    def write_and_read(name, content, *, text_field="text", drop_templates=False):
+        path = tmp_path / name
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        (reading,) = read(path, text_field=text_field, drop_templates=drop_templates)
+        return reading
+
+    return write_and_read

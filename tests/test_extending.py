@@ -74,7 +74,7 @@ from raft.corpus.readers import Reading, decode
 
 def read(path, *, kind, **_others):
     lines = decode(path.read_bytes()).splitlines()
-    said = [one for one in lines if one and not one.isdigit() and "-->" not in one]
+    said = [one for one in lines if one and not one[0].isdigit()]
     return [Reading(path.stem, "\\n".join(said), kind)]
 """
 
@@ -82,10 +82,10 @@ def read(path, *, kind, **_others):
 def test_a_reader_is_added_by_its_file_and_its_rows(added, tmp_path):
     """Files of a new format are found and read once its reader is there."""
     (tmp_path / "corpus").mkdir()
-    (tmp_path / "corpus/talk.srt").write_text("1\n00:00:01,000 --> 00:00:04,000\nPumps weigh 7.5 kg.\n")
+    (tmp_path / "corpus/talk.sbv").write_text("0:00:01.000,0:00:04.000\nPumps weigh 7.5 kg.\n")
     table = {
         "corpus/readers/__init__.py": [
-            behind(r"^_FORMATS = {$", '\n    "srt": _Format("subtitles", ".srt"),'),
+            behind(r"^_FORMATS = {$", '\n    "sbv": _Format("captions", ".sbv"),'),
         ]
     }
     program = """
@@ -94,8 +94,8 @@ from raft.corpus.documents import find_sources, read_documents
 (frame,) = read_documents(find_sources(["corpus"])[0], text_field="text")
 print(json.dumps(frame.select("title", "text", "format", "error").row(0)))
 """
-    row = added("reader", table, program, new={"corpus/readers/subtitles.py": READER})
-    assert row == ["talk", "Pumps weigh 7.5 kg.", "srt", None]
+    row = added("reader", table, program, new={"corpus/readers/captions.py": READER})
+    assert row == ["talk", "Pumps weigh 7.5 kg.", "sbv", None]
 
 
 def test_a_rule_is_added_by_a_function_and_a_row(added):

@@ -396,6 +396,16 @@ def test_each_table_can_be_read(raft, finished, table, words):
     assert "{'" not in result.stdout
 
 
+def test_the_text_of_a_document_can_be_looked_at(raft, finished):
+    """`--text` prints what was read of a document, by its path or the end of it; a wrong name gets near ones."""
+    whole = raft("show", finished, "documents", "--text", "refunds/home.md").stdout
+    assert whole.startswith("# Refunds for home customers\n")
+    assert raft("show", finished, "documents", "--text", "home.md").stdout == whole
+    assert json.loads(raft("show", finished, "documents", "--text", "home.md", "--json").stdout) + "\n" == whole
+    refused(raft("show", finished, "documents", "--text", "refunds/hom.md"), 2, "refunds/hom.md", "refunds/home.md")
+    refused(raft("show", finished, "chunks", "--text", "refunds/home.md"), 2, "--text")
+
+
 def test_rows_can_be_chosen(raft, finished):
     """`--only` chooses by split, reason, kind, kept or dropped; where there is no such row it says so."""
     kept = raft("show", finished, "cleaned", "--only", "kept", "-n", "99").stdout

@@ -125,6 +125,13 @@ def test_few_questions_are_said_to_be_few(kept, few):
     assert ("--questions-per-chunk" in text) is few
 
 
+def test_what_was_left_out_of_documents_is_said_with_counts():
+    """The summary adds up what readers left out, the most first, and says how to see what was read."""
+    notes = {"left_out": {"a.pdf": {"running lines": 12}, "b.html": {"hidden parts": 3, "running lines": 1}}}
+    text = messages.summary(changed(documents={"notes": notes}))
+    assert "left out    13 running lines, 3 hidden parts   (raft show runs/handbook documents --text NAME" in text
+
+
 def test_many_unreadable_files_are_not_all_listed():
     """A long list is cut and its rest counted."""
     unreadable = [[f"file-{number}.pdf", "no text"] for number in range(1250)]

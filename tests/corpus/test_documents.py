@@ -10,6 +10,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from raft.corpus import readers
 from raft.corpus.blocks import is_boilerplate, repeated_lines
 from raft.corpus.chunking import chunk_documents, document_sha256
 from raft.corpus.documents import doc_id, find_sources, read_documents
@@ -367,8 +368,9 @@ def test_what_failed_is_read_again_with_every_change(folder, tmp_path):
     assert texts[-1] == "as before"
 
 
-def test_documents_of_earlier_runs_keep_their_key(folder, tmp_path):
+def test_documents_of_earlier_runs_keep_their_key(folder, tmp_path, monkeypatch):
     """A corpus that every raft reads alike is not read again by a newer one."""
+    monkeypatch.setitem(readers._FORMATS, "txt", readers._FORMATS["txt"]._replace(version=None))
     folder("a.txt")
     run = Run(tmp_path / "run")
     read_into(run, folder.root)
@@ -376,6 +378,23 @@ def test_documents_of_earlier_runs_keep_their_key(folder, tmp_path):
     assert (
         run.manifest["steps"]["documents"]["key"] == "f778d7884464579622e4d5af6eb0f808d645708b2ca93260c7020259bf0a2ba2"
     )
+
+
+def test_what_is_left_out_of_a_file_is_noted_and_stays_so(folder, tmp_path):
+    """Counts stand in the notes by file: of files that were read, and of those whose rows are used again."""
+    folder("a.html", "<p hidden>gone</p><p>kept")
+    folder("b.jsonl", '{"text": "x"}')
+    run = Run(tmp_path / "run")
+    read_into(run, folder.root)
+    assert run.manifest["steps"]["documents"]["notes"]["left_out"] == {"a.html": {"hidden parts": 1}}
+    folder("c.html", "<nav>gone</nav><nav>gone</nav><p>kept")
+    read_into(run, folder.root)
+    noted = {"a.html": {"hidden parts": 1}, "c.html": {"menus and banners": 2}}
+    assert run.manifest["steps"]["documents"]["notes"]["left_out"] == noted
+    (folder.root / "a.html").unlink()
+    folder("c.html", "<p>kept")
+    read_into(run, folder.root)
+    assert run.manifest["steps"]["documents"]["notes"]["left_out"] == {}
 
 
 def test_dropping_templates_reads_again(folder, tmp_path):

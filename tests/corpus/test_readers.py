@@ -19,18 +19,6 @@ from raft.corpus.readers.text import plain_markdown
 from raft.errors import MissingExtra
 
 
-@pytest.fixture
-def one(tmp_path):
-    """Write a file and read the one document in it."""
-
-    def write_and_read(name, content, **settings):
-        readings = many(tmp_path, name, content, **settings)
-        assert len(readings) == 1
-        return readings[0]
-
-    return write_and_read
-
-
 def many(folder, name, content, *, text_field="text", drop_templates=False):
     """Write a file and read the documents in it."""
     path = folder / name
@@ -90,7 +78,9 @@ def xlsx(rows):
     )
     return archive(
         **{
-            "[Content_Types].xml": '<Types xmlns="http://schemas.openxmlformats.org/package/2006/content-types"/>',
+            "[Content_Types].xml": '<Types xmlns="http://schemas.openxmlformats.org/package/2006/content-types">'
+            '<Override PartName="/xl/workbook.xml" ContentType='
+            '"application/vnd.openxmlformats-officedocument.spreadsheetml.sheet.main+xml"/></Types>',
             "_rels/.rels": f'<Relationships xmlns="{relations}"><Relationship Id="r1" Type="{office}/officeDocument" '
             'Target="xl/workbook.xml"/></Relationships>',
             "xl/workbook.xml": f'<workbook xmlns="{main}" xmlns:r="{office}"><sheets><sheet name="Prices" sheetId="1" '
@@ -147,6 +137,45 @@ def test_front_matter_gives_the_title_and_goes(one):
     """YAML front matter is no text; its title is the document's."""
     reading = one("a.md", "---\ntitle: 'Leave: types'\nkeywords: x\n---\n\nBody.\n")
     assert (reading.title, reading.text, reading.format) == ("Leave: types", "Body.", "md")
+
+
+def test_toml_front_matter_gives_the_title_and_goes(one):
+    """Settings between plus signs are no text either."""
+    reading = one("a.md", '+++\ntitle = "Leave"\n[extra]\nx = 1\n+++\nBody.\n')
+    assert (reading.title, reading.text) == ("Leave", "Body.")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "---\n\nFirst rule.\n\n---\n\nSecond.",
+        "---\nFirst rule.\n---\nSecond.",
+        "---\n# Rules\n---\nSecond.",
+        "---\n- one\n- two\n---\nSecond.",
+        "---\n\nNote: keep it shut.\n\n---\nSecond.",
+    ],
+)
+def test_what_stands_between_ruled_lines_is_text(one, text):
+    """A page that begins with a ruled line loses nothing."""
+    assert one("a.md", text).text == text
+
+
+@pytest.mark.parametrize("settings", ["", "a: 1\n\nb:\n- x\n- y: 2\nc: >\n  long\n# note\n"])
+def test_front_matter_of_any_shape_goes(one, settings):
+    """Lists, folded values, comments and no settings at all are front matter still."""
+    assert one("a.md", f"---\n{settings}---\nBody.").text == "Body."
+
+
+def test_pictures_in_the_text_itself_are_their_words(one):
+    """A picture of many lines of base64 becomes the words that describe it, however it is written; others stay."""
+    data = "data:image/png;base64," + "iVBORw0KGgo" * 5000
+    source = (
+        f'A ![plan of the yard]({data}) B ![]({data} "t") C <img alt="a gate" src="{data}"> D ![][img1] E ![map][Img2]'
+        f" F ![kept](a.png) ![kept][c]\n\n[img1]: <{data}>\n[img2]: {data}\n[c]: c.png\n"
+    )
+    reading = one("a.md", source)
+    assert reading.text == "A plan of the yard B  C a gate D  E map F ![kept](a.png) ![kept][c]\n\n[c]: c.png"
+    assert reading.left_out == {"pictures without text": 2}
 
 
 @pytest.mark.parametrize(
@@ -266,7 +295,6 @@ def test_line_ends_are_one_kind(one):
     [
         b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR",
         bytes(range(1, 256)) * 20,
-        "Привет, как дела?".encode("cp1251"),
         b"\x01\x02\x03 text \x04",
         b"\xff\xfe\x00",
     ],
@@ -438,6 +466,37 @@ def test_other_json_is_told_in_lines(one):
     )
 
 
+def test_records_are_found_where_they_are(tmp_path):
+    """Lines in a .json file, a list in a key, and a text within a field are records like others."""
+    records = [{"title": "One", "text": "First."}, {"title": "Two", "text": "Second."}]
+    for content, field in (
+        ("\n".join(map(json.dumps, records)), "text"),
+        (json.dumps({"count": 2, "data": {"tags": ["x"], "items": records}}), "text"),
+        (json.dumps([{"title": one["title"], "content": {"text": one["text"]}} for one in records]), "content.text"),
+        (json.dumps([{"title": one["title"], "content.text": one["text"]} for one in records]), "content.text"),
+    ):
+        readings = many(tmp_path, "a.json", content, text_field=field)
+        assert [(r.title, r.text, r.record) for r in readings] == [("One", "First.", 0), ("Two", "Second.", 1)]
+
+
+def test_a_wrong_line_in_a_json_file_costs_only_itself(tmp_path):
+    """Lines in a .json file are judged one by one, as in a .jsonl file."""
+    readings = many(tmp_path, "a.json", '{"text": "good"}\n{"text": bad}')
+    assert [(r.text, bool(r.error)) for r in readings] == [("good", False), ("", True)]
+
+
+def test_a_text_field_that_no_record_has_is_answered_with_those_that_there_are(one):
+    """Whoever names a wrong field sees the right one in the message, in the form in which it can be given."""
+    with pytest.raises(Unreadable, match=r"'txt'; the fields are: head, n, content\.body\."):
+        one("a.jsonl", json.dumps({"head": "x", "n": 1, "content": {"body": "y"}}), text_field="txt")
+
+
+def test_a_long_list_of_texts_is_told_line_by_line(one):
+    """Paragraphs in a list stay apart; a few words stay together."""
+    assert one("a.json", json.dumps([f"Paragraph {n} says a thing. " * 4 for n in range(9)])).text.count("\n") == 8
+    assert one("b.json", json.dumps([f"word {n}" for n in range(9)])).text.count("\n") == 0
+
+
 def test_a_malformed_line_is_named_and_costs_only_itself(tmp_path):
     """The other records are read; the fault says which line."""
     readings = many(tmp_path, "a.jsonl", '{"text": "good"}\n\n{"text": bad}\n{"text": "fine"}')
@@ -523,6 +582,8 @@ def test_a_format_without_a_reader_says_so(one):
     [
         ("heading.md", "# a" + " " * 100_000 + "b"),
         ("breaks.md", "<br>" * 200_000 + "b"),
+        ("data.md", "![a](data:image/png;base64," * 20_000),
+        ("rules.md", "---\n" + "a: b\n" * 100_000),
         ("comments.md", "<!-- a -->b" * 200_000 + "\n</script></style>"),
         ("tables.html", "<table><tr><td>" * 20_000),
     ],

@@ -130,6 +130,12 @@ def test_a_cell_is_asked_for_by_its_row_and_column():
     assert TABLE[first.start : first.end].startswith("| Quillon 2 |")
 
 
+def test_a_column_without_a_name_is_not_asked():
+    """A cell under an empty head is no question's answer, and stops nothing."""
+    table = "|  |  | Weight |\n| --- | --- | --- |\n| Quillon 2 | 14 kg | 3 kg |"
+    assert [answer for _, answer, _ in found(table)] == ["3 kg"]
+
+
 def test_a_table_of_two_columns_is_asked_for_with_its_title():
     """The rows of a property sheet name no subject, so that the document's title does."""
     text = "| Property | Value |\n|---|---|\n| Weight | 14 kg |\n"

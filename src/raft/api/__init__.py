@@ -3,7 +3,7 @@
 from raft.api.asking import Answerer
 from raft.api.benchmarking import bench
 from raft.api.building import build, estimate
-from raft.api.run import Built, export, initialise, load, state, table
+from raft.api.run import Built, export, initialise, load, state, table, text_of
 from raft.api.training import approve, export_model, train
 
 __all__ = [
@@ -19,5 +19,6 @@ __all__ = [
     "load",
     "state",
     "table",
+    "text_of",
     "train",
 ]

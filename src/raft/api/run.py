@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
+from difflib import get_close_matches
 from functools import cached_property, wraps
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -16,6 +17,7 @@ from raft.backends import hub
 from raft.errors import DamagedArtifact, UsageError
 from raft.examples import export as exporting
 from raft.pipeline.build import STEPS, searched
+from raft.pipeline.read import documents_listed
 from raft.protocols import OnEvent, Retriever
 from raft.rag.answering import WhenUnsupported
 from raft.rag.grounding import Answer
@@ -287,6 +289,30 @@ def table(folder: str | Path, name: str, *, only: str | None = None) -> pl.DataF
     if only in ("kept", "dropped") and "reason" in found.columns:
         return found.filter(pl.col("reason").is_null() == (only == "kept"))
     return found.filter(pl.any_horizontal([column == only for column in columns]))
+
+
+def text_of(folder: str | Path, name: str) -> str:
+    """Return the text of a document of a run as it was read; `name` is its path, or the end of one.
+
+    Raises:
+        UsageError: there is no run, no such document, or several; it names near ones.
+        DamagedArtifact: the documents are missing or damaged.
+    """
+    run = Built(folder)._run
+    paths = documents_listed(run)["path"].to_list()
+    found = [path for path in paths if path == name] or [path for path in paths if path.endswith(f"/{name}")]
+    if len(found) != 1:
+        near = found or get_close_matches(name, paths, n=5, cutoff=0.3) or paths[:5]
+        raise UsageError(
+            f"{'Several documents are' if found else 'There is no document'} named {name!r}; "
+            f"{'they' if found else 'near ones'} are: {', '.join(near[:5])}.",
+            where=folder,
+            hint=f"raft show {folder} documents -n {len(paths)}",
+        )
+    for frame in run.stream("documents.parquet", ["path", "text", "error"]):
+        for row in frame.filter(pl.col("path") == found[0]).iter_rows(named=True):
+            return row["text"] or f"It could not be read: {row['error']}"
+    return ""
 
 
 def export(folder: str | Path, *, format: str, out: str | Path | None = None) -> Path:

@@ -213,13 +213,22 @@ def status(run: Path, as_json: bool) -> None:
     "-n", "--rows", "count", type=click.IntRange(0, 10**9), default=10, show_default=True, help="How many rows."
 )
 @click.option("--only", metavar="WORD", help="kept, dropped, a split, a reason or a kind.")
+@click.option("--text", "document", metavar="NAME", help="With documents: the text of one, as it was read.")
 @JSON
 @acting
-def show_rows(run: Path, table: str, count: int, only: str | None, as_json: bool) -> None:
+def show_rows(*, run: Path, table: str, count: int, only: str | None, document: str | None, as_json: bool) -> None:
     """Print rows of TABLE: documents, chunks, questions, failures, cleaned, examples or eval."""
     from raft import api
     from raft.cli import messages
 
+    if document is not None:
+        if table != "documents":
+            raise UsageError(
+                "Documents have a text.", where="--text", hint=f"raft show {run} documents --text {document}"
+            )
+        text = api.text_of(run, document)
+        echo(json.dumps(text, ensure_ascii=False) if as_json else text)
+        return
     rows = api.table(run, table, only=only).head(count)
     as_lines = (json.dumps(row, ensure_ascii=False) for row in rows.iter_rows(named=True))
     for text in as_lines if as_json else messages.rows(rows, table):

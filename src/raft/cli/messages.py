@@ -1,6 +1,7 @@
 """What a run says to a person: its summary, its state, its rows."""
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -125,6 +126,12 @@ def _rows(run: str, steps: Mapping[str, Any], skipped: Sequence[Sequence[str]]) 
     text = f"{read:,} read"
     text += f", {len(unreadable):,} could not be read:" if unreadable else ""
     yield "documents", "\n".join([text, *_some([f"{path}: {reason}" for path, reason in unreadable])])
+    parts: Counter[str] = Counter()
+    for counts in stats["documents"].get("left_out", {}).values():
+        parts.update(counts)
+    if parts:
+        said = ", ".join(f"{count:,} {kind}" for kind, count in parts.most_common())
+        yield "left out", f"{said}   (raft show {run} documents --text NAME says what was read)"
     if skipped:
         yield "left out", "\n".join([f"{len(skipped):,} files", *_some([f"{name}: {why}" for name, why in skipped], 3)])
     found = privacy_lines(stats, run)

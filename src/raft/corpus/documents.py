@@ -12,7 +12,7 @@ from pathlib import Path
 
 import polars as pl
 
-from raft.corpus.readers import Reading, ReadingProcess, format_of
+from raft.corpus.readers import SUFFIXES, Reading, ReadingProcess, format_of
 from raft.errors import UsageError
 from raft.store import tables
 from raft.store.folders import is_ours, place
@@ -72,7 +72,7 @@ def find_sources(
         raise UsageError(
             f"There are no documents in the corpus (tried: {tried}).{left_out}",
             where="corpus",
-            hint="name files, folders or globs with md, txt, html, pdf, docx, xlsx, csv, json, jsonl or yaml files",
+            hint=f"name files, folders or globs with {', '.join(dict.fromkeys(SUFFIXES.values()))} files",
         )
     return sorted(sources.values(), key=lambda source: source.name), sorted(set(skipped))
 
@@ -88,12 +88,15 @@ def read_documents(
     text_field: str,
     drop_templates: bool = False,
     previous: Callable[[str, str], pl.DataFrame | None] | None = None,
+    left_out: dict[str, dict[str, int]] | None = None,
 ) -> Iterator[pl.DataFrame]:
     """Yield one frame of `tables.DOCUMENTS` for each file, in order; a file that cannot be read is a row that says why.
 
     `previous` returns for a file's name and sha256 the rows read from the same bytes before; where they hold an error
-    the file is read again. For the others see `readers.read`.
+    the file is read again. `left_out` holds by a file's name what was left out of it, and learns so of those that are
+    read. For the others see `readers.read`.
     """
+    told = {} if left_out is None else left_out
     process = ReadingProcess()
     try:
         for source in sources:
@@ -101,6 +104,9 @@ def read_documents(
             if rows is None or rows["error"].count():
                 readings = process.read(source.path, text_field=text_field, drop_templates=drop_templates)
                 rows = _document_rows(source, readings)
+                counts = sum((Counter(reading.left_out) for reading in readings), Counter[str]())
+                told.pop(source.name, None)
+                told.update({source.name: dict(counts)} if counts else {})
             yield rows
     finally:
         process.close()

@@ -186,10 +186,12 @@ def _of_sentence(
 def _of_row(text: str, statement: Statement, kinds: Sequence[str]) -> Iterator[StatedFact]:
     """Ask for a cell that is one fact and nothing else, by the row's first cell and the column's head."""
     (_, first), *others = statement.cells
-    for head, cell in others:
+    for head, cell in others if first else ():
+        if not head and len(others) > 1:  # nothing says what the cell tells
+            continue
         whole = [fact for fact in facts(cell) if fact.text == cell and fact.kind != "name"]
         kind = _kind(whole[0]) if whole else None
-        if kind is None or kind not in kinds or not first or text[statement.start : statement.end].count(cell) != 1:
+        if kind is None or kind not in kinds or text[statement.start : statement.end].count(cell) != 1:
             continue
         if len(statement.cells) == 2:
             opening = f"According to $title, what is the {_lower_first(first)}"
@@ -249,4 +251,4 @@ def _procedures(text: str) -> Iterator[StatedFact]:
 
 def _lower_first(text: str) -> str:
     first = text.split(" ", 1)[0]
-    return text if len(first) > 1 and not first[1:].islower() else text[0].lower() + text[1:]
+    return text if len(first) > 1 and not first[1:].islower() else text[:1].lower() + text[1:]

@@ -30,15 +30,23 @@ def read_documents(run: Run, settings: Settings, sources: Sequence[documents.Sou
         RaftError: nothing can be read, or something was found and `privacy.found` is "refuse".
     """
     replace, drop = settings.privacy.found == "redact", settings.chunking.templates == "drop"
-    failed = run.manifest["steps"].get("documents", {}).get("notes", {}).get("unreadable", [])
+    noted = run.manifest["steps"].get("documents", {}).get("notes", {})
+    failed = noted.get("unreadable", [])
     newer = readers.versions(source.path for source in sources)
 
     def work(step: Step) -> Mapping[str, Output]:
         known = step.previous("documents.parquet", _file_and_digest)
         previous = None if known is None else (lambda name, sha256: known((name, sha256)))
+        names = {source.name for source in sources}  # what is said of rows that are used again holds on
+        left_out = {name: dict(counts) for name, counts in noted.get("left_out", {}).items() if name in names}
         frames = documents.read_documents(
-            sources, text_field=settings.chunking.text_field, drop_templates=drop, previous=previous
+            sources,
+            text_field=settings.chunking.text_field,
+            drop_templates=drop,
+            previous=previous,
+            left_out=left_out,
         )
+        step.stats["left_out"] = left_out
         kept = redacted(frames) if replace else frames
         return {"documents.parquet": tallied(kept, partial(count_documents, step.stats))}
 

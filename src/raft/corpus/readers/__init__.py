@@ -5,6 +5,7 @@ bounded: files have a largest size, archives are inflated within limits before a
 a process of its own (`ReadingProcess`), so that what takes too long, needs too much or breaks down costs one file.
 """
 
+import codecs
 import importlib
 import importlib.util
 import json
@@ -14,14 +15,18 @@ import signal
 import stat
 import subprocess
 import sys
+import unicodedata
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
+
+import charset_normalizer
 
 from raft.errors import MissingExtra, RaftError
 from raft.store.children import import_path
@@ -53,25 +58,83 @@ class _Format(NamedTuple):
     """Set where the reader once made something else of the same bytes."""
 
 
+_PAGES = ("markdownify", "bs4", "lxml")
 _FORMATS = {
-    "md": _Format("text", ".md .markdown", version=2),
-    "txt": _Format("text", ".txt .text"),
-    "rst": _Format("text", ".rst"),
-    "html": _Format("html", ".html .htm .xhtml", ("markdownify", "bs4"), largest=32 * MEGABYTE, version=2),
+    "md": _Format("text", ".md .markdown", version=3),
+    "mdx": _Format("text", ".mdx"),
+    "txt": _Format("text", ".txt .text", version=2),
+    "rst": _Format("text", ".rst", version=2),
+    "html": _Format("html", ".html .htm .xhtml", _PAGES, largest=32 * MEGABYTE, version=3),
     "pdf": _Format("pdf", ".pdf", ("pypdfium2",), seconds=300, version=2),
-    "docx": _Format("docx", ".docx", ("mammoth", "markdownify", "bs4")),
-    "xlsx": _Format("sheets", ".xlsx .xlsm", ("fastexcel",)),
-    "csv": _Format("sheets", ".csv"),
-    "tsv": _Format("sheets", ".tsv"),
-    "json": _Format("records", ".json"),
-    "jsonl": _Format("records", ".jsonl .ndjson"),
-    "yaml": _Format("records", ".yaml .yml", largest=32 * MEGABYTE),
+    "docx": _Format("docx", ".docx", ("mammoth", *_PAGES), version=2),
+    "xlsx": _Format("sheets", ".xlsx .xlsm", ("openpyxl",), version=2),
+    "csv": _Format("sheets", ".csv", version=2),
+    "tsv": _Format("sheets", ".tsv", version=2),
+    "json": _Format("records", ".json", version=2),
+    "jsonl": _Format("records", ".jsonl .ndjson", version=2),
+    "yaml": _Format("records", ".yaml .yml", largest=32 * MEGABYTE, version=2),
+    "ipynb": _Format("notebook", ".ipynb"),
+    "pptx": _Format("slides", ".pptx"),
+    "eml": _Format("mail", ".eml", _PAGES),
+    "epub": _Format("epub", ".epub", _PAGES),
+    "srt": _Format("subtitles", ".srt .vtt"),
 }
 SUFFIXES = {suffix: kind for kind, its in _FORMATS.items() for suffix in its.suffixes.split()}
 """File suffixes that can be read, and the format each stands for."""
 
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f]")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
+_JOINED = r"\u0590-\u1dff\u2100-\U0010ffff"
+_INVISIBLE = re.compile(
+    r"\u00ad(?:\n(?=\w))?|[\u034f\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]"
+    rf"|[\U000e0000-\U000e007f]|(?<![{_JOINED}])[\u200c\u200d]+|[\u200c\u200d]+(?![{_JOINED}])"
+)
+_ALIKES = {
+    **dict.fromkeys("\u00a0\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u205f", " "),
+    **dict.fromkeys("\u2028\u2029", "\n"),
+    **dict(zip("\u2010\u2011ﬀﬁﬂﬃﬄﬅﬆ", ("-", "-", "ff", "fi", "fl", "ffi", "ffl", "st", "st"), strict=True)),
+}
+_ALIKE = re.compile(f"[{''.join(_ALIKES)}]")
+
+_MARKS = (
+    *((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32")),
+    *((codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16")),
+)
+_CHARSET = re.compile(
+    rb"""<\?xml\b[^>]{0,200}encoding\s*=\s*["']([\w.:-]+)|<meta\b[^>]{0,400}charset\s*=[\s"']*([\w.:-]+)""",
+    re.IGNORECASE,
+)
+_TEXT_CODEC = re.compile("utf-(?:8|16|32)|cp|iso8859|iso2022|koi8|mac|shift|euc|gb|big5|hz|johab|tis|kz|ptcp")
+_SUPERSETS = {
+    **{"iso8859-1": "cp1252", "ascii": "cp1252", "iso8859-9": "cp1254", "iso8859-11": "cp874", "tis-620": "cp874"},
+    **{"shift_jis": "cp932", "gb2312": "gb18030", "gbk": "gb18030", "euc_kr": "cp949", "big5": "big5hkscs"},
+    **dict.fromkeys(("utf-16", "utf-16-le", "utf-16-be"), "utf-8"),  # who can read the name has read no UTF-16
+}
+_LATIN = ("cp1252", "cp1250", "cp1254", "cp1257", "iso8859_2", "mac_roman", "cp850")
+_LEGACY = [
+    *_LATIN,
+    *(
+        "cp1251",
+        "koi8_r",
+        "cp866",
+        "cp1253",
+        "cp1255",
+        "cp1256",
+        "cp874",
+        "cp932",
+        "euc_jp",
+        "gb18030",
+        "big5",
+        "euc_kr",
+    ),
+]
+_ALPHABETS = (
+    *("äöüß", "àâæçéèêëîïôœùûüÿ", "áéíñóúü", "àáâãçéêíóôõú", "àèéìíîòóùú", "åäöæøé", "áðéíóúýþæö", "ąćęłńóśźż"),
+    *("áčďéěíňóřšťúůýž", "áäčďéíĺľňóôŕšťúýž", "áéíóöőúüű", "ăâîşţșț", "čćđšž", "çğıöşüâî", "āčēģīķļņšūž", "ąčęėįšųūž"),
+)
+"""Letters beyond ASCII of languages that share code pages."""
+_SIGN_IN_WORD = re.compile(r"[^\W\d_](?:[ƒªº¹²³¼½¾]|[^\w\s!-/:-@’])+[^\W\d_]")
+_BEYOND_ASCII, _BEYOND_ASCII_BYTES = re.compile(r"[^\x00-\x7f\ufffd]"), re.compile(rb"[\x80-\xff]+")
 
 
 @dataclass(frozen=True)
@@ -85,7 +148,7 @@ class Reading:
         pages: the offset in `text` at which each page starts; empty when the format has no pages.
         record: 0-based number of the record in a file of many records, else None.
         error: why this record could not be read, in one sentence.
-        left_out: what of the document is not in the text, in words, and how often.
+        left_out: what of the file is not in the text: how many of each kind, as "hidden parts".
     """
 
     title: str
@@ -189,32 +252,100 @@ def require(package: str, *, why: str) -> ModuleType:
         raise MissingExtra(package, extra="docs", why=why) from None
 
 
-def decode(data: bytes) -> str:
-    r"""Return the text of a text file, lines ended by `\n`, without a byte order mark.
+def decode(data: bytes, left_out: dict[str, int] | None = None) -> str:
+    r"""Return the text of a text file as `clean` leaves it, without a byte order mark.
 
-    UTF-8 and, with a byte order mark, UTF-16; Windows-1252 when the result looks like text. Else it is `Unreadable`.
+    In this order: what a mark says, UTF-8, UTF-16 without a mark, the charset that the page names, and the best guess
+    of charset-normalizer. `left_out` learns of bytes that stand for no character, and of a guess.
+
+    Raises:
+        Unreadable: it is not text.
     """
-    utf16 = data.startswith((b"\xff\xfe", b"\xfe\xff"))
-    if b"\0" in data and not utf16:
+    said = {} if left_out is None else left_out
+    marked = next((name for mark, name in _MARKS if data.startswith(mark)), None)
+    named = _CHARSET.search(data, 0, 4096)
+    charset = _python_name((named[1] or named[2]).decode()) if named and not marked else None
+    if charset and charset.startswith(("iso2022", "hz")):  # seven bits, which pass as UTF-8
+        marked, charset = charset, None
+    elif not marked and b"\0" in data:
+        marked = _unmarked_utf16(data)
+    with suppress(UnicodeDecodeError):
+        return clean(data.decode(marked or "utf-8"), binary=True)
+    for encoding, most in ((marked, 0.01), ("utf-8", 0.5), (charset, 0.01)):
+        if encoding is None or (marked and encoding != marked):
+            continue
+        text = data.decode(encoding, "replace")
+        lost, telling = text.count("\ufffd"), len(text) if encoding != "utf-8" else len(_BEYOND_ASCII.findall(text))
+        if lost <= max(most * telling, telling > 100):
+            said.update({"bytes that are no character": lost} if lost else {})
+            return clean(text, binary=True)
+    if marked or not (guess := _guessed(data)):
+        raise Unreadable("It is not a text file, or one of an encoding that cannot be told: save it as UTF-8.")
+    said["encodings guessed"] = 1
+    return clean(data.decode(guess, "replace"), binary=True)
+
+
+def _python_name(charset: str) -> str | None:
+    """Return the codec for a charset as a page names it; as browsers do, the larger of two that are often confused."""
+    with suppress(LookupError):
+        name = codecs.lookup(charset.lower().removeprefix("x-")).name
+        return _SUPERSETS.get(name, name) if _TEXT_CODEC.match(name) else None
+    return None
+
+
+def _unmarked_utf16(data: bytes) -> str:
+    """Return the byte order in which bytes with zeros among them are text of UTF-16."""
+    best, most = "", 0
+    for order in ("utf-16-le", "utf-16-be"):
+        sample = data[:4000].decode(order, "replace")
+        odd = sum(unicodedata.category(mark) in {"Cc", "Cn", "Co"} and mark not in "\r\n\t\f" for mark in sample)
+        common = len(re.findall(r"[\s\d.,。，、a-z]", sample, re.ASCII))
+        if odd * 100 <= len(sample) and common > most:
+            best, most = order, common
+    if not best:
         raise Unreadable("It is not a text file: it holds zero bytes.")
-    # Any bytes pass as Windows-1252; in text of a western language few of them lie beyond ASCII.
-    western = not utf16 and sum(map(len, re.findall(rb"[\x80-\xff]+", data))) <= 0.3 * len(data)
-    for encoding in ("utf-16",) if utf16 else ("utf-8-sig", "cp1252") if western else ("utf-8-sig",):
-        with suppress(UnicodeDecodeError):
-            return clean(data.decode(encoding), binary=True)
-    raise Unreadable("It is not a text file: neither UTF-8, UTF-16 nor Windows-1252.")
+    return best
+
+
+def _guessed(data: bytes) -> str | None:
+    beyond = _BEYOND_ASCII_BYTES.search(data)
+    start = data.rfind(b"\n", 0, beyond.start() if beyond else 0) + 1
+    sample = data[start : start + 65_536]
+    found = charset_normalizer.from_bytes(sample, cp_isolation=_LEGACY).best()
+    if found and found.encoding not in _LATIN and not _is_within_words(sample.decode(found.encoding, "replace")):
+        return found.encoding
+    few = sum(map(len, _BEYOND_ASCII_BYTES.findall(sample))) <= 0.3 * len(sample)
+    return min(_LATIN, key=lambda encoding: _misfits(sample.decode(encoding, "replace"))) if found or few else None
+
+
+def _is_within_words(text: str) -> bool:
+    """Tell whether most of what is beyond ASCII stands beside ASCII letters, as in languages of Latin letters alone."""
+    runs: list[str] = re.findall(r"[A-Za-z]?[^\x00-\x7f]+[A-Za-z]?", text)
+    return sum(run[0].isascii() or run[-1].isascii() for run in runs) * 2 > len(runs)
+
+
+def _misfits(text: str) -> int:
+    """Count signs within words, and letters that the language with the fewest of them does not have."""
+    letters = Counter(mark for mark in text.lower() if "\u00c0" <= mark <= "\u024f")
+    foreign = min(sum(count for mark, count in letters.items() if mark not in one) for one in _ALPHABETS)
+    return foreign + len(_SIGN_IN_WORD.findall(text)) + text.count("\ufffd")
 
 
 def clean(text: str, *, binary: bool = False) -> str:
-    r"""Return `text` with lines ended by `\n`, and without control characters and halves of characters.
+    r"""Return `text` with lines ended by `\n`, and without what nobody sees or what only looks different.
 
+    Control characters, halves of characters, soft hyphens, marks of width zero and of direction go (joiners stay
+    between letters of scripts that need them, and in emoji); spaces that do not break become spaces, ligatures letters.
     With `binary` more than one control character in a thousand is `Unreadable`.
     """
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     text, controls = _CONTROL.subn(" ", text)
     if binary and controls * 1000 > len(text):
         raise Unreadable("It is not a text file: it is full of control characters.")
-    return text if text.isascii() else _SURROGATE.sub("\N{REPLACEMENT CHARACTER}", text.replace("\ufeff", ""))
+    if text.isascii():
+        return text
+    text = _SURROGATE.sub("\N{REPLACEMENT CHARACTER}", _INVISIBLE.sub("", text))
+    return unicodedata.normalize("NFC", _ALIKE.sub(lambda found: _ALIKES[found[0]], text))
 
 
 def check_archive(path: Path) -> None:

@@ -1,26 +1,211 @@
 """Word documents (DOCX)."""
 
+import io
+import re
+import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from raft.corpus.readers import Reading, check_archive, require
+from raft.corpus.readers.formulas import told
 from raft.corpus.readers.html import to_markdown
 from raft.corpus.readers.text import own_title
 
 _STYLES = "p[style-name='Title'] => h1:fresh"
+_W = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
+_M = "{http://schemas.openxmlformats.org/officeDocument/2006/math}"
+_PART = re.compile(r"word/(?:document\d*|footnotes|endnotes)\.xml")
+_LABEL = "\ue000"
+"""Stands before the number of a paragraph, and the digit of its level."""
+_LABELLED = re.compile(rf"(?:^|\n\n){_LABEL}(\d)")
+_ROMAN = ((100, "c"), (90, "xc"), (50, "l"), (40, "xl"), (10, "x"), (9, "ix"), (5, "v"), (4, "iv"), (1, "i"))
 
 
 def read(path: Path, *, kind: str, **_others: object) -> list[Reading]:
-    """Read a Word document as one document, with its headings, lists and tables; pictures are left out."""
+    """Read a Word document as one document, with its headings, lists, tables and equations.
+
+    The numbers of headings and clauses are those that Word shows; hidden text, lines of a table of contents and
+    pictures are left out, but for the words that describe them.
+    """
     mammoth = require("mammoth", why="to read DOCX files")
     check_archive(path)
+    left_out: dict[str, int] = {}
 
     def no_picture(_image: Any) -> dict[str, str]:
         return {}
 
-    with path.open("rb") as stream:
-        result = mammoth.convert_to_html(
-            stream, style_map=_STYLES, convert_image=mammoth.images.img_element(no_picture)
-        )
-    _, text = to_markdown(result.value)
-    return [Reading(own_title(text) or path.stem, text, kind)]
+    result = mammoth.convert_to_html(
+        _prepared(path, left_out), style_map=_STYLES, convert_image=mammoth.images.img_element(no_picture)
+    )
+    _, text = to_markdown(result.value, left_out)
+    text = _in_place(text)
+    return [Reading(own_title(text) or path.stem, text, kind, left_out=left_out)]
+
+
+def _in_place(text: str) -> str:
+    """Return the text with numbered paragraphs that follow each other as lines of one list."""
+    parts, done, first = text.split("\n\n"), [], -1
+    for number, part in enumerate(parts):
+        level = int(part[1]) if part.startswith(_LABEL) else -1
+        listed = level >= 0 and first >= 0
+        first = first if listed else level
+        done.append(("\n" if listed else "\n\n" if number else "") + "   " * max(0, level - first) + part)
+    return re.sub(rf"{_LABEL}\d", "", "".join(done))
+
+
+def _prepared(path: Path, left_out: dict[str, int]) -> io.BytesIO:
+    """Return the document with what mammoth does not read as text: equations and the numbers of paragraphs."""
+    etree = require("lxml.etree", why="to read DOCX files")
+    parser = etree.XMLParser(resolve_entities=False, no_network=True)
+    made = io.BytesIO()
+    with zipfile.ZipFile(path) as archive, zipfile.ZipFile(made, "w") as copy:
+        names = set(archive.namelist())
+        trees = [
+            etree.fromstring(archive.read(name), parser) if name in names else None
+            for name in ("word/numbering.xml", "word/styles.xml")
+        ]
+        numbers = _Numbers(*trees)
+        for name in archive.namelist():
+            data = b"" if name.startswith("word/media/") else archive.read(name)
+            if _PART.fullmatch(name):
+                root = etree.fromstring(data, parser)
+                _prepare(root, numbers, left_out)
+                data = etree.tostring(root)
+            copy.writestr(name, data)
+    made.seek(0)
+    return made
+
+
+def _prepare(root: Any, numbers: "_Numbers", left_out: dict[str, int]) -> None:
+    for equation in list(root.iter(f"{_M}oMath")):
+        run = equation.makeelement(f"{_W}r")
+        _add_text(run, told(equation))
+        run.tail = None
+        equation.getparent().replace(equation, run)
+    for block in list(root.iter(f"{_M}oMathPara")):  # mammoth looks into no part that it does not know
+        for run in list(block):
+            block.addprevious(run)
+        block.getparent().remove(block)
+    for hidden in list(root.iter(f"{_W}vanish")):
+        run = hidden.getparent().getparent()
+        if hidden.get(f"{_W}val") not in {"0", "false", "off"} and run.tag == f"{_W}r" and run.getparent() is not None:
+            run.getparent().remove(run)
+            left_out["hidden parts"] = left_out.get("hidden parts", 0) + 1
+    for paragraph in list(root.iter(f"{_W}p")):
+        style = paragraph.find(f"{_W}pPr/{_W}pStyle")
+        name = "" if style is None else style.get(f"{_W}val", "")
+        if re.match(r"(?i)toc\s?\d|(?:inhalts)?verzeichnis\d", name):
+            paragraph.getparent().remove(paragraph)
+            left_out["lines of contents"] = left_out.get("lines of contents", 0) + 1
+        elif label := numbers.of(paragraph, name):
+            _number(paragraph, label)
+
+
+def _number(paragraph: Any, label: str) -> None:
+    properties = paragraph.find(f"{_W}pPr")
+    if properties is None:
+        properties = paragraph.makeelement(f"{_W}pPr")
+        paragraph.insert(0, properties)
+    for old in properties.findall(f"{_W}numPr"):
+        properties.remove(old)
+    none = paragraph.makeelement(f"{_W}numPr")
+    for tag in ("ilvl", "numId"):  # of the style, too
+        none.append(paragraph.makeelement(f"{_W}{tag}", {f"{_W}val": "0"}))
+    properties.append(none)
+    run = paragraph.makeelement(f"{_W}r")
+    _add_text(run, label + " ")
+    paragraph.insert(paragraph.index(properties) + 1, run)
+
+
+def _add_text(run: Any, text: str) -> None:
+    words = run.makeelement(f"{_W}t", {"{http://www.w3.org/XML/1998/namespace}space": "preserve"})
+    words.text = text
+    run.append(words)
+
+
+class _Numbers:
+    """Counts numbered paragraphs as Word does: levels of one list share counters, a higher level begins them anew."""
+
+    def __init__(self, numbering: Any, styles: Any) -> None:
+        self._levels: dict[str, dict[int, tuple[int, str, str]]] = {}
+        self._lists: dict[str, tuple[str, dict[int, int]]] = {}
+        self._by_style: dict[str, tuple[str, int]] = {}
+        self._based: dict[str, str] = {}
+        self._counts: dict[str, dict[int, int]] = {}
+        self._begun: set[str] = set()
+        style_levels: dict[tuple[str, str], int] = {}
+        for abstract in () if numbering is None else numbering.iterfind(f"{_W}abstractNum"):
+            name = abstract.get(f"{_W}abstractNumId")
+            self._levels[name] = {}
+            for level in abstract.iterfind(f"{_W}lvl"):
+                depth = int(level.get(f"{_W}ilvl", 0))
+                said = {one: _value(level, one) for one in ("start", "numFmt", "lvlText", "pStyle", "isLgl")}
+                form = "legal" if level.find(f"{_W}isLgl") is not None else said["numFmt"]
+                self._levels[name][depth] = (int(said["start"] or 1), form, said["lvlText"])
+                style_levels[name, said["pStyle"]] = depth
+        for one in () if numbering is None else numbering.iterfind(f"{_W}num"):
+            starts = {
+                int(level.get(f"{_W}ilvl", 0)): int(_value(level, "startOverride") or 1)
+                for level in one.iterfind(f"{_W}lvlOverride")
+                if level.find(f"{_W}startOverride") is not None
+            }
+            self._lists[one.get(f"{_W}numId")] = (_value(one, "abstractNumId"), starts)
+        for style in () if styles is None else styles.iterfind(f"{_W}style"):
+            name = style.get(f"{_W}styleId", "")
+            self._based[name] = _value(style, "basedOn")
+            own = style.find(f"{_W}pPr/{_W}numPr")
+            if own is not None and (number := _value(own, "numId")):
+                depth = style_levels.get((self._lists.get(number, ("",))[0], name), int(_value(own, "ilvl") or 0))
+                self._by_style[name] = (number, depth)
+
+    def of(self, paragraph: Any, style: str) -> str:
+        """Return the next number for a paragraph behind the mark of its level; "" if it has none, or a bullet."""
+        own = paragraph.find(f"{_W}pPr/{_W}numPr")
+        number, depth = next((self._by_style[name] for name in self._styles(style) if name in self._by_style), ("", 0))
+        if own is not None:
+            number, depth = _value(own, "numId") or number, int(_value(own, "ilvl") or depth)
+        name, starts = self._lists.get(number, ("", {}))
+        levels = self._levels.get(name, {})
+        if depth not in levels or levels[depth][1] in {"bullet", "none"}:
+            return ""
+        counts = self._counts.setdefault(name, {})
+        if number not in self._begun:
+            self._begun.add(number)
+            for level, start in starts.items():
+                counts[level] = start - 1
+        counts[depth] = counts.get(depth, levels[depth][0] - 1) + 1
+        for level in [level for level in counts if level > depth]:
+            del counts[level]
+
+        def count(found: re.Match[str]) -> str:
+            level = int(found[1]) - 1
+            start, form, _ = levels.get(level, (1, "decimal", ""))
+            return _numeral(counts.setdefault(level, start), "decimal" if levels[depth][1] == "legal" else form)
+
+        label = re.sub(r"%(\d)", count, levels[depth][2]).strip()
+        return f"{_LABEL}{min(depth, 9)}{label}" if label else ""
+
+    def _styles(self, style: str) -> Iterator[str]:
+        seen: set[str] = set()
+        while style and style not in seen:
+            seen.add(style)
+            yield style
+            style = self._based.get(style, "")
+
+
+def _value(parent: Any, tag: str) -> str:
+    child = parent.find(f"{_W}{tag}")
+    return "" if child is None else child.get(f"{_W}val", "")
+
+
+def _numeral(number: int, form: str) -> str:
+    if form.endswith("Letter") and number > 0:
+        text = chr(97 + (number - 1) % 26) * ((number - 1) // 26 + 1)
+    elif form.endswith("Roman") and 0 < number < 1000:
+        text = ""
+        for value, letters in _ROMAN:
+            text, number = text + letters * (number // value), number % value
+    else:
+        text = f"{number:02}" if form == "decimalZero" else str(number)
+    return text.upper() if form.startswith("upper") else text

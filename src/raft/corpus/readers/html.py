@@ -1,48 +1,99 @@
 """HTML pages, turned into Markdown."""
 
+import copy
 import re
 import warnings
 from pathlib import Path
 from typing import Any
 
 from raft.corpus.readers import Reading, Unreadable, clean, decode, require
+from raft.corpus.readers.formulas import lowered, raised, told
 from raft.corpus.readers.text import own_title, split_front_matter
 
 _TEMPLATE = re.compile(r"\{%[^{}]{0,1000}?%\}|\{\{[^{}]{0,1000}?\}\}")
+_DECLARED = re.compile(r"\s*<\?xml\b[^>]*>")
+_CLOSES_ITSELF = re.compile(
+    r"<(?!(?:area|base|br|col|embed|hr|img|input|link|meta|param|source|track|wbr)\b)([a-z][\w:-]*)(\s[^<>]{0,2000})?/>",
+    re.I,
+)
 _ROW = re.compile(r"^\|.*", re.MULTILINE)
-_EMPTY = re.compile(r"^(?:\|[ |]*\||#+)$\n?", re.MULTILINE)
+_EMPTY = re.compile(r"^(?:\|[ |]*|#+)$\n?", re.MULTILINE)
 _MAX_DEPTH = 1_000
 """Far more than the converter can follow; what looks for tables would take the square of it."""
-_DROPPED = ["script", "style", "head", "nav", "footer", "template", "noscript", "iframe", "svg", "img", "picture"]
+_MAX_CELLS = 500_000
+_DROPPED = [
+    "style",
+    "head",
+    "template",
+    "noscript",
+    "iframe",
+    "svg",
+    "canvas",
+    "select",
+    "datalist",
+    "textarea",
+    "input",
+]
+_HIDING = re.compile(r"display\s*:\s*none|visibility\s*:\s*(?:hidden|collapse)|mso-hide\s*:\s*all", re.IGNORECASE)
+_ROLES = {"navigation", "search", "menu", "menubar", "contentinfo", "dialog", "alertdialog"}
+_ASKING = re.compile(
+    r"(?:cookie|consent|gdpr|ccpa)[\w-]*(?:banner|bar|notice|popup|modal|dialog|overlay|message|wall|layer|prompt|box)"
+    r"|^(?:cookies?|cookie-?consent|cookie-?law\S*)$|onetrust|cybot|didomi|usercentrics|^cc-(?:window|banner)$|skip-?(?:link|to|nav)",
+    re.IGNORECASE,
+)
+_HEADINGS = [f"h{level}" for level in range(1, 7)]
+_LAYING_OUT = {"table", "pre", *_HEADINGS}
+_BLOCKS = ("p", "br", "li", "div")
+_TELLING = ("p", "li", "td", "dt", "summary", *_HEADINGS)
+"""A button in these is a word of the text."""
+_LINE_NUMBERS = {"linenos", "lineno", "gutter", "line-numbers"}
+_KEPT = ("main", "article", "body", "html", "h1", "[document]")
+_NO_WORDS = re.compile(
+    r"[\w-]+\.(?:png|jpe?g|gif|svg|webp|bmp)|(?:image|img|picture|photo|logo|icon)\s?\d*", re.IGNORECASE
+)
+_GENERATED = re.compile(
+    r"\s*(?:description automatically generated|ai-generated content may be incorrect)\W*", re.IGNORECASE
+)
+_BACK = re.compile(r"[↑↩↵^⏎\ufe0e\s]+")
 
 
 def read(path: Path, *, kind: str, drop_templates: bool, **_others: object) -> list[Reading]:
-    """Read an HTML page as one document; navigation, footers, scripts and pictures are left out."""
-    title, source = split_front_matter(decode(path.read_bytes()))
-    found, text = to_markdown(_TEMPLATE.sub("", source) if drop_templates else source)
-    return [Reading(title or found or own_title(text) or path.stem, text, kind)]
+    """Read an HTML page as one document: what a browser shows of it, without menus, banners, footers and pictures.
+
+    Of a picture the words that describe it stay; hidden parts go, but for those that a button opens.
+    """
+    left_out: dict[str, int] = {}
+    title, source = split_front_matter(decode(path.read_bytes(), left_out))
+    found, text = to_markdown(_TEMPLATE.sub("", source) if drop_templates else source, left_out)
+    return [Reading(title or found or own_title(text) or path.stem, text, kind, left_out=left_out)]
 
 
-def to_markdown(source: str) -> tuple[str | None, str]:
-    """Return the title of an HTML page (None when it has none) and its body as Markdown."""
+def to_markdown(source: str, left_out: dict[str, int]) -> tuple[str | None, str]:
+    """Return the title of an HTML page (None when it has none) and its body as Markdown; count what is left out."""
     markdownify = require("markdownify", why="to read HTML and DOCX files")
+    declared = _DECLARED.match(source)
+    if declared or "//DTD XHTML" in source[:400]:
+        source = _CLOSES_ITSELF.sub(r"<\1\2></\1>", source[declared.end() if declared else 0 :])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that a page is XHTML, or looks like a file's name, is no news to the user
-        page = require("bs4", why="to read HTML and DOCX files").BeautifulSoup(source, "html.parser")
+        page = require("bs4", why="to read HTML and DOCX files").BeautifulSoup(source, "lxml")
     title = " ".join(page.title.get_text().split()) if page.title else None
-    for element in page.find_all(_DROPPED):
-        element.decompose()
     level: list[Any] = [page]
     for _ in range(_MAX_DEPTH):
         level = [child for element in level for child in getattr(element, "contents", ())]
     if level:
         raise Unreadable("The file is nested too deeply.")
+    _drop(page, left_out)
+    _write_out(page, left_out)
+    _write_marks(page)
     for table in page.find_all("table"):
-        if len(table.find_all(["td", "th"])) == 1:  # a frame around a paragraph
-            table.replace_with(*table.find(["td", "th"]).contents)
+        _lay_out(page, table)
     for cell in page.find_all(["td", "th"]):
-        for block in cell.find_all(["p", "br", "li", "div"]):
-            block.insert_after(" ")
+        for part in [part for part in cell.descendants if part.name in _BLOCKS or (not part.name and "|" in part)]:
+            if part.name:
+                part.insert_after(" ")
+            else:
+                part.replace_with(part.replace("|", r"\|"))
     converter = markdownify.MarkdownConverter(
         heading_style="ATX",
         bullets="-",
@@ -51,7 +102,221 @@ def to_markdown(source: str) -> tuple[str | None, str]:
         escape_misc=False,
         table_infer_header=True,
     )
-    text = clean(converter.convert_soup(page)).replace("\N{NO-BREAK SPACE}", " ")
+    text = clean(converter.convert_soup(page))
     text = _ROW.sub(lambda row: " ".join(row[0].split()), text)
     text = _EMPTY.sub("", re.sub(r"(?<![ \t])[ \t]+\n", "\n", text))
     return title or None, re.sub(r"\n{3,}", "\n\n", text).strip()
+
+
+def _drop(page: Any, left_out: dict[str, int]) -> None:
+    """Take out what a browser does not show, and what belongs to no document."""
+    opened = {
+        one for element in page.find_all(attrs={"aria-controls": True}) for one in element["aria-controls"].split()
+    }
+    waiting = [page]
+    while waiting:
+        for element in [child for child in waiting.pop().contents if child.name]:
+            why = "" if _is_no_text(element) else _part(element, opened)
+            if why is None:
+                waiting.append(element)
+                continue
+            if why and element.get_text(strip=True):
+                left_out[why] = left_out.get(why, 0) + 1
+            element.decompose()
+
+
+def _part(element: Any, opened: set[str]) -> str | None:
+    if _is_furniture(element):
+        return "menus and banners"
+    return "hidden parts" if _is_hidden(element, opened) else None
+
+
+def _is_no_text(element: Any) -> bool:
+    if element.name == "button":
+        return element.parent is None or element.parent.name not in _TELLING
+    if element.name == "script":
+        return "math/tex" not in element.get("type", "")
+    return element.name in _DROPPED or not _LINE_NUMBERS.isdisjoint(element.get("class", ()))
+
+
+def _is_furniture(element: Any) -> bool:
+    if element.name in ("nav", "footer"):
+        return True
+    attributes = element.attrs
+    if not attributes and element.name != "header":
+        return False
+    role = str(attributes.get("role", "")).lower()
+    if element.name == "header" or role == "banner":
+        inside = element.find(_HEADINGS) or element.find_parent(["main", "article", "section"])
+        return not inside and bool(element.find(["a", "button"]))
+    if element.name in _KEPT:
+        return False
+    if role in _ROLES:
+        return not element.find(["main", "article"])
+    asks = any(map(_ASKING.search, [*attributes.get("class", ()), attributes.get("id", "")]))
+    return asks and not (element.find(["h1", "main"]) or element.find_parent(["main", "article"]))
+
+
+def _is_hidden(element: Any, opened: set[str]) -> bool:
+    attributes = element.attrs
+    if not attributes and element.name != "dialog":
+        return False
+    hidden = (
+        attributes.get("hidden", "until-found") != "until-found"
+        or str(attributes.get("aria-hidden", "")).lower() == "true"
+        or (element.name == "dialog" and "open" not in attributes)
+        or bool(_HIDING.search(str(attributes.get("style", ""))))
+    )
+    revealed = attributes.get("role") == "tabpanel" or attributes.get("id") in opened or element.name in _KEPT
+    return hidden and not revealed and not element.find(["main", "h1"])
+
+
+def _write_out(page: Any, left_out: dict[str, int]) -> None:
+    """Put words in the place of pictures and equations."""
+    for picture in page.find_all("img"):
+        words = described(str(picture.get("alt") or ""))
+        if not words and picture.get("alt") != "":  # which says that it only adorns
+            left_out["pictures without text"] = left_out.get("pictures without text", 0) + 1
+        picture.replace_with(words)
+    for formula in page.find_all(["math", "script"]):
+        if formula.name == "script":
+            formula.replace_with(f"${formula.get_text().strip()}$")
+        elif not formula.decomposed:
+            formula.replace_with(told(require("lxml.html", why="to read HTML files").fragment_fromstring(str(formula))))
+
+
+def described(words: str) -> str:
+    """Return the words that describe a picture, "" where a program wrote them or they only name its file."""
+    words = _GENERATED.sub("", " ".join(words.split()))
+    return "" if _NO_WORDS.fullmatch(words) else words
+
+
+def _write_marks(page: Any) -> None:
+    """Put text in the place of exponents and marks of notes; leave out links that lead back, or nowhere."""
+    for mark in page.find_all(["sup", "sub"]):
+        if mark.decomposed:
+            continue
+        while (beside := mark.next_sibling) is not None and beside.name == mark.name:
+            mark.extend(list(beside.contents))
+            beside.decompose()
+        before, after = (_words(one) for one in (mark.previous_sibling, mark.next_sibling))
+        if mark.name == "sub":
+            mark.replace_with(lowered(mark.get_text(), before, after))
+        else:
+            named = " ".join(
+                [*mark.get("class", ()), *(name for link in mark.find_all("a") for name in link.get("class", ()))]
+            )
+            note = mark.find("a", href=re.compile("#")) or re.search("(?i)foot-?note|reference|noteref", named)
+            mark.replace_with(raised(mark.get_text(), before, note=bool(note)))
+    for link in page.find_all("a", href=re.compile("^#")):
+        if _BACK.fullmatch(link.get_text()):
+            link.decompose()
+    for link in page.find_all("a", href=re.compile(r"^\s*(?:data|javascript):", re.IGNORECASE)):
+        del link["href"]
+    page.smooth()
+
+
+def _words(node: Any) -> str:
+    return "" if node is None else str(node.get_text() if node.name else node)
+
+
+def _lay_out(page: Any, table: Any) -> None:
+    """Make a grid of a table whose cells span rows or columns, or a part of the page of one that only frames it."""
+    if table.decomposed or table.parent is None:
+        return
+    inside = table.find_all(True)
+    names, cells = {one.name for one in inside}, [one for one in inside if one.name in ("td", "th")]
+    framing = len(cells) == 1 or table.get("role") in ("presentation", "none")
+    named = any(cell.name == "th" and cell.find_parent("table") is table for cell in cells)
+    if framing or (not named and not names.isdisjoint(_LAYING_OUT)):
+        for part in [*table.find_all(["thead", "tbody", "tfoot", "tr", "td", "th"]), table]:
+            if part is table or part.find_parent("table") is table:
+                part.name, part.attrs = "div", {}
+        return
+    for inner in table.find_all("table") if "table" in names else ():
+        if not inner.decomposed:
+            lines = [" ".join(row.get_text(" ").split()) for row in inner.find_all("tr")]
+            inner.replace_with(" " + "; ".join(filter(None, lines)) + " ")
+    if "caption" in names and (caption := table.find("caption")):
+        caption.name = "p"
+        table.insert_before(caption.extract())
+    rows = [[cell for cell in one.contents if cell.name in ("td", "th")] for one in inside if one.name == "tr"]
+    rows = [row for row in rows if row and not row[0].decomposed]
+    heads = sum(1 for row in rows if row[0].find_parent("thead"))
+    if not heads:
+        heads = next((number for number, row in enumerate(rows) if any(cell.name != "th" for cell in row)), 0)
+    if heads < 2 and not any(
+        cell.get(span, "1") != "1" for row in rows for cell in row for span in ("rowspan", "colspan")
+    ):
+        return
+    grid = _grid(rows)
+    width = max(map(len, grid), default=0)
+    made = page.new_tag("table")
+    while heads > 0 and len(grid) > 1 and len(rows[0]) == 1 and width > 1:  # a title above the columns
+        heading = page.new_tag("p")
+        heading.string = rows[0][0].get_text(" ", strip=True)
+        table.insert_before(heading)
+        rows, grid, heads = rows[1:], grid[1:], heads - 1
+    if heads > 1:
+        told_twice = [
+            [cell.get_text(" ", strip=True) if cell else "" for cell in column]
+            for column in zip(*grid[:heads], strict=True)
+        ]
+        made.append(_row(page, "th", [" ".join(filter(None, dict.fromkeys(name))) for name in told_twice]))
+    for row in grid[heads if heads > 1 else 0 :]:
+        alike = len({id(cell) for cell in row}) == 1 and width > 1
+        made.append(_row(page, "th" if len(made) == 0 else "td", [row[0], *[None] * (width - 1)] if alike else row))
+    table.replace_with(made)
+
+
+def _grid(rows: list[list[Any]]) -> list[list[Any]]:
+    """Return for each row its cells, each as often as it spans columns, and in each row that it spans."""
+    grid: list[list[Any]] = []
+    below: dict[int, tuple[Any, int]] = {}
+    size = 0
+    for row in rows:
+        line: list[Any] = []
+        waiting = list(reversed(row))
+        while waiting or len(line) in below:
+            if len(line) in below:
+                cell, left = below.pop(len(line))
+                if left > 1:
+                    below[len(line)] = (cell, left - 1)
+                line.append(cell)
+                continue
+            cell = waiting.pop()
+            down, across = _span(cell, "rowspan"), _span(cell, "colspan")
+            for _ in range(across):
+                if down > 1:
+                    below[len(line)] = (cell, down - 1)
+                line.append(cell)
+            size += across * min(down, len(rows) - len(grid))
+            if size > _MAX_CELLS:
+                raise Unreadable("A table in it has too many cells.")
+        for column in sorted(column for column in below if column > len(line)):
+            line += [None] * (column - len(line))
+            cell, left = below.pop(column)
+            if left > 1:
+                below[column] = (cell, left - 1)
+            line.append(cell)
+        grid.append(line)
+    width = max(map(len, grid), default=0)
+    return [line + [None] * (width - len(line)) for line in grid]
+
+
+def _span(cell: Any, name: str) -> int:
+    said = re.match(r"\s*(\d{1,5})", str(cell.get(name, "1")))
+    number = int(said[1]) if said else 1
+    return min(number or 100_000, 1000 if name == "colspan" else 100_000)  # rows: 0 is all that follow
+
+
+def _row(page: Any, kind: str, cells: list[Any]) -> Any:
+    row = page.new_tag("tr")
+    for cell in cells:
+        made = page.new_tag(kind)
+        if isinstance(cell, str):
+            made.string = cell
+        elif cell is not None:
+            made.extend([copy.copy(child) for child in cell.contents])
+        row.append(made)
+    return row

@@ -5,7 +5,8 @@ code nor grow: an alias is only a second reference to the same value, and what c
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import yaml
 from raft.corpus.readers import MEGABYTE, Reading, Unreadable, clean, decode
 
 _MAX_DEPTH = 64
+_LONG = 60
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -23,24 +25,68 @@ def read(path: Path, *, kind: str, text_field: str, **_others: object) -> list[R
     A line of JSON lines that is no JSON is a reading with an error that names the line. YAML is one document. Values
     stay as they are written: a date stays a date, 1.50 stays 1.50.
     """
-    source = decode(path.read_bytes())
+    left_out: dict[str, int] = {}
+    readings = _readings(decode(path.read_bytes(), left_out), path.stem, kind, text_field)
+    return [replace(readings[0], left_out=left_out), *readings[1:]]
+
+
+def _readings(source: str, stem: str, kind: str, text_field: str) -> list[Reading]:
     if kind == "yaml":
-        return [_read_yaml(source, path.stem)]
-    if kind == "json":
-        value = _parse(source)
-        many = isinstance(value, list)
-        records = value if many else [value]
-    else:
-        parsed = (_parse_line(number, line) for number, line in enumerate(source.split("\n"), start=1))
+        return [_read_yaml(source, stem)]
+    many = kind == "jsonl"
+    value = None if many else _parse(source)
+    if many or isinstance(value, Unreadable):
+        parsed = [_parse_line(number, line) for number, line in enumerate(source.split("\n"), start=1)]
         records, many = [record for record in parsed if record is not None], True
         faults = [record for record in records if isinstance(record, Unreadable)]
-        if faults and len(faults) == len(records):
-            raise faults[0]
-    if not any(_has_text(record, text_field) or isinstance(record, Unreadable) for record in records):
-        return [Reading(path.stem, _told(records if many else records[0]), kind)]
-    return [
-        _reading(record, number if many else None, path.stem, kind, text_field) for number, record in enumerate(records)
+        if faults and (len(faults) == len(records) or (isinstance(records[0], Unreadable) and value)):
+            raise value or faults[0]
+    else:
+        found = value if isinstance(value, list) else _held(value, text_field)
+        many = isinstance(found, list)
+        records = found if isinstance(found, list) else [value]
+    if not any(_text(record, text_field) or isinstance(record, Unreadable) for record in records):
+        fields = _fields(records)
+        if many and fields and text_field != "text":
+            there = ", ".join(fields[:12]) + (", …" if len(fields) > 12 else "")
+            raise Unreadable(f"No record has a text in the field {text_field!r}; the fields are: {there}.")
+        return [Reading(stem, _told(records if many else records[0]), kind)]
+    return [_reading(record, number if many else None, stem, kind, text_field) for number, record in enumerate(records)]
+
+
+def _held(value: Any, text_field: str, depth: int = 0) -> list[Any] | None:
+    """Return the longest list of records with a text that stands in a key of this value, or below."""
+    if not isinstance(value, dict) or depth > 3 or _text(value, text_field):
+        return None
+    lists = [
+        child for child in value.values() if isinstance(child, list) and any(_text(one, text_field) for one in child)
     ]
+    lists += filter(None, (_held(child, text_field, depth + 1) for child in value.values()))
+    return max(lists, key=len, default=None)
+
+
+def _text(record: Any, text_field: str) -> str:
+    """Return what a record holds as text; `content.text` is the field `text` of the field `content`."""
+    value = record.get(text_field) if isinstance(record, dict) else None
+    if value is None and isinstance(record, dict):
+        value = record
+        for name in text_field.split("."):
+            value = value.get(name) if isinstance(value, dict) else None
+    return value.strip() if isinstance(value, str) else ""
+
+
+def _fields(records: Sequence[Any]) -> list[str]:
+    """Return the names of the fields of the first records, as they can be given for the text field."""
+    found: dict[str, None] = {}
+    for record in records[:100]:
+        inner = [(str(key), child) for key, child in record.items()] if isinstance(record, dict) else []
+        while inner:
+            name, value = inner.pop(0)
+            if isinstance(value, dict) and name.count(".") < 4:
+                inner[:0] = [(f"{name}.{key}", child) for key, child in value.items()]
+            elif isinstance(value, str):
+                found[name] = None
+    return list(found)
 
 
 def _told(value: Any, *, limit: int | None = None) -> str:
@@ -63,6 +109,9 @@ def _lines(value: Any, path: str, depth: int) -> Iterator[str]:
     elif isinstance(value, list):
         if all(_is_scalar(item) for item in value):
             words = ", ".join(filter(None, map(_word, value)))
+            if len(words) > _LONG * max(6, len(value)) or len(words) > 20 * _LONG:  # paragraphs, or very many words
+                yield from (f"{path}: {word}" if path else word for word in map(_word, value) if word)
+                return
             if words:
                 yield f"{path}: {words}" if path else words
             return
@@ -99,7 +148,7 @@ def _parse(source: str) -> Any:
         # Numbers stay as they are written: 1.50 is not 1.5, and an account number is no float.
         return json.loads(source, parse_float=str, parse_int=str)
     except json.JSONDecodeError as error:
-        raise Unreadable(f"It is not JSON: {error.msg} in line {error.lineno}.") from error
+        return Unreadable(f"It is not JSON: {error.msg} in line {error.lineno}.")
 
 
 def _parse_line(number: int, line: str) -> Any:
@@ -113,10 +162,6 @@ def _parse_line(number: int, line: str) -> Any:
         return Unreadable(f"Line {number} is nested too deeply.")
 
 
-def _has_text(record: Any, text_field: str) -> bool:
-    return isinstance(record, dict) and isinstance(record.get(text_field), str) and bool(record[text_field].strip())
-
-
 def _reading(record: Any, number: int | None, stem: str, kind: str, text_field: str) -> Reading:
     title = stem if number is None else f"{stem} {number + 1}"
     if isinstance(record, Unreadable):
@@ -124,7 +169,7 @@ def _reading(record: Any, number: int | None, stem: str, kind: str, text_field: 
     named = record.get("title") if isinstance(record, dict) else None
     if isinstance(named, str) and named.strip():
         title = clean(" ".join(named.split()))
-    text = clean(record[text_field]).strip() if _has_text(record, text_field) else _told(record)
+    text = clean(_text(record, text_field)).strip() or _told(record)
     return Reading(title, text, kind, record=number)
 
 

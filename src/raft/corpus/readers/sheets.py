@@ -1,55 +1,297 @@
 """Tables: XLSX workbooks, CSV and TSV. Each row becomes one line that can be understood alone."""
 
 import csv
+import re
+import zipfile
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from datetime import date, datetime, time, timedelta
+from itertools import chain, dropwhile, islice, pairwise
 from pathlib import Path
+from typing import Any
 
 from raft.corpus.readers import Reading, check_archive, clean, decode, require
 
-_DELIMITERS = ",;\t|"
+_DELIMITERS = "\t;|,"
+_AHEAD = 60
+"""So many rows tell where the headers are."""
+_NUMBER = re.compile(r"\W*\d[\d.,:/'’\s-]*(?:%|[€$£¥]|\w{1,3})?\W*$")
+_YEAR = re.compile(r"(?:19|20)\d\d")
+_MERGED = re.compile(rb'<(?:\w+:)?mergeCell\b[^>]*\bref="([A-Z]{1,3})(\d{1,7}):([A-Z]{1,3})(\d{1,7})"')
+_NO_VALUE = re.compile(
+    rb"(?:</(?:\w+:)?f>|<(?:\w+:)?f\b[^>]*/>)\s*(?:<(?:\w+:)?v\s*/>|<(?:\w+:)?v></(?:\w+:)?v>)?\s*</"
+)
+_LITERAL = re.compile(r'"([^"]*)"|\\(.)|\[\$([^\]-]*)[^\]]*\]|_.|\*.|\[[^\]]*\]')
+_DIGITS = re.compile(r"[0#?][0#?,.]*(?:E[+-]0+)?")
 
 
 def read(path: Path, *, kind: str, **_others: object) -> list[Reading]:
-    """Read a table as one document of lines `header: value; header: value`, under a heading for each sheet."""
+    """Read a table as one document of lines `header: value; header: value`, under a heading for each sheet.
+
+    Rows above the headers are told as they are; of a sheet of names and values each row is a line `name: value`. Cells
+    of a workbook are told as it shows them, but dates as 2026-05-31.
+    """
+    left_out: dict[str, int] = {}
     if kind == "xlsx":
-        return [Reading(path.stem, "\n\n".join(_sheets(path)), kind)]
-    text = decode(path.read_bytes())
-    delimiter = "\t" if kind == "tsv" else _delimiter(text)
+        return [Reading(path.stem, "\n\n".join(_sheets(path, left_out)), kind, left_out=left_out)]
+    text = decode(path.read_bytes(), left_out)
+    named = re.match(r'"?sep=([^"\n])"?[ \t]*\n', text, re.IGNORECASE)
+    lines = text[named.end() if named else 0 :].split("\n")
     # A quoted cell may be as large as the file, and the file's size is limited already.
     csv.field_size_limit(max(csv.field_size_limit(), len(text)))
-    rows = csv.reader((f"{line}\n" for line in text.split("\n")), delimiter=delimiter)
-    return [Reading(path.stem, "\n".join(_row_lines(rows)), kind)]
+    rows = _records(lines, named[1] if named else _delimiter(lines))
+    told = "\n".join(_row_lines((row, frozenset()) for row in rows))
+    return [Reading(path.stem, told, kind, left_out=left_out)]
 
 
-def _row_lines(rows: Iterable[Sequence[str | None]]) -> Iterator[str]:
-    """Yield one line for each row below the headers, the first with any cell; one without a name is `column 3`."""
-    headers: list[str] = []
-    seen_any = False
-    for row in rows:
-        cells = [" ".join((cell or "").split()) for cell in row]
-        if not any(cells):
+def _records(lines: Iterable[str], delimiter: str) -> Iterator[list[str]]:
+    return csv.reader((f"{line}\n" for line in lines), delimiter=delimiter, skipinitialspace=True)
+
+
+def _delimiter(lines: Sequence[str]) -> str:
+    """Return what parts most of the first lines alike; of several the one that stands in numbers and prose least."""
+    shares = dict.fromkeys(_DELIMITERS, 0.0)
+    for mark in _DELIMITERS:
+        widths = [len(row) for row in islice(_records(lines, mark), 100) if any(map(str.strip, row))]
+        width, count = Counter(widths).most_common(1)[0] if widths else (1, 0)
+        shares[mark] = count / len(widths) if width > 1 else 0.0
+    best = max(shares, key=lambda mark: shares[mark])
+    return best if shares[best] else ","
+
+
+_Row = tuple[Sequence[str], frozenset[int]]
+"""The cells of a row, and the columns whose cell belongs to the one left of it."""
+
+
+def _row_lines(rows: Iterable[_Row]) -> Iterator[str]:
+    """Yield one line for each row below the headers; a column without a name is `column 3`.
+
+    Behind an empty row a row of names begins another table.
+    """
+    cells: Iterator[_Row] = (([" ".join(cell.split()) for cell in row], joined) for row, joined in rows)
+    begun = dropwhile(lambda row: not any(row[0]), cells)
+    ahead = list(islice(begun, _AHEAD))
+    rest = chain(ahead, begun)
+    filled = [(row, joined) for row, joined in ahead if any(row)]
+    if _are_pairs([row for row, _ in filled]):
+        yield from (_pairs([cell for cell in row if cell]) for row, _ in rest if any(row))
+        return
+    titles, found = _headers(filled)
+    tops: list[Sequence[str]] = [*found]
+    for row, _ in islice((one for one in rest if any(one[0])), len(titles) + len(tops)):
+        if row in titles:
+            yield ": ".join(dict.fromkeys(cell.rstrip(":") for cell in row if cell))
+    headers = _names(tops)
+    seen_any = gap = False
+    counted: set[int] = set()
+    for row, joined in rest:
+        columns = {column for column, cell in enumerate(row) if cell}
+        if not columns:
+            gap = True
             continue
-        if not headers:
-            headers = [cell.rstrip(":") or f"column {number}" for number, cell in enumerate(cells, start=1)]
-            continue
-        seen_any = True
-        headers += [f"column {number}" for number in range(len(headers) + 1, len(cells) + 1)]
-        yield "; ".join(f"{header}: {cell}" for header, cell in zip(headers, cells, strict=False) if cell)
+        if gap and len(columns) > 1 and _is_header(row) and (counted & columns or len(columns) != len(tops[-1])):
+            headers, tops, counted = _names([row]), [row], set()
+        elif row not in tops:
+            seen_any = True
+            one = next(filter(None, row))
+            if set(map(row.__getitem__, columns)) == {one} and (joined or (gap and counted)):
+                yield one
+                continue
+            headers += [f"column {number}" for number in range(len(headers) + 1, len(row) + 1)]
+            counted |= {column for column in columns - counted if _is_number(row[column])}
+            yield "; ".join(f"{header}: {cell}" for header, cell in zip(headers, row, strict=False) if cell)
+        gap = False
     if headers and not seen_any:
         yield "; ".join(headers)
 
 
-def _delimiter(text: str) -> str:
-    first = next((line for line in text.split("\n") if line.strip()), "")
-    return max(_DELIMITERS, key=first.count) if any(mark in first for mark in _DELIMITERS) else ","
+def _names(tops: Sequence[Sequence[str]]) -> list[str]:
+    """Return the name of each column from the rows of headers."""
+    parts = [[row[column] for row in tops if column < len(row)] for column in range(max(map(len, tops), default=0))]
+    names = [" ".join(filter(None, dict.fromkeys(part))).rstrip(": ") for part in parts]
+    return [name or f"column {number}" for number, name in enumerate(names, start=1)]
 
 
-def _sheets(path: Path) -> Iterator[str]:
-    fastexcel = require("fastexcel", why="to read XLSX files")
+def _are_pairs(rows: Sequence[Sequence[str]]) -> bool:
+    """Return whether rows are names and their values, without headers above."""
+    pairs = [[cell for cell in row if cell] for row in rows]
+    pairs = [pair for pair in pairs if len(pair) > 1]
+    if len(pairs) < 2 or any(_is_number(pair[0]) for pair in pairs):
+        return False
+    if all(name.endswith(":") for pair in pairs for name in pair[::2]):
+        return True
+    names, values = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    if max(map(len, pairs)) > 2 or len(set(names)) < len(names):
+        return False
+    kinds = {re.sub(r"[\d.,]+", "0", value) if _is_number(value) else "" for value in values[1:]}
+    return _is_number(values[0]) or len(kinds) > 1
+
+
+def _pairs(cells: Sequence[str]) -> str:
+    said = [cell.rstrip(": ") for cell in cells]
+    return "; ".join(": ".join(said[number : number + 2]) for number in range(0, len(said), 2))
+
+
+def _headers(rows: Sequence[_Row]) -> tuple[list[Sequence[str]], list[list[str]]]:
+    """Return the rows above the headers, and those of the headers."""
+    widths = [len({cell for cell in row if cell}) for row, _ in rows]
+    usual = max(widths[-1], Counter(widths).most_common(1)[0][0]) if widths else 0
+    left = min((next(filter(row.__getitem__, range(len(row)))) for row, _ in rows), default=0)
+    first = 0
+    while first < len(rows) - 2 and widths[first] < 0.67 * usual and widths[first] <= 2:
+        cells = [cell for cell in rows[first][0][left:] if cell]
+        if rows[first][0][left : left + len(set(cells))] != list(dict.fromkeys(cells)):
+            break  # something stands further right, as above a group of columns
+        first += 1
+    if first and not _is_header(rows[first][0]):
+        first = 0
+    below = first + 1
+    while below < min(first + 3, len(rows) - 1) and _goes_on(rows, below):
+        below += 1
+    tops: list[list[str]] = [list(row) for row, _ in rows[first:below]]
+    for row, under in pairwise(tops):
+        for column in range(1, min(len(row), len(under))):  # what stands above several columns is in the first of them
+            if not row[column] and under[column] and under[column - 1]:
+                row[column] = row[column - 1]
+    return [row for row, _ in rows[:first]], tops
+
+
+def _goes_on(rows: Sequence[_Row], number: int) -> bool:
+    """Return whether a row below headers names their columns once more."""
+    (above, joined), (row, _) = rows[number - 1], rows[number]
+    if not _is_header(row):
+        return False
+    if joined:
+        return len(set(filter(None, above))) > 1
+    gaps = [column for column, cell in enumerate(row) if cell and not (column < len(above) and above[column])]
+    below = [later for later, _ in rows[number + 1 : number + 4]]
+    counted = any(
+        _is_number(later[column]) for later in below for column in range(min(len(row), len(later))) if row[column]
+    )
+    return bool(gaps) and gaps != [0] and any(above[: gaps[-1]]) and counted
+
+
+def _is_header(row: Sequence[str]) -> bool:
+    cells = [cell for cell in row if cell]
+    return bool(cells) and not any(_is_number(cell) and not _YEAR.fullmatch(cell) for cell in cells)
+
+
+def _is_number(cell: str) -> bool:
+    return bool(_NUMBER.match(cell))
+
+
+def _sheets(path: Path, left_out: dict[str, int]) -> Iterator[str]:
+    openpyxl = require("openpyxl", why="to read XLSX files")
     check_archive(path)
-    workbook = fastexcel.read_excel(path)
-    for name in workbook.sheet_names:
-        table = workbook.load_sheet(name, header_row=None, dtypes="string").to_polars()
-        lines = list(_row_lines(table.iter_rows()))
-        if lines:
-            yield clean(f"## {' '.join(name.split())}\n\n" + "\n".join(lines))
+    workbook = openpyxl.load_workbook(path, read_only=True, data_only=True)
+    with zipfile.ZipFile(path) as archive:
+        for sheet in workbook.worksheets:
+            source = archive.read(sheet._worksheet_path)
+            if empty := len(_NO_VALUE.findall(source)):
+                left_out["formulas without a value"] = left_out.get("formulas without a value", 0) + empty
+            sheet.reset_dimensions()  # the file may claim any
+            lines = list(_row_lines(_merged(sheet.iter_rows(), _merges(source))))
+            if lines:
+                yield clean(f"## {' '.join(sheet.title.split())}\n\n" + "\n".join(lines))
+
+
+def _merges(source: bytes) -> dict[int, list[tuple[int, int, int]]]:
+    """Return the merged cells of a sheet by their first row: first column, last row, last column, all from 0."""
+    found: dict[int, list[tuple[int, int, int]]] = {}
+    for left, top, right, bottom in _MERGED.findall(source):
+        found.setdefault(int(top) - 1, []).append((_column(left), int(bottom) - 1, _column(right)))
+    return found
+
+
+def _column(letters: bytes) -> int:
+    number = 0
+    for letter in letters:
+        number = 26 * number + letter - 64
+    return number - 1
+
+
+def _merged(rows: Iterable[Sequence[Any]], merges: dict[int, list[tuple[int, int, int]]]) -> Iterator[_Row]:
+    """Yield the rows of a sheet as it shows them; each of merged cells holds what they say together."""
+    under: list[tuple[int, int, int, str]] = []
+    width = 0
+    for number, row in enumerate(rows):
+        cells = [_shown(cell.value, cell.number_format) if cell.value is not None else "" for cell in row]
+        joined: set[int] = set()
+        width = max(width, len(cells))
+        under = [one for one in under if one[1] >= number]
+        for left, bottom, right in merges.get(number, ()):
+            under.append((left, bottom, min(right, max(width, left + 1, 50)), cells[left] if left < len(cells) else ""))
+        for left, _, right, value in under:
+            cells += [""] * (right + 1 - len(cells) if value else 0)
+            for column in range(left, right + 1 if value else left):
+                cells[column] = value
+                joined |= {column} if column > left else set()
+        yield cells, frozenset(joined)
+
+
+def _shown(value: Any, form: str) -> str:
+    """Return a value in the number format of its cell; dates are 2026-05-31, and the locale is none."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool) or not isinstance(value, int | float | date | time | timedelta):
+        return str(value).upper()
+    if form == "General" and not isinstance(value, date | time | timedelta):
+        return f"{value:.15g}" if isinstance(value, float) else str(value)
+    sections = form.split(";")
+    if isinstance(value, date | time | timedelta):
+        return _shown_time(value, _LITERAL.sub("", form).lower(), form.lower())
+    own_sign = value < 0 and len(sections) > 1
+    section = sections[1] if own_sign else sections[2] if value == 0 and len(sections) > 2 else sections[0]
+    plain, said = f"{value:.15g}" if isinstance(value, float) else str(value), []
+
+    def literal(found: re.Match[str]) -> str:
+        said.append(next(filter(None, found.groups()), ""))
+        return "\x00"
+
+    bare = _LITERAL.sub(literal, section)
+    pattern = _DIGITS.search(bare)
+    if not pattern or "/" in bare or re.search(r"\[[<>=]|General|@", section):
+        return plain
+    number = abs(value) if own_sign else value
+    text = _in_digits(number * 100 ** bare.count("%"), pattern[0])
+    shown = bare[: pattern.start()] + text + bare[pattern.end() :]
+    if _DIGITS.search(bare, pattern.end()):  # digits in groups, as of a telephone number
+        digits = iter(reversed(str(abs(round(number))).zfill(len(re.findall("[0#?]", bare)))))
+        shown = "".join(reversed([next(digits) if mark in "0#?" else mark for mark in reversed(bare)]))
+        shown = "".join(reversed(list(digits))) + shown
+    for words in said:
+        shown = shown.replace("\x00", words, 1)
+    return " ".join(shown.split())
+
+
+def _in_digits(value: float, pattern: str) -> str:
+    digits, _, exponent = pattern.partition("E")
+    scaled = digits.rstrip(",")
+    whole, _, decimals = scaled.partition(".")
+    value = value / 1000 ** (len(digits) - len(scaled))
+    places, needed = len(decimals), decimals.count("0")
+    if exponent:
+        return f"{value:.{places}E}"
+    text = f"{value:{',' if ',' in whole else ''}.{places}f}"
+    for _ in range(places - needed):
+        text = text[:-1] if text.endswith("0") else text
+    sign, text = ("-", text[1:]) if text.startswith("-") else ("", text)
+    head, dot, tail = text.partition(".")
+    return sign + head.zfill(whole.count("0")) + (dot + tail if tail else "")
+
+
+def _shown_time(value: date | time | timedelta, bare: str, form: str) -> str:
+    seconds = ":%S" if "s" in bare or "[s" in form else ""
+    if isinstance(value, timedelta):
+        total = round(value.total_seconds())
+        sign, total = ("-", -total) if total < 0 else ("", total)
+        if "[m" in form:
+            return f"{sign}{total // 60}:{total % 60:02}"
+        return f"{sign}{total // 3600}:{total // 60 % 60:02}" + (f":{total % 60:02}" if seconds else "")
+    if isinstance(value, time):
+        return value.strftime("%H:%M" + seconds)
+    if isinstance(value, datetime) and value.microsecond:
+        value = (value + timedelta(seconds=0.5)).replace(microsecond=0)
+    days = "%Y-%m-%d" if "d" in bare else "%Y-%m" if "m" in bare and "h" not in bare else "%Y" if "y" in bare else ""
+    hours = isinstance(value, datetime) and ("h" in bare or value.time() != time()) and "h" in bare
+    return value.strftime(" ".join(filter(None, [days, "%H:%M" + seconds if hours else ""])) or "%Y-%m-%d")

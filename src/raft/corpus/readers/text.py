@@ -5,17 +5,39 @@ import re
 from bisect import bisect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache, partial
-from itertools import accumulate
+from itertools import accumulate, compress
+from operator import not_
 from pathlib import Path
 
-from raft.corpus.readers import Reading, decode
+from raft.corpus.readers import Reading, clean, decode
+from raft.corpus.readers.formulas import lowered, raised
 
-_FRONT_MATTER = re.compile(r"---[a-z]*[ \t]*\n(.*?\n)??(?:---|\.\.\.)[ \t]*(?:\n|\Z)", re.DOTALL)
-_TITLE = re.compile(r"^title:[ \t]*(?P<quote>[\"']?)(?P<title>[^\n]{0,2000}?)(?P=quote)[ \t]*$", re.MULTILINE)
+_FRONT_MATTER = re.compile(
+    r"(?:---[a-z]*[ \t]*\n(?P<yaml>.*?\n)??(?:---|\.\.\.)|\+\+\+[ \t]*\n(?P<toml>.*?\n)??\+\+\+)[ \t]*(?:\n|\Z)",
+    re.DOTALL,
+)
+_KEY, _GOES_ON = re.compile(r"[\w\"'$@][^:\n]{0,200}:(?:\s|$)"), re.compile(r"[ \t#}\]-]|$")
+_TITLE = re.compile(r"^title[ \t]*[:=][ \t]*(?P<quote>[\"']?)(?P<title>[^\n]{0,2000}?)(?P=quote)[ \t]*$", re.MULTILINE)
+_CODE = r"(?P<ticks>`{1,3})(?!`)[^\n]{1,2000}?(?<!`)(?P=ticks)(?!`)"
+_DATA = r"data:[\w.+-]+/[^\s\"'<>()]{100,}"
+_DATA_NAMED = re.compile(rf"^ {{0,3}}\[([^\]\n]{{1,200}})\]:[ \t]*<?{_DATA}.*$\n?", re.MULTILINE)
+_DATA_PICTURE = re.compile(
+    rf"!\[(?P<words>[^\]\n]{{0,1000}})\](?:\(\s*<?{_DATA}[^)\n]{{0,1000}}\)|\[(?P<name>[^\]\n]{{0,200}})\])"
+    rf"|<img\b(?=[^<>]{{0,1000}}?\bsrc=[\"']{_DATA})(?=[^<>]*?\balt=[\"'](?P<alt>[^\"'<>]{{0,1000}}))?[^<>]*>",
+    re.IGNORECASE,
+)
+_MODULE = re.compile(
+    r"^(?:import\s+(?:[\"'{*]|[\w$]+(?:\s*,\s*\{[^}]{0,1000}\})?\s+from\s)"
+    r"|export\s+(?:default|const|let|var|function|async|class|[{*]))(?:.*\n?)(?:[ \t]*\S.*\n?)*",
+    re.MULTILINE,
+)
+_COMPONENT = re.compile(
+    rf"{_CODE}|\{{/\*(?:[^*]|\*(?!/)){{0,5000}}\*/\}}|</?(?:[A-Z][\w.]*(?:\s(?:[^<>{{}}\"']|\"[^\"]{{0,1000}}\"|'[^']{{0,1000}}'|\{{[^{{}}]{{0,1000}}\}}){{0,100}})?/?)?>"
+)
+_TITLED = re.compile(r"\b(?:title|label|summary)=([\"'])(.*?)\1")
 _HEADING = re.compile(r"^ {0,3}#{1,6}[ \t]+(.+)$|^(\S[^\n]*)\n(?:={3,}|-{3,})[ \t]*$", re.MULTILINE)
 _UNDERLINED = re.compile(r"^(\S[^\n]{2,})\n([=\-~^\"'*+#.])\2{2,}[ \t]*$", re.MULTILINE)
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
-_CODE = r"(?P<ticks>`{1,3})(?!`)[^\n]{1,2000}?(?<!`)(?P=ticks)(?!`)"
 _TAGS = (
     "a abbr acronym address article aside b big blockquote br button center cite code dd del details dfn div dl dt em "
     "figcaption figure font footer form h1 h2 h3 h4 h5 h6 header hr i iframe img input ins kbd label li main mark nav "
@@ -28,7 +50,14 @@ _TEMPLATE = (
     r"(?P<template>\{%-?\s*(?P<name>\w+)(?P<rest>[^%{}]{0,1000})-?%\}"
     r"|\{\{(?P<variable>-?\s*(?:site|page|base|layout)\.)?[^{}\n]{0,1000}\}\})"
 )
-_MARKUP = re.compile(rf"{_CODE}|{_TEMPLATE}|{_TAG}|(?P<entity>{_ENTITY})", re.IGNORECASE)
+_SCRIPT = (
+    r"(?P<script><su(?P<low>[bp])\b[^<>]{0,200}>(?P<note><a\b[^<>]{0,500}>)?"
+    r"(?P<mark>[^<>]{0,200})(?:</a\s*>)?</su(?P=low)\s*>)"
+)
+_MARKUP, _MARKUP_RAISED = (
+    re.compile(rf"{_CODE}|{_TEMPLATE}|{script}|{_TAG}|(?P<entity>{_ENTITY})", re.IGNORECASE)
+    for script in ("(?P<script>(?!))", _SCRIPT)
+)
 _COMMENTS = (("<!--", "-->"), ("<style", "</style>"), ("<script", "</script>"))
 _TEMPLATE_COMMENT = ("{% comment %}", "{% endcomment %}")
 _UNPAIRED = {"br", "dd", "dt", "hr", "li", "p", "tbody", "td", "tfoot", "th", "thead", "tr", "wbr"}
@@ -47,23 +76,67 @@ _Replace = Callable[[re.Match[str]], str]
 
 def read(path: Path, *, kind: str, drop_templates: bool, **_others: object) -> list[Reading]:
     """Read a text file as one document; Markdown loses front matter, comments and inline HTML."""
-    text = decode(path.read_bytes())
-    if kind != "md":
+    left_out: dict[str, int] = {}
+    text = decode(path.read_bytes(), left_out)
+    if kind not in ("md", "mdx"):
         heading = _UNDERLINED.search(text, 0, 2000)
-        return [Reading(heading[1].strip() if heading else path.stem, text.strip(), kind)]
+        return [Reading(heading[1].strip() if heading else path.stem, text.strip(), kind, left_out=left_out)]
     title, text = split_front_matter(text)
-    text = plain_markdown(text, drop_templates=drop_templates).strip()
-    return [Reading(title or own_title(text) or path.stem, text, kind)]
+    if kind == "mdx":
+        text = _without_components(text)
+    if "data:" in text:
+        text = _without_data(text, left_out)
+    plain = plain_markdown(text, drop_templates=drop_templates)
+    text = (clean(plain) if "&" in text else plain).strip()  # entities, too, may be invisible
+    return [Reading(title or own_title(text) or path.stem, text, kind, left_out=left_out)]
+
+
+def _without_components(text: str) -> str:
+    """Return MDX as Markdown: without imports, exports, comments and tags of components, but for their titles."""
+
+    def words(found: re.Match[str]) -> str:
+        title = _TITLED.search(found[0])
+        return found[0] if found["ticks"] else f"\n{title[2]}\n" if title else ""
+
+    parts = _parts(text, _COMMENTS)
+    return "\n".join(part if code else _COMPONENT.sub(words, _MODULE.sub("", part)) for code, part in parts)
+
+
+def _without_data(text: str, left_out: dict[str, int]) -> str:
+    """Return Markdown with pictures that it holds itself as the words that describe them."""
+    named = {name.lower() for name in _DATA_NAMED.findall(text)}
+
+    def words(found: re.Match[str]) -> str:
+        if found["name"] is not None and (found["name"] or found["words"] or "").lower() not in named:
+            return found[0]
+        said = (found["words"] or found["alt"] or "").strip()
+        left_out["pictures without text"] = left_out.get("pictures without text", 0) + (not said)
+        return said
+
+    text = _DATA_NAMED.sub("", _DATA_PICTURE.sub(words, text))
+    if not left_out.get("pictures without text", 1):
+        del left_out["pictures without text"]
+    return text
 
 
 def split_front_matter(text: str) -> tuple[str | None, str]:
-    """Return the title in a text's YAML front matter, if there is one, and the text without the front matter."""
+    """Return the title in a text's YAML or TOML front matter, if there is one, and the text without the front matter.
+
+    What stands between two ruled lines and holds no settings is text.
+    """
     match = _FRONT_MATTER.match(text)
-    if not match:
+    if not match or not _are_settings((match["yaml"] or "").split("\n")):
         return None, text
-    title = _TITLE.search(match[1] or "")
+    title = _TITLE.search(match["yaml"] or match["toml"] or "")
     known = title and title["title"].strip() not in {"", ">", ">-", "|", "|-"}
     return (title["title"].strip() if title and known else None), text[match.end() :]
+
+
+def _are_settings(lines: Sequence[str]) -> bool:
+    keys = [bool(_KEY.match(line)) for line in lines]
+    return lines == [""] or (
+        bool(lines[0]) and any(keys) and all(map(_GOES_ON.match, compress(lines, map(not_, keys))))
+    )
 
 
 def own_title(text: str) -> str | None:
@@ -183,7 +256,8 @@ def _plain(text: str, replace: _Replace) -> str:
     for piece in pieces[1:]:
         end = _TABLE_END.search(piece)
         done.append(_table(piece[: end.start()], replace) + piece[end.end() :] if end else piece)
-    plain = re.sub(rf"{_GLUE}[\s{_GONE}]*", " ", _MARKUP.sub(replace, "".join(done)))
+    markup = _MARKUP_RAISED if re.search("</su[bp]", text, re.IGNORECASE) else _MARKUP
+    plain = re.sub(rf"{_GLUE}[\s{_GONE}]*", " ", markup.sub(replace, "".join(done)))
     lines = (_replace_line(line) for line in plain.split("\n"))
     return "\n".join(line for line in lines if line is not None)
 
@@ -207,6 +281,11 @@ def _replace(match: re.Match[str], *, paired: frozenset[str], drop: bool) -> str
         return match[0]
     if match["entity"]:
         return html.unescape(match[0]).replace("\N{NO-BREAK SPACE}", " ")
+    if match["script"]:
+        mark, text = html.unescape(match["mark"]), match.string
+        before, after = text[max(0, match.start() - 20) : match.start()], text[match.end() : match.end() + 1]
+        low = match["low"].lower() == "b"
+        return lowered(mark, before, after) if low else raised(mark, before, note=bool(match["note"]))
     if match["template"]:
         return _replace_template(match) if drop else match[0]
     known = match["tag"].lower() in paired | _UNPAIRED or "=" in match[0] or match[0].endswith("/>")

@@ -1,0 +1,30 @@
+"""Jupyter notebooks."""
+
+import json
+from pathlib import Path
+
+from raft.corpus.readers import Reading, Unreadable, clean, decode
+from raft.corpus.readers.text import own_title, plain_markdown
+
+
+def read(path: Path, *, kind: str, **_others: object) -> list[Reading]:
+    """Read a notebook as one document of Markdown: its texts, and its code fenced; outputs are left out."""
+    left_out: dict[str, int] = {}
+    try:
+        book = json.loads(decode(path.read_bytes(), left_out))
+    except json.JSONDecodeError as error:
+        raise Unreadable(f"It is no notebook: {error.msg} in line {error.lineno}.") from error
+    sheets = book.get("worksheets") or [book]  # before the fourth format
+    parts = []
+    for cell in (cell for sheet in sheets for cell in sheet.get("cells", ())):
+        source = cell.get("source", cell.get("input", ""))
+        text = ("".join(source) if isinstance(source, list) else str(source)).strip("\n")
+        if cell.get("cell_type") == "code":
+            parts.append(f"```\n{text}\n```" if text.strip() else "")
+            left_out["outputs of cells"] = left_out.get("outputs of cells", 0) + bool(cell.get("outputs"))
+        else:
+            level = "#" * int(cell.get("level", 1)) + " " if cell.get("cell_type") == "heading" else ""
+            parts.append(level + plain_markdown(text))
+    text = clean("\n\n".join(filter(None, parts))).strip()
+    left_out = {what: count for what, count in left_out.items() if count}
+    return [Reading(own_title(text) or path.stem, text, kind, left_out=left_out)]

@@ -1,0 +1,38 @@
+"""Subtitles (SRT and WebVTT)."""
+
+import html
+import re
+from pathlib import Path
+
+from raft.corpus.readers import Reading, decode
+
+_TIMES = re.compile(r"^[ \t]*(?:\d+:)?\d+:\d\d[.,]\d+[ \t]*-->.*$", re.MULTILINE)
+_TAG = re.compile(r"<v(?:\.[\w.]*)?[ \t]+([^>\n]+)>|</?[a-z][^<>\n]*>|<[\d:.]+>|\{\\[^{}\n]*\}", re.IGNORECASE)
+_ENDED = re.compile(r"[.!?…。！？][\"'”’)\]]*$")
+_LONG = 400
+
+
+def read(path: Path, *, kind: str, **_others: object) -> list[Reading]:
+    """Read what is said in one document: the lines of all cues as sentences, without numbers and times."""
+    left_out: dict[str, int] = {}
+    text = decode(path.read_bytes(), left_out)
+    paragraphs: list[str] = []
+    before = speaker = ""
+    for cue in _TIMES.split(text)[1:]:
+        # a cue ends with an empty line; what follows is the number of the next, or a note
+        for raw in re.split(r"\n[ \t]*\n", cue.strip("\n"), maxsplit=1)[0].split("\n"):
+            named = _TAG.search(raw)
+            said = html.unescape(_TAG.sub("", raw)).strip()
+            if not said or said == before:  # captions that roll repeat their lines
+                continue
+            before = said
+            speaks = named[1].strip() if named and named[1] else ""
+            if speaks and speaks != speaker:
+                speaker, said = speaks, f"{speaks}: {said}"
+            turn = said.startswith(("- ", "– ", "— ", ">>")) or said.startswith(f"{speaks}: ")
+            last = paragraphs[-1] if paragraphs else ""
+            if not last or turn or (len(last) > _LONG and _ENDED.search(last)):
+                paragraphs.append(said)
+            else:
+                paragraphs[-1] = f"{last} {said}"
+    return [Reading(path.stem, "\n\n".join(paragraphs), kind, left_out=left_out)]

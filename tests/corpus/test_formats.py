@@ -1,0 +1,157 @@
+"""Promises of the smaller formats: notebooks, slides, e-mails, books, subtitles, MDX; and of the table of all."""
+
+import json
+import re
+from email.message import EmailMessage
+from pathlib import Path
+
+import pytest
+from test_readers import archive
+
+from raft.corpus.readers import SUFFIXES, Unreadable
+
+DRAWING = 'xmlns:a="http://schemas.openxmlformats.org/drawingml/2006/main"'
+SLIDE = f'xmlns:p="http://schemas.openxmlformats.org/presentationml/2006/main" {DRAWING}'
+OFFICE = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
+
+
+def test_the_table_of_formats_is_whole():
+    """The README names each suffix that is read, and none that is not."""
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    table = readme.partition("| files | what is read |")[2].partition("\n\n")[0]
+    named = re.findall(r"(?<=[| ])\.\w+", "\n".join(row.split("|")[1] + "|" for row in table.splitlines() if row))
+    assert sorted(named) == sorted(SUFFIXES)
+
+
+def test_mdx_is_markdown_without_its_program(one):
+    """Imports, exports, comments and tags of components go, their titles and contents stay, and code is untouched."""
+    source = (
+        "import {Tabs} from './tabs'\nexport const meta = {\n  a: 1\n}\n\n# Yard\n\nimport duties are due.\n\n"
+        '<Card title="Cold room" icon={<Icon/>}>\nKept {/* not\nlong */}cold.\n</Card>\n\n'
+        "```jsx\nimport x from 'y'\n<Card/>\n```\n\nWrite `<Card/>`.<Tabs.Item/>"
+    )
+    assert one("a.mdx", source).text == (
+        "# Yard\n\nimport duties are due.\n\nCold room\n\nKept cold.\n\n"
+        "```jsx\nimport x from 'y'\n<Card/>\n```\n\nWrite `<Card/>`."
+    )
+
+
+def test_a_notebook_is_its_texts_and_code(one):
+    """Cells stay in their order, code is fenced, outputs are counted; older formats are read too."""
+    cells = [
+        {"cell_type": "markdown", "source": ["# Pumps\n", "\n", "Turn <b>on</b>."]},
+        {"cell_type": "code", "source": "pump.on()", "outputs": [{"text": "done"}]},
+    ]
+    reading = one("a.ipynb", json.dumps({"nbformat": 4, "cells": cells}))
+    assert (reading.title, reading.text) == ("Pumps", "# Pumps\n\nTurn on.\n\n```\npump.on()\n```")
+    assert reading.left_out == {"outputs of cells": 1}
+    old = [{"cell_type": "heading", "level": 2, "source": "Old"}, {"cell_type": "code", "input": ["a = 1"]}]
+    assert one("b.ipynb", json.dumps({"worksheets": [{"cells": old}]})).text == "## Old\n\n```\na = 1\n```"
+
+
+def test_an_email_is_its_headers_and_text(one):
+    """Who wrote when about what, and the text; attachments are counted, HTML is read where there is nothing else."""
+    message = EmailMessage()
+    message["Subject"], message["From"], message["To"] = "Gebühr der Tür", "Ada <ada@example.org>", "bo@example.org"
+    message["Date"] = "Mon, 01 Jun 2026 10:00:00 +0200"
+    message.set_content("Sie beträgt 45 €.\n")
+    message.add_alternative("<p>Sie beträgt <b>45</b> €.", subtype="html")
+    message.add_attachment(b"x", maintype="application", subtype="pdf", filename="a.pdf")
+    reading = one("a.eml", message.as_bytes())
+    assert reading.text == (
+        "Subject: Gebühr der Tür\nFrom: Ada <ada@example.org>\nTo: bo@example.org\n"
+        "Date: Mon, 01 Jun 2026 10:00:00 +0200\n\nSie beträgt 45 €."
+    )
+    assert (reading.title, reading.left_out) == ("Gebühr der Tür", {"attachments": 1})
+    page = b"Subject: x\nContent-Type: text/html; charset=none\n\n<p hidden>gone</p><p>T\xfcr"
+    assert one("b.eml", page).text == "Subject: x\n\nTür"
+    flowed = b"Subject: x\nContent-Type: text/plain; format=flowed\n\none \ntwo\n-- \nAda"
+    assert one("c.eml", flowed).text == "Subject: x\n\none two\n-- \nAda"
+    with pytest.raises(Unreadable, match="no headers"):
+        one("d.eml", "Just text.")
+
+
+def test_subtitles_are_sentences(one):
+    """Numbers, times, marks of style and repeated lines go; speakers and turns begin paragraphs."""
+    srt = "1\n00:00:01,000 --> 00:00:02,000\nKeep the <i>door</i>\n\n2\n00:00:03,000 --> 00:00:04,000\n{\\an8}shut.\n"
+    assert one("a.srt", srt).text == "Keep the door shut."
+    vtt = (
+        "WEBVTT\n\nNOTE gone\n\nintro\n00:01.000 --> 00:02.000 align:start\n<v Ada>Keep it\n\n"
+        "00:02.000 --> 00:03.000\n<v Ada>Keep it\n<v Ada>shut &amp; dry.\n\nNOTE gone\n\n"
+        "00:03.000 --> 00:04.000\n<v Bo>Why?\n"
+    )
+    assert one("a.vtt", vtt).text == "Ada: Keep it shut & dry.\n\nBo: Why?"
+
+
+def test_a_book_is_its_chapters_in_order(one):
+    """The spine says which chapters there are, and in what order; its table of contents is no text."""
+    container = '<container><rootfiles><rootfile full-path="O/c.opf"/></rootfiles></container>'
+    package = (
+        '<package><metadata xmlns:dc="http://purl.org/dc/elements/1.1/"><dc:title>The book</dc:title></metadata>'
+        '<manifest><item id="a" href="t/ch%201.xhtml"/><item id="b" href="t/2.xhtml"/>'
+        '<item id="n" href="n.xhtml" properties="nav"/>'
+        '<item id="x" href="x.xhtml"/></manifest><spine><itemref idref="n"/><itemref idref="b"/><itemref idref="a"/>'
+        '<itemref idref="x"/></spine></package>'
+    )
+    chapters = {
+        "O/t/ch 1.xhtml": '<?xml version="1.0"?><html><head><title/></head><body><h1>One</h1></body></html>',
+        "O/t/2.xhtml": "<html><body><h1>Two</h1></body></html>",
+        "O/n.xhtml": "<html><body>gone</body></html>",
+    }
+    reading = one("a.epub", archive(**{"META-INF/container.xml": container, "O/c.opf": package, **chapters}))
+    assert (reading.title, reading.text) == ("The book", "# Two\n\n# One")
+    assert reading.left_out == {"chapters that are missing": 1}
+
+
+def shape(text, role="", more=""):
+    """Return a shape of a slide; a role makes it a placeholder, a paragraph is a line."""
+    place = f'<p:nvSpPr><p:nvPr><p:ph type="{role}"/></p:nvPr></p:nvSpPr>' if role else ""
+    lines = "".join(f"<a:p>{more}<a:r><a:t>{line}</a:t></a:r></a:p>" for line in text.split("\n"))
+    return f"<p:sp>{place}<p:txBody>{lines}</p:txBody></p:sp>"
+
+
+def test_slides_are_pages_with_titles_lists_tables_and_notes(one):
+    """What stands on a slide is told in Markdown with its notes; hidden slides, their numbers and pictures are not."""
+
+    def cell(text, more=""):
+        return f"<a:tc {more}><a:txBody><a:p><a:r><a:t>{text}</a:t></a:r></a:p></a:txBody></a:tc>"
+
+    rows = (cell("Hall") + cell("Lead"), cell("North") + cell("Ada"), cell("", 'vMerge="1"') + cell("Bo"))
+    table = "<a:tbl>" + "".join(f"<a:tr>{row}</a:tr>" for row in rows) + "</a:tbl>"
+    power = '<a:p><a:r><a:t>10</a:t></a:r><a:r><a:rPr baseline="30000"/><a:t>6</a:t></a:r></a:p>'
+    first = shape("Limits", "title") + shape("cold\ndry", "body") + shape("7", "sldNum") + "<p:pic/>"
+    second = f"<p:graphicFrame>{table}</p:graphicFrame><p:sp><p:txBody>{power}</p:txBody></p:sp>"
+
+    def relations(**targets):
+        made = "".join(
+            f'<Relationship Id="{name}" Type="{OFFICE}/{"notesSlide" if name == "n" else "slide"}" Target="{target}"/>'
+            for name, target in targets.items()
+        )
+        return f'<Relationships xmlns="http://schemas.openxmlformats.org/package/2006/relationships">{made}</Relationships>'
+
+    ids = "".join(f'<p:sldId r:id="{name}"/>' for name in ("r2", "r3", "r1"))
+    parts = {
+        "ppt/presentation.xml": f'<p:x {SLIDE} xmlns:r="{OFFICE}"><p:sldIdLst>{ids}</p:sldIdLst></p:x>',
+        "ppt/_rels/presentation.xml.rels": relations(r1="slides/s1.xml", r2="/ppt/slides/s2.xml", r3="slides/s3.xml"),
+        "ppt/slides/s1.xml": f"<p:sld {SLIDE}>{second}</p:sld>",
+        "ppt/slides/s2.xml": f"<p:sld {SLIDE}>{first}</p:sld>",
+        "ppt/slides/s3.xml": f'<p:sld show="0" {SLIDE}>{shape("gone")}</p:sld>',
+        "ppt/slides/_rels/s2.xml.rels": relations(n="../notes/n.xml"),
+        "ppt/notes/n.xml": f"<p:notes {SLIDE}>{shape('Say it slowly.', 'body')}</p:notes>",
+    }
+    reading = one("a.pptx", archive(**parts))
+    assert reading.title == "Limits"
+    assert reading.text.split("\n\n") == [
+        *("## Limits", "- cold\n- dry", "Notes: Say it slowly."),
+        *("| Hall | Lead |\n| --- | --- |\n| North | Ada |\n| North | Bo |", "10⁶"),
+    ]
+    assert [reading.text[start : start + 6] for start in reading.pages[::2]] == ["## Lim", "| Hall"]
+    assert reading.left_out == {"pictures without text": 1, "hidden slides": 1}
+
+
+@pytest.mark.parametrize("suffix", [".pptx", ".epub"])
+def test_archives_of_something_else_are_damaged(one, suffix):
+    """A zip of something else, or none at all, under such a name is an error in one sentence."""
+    for content in (b"text", archive(**{"x.txt": "y"})):
+        with pytest.raises(Unreadable, match="damaged"):
+            one(f"a{suffix}", content)

@@ -1,0 +1,105 @@
+"""Promises of tables: where headers are, what cells show, and what parts them."""
+
+import io
+from datetime import date, datetime, time, timedelta
+
+import openpyxl
+import pytest
+
+
+def workbook(rows, *merged):
+    """Return an XLSX file; a cell may be a pair of value and number format."""
+    book = openpyxl.Workbook()
+    sheet = book.active
+    for number, row in enumerate(rows, start=1):
+        for column, value in enumerate(row, start=1):
+            cell = sheet.cell(number, column)
+            cell.value, form = value if isinstance(value, tuple) else (value, None)
+            cell.number_format = form or cell.number_format
+    for area in merged:
+        sheet.merge_cells(area)
+    stream = io.BytesIO()
+    book.save(stream)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("value", "form", "shown"),
+    [
+        (0.075, "0.0%", "7.5%"),
+        (2, "0%", "200%"),
+        (42, "00000", "00042"),
+        (1234.5, "#,##0.00", "1,234.50"),
+        (19.9, '#,##0.00 "€"', "19.90 €"),
+        (-5, "[$£-809]0.00;[Red]-[$£-809]0.00", "-£5.00"),
+        (12, '0" kg"', "12 kg"),
+        (5551234, "000-0000", "555-1234"),
+        (2500000, '0.0,,"M"', "2.5M"),
+        (123456, "0.00E+00", "1.23E+05"),
+        (1.5, "0.0##", "1.5"),
+        (0.1 + 0.2, None, "0.3"),
+        (0.5, "# ?/?", "0.5"),
+        (True, None, "TRUE"),
+        (time(6, 5), "h:mm", "06:05"),
+        (timedelta(hours=31, minutes=4), "[h]:mm", "31:04"),
+        (timedelta(minutes=75, seconds=9), "[mm]:ss", "75:09"),
+        (date(2026, 5, 31), "dd.mm.yyyy", "2026-05-31"),
+        (date(2026, 5, 1), "mmmm yyyy", "2026-05"),
+        (datetime(2026, 5, 31, 14, 30), "d.m.yy h:mm", "2026-05-31 14:30"),
+    ],
+)
+def test_a_cell_is_told_as_the_sheet_shows_it(one, value, form, shown):
+    """Percent, leading zeros, currencies, units, times and durations stay what they are; dates are ISO dates."""
+    assert one("a.xlsx", workbook([["Name", "Data"], ["Bo", (value, form)], ["Cy", "x"]])).text.split("\n")[2:] in (
+        [f"Name: Bo; Data: {shown}", "Name: Cy; Data: x"],
+        ["Name: Data", f"Bo: {shown}", "Cy: x"],
+    )
+
+
+def test_merged_cells_hold_for_all_their_rows_and_columns(one):
+    """Headers of two rows become one, a title is a line, and each row says all that is merged into it."""
+    rows = [
+        ["Plan of halls", None, None, None],
+        ["Hall", "Weekday", None, "Lead"],
+        [None, "from", "to", None],
+        ["North", (time(7), "h:mm"), (time(9), "h:mm"), "Ada"],
+        [None, (time(10), "h:mm"), (time(12), "h:mm"), "Bo"],
+        ["Closed in May", None, None, None],
+    ]
+    data = workbook(rows, "A1:D1", "A2:A3", "B2:C2", "D2:D3", "A4:A5", "A6:D6")
+    assert one("a.xlsx", data).text.split("\n")[2:] == [
+        "Plan of halls",
+        "Hall: North; Weekday from: 07:00; Weekday to: 09:00; Lead: Ada",
+        "Hall: North; Weekday from: 10:00; Weekday to: 12:00; Lead: Bo",
+        "Closed in May",
+    ]
+
+
+def test_a_formula_without_a_value_is_counted(one):
+    """What a program wrote as a formula, and no sheet has ever calculated, is said to be missing."""
+    reading = one("a.xlsx", workbook([["Part", "Sum", "Tax"], ["Nut", "=1+1", 3], ["Bolt", "=2+2", 4]]))
+    assert reading.left_out == {"formulas without a value": 2}
+    assert "Part: Nut; Tax: 3" in reading.text
+
+
+@pytest.mark.parametrize(
+    ("source", "lines"),
+    [
+        ("Size;to 2,5 m;to 3,5 m\nBeam;4;5", ["Size: Beam; to 2,5 m: 4; to 3,5 m: 5"]),
+        ("Part;Price;Sum\nNut;1,50;3,00\nPin;2,50;5,00", ["Part: Nut; Price: 1,50; Sum: 3,00"]),
+        ('"Last, first";"Born, in"\n"Ada";1815', ["Last, first: Ada; Born, in: 1815"]),
+        ('"a, b", "c"\n1,2', ["a, b: 1; c: 2"]),
+        ("sep=;\nA;B\n1,2;3", ["A: 1,2; B: 3"]),
+        ("A|B\n1|2,3\n4|5", ["A: 1; B: 2,3", "A: 4; B: 5"]),
+        ("Stock list\nAs of;May\n\nPart;Bay;Row\nNut;B;4", ["Stock list", "As of: May", "Part: Nut; Bay: B; Row: 4"]),
+        (";2024;;2025;\nHall;A;B;A;B\nC;1;2;3;4", ["Hall: C; 2024 A: 1; 2024 B: 2; 2025 A: 3; 2025 B: 4"]),
+        ("Town:,Lund\nKeeper:,Ada\nBay:,B,Row:,4", ["Town: Lund", "Keeper: Ada", "Bay: B; Row: 4"]),
+        ("Town;Lund\nFounded;1998\nKeeper;Ada", ["Town: Lund", "Founded: 1998", "Keeper: Ada"]),
+        ("Part,,Price\nNut,red,5", ["Part: Nut; column 2: red; Price: 5"]),
+        ("A;B;C\nx;5;y\n\nD;E;F\nw;z;3", ["A: x; B: 5; C: y", "D: w; E: z; F: 3"]),
+        ("Part,Sum\nx,1\n\ny,2\nPart,Sum\nz,3", ["Part: x; Sum: 1", "Part: y; Sum: 2", "Part: z; Sum: 3"]),
+    ],
+)  # fmt: skip
+def test_delimiters_and_headers_are_found_as_people_write_them(one, source, lines):
+    """Decimal commas, quoted headers, lines above, headers of two rows, names with values, several tables."""
+    assert one("a.csv", source).text.split("\n")[: len(lines)] == lines
