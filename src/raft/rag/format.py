@@ -27,11 +27,13 @@ from typing import Any
 from raft.prompts import Prompt, Where
 from raft.protocols import Message
 from raft.text import as_text, as_written, normalise
+from raft.text.languages import EN, LANGUAGES, Language, of_text
 
 PROMPTS: Mapping[Where, str] = {"last": "answer", "first": "answer_quotes_first", "none": "answer_alone"}
 """Names of the prompts that ask for them there."""
 
-ABSTENTION = "The documents do not answer this question."
+ABSTENTION = EN.abstention
+"""What is said, in English, where the documents hold no answer; `abstention` says it in a question's language."""
 
 _HEAD = re.compile(r"^(?:\*\*)?(?:(Answer)|Quote[ \t]*(?:\[?(\d{1,6})\]?)?)[ \t]*:(?:\*\*)?", re.MULTILINE)
 _LAST = re.compile(r"(?:\n(?:\*\*)?Quote[ \t]*(?:\[?\d{1,6}\]?)?[ \t]*:[^\n]*)+\Z")
@@ -72,6 +74,9 @@ _ABSTAINS = re.compile(
 )
 _EXPLAINS = re.compile(rf"(?:they|it|{_SOURCE})\ (?:only|merely|just)\b", re.IGNORECASE | re.VERBOSE)
 _SENTENCE_END = re.compile(r"[.!?]+(?:\s+|$)|\n+")
+
+
+_ABSTENTIONS = frozenset(normalise(row.abstention) for row in LANGUAGES.values()) | {""}
 
 
 @dataclass(frozen=True)
@@ -218,11 +223,11 @@ def is_abstention(answer: str) -> bool:
 
 
 def is_no_answer(reference: str) -> bool:
-    """Tell whether a reference says that the documents hold no answer: it is empty, or `ABSTENTION` itself.
+    """Tell whether a reference says that the documents hold no answer: it is empty, or the abstention of a language.
 
     Other wordings are answers: "No information is stored about visitors" is what a corpus may well say.
     """
-    return normalise(reference) in ("", normalise(ABSTENTION))
+    return normalise(reference) in _ABSTENTIONS
 
 
 def _unquoted(text: str) -> str:

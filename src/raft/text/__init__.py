@@ -1,4 +1,4 @@
-"""Pure functions over text: normal forms, sentences, quote alignment."""
+"""Pure functions over text: normal forms, words, sentences, quote alignment, in whatever language and script."""
 
 import json
 import re
@@ -9,7 +9,8 @@ from typing import Any
 
 from rapidfuzz import fuzz
 
-from raft.text.values import agree
+from raft.text.languages import EN, Language, of_text
+from raft.text.values import UNSPACED, agree
 
 _SENTENCE_END = re.compile(
     r"(?<=[.!?])[\"'”’)\]]*\s+(?=[\"'“‘(\[*_]*[A-Z0-9])"  # a full stop and a capital
@@ -20,11 +21,17 @@ _SENTENCE_END = re.compile(
 _ABBREVIATION = re.compile(
     r"(?:\b(?:e\.g|i\.e|etc|vs|Mr|Mrs|Ms|Dr|Prof|No|Nos|St|Inc|Ltd|Co|Fig|approx|ext|cf)|(?<!\d )(?<![°\w])[A-Z])\.$"
 )
-_WORD = re.compile(r"\w+(?:[.,'’-]\w+)*")
-STOP_WORDS = frozenset(
-    "a an the of in on at to for from by with and or is are was were be been do does did how what which who whom whose "  # noqa: SIM905
-    "when where why many much can may must should will would there it its this that these those as".split()
+_OTHER_SENTENCE_END = re.compile(
+    r"(?<=[.!?؟])[\"'”’»)\]]*\s+(?=[\"'“‘«„¿¡(\[*_]*[^\W_])(?![\"'“‘«„(\[*_]*[a-zß-öø-ÿа-яё])"  # nothing in small letters follows
+    r"|(?<=[।॥۔])\s*|(?<=[。！？!?])[」』”’）)]*(?=[^\s。！？」』”’）)])"
+    rf"|{_SENTENCE_END.pattern}"
 )
+_MARKS = "".join(mark for mark in map(chr, range(0x591, 0x1AAB)) if unicodedata.category(mark)[0] == "M")
+_WORD = re.compile(r"\w+(?:[.,'’-]\w+)*")
+_MARKED = re.compile(rf"[\w{_MARKS}]+(?:(?:[.,'’-]|(?<=[\u0600-\u0dff])[\u200c\u200d])[\w{_MARKS}]+)*")
+"""A vowel sign or another mark that carries a letter is a part of its word; accents that Latin letters have are composed."""
+_ONE_BY_ONE = re.compile(rf"[{UNSPACED}][{_MARKS}]*")
+_PAIRED = re.compile(rf"[{UNSPACED}\uac00-\ud7af]+")
 
 _HIDDEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
 
@@ -59,13 +66,50 @@ def printable(text: str) -> str:
 
 
 def normalise(text: str) -> str:
-    """Return the text case-folded, without punctuation at the words' edges, with single spaces."""
-    return " ".join(_WORD.findall(unicodedata.normalize("NFKC", text).casefold()))
+    """Return the text case-folded, without punctuation at the words' edges, with single spaces.
+
+    Where a script has no spaces between words, each of its characters is a word (as in MLQA, arXiv 1910.07475).
+    """
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    return " ".join(words(folded))
 
 
-def content_words(text: str) -> frozenset[str]:
-    """Return the normalised words of a text that carry its meaning: no articles, question words or auxiliaries."""
-    return frozenset(normalise(text).split()) - STOP_WORDS
+def words(text: str) -> list[str]:
+    """Return the words of a text as they are written; each character is one where a script has no spaces."""
+    if text.isascii():
+        return _WORD.findall(text)
+    return _MARKED.findall(_ONE_BY_ONE.sub(r" \g<0> ", text))
+
+
+def word_count(text: str) -> int:
+    """Return how many words a text has: what stands between spaces; two characters are one where there are none."""
+    count = len(text.split())
+    if text.isascii() or not (unspaced := _ONE_BY_ONE.findall(text)):
+        return count
+    return (len(unspaced) + 1) // 2 + len(_ONE_BY_ONE.sub(" ", text).split())
+
+
+def content_words(text: str, language: Language | None = None) -> frozenset[str]:
+    """Return the normalised words of a text that carry its meaning: no articles, question words or auxiliaries.
+
+    Where a script has no spaces, and in Hangul, whose words have endings, each two neighbours are one. Without a
+    language, the text tells it.
+    """
+    language = language or of_text(text)
+    if text.isascii():
+        return frozenset(normalise(text).split()) - language.words
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    pieces = _PAIRED.findall(folded)
+    rest = frozenset(_MARKED.findall(_PAIRED.sub(" ", folded))) - language.words
+    if not pieces:
+        return rest
+    known = sorted(language.words, key=len, reverse=True)
+    telling = (part for piece in pieces for part in re.split("|".join(map(re.escape, known)) or "$", piece) if part)
+    return rest.union(*(_pairs(part) for part in telling))
+
+
+def _pairs(text: str) -> set[str]:
+    return {text[place : place + 2] for place in range(max(1, len(text) - 1))}
 
 
 def stem(word: str) -> str:
@@ -87,7 +131,8 @@ def overlap(question: str, text: str) -> float:
 def sentences(text: str) -> Iterator[tuple[int, int]]:
     """Yield start and end of each sentence; blank lines, list items and table rows end one, wrapped lines do not."""
     start = 0
-    for gap in _SENTENCE_END.finditer(text):
+    ends = _SENTENCE_END if text.isascii() or of_text(text) is EN else _OTHER_SENTENCE_END
+    for gap in ends.finditer(text):
         if "\n" not in gap.group() and _ABBREVIATION.search(text, max(start, gap.start() - 12), gap.start()):
             continue
         yield from _piece(text, start, gap.start())
