@@ -30,6 +30,7 @@ _MARKS = "".join(mark for mark in map(chr, range(0x591, 0x1AAB)) if unicodedata.
 _WORD = re.compile(r"\w+(?:[.,'’-]\w+)*")
 _MARKED = re.compile(rf"[\w{_MARKS}]+(?:(?:[.,'’-]|(?<=[\u0600-\u0dff])[\u200c\u200d])[\w{_MARKS}]+)*")
 """A vowel sign or another mark that carries a letter is a part of its word; accents that Latin letters have are composed."""
+PIECE = re.compile(rf"[\w{_MARKS}]+")
 _ONE_BY_ONE = re.compile(rf"[{UNSPACED}][{_MARKS}]*")
 _PAIRED = re.compile(rf"[{UNSPACED}\uac00-\ud7af]+")
 
@@ -78,7 +79,12 @@ def words(text: str) -> list[str]:
     """Return the words of a text as they are written; each character is one where a script has no spaces."""
     if text.isascii():
         return _WORD.findall(text)
-    return _MARKED.findall(_ONE_BY_ONE.sub(r" \g<0> ", text))
+    return _MARKED.findall(spaced(text))
+
+
+def spaced(text: str) -> str:
+    """Return a text with spaces around each character of a script that has none between words."""
+    return text if text.isascii() else _ONE_BY_ONE.sub(r" \g<0> ", text)
 
 
 def word_count(text: str) -> int:

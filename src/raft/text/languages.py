@@ -275,7 +275,6 @@ def _script(text: str) -> str:
 _ROWS_OF: dict[str, list[Language]] = {}
 for _one in _ROWS:
     _ROWS_OF.setdefault(_script("".join(_one.words)), []).append(_one)
-_OTHERS = [row for row in _ROWS_OF["LATIN"] if row is not EN]
 
 
 @lru_cache(maxsize=8192)
@@ -288,13 +287,12 @@ def of_text(text: str, likely: str = "en") -> Language:
         others = script == "CJK" and default.code == "ja"
         return default if default in rows or others or (default.code not in LANGUAGES) else (*rows, known("und"))[0]
     words = set(_TOKEN.findall(text.lower()))
-    if default is not EN and (default in rows or default.code not in LANGUAGES):
-        english = len(words & (EN.words - default.words))
-        return EN if english >= 3 and english > 2 * len(words & (default.words - EN.words)) else default
-    hits, best = max(((len(words & (row.words - EN.words)), row) for row in _OTHERS), key=lambda pair: pair[0])
-    if hits >= 3 and hits > 2 * len(words & (EN.words - best.words)):
+    likelier = (default, *rows) if default.code in LANGUAGES else (default, EN)
+    best = max(likelier, key=lambda row: len(words & row.words))
+    telling = len(words & (best.words - default.words))
+    if telling >= 3 and telling > 2 * len(words & (default.words - best.words)):
         return best
-    return EN if words & EN.words else default
+    return EN if default.code in LANGUAGES and default not in rows and words & EN.words else default
 
 
 def of_documents(texts: Iterable[tuple[str, str]]) -> dict[str, str]:
