@@ -1,6 +1,6 @@
 """Cleaning: the questions with a reason for each that is dropped. Rows in equals rows out; nothing is deleted.
 
-In this order: a question is judged by itself (`RULES`, by what is known of its language), by whether its golden chunk is
+In this order: a question is judged by itself (`RULES`, by those of its language), by whether its golden chunk is
 found again (round trip), by a model if there is one, and last against the other questions. Duplicates come last so
 that the one which is kept for the others can never be dropped itself.
 """

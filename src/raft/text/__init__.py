@@ -21,15 +21,18 @@ _SENTENCE_END = re.compile(
 _ABBREVIATION = re.compile(
     r"(?:\b(?:e\.g|i\.e|etc|vs|Mr|Mrs|Ms|Dr|Prof|No|Nos|St|Inc|Ltd|Co|Fig|approx|ext|cf)|(?<!\d )(?<![°\w])[A-Z])\.$"
 )
-_OTHER_SENTENCE_END = re.compile(
-    r"(?<=[.!?؟])[\"'”’»)\]]*\s+(?=[\"'“‘«„¿¡(\[*_]*[^\W_])(?![\"'“‘«„(\[*_]*[a-zß-öø-ÿа-яё])"  # nothing in small letters follows
-    r"|(?<=[।॥۔])\s*|(?<=[。！？!?])[」』”’）)]*(?=[^\s。！？」』”’）)])"
-    rf"|{_SENTENCE_END.pattern}"
+_SMALL = "a-zß-öø-ÿа-яё"
+_OTHER_SENTENCE_END = (
+    re.compile(  # of other languages: small letters do not follow it
+        rf"(?<=[.!?؟])[\"'”’»)\]]*\s+(?=[\"'“‘«„¿¡(\[*_]*[^\W_])(?![\"'“‘«„(\[*_]*[{_SMALL}])"
+        r"|(?<=[।॥۔])\s*|(?<=[。！？])[」』”’）)]*(?=[^\s。！？」』”’）)])"
+        rf"|(?<=[!?])(?=[{UNSPACED}])|{_SENTENCE_END.pattern}"
+    )
 )
 _MARKS = "".join(mark for mark in map(chr, range(0x591, 0x1AAB)) if unicodedata.category(mark)[0] == "M")
 _WORD = re.compile(r"\w+(?:[.,'’-]\w+)*")
 _MARKED = re.compile(rf"[\w{_MARKS}]+(?:(?:[.,'’-]|(?<=[\u0600-\u0dff])[\u200c\u200d])[\w{_MARKS}]+)*")
-"""A vowel sign or another mark that carries a letter is a part of its word; accents that Latin letters have are composed."""
+"""With the vowel signs and other marks that carry letters; the accents of Latin letters are composed."""
 PIECE = re.compile(rf"[\w{_MARKS}]+")
 _ONE_BY_ONE = re.compile(rf"[{UNSPACED}][{_MARKS}]*")
 _PAIRED = re.compile(rf"[{UNSPACED}\uac00-\ud7af]+")

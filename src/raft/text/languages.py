@@ -12,8 +12,11 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Any
 
-_LETTERS, _LEAST = 1000, 120
-"""Characters of a document that the library looks at, and fewest letters by which it may decide."""
+VERSION = 1
+"""Raised when texts in other languages than English are treated otherwise: what was made of them is made anew."""
+BEGUN, _LETTERS, _LEAST = 2000, 1000, 120
+"""Characters at the beginning of a document that tell its language, those that the library looks at, and fewest letters
+by which it may decide."""
 _PROSE, _FEW = 0.1, 0.05
 """Share of its common words in a text that is plainly English, and least share in one that is in a language at all."""
 _SURE = 0.8
@@ -80,8 +83,10 @@ _ROWS = (
     _row(
         "de",
         "German",
-        "der die das den dem des ein eine einen einem eines einer und oder ist sind war waren wird werden wurde wurden "
-        "hat haben kann muss soll in im an am auf aus bei beim mit nach von vom vor zu zum zur für über unter durch um "
+        "der die das den dem des ein eine einen einem eines einer und oder ist sind war waren wird werden "
+        "wurde wurden "
+        "hat haben kann muss soll in im an am auf aus bei beim mit nach von vom vor zu zum zur für über unter "
+        "durch um "
         "als wie was wer wen wem wann wo warum welche welcher welches welchen welchem viel viele sich es nicht auch",
         "ja nein vielleicht",
         abstention="Die Dokumente beantworten diese Frage nicht.",
@@ -106,7 +111,8 @@ _ROWS = (
     _row(
         "es",
         "Spanish",
-        "el la los las lo un una unos unas de del al y o e es son era eran fue fueron ser está están ha han puede debe "
+        "el la los las lo un una unos unas de del al y o e es son era eran fue fueron ser está están ha han "
+        "puede debe "
         "en con por para sin sobre entre desde hasta a que qué quién quiénes cuál cuáles cuándo dónde cómo cuánto "
         "cuánta cuántos cuántas como se su sus no más este esta",
         "sí no quizás",
@@ -119,8 +125,10 @@ _ROWS = (
     _row(
         "pt",
         "Portuguese",
-        "o a os as um uma uns umas de do da dos das e ou é são era eram foi foram ser está estão tem têm pode deve em "
-        "no na nos nas ao à aos às por pelo pela para com sem sobre entre que quem qual quais quando onde como quanto "
+        "o a os as um uma uns umas de do da dos das e ou é são era eram foi foram ser está estão tem têm pode "
+        "deve em "
+        "no na nos nas ao à aos às por pelo pela para com sem sobre entre que quem qual quais quando onde "
+        "como quanto "
         "quanta quantos quantas porque se seu sua não mais este esta",
         "sim não talvez",
         abstention="Os documentos não respondem a esta pergunta.",
@@ -132,7 +140,8 @@ _ROWS = (
     _row(
         "it",
         "Italian",
-        "il lo la i gli le l un uno una di del dello della dei degli delle d e o è sono era erano fu furono essere ha "
+        "il lo la i gli le l un uno una di del dello della dei degli delle d e o è sono era erano fu furono "
+        "essere ha "
         "hanno può deve in nel nella nei nelle a al alla ai alle da dal dalla con su sul sulla per tra fra che chi "
         "quale quali quando dove come perché quanto quanta quanti quante cosa si non più questo questa",
         "sì no forse",
@@ -146,7 +155,8 @@ _ROWS = (
         "nl",
         "Dutch",
         "de het een en of is zijn was waren wordt worden werd werden heeft hebben kan moet mag in op aan uit bij met "
-        "naar van voor door over onder om te tot als dat die dit deze wat wie wiens welke welk wanneer waar waarom hoe "
+        "naar van voor door over onder om te tot als dat die dit deze wat wie wiens welke welk wanneer waar "
+        "waarom hoe "
         "veel hoeveel er zich niet ook",
         "ja nee misschien",
         abstention="De documenten beantwoorden deze vraag niet.",
@@ -158,8 +168,10 @@ _ROWS = (
     _row(
         "pl",
         "Polish",
-        "i w we z ze na do od po o u za przez przy dla bez nad pod jest są był była było były być może się nie to ten "
-        "ta te tego tej tych jako jak co kto kogo komu kim czym czego kiedy gdzie dlaczego ile jaki jaka jakie jakich "
+        "i w we z ze na do od po o u za przez przy dla bez nad pod jest są był była było były być może się "
+        "nie to ten "
+        "ta te tego tej tych jako jak co kto kogo komu kim czym czego kiedy gdzie dlaczego ile jaki jaka "
+        "jakie jakich "
         "jakiego jakim który która które którego której których którym czy oraz lub a że",
         "tak nie może",
         abstention="Dokumenty nie odpowiadają na to pytanie.",
@@ -204,8 +216,8 @@ _ROWS = (
     _row(
         "ko",
         "Korean",
-        "은 는 이 가 을 를 의 에 에서 로 으로 와 과 도 및 또는 그 저 것 수 등 무엇 무엇인가요 무엇입니까 누구 누구입니까 "
-        "누가 언제 어디 어디서 어디에 어느 어떤 어떻게 왜 몇 얼마 얼마나 있는 있습니까 합니까 입니까",
+        "은 는 이 가 을 를 의 에 에서 로 으로 와 과 도 및 또는 그 저 것 수 등 무엇 무엇인가요 무엇입니까 누구 "
+        "누구입니까 누가 언제 어디 어디서 어디에 어느 어떤 어떻게 왜 몇 얼마 얼마나 있는 있습니까 합니까 입니까",
         "예 아니요 아마도",
         abstention="문서는 이 질문에 답하지 않습니다.",
         points=r"(?:이|위|본|해당|다음)\s?(?:글|본문|지문|문단|단락|문서|구절|기사)(?:에|의|은|는|에서|\s)|본문에",
@@ -215,7 +227,8 @@ _ROWS = (
     _row(
         "ar",
         "Arabic",
-        "في من إلى على عن مع أن إن أو و هو هي هم هذا هذه ذلك تلك التي الذي الذين كان كانت يكون تم قد لا لم لن ما ماذا متى "
+        "في من إلى على عن مع أن إن أو و هو هي هم هذا هذه ذلك تلك التي الذي الذين كان كانت يكون تم قد لا لم لن "
+        "ما ماذا متى "
         "أين كيف لماذا كم أي أية هل منذ حتى بين بعد قبل عند كل كما",
         "نعم لا ربما",
         abstention="لا تجيب المستندات عن هذا السؤال.",
@@ -227,8 +240,10 @@ _ROWS = (
     _row(
         "hi",
         "Hindi",
-        "का के की को में से पर ने और या है हैं था थे थी हो होता होती होते हुआ हुई हुए कर करता करते किया गया गई गए जो यह "
-        "वह ये वे इस उस इन उन तक लिए साथ भी ही तो नहीं एक क्या कौन किस किसने किसे किसका किसके किसकी कब कहाँ कहां क्यों "
+        "का के की को में से पर ने और या है हैं था थे थी हो होता होती होते हुआ हुई हुए कर करता करते किया गया "
+        "गई गए जो यह "
+        "वह ये वे इस उस इन उन तक लिए साथ भी ही तो नहीं एक क्या कौन किस किसने किसे किसका किसके किसकी कब कहाँ "
+        "कहां क्यों "
         "कैसे कितना कितने कितनी कौनसा कौनसी",
         "हाँ नहीं शायद",
         abstention="दस्तावेज़ इस प्रश्न का उत्तर नहीं देते।",
@@ -301,7 +316,7 @@ def of_documents(texts: Iterable[tuple[str, str]]) -> dict[str, str]:
     Script and common words decide where they tell enough, otherwise `py3langid`. A document that tells too little, as
     a table of names does, is in the language that most of the others are in.
     """
-    found = {name: _of_document(text[: 2 * _LETTERS]) for name, text in texts}
+    found = {name: _of_document(text[:BEGUN]) for name, text in texts}
     counts = Counter(code for code in found.values() if code)
     most = counts.most_common(1)[0][0] if counts else "en"
     return {name: code or most for name, code in found.items() if (code or most) != "en"}
