@@ -415,7 +415,7 @@ def _write_examples(
     student: Tokenizer,
     seed: int,
     indexes: Indexes,
-    told_apart: int = 0,
+    **_: int,
 ) -> Mapping[str, Output]:
     run, cleaned, words = step.run, step.run.read("cleaned.parquet"), render_style(**style.model_dump())
     prompt, wording = prompts

@@ -10,7 +10,7 @@ from typing import Any
 from rapidfuzz import fuzz
 
 from raft.text.languages import EN, Language, of_text
-from raft.text.values import UNSPACED, agree
+from raft.text.values import SYLLABLES, UNSPACED, agree
 
 _SENTENCE_END = re.compile(
     r"(?<=[.!?])[\"'”’)\]]*\s+(?=[\"'“‘(\[*_]*[A-Z0-9])"  # a full stop and a capital
@@ -22,20 +22,19 @@ _ABBREVIATION = re.compile(
     r"(?:\b(?:e\.g|i\.e|etc|vs|Mr|Mrs|Ms|Dr|Prof|No|Nos|St|Inc|Ltd|Co|Fig|approx|ext|cf)|(?<!\d )(?<![°\w])[A-Z])\.$"
 )
 _SMALL = "a-zß-öø-ÿа-яё"
-_OTHER_SENTENCE_END = (
-    re.compile(  # of other languages: small letters do not follow it
-        rf"(?<=[.!?؟])[\"'”’»)\]]*\s+(?=[\"'“‘«„¿¡(\[*_]*[^\W_])(?![\"'“‘«„(\[*_]*[{_SMALL}])"
-        r"|(?<=[।॥۔])\s*|(?<=[。！？])[」』”’）)]*(?=[^\s。！？」』”’）)])"
-        rf"|(?<=[!?])(?=[{UNSPACED}])|{_SENTENCE_END.pattern}"
-    )
+_OTHER_SENTENCE_END = re.compile(  # of other languages: small letters do not follow it
+    rf"(?<=[.!?؟])[\"'”’»)\]]*\s+(?=[\"'“‘«„¿¡(\[*_]*[^\W_])(?![\"'“‘«„(\[*_]*[{_SMALL}])"
+    r"|(?<=[।॥۔])\s*|(?<=[。！？])[」』”’）)]*(?=[^\s。！？」』”’）)])"
+    rf"|(?<=[!?])(?=[{UNSPACED}])|{_SENTENCE_END.pattern}"
 )
-_MARKS = "".join(mark for mark in map(chr, range(0x591, 0x1AAB)) if unicodedata.category(mark)[0] == "M")
+MARKS = "".join(mark for mark in map(chr, range(0x591, 0x1AAB)) if unicodedata.category(mark)[0] == "M")
 _WORD = re.compile(r"\w+(?:[.,'’-]\w+)*")
-_MARKED = re.compile(rf"[\w{_MARKS}]+(?:(?:[.,'’-]|(?<=[\u0600-\u0dff])[\u200c\u200d])[\w{_MARKS}]+)*")
+_MARKED = re.compile(rf"[\w{MARKS}]+(?:(?:[.,'’-]|(?<=[\u0600-\u0dff])[\u200c\u200d])[\w{MARKS}]+)*")
 """With the vowel signs and other marks that carry letters; the accents of Latin letters are composed."""
-PIECE = re.compile(rf"[\w{_MARKS}]+")
-_ONE_BY_ONE = re.compile(rf"[{UNSPACED}][{_MARKS}]*")
-_PAIRED = re.compile(rf"[{UNSPACED}\uac00-\ud7af]+")
+PIECE = re.compile(rf"[\w{MARKS}]+")
+_ONE_BY_ONE = re.compile(rf"[{UNSPACED}][{MARKS}]*")
+PAIRED = re.compile(rf"[{UNSPACED}{SYLLABLES}]+")
+"""What is told apart by pairs of neighbours, since a word has no end in it that could be seen."""
 
 _HIDDEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
 
@@ -108,17 +107,18 @@ def content_words(text: str, language: Language | None = None) -> frozenset[str]
     if text.isascii():
         return frozenset(normalise(text).split()) - language.words
     folded = unicodedata.normalize("NFKC", text).casefold()
-    pieces = _PAIRED.findall(folded)
-    rest = frozenset(_MARKED.findall(_PAIRED.sub(" ", folded))) - language.words
+    pieces = PAIRED.findall(folded)
+    rest = frozenset(_MARKED.findall(PAIRED.sub(" ", folded))) - language.words
     if not pieces:
         return rest
     known = sorted(language.words, key=len, reverse=True)
     telling = (part for piece in pieces for part in re.split("|".join(map(re.escape, known)) or "$", piece) if part)
-    return rest.union(*(_pairs(part) for part in telling))
+    return rest.union(*(neighbours(part) for part in telling))
 
 
-def _pairs(text: str) -> set[str]:
-    return {text[place : place + 2] for place in range(max(1, len(text) - 1))}
+def neighbours(text: str) -> list[str]:
+    """Return each two neighbours of a text's characters; a single one as it is."""
+    return [text[place : place + 2] for place in range(max(1, len(text) - 1))]
 
 
 def stem(word: str) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 VERSION = 1
 """Raised when texts in other languages than English are treated otherwise: what was made of them is made anew."""
-BEGUN, _LETTERS, _LEAST = 2000, 1000, 120
+BEGUN, _LETTERS, _LEAST = 2000, 1000, 80
 """Characters at the beginning of a document that tell its language, those that the library looks at, and fewest letters
 by which it may decide."""
 _PROSE, _FEW = 0.1, 0.05
@@ -292,6 +292,10 @@ for _one in _ROWS:
     _ROWS_OF.setdefault(_script("".join(_one.words)), []).append(_one)
 
 
+_ENGLISH = EN.words - frozenset[str]().union(*(row.words for row in _ROWS_OF["LATIN"][1:]))
+"""Words that no other language of the table has."""
+
+
 @lru_cache(maxsize=8192)
 def of_text(text: str, likely: str = "en") -> Language:
     """Return the language of a text, however short: what its script or common words say, or else the `likely` one."""
@@ -337,9 +341,12 @@ def _of_document(text: str) -> str | None:
     if sum(map(str.isalpha, text)) < _LEAST:
         return default
     code, sure = _identifier().classify(text[:_LETTERS])
-    if sure < _SURE or (latin and shares.get(code, _FEW if english < _FEW / 2 else 0.0) < _FEW):
-        return default
-    return str(code)
+    listed = shares.get(code, 0.0) >= _FEW if latin else True
+    foreign = code not in LANGUAGES and sum(words[word] for word in _ENGLISH) < _FEW / 2 * words.total()
+    if sure >= _SURE and (listed or foreign):
+        return str(code)
+    best = max(shares, key=lambda one: shares[one], default=None)  # the library's second choice may be a near relative
+    return best if best and shares[best] >= 2 * _PROSE and best != "en" else default
 
 
 @cache

@@ -141,7 +141,10 @@ UNSPACED = (
     r"\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9d\U00020000-\U0003ffff"
 )
 """Characters of scripts that put no spaces between words: Thai, Lao, Burmese, Khmer, Chinese, Japanese."""
-_TOUCHING = re.compile(rf"(?<=\d)(?=[{UNSPACED}])|(?<=[{UNSPACED}])(?=[-−+]?\d)")
+SYLLABLES = r"\uac00-\ud7af"
+"""Hangul, which puts endings to words, and words to numbers."""
+_LETTERS = f"[{UNSPACED}{SYLLABLES}]"
+_TOUCHING = re.compile(rf"(?<=\d)(?={_LETTERS})|(?<={_LETTERS})(?=[-−+]?\d)")
 
 
 @dataclass(frozen=True)
@@ -244,7 +247,7 @@ def figures(text: str) -> frozenset[Value]:
     "three" has the value 3, "#5" the value 5, and "5th" is a text of its own.
     """
     values, rest = _read(_NUMBER_WORD.sub(_in_digits, text))
-    rest = rest if rest.isascii() else re.sub(f"[{UNSPACED}]", " ", rest)
+    rest = rest if rest.isascii() else re.sub(_LETTERS, " ", rest)
     tokens = (token.casefold() for token in _TOKEN.findall(rest) if any(map(str.isdigit, token)))
     return values.union(Value(Decimal(one) if one.isdecimal() else one) for one in tokens)
 
