@@ -27,6 +27,10 @@ _OTHER_SENTENCE_END = re.compile(  # of other languages: small letters do not fo
     r"|(?<=[।॥۔])\s*|(?<=[。！？])[」』”’）)]*(?=[^\s。！？」』”’）)])"
     rf"|(?<=[!?])(?=[{UNSPACED}])|{_SENTENCE_END.pattern}"
 )
+_OTHER_ABBREVIATION = re.compile(
+    r"(?<![\w°])(?:[^\W\d_]|Abs|Art|Bd|bzw|ca|Dr|etc|Hr|Fr|Mr|Mme|núm|Nr|nr|pág|Prof|S[rt]a?|tzw|ul|usw|vgl|гг|им|рис"
+    r"|см|стр|ул)\.$"
+)
 MARKS = "".join(mark for mark in map(chr, range(0x591, 0x1AAB)) if unicodedata.category(mark)[0] == "M")
 _WORD = re.compile(r"\w+(?:[.,'’-]\w+)*")
 _MARKED = re.compile(rf"[\w{MARKS}]+(?:(?:[.,'’-]|(?<=[\u0600-\u0dff])[\u200c\u200d])[\w{MARKS}]+)*")
@@ -94,7 +98,8 @@ def word_count(text: str) -> int:
     count = len(text.split())
     if text.isascii() or not (unspaced := _ONE_BY_ONE.findall(text)):
         return count
-    return (len(unspaced) + 1) // 2 + len(_ONE_BY_ONE.sub(" ", text).split())
+    others = sum(any(map(str.isalnum, word)) for word in _ONE_BY_ONE.sub(" ", text).split())
+    return (len(unspaced) + 1) // 2 + others
 
 
 def content_words(text: str, language: Language | None = None) -> frozenset[str]:
@@ -140,9 +145,10 @@ def overlap(question: str, text: str) -> float:
 def sentences(text: str) -> Iterator[tuple[int, int]]:
     """Yield start and end of each sentence; blank lines, list items and table rows end one, wrapped lines do not."""
     start = 0
-    ends = _SENTENCE_END if text.isascii() or of_text(text) is EN else _OTHER_SENTENCE_END
+    english = text.isascii() or of_text(text) is EN
+    ends, abbreviation = (_SENTENCE_END, _ABBREVIATION) if english else (_OTHER_SENTENCE_END, _OTHER_ABBREVIATION)
     for gap in ends.finditer(text):
-        if "\n" not in gap.group() and _ABBREVIATION.search(text, max(start, gap.start() - 12), gap.start()):
+        if "\n" not in gap.group() and abbreviation.search(text, max(start, gap.start() - 12), gap.start()):
             continue
         yield from _piece(text, start, gap.start())
         start = gap.end()

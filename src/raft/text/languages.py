@@ -70,6 +70,11 @@ def _row(code: str, name: str, words: str, decided: str = "", **rest: Any) -> La
     return Language(code, name, frozenset(words.split()), tuple(decided.split()), **rest)
 
 
+def _points(these: str, by: str, texts: str, of: str) -> str:
+    """Return the pattern of "this text", or "according to the text" where not "of" something follows."""
+    return rf"\b(?:{these})\s(?:{texts})\b|\b(?:{by})\s?(?:{texts})\b(?!\s(?:{of}|\d))"
+
+
 _ROWS = (
     _row(
         "en",
@@ -91,8 +96,12 @@ _ROWS = (
         "ja nein vielleicht",
         abstention="Die Dokumente beantworten diese Frage nicht.",
         articles=r"\b(?:ein|eine|einen|einem|eines|einer|der|die|das|den|dem|des)\b",
-        points=r"\b(?:diese[mrsn]?|obige[mrsn]?|vorliegende[mrsn]?|laut|gemäß)\s(?:de[mrs]\s)?"
-        r"(?:text\w*|abschnitt\w*|absatz\w*|passage|artikels?|dokuments?|auszug\w*)\b|\bim\s(?:text|abschnitt)\b",
+        points=_points(
+            "diese[mrsn]?|obige[mrsn]?|vorliegende[mrsn]?",
+            r"laut|laut\s(?:dem|der)|(?:gemäß|nach|in)\s(?:dem|der)|im",
+            r"text\w*|abschnitt\w*|absatz\w*|passage|artikels?|dokuments?|auszug\w*",
+            "de[sr]|von|über|zu[mr]?",
+        ),
         stemmer="german",
     ),
     _row(
@@ -104,8 +113,12 @@ _ROWS = (
         "oui non peut-être",
         abstention="Les documents ne répondent pas à cette question.",
         articles=r"\b(?:le|la|les|un|une|des|du|au|aux)\b",
-        points=r"\b(?:ce|cet|cette|ces|selon\s(?:le|la|l['’])|d['’]après\s(?:le|la|l['’])|dans\s(?:le|l['’]))\s?"
-        r"(?:textes?|passages?|extraits?|paragraphes?|sections?|articles?|documents?)\b(?!\s(?:de|du|des|sur)\b)",
+        points=_points(
+            "ce|cet|cette|ces",
+            r"(?:selon|d['’]après|dans)\s(?:le|la|l['’])",
+            "textes?|passages?|extraits?|paragraphes?|sections?|articles?|documents?",
+            "de|du|des|d|sur",
+        ),
         stemmer="french",
     ),
     _row(
@@ -118,8 +131,12 @@ _ROWS = (
         "sí no quizás",
         abstention="Los documentos no responden a esta pregunta.",
         articles=r"\b(?:un|una|unos|unas|el|la|los|las)\b",
-        points=r"\b(?:est[eao]s?|según\s(?:el|la)|en\sel|dich[oa])\s"
-        r"(?:textos?|pasajes?|fragmentos?|párrafos?|sección|artículos?|documentos?)\b(?!\s(?:de|del|sobre)\b)",
+        points=_points(
+            "est[eao]s?|es[ea]s?|dich[oa]s?",
+            r"(?:según|en)\s(?:el|la)\s",
+            "textos?|pasajes?|fragmentos?|párrafos?|sección|artículos?|documentos?",
+            "de|del|sobre",
+        ),
         stemmer="spanish",
     ),
     _row(
@@ -133,8 +150,12 @@ _ROWS = (
         "sim não talvez",
         abstention="Os documentos não respondem a esta pergunta.",
         articles=r"\b(?:o|a|os|as|um|uma|uns|umas)\b",
-        points=r"\b(?:est[ea]s?|n?ess[ea]s?|nest[ea]|segundo\s[oa]|de\sacordo\scom\s[oa]|n[oa])\s"
-        r"(?:textos?|passagem|trechos?|parágrafos?|seção|secção|artigos?|documentos?)\b(?!\s(?:de|do|da|sobre)\b)",
+        points=_points(
+            "n?est[ea]s?|n?ess[ea]s?|dest[ea]s?|dess[ea]s?",
+            r"(?:segundo\s|conforme\s|de\sacordo\scom\s|n)[oa]\s",
+            "textos?|passagem|trechos?|parágrafos?|seção|secção|artigos?|documentos?",
+            "de|do|da|sobre",
+        ),
         stemmer="portuguese",
     ),
     _row(
@@ -147,8 +168,12 @@ _ROWS = (
         "sì no forse",
         abstention="I documenti non rispondono a questa domanda.",
         articles=r"\b(?:il|lo|la|i|gli|le|un|uno|una)\b",
-        points=r"\b(?:quest[oaie]|secondo\s(?:il|la)|nel|nella)\s?"
-        r"(?:test[oi]|passaggi[o]?|bran[oi]|paragraf[oi]|sezione|articol[oi]|document[oi])\b(?!\s(?:di|del|su)\b)",
+        points=_points(
+            "quest[oaie]",
+            r"secondo\s(?:il|la|l['’])\s?|nel(?:la)?\s",
+            "test[oi]|passaggi?o?|bran[oi]|paragraf[oi]|sezione|articol[oi]|document[oi]",
+            "di|del|della|su|sul|sulla",
+        ),
         stemmer="italian",
     ),
     _row(
@@ -161,8 +186,12 @@ _ROWS = (
         "ja nee misschien",
         abstention="De documenten beantwoorden deze vraag niet.",
         articles=r"\b(?:de|het|een)\b",
-        points=r"\b(?:dit|deze|bovenstaande|volgens\s(?:de|het)|in\sde)\s"
-        r"(?:tekst|passage|fragment|alinea|paragraaf|sectie|artikel|document)\b(?!\s(?:van|over)\b)",
+        points=_points(
+            "dit|deze|die|dat|bovenstaande",
+            r"(?:volgens|in)\s(?:de|het)\s",
+            "tekst|passage|fragment|alinea|paragraaf|sectie|artikel|document",
+            "van|over",
+        ),
         stemmer="dutch",
     ),
     _row(
@@ -175,8 +204,12 @@ _ROWS = (
         "jakiego jakim który która które którego której których którym czy oraz lub a że",
         "tak nie może",
         abstention="Dokumenty nie odpowiadają na to pytanie.",
-        points=r"\b(?:t(?:ym|ego|en|ej)|powyższy\w*|według|zgodnie\sz)\s"
-        r"(?:tekst\w*|fragment\w*|akapit\w*|sekcj\w*|artykuł\w*|dokument\w*)\b",
+        points=_points(
+            r"t(?:ym|ego|en|ej|ych)|powyższ\w+",
+            r"(?:według|zgodnie\sz|w)\s",
+            r"tekst\w*|fragmen\w+|akapi\w+|sekcj\w+|artykul\w+|dokumen\w+",
+            "o|z|dla",
+        ),
         stemmer="polish",
         shortest=3,
     ),
@@ -188,8 +221,12 @@ _ROWS = (
         "какие каком каких какого какую который которая которое которые ли или не а но же он она они его её их",
         "да нет возможно",
         abstention="Документы не отвечают на этот вопрос.",
-        points=r"\b(?:эт(?:ом|ого|от|ой)|данн\w+|приведённ\w+|приведенн\w+|согласно|в)\s"
-        r"(?:тексте?у?|отрывк\w*|абзац\w*|раздел\w*|стать[еи]|документ\w*|фрагмент\w*)\b(?!\s(?:о|об|про)\b)",
+        points=_points(
+            r"эт(?:ом|ого|от|ой|у|им)|данн\w+|приведённ\w+|приведенн\w+",
+            r"(?:согласно|в|по)\s",
+            r"текст\w*|отрывк\w*|абзац\w*|раздел\w*|стать\w+|документ\w*|фрагмент\w*",
+            "о|об|про|для",
+        ),
         stemmer="russian",
         shortest=3,
     ),
@@ -201,7 +238,8 @@ _ROWS = (
         "是 否 可能",
         abstention="这些文档没有回答这个问题。",
         points=r"(?:本|这篇?|这段|該|该|上述|上面的?|根据)(?:文章?|段落?|文本|文档|章节|材料|文件)(?:中|里|的|，|,|所|$)",
-        unmarked=r"什么|甚麼|谁|誰|哪|何时|何人|如何|几|幾|多少|怎|为何|為何|吗|呢[。.]?$",
+        shortest=3,
+        unmarked=r"什么|甚麼|谁|誰|哪|何时|何人|如何|几|幾|多[少长長大久远遠高重快]|怎|为何|為何|吗|呢[。.]?$",
     ),
     _row(
         "ja",
@@ -211,6 +249,7 @@ _ROWS = (
         "はい いいえ おそらく",
         abstention="文書はこの質問に答えていません。",
         points=r"(?:この|上記の|本|次の)(?:文章|文書|文|段落|節|記事|資料|テキスト)|本文(?:中|に|で|の)|(?:文章|テキスト)によると",
+        shortest=3,
         unmarked=r"(?:か|かな|の|何|誰|いつ|どこ|いくつ|いくら)[。．.]?$|何|誰|どこ|いつ|どの|どれ|どう|なぜ|いくつ|いくら",
     ),
     _row(
@@ -305,7 +344,7 @@ def of_text(text: str, likely: str = "en") -> Language:
     if script != "LATIN":
         others = script == "CJK" and default.code == "ja"
         return default if default in rows or others or (default.code not in LANGUAGES) else (*rows, known("und"))[0]
-    words = set(_TOKEN.findall(text.lower()))
+    words = {word for word in _TOKEN.findall(text.lower()) if len(word) > 1}  # single letters stand everywhere
     likelier = (default, *rows) if default.code in LANGUAGES else (default, EN)
     best = max(likelier, key=lambda row: len(words & row.words))
     telling = len(words & (best.words - default.words))
