@@ -36,7 +36,7 @@ HEAVY = (
     *("bm25s", "tokenizers", "huggingface_hub", "gguf", "accelerate", "onnxruntime"),
 )
 SLOW_TO_IMPORT = ("torch", "transformers", "chromadb", "litellm", "datasets", "unsloth", "sentence_transformers")
-LONGEST, MODULES_AT_MOST, LINES_AT_MOST, ROOMS_AT_MOST = 500, 120, 24_200, 24
+LONGEST, MODULES_AT_MOST, LINES_AT_MOST, ROOMS_AT_MOST = 500, 121, 25_200, 24
 LONE, LONE_AT_MOST = 60, 10
 """A module over so many lines that one other module alone imports is a part of that one; so many may be left."""
 

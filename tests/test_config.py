@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from raft import prompts
 from raft import settings as config
 from raft.errors import RaftError, UsageError
 from raft.kinds import KINDS
@@ -248,3 +249,11 @@ def test_a_sentence_ends_with_one_full_stop():
     """What a library said keeps its ellipsis, and no second full stop comes behind its own."""
     error = RaftError("It cannot be read: no such thing.. Or is it... so")
     assert error.what == "It cannot be read: no such thing. Or is it... so"
+
+
+@pytest.mark.parametrize("name", prompts.packaged("pipelines"))
+def test_each_packaged_pipeline_is_made_of_settings_there_are(name):
+    """A pipeline that comes with the package can be read, asks for kinds that there are, and names its embedder."""
+    chosen = config.load_text(prompts.packaged("pipelines")[name], {}, where=name)
+    assert set(chosen.questions.kinds) <= set(KINDS)
+    assert ("multilingual" in name) == (chosen.index.embedder != config.Settings().index.embedder)

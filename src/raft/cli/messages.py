@@ -143,7 +143,7 @@ def _rows(run: str, steps: Mapping[str, Any], skipped: Sequence[Sequence[str]]) 
     asked, failed = steps["questions"]["rows"], stats["questions"].get("failures", {})
     text = f"{asked['questions.parquet']:,} written ({_list(stats['questions']['kinds'])})"
     text += f"; {asked['failures.parquet']:,} failed ({_list(failed)})" if failed else ""
-    yield "questions", text
+    yield "questions", "\n".join([text, *stats["questions"].get("left_out", [])])
     reasons, splits = stats["cleaned"]["reasons"], stats["cleaned"]["splits"]
     kept = {split: splits[split] for split in ("train", "valid", "eval_seen", "eval_unseen") if split in splits}
     yield "kept", f"{sum(kept.values()):,} ({_list(kept)})"

@@ -31,6 +31,7 @@ class Progress:
         self._silent = silent
         self._live: Any = None
         self._planned = self._answered = self._replayed = self._embedded = self._chunks = 0
+        self._left_out: set[str] = set()
         self._calls: dict[str, int] = {}
         self._begun = self._told = time.monotonic()
         self._step = ""
@@ -67,9 +68,11 @@ class Progress:
             self._say(self._embedding(), lasting=False)
         elif event == "planned":
             self._planned = facts["questions"]
+            self._leave_out(facts)
         elif event == "estimated":
             self._calls = {part["purpose"]: part["calls"] for part in facts["parts"]}
             self._say(f"{'estimate':<10} {messages.estimated(facts)}")
+            self._leave_out(facts)
         elif event == "asked":
             self._answered += facts["new"]
             self._replayed += facts["replayed"]
@@ -83,6 +86,12 @@ class Progress:
             self._say(_rows(facts))
         elif event == "training":
             self._say(self._training(facts), lasting="valid_loss" in facts)
+
+    def _leave_out(self, facts: Mapping[str, Any]) -> None:
+        for line in facts.get("left_out", ()):
+            if line not in self._left_out:
+                self._say(f"{'left out':<10} {line}")
+        self._left_out.update(facts.get("left_out", ()))
 
     def _rate(self) -> str:
         planned = f" for {self._planned:,} questions" if self._step in ("questions", "asking") and self._planned else ""

@@ -18,7 +18,7 @@ _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
 _UNDERLINE = re.compile(r"([=\-~^\"'*+#.:`_])\1{2,}$")
 _ITEM = re.compile(r"\s*(?:[-*+•]|\d{1,9}[.)]|[a-zA-Z][.)])[ \t]+\S")
 _SEPARATOR = re.compile(r"\|?[ \t:]*-{2,}[-| \t:]*$")
-_SENTENCE = re.compile(r"(?<=[.!?…])[\"')\]*_”’»]*\s+(?=[^\sa-zß-ÿ])|(?<=[。！？])[」』”）]*")
+_SENTENCE = re.compile(r"(?<=[.!?…؟।॥۔])[\"')\]*_”’»]*\s+(?=[^\sa-zß-ÿа-яё])|(?<=[。！？])[」』”）]*")
 _ABBREVIATION = re.compile(
     r"(?:\b(?:[A-Za-z]|\d{1,2}|approx|ca|cf|Dr|Fig|Figs|Inc|Jr|Ltd|Mr|Mrs|Ms|No|Nos|Nr|p|pp|Prof|Sec|Sr|St|vs|Vol)|"
     r"\b[a-z]\.[a-z])\.$"

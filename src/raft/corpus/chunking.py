@@ -180,7 +180,7 @@ def _rough_counts(text: str, units: list[Unit], counter: _Counter, rooms: dict[t
 def _halfway(text: str, start: int, end: int) -> int:
     """Return the best place for a cut in the middle half of `text[start:end]`: a line end, a sentence's, a space."""
     middle, quarter = (start + end) // 2, (end - start) // 4
-    for mark in ("\n", ". ", "; ", ", ", " "):
+    for mark in ("\n", ". ", "。", "।", "؟", "; ", "；", "؛", ", ", "，", "、", "،", " "):
         left = text.rfind(mark, start + quarter, middle)
         right = text.find(mark, middle, end - quarter)
         found = [place for place in (left, right) if place >= 0]

@@ -1,6 +1,6 @@
 """Cleaning: the questions with a reason for each that is dropped. Rows in equals rows out; nothing is deleted.
 
-In this order: a question is judged by itself (`RULES`, whose heuristics know English), by whether its golden chunk is
+In this order: a question is judged by itself (`RULES`, by those of its language), by whether its golden chunk is
 found again (round trip), by a model if there is one, and last against the other questions. Duplicates come last so
 that the one which is kept for the others can never be dropped itself.
 """
@@ -17,7 +17,7 @@ import polars as pl
 from raft.kinds import traits
 from raft.prompts import Prompt
 from raft.protocols import Completion, Embedder, Generator, Request, Retriever
-from raft.rag.format import ABSTENTION
+from raft.rag.format import is_no_answer
 from raft.similarity import (
     BLOCK,
     NearIndex,
@@ -30,8 +30,9 @@ from raft.similarity import (
     turned_round,
 )
 from raft.store import tables
-from raft.text import contains, content_words, embedded_text, find_quote, normalise
-from raft.text.values import covers, fact_values, facts, rough_values
+from raft.text import contains, content_words, embedded_text, find_quote, normalise, word_count
+from raft.text.languages import EN, Language, of_text, stems
+from raft.text.values import UNSPACED, covers, fact_values, facts, rough_values
 
 ROUND_TRIP, JUDGED, DUPLICATE = "round trip", "judged poor", "duplicate"
 JUDGE_TOKENS = 64
@@ -60,6 +61,7 @@ def clean(
     judge: Generator | None,
     judge_prompt: Prompt | None,
     judge_minimum: float,
+    languages: Mapping[str, str] | None = None,
 ) -> pl.DataFrame:
     """Return all questions, in their order, as `tables.CLEANED`: each with the reason why it is dropped, or none.
 
@@ -69,10 +71,11 @@ def clean(
     asks it drops a question on a held-out document. From `similarity` (a cosine) on, two questions with
     one answer or one source are duplicates. Without a judge, or its prompt with $question, $answer and $passage, there
     are no marks; `judge_minimum` (0 to 1) is the lowest that is kept, and so is a question whose mark cannot be had.
+    `languages` are those of the documents, by doc_id, but English.
     """
     texts = {row["chunk_id"]: row for row in chunks.select("chunk_id", "heading", "text").iter_rows(named=True)}
     limits = {"min_words": min_words, "max_words": max_words, "max_answer_words": max_answer_words}
-    rows = [_judged(row, texts, limits) for row in questions.iter_rows(named=True)]
+    rows = [_judged(row, texts, limits, languages or {}) for row in questions.iter_rows(named=True)]
     _round_trip(_kept(rows), texts, retriever=retriever, k=round_trip_k, held_out=held_out)
     if judge is not None and judge_prompt is not None:
         _mark(_kept(rows), texts, judge=judge, prompt=judge_prompt, minimum=judge_minimum)
@@ -84,11 +87,12 @@ def _kept(rows: Iterable[Row]) -> list[Row]:
     return [row for row in rows if row["reason"] is None]
 
 
-def _judged(row: Row, texts: Mapping[str, Row], limits: Mapping[str, int]) -> Row:
+def _judged(row: Row, texts: Mapping[str, Row], limits: Mapping[str, int], languages: Mapping[str, str]) -> Row:
     golden = [texts[chunk_id] for chunk_id in row["golden_chunk_ids"] if chunk_id in texts]
     aligned = _aligned(row["quotes"], {chunk["chunk_id"]: chunk["text"] for chunk in golden})
     question, answer, source = row["question"] or "", row["answer"] or "", _passages(row, texts)
-    candidate = Candidate(row["kind"], question, answer, bool(aligned), source, **limits)
+    language = of_text(question, next((languages[name] for name in row["doc_ids"] if name in languages), "en"))
+    candidate = Candidate(row["kind"], question, answer, bool(aligned), source, language=language, **limits)
     changed = aligned is not None and aligned != row["quotes"]
     return {
         **row,
@@ -256,7 +260,9 @@ _DEBRIS = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 _NUMBERED = re.compile(r"\W*q?\d+\s*[:.)]\s", re.IGNORECASE)
-_CUT = re.compile(r"(?:[,;:(/]|[a-z ][-–—]|\b(?:the|an?|of|and|or|to|with|by|from|than|because))$")
+_CUT_SHORT = re.compile(r"(?:[,;:(/，；：、،؛（]|[a-z ][-–—])$")
+_CUT = re.compile(rf"{_CUT_SHORT.pattern}|\b(?:the|an?|of|and|or|to|with|by|from|than|because)$")
+_SEVERAL = re.compile(rf"[?？؟](?=\s|$|[{UNSPACED}])")
 _ASKS = (
     r"(?:what|which|who|whom|whose|when|where|why|how)(?:['’](?:s|re|d|ll))?"
     r"|(?:is|are|was|were|am|do|does|did|can|could|may|might|must|should|shall|will|would|has|have|had)(?:n['’]t)?"
@@ -292,6 +298,7 @@ _POINTS = re.compile(
     """,
     re.IGNORECASE | re.VERBOSE,
 )
+_CLOSING = "\"'”’)"
 _AUXILIARY = r"(?:is|are|was|were|do|does|did|can|could|may|might|must|should|shall|will|would)"
 _PRONOUN = re.compile(
     rf"""^\W*(?:\w+\W+){{0,6}}?(?:
@@ -313,7 +320,8 @@ _STEP = re.compile(r"(?:^|(?<=\s))\d+[.)]\s")
 class Candidate(NamedTuple):
     """A question with what it is judged by.
 
-    `quotes`: whether there are any and all of them stand in the golden chunks; `source`: headings and texts of these.
+    `quotes`: whether there are any and all of them stand in the golden chunks; `source`: headings and texts of these;
+    `language`: that of the question.
     """
 
     kind: str
@@ -324,6 +332,7 @@ class Candidate(NamedTuple):
     min_words: int
     max_words: int
     max_answer_words: int
+    language: Language = EN
 
 
 def _aligned(quotes: list[dict[str, Any]], golden: Mapping[str, str]) -> list[dict[str, Any]] | None:
@@ -347,13 +356,14 @@ def _align(quote: dict[str, Any], golden: Mapping[str, str]) -> dict[str, Any] |
 
 def _malformed(candidate: Candidate) -> bool:
     question, answer = candidate.question.strip(), candidate.answer.strip()
-    if not traits(candidate.kind).answered and answer != ABSTENTION:
+    if not traits(candidate.kind).answered and not (answer and is_no_answer(answer)):
         return True
-    if any(not normalise(text) or _CUT.search(text) or _loops(text) for text in (question, answer)):
+    cut = _CUT if candidate.language is EN else _CUT_SHORT
+    if any(not normalise(text) or cut.search(text) or _loops(text) for text in (question, answer)):
         return True
     if _DEBRIS.search(question) or _DEBRIS.match(answer) or _NUMBERED.match(question):
         return True
-    return len(re.findall(r"[?？](?=\s|$)", question)) > 1
+    return len(_SEVERAL.findall(question)) > 1
 
 
 def _loops(text: str) -> bool:
@@ -367,16 +377,20 @@ def _loops(text: str) -> bool:
 
 
 def _not_a_question(candidate: Candidate) -> bool:
-    question = candidate.question.strip()
+    question, language = candidate.question.strip(), candidate.language
+    if language is not EN:
+        return not (question.rstrip(_CLOSING).endswith(language.marks) or language.asks(question))
     if traits(candidate.kind).steps and _IMPERATIVE.match(question):
         return False
-    if not question.rstrip("\"'”’)").endswith(("?", "？")):
+    if not question.rstrip(_CLOSING).endswith(("?", "？")):
         return True
     return not (_QUESTION.match(question) or _LED_IN.match(question) or _ASKED_LATE.search(question))
 
 
 def _leans_on_a_text(candidate: Candidate) -> bool:
     question = candidate.question
+    if candidate.language is not EN:
+        return candidate.language.leans(question)
     if _POINTS.search(question):
         return True
     named = names(question) or any(fact.kind in ("name", "code") for fact in facts(question))
@@ -389,24 +403,28 @@ def _answer_absent(candidate: Candidate) -> bool:
         return False
     if not source:
         return True
-    if kind.fixed and _DECIDED.match(answer):
+    if kind.fixed and (_DECIDED.match(answer) or candidate.language.decides(answer)):
         return False
     if not kind.support:
         return not covers(fact_values(source), fact_values(answer))
-    return not supported(_STEP.sub(" ", answer) if kind.steps else answer, source, share=kind.support)
+    plain = _STEP.sub(" ", answer) if kind.steps else answer
+    return not supported(plain, source, share=kind.support, language=candidate.language)
 
 
-def supported(answer: str, source: str, *, share: float) -> bool:
+def supported(answer: str, source: str, *, share: float, language: Language = EN) -> bool:
     """Tell whether an answer stands in a text: word for word, or with all its numbers, dates, codes and names.
 
-    Then a share (0 to 1) of its words must stand there too; of up to four words all.
+    Then a share (0 to 1) of its words must stand there too; of up to four words all. In other languages than English,
+    whose words have more endings, words are compared by their stems, and capitals make no names.
     """
     answer = answer.strip()
     # as it is: between markup, or in "6pm-6am", where its word goes on
     if contains(source, answer) or (answer and re.search(rf"(?<![^\W_]){re.escape(answer)}(?![^\W_])", source)):
         return True
-    wanted, there = content_words(answer), content_words(source)
+    wanted, there = content_words(answer, language), content_words(source, language)
     named = names(answer.partition(" ")[2]) & wanted  # the first word is capitalised as any sentence's
+    if language is not EN:
+        wanted, there, named = frozenset(stems(wanted, language)), frozenset(stems(there, language)), frozenset()
     if not wanted or not covers(fact_values(source), fact_values(answer)) or not named <= there:
         return False
     return len(wanted & there) >= (1.0 if len(wanted) <= 4 else share) * len(wanted)
@@ -421,16 +439,16 @@ def _given_away(candidate: Candidate) -> bool:
     if kind == "date" and fact_values(answer):
         given = frozenset(value for fact in facts(question) if fact.kind == "date" for value in fact_values(fact.text))
         return covers(given, fact_values(answer))
-    words = content_words(answer)  # the 2 of "Quillon 2" does not give "2 years" away
-    return kind != "number" and bool(words) and words <= content_words(question)
+    words = content_words(answer, candidate.language)  # the 2 of "Quillon 2" does not give "2 years" away
+    return kind != "number" and bool(words) and words <= content_words(question, candidate.language)
 
 
 RULES: tuple[tuple[str, Callable[[Candidate], bool]], ...] = (
     ("malformed", _malformed),
-    ("too short", lambda one: len(one.question.split()) < one.min_words),
+    ("too short", lambda one: word_count(one.question) < min(one.min_words, one.language.shortest)),
     (
         "too long",
-        lambda one: len(one.question.split()) > one.max_words or len(one.answer.split()) > one.max_answer_words,
+        lambda one: word_count(one.question) > one.max_words or word_count(one.answer) > one.max_answer_words,
     ),
     ("not a question", _not_a_question),
     ("does not stand alone", _leans_on_a_text),

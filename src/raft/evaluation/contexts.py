@@ -17,13 +17,13 @@ from raft.kinds import traits
 from raft.prompts import Prompt
 from raft.protocols import Embedder, Message, Retriever
 from raft.rag import grounding
-from raft.rag.format import ABSTENTION, Shown, render_prompt, title_line
+from raft.rag.format import Shown, abstention, render_prompt, spoken, title_line
 from raft.rag.grounding import Passage
 from raft.rag.relevant import (
-    SHORT_ANSWERS,
     Sources,
     golden_of,
     group_of,
+    is_short,
     mentions_answer,
     relevant,
     search_all,
@@ -32,7 +32,7 @@ from raft.rag.relevant import (
     withheld,
 )
 from raft.similarity import same_text
-from raft.text import as_text, normalise
+from raft.text import as_text
 
 DEPTH = 20
 """Chunks searched for, at least: what MRR and nDCG look at, and what replaces chunks that are withheld."""
@@ -145,7 +145,11 @@ class _Book:
         """Return the chunks that hold the answer; where yes or no is the answer, all of the document that is named."""
         chunks = self._candidates(question)
         known = [name for name in relevant(question, chunks) if name in self.chunks]
-        if known or not question["document"] or {*map(normalise, question["answers"])} - SHORT_ANSWERS:
+        if (
+            known
+            or not question["document"]
+            or not all(is_short(one, question["question"]) for one in question["answers"])
+        ):
             return known
         return [chunk["chunk_id"] for chunk in chunks if not chunk["boilerplate"]]
 
@@ -203,16 +207,15 @@ def exemplars(
         last = abstaining and len(rows) >= 4 and place == len(rows) - 1
         own = row["golden_chunk_ids"][0]
         others = [other["golden_chunk_ids"][0] for other in rows[:-1]] if last else []
-        absent = next(
-            (one for one in others if one != own and not _tells(book.chunks[one]["text"], row["answer"])), None
-        )
+        absent = next((one for one in others if one != own and not _tells(book.chunks[one]["text"], row)), None)
         passage = book.passage(absent or own)
         shown = [Shown(passage.chunk_id, passage.title, passage.text)]
         asked = render_prompt(prompt, question=row["question"], shown=shown, style=style)
         turns += [turn for turn in asked if turn["role"] == "user"]
-        turns.append({"role": "assistant", "content": ABSTENTION if absent else as_text(row["answer"])})
+        refusal = abstention(spoken(row["question"], [passage.text]))
+        turns.append({"role": "assistant", "content": refusal if absent else as_text(row["answer"])})
     return tuple(turns)
 
 
-def _tells(text: str, answer: str) -> bool:
-    return normalise(answer) not in SHORT_ANSWERS and mentions_answer(text, answer)
+def _tells(text: str, row: Mapping[str, Any]) -> bool:
+    return not is_short(row["answer"], row["question"]) and mentions_answer(text, row["answer"])

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raft.rag.format import is_no_answer
-from raft.report.measures import ANSWER_MEASURES
+from raft.report.measures import ANSWER_MEASURES, MEASURES
 
 TOO_FEW = 20
 """Under 20 documents: too few to tell. The percentile bootstrap is too narrow there."""
@@ -151,10 +151,12 @@ def _floats(values: Sequence[float | None]) -> Floats:
     return np.array([math.nan if value is None else value for value in values], dtype=np.float64)
 
 
-def score_answer(answer: str, references: Sequence[str], *, abstained: bool) -> dict[str, float | None]:
+def score_answer(
+    answer: str, references: Sequence[str], *, abstained: bool, language: str = "en"
+) -> dict[str, float | None]:
     """Return `ANSWER_MEASURES` of an answer without its quotes; to abstain is one of the possible right answers.
 
-    A question is unanswerable if each reference is empty or `rag.format.ABSTENTION`: abstaining scores 1 on all
+    A question is unanswerable if each reference is empty or an abstention (`rag.format`): abstaining scores 1 on all
     measures, answering scores 0, and there are no facts to measure. On an answerable question abstaining scores 0, and
     an answer is compared with those references that are none. Without references nothing is measured.
     """
@@ -164,7 +166,8 @@ def score_answer(answer: str, references: Sequence[str], *, abstained: bool) -> 
     if not real or abstained:
         score = float(abstained and not real)
         return {name: None if of("", real) is None else score for name, of in ANSWER_MEASURES.items()}
-    return {name: of(answer, real) for name, of in ANSWER_MEASURES.items()}
+    told = {name: {"language": language} if MEASURES[name].by_language else {} for name in ANSWER_MEASURES}
+    return {name: of(answer, real, **told[name]) for name, of in ANSWER_MEASURES.items()}
 
 
 def _confusion(systems: Sequence[Sequence[str | None]], labels: Sequence[str | None], classes: Sequence[str]) -> Floats:

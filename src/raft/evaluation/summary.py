@@ -17,6 +17,7 @@ from raft.evaluation.verdict import decide, economics, evidence
 from raft.rag.relevant import Sources, unanswerable
 from raft.report.measures import COLUMNS
 from raft.text import normalise
+from raft.text.languages import of_text
 
 FORMAT = 1
 SCORES = pl.Schema(
@@ -30,6 +31,7 @@ SCORES = pl.Schema(
 that the answer names (null: none)."""
 
 MOST_LABELS = 5
+_TELLING = 200  # questions that tell the language of all
 _QUESTIONS_A_LABEL = 4  # fewer, and a handful of questions for facts would look like a set of labels
 _GENERATED = ("eval_unseen", "eval_seen", "valid", "train")
 Row = Mapping[str, Any]
@@ -62,6 +64,7 @@ def score(answers: pl.DataFrame, questions: pl.DataFrame, *, relevant: Mapping[s
     """
     classes = {str(name): labels(rows) for (name,), rows in questions.group_by("split")}
     asked = {(row["split"], row["question_id"]): row for row in questions.iter_rows(named=True)}
+    likely = of_text(" ".join(questions["question"].head(_TELLING))).code
     rows = []
     for answer in answers.iter_rows(named=True):
         question = asked.get((answer["question_set"], answer["question_id"]))
@@ -72,11 +75,14 @@ def score(answers: pl.DataFrame, questions: pl.DataFrame, *, relevant: Mapping[s
                 hint="delete answers.parquet and run raft bench again",
             )
         known = relevant.get(answer["question_id"], ())
-        rows.append(_scored(answer, question, known, classes[answer["question_set"]]))
+        language = of_text(question["question"], likely)
+        rows.append(_scored(answer, question, known, classes[answer["question_set"]], language.code))
     return pl.DataFrame([{name: row.get(name) for name in SCORES} for row in rows], schema=SCORES)
 
 
-def _scored(answer: Row, question: Row, relevant: Sequence[str], classes: Sequence[str]) -> dict[str, Any]:
+def _scored(
+    answer: Row, question: Row, relevant: Sequence[str], classes: Sequence[str], language: str
+) -> dict[str, Any]:
     replied, quotes = answer["error"] is None, answer["quotes"] or []
     answerable = not unanswerable(question)
     scores = {name: answer[name] for name in ("arm", "question_set", "condition", "question_id")}
@@ -88,7 +94,7 @@ def _scored(answer: Row, question: Row, relevant: Sequence[str], classes: Sequen
     if answer["condition"] == WITHHELD:
         return scores
     said = answer["answer"] if replied else ""
-    scores |= score_answer(said, question["answers"], abstained=bool(answer["abstained"]))
+    scores |= score_answer(said, question["answers"], abstained=bool(answer["abstained"]), language=language)
     if answerable:
         scores["false_refusal"] = _share(answer["abstained"])
         if quotes and relevant:

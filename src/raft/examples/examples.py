@@ -20,12 +20,12 @@ from raft.errors import RaftError
 from raft.kinds import traits
 from raft.prompts import Prompt
 from raft.protocols import Failure, Generator, Message, Request, Retriever, Tokenizer
-from raft.rag.format import ABSTENTION, Shown, parse, render_prompt, render_target, title_line
-from raft.rag.relevant import SHORT_ANSWERS, mentions_answer, search_all
+from raft.rag.format import Shown, abstention, parse, render_prompt, render_target, spoken, title_line
+from raft.rag.relevant import is_short, mentions_answer, search_all
 from raft.settings import Examples
 from raft.similarity import same_text
 from raft.store import tables
-from raft.text import as_written, contains, from_json, normalise
+from raft.text import as_written, contains, from_json
 from raft.text.values import covers, fact_values
 
 _POOL = 200  # chunks drawn for a row, of which the allowed ones become its random distractors
@@ -191,7 +191,7 @@ class _Allowed:
     def __init__(self, row: Row, golden: list[Row], recipe: _Recipe) -> None:
         self.recipe, self.pool, self.golden = recipe, frozenset(recipe.pool), golden
         self.quotes = [quote["text"] for quote in row["quotes"]]
-        telling = traits(row["kind"]).answered and normalise(row["answer"]) not in SHORT_ANSWERS
+        telling = traits(row["kind"]).answered and not is_short(row["answer"], row["question"])
         self.answers = [row["answer"], *filter(None, [recipe.styled.get(row["question_id"])])] if telling else []
 
     def __call__(self, name: str) -> bool:
@@ -240,7 +240,8 @@ def _target(draft: _Draft, recipe: _Recipe) -> str:
         )
     if recipe.wanted.when_absent == "memorise" and traits(row["kind"]).answered:
         return render_target(answer, [])
-    return render_target(ABSTENTION, [])
+    shown = (recipe.chunks[name]["text"] for name in draft.shown)
+    return render_target(abstention(spoken(row["question"], shown)), [])
 
 
 def check_examples(examples: pl.DataFrame, chunks: pl.DataFrame) -> None:

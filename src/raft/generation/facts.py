@@ -15,7 +15,7 @@ import yaml
 
 from raft.errors import UsageError
 from raft.kinds import traits
-from raft.text import content_words, normalise, sentences
+from raft.text import content_words, normalise, sentences, word_count
 from raft.text.values import Fact, facts
 
 _LINK = re.compile(r"!?\[([^\]]*)\]\([^)\s]*[^)]*\)")
@@ -114,7 +114,7 @@ def statements(text: str) -> Iterator[Statement]:
             continue
         head = []
         wording = plain(raw)
-        if raw.startswith("#") or not len(wording.split()) >= _MIN_WORDS or len(wording) > _MAX_CHARACTERS:
+        if raw.startswith("#") or word_count(wording) < _MIN_WORDS or len(wording) > _MAX_CHARACTERS:
             continue
         yield Statement(start, end, wording)
 

@@ -9,6 +9,7 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,12 +20,13 @@ from raft.generation import plan as planning
 from raft.generation import yes_no
 from raft.generation.facts import digest, plain, read_prefixes, statements
 from raft.generation.plan import Prompts, Survey, budgets, documents, is_notice
-from raft.generation.tasks import Row, Task, check_wording, grounded, must, quote_of, row_of, section
+from raft.generation.tasks import Row, Task, check_wording, grounded, in_language, must, quote_of, row_of, section
 from raft.prompts import Prompt
 from raft.protocols import Failure, Generator, Request
 from raft.store import tables
-from raft.text import as_text, as_written, normalise
-from raft.text.values import facts
+from raft.text import as_text, as_written, normalise, spaced, word_count
+from raft.text.languages import EN, Language
+from raft.text.values import UNSPACED, facts
 
 _T = TypeVar("_T")
 
@@ -45,7 +47,8 @@ _REFERS = re.compile(
     re.IGNORECASE,
 )
 _REPLY = re.compile(r"\A\s*(?:Answer:\s*)?(?P<answer>[^\n]+)\n+Question:\s*(?P<question>[^\n]+)")
-_EDGES = " \t\"'“”‘’.,;:"
+_EDGES = " \t\"'“”‘’.,;:。、，；：「」『』«»„،؛।"
+_UNSPACED = re.compile(f"[{UNSPACED}]")
 
 
 def plan_spans(
@@ -60,7 +63,8 @@ def plan_spans(
     copied = any(kind != "decision" for kind in kinds)
     for doc, rows in documents(frames):
         weights = {str(place): row["tokens"] for place, row in enumerate(rows)}
-        mine = given.get(doc, 0)
+        mine, language = given.get(doc, 0), known.language(doc)
+        asks = partial(span_ask, used.span, kinds=kinds, language=language, wording=used.language)
         parts = budgets(weights, len(rows), per_chunk=mine / len(rows), limit=None) if mine else {}
         for place, row in enumerate(rows):
             count = parts.get(str(place), 0)
@@ -69,21 +73,22 @@ def plan_spans(
                 for statement in statements(row["text"])
                 if not statement.cells
                 and not is_notice(statement.wording, known)
-                and SHORTEST <= len(statement.wording.split()) <= LONGEST
+                and SHORTEST <= word_count(statement.wording) <= LONGEST
             ]
-            decided = balance.choose([row["text"][start:end] for start, end in sentences], count)
+            plain_words = [row["text"][start:end] for start, end in sentences] if language is EN else []
+            decided = balance.choose(plain_words, count)
             for number, words in sorted(decided.items()):
                 yield yes_no.decision_ask(used.decision, row, *sentences[number], words)
             if not copied:
                 continue
             count -= len(decided)
             for start, end in _spread(sentences, count):
-                yield span_ask(used.span, row, start, end, kinds)
+                yield asks(row, start, end)
             given_answers = [
                 (start, end, answer) for start, end in sentences for answer in _facts(row["text"][start:end], kinds)
             ]
             for start, end, answer in _spread(given_answers, count - len(sentences)):
-                yield span_ask(used.span, row, start, end, kinds, answer=answer)
+                yield asks(row, start, end, answer=answer)
 
 
 def _spread(choices: Sequence[_T], count: int) -> list[_T]:
@@ -103,15 +108,25 @@ def _facts(text: str, kinds: Sequence[str]) -> list[str]:
 
 
 def span_ask(
-    prompt: Prompt, chunk: Mapping[str, Any], start: int, end: int, kinds: Sequence[str], *, answer: str | None = None
+    prompt: Prompt,
+    chunk: Mapping[str, Any],
+    start: int,
+    end: int,
+    kinds: Sequence[str],
+    *,
+    answer: str | None = None,
+    language: Language = EN,
+    wording: Prompt | None = None,
 ) -> Task:
     """Ask about the chunk's characters `start` to `end`: for an answer copied from there and its question.
 
-    With `answer`, which must stand there, only the question is left to the model.
+    With `answer`, which must stand there, only the question is left to the model. `wording` (language.md) names it the
+    language.
     """
     statement = plain(chunk["text"][start:end])
     context = section(chunk)
     messages = prompt.render(context=context, statement=statement)
+    messages = in_language(messages, wording, language) if wording else messages
     begun = "" if answer is None else f"{answer}\nQuestion:"
     if begun:
         last = messages[-1]
@@ -121,8 +136,8 @@ def span_ask(
         copied, question = parse_span(as_written(f"{begun} {reply}"), statement)
         kind = kind_of(copied)
         must(kind in kinds, f"{kind!r} is none of the kinds asked for")
-        check_wording(question, copied, statement, context)
-        must(not _REFERS.search(question), "it speaks of the sentence")
+        check_wording(question, copied, statement, context, language)
+        must(not _REFERS.search(question) and not language.leans(question), "it speaks of the sentence")
         known, stated = grounded(question, statement, context)
         must(stated and known >= GROUNDED, "it is about something else")
         return [row_of(question, copied, kind, quote_of(chunk, start, end))]
@@ -138,9 +153,12 @@ def parse_span(reply: str, statement: str) -> tuple[str, str]:
         raise ValueError("it has no answer with a question below")
     words = normalise(found["answer"]).split()
     must(words, "the answer is empty")
-    few = len(words) <= MOST_ANSWER_WORDS and len(words) * 2 <= len(normalise(statement).split())
+    most = MOST_ANSWER_WORDS * (1 if spaced(statement) == statement else 2)  # characters
+    few = len(words) <= most and len(words) * 2 <= len(normalise(statement).split())
     must(few, "the answer is most of the sentence")
-    place = _find(found["answer"].strip(_EDGES).split(), r"\s+", statement) or _find(words, r"\W+", statement)
+    place = _find(found["answer"].strip(_EDGES).split(), r"\s+", statement) or _find(
+        words, r"\W*" if most > MOST_ANSWER_WORDS else r"\W+", statement
+    )
     if place is None:
         raise ValueError("the answer is not in the sentence")
     return _with_its_signs(statement, *place.span()), " ".join(found["question"].split())
@@ -148,8 +166,12 @@ def parse_span(reply: str, statement: str) -> tuple[str, str]:
 
 def _find(words: Sequence[str], between: str, statement: str) -> re.Match[str] | None:
     """Find words one after the other, whole: neither "5" in "1.5 km" nor "000" in "1,000"."""
+    if not words:
+        return None
     loose = between.join(map(re.escape, words))
-    return re.search(rf"(?<!\w)(?<!\d[.,:]){loose}(?!\w|[.,:]\d)", statement, re.IGNORECASE) if words else None
+    before = "" if _UNSPACED.match(words[0][0]) else r"(?<!\w)(?<!\d[.,:])"
+    after = "" if _UNSPACED.match(words[-1][-1]) else r"(?!\w|[.,:]\d)"
+    return re.search(f"{before}{loose}{after}", statement, re.IGNORECASE)
 
 
 def kind_of(answer: str) -> str:
@@ -187,6 +209,7 @@ def read_prompts(folder: Path | None) -> Prompts:
         unanswerable=prompts.load("unanswerable", folder),
         span=prompts.load("span", folder),
         decision=prompts.load("decision", folder),
+        language=prompts.load("language", folder),
         prefixes=tuple(read_prefixes(prompts.load_text("openings.yaml", folder))),
     )
 
@@ -204,7 +227,9 @@ def plan(
     """Return what `ask` would ask; the arguments are its own."""
     surveyed = list(known.sizes)
     wanted = (frame.filter(pl.col("doc_id").is_in(surveyed)) for frame in chunks)
-    given = budgets(known.sizes, known.chunks, per_chunk=per_chunk, limit=limit)
+    shares = budgets(known.sizes, known.chunks, per_chunk=per_chunk, limit=limit)
+    asked = {doc: planning.askable(strategy, kinds, known.language(doc)) for doc in shares}
+    given = {doc: share for doc, share in shares.items() if asked[doc]}
     if strategy == "spans":
         tasks = plan_spans(wanted, known, given, used, kinds)
     else:

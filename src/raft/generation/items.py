@@ -8,12 +8,13 @@ from typing import Any
 
 import json_repair
 
-from raft.generation.tasks import Row, Task, must, row_of
+from raft.generation.tasks import Row, Task, in_language, must, row_of
 from raft.kinds import KINDS, traits
 from raft.prompts import Prompt
 from raft.protocols import Request
-from raft.rag.format import ABSTENTION
+from raft.rag.format import abstention
 from raft.text import as_written, find_quote, from_json, whole
+from raft.text.languages import EN, Language
 
 VERSION = 2
 """Raised when other items of a reply are kept: runs that ask for items read their replies anew."""
@@ -22,22 +23,40 @@ ITEM_TOKENS = 160
 _FIELDS = ("question", "answer", "quote", "kind")
 
 
-def items_ask(prompt: Prompt, chunk: Mapping[str, Any], count: int, kinds: Sequence[str]) -> Task:
-    """Ask for `count` questions with answers and quotes as JSON."""
+def items_ask(
+    prompt: Prompt,
+    chunk: Mapping[str, Any],
+    count: int,
+    kinds: Sequence[str],
+    *,
+    language: Language = EN,
+    wording: Prompt | None = None,
+) -> Task:
+    """Ask for `count` questions with answers and quotes as JSON, in a language that `wording` (language.md) names."""
+    own = dict(zip(EN.decided, language.decided, strict=False))
     messages = prompt.render(
         count=str(count),
-        kinds="\n".join(f"  - {kind}: {KINDS[kind].meaning}" for kind in kinds),
+        kinds="\n".join(f"  - {kind}: {_meaning(kind, own)}" for kind in kinds),
         context=chunk["heading"],
         passage=chunk["text"],
     )
+    messages = in_language(messages, wording, language) if wording else messages
 
     def read(reply: str) -> list[Row]:
-        return [_item(item, chunk) for item in parse_items(reply, kinds)[0][:count]]
+        return [_item(item, chunk, language, own) for item in parse_items(reply, kinds)[0][:count]]
 
     request = Request(messages, ITEM_TOKENS * count + 40, schema=_items_schema(kinds), check=read)
     return Task(
         request, read, chunk["chunk_id"], (chunk["doc_id"],), prompt, lambda reply: parse_items(reply, kinds)[1]
     )
+
+
+def _meaning(kind: str, words: Mapping[str, str]) -> str:
+    """Return what a kind means, with the language's own words for yes, no and maybe."""
+    meaning = KINDS[kind].meaning
+    for english, own in words.items():
+        meaning = meaning.replace(f'"{english}"', f'"{own}"')
+    return meaning
 
 
 def parse_items(reply: str, kinds: Sequence[str]) -> tuple[list[dict[str, str]], list[str]]:
@@ -106,16 +125,17 @@ def _read_json(reply: str) -> Any:
         return whole(json_repair.loads(reply))
 
 
-def _item(item: Mapping[str, str], chunk: Mapping[str, Any]) -> Row:
-    question = item["question"].strip()
-    if not traits(item["kind"]).answered:
-        return row_of(question, ABSTENTION, item["kind"])
+def _item(item: Mapping[str, str], chunk: Mapping[str, Any], language: Language, own: Mapping[str, str]) -> Row:
+    question, kind = item["question"].strip(), traits(item["kind"])
+    if not kind.answered:
+        return row_of(question, abstention(language), item["kind"])
     text = item["quote"].strip()
     start, end = find_quote(item["quote"], chunk["text"]) or (-1, -1)
     if chunk["text"][start:end] != text:  # nearly there: cleaning puts the chunk's own words in its place
         start = end = -1
     quote = {"chunk_id": chunk["chunk_id"], "start": start, "end": end, "text": text}
-    return row_of(question, item["answer"].strip(), item["kind"], quote)
+    answer = item["answer"].strip()
+    return row_of(question, own.get(answer.lower(), answer) if kind.fixed else answer, item["kind"], quote)
 
 
 def _items_schema(kinds: Sequence[str]) -> dict[str, Any]:

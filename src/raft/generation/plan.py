@@ -5,6 +5,7 @@ The chunks are read twice, to survey them and to ask; between the two only count
 
 import json
 import math
+from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,6 +19,8 @@ from raft.generation.items import items_ask
 from raft.generation.tasks import Task, answer_first_ask, comparison_ask, section, stems, unanswerable_ask
 from raft.kinds import KINDS
 from raft.prompts import Prompt
+from raft.text.languages import EN, Language
+from raft.text.languages import known as row_of
 
 Chunk = dict[str, Any]
 _Options = list[tuple[Chunk, list[StatedFact]]]
@@ -39,6 +42,7 @@ class Survey:
         notices: digests of statements that several documents make word for word.
         pairs: by (chunk_id, start, answer) of a target, the chunk and target of another document to compare it with.
         vocabulary: stems of all words.
+        languages: code of each document that is not in English.
     """
 
     sizes: dict[str, int] = field(default_factory=dict)
@@ -47,6 +51,11 @@ class Survey:
     notices: frozenset[str] = frozenset()
     pairs: dict[tuple[str, int, str], tuple[Chunk, StatedFact]] = field(default_factory=dict)
     vocabulary: set[str] = field(default_factory=set)
+    languages: Mapping[str, str] = field(default_factory=dict)
+
+    def language(self, doc_id: str) -> Language:
+        """Return the language of a document."""
+        return row_of(self.languages.get(doc_id, "en"))
 
     @cached_property
     def paired(self) -> frozenset[str]:
@@ -63,9 +72,40 @@ def needed(strategy: str, kinds: Sequence[str]) -> frozenset[str]:
     return frozenset().union(*(KINDS[kind].needs for kind in kinds if not KINDS[kind].meaning))
 
 
-def survey(frames: Iterable[pl.DataFrame], prefixes: Sequence[Opening], needs: Set[str]) -> Survey:
+def askable(strategy: str, kinds: Sequence[str], language: Language) -> list[str]:
+    """Return those kinds whose rules are known for a language: openings, what is denied, yes and no, the abstention."""
+    if language is EN:
+        return [*kinds]
+    lacking = {"comparison", *(["decision"] if strategy == "spans" or not language.decided else [])}
+    lacking |= set() if language.abstention else {"unanswerable"}
+    return [] if strategy == "answer_first" else [kind for kind in kinds if kind not in lacking]
+
+
+def left_out(strategy: str, kinds: Sequence[str], known: Survey) -> list[str]:
+    """Return a sentence for each language in which some of the kinds are not asked, and why."""
+    counts = Counter(known.language(doc) for doc in known.sizes)
+    lines = []
+    for language, count in sorted(counts.items(), key=lambda pair: (-pair[1], pair[0].code)):
+        asked = askable(strategy, kinds, language)
+        if gone := [kind for kind in kinds if kind not in asked]:
+            what = f"no {' or '.join(gone)}" if asked else "nothing"
+            spoken = language.name if language.words else f"a language that is not in the table ({language.code})"
+            lines.append(
+                f"{count:,} document{'s are' if count > 1 else ' is'} in {spoken}: {what} is asked of"
+                f" {'them' if count > 1 else 'it'}, for want of rules ({strategy})"
+                + ("" if asked else "; a capable model needs none: --generator openai/gpt-4o-mini")
+            )
+    return lines
+
+
+def survey(
+    frames: Iterable[pl.DataFrame],
+    prefixes: Sequence[Opening],
+    needs: Set[str],
+    languages: Mapping[str, str] | None = None,
+) -> Survey:
     """Return what is `needed` of all chunks: frames with `COLUMNS`, of the documents that are asked about."""
-    found = Survey()
+    found = Survey(languages=languages or {})
     by_pattern: dict[str, set[str]] = {}
     by_wording: dict[str, set[str]] = {}
     first: dict[tuple[str, str], tuple[Chunk, StatedFact]] = {}
@@ -78,7 +118,7 @@ def survey(frames: Iterable[pl.DataFrame], prefixes: Sequence[Opening], needs: S
             stated = list(statements(row["text"])) if needs & {"alike", "notices", "pairs"} else []
             for statement in stated if "notices" in needs else []:
                 by_wording.setdefault(digest(statement.wording), set()).add(doc)
-            compared = needs & {"alike", "pairs"}
+            compared = needs & {"alike", "pairs"} and doc not in found.languages  # openings are English
             for target in targets(row["text"], prefixes, COMPARED, stated=stated) if compared else []:
                 if "alike" in needs:
                     by_pattern.setdefault(target.pattern, set()).add(doc)
@@ -120,6 +160,7 @@ def to_json(known: Survey) -> str:
         "compared": compared,
         "partners": [[chunk_id, vars(target)] for chunk_id, target in places],
         "pairs": pairs,
+        **({"languages": known.languages} if known.languages else {}),
     }
     return json.dumps(whole, ensure_ascii=False, sort_keys=True) + "\n"
 
@@ -135,6 +176,7 @@ def from_json(text: str | bytes) -> Survey:
         notices=frozenset(whole["notices"]),
         pairs={(chunk_id, start, answer): partners[place] for chunk_id, start, answer, place in whole["pairs"]},
         vocabulary=set(whole["vocabulary"]),
+        languages=whole.get("languages", {}),
     )
 
 
@@ -153,6 +195,7 @@ class Prompts:
     span: Prompt
     decision: Prompt
     prefixes: tuple[Opening, ...]
+    language: Prompt | None = None
 
 
 def budgets(sizes: Mapping[str, int], chunks: int, *, per_chunk: float, limit: int | None) -> dict[str, int]:
@@ -191,16 +234,17 @@ def plan_items(
     frames: Iterable[pl.DataFrame], known: Survey, given: Mapping[str, int], prompts: Prompts, kinds: Sequence[str]
 ) -> Iterator[Task]:
     """Yield what to ask a capable model: several questions with answers and quotes, a chunk."""
-    single = [kind for kind in kinds if KINDS[kind].meaning]
     shares = _Shares(kinds)
     for doc, rows in documents(frames):
-        left = given.get(doc, 0)
+        left, language = given.get(doc, 0), known.language(doc)
+        single = [kind for kind in askable("items", kinds, language) if KINDS[kind].meaning]
         left -= yield from _comparisons(rows, known, prompts, shares, left)
         weights = {str(position): row["tokens"] for position, row in enumerate(rows)}
         parts = budgets(weights, len(rows), per_chunk=left / len(rows), limit=None) if left and single else {}
         for position, row in enumerate(rows):
             if parts.get(str(position)):
-                yield items_ask(prompts.items, row, parts[str(position)], single)
+                count = parts[str(position)]
+                yield items_ask(prompts.items, row, count, single, language=language, wording=prompts.language)
 
 
 def spread_out(options: _Options, count: int) -> Iterator[tuple[Chunk, StatedFact]]:

@@ -9,9 +9,10 @@ from typing import Any
 from raft.generation.facts import StatedFact
 from raft.kinds import traits
 from raft.prompts import Prompt
-from raft.protocols import Request
+from raft.protocols import Message, Request
 from raft.rag.format import ABSTENTION
 from raft.text import as_written, contains, content_words, normalise
+from raft.text.languages import EN, Language
 from raft.text.values import rough_values
 
 QUESTION_TOKENS = 40
@@ -41,6 +42,15 @@ class Task:
     doc_ids: tuple[str, ...]
     prompt: Prompt
     refused: Callable[[str], list[str]] = lambda reply: []
+
+
+def in_language(messages: tuple[Message, ...], prompt: Prompt, language: Language) -> tuple[Message, ...]:
+    """Return a chat whose first turn also says, by `prompts/language.md`, what language is written in but English."""
+    if language is EN:
+        return messages
+    first, *rest = messages
+    (told,) = prompt.render(language=language.name)
+    return {"role": first["role"], "content": f"{first['content']}\n\n{told['content']}"}, *rest
 
 
 def row_of(question: str, answer: str, kind: str, *quotes: Row) -> Row:
@@ -157,11 +167,12 @@ def check_question(text: str, target: StatedFact, context: str) -> None:
     must(len(set(words)) > 0.6 * len(words), "it repeats itself")
 
 
-def check_wording(text: str, answer: str, statement: str, context: str) -> None:
-    """Raise ValueError unless a text is one question in good English without its answer (which may be empty)."""
-    _check_single(text)
-    must(not _SECOND.search(text), "it asks for two things")
-    must(not _GARBLED.search(text), "its grammar is broken")
+def check_wording(text: str, answer: str, statement: str, context: str, language: Language = EN) -> None:
+    """Raise ValueError unless a text is one question without its answer (which may be empty), and in good English."""
+    _check_single(text, language.marks if language is not EN else ("?",))
+    english = language is EN
+    must(not (english and _SECOND.search(text)), "it asks for two things")
+    must(not (english and _GARBLED.search(text)), "its grammar is broken")
     must(not _lowered_names(text, statement), "it writes a name in lower case")
     if answer:
         must(not contains(text, answer), "it gives the answer away")
@@ -176,8 +187,8 @@ def grounded(text: str, statement: str, context: str) -> tuple[float, int]:
     return len(words & known) / max(1, len(words)), len(words & stated)
 
 
-def _check_single(text: str) -> None:
-    must(text.endswith("?") and text.count("?") == 1, "it is not one question")
+def _check_single(text: str, marks: tuple[str, ...] = ("?",)) -> None:
+    must(text.endswith(marks) and sum(map(text.count, marks)) == 1, "it is not one question")
 
 
 def _lowered_names(question: str, statement: str) -> set[str]:

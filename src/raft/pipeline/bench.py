@@ -30,6 +30,7 @@ from raft.rag.grounding import Answer, Passage
 from raft.settings import Settings
 from raft.store import artifacts, tables
 from raft.store.run import Run, Step
+from raft.text.languages import of_text
 
 Search = Callable[[str, Sequence[Passage]], object]
 """Does for a question, and what is shown for it, all that comes before a model is asked."""
@@ -200,12 +201,14 @@ def choose_exemplars(
     make = partial(_contender, run=run, settings=settings, known=known)
     plain = make("rag", models.base, 0)
     few = [make("rag_few", models.base, count) for count in settings.benchmark.exemplars]
+    likely = of_text(" ".join(row["question"] for row in rows)).code
+    spoken = [of_text(row["question"], likely).code for row in rows]
     for running in (plain, *{running.system.exemplars: running for running in few}.values()):
         on_event("asking", {"arm": running.system.title, "set": "valid", "condition": "", "questions": len(rows)})
         said = _ask(running, known, "valid", "retrieved", settings)
         scores = [
-            score_answer(answer.text, row["answers"], abstained=answer.abstained)["f1"] or 0.0
-            for answer, row in zip(said, rows, strict=True)
+            score_answer(answer.text, row["answers"], abstained=answer.abstained, language=language)["f1"] or 0.0
+            for answer, row, language in zip(said, rows, spoken, strict=True)
         ]
         asked = {"arm": running.system.name, "exemplars": running.system.exemplars, "split": "valid"}
         tried.append({**asked, "f1": sum(scores) / len(scores), "questions": len(rows), "chosen": False})

@@ -25,7 +25,7 @@ from raft.generation import generate, items, plan
 from raft.generation.facts import read_prefixes
 from raft.generation.plan import Prompts, Survey
 from raft.kinds import KINDS
-from raft.pipeline.read import count_chunks, count_questions, documents_listed, read_documents, tallied
+from raft.pipeline.read import count_chunks, count_questions, documents_listed, languages, read_documents, tallied
 from raft.prompts import Prompt
 from raft.protocols import Embedder, Generator, Indexes, OnEvent, Tokenizer
 from raft.rag.format import PROMPTS, render_style, shown_text
@@ -34,6 +34,7 @@ from raft.similarity import near_copies
 from raft.store import artifacts, tables
 from raft.store.artifacts import Output
 from raft.store.run import Run, Step
+from raft.text.languages import VERSION
 
 SURVEY = "survey.json"
 STEPS = ("documents", "privacy", "chunks", "survey", "index", "lexical", "questions", "cleaned", "examples")
@@ -66,7 +67,7 @@ def survey_chunks(run: Run, settings: Settings, *, strategy: str, aside: frozens
     """
     needs = plan.needed(strategy, settings.questions.kinds)
     compared = not needs.isdisjoint({"alike", "pairs"})
-    path = run.folder / SURVEY
+    path, spoken = run.folder / SURVEY, languages(run)
     run.make(
         "survey",
         _survey,
@@ -76,17 +77,23 @@ def survey_chunks(run: Run, settings: Settings, *, strategy: str, aside: frozens
         using={
             "needs": needs,
             **({"without": aside} if aside else {}),
+            **({"languages": spoken} if spoken else {}),
             **({"openings": prompts.load_text("openings.yaml", settings.prompts)} if compared else {}),
         },
     )
 
 
 def _survey(
-    step: Step, *, needs: frozenset[str], without: frozenset[str] = frozenset(), openings: str | None = None
+    step: Step,
+    *,
+    needs: frozenset[str],
+    without: frozenset[str] = frozenset(),
+    openings: str | None = None,
+    languages: Mapping[str, str] | None = None,
 ) -> Mapping[str, Output]:
     frames = step.run.stream("chunks.parquet", list(plan.COLUMNS))
     asked = (frame.filter(~pl.col("doc_id").is_in(list(without))) for frame in frames)
-    found = plan.survey(asked, read_prefixes(openings) if openings else [], needs)
+    found = plan.survey(asked, read_prefixes(openings) if openings else [], needs, languages)
     artifacts.atomically(step.folder / SURVEY, plan.to_json(found))
     return {}
 
@@ -117,6 +124,12 @@ def make_all(
     write_examples(run, settings, components)
 
 
+def _languages(run: Run) -> dict[str, str]:
+    """Return the language of each surveyed run's document that is not in English."""
+    found: dict[str, str] = json.loads((run.folder / SURVEY).read_bytes()).get("languages", {})
+    return found
+
+
 def cut_chunks(run: Run, settings: Settings, embedder: Embedder) -> None:
     """Documents to `chunks.parquet`, counted in the embedder's tokens."""
     run.make(
@@ -129,11 +142,12 @@ def cut_chunks(run: Run, settings: Settings, embedder: Embedder) -> None:
             **settings.chunking.model_dump(include={"tokens", "overlap"}),
             "max_tokens": embedder.max_tokens,
             "tokenizer": embedder.tokenizer,
+            **({"languages": VERSION} if languages(run) else {}),
         },
     )
 
 
-def _cut(step: Step, *, tokenizer: Tokenizer, **shape: int) -> Mapping[str, Output]:
+def _cut(step: Step, *, tokenizer: Tokenizer, languages: int = 0, **shape: int) -> Mapping[str, Output]:
     known = step.previous("chunks.parquet", _document_and_digest)
     frames = chunk_documents(
         step.run.stream("documents.parquet"),
@@ -168,7 +182,8 @@ def fill_indexes(run: Run, settings: Settings, components: Components) -> None:
         settings={"index": chosen.model_dump(mode="json", include={"embedder", "api_base", "url"})},
     )
     if chosen.hybrid:
-        run.step("lexical", lexical, version=1, outputs={"lexical": indexes.lexical_digest}, inputs=read)
+        using = {"languages": VERSION} if _languages(run) else None
+        run.step("lexical", lexical, version=1, outputs={"lexical": indexes.lexical_digest}, inputs=read, using=using)
 
 
 def ask_questions(run: Run, settings: Settings, generator: Generator, *, strategy: str, on_event: OnEvent) -> None:
@@ -187,6 +202,7 @@ def ask_questions(run: Run, settings: Settings, generator: Generator, *, strateg
         "openings": prompts.load_text("openings.yaml", settings.prompts),
         **{f"{kind}s": KINDS[kind].version for kind in kinds},
         **({"items": items.VERSION} if strategy == "items" else {}),
+        **({"languages": VERSION, "wording": used.language} if _languages(run) else {}),
         **asked.model_dump(mode="json", exclude={"way"}),
     }
     line = run.make(
@@ -203,7 +219,8 @@ def ask_questions(run: Run, settings: Settings, generator: Generator, *, strateg
         came = [f"{row['message']}: {row['reply'][:200]!r}" for row in run.read("failures.parquet").head(3).to_dicts()]
         raise RaftError(
             "The generator wrote no usable question." if came else "Nothing in the corpus can be asked for.",
-            where="; ".join(came) or "no sentence states a number, date, name or code",
+            where="; ".join([*came, *line["notes"].get("left_out", [])])
+            or "no sentence states a number, date, name or code",
             hint=f"raft show {run.folder} failures" if came else "try a capable model: --generator openai/gpt-4o-mini",
         )
 
@@ -222,6 +239,9 @@ def _ask(
     **_: Any,
 ) -> Mapping[str, Output]:
     failures: list[dict[str, Any]] = []
+    known = read_survey(step.run)
+    missing = plan.left_out(way, kinds, known)
+    step.stats.update({"left_out": missing} if missing else {})
 
     def failed() -> Iterator[pl.DataFrame]:  # it is read after the questions: only then is the list complete
         step.stats["failures"] = dict(Counter(row["kind"] for row in failures))
@@ -229,7 +249,7 @@ def _ask(
 
     frames = generate.ask(
         step.run.stream("chunks.parquet"),
-        read_survey(step.run),
+        known,
         generator,
         used,
         strategy=way,
@@ -238,7 +258,7 @@ def _ask(
         limit=limit,
         model=model,
         failures=failures,
-        planned=lambda count: on_event("planned", {"questions": count}),
+        planned=lambda count: on_event("planned", {"questions": count, "left_out": missing}),
     )
     questions = tallied(frames, partial(count_questions, step.stats))
     return {"questions.parquet": questions, "failures.parquet": failed()}
@@ -246,7 +266,7 @@ def _ask(
 
 def clean_and_split(run: Run, settings: Settings, components: Components, own: pl.DataFrame | None) -> None:
     """Questions to `cleaned.parquet` (each with its reason, or its split) and `eval.jsonl`; `own` are the user's."""
-    parts, k, copies = settings.split, settings.index.k, _copies(run)
+    parts, k, copies, spoken = settings.split, settings.index.k, _copies(run), _languages(run)
     judge = [prompts.load("judge", settings.prompts), components.generator] if settings.cleaning.judge else None
     run.make(
         "cleaned",
@@ -263,6 +283,7 @@ def clean_and_split(run: Run, settings: Settings, components: Components, own: p
             "evaluation": own,
             "judge": judge,
             **({"copies": copies} if copies else {}),
+            **({"languages": spoken, "spoken": VERSION} if spoken else {}),
         },
         beside={"indexes": components.indexes, "parts": parts},
         settings={"index": {"k": k, "hybrid": settings.index.hybrid}},
@@ -281,6 +302,7 @@ def _clean(
     judge: tuple[Prompt, Generator] | None,
     indexes: Indexes,
     copies: Sequence[Sequence[str]] = (),
+    languages: Mapping[str, str] | None = None,
     **_: Any,
 ) -> Mapping[str, Output]:
     run, documents, asked = step.run, documents_listed(step.run), step.run.read("questions.parquet")
@@ -296,6 +318,7 @@ def _clean(
             round_trip_k=min(rules.round_trip or k, k, max(1, chunk_count(run) // 3)),
             judge=generator,
             judge_prompt=prompt,
+            languages=languages,
             **rules.model_dump(include={"min_words", "max_words", "max_answer_words", "similarity", "judge_minimum"}),
         )
     parted = split.split(
@@ -341,6 +364,7 @@ def write_examples(run: Run, settings: Settings, components: Components) -> None
             "student": components.student,
             "seed": settings.seed,
             **({"told_apart": 1} if _imitates(run) else {}),
+            **({"languages": VERSION} if _languages(run) else {}),
         },
         beside={"indexes": components.indexes},
         settings=settings.model_dump(mode="json", include={"student", "examples", "answer_style", "prompts"}),
@@ -391,7 +415,7 @@ def _write_examples(
     student: Tokenizer,
     seed: int,
     indexes: Indexes,
-    told_apart: int = 0,
+    **_: int,
 ) -> Mapping[str, Output]:
     run, cleaned, words = step.run, step.run.read("cleaned.parquet"), render_style(**style.model_dump())
     prompt, wording = prompts

@@ -11,6 +11,7 @@ from raft.curation.clean import JUDGE_TOKENS
 from raft.errors import UsageError
 from raft.examples import examples
 from raft.generation import generate
+from raft.generation.plan import left_out
 from raft.pipeline.build import chunk_count, read_survey
 from raft.pipeline.read import documents_listed
 from raft.protocols import Completion, Failure, Generator, Request
@@ -62,6 +63,7 @@ class Estimate:
         price: of the generator, in dollars per million tokens; None when it is unknown.
         spent: dollars that the run has cost so far.
         cap: `generator.max_cost`; without one, a build of more than `confirm_above` dollars is not begun.
+        left_out: a sentence for each language in which kinds of question are not asked.
     """
 
     run: str
@@ -77,6 +79,7 @@ class Estimate:
     spent: float
     cap: float | None
     confirm_above: float
+    left_out: tuple[str, ...] = ()
 
     @property
     def calls(self) -> int:
@@ -151,7 +154,7 @@ DOING = {
 def as_text(facts: Mapping[str, Any]) -> str:
     """Return an estimate as text; `facts` is what `Estimate.summary` returns."""
     corpus = f"{facts['documents']:,} documents, {facts['chunks']:,} chunks, {facts['questions']:,} questions wanted"
-    lines = [f"  {'corpus':<11} {corpus}"]
+    lines = [f"  {'corpus':<11} {corpus}", *(f"  {'left out':<11} {line}" for line in facts["left_out"])]
     for part in facts["parts"]:
         lines.append(f"  {'texts' if part['purpose'] == 'embeddings' else 'calls':<11} {_part_text(part)}")
     lines.append(f"  {'cost':<11} {cost_text(facts)}")
@@ -324,6 +327,7 @@ def count_calls(
         spent=found.spent,
         cap=settings.generator.max_cost,
         confirm_above=settings.generator.confirm_above,
+        left_out=tuple(left_out(strategy, settings.questions.kinds, survey)) if "questions" in left else (),
     )
 
 

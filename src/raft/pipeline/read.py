@@ -14,6 +14,7 @@ from raft.errors import RaftError
 from raft.settings import Settings
 from raft.store.artifacts import Output
 from raft.store.run import Run, Step
+from raft.text.languages import BEGUN, of_documents
 
 _RECORD = r"#\d+$"
 """What a document's name has behind its file's, where the file has several."""
@@ -98,6 +99,13 @@ def documents_listed(run: Run) -> pl.DataFrame:
     """Return all documents of a run without their text."""
     columns = ["doc_id", "path", "title", "format", "characters", "error"]
     return pl.concat(list(run.stream("documents.parquet", columns)))
+
+
+def languages(run: Run) -> dict[str, str]:
+    """Return the language of each document that is not in English, by doc_id (ISO 639-1)."""
+    frames = run.stream("documents.parquet", ["doc_id", "text", "error"])
+    begun = (frame.filter(pl.col("error").is_null()).with_columns(pl.col("text").str.head(BEGUN)) for frame in frames)
+    return of_documents(pair for frame in begun for pair in frame.select("doc_id", "text").iter_rows())
 
 
 def redacted(frames: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:

@@ -9,7 +9,7 @@ import polars as pl
 
 from raft.prompts import Prompt
 from raft.protocols import Completion, Failure, Generator, Message, Request, Tokenizer
-from raft.rag.format import ABSTENTION, Shown, parse, render_prompt, title_line
+from raft.rag.format import Shown, abstention, parse, render_prompt, spoken, title_line
 from raft.rag.grounding import Answer, Citation, Passage, is_supported, locate
 from raft.store import tables
 
@@ -185,7 +185,7 @@ def _read(
     if outcome is not None:
         return replace(unsaid, error=f"{outcome.kind}: {outcome.message}")
     none = {"input": 0, "output": 0}
-    return replace(unsaid, text=ABSTENTION, abstained=True, followed=True, tokens=none, cost=0.0)
+    return replace(unsaid, text=_abstention(unsaid), abstained=True, followed=True, tokens=none, cost=0.0)
 
 
 def read_reply(
@@ -213,7 +213,11 @@ def read_reply(
 def _refusal(answer: Answer) -> Answer:
     """Return the abstention in place of an unsupported answer; the reply stays in `raw`, and nothing is cited."""
     nothing_cited = replace(answer, citations=(), quotes_given=0, quotes_verbatim=None, supported=None)
-    return replace(nothing_cited, text=ABSTENTION, abstained=True, refused=True)
+    return replace(nothing_cited, text=_abstention(answer), abstained=True, refused=True)
+
+
+def _abstention(answer: Answer) -> str:
+    return abstention(spoken(answer.question, (passage.text for passage in answer.passages)))
 
 
 def _better(first: Answer, second: Answer) -> Answer:

@@ -21,17 +21,19 @@ models are spelled as text. Replies are read back without either; all other text
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from raft.prompts import Prompt, Where
 from raft.protocols import Message
 from raft.text import as_text, as_written, normalise
+from raft.text.languages import EN, LANGUAGES, Language, of_text
 
 PROMPTS: Mapping[Where, str] = {"last": "answer", "first": "answer_quotes_first", "none": "answer_alone"}
 """Names of the prompts that ask for them there."""
 
-ABSTENTION = "The documents do not answer this question."
+ABSTENTION = EN.abstention
+"""What is said, in English, where the documents hold no answer; `abstention` says it in a question's language."""
 
 _HEAD = re.compile(r"^(?:\*\*)?(?:(Answer)|Quote[ \t]*(?:\[?(\d{1,6})\]?)?)[ \t]*:(?:\*\*)?", re.MULTILINE)
 _LAST = re.compile(r"(?:\n(?:\*\*)?Quote[ \t]*(?:\[?\d{1,6}\]?)?[ \t]*:[^\n]*)+\Z")
@@ -39,6 +41,7 @@ _NUMBER = r"[ \t]*\[?\d{1,6}\]?"
 _MARK = rf"\\*(?=\[\d{{1,6}}\]|(?:Question|Answer|Quote|(?:Quote|Document){_NUMBER})[ \t]*(?:\*\*)?[:：])"
 _MARKED = re.compile(rf"(?<=[\n\r\v\f\x85\u2028\u2029])([ \t\xa0]*(?:\*\*)?)({_MARK})", re.IGNORECASE)
 _ESCAPED = re.compile(rf"(?<!\\)\\({_MARK})", re.IGNORECASE)
+_TELLING = 400  # characters of a text that tell its language
 _PAIRS = (('"', '"'), ("“", "”"), ("'", "'"))
 _SOURCE = r"""(?:the\ |these\ |those\ |this\ |any\ of\ the\ |your\ )?(?:\w+\ )?
     (?:documents?|context|passages?|texts?|excerpts?|sources?)"""
@@ -72,6 +75,9 @@ _ABSTAINS = re.compile(
 )
 _EXPLAINS = re.compile(rf"(?:they|it|{_SOURCE})\ (?:only|merely|just)\b", re.IGNORECASE | re.VERBOSE)
 _SENTENCE_END = re.compile(r"[.!?]+(?:\s+|$)|\n+")
+
+
+_ABSTENTIONS = frozenset(normalise(row.abstention) for row in LANGUAGES.values()) | {""}
 
 
 @dataclass(frozen=True)
@@ -116,12 +122,29 @@ def render_documents(shown: Iterable[Shown]) -> str:
 def render_prompt(prompt: Prompt, *, question: str, shown: Iterable[Shown], style: str) -> tuple[Message, ...]:
     """Return the turns that ask `question` of the documents, numbered in their order.
 
-    The prompt is `prompts/answer.md`, or another with the placeholders $documents, $question and $style.
+    The prompt is `prompts/answer.md`, or another with the placeholders $documents, $question and $style. Where the
+    question is not in English, the style names its language, and the prompt asks for the abstention in it.
 
     Raises:
         UsageError: the prompt has another placeholder.
     """
+    shown = list(shown)
+    language = spoken(question, (document.text for document in shown))
+    if language is not EN:
+        own = abstention(language)
+        prompt = replace(prompt, turns=tuple((role, text.replace(ABSTENTION, own)) for role, text in prompt.turns))
+        style = "\n".join(filter(None, [style, f"Answer in {language.name}."]))
     return prompt.render(documents=render_documents(shown), question=_told(question.strip()), style=style)
+
+
+def spoken(question: str, texts: Iterable[str]) -> Language:
+    """Return the language of a question: what it tells itself, or else that of the texts shown with it."""
+    return of_text(question, of_text("\n".join(text[:_TELLING] for text in texts)).code)
+
+
+def abstention(language: Language) -> str:
+    """Return what is said in a language where the documents hold no answer; in English where that is not known."""
+    return language.abstention or ABSTENTION
 
 
 def render_style(*, tone: str | None, format: str | Mapping[str, Any] | None, examples: Sequence[Any]) -> str:
@@ -206,10 +229,13 @@ def _quote(head: re.Match[str], text: str) -> list[tuple[int | None, str]]:
 
 
 def is_abstention(answer: str) -> bool:
-    """Tell whether a reply says nothing but that there is no answer: `ABSTENTION`, or one of its common wordings.
+    """Tell whether a reply says nothing but that there is no answer: an abstention, or one of its common wordings.
 
-    The whole reply must say so; what the documents deal with instead may follow ("They only mention ...").
+    The whole reply must say so; what the documents deal with instead may follow ("They only mention ..."). In other
+    languages than English, `ABSTENTION`'s translation is known alone.
     """
+    if normalise(answer) in _ABSTENTIONS - {""}:
+        return True
     first, *others = [
         part.strip(" \t*_\"“”'") for part in _SENTENCE_END.split(answer) if any(map(str.isalnum, part))
     ] or [""]
@@ -218,11 +244,11 @@ def is_abstention(answer: str) -> bool:
 
 
 def is_no_answer(reference: str) -> bool:
-    """Tell whether a reference says that the documents hold no answer: it is empty, or `ABSTENTION` itself.
+    """Tell whether a reference says that the documents hold no answer: it is empty, or the abstention of a language.
 
     Other wordings are answers: "No information is stored about visitors" is what a corpus may well say.
     """
-    return normalise(reference) in ("", normalise(ABSTENTION))
+    return normalise(reference) in _ABSTENTIONS
 
 
 def _unquoted(text: str) -> str:

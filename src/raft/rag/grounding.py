@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 
 from raft.rag.format import is_abstention, unmarked
-from raft.text import contains, overlap, sentences
+from raft.text import PAIRED, contains, overlap, sentences
 from raft.text.values import Value, covers, figures
 
 
@@ -192,7 +192,7 @@ def _pattern(quote: str, *, loose: bool) -> re.Pattern[str]:
 
 
 def _is_word(character: str) -> bool:
-    return character.isalnum() or character == "_"
+    return (character.isalnum() and not PAIRED.match(character)) or character == "_"
 
 
 def is_supported(answer: str, citations: Sequence[Citation], passages: Sequence[Passage]) -> bool | None:

@@ -10,6 +10,7 @@ from typing import Any
 from raft.protocols import Retriever
 from raft.rag.format import is_no_answer
 from raft.text import contains, normalise, overlap
+from raft.text.languages import of_text
 from raft.text.values import Value, covers, fact_values
 
 SHORT_ANSWERS = frozenset({"yes", "no", "maybe"})
@@ -34,7 +35,13 @@ def holds_answer(text: str, answer: str) -> bool:
 
 def states_answer(text: str, answer: str, question: str) -> bool:
     """Tell whether a text holds an answer, however short, and is about its question: it has `ABOUT` of its words."""
-    return normalise(answer) not in SHORT_ANSWERS and _holds(text, answer) and overlap(question, text) >= ABOUT
+    return not is_short(answer, question) and _holds(text, answer) and overlap(question, text) >= ABOUT
+
+
+def is_short(answer: str, question: str) -> bool:
+    """Tell whether an answer is yes, no or maybe, in English or in the language of its question."""
+    said = normalise(answer)
+    return said in SHORT_ANSWERS or said in map(normalise, of_text(question).decided)
 
 
 def mentions_answer(text: str, answer: str) -> bool:
@@ -70,15 +77,13 @@ def relevant(question: Mapping[str, Any], chunks: Iterable[Mapping[str, Any]]) -
     """
     if unanswerable(question):
         return []
-    telling = [one for one in question["answers"] if normalise(one) not in SHORT_ANSWERS and not is_no_answer(one)]
+    asked = question["question"]
+    telling = [one for one in question["answers"] if not is_short(one, asked) and not is_no_answer(one)]
     holding = (
         chunk["chunk_id"]
         for chunk in chunks
         if not chunk["boilerplate"]
-        and any(
-            holds_answer(chunk["text"], one) or states_answer(chunk["text"], one, question["question"])
-            for one in telling
-        )
+        and any(holds_answer(chunk["text"], one) or states_answer(chunk["text"], one, asked) for one in telling)
     )
     return list(dict.fromkeys([*question["golden_chunk_ids"], *holding]))
 

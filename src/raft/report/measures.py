@@ -15,35 +15,38 @@ from typing import Literal
 
 from rapidfuzz.distance import LCSseq
 
+from raft.text import PIECE, spaced
+from raft.text.languages import known
 from raft.text.values import covers, fact_values, figures
 
-_ARTICLES = re.compile(r"\b(?:a|an|the)\b")
-_WORD = re.compile(r"\w+")
 _PUNCTUATION = frozenset(string.punctuation)
 
 
-def exact_match(prediction: str, references: Sequence[str]) -> float:
+def exact_match(prediction: str, references: Sequence[str], language: str = "en") -> float:
     """Return 1.0 if the prediction is one of the references but for case, punctuation, articles and white space.
 
     The normal form is that of SQuAD v1.1 (Rajpurkar et al. 2016, arXiv 1606.05250) with typographic punctuation
-    dropped too, as MLQA does (Lewis et al. 2019, arXiv 1910.07475); on ASCII text they are the same. Unlike in both, a
-    text of nothing but articles or punctuation stays as it is: the grade "A" is neither "the" nor an empty reply.
+    dropped too, the articles of a language (ISO 639-1), and a word for each character where a script has no spaces, as
+    MLQA does (Lewis et al. 2019, arXiv 1910.07475); on English ASCII text they are the same. Unlike in both, a text of
+    nothing but articles or punctuation stays as it is: the grade "A" is neither "the" nor an empty reply.
     """
-    return max((float(_squad(prediction) == _squad(reference)) for reference in references), default=0.0)
+    given = _squad(prediction, language)
+    return max((float(given == _squad(reference, language)) for reference in references), default=0.0)
 
 
-def f1(prediction: str, references: Sequence[str]) -> float:
+def f1(prediction: str, references: Sequence[str], language: str = "en") -> float:
     """Return the harmonic mean of precision and recall over words, of the best reference (arXiv 1606.05250).
 
     The normal form is that of `exact_match`. Two blank texts score 1, as in SQuAD 2.0 (arXiv 1806.03822).
     """
-    return max((_word_f1(_squad(prediction).split(), _squad(one).split()) for one in references), default=0.0)
+    given = _squad(prediction, language).split()
+    return max((_word_f1(given, _squad(one, language).split()) for one in references), default=0.0)
 
 
-def contains_reference(prediction: str, references: Sequence[str]) -> float:
+def contains_reference(prediction: str, references: Sequence[str], language: str = "en") -> float:
     """Return 1.0 if one of the references stands in the prediction as whole words, in the form of `exact_match`."""
-    reply = f" {_squad(prediction)} "
-    return max((float(f" {_squad(reference)} " in reply) for reference in references), default=0.0)
+    reply = f" {_squad(prediction, language)} "
+    return max((float(f" {_squad(reference, language)} " in reply) for reference in references), default=0.0)
 
 
 def rouge_l(prediction: str, references: Sequence[str]) -> float:
@@ -72,10 +75,11 @@ def fact_accuracy(prediction: str, references: Sequence[str]) -> float | None:
 
 
 @lru_cache(maxsize=65536)
-def _squad(text: str) -> str:
-    lower = text.lower()
+def _squad(text: str, language: str) -> str:
+    lower, articles = text.lower(), known(language).articles
     kept = "".join(char for char in lower if char not in _PUNCTUATION and unicodedata.category(char)[0] != "P")
-    return " ".join(_ARTICLES.sub(" ", kept).split()) or " ".join(lower.split())
+    kept = re.sub(articles, " ", kept) if articles else kept
+    return " ".join(spaced(kept).split()) or " ".join(lower.split())
 
 
 def _word_f1(one: Sequence[str], other: Sequence[str]) -> float:
@@ -85,7 +89,7 @@ def _word_f1(one: Sequence[str], other: Sequence[str]) -> float:
 
 @lru_cache(maxsize=65536)
 def _words(text: str) -> tuple[str, ...]:
-    return tuple(_WORD.findall(text.lower()) or text.lower().split())
+    return tuple(PIECE.findall(spaced(text.lower())) or text.lower().split())
 
 
 def _subsequence_f(one: Sequence[str], other: Sequence[str]) -> float:
@@ -103,14 +107,16 @@ class Measure:
         column: its column in the scores of single answers where that has another name; None where there is none.
         better: which way is better.
         shown: with the scores, or with what went wrong.
+        by_language: its function also takes the language of the answers.
     """
 
     title: str
     meaning: str
-    of: Callable[[str, Sequence[str]], float | None] | None = None
+    of: Callable[..., float | None] | None = None
     column: str | None = ""
     better: Literal["higher", "lower"] = "higher"
     shown: Literal["scores", "failures"] = "scores"
+    by_language: bool = False
 
     @property
     def explained(self) -> str:
@@ -119,16 +125,19 @@ class Measure:
 
 
 MEASURES: Mapping[str, Measure] = {
-    "f1": Measure("F1", "words that answer and reference share, the best reference counting", f1),
+    "f1": Measure("F1", "words that answer and reference share, the best reference counting", f1, by_language=True),
     "accuracy": Measure("accuracy", "share of questions whose label is right"),
     "macro_f1": Measure("macro F1", "F1 of each label, averaged over the labels", column=None),
     "exact_match": Measure(
-        "exact match", "share of answers that are a reference, but for case, articles and punctuation", exact_match
+        "exact match",
+        "share of answers that are a reference, but for case, articles and punctuation",
+        exact_match,
+        by_language=True,
     ),
     "fact_accuracy": Measure(
         "facts right", "share of answers with the numbers, dates and codes of a reference", fact_accuracy
     ),
-    "contains": Measure("contains", "share of answers that hold a reference", contains_reference),
+    "contains": Measure("contains", "share of answers that hold a reference", contains_reference, by_language=True),
     "rouge_l": Measure("ROUGE-L", "longest common subsequence of words with a reference", rouge_l),
     "false_answers": Measure(
         "false answers",

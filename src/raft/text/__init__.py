@@ -1,4 +1,4 @@
-"""Pure functions over text: normal forms, sentences, quote alignment."""
+"""Pure functions over text: normal forms, words, sentences, quote alignment, in whatever language and script."""
 
 import json
 import re
@@ -9,7 +9,8 @@ from typing import Any
 
 from rapidfuzz import fuzz
 
-from raft.text.values import agree
+from raft.text.languages import EN, Language, of_text
+from raft.text.values import SYLLABLES, UNSPACED, agree
 
 _SENTENCE_END = re.compile(
     r"(?<=[.!?])[\"'”’)\]]*\s+(?=[\"'“‘(\[*_]*[A-Z0-9])"  # a full stop and a capital
@@ -20,11 +21,24 @@ _SENTENCE_END = re.compile(
 _ABBREVIATION = re.compile(
     r"(?:\b(?:e\.g|i\.e|etc|vs|Mr|Mrs|Ms|Dr|Prof|No|Nos|St|Inc|Ltd|Co|Fig|approx|ext|cf)|(?<!\d )(?<![°\w])[A-Z])\.$"
 )
-_WORD = re.compile(r"\w+(?:[.,'’-]\w+)*")
-STOP_WORDS = frozenset(
-    "a an the of in on at to for from by with and or is are was were be been do does did how what which who whom whose "  # noqa: SIM905
-    "when where why many much can may must should will would there it its this that these those as".split()
+_SMALL = "a-zß-öø-ÿа-яё"
+_OTHER_SENTENCE_END = re.compile(  # of other languages: small letters do not follow it
+    rf"(?<=[.!?؟])[\"'”’»)\]]*\s+(?=[\"'“‘«„¿¡(\[*_]*[^\W_])(?![\"'“‘«„(\[*_]*[{_SMALL}])"
+    r"|(?<=[।॥۔])\s*|(?<=[。！？])[」』”’）)]*(?=[^\s。！？」』”’）)])"
+    rf"|(?<=[!?])(?=[{UNSPACED}])|{_SENTENCE_END.pattern}"
 )
+_OTHER_ABBREVIATION = re.compile(
+    r"(?<![\w°])(?:[^\W\d_]|Abs|Art|Bd|bzw|ca|Dr|etc|Hr|Fr|Mr|Mme|núm|Nr|nr|pág|Prof|S[rt]a?|tzw|ul|usw|vgl|гг|им|рис"
+    r"|см|стр|ул)\.$"
+)
+MARKS = "".join(mark for mark in map(chr, range(0x591, 0x1AAB)) if unicodedata.category(mark)[0] == "M")
+_WORD = re.compile(r"\w+(?:[.,'’-]\w+)*")
+_MARKED = re.compile(rf"[\w{MARKS}]+(?:(?:[.,'’-]|(?<=[\u0600-\u0dff])[\u200c\u200d])[\w{MARKS}]+)*")
+"""With the vowel signs and other marks that carry letters; the accents of Latin letters are composed."""
+PIECE = re.compile(rf"[\w{MARKS}]+")
+_ONE_BY_ONE = re.compile(rf"[{UNSPACED}][{MARKS}]*")
+PAIRED = re.compile(rf"[{UNSPACED}{SYLLABLES}]+")
+"""What is told apart by pairs of neighbours, since a word has no end in it that could be seen."""
 
 _HIDDEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
 
@@ -59,13 +73,57 @@ def printable(text: str) -> str:
 
 
 def normalise(text: str) -> str:
-    """Return the text case-folded, without punctuation at the words' edges, with single spaces."""
-    return " ".join(_WORD.findall(unicodedata.normalize("NFKC", text).casefold()))
+    """Return the text case-folded, without punctuation at the words' edges, with single spaces.
+
+    Where a script has no spaces between words, each of its characters is a word (as in MLQA, arXiv 1910.07475).
+    """
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    return " ".join(words(folded))
 
 
-def content_words(text: str) -> frozenset[str]:
-    """Return the normalised words of a text that carry its meaning: no articles, question words or auxiliaries."""
-    return frozenset(normalise(text).split()) - STOP_WORDS
+def words(text: str) -> list[str]:
+    """Return the words of a text as they are written; each character is one where a script has no spaces."""
+    if text.isascii():
+        return _WORD.findall(text)
+    return _MARKED.findall(spaced(text))
+
+
+def spaced(text: str) -> str:
+    """Return a text with spaces around each character of a script that has none between words."""
+    return text if text.isascii() else _ONE_BY_ONE.sub(r" \g<0> ", text)
+
+
+def word_count(text: str) -> int:
+    """Return how many words a text has: what stands between spaces; two characters are one where there are none."""
+    count = len(text.split())
+    if text.isascii() or not (unspaced := _ONE_BY_ONE.findall(text)):
+        return count
+    others = sum(any(map(str.isalnum, word)) for word in _ONE_BY_ONE.sub(" ", text).split())
+    return (len(unspaced) + 1) // 2 + others
+
+
+def content_words(text: str, language: Language | None = None) -> frozenset[str]:
+    """Return the normalised words of a text that carry its meaning: no articles, question words or auxiliaries.
+
+    Where a script has no spaces, and in Hangul, whose words have endings, each two neighbours are one. Without a
+    language, the text tells it.
+    """
+    language = language or of_text(text)
+    if text.isascii():
+        return frozenset(normalise(text).split()) - language.words
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    pieces = PAIRED.findall(folded)
+    rest = frozenset(_MARKED.findall(PAIRED.sub(" ", folded))) - language.words
+    if not pieces:
+        return rest
+    known = sorted(language.words, key=len, reverse=True)
+    telling = (part for piece in pieces for part in re.split("|".join(map(re.escape, known)) or "$", piece) if part)
+    return rest.union(*(neighbours(part) for part in telling))
+
+
+def neighbours(text: str) -> list[str]:
+    """Return each two neighbours of a text's characters; a single one as it is."""
+    return [text[place : place + 2] for place in range(max(1, len(text) - 1))]
 
 
 def stem(word: str) -> str:
@@ -87,8 +145,10 @@ def overlap(question: str, text: str) -> float:
 def sentences(text: str) -> Iterator[tuple[int, int]]:
     """Yield start and end of each sentence; blank lines, list items and table rows end one, wrapped lines do not."""
     start = 0
-    for gap in _SENTENCE_END.finditer(text):
-        if "\n" not in gap.group() and _ABBREVIATION.search(text, max(start, gap.start() - 12), gap.start()):
+    english = text.isascii() or of_text(text) is EN
+    ends, abbreviation = (_SENTENCE_END, _ABBREVIATION) if english else (_OTHER_SENTENCE_END, _OTHER_ABBREVIATION)
+    for gap in ends.finditer(text):
+        if "\n" not in gap.group() and abbreviation.search(text, max(start, gap.start() - 12), gap.start()):
             continue
         yield from _piece(text, start, gap.start())
         start = gap.end()

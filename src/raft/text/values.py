@@ -136,6 +136,15 @@ _NUMBER_WORD = re.compile(
     re.IGNORECASE,
 )
 _TOKEN = re.compile(r"\w+(?:[.,:/]\w+)*")
+UNSPACED = (
+    r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u2fdf\u3005-\u3007\u3041-\u309f\u30a1-\u30fa\u30fc-\u30ff"
+    r"\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9d\U00020000-\U0003ffff"
+)
+"""Characters of scripts that put no spaces between words: Thai, Lao, Burmese, Khmer, Chinese, Japanese."""
+SYLLABLES = r"\uac00-\ud7af"
+"""Hangul, which puts endings to words, and words to numbers."""
+_LETTERS = f"[{UNSPACED}{SYLLABLES}]"
+_TOUCHING = re.compile(rf"(?<=\d)(?={_LETTERS})|(?<={_LETTERS})(?=[-−+]?\d)")
 
 
 @dataclass(frozen=True)
@@ -238,6 +247,7 @@ def figures(text: str) -> frozenset[Value]:
     "three" has the value 3, "#5" the value 5, and "5th" is a text of its own.
     """
     values, rest = _read(_NUMBER_WORD.sub(_in_digits, text))
+    rest = rest if rest.isascii() else re.sub(_LETTERS, " ", rest)
     tokens = (token.casefold() for token in _TOKEN.findall(rest) if any(map(str.isdigit, token)))
     return values.union(Value(Decimal(one) if one.isdecimal() else one) for one in tokens)
 
@@ -251,6 +261,8 @@ def _read(text: str) -> tuple[frozenset[Value], str]:
     """Return the values of a text, and the text with what they were read from blanked out."""
     found: set[Value] = set()
 
+    if not text.isascii():  # 5 in 长5公里 is a number too
+        text = _TOUCHING.sub(" ", text)
     for pattern, read in _READERS if _telling(text) else ():
         text = pattern.sub(partial(_taken, read, found), text)
     return frozenset(found), text

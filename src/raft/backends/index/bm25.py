@@ -6,6 +6,7 @@ import re
 import sys
 import tempfile
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from raft.backends.vendors import quiet
 from raft.errors import DamagedArtifact
 from raft.store import folders
 from raft.store.tables import HITS
-from raft.text import embedded_text
+from raft.text import MARKS, PAIRED, embedded_text, neighbours
+from raft.text.languages import EN, VERSION, of_text, stems
 
 _FORMAT = 1
 """Version of the tokenisation and of the files; a change makes every lexical index anew."""
@@ -27,8 +29,8 @@ _MADE = r"about\.json|chunks\.arrow|\w+\.csc\.index\.npy|(?:params|vocab|corpus)
 _REBUILD = "delete the folder and run the same raft command again: it is built anew"
 
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
-_WORD = re.compile(r"\w+(?:[-./:]\w+)*")
-_PART = re.compile(r"[^\W_]+")
+_WORD = re.compile(rf"[\w{MARKS}]+(?:[-./:][\w{MARKS}]+)*")
+_PART = re.compile(rf"(?:[^\W_]|[{MARKS}])+")
 _STOP_WORDS = frozenset(
     {"a", "an", "and", "are", "as", "at", "be", "by", "did", "do", "does", "for", "from", "had", "has", "have", "how"}
     | {"in", "is", "it", "its", "of", "on", "or", "s", "t", "that", "the", "their", "this", "to", "was", "were", "what"}
@@ -36,19 +38,26 @@ _STOP_WORDS = frozenset(
 )
 
 
-def words(text: str) -> list[str]:
+def words(text: str, likely: str = "en") -> list[str]:
     """Return the tokens of a text: lower-case words without stop words; a code both whole and in parts.
+
+    A word of another language than English comes with its stem; where a script has no spaces, and in Hangul, each two
+    neighbours are a token. `likely` is the language of a text that does not tell it (ISO 639-1).
 
     Example:
         >>> words("The valve HX-204-B costs 1,250 euros")
         ['valve', 'hx-204-b', 'hx', '204', 'b', 'costs', '1250', 'euros']
     """
     plain = _THOUSANDS.sub("", unicodedata.normalize("NFKC", text).lower())
-    found: list[str] = []
+    found = [pair for run in PAIRED.findall(plain) for pair in neighbours(run)]
+    plain = PAIRED.sub(" ", plain) if found else plain
     for word in _WORD.findall(plain):
         parts = _PART.findall(word)
         found += [word, *parts] if len(parts) > 1 else parts
-    return [word for word in found if word not in _STOP_WORDS]
+    if (language := of_text(text, likely)) is EN:
+        return [word for word in found if word not in _STOP_WORDS]
+    found = [word for word in found if word not in language.words]
+    return found + [stem for stem, word in zip(stems(found, language), found, strict=True) if stem != word]
 
 
 class LexicalIndex:
@@ -58,8 +67,8 @@ class LexicalIndex:
         identity: the indexed chunks and how words are made of them.
     """
 
-    def __init__(self, ranking: Any, chunks: pl.DataFrame, digest: str) -> None:
-        self._ranking, self._chunks, self._digest = ranking, chunks, digest
+    def __init__(self, ranking: Any, chunks: pl.DataFrame, digest: str, language: str) -> None:
+        self._ranking, self._chunks, self._digest, self._language = ranking, chunks, digest, language
         self.identity = f"bm25:{digest}"
 
     @classmethod
@@ -75,7 +84,10 @@ class LexicalIndex:
         # in the order of ids: the row number then breaks ties
         table = pl.concat(parts).unique("chunk_id", keep="first").sort("chunk_id")
         texts = [embedded_text(heading, text) for heading, text in table.select("heading", "text").iter_rows()]
-        about = {"format": _FORMAT, "chunks": len(texts), "digest": _digest(table["chunk_id"], texts)}
+        spoken = Counter(of_text(text).code for text in texts) or Counter({"en": 1})
+        version = f"{_FORMAT}" if {*spoken} == {"en"} else f"{_FORMAT} {VERSION}"
+        about = {"format": _FORMAT, "chunks": len(texts), "digest": _digest(table["chunk_id"], texts, version)}
+        about |= {"language": code} if (code := spoken.most_common(1)[0][0]) != "en" else {}
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as work:
             draft = Path(work) / folder.name
@@ -101,12 +113,12 @@ class LexicalIndex:
             chunks = pl.read_ipc(folder / _CHUNKS)
             ranking = bm25s.BM25.load(folder, mmap=True, show_progress=False) if about["chunks"] else None
             whole = about["format"] == _FORMAT and len(chunks) == about["chunks"]
-            digest = about["digest"]
+            digest, language = about["digest"], about.get("language", "en")
         except (OSError, ValueError, KeyError, TypeError, EOFError, pl.exceptions.PolarsError) as error:
             raise DamagedArtifact(f"The lexical index cannot be read: {error}", where=folder, hint=_REBUILD) from None
         if not whole:
             raise DamagedArtifact("The lexical index is of another version.", where=folder, hint=_REBUILD)
-        return cls(ranking, chunks, digest)
+        return cls(ranking, chunks, digest, language)
 
     def digest(self) -> str:
         """Return a stable digest of the indexed chunks, their words and the version of the index."""
@@ -129,7 +141,11 @@ class LexicalIndex:
 
     def _best(self, query: str, k: int) -> list[tuple[int, float]]:
         """Row and score of the best `k` chunks."""
-        known = [word for word in words(query) if self._ranking is not None and word in self._ranking.vocab_dict]
+        known = [
+            word
+            for word in words(query, self._language)
+            if self._ranking is not None and word in self._ranking.vocab_dict
+        ]
         if not known:
             return []
         scores = self._ranking.get_scores(known)[: len(self._chunks)]
@@ -163,8 +179,8 @@ def _import_bm25s() -> Any:
     return bm25s
 
 
-def _digest(chunk_ids: Iterable[str], texts: Iterable[str]) -> str:
-    whole = hashlib.sha256(f"bm25 {_FORMAT}".encode())
+def _digest(chunk_ids: Iterable[str], texts: Iterable[str], version: str) -> str:
+    whole = hashlib.sha256(f"bm25 {version}".encode())
     for chunk_id, text in zip(chunk_ids, texts, strict=True):
         whole.update(f"\n{chunk_id} {hashlib.sha256(text.encode()).hexdigest()}".encode())
     return whole.hexdigest()
