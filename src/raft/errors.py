@@ -2,6 +2,7 @@
 
 import errno
 import re
+import shlex
 
 
 class RaftError(Exception):
@@ -29,6 +30,11 @@ class RaftError(Exception):
         if self.hint:
             lines.append(f"  next:  {self.hint}")
         return "\n".join(lines)
+
+
+def typed(path: object) -> str:
+    """Return a path as it is typed in a shell, in quotes where it has to be."""
+    return shlex.quote(str(path))
 
 
 def of_system(error: OSError, *, where: object = None) -> RaftError:

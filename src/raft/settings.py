@@ -11,7 +11,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer, ValidationError, field_validator
 from pydantic_core import to_jsonable_python
 
-from raft.errors import DamagedArtifact, UsageError
+from raft.errors import DamagedArtifact, UsageError, typed
 from raft.kinds import KINDS, Kind
 from raft.prompts import Where
 from raft.text import whole
@@ -328,7 +328,7 @@ def of_manifest(tree: Any, run: Path) -> Settings:
     try:
         return Settings.model_validate(tree)
     except ValidationError as error:
-        hint = f"raft build CORPUS --out {run}   (says them anew; what is intact is used again)"
+        hint = f"raft build CORPUS --out {typed(run)}   (says them anew; what is intact is used again)"
         said = f"The manifest's settings cannot be read. {_explain(error, {}, run).what}"
         raise DamagedArtifact(said, where=run / "manifest.json", hint=hint) from None
 

@@ -20,7 +20,7 @@ from raft.backends import hub
 from raft.backends.asking import Model
 from raft.backends.hosted.model import HostedModel
 from raft.backends.local.weights import Weights
-from raft.errors import UsageError
+from raft.errors import UsageError, typed
 from raft.pipeline.build import searched
 from raft.protocols import Completion, Failure, Generator, Request, Streamer, Tokenizer
 from raft.rag import answering
@@ -164,7 +164,7 @@ class Answerer:
             return None
         folder = self._loaded.run.folder
         if adapter is None and adapters.current(folder) is None and not adapters.listed(folder):
-            remarks.append(f"no adapter yet: {self.model} answers untuned. Tune it with: raft train {folder}")
+            remarks.append(f"no adapter yet: {self.model} answers untuned. Tune it with: raft train {typed(folder)}")
             return None
         return adapters.find(folder, adapter)
 

@@ -11,7 +11,7 @@ from raft.api.run import Built, adapter_for, formerly_listen, settings_of, writa
 from raft.backends import hub
 from raft.backends.trainers import merge
 from raft.backends.trainers.check import check_student
-from raft.errors import UsageError
+from raft.errors import UsageError, typed
 from raft.pipeline.train import Replay, examples_digest, train_adapter
 from raft.protocols import OnEvent, TrainingPlan
 from raft.rag.format import PROMPTS, render_style
@@ -87,7 +87,7 @@ def _check_changeable(changes: Mapping[str, Any], folder: str | Path) -> None:
         raise UsageError(
             f"A training does not read {', '.join(fixed)}: it had its effect when the run was built.",
             where="--set",
-            hint=f"raft build CORPUS --out {folder} --set {fixed[0]}=...   (then raft train {folder})",
+            hint=f"raft build CORPUS --out {typed(folder)} --set {fixed[0]}=...   (then raft train {typed(folder)})",
         )
 
 
@@ -98,7 +98,7 @@ def _check_tokenizer(built: Built, settings: Settings) -> None:
         raise UsageError(
             "The training rows were measured in the tokens of another student, or of another version of it.",
             where=f"{built.folder}, student {settings.student}",
-            hint=f"raft build CORPUS --out {built.folder} --student {settings.student}   (measures them anew)",
+            hint=f"raft build CORPUS --out {typed(built.folder)} --student {settings.student}   (measures them anew)",
         )
 
 

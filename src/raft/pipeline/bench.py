@@ -16,7 +16,7 @@ from typing import Any, Literal
 import polars as pl
 
 from raft import prompts
-from raft.errors import UsageError
+from raft.errors import UsageError, typed
 from raft.evaluation import capability, contexts, summary, systems
 from raft.evaluation.contexts import Contexts
 from raft.evaluation.metrics import score_answer
@@ -175,8 +175,8 @@ def _fitting(known: contexts.Contexts, run: Run, settings: Settings, models: Ben
         raise UsageError(
             "Not even one passage and a question fit into the context of each model.",
             where=f"{min(limit for _, limit in models.prompt_limits()):,} tokens, beside the answer, of {run.folder}",
-            hint=f"raft build CORPUS --out {run.folder} --set chunking.tokens=...   (smaller chunks), or a model that "
-            "takes more",
+            hint=f"raft build CORPUS --out {typed(run.folder)} --set chunking.tokens=...   (smaller chunks), "
+            "or a model that takes more",
         )
     return replace(known, passages=passages, shortened=len(shortened))
 

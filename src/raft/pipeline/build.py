@@ -18,7 +18,7 @@ from raft.corpus.chunking import chunk_documents
 from raft.corpus.documents import Source
 from raft.curation import clean, split
 from raft.curation.user_questions import own_questions
-from raft.errors import RaftError
+from raft.errors import RaftError, typed
 from raft.examples.examples import build_examples, restyle
 from raft.examples.export import chat_lines
 from raft.generation import generate, items, plan
@@ -221,7 +221,9 @@ def ask_questions(run: Run, settings: Settings, generator: Generator, *, strateg
             "The generator wrote no usable question." if came else "Nothing in the corpus can be asked for.",
             where="; ".join([*came, *line["notes"].get("left_out", [])])
             or "no sentence states a number, date, name or code",
-            hint=f"raft show {run.folder} failures" if came else "try a capable model: --generator openai/gpt-4o-mini",
+            hint=f"raft show {typed(run.folder)} failures"
+            if came
+            else "try a capable model: --generator openai/gpt-4o-mini",
         )
 
 
@@ -373,7 +375,7 @@ def write_examples(run: Run, settings: Settings, components: Components) -> None
         raise RaftError(
             "No question is left to train on.",
             where=json.dumps(run.manifest["steps"]["cleaned"]["notes"]["reasons"]),
-            hint=f"raft show {run.folder} cleaned   (each question with the reason why it was dropped)",
+            hint=f"raft show {typed(run.folder)} cleaned   (each question with the reason why it was dropped)",
         )
 
 

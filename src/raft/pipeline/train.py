@@ -14,7 +14,7 @@ from typing import Any
 
 import polars as pl
 
-from raft.errors import DamagedArtifact, RaftError
+from raft.errors import DamagedArtifact, RaftError, typed
 from raft.protocols import Message, OnEvent, Trainer, TrainingPlan
 from raft.store import adapters, artifacts
 from raft.store.artifacts import Output
@@ -110,7 +110,7 @@ def examples_digest(run: Run) -> str:
     line = run.manifest["steps"].get("examples")
     if line is None:
         raise RaftError(
-            "The run has no training rows yet.", where=run.folder, hint=f"raft build CORPUS --out {run.folder}"
+            "The run has no training rows yet.", where=run.folder, hint=f"raft build CORPUS --out {typed(run.folder)}"
         )
     path, known = run.folder / "examples.parquet", str(line["artifacts"]["examples.parquet"]["digest"])
     if not path.is_file():
@@ -119,7 +119,7 @@ def examples_digest(run: Run) -> str:
         raise DamagedArtifact(
             "The training rows are not those that the build made.",
             where=path,
-            hint=f"raft build CORPUS --out {run.folder}   (builds them anew from the ledger)",
+            hint=f"raft build CORPUS --out {typed(run.folder)}   (builds them anew from the ledger)",
         )
     run.require("examples")
     return known

@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 from jinja2 import Template
 
-from raft.errors import DamagedArtifact, UsageError
+from raft.errors import DamagedArtifact, UsageError, typed
 from raft.protocols import TrainingPlan, TrainingReport
 from raft.report.measures import MEASURES
 from raft.store import artifacts
@@ -206,7 +206,9 @@ def _located(run_folder: Path, wanted: str | None) -> Path:
                 hint="give more of its id",
             )
     if not names:
-        raise UsageError("There is no adapter in this run yet.", where=run_folder, hint=f"raft train {run_folder}")
+        raise UsageError(
+            "There is no adapter in this run yet.", where=run_folder, hint=f"raft train {typed(run_folder)}"
+        )
     chosen = wanted if wanted is not None else current(run_folder)
     if chosen in names:
         return home / str(chosen)
@@ -230,7 +232,7 @@ def set_current(run_folder: Path, adapter: str) -> None:
         DamagedArtifact: it is not whole.
     """
     if adapter not in _names(run_folder):
-        raise UsageError(f"There is no adapter {adapter}.", where=run_folder, hint=f"raft train {run_folder}")
+        raise UsageError(f"There is no adapter {adapter}.", where=run_folder, hint=f"raft train {typed(run_folder)}")
     _whole(run_folder / "adapters" / adapter)
     artifacts.atomically(run_folder / "adapters" / "current", adapter + "\n")
 
@@ -251,7 +253,7 @@ def check_base(folder: Path, student_identity: str, student: str | None = None) 
     raise UsageError(
         f"The adapter {folder.name} was trained on {theirs}, and the student is {ours}.",
         where=folder,
-        hint=f"raft train {run}   (trains one on this student), or set `student` to {card.get('base')}",
+        hint=f"raft train {typed(run)}   (trains one on this student), or set `student` to {card.get('base')}",
     )
 
 
@@ -384,7 +386,7 @@ def _whole(folder: Path) -> Path:
 
 def _damaged(folder: Path, what: str) -> DamagedArtifact:
     run = folder.parent.parent if folder.parent.name == "adapters" else "RUN"
-    return DamagedArtifact(f"{what}.", where=folder, hint=f"raft train {run}   (trains it anew)")
+    return DamagedArtifact(f"{what}.", where=folder, hint=f"raft train {typed(run)}   (trains it anew)")
 
 
 def _short(identity: str) -> str:

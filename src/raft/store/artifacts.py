@@ -13,7 +13,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raft.errors import DamagedArtifact, UsageError
+from raft.errors import DamagedArtifact, UsageError, typed
 from raft.store import tables
 from raft.text import from_json
 
@@ -82,9 +82,9 @@ def missing(path: Path) -> DamagedArtifact:
     return DamagedArtifact(
         f"There is no {path.name} in the run directory.",
         where=path.parent,
-        hint=f"raft bench {path.parent}"
+        hint=f"raft bench {typed(path.parent)}"
         if path.name == "answers.parquet"
-        else f"raft build CORPUS --out {path.parent}   (it continues where it stopped)",
+        else f"raft build CORPUS --out {typed(path.parent)}   (it continues where it stopped)",
     )
 
 
@@ -149,7 +149,7 @@ def _reading(path: Path) -> Iterator[None]:
         raise DamagedArtifact(
             f"A table cannot be read: {str(error).rstrip('.')}.",
             where=path,
-            hint=f"raft bench {path.parent}   (asks what is not in the ledger)"
+            hint=f"raft bench {typed(path.parent)}   (asks what is not in the ledger)"
             if path.name == "answers.parquet"
             else "run the same raft build again: what is damaged is built anew",
         ) from None

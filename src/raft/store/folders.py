@@ -7,7 +7,7 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
-from raft.errors import UsageError
+from raft.errors import UsageError, typed
 from raft.store import tables
 
 MARK = ".raft"
@@ -87,7 +87,7 @@ def claim(folder: Path, option: str = "--out") -> None:
     for name, is_right in [*((one, Path.is_file) for one in _FILES), *((one, Path.is_dir) for one in _FOLDERS)]:
         if (path := folder / name).exists() and not is_right(path):
             kind = "folder" if path.is_dir() else "file"
-            hint = f"mv {path} {path}.mine   (then the same command again)"
+            hint = f"mv {typed(path)} {typed(path)}.mine   (then the same command again)"
             raise UsageError(f"There is a {kind} in the place of what raft writes.", where=path, hint=hint)
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / MARK).exists():
@@ -103,7 +103,7 @@ def clear(folder: Path, made: str) -> None:
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if (path.is_symlink() or not path.is_dir()) and not re.fullmatch(made, name):
-            hint = f"mv {path} SOMEWHERE-ELSE   (then the same command again)"
+            hint = f"mv {typed(path)} SOMEWHERE-ELSE   (then the same command again)"
             raise UsageError("Something that raft did not make lies where it has to delete.", where=path, hint=hint)
     if folder.exists():
         shutil.rmtree(folder)

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 import numpy as np
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random
 
-from raft.errors import RaftError
+from raft.errors import RaftError, typed
 from raft.protocols import Embedder, Message, Request, Scorer, Tokenizer
 from raft.store import folders
 from raft.store.run import is_locked
@@ -273,7 +273,7 @@ class Ledger:
             broken = isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError)
             hint = "df -h; ls -l   (make room, or make the file writable, then run the same command again)"
             if broken:  # said of nothing else: what is moved aside is paid for again
-                hint = f"mv {self.path} {self.path}.damaged   (what it held is then asked again)"
+                hint = f"mv {typed(self.path)} {typed(self.path)}.damaged   (what it held is then asked again)"
             raise RaftError(f"The ledger cannot be used: {error}.", where=self.path, hint=hint) from error
 
 

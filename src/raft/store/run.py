@@ -21,7 +21,7 @@ from typing import Any
 import polars as pl
 from filelock import FileLock, Timeout
 
-from raft.errors import DamagedArtifact, RaftError, RunLocked, UsageError, of_system
+from raft.errors import DamagedArtifact, RaftError, RunLocked, UsageError, of_system, typed
 from raft.store import artifacts, folders, lineage
 from raft.version import __version__
 
@@ -79,7 +79,7 @@ def _acquire(lock: FileLock, folder: Path) -> None:
     raise RunLocked(
         "Another raft is writing to this run directory.",
         where=folder,
-        hint=f"wait for it (raft status {folder}), or choose another --out",
+        hint=f"wait for it (raft status {typed(folder)}), or choose another --out",
     )
 
 
@@ -273,7 +273,7 @@ class Run:
             raise DamagedArtifact(
                 f"A build of this run was not finished: {', '.join(unfit)} {verb} not belong to what is there.",
                 where=self.folder,
-                hint=f"raft build CORPUS --out {self.folder}   (goes on; raft status {self.folder} tells if one runs)",
+                hint=f"raft build CORPUS --out {typed(self.folder)}   (goes on; raft status {typed(self.folder)} tells if one runs)",
             )
 
     def describe(self, **facts: Any) -> None:
@@ -380,7 +380,7 @@ class Run:
         except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
             manifest = None
         except OSError as error:
-            hint = f"ls -ld {path}   (it must be a file that you may read)"
+            hint = f"ls -ld {typed(path)}   (it must be a file that you may read)"
             raise UsageError(f"The manifest cannot be read: {error.strerror}.", where=path, hint=hint) from None
         if not isinstance(manifest, dict) or "format" not in manifest:
             return empty  # nothing is lost: the artifacts are compared with what is built anew from the ledger
@@ -407,7 +407,9 @@ def existing(folder: Path) -> Run:
         UsageError: there is no run directory at `folder`.
     """
     if not (folder / "manifest.json").is_file() or not folders.is_ours(folder):
-        raise UsageError("There is no run directory here.", where=folder, hint=f"raft build CORPUS --out {folder}")
+        raise UsageError(
+            "There is no run directory here.", where=folder, hint=f"raft build CORPUS --out {typed(folder)}"
+        )
     return Run(folder)
 
 
