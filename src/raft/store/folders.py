@@ -82,7 +82,7 @@ def claim(folder: Path, option: str = "--out") -> None:
         raise UsageError(
             "The folder holds files that raft did not make, and it would write beside or over them.",
             where=folder,
-            hint=f"{option} {folder / 'raft-run'}   (or any folder that is empty, or not there yet)",
+            hint=f"{option} {typed(folder / 'raft-run')}   (or any folder that is empty, or not there yet)",
         )
     for name, is_right in [*((one, Path.is_file) for one in _FILES), *((one, Path.is_dir) for one in _FOLDERS)]:
         if (path := folder / name).exists() and not is_right(path):

@@ -273,7 +273,7 @@ class Run:
             raise DamagedArtifact(
                 f"A build of this run was not finished: {', '.join(unfit)} {verb} not belong to what is there.",
                 where=self.folder,
-                hint=f"raft build CORPUS --out {typed(self.folder)}   (goes on; raft status {typed(self.folder)} tells if one runs)",
+                hint=f"raft build CORPUS --out {typed(self.folder)}   (goes on; raft status tells if one runs)",
             )
 
     def describe(self, **facts: Any) -> None:
