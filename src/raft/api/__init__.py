@@ -3,7 +3,7 @@
 from raft.api.asking import Answerer
 from raft.api.benchmarking import bench
 from raft.api.building import build, estimate
-from raft.api.run import Built, export, initialise, load, state, table, text_of
+from raft.api.run import Built, export, initialise, load, located, show, state, table, text_of, words
 from raft.api.training import approve, export_model, train
 
 __all__ = [
@@ -17,8 +17,11 @@ __all__ = [
     "export_model",
     "initialise",
     "load",
+    "located",
+    "show",
     "state",
     "table",
     "text_of",
     "train",
+    "words",
 ]

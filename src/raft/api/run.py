@@ -267,9 +267,10 @@ def state(folder: str | Path) -> dict[str, Any]:
 
 
 def table(folder: str | Path, name: str, *, only: str | None = None) -> pl.DataFrame:
-    """Return a table of a run: documents, chunks, questions, failures, cleaned, examples or eval.
+    """Return a table of a run: documents, chunks, questions, failures, cleaned, examples, eval or answers.
 
-    With `only` the rows that are "kept" or "dropped", or have that value as split, reason or kind.
+    With `only` the rows that are "kept" or "dropped", or have that value as split, reason or kind; of failures also
+    those with which that was wrong (`words` returns what there is).
 
     Raises:
         UsageError: there is no run, or no such table.
@@ -283,7 +284,7 @@ def table(folder: str | Path, name: str, *, only: str | None = None) -> pl.DataF
     found = Built(folder)._run.read(known[name])
     if only is None:
         return found
-    columns = [pl.col(column) for column in ("split", "reason", "kind") if column in found.columns]
+    columns = _chosen_by(found)
     if not columns:
         raise UsageError(f"The rows of {name} have no split, reason or kind.", hint=f"raft show {folder} {name}")
     if only in ("kept", "dropped") and "reason" in found.columns:
@@ -313,6 +314,68 @@ def text_of(folder: str | Path, name: str) -> str:
         for row in frame.filter(pl.col("path") == found[0]).iter_rows(named=True):
             return row["text"] or f"It could not be read: {row['error']}"
     return ""
+
+
+FAULT = pl.col("message").str.replace_all(r"(?s)'.*?'|: .*", "…").alias("fault")
+"""What was wrong with a reply, without what it says of this one alone."""
+
+
+def _chosen_by(found: pl.DataFrame) -> list[pl.Expr]:
+    columns = [pl.col(column) for column in ("split", "reason", "kind") if column in found.columns]
+    return columns + [FAULT] * ("message" in found.columns)
+
+
+def words(found: pl.DataFrame) -> list[str]:
+    """Return what the rows of a table can be chosen by, as `only` of `table` takes it."""
+    special = ["kept", "dropped"] if "reason" in found.columns else []
+    own = [word for column in _chosen_by(found) for word in found.select(column).to_series().drop_nulls().unique()]
+    return [*special, *sorted(dict.fromkeys(own))]
+
+
+def located(folder: str | Path, rows: pl.DataFrame) -> pl.DataFrame:
+    """Return rows of a table with the path of the `document` that each is about, where the run still knows it.
+
+    Of failures, whose rows name a chunk alone, also with its `heading` and its `passage`.
+    """
+    columns = ["doc_ids", "doc_id", "item_id", *([] if "document" in rows.columns else ["golden_chunk_ids"])]
+    named = next((one for one in columns if one in rows.columns), None)
+    if named is None or "path" in rows.columns or rows.is_empty():
+        return rows
+    run, ids = Built(folder)._run, [[one] if isinstance(one, str) else one or [] for one in rows[named].to_list()]
+    wanted, chunks = [one for own in ids for one in own], dict[str, tuple[str, ...]]()
+    try:
+        for part in run.stream("chunks.parquet", ["chunk_id", "doc_id", "heading", "text"]):
+            chunks |= {row[0]: row[1:] for row in part.filter(pl.col("chunk_id").is_in(wanted)).iter_rows()}
+        paths = dict(row for part in run.stream("documents.parquet", ["doc_id", "path"]) for row in part.iter_rows())
+    except DamagedArtifact:
+        return rows
+    about = [dict.fromkeys(paths.get(chunks[one][0] if one in chunks else one) for one in own) for own in ids]
+    found = {"document": [", ".join(filter(None, own)) or None for own in about]}
+    if named == "item_id":
+        for place, name in enumerate(("heading", "passage"), 1):
+            found[name] = [chunks[one][place] if one in chunks else None for (one,) in ids]
+    return rows.with_columns(pl.Series(name, values, pl.String) for name, values in found.items())
+
+
+def show(folder: str | Path, name: str, *, rows: int = 10, only: str | None = None) -> pl.DataFrame:
+    """Return the first rows of a table of a run, each with the path of the `document` that it is about.
+
+    Args:
+        folder: the run directory.
+        name: the table's, as `raft show` takes it.
+        rows: at most so many.
+        only: "kept", "dropped", a split, a reason, a kind, or what was wrong with a reply.
+
+    Raises:
+        UsageError: there is no run, no such table, or none of its rows is chosen by `only`; or `rows` is negative.
+        DamagedArtifact: the table is missing or damaged.
+    """
+    if rows < 0:
+        raise UsageError(f"{rows} rows cannot be shown.", where="rows", hint="rows=10")
+    found = table(folder, name, only=only)
+    if found.is_empty() and only and only not in (known := words(table(folder, name))):
+        raise UsageError(f"No row of {name} is {only!r}.", where="only", hint=f"one of {', '.join(known) or 'none'}")
+    return located(folder, found.head(rows))
 
 
 def export(folder: str | Path, *, format: str, out: str | Path | None = None) -> Path:

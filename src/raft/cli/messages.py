@@ -7,6 +7,7 @@ from typing import Any
 
 import polars as pl
 
+from raft.api.run import FAULT
 from raft.corpus.pii import counted
 from raft.evaluation.metrics import TOO_FEW
 from raft.pipeline.estimate import DOING, as_text, cost_text
@@ -227,17 +228,34 @@ def _adapter(line: Mapping[str, Any]) -> str:
     return f"  {line['adapter']:<14} {line['rows']:>7,} {loss:>11}  {trained:<17} {approved}{mark}"
 
 
+def faults(failures: pl.DataFrame) -> str:
+    """Return how often what was wrong, of rows of `tables.FAILURES`, the most frequent first."""
+    counts = failures.group_by(FAULT, "kind").len("count").sort("count", "fault", descending=[True, False])
+    lines = [f"  {row['count']:>7,}  {_short(row['fault'], 90)}   ({row['kind']})" for row in counts.to_dicts()]
+    return "\n".join(["what was wrong:", *lines, ""])
+
+
+def listed(words: Sequence[str], most: int = 25) -> str:
+    """Return words with commas between them, of many the first."""
+    return ", ".join([*words[:most], *(["…"] if len(words) > most else [])])
+
+
 def rows(table: pl.DataFrame, name: str) -> Iterator[str]:
     """Yield rows of a table as text, one block a row; chats are shown turn by turn."""
     for row in table.iter_rows(named=True):
         if name == "examples":
             head = f"{row['question_id']}  {row['split']}  {row['tokens']} tokens  golden at {row['golden_positions']}"
             turns = [f"{turn['role']}:\n{_indent(turn['content'])}" for turn in row["messages"]]
-            yield "\n".join(["─" * 100, head, *turns])
+            yield "\n".join(["─" * 100, head, *_in(row), *turns])
         elif name in ("questions", "cleaned"):
             yield _question(row)
         else:
-            yield "\n".join(f"{key:<16} {_short(value)}" for key, value in row.items()) + "\n"
+            first = [key for key in ("document", "message") if key in row]
+            yield "\n".join(f"{key:<16} {_short(row[key])}" for key in dict.fromkeys([*first, *row])) + "\n"
+
+
+def _in(row: Mapping[str, Any]) -> list[str]:
+    return [f"  in      {row['document']}"] if row.get("document") else []
 
 
 def _question(row: Mapping[str, Any]) -> str:
@@ -245,9 +263,10 @@ def _question(row: Mapping[str, Any]) -> str:
     if "split" in row:
         verdict = f"kept for {row['split']}" if row["reason"] is None else f"dropped: {row['reason']}"
         verdict += f" of {row['duplicate_of']}" if row["duplicate_of"] else ""
-    quotes = "".join(f"\n  quote   {_short(quote['text'])}" for quote in row["quotes"])
+    quotes = [f"  quote   {_short(quote['text'])}" for quote in row["quotes"]]
     head = f"{row['question_id']}  {row['kind']}  {verdict}".rstrip()
-    return f"{head}\n  Q       {row['question']}\n  A       {row['answer']}{quotes}\n"
+    lines = [head, *_in(row), f"  Q       {row['question']}", f"  A       {row['answer']}", *quotes, ""]
+    return "\n".join(lines)
 
 
 def _short(value: Any, limit: int = 400) -> str:
