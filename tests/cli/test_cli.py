@@ -409,7 +409,7 @@ def test_the_text_of_a_document_can_be_looked_at(raft, finished):
     whole = raft("show", finished, "documents", "--text", "refunds/home.md").stdout
     assert whole.startswith("# Refunds for home customers\n")
     assert raft("show", finished, "documents", "--text", "home.md").stdout == whole
-    assert json.loads(raft("show", finished, "documents", "--text", "home.md", "--json").stdout) + "\n" == whole
+    assert json.loads(raft("show", finished, "documents", "--text", "home.md", "--json").stdout)["text"] + "\n" == whole
     refused(raft("show", finished, "documents", "--text", "refunds/hom.md"), 2, "refunds/hom.md", "refunds/home.md")
     refused(raft("show", finished, "chunks", "--text", "refunds/home.md"), 2, "--text")
 

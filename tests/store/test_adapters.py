@@ -221,7 +221,8 @@ def test_an_approval_is_written_down(run):
     assert "Approved by: nobody yet." in (folder / "README.md").read_text(encoding="utf-8")
     adapters.approve(folder, " Märta\nQuill ")
     after = adapters.read_card(folder)
-    assert after == {**before, "approved_by": "Märta\nQuill", "approved": after["approved"]}
+    told = {name: after[name] for name in ("approved", "approval")}
+    assert after == {**before, "approved_by": "Märta\nQuill", **told}
     assert f"Approved by: Märta Quill, {after['approved']}." in (folder / "README.md").read_text(encoding="utf-8")
     with pytest.raises(UsageError):
         adapters.approve(folder, "  ")

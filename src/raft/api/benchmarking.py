@@ -14,7 +14,7 @@ import polars as pl
 
 from raft.api import models
 from raft.api.models import open_model, open_retriever, question_embedder, uncached_search
-from raft.api.run import Built, adapter_for, formerly_listen, settings_of, writable
+from raft.api.run import Built, adapter_for, formerly_listen, one_of, settings_of, writable
 from raft.backends import hub
 from raft.backends.local.weights import Weights
 from raft.backends.trainers.sft import hardware
@@ -29,6 +29,7 @@ from raft.pipeline.build import searched
 from raft.pipeline.train import LEARNED
 from raft.protocols import Embedder, OnEvent
 from raft.report import report
+from raft.report.shown import Benchmark, Verdict
 from raft.settings import Settings
 from raft.store import adapters, artifacts
 from raft.store.budget import enter
@@ -51,10 +52,11 @@ def bench(
     larger: Sequence[str] = (),
     drop_leaks: bool = False,
     blind_pairs: int | None = None,
+    blind: int | None = None,
     ratings: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
     on_event: OnEvent | None = None,
-) -> dict[str, Any]:
+) -> Benchmark:
     """Measure the tuned model with retrieval against plain RAG and the other systems; write the report.
 
     Before the first training the untuned systems are measured: what there is to gain. What was answered before is
@@ -67,6 +69,7 @@ def bench(
         larger: more models to compare with, by name.
         drop_leaks: leave out questions that the adapter was trained on, instead of refusing the file.
         blind_pairs: also write `blind.html` with so many anonymous pairs of answers for experts.
+        blind: the same, as the flag is called.
         ratings: the file of choices that the blind page saved.
         settings: settings by dotted name that differ from the run's, e.g. `{"benchmark.min_gain": 0.1}`.
         on_event: told what happens ("asking", "begins", "made", "reused").
@@ -80,6 +83,7 @@ def bench(
     """
     begun = time.monotonic()
     _check_changeable(settings or {}, folder)
+    blind_pairs = one_of(blind=blind, blind_pairs=blind_pairs)
     on_event = on_event or (lambda event, facts: None)
     built = Built(folder)
     chosen = settings_of(built, settings or {})
@@ -148,7 +152,7 @@ def bench(
                 _write(run.folder, facts)
         if tuned is not None and card is not None and tuned.parent == run.folder / "adapters":
             adapters.write_card(tuned, card)
-    return facts
+    return Benchmark({**facts, "verdict": Verdict(facts["verdict"])})
 
 
 def _checks(names: Sequence[str], *, files_alone: bool) -> list[capability.Check]:

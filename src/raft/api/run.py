@@ -21,6 +21,7 @@ from raft.pipeline.read import documents_listed
 from raft.protocols import OnEvent, Retriever
 from raft.rag.answering import WhenUnsupported
 from raft.rag.grounding import Answer
+from raft.report.shown import Shown, State
 from raft.settings import Settings
 from raft.store import adapters, artifacts, folders, lineage, tables
 from raft.store.ledger import Ledger
@@ -45,7 +46,21 @@ def formerly_listen(function: Callable[_Given, _Made]) -> Callable[_Given, _Made
     return called
 
 
-class Built:
+def one_of(**names: _Made | None) -> _Made | None:
+    """Return the value of whichever of several names of one argument was given; None: none was.
+
+    Raises:
+        UsageError: more than one was given.
+    """
+    given = {name: value for name, value in names.items() if value is not None}
+    if len(given) > 1:
+        raise UsageError(
+            f"{' and '.join(given)} are two names of one argument.", hint=f"give {next(iter(given))} alone"
+        )
+    return next(iter(given.values()), None)
+
+
+class Built(Shown):
     """A run directory that was built, opened for reading.
 
     Raises:
@@ -63,6 +78,17 @@ class Built:
                 where=self.folder / "manifest.json",
                 hint=f"raft build CORPUS --out {self.folder}   (what is intact is used again)",
             )
+
+    def _head(self) -> str:
+        counts = [
+            f"{rows} {name}" for name, rows in self._rows().items() if name in ("documents", "questions", "examples")
+        ]
+        return f"run {self.folder}: {', '.join(counts)}"
+
+    def _rows(self) -> Mapping[str, object]:
+        made = [entry for line in self.manifest["steps"].values() for entry in line["artifacts"].items()]
+        rows = {name.removesuffix(".parquet"): f"{entry['rows']:,}" for name, entry in made if "rows" in entry}
+        return {**rows, "generator": self.settings.generator.model, "student": self.settings.student}
 
     @property
     def settings(self) -> Settings:
@@ -231,7 +257,7 @@ def tell_step(run: Run, on_event: OnEvent, name: str, state: str) -> None:
     on_event(state, {"step": name, "line": run.manifest["steps"].get(name, {})})
 
 
-def state(folder: str | Path) -> dict[str, Any]:
+def state(folder: str | Path) -> State:
     """Return the summary of a run, its `adapters`, what its ledger was ever asked (`spent`), and whether it is written.
 
     That is `running`: another raft builds, trains or measures. `money` is what the run itself spent: `rows` by step and
@@ -257,13 +283,16 @@ def state(folder: str | Path) -> dict[str, Any]:
     under_way = sum(row["open_cost"] + row["batch_cost"] for row in rows)
     cap = built.settings.generator.max_cost
     left = None if cap is None else cap - paid - under_way
-    return {
-        "summary": built.summary(),
-        "spent": spent,
-        "money": {"rows": rows, "spent": paid, "open": under_way, "cap": cap, "left": left},
-        "adapters": [adapters.line(card) for card in built.adapters],
-        "running": running,
-    }
+    return State(
+        summary=built.summary(),
+        spent=spent,
+        money={"rows": rows, "spent": paid, "open": under_way, "cap": cap, "left": left},
+        adapters=[adapters.line(card) for card in built.adapters],
+        running=running,
+    )
+
+
+status = state
 
 
 def table(folder: str | Path, name: str, *, only: str | None = None) -> pl.DataFrame:

@@ -284,6 +284,8 @@ def export(*, run: Path, form: str | None, merged: bool, gguf: bool, adapter: st
         made = api.export(run, format=form, out=out)
     else:
         made = api.export_model(run, adapter=adapter, gguf=gguf, out=out)
+        for remark in api.export_remarks(run, adapter):
+            echo(f"raft: {remark}", err=True)
     show({"path": str(made)}, as_json, lambda facts: made)
 
 
@@ -430,10 +432,13 @@ def train(*, run: Path, assignments: tuple[str, ...], quiet: bool, as_json: bool
 @RUN
 @click.option("--by", required=True, metavar="NAME", help="Who approves.")
 @click.option("--adapter", metavar="ID", help="The adapter.  [default: the current one]")
+@click.option("--note", metavar="TEXT", default="", help="What the approval rests on.")
+@JSON
 @acting
-def approve(run: Path, by: str, adapter: str | None) -> None:
-    """Write into an adapter's card who approved it."""
+def approve(run: Path, by: str, adapter: str | None, note: str, as_json: bool) -> None:
+    """Write into an adapter's card and its history who approved it, with the verdict of now."""
     from raft import api
+    from raft.cli import messages
 
-    card = api.approve(run, by, adapter=adapter)
-    echo(f"{card['adapter']} is approved by {card['approved_by']}, {card['approved']}")
+    card = api.approve(run, by, adapter=adapter, note=note)
+    show(card, as_json, lambda card: f"{card['adapter']} is approved by {messages.approval(card)}")

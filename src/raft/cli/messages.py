@@ -224,7 +224,7 @@ def _adapter(line: Mapping[str, Any]) -> str:
     loss = "-" if line["valid_loss"] is None else f"{line['valid_loss']:.4f}"
     trained = str(line["created"] or "")[:16].replace("T", " ")
     mark = "   (answers)" if line["current"] else ""
-    approved = line["approved_by"] or "nobody yet"
+    approved = approval(line) if line.get("approval") else line["approved_by"] or "nobody yet"
     return f"  {line['adapter']:<14} {line['rows']:>7,} {loss:>11}  {trained:<17} {approved}{mark}"
 
 
@@ -238,6 +238,13 @@ def faults(failures: pl.DataFrame) -> str:
 def listed(words: Sequence[str], most: int = 25) -> str:
     """Return words with commas between them, of many the first."""
     return ", ".join([*words[:most], *(["…"] if len(words) > most else [])])
+
+
+def approval(card: Mapping[str, Any]) -> str:
+    """Return an adapter's last approval in words: by whom, when, at which verdict, with which note."""
+    last = card["approval"]
+    verdict = last["verdict"]["decision"] if last["verdict"] else "not measured"
+    return f"{last['by']}, {last['at'][:10]}, verdict then: {verdict}" + (f" ({last['note']})" if last["note"] else "")
 
 
 def rows(table: pl.DataFrame, name: str) -> Iterator[str]:
