@@ -50,7 +50,7 @@ BENCHMARK = {
     "verdict": {"decision": "ship", "reasons": ["The gain is 12.0 points, at least 5.0 were wanted."]},
     "arms": [
         {
-            "title": "tuned + RAG (RAFT)",
+            "title": "tuned + RAG",
             "adapter": "abc1",
             "sets": {"user": {"f1": {"value": 0.5, "low": 0.4, "high": 0.625, "questions": 80, "groups": 9}}},
         }
@@ -318,7 +318,7 @@ def test_a_benchmark_fills_the_evaluation(run):
         adapters.write_card(folder, adapters.read_card(folder))
         texts[name] = (folder / "README.md").read_text(encoding="utf-8")
     assert "**ship**" in texts["abc1"]
-    assert "| user | tuned + RAG (RAFT) | F1 | 50.0 (40.0 to 62.5), 80 questions |" in texts["abc1"]
+    assert "| user | tuned + RAG | F1 | 50.0 (40.0 to 62.5), 80 questions |" in texts["abc1"]
     assert "Not measured yet" in texts["abc2"]
 
 

@@ -39,6 +39,12 @@ from raft.version import __version__
 _MEASURED = "measured.json"
 """Beside an adapter: what its last benchmark measured."""
 
+WRONG = "wrong_references.jsonl"
+"""In the run directory: the questions whose reference a person said to be wrong, as the report's page saves them."""
+
+_EARLIER = "benchmarks.jsonl"
+"""In the run directory: a line of figures (`summary.digest_of`) a benchmark."""
+
 _BUILT_WITH = ("corpus", "evaluation", "chunking.", "questions.", "cleaning.", "split.", "examples.", "training.")
 """Settings that had their effect before there was anything to measure."""
 
@@ -98,7 +104,7 @@ def bench(
     with run.writing(), closing(Ledger(chosen.ledger or run.folder / "ledger.sqlite")) as ledger:
         enter(ledger, name, "benchmark")
         run.require(*searched(chosen), "examples")
-        rows = _questions(built, questions)
+        rows, wrong = _without_wrong(_questions(built, questions), built.folder)
         tuned = None if untrained else adapter_for(run.folder, adapter, chosen.student)
         if tuned is None and (blind_pairs is not None or ratings is not None):
             raise UsageError(
@@ -143,8 +149,14 @@ def bench(
                 "hardware": hardware(),
                 "shortened": known.shortened,
                 "seconds": round(time.monotonic() - begun, 1),
+                "wrong_references": wrong,
             },
+            passages={p.chunk_id: p for own in known.passages.values() for shown in own.values() for p in shown},
         )
+        line = summary.digest_of(facts)
+        facts["earlier"] = [one for one in _earlier(run.folder) if one != line]
+        kept = [json.dumps(one, ensure_ascii=False) + "\n" for one in [*facts["earlier"], line]]
+        artifacts.atomically(run.folder / _EARLIER, "".join(kept))
         _write(run.folder, facts)
         if tuned is not None:
             facts = _rated(facts, run.folder, chosen.seed, blind_pairs, ratings)
@@ -188,6 +200,33 @@ def _questions(built: Built, file: str | Path | None) -> pl.DataFrame:
             hint=f"raft bench {built.folder} --questions FILE   (JSONL with question and answers)",
         )
     return found
+
+
+def _without_wrong(rows: pl.DataFrame, folder: Path) -> tuple[pl.DataFrame, list[dict[str, str]]]:
+    """Return the questions but for those whose reference is wrong (`WRONG`), and these: their id and question."""
+    file = folder / WRONG
+    if not file.is_file():
+        return rows, []
+    again = f"save it from {folder / 'report.html'} anew, or delete it"
+    try:
+        wrong = [
+            json.loads(line)["question_id"] for line in file.read_text(encoding="utf-8").splitlines() if line.strip()
+        ]
+        left_out = pl.col("question_id").is_in(pl.Series(wrong, dtype=pl.String))
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError("It is not what the report saves.", where=f"{file}: {error}", hint=again) from None
+    kept = rows.filter(~left_out)
+    if kept.is_empty():
+        raise UsageError("The reference of each question is said to be wrong.", where=file, hint=again)
+    return kept, rows.filter(left_out).select("question_id", "question").unique(maintain_order=True).to_dicts()
+
+
+def _earlier(folder: Path) -> list[dict[str, Any]]:
+    """Return what is kept of the run's benchmarks, oldest first; what cannot be read is left out."""
+    try:
+        return [json.loads(line) for line in (folder / _EARLIER).read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError):
+        return []
 
 
 def _without_leaks(
@@ -321,6 +360,7 @@ def _write(folder: Path, facts: dict[str, Any]) -> None:
     artifacts.atomically(folder / "benchmark.json", json.dumps(facts, ensure_ascii=False, indent=1, default=str))
     artifacts.atomically(folder / "report.html", report.html(facts))
     artifacts.atomically(folder / "report.md", report.markdown(facts))
+    artifacts.atomically(folder / "report.csv", report.rows_as_csv(facts))
     verdict = facts["verdict"]
     system = next((one for one in facts["arms"] if one["name"] == verdict["contender"]), None)
     if system and system["adapter"]:

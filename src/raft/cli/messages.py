@@ -12,6 +12,7 @@ from raft.corpus.pii import counted
 from raft.evaluation.metrics import TOO_FEW
 from raft.pipeline.estimate import DOING, as_text, cost_text
 from raft.rag.grounding import Answer, Citation, Passage
+from raft.report.figures import left_out
 from raft.report.measures import MEASURES
 from raft.store.budget import dollars
 from raft.training.tune import FEW_ROWS
@@ -344,7 +345,9 @@ def benchmark(facts: Facts) -> str:
     for described in facts["question_sets"]:
         lines += ["", *_table(facts, described)]
     lines += ["", *_capability(facts)]
-    lines.append(f"  report: {facts['run']}/report.html")
+    if facts.get("wrong_references"):
+        lines.append(f"  {left_out(facts)}")
+    lines.append(f"  report: {facts['run']}/report.html, every answer as a table: {facts['run']}/report.csv")
     return "\n".join(line.rstrip() for line in lines)
 
 
