@@ -207,7 +207,7 @@ def test_questions_with_a_wrong_reference_are_left_out(before, fakes, tmp_path):
         row["question_id"] for row in facts["questions"]
     } == {first["question_id"]}
     assert facts["wrong_references"] == [{"question_id": first["question_id"], "question": first["question"]}]
-    assert "1 questions are left out" in messages.benchmark(facts) and f"{run}/report.csv" in messages.benchmark(facts)
+    assert "1 question left out" in messages.benchmark(facts) and f"{run}/report.csv" in messages.benchmark(facts)
     shown = {one for row in facts["questions"] for said in row["answers"].values() for one in said["shown"]}
     assert shown == facts["passages"].keys() and all(one["document"] for one in facts["passages"].values())
     assert first["question"] not in (run / "report.csv").read_text(encoding="utf-8")

@@ -85,7 +85,8 @@ def documents_shown(facts: Mapping[str, Any]) -> str:
 def left_out(facts: Mapping[str, Any]) -> str:
     """Return how many questions were left out since their references are wrong, in words; "" for none."""
     count = len(facts.get("wrong_references") or ())
-    return f"{count:,} questions are left out: a person said that the reference is wrong." if count else ""
+    what = f"{count:,} question{'s' * (count != 1)} left out"
+    return f"{what}: a person said that the reference is wrong." if count else ""
 
 
 def duration(seconds: float | None) -> str:
