@@ -1,6 +1,7 @@
 """What the documents say is true of the software."""
 
 import ast
+import json
 import re
 import shlex
 import subprocess
@@ -11,9 +12,12 @@ import click
 import pytest
 
 import raft
+from conftest import Fakes, reply_by_rule, write_corpus
 from raft import settings
+from raft.api import building
 from raft.cli import main
 from raft.curation import clean
+from raft.report import shown
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -61,6 +65,65 @@ def test_python_of_the_readme_uses_public_names():
     known = {*raft.__all__, *dir(raft.Built), *raft.Answer.__dataclass_fields__, "search"}
     assert names <= known
     assert all(getattr(raft, name) is not None for name in raft.__all__)
+
+
+def test_python_of_the_examples_runs(tmp_path, monkeypatch, tiny_student):
+    """Each block of the page on Python runs, one after the other, on a small corpus with models that cost nothing."""
+    monkeypatch.chdir(tmp_path)
+    fakes = Fakes()
+    fakes.install_around_student(monkeypatch.setattr)
+    fakes.reply = lambda request: reply_by_rule(request) if request.check else "Answer: 30 days"
+    write_corpus(tmp_path / "handbook")
+    own = {"question": "How long may a pump be returned?", "answers": ["30 days"], "document": "refunds/home.md"}
+    (tmp_path / "questions.jsonl").write_text(json.dumps(own) + "\n", encoding="utf-8")
+    build, quick = (
+        raft.build,
+        {"chunking.tokens": 60, "questions.per_chunk": 2, "split.valid": 0.3, "training.batch": 4},
+    )
+    quick |= {"training.rehearsal": 0, "answering.max_tokens": 8, "benchmark.latency_questions": 1, "index.k": 2}
+    quick |= {"benchmark.tuning_questions": 2, "benchmark.exemplars": [0], "benchmark.contenders": "verdict"}
+    small = {"student": str(tiny_student), "settings": quick, "price": (0.0, 0.0)}
+    monkeypatch.setattr(raft, "build", lambda *given, **more: build(*given, **small, **more), raising=False)
+    page = (ROOT / "examples" / "python.md").read_text(encoding="utf-8")
+    names = {"print": lambda *said: None}
+    for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(compile(code, "examples/python.md", "exec"), names)
+    assert repr(names["run"]).startswith("<run runs/handbook: 6 documents, ")
+    assert repr(names["verdict"]).startswith("<verdict: ")
+    assert names["answer"].text == "30 days"
+
+
+def test_what_python_returns_shows_itself_in_short():
+    """Names come with tab completion; answers, verdicts, benchmarks and states are a line, and a harmless table."""
+    assert set(dir(raft)) == set(raft.__all__)
+    gain = {"value": 0.1, "low": 0.05, "high": 0.15, "questions": 40, "groups": 30}
+    verdict = {"decision": "ship", "gain": gain, "measure": "f1", "question_set": "user", "reasons": ["<b>clear</b>"]}
+    arms = [{"title": "tuned + RAG", "sets": {"user": {"f1": gain}}}]
+    benchmark = {"run": "runs/x", "date": "2026-01-02", "verdict": verdict, "arms": arms}
+    lost = {"abstained": False, "followed": True, "supported": False, "quotes_verbatim": None, "citations": ()}
+    answer = raft.Answer(question="<i>?", text="30 days" * 30, quotes_given=0, raw="", passages=(), model="m", **lost)
+    for one, line in (
+        (shown.Verdict(verdict), "<verdict: ship, +10.0 (+5.0 to +15.0) F1 points>"),
+        (shown.Benchmark(benchmark), "<benchmark of runs/x, 2026-01-02: ship>"),
+        (answer, "<answer: '30 days30 days"),
+    ):
+        assert repr(one).startswith(line)
+        assert len(repr(one)) < 140
+        table = one._repr_html_()
+        assert table.startswith("<table>") and not {"<b>", "<i>"} & set(re.findall(r"<\w+>", table))
+    assert json.loads(json.dumps(shown.Verdict(verdict))) == verdict
+
+
+@pytest.mark.parametrize(("flag", "old"), [("pipeline", "pipeline_file"), ("eval", "evaluation")])
+def test_arguments_are_called_as_the_flags(tmp_path, flag, old):
+    """An argument may be named as its flag or as before, and is refused under both names at once."""
+    corpus, value = write_corpus(tmp_path / "handbook"), "hosted"
+    found = [building._described(corpus, None, {name: value}).settings for name in (flag, old)]
+    assert found[0] == found[1] != building._described(corpus, None, {}).settings
+    with pytest.raises(raft.RaftError, match=f"{flag} and {old}"):
+        raft.build(corpus, out=tmp_path / "run", **{flag: value, old: value})
+    with pytest.raises(raft.RaftError, match="blind and blind_pairs"):
+        raft.bench(tmp_path, blind=3, blind_pairs=3)
 
 
 def test_reasons_of_the_readme_are_those_of_the_rules():

@@ -10,6 +10,9 @@ run.index.search(["what is the refund limit?"], k=5)
 raft.train("runs/handbook")
 raft.load("runs/handbook").ask("What is the refund limit?")
 raft.bench("runs/handbook")["verdict"]
+
+raft.status("runs/handbook")
+raft.show("runs/handbook", "cleaned", only="dropped")
 """
 
 from importlib import import_module
@@ -21,7 +24,7 @@ if TYPE_CHECKING:
     from raft.api.asking import Answerer
     from raft.api.benchmarking import bench
     from raft.api.building import build, estimate
-    from raft.api.run import Built, export, initialise, load
+    from raft.api.run import Built, export, initialise, load, show, status
     from raft.api.training import approve, export_model, train
     from raft.errors import RaftError
     from raft.rag.grounding import Answer
@@ -38,6 +41,8 @@ _HOMES = {
     "export_model": "raft.api.training",
     "initialise": "raft.api.run",
     "load": "raft.api.run",
+    "show": "raft.api.run",
+    "status": "raft.api.run",
     "train": "raft.api.training",
     "RaftError": "raft.errors",
 }
@@ -56,6 +61,8 @@ __all__ = [
     "export_model",
     "initialise",
     "load",
+    "show",
+    "status",
     "train",
 ]
 
@@ -65,3 +72,8 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'raft' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    """Return the public names, also those that were not used yet."""
+    return sorted(__all__)

@@ -196,6 +196,31 @@ def test_a_second_time_nothing_is_asked(before, fakes, monkeypatch):
         assert {**found, "seconds": 0, "date": ""} == {**facts, "seconds": 0, "date": ""}
 
 
+def test_questions_with_a_wrong_reference_are_left_out(before, fakes, tmp_path):
+    """What the report's page saves is read back: those questions are not measured, which is said; nothing is asked."""
+    run = shutil.copytree(before[0], tmp_path / "run")
+    first = before[1]["questions"][0]
+    file = run / "wrong_references.jsonl"
+    write(file, [{"question_id": first["question_id"], "question": first["question"]}, {"question_id": "gone"}])
+    facts = bench(run)
+    assert {row["question_id"] for row in before[1]["questions"]} - {
+        row["question_id"] for row in facts["questions"]
+    } == {first["question_id"]}
+    assert facts["wrong_references"] == [{"question_id": first["question_id"], "question": first["question"]}]
+    assert "1 question left out" in messages.benchmark(facts) and f"{run}/report.csv" in messages.benchmark(facts)
+    shown = {one for row in facts["questions"] for said in row["answers"].values() for one in said["shown"]}
+    assert shown == facts["passages"].keys() and all(one["document"] for one in facts["passages"].values())
+    assert first["question"] not in (run / "report.csv").read_text(encoding="utf-8")
+    assert [one["decision"] for one in facts["earlier"]] == ["not tuned yet"]
+    for damaged, said in (('{"question": 1}\n', "not what the report saves"), ("[]", "not what the report saves")):
+        file.write_text(damaged)
+        with pytest.raises(UsageError, match=said):
+            bench(run)
+    write(file, [{"question_id": row["question_id"]} for row in before[1]["questions"]])
+    with pytest.raises(UsageError, match="reference of each question"):
+        bench(run)
+
+
 def test_what_building_cost_may_be_unknown(before, fakes, tmp_path):
     """Where the price of some reply is unknown, so is what the rows cost, in all files."""
     run = shutil.copytree(before[0], tmp_path / "run")

@@ -5,11 +5,12 @@ import shutil
 
 import polars as pl
 import pytest
+from click.testing import CliRunner
 
 import raft
 from conftest import Cut, Fakes, write_corpus
 from raft import api
-from raft.cli import messages
+from raft.cli import main, messages
 from raft.errors import DamagedArtifact, RaftError, UsageError
 from raft.store import adapters, tables
 
@@ -213,7 +214,24 @@ def test_an_approval_stands_in_the_card(run):
     with pytest.raises(UsageError, match="name of the person"):
         raft.approve(run, " ")
     text = messages.status(**{"facts": api.state(run)["summary"], "spent": [], "running": False}, adapters=[line])
-    assert "Marta Quill   (answers)" in text
+    assert "Marta Quill, 20" in text
+    assert "verdict then: not measured   (answers)" in text
+
+
+def test_approvals_are_a_history(run):
+    """Each approval is a line with its note and the verdict of that time; `raft status` shows the last."""
+    card = raft.train(run, epochs=0.1)
+    raft.approve(run, "Marta Quill", note="read\n20 answers")
+    measured = {"date": "2026-01-02", "arms": [{"adapter": card["adapter"], "sets": {}, "title": "x"}]}
+    measured["verdict"] = {"decision": "ship", "reasons": [], "gain": None, "question_set": "user"}
+    (run / "benchmark.json").write_text(json.dumps(measured))
+    said = CliRunner().invoke(main, ["approve", str(run), "--by", "Ines Varga", "--note", "the week's tickets"])
+    assert "Ines Varga, 20" in said.stdout
+    history = run / "adapters" / card["adapter"] / "approvals.jsonl"
+    first, last = map(json.loads, history.read_text(encoding="utf-8").splitlines())
+    assert (first["by"], first["note"], first["verdict"]) == ("Marta Quill", "read 20 answers", None)
+    assert (last["by"], last["verdict"]["decision"]) == ("Ines Varga", "ship")
+    assert "verdict then: ship (the week's tickets)" in CliRunner().invoke(main, ["status", str(run)]).stdout
 
 
 def test_the_tuned_model_is_exported_as_one(run):
@@ -227,6 +245,29 @@ def test_the_tuned_model_is_exported_as_one(run):
     assert model.num_parameters() == base.num_parameters()
     with pytest.raises(UsageError, match="not empty"):
         raft.export_model(run, out=out)
+    told = (out / "README.md").read_text(encoding="utf-8")
+    assert "vllm serve . --served-model-name raft-" in told
+    assert "library_name: transformers" in told and str(run) not in told
+    turns = json.loads((out / "prompt.json").read_text(encoding="utf-8"))
+    assert "$documents" in turns[-1]["content"] and "$question" in turns[-1]["content"]
+    assert json.loads((out / "card.json").read_text())["adapter"] == raft.load(run).adapters[0]["adapter"]
+    assert api.export_remarks(run) == []
+
+
+def test_a_model_that_learned_from_other_rows_is_exported_with_a_word(run):
+    """Where rows are not those that an adapter learned from, its export says so, on the screen and in the README."""
+    raft.train(run, epochs=0.1)
+    manifest = json.loads((run / "manifest.json").read_text())
+    manifest["steps"]["examples"]["artifacts"]["examples.parquet"]["digest"] = "0" * 64
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    (remark,) = api.export_remarks(run)
+    assert "rows of another build" in remark
+    done = CliRunner().invoke(main, ["export", str(run), "--merged", "--out", str(run / "one")])
+    assert done.stderr.endswith(f"raft: {remark}\n")
+    assert remark.replace(str(run), "RUN") in (run / "one" / "README.md").read_text(encoding="utf-8")
+    manifest["steps"]["examples"]["inputs"] = {"cleaned.parquet": "1" * 64}
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    assert "a later build was not finished" in api.export_remarks(run)[0]
 
 
 CARD = {

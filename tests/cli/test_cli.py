@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -19,6 +20,7 @@ from raft import settings as config
 from raft.api import models
 from raft.backends.local.generate import LocalModel
 from raft.cli import main
+from raft.errors import UsageError
 from raft.store.budget import Budget, Price
 from raft.store.ledger import Ledger
 from raft.store.run import Run
@@ -195,6 +197,7 @@ import sys
 sys.path.insert(0, sys.argv.pop(1))
 {before}
 from raft.cli import main
+from raft.errors import UsageError
 main()
 """
 
@@ -363,7 +366,12 @@ def test_names_in_a_summary_are_named(raft, fake_models, corpus):
 
 
 def test_json_is_for_programs(raft, fake_models, corpus):
-    """With --json, build and status print one JSON value, and show one a line, and nothing else."""
+    """With --json each command prints one JSON object a line, and nothing else; whole numbers are whole."""
+    rest = (["status", "run"], ["export", "run", "--format", "openai"], ["init", "own"])
+    for command in (["build", corpus, "--out", "run", *FAST], *rest):
+        (line,) = raft(*command, "--json").stdout.splitlines()
+        assert isinstance(json.loads(line), dict)
+        assert not re.search(r"\d\.0[,}\]]", line)
     built = json.loads(raft("build", corpus, "--out", "run", "--json", *FAST).stdout)
     assert built["steps"]["examples"]["rows"]["train.jsonl"] > 0
     state = json.loads(raft("status", "run", "--json").stdout)
@@ -401,7 +409,7 @@ def test_the_text_of_a_document_can_be_looked_at(raft, finished):
     whole = raft("show", finished, "documents", "--text", "refunds/home.md").stdout
     assert whole.startswith("# Refunds for home customers\n")
     assert raft("show", finished, "documents", "--text", "home.md").stdout == whole
-    assert json.loads(raft("show", finished, "documents", "--text", "home.md", "--json").stdout) + "\n" == whole
+    assert json.loads(raft("show", finished, "documents", "--text", "home.md", "--json").stdout)["text"] + "\n" == whole
     refused(raft("show", finished, "documents", "--text", "refunds/hom.md"), 2, "refunds/hom.md", "refunds/home.md")
     refused(raft("show", finished, "chunks", "--text", "refunds/home.md"), 2, "--text")
 
@@ -416,8 +424,44 @@ def test_rows_can_be_chosen(raft, finished):
     assert "  date  " in raft("show", finished, "cleaned", "--only", "date").stdout
     assert "kept for valid" not in raft("show", finished, "cleaned", "--only", "train").stdout
     none = raft("show", finished, "cleaned", "--only", "sunshine")
-    assert (none.exit_code, none.stdout, none.stderr) == (0, "", "no such rows\n")
+    assert (none.exit_code, none.stdout) == (0, "")
+    assert none.stderr.startswith("no such rows; --only takes kept, dropped, ")
+    assert {"date", "train", "eval_unseen"} <= {*none.stderr.strip().split(", ")}
     refused(raft("show", finished, "documents", "--only", "kept"), 2, "documents")
+
+
+def test_failures_are_counted_by_what_was_wrong(raft, finished):
+    """Failures are counted by what was wrong with them, which chooses rows too, and each names its document."""
+    said = raft("show", finished, "failures").stdout
+    head, first = said.split("\n\n")[:2]
+    assert re.findall(r"^ +\d+  (it .*)   \(malformed\)$", head, re.MULTILINE)
+    wrong = re.findall(r"^message +(.*)$", first, re.MULTILINE)[0]
+    assert re.search(r"^document +\w+/\w+\.md$", first, re.MULTILINE)
+    assert re.search(r"^passage +\S", first, re.MULTILINE)
+    chosen = raft("show", finished, "failures", "--only", wrong, "--json", "-n", "99").stdout.splitlines()
+    assert {json.loads(line)["message"] for line in chosen} == {wrong}
+    assert raft("show", finished, "failures", "--only", "sunshine").stderr.count(wrong) == 1
+
+
+@pytest.mark.parametrize("table", ["chunks", "questions", "failures", "cleaned", "examples", "eval"])
+def test_each_row_names_its_document(raft, finished, table):
+    """Whatever a row is about, it says in which document that stands, for people and programs."""
+    paths = set(api.load(finished).documents["path"])
+    rows = [json.loads(line) for line in raft("show", finished, table, "--json").stdout.splitlines()]
+    assert rows
+    assert {path for row in rows for path in row["document"].split(", ")} <= paths
+    assert rows[0]["document"].split(", ")[0] in raft("show", finished, table, "-n", "1").stdout
+
+
+def test_rows_that_cannot_be(raft, finished):
+    """A negative number of rows is an error, on the command line and in Python; so is a choice that no row fits."""
+    refused(raft("show", finished, "chunks", "-n", "-1"), 2, "-1", next_step=False)
+    with pytest.raises(UsageError, match="-1"):
+        api.show(finished, "chunks", rows=-1)
+    with pytest.raises(UsageError, match="sunshine") as error:
+        api.show(finished, "cleaned", only="sunshine")
+    assert "kept, dropped" in str(error.value)
+    assert api.show(finished, "cleaned", only="kept", rows=2)["split"].null_count() == 0
 
 
 def test_status_says_what_was_spent(raft, finished):

@@ -301,7 +301,9 @@ def test_the_stronger_plain_rag_is_named_where_valid_chose_the_other():
     }
     facts = summarised(said, asked, sources, baseline_tuning=chosen["rag_few"])
     assert facts["verdict"]["baseline"] == "rag_few"
-    assert any("against rag the gain is +50.0 points" in reason for reason in facts["verdict"]["reasons"])
+    assert any(
+        "against “base model + RAG” the gain is +50.0 points" in reason for reason in facts["verdict"]["reasons"]
+    )
     facts = summarised(said, asked, sources, baseline_tuning=chosen["rag"])
     assert not any("chosen beforehand" in reason for reason in facts["verdict"]["reasons"])
 

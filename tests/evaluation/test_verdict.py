@@ -1,5 +1,6 @@
 """The verdict: each rule with its figures, and at its boundary."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -57,6 +58,16 @@ def test_a_clear_gain_that_costs_nothing_elsewhere_is_shipped():
     assert "raft ask runs/demo" in found["advice"]
 
 
+def test_systems_are_called_as_the_tables_call_them():
+    """No reason of a verdict calls a system by its name in the files: raft, rag_few."""
+    weaker = {"gain": gain(0.02, -0.01, 0.05, groups=9), "stronger": ("rag", gain(0.04, -0.01))}
+    for changes in ({}, {"contained": gain(0.0, -0.1), "refused": gain(0.3, 0.2)}, weaker, {"gain": None}):
+        for one in (GOOD, UNTUNED):
+            said = " ".join(decide(one, **changes)["reasons"])
+            assert not re.search(r"\braft\b|rag_few|\brag\b|\barm", said), said
+    assert "tuned + RAG" in decide()["reasons"][0]
+
+
 def test_what_a_gain_does_not_tell_is_said_beside_it():
     """Where no more replies hold the answer, or more is refused, the reasons say so; the decision stays."""
     found = decide(contained=gain(0.015, -0.05, 0.08), refused=gain(0.31, 0.2, 0.4))
@@ -83,7 +94,8 @@ def test_nothing_is_shipped_that_does_not_beat_the_other_plain_rag(against, deci
     """Where another untuned contender did better than the baseline, the gain over that one must be above zero too."""
     found = decide(stronger=("rag", against))
     assert found["decision"] == decision
-    assert found["reasons"][1].startswith("rag did better on these questions than rag_few, which was chosen beforehand")
+    better = "“base model + RAG” did better on these questions than “base model + RAG, with examples”, which was chosen"
+    assert found["reasons"][1].startswith(better)
     assert found["reasons"][1].endswith(said)
     assert ("More training rows" in found["advice"]) == (decision != "ship")
     lost = {"gain": gain(-0.1, -0.2), "stronger": ("rag", against)}
@@ -215,7 +227,11 @@ def test_without_a_question_in_common_no_gain_can_be_told():
         ({"headroom": {"golden": 0.9, "retrieved": 0.4, "missed": 0.31}}, "retriever first", "--set index.k=8"),
         ({"headroom": {"golden": 0.6, "retrieved": 0.4, "missed": 0.3}}, "tuning is worth trying", "raft train"),
         ({"headroom": {"golden": 0.9, "retrieved": 0.5, "missed": 0.1}}, "documents that were found", "raft train"),
-        ({"headroom": {"golden": None, "retrieved": 0.9, "missed": 0.0}}, "rag_few reaches F1 90.0", "raft bench"),
+        (
+            {"headroom": {"golden": None, "retrieved": 0.9, "missed": 0.0}},
+            "with examples” reaches F1 90.0",
+            "raft bench",
+        ),
         ({"headroom": {"golden": 0.7, "retrieved": 0.65, "missed": 0.1}}, "Little is left", "raft ask"),
         ({"headroom": {"golden": 0.69, "retrieved": 0.65, "missed": 0.1}}, "tuning is worth trying", "raft train"),
         ({"headroom": {"golden": 0.9, "retrieved": 0.8, "missed": 0.1}, "false_answers": 0.2}, "Little", "raft ask"),
@@ -235,7 +251,7 @@ def test_headroom_is_told_with_its_figures():
     """The reason of an untuned run has the scores, the misses and the false answers."""
     (reason,) = decide(UNTUNED)["reasons"]
     for figure in (
-        "rag_few reaches F1 40.0",
+        "“base model + RAG, with examples” reaches F1 40.0",
         "60.0 with the golden chunk",
         "answer of 10.0 percent of the questions",
         "answers are",
@@ -276,10 +292,10 @@ def test_economics_break_even_with_the_cheapest_larger_model():
     found = costs()
     assert found["break_even_questions"] == 5000
     assert "2.50 dollars with this machine's time counted as free" in found["sentences"][0]
-    assert "raft reads 800 tokens a question" in found["sentences"][1]
-    assert "rag_few reads 1,400 tokens a question" in found["sentences"][2]
+    assert "“tuned + RAG” reads 800 tokens a question" in found["sentences"][1]
+    assert "with examples” reads 1,400 tokens a question" in found["sentences"][2]
     assert "after 5,000 questions" in found["sentences"][-1]
-    assert "model:big at" in found["sentences"][-1]
+    assert "Against “big + RAG” at" in found["sentences"][-1]
 
 
 def test_economics_say_what_is_not_known():

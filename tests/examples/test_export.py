@@ -101,11 +101,12 @@ def test_axolotl_is_not_given_an_empty_file(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_dataset_can_be_loaded_from_disk(tmp_path):
+def test_a_dataset_can_be_loaded_from_disk(tmp_path, capfd):
     """`datasets.load_from_disk` gives both splits with their chats, and a later export replaces an earlier one."""
     import datasets
 
     out = export.export(EXAMPLES, Settings(), format="hf", out=tmp_path / "out")
+    assert capfd.readouterr().err == "", "no bars where nobody sees them move"
     loaded = datasets.load_from_disk(str(out))
     assert {split: len(rows) for split, rows in loaded.items()} == {"train": 5, "valid": 2}
     assert loaded["train"][1]["messages"] == EXAMPLES["messages"].to_list()[1]

@@ -2,7 +2,9 @@
 
 import base64
 import copy
+import csv
 import hashlib
+import io
 import itertools
 import json
 import math
@@ -29,7 +31,7 @@ ARMS = {
     "rag_few": ("plain RAG, few-shot", False, "retrieved", 0.352),
     "golden": ("model with the right text given", False, "golden", 0.52),
     "tuned_closed": ("tuned model alone", True, "none", 0.14),
-    "raft": ("tuned + RAG (RAFT)", True, "retrieved", 0.461),
+    "raft": ("tuned + RAG", True, "retrieved", 0.461),
     "tuned_golden": ("tuned, with the right text given", True, "golden", 0.64),
     "other": ("tuned without distractors + RAG", True, "retrieved", 0.40),
     "previous": ("adapter in use until now + RAG", True, "retrieved", 0.43),
@@ -108,6 +110,7 @@ def question(number, draw):
             "exact_match": 1.0 if right and not abstained else 0.0,
             "abstained": abstained,
             "supported": None if abstained else right,
+            "shown": [] if ARMS[one][2] == "none" else [f"c{number % 24}", "c-lost"],
             "why": "Abstained."
             if abstained
             else "Same number as the reference."
@@ -224,6 +227,28 @@ def benchmark():
             "win_rate": interval(0.55, 0.13, 48, 22),
         },
         "questions": [question(number, draw) for number in range(60)],
+        "passages": {
+            f"c{number}": {
+                "document": f"policies/region-{number}.pdf",
+                "page": number or None,
+                "title": "Returns > Opened goods",
+                "text": f"Goods of region {number} may be returned.",
+            }
+            for number in range(24)
+        },
+        "wrong_references": [{"question_id": "q099", "question": "What is the limit of region 99?"}],
+        "earlier": [
+            {
+                "date": "2026-10-02",
+                "adapter": "0a1b2c3d4e5f",
+                "decision": "investigate",
+                "question_set": "user",
+                "measure": "f1",
+                "gain": interval(0.043),
+                "contender": interval(0.39),
+                "baseline": None,
+            }
+        ],
     }
 
 
@@ -284,8 +309,8 @@ def test_the_verdict_stands_first_in_plain_words():
     assert places == sorted(places)
     headings = re.findall(r"<h2>(?:<span.*?</span> )?(.*?)</h2>", HTML)
     assert headings == [
-        *("Ship the tuned model.", "All arms", "What kind of failure", "General capability", "Training"),
-        *("Cost, tokens and latency", "Fairness of the comparison", "Every question"),
+        *("Ship the tuned model.", "All systems", "What kind of failure", "General capability", "Training"),
+        *("Cost, tokens and latency", "Earlier benchmarks of this run", "Fairness of the comparison", "Every question"),
     ]
 
 
@@ -331,6 +356,43 @@ def test_the_page_is_complete_without_a_script():
         assert words in said, words
     assert "60 questions needs JavaScript" in said
     assert {one.get("hidden", "shown") for one in Page(HTML).named("form")} == {None}
+
+
+def test_no_word_of_the_files_is_shown_to_a_person():
+    """Page and summary speak of systems by their titles, never of arms, and say which questions are left out."""
+    for said in (Page(HTML).text(), report.markdown(FACTS)):
+        assert not re.search(r"\b[Aa]rms?\b", said)
+        assert "1 question left out" in said
+    assert "2026-10-02 0a1b2c3d4e5f user F1 39.0" in Page(HTML).text()
+    bare = report.html({name: one for name, one in FACTS.items() if name not in ("earlier", "wrong_references")})
+    assert "Earlier benchmarks" not in bare and "left out" not in Page(bare).text()
+
+
+@pytest.mark.parametrize("home", ["/home/marta/work/runs", "C:\\Users\\marta\\runs"])
+def test_no_page_tells_where_things_lie(home):
+    """Runs and models at absolute paths are called by their names in page, data and summary; commands too."""
+    facts = json.loads(json.dumps(FACTS).replace("runs/handbook", json.dumps(f"{home}/handbook")[1:-1]))
+    for system in facts["arms"]:
+        system["model"] = f"{home}/models/tiny"
+        system["title"] = system["title"].replace("SmolLM2-1.7B-Instruct", system["model"])
+    facts["training"]["base"] = f"{home}/models/tiny"
+    for said in (report.html(facts), report.markdown(facts)):
+        assert "marta" not in said
+        assert "tiny + RAG" in said and "raft ask handbook" in said
+
+
+def test_every_answer_is_a_row_of_the_csv():
+    """The CSV has a row a question and system, with the places that were shown; no cell is run by a spreadsheet."""
+    facts = copy.deepcopy(FACTS)
+    facts["questions"][0]["question"] = '=HYPERLINK("x")'
+    facts["questions"][0]["references"] = ["-5 °C"]
+    rows = list(csv.DictReader(io.StringIO(report.rows_as_csv(facts).removeprefix("\ufeff"))))
+    assert len(rows) == sum(len(one["answers"]) for one in facts["questions"])
+    ours = [row for row in rows if row["system"] == "tuned + RAG"]
+    assert [float(row["f1"]) for row in ours] == [one["answers"]["raft"]["f1"] for one in facts["questions"]]
+    assert ours[7]["shown"] == "policies/region-7.pdf, page 7: Returns > Opened goods\nc-lost"
+    assert rows[0]["question"] == '\'=HYPERLINK("x")'
+    assert rows[0]["references"] == "-5 °C"
 
 
 def test_hostile_text_creates_no_element():
@@ -519,7 +581,7 @@ def test_the_summary_has_the_figures_of_the_arms():
     """The summary begins with the verdict, and has each arm of the primary set with its figures."""
     said = report.markdown(FACTS)
     assert said.startswith("## raft: Ship the tuned model.\n")
-    assert "**+10.9 (+5.9 to +15.9) F1 points**: tuned + RAG (RAFT) against plain RAG, few-shot" in said
+    assert "**+10.9 (+5.9 to +15.9) F1 points**: tuned + RAG against plain RAG, few-shot" in said
     row = next(line for line in said.splitlines() if "(contender)" in line)
     assert [one.strip() for one in cells(row)][1:] == [
         "46.1 (40.1 to 52.1)",
@@ -629,6 +691,36 @@ def test_thousands_of_questions_are_shown_a_hundred_at_a_time(tmp_path):
     rows = [{**FACTS["questions"][n % 36], "question_id": f"q{n}"} for n in range(2000)]
     more = 'await choose("order", "up"); await later(() => document.getElementById("more").click());'
     assert checked({**FACTS, "questions": rows}, tmp_path, more) == [100, 200]
+
+
+@needs_chromium
+def test_a_question_is_linked_its_passages_are_opened_and_its_reference_is_ticked(tmp_path):
+    """A link leads to its question among thousands; passages open with their places; ticks are saved as lines."""
+    rows = [{**FACTS["questions"][n % 36], "question_id": f"q{n}"} for n in range(2000)]
+    then = """
+      const later = (done) => setTimeout(done, 200);
+      const said = [];
+      URL.createObjectURL = (blob) => { blob.text().then((text) => said.push(text)); return "#saved"; };
+      location.hash = "#q-q1500";
+      later(() => {
+        const row = document.querySelector("#rows tr");
+        const details = row.querySelectorAll("td")[1].querySelector("details");
+        details.open = true;
+        row.querySelector("input").click();
+        document.querySelector("#left-out input").click();
+        document.getElementById("save").click();
+        later(() => {
+          said.push(row.id, row.querySelector("a").getAttribute("href"), details.innerText);
+          document.body.dataset.said = JSON.stringify(said);
+        });
+      });
+    """
+    page = Page(rendered(report.html({**FACTS, "questions": rows}), tmp_path, then=then))
+    lines, name, link, opened = json.loads(page.named("body")[0]["data-said"])
+    assert (name, link) == ("q-q1500", "#q-q1500")
+    (line,) = map(json.loads, lines.splitlines())
+    assert line == {"question_id": "q1500", "question": rows[1500]["question"]}
+    assert "2 passages shown" in opened and "policies/region-0.pdf: Returns > Opened goods" in opened
 
 
 @needs_chromium

@@ -50,7 +50,7 @@ BENCHMARK = {
     "verdict": {"decision": "ship", "reasons": ["The gain is 12.0 points, at least 5.0 were wanted."]},
     "arms": [
         {
-            "title": "tuned + RAG (RAFT)",
+            "title": "tuned + RAG",
             "adapter": "abc1",
             "sets": {"user": {"f1": {"value": 0.5, "low": 0.4, "high": 0.625, "questions": 80, "groups": 9}}},
         }
@@ -221,7 +221,8 @@ def test_an_approval_is_written_down(run):
     assert "Approved by: nobody yet." in (folder / "README.md").read_text(encoding="utf-8")
     adapters.approve(folder, " Märta\nQuill ")
     after = adapters.read_card(folder)
-    assert after == {**before, "approved_by": "Märta\nQuill", "approved": after["approved"]}
+    told = {name: after[name] for name in ("approved", "approval")}
+    assert after == {**before, "approved_by": "Märta\nQuill", **told}
     assert f"Approved by: Märta Quill, {after['approved']}." in (folder / "README.md").read_text(encoding="utf-8")
     with pytest.raises(UsageError):
         adapters.approve(folder, "  ")
@@ -317,7 +318,7 @@ def test_a_benchmark_fills_the_evaluation(run):
         adapters.write_card(folder, adapters.read_card(folder))
         texts[name] = (folder / "README.md").read_text(encoding="utf-8")
     assert "**ship**" in texts["abc1"]
-    assert "| user | tuned + RAG (RAFT) | F1 | 50.0 (40.0 to 62.5), 80 questions |" in texts["abc1"]
+    assert "| user | tuned + RAG | F1 | 50.0 (40.0 to 62.5), 80 questions |" in texts["abc1"]
     assert "Not measured yet" in texts["abc2"]
 
 

@@ -3,8 +3,8 @@
 from raft.api.asking import Answerer
 from raft.api.benchmarking import bench
 from raft.api.building import build, estimate
-from raft.api.run import Built, export, initialise, load, state, table, text_of
-from raft.api.training import approve, export_model, train
+from raft.api.run import Built, export, initialise, load, located, show, state, status, table, text_of, words
+from raft.api.training import approve, export_model, export_remarks, train
 
 __all__ = [
     "Answerer",
@@ -15,10 +15,15 @@ __all__ = [
     "estimate",
     "export",
     "export_model",
+    "export_remarks",
     "initialise",
     "load",
+    "located",
+    "show",
     "state",
+    "status",
     "table",
     "text_of",
     "train",
+    "words",
 ]

@@ -14,13 +14,13 @@ import polars as pl
 
 from raft.api import models
 from raft.api.models import open_model, open_retriever, question_embedder, uncached_search
-from raft.api.run import Built, adapter_for, formerly_listen, settings_of, writable
+from raft.api.run import Built, adapter_for, formerly_listen, one_of, settings_of, writable
 from raft.backends import hub
 from raft.backends.local.weights import Weights
 from raft.backends.trainers.sft import hardware
 from raft.curation import split
 from raft.curation.user_questions import own_questions
-from raft.errors import DamagedArtifact, UsageError
+from raft.errors import DamagedArtifact, UsageError, typed
 from raft.evaluation import capability, human, summary
 from raft.evaluation.metrics import win_rate
 from raft.evaluation.systems import BenchmarkModels, OpenedModel
@@ -29,6 +29,7 @@ from raft.pipeline.build import searched
 from raft.pipeline.train import LEARNED
 from raft.protocols import Embedder, OnEvent
 from raft.report import report
+from raft.report.shown import Benchmark, Verdict
 from raft.settings import Settings
 from raft.store import adapters, artifacts
 from raft.store.budget import enter
@@ -37,6 +38,12 @@ from raft.version import __version__
 
 _MEASURED = "measured.json"
 """Beside an adapter: what its last benchmark measured."""
+
+WRONG = "wrong_references.jsonl"
+"""In the run directory: the questions whose reference a person said to be wrong, as the report's page saves them."""
+
+_EARLIER = "benchmarks.jsonl"
+"""In the run directory: a line of figures (`summary.digest_of`) a benchmark."""
 
 _BUILT_WITH = ("corpus", "evaluation", "chunking.", "questions.", "cleaning.", "split.", "examples.", "training.")
 """Settings that had their effect before there was anything to measure."""
@@ -51,10 +58,11 @@ def bench(
     larger: Sequence[str] = (),
     drop_leaks: bool = False,
     blind_pairs: int | None = None,
+    blind: int | None = None,
     ratings: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
     on_event: OnEvent | None = None,
-) -> dict[str, Any]:
+) -> Benchmark:
     """Measure the tuned model with retrieval against plain RAG and the other systems; write the report.
 
     Before the first training the untuned systems are measured: what there is to gain. What was answered before is
@@ -67,6 +75,7 @@ def bench(
         larger: more models to compare with, by name.
         drop_leaks: leave out questions that the adapter was trained on, instead of refusing the file.
         blind_pairs: also write `blind.html` with so many anonymous pairs of answers for experts.
+        blind: the same, as the flag is called.
         ratings: the file of choices that the blind page saved.
         settings: settings by dotted name that differ from the run's, e.g. `{"benchmark.min_gain": 0.1}`.
         on_event: told what happens ("asking", "begins", "made", "reused").
@@ -80,6 +89,7 @@ def bench(
     """
     begun = time.monotonic()
     _check_changeable(settings or {}, folder)
+    blind_pairs = one_of(blind=blind, blind_pairs=blind_pairs)
     on_event = on_event or (lambda event, facts: None)
     built = Built(folder)
     chosen = settings_of(built, settings or {})
@@ -94,16 +104,16 @@ def bench(
     with run.writing(), closing(Ledger(chosen.ledger or run.folder / "ledger.sqlite")) as ledger:
         enter(ledger, name, "benchmark")
         run.require(*searched(chosen), "examples")
-        rows = _questions(built, questions)
+        rows, wrong = _without_wrong(_questions(built, questions), built.folder)
         tuned = None if untrained else adapter_for(run.folder, adapter, chosen.student)
         if tuned is None and (blind_pairs is not None or ratings is not None):
             raise UsageError(
                 "There is no tuned model whose answers could be compared blindly.",
                 where=run.folder,
-                hint=f"raft train {run.folder}",
+                hint=f"raft train {typed(run.folder)}",
             )
         if tuned is not None:
-            again = f"raft bench {folder} {f'--questions {questions} ' if questions else ''}--drop-leaks"
+            again = f"raft bench {typed(folder)} {f'--questions {questions} ' if questions else ''}--drop-leaks"
             embedder = question_embedder(chosen, ledger, name)
             rows = _without_leaks(rows, tuned, chosen, embedder, again=None if drop_leaks else again)
         opener = partial(open_model, settings=chosen, ledger=ledger, run=name, on_event=on_event)
@@ -139,8 +149,14 @@ def bench(
                 "hardware": hardware(),
                 "shortened": known.shortened,
                 "seconds": round(time.monotonic() - begun, 1),
+                "wrong_references": wrong,
             },
+            passages={p.chunk_id: p for own in known.passages.values() for shown in own.values() for p in shown},
         )
+        line = summary.digest_of(facts)
+        facts["earlier"] = [one for one in _earlier(run.folder) if one != line]
+        kept = [json.dumps(one, ensure_ascii=False) + "\n" for one in [*facts["earlier"], line]]
+        artifacts.atomically(run.folder / _EARLIER, "".join(kept))
         _write(run.folder, facts)
         if tuned is not None:
             facts = _rated(facts, run.folder, chosen.seed, blind_pairs, ratings)
@@ -148,7 +164,7 @@ def bench(
                 _write(run.folder, facts)
         if tuned is not None and card is not None and tuned.parent == run.folder / "adapters":
             adapters.write_card(tuned, card)
-    return facts
+    return Benchmark({**facts, "verdict": Verdict(facts["verdict"])})
 
 
 def _checks(names: Sequence[str], *, files_alone: bool) -> list[capability.Check]:
@@ -163,13 +179,13 @@ def _check_changeable(changes: Mapping[str, Any], folder: str | Path) -> None:
         raise UsageError(
             "A benchmark takes your own questions as a file.",
             where="--set",
-            hint=f"raft bench {folder} --questions {changes['evaluation']}",
+            hint=f"raft bench {typed(folder)} --questions {changes['evaluation']}",
         )
     if fixed:
         raise UsageError(
             f"A benchmark does not read {', '.join(fixed)}: it had its effect when the run was built or trained.",
             where="--set",
-            hint=f"raft build CORPUS --out {folder} --set {fixed[0]}=...   (then raft train, and raft bench)",
+            hint=f"raft build CORPUS --out {typed(folder)} --set {fixed[0]}=...   (then raft train, and raft bench)",
         )
 
 
@@ -181,9 +197,36 @@ def _questions(built: Built, file: str | Path | None) -> pl.DataFrame:
         raise UsageError(
             "The run holds no questions to measure with.",
             where=built.folder / "eval.jsonl",
-            hint=f"raft bench {built.folder} --questions FILE   (JSONL with question and answers)",
+            hint=f"raft bench {typed(built.folder)} --questions FILE   (JSONL with question and answers)",
         )
     return found
+
+
+def _without_wrong(rows: pl.DataFrame, folder: Path) -> tuple[pl.DataFrame, list[dict[str, str]]]:
+    """Return the questions but for those whose reference is wrong (`WRONG`), and these: their id and question."""
+    file = folder / WRONG
+    if not file.is_file():
+        return rows, []
+    again = f"save it from {folder / 'report.html'} anew, or delete it"
+    try:
+        wrong = [
+            json.loads(line)["question_id"] for line in file.read_text(encoding="utf-8").splitlines() if line.strip()
+        ]
+        left_out = pl.col("question_id").is_in(pl.Series(wrong, dtype=pl.String))
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError("It is not what the report saves.", where=f"{file}: {error}", hint=again) from None
+    kept = rows.filter(~left_out)
+    if kept.is_empty():
+        raise UsageError("The reference of each question is said to be wrong.", where=file, hint=again)
+    return kept, rows.filter(left_out).select("question_id", "question").unique(maintain_order=True).to_dicts()
+
+
+def _earlier(folder: Path) -> list[dict[str, Any]]:
+    """Return what is kept of the run's benchmarks, oldest first; what cannot be read is left out."""
+    try:
+        return [json.loads(line) for line in (folder / _EARLIER).read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError):
+        return []
 
 
 def _without_leaks(
@@ -263,7 +306,7 @@ def _build_cost(manifest: Mapping[str, Any], spending: Sequence[Mapping[str, Any
 
 
 def _pairs(folder: Path) -> list[human.Pair]:
-    pages, hint = folder / "blind.json", f"raft bench {folder} --blind 50"
+    pages, hint = folder / "blind.json", f"raft bench {typed(folder)} --blind 50"
     try:
         return [human.Pair(**row) for row in json.loads(pages.read_bytes())]
     except FileNotFoundError:
@@ -301,7 +344,7 @@ def _rated(
         raise UsageError(
             "The answers are not those of the blind page any more: its ratings are of another model or seed.",
             where=pages,
-            hint=f"raft bench {folder} --blind {len(pairs)}   (and have the new pairs rated), or name that --adapter",
+            hint=f"raft bench {typed(folder)} --blind {len(pairs)}   (and have the new pairs rated), or name the --adapter",
         )
     if ratings is not None:  # the file only grows: a later benchmark of the same answers still shows what was chosen
         artifacts.atomically(kept, human.added_ratings(kept, human.read_ratings(ratings, pairs)))
@@ -317,6 +360,7 @@ def _write(folder: Path, facts: dict[str, Any]) -> None:
     artifacts.atomically(folder / "benchmark.json", json.dumps(facts, ensure_ascii=False, indent=1, default=str))
     artifacts.atomically(folder / "report.html", report.html(facts))
     artifacts.atomically(folder / "report.md", report.markdown(facts))
+    artifacts.atomically(folder / "report.csv", report.rows_as_csv(facts))
     verdict = facts["verdict"]
     system = next((one for one in facts["arms"] if one["name"] == verdict["contender"]), None)
     if system and system["adapter"]:

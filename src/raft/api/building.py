@@ -11,7 +11,7 @@ from typing import Any, TypedDict, Unpack
 from raft import prompts, settings
 from raft.api import models
 from raft.api.models import cost_context, open_components
-from raft.api.run import Built, formerly_listen, tell_step
+from raft.api.run import Built, formerly_listen, one_of, tell_step
 from raft.backends import hub
 from raft.backends.hosted.providers import look_for
 from raft.corpus.documents import Source, find_sources
@@ -30,6 +30,7 @@ from raft.store.run import Run
 class Options(TypedDict, total=False):
     """What a build and its estimate are told beside corpus and run directory; see `build`."""
 
+    pipeline: str | Path | None
     pipeline_file: str | Path | None
     generator: str | None
     embedder: str | None
@@ -37,6 +38,7 @@ class Options(TypedDict, total=False):
     questions_per_chunk: float | None
     limit: int | None
     seed: int | None
+    eval: str | Path | None
     evaluation: str | Path | None
     max_cost: float | None
     price: tuple[float, float] | None
@@ -93,14 +95,15 @@ def build(
         on_event: told what happens: "begins", "made" and "reused" with a step's name, "changes" (names of files that
             are `changed`, `new` or `gone`), "estimated", "planned", "asked", "embedded".
         **options: any of these (`Options`), each None where it is not said:
-            pipeline_file: a YAML file, or the name of one that comes with the package ("embedded", "hosted").
+            pipeline: a YAML file, or the name of one that comes with the package ("embedded", "hosted").
             generator: the model that writes the questions.
             embedder: the model that makes the vectors.
             student: the small model whose tokens training rows are counted in.
             questions_per_chunk: questions asked for, a chunk, on average.
             limit: at most so many questions, spread evenly over the documents.
             seed: seed of every random choice.
-            evaluation: your own questions (JSONL with `question`, `answers` and optional `document`).
+            eval: your own questions (JSONL with `question`, `answers` and optional `document`).
+            pipeline_file, evaluation: other names of `pipeline` and `eval`.
             max_cost: dollars that the run may cost in all, over all its builds; None: what was said last time.
             price: dollars per million tokens that the generator reads and writes; None: litellm's list.
             local_only: refuse every model, index and download that is not on this machine.
@@ -167,7 +170,9 @@ def _described(corpus: str | Path | Sequence[str | Path] | None, out: str | Path
         known = ", ".join(sorted(["out", "on_event", *Options.__annotations__]))
         raise TypeError(f"a build has no option {', '.join(sorted(unknown))}; it has {known}")
     given: dict[str, Any] = {_SETTINGS.get(name, name): value for name, value in options.items()}
-    file, more = given.pop("pipeline_file", None), given.pop("settings", None) or {}
+    file = one_of(**{name: given.pop(name, None) for name in ("pipeline", "pipeline_file")})
+    given["evaluation"] = one_of(**{name: given.pop(name, None) for name in ("eval", "evaluation")})
+    more = given.pop("settings", None) or {}
     given["generator.input_price"], given["generator.output_price"] = given.pop("price", None) or (None, None)
     given["corpus"] = [str(part) for part in ([corpus] if isinstance(corpus, str | Path) else corpus or [])] or None
     chosen = _settings(file, {name: value for name, value in {**given, **more}.items() if value is not None})

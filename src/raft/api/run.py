@@ -14,13 +14,14 @@ from raft.api import models
 from raft.api.asking import Answerer, LoadedRun
 from raft.api.models import open_retriever
 from raft.backends import hub
-from raft.errors import DamagedArtifact, UsageError
+from raft.errors import DamagedArtifact, UsageError, typed
 from raft.examples import export as exporting
 from raft.pipeline.build import STEPS, searched
 from raft.pipeline.read import documents_listed
 from raft.protocols import OnEvent, Retriever
 from raft.rag.answering import WhenUnsupported
 from raft.rag.grounding import Answer
+from raft.report.shown import Shown, State
 from raft.settings import Settings
 from raft.store import adapters, artifacts, folders, lineage, tables
 from raft.store.ledger import Ledger
@@ -45,7 +46,21 @@ def formerly_listen(function: Callable[_Given, _Made]) -> Callable[_Given, _Made
     return called
 
 
-class Built:
+def one_of(**names: _Made | None) -> _Made | None:
+    """Return the value of whichever of several names of one argument was given; None: none was.
+
+    Raises:
+        UsageError: more than one was given.
+    """
+    given = {name: value for name, value in names.items() if value is not None}
+    if len(given) > 1:
+        raise UsageError(
+            f"{' and '.join(given)} are two names of one argument.", hint=f"give {next(iter(given))} alone"
+        )
+    return next(iter(given.values()), None)
+
+
+class Built(Shown):
     """A run directory that was built, opened for reading.
 
     Raises:
@@ -61,8 +76,19 @@ class Built:
             raise DamagedArtifact(
                 "The manifest is damaged, or its build was stopped before its first step.",
                 where=self.folder / "manifest.json",
-                hint=f"raft build CORPUS --out {self.folder}   (what is intact is used again)",
+                hint=f"raft build CORPUS --out {typed(self.folder)}   (what is intact is used again)",
             )
+
+    def _head(self) -> str:
+        counts = [
+            f"{rows} {name}" for name, rows in self._rows().items() if name in ("documents", "questions", "examples")
+        ]
+        return f"run {self.folder}: {', '.join(counts)}"
+
+    def _rows(self) -> Mapping[str, object]:
+        made = [entry for line in self.manifest["steps"].values() for entry in line["artifacts"].items()]
+        rows = {name.removesuffix(".parquet"): f"{entry['rows']:,}" for name, entry in made if "rows" in entry}
+        return {**rows, "generator": self.settings.generator.model, "student": self.settings.student}
 
     @property
     def settings(self) -> Settings:
@@ -231,7 +257,7 @@ def tell_step(run: Run, on_event: OnEvent, name: str, state: str) -> None:
     on_event(state, {"step": name, "line": run.manifest["steps"].get(name, {})})
 
 
-def state(folder: str | Path) -> dict[str, Any]:
+def state(folder: str | Path) -> State:
     """Return the summary of a run, its `adapters`, what its ledger was ever asked (`spent`), and whether it is written.
 
     That is `running`: another raft builds, trains or measures. `money` is what the run itself spent: `rows` by step and
@@ -257,19 +283,23 @@ def state(folder: str | Path) -> dict[str, Any]:
     under_way = sum(row["open_cost"] + row["batch_cost"] for row in rows)
     cap = built.settings.generator.max_cost
     left = None if cap is None else cap - paid - under_way
-    return {
-        "summary": built.summary(),
-        "spent": spent,
-        "money": {"rows": rows, "spent": paid, "open": under_way, "cap": cap, "left": left},
-        "adapters": [adapters.line(card) for card in built.adapters],
-        "running": running,
-    }
+    return State(
+        summary=built.summary(),
+        spent=spent,
+        money={"rows": rows, "spent": paid, "open": under_way, "cap": cap, "left": left},
+        adapters=[adapters.line(card) for card in built.adapters],
+        running=running,
+    )
+
+
+status = state
 
 
 def table(folder: str | Path, name: str, *, only: str | None = None) -> pl.DataFrame:
-    """Return a table of a run: documents, chunks, questions, failures, cleaned, examples or eval.
+    """Return a table of a run: documents, chunks, questions, failures, cleaned, examples, eval or answers.
 
-    With `only` the rows that are "kept" or "dropped", or have that value as split, reason or kind.
+    With `only` the rows that are "kept" or "dropped", or have that value as split, reason or kind; of failures also
+    those with which that was wrong (`words` returns what there is).
 
     Raises:
         UsageError: there is no run, or no such table.
@@ -278,14 +308,14 @@ def table(folder: str | Path, name: str, *, only: str | None = None) -> pl.DataF
     known = {file.split(".")[0]: file for file in tables.ARTIFACTS}
     if name not in known:
         raise UsageError(
-            f"There is no table {name!r}; there are {', '.join(known)}.", hint=f"raft show {folder} cleaned"
+            f"There is no table {name!r}; there are {', '.join(known)}.", hint=f"raft show {typed(folder)} cleaned"
         )
     found = Built(folder)._run.read(known[name])
     if only is None:
         return found
-    columns = [pl.col(column) for column in ("split", "reason", "kind") if column in found.columns]
+    columns = _chosen_by(found)
     if not columns:
-        raise UsageError(f"The rows of {name} have no split, reason or kind.", hint=f"raft show {folder} {name}")
+        raise UsageError(f"The rows of {name} have no split, reason or kind.", hint=f"raft show {typed(folder)} {name}")
     if only in ("kept", "dropped") and "reason" in found.columns:
         return found.filter(pl.col("reason").is_null() == (only == "kept"))
     return found.filter(pl.any_horizontal([column == only for column in columns]))
@@ -307,12 +337,74 @@ def text_of(folder: str | Path, name: str) -> str:
             f"{'Several documents are' if found else 'There is no document'} named {name!r}; "
             f"{'they' if found else 'near ones'} are: {', '.join(near[:5])}.",
             where=folder,
-            hint=f"raft show {folder} documents -n {len(paths)}",
+            hint=f"raft show {typed(folder)} documents -n {len(paths)}",
         )
     for frame in run.stream("documents.parquet", ["path", "text", "error"]):
         for row in frame.filter(pl.col("path") == found[0]).iter_rows(named=True):
             return row["text"] or f"It could not be read: {row['error']}"
     return ""
+
+
+FAULT = pl.col("message").str.replace_all(r"(?s)'.*?'|: .*", "…").alias("fault")
+"""What was wrong with a reply, without what it says of this one alone."""
+
+
+def _chosen_by(found: pl.DataFrame) -> list[pl.Expr]:
+    columns = [pl.col(column) for column in ("split", "reason", "kind") if column in found.columns]
+    return columns + [FAULT] * ("message" in found.columns)
+
+
+def words(found: pl.DataFrame) -> list[str]:
+    """Return what the rows of a table can be chosen by, as `only` of `table` takes it."""
+    special = ["kept", "dropped"] if "reason" in found.columns else []
+    own = [word for column in _chosen_by(found) for word in found.select(column).to_series().drop_nulls().unique()]
+    return [*special, *sorted(dict.fromkeys(own))]
+
+
+def located(folder: str | Path, rows: pl.DataFrame) -> pl.DataFrame:
+    """Return rows of a table with the path of the `document` that each is about, where the run still knows it.
+
+    Of failures, whose rows name a chunk alone, also with its `heading` and its `passage`.
+    """
+    columns = ["doc_ids", "doc_id", "item_id", *([] if "document" in rows.columns else ["golden_chunk_ids"])]
+    named = next((one for one in columns if one in rows.columns), None)
+    if named is None or "path" in rows.columns or rows.is_empty():
+        return rows
+    run, ids = Built(folder)._run, [[one] if isinstance(one, str) else one or [] for one in rows[named].to_list()]
+    wanted, chunks = [one for own in ids for one in own], dict[str, tuple[str, ...]]()
+    try:
+        for part in run.stream("chunks.parquet", ["chunk_id", "doc_id", "heading", "text"]):
+            chunks |= {row[0]: row[1:] for row in part.filter(pl.col("chunk_id").is_in(wanted)).iter_rows()}
+        paths = dict(row for part in run.stream("documents.parquet", ["doc_id", "path"]) for row in part.iter_rows())
+    except DamagedArtifact:
+        return rows
+    about = [dict.fromkeys(paths.get(chunks[one][0] if one in chunks else one) for one in own) for own in ids]
+    found = {"document": [", ".join(filter(None, own)) or None for own in about]}
+    if named == "item_id":
+        for place, name in enumerate(("heading", "passage"), 1):
+            found[name] = [chunks[one][place] if one in chunks else None for (one,) in ids]
+    return rows.with_columns(pl.Series(name, values, pl.String) for name, values in found.items())
+
+
+def show(folder: str | Path, name: str, *, rows: int = 10, only: str | None = None) -> pl.DataFrame:
+    """Return the first rows of a table of a run, each with the path of the `document` that it is about.
+
+    Args:
+        folder: the run directory.
+        name: the table's, as `raft show` takes it.
+        rows: at most so many.
+        only: "kept", "dropped", a split, a reason, a kind, or what was wrong with a reply.
+
+    Raises:
+        UsageError: there is no run, no such table, or none of its rows is chosen by `only`; or `rows` is negative.
+        DamagedArtifact: the table is missing or damaged.
+    """
+    if rows < 0:
+        raise UsageError(f"{rows} rows cannot be shown.", where="rows", hint="rows=10")
+    found = table(folder, name, only=only)
+    if found.is_empty() and only and only not in (known := words(table(folder, name))):
+        raise UsageError(f"No row of {name} is {only!r}.", where="only", hint=f"one of {', '.join(known) or 'none'}")
+    return located(folder, found.head(rows))
 
 
 def export(folder: str | Path, *, format: str, out: str | Path | None = None) -> Path:
@@ -343,7 +435,7 @@ def initialise(folder: str | Path) -> list[Path]:
     files = {
         f"{kind}/{name}": text for kind in ("pipelines", "prompts") for name, text in prompts.packaged(kind).items()
     }
-    head = f"# raft build CORPUS --pipeline {target / 'raft.yaml'}\n# Paths are relative to this file.\n\n"
+    head = f"# raft build CORPUS --pipeline {typed(target / 'raft.yaml')}\n# Paths are relative to this file.\n\n"
     files["raft.yaml"] = head + settings.commented_yaml({"prompts": "prompts"})
     written = []
     try:

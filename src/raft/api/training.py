@@ -16,7 +16,7 @@ from raft.pipeline.train import Replay, examples_digest, train_adapter
 from raft.protocols import OnEvent, TrainingPlan
 from raft.rag.format import PROMPTS, render_style
 from raft.settings import Settings
-from raft.store import adapters, folders
+from raft.store import adapters, folders, lineage
 from raft.training import tune
 
 _CHANGEABLE = ("training.", "seed", "student", "examples.max_tokens")
@@ -111,24 +111,27 @@ def _plan(settings: Settings) -> TrainingPlan:
     )
 
 
-def approve(folder: str | Path, by: str, *, adapter: str | None = None) -> dict[str, Any]:
-    """Write into an adapter's card who approved it; return the card.
+def approve(folder: str | Path, by: str, *, adapter: str | None = None, note: str = "") -> dict[str, Any]:
+    """Write into an adapter's card and its history who approved it, with the verdict of now; return the card.
 
     Args:
         folder: the run directory.
         by: the person's name.
         adapter: the adapter's id, or the beginning of it; None: the current one.
+        note: what the approval rests on.
 
     Raises:
         UsageError: there is no such adapter, or no name.
     """
-    return adapters.approve(adapters.find(Built(folder).folder, adapter), by)
+    return adapters.approve(adapters.find(Built(folder).folder, adapter), by, note)
 
 
 def export_model(
     folder: str | Path, *, adapter: str | None = None, gguf: bool = False, out: str | Path | None = None
 ) -> Path:
     """Write student and adapter as one model, for servers that load no adapters; return where it lies.
+
+    A folder also holds the adapter's card, its prompt, and a README that says how to serve it.
 
     Args:
         folder: the run directory.
@@ -147,7 +150,13 @@ def export_model(
     usual = built.folder / (f"{found.name}.gguf" if gguf else f"export-merged-{found.name}")
     target = usual if out is None else folders.place(out, "--out")
     if not gguf:
-        return merge.merge(student, found, target)
+        chosen = built.settings
+        prompt, style = prompts.load(PROMPTS[chosen.examples.quotes], chosen.prompts), chosen.answer_style.model_dump()
+        turns = prompt.render(documents="$documents", question="$question", style=render_style(**style))
+        remarks = [remark.replace(str(folder), "RUN") for remark in export_remarks(folder, adapter)]
+        tokens = chosen.examples.max_tokens + chosen.answering.max_tokens
+        adapters.write_served(merge.merge(student, found, target), found, turns, tokens=tokens, remarks=remarks)
+        return target
     merge.require(found)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -157,3 +166,15 @@ def export_model(
         ) from None
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".draft-") as work:
         return merge.export_gguf(merge.merge(student, found, Path(work) / "model"), target)
+
+
+def export_remarks(folder: str | Path, adapter: str | None = None) -> list[str]:
+    """Return what a person should know before an adapter is served: that its rows are not those of the run any more."""
+    run = Built(folder)
+    found, line = adapters.find(run.folder, adapter), run.manifest["steps"].get("examples")
+    if line is None or "examples" in lineage.stale(run.manifest["steps"]):
+        return [f"a later build was not finished, and {found.name} learned from the one before (raft status {folder})"]
+    rows = line["artifacts"]["examples.parquet"]["digest"]
+    if adapters.read_card(found).get("data_digest") != rows:
+        return [f"{found.name} learned from rows of another build (raft train {folder} learns from those of now)"]
+    return []

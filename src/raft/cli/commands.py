@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from raft.errors import RaftError, UsageError, of_system
+from raft.errors import RaftError, UsageError, of_system, typed
 from raft.kinds import KINDS
 from raft.store.children import import_path
 from raft.text import printable
@@ -37,7 +37,7 @@ class _Place(click.ParamType[Path]):
 
 
 RUN = click.argument("run", type=_Place())
-JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs, one object a line.")
 QUIET = click.option("--quiet", is_flag=True, help="No progress.")
 _NAMESAKES = ("raft-ft", "raft-toolkit")
 """Packages of others that bring a command or a package `raft`."""
@@ -84,9 +84,18 @@ def acting(command: Callable[..., None]) -> Callable[..., None]:
     return _DEBUG(run)
 
 
-def show(facts: Any, as_json: bool, words: Callable[[Any], str]) -> None:
-    """Print what came of a command, for programs or in words."""
-    echo(json.dumps(facts, ensure_ascii=False, indent=1) if as_json else words(facts))
+def show(facts: Any, as_json: bool, words: Callable[[Any], object]) -> None:
+    """Print what came of a command, for programs (one object on one line) or in words."""
+    echo(json.dumps(_whole(facts), ensure_ascii=False) if as_json else words(facts))
+
+
+def _whole(value: Any) -> Any:
+    """Return a JSON value whose whole numbers are written as such: 12, not 12.0."""
+    if isinstance(value, dict):
+        return {name: _whole(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_whole(one) for one in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def price_pair(text: str | None) -> tuple[float, float] | None:
@@ -133,14 +142,17 @@ def _nothing_from_here() -> Iterator[None]:
 
 @main.command()
 @click.argument("folder", type=_Place())
+@JSON
 @acting
-def init(folder: Path) -> None:
+def init(folder: Path, as_json: bool) -> None:
     """Copy pipelines and prompts to FOLDER for editing, with a YAML file that explains every setting."""
     from raft import api
 
     written = api.initialise(folder)
-    echo(f"{len(written)} files written to {folder}" if written else f"{folder} has all files already")
-    echo(f"  next:  edit {folder / 'raft.yaml'}, then raft build CORPUS --pipeline {folder / 'raft.yaml'}")
+    done = f"{len(written)} files written to {folder}" if written else f"{folder} has all files already"
+    file = typed(folder / "raft.yaml")
+    done += f"\n  next:  edit {file}, then raft build CORPUS --pipeline {file}"
+    show({"folder": str(folder), "written": [str(path) for path in written]}, as_json, lambda facts: done)
 
 
 @main.command(epilog=f"Kinds of question, for --set questions.kinds=[fact,date]: {', '.join(KINDS)}.")
@@ -212,32 +224,42 @@ def status(run: Path, as_json: bool) -> None:
 @click.option(
     "-n", "--rows", "count", type=click.IntRange(0, 10**9), default=10, show_default=True, help="How many rows."
 )
-@click.option("--only", metavar="WORD", help="kept, dropped, a split, a reason or a kind.")
+@click.option("--only", metavar="WORD", help="kept, dropped, a split, a reason, a kind, or what was wrong.")
 @click.option("--text", "document", metavar="NAME", help="With documents: the text of one, as it was read.")
 @JSON
 @acting
 def show_rows(*, run: Path, table: str, count: int, only: str | None, document: str | None, as_json: bool) -> None:
-    """Print rows of TABLE: documents, chunks, questions, failures, cleaned, examples or eval."""
+    """Print rows of TABLE: documents, chunks, questions, failures, cleaned, examples, eval or answers."""
     from raft import api
     from raft.cli import messages
 
     if document is not None:
         if table != "documents":
             raise UsageError(
-                "Documents have a text.", where="--text", hint=f"raft show {run} documents --text {document}"
+                "Documents have a text.", where="--text", hint=f"raft show {typed(run)} documents --text {document}"
             )
         text = api.text_of(run, document)
-        echo(json.dumps(text, ensure_ascii=False) if as_json else text)
+        show({"document": document, "text": text}, as_json, lambda facts: text)
         return
-    rows = api.table(run, table, only=only).head(count)
-    as_lines = (json.dumps(row, ensure_ascii=False) for row in rows.iter_rows(named=True))
-    for text in as_lines if as_json else messages.rows(rows, table):
-        echo(text)
-    if rows.is_empty():
-        echo("no such rows", err=True)
+    found = api.table(run, table, only=only)
+    if table == "failures" and found.height and count and not as_json:
+        echo(messages.faults(found))
+    rows = api.located(run, found.head(count))
+    if as_json:
+        for row in rows.iter_rows(named=True):
+            show(row, as_json, str)
+    else:
+        for text in messages.rows(rows, table):
+            echo(text)
+    if found.is_empty():
+        words = api.words(api.table(run, table)) if only else []
+        echo(f"no such rows{f'; --only takes {messages.listed(words)}' if words else ''}", err=True)
     steps = api.load(run).summary()["steps"].values()
     if any(line.get("stale") and table in [name.split(".")[0] for name in line["rows"]] for line in steps):
-        echo(f"raft: a later build was not finished, and {table} is of the one before (raft status {run})", err=True)
+        echo(
+            f"raft: a later build was not finished, and {table} is of the one before (raft status {typed(run)})",
+            err=True,
+        )
 
 
 @main.command()
@@ -249,21 +271,26 @@ def show_rows(*, run: Path, table: str, count: int, only: str | None, document: 
 @click.option("--gguf", is_flag=True, help="Student and adapter as one GGUF file, for llama.cpp and others.")
 @click.option("--adapter", metavar="ID", help="With --merged or --gguf: the adapter.  [default: the current one]")
 @click.option("--out", type=_Place(), help="Where to.  [default: in RUN]")
+@JSON
 @acting
-def export(*, run: Path, form: str | None, merged: bool, gguf: bool, adapter: str | None, out: Path | None) -> None:
+def export(*, run: Path, form: str | None, merged: bool, gguf: bool, adapter: str | None, out: Path | None,
+           as_json: bool) -> None:  # fmt: skip
     """Write the training rows of RUN for a trainer or a service, or its tuned model for a server."""
     from raft import api
 
     if (form is not None) + merged + gguf != 1:
         raise UsageError(
-            "One thing is exported at a time: --format, --merged or --gguf.", hint=f"raft export {run} --merged"
+            "One thing is exported at a time: --format, --merged or --gguf.", hint=f"raft export {typed(run)} --merged"
         )
     if form is not None and adapter is not None:
-        raise UsageError("Training rows have no adapter.", where="--adapter", hint=f"raft export {run} --merged")
+        raise UsageError("Training rows have no adapter.", where="--adapter", hint=f"raft export {typed(run)} --merged")
     if form is not None:
-        echo(api.export(run, format=form, out=out))
+        made = api.export(run, format=form, out=out)
     else:
-        echo(api.export_model(run, adapter=adapter, gguf=gguf, out=out))
+        made = api.export_model(run, adapter=adapter, gguf=gguf, out=out)
+        for remark in api.export_remarks(run, adapter):
+            echo(f"raft: {remark}", err=True)
+    show({"path": str(made)}, as_json, lambda facts: made)
 
 
 _HELP = ":adapter ID (or none) answers with another adapter, :context shows or hides what was found, an empty line ends"
@@ -335,7 +362,7 @@ def _say(answerer: "Answerer", question: str, context: bool, *, as_json: bool, s
     if heard:
         echo()
     if as_json:
-        echo(json.dumps(asdict(said), ensure_ascii=False))
+        show(asdict(said), as_json, str)
     else:
         echo(messages.answer(said, context=context, heard=bool(heard)))
 
@@ -409,10 +436,13 @@ def train(*, run: Path, assignments: tuple[str, ...], quiet: bool, as_json: bool
 @RUN
 @click.option("--by", required=True, metavar="NAME", help="Who approves.")
 @click.option("--adapter", metavar="ID", help="The adapter.  [default: the current one]")
+@click.option("--note", metavar="TEXT", default="", help="What the approval rests on.")
+@JSON
 @acting
-def approve(run: Path, by: str, adapter: str | None) -> None:
-    """Write into an adapter's card who approved it."""
+def approve(run: Path, by: str, adapter: str | None, note: str, as_json: bool) -> None:
+    """Write into an adapter's card and its history who approved it, with the verdict of now."""
     from raft import api
+    from raft.cli import messages
 
-    card = api.approve(run, by, adapter=adapter)
-    echo(f"{card['adapter']} is approved by {card['approved_by']}, {card['approved']}")
+    card = api.approve(run, by, adapter=adapter, note=note)
+    show(card, as_json, lambda card: f"{card['adapter']} is approved by {messages.approval(card)}")

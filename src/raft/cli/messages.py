@@ -7,10 +7,13 @@ from typing import Any
 
 import polars as pl
 
+from raft.api.run import FAULT
 from raft.corpus.pii import counted
+from raft.errors import typed
 from raft.evaluation.metrics import TOO_FEW
 from raft.pipeline.estimate import DOING, as_text, cost_text
 from raft.rag.grounding import Answer, Citation, Passage
+from raft.report.figures import left_out
 from raft.report.measures import MEASURES
 from raft.store.budget import dollars
 from raft.training.tune import FEW_ROWS
@@ -112,10 +115,11 @@ def summary(facts: Mapping[str, Any]) -> str:
     """Return the outcome of a build as text that a person can act on; `facts` is what `Built.summary` returns."""
     steps = facts["steps"]
     lines = [f"Built {facts['run']}", ""]
-    for label, text in _rows(facts["run"], steps, facts.get("skipped") or []):
+    run = typed(facts["run"])
+    for label, text in _rows(run, steps, facts.get("skipped") or []):
         head, *rest = text.split("\n")
         lines += [f"  {label:<11} {head}", *(f"  {'':<11}   {line}" for line in rest)]
-    lines += ["", *_advice(facts["run"], steps)]
+    lines += ["", *_advice(run, steps)]
     return "\n".join(lines)
 
 
@@ -204,7 +208,7 @@ def status(
             + (f"   gone: {', '.join(line['gone'])}" if line.get("gone") else "")
         )
     if any(line.get("stale") or line.get("gone") for line in facts["steps"].values()) and not running:
-        lines += ["", f"  a build was stopped; next:  raft build CORPUS --out {facts['run']}   (goes on)"]
+        lines += ["", f"  a build was stopped; next:  raft build CORPUS --out {typed(facts['run'])}   (goes on)"]
     if adapters:
         lines += ["", f"  {'adapter':<14} {'rows':>7} {'valid loss':>11}  {'trained':<17} approved by"]
         lines += map(_adapter, adapters)
@@ -223,8 +227,27 @@ def _adapter(line: Mapping[str, Any]) -> str:
     loss = "-" if line["valid_loss"] is None else f"{line['valid_loss']:.4f}"
     trained = str(line["created"] or "")[:16].replace("T", " ")
     mark = "   (answers)" if line["current"] else ""
-    approved = line["approved_by"] or "nobody yet"
+    approved = approval(line) if line.get("approval") else line["approved_by"] or "nobody yet"
     return f"  {line['adapter']:<14} {line['rows']:>7,} {loss:>11}  {trained:<17} {approved}{mark}"
+
+
+def faults(failures: pl.DataFrame) -> str:
+    """Return how often what was wrong, of rows of `tables.FAILURES`, the most frequent first."""
+    counts = failures.group_by(FAULT, "kind").len("count").sort("count", "fault", descending=[True, False])
+    lines = [f"  {row['count']:>7,}  {_short(row['fault'], 90)}   ({row['kind']})" for row in counts.to_dicts()]
+    return "\n".join(["what was wrong:", *lines, ""])
+
+
+def listed(words: Sequence[str], most: int = 25) -> str:
+    """Return words with commas between them, of many the first."""
+    return ", ".join([*words[:most], *(["…"] if len(words) > most else [])])
+
+
+def approval(card: Mapping[str, Any]) -> str:
+    """Return an adapter's last approval in words: by whom, when, at which verdict, with which note."""
+    last = card["approval"]
+    verdict = last["verdict"]["decision"] if last["verdict"] else "not measured"
+    return f"{last['by']}, {last['at'][:10]}, verdict then: {verdict}" + (f" ({last['note']})" if last["note"] else "")
 
 
 def rows(table: pl.DataFrame, name: str) -> Iterator[str]:
@@ -233,11 +256,16 @@ def rows(table: pl.DataFrame, name: str) -> Iterator[str]:
         if name == "examples":
             head = f"{row['question_id']}  {row['split']}  {row['tokens']} tokens  golden at {row['golden_positions']}"
             turns = [f"{turn['role']}:\n{_indent(turn['content'])}" for turn in row["messages"]]
-            yield "\n".join(["─" * 100, head, *turns])
+            yield "\n".join(["─" * 100, head, *_in(row), *turns])
         elif name in ("questions", "cleaned"):
             yield _question(row)
         else:
-            yield "\n".join(f"{key:<16} {_short(value)}" for key, value in row.items()) + "\n"
+            first = [key for key in ("document", "message") if key in row]
+            yield "\n".join(f"{key:<16} {_short(row[key])}" for key in dict.fromkeys([*first, *row])) + "\n"
+
+
+def _in(row: Mapping[str, Any]) -> list[str]:
+    return [f"  in      {row['document']}"] if row.get("document") else []
 
 
 def _question(row: Mapping[str, Any]) -> str:
@@ -245,9 +273,10 @@ def _question(row: Mapping[str, Any]) -> str:
     if "split" in row:
         verdict = f"kept for {row['split']}" if row["reason"] is None else f"dropped: {row['reason']}"
         verdict += f" of {row['duplicate_of']}" if row["duplicate_of"] else ""
-    quotes = "".join(f"\n  quote   {_short(quote['text'])}" for quote in row["quotes"])
+    quotes = [f"  quote   {_short(quote['text'])}" for quote in row["quotes"]]
     head = f"{row['question_id']}  {row['kind']}  {verdict}".rstrip()
-    return f"{head}\n  Q       {row['question']}\n  A       {row['answer']}{quotes}\n"
+    lines = [head, *_in(row), f"  Q       {row['question']}", f"  A       {row['answer']}", *quotes, ""]
+    return "\n".join(lines)
 
 
 def _short(value: Any, limit: int = 400) -> str:
@@ -318,7 +347,9 @@ def benchmark(facts: Facts) -> str:
     for described in facts["question_sets"]:
         lines += ["", *_table(facts, described)]
     lines += ["", *_capability(facts)]
-    lines.append(f"  report: {facts['run']}/report.html")
+    if facts.get("wrong_references"):
+        lines.append(f"  {left_out(facts)}")
+    lines.append(f"  report: {facts['run']}/report.html, every answer as a table: {facts['run']}/report.csv")
     return "\n".join(line.rstrip() for line in lines)
 
 
@@ -367,6 +398,7 @@ def trained(card: Mapping[str, Any], run: str) -> str:
     lines = [f"Trained {card['adapter']}, an adapter of {card['base']}", ""]
     lines += [f"  {label:<9} {text}" for label, text in _facts(card, run)]
     lines += ["", *_warnings(card)]
+    run = typed(run)
     lines.append(f"  next:  raft ask {run} 'your question'")
     lines.append(f"         raft bench {run}                 (is it better than plain RAG?)")
     lines.append(f"         raft approve {run} --by NAME     (when you have seen that it is)")

@@ -85,7 +85,7 @@ def page(pairs: Sequence[Pair], *, title: str = "Which answer is better?") -> st
     if not pairs:
         raise UsageError(
             "There is no pair of answers to compare.",
-            hint="both arms need answers to the same questions, and some that differ",
+            hint="both systems need answers to the same questions, and some that differ",
         )
     key = _digest("page", *(pair.pair_id for pair in pairs))[:16]
     return fill("blind", title=title, key=key, pairs=pairs, choices=CHOICES)

@@ -9,11 +9,12 @@ from typing import Any
 
 import polars as pl
 
-from raft.errors import RaftError
+from raft.errors import RaftError, typed
 from raft.evaluation.metrics import score_answer
 from raft.evaluation.scores import ANSWERABLE, WITHHELD, Table, differences, intervals, missed, retrieval, serving, why
 from raft.evaluation.systems import LARGER, TUNED, System, baseline
 from raft.evaluation.verdict import decide, economics, evidence
+from raft.rag.grounding import Passage
 from raft.rag.relevant import Sources, unanswerable
 from raft.report.measures import COLUMNS
 from raft.text import normalise
@@ -32,6 +33,7 @@ that the answer names (null: none)."""
 
 MOST_LABELS = 5
 _TELLING = 200  # questions that tell the language of all
+_MOST_TEXT = 20_000_000  # characters of passages: what a browser opens at once
 _QUESTIONS_A_LABEL = 4  # fewer, and a handful of questions for facts would look like a set of labels
 _GENERATED = ("eval_unseen", "eval_seen", "valid", "train")
 Row = Mapping[str, Any]
@@ -126,6 +128,7 @@ def summary(
     min_gain: float,
     k: int,
     header: Mapping[str, Any],
+    passages: Mapping[str, Passage] | None = None,
     blind: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return the contents of `benchmark.json`: what was asked, each system's figures with intervals, and the verdict.
@@ -145,8 +148,10 @@ def summary(
         build_cost: what building the training rows cost, in US dollars; None: unknown.
         min_gain: least gain (0 to 1) at which tuning pays.
         k: chunks retrieved for a question.
-        header: `raft`, `date`, `run`, `hardware`, `seconds`, and `shortened`: how many questions show fewer than k
-            chunks, so that they fit into each model's context.
+        header: `raft`, `date`, `run`, `hardware`, `seconds`, `shortened`: how many questions show fewer than k chunks,
+            so that they fit into each model's context, and `wrong_references`: `question_id` and `question` of those
+            that were left out.
+        passages: by chunk id what the systems were shown.
         blind: what a blind comparison by people gave, or None.
     """
     if answers.is_empty():
@@ -184,14 +189,16 @@ def summary(
         baseline=to_beat,
         measure="accuracy" if classes[sets[0]] else "f1",
         missed=missed(ids[sets[0]], sources, k),
-        run=str(header["run"]),
+        run=typed(header["run"]),
         capability=capability,
         k=k,
         costs=costs["sentences"],
     )
+    shown = {one for row in answers["shown"].to_list() for one in row or []}
+    told = ("raft", "date", "run", "hardware", "seconds", "shortened", "wrong_references")
     return {
         "format": FORMAT,
-        **{name: header.get(name) for name in ("raft", "date", "run", "hardware", "seconds", "shortened")},
+        **{name: header.get(name) for name in told},
         "k": k,
         "verdict": decide(known, min_gain=min_gain),
         "question_sets": [_described(name, by_set[name], asked[name], sources) for name in sets],
@@ -203,7 +210,29 @@ def summary(
         "economics": costs,
         "blind": None if blind is None else dict(blind),
         "questions": list(_questions(answers, by_set, scores, sources, k)),
+        "passages": _passages({name: one for name, one in (passages or {}).items() if name in shown}),
     }
+
+
+def digest_of(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is kept of a benchmark (the contents of `benchmark.json`) for the report of a later one."""
+    verdict = facts["verdict"]
+    by_name = {one["name"]: one for one in facts["arms"]}
+    ours, theirs = (by_name.get(verdict[side]) or {} for side in ("contender", "baseline"))
+    kept = {name: verdict[name] for name in ("decision", "question_set", "measure", "gain")}
+    for side, one in (("contender", ours), ("baseline", theirs)):
+        kept[side] = ((one.get("sets") or {}).get(verdict["question_set"]) or {}).get(verdict["measure"])
+    return {"date": facts["date"], "adapter": ours.get("adapter"), **kept}
+
+
+def _passages(shown: Mapping[str, Passage]) -> dict[str, Any]:
+    """Return by chunk id what a person is shown of passages; no text of those behind `_MOST_TEXT` characters in all."""
+    found, room = {}, _MOST_TEXT
+    for name, one in shown.items():
+        room -= len(one.text)
+        text = one.text if room >= 0 else None
+        found[name] = {"document": one.document, "page": one.page, "title": one.title, "text": text}
+    return found
 
 
 def _tables(scores: pl.DataFrame) -> dict[tuple[str, str], dict[tuple[str, str], Row]]:
@@ -294,6 +323,7 @@ def _shown(answer: Row, scores: Row, question: Row, relevant: Sequence[str]) -> 
     return {
         **{name: answer[name] for name in ("condition", "answer", "abstained", "supported")},
         "quotes": [quote["text"] for quote in answer["quotes"] or []],
+        "shown": answer["shown"] or [],
         **{name: scores[name] for name in ("f1", "exact_match")},
         "why": why(answer, question, relevant),
     }

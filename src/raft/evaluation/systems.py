@@ -29,7 +29,7 @@ TITLES: Mapping[str, str] = {
     "rag_few": "base model + RAG, with examples",
     "golden": "base model, golden document given",
     "tuned_closed": "tuned model, no documents",
-    "raft": "tuned + RAG (RAFT)",
+    "raft": "tuned + RAG",
     "tuned_golden": "tuned model, golden document given",
     "other": "tuned on another corpus + RAG",
     "previous": "the adapter before this one + RAG",

@@ -6,12 +6,12 @@ is the decision.
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from raft.evaluation.metrics import TOO_FEW, Interval
 from raft.evaluation.scores import Table, difference, mean, shared_means, stronger
-from raft.evaluation.systems import GOLDEN, TITLES, TUNED, UNTUNED
+from raft.evaluation.systems import GOLDEN, TITLES, TUNED, UNTUNED, title
 from raft.rag.relevant import Sources
 from raft.report.measures import MEASURES
 
@@ -136,6 +136,7 @@ def decide(evidence: Evidence, *, min_gain: float) -> dict[str, Any]:
 
     `min_gain` (0 to 1) is the least gain at which tuning pays.
     """
+    known, evidence = evidence, _with_titles(evidence)
     if evidence.system is None:
         findings = [_untuned(evidence)]
         decision: Decision = "not tuned yet"
@@ -152,12 +153,23 @@ def decide(evidence: Evidence, *, min_gain: float) -> dict[str, Any]:
         "reasons": reasons,
         "measure": evidence.measure,
         "question_set": evidence.question_set,
-        "contender": evidence.system,
-        "baseline": evidence.baseline,
+        "contender": known.system,
+        "baseline": known.baseline,
         "gain": asdict(evidence.gain) if evidence.gain else None,
         "headroom": dict(evidence.headroom) if evidence.headroom else None,
         "advice": advice,
     }
+
+
+def _with_titles(evidence: Evidence) -> Evidence:
+    """Return the evidence with its systems called as the report's tables call them."""
+    system, baseline = (name and _named(name) for name in (evidence.system, evidence.baseline))
+    better = evidence.stronger and (_named(evidence.stronger[0]), evidence.stronger[1])
+    return replace(evidence, system=system, baseline=baseline, stronger=better)
+
+
+def _named(system: str) -> str:
+    return f"“{title(system)}”"
 
 
 def _gain(evidence: Evidence, min_gain: float) -> _Finding:
@@ -166,7 +178,7 @@ def _gain(evidence: Evidence, min_gain: float) -> _Finding:
         reason = f"{evidence.system} and plain RAG have no question in common, so that no gain can be told."
         return _Finding("investigate", reason, f"Measure both on the same questions: raft bench {run}")
     measured = (
-        f"{_title(evidence)} of {evidence.system} is {_points(gain.value)} points against "
+        f"{_measure(evidence)} of {evidence.system} is {_points(gain.value)} points against "
         f"{evidence.baseline} on the same {gain.questions} questions of {evidence.question_set} "
         f"(95 percent interval {_points(gain.low)} to {_points(gain.high)})"
     )
@@ -260,7 +272,7 @@ def _headroom(evidence: Evidence) -> str:
     known = evidence.headroom or {}
     retrieved, golden, missed = (known.get(name) for name in ("retrieved", "golden", "missed"))
     parts = [
-        retrieved is not None and f"{evidence.baseline} reaches {_title(evidence)} {_plain(retrieved)}",
+        retrieved is not None and f"{evidence.baseline} reaches {_measure(evidence)} {_plain(retrieved)}",
         golden is not None and f"{_plain(golden)} with the golden chunk given",
         missed is not None
         and f"the retriever misses what bears the answer of {_plain(missed)} percent of the questions",
@@ -329,9 +341,9 @@ def _least(value: float, bound: float) -> bool:
     return round(value - bound, 9) >= 0
 
 
-def _title(evidence: Evidence) -> str:
-    title = MEASURES[evidence.measure].title
-    return title[0].upper() + title[1:]
+def _measure(evidence: Evidence) -> str:
+    found = MEASURES[evidence.measure].title
+    return found[0].upper() + found[1:]
 
 
 def _points(share: float) -> str:
@@ -375,7 +387,7 @@ def economics(
     if not known:
         return {**result, "sentences": [*sentences, "No larger model with a known price was measured."]}
     cheapest = min(known, key=lambda name: (known[name], name))
-    against = f"Against {cheapest} at {known[cheapest]:.2f} dollars per thousand questions, "
+    against = f"Against {_named(cheapest)} at {known[cheapest]:.2f} dollars per thousand questions, "
     ours = systems[system]["cost_per_thousand"]
     if ours is None or build_cost is None:
         return {**result, "sentences": [*sentences, f"{against}it is unknown when tuning has paid for itself."]}
@@ -399,4 +411,4 @@ def _serving(name: str, system: Mapping[str, Any]) -> str:
         cost is not None and f"costs {cost:.2f} dollars per thousand questions",
     ]
     said = ", ".join(part for part in parts if part)
-    return f"{name} {said}." if said else f"What {name} costs to serve was not measured."
+    return f"{_named(name)} {said}." if said else f"What {_named(name)} costs to serve was not measured."

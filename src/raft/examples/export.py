@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -52,6 +53,9 @@ def export(examples: pl.DataFrame, settings: Settings, *, format: str, out: Path
 def _datasets(examples: pl.DataFrame, out: Path) -> None:
     import datasets  # noqa: PLC0415  seconds to import, needed here alone
 
+    silenced = not sys.stderr.isatty() and datasets.is_progress_bar_enabled()
+    if silenced:
+        datasets.disable_progress_bars()
     columns = ["question_id", "messages", "golden_chunk_ids", "document_chunk_ids"]
     parts = {
         split: datasets.Dataset.from_list(examples.filter(pl.col("split") == split).select(columns).to_dicts())
@@ -60,7 +64,11 @@ def _datasets(examples: pl.DataFrame, out: Path) -> None:
     }
     draft = out / ".draft"
     shutil.rmtree(draft, ignore_errors=True)
-    datasets.DatasetDict(parts).save_to_disk(str(draft))
+    try:
+        datasets.DatasetDict(parts).save_to_disk(str(draft))
+    finally:
+        if silenced:
+            datasets.enable_progress_bars()
     for split in ("train", "valid"):
         shutil.rmtree(out / split, ignore_errors=True)
     for made in draft.iterdir():

@@ -8,6 +8,7 @@ from functools import lru_cache
 import numpy as np
 
 from raft.rag.format import is_abstention, unmarked
+from raft.report.shown import Shown
 from raft.text import PAIRED, contains, overlap, sentences
 from raft.text.values import Value, covers, figures
 
@@ -46,8 +47,8 @@ class Citation:
     text: str
 
 
-@dataclass(frozen=True)
-class Answer:
+@dataclass(frozen=True, repr=False)
+class Answer(Shown):
     """A checked answer to one question.
 
     Attributes:
@@ -88,6 +89,19 @@ class Answer:
     cost: float | None = None
     error: str | None = None
     refused: bool = False
+
+    def _head(self) -> str:
+        grounds = {True: "supported", False: "not supported", None: "nothing to support"}[self.supported]
+        said = self.error or self.text
+        short = said if len(said) <= 80 else f"{said[:79]}…"
+        return f"answer: {short!r}, {'abstained' if self.abstained else grounds}, {len(self.citations)} quotes"
+
+    def _rows(self) -> Mapping[str, object]:
+        quotes: dict[str, object] = {}
+        for number, one in enumerate(self.citations, 1):
+            quotes[f"quote {number}"] = f"{one.document}{f', page {one.page}' if one.page else ''}: “{one.text}”"
+        by = f"{self.model}, adapter {self.adapter}" if self.adapter else self.model
+        return {"question": self.question, "answer": self.error or self.text, **quotes, "model": by}
 
 
 _ALIKE = ('"“”„‟«»', "'‘’‚‛`´", "-‐‑‒–—―−")

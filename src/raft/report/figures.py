@@ -82,6 +82,13 @@ def documents_shown(facts: Mapping[str, Any]) -> str:
     return f"{facts['k']} documents a question{where if fewer else ''}"
 
 
+def left_out(facts: Mapping[str, Any]) -> str:
+    """Return how many questions were left out since their references are wrong, in words; "" for none."""
+    count = len(facts.get("wrong_references") or ())
+    what = f"{count:,} question{'s' * (count != 1)} left out"
+    return f"{what}: a person said that the reference is wrong." if count else ""
+
+
 def duration(seconds: float | None) -> str:
     """Return seconds as hours, minutes and seconds, the two greatest of them."""
     if seconds is None or not known(seconds):

@@ -4,11 +4,13 @@
   const data = JSON.parse(document.getElementById("data").textContent);
   const PAGE = 100;
   const [ID, SET, QUESTION, DOCUMENT, REFERENCES, GOLDEN, BEARING, ANSWERS] = [0, 1, 2, 3, 4, 5, 6, 7];
-  const [CONDITION, ANSWER, QUOTES, F1, EXACT, ABSTAINED, SUPPORTED, WHY] = [0, 1, 2, 3, 4, 5, 6, 7];
+  const [CONDITION, ANSWER, QUOTES, F1, EXACT, ABSTAINED, SUPPORTED, WHY, SHOWN] = [0, 1, 2, 3, 4, 5, 6, 7, 8];
   const titles = new Map(data.arms);
   const byId = (id) => document.getElementById(id);
   const controls = ["filter", "set", "outcome", "condition", "order", "first", "second"];
   const chosen = (id) => byId(id).value;
+  const wrong = new Map();
+  let saved = true;
   let matching = [];
   let shown = 0;
 
@@ -46,6 +48,11 @@
   const condition = (row) => {
     const answer = answerOf(row, chosen("first")) || answerOf(row, chosen("second"));
     return answer ? answer[CONDITION] : null;
+  };
+
+  const anchor = (row) => {
+    const asked = Object.values(row[ANSWERS]).map((answer) => answer[CONDITION]);
+    return `q-${row[ID]}${asked.includes("withheld") ? "-withheld" : ""}`;
   };
 
   const outcomes = {
@@ -89,6 +96,8 @@
       keyed.sort((a, b) => (a[0] === null) - (b[0] === null) || direction * (a[0] - b[0]));
       matching = keyed.map((pair) => pair[1]);
     }
+    const linked = matching.findIndex((row) => `#${anchor(row)}` === location.hash);
+    if (linked > 0) matching.unshift(...matching.splice(linked, 1));
     byId("head-first").textContent = titles.get(chosen("first")) || "";
     byId("head-second").textContent = titles.get(chosen("second")) || "";
     byId("rows").replaceChildren();
@@ -109,6 +118,7 @@
   function rendered(row) {
     const line = element("tr");
     line.setAttribute("role", "row");
+    line.id = anchor(row);
     const head = element("th");
     head.scope = "row";
     head.setAttribute("role", "rowheader");
@@ -116,7 +126,11 @@
     const facts = [row[SET], row[DOCUMENT]];
     if (condition(row) === "withheld") facts.push("asked without its text");
     if (row[BEARING] === false) facts.push("search missed the text");
-    head.append(element("div", "meta", facts.filter(Boolean).join(" · ")));
+    const meta = element("div", "meta", `${facts.filter(Boolean).join(" · ")} `);
+    const link = element("a", "", "link");
+    link.href = `#${anchor(row)}`;
+    meta.append(link);
+    head.append(meta, ticked(row[ID], row[QUESTION]));
     line.append(head, references(row));
     for (const side of ["first", "second"]) line.append(answerCell(row, chosen(side)));
     line.append(gainCell(row));
@@ -142,6 +156,35 @@
     return made;
   }
 
+  function ticked(id, question) {
+    const label = element("label", "meta");
+    const box = element("input");
+    box.type = "checkbox";
+    box.checked = wrong.has(id);
+    box.addEventListener("change", () => mark(id, question, box.checked));
+    label.append(box, " the reference is wrong");
+    return label;
+  }
+
+  function mark(id, question, is) {
+    if (is) wrong.set(id, question);
+    else wrong.delete(id);
+    saved = false;
+    byId("save").textContent = `Save wrong_references.jsonl (${wrong.size})`;
+  }
+
+  function passages(shown) {
+    const details = element("details");
+    details.append(element("summary", "", `${shown.length} passages shown`));
+    details.addEventListener("toggle", () => {
+      for (const id of shown) {
+        const [place, text] = Object.hasOwn(data.passages, id) ? data.passages[id] : [id, ""];
+        details.append(element("div", "meta", place), element("div", "golden", text));
+      }
+    }, { once: true });
+    return details;
+  }
+
   function answerCell(row, arm) {
     const made = cell(titles.get(arm) || "");
     const answer = answerOf(row, arm);
@@ -157,6 +200,7 @@
     for (const quote of answer[QUOTES] || []) made.append(element("blockquote", "", quote));
     made.append(element("div", "figures", `F1 ${times100(answer[F1])} · exact ${times100(answer[EXACT])}`));
     if (answer[WHY]) made.append(element("div", "why", answer[WHY]));
+    if (answer[SHOWN]?.length) made.append(passages(answer[SHOWN]));
     return made;
   }
 
@@ -190,6 +234,30 @@
     const row = byId("rows").children[last];
     if (row) { row.tabIndex = -1; row.focus({ preventScroll: true }); }
   });
-  byId("controls").hidden = byId("questions-table").hidden = false;
+  for (const box of document.querySelectorAll("#left-out input")) {
+    const question = box.parentElement.querySelector("span").textContent;
+    wrong.set(box.value, question);
+    box.addEventListener("change", () => mark(box.value, question, box.checked));
+  }
+  byId("save").addEventListener("click", () => {
+    const lines = [...wrong].map(([id, question]) => `${JSON.stringify({ question_id: id, question })}\n`);
+    const link = element("a");
+    link.href = URL.createObjectURL(new Blob(lines, { type: "application/x-ndjson" }));
+    link.download = "wrong_references.jsonl";
+    document.body.append(link);
+    link.click();
+    link.remove();
+    setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+    saved = true;
+  });
+  window.addEventListener("beforeunload", (event) => {
+    if (!saved) event.preventDefault();
+  });
+  window.addEventListener("hashchange", () => {
+    if (location.hash.startsWith("#q-") && !byId(location.hash.slice(1))) select();
+    byId(location.hash.slice(1))?.scrollIntoView();
+  });
+  byId("controls").hidden = byId("questions-table").hidden = byId("save").hidden = false;
   select();
+  if (location.hash.startsWith("#q-")) byId(location.hash.slice(1))?.scrollIntoView();
 })();

@@ -4,14 +4,29 @@ Both are pure functions of what `benchmark.json` holds. The page is complete wit
 questions; every word of a corpus or a model goes through `raft.report.page`, which escapes it.
 """
 
+import csv
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from io import StringIO
+from pathlib import PureWindowsPath
 from typing import Any
 
 from markupsafe import Markup
 
-from raft.report.figures import DECISIONS, NOT_MEASURED, documents_shown, duration, few, full, known, measured, share
+from raft.report.figures import (
+    DECISIONS,
+    NOT_MEASURED,
+    documents_shown,
+    duration,
+    few,
+    full,
+    known,
+    left_out,
+    measured,
+    share,
+)
 from raft.report.measures import MEASURES
 from raft.report.page import embed, fill, render
 
@@ -138,6 +153,7 @@ class _Scale:
 
 def markdown(facts: Facts) -> str:
     """Return the summary of a benchmark as GitHub Markdown; `facts` as for `html`."""
+    facts = _shareable(facts)
     about = [facts["run"], facts["date"], f"raft {facts['raft']}", facts["hardware"], documents_shown(facts)]
     points = (facts.get("training") or {}).get("curve") or []
     name = facts["verdict"]["question_set"]
@@ -149,6 +165,7 @@ def markdown(facts: Facts) -> str:
         beside=("exact_match", "false_answers", "false_refusals"),
         loss=min((one["valid_loss"] for one in points if known(one.get("valid_loss"))), default=None),
         about=", ".join(str(one) for one in about if one),
+        left_out=left_out(facts),
     )
     return f"{made}\n"
 
@@ -158,7 +175,7 @@ def _common(facts: Facts) -> dict[str, Any]:
     verdict = facts["verdict"]
     headline, meaning = DECISIONS.get(verdict["decision"], (str(verdict["decision"]), ""))
     titles = {system["name"]: system["title"] for system in facts["arms"]}
-    sides = {side: titles.get(verdict.get(side), "an arm that was not measured") for side in ("contender", "baseline")}
+    sides = {side: titles.get(verdict.get(side), "a system not measured") for side in ("contender", "baseline")}
     cuts = {cut for found in (facts.get("retrieval") or {}).values() for cut in found["recall"]}
     said = {"facts": facts, "headline": headline, "meaning": meaning, "roles": _roles(verdict)}
     return {**said, **sides, "cuts": sorted(cuts, key=int)}
@@ -177,6 +194,7 @@ def html(facts: Facts) -> str:
 
     `facts` is what `benchmark.json` holds; what was not measured is None there, and is said to be.
     """
+    facts = _shareable(facts)
     verdict, common = facts["verdict"], _common(facts)
     tone, sign = _SIGNS.get(verdict["decision"], ("open", "●"))
     measures = {name: (one.title, one.explained) for name, one in MEASURES.items()}
@@ -197,7 +215,63 @@ def html(facts: Facts) -> str:
         curve=_curve(facts.get("training") or {}),
         compared=measures["exact_match" if verdict["measure"] == "accuracy" else "f1"][0],
         data=embed(_rows(facts)),
+        left_out=left_out(facts),
+        earlier=facts.get("earlier") or [],
     )
+
+
+def rows_as_csv(facts: Facts) -> str:
+    """Return every answer of a benchmark as CSV, a row a question and system; what a spreadsheet would run is text."""
+    made, titles = StringIO(), {system["name"]: system["title"] for system in facts["arms"]}
+    own = ("answer", "f1", "exact_match", "abstained", "supported", "why")
+    table = csv.writer(made, lineterminator="\n")
+    asked = ("question_set", "question_id", "question", "document", "references", "search_found_it")
+    table.writerow([*asked, "system", "condition", *own, "quotes", "shown"])
+    known = facts.get("passages") or {}
+    for row in facts["questions"]:
+        about = [row["question_set"], row["question_id"], row["question"], row.get("document")]
+        about += ["\n".join(row.get("references") or []), row.get("retrieved_bearing")]
+        for system, said in row["answers"].items():
+            shown = [_place(known[one]) if one in known else one for one in said.get("shown") or []]
+            cells = [*about, titles.get(system, system), said["condition"], *(said.get(name) for name in own)]
+            table.writerow(map(_cell, [*cells, "\n".join(said.get("quotes") or []), "\n".join(shown)]))
+    return (
+        "\ufeff" + made.getvalue().encode("utf-8", "replace").decode()
+    )  # the mark tells spreadsheets that it is UTF-8
+
+
+def _cell(value: Any) -> Any:
+    # a spreadsheet runs what begins so (OWASP, "CSV Injection"), but for a bare figure or words
+    runs = isinstance(value, str) and value[:1] in tuple("=+-@\t\r") and not re.fullmatch(r"[+-][\w.,%° ]*", value)
+    return f"'{value}" if runs else value
+
+
+def _place(passage: Facts) -> str:
+    page = f", page {passage['page']}" if passage.get("page") else ""
+    return f"{passage['document']}{page}: {passage['title']}"
+
+
+def _shareable(facts: Facts) -> Facts:
+    """Return facts in which the run and models that lie at absolute paths are called by their last part alone."""
+    training = facts.get("training") or {}
+    named = {str(facts["run"]), str(training.get("base")), *(str(system["model"]) for system in facts["arms"])}
+    named |= {part for one in (facts.get("capability") or {}).values() for part in str(one["title"]).split()}
+    paths = sorted((one for one in named if _absolute(one)), key=len, reverse=True)
+
+    def told(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {told(name): told(one) for name, one in value.items()}
+        if isinstance(value, list | tuple):
+            return [told(one) for one in value]
+        for path in paths if isinstance(value, str) else ():
+            value = value.replace(path, PureWindowsPath(path).name)
+        return value
+
+    return told(facts) if paths else facts  # type: ignore[no-any-return]
+
+
+def _absolute(path: str) -> bool:
+    return path.startswith(("/", "~", "\\")) or PureWindowsPath(path).is_absolute()
 
 
 def _name(run: str) -> str:
@@ -248,7 +322,7 @@ def _question_set(facts: Facts, name: str) -> dict[str, Any]:
     rows = [_dot(system["title"], score, roles.get(system["name"], "other")) for system, score in scored]
     bases = [score["value"] for system, score in scored if roles.get(system["name"]) == "baseline" and measured(score)]
     line = {"reference": 100 * bases[0], "reference_label": f"baseline {share(bases[0])}"} if bases else {}
-    caption = f"{MEASURES[measure].title} of each arm on the question set “{name}”, with 95 % intervals"
+    caption = f"{MEASURES[measure].title} of each system on the question set “{name}”, with 95 % intervals"
     return {
         "name": name,
         "arms": arms,
@@ -269,7 +343,7 @@ def _curve(training: Facts) -> Markup | None:
 
 def _rows(facts: Facts) -> dict[str, Any]:
     """Return what the page's script shows; answers as lists, since there may be tens of thousands."""
-    keys = ("condition", "answer", "quotes", "f1", "exact_match", "abstained", "supported", "why")
+    keys = ("condition", "answer", "quotes", "f1", "exact_match", "abstained", "supported", "why", "shown")
     rows = [
         [row["question_id"], row["question_set"], row["question"], row.get("document"), row.get("references") or [],
          row.get("golden") or "", row.get("retrieved_bearing"),
@@ -282,4 +356,8 @@ def _rows(facts: Facts) -> dict[str, Any]:
     order = [name for name in titles if name in said] + [name for name in said if name not in titles]
     chosen = {side: verdict.get(side) if verdict.get(side) in said else None for side in ("contender", "baseline")}
     arms = [[name, titles.get(name, name)] for name in order]
-    return {"measure": verdict["measure"], **chosen, "arms": arms, "rows": rows}
+    places = {
+        name: [_place(one), one["text"] or "(the text is in chunks.parquet)"]
+        for name, one in (facts.get("passages") or {}).items()
+    }
+    return {"measure": verdict["measure"], **chosen, "arms": arms, "rows": rows, "passages": places}

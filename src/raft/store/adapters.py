@@ -17,7 +17,7 @@ import yaml
 from jinja2 import Template
 
 from raft.errors import DamagedArtifact, UsageError, typed
-from raft.protocols import TrainingPlan, TrainingReport
+from raft.protocols import Message, TrainingPlan, TrainingReport
 from raft.report.measures import MEASURES
 from raft.store import artifacts
 from raft.version import __version__
@@ -85,19 +85,20 @@ def excerpt(card: Mapping[str, Any]) -> dict[str, Any]:
 def line(card: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a list of adapters says of one; `valid_loss` is that of the step that was kept, None without any."""
     losses = [point["valid_loss"] for point in card.get("loss_curve", ()) if "valid_loss" in point]
-    names = ("adapter", "current", "created", "base", "rows", "valid", "best_step", "approved_by")
+    names = ("adapter", "current", "created", "base", "rows", "valid", "best_step", "approved_by", "approval")
     return {**{name: card.get(name) for name in names}, "valid_loss": min(losses, default=None)}
 
 
-def readme(card: Mapping[str, Any], benchmark: Mapping[str, Any] | None = None) -> str:
+def readme(card: Mapping[str, Any], benchmark: Mapping[str, Any] | None = None, *, merged: bool = False) -> str:
     """Return a model card as the Hugging Face hub reads it (Markdown behind a YAML front matter).
 
-    `benchmark` is what the run's `benchmark.json` holds, or None while there is none.
+    `benchmark` is what the run's `benchmark.json` holds, or None while there is none; `merged` stands for a folder that
+    holds base and adapter as one model.
     """
     base = _shown_name(str(card["base"]))
     front = {
         **({"base_model": base} if base == card["base"] else {}),
-        "library_name": "peft",
+        "library_name": "transformers" if merged else "peft",
         "license": "other",
         "pipeline_tag": "text-generation",
         "tags": ["raft", "lora", "retrieval-augmented-generation"],
@@ -114,6 +115,19 @@ def readme(card: Mapping[str, Any], benchmark: Mapping[str, Any] | None = None) 
         scores=_scores(card, benchmark) if benchmark else [],
     )
     return f"{made}\n"
+
+
+def write_served(folder: Path, adapter: Path, turns: Sequence[Message], *, tokens: int, remarks: Sequence[str]) -> None:
+    """Write beside a merged model its card, the turns of its prompt, and a README that says how it is served.
+
+    `tokens` is how many prompt and reply may have together; `remarks` are what a person should know of the adapter.
+    """
+    card = read_card(adapter)
+    template = (files(str(__package__)) / "served.md").read_text(encoding="utf-8")
+    serving = Template(template).render(card=card, base=_shown_name(str(card["base"])), tokens=tokens, remarks=remarks)
+    artifacts.atomically(folder / CARD, (adapter / CARD).read_text(encoding="utf-8"))
+    artifacts.atomically(folder / "prompt.json", json.dumps(list(turns), ensure_ascii=False, indent=1) + "\n")
+    artifacts.atomically(folder / README, f"{readme(card, _benchmark(adapter), merged=True)}{serving}\n")
 
 
 def _shown_name(base: str) -> str:
@@ -148,6 +162,8 @@ def _interval(scores: Mapping[str, Any]) -> str:
 
 
 CONFIG, WEIGHTS, CARD, README = "adapter_config.json", "adapter_model.safetensors", "card.json", "README.md"
+APPROVALS = "approvals.jsonl"
+"""Beside an adapter: who approved it, when, with which note and verdict; one line each time."""
 
 _VARIES = ("base_model_name_or_path", "peft_version")
 """Keys of a configuration that tell where and with what an adapter was written, not what it does."""
@@ -283,8 +299,11 @@ def _is_set(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
-def approve(folder: Path, who: str) -> dict[str, Any]:
+def approve(folder: Path, who: str, note: str = "") -> dict[str, Any]:
     """Write into an adapter's card and README who approved it, and on which day (UTC); return the card.
+
+    Each approval, with its note and the verdict of that time, becomes a line of `approvals.jsonl` beside the card; the
+    card holds the last (`approval`).
 
     Raises:
         UsageError: no name is given.
@@ -292,8 +311,15 @@ def approve(folder: Path, who: str) -> dict[str, Any]:
     """
     if not who.strip():
         raise UsageError("An approval needs the name of the person who approves.", hint="--by 'Marta Quill'")
-    card = read_card(_whole(folder))
-    card.update(approved_by=who.strip(), approved=datetime.now(UTC).date().isoformat())
+    card, now = read_card(_whole(folder)), datetime.now(UTC)
+    told = (_benchmark(folder) or {}).get("verdict")
+    verdict = told and {name: told.get(name) for name in ("decision", "gain", "question_set")}
+    by, at = " ".join(who.split()), now.isoformat(timespec="seconds")
+    approval = {"by": by, "at": at, "note": " ".join(note.split()), "verdict": verdict}
+    history = folder / APPROVALS
+    kept = history.read_text(encoding="utf-8") if history.is_file() else ""
+    artifacts.atomically(history, kept + json.dumps(approval, ensure_ascii=False) + "\n")
+    card.update(approved_by=who.strip(), approved=now.date().isoformat(), approval=approval)
     write_card(folder, card)
     return card
 
