@@ -282,7 +282,8 @@ def _is_prose(columns: list[list[Row]], band: list[Row], frame: Frame) -> bool:
     if min(map(len, columns)) > 3 and all(max(a) < min(b) for a, b in itertools.pairwise(places)):
         return any(_goes_on_as_prose(column) >= 0.3 for column in columns)  # set one after the other
     steps = [above[0].height - below[0].height for above, below in itertools.pairwise(band)]
-    wide = [step > 1.3 * sorted(steps)[len(steps) // 4] for step in steps]
+    narrow = sorted(steps)[len(steps) // 4]
+    wide = [step > 1.3 * narrow for step in steps]
     if sum(far and len(row) > 1 for far, row in zip(wide, band[1:], strict=True)) > max(1, len(band) / 12):
         return False  # rows of cells, with room between them
     shares = [_goes_on_as_prose(column) for column in columns]
@@ -293,7 +294,8 @@ def _goes_on_as_prose(column: list[Row]) -> float:
     """Return the share of lines that go on in the middle of a sentence, 0 for lines that are no prose."""
     lines = [" ".join(piece.text for piece in row) for row in column]
     widths = [row[-1].right - row[0].left for row in column]
-    full = statistics.mean(width > 0.7 * max(widths) for width in widths[:-1])
+    widest = max(widths)
+    full = statistics.mean(width > 0.7 * widest for width in widths[:-1])
     words = statistics.mean(len(line.split()) for line in lines)
     if not any(letter.islower() for line in lines for letter in line):  # a script that has no small letters
         return 0.5 * (full > 0.8 and statistics.mean(map(len, lines)) >= 10)
@@ -381,8 +383,9 @@ def _table(band: list[Row], frame: Frame) -> list[list[str]]:
 def _goes_on(lines: list[Any], band: list[Row], spans: list[list[float]], frame: Frame) -> list[bool]:
     """Tell of each row of a table whether it goes on in the cells of the row above it."""
     steps = [above[0].height - below[0].height for above, below in itertools.pairwise(band)]
-    loose = [step > 1.25 * min(steps) or _ruled(band[n : n + 2], frame) > 0 for n, step in enumerate(steps)]
-    result = [False]
+    least = min(steps)
+    loose = [step > 1.25 * least or _ruled(band[n : n + 2], frame) > 0 for n, step in enumerate(steps)]
+    spaced, result = sum(loose) > 1, [False]
     for number, (step, apart) in enumerate(zip(steps, loose, strict=True), start=1):
         above, here = lines[number - 1], lines[number]
         filled = [index for index in range(len(spans)) if here.get(index)]
@@ -394,7 +397,7 @@ def _goes_on(lines: list[Any], band: list[Row], spans: list[list[float]], frame:
         )
         if apart or step > 1.6 * band[number][0].size:
             result.append(False)
-        elif sum(loose) > 1:
+        elif spaced:
             result.append(len(filled) < len(spans) or any(lower))
         else:
             result.append(len(filled) < len(spans) and (all(lower) or (0 not in filled and not figures and full)))
