@@ -149,6 +149,27 @@ def test_a_table_over_pages_keeps_its_rows_and_one_header(pages, rows, columns, 
     assert text.removesuffix("\n\n1") == table([head, *body])
 
 
+def test_a_row_like_the_first_is_no_header(pages):
+    """A row at the top of a page goes only if it is the header again; tables in one form on two pages stay two."""
+    rows = [["Hall 3", "open" if n % 2 else "shut"] for n in range(60)]
+    assert pages(lines(rows[:30], top=780), lines(rows[30:], top=780)).text == table(rows)
+    sheets = [[["Power", f"{n} W"], ["Mass", f"{3 * n} kg"]] for n in (40, 50)]
+    assert pages(*map(lines, sheets)).text == "\n\n".join(map(table, sheets))
+
+
+def test_cells_are_parted_by_the_lines_between_them(pages):
+    """Where a line is drawn between two cells, they are two, however near they stand."""
+
+    def draw(canvas):
+        lines([["4471", "Ring", "12"], ["4472", "Bolt", "15"], ["4473", "Seal", "18"]], across=26, step=16)(canvas)
+        for left in (57, 84, 109, 140):
+            canvas.line(left, 712, left, 664)
+        for height in (712, 696, 680, 664):
+            canvas.line(57, height, 140, height)
+
+    assert pages(draw).text == table([["4471", "Ring", "12"], ["4472", "Bolt", "15"], ["4473", "Seal", "18"]])
+
+
 def test_filled_fields_stand_beside_their_labels(pages):
     """What a person has written, chosen or ticked is in the text; a field without a label keeps its name."""
 

@@ -17,10 +17,22 @@ from pathlib import Path
 from typing import Any
 
 from raft.corpus.readers import MAX_FILE, Reading, Unreadable, clean, require
-from raft.corpus.readers.pdf_page import Frame, Page, Piece, Row, numbered, read_page, rows, without_running_lines
+from raft.corpus.readers.pdf_page import (
+    WIDE,
+    Frame,
+    Page,
+    Piece,
+    Row,
+    Rule,
+    numbered,
+    read_page,
+    walled,
+    without_running_lines,
+)
 
 _ITEM = re.compile(r"(?:[-–•·▪◦*o]|\(?\d{1,3}[.)]|\(?[a-z][.)])\s+\S")
 _BULLET = re.compile(r"^[•·▪◦]\s+")
+_MARK = re.compile(r"[-–•·▪◦*‣➢]|\(?(?:\d{1,3}|[a-z])[.)]")
 _WORD = re.compile(r"[^\W\d_]+(?:-[^\W\d_]+)*")
 _BROKEN = re.compile(r"\S+-$")
 MOST_COLUMNS = 60
@@ -55,7 +67,7 @@ def read(path: Path, *, kind: str, **_others: object) -> list[Reading]:
     if not pieces:
         damaged = left_out["pages that cannot be opened"] and "The file is damaged: its pages cannot be opened."
         raise Unreadable(damaged or "There is no text in it: a scan? Run OCR on it first.")
-    frames = [[(frame, rows(frame.pieces)) for frame in page.frames] for page in pages]
+    frames = [[(frame, _rows(frame)) for frame in page.frames] for page in pages]
     running = without_running_lines(frames, _heading_levels(pieces))
     levels = _heading_levels(piece for page in frames for _, its in page for row in its for piece in row)
     left_out["running lines"] += sum(running.values())
@@ -105,6 +117,32 @@ def _pages(document: Any, left_out: Counter[str]) -> Iterator[Page]:
         if size > MAX_FILE:
             raise Unreadable("The file inflates to far more than a document does.")
         yield result
+
+
+def _rows(frame: Frame) -> list[Row]:
+    """Return the pieces that stand at one height, from the left, in rows from the top."""
+    result: list[Row] = []
+    for piece in sorted(frame.pieces, key=lambda piece: -piece.height):
+        level = result and result[-1][0].height - piece.height < 0.35 * min(piece.size, result[-1][0].size)
+        if level:
+            result[-1].append(piece)
+        else:
+            result.append([piece])
+    return [_joined(sorted(row, key=lambda piece: piece.left), frame.down) for row in result]
+
+
+def _joined(row: Row, walls: list[Rule]) -> Row:
+    result = row[:1]
+    for piece in row[1:]:
+        last = result[-1]
+        gap, size = piece.left - last.right, min(piece.size, last.size)
+        mark = len(row) == 2 and gap < 4 * size and _MARK.fullmatch(last.text)
+        if (mark or -0.3 * size < gap <= WIDE * size) and not walled(last, piece, walls):
+            text = last.text + (" " if gap > 0.15 * size else "") + piece.text
+            result[-1] = replace(last, text=text, right=piece.right, place=min(last.place, piece.place))
+        else:
+            result.append(piece)
+    return result
 
 
 def _heading_levels(pieces: Iterable[Piece]) -> dict[tuple[float, bool], int]:
@@ -240,23 +278,28 @@ def _is_prose(columns: list[list[Row]], band: list[Row], frame: Frame) -> bool:
     """Tell columns of prose, whose lines fill them and go on in the next, from the columns of a table."""
     if min(map(len, columns)) < 2 or _ruled(band, frame) > 1:
         return False
+    places = [[piece.place for row in column for piece in row] for column in columns]
+    if min(map(len, columns)) > 3 and all(max(a) < min(b) for a, b in itertools.pairwise(places)):
+        return any(_goes_on_as_prose(column) >= 0.3 for column in columns)  # set one after the other
     steps = [above[0].height - below[0].height for above, below in itertools.pairwise(band)]
-    wide = [step > 1.3 * sorted(steps)[len(steps) // 4] for step in steps]
+    narrow = sorted(steps)[len(steps) // 4]
+    wide = [step > 1.3 * narrow for step in steps]
     if sum(far and len(row) > 1 for far, row in zip(wide, band[1:], strict=True)) > max(1, len(band) / 12):
         return False  # rows of cells, with room between them
-    shares = []
-    for column in columns:
-        lines = [" ".join(piece.text for piece in row) for row in column]
-        widths = [row[-1].right - row[0].left for row in column]
-        full = statistics.mean(width > 0.7 * max(widths) for width in widths[:-1])
-        on = statistics.mean(line[0].islower() for line in lines[1:])
-        words = statistics.mean(len(line.split()) for line in lines)
-        if not any(map(str.islower, lines)) and not any(letter.islower() for line in lines for letter in line):
-            on, words = (0.5, 9) if statistics.mean(map(len, lines)) >= 10 and full > 0.8 else (0, 0)
-        if full < 0.5 or words < 2.5 or on < 0.15:
-            return False
-        shares.append(on)
-    return statistics.mean(shares) >= 0.3
+    shares = [_goes_on_as_prose(column) for column in columns]
+    return min(shares) >= 0.15 and statistics.mean(shares) >= 0.3
+
+
+def _goes_on_as_prose(column: list[Row]) -> float:
+    """Return the share of lines that go on in the middle of a sentence, 0 for lines that are no prose."""
+    lines = [" ".join(piece.text for piece in row) for row in column]
+    widths = [row[-1].right - row[0].left for row in column]
+    widest = max(widths)
+    full = statistics.mean(width > 0.7 * widest for width in widths[:-1])
+    words = statistics.mean(len(line.split()) for line in lines)
+    if not any(letter.islower() for line in lines for letter in line):  # a script that has no small letters
+        return 0.5 * (full > 0.8 and statistics.mean(map(len, lines)) >= 10)
+    return statistics.mean(line[0].islower() for line in lines[1:]) if full >= 0.5 and words >= 2.5 else 0.0
 
 
 def _ruled(band: list[Row], frame: Frame) -> int:
@@ -340,8 +383,9 @@ def _table(band: list[Row], frame: Frame) -> list[list[str]]:
 def _goes_on(lines: list[Any], band: list[Row], spans: list[list[float]], frame: Frame) -> list[bool]:
     """Tell of each row of a table whether it goes on in the cells of the row above it."""
     steps = [above[0].height - below[0].height for above, below in itertools.pairwise(band)]
-    loose = [step > 1.25 * min(steps) or _ruled(band[n : n + 2], frame) > 0 for n, step in enumerate(steps)]
-    result = [False]
+    least = min(steps)
+    loose = [step > 1.25 * least or _ruled(band[n : n + 2], frame) > 0 for n, step in enumerate(steps)]
+    spaced, result = sum(loose) > 1, [False]
     for number, (step, apart) in enumerate(zip(steps, loose, strict=True), start=1):
         above, here = lines[number - 1], lines[number]
         filled = [index for index in range(len(spans)) if here.get(index)]
@@ -353,7 +397,7 @@ def _goes_on(lines: list[Any], band: list[Row], spans: list[list[float]], frame:
         )
         if apart or step > 1.6 * band[number][0].size:
             result.append(False)
-        elif sum(loose) > 1:
+        elif spaced:
             result.append(len(filled) < len(spans) or any(lower))
         else:
             result.append(len(filled) < len(spans) and (all(lower) or (0 not in filled and not figures and full)))
@@ -414,24 +458,30 @@ def _join_pages(pages: list[str]) -> tuple[str, list[int]]:
     pieces, starts, length = [""], [], 0
     header = ""
     for page in pages:
-        before = pieces[-1]
-        if before and page:
-            last = before[before.rfind("\n") + 1 :]
-            first, _, others = page.partition("\n")
-            rule, _, body = others.partition("\n")
-            if last.startswith("| ") and rule.startswith("| ---") and _cells(last) == _cells(first):
-                page = body if first == header else f"{first}\n{body}".rstrip()  # noqa: PLW2901  a table that goes on
-            goes_on = page[0].islower() and (before[-1].isalnum() or before[-1] == ",")
-            listed = page.startswith("| ") or (_ITEM.match(page) and _ITEM.match(last))
-            pieces.append(" " if goes_on else "\n" if listed else "\n\n")
-            length += len(pieces[-1])
-        starts.append(length)
-        if page:
-            pieces.append(page)
-            length += len(page)
-            tables = re.findall(r"(?m)^(\| .*)\n\| --- \|", page)
+        between, text = _continued(pieces[-1], page, header) if page and pieces[-1] else ("", page)
+        starts.append(length + len(between))
+        if text:
+            pieces += [between, text]
+            length += len(between) + len(text)
+            tables = re.findall(r"(?m)^(\| .*)\n\| --- \|", text)
             header = tables[-1] if tables else header
     return "".join(pieces), starts
+
+
+def _continued(before: str, page: str, header: str) -> tuple[str, str]:
+    """Return what stands between two pages, and the second without the header of a table that goes on."""
+    last = before[before.rfind("\n") + 1 :]
+    first, _, others = page.partition("\n")
+    rule, _, body = others.partition("\n")
+    if last.startswith("| ") and rule.startswith("| ---") and _cells(last) == _cells(first):
+        if first == header and first not in body and before.count(first) < 2:
+            return "\n", body
+        other = first.split(" | ", maxsplit=1)[0] != header.split(" | ", maxsplit=1)[0]
+        if first == header or other:  # else another table in the same form
+            return "\n", f"{first}\n{body}".rstrip()
+    goes_on = page[0].islower() and (before[-1].isalnum() or before[-1] == ",")
+    listed = _ITEM.match(page) and _ITEM.match(last)
+    return " " if goes_on else "\n" if listed else "\n\n", page
 
 
 def _cells(row: str) -> int:

@@ -4,13 +4,14 @@ Method: PDFium's text page lists the characters in the order in which they are d
 text object. A piece is what one object draws without a wide gap; raised and lowered figures become those of Unicode.
 """
 
+import bisect
 import ctypes
 import itertools
 import math
 import re
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -26,7 +27,6 @@ _LOWERED = str.maketrans("0123456789+-−=()", "₀₁₂₃₄₅₆₇₈₉�
 _TO_LEFT = re.compile("[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc]")
 _NO_LETTER = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f\ufffd\ue000-\uf8ff\U000f0000-\U0010fffd]")
 _LETTERS, _RAISED_LETTERS = "abcdefghijklmnoprstuvwxyz", "ᵃᵇᶜᵈᵉᶠᵍʰⁱʲᵏˡᵐⁿᵒᵖʳˢᵗᵘᵛʷˣʸᶻ"
-_MARK = re.compile(r"[-–•·▪◦*‣➢]|\(?(?:\d{1,3}|[a-z])[.)]")
 _PARTS = re.compile(r"\s*[\t|]\s*|\s[·•—–-]\s")
 _OF = r"(?:\s*(?:of|/|von|de|di|sur|van|z|из|av|af)\s*\d{1,4})?"
 _PAGE_NUMBER = re.compile(
@@ -53,6 +53,10 @@ class Piece:
     """Its number in the order of drawing."""
 
 
+Row = list[Piece]
+Rule = tuple[float, float, float]
+
+
 @dataclass
 class Frame:
     """The pieces of a page that are set at one angle, in the order of drawing, and the lines drawn beside them."""
@@ -61,9 +65,9 @@ class Frame:
     bottom: float
     top: float
     width: float
-    across: list[tuple[float, float, float]] = field(default_factory=list)
+    across: list[Rule] = field(default_factory=list)
     """(height, left, right) of horizontal lines, from the top."""
-    down: list[tuple[float, float, float]] = field(default_factory=list)
+    down: list[Rule] = field(default_factory=list)
     """(left, bottom, top) of vertical ones."""
 
 
@@ -91,9 +95,10 @@ def read_page(page: Any, *, form: Any) -> Page:
     left, bottom, right, top = page.get_bbox()
     for angle, pieces in angles.items():
         x, y = zip(*(_turned(x, y, angle) for x in (left, right) for y in (bottom, top)), strict=True)
-        frame = Frame(_with_scripts(_once(pieces)), min(y), max(y), max(x) - min(x))
+        frame = Frame(_once(pieces), min(y), max(y), max(x) - min(x))
         if angle % 90 == 0 and len({round(piece.left) for piece in frame.pieces}) > 1:
             frame.across, frame.down = _rules(page, angle, c)
+        frame.pieces = _with_scripts(frame.pieces, frame.down)
         result.frames.append(frame)
     result.pictures = not angles and any(kind == c.FPDF_PAGEOBJ_IMAGE for kind, _ in _objects(page, c))
     return result
@@ -217,7 +222,7 @@ def _once(pieces: list[Piece]) -> list[Piece]:
     return kept
 
 
-def _with_scripts(pieces: list[Piece]) -> list[Piece]:
+def _with_scripts(pieces: list[Piece], walls: list[Rule]) -> list[Piece]:
     """Join pieces that follow each other on a line; raised and lowered ones become such characters."""
     lines: list[Piece] = []
     for piece in _beside_hosts(pieces):
@@ -225,7 +230,7 @@ def _with_scripts(pieces: list[Piece]) -> list[Piece]:
         gap = piece.left - last.right if last else 0.0
         if last and gap < 0 and not last.text.isascii() and _TO_LEFT.search(last.text):
             gap = last.left - piece.right
-        if last and _joins(last, piece, gap):
+        if last and _joins(last, piece, gap, walls):
             last.text += (" " if gap > 0.15 * min(last.size, piece.size) else "") + piece.text
             last.left, last.right = min(last.left, piece.left), max(last.right, piece.right)
         elif last and (kind := _script(piece, last, gap)):
@@ -263,10 +268,20 @@ def _beside_hosts(pieces: list[Piece]) -> list[Piece]:
     return [pieces[number] for number in sorted(range(len(pieces)), key=lambda n: (places[n], n != places[n], n))]
 
 
-def _joins(last: Piece, piece: Piece, gap: float) -> bool:
+def _joins(last: Piece, piece: Piece, gap: float, walls: list[Rule]) -> bool:
     size = min(last.size, piece.size)
     level = abs(last.height - piece.height) < (0.3 if last.size == piece.size else 0.1) * size
-    return level and -0.5 * size < gap <= WIDE * size
+    return level and -0.5 * size < gap <= WIDE * size and not walled(last, piece, walls)
+
+
+def walled(last: Piece, piece: Piece, walls: list[Rule]) -> bool:
+    """Tell whether a vertical line stands between two pieces."""
+    number = bisect.bisect(walls, (last.right - 2, 0.0, 0.0))
+    while number < len(walls) and walls[number][0] < piece.left + 2:
+        if walls[number][1] <= piece.height <= walls[number][2]:
+            return True
+        number += 1
+    return False
 
 
 def _script(piece: Piece, host: Piece, gap: float) -> int:
@@ -377,7 +392,7 @@ def _objects(page: Any, c: Any) -> Iterator[tuple[int, Any]]:
             held += [c.FPDFFormObj_GetObject(one, number) for number in range(count)]
 
 
-def _rules(page: Any, angle: int, c: Any) -> tuple[list[tuple[float, float, float]], list[tuple[float, float, float]]]:
+def _rules(page: Any, angle: int, c: Any) -> tuple[list[Rule], list[Rule]]:
     """Return the horizontal and the vertical edges of drawn lines and boxes."""
     across, down, sides = set(), set(), [ctypes.c_float() for _ in range(4)]
     for kind, one in _objects(page, c):
@@ -388,35 +403,6 @@ def _rules(page: Any, angle: int, c: Any) -> tuple[list[tuple[float, float, floa
             across |= {(y, x1, x2) for y in (y1, y2) if x2 - x1 > 15}
             down |= {(x, y1, y2) for x in (x1, x2) if y2 - y1 > 8}
     return sorted(across, reverse=True), sorted(down)
-
-
-Row = list[Piece]
-
-
-def rows(pieces: Iterable[Piece]) -> list[Row]:
-    """Return the pieces that stand at one height, from the left, in rows from the top."""
-    result: list[Row] = []
-    for piece in sorted(pieces, key=lambda piece: -piece.height):
-        level = result and result[-1][0].height - piece.height < 0.35 * min(piece.size, result[-1][0].size)
-        if level:
-            result[-1].append(piece)
-        else:
-            result.append([piece])
-    return [_joined(sorted(row, key=lambda piece: piece.left)) for row in result]
-
-
-def _joined(row: Row) -> Row:
-    result = row[:1]
-    for piece in row[1:]:
-        last = result[-1]
-        gap, size = piece.left - last.right, min(piece.size, last.size)
-        mark = len(row) == 2 and gap < 4 * size and _MARK.fullmatch(last.text)
-        if mark or -0.3 * size < gap <= WIDE * size:
-            text = last.text + (" " if gap > 0.15 * size else "") + piece.text
-            result[-1] = replace(last, text=text, right=piece.right, place=min(last.place, piece.place))
-        else:
-            result.append(piece)
-    return result
 
 
 def without_running_lines(pages: list[list[tuple[Frame, list[Row]]]], levels: Any) -> Counter[str]:
