@@ -37,6 +37,7 @@ def test_what_a_browser_hides_is_left_out_and_counted(one, hidden):
         "<a class=skip-link href=#m>gone</a>",
         "<footer>gone</footer>",
         "<div role=dialog>gone</div>",
+        "<ul class='Breadcrumbs top'><li><a href=/>gone</a> ›</ul>",
     ],
 )
 def test_menus_and_banners_are_left_out_and_counted(one, menu):
@@ -49,6 +50,7 @@ def test_menus_and_banners_are_left_out_and_counted(one, menu):
     "shown",
     [
         "<header><h2>Head</h2>Kept</header>",
+        "<div class=menu>Soup of the day. Kept <a href=a>5 €</a></div>",
         "<article><header>By <a href=a>Bo</a>. Kept</header></article>",
         "<main><div class=cookie-notice>Kept: how cookies are used.</div></main>",
         "<div role=tabpanel hidden>Kept</div>",
@@ -102,6 +104,14 @@ def test_a_table_of_endless_spans_is_refused(one):
         one("a.html", "<table>" + "<tr><td colspan=1000 rowspan=65000>x" * 900 + "</table>")
 
 
+def test_a_table_of_a_page_in_markdown_is_as_whole(one):
+    """Spans hold in Markdown's own tables of HTML too."""
+    table = (
+        "<table>\n<tr><th>A</th><th>B</th></tr>\n<tr><td rowspan='2'>x</td><td>1</td></tr>\n<tr><td>2</td></tr></table>"
+    )
+    assert one("a.md", table).text == "| A | B |\n| --- | --- |\n| x | 1 |\n| x | 2 |"
+
+
 def test_pictures_are_the_words_that_describe_them(one):
     """A picture without such words is counted, one that only adorns is not."""
     reading = one("a.html", "<p>x<img src=a><img alt='' src=b><img alt=image7.png><img alt=' A pump at work'></p>")
@@ -123,7 +133,9 @@ def test_pictures_are_the_words_that_describe_them(one):
         ("1", "a warranty", " ¹"),
         ("3,4", "after 36", " [3,4]"),
         ("[5]", "after 36", " [5]"),
+        ("(5)", "after 36", " [5]"),
         ("*", "after 36", "*"),
+        ("®", "Orlin", "®"),
     ],
 )
 def test_what_is_raised_never_changes_a_number(mark, before, text):

@@ -90,6 +90,7 @@ _INVISIBLE = re.compile(
     rf"|[\U000e0000-\U000e007f]|(?<![{_JOINED}])[\u200c\u200d]+|[\u200c\u200d]+(?![{_JOINED}])"
 )
 _ALIKES = {
+    **{chr(code): bytes([code]).decode("cp1252", "ignore") for code in range(0x80, 0xA0)},  # as browsers take them
     **dict.fromkeys("\u00a0\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u205f", " "),
     **dict.fromkeys("\u2028\u2029", "\n"),
     **dict(zip("\u2010\u2011ﬀﬁﬂﬃﬄﬅﬆ", ("-", "-", "ff", "fi", "fl", "ffi", "ffl", "st", "st"), strict=True)),

@@ -5,8 +5,8 @@ from typing import Any
 
 _RAISED = dict(zip("0123456789+-−=()ni", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁻⁼⁽⁾ⁿⁱ", strict=True))
 _LOWERED = dict(zip("0123456789+-−=()", "₀₁₂₃₄₅₆₇₈₉₊₋₋₌₍₎", strict=True))
-_NOTES = re.compile(r"\[.*\]|[*†‡§¶,\s]+|\d+(?:[,;]\s*\d+)+")
-_ORDINAL = re.compile(r"(?:st|nd|rd|th|[eè]|[èe]?re?|n?de?|te?|ers?|i?[èe]mes?|TM|SM)\.?", re.IGNORECASE)
+_NOTES = re.compile(r"\[.*\]|\(\d{1,2}\)|[*†‡§¶,\s]+|\d+(?:[,;]\s*\d+)+")
+_ORDINAL = re.compile(r"(?:st|nd|rd|th|[eè]|[èe]?re?|n?de?|te?|ers?|i?[èe]mes?|TM|SM|[®™©℠])\.?", re.IGNORECASE)
 _PARTS = {
     **dict.fromkeys(("f", "mfrac"), "{0}/{1}"),
     **dict.fromkeys(("sSup", "msup", "limUpp", "mover"), "{0}{raised}"),

@@ -8,7 +8,7 @@ from typing import Any
 
 from raft.corpus.readers import Reading, Unreadable, clean, decode, require
 from raft.corpus.readers.formulas import lowered, raised, told
-from raft.corpus.readers.text import own_title, split_front_matter
+from raft.corpus.readers.text import own_title, split_front_matter, spread
 
 _TEMPLATE = re.compile(r"\{%[^{}]{0,1000}?%\}|\{\{[^{}]{0,1000}?\}\}")
 _DECLARED = re.compile(r"\s*<\?xml\b[^>]*>")
@@ -20,7 +20,6 @@ _ROW = re.compile(r"^\|.*", re.MULTILINE)
 _EMPTY = re.compile(r"^(?:\|[ |]*|#+)$\n?", re.MULTILINE)
 _MAX_DEPTH = 1_000
 """Far more than the converter can follow; what looks for tables would take the square of it."""
-_MAX_CELLS = 500_000
 _DROPPED = [
     "style",
     "head",
@@ -43,6 +42,7 @@ _ASKING = re.compile(
 )
 _HEADINGS = [f"h{level}" for level in range(1, 7)]
 _LAYING_OUT = {"table", "pre", *_HEADINGS}
+_LEADING = {"breadcrumb", "breadcrumbs", "sidebar", "navbar", "nav", "navigation", "menu", "toc", "pagination", "pager"}
 _BLOCKS = ("p", "br", "li", "div")
 _TELLING = ("p", "li", "td", "dt", "summary", *_HEADINGS)
 """A button in these is a word of the text."""
@@ -54,7 +54,7 @@ _NO_WORDS = re.compile(
 _GENERATED = re.compile(
     r"\s*(?:description automatically generated|ai-generated content may be incorrect)\W*", re.IGNORECASE
 )
-_BACK = re.compile(r"[↑↩↵^⏎\ufe0e\s]+")
+_BACK = re.compile(r"[¶#🔗↑↩↵^⏎\ufe0e\s]+")
 
 
 def read(path: Path, *, kind: str, drop_templates: bool, **_others: object) -> list[Reading]:
@@ -140,19 +140,18 @@ def _is_no_text(element: Any) -> bool:
 
 
 def _is_furniture(element: Any) -> bool:
-    if element.name in ("nav", "footer"):
-        return True
     attributes = element.attrs
-    if not attributes and element.name != "header":
-        return False
+    if element.name in ("nav", "footer") or (not attributes and element.name != "header"):
+        return bool(element.name in ("nav", "footer"))
     role = str(attributes.get("role", "")).lower()
     if element.name == "header" or role == "banner":
         inside = element.find(_HEADINGS) or element.find_parent(["main", "article", "section"])
         return not inside and bool(element.find(["a", "button"]))
-    if element.name in _KEPT:
-        return False
-    if role in _ROLES:
-        return not element.find(["main", "article"])
+    if element.name in _KEPT or role in _ROLES:
+        return role in _ROLES and element.name not in _KEPT and not element.find(["main", "article"])
+    if not _LEADING.isdisjoint(map(str.lower, attributes.get("class", ()))):
+        linked = sum(len(link.get_text()) for link in element.find_all("a"))
+        return linked > 0.7 * len(element.get_text(strip=True)) > 0
     asks = any(map(_ASKING.search, [*attributes.get("class", ()), attributes.get("id", "")]))
     return asks and not (element.find(["h1", "main"]) or element.find_parent(["main", "article"]))
 
@@ -249,8 +248,8 @@ def _lay_out(page: Any, table: Any) -> None:
         cell.get(span, "1") != "1" for row in rows for cell in row for span in ("rowspan", "colspan")
     ):
         return
-    grid = _grid(rows)
-    width = max(map(len, grid), default=0)
+    grid = spread([[(cell, cell.get("rowspan", ""), cell.get("colspan", "")) for cell in row] for row in rows])
+    width = len(grid[0]) if grid else 0
     made = page.new_tag("table")
     while heads > 0 and len(grid) > 1 and len(rows[0]) == 1 and width > 1:  # a title above the columns
         heading = page.new_tag("p")
@@ -267,47 +266,6 @@ def _lay_out(page: Any, table: Any) -> None:
         alike = len({id(cell) for cell in row}) == 1 and width > 1
         made.append(_row(page, "th" if len(made) == 0 else "td", [row[0], *[None] * (width - 1)] if alike else row))
     table.replace_with(made)
-
-
-def _grid(rows: list[list[Any]]) -> list[list[Any]]:
-    """Return for each row its cells, each as often as it spans columns, and in each row that it spans."""
-    grid: list[list[Any]] = []
-    below: dict[int, tuple[Any, int]] = {}
-    size = 0
-    for row in rows:
-        line: list[Any] = []
-        waiting = list(reversed(row))
-        while waiting or len(line) in below:
-            if len(line) in below:
-                cell, left = below.pop(len(line))
-                if left > 1:
-                    below[len(line)] = (cell, left - 1)
-                line.append(cell)
-                continue
-            cell = waiting.pop()
-            down, across = _span(cell, "rowspan"), _span(cell, "colspan")
-            for _ in range(across):
-                if down > 1:
-                    below[len(line)] = (cell, down - 1)
-                line.append(cell)
-            size += across * min(down, len(rows) - len(grid))
-            if size > _MAX_CELLS:
-                raise Unreadable("A table in it has too many cells.")
-        for column in sorted(column for column in below if column > len(line)):
-            line += [None] * (column - len(line))
-            cell, left = below.pop(column)
-            if left > 1:
-                below[column] = (cell, left - 1)
-            line.append(cell)
-        grid.append(line)
-    width = max(map(len, grid), default=0)
-    return [line + [None] * (width - len(line)) for line in grid]
-
-
-def _span(cell: Any, name: str) -> int:
-    said = re.match(r"\s*(\d{1,5})", str(cell.get(name, "1")))
-    number = int(said[1]) if said else 1
-    return min(number or 100_000, 1000 if name == "colspan" else 100_000)  # rows: 0 is all that follow
 
 
 def _row(page: Any, kind: str, cells: list[Any]) -> Any:
