@@ -474,6 +474,7 @@ def test_records_are_found_where_they_are(tmp_path):
         (json.dumps({"count": 2, "data": {"tags": ["x"], "items": records}}), "text"),
         (json.dumps([{"title": one["title"], "content": {"text": one["text"]}} for one in records]), "content.text"),
         (json.dumps([{"title": one["title"], "content.text": one["text"]} for one in records]), "content.text"),
+        (json.dumps([{"title": one["title"], "paragraphs": [one["text"]]} for one in records]), "paragraphs"),
     ):
         readings = many(tmp_path, "a.json", content, text_field=field)
         assert [(r.title, r.text, r.record) for r in readings] == [("One", "First.", 0), ("Two", "Second.", 1)]

@@ -33,7 +33,9 @@ def raised(mark: str, before: str = "", *, note: bool = False) -> str:
     if not mark:
         return ""
     if note or _NOTES.fullmatch(mark):
-        return f" [{mark.strip('[]() ')}]" if re.search(r"\w", mark) else mark
+        numbers = re.findall(r"\d+", mark)
+        words = "" if numbers else re.search(r"\w", mark) and f" [{mark.strip('[]() ')}]"
+        return "".join(" " + "".join(map(_RAISED.__getitem__, number)) for number in numbers) or words or mark
     if before[-1:].isalnum() and _ORDINAL.fullmatch(mark):
         return mark
     if all(sign in _RAISED for sign in mark):

@@ -34,6 +34,8 @@ _DROPPED = [
     "input",
 ]
 _HIDING = re.compile(r"display\s*:\s*none|visibility\s*:\s*(?:hidden|collapse)|mso-hide\s*:\s*all", re.IGNORECASE)
+_AT_MEDIA = re.compile(r"/\*.*?\*/|@[^{};]*(?:;|\{(?:[^{}]*\{[^{}]*\})*[^{}]*\})", re.DOTALL)
+_RULE = re.compile(r"([^{}]+)\{([^{}]*)\}")
 _ROLES = {"navigation", "search", "menu", "menubar", "contentinfo", "dialog", "alertdialog"}
 _ASKING = re.compile(
     r"(?:cookie|consent|gdpr|ccpa)[\w-]*(?:banner|bar|notice|popup|modal|dialog|overlay|message|wall|layer|prompt|box)"
@@ -113,10 +115,11 @@ def _drop(page: Any, left_out: dict[str, int]) -> None:
     opened = {
         one for element in page.find_all(attrs={"aria-controls": True}) for one in element["aria-controls"].split()
     }
+    concealed = _concealed(page)
     waiting = [page]
     while waiting:
         for element in [child for child in waiting.pop().contents if child.name]:
-            why = "" if _is_no_text(element) else _part(element, opened)
+            why = "" if _is_no_text(element) else _part(element, opened, concealed)
             if why is None:
                 waiting.append(element)
                 continue
@@ -125,10 +128,21 @@ def _drop(page: Any, left_out: dict[str, int]) -> None:
             element.decompose()
 
 
-def _part(element: Any, opened: set[str]) -> str | None:
+def _concealed(page: Any) -> set[str]:
+    """Return the classes and ids (`.old`, `#old`) that the page's own style hides and nothing in it shows again."""
+    css = _AT_MEDIA.sub("", " ".join(style.get_text() for style in page.find_all("style")))
+    rules = [(selectors, body) for selectors, body in _RULE.findall(css) if "display" in body or "visibility" in body]
+    hidden = {one.strip() for selectors, body in rules if _HIDING.search(body) for one in selectors.split(",")}
+    others = " ".join(selectors for selectors, body in rules if not _HIDING.search(body))
+    others += " ".join(script.get_text() for script in page.find_all("script"))
+    return {one for one in hidden if re.fullmatch(r"[.#][\w-]+", one) and one[1:] not in others}
+
+
+def _part(element: Any, opened: set[str], concealed: set[str]) -> str | None:
     if _is_furniture(element):
         return "menus and banners"
-    return "hidden parts" if _is_hidden(element, opened) else None
+    names = [f".{name}" for name in element.get("class", ())] + [f"#{element.get('id')}"] if element.attrs else []
+    return "hidden parts" if _is_hidden(element, opened, not concealed.isdisjoint(names)) else None
 
 
 def _is_no_text(element: Any) -> bool:
@@ -156,12 +170,13 @@ def _is_furniture(element: Any) -> bool:
     return asks and not (element.find(["h1", "main"]) or element.find_parent(["main", "article"]))
 
 
-def _is_hidden(element: Any, opened: set[str]) -> bool:
+def _is_hidden(element: Any, opened: set[str], concealed: bool) -> bool:
     attributes = element.attrs
     if not attributes and element.name != "dialog":
         return False
     hidden = (
-        attributes.get("hidden", "until-found") != "until-found"
+        concealed
+        or attributes.get("hidden", "until-found") != "until-found"
         or str(attributes.get("aria-hidden", "")).lower() == "true"
         or (element.name == "dialog" and "open" not in attributes)
         or bool(_HIDING.search(str(attributes.get("style", ""))))
