@@ -152,6 +152,7 @@ def test_toml_front_matter_gives_the_title_and_goes(one):
         "---\nFirst rule.\n---\nSecond.",
         "---\n# Rules\n---\nSecond.",
         "---\n- one\n- two\n---\nSecond.",
+        "+++\n\nFirst rule.\n\n+++\n\nSecond.",
         "---\n\nNote: keep it shut.\n\n---\nSecond.",
     ],
 )

@@ -18,6 +18,7 @@ _FRONT_MATTER = re.compile(
     re.DOTALL,
 )
 _KEY, _GOES_ON = re.compile(r"[\w\"'$@][^:\n]{0,200}:(?:\s|$)"), re.compile(r"[ \t#}\]-]|$")
+_TOML = re.compile(r"\s*(?:#|\[|[\w\"'.-]+\s*=)")
 _TITLE = re.compile(r"^title[ \t]*[:=][ \t]*(?P<quote>[\"']?)(?P<title>[^\n]{0,2000}?)(?P=quote)[ \t]*$", re.MULTILINE)
 _CODE = r"(?P<ticks>`{1,3})(?!`)[^\n]{1,2000}?(?<!`)(?P=ticks)(?!`)"
 _DATA = r"data:[\w.+-]+/[^\s\"'<>()]{100,}"
@@ -127,7 +128,7 @@ def split_front_matter(text: str) -> tuple[str | None, str]:
     What stands between two ruled lines and holds no settings is text.
     """
     match = _FRONT_MATTER.match(text)
-    if not match or not _are_settings((match["yaml"] or "").split("\n")):
+    if not match or not _are_settings((match["yaml"] or "").split("\n")) or not _TOML.match(match["toml"] or "#"):
         return None, text
     title = _TITLE.search(match["yaml"] or match["toml"] or "")
     known = title and title["title"].strip() not in {"", ">", ">-", "|", "|-"}
