@@ -409,6 +409,19 @@ def test_docx_keeps_headings_and_tables(one):
     assert reading.text == "# Care\n\nOil it.\n\n| Part | Price |\n| --- | --- |\n| Pump | 5 |"
 
 
+@pytest.mark.parametrize(
+    ("name", "content"), [("a.docx", docx(paragraph("Oil it."))), ("a.xlsx", xlsx([["Oil", "it"]]))]
+)
+def test_a_strict_office_document_is_read_as_others(one, name, content):
+    """What was saved in the strict form of its format says the same."""
+    usual = one(name, content).text
+    with zipfile.ZipFile(io.BytesIO(content)) as file:
+        parts = {part: file.read(part).decode() for part in file.namelist()}
+    usually = re.compile(r"http://schemas\.openxmlformats\.org/(?!package)(\w+)/2006/")
+    strict = {part: usually.sub(r"http://purl.oclc.org/ooxml/\1/", text) for part, text in parts.items()}
+    assert "purl" in strict["_rels/.rels"] and one(name, archive(**strict)).text == usual
+
+
 def test_a_zip_bomb_is_refused_before_a_library_sees_it(one):
     """A document of a few kilobytes that inflates to gigabytes does not inflate."""
     begun = time.monotonic()

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from raft.corpus.readers import Reading, check_archive, require
+from raft.corpus.readers import Reading, office, require
 from raft.corpus.readers.formulas import told
 from raft.corpus.readers.html import to_markdown
 from raft.corpus.readers.text import own_title
@@ -29,14 +29,13 @@ def read(path: Path, *, kind: str, **_others: object) -> list[Reading]:
     pictures are left out, but for the words that describe them.
     """
     mammoth = require("mammoth", why="to read DOCX files")
-    check_archive(path)
     left_out: dict[str, int] = {}
 
     def no_picture(_image: Any) -> dict[str, str]:
         return {}
 
     result = mammoth.convert_to_html(
-        _prepared(path, left_out), style_map=_STYLES, convert_image=mammoth.images.img_element(no_picture)
+        _prepared(office(path), left_out), style_map=_STYLES, convert_image=mammoth.images.img_element(no_picture)
     )
     _, text = to_markdown(result.value, left_out)
     text = _in_place(text)
@@ -54,7 +53,7 @@ def _in_place(text: str) -> str:
     return re.sub(rf"{_LABEL}\d", "", "".join(done))
 
 
-def _prepared(path: Path, left_out: dict[str, int]) -> io.BytesIO:
+def _prepared(path: Path | io.BytesIO, left_out: dict[str, int]) -> io.BytesIO:
     """Return the document with what mammoth does not read as text: equations and the numbers of paragraphs."""
     etree = require("lxml.etree", why="to read DOCX files")
     parser = etree.XMLParser(resolve_entities=False, no_network=True)

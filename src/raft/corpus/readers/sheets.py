@@ -10,7 +10,7 @@ from itertools import chain, dropwhile, islice, pairwise
 from pathlib import Path
 from typing import Any
 
-from raft.corpus.readers import Reading, Unreadable, check_archive, clean, decode, require
+from raft.corpus.readers import Reading, Unreadable, clean, decode, office, require
 
 _DELIMITERS = "\t;|,"
 _AHEAD = 60
@@ -184,9 +184,9 @@ def _is_number(cell: str) -> bool:
 
 def _sheets(path: Path, left_out: dict[str, int]) -> Iterator[str]:
     openpyxl = require("openpyxl", why="to read XLSX files")
-    check_archive(path)
-    workbook = openpyxl.load_workbook(path, read_only=True, data_only=True)
-    with zipfile.ZipFile(path) as archive:
+    file = office(path)
+    workbook = openpyxl.load_workbook(file, read_only=True, data_only=True)
+    with zipfile.ZipFile(file) as archive:
         for sheet in workbook.worksheets:
             source = archive.read(sheet._worksheet_path)
             if empty := len(_NO_VALUE.findall(source)):
