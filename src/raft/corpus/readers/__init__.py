@@ -107,6 +107,7 @@ _CHARSET = re.compile(
     rb"""<\?xml\b[^>]{0,200}encoding\s*=\s*["']([\w.:-]+)|<meta\b[^>]{0,400}charset\s*=[\s"']*([\w.:-]+)""",
     re.IGNORECASE,
 )
+_ESCAPES = ((b"\x1b$)C", "iso2022_kr"), (b"\x1b$B", "iso2022_jp_2"), (b"\x1b$@", "iso2022_jp_2"))
 _TEXT_CODEC = re.compile("utf-(?:8|16|32)|cp|iso8859|iso2022|koi8|mac|shift|euc|gb|big5|hz|johab|tis|kz|ptcp")
 _SUPERSETS = {
     **{"iso8859-1": "cp1252", "ascii": "cp1252", "iso8859-9": "cp1254", "iso8859-11": "cp874", "tis-620": "cp874"},
@@ -270,6 +271,8 @@ def decode(data: bytes, left_out: dict[str, int] | None = None) -> str:
     charset = _python_name((named[1] or named[2]).decode()) if named and not marked else None
     if charset and charset.startswith(("iso2022", "hz")):  # seven bits, which pass as UTF-8
         marked, charset = charset, None
+    elif not marked and b"\x1b$" in data and data.isascii():
+        marked = next((name for sign, name in _ESCAPES if sign in data), None)
     elif not marked and b"\0" in data:
         marked = _unmarked_utf16(data)
     with suppress(UnicodeDecodeError):
