@@ -80,6 +80,12 @@ def test_wide_characters_need_no_mark(encoding, text):
     assert decode((text * 4).encode(encoding)) == text * 4
 
 
+@pytest.mark.parametrize(("encoding", "language"), [("iso2022_jp", "cp932"), ("iso2022_kr", "cp949")])
+def test_what_shifts_by_escapes_is_read(encoding, language):
+    """Old e-mails and files of Japan and Korea that use seven bits need no name of their charset."""
+    assert decode(SENTENCES[language].encode(encoding)) == SENTENCES[language]
+
+
 def test_what_nobody_sees_is_not_in_the_text(one):
     """Soft hyphens, marks without width or direction, hard spaces and ligatures keep no word from being found."""
     source = (

@@ -152,6 +152,7 @@ def test_toml_front_matter_gives_the_title_and_goes(one):
         "---\nFirst rule.\n---\nSecond.",
         "---\n# Rules\n---\nSecond.",
         "---\n- one\n- two\n---\nSecond.",
+        "+++\n\nFirst rule.\n\n+++\n\nSecond.",
         "---\n\nNote: keep it shut.\n\n---\nSecond.",
     ],
 )
@@ -408,6 +409,19 @@ def test_docx_keeps_headings_and_tables(one):
     assert reading.text == "# Care\n\nOil it.\n\n| Part | Price |\n| --- | --- |\n| Pump | 5 |"
 
 
+@pytest.mark.parametrize(
+    ("name", "content"), [("a.docx", docx(paragraph("Oil it."))), ("a.xlsx", xlsx([["Oil", "it"]]))]
+)
+def test_a_strict_office_document_is_read_as_others(one, name, content):
+    """What was saved in the strict form of its format says the same."""
+    usual = one(name, content).text
+    with zipfile.ZipFile(io.BytesIO(content)) as file:
+        parts = {part: file.read(part).decode() for part in file.namelist()}
+    usually = re.compile(r"http://schemas\.openxmlformats\.org/(?!package)(\w+)/2006/")
+    strict = {part: usually.sub(r"http://purl.oclc.org/ooxml/\1/", text) for part, text in parts.items()}
+    assert "purl" in strict["_rels/.rels"] and one(name, archive(**strict)).text == usual
+
+
 def test_a_zip_bomb_is_refused_before_a_library_sees_it(one):
     """A document of a few kilobytes that inflates to gigabytes does not inflate."""
     begun = time.monotonic()
@@ -474,6 +488,7 @@ def test_records_are_found_where_they_are(tmp_path):
         (json.dumps({"count": 2, "data": {"tags": ["x"], "items": records}}), "text"),
         (json.dumps([{"title": one["title"], "content": {"text": one["text"]}} for one in records]), "content.text"),
         (json.dumps([{"title": one["title"], "content.text": one["text"]} for one in records]), "content.text"),
+        (json.dumps([{"title": one["title"], "paragraphs": [one["text"]]} for one in records]), "paragraphs"),
     ):
         readings = many(tmp_path, "a.json", content, text_field=field)
         assert [(r.title, r.text, r.record) for r in readings] == [("One", "First.", 0), ("Two", "Second.", 1)]

@@ -75,6 +75,13 @@ def test_merged_cells_hold_for_all_their_rows_and_columns(one):
     ]
 
 
+def test_a_sheet_of_names_and_values_may_have_a_title(one):
+    """A title that is merged above names and their values is a line of its own."""
+    rows = [["Data sheet", None], ["Type", "P-7"], ["Power", (94, '0" W"')], ["Built", 2019]]
+    text = one("a.xlsx", workbook(rows, "A1:B1")).text
+    assert text.split("\n")[2:] == ["Data sheet", "Type: P-7", "Power: 94 W", "Built: 2019"]
+
+
 def test_a_formula_without_a_value_is_counted(one):
     """What a program wrote as a formula, and no sheet has ever calculated, is said to be missing."""
     reading = one("a.xlsx", workbook([["Part", "Sum", "Tax"], ["Nut", "=1+1", 3], ["Bolt", "=2+2", 4]]))

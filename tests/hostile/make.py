@@ -57,7 +57,11 @@ def xlsx(cells, before="", sheets=1, **more):
     names = "".join(f'<sheet name="s{n}" sheetId="{n + 1}" r:id="r1"/>' for n in range(sheets))
     return archive(
         {
-            "[Content_Types].xml": TYPES,
+            "[Content_Types].xml": TYPES.replace(
+                "/>",
+                '><Override PartName="/xl/workbook.xml" ContentType="application/vnd.openxmlformats-officedocument.'
+                'spreadsheetml.sheet.main+xml"/></Types>',
+            ),
             "_rels/.rels": related("xl/workbook.xml", "officeDocument"),
             "xl/workbook.xml": f'<workbook xmlns="{SHEET}" xmlns:r="{OFFICE}"><sheets>{names}</sheets></workbook>',
             "xl/_rels/workbook.xml.rels": related("worksheets/sheet1.xml", "worksheet"),

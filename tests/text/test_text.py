@@ -66,6 +66,12 @@ def test_normal_form_drops_case_and_punctuation():
     assert text.normalise(" “The Co-op’s” fee: 1,000.50 (net)! ") == "the co-op’s fee 1,000.50 net"
 
 
+def test_an_exponent_is_no_digit_and_a_note_mark_no_word():
+    """10⁶ is another value than 106; the mark of a note does not keep an answer from being found."""
+    assert text.normalise("10⁶ Pa") != text.normalise("106 Pa")
+    assert text.contains("It lasts 36 ¹ months ².", "36 months") and text.normalise("5 m²") == "5 m2"
+
+
 def test_content_words_carry_the_meaning():
     """Articles, question words and auxiliaries carry none."""
     assert text.content_words("What is the refund limit of the shop?") == {"refund", "limit", "shop"}

@@ -42,6 +42,8 @@ PAIRED = re.compile(rf"[{UNSPACED}{SYLLABLES}]+")
 
 _HIDDEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
 
+_EXPONENT, _NOTE_MARK = re.compile("(?<=\\d)(?=[⁰¹²³⁴-⁹⁺⁻])"), re.compile(r"(?<=\s)[⁰¹²³⁴-⁹]+(?!\w)")
+
 STEM = 5
 """Letters by which words are told apart where their endings do not matter."""
 
@@ -75,8 +77,11 @@ def printable(text: str) -> str:
 def normalise(text: str) -> str:
     """Return the text case-folded, without punctuation at the words' edges, with single spaces.
 
-    Where a script has no spaces between words, each of its characters is a word (as in MLQA, arXiv 1910.07475).
+    Where a script has no spaces between words, each of its characters is a word (as in MLQA, arXiv 1910.07475). An
+    exponent is none of its number's digits (10⁶ is not 106), and the mark of a note that stands apart is no word.
     """
+    if not text.isascii():
+        text = _EXPONENT.sub("^", _NOTE_MARK.sub("", text))
     folded = unicodedata.normalize("NFKC", text).casefold()
     return " ".join(words(folded))
 

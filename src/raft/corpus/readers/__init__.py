@@ -8,6 +8,7 @@ a process of its own (`ReadingProcess`), so that what takes too long, needs too 
 import codecs
 import importlib
 import importlib.util
+import io
 import json
 import os
 import re
@@ -82,6 +83,7 @@ _FORMATS = {
 SUFFIXES = {suffix: kind for kind, its in _FORMATS.items() for suffix in its.suffixes.split()}
 """File suffixes that can be read, and the format each stands for."""
 
+_STRICT = re.compile(rb"http://purl\.oclc\.org/ooxml/(\w+)/(\w+)")
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f]")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 _JOINED = r"\u0590-\u1dff\u2100-\U0010ffff"
@@ -90,6 +92,7 @@ _INVISIBLE = re.compile(
     rf"|[\U000e0000-\U000e007f]|(?<![{_JOINED}])[\u200c\u200d]+|[\u200c\u200d]+(?![{_JOINED}])"
 )
 _ALIKES = {
+    **{chr(code): bytes([code]).decode("cp1252", "ignore") for code in range(0x80, 0xA0)},  # as browsers take them
     **dict.fromkeys("\u00a0\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u205f", " "),
     **dict.fromkeys("\u2028\u2029", "\n"),
     **dict(zip("\u2010\u2011ﬀﬁﬂﬃﬄﬅﬆ", ("-", "-", "ff", "fi", "fl", "ffi", "ffl", "st", "st"), strict=True)),
@@ -104,6 +107,7 @@ _CHARSET = re.compile(
     rb"""<\?xml\b[^>]{0,200}encoding\s*=\s*["']([\w.:-]+)|<meta\b[^>]{0,400}charset\s*=[\s"']*([\w.:-]+)""",
     re.IGNORECASE,
 )
+_ESCAPES = ((b"\x1b$)C", "iso2022_kr"), (b"\x1b$B", "iso2022_jp_2"), (b"\x1b$@", "iso2022_jp_2"))
 _TEXT_CODEC = re.compile("utf-(?:8|16|32)|cp|iso8859|iso2022|koi8|mac|shift|euc|gb|big5|hz|johab|tis|kz|ptcp")
 _SUPERSETS = {
     **{"iso8859-1": "cp1252", "ascii": "cp1252", "iso8859-9": "cp1254", "iso8859-11": "cp874", "tis-620": "cp874"},
@@ -267,6 +271,8 @@ def decode(data: bytes, left_out: dict[str, int] | None = None) -> str:
     charset = _python_name((named[1] or named[2]).decode()) if named and not marked else None
     if charset and charset.startswith(("iso2022", "hz")):  # seven bits, which pass as UTF-8
         marked, charset = charset, None
+    elif not marked and b"\x1b$" in data and data.isascii():
+        marked = next((name for sign, name in _ESCAPES if sign in data), None)
     elif not marked and b"\0" in data:
         marked = _unmarked_utf16(data)
     with suppress(UnicodeDecodeError):
@@ -363,6 +369,20 @@ def check_archive(path: Path) -> None:
                             raise Unreadable("The file inflates to far more than a document does (a zip bomb?).")
     except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError) as error:
         raise Unreadable(f"The file is damaged: {_sentence(error)}") from error
+
+
+def office(path: Path) -> Path | io.BytesIO:
+    """Return an Office document that was checked as an archive; one that was saved as "Strict" with its usual names."""
+    check_archive(path)
+    made = io.BytesIO()
+    with zipfile.ZipFile(path) as archive:
+        if "_rels/.rels" not in archive.namelist() or _STRICT.search(archive.read("_rels/.rels")) is None:
+            return path
+        with zipfile.ZipFile(made, "w") as copy:
+            for name in archive.namelist():
+                copy.writestr(name, _STRICT.sub(rb"http://schemas.openxmlformats.org/\1/2006/\2", archive.read(name)))
+    made.seek(0)
+    return made
 
 
 def _sentence(error: Exception) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from raft.corpus.readers import Reading, check_archive, require
+from raft.corpus.readers import Reading, office, require
 from raft.corpus.readers.formulas import told
 from raft.corpus.readers.html import to_markdown
 from raft.corpus.readers.text import own_title
@@ -29,14 +29,13 @@ def read(path: Path, *, kind: str, **_others: object) -> list[Reading]:
     pictures are left out, but for the words that describe them.
     """
     mammoth = require("mammoth", why="to read DOCX files")
-    check_archive(path)
     left_out: dict[str, int] = {}
 
     def no_picture(_image: Any) -> dict[str, str]:
         return {}
 
     result = mammoth.convert_to_html(
-        _prepared(path, left_out), style_map=_STYLES, convert_image=mammoth.images.img_element(no_picture)
+        _prepared(office(path), left_out), style_map=_STYLES, convert_image=mammoth.images.img_element(no_picture)
     )
     _, text = to_markdown(result.value, left_out)
     text = _in_place(text)
@@ -54,7 +53,7 @@ def _in_place(text: str) -> str:
     return re.sub(rf"{_LABEL}\d", "", "".join(done))
 
 
-def _prepared(path: Path, left_out: dict[str, int]) -> io.BytesIO:
+def _prepared(path: Path | io.BytesIO, left_out: dict[str, int]) -> io.BytesIO:
     """Return the document with what mammoth does not read as text: equations and the numbers of paragraphs."""
     etree = require("lxml.etree", why="to read DOCX files")
     parser = etree.XMLParser(resolve_entities=False, no_network=True)
@@ -135,18 +134,21 @@ class _Numbers:
         self._counts: dict[str, dict[int, int]] = {}
         self._begun: set[str] = set()
         style_levels: dict[tuple[str, str], int] = {}
+        links: dict[str, str] = {}
         for abstract in () if numbering is None else numbering.iterfind(f"{_W}abstractNum"):
             name = abstract.get(f"{_W}abstractNumId")
             self._levels[name] = {}
+            if link := _value(abstract, "numStyleLink"):
+                links[name] = link
             for level in abstract.iterfind(f"{_W}lvl"):
-                depth = int(level.get(f"{_W}ilvl", 0))
+                depth = _whole(level.get(f"{_W}ilvl", ""))
                 said = {one: _value(level, one) for one in ("start", "numFmt", "lvlText", "pStyle", "isLgl")}
                 form = "legal" if level.find(f"{_W}isLgl") is not None else said["numFmt"]
-                self._levels[name][depth] = (int(said["start"] or 1), form, said["lvlText"])
+                self._levels[name][depth] = (_whole(said["start"], 1), form, said["lvlText"])
                 style_levels[name, said["pStyle"]] = depth
         for one in () if numbering is None else numbering.iterfind(f"{_W}num"):
             starts = {
-                int(level.get(f"{_W}ilvl", 0)): int(_value(level, "startOverride") or 1)
+                _whole(level.get(f"{_W}ilvl", "")): _whole(_value(level, "startOverride"), 1)
                 for level in one.iterfind(f"{_W}lvlOverride")
                 if level.find(f"{_W}startOverride") is not None
             }
@@ -156,15 +158,18 @@ class _Numbers:
             self._based[name] = _value(style, "basedOn")
             own = style.find(f"{_W}pPr/{_W}numPr")
             if own is not None and (number := _value(own, "numId")):
-                depth = style_levels.get((self._lists.get(number, ("",))[0], name), int(_value(own, "ilvl") or 0))
+                depth = style_levels.get((self._lists.get(number, ("",))[0], name), _whole(_value(own, "ilvl")))
                 self._by_style[name] = (number, depth)
+        for name, link in links.items():  # a list that is defined where a style is
+            shared = self._lists.get(self._by_style.get(link, ("",))[0], ("",))[0]
+            self._levels[name] = self._levels.get(shared, {})
 
     def of(self, paragraph: Any, style: str) -> str:
         """Return the next number for a paragraph behind the mark of its level; "" if it has none, or a bullet."""
         own = paragraph.find(f"{_W}pPr/{_W}numPr")
         number, depth = next((self._by_style[name] for name in self._styles(style) if name in self._by_style), ("", 0))
         if own is not None:
-            number, depth = _value(own, "numId") or number, int(_value(own, "ilvl") or depth)
+            number, depth = _value(own, "numId") or number, _whole(_value(own, "ilvl"), depth)
         name, starts = self._lists.get(number, ("", {}))
         levels = self._levels.get(name, {})
         if depth not in levels or levels[depth][1] in {"bullet", "none"}:
@@ -197,6 +202,10 @@ class _Numbers:
 def _value(parent: Any, tag: str) -> str:
     child = parent.find(f"{_W}{tag}")
     return "" if child is None else child.get(f"{_W}val", "")
+
+
+def _whole(text: str, default: int = 0) -> int:
+    return int(text) if text.isdecimal() else default
 
 
 def _numeral(number: int, form: str) -> str:

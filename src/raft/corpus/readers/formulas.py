@@ -5,8 +5,8 @@ from typing import Any
 
 _RAISED = dict(zip("0123456789+-−=()ni", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁻⁼⁽⁾ⁿⁱ", strict=True))
 _LOWERED = dict(zip("0123456789+-−=()", "₀₁₂₃₄₅₆₇₈₉₊₋₋₌₍₎", strict=True))
-_NOTES = re.compile(r"\[.*\]|[*†‡§¶,\s]+|\d+(?:[,;]\s*\d+)+")
-_ORDINAL = re.compile(r"(?:st|nd|rd|th|[eè]|[èe]?re?|n?de?|te?|ers?|i?[èe]mes?|TM|SM)\.?", re.IGNORECASE)
+_NOTES = re.compile(r"\[.*\]|\(\d{1,2}\)|[*†‡§¶,\s]+|\d+(?:[,;]\s*\d+)+")
+_ORDINAL = re.compile(r"(?:st|nd|rd|th|[eè]|[èe]?re?|n?de?|te?|ers?|i?[èe]mes?|TM|SM|[®™©℠])\.?", re.IGNORECASE)
 _PARTS = {
     **dict.fromkeys(("f", "mfrac"), "{0}/{1}"),
     **dict.fromkeys(("sSup", "msup", "limUpp", "mover"), "{0}{raised}"),
@@ -33,7 +33,9 @@ def raised(mark: str, before: str = "", *, note: bool = False) -> str:
     if not mark:
         return ""
     if note or _NOTES.fullmatch(mark):
-        return f" [{mark.strip('[]() ')}]" if re.search(r"\w", mark) else mark
+        numbers = re.findall(r"\d+", mark)
+        words = "" if numbers else re.search(r"\w", mark) and f" [{mark.strip('[]() ')}]"
+        return "".join(" " + "".join(map(_RAISED.__getitem__, number)) for number in numbers) or words or mark
     if before[-1:].isalnum() and _ORDINAL.fullmatch(mark):
         return mark
     if all(sign in _RAISED for sign in mark):

@@ -8,7 +8,7 @@ from typing import Any
 
 from raft.corpus.readers import Reading, Unreadable, clean, decode, require
 from raft.corpus.readers.formulas import lowered, raised, told
-from raft.corpus.readers.text import own_title, split_front_matter
+from raft.corpus.readers.text import own_title, split_front_matter, spread
 
 _TEMPLATE = re.compile(r"\{%[^{}]{0,1000}?%\}|\{\{[^{}]{0,1000}?\}\}")
 _DECLARED = re.compile(r"\s*<\?xml\b[^>]*>")
@@ -20,7 +20,6 @@ _ROW = re.compile(r"^\|.*", re.MULTILINE)
 _EMPTY = re.compile(r"^(?:\|[ |]*|#+)$\n?", re.MULTILINE)
 _MAX_DEPTH = 1_000
 """Far more than the converter can follow; what looks for tables would take the square of it."""
-_MAX_CELLS = 500_000
 _DROPPED = [
     "style",
     "head",
@@ -35,6 +34,8 @@ _DROPPED = [
     "input",
 ]
 _HIDING = re.compile(r"display\s*:\s*none|visibility\s*:\s*(?:hidden|collapse)|mso-hide\s*:\s*all", re.IGNORECASE)
+_AT_MEDIA = re.compile(r"/\*.*?\*/|@[^{};]*(?:;|\{(?:[^{}]*\{[^{}]*\})*[^{}]*\})", re.DOTALL)
+_RULE = re.compile(r"([^{}]+)\{([^{}]*)\}")
 _ROLES = {"navigation", "search", "menu", "menubar", "contentinfo", "dialog", "alertdialog"}
 _ASKING = re.compile(
     r"(?:cookie|consent|gdpr|ccpa)[\w-]*(?:banner|bar|notice|popup|modal|dialog|overlay|message|wall|layer|prompt|box)"
@@ -43,6 +44,7 @@ _ASKING = re.compile(
 )
 _HEADINGS = [f"h{level}" for level in range(1, 7)]
 _LAYING_OUT = {"table", "pre", *_HEADINGS}
+_LEADING = {"breadcrumb", "breadcrumbs", "sidebar", "navbar", "nav", "navigation", "menu", "toc", "pagination", "pager"}
 _BLOCKS = ("p", "br", "li", "div")
 _TELLING = ("p", "li", "td", "dt", "summary", *_HEADINGS)
 """A button in these is a word of the text."""
@@ -54,7 +56,7 @@ _NO_WORDS = re.compile(
 _GENERATED = re.compile(
     r"\s*(?:description automatically generated|ai-generated content may be incorrect)\W*", re.IGNORECASE
 )
-_BACK = re.compile(r"[↑↩↵^⏎\ufe0e\s]+")
+_BACK = re.compile(r"[¶#🔗↑↩↵^⏎\ufe0e\s]+")
 
 
 def read(path: Path, *, kind: str, drop_templates: bool, **_others: object) -> list[Reading]:
@@ -113,10 +115,11 @@ def _drop(page: Any, left_out: dict[str, int]) -> None:
     opened = {
         one for element in page.find_all(attrs={"aria-controls": True}) for one in element["aria-controls"].split()
     }
+    concealed = _concealed(page)
     waiting = [page]
     while waiting:
         for element in [child for child in waiting.pop().contents if child.name]:
-            why = "" if _is_no_text(element) else _part(element, opened)
+            why = "" if _is_no_text(element) else _part(element, opened, concealed)
             if why is None:
                 waiting.append(element)
                 continue
@@ -125,10 +128,21 @@ def _drop(page: Any, left_out: dict[str, int]) -> None:
             element.decompose()
 
 
-def _part(element: Any, opened: set[str]) -> str | None:
+def _concealed(page: Any) -> set[str]:
+    """Return the classes and ids (`.old`, `#old`) that the page's own style hides and nothing in it shows again."""
+    css = _AT_MEDIA.sub("", " ".join(style.get_text() for style in page.find_all("style")))
+    rules = [(selectors, body) for selectors, body in _RULE.findall(css) if "display" in body or "visibility" in body]
+    hidden = {one.strip() for selectors, body in rules if _HIDING.search(body) for one in selectors.split(",")}
+    others = " ".join(selectors for selectors, body in rules if not _HIDING.search(body))
+    others += " ".join(script.get_text() for script in page.find_all("script"))
+    return {one for one in hidden if re.fullmatch(r"[.#][\w-]+", one) and one[1:] not in others}
+
+
+def _part(element: Any, opened: set[str], concealed: set[str]) -> str | None:
     if _is_furniture(element):
         return "menus and banners"
-    return "hidden parts" if _is_hidden(element, opened) else None
+    names = [f".{name}" for name in element.get("class", ())] + [f"#{element.get('id')}"] if element.attrs else []
+    return "hidden parts" if _is_hidden(element, opened, not concealed.isdisjoint(names)) else None
 
 
 def _is_no_text(element: Any) -> bool:
@@ -140,29 +154,29 @@ def _is_no_text(element: Any) -> bool:
 
 
 def _is_furniture(element: Any) -> bool:
-    if element.name in ("nav", "footer"):
-        return True
     attributes = element.attrs
-    if not attributes and element.name != "header":
-        return False
+    if element.name in ("nav", "footer") or (not attributes and element.name != "header"):
+        return bool(element.name in ("nav", "footer"))
     role = str(attributes.get("role", "")).lower()
     if element.name == "header" or role == "banner":
         inside = element.find(_HEADINGS) or element.find_parent(["main", "article", "section"])
         return not inside and bool(element.find(["a", "button"]))
-    if element.name in _KEPT:
-        return False
-    if role in _ROLES:
-        return not element.find(["main", "article"])
+    if element.name in _KEPT or role in _ROLES:
+        return role in _ROLES and element.name not in _KEPT and not element.find(["main", "article"])
+    if not _LEADING.isdisjoint(map(str.lower, attributes.get("class", ()))):
+        linked = sum(len(link.get_text()) for link in element.find_all("a"))
+        return linked > 0.7 * len(element.get_text(strip=True)) > 0
     asks = any(map(_ASKING.search, [*attributes.get("class", ()), attributes.get("id", "")]))
     return asks and not (element.find(["h1", "main"]) or element.find_parent(["main", "article"]))
 
 
-def _is_hidden(element: Any, opened: set[str]) -> bool:
+def _is_hidden(element: Any, opened: set[str], concealed: bool) -> bool:
     attributes = element.attrs
     if not attributes and element.name != "dialog":
         return False
     hidden = (
-        attributes.get("hidden", "until-found") != "until-found"
+        concealed
+        or attributes.get("hidden", "until-found") != "until-found"
         or str(attributes.get("aria-hidden", "")).lower() == "true"
         or (element.name == "dialog" and "open" not in attributes)
         or bool(_HIDING.search(str(attributes.get("style", ""))))
@@ -249,8 +263,8 @@ def _lay_out(page: Any, table: Any) -> None:
         cell.get(span, "1") != "1" for row in rows for cell in row for span in ("rowspan", "colspan")
     ):
         return
-    grid = _grid(rows)
-    width = max(map(len, grid), default=0)
+    grid = spread([[(cell, cell.get("rowspan", ""), cell.get("colspan", "")) for cell in row] for row in rows])
+    width = len(grid[0]) if grid else 0
     made = page.new_tag("table")
     while heads > 0 and len(grid) > 1 and len(rows[0]) == 1 and width > 1:  # a title above the columns
         heading = page.new_tag("p")
@@ -267,47 +281,6 @@ def _lay_out(page: Any, table: Any) -> None:
         alike = len({id(cell) for cell in row}) == 1 and width > 1
         made.append(_row(page, "th" if len(made) == 0 else "td", [row[0], *[None] * (width - 1)] if alike else row))
     table.replace_with(made)
-
-
-def _grid(rows: list[list[Any]]) -> list[list[Any]]:
-    """Return for each row its cells, each as often as it spans columns, and in each row that it spans."""
-    grid: list[list[Any]] = []
-    below: dict[int, tuple[Any, int]] = {}
-    size = 0
-    for row in rows:
-        line: list[Any] = []
-        waiting = list(reversed(row))
-        while waiting or len(line) in below:
-            if len(line) in below:
-                cell, left = below.pop(len(line))
-                if left > 1:
-                    below[len(line)] = (cell, left - 1)
-                line.append(cell)
-                continue
-            cell = waiting.pop()
-            down, across = _span(cell, "rowspan"), _span(cell, "colspan")
-            for _ in range(across):
-                if down > 1:
-                    below[len(line)] = (cell, down - 1)
-                line.append(cell)
-            size += across * min(down, len(rows) - len(grid))
-            if size > _MAX_CELLS:
-                raise Unreadable("A table in it has too many cells.")
-        for column in sorted(column for column in below if column > len(line)):
-            line += [None] * (column - len(line))
-            cell, left = below.pop(column)
-            if left > 1:
-                below[column] = (cell, left - 1)
-            line.append(cell)
-        grid.append(line)
-    width = max(map(len, grid), default=0)
-    return [line + [None] * (width - len(line)) for line in grid]
-
-
-def _span(cell: Any, name: str) -> int:
-    said = re.match(r"\s*(\d{1,5})", str(cell.get(name, "1")))
-    number = int(said[1]) if said else 1
-    return min(number or 100_000, 1000 if name == "colspan" else 100_000)  # rows: 0 is all that follow
 
 
 def _row(page: Any, kind: str, cells: list[Any]) -> Any:

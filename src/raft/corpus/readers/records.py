@@ -72,6 +72,8 @@ def _text(record: Any, text_field: str) -> str:
         value = record
         for name in text_field.split("."):
             value = value.get(name) if isinstance(value, dict) else None
+    if isinstance(value, list) and all(isinstance(one, str) for one in value):  # paragraphs
+        value = "\n\n".join(value)
     return value.strip() if isinstance(value, str) else ""
 
 

@@ -10,11 +10,12 @@ from itertools import chain, dropwhile, islice, pairwise
 from pathlib import Path
 from typing import Any
 
-from raft.corpus.readers import Reading, check_archive, clean, decode, require
+from raft.corpus.readers import Reading, Unreadable, clean, decode, office, require
 
 _DELIMITERS = "\t;|,"
 _AHEAD = 60
 """So many rows tell where the headers are."""
+_MAX_ROWS = 1_048_576
 _NUMBER = re.compile(r"\W*\d[\d.,:/'’\s-]*(?:%|[€$£¥]|\w{1,3})?\W*$")
 _YEAR = re.compile(r"(?:19|20)\d\d")
 _MERGED = re.compile(rb'<(?:\w+:)?mergeCell\b[^>]*\bref="([A-Z]{1,3})(\d{1,7}):([A-Z]{1,3})(\d{1,7})"')
@@ -73,8 +74,9 @@ def _row_lines(rows: Iterable[_Row]) -> Iterator[str]:
     ahead = list(islice(begun, _AHEAD))
     rest = chain(ahead, begun)
     filled = [(row, joined) for row, joined in ahead if any(row)]
-    if _are_pairs([row for row, _ in filled]):
-        yield from (_pairs([cell for cell in row if cell]) for row, _ in rest if any(row))
+    if _are_pairs([[cell for at, cell in enumerate(row) if at not in joined] for row, joined in filled]):
+        told = ([cell for column, cell in enumerate(row) if cell and column not in joined] for row, joined in rest)
+        yield from map(_pairs, filter(None, told))
         return
     titles, found = _headers(filled)
     tops: list[Sequence[str]] = [*found]
@@ -182,9 +184,9 @@ def _is_number(cell: str) -> bool:
 
 def _sheets(path: Path, left_out: dict[str, int]) -> Iterator[str]:
     openpyxl = require("openpyxl", why="to read XLSX files")
-    check_archive(path)
-    workbook = openpyxl.load_workbook(path, read_only=True, data_only=True)
-    with zipfile.ZipFile(path) as archive:
+    file = office(path)
+    workbook = openpyxl.load_workbook(file, read_only=True, data_only=True)
+    with zipfile.ZipFile(file) as archive:
         for sheet in workbook.worksheets:
             source = archive.read(sheet._worksheet_path)
             if empty := len(_NO_VALUE.findall(source)):
@@ -214,7 +216,16 @@ def _merged(rows: Iterable[Sequence[Any]], merges: dict[int, list[tuple[int, int
     """Yield the rows of a sheet as it shows them; each of merged cells holds what they say together."""
     under: list[tuple[int, int, int, str]] = []
     width = 0
+    blank = False
     for number, row in enumerate(rows):
+        if number >= _MAX_ROWS:
+            raise Unreadable("A sheet in it has more rows than there can be.")
+        if number not in merges and all(cell.value is None for cell in row):
+            if not blank:
+                yield [], frozenset()
+            blank = True
+            continue
+        blank = False
         cells = [_shown(cell.value, cell.number_format) if cell.value is not None else "" for cell in row]
         joined: set[int] = set()
         width = max(width, len(cells))

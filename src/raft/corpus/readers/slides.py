@@ -6,7 +6,7 @@ from pathlib import Path
 from posixpath import join, normpath
 from xml.etree import ElementTree as ET
 
-from raft.corpus.readers import Reading, check_archive, clean
+from raft.corpus.readers import Reading, clean, office
 from raft.corpus.readers.formulas import raised
 from raft.corpus.readers.html import described
 
@@ -18,10 +18,9 @@ _FURNITURE = {"sldNum", "dt", "ftr", "hdr", "sldImg"}
 
 def read(path: Path, *, kind: str, **_others: object) -> list[Reading]:
     """Read slides as one document in Markdown, a page each; hidden slides and pictures without words are left out."""
-    check_archive(path)
     left_out: dict[str, int] = {}
     pages: list[str] = []
-    with zipfile.ZipFile(path) as archive:
+    with zipfile.ZipFile(office(path)) as archive:
         start = "ppt/presentation.xml"
         related = _related(archive, start)
         for one in _xml(archive, start).iterfind(f"{_P}sldIdLst/{_P}sldId"):

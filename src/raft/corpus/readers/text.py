@@ -8,8 +8,9 @@ from functools import lru_cache, partial
 from itertools import accumulate, compress
 from operator import not_
 from pathlib import Path
+from typing import Any
 
-from raft.corpus.readers import Reading, clean, decode
+from raft.corpus.readers import Reading, Unreadable, clean, decode
 from raft.corpus.readers.formulas import lowered, raised
 
 _FRONT_MATTER = re.compile(
@@ -17,6 +18,7 @@ _FRONT_MATTER = re.compile(
     re.DOTALL,
 )
 _KEY, _GOES_ON = re.compile(r"[\w\"'$@][^:\n]{0,200}:(?:\s|$)"), re.compile(r"[ \t#}\]-]|$")
+_TOML = re.compile(r"\s*(?:#|\[|[\w\"'.-]+\s*=)")
 _TITLE = re.compile(r"^title[ \t]*[:=][ \t]*(?P<quote>[\"']?)(?P<title>[^\n]{0,2000}?)(?P=quote)[ \t]*$", re.MULTILINE)
 _CODE = r"(?P<ticks>`{1,3})(?!`)[^\n]{1,2000}?(?<!`)(?P=ticks)(?!`)"
 _DATA = r"data:[\w.+-]+/[^\s\"'<>()]{100,}"
@@ -70,6 +72,7 @@ _ARGUMENT = re.compile(r"\s*([\"'])(?!\S+\.(?:png|jpe?g|gif|svg|webp)\1)([^\"']*
 _TABLE_END = re.compile(r"</table\s*>", re.IGNORECASE)
 _ROW = re.compile(r"<tr\b[^<>]{0,1000}>", re.IGNORECASE)
 _CELL = re.compile(r"<t[dh]\b[^<>]{0,1000}>", re.IGNORECASE)
+_MAX_CELLS = 500_000
 _STRUCTURAL = {"include", "include_relative", "render", "layout", "assign", "capture", "if", "unless", "for", "case"}
 _Replace = Callable[[re.Match[str]], str]
 
@@ -125,7 +128,7 @@ def split_front_matter(text: str) -> tuple[str | None, str]:
     What stands between two ruled lines and holds no settings is text.
     """
     match = _FRONT_MATTER.match(text)
-    if not match or not _are_settings((match["yaml"] or "").split("\n")):
+    if not match or not _are_settings((match["yaml"] or "").split("\n")) or not _TOML.match(match["toml"] or "#"):
         return None, text
     title = _TITLE.search(match["yaml"] or match["toml"] or "")
     known = title and title["title"].strip() not in {"", ">", ">-", "|", "|-"}
@@ -322,10 +325,46 @@ def _replace_template(match: re.Match[str]) -> str:
 
 def _table(source: str, replace: _Replace) -> str:
     """Turn the rows of an HTML table, from `<table` to before its end tag, into Markdown."""
-    rows = []
-    for row in _ROW.split(source)[1:]:
-        cells = [_plain(cell, replace).replace("|", r"\|") for cell in _CELL.split(row)[1:]]
-        rows.append("| " + " | ".join(" ".join(cell.split()) for cell in cells) + " |")
-    if rows:
-        rows.insert(1, "|" + " --- |" * max(1, rows[0].count(" | ") + 1))
-    return "\n\n" + "\n".join(rows) + "\n\n"
+    rows = [
+        [
+            (" ".join(_plain(text, replace).replace("|", r"\|").split()), _span(tag, "row"), _span(tag, "col"))
+            for tag, text in zip(_CELL.findall(row), _CELL.split(row)[1:], strict=True)
+        ]
+        for row in _ROW.split(source)[1:]
+    ]
+    lines = ["| " + " | ".join(cell or "" for cell in cells) + " |" for cells in spread(rows)]
+    if lines:
+        lines.insert(1, "|" + " --- |" * max(1, lines[0].count(" | ") + 1))
+    return "\n\n" + "\n".join(lines) + "\n\n"
+
+
+def _span(tag: str, kind: str) -> str:
+    said = re.search(rf"\b{kind}span\s*=\s*[\"']?\s*(\d{{1,5}})", tag, re.IGNORECASE)
+    return said[1] if said else ""
+
+
+def spread(rows: Sequence[Sequence[tuple[Any, str, str]]]) -> list[list[Any]]:
+    """Return a table in which each cell stands in all rows and columns that it spans; None where there is no cell.
+
+    A cell is given with its rowspan and colspan as HTML has them: "" is 1, and a rowspan of 0 goes to the end.
+
+    Raises:
+        Unreadable: it has more cells than any table.
+    """
+    places: dict[tuple[int, int], Any] = {}
+    for number, row in enumerate(rows):
+        column = 0
+        for cell, down, across in row:
+            while (number, column) in places:
+                column += 1
+            height = min(int(down) or len(rows) if down.isdigit() else 1, len(rows) - number)
+            width = min(int(across) or 1 if across.isdigit() else 1, 1000)
+            if len(places) + height * width > _MAX_CELLS:
+                raise Unreadable("A table in it has too many cells.")
+            for place in range(number, number + height):
+                places.update({(place, one): cell for one in range(column, column + width)})
+            column += width
+    width = max((column + 1 for _, column in places), default=0)
+    if width * len(rows) > _MAX_CELLS:
+        raise Unreadable("A table in it has too many cells.")
+    return [[places.get((number, column)) for column in range(width)] for number in range(len(rows))]
