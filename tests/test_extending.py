@@ -65,7 +65,7 @@ def added(tmp_path):
 
 def test_each_part_is_explained_in_five_lines():
     """CONTRIBUTING says in at most five lines how a part of each sort is added."""
-    assert list(ADDING) == ["reader", "rule", "kind of question", "provider", "measure", "trainer"]
+    assert list(ADDING) == ["reader", "language", "rule", "kind of question", "provider", "measure", "trainer"]
     assert all(len(text.splitlines()) <= 5 for text in ADDING.values())
 
 
@@ -127,7 +127,7 @@ print(json.dumps(cleaned["reason"].to_list()))
 
 
 def test_a_language_is_added_by_a_row(added):
-    """Documents in a new language are found by its row, asked in its name, and what it lacks is left out with a word."""
+    """Documents in a new language are found by its row and asked in its name; what it lacks is left out with a word."""
     row = """
     _row(
         "el", "Greek", "ο η το οι τα του της των τον την και ή είναι ήταν σε στο στη με από για που πώς πόσο ποιος τι",
