@@ -34,6 +34,7 @@ from raft.text.languages import known, of_documents
 from retrieval import figures, ranks
 
 CODES = ("en", "de", "es", "ru", "zh", "hi")
+_BATCH = 200  # questions that the index of vectors is asked at once
 LATER = ("round trip", "duplicate")
 """Reasons that other questions or the index give, and not the question's own form."""
 
@@ -85,15 +86,19 @@ def searched(code: str, index: LexicalIndex, chunks: pl.DataFrame, asked: pl.Dat
     """Yield rows of the second table."""
     queries, golden = asked["question"].to_list(), [names[0] for names in asked["golden_chunk_ids"].to_list()]
     lexical = index.search(queries, DEPTH)
-    found = {"words": lexical}
+    tried = {"words": lexical}
     if not words:
         with tempfile.TemporaryDirectory() as work, ChromaIndex(
             open_embedder(Index().embedder), folder=Path(work) / "index"
         ) as vectors:  # fmt: skip
             vectors.sync([chunks])
-            dense = vectors.search(queries, DEPTH)
-        found |= {"English vectors": dense, "both": fuse([dense, lexical], 10)}
-    for name, hits in found.items():
+            parts = [queries[start : start + _BATCH] for start in range(0, len(queries), _BATCH)]
+            found = [
+                vectors.search(part, DEPTH).with_columns(pl.col("query") + n * _BATCH) for n, part in enumerate(parts)
+            ]
+            dense = pl.concat(found)
+        tried |= {"English vectors": dense, "both": fuse([dense, lexical], 10)}
+    for name, hits in tried.items():
         yield f"| {known(code).name} | {name} | {figures(ranks(hits, golden))} |"
 
 

@@ -65,7 +65,7 @@ def added(tmp_path):
 
 def test_each_part_is_explained_in_five_lines():
     """CONTRIBUTING says in at most five lines how a part of each sort is added."""
-    assert list(ADDING) == ["reader", "rule", "kind of question", "provider", "measure", "trainer"]
+    assert list(ADDING) == ["reader", "language", "rule", "kind of question", "provider", "measure", "trainer"]
     assert all(len(text.splitlines()) <= 5 for text in ADDING.values())
 
 
@@ -124,6 +124,31 @@ cleaned = clean(tables.frame(tables.QUESTIONS, asked), chunks, retriever=Overlap
 print(json.dumps(cleaned["reason"].to_list()))
 """
     assert added("rule", changes, program) == ["shouts", None]
+
+
+def test_a_language_is_added_by_a_row(added):
+    """Documents in a new language are found by its row and asked in its name; what it lacks is left out with a word."""
+    row = """
+    _row(
+        "el", "Greek", "ο η το οι τα του της των τον την και ή είναι ήταν σε στο στη με από για που πώς πόσο ποιος τι",
+        marks=("?", ";"),
+    ),"""
+    table = {"text/languages.py": [behind(r"^_ROWS = \($", row)]}
+    program = """
+import json
+from raft.curation.clean import RULES, Candidate
+from raft.generation import plan
+from raft.text.languages import known, of_documents, of_text
+text = "Η αντλία είναι από το παλιό κτίριο και ζυγίζει 14 κιλά."
+found = of_documents([("a", text)])
+survey = plan.Survey(sizes={"a": 9}, languages=found)
+one = Candidate("number", "Πόσο ζυγίζει η παλιά αντλία;", "14", True, text, 4, 40, 60, language=known("el"))
+why = [reason for reason, applies in RULES if applies(one)]
+print(json.dumps([found, of_text(text).name, why, plan.left_out("items", ["number", "decision"], survey)]))
+"""
+    found, name, why, left_out = added("language", table, program)
+    assert (found, name, why) == ({"a": "el"}, "Greek", [])
+    assert re.match("1 document is in Greek: no decision is asked of it", left_out[0])
 
 
 def test_a_kind_of_question_is_added_by_a_row(added):

@@ -126,10 +126,11 @@ def test_what_a_language_lacks_is_said_before_the_first_call(tmp_path, fake_mode
     settings = {"questions.kinds": ["number", "comparison"]}
     built, events = build(tmp_path, "de", fake_models, **settings)
     names = [event for event, _ in events]
-    (said,) = next(facts for event, facts in events if event == "planned")["left_out"]
+    said, *others = next(facts for event, facts in events if event == "planned")["left_out"]
     assert re.match(r"12 documents are in German: no comparison", said)
     assert names.index("planned") < names.index("request")
-    assert built.summary()["steps"]["questions"]["notes"]["left_out"] == [said]
+    assert built.summary()["steps"]["questions"]["notes"]["left_out"] == [said, *others]
+    assert "knows English alone" in others[0]
 
 
 def test_the_language_of_a_corpus_is_that_of_most_of_its_documents():

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from raft.backends.index import bm25
 from raft.corpus.blocks import units_of
 from raft.curation.clean import RULES, Candidate
-from raft.rag.format import abstention, is_no_answer, render_prompt, spoken
+from raft.rag.format import abstention, is_abstention, is_no_answer, render_prompt, spoken
 from raft.rag.grounding import find_verbatim
 from raft.report import measures
 from raft.text import contains, content_words, normalise, sentences, word_count
@@ -71,6 +71,7 @@ def test_a_question_is_kept_in_any_language(code, question):
         ("ru", "Что говорится в этом тексте о гарантии?", "does not stand alone"),
         ("ar", "ما مدة الضمان؟ وما هو السعر؟", "malformed"),
         ("zh", "保修期是多长时间？价格是多少？", "malformed"),
+        ("de", "Frage 1: Wie lange gilt die Garantie?", "malformed"),
     ],
 )
 def test_what_is_no_good_question_is_dropped_in_its_language(code, text, reason):
@@ -185,6 +186,12 @@ def test_a_prompt_asks_for_the_answer_in_the_language_of_its_question():
     assert LANGUAGES["de"].abstention in german[0]["content"] and "Answer in German." in german[0]["content"]
     english = render_prompt(prompt, question="How heavy is the pump?", shown=[], style="")
     assert english == prompt.render(documents="", question="How heavy is the pump?", style="")
+
+
+def test_a_refusal_is_one_in_each_language():
+    """Who says no more than that he does not know abstains; who says more answers."""
+    assert is_abstention("Ich weiß es nicht.") and is_abstention("不知道。") and is_abstention("मुझे नहीं पता।")
+    assert not is_abstention("Ich weiß es nicht, aber es sind 14 kg.")
 
 
 def test_words_are_searched_by_their_stems():

@@ -262,6 +262,11 @@ _DEBRIS = re.compile(
 _NUMBERED = re.compile(r"\W*q?\d+\s*[:.)]\s", re.IGNORECASE)
 _CUT_SHORT = re.compile(r"(?:[,;:(/，；：、،؛（]|[a-z ][-–—])$")
 _CUT = re.compile(rf"{_CUT_SHORT.pattern}|\b(?:the|an?|of|and|or|to|with|by|from|than|because)$")
+_LABELLED = re.compile(
+    r"\W*(?:frage|antwort|réponse|pregunta|respuesta|pergunta|resposta|domanda|risposta|vraag|antwoord|pytanie|odpowiedź"
+    r"|вопрос|ответ|问题|問題|答案|質問|回答|질문|답변|(?:ال)?سؤال|प्रश्न|उत्तर)\s*\d*\s*[:：]",
+    re.IGNORECASE,
+)
 _SEVERAL = re.compile(rf"[?？؟](?=\s|$|[{UNSPACED}])")
 _ASKS = (
     r"(?:what|which|who|whom|whose|when|where|why|how)(?:['’](?:s|re|d|ll))?"
@@ -359,7 +364,10 @@ def _malformed(candidate: Candidate) -> bool:
     if not traits(candidate.kind).answered and not (answer and is_no_answer(answer)):
         return True
     cut = _CUT if candidate.language is EN else _CUT_SHORT
-    if any(not normalise(text) or cut.search(text) or _loops(text) for text in (question, answer)):
+    ends = [answer, *([] if question.endswith(candidate.language.marks) else [question])]
+    if any(not normalise(text) or _loops(text) for text in (question, answer)) or any(map(cut.search, ends)):
+        return True
+    if candidate.language is not EN and any(map(_LABELLED.match, (question, answer))):
         return True
     if _DEBRIS.search(question) or _DEBRIS.match(answer) or _NUMBERED.match(question):
         return True

@@ -20,7 +20,7 @@ from raft.generation import plan as planning
 from raft.generation import yes_no
 from raft.generation.facts import digest, plain, read_prefixes, statements
 from raft.generation.plan import Prompts, Survey, budgets, documents, is_notice
-from raft.generation.tasks import Row, Task, check_wording, grounded, in_language, must, quote_of, row_of, section
+from raft.generation.tasks import Row, Task, check_wording, grounded, in_language, must, quote_of, room, row_of, section
 from raft.prompts import Prompt
 from raft.protocols import Failure, Generator, Request
 from raft.store import tables
@@ -142,7 +142,7 @@ def span_ask(
         must(stated and known >= GROUNDED, "it is about something else")
         return [row_of(question, copied, kind, quote_of(chunk, start, end))]
 
-    request = Request(messages, REPLY_TOKENS, check=read)
+    request = Request(messages, room(REPLY_TOKENS, statement, language), check=read)
     return Task(request, read, chunk["chunk_id"], (chunk["doc_id"],), prompt)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import json_repair
 
-from raft.generation.tasks import Row, Task, in_language, must, row_of
+from raft.generation.tasks import Row, Task, in_language, must, room, row_of
 from raft.kinds import KINDS, traits
 from raft.prompts import Prompt
 from raft.protocols import Request
@@ -45,7 +45,9 @@ def items_ask(
     def read(reply: str) -> list[Row]:
         return [_item(item, chunk, language, own) for item in parse_items(reply, kinds)[0][:count]]
 
-    request = Request(messages, ITEM_TOKENS * count + 40, schema=_items_schema(kinds), check=read)
+    request = Request(
+        messages, room(ITEM_TOKENS * count + 40, chunk["text"], language), schema=_items_schema(kinds), check=read
+    )
     return Task(
         request, read, chunk["chunk_id"], (chunk["doc_id"],), prompt, lambda reply: parse_items(reply, kinds)[1]
     )

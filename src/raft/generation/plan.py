@@ -5,6 +5,7 @@ The chunks are read twice, to survey them and to ask; between the two only count
 
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
@@ -81,8 +82,12 @@ def askable(strategy: str, kinds: Sequence[str], language: Language) -> list[str
     return [] if strategy == "answer_first" else [kind for kind in kinds if kind not in lacking]
 
 
-def left_out(strategy: str, kinds: Sequence[str], known: Survey) -> list[str]:
-    """Return a sentence for each language in which some of the kinds are not asked, and why."""
+_ENGLISH_ALONE = re.compile(r"all-MiniLM|all-mpnet|-en\b|english", re.IGNORECASE)
+"""Names of embedders that know no other language."""
+
+
+def left_out(strategy: str, kinds: Sequence[str], known: Survey, embedder: str = "") -> list[str]:
+    """Return a sentence for each language in which some kinds are not asked, and one where the embedder knows none."""
     counts = Counter(known.language(doc) for doc in known.sizes)
     lines = []
     for language, count in sorted(counts.items(), key=lambda pair: (-pair[1], pair[0].code)):
@@ -95,6 +100,12 @@ def left_out(strategy: str, kinds: Sequence[str], known: Survey) -> list[str]:
                 f" {'them' if count > 1 else 'it'}, for want of rules ({strategy})"
                 + ("" if asked else "; a capable model needs none: --generator openai/gpt-4o-mini")
             )
+    if known.languages and _ENGLISH_ALONE.search(embedder):
+        name, others = embedder.rpartition("/")[2], len(known.languages)
+        lines.append(
+            f"search by meaning: {name} knows English alone, and {others:,} document{'s are' if others > 1 else ' is'}"
+            " in other languages; --pipeline multilingual names an embedder that knows them"
+        )
     return lines
 
 

@@ -53,6 +53,11 @@ def in_language(messages: tuple[Message, ...], prompt: Prompt, language: Languag
     return {"role": first["role"], "content": f"{first['content']}\n\n{told['content']}"}, *rest
 
 
+def room(tokens: int, text: str, language: Language) -> int:
+    """Return how many tokens a reply about a text may have: models spend more on other languages than English."""
+    return tokens if language is EN else round(tokens * max(1.5, len(text.encode()) / max(1, len(text))))
+
+
 def row_of(question: str, answer: str, kind: str, *quotes: Row) -> Row:
     """Return what is known of a question when its reply is read."""
     return {"question": as_written(question), "answer": as_written(answer), "kind": kind, "quotes": [*quotes]}

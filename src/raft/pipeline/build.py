@@ -213,7 +213,12 @@ def ask_questions(run: Run, settings: Settings, generator: Generator, *, strateg
         inputs=["chunks.parquet", SURVEY],
         using=using,
         formerly={**using, "way": asked.way},
-        beside={"used": used, "model": settings.generator.model, "on_event": on_event},
+        beside={
+            "used": used,
+            "model": settings.generator.model,
+            "embedder": settings.index.embedder,
+            "on_event": on_event,
+        },
     )
     if not line["artifacts"]["questions.parquet"]["rows"]:
         came = [f"{row['message']}: {row['reply'][:200]!r}" for row in run.read("failures.parquet").head(3).to_dicts()]
@@ -237,12 +242,13 @@ def _ask(
     limit: int | None,
     used: Prompts,
     model: str,
+    embedder: str,
     on_event: OnEvent,
     **_: Any,
 ) -> Mapping[str, Output]:
     failures: list[dict[str, Any]] = []
     known = read_survey(step.run)
-    missing = plan.left_out(way, kinds, known)
+    missing = plan.left_out(way, kinds, known, embedder)
     step.stats.update({"left_out": missing} if missing else {})
 
     def failed() -> Iterator[pl.DataFrame]:  # it is read after the questions: only then is the list complete

@@ -327,7 +327,9 @@ def count_calls(
         spent=found.spent,
         cap=settings.generator.max_cost,
         confirm_above=settings.generator.confirm_above,
-        left_out=tuple(left_out(strategy, settings.questions.kinds, survey)) if "questions" in left else (),
+        left_out=tuple(left_out(strategy, asked_for["kinds"], survey, settings.index.embedder))
+        if "questions" in left
+        else (),
     )
 
 

@@ -78,6 +78,7 @@ _SENTENCE_END = re.compile(r"[.!?]+(?:\s+|$)|\n+")
 
 
 _ABSTENTIONS = frozenset(normalise(row.abstention) for row in LANGUAGES.values()) | {""}
+_REFUSALS = frozenset(normalise(said) for row in LANGUAGES.values() for said in row.refusals.split("|")) | _ABSTENTIONS
 
 
 @dataclass(frozen=True)
@@ -232,9 +233,9 @@ def is_abstention(answer: str) -> bool:
     """Tell whether a reply says nothing but that there is no answer: an abstention, or one of its common wordings.
 
     The whole reply must say so; what the documents deal with instead may follow ("They only mention ..."). In other
-    languages than English, `ABSTENTION`'s translation is known alone.
+    languages than English, the table of languages has all that is known.
     """
-    if normalise(answer) in _ABSTENTIONS - {""}:
+    if normalise(answer) in _REFUSALS - {""}:
         return True
     first, *others = [
         part.strip(" \t*_\"“”'") for part in _SENTENCE_END.split(answer) if any(map(str.isalnum, part))

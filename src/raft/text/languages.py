@@ -33,6 +33,7 @@ class Language:
         words: articles, question words, auxiliaries and the like: no content, and the language is known by them.
         decided: its words for yes, no and maybe; empty: nothing is asked for them.
         abstention: "The documents do not answer this question."; empty: nothing unanswerable is asked for.
+        refusals: what else says no more than that, as "I do not know", with | between.
         articles: a pattern of what scoring leaves out.
         points: a pattern of what points at a text that the reader doesn't see.
         unmarked: a pattern of questions that are asked without a question mark.
@@ -46,6 +47,7 @@ class Language:
     words: frozenset[str]
     decided: tuple[str, ...] = ()
     abstention: str = ""
+    refusals: str = ""
     articles: str = ""
     points: str = ""
     unmarked: str = ""
@@ -95,6 +97,7 @@ _ROWS = (
         "als wie was wer wen wem wann wo warum welche welcher welches welchen welchem viel viele sich es nicht auch",
         "ja nein vielleicht",
         abstention="Die Dokumente beantworten diese Frage nicht.",
+        refusals="Ich weiß es nicht|Das weiß ich nicht|Nicht bekannt|Unbekannt|Keine Angabe",
         articles=r"\b(?:ein|eine|einen|einem|eines|einer|der|die|das|den|dem|des)\b",
         points=_points(
             "diese[mrsn]?|obige[mrsn]?|vorliegende[mrsn]?",
@@ -112,6 +115,7 @@ _ROWS = (
         "quels quelles il elle ils elles on se s n ne pas plus c",
         "oui non peut-être",
         abstention="Les documents ne répondent pas à cette question.",
+        refusals="Je ne sais pas|Inconnu|Non précisé|Aucune information",
         articles=r"\b(?:le|la|les|un|une|des|du|au|aux)\b",
         points=_points(
             "ce|cet|cette|ces",
@@ -130,6 +134,7 @@ _ROWS = (
         "cuánta cuántos cuántas como se su sus no más este esta",
         "sí no quizás",
         abstention="Los documentos no responden a esta pregunta.",
+        refusals="No lo sé|No sé|Desconocido|No se especifica|No hay información",
         articles=r"\b(?:un|una|unos|unas|el|la|los|las)\b",
         points=_points(
             "est[eao]s?|es[ea]s?|dich[oa]s?",
@@ -149,6 +154,7 @@ _ROWS = (
         "quanta quantos quantas porque se seu sua não mais este esta",
         "sim não talvez",
         abstention="Os documentos não respondem a esta pergunta.",
+        refusals="Não sei|Eu não sei|Desconhecido|Não especificado|Não há informação",
         articles=r"\b(?:o|a|os|as|um|uma|uns|umas)\b",
         points=_points(
             "n?est[ea]s?|n?ess[ea]s?|dest[ea]s?|dess[ea]s?",
@@ -167,6 +173,7 @@ _ROWS = (
         "quale quali quando dove come perché quanto quanta quanti quante cosa si non più questo questa",
         "sì no forse",
         abstention="I documenti non rispondono a questa domanda.",
+        refusals="Non lo so|Sconosciuto|Non specificato|Nessuna informazione",
         articles=r"\b(?:il|lo|la|i|gli|le|un|uno|una)\b",
         points=_points(
             "quest[oaie]",
@@ -185,6 +192,7 @@ _ROWS = (
         "veel hoeveel er zich niet ook",
         "ja nee misschien",
         abstention="De documenten beantwoorden deze vraag niet.",
+        refusals="Ik weet het niet|Onbekend|Niet vermeld|Geen informatie",
         articles=r"\b(?:de|het|een)\b",
         points=_points(
             "dit|deze|die|dat|bovenstaande",
@@ -204,6 +212,7 @@ _ROWS = (
         "jakiego jakim który która które którego której których którym czy oraz lub a że",
         "tak nie może",
         abstention="Dokumenty nie odpowiadają na to pytanie.",
+        refusals="Nie wiem|Nieznane|Nie podano|Brak informacji",
         points=_points(
             r"t(?:ym|ego|en|ej|ych)|powyższ\w+",
             r"(?:według|zgodnie\sz|w)\s",
@@ -221,6 +230,7 @@ _ROWS = (
         "какие каком каких какого какую который которая которое которые ли или не а но же он она они его её их",
         "да нет возможно",
         abstention="Документы не отвечают на этот вопрос.",
+        refusals="Я не знаю|Не знаю|Неизвестно|Не указано|Нет информации",
         points=_points(
             r"эт(?:ом|ого|от|ой|у|им)|данн\w+|приведённ\w+|приведенн\w+",
             r"(?:согласно|в|по)\s",
@@ -237,6 +247,7 @@ _ROWS = (
         "多少 怎么 怎麼 怎样 如何 为什么 為什麼 这 這 那 个 個",
         "是 否 可能",
         abstention="这些文档没有回答这个问题。",
+        refusals="我不知道|不知道|未知|未提及|没有相关信息",
         points=r"(?:本|这篇?|这段|該|该|上述|上面的?|根据)(?:文章?|段落?|文本|文档|章节|材料|文件)(?:中|里|的|，|,|所|$)",
         shortest=3,
         unmarked=r"什么|甚麼|谁|誰|哪|何时|何人|如何|几|幾|多[少长長大久远遠高重快]|怎|为何|為何|吗|呢[。.]?$",
@@ -248,6 +259,7 @@ _ROWS = (
         "何 なに なん 誰 だれ いつ どこ どの どれ どう なぜ どのように いくつ いくら この その あの これ それ",
         "はい いいえ おそらく",
         abstention="文書はこの質問に答えていません。",
+        refusals="わかりません|分かりません|不明|不明です|記載されていません",
         points=r"(?:この|上記の|本|次の)(?:文章|文書|文|段落|節|記事|資料|テキスト)|本文(?:中|に|で|の)|(?:文章|テキスト)によると",
         shortest=3,
         unmarked=r"(?:か|かな|の|何|誰|いつ|どこ|いくつ|いくら)[。．.]?$|何|誰|どこ|いつ|どの|どれ|どう|なぜ|いくつ|いくら",
@@ -259,6 +271,7 @@ _ROWS = (
         "누구입니까 누가 언제 어디 어디서 어디에 어느 어떤 어떻게 왜 몇 얼마 얼마나 있는 있습니까 합니까 입니까",
         "예 아니요 아마도",
         abstention="문서는 이 질문에 답하지 않습니다.",
+        refusals="모르겠습니다|알 수 없습니다|알 수 없음|정보가 없습니다",
         points=r"(?:이|위|본|해당|다음)\s?(?:글|본문|지문|문단|단락|문서|구절|기사)(?:에|의|은|는|에서|\s)|본문에",
         shortest=2,
         unmarked=r"(?:까|나요|가요|니|은가|는가|인가)[.]?$|무엇|누구|누가|언제|어디|어느|어떤|어떻게|몇\s|얼마",
@@ -271,6 +284,7 @@ _ROWS = (
         "أين كيف لماذا كم أي أية هل منذ حتى بين بعد قبل عند كل كما",
         "نعم لا ربما",
         abstention="لا تجيب المستندات عن هذا السؤال.",
+        refusals="لا أعرف|لا أعلم|غير معروف|غير مذكور|لا توجد معلومات",
         articles="ال",
         points=r"(?:هذا|هذه|في|وفقا|وفقاً|حسب)\s(?:ل?ل?ال)?(?:ل)?(?:نص|فقرة|مقطع|مقال|قسم|مستند|وثيقة)(?:\s|؟|$|،)",
         stemmer="arabic",
@@ -286,6 +300,7 @@ _ROWS = (
         "कैसे कितना कितने कितनी कौनसा कौनसी",
         "हाँ नहीं शायद",
         abstention="दस्तावेज़ इस प्रश्न का उत्तर नहीं देते।",
+        refusals="मुझे नहीं पता|पता नहीं|अज्ञात|उल्लेख नहीं है|कोई जानकारी नहीं है",
         points=r"(?:इस|उपरोक्त|ऊपर\sदिए\sगए|दिए\sगए)\s(?:पाठ|अनुच्छेद|गद्यांश|लेख|अंश|दस्तावेज़?|खंड)(?:\s|$)",
         unmarked=r"क्या|कौन|किस|किन|कब|कहाँ|कहां|क्यों|कैसे|कितन|बताइए|बताएँ|बताएं|बताओ",
         stemmer="hindi",
@@ -297,6 +312,8 @@ LANGUAGES: dict[str, Language] = {row.code: row for row in _ROWS}
 EN = LANGUAGES["en"]
 
 _TOKEN = re.compile(r"[^\W\d_]+")
+_LONG = re.compile(r"[^\W\d_]{2,}|(?<!\S)[^\W\d_](?!\S)")
+"""Words, but for single letters that no space surrounds: they stand in codes and addresses."""
 _LIKELY = (
     "af ar bg bn ca cs cy da de el en eo es et eu fa fi fr ga gl gu he hi hr hu hy id is it ja ka kk km kn ko lo lt lv "  # noqa: SIM905
     "mk ml mn mr ms mt my nb ne nl pa pl ps pt ro ru si sk sl sq sr sv sw ta te th tl tr uk ur uz vi zh".split()
@@ -344,7 +361,7 @@ def of_text(text: str, likely: str = "en") -> Language:
     if script != "LATIN":
         others = script == "CJK" and default.code == "ja"
         return default if default in rows or others or (default.code not in LANGUAGES) else (*rows, known("und"))[0]
-    words = {word for word in _TOKEN.findall(text.lower()) if len(word) > 1}  # single letters stand everywhere
+    words = {*_LONG.findall(text.lower())}
     likelier = (default, *rows) if default.code in LANGUAGES else (default, EN)
     best = max(likelier, key=lambda row: len(words & row.words))
     telling = len(words & (best.words - default.words))
