@@ -36,7 +36,9 @@ HEAVY = (
     *("bm25s", "tokenizers", "huggingface_hub", "gguf", "accelerate", "onnxruntime"),
 )
 SLOW_TO_IMPORT = ("torch", "transformers", "chromadb", "litellm", "datasets", "unsloth", "sentence_transformers")
-LONGEST, MODULES_AT_MOST, LINES_AT_MOST, ROOMS_AT_MOST = 500, 121, 25_200, 24
+LONGEST, MODULES_AT_MOST, LINES_AT_MOST, ROOMS_AT_MOST = 500, 120, 25_500, 24
+READERS = "raft.corpus.readers."
+"""One format a file, each known by a row: they are no part of what has to be borne in mind, and are not counted."""
 LONE, LONE_AT_MOST = 60, 10
 """A module over so many lines that one other module alone imports is a part of that one; so many may be left."""
 
@@ -99,8 +101,9 @@ def test_no_arrow_runs_up_or_sideways():
 
 def test_the_house_fits_into_a_head():
     """The whole stays small: modules, lines, and modules that are a part of the only one that imports them."""
-    assert len(MODULES) <= MODULES_AT_MOST
-    assert sum(len(text.splitlines()) for text in TEXTS.values()) <= LINES_AT_MOST
+    house = {name: text for name, text in TEXTS.items() if not name.startswith(READERS)}
+    assert len(house) <= MODULES_AT_MOST
+    assert sum(len(text.splitlines()) for text in house.values()) <= LINES_AT_MOST
     lone = [
         name
         for name, others in importers().items()

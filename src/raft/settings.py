@@ -1,7 +1,6 @@
 """Every setting of an experiment, its default and its meaning; the only place where defaults live."""
 
 import re
-import shlex
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -353,12 +352,10 @@ def _validated(tree: dict[str, Any], overrides: Mapping[str, Any] | None, where:
         settings = Settings.model_validate(tree)
     except ValidationError as error:
         raise _explain(error, overrides, where) from None
-    if settings.split.unseen > _MOST_UNSEEN:  # what is held out teaches nothing; older runs may have more
-        raise UsageError(
-            f"split.unseen is at most {_MOST_UNSEEN}, and it is {settings.split.unseen}.",
-            where=f"--set split.unseen={settings.split.unseen}" if "split.unseen" in overrides else where,
-            hint=f"--set split.unseen={_MOST_UNSEEN}, or name documents to hold out in split.hold_out",
-        )
+    if (unseen := settings.split.unseen) > _MOST_UNSEEN:  # it would teach nothing; older runs may have more
+        given = f"--set split.unseen={unseen}" if "split.unseen" in overrides else where
+        hint = f"--set split.unseen={_MOST_UNSEEN}, or name documents to hold out in split.hold_out"
+        raise UsageError(f"split.unseen is at most {_MOST_UNSEEN}, and it is {unseen}.", where=given, hint=hint)
     return settings
 
 
@@ -435,11 +432,9 @@ _WANTED = {
     "float": "is a number",
     "finite": "is a number with an end",
     "bool": "is true or false",
-    "string": "is text",
-    "path": "is a path",
+    **dict.fromkeys(("string", "path"), "is text"),
     "tuple": "is a list",
-    "model": "is a section with settings of its own",
-    "dict": "is a section with settings of its own",
+    **dict.fromkeys(("model", "dict"), "is a section with settings of its own"),
     "missing": "has to be given",
     "greater_than_equal": "is at least {ge}",
     "greater_than": "is more than {gt}",
@@ -454,17 +449,14 @@ _WANTED = {
 
 def _explain(error: ValidationError, overrides: Mapping[str, Any], where_from: object) -> UsageError:
     lines: list[str] = []
-    typed: list[str] = []
+    given: list[str] = []
     for problem in error.errors():
         parts = [str(part) for part in problem["loc"]]
         where = re.sub(r"\.(\d+)", r"[\1]", ".".join(parts))
-        typed += [key for key in overrides if _is_part(parts, key.split(".")) or _is_part(key.split("."), parts)]
+        given += [key for key in overrides if all(a == b for a, b in zip(parts, key.split("."), strict=False))]
         if problem["type"] == "extra_forbidden":
-            known = known_keys()
-            at = next((count for count in range(len(parts)) if ".".join(parts[: count + 1]) not in known), 0)
-            unknown = ".".join(parts[: at + 1])
-            near = get_close_matches(where, known, n=1, cutoff=0.5) or get_close_matches(unknown, known, n=1)
-            lines.append(f"There is no setting {where}." + (f" Did you mean {near[0]}?" if near else ""))
+            near = "".join(f" Did you mean {one}?" for one in get_close_matches(where, known_keys(), n=1, cutoff=0.5))
+            lines.append(f"There is no setting {where}.{near}")
         elif not any(line.startswith(f"{where}[") for line in lines):  # an entry's problem says more than its list's
             kind = next((one for one in _WANTED if problem["type"].startswith(one)), None)
             wanted = (
@@ -472,12 +464,8 @@ def _explain(error: ValidationError, overrides: Mapping[str, Any], where_from: o
             )
             was = "" if kind == "missing" else f", and it is {problem['input']!r}"
             lines.append(f"{where} {wanted.removeprefix('Value error, ')}{was}.")
-    said = " ".join(f"--set {shlex.quote(f'{key}={_yaml_value(overrides[key])}')}" for key in dict.fromkeys(typed))
+    said = " ".join(f"--set {typed(f'{key}={_yaml_value(overrides[key])}')}" for key in dict.fromkeys(given))
     return UsageError(" ".join(lines), where=said or where_from or "the settings", hint=_EXPLAINED)
-
-
-def _is_part(parts: list[str], of: list[str]) -> bool:
-    return parts[: len(of)] == of
 
 
 def known_keys(section: type[BaseModel] = Settings, prefix: str = "") -> list[str]:
