@@ -344,7 +344,7 @@ def _rated(
         raise UsageError(
             "The answers are not those of the blind page any more: its ratings are of another model or seed.",
             where=pages,
-            hint=f"raft bench {typed(folder)} --blind {len(pairs)}   (and have the new pairs rated), or name the --adapter",
+            hint=f"raft bench {typed(folder)} --blind {len(pairs)}   (have the new pairs rated), or name the --adapter",
         )
     if ratings is not None:  # the file only grows: a later benchmark of the same answers still shows what was chosen
         artifacts.atomically(kept, human.added_ratings(kept, human.read_ratings(ratings, pairs)))
