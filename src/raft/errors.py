@@ -19,7 +19,7 @@ class RaftError(Exception):
     def __init__(self, what: str, *, where: object = None, hint: str | None = None) -> None:
         from raft.text.secrets import shown  # noqa: PLC0415  it takes time, and errors are rare
 
-        what = re.sub(r"(?<!\.)\.\.(?!\.)", ".", what)  # what a library says ends with a full stop, or without
+        what = re.sub(r"(?<=[\w)'\"])\.\.(?=\s|$)", ".", what)  # what a library says ends with a full stop, or without
         self.what, self.where, self.hint = shown(what), None if where is None else shown(str(where)), hint
         super().__init__(str(self))
 

@@ -334,7 +334,7 @@ def of_manifest(tree: Any, run: Path) -> Settings:
 
 def changed(settings: Settings, overrides: Mapping[str, Any]) -> Settings:
     """Return settings with those replaced that are given by their dotted names; it raises as `load`."""
-    return _validated(settings.model_dump(mode="python"), overrides, "--set")
+    return _validated(settings.model_dump(mode="python"), overrides, _CHANGED)
 
 
 def _validated(tree: dict[str, Any], overrides: Mapping[str, Any] | None, where: object) -> Settings:
@@ -352,7 +352,8 @@ def _validated(tree: dict[str, Any], overrides: Mapping[str, Any] | None, where:
         settings = Settings.model_validate(tree)
     except ValidationError as error:
         raise _explain(error, overrides, where) from None
-    if (unseen := settings.split.unseen) > _MOST_UNSEEN:  # it would teach nothing; older runs may have more
+    new = where != _CHANGED or "split.unseen" in overrides
+    if new and (unseen := settings.split.unseen) > _MOST_UNSEEN:  # it would teach nothing; older runs may have more
         given = f"--set split.unseen={unseen}" if "split.unseen" in overrides else where
         hint = f"--set split.unseen={_MOST_UNSEEN}, or name documents to hold out in split.hold_out"
         raise UsageError(f"split.unseen is at most {_MOST_UNSEEN}, and it is {unseen}.", where=given, hint=hint)
@@ -426,7 +427,7 @@ def _plant(tree: dict[str, Any], key: str, value: Any) -> None:
     tree[name] = value
 
 
-_MOST_UNSEEN = 0.2
+_MOST_UNSEEN, _CHANGED = 0.2, "--set"
 _WANTED = {
     "int": "is a whole number",
     "float": "is a number",

@@ -170,11 +170,11 @@ def export_model(
 
 def export_remarks(folder: str | Path, adapter: str | None = None) -> list[str]:
     """Return what a person should know before an adapter is served: that its rows are not those of the run any more."""
-    run = Built(folder)
+    run, place = Built(folder), typed(folder)
     found, line = adapters.find(run.folder, adapter), run.manifest["steps"].get("examples")
     if line is None or "examples" in lineage.stale(run.manifest["steps"]):
-        return [f"a later build was not finished, and {found.name} learned from the one before (raft status {folder})"]
+        return [f"a later build was not finished, and {found.name} learned from the one before (raft status {place})"]
     rows = line["artifacts"]["examples.parquet"]["digest"]
     if adapters.read_card(found).get("data_digest") != rows:
-        return [f"{found.name} learned from rows of another build (raft train {folder} learns from those of now)"]
+        return [f"{found.name} learned from rows of another build (raft train {place} learns from those of now)"]
     return []

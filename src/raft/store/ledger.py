@@ -40,7 +40,7 @@ CREATE TABLE IF NOT EXISTS calls (
   worst REAL, cost REAL, input_tokens INTEGER NOT NULL DEFAULT 0, output_tokens INTEGER NOT NULL DEFAULT 0,
   state TEXT NOT NULL CHECK (state IN ('open', 'paid', 'lost', 'batch')), created REAL NOT NULL
 );
-CREATE INDEX IF NOT EXISTS open_calls ON calls (key) WHERE state = 'open';
+CREATE INDEX IF NOT EXISTS calls_by_key ON calls (key);
 CREATE TABLE IF NOT EXISTS runs (name TEXT PRIMARY KEY, place TEXT NOT NULL, cap REAL, created REAL NOT NULL);
 """
 _OWN = "."  # the place of the run in whose folder the ledger lies, wherever both are moved

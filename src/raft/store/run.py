@@ -150,10 +150,15 @@ class Run:
             self.manifest = self._open()
             drafts = self.folder / ".drafts"
             folders.clear(drafts, _DRAFTS)
-            for left in [*self.folder.glob(".lexical-????????"), *self.folder.glob(".*.????????.draft")]:  # by a kill
-                left.unlink() if left.is_file() else shutil.rmtree(left)
+            for left in self.folder.glob(".*"):  # by a kill
+                if _LEFT.fullmatch(left.name) and left.is_file():
+                    left.unlink()
+                elif _LEFT_FOLDER.fullmatch(left.name):
+                    folders.clear(left, _LEXICAL)
             try:
                 yield
+            except BrokenPipeError:  # whoever was told has gone; that is no fault of the run's
+                raise
             except OSError as error:
                 raise of_system(error, where=self.folder) from error
             finally:
