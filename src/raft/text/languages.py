@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache, lru_cache
+from itertools import repeat
 from typing import Any
 
 VERSION = 1
@@ -17,8 +18,9 @@ VERSION = 1
 BEGUN, _LETTERS, _LEAST = 2000, 1000, 80
 """Characters at the beginning of a document that tell its language, those that the library looks at, and fewest letters
 by which it may decide."""
-_PROSE, _FEW = 0.1, 0.05
-"""Share of its common words in a text that is plainly English, and least share in one that is in a language at all."""
+_PLAINLY, _PROSE, _FEW = 0.25, 0.1, 0.05
+"""Shares of its common words in a text that is plainly English, in one that is where no other language has as many, and
+least share in one that is in a language at all."""
 _SURE = 0.8
 """Least probability of the library's."""
 
@@ -382,7 +384,11 @@ def of_documents(texts: Iterable[tuple[str, str]]) -> dict[str, str]:
     return {name: code or most for name, code in found.items() if (code or most) != "en"}
 
 
+@lru_cache(maxsize=1 << 14)
 def _of_document(text: str) -> str | None:
+    words = Counter(_TOKEN.findall(text[:_LETTERS].lower()))
+    if sum(map(words.get, EN.words, repeat(0))) >= _PLAINLY * words.total() > 0:
+        return "en"
     script = _script(text)
     rows = _ROWS_OF.get(script, [])
     latin = script == "LATIN"
@@ -390,7 +396,7 @@ def _of_document(text: str) -> str | None:
     if script in ("KANA", "CJK", "HANGUL"):
         return default
     words = Counter(_TOKEN.findall(text.lower()))
-    shares = {row.code: sum(words[word] for word in row.words) / max(1, words.total()) for row in rows}
+    shares = {row.code: sum(map(words.get, row.words, repeat(0))) / max(1, words.total()) for row in rows}
     english = shares.get("en", 0.0)
     if latin and english >= _PROSE and english == max(shares.values()):
         return "en"
