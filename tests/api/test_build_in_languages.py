@@ -24,6 +24,7 @@ SAYINGS = {
     "ko": ("펌프 {} 모델은 오래된 공장에서 만들어졌으며 무게는 {}킬로그램입니다.", "펌프 {} 모델의 무게는 얼마입니까?"),
     "ar": ("صنعت المضخة {} في القاعة القديمة ويبلغ وزنها {} كيلوغراما.", "كم يبلغ وزن المضخة {}؟"),
     "hi": ("पंप {} पुराने कारखाने में बनाया गया था और इसका वजन {} किलोग्राम है।", "पंप {} का वजन कितना है?"),
+    "th": ("ปั๊ม {} สร้างขึ้นในโรงงานเก่าและมีน้ำหนัก {} กิโลกรัม", "ปั๊ม {} มีน้ำหนักเท่าไร"),
 }
 """What documents of our own say, of a name and a number, and how people ask for it."""
 NAMES = [
@@ -118,7 +119,7 @@ def test_a_build_keeps_asks_and_refuses_in_the_language_of_its_documents(code, t
     assert all(language.abstention in chat[0]["content"] for chat in chats)
     assert code == "en" or not any(ABSTENTION in chat[0]["content"] for chat in chats)
     ends = (".", "。", "।")
-    assert all(text.endswith(ends) for text in built.chunks["text"])
+    assert code == "th" or all(text.endswith(ends) for text in built.chunks["text"])  # Thai has no full stop
 
 
 def test_what_a_language_lacks_is_said_before_the_first_call(tmp_path, fake_models):
