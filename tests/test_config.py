@@ -249,6 +249,7 @@ def test_a_sentence_ends_with_one_full_stop():
     """What a library said keeps its ellipsis, and no second full stop comes behind its own."""
     error = RaftError("It cannot be read: no such thing.. Or is it... so")
     assert error.what == "It cannot be read: no such thing. Or is it... so"
+    assert RaftError("There is no ../a..b.").what == "There is no ../a..b."
 
 
 @pytest.mark.parametrize("name", prompts.packaged("pipelines"))
@@ -257,3 +258,16 @@ def test_each_packaged_pipeline_is_made_of_settings_there_are(name):
     chosen = config.load_text(prompts.packaged("pipelines")[name], {}, where=name)
     assert set(chosen.questions.kinds) <= set(KINDS)
     assert ("multilingual" in name) == (chosen.index.embedder != config.Settings().index.embedder)
+
+
+def test_a_run_of_before_may_hold_out_more():
+    """What an earlier raft was told holds where something else is changed."""
+    before = config.Settings.model_validate({"split": {"unseen": 0.5}})
+    assert config.changed(before, {"index.k": 3}).split.unseen == 0.5
+    with pytest.raises(UsageError, match="at most"):
+        config.changed(before, {"split.unseen": 0.5})
+
+
+def test_a_user_that_is_not_known_is_no_traceback():
+    """`~name` of nobody here stays as it is written."""
+    assert config.load(None, {"ledger": "~nosuchuser/l"}).ledger == Path("~nosuchuser/l")

@@ -13,14 +13,14 @@ from pydantic_core import to_jsonable_python
 from raft.errors import DamagedArtifact, UsageError, typed
 from raft.kinds import KINDS, Kind
 from raft.prompts import Where
-from raft.text import whole
+from raft.text import at_home, whole
 from raft.text.secrets import shown_address
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1, le=10**9)]
 Positive = Annotated[float, Field(gt=0, le=10**9)]
 Price = Annotated[float, Field(ge=0, le=10**9)]
-Place = Annotated[Path, AfterValidator(Path.expanduser)]
+Place = Annotated[Path, AfterValidator(at_home)]
 
 TRAINERS = {"peft": "sft:PeftTrainer", "unsloth": "unsloth:UnslothTrainer"}
 """What `training.backend` may name, with the class in `raft.backends.trainers` that it stands for."""
@@ -352,8 +352,8 @@ def _validated(tree: dict[str, Any], overrides: Mapping[str, Any] | None, where:
         settings = Settings.model_validate(tree)
     except ValidationError as error:
         raise _explain(error, overrides, where) from None
-    new = where != _CHANGED or "split.unseen" in overrides
-    if new and (unseen := settings.split.unseen) > _MOST_UNSEEN:  # it would teach nothing; older runs may have more
+    unseen = settings.split.unseen
+    if unseen > _MOST_UNSEEN and (where != _CHANGED or "split.unseen" in overrides):  # a run of before may have more
         given = f"--set split.unseen={unseen}" if "split.unseen" in overrides else where
         hint = f"--set split.unseen={_MOST_UNSEEN}, or name documents to hold out in split.hold_out"
         raise UsageError(f"split.unseen is at most {_MOST_UNSEEN}, and it is {unseen}.", where=given, hint=hint)
@@ -384,7 +384,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise UsageError(f"The pipeline file cannot be read: {error}.", where=path, hint=_EXPLAINED) from None
     tree = _parse(text, path)
     for key in _PATHS:
-        _change(tree, key, lambda entry: str(path.parent / Path(entry).expanduser()))
+        _change(tree, key, lambda entry: str(path.parent / at_home(entry)))
     for key in _PATHS_OR_NAMES:
         _change(tree, key, lambda entry: str(path.parent / entry) if (path.parent / entry).exists() else entry)
     if isinstance(tree.get("corpus"), str):
@@ -428,7 +428,7 @@ def _plant(tree: dict[str, Any], key: str, value: Any) -> None:
 
 
 _MOST_UNSEEN, _CHANGED = 0.2, "--set"
-_WANTED = {
+_WANTED = {  # what a value has to be, by the beginning of the name that pydantic gives to what is wrong
     "int": "is a whole number",
     "float": "is a number",
     "finite": "is a number with an end",
@@ -445,7 +445,6 @@ _WANTED = {
     "too_long": "has at most {max_length} entries",
     "literal_error": "is one of {expected}",
 }
-"""What a value has to be, by the beginning of the name that pydantic gives to what is wrong."""
 
 
 def _explain(error: ValidationError, overrides: Mapping[str, Any], where_from: object) -> UsageError:

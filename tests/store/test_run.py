@@ -695,3 +695,22 @@ def test_a_ledger_alone_makes_a_folder_rafts(tmp_path):
     assert folders.is_foreign(tmp_path / "other" / "ledger.sqlite")
     assert folders.is_ours(tmp_path / "mine")
     assert not folders.is_foreign(tmp_path / "mine" / "ledger.sqlite")
+
+
+def test_only_drafts_of_rafts_own_are_swept(folder):
+    """What a kill left half written goes, and what merely looks like it stays."""
+    for name in (".manifest.json.00000017.draft", ".notes.20261101.draft"):
+        (folder / name).write_text("x")
+    for name in (".plan.chapter1.draft/a.txt", ".lexical-abcd1234/lexical/about.json", ".lexical-chapter1/mine.txt"):
+        (folder / name).parent.mkdir(parents=True)
+        (folder / name).write_text("x")
+    with Run(folder).writing():
+        pass
+    left = {path.name for path in folder.glob(".*") if "draft" in path.name or "lexical" in path.name}
+    assert left == {".notes.20261101.draft", ".plan.chapter1.draft", ".lexical-chapter1"}
+
+
+def test_a_pipe_that_is_closed_is_no_fault_of_the_run(tmp_path):
+    """Where nobody listens any more, that is passed on as what it is."""
+    with pytest.raises(BrokenPipeError), Run(tmp_path / "run").writing():
+        raise BrokenPipeError

@@ -25,6 +25,7 @@ from raft.store import folders, lineage
 from raft.store.budget import Budget, enter
 from raft.store.ledger import Ledger
 from raft.store.run import Run
+from raft.text import at_home
 
 
 class Options(TypedDict, total=False):
@@ -192,12 +193,12 @@ def _described(corpus: str | Path | Sequence[str | Path] | None, out: str | Path
 
 def _not_documents(chosen: Settings, file: str | Path | None) -> dict[Path, str]:
     """Return files and folders that may lie in a corpus and say nothing of its subject, with what they are."""
-    home = Path(file).expanduser().parent if file is not None else Path()
+    home = at_home(file).parent if file is not None else Path()
     copies = [home / kind / name for kind in ("pipelines", "prompts") for name in prompts.packaged(kind)]
     found = {chosen.evaluation: "your questions to measure with", chosen.prompts: "a folder of prompts"}
     found |= {chosen.ledger: "the ledger", chosen.training.rehearsal_file: "rows to rehearse"}
-    found |= {Path(file).expanduser(): "the pipeline file", **dict.fromkeys(copies, "a copy of raft's")} if file else {}
-    return {path.expanduser().resolve(): what for path, what in found.items() if path is not None}
+    found |= {at_home(file): "the pipeline file", **dict.fromkeys(copies, "a copy of raft's")} if file else {}
+    return {at_home(path).resolve(): what for path, what in found.items() if path is not None}
 
 
 def _settings(file: str | Path | None, given: Mapping[str, Any]) -> Settings:
@@ -245,7 +246,7 @@ def _opened(task: Task, on_event: OnEvent, *, building: bool) -> Iterator[OpenRu
         collection = run.manifest.get("collection") or name or f"raft-{hashlib.sha256(os.urandom(16)).hexdigest()[:12]}"
         if chosen.generator.max_cost is None and cap is not None:
             chosen = settings.changed(chosen, {"generator.max_cost": cap})
-        ledger.register(collection, folder, chosen.generator.max_cost)
+        ledger.register(collection, folder, chosen.generator.max_cost if building else None)
         components = open_components(folder, chosen, ledger, collection, on_event)
         facts: dict[str, Any] = {
             "settings": chosen.model_dump(mode="json"),
@@ -254,6 +255,8 @@ def _opened(task: Task, on_event: OnEvent, *, building: bool) -> Iterator[OpenRu
             "models": {name: getattr(components, name).identity for name in ("generator", "embedder", "student")},
         }
         before = run.manifest.get("settings")
+        if not building:  # a cap is what a build is given
+            facts["settings"]["generator"]["max_cost"] = None
         if before is None or not run.manifest["steps"]:  # nothing is there that could be taken for built with them
             run.describe(**facts, collection=collection)
         elif building:  # money is the run's, however far this build comes

@@ -21,6 +21,7 @@ from raft.backends.hosted.providers import PROVIDERS
 from raft.backends.vendors import import_litellm, quiet
 from raft.errors import MissingExtra, UsageError
 from raft.protocols import Message, Tokenizer
+from raft.text import at_home
 
 BREAK = "\ufdd0"
 """Stands within what would be read as a control token in a rendered chat, where others wrote it: tokens end there."""
@@ -210,8 +211,8 @@ def resolve(name: str) -> str:
         UsageError: `name` looks like a path, and there is no such folder.
         MissingExtra: the model comes in a package and needs torch to be unpacked.
     """
-    if name and Path(name).expanduser().is_dir():
-        return str(Path(name).expanduser())
+    if name and at_home(name).is_dir():
+        return str(at_home(name))
     loaded = os.environ.get("RAFT_MODELS")
     if loaded and _HUB_NAME.fullmatch(name):
         for part in (name, name.rpartition("/")[2]):

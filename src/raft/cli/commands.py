@@ -33,7 +33,10 @@ class _Place(click.ParamType[Path]):
     def convert(self, value: str | Path, param: click.Parameter | None, ctx: click.Context | None) -> Path:
         if not str(value).strip():
             self.fail("the path is empty; is a variable of the shell not set?", param, ctx)
-        return Path(value).expanduser()
+        try:
+            return Path(value).expanduser()
+        except RuntimeError:
+            self.fail(f"there is no such user: {value}", param, ctx)
 
 
 RUN = click.argument("run", type=_Place())

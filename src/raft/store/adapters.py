@@ -20,6 +20,7 @@ from raft.errors import DamagedArtifact, UsageError, typed
 from raft.protocols import Message, TrainingPlan, TrainingReport
 from raft.report.measures import MEASURES
 from raft.store import artifacts
+from raft.text import at_home
 from raft.version import __version__
 
 FORMAT = 1
@@ -213,8 +214,8 @@ def _located(run_folder: Path, wanted: str | None) -> Path:
         matching = [wanted] if wanted in names else [name for name in names if wanted and name.startswith(wanted)]
         if len(matching) == 1:
             return home / matching[0]
-        if not matching and wanted and Path(wanted).expanduser().is_dir():
-            return Path(wanted).expanduser()
+        if not matching and wanted and at_home(wanted).is_dir():
+            return at_home(wanted)
         if matching:
             raise UsageError(
                 f"Several adapters begin with {wanted}: {', '.join(matching)}.",

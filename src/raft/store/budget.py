@@ -141,7 +141,7 @@ class Budget:
         """Tell whether a call that may cost `worst` dollars can be sent without passing the cap; true without one."""
         return self.cap is None or (worst is not None and self.spent + self.in_flight + worst <= self.cap)
 
-    def open(self, key: str, worst: float | None) -> int | None:
+    def open(self, key: str, worst: float | None, *, shared: Sequence[str] = ()) -> int | None:
         """Write a call down before it is sent, and return its number, None while another run awaits the same reply.
 
         The arguments are those of `write`.
@@ -151,7 +151,7 @@ class Budget:
         """
         if not self.reserve(worst):
             raise self.cap_reached(worst)
-        return cast("int | None", self.write([(key, worst)], [], shared=_UNTIL_STORED)[0])
+        return cast("int | None", self.write([(key, worst)], [], shared=shared)[0])
 
     def reserve(self, worst: float | None) -> bool:
         """Set aside what a call may cost, if that fits; it is to be written down with `write` before it is sent."""
@@ -326,6 +326,7 @@ class PaidEmbedder:
         self.tokenizer: Tokenizer = embedder.tokenizer
         self.max_tokens: int = embedder.max_tokens
         self.window: int = getattr(embedder, "window", 512)
+        self._kept = True
         self._tells = hasattr(embedder, "each_try")
         if self._tells:
             embedder.each_try = self._paid  # type: ignore[attr-defined]
@@ -341,11 +342,20 @@ class PaidEmbedder:
             return self._embedder.embed(texts)
         return cast("np.ndarray", self._paid(texts, lambda: self._embedder.embed(texts)))
 
+    def uncached(self, texts: Sequence[str]) -> np.ndarray:
+        """Return what `embed` does, for what nobody keeps: so nobody waits for it, nor it for anybody."""
+        self._kept = False
+        try:
+            return self.embed(texts)
+        finally:
+            self._kept = True
+
     def _paid(self, texts: Sequence[str], send: Callable[[], Any]) -> Any:
         price = self._budget.price
         most = sum(len(text.encode("utf-8", "surrogatepass")) + _TOKENS_A_TURN for text in texts)
         key = hashlib.sha256("\n".join([self.identity, *texts]).encode("utf-8", "surrogatepass")).hexdigest()
-        number = self._budget.open(key, price.cost(most, 0) if price else None)
+        shared = _UNTIL_STORED if self._kept else ()
+        number = self._budget.open(key if shared else "", price.cost(most, 0) if price else None, shared=shared)
         if number is None:
             raise AwaitedElsewhere
         try:

@@ -20,6 +20,9 @@ TABLES = (*tables.ARTIFACTS, "train.jsonl", "valid.jsonl")
 _FILES = (*TABLES, "manifest.json", "ledger.sqlite", "survey.json", "benchmark.json", "report.html", "report.md")
 _LEDGER = {"completions", "embeddings"}
 """Tables of every ledger, of the first raft's too."""
+_REPORTS = ("report.csv", "blind.html", "blind.json", "ratings.jsonl", "benchmarks.jsonl")
+DRAFT = re.compile(rf"\.(?:{'|'.join(map(re.escape, (*_FILES, *_REPORTS)))})\.\d{{8}}\.draft")
+"""Names that a file has while it is written, and after a kill."""
 _FOLDERS = ("index", "lexical", "adapters", "scratch")
 
 
@@ -35,7 +38,10 @@ def place(path: str | Path, name: str) -> Path:
             where=name,
             hint='echo "$NAME"   (of the variable that was meant), or . for this folder',
         )
-    return Path(path).expanduser()
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise UsageError(f"There is no such user: {path}.", where=name, hint="name the whole path") from None
 
 
 def is_ours(folder: Path) -> bool:

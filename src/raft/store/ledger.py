@@ -311,8 +311,9 @@ class CachedEmbedder:
         return np.stack(vectors).astype(np.float32) if vectors else np.empty((0, 0), dtype=np.float32)
 
     def uncached(self, texts: Sequence[str]) -> np.ndarray:
-        """Return what the embedder says now; nothing is looked up or kept."""
-        return self._embedder.embed(texts)
+        """Return what the embedder says now; nothing is looked up or kept, and nobody waits for it."""
+        vectors: np.ndarray = getattr(self._embedder, "uncached", self._embedder.embed)(texts)
+        return vectors
 
     def known(self, texts: Sequence[str]) -> list[bool]:
         """Tell of each text whether it is in the ledger."""

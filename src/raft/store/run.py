@@ -12,7 +12,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -151,10 +151,11 @@ class Run:
             drafts = self.folder / ".drafts"
             folders.clear(drafts, _DRAFTS)
             for left in self.folder.glob(".*"):  # by a kill
-                if _LEFT.fullmatch(left.name) and left.is_file():
+                if folders.DRAFT.fullmatch(left.name) and left.is_file():
                     left.unlink()
-                elif _LEFT_FOLDER.fullmatch(left.name):
-                    folders.clear(left, _LEXICAL)
+                elif re.fullmatch(r"\.lexical-[a-z0-9_]{8}", left.name) and left.is_dir():
+                    with suppress(UsageError):  # something else of such a name
+                        folders.clear(left, r"lexical/[\w.]+")
             try:
                 yield
             except BrokenPipeError:  # whoever was told has gone; that is no fault of the run's

@@ -1,10 +1,12 @@
 """Pure functions over text: normal forms, words, sentences, quote alignment, in whatever language and script."""
 
 import json
+import os
 import re
 import unicodedata
 from collections.abc import Iterator
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from rapidfuzz import fuzz
@@ -67,6 +69,11 @@ def from_json(text: str | bytes, **options: Any) -> Any:
         return whole(json.loads(text, **options))
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+
+
+def at_home(path: str | Path) -> Path:
+    """Return a path with `~` as the user's folder; a user that is not known here stays as it is written."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111  which raises nothing
 
 
 def printable(text: str) -> str:

@@ -105,8 +105,8 @@ def _private_keys(text: str) -> Spans:
 
 
 _USER = re.compile(
-    r"(//)(?:[^/?#\s\"'<>]*|[^/?#\s@:]*:(?!\d*(?:[/?#\s]|$))[^\s\"'<>]*)@"
-)  # a password may hold "/" or "#"
+    r"(//)(?:[^/?#\s\"'<>]{0,300}|[^/?#\s@:]{0,100}:(?!\d*(?:[/?#\s]|$))[^\s\"'<>]{0,300})@"
+)  # a password may hold "/" or "#"; it ends somewhere, so that no text takes long
 _GIVEN = re.compile(r"([?&;#])([^=&;#\s\"'<>]{1,80})=([^&;#\s\"'<>]+)")
 _TELLS = re.compile(r"key|token|secret|pass|pwd|auth|cred|sig|sas|jwt|session|^code$", re.I)
 HIDDEN = "***"

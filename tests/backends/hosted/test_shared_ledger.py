@@ -108,6 +108,34 @@ def test_two_runs_that_embed_the_same_pay_once(tmp_path, monkeypatch):
     assert np.array_equal(first, second[0])
 
 
+def test_what_nobody_keeps_is_waited_for_by_nobody(tmp_path):
+    """A question that is embedded to be timed is embedded by each run, also while another does so."""
+    with closing(Ledger(tmp_path / "shared.sqlite")) as ledger, Run(tmp_path / "one").writing():
+        ledger.register("one", tmp_path / "one", None)
+        one, two = (
+            CachedEmbedder(
+                PaidEmbedder(HashEmbedder(), Budget(ledger, run=name, model="m", price=PRICE, cap=None)), ledger
+            )
+            for name in ("one", "two")
+        )
+        assert np.array_equal(one.uncached(["a question"]), two.uncached(["a question"]))
+        assert np.array_equal(two.embed(["a question"]), two.uncached(["a question"]))
+        assert ledger.read("SELECT run, state, COUNT(*) FROM calls GROUP BY run") == [
+            ("one", "paid", 1),
+            ("two", "paid", 3),
+        ]
+
+
+def test_looking_for_calls_of_others_reads_no_table(tmp_path):
+    """Calls are found by their key, however many there are."""
+    with closing(Ledger(tmp_path / "shared.sqlite")) as ledger:
+        for states in ("'open'", "'open', 'paid'", "'batch'"):
+            plan = ledger.read(
+                f"EXPLAIN QUERY PLAN SELECT key FROM calls WHERE state IN ({states}) AND key IN ('a', 'b')"
+            )
+            assert all("SCAN calls" not in row[-1] for row in plan)
+
+
 def test_what_a_killed_process_left_open_is_asked_by_another(tmp_path):
     """A call that stands open in the name of a run that nobody writes to is taken over, and not waited for."""
     endpoint, asked = Endpoint(), request("hello")

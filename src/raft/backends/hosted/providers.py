@@ -170,7 +170,7 @@ def look_for(name: str, api_base: str | None) -> None:
         UsageError: nobody listens there, or ollama does not have it; the hint starts the one and brings the other.
     """
     address = whole_address(name, address_of(name, api_base))
-    if not address or not _is_loopback(address):
+    if not address or not provider_of(name).own or not _is_loopback(address):
         return
     import httpx
 
@@ -187,6 +187,12 @@ def look_for(name: str, api_base: str | None) -> None:
             if is_ollama
             else f"start the server of {provider}, or"
             " give its address: --set generator.api_base=http://127.0.0.1:8000/v1",
+        ) from None
+    except (httpx.InvalidURL, ValueError):
+        raise UsageError(
+            "The address is malformed.",
+            where=f"generator.api_base: {shown_address(address)}",
+            hint="--set generator.api_base=http://127.0.0.1:8000/v1",
         ) from None
     except httpx.HTTPError:  # it listens; what it says to real requests is told with them
         return

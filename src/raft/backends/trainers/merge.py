@@ -16,6 +16,7 @@ from raft.backends.trainers import unsloth
 from raft.backends.vendors import quiet
 from raft.errors import DamagedArtifact, MissingExtra, RaftError, UsageError
 from raft.store import adapters
+from raft.text import at_home
 
 
 def merge(base: str, adapter: Path, out: Path) -> Path:
@@ -202,7 +203,7 @@ def find_converter() -> list[str] | None:
     """
     home = os.environ.get("LLAMA_CPP")
     if home:
-        script = Path(home).expanduser()
+        script = at_home(home)
         script = script if script.is_file() else script / CONVERTER
         if not script.is_file():
             raise UsageError(
