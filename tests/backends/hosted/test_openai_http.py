@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from fake_openai import ERRORS, FakeOpenAI
 from raft.backends.asking import Reply
 from raft.backends.hosted import openai_http
-from raft.backends.hosted.errors import AccessDenied, RateLimited, Rejected, Transient
+from raft.backends.hosted.errors import AccessDenied, NoEndpoint, RateLimited, Rejected, Transient
 from raft.backends.hosted.openai_http import DirectTransport
 from raft.protocols import Request
 from transport_faults import EXPECTED
@@ -294,8 +294,10 @@ def test_a_redirect_is_not_followed():
         (403, '{"error": {"message": "flagged by moderation"}}', Rejected, "moderation"),
         (200, '{"error": {"message": "upstream is busy", "code": 429}}', RateLimited, "upstream is busy"),
         (200, '{"error": {"message": "it failed", "code": "upstream"}}', Transient, "it failed"),
-        (200, '{"id": 1}', Transient, "no chat completion"),
-        (200, "[1]", Transient, "no chat completion"),
+        (200, '{"id": 1}', NoEndpoint, "no chat completion"),
+        (200, "[1]", NoEndpoint, "no chat completion"),
+        (200, '{"choices": null}', Transient, "no chat completion"),
+        (404, '{"detail": "Not Found"}', NoEndpoint, "Not Found"),
         (200, "", Transient, "no JSON"),
         (200, "[" * 100_000, Transient, "no JSON"),
     ],
