@@ -109,6 +109,7 @@ def asker(
         attempts=attempts,
         max_failures=max_failures,
         progress=lambda facts: on_event("asked", facts),
+        say=on_event,
     )
 
 
