@@ -108,8 +108,8 @@ def build(
             max_cost: dollars that the run may cost in all, over all its builds; None: what was said last time.
             price: dollars per million tokens that the generator reads and writes; None: litellm's list.
             local_only: refuse every model, index and download that is not on this machine.
-            settings: any other setting by its dotted name or nested, e.g. `{"index.k": 8}` or `{"index": {"k": 8}}`; one
-                that contradicts an option is an error.
+            settings: any other setting by its dotted name, e.g. `{"index.k": 8}`, or nested; one that contradicts an
+                option is an error.
 
     Raises:
         TypeError: there is no such option.

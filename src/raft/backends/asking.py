@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Protocol
 
-from raft.protocols import Completion, Failure, Request
+from raft.protocols import Completion, Failure, Message, Request
 from raft.store.ledger import Entry, Ledger, request_key, request_text
 from raft.text import whole
 
@@ -223,6 +223,15 @@ def _is_json(text: str) -> bool:
     except (ValueError, RecursionError):
         return False
     return True
+
+
+def without_system(messages: Sequence[Message]) -> tuple[Message, ...]:
+    """Return a chat for a model that takes no system turns: the turn that follows begins with their words."""
+    system = [turn["content"] for turn in messages if turn["role"] == "system"]
+    rest = [turn for turn in messages if turn["role"] != "system"]
+    if not rest:
+        return ({"role": "user", "content": "\n\n".join(system)},)
+    return {**rest[0], "content": "\n\n".join([*system, rest[0]["content"]])}, *rest[1:]
 
 
 def needs_room(call: Request, entry: Entry | Failure) -> bool:

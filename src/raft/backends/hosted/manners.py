@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from raft.backends.asking import Reply, has_thoughts
+from raft.backends.asking import Reply, has_thoughts, without_system
 from raft.backends.hosted.providers import listed
 from raft.protocols import Message, Request
 
@@ -96,13 +96,7 @@ class Manners:
 
     def messages(self, request: Request, refused: Iterable[str]) -> tuple[Message, ...]:
         """Return the turns of a request; where system turns are refused, the turn that follows begins with them."""
-        if _SYSTEM not in refused:
-            return request.messages
-        system = [turn["content"] for turn in request.messages if turn["role"] == "system"]
-        rest = [turn for turn in request.messages if turn["role"] != "system"]
-        if not rest:
-            return ({"role": "user", "content": "\n\n".join(system)},)
-        return {**rest[0], "content": "\n\n".join([*system, rest[0]["content"]])}, *rest[1:]
+        return without_system(request.messages) if _SYSTEM in refused else request.messages
 
     def options(self, request: Request, refused: frozenset[str]) -> dict[str, Any]:
         """Return the fields of a request beside model and turns."""
