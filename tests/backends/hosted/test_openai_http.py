@@ -427,3 +427,32 @@ def test_a_huge_reply_ends_as_an_empty_one():
 
     reply = asyncio.run(go())
     assert (reply.text, reply.finish_reason, reply.input_tokens) == ("", "too large", -1)
+
+
+@pytest.mark.parametrize(
+    ("given", "likely"),
+    [
+        ("http://127.0.0.1:8000", "=http://127.0.0.1:8000/v1 "),
+        ("http://127.0.0.1:11434/api/chat", "=http://127.0.0.1:11434/v1 "),
+        ("https://host.test/v1/models", "=https://host.test/v1 "),
+        ("https://host.test/v1", "check the address"),
+        ("novita/m", "=http://127.0.0.1:8000/v1 "),
+    ],
+)
+def test_the_address_that_was_likely_meant_is_named(given, likely):
+    """Where no chat endpoint is at an address, the hint is the setting to type."""
+    assert likely in NoEndpoint("Not Found").stop("novita/m", given).hint
+
+
+@pytest.mark.parametrize(
+    ("words", "seconds"),
+    [
+        ("Rate limit reached on requests per day. Please try again in 7m12s.", 432.0),
+        ("Please retry in 1.5s.", 1.5),
+        ("Try again in 20ms", 0.02),
+        ("Slow down", None),
+    ],
+)
+def test_a_wait_that_is_told_in_words_is_kept(words, seconds):
+    """Endpoints that send no header say in their words how long to wait."""
+    assert openai_http.retry_after({}, words) == seconds
