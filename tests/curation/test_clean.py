@@ -267,6 +267,25 @@ def test_only_a_mark_from_one_to_five_is_a_mark(reply):
         cleaning.read_mark(reply)
 
 
+@pytest.mark.parametrize(
+    "reply",
+    [
+        '{"mark": 4}',
+        '{"Mark": "4"}',
+        '{"mark": 4.0, "why": "{clumsy}"}',
+        '```json\n{"mark": 4}\n```',
+        'It reads [well]: {"mark": 4}. Anything {else}?',
+        "{'mark': 4,}",
+        '{"result": {"mark": "4/5"}}',
+        '[{"score": 4}]',
+        "**Mark:** 4",
+    ],
+)
+def test_a_mark_is_read_whatever_it_is_wrapped_in(reply):
+    """A judge's mark is not lost for a fence, a note, quotes or capitals."""
+    assert cleaning.read_mark(reply) == 0.75
+
+
 def test_kept_questions_know_the_nearest_other():
     """Each compared question has its cosine to the nearest kept one but itself."""
     scores = [row["similarity"] for row in clean(GOOD[:2])["scores"]]

@@ -14,7 +14,7 @@ import polars as pl
 
 from raft.api import models
 from raft.api.models import open_model, open_retriever, question_embedder, uncached_search
-from raft.api.run import Built, adapter_for, formerly_listen, one_of, settings_of, writable
+from raft.api.run import Built, adapter_for, formerly_listen, one_of, settings_of, together, writable
 from raft.backends import hub
 from raft.backends.local.weights import Weights
 from raft.backends.trainers.sft import hardware
@@ -88,11 +88,12 @@ def bench(
             `local_only` is set and something that would be asked is not on this machine.
     """
     begun = time.monotonic()
-    _check_changeable(settings or {}, folder)
+    changes = together({}, settings)
+    _check_changeable(changes, folder)
     blind_pairs = one_of(blind=blind, blind_pairs=blind_pairs)
     on_event = on_event or (lambda event, facts: None)
     built = Built(folder)
-    chosen = settings_of(built, settings or {})
+    chosen = settings_of(built, changes)
     addresses = _addresses(chosen, larger)
     models.check(chosen, asked={chosen.student: None, **addresses})
     if ratings is not None and blind_pairs is None:  # looked at before the work

@@ -11,7 +11,7 @@ from typing import Any, TypedDict, Unpack
 from raft import prompts, settings
 from raft.api import models
 from raft.api.models import cost_context, open_components
-from raft.api.run import Built, formerly_listen, one_of, tell_step
+from raft.api.run import Built, formerly_listen, one_of, tell_step, together
 from raft.backends import hub
 from raft.backends.hosted.providers import look_for
 from raft.corpus.documents import Source, find_sources
@@ -94,7 +94,8 @@ def build(
         corpus: files, folders or globs; None: those of the pipeline file.
         out: the run directory; None: `runs/<name of the corpus>`.
         on_event: told what happens: "begins", "made" and "reused" with a step's name, "changes" (names of files that
-            are `changed`, `new` or `gone`), "estimated", "planned", "asked", "embedded".
+            are `changed`, `new` or `gone`), "estimated", "planned", "asked", "embedded",
+            "waiting" (the endpoint asks to) and "stopping" (replies in flight are waited for).
         **options: any of these (`Options`), each None where it is not said:
             pipeline: a YAML file, or the name of one that comes with the package ("embedded", "hosted").
             generator: the model that writes the questions.
@@ -108,7 +109,8 @@ def build(
             max_cost: dollars that the run may cost in all, over all its builds; None: what was said last time.
             price: dollars per million tokens that the generator reads and writes; None: litellm's list.
             local_only: refuse every model, index and download that is not on this machine.
-            settings: any other setting by its dotted name, e.g. `{"index.k": 8}`.
+            settings: any other setting by its dotted name, e.g. `{"index.k": 8}`, or nested; one that contradicts an
+                option is an error.
 
     Raises:
         TypeError: there is no such option.
@@ -176,7 +178,7 @@ def _described(corpus: str | Path | Sequence[str | Path] | None, out: str | Path
     more = given.pop("settings", None) or {}
     given["generator.input_price"], given["generator.output_price"] = given.pop("price", None) or (None, None)
     given["corpus"] = [str(part) for part in ([corpus] if isinstance(corpus, str | Path) else corpus or [])] or None
-    chosen = _settings(file, {name: value for name, value in {**given, **more}.items() if value is not None})
+    chosen = _settings(file, together(given, more))
     if not chosen.corpus:
         raise UsageError("No corpus is given.", hint="raft build FOLDER")
     models.check(chosen)

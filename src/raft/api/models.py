@@ -28,7 +28,7 @@ from raft.evaluation.systems import OpenedModel
 from raft.pipeline.bench import Search
 from raft.pipeline.build import Components
 from raft.pipeline.estimate import UNASKED, CostContext
-from raft.protocols import Embedder, Failure, Generator, OnEvent, Request, Retriever, Trainer
+from raft.protocols import Embedder, Failure, Generator, OnEvent, Request, Retriever, Tokenizer, Trainer
 from raft.rag.grounding import Passage, relevance
 from raft.settings import TRAINERS, Settings
 from raft.store.batches import BatchBook
@@ -77,9 +77,17 @@ def open_components(folder: Path, settings: Settings, ledger: Ledger, collection
     return Components(
         generator=generator,
         embedder=embedder,
-        student=hub.tokenizer(settings.student),
+        student=_student(settings.student),
         indexes=_indexes(folder, settings, embedder, collection),
     )
+
+
+def _student(name: str) -> Tokenizer:
+    """Return the student's tokenizer, whose chat template has been tried: a row that it refuses would come too late."""
+    tokenizer = hub.tokenizer(name)
+    if not hub.is_hosted(name):
+        tokenizer.count_chat(hub.TRIED)
+    return tokenizer
 
 
 def asker(
@@ -109,6 +117,7 @@ def asker(
         attempts=attempts,
         max_failures=max_failures,
         progress=lambda facts: on_event("asked", facts),
+        say=on_event,
     )
 
 

@@ -1,6 +1,6 @@
 """A run directory, opened for reading."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from difflib import get_close_matches
 from functools import cached_property, wraps
@@ -233,6 +233,29 @@ def load(folder: str | Path) -> Built:
 def settings_of(built: Built, changes: Mapping[str, Any]) -> Settings:
     """Return the settings that a run was built with, with those replaced that are given by their dotted names."""
     return settings.changed(built.settings, {name: value for name, value in changes.items() if value is not None})
+
+
+def together(named: Mapping[str, Any], others: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return all settings that are given, by their dotted names: by arguments of their own, and others, also nested.
+
+    Raises:
+        UsageError: one setting is given two values.
+    """
+    found: dict[str, Any] = {}
+    for key, value in [*_dotted(named), *_dotted(others or {})]:
+        if value is None:
+            continue
+        if key in found and str(found[key]) != str(value):
+            raise UsageError(
+                f"{key} is given twice: {found[key]!r} and {value!r}.", where=key, hint="leave one of the two out"
+            )
+        found[key] = value
+    return found
+
+
+def _dotted(tree: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in tree.items():
+        yield from _dotted(value, f"{before}{name}.") if isinstance(value, Mapping) else [(f"{before}{name}", value)]
 
 
 def adapter_for(folder: Path, wanted: str | None, student: str) -> Path:

@@ -7,7 +7,7 @@ from typing import Any
 
 from raft import prompts
 from raft.api import models
-from raft.api.run import Built, adapter_for, formerly_listen, settings_of, writable
+from raft.api.run import Built, adapter_for, formerly_listen, settings_of, together, writable
 from raft.backends import hub
 from raft.backends.trainers import merge
 from raft.backends.trainers.check import check_student
@@ -56,11 +56,11 @@ def train(
         UsageError: a setting is wrong, or the student cannot be trained here; nothing was started.
         RaftError: there are no training rows, or the training failed; its checkpoints are kept.
     """
-    _check_changeable(settings or {}, folder)
+    others = together({}, settings)
+    _check_changeable(others, folder)
     built = Built(folder)
     own = {"backend": backend, "epochs": epochs, "learning_rate": learning_rate, "rank": rank}
-    given = {f"training.{name}": value for name, value in own.items() if value is not None}
-    chosen = settings_of(built, {**(settings or {}), **given})
+    chosen = settings_of(built, together({f"training.{name}": value for name, value in own.items()}, others))
     models.check(chosen, asked={chosen.student: None})
     on_event = on_event or (lambda event, facts: None)
     run = writable(built, on_event)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Protocol
 
-from raft.protocols import Completion, Failure, Request
+from raft.protocols import Completion, Failure, Message, Request
 from raft.store.ledger import Entry, Ledger, request_key, request_text
 from raft.text import whole
 
@@ -21,10 +21,11 @@ FINAL = ("refused", "too long")
 RETRY_TEMPERATURE = 0.7
 """Another attempt must be able to differ from the first, so it samples at least this warm."""
 
-_TAG = r"(?:seed:)?(?:think(?:ing)?|thought|reasoning)"
+_TAG = r"(?:seed:)?(?:think(?:ing)?|thoughts?|reasoning|reflection|scratchpad)(?:\s[^<>]{0,80})?"
 _OPENED = re.compile(rf"\s*[<\[◁]{_TAG}[>\]▷]", re.I)
 _CLOSED = re.compile(rf"[<\[◁]/{_TAG}[>\]▷]\s*", re.I)
 _CLOSED_ALONE = re.compile(rf"(?:^|\n)\s*{_CLOSED.pattern}|{_CLOSED.pattern.removesuffix('*')}*(?:\n\s*|$)", re.I)
+_LAST_CHANNEL = re.compile(r"<\|channel\|>final\b[^<]*<\|message\|>")
 _TAGS = re.compile(rf"[<\[◁]/?{_TAG}[>\]▷]", re.I)
 
 
@@ -185,6 +186,8 @@ def _no_use(entry: Entry, text: str, error: ValueError) -> tuple[str, str]:
     """Return the kind of failure that a reply is which did not pass its check, and why."""
     if entry.finish_reason in ("refusal", "content_filter"):
         return "refused", f"the model refuses to answer: {text}" if text else "the provider's filter withheld the reply"
+    if entry.finish_reason.startswith("tool call"):
+        return "malformed", f"it calls a tool ({entry.finish_reason.removeprefix('tool call: ')}) instead of answering"
     kind = "length" if entry.finish_reason == "length" else "malformed"
     if text.strip():
         return kind, str(error)
@@ -201,8 +204,12 @@ def has_thoughts(text: str) -> bool:
 def without_thoughts(text: str) -> str:
     """Return a reply without what was thought before it: all up to a closing tag, whose opening one may be missing.
 
-    Thoughts without an end are all that came; a tag inside of a JSON reply is part of it.
+    Thoughts without an end are all that came; a tag inside of a JSON reply is part of it. Where a model's channels came
+    as they are, the last one is the reply.
     """
+    if text.lstrip().startswith("<|channel|>"):
+        final = _LAST_CHANNEL.search(text)
+        return text[final.end() :].removesuffix("<|return|>") if final else ""
     while _OPENED.match(text):
         closed = _CLOSED.search(text)
         text = text[closed.end() :] if closed else ""
@@ -216,6 +223,15 @@ def _is_json(text: str) -> bool:
     except (ValueError, RecursionError):
         return False
     return True
+
+
+def without_system(messages: Sequence[Message]) -> tuple[Message, ...]:
+    """Return a chat for a model that takes no system turns: the turn that follows begins with their words."""
+    system = [turn["content"] for turn in messages if turn["role"] == "system"]
+    rest = [turn for turn in messages if turn["role"] != "system"]
+    if not rest:
+        return ({"role": "user", "content": "\n\n".join(system)},)
+    return {**rest[0], "content": "\n\n".join([*system, rest[0]["content"]])}, *rest[1:]
 
 
 def needs_room(call: Request, entry: Entry | Failure) -> bool:

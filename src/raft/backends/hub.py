@@ -11,12 +11,14 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from functools import cached_property, lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from raft.backends.asking import without_system
 from raft.backends.hosted.providers import PROVIDERS
 from raft.backends.vendors import import_litellm, quiet
 from raft.errors import MissingExtra, UsageError
@@ -45,6 +47,27 @@ def spelled(text: str, control: re.Pattern[str] | None) -> str:
 def spelled_chat(messages: Sequence[Message], control: re.Pattern[str] | None) -> list[Message]:
     """Return a chat with its turns `spelled`."""
     return [{**turn, "content": spelled(turn["content"], control)} for turn in messages]
+
+
+PLAINLY: Mapping[str, Any] = {
+    "enable_thinking": False,
+    "thinking": False,
+    "strftime_now": datetime(2024, 7, 26, tzinfo=UTC).strftime,
+}
+"""What each template is told: no thoughts before an answer, and one day for all, so that a student is asked as it was
+trained."""
+TRIED: tuple[Message, ...] = tuple(
+    {"role": role, "content": words} for role, words in (("system", "Sq7"), ("user", "Uq8"), ("assistant", "Aq9"))
+)
+"""A chat to find out by what a template makes of turns."""
+
+
+def takes_system(render: Callable[[Sequence[Message]], str]) -> bool:
+    """Tell whether a chat template writes what a system turn says; some raise an error, some leave it out."""
+    try:
+        return TRIED[0]["content"] in render(TRIED[:2])
+    except Exception:  # a template is a program of others
+        return False
 
 
 class LocalTokenizer:
@@ -90,12 +113,17 @@ class LocalTokenizer:
                 where=self.name,
                 hint="choose an instruction-tuned model, whose name often ends in -Instruct or -it",
             )
-        text = _render(self._template, spelled_chat(messages, self._controls), self._settings)
+        chat = messages if self._takes_system else without_system(messages)
+        text = _render(self._template, spelled_chat(chat, self._controls), self._settings)
         return sum(self.count(text.split(BREAK)))
 
     @cached_property
     def _controls(self) -> re.Pattern[str] | None:
         return controls(self._rust.get_added_tokens_decoder().values(), self._template or "")
+
+    @cached_property
+    def _takes_system(self) -> bool:
+        return takes_system(lambda chat: _render(self._template or "", chat, self._settings))
 
     @cached_property
     def _settings(self) -> dict[str, Any]:
@@ -141,9 +169,11 @@ def _render(template: str, messages: Sequence[Message], settings: Mapping[str, A
     # transformers alone knows this tag: it marks the assistant's words and renders to nothing
     plain = re.sub(r"\{%(-?)\s*(?:end)?generation\s*(-?)%\}", r"{%\1 if true \2%}{% endif %}", template)
     try:
-        return world.from_string(plain).render(messages=list(messages), add_generation_prompt=False, **tokens)
-    except TemplateError as error:
-        hint = "--student NAME   (a model whose template takes a system turn and several turns)"
+        return world.from_string(plain).render(
+            messages=list(messages), add_generation_prompt=False, **PLAINLY, **tokens
+        )
+    except Exception as error:  # a template is a program of others
+        hint = "--student NAME   (a model whose template takes several turns)"
         raise UsageError(f"The model's chat template refuses these messages: {error}", hint=hint) from None
 
 

@@ -77,6 +77,8 @@ class Progress:
             self._answered += facts["new"]
             self._replayed += facts["replayed"]
             self._say(self._rate() if "in_flight" not in facts else self._calls_in_flight(facts), lasting=False)
+        elif event in ("waiting", "stopping"):
+            self._say(_held_up(facts))
         elif event == "batch":
             self._say(_batch(facts), lasting=False)
         elif event == "asking":
@@ -176,6 +178,13 @@ def _money(facts: Mapping[str, Any]) -> str:
         return "price unknown"
     spent = f"${facts['cost']:,.2f}"
     return f"{spent} of ${facts['cap']:,.2f}" if facts["cap"] is not None else spent
+
+
+def _held_up(facts: Mapping[str, Any]) -> str:
+    if "seconds" in facts:
+        return f"{'waiting':<10} {facts['model']} asks to wait {facts['seconds']:,} s: {facts['words']}"
+    again = "Ctrl-C again" if facts["interrupted"] else "Ctrl-C"
+    return f"waiting for {facts['replies']:,} replies that are being paid for; {again} to drop them"
 
 
 def _batch(facts: Mapping[str, Any]) -> str:

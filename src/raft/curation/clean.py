@@ -5,7 +5,6 @@ found again (round trip), by a model if there is one, and last against the other
 that the one which is kept for the others can never be dropped itself.
 """
 
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
@@ -32,6 +31,7 @@ from raft.similarity import (
 from raft.store import tables
 from raft.text import contains, content_words, embedded_text, find_quote, normalise, word_count
 from raft.text.languages import EN, Language, of_text, stems
+from raft.text.replies import json_readings
 from raft.text.values import UNSPACED, covers, fact_values, facts, rough_values
 
 ROUND_TRIP, JUDGED, DUPLICATE = "round trip", "judged poor", "duplicate"
@@ -42,6 +42,8 @@ JUDGE_SCHEMA: Mapping[str, Any] = {
     "required": ["mark"],
     "additionalProperties": False,
 }
+_MARK = re.compile(r"\bmark\b\W{1,6}(\d(?:\.\d+)?)", re.IGNORECASE)
+_OF_FIVE = re.compile(r"([1-4](?:\.\d+)?|5(?:\.0+)?)(?:\s*(?:/|out of)\s*5)?")
 _BATCH = 256
 Row = dict[str, Any]
 
@@ -152,12 +154,24 @@ def _requests(rows: Iterable[Row], texts: Mapping[str, Row], prompt: Prompt) -> 
 
 
 def read_mark(reply: str) -> float:
-    """Return the mark in a judge's reply, `{"mark": 1}` to `{"mark": 5}`, as 0 to 1; ValueError if it holds none."""
-    match = re.search(r"\{[^{}]*\}", reply)
-    mark = json.loads(match.group()).get("mark") if match else None
-    if isinstance(mark, bool) or not isinstance(mark, (int, float)) or not 1 <= mark <= 5:
+    """Return the mark in a judge's reply, `{"mark": 1}` to `{"mark": 5}`, as 0 to 1; ValueError if it holds none.
+
+    Wrapping and spelling do not matter, as long as it is called a mark.
+    """
+    told = [mark for tree in json_readings(reply) for mark in _marks(tree)] or _MARK.findall(reply)[-1:]
+    mark = _OF_FIVE.fullmatch(told[0]) if told else None
+    if not mark:
         raise ValueError('the reply is not {"mark": 1 to 5}')
-    return (mark - 1) / 4
+    return (float(mark[1]) - 1) / 4
+
+
+def _marks(tree: Any) -> Iterator[str]:
+    for name, value in tree.items() if isinstance(tree, dict) else ():
+        if str(name).strip().lower() in ("mark", "score", "rating"):
+            yield str(value).strip()
+    for part in tree if isinstance(tree, list) else tree.values() if isinstance(tree, dict) else ():
+        if isinstance(part, (dict, list)):
+            yield from _marks(part)
 
 
 def _deduplicate(rows: list[Row], *, embedder: Embedder, similarity: float) -> None:

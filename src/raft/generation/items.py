@@ -3,24 +3,32 @@
 What such a model wraps its items in differs from model to model, so that each item is looked at by itself.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
-
-import json_repair
 
 from raft.generation.tasks import Row, Task, in_language, must, room, row_of
 from raft.kinds import KINDS, traits
 from raft.prompts import Prompt
 from raft.protocols import Request
 from raft.rag.format import abstention
-from raft.text import as_written, find_quote, from_json, whole
+from raft.text import as_written, find_quote, from_json
 from raft.text.languages import EN, Language
+from raft.text.replies import json_readings
 
-VERSION = 2
+VERSION = 3
 """Raised when other items of a reply are kept: runs that ask for items read their replies anew."""
 ITEM_TOKENS = 160
 
 _FIELDS = ("question", "answer", "quote", "kind")
+_ALSO = {
+    "question": "q question_text query",
+    "answer": "a response answer_text short_answer exact_answer",
+    "quote": "evidence citation excerpt supporting_quote verbatim_quote source_quote supporting_text",
+    "kind": "type category question_type question_kind",
+}
+_NAMES = {also: name for name, others in _ALSO.items() for also in (name, *others.split())}
+"""What models call the fields of an item, in the form of `_named`."""
 
 
 def items_ask(
@@ -69,38 +77,63 @@ def parse_items(reply: str, kinds: Sequence[str]) -> tuple[list[dict[str, str]],
     Raises:
         ValueError: no item is of use: there is none, or each lacks a question, an answer, a quote or a known kind.
     """
+    best: tuple[list[dict[str, str]], list[str]] = [], []
     try:
-        found = list(_entries(_read_json(reply)))
+        for tree in json_readings(reply):
+            best = max(best, _sorted(tree, kinds), key=lambda found: (len(found[0]), len(found[1])))
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+    if not best[0]:
+        raise ValueError(best[1][0] if best[1] else "there are no items in it")
+    return best
+
+
+def _sorted(tree: Any, kinds: Sequence[str]) -> tuple[list[dict[str, str]], list[str]]:
+    """Return the items of use in what a reply holds, and what is wrong with each of the others."""
     items: list[dict[str, str]] = []
     faults: list[str] = []
-    for entry in found:
+    for entry in _entries(tree):
         try:
             items.append(_checked(entry, kinds))
         except ValueError as error:
             faults.append(str(error))
-    if not items:
-        raise ValueError(faults[0] if faults else "there are no items in it")
     return items, faults
 
 
 def _entries(tree: Any) -> Iterator[Any]:
-    """Yield the objects of a reply that are meant as items, and what stands in a list in their place."""
+    """Yield the objects of a reply that are meant as items, and what stands in a list among them."""
     if isinstance(tree, dict):
-        entry = {str(name).strip().lower(): value for name, value in tree.items()}
-        if not entry.keys().isdisjoint(_FIELDS):
-            yield entry
-            return
-        tree = [part for part in tree.values() if isinstance(part, (dict, list))]
-    for part in tree if isinstance(tree, list) else []:
-        yield from _entries(part) if isinstance(part, (dict, list)) else [part]
+        entry = {_named(name): value for name, value in tree.items()}
+        parts = [] if isinstance(entry.get("question"), (str, int, float)) else [*map(_parsed, tree.values())]
+        inner = [one for part in parts if isinstance(part, (dict, list)) for one in _entries(part)]
+        bare = [one for part in parts if isinstance(part, list) for one in part if not isinstance(one, (dict, list))]
+        yield from inner or ([entry] if not entry.keys().isdisjoint(_FIELDS) else bare)
+    elif isinstance(tree, list):
+        found = [list(_entries(part)) if isinstance(part, (dict, list)) else [part] for part in tree]
+        if any(isinstance(part, (dict, list)) and entries for part, entries in zip(tree, found, strict=True)):
+            yield from (one for entries in found for one in entries)
+
+
+def _named(name: Any) -> str:
+    spelled = re.sub(r"[\W_]+", "_", str(name).strip().lower()).strip("_")
+    return _NAMES.get(spelled, spelled)
+
+
+def _parsed(value: Any) -> Any:
+    """Return what a text holds that is a list or an object in JSON; any other value is returned as it is."""
+    if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
+        try:
+            return from_json(value, parse_int=str, parse_float=str)
+        except ValueError:
+            return value
+    return value
 
 
 def _checked(entry: Any, kinds: Sequence[str]) -> dict[str, str]:
     must(isinstance(entry, dict), "an item is no object")
     item = {name: as_written(_text(entry.get(name))) for name in _FIELDS}
-    item["kind"] = item["kind"].strip().lower()
+    word = re.search(r"\w+", item["kind"].lower())
+    item["kind"] = word[0] if word else ""
     bare = not traits(item["kind"]).answered
     for name in ("question", "kind") if bare else _FIELDS:
         must(entry.get(name) is not None, f"an item has no {name}")
@@ -114,17 +147,11 @@ def _text(value: Any) -> str:
     """Return a value of a reply as text; numbers come as texts already, so that 1.50 stays 1.50."""
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, dict) and len(value) == 1:
+        return _text(next(iter(value.values())))
     if isinstance(value, list):
         return ", ".join(map(_text, value))
     return str(value) if isinstance(value, (str, int, float)) else ""
-
-
-def _read_json(reply: str) -> Any:
-    """Return what a JSON reply holds, numbers as they are spelled, repaired where it is nearly JSON ("" for none)."""
-    try:
-        return from_json(reply, parse_int=str, parse_float=str)
-    except ValueError:
-        return whole(json_repair.loads(reply))
 
 
 def _item(item: Mapping[str, str], chunk: Mapping[str, Any], language: Language, own: Mapping[str, str]) -> Row:

@@ -215,7 +215,7 @@ def test_a_wrong_key_stops_the_run_after_what_was_in_the_air(ledger):
         with pytest.raises(UsageError, match="Incorrect API key") as caught:
             while True:
                 settled += sending.collect()
-    assert "OPENAI_API_KEY" in caught.value.hint
+    assert "M_API_KEY" in caught.value.hint
     assert {made.request.messages[-1]["content"] for made, _ in settled} == {"good", "fine"}
     assert sorted(endpoint.texts) == ["bad", "fine", "good"]
     assert len(ledger.find([call("good").key, call("fine").key])) == 2

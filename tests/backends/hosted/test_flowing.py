@@ -210,7 +210,7 @@ def test_ctrl_c_drains_and_keeps(ledger, monkeypatch):
     endpoint, interrupted = Endpoint(), []
     collect = RequestPool.collect
 
-    def interrupt(self):
+    def interrupt(self, *_):
         if len(interrupted) == 5:
             raise KeyboardInterrupt
         interrupted.append(1)

@@ -139,7 +139,7 @@ def test_a_wrong_key_or_model_stops_at_once(naps, fault, words, provider):
         answer(server, "x", provider=provider)
     assert words in caught.value.what
     assert KEY not in str(caught.value)
-    assert "OPENAI_API_KEY" in caught.value.hint
+    assert "_API_KEY" in caught.value.hint
     assert len(server.seen) == 1
     assert naps == []
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from fake_openai import ERRORS, FakeOpenAI
 from raft.backends.asking import Reply
 from raft.backends.hosted import openai_http
-from raft.backends.hosted.errors import AccessDenied, RateLimited, Rejected, Transient
+from raft.backends.hosted.errors import AccessDenied, NoEndpoint, RateLimited, Rejected, Transient
 from raft.backends.hosted.openai_http import DirectTransport
 from raft.protocols import Request
 from transport_faults import EXPECTED
@@ -294,8 +294,10 @@ def test_a_redirect_is_not_followed():
         (403, '{"error": {"message": "flagged by moderation"}}', Rejected, "moderation"),
         (200, '{"error": {"message": "upstream is busy", "code": 429}}', RateLimited, "upstream is busy"),
         (200, '{"error": {"message": "it failed", "code": "upstream"}}', Transient, "it failed"),
-        (200, '{"id": 1}', Transient, "no chat completion"),
-        (200, "[1]", Transient, "no chat completion"),
+        (200, '{"id": 1}', NoEndpoint, "no chat completion"),
+        (200, "[1]", NoEndpoint, "no chat completion"),
+        (200, '{"choices": null}', Transient, "no chat completion"),
+        (404, '{"detail": "Not Found"}', NoEndpoint, "Not Found"),
         (200, "", Transient, "no JSON"),
         (200, "[" * 100_000, Transient, "no JSON"),
     ],
@@ -425,3 +427,32 @@ def test_a_huge_reply_ends_as_an_empty_one():
 
     reply = asyncio.run(go())
     assert (reply.text, reply.finish_reason, reply.input_tokens) == ("", "too large", -1)
+
+
+@pytest.mark.parametrize(
+    ("given", "likely"),
+    [
+        ("http://127.0.0.1:8000", "=http://127.0.0.1:8000/v1 "),
+        ("http://127.0.0.1:11434/api/chat", "=http://127.0.0.1:11434/v1 "),
+        ("https://host.test/v1/models", "=https://host.test/v1 "),
+        ("https://host.test/v1", "check the address"),
+        ("novita/m", "=http://127.0.0.1:8000/v1 "),
+    ],
+)
+def test_the_address_that_was_likely_meant_is_named(given, likely):
+    """Where no chat endpoint is at an address, the hint is the setting to type."""
+    assert likely in NoEndpoint("Not Found").stop("novita/m", given).hint
+
+
+@pytest.mark.parametrize(
+    ("words", "seconds"),
+    [
+        ("Rate limit reached on requests per day. Please try again in 7m12s.", 432.0),
+        ("Please retry in 1.5s.", 1.5),
+        ("Try again in 20ms", 0.02),
+        ("Slow down", None),
+    ],
+)
+def test_a_wait_that_is_told_in_words_is_kept(words, seconds):
+    """Endpoints that send no header say in their words how long to wait."""
+    assert openai_http.retry_after({}, words) == seconds

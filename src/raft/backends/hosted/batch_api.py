@@ -13,7 +13,7 @@ from typing import Any
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, stop_after_delay, wait_random_exponential
 
 from raft.backends.asking import Reply
-from raft.backends.hosted.errors import Fault, RateLimited, Transient
+from raft.backends.hosted.errors import Fault, NoEndpoint, RateLimited, Transient
 from raft.backends.hosted.manners import Manners
 from raft.backends.hosted.openai_http import fault, is_plain, read_error, read_reply
 from raft.backends.hosted.providers import PROVIDERS, litellm_key, no_address, whole_address
@@ -233,8 +233,9 @@ class BatchProvider:
 
     def adapts(self, refusal: Fault, request: Request, refused: frozenset[str]) -> bool:
         """Tell whether to ask a request again as its refusal wants, whose batch was made when `refused` was known."""
-        more = is_plain(refusal) and self.manners.objection(400, str(refusal), request, refused)
-        self.manners.refused |= more or frozenset()
+        more = self.manners.objection(400, str(refusal), request, refused, plain=is_plain(refusal))
+        more = self.manners.lasting(more)
+        self.manners.refused |= more
         return bool(more)
 
 
@@ -256,5 +257,7 @@ def _outcome(response: dict[str, Any], error: Any) -> Reply | Fault:
         return fault(status, words, code=code)
     try:
         return read_reply(data, 0.0)
+    except NoEndpoint as odd:  # what answers batches is one: this line alone is of no use
+        return Transient(odd.words, billed=True)
     except Fault as meant:
         return meant

@@ -7,9 +7,10 @@ anything else sees it; whatever stops the run, what is in flight is waited for, 
 import asyncio
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Literal, Self
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
@@ -26,6 +27,7 @@ _TRIES = 8  # of a call that breaks, at most; one that meets a busy endpoint is 
 _PATIENCE_SECONDS = 600.0  # without any reply after which an endpoint counts as away
 _LOST_ALONE, _BUSY_ALONE = 3, 20  # billed or busy tries of one call, while others are answered, until it is given up
 _WAITS = wait_random_exponential(multiplier=0.5, max=30)
+_HEARD_SECONDS = 0.2  # after which Ctrl-C is heard: where polars has run, nothing that waits for ever is interrupted
 _AHEAD = 8  # calls that wait to be sent, besides one for each in flight
 _BYTES_A_TOKEN = 4  # about; only the pace goes by it, never the budget
 
@@ -83,6 +85,9 @@ class RequestPool:
         where: the endpoint's address, for errors.
         loop: makes the event loop.
         roomy: returns what is sent for a request, at the moment that it is: what was learned by then counts.
+
+    Attributes:
+        pause: until when (`time.monotonic`) the endpoint has asked to wait, and in which words; None: it has not.
     """
 
     def __init__(
@@ -106,6 +111,7 @@ class RequestPool:
         self._halted, self._error = False, None  # type: bool, BaseException | None
         self._answered_at, self._tokens_ratio = float("-inf"), 1.0
         self._limits: Mapping[str, float] = {}
+        self.pause: tuple[float, str] | None = None
 
     def __enter__(self) -> Self:
         self._loop = self._make_loop()
@@ -132,8 +138,8 @@ class RequestPool:
         self._outstanding += 1
         self._call(self._begin, call)
 
-    def collect(self) -> list[tuple[Call, Outcome]]:
-        """Wait until a call is settled, and return all that are; nothing when no call is left.
+    def collect(self, seconds: float = float("inf")) -> list[tuple[Call, Outcome]]:
+        """Wait until a call is settled, and return all that are; nothing after `seconds`, or when no call is left.
 
         Raises:
             UsageError: the provider answers no request at all (key, model, balance).
@@ -141,7 +147,7 @@ class RequestPool:
             RaftError: the endpoint stays away, or the ledger cannot be used. Whatever is raised, all calls that were
                 in flight have been returned before.
         """
-        settled = [] if self._ended or not self._outstanding else self._take()
+        settled = [] if self._ended or not self._outstanding else self._take(seconds)
         if not settled and self._ended and self._error is not None:
             raise self._error
         return settled
@@ -157,15 +163,23 @@ class RequestPool:
     def close(self) -> None:
         """End the thread; a call that is in flight is cut, and counts at its worst case."""
         self._call(self._stopping.set)
-        self._thread.join()
+        while self._thread.is_alive():
+            self._thread.join(_HEARD_SECONDS)
         self._ended = True
 
     def _call(self, function: Callable[..., None], *args: object) -> None:
         with contextlib.suppress(RuntimeError):  # the thread has ended, and says so to `collect`
             self._loop.call_soon_threadsafe(function, *args)
 
-    def _take(self) -> list[tuple[Call, Outcome]]:
-        came = [self._results.get()]
+    def _take(self, seconds: float = float("inf")) -> list[tuple[Call, Outcome]]:
+        came: list[tuple[Call, Outcome] | None] = []
+        until = time.monotonic() + seconds
+        while not came:
+            try:
+                came.append(self._results.get(timeout=_HEARD_SECONDS))
+            except Empty:
+                if time.monotonic() >= until:
+                    return []
         while not self._results.empty():
             came.append(self._results.get())
         self._ended = came[-1] is None
@@ -279,6 +293,7 @@ class RequestPool:
             except (RateLimited, Transient) as error:
                 if isinstance(error, RateLimited):
                     outcome, wait = "busy", error.retry_after
+                    self.pause = (time.monotonic() + (wait or 0.0), error.words)
                 trouble.note(error, self._loop.time())
                 raise
             finally:  # the next call may go while this one is written down

@@ -7,13 +7,17 @@ down or to stop is decided elsewhere.
 import re
 from collections.abc import Mapping
 from typing import Protocol
+from urllib.parse import urlsplit
 
 from raft.backends.asking import Reply
+from raft.backends.hosted.providers import key_variables
 from raft.errors import UsageError
 from raft.protocols import Request
 from raft.text.secrets import shown
 
 _LONGEST = 500
+_ENDPOINT = re.compile(r"/(?:(?:chat/)?completions|models|api/(?:chat|generate|tags)|api|responses|docs)$")
+_VERSION = re.compile(r"/v\d|openai")
 _SECRETS = re.compile(r"\b(?:sk|pk|rk|gsk|xai|hf)[-_][\w*.-]{5,}[\w*]|\bAIza[\w-]{20,}|\b[Bb]earer\s+\S+")
 
 
@@ -67,8 +71,29 @@ class AccessDenied(Fault):
         return UsageError(
             f"The provider refuses {model}: {self.words}",
             where=where,
-            hint="check the model's name and the key in the environment, for example OPENAI_API_KEY",
+            hint=f"check the model's name and the key in the environment ({key_variables(model)[0]})",
         )
+
+
+class NoEndpoint(AccessDenied):
+    """What answers at the address speaks another language: a web page, a stream, a path that it does not have."""
+
+    def stop(self, model: str, where: str) -> UsageError:
+        """Return the error to raise, with the address that was likely meant."""
+        words = f"There is no chat endpoint of {model} at the address: {self.words}"
+        return UsageError(words, where=where, hint=_address_hint(where))
+
+
+def _address_hint(where: str) -> str:
+    found = re.search(r"https?://\S+", where)
+    if not found:
+        return "--set generator.api_base=http://127.0.0.1:8000/v1   (the address of a chat endpoint; most end in /v1)"
+    where, parts = found[0], urlsplit(found[0])
+    path = _ENDPOINT.sub("", parts.path.rstrip("/"))
+    likely = f"{parts.scheme}://{parts.netloc}{path if _VERSION.search(path) else path + '/v1'}"
+    if likely != where.rstrip("/"):
+        return f"--set generator.api_base={likely}   (the address of a chat endpoint; most end in /v1)"
+    return f"check the address generator.api_base={where}: what is asked is {likely}/chat/completions"
 
 
 class Transport(Protocol):

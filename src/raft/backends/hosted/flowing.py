@@ -15,7 +15,7 @@ from raft.backends.asking import FINAL, Model, Reply, add_up, asked_again, entry
 from raft.backends.hosted.calls import Call, RequestPool
 from raft.backends.hosted.model import HostedModel
 from raft.errors import RaftError
-from raft.protocols import Completion, Failure, Request
+from raft.protocols import Completion, Failure, OnEvent, Request
 from raft.store.budget import Budget
 from raft.store.ledger import Entry, Ledger, request_key
 
@@ -27,6 +27,7 @@ _AT_ONE_GO = 16  # requests that are made and looked up together; more would hol
 _LEAST_JUDGED = 50  # outcomes before a share of failures means anything
 _LEAST_CUT = 24  # replies, all of them cut off, that tell of a limit which none will keep
 _TELL_SECONDS = 0.5
+_WORTH_TELLING = 3.0  # seconds that an endpoint asks to wait
 
 Progress = Callable[[Mapping[str, Any]], None]
 
@@ -70,6 +71,8 @@ class FlowingGenerator:
         progress: told about twice a second, and at the end: "new" and "replayed" replies since it was last told,
             calls "in_flight" and their "limit", dollars of the run ("cost", None where the price is unknown), its
             "cap", "input_tokens", "output_tokens" and "failures" so far.
+        say: told "waiting" (the endpoint's "words", the "seconds" that it asks to wait) and "stopping" ("replies" that
+            are waited for, since they are being paid for, and whether it was "interrupted" by the user).
     """
 
     def __init__(
@@ -81,8 +84,10 @@ class FlowingGenerator:
         attempts: int,
         max_failures: float | None = None,
         progress: Progress | None = None,
+        say: OnEvent = lambda event, facts: None,
     ) -> None:
-        self._model, self._ledger, self._budget = model, ledger, budget
+        self._model, self._ledger, self._budget, self._say = model, ledger, budget, say
+        self._paused_until = 0.0
         self._attempts, self._max_failures, self._progress = attempts, max_failures, progress
         self._ahead = max(_AHEAD_OF_EACH * model.concurrency, _LEAST_AHEAD)
         self._new = self._replayed = self._failures = 0
@@ -116,8 +121,11 @@ class FlowingGenerator:
                     if pool and window.slots and not window.unknown and not window.slots[0].outcome:
                         self._collect(window, pool)
                     self._tell(pool)
-            except BaseException:
+            except BaseException as stop:
                 if pool:
+                    if pool.limiter.in_flight:
+                        by_user = isinstance(stop, KeyboardInterrupt)
+                        self._say("stopping", {"replies": pool.limiter.in_flight, "interrupted": by_user})
                     pool.drain()  # it is being paid for, and the ledger keeps it
                 raise
             finally:
@@ -148,7 +156,7 @@ class FlowingGenerator:
         return bool(window.slots)
 
     def _collect(self, window: _Window, pool: RequestPool) -> None:
-        for call, result in pool.collect():
+        for call, result in pool.collect(_TELL_SECONDS):
             if isinstance(result, Entry):
                 self._count([result], replayed=False)
             for slot in window.asked.pop(call.key):
@@ -209,6 +217,10 @@ class FlowingGenerator:
 
     def _tell(self, pool: RequestPool | None, *, at_once: bool = False) -> None:
         now = time.monotonic()
+        until, words = (pool and pool.pause) or (0.0, "")
+        if until - max(now, self._paused_until) > _WORTH_TELLING:
+            self._paused_until = until
+            self._say("waiting", {"model": self._model.name, "seconds": round(until - now), "words": words})
         if self._progress is None or (not at_once and now - self._told_at < _TELL_SECONDS):
             return
         facts = {

@@ -16,12 +16,15 @@ from typing import Any
 
 from raft.backends.asking import Reply
 from raft.backends.hosted import openai_http as wire
-from raft.backends.hosted.errors import AccessDenied, Fault, Rejected, Transient
+from raft.backends.hosted.errors import AccessDenied, Fault, NoEndpoint, Rejected, Transient
 from raft.backends.hosted.manners import Manners
 from raft.backends.vendors import import_litellm
 from raft.protocols import Request
 
 _PREFIX = re.compile(r"^(?:(?:litellm\.)?\w*(?:Error|Timeout|Exception)(?:: | - ))+")
+_NO_COMPLETION = re.compile(
+    r"invalid response from LLM endpoint. Received: '(.*)'|(provider returned 'choices'.*)", re.S
+)
 _NOT_SENT = ("ClientConnectorError", "ClientConnectorDNSError", "ConnectionTimeoutError", "ConnectError", "gaierror")
 """Names of errors, of aiohttp, httpx and Python, after which no provider has seen the request."""
 
@@ -76,7 +79,7 @@ class LitellmTransport:
                 words, code = self._words(error)
                 found = self._fault(error, words, code)
                 status = getattr(error, "status_code", None) or 0
-                more = wire.is_plain(found) and self._manners.objection(status, words, request, refused)
+                more = self._manners.objection(status, words, request, refused, plain=wire.is_plain(found))
                 if not more:
                     raise found from None
                 refused |= more
@@ -110,9 +113,14 @@ class LitellmTransport:
         choices = getattr(response, "choices", None)
         if not choices:
             return Reply("", "empty", *tokens, None, seconds)
+        if isinstance(broken := (getattr(choices[0], "provider_specific_fields", None) or {}).get("error"), dict):
+            raise wire.choice_fault(broken)
         told = choices[0].message
         message = {name: getattr(told, name, None) for name in ("content", "refusal", "reasoning_content")}
         message |= getattr(told, "provider_specific_fields", None) or {}
+        for name in ("tool_calls", "function_call"):
+            if called := getattr(told, name, None):
+                message[name] = [one.model_dump() for one in called] if name == "tool_calls" else called.model_dump()
         text, finish = wire.read_message(message, choices[0].finish_reason or "stop")
         return Reply(text, finish, *tokens, None, seconds)
 
@@ -126,19 +134,25 @@ class LitellmTransport:
         kinds = {type(one).__name__ for one in _chain(error)}
         headers = getattr(error, "litellm_response_headers", None)
         status = getattr(error, "status_code", None)
-        page = next((wire.no_page(one.doc) for one in _chain(error) if isinstance(one, json.JSONDecodeError)), None)
-        if page is not None:
-            return page
+        bodies = [one.doc for one in _chain(error) if isinstance(one, json.JSONDecodeError)]
+        bodies += [found[1] or found[2] for found in [_NO_COMPLETION.search(str(error))] if found]
+        if bodies and isinstance(found := wire.no_reply(bodies[0]), NoEndpoint):
+            return found
         if kinds & {"ModuleNotFoundError", "ImportError"} or "LLM Provider NOT provided" in words:
             return AccessDenied(words)
         for name, kind in (("ContextWindowExceededError", "too long"), ("ContentPolicyViolationError", "refused")):
             if name in kinds:
                 return Rejected(words, kind=kind)
         if isinstance(status, int) and (headers or 400 <= status < 500) and status not in (200, 408):
-            return wire.fault(status, words, code=code, retry_after=wire.retry_after(headers or {}))
+            return wire.fault(status, words, code=code, retry_after=wire.retry_after(headers or {}, words))
         return Transient(words, billed=kinds.isdisjoint(_NOT_SENT))
 
     def _words(self, error: Exception) -> tuple[str, str]:
+        for one in _chain(error):  # what came, before anybody put it into other words
+            response: Any = getattr(one, "response", None)
+            if raw := getattr(response, "content", None):
+                words, code = wire.read_error(raw, response.status_code)
+                return (words.replace(self._key, "***") if self._key else words), code
         message = str(getattr(error, "message", "") or error)
         words, code = _PREFIX.sub("", message), ""
         brace = words.find("{")

@@ -71,7 +71,7 @@ class HostedModel:
             raise no_address(self.name)
         return RequestPool(
             partial(self._transport, self._key()),
-            limiter=self._limited(),
+            limiter=self._limited(alone=not self._manners.met),
             budget=budget,
             model=self.name,
             where=shown_address(self._address or self.name),

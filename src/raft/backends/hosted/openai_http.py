@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from raft.backends.asking import Reply
-from raft.backends.hosted.errors import AccessDenied, Fault, RateLimited, Rejected, Transient
+from raft.backends.hosted.errors import AccessDenied, Fault, NoEndpoint, RateLimited, Rejected, Transient
 from raft.backends.hosted.manners import Manners
 from raft.backends.hosted.providers import provider_of
 from raft.protocols import Request
@@ -45,6 +45,13 @@ _TOO_LONG = re.compile(
 _CONTENT = re.compile(r"content.?(?:policy|filter|management)|safety system|moderation|flagged", re.I)
 _OVERLOAD = re.compile(r"overload|capacity|too many|rate.?limit|slow down|throttl|\bbusy\b", re.I)
 _PAGE = re.compile(r"\s*<(?:!doctype|html|head|body|\?xml)", re.I)
+_MODEL = re.compile(r"\bmodel\b|deployment", re.I)
+_SEEN = 120  # characters of what came that are shown
+_AGAIN = re.compile(
+    r"(?:try again|retry|wait)\D{0,20}?((?:[\d.]+\s?(?:ms|[hms]|seconds?|minutes?|hours?)[ ,]*)+)", re.I
+)
+_SPAN = re.compile(r"([\d.]+)\s?(ms|[hms])", re.I)
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 class DirectTransport:
@@ -97,8 +104,10 @@ class DirectTransport:
                 self._manners.learn(reply, refused)
                 return reply
             words, code = read_error(data, status)
-            found = fault(status, self._masked(words), code=code, retry_after=retry_after(headers))
-            more = is_plain(found) and self._manners.objection(status, words, request, refused)
+            if 300 <= status < 400:
+                words = f"it redirects to {headers.get('Location')}"
+            found = fault(status, self._masked(words), code=code, retry_after=retry_after(headers, words))
+            more = self._manners.objection(status, words, request, refused, plain=is_plain(found))
             if not more:
                 raise found
             refused |= more
@@ -123,6 +132,8 @@ class DirectTransport:
             async with session.post(self._url, data=body, proxy=self._proxy, allow_redirects=False) as response:
                 self._listen(response.headers)
                 return response.status, response.headers, await self._body_of(response)
+        except aiohttp.ClientSSLError as error:
+            raise NoEndpoint(self._masked(f"no safe connection to {self._url}: {error}")) from None
         except (aiohttp.ConnectionTimeoutError, aiohttp.ClientConnectorError) as error:
             raise Transient(self._masked(f"no connection to {self._url}: {error}"), billed=False) from None
         except TimeoutError:
@@ -188,8 +199,10 @@ def fault(status: int, words: str, *, code: str = "", retry_after: float | None 
         found = Transient(words, billed=status in (408, 504, 524))
     elif status == 413 or _TOO_LONG.search(said):
         found = Rejected(words, kind="too long")
-    elif status in (401, 402, 403, 404, 405) or status < 400:
+    elif status in (401, 402, 403) or (status == 404 and _MODEL.search(said)):
         found = AccessDenied(words)
+    elif status in (404, 405) or status < 400:
+        found = NoEndpoint(words)
     return found
 
 
@@ -197,7 +210,8 @@ def read_reply(data: bytes, seconds: float) -> Reply:
     """Return what the body of a good response holds.
 
     Raises:
-        Transient: it is no chat completion.
+        Transient: it is no whole JSON.
+        NoEndpoint: it is no chat completion at all.
         Fault: it is an error after all; some gateways send those with a good status.
     """
     if len(data) > _LARGEST:  # billed, and kept as it is of use: empty
@@ -205,19 +219,22 @@ def read_reply(data: bytes, seconds: float) -> Reply:
     try:
         tree = json.loads(data)
     except (ValueError, RecursionError):
-        page = no_page(data.decode("utf-8", "replace"))
-        raise page or Transient("the reply's body is no JSON", billed=True) from None
+        raise no_reply(data.decode("utf-8", "replace")) from None
     choices = tree.get("choices") if isinstance(tree, dict) else None
     if isinstance(tree, dict) and choices is None and tree.get("error"):
         words, code = read_error(data, 0)
         number = tree["error"].get("code") if isinstance(tree["error"], dict) else None
         raise fault(number, words, code=code) if isinstance(number, int) else Transient(words, billed=True)
     if not isinstance(choices, list):
-        raise Transient("the reply's body is no chat completion", billed=True)
+        if isinstance(tree, dict) and "choices" in tree:
+            raise Transient("the reply's body is no chat completion", billed=True)
+        raise no_reply(data.decode("utf-8", "replace"))
     tokens = read_usage(tree.get("usage"))
     if not choices:
         return Reply("", "empty", *tokens, None, seconds)
     choice = choices[0] if isinstance(choices[0], dict) else {}
+    if isinstance(choice.get("error"), dict):
+        raise choice_fault(choice["error"])
     message = choice.get("message")
     finish = str(choice.get("finish_reason") or "stop")
     text, finish = read_message(message if isinstance(message, dict) else {}, finish)
@@ -231,18 +248,41 @@ def read_message(message: Mapping[str, Any], finish: str) -> tuple[str, str]:
         return (text, finish) if len(text) <= _LARGEST else ("", "too large")
     if refusal := read_content(message.get("refusal")):
         return refusal, "refusal"
+    if called := read_call(message):
+        return called
     thoughts = read_content(message.get("reasoning_content")) or read_content(message.get("reasoning"))
     return (f"<think>{thoughts}" if thoughts else ""), finish
 
 
-def no_page(text: str) -> AccessDenied | None:
-    """Return the error to raise where a web page came instead of a reply; None for any other text."""
-    if not _PAGE.match(text):
+def read_call(message: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Return what a message hands to a tool, and "tool call" with the tool's name; None where it calls none."""
+    calls = message.get("tool_calls")
+    first = calls[0] if isinstance(calls, list) and calls else {"function": message.get("function_call")}
+    function = first.get("function") if isinstance(first, dict) else None
+    if not isinstance(function, dict):
         return None
-    seen = " ".join(re.sub(r"<[^>]*>", " ", text).split())[:80]
-    return AccessDenied(
-        f"a web page (HTML) came instead of a reply: {seen!r}; the address of a chat endpoint usually ends in /v1"
-    )
+    return read_content(function.get("arguments")), f"tool call: {function.get('name')}"
+
+
+def choice_fault(error: Mapping[str, Any]) -> Fault:
+    """Return what an error means that stands in a reply's choice, as gateways have it."""
+    number, words = error.get("code"), str(error.get("message") or error)
+    return fault(number, words) if isinstance(number, int) and number >= 400 else Transient(words, billed=True)
+
+
+def no_reply(text: str) -> Fault:
+    """Return what it means that a text came with a good status, where a chat completion should."""
+    begins = " ".join(re.sub(r"<[^>]*>", " ", text).split() if _PAGE.match(text) else text.split())[:_SEEN]
+    if _PAGE.match(text):
+        return NoEndpoint(f"a web page (HTML) came instead of a reply: {begins!r}")
+    if text.lstrip().startswith(("data:", "event:", ":")):
+        return NoEndpoint(f"an event stream came instead of a reply: {begins!r}")
+    try:
+        json.JSONDecoder().raw_decode(text.lstrip())
+    except (ValueError, RecursionError):
+        if not text.strip() or text.lstrip()[0] in "{[":  # it may have been cut on its way
+            return Transient("the reply's body is no JSON", billed=True)
+    return NoEndpoint(f"what came is no chat completion: {begins!r}")
 
 
 def is_plain(found: Fault) -> bool:
@@ -275,7 +315,9 @@ def read_error(data: bytes, status: int) -> tuple[str, str]:
         tree = json.loads(data)
     except (ValueError, RecursionError):
         text = data[:2000].decode("utf-8", "replace").strip()
-        return ("" if text.startswith("<") else text) or f"HTTP status {status}", ""
+        if text.startswith("<"):
+            text = f"HTTP status {status}: " + " ".join(re.sub(r"<[^>]*>", " ", text).split())[:_SEEN]
+        return text or f"HTTP status {status}", ""
     tree = tree[0] if isinstance(tree, list) and tree else tree
     inner = tree.get("error", tree) if isinstance(tree, dict) else tree
     if not isinstance(inner, dict):
@@ -301,13 +343,16 @@ def read_limits(headers: Mapping[str, str]) -> dict[str, float]:
     return limits
 
 
-def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Return how many seconds an endpoint's headers ask to wait, None where they do not say."""
+def retry_after(headers: Mapping[str, str], words: str = "") -> float | None:
+    """Return how many seconds an endpoint asks to wait by its headers or else its words, None where it does not say."""
     for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
         with suppress(ValueError):
             seconds = _seconds(headers.get(name, "")) * unit
             if math.isfinite(seconds):
                 return max(0.0, seconds)
+    told = _AGAIN.search(words)
+    with suppress(ValueError):
+        return sum(float(number) * _UNITS[unit.lower()] for number, unit in _SPAN.findall(told[1])) if told else None
     return None
 
 

@@ -211,11 +211,16 @@ def key_of(name: str, api_base: str | None) -> str | None:
     Raises:
         UsageError: there is none in the environment, and its provider wants one.
     """
-    variables = provider_of(name).keys or (f"{_capitals(name)}_API_KEY",)
+    variables = key_variables(name)
     found = next((os.environ[one] for one in variables if os.environ.get(one)), None)
     if found is None and not provider_of(name).own and address_of(name, api_base) == provider_of(name).address:
         raise _no_key(name, variables)
     return found
+
+
+def key_variables(name: str) -> tuple[str, ...]:
+    """Return the variables that may hold the key of a model's provider."""
+    return provider_of(name).keys or (f"{_capitals(name)}_API_KEY",)
 
 
 def litellm_key(name: str, api_base: str | None) -> str | None:

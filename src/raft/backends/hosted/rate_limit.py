@@ -11,6 +11,7 @@ from collections import deque
 from typing import Literal
 
 _FIRST = 8  # calls in flight at the beginning
+_ALONE_SECONDS = 3.0  # that others wait for what an unknown endpoint replies to the first call
 _SLOWER = 4.0  # replies that take so many times as long as they did say that more calls would only queue
 _SAME = 1e-9  # seconds, less than which are rounding
 _CATCH_UP = 0.05  # seconds that a late timer may make up for
@@ -32,13 +33,19 @@ class RateLimiter:
         most: most calls in flight, ever; `limit` is how many may be at present, `in_flight` how many are.
         requests_per_minute: most calls a minute; None for what the endpoint takes.
         tokens_per_minute: most tokens a minute, likewise.
+        alone: the first call goes alone, for nothing is known of the endpoint: what it refuses, it refuses once.
     """
 
     def __init__(
-        self, most: int, *, requests_per_minute: float | None = None, tokens_per_minute: float | None = None
+        self,
+        most: int,
+        *,
+        requests_per_minute: float | None = None,
+        tokens_per_minute: float | None = None,
+        alone: bool = False,
     ) -> None:
-        self.limit, self.in_flight = float(min(most, _FIRST)), 0
-        self.most = most
+        self.limit, self.in_flight = 1.0 if alone else float(min(most, _FIRST)), 0
+        self.most, self._alone = most, alone
         self._requests, self._tokens = requests_per_minute, tokens_per_minute
         self._due = {"requests": 0.0, "tokens": 0.0, "learned": 0.0}
         self._waiting: deque[tuple[asyncio.Future[None], int]] = deque()
@@ -55,6 +62,8 @@ class RateLimiter:
     async def enter(self, tokens: int) -> None:
         """Wait until one more call, of so many tokens, may be sent; those who came first go first."""
         loop = asyncio.get_running_loop()
+        if not self._mark and self._alone:
+            loop.call_later(_ALONE_SECONDS, self._open)
         self._mark = self._mark or (loop.time(), 0)
         granted: asyncio.Future[None] = loop.create_future()
         self._waiting.append((granted, tokens))
@@ -87,6 +96,12 @@ class RateLimiter:
                     self._full_at = loop.time()
                 granted.set_result(None)
 
+    def _open(self) -> None:
+        """Let others go beside the first call, whose outcome is known or takes long."""
+        if self._alone:
+            self._alone, self.limit = False, max(self.limit, float(min(self.most, _FIRST)))
+            self._admit()
+
     def _wake(self) -> None:
         self._timer = None
         self._admit()
@@ -104,6 +119,7 @@ class RateLimiter:
         if outcome == "busy":
             self._slow_down(now, now - seconds, retry_after)
         elif outcome == "ok":
+            self._open()
             self._accepted += 1
             self._refused = 0
             self._share -= self._share / _MEMORY
@@ -164,7 +180,7 @@ class RateLimiter:
         self._cuts += 1
         if self._cuts == 1:
             self._first_cut_at = now
-        self._starting, self._cut_at = False, now
+        self._starting, self._alone, self._cut_at = False, False, now
         self.limit = max(1.0, self.limit / 2)
         if self._rate is not None:  # Little's law, with some room
             self.limit = min(self.most, max(self.limit, 1 + 1.25 * self._rate * self._seconds))

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from raft.backends import hub
-from raft.backends.asking import Reply
+from raft.backends.asking import Reply, without_system
 from raft.backends.local.cpu_inference import read_alone
 from raft.backends.local.weights import Weights
 from raft.errors import RaftError
@@ -29,6 +29,7 @@ BATCH_TOKENS = {"cpu": 2048}
 """Tokens of a batch, padding included, by kind of device; two cores are busy with far fewer than a card."""
 BATCH_TOKENS_ELSEWHERE = 16384
 _ROWS = 256  # logits turned into float32 at a time: 50 MB with a vocabulary of 49,000
+_OPENED = re.compile(r"<(think|thinking)>\s*\Z")
 _Tokens = tuple[int, ...]
 _Score = tuple[float, bool, int]
 
@@ -278,6 +279,7 @@ class LocalModel:
                         max_new_tokens=request.max_tokens,
                         do_sample=False,
                         pad_token_id=tokenizer.pad_token_id,
+                        eos_token_id=ends(model, tokenizer) or None,
                         streamer=pieces,
                         stopping_criteria=[lambda ids, _: torch.full((len(ids),), left.is_set(), device=ids.device)],
                     )
@@ -328,23 +330,23 @@ class LocalModel:
         # Padding stands between what was read once for all and the rest, or else in front.
         full = [row[:shared] + [tokenizer.pad_token_id] * n + row[shared:] for row, n in zip(ids, pads, strict=True)]
         mask = [[1] * shared + [0] * n + [1] * (len(row) - shared) for row, n in zip(ids, pads, strict=True)]
-        end = model.generation_config.eos_token_id
-        ends = {tokenizer.pad_token_id, *(end if isinstance(end, list) else [end])}
+        last = ends(model, tokenizer)
         with torch.inference_mode():
             tails = _written(
                 model,
                 torch.tensor(full, device=model.device),
                 torch.tensor(mask, device=model.device),
                 cache,
-                ends=ends,
+                ends={tokenizer.pad_token_id, *last},
                 most=first.max_tokens,
                 pad_token_id=tokenizer.pad_token_id,
+                eos_token_id=last or None,
                 **sampling,
             )
         seconds = (time.monotonic() - begun) / len(group)
         replies = []
         for prompt, tail in zip(ids, tails, strict=True):
-            written = list(takewhile(lambda token: token not in ends, tail))
+            written = list(takewhile(lambda token: token not in (tokenizer.pad_token_id, *last), tail))
             finish = "stop" if len(written) < first.max_tokens else "length"
             text = tokenizer.decode(written, skip_special_tokens=True)
             replies.append(Reply(text, finish, len(prompt), len(written), 0.0, seconds))
@@ -377,8 +379,41 @@ def render(tokenizer: Any, messages: Sequence[Message]) -> str:
 
 def in_template(tokenizer: Any, messages: Sequence[Message], **options: bool) -> str:
     """Return a chat in the model's template, to be read by `tokens`; options are those of `apply_chat_template`."""
-    chat = hub.spelled_chat(messages, _controls(tokenizer))
-    return str(tokenizer.apply_chat_template(chat, tokenize=False, **options))
+    chat = messages if _takes_system(tokenizer, str(tokenizer.chat_template)) else without_system(messages)
+    text = _apply(tokenizer, hub.spelled_chat(chat, _controls(tokenizer)), **options)
+    opened = _OPENED.search(text) if options.get("add_generation_prompt") else None
+    return f"{text}\n</{opened[1]}>\n\n" if opened else text
+
+
+def in_text(tokenizer: Any, content: str) -> str:
+    """Return what a turn says as `in_template` writes it."""
+    return hub.spelled(content, _controls(tokenizer))
+
+
+def _apply(tokenizer: Any, chat: Sequence[Message], **options: bool) -> str:
+    return str(tokenizer.apply_chat_template(list(chat), tokenize=False, **hub.PLAINLY, **options))
+
+
+@lru_cache(maxsize=8)
+def _takes_system(tokenizer: Any, _template: str) -> bool:
+    return hub.takes_system(lambda chat: _apply(tokenizer, chat))
+
+
+@lru_cache(maxsize=8)
+def _turn_ends(tokenizer: Any, template: str | None) -> frozenset[int]:
+    """Return the control token that a template writes behind a reply; not every model's configuration names it."""
+    if template is None:
+        return frozenset()
+    text = in_template(tokenizer, hub.TRIED)
+    ids = tokens(tokenizer, [text[text.rindex(hub.TRIED[-1]["content"]) + len(hub.TRIED[-1]["content"]) :].lstrip()])[0]
+    return frozenset(token for token in ids[:1] if token in tokenizer.added_tokens_decoder)
+
+
+def ends(model: Any, tokenizer: Any) -> list[int]:
+    """Return the tokens that end a reply: those of the model's configuration, and the end of a turn in its template."""
+    end = model.generation_config.eos_token_id
+    known = end if isinstance(end, list) else [end]
+    return sorted({token for token in known if token is not None} | _turn_ends(tokenizer, tokenizer.chat_template))
 
 
 def _controls(tokenizer: Any) -> re.Pattern[str] | None:

@@ -8,6 +8,7 @@ import json
 import math
 import os
 import platform
+import re
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile, ZipFile
 
-from raft.backends.local.generate import in_template, tokens
+from raft.backends.local.generate import in_template, in_text, tokens
 from raft.backends.local.weights import pretrained
 from raft.backends.trainers.cpu_kernels import beside, pack, unpacked, use_cpu_kernels
 from raft.backends.vendors import quiet
@@ -76,6 +77,19 @@ NOT_LEARNED = -100
 Load = Callable[[TrainingPlan], tuple[Any, Any]]
 OnEvent = Callable[[Mapping[str, float]], None]
 _SITTINGS = "seconds.json"
+_NO_THOUGHTS = re.compile(r"\s*</?think(?:ing)?>\s*|\s+\Z")
+
+
+def _begun_and_whole(tokenizer: Any, chat: Sequence[Message]) -> tuple[str, str]:
+    """Return a chat that is ready for its last turn, and with it; some write tags around no thoughts in one alone."""
+    begun, whole = in_template(tokenizer, chat[:-1], add_generation_prompt=True), in_template(tokenizer, chat)
+    said = in_text(tokenizer, chat[-1]["content"]).strip()
+    if whole.startswith(begun) or not said:
+        return begun, whole
+    before, answer, end = whole.rpartition(said)
+    if _NO_THOUGHTS.sub("", before) == _NO_THOUGHTS.sub("", begun):
+        whole = begun + answer + end
+    return begun, whole
 
 
 def encode(tokenizer: Any, chat: Sequence[Message], *, max_tokens: int) -> dict[str, list[int]]:
@@ -87,8 +101,7 @@ def encode(tokenizer: Any, chat: Sequence[Message], *, max_tokens: int) -> dict[
         RaftError: the chat is longer than `max_tokens`, has no answer, or its template does not keep the beginning of
             a chat as it was when a turn is added.
     """
-    texts = in_template(tokenizer, chat[:-1], add_generation_prompt=True), in_template(tokenizer, chat)
-    asked, whole = tokens(tokenizer, texts)
+    asked, whole = tokens(tokenizer, _begun_and_whole(tokenizer, chat))
     if whole[: len(asked)] != asked:
         raise RaftError(
             "The student's chat template changes earlier turns when an answer is added.",
