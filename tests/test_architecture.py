@@ -21,7 +21,7 @@ MODULES = {
 TEXTS = {name: path.read_text(encoding="utf-8") for name, path in MODULES.items()}
 TREES = {name: ast.parse(text) for name, text in TEXTS.items()}
 FLOORS = {
-    7: ("cli",),
+    7: ("cli", "__main__"),
     6: ("api",),
     5: ("pipeline",),
     4: ("generation", "curation", "examples", "evaluation"),
@@ -36,7 +36,7 @@ HEAVY = (
     *("bm25s", "tokenizers", "huggingface_hub", "gguf", "accelerate", "onnxruntime"),
 )
 SLOW_TO_IMPORT = ("torch", "transformers", "chromadb", "litellm", "datasets", "unsloth", "sentence_transformers")
-LONGEST, MODULES_AT_MOST, LINES_AT_MOST, ROOMS_AT_MOST = 500, 120, 25_500, 24
+LONGEST, MODULES_AT_MOST, LINES_AT_MOST, ROOMS_AT_MOST = 500, 120, 25_800, 24
 READERS = "raft.corpus.readers."
 """One format a file, each known by a row: they are no part of what has to be borne in mind, and are not counted."""
 LONE, LONE_AT_MOST = 60, 10

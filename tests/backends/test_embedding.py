@@ -1,6 +1,7 @@
 """Embedders, local and hosted."""
 
 import json
+import socket
 import subprocess
 import sys
 import threading
@@ -186,3 +187,15 @@ def test_each_try_of_a_hosted_embedder_is_a_call_of_its_own(endpoint, tmp_path):
         with pytest.raises(CapReached):
             PaidEmbedder(HostedEmbedder("openai/test", api_base=endpoint), small).embed(["a"])
     assert len(Endpoint.requests) == 4
+
+
+def test_a_server_that_is_down_bills_nothing(tmp_path):
+    """Tries that reached nobody are not counted as lost."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as free:
+        url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
+    with closing(Ledger(tmp_path / "ledger.sqlite")) as ledger, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OPENAI_API_KEY", "none")
+        budget = Budget(ledger, run="r", model="openai/test", price=Price(1.0, 0.0), cap=1.0)
+        with pytest.raises(RaftError, match="does not answer"):
+            PaidEmbedder(HostedEmbedder("openai/test", api_base=url, attempts=2), budget).embed(["a"])
+        assert ledger.read("SELECT state FROM calls") == []

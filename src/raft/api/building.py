@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
@@ -15,6 +16,7 @@ from raft.api.run import Built, formerly_listen, one_of, tell_step, together
 from raft.backends import hub
 from raft.backends.hosted.providers import look_for
 from raft.corpus.documents import Source, find_sources
+from raft.curation import user_questions
 from raft.errors import UsageError
 from raft.pipeline.build import STEPS, Components, cut_chunks, make_all, set_aside, survey_chunks
 from raft.pipeline.estimate import Estimate, confirm, count_calls
@@ -182,6 +184,8 @@ def _described(corpus: str | Path | Sequence[str | Path] | None, out: str | Path
     if not chosen.corpus:
         raise UsageError("No corpus is given.", hint="raft build FOLDER")
     models.check(chosen)
+    if chosen.evaluation:  # looked at before the work
+        user_questions.register(chosen.evaluation)
     sources, skipped = find_sources(chosen.corpus, besides=_not_documents(chosen, file))
     folder = folders.place(out, "--out") if out is not None else Path("runs") / _name_of(chosen.corpus)
     if chosen.generator.max_cost is None:  # a cap that the run was given before holds until another one is given
@@ -207,6 +211,9 @@ def _settings(file: str | Path | None, given: Mapping[str, Any]) -> Settings:
     known = prompts.packaged("pipelines")
     if file is not None and not Path(file).exists() and f"{file}.yaml" in known:
         return settings.load_text(known[f"{file}.yaml"], given, where=f"{file}.yaml")
+    if file is not None and not Path(file).exists() and (near := get_close_matches(f"{file}.yaml", known, n=1)):
+        name = near[0].removesuffix(".yaml")
+        raise UsageError(f"There is no such pipeline file. Did you mean {name}?", where=file, hint=f"--pipeline {name}")
     return settings.load(None if file is None else Path(file), given)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from raft.backends import hub
+from raft.backends.hosted.litellm import was_sent
 from raft.backends.hosted.providers import identity_of, price_list, whole_address
 from raft.backends.hub import HostedTokenizer, LocalTokenizer
 from raft.backends.vendors import import_litellm, quiet
@@ -147,7 +148,7 @@ class HostedEmbedder:
                 )
             except OpenAIError as error:
                 status = getattr(error, "status_code", None) or 0
-                error.billed = status == 408 or not 400 <= status < 500  # type: ignore[attr-defined]
+                error.billed = was_sent(error) and (status == 408 or not 400 <= status < 500)  # type: ignore[attr-defined]
                 raise
 
         try:

@@ -169,7 +169,10 @@ def _advice(run: str, steps: Mapping[str, Any]) -> Iterator[str]:
         yield "  documents, --questions-per-chunk, or a better generator (--generator openai/gpt-4o-mini)."
         yield ""
     yield f"  next:  raft show {run} examples               (read some rows before you train on them)"
-    yield f"         raft show {run} cleaned --only dropped (and what was dropped, with the reasons)"
+    if steps["cleaned"]["notes"]["reasons"]:
+        yield f"         raft show {run} cleaned --only dropped (and what was dropped, with the reasons)"
+    if steps["questions"]["rows"]["failures.parquet"]:
+        yield f"         raft show {run} failures               (and what the generator did not deliver)"
     yield f"         raft train {run}                       (or raft export {run} --format openai, axolotl or hf)"
 
 
@@ -254,7 +257,8 @@ def rows(table: pl.DataFrame, name: str) -> Iterator[str]:
     """Yield rows of a table as text, one block a row; chats are shown turn by turn."""
     for row in table.iter_rows(named=True):
         if name == "examples":
-            head = f"{row['question_id']}  {row['split']}  {row['tokens']} tokens  golden at {row['golden_positions']}"
+            golden = ", ".join(f"[{place + 1}]" for place in row["golden_positions"]) or "left out"
+            head = f"{row['question_id']}  {row['split']}  {row['tokens']} tokens  golden: {golden}"
             turns = [f"{turn['role']}:\n{_indent(turn['content'])}" for turn in row["messages"]]
             yield "\n".join(["─" * 100, head, *_in(row), *turns])
         elif name in ("questions", "cleaned"):
@@ -331,6 +335,8 @@ def _doubts(said: Answer) -> Iterator[str]:
         yield f"nothing that was found answers it; the model was shown {looked}"
     if said.supported is False:
         yield "not supported: what it states does not stand in the documents that were found"
+    elif said.supported and not said.citations:
+        yield "it quotes nothing: what it states stands somewhere in what was found, maybe about something else"
     lost = said.quotes_given - len(said.citations)
     if lost:
         yield f"{lost} of {said.quotes_given} quotes stand in no document that was found"

@@ -11,7 +11,7 @@ from typing import Any
 import polars as pl
 
 from raft.corpus import pii
-from raft.errors import RaftError, UsageError
+from raft.errors import RaftError, UsageError, typed
 from raft.rag.format import ABSTENTION, is_no_answer
 from raft.settings import Settings
 from raft.store import tables
@@ -64,12 +64,13 @@ def refused(what: str, where: Sequence[str]) -> RaftError:
     )
 
 
-def register(path: Path, documents: pl.DataFrame) -> pl.DataFrame:
+def register(path: Path, documents: pl.DataFrame | None = None) -> pl.DataFrame:
     """Return a user's own evaluation questions, of a JSONL file, as `tables.EVALUATION` with the split `user`.
 
     Each line is a JSON object with `question` and `answers` (a list, or one string) and optionally `document` (a path
     as in documents.parquet), `question_id` and `kind`. No answers, or the abstention alone, mean that the corpus does
     not answer the question. Where a question without an id stands in several lines, the answers of all of them count.
+    Without `documents` nothing is said of those that are named: they have not been read yet.
 
     Raises:
         UsageError: the file is missing, empty or no JSONL; a key is missing or unknown; a value has the wrong type; a
@@ -77,9 +78,11 @@ def register(path: Path, documents: pl.DataFrame) -> pl.DataFrame:
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except FileNotFoundError:
+        raise UsageError("There is no such file of questions.", where=path, hint=f"ls {typed(path.parent)}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise _wrong(f"The file of evaluation questions cannot be read: {error}.", str(path)) from None
-    paths = frozenset(documents["path"].to_list())
+    paths = None if documents is None else frozenset(documents["path"].to_list())
     rows: dict[str, Row] = {}
     for number, line in enumerate(lines, 1):
         if line.strip():
@@ -102,7 +105,7 @@ def _wrong(what: str, where: str) -> UsageError:
     return UsageError(what, where=where, hint=f"a line reads {_EXAMPLE}")
 
 
-def _registered(line: str, where: str, paths: frozenset[str]) -> tuple[Row, bool]:
+def _registered(line: str, where: str, paths: frozenset[str] | None) -> tuple[Row, bool]:
     """Return a line's row, and whether the line names its id."""
     try:
         value = from_json(line)
@@ -114,7 +117,7 @@ def _registered(line: str, where: str, paths: frozenset[str]) -> tuple[Row, bool
     if unknown:
         raise _wrong(f"The keys of a question are {', '.join(_KEYS)}; {', '.join(unknown)} is none.", where)
     question, answers, document = _typed(value, where)
-    if document is not None and document not in paths:
+    if document is not None and paths is not None and document not in paths:
         near = get_close_matches(document, paths, n=1, cutoff=0)
         raise _wrong(f"There is no document {document}." + (f" Did you mean {near[0]}?" if near else ""), where)
     known = hashlib.sha256(json.dumps([document, normalise(question)]).encode()).hexdigest()[:16]

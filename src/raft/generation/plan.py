@@ -97,8 +97,8 @@ def left_out(strategy: str, kinds: Sequence[str], known: Survey, embedder: str =
             spoken = language.name if language.words else f"a language that is not in the table ({language.code})"
             lines.append(
                 f"{count:,} document{'s are' if count > 1 else ' is'} in {spoken}: {what} is asked of"
-                f" {'them' if count > 1 else 'it'}, for want of rules ({strategy})"
-                + ("" if asked else "; a capable model needs none: --generator openai/gpt-4o-mini")
+                f" {'them' if count > 1 else 'it'}, for want of rules"
+                + ("" if asked else "; a capable model needs none: --pipeline multilingual, local or hosted")
             )
     if known.languages and _ENGLISH_ALONE.search(embedder):
         name, others = embedder.rpartition("/")[2], len(known.languages)

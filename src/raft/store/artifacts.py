@@ -229,6 +229,8 @@ def read_objects(path: Path, hint: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise UsageError("There is no such file.", where=path, hint=f"ls {typed(path.parent)}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"The file cannot be read: {error}.", where=path, hint=hint) from None
     yield from parse_objects(text, path, hint)

@@ -414,7 +414,12 @@ class TransactionBatcher:
         written: asyncio.Future[int | Entry | None] = self._loop.create_future()
         self._opening.append((key, worst, written))
         self._soon()
-        return await written
+        try:
+            return await written
+        except asyncio.CancelledError:  # it may have come between the writing and here
+            if written.done() and not written.cancelled() and isinstance(number := written.result(), int):
+                self._budget.release(number)
+            raise
 
     async def pay(self, payment: Payment) -> None:
         """Return once a reply is kept and its call settled; it raises as `open` does."""

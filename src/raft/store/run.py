@@ -228,7 +228,8 @@ class Run:
         same = former is not None and all(former[one] == line[one] for one in compared)
         if former is not None and same:  # it cost what it did then, and what was asked in vain now
             line = {**former, "notes": line["notes"]}
-            asked = {total: former.get(total, 0) + value for total, value in asked.items()}
+            new = asked.get("calls", 0) != asked.get("replayed", 0)  # what the ledger has costs nothing again
+            asked = {total: former.get(total, 0) + value * new for total, value in asked.items()}
         line = self._record(name, {**line, **names, **asked}, settings)
         for abandoned in (self.folder / "scratch").glob(f"{name}-{'[0-9a-f]' * 16}"):
             shutil.rmtree(abandoned, ignore_errors=True)

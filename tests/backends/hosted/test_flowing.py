@@ -193,6 +193,14 @@ def test_an_error_keeps_what_came_and_what_was_in_the_air(ledger):
     assert len(endpoint.seen) == 41
 
 
+def test_what_was_never_sent_is_not_counted(ledger):
+    """Where the first replies end the run, calls that were written down ahead of their turn cost nothing."""
+    endpoint = Endpoint({f"word {i}": [AccessDenied("no such key")] for i in range(40)})
+    with pytest.raises(UsageError, match="no such key"):
+        ask(endpoint, ledger, [request(f"word {i}") for i in range(40)], concurrency=64)
+    assert ledger.read("SELECT state FROM calls") == []
+
+
 def test_the_cap_ends_a_run_and_a_higher_one_goes_on(ledger):
     """At the cap the run stops with everything kept; the same requests under a higher cap pay for the rest alone."""
     requests = [request(f"word {i}") for i in range(40)]

@@ -163,7 +163,9 @@ def test_an_endpoint_that_is_down_has_charged_nothing():
     assert url in error.words
 
 
-@pytest.mark.parametrize("url", ["nonsense", "ftp://127.0.0.1/v1", "http://", "http://127.0.0.1:99999999/v1"])
+@pytest.mark.parametrize(
+    "url", ["nonsense", "localhost:8000/v1", "ftp://127.0.0.1/v1", "http://", "http://127.0.0.1:99999999/v1"]
+)
 def test_an_address_that_is_none_is_no_traceback(url):
     """An address that cannot be asked stops the run in words."""
     error = one(url, timeout=2)

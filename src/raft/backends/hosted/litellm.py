@@ -145,7 +145,7 @@ class LitellmTransport:
                 return Rejected(words, kind=kind)
         if isinstance(status, int) and (headers or 400 <= status < 500) and status not in (200, 408):
             return wire.fault(status, words, code=code, retry_after=wire.retry_after(headers or {}, words))
-        return Transient(words, billed=kinds.isdisjoint(_NOT_SENT))
+        return Transient(words, billed=was_sent(error))
 
     def _words(self, error: Exception) -> tuple[str, str]:
         for one in _chain(error):  # what came, before anybody put it into other words
@@ -166,6 +166,11 @@ class LitellmTransport:
             words = f"{words} ({body['param']})" if body.get("param") else words
         words = words.replace(self._key, "***") if self._key else words
         return words or type(error).__name__, code
+
+
+def was_sent(error: BaseException) -> bool:
+    """Tell whether a provider may have seen the request that ended in an error."""
+    return {type(one).__name__ for one in _chain(error)}.isdisjoint(_NOT_SENT)
 
 
 def _chain(error: BaseException | None) -> list[BaseException]:

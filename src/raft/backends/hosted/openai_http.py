@@ -140,7 +140,7 @@ class DirectTransport:
             raise Transient(
                 self._masked(f"no reply from {self._url} within {self._timeout:g} seconds"), billed=True
             ) from None
-        except (aiohttp.InvalidURL, ValueError) as error:
+        except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError, ValueError) as error:
             raise AccessDenied(self._masked(f"{self._url} cannot be asked: {error}")) from None
         except (aiohttp.ClientError, OSError) as error:
             words = str(error) or type(error).__name__
