@@ -714,3 +714,16 @@ def test_a_pipe_that_is_closed_is_no_fault_of_the_run(tmp_path):
     """Where nobody listens any more, that is passed on as what it is."""
     with pytest.raises(BrokenPipeError), Run(tmp_path / "run").writing():
         raise BrokenPipeError
+
+
+def test_a_corpus_in_the_place_of_its_run_is_understood(tmp_path, monkeypatch, pristine):
+    """Where the corpus is named instead of its run, the error names the run."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "docs").mkdir()
+    with pytest.raises(UsageError) as caught:
+        run.existing(Path("docs"))
+    assert caught.value.hint == "raft build CORPUS --out docs"
+    shutil.copytree(pristine, tmp_path / "runs" / "docs")
+    with pytest.raises(UsageError) as caught:
+        run.existing(Path("docs"))
+    assert caught.value.hint == "the same command with runs/docs, which is one"

@@ -211,7 +211,8 @@ def status(
             + (f"   gone: {', '.join(line['gone'])}" if line.get("gone") else "")
         )
     if any(line.get("stale") or line.get("gone") for line in facts["steps"].values()) and not running:
-        lines += ["", f"  a build was stopped; next:  raft build CORPUS --out {typed(facts['run'])}   (goes on)"]
+        again = f"raft build CORPUS --out {typed(facts['run'])}"
+        lines += ["", f"  a build was stopped; next:  {again}   (goes on, with the options that it had)"]
     if adapters:
         lines += ["", f"  {'adapter':<14} {'rows':>7} {'valid loss':>11}  {'trained':<17} approved by"]
         lines += map(_adapter, adapters)

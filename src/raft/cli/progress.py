@@ -206,4 +206,9 @@ def _rows(facts: Mapping[str, Any]) -> str:
     text = f"training on {facts['rows']:,} rows of {facts['tokens']:,} tokens in all"
     text += f" ({facts['shortened']:,} lost distractors to fit)" if facts["shortened"] else ""
     text += f" and {facts['rehearsal']:.0%} general ones" if facts["rehearsal"] else ""
-    return f"{text}, {facts['epochs']:g} epochs at most; {facts['valid']:,} rows to validate with"
+    valid = (
+        f"{facts['valid']:,} rows to validate with"
+        if facts["valid"]
+        else "no rows to validate with: the last state is kept"
+    )
+    return f"{text}, {facts['epochs']:g} epochs at most; {valid}"

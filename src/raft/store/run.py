@@ -280,7 +280,7 @@ class Run:
             raise DamagedArtifact(
                 f"A build of this run was not finished: {', '.join(unfit)} {verb} not belong to what is there.",
                 where=self.folder,
-                hint=f"raft build CORPUS --out {typed(self.folder)}   (goes on; raft status tells if one runs)",
+                hint=f"raft build CORPUS --out {typed(self.folder)}   (with its options; raft status tells more)",
             )
 
     def describe(self, **facts: Any) -> None:
@@ -414,9 +414,10 @@ def existing(folder: Path) -> Run:
         UsageError: there is no run directory at `folder`.
     """
     if not (folder / "manifest.json").is_file() or not folders.is_ours(folder):
-        raise UsageError(
-            "There is no run directory here.", where=folder, hint=f"raft build CORPUS --out {typed(folder)}"
-        )
+        hint, near = f"raft build CORPUS --out {typed(folder)}", Path("runs", folder.name)
+        if near != folder and (near / "manifest.json").is_file():  # the corpus was named in its place
+            hint = f"the same command with {typed(near)}, which is one"
+        raise UsageError("There is no run directory here.", where=folder, hint=hint)
     return Run(folder)
 
 
