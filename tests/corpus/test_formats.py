@@ -71,6 +71,37 @@ def test_an_email_is_its_headers_and_text(one):
         one("d.eml", "Just text.")
 
 
+def multipart(kind, *parts, head=b""):
+    """Return a part of several, each a pair of headers and content."""
+    mark = f"={kind}=".encode()
+    inner = b"".join(b"--" + mark + b"\n" + part + b"\n" for part in parts)
+    return head + b'Content-Type: multipart/%s; boundary="%s"\n\n%s--%s--\n' % (kind.encode(), mark, inner, mark)
+
+
+def test_all_texts_of_an_email_are_read_in_their_order(one):
+    """What is written around a picture or below a list's mail is text; attachments of an alternative are counted."""
+    text, html = b"Content-Type: text/plain\n\n%s\n", b"Content-Type: text/html\n\n<p>%s</p>\n"
+    picture = b"Content-Type: image/png\nContent-Disposition: inline; filename=a.png\n\nx\n"
+    file = b"Content-Type: text/plain\nContent-Disposition: attachment\n\ngone\n"
+    head = b"Subject: x\n"
+    reading = one("a.eml", multipart("mixed", text % b"Before.", picture, text % b"After.", file, head=head))
+    assert (reading.text, reading.left_out) == ("Subject: x\n\nBefore.\n\nAfter.", {"attachments": 2})
+    page = multipart("mixed", html % b"One", picture, html % b"Two")
+    reading = one("b.eml", multipart("alternative", text % b"One Two", page, head=head))
+    assert (reading.text, reading.left_out) == ("Subject: x\n\nOne Two", {"attachments": 1})
+    listed = multipart("related", html % b"Body", b"Content-Type: image/gif\n\nx\n")
+    reading = one("c.eml", multipart("mixed", listed, text % b"-- \nTo leave: write.", head=head))
+    assert (reading.text, reading.left_out) == ("Subject: x\n\nBody\n\n-- \nTo leave: write.", {})
+
+
+def test_an_email_of_odd_headers_is_read(one):
+    """Thousands of addresses take no minute, and a charset that decodes nothing costs no mail."""
+    many = ",\n ".join(f"=?utf-8?q?J=C3=B6?= <p{number}@example.org>" for number in range(30_000))
+    assert "Jö <p29999@example.org>" in one("a.eml", f"Subject: x\nTo: {many}\n\nBody").text
+    odd = "Subject: x\nContent-Type: text/plain; charset=undefined\n\nThe door — shut."
+    assert one("b.eml", odd).text.endswith("The door — shut.")
+
+
 def test_subtitles_are_sentences(one):
     """Numbers, times, marks of style and repeated lines go; speakers and turns begin paragraphs."""
     srt = "1\n00:00:01,000 --> 00:00:02,000\nKeep the <i>door</i>\n\n2\n00:00:03,000 --> 00:00:04,000\n{\\an8}shut.\n"
