@@ -47,6 +47,8 @@ def test_a_notebook_is_its_texts_and_code(one):
     assert reading.left_out == {"outputs of cells": 1}
     old = [{"cell_type": "heading", "level": 2, "source": "Old"}, {"cell_type": "code", "input": ["a = 1"]}]
     assert one("b.ipynb", json.dumps({"worksheets": [{"cells": old}]})).text == "## Old\n\n```\na = 1\n```"
+    odd = [{"cell_type": "heading", "level": level, "source": "Odd"} for level in (10**9, "x", None)]
+    assert one("c.ipynb", json.dumps({"cells": odd})).text == "\n\n".join(["###### Odd"] * 3)
 
 
 def test_an_email_is_its_headers_and_text(one):
@@ -69,6 +71,37 @@ def test_an_email_is_its_headers_and_text(one):
     assert one("c.eml", flowed).text == "Subject: x\n\none two\n-- \nAda"
     with pytest.raises(Unreadable, match="no headers"):
         one("d.eml", "Just text.")
+
+
+def multipart(kind, *parts, head=b""):
+    """Return a part of several, each a pair of headers and content."""
+    mark = f"={kind}=".encode()
+    inner = b"".join(b"--" + mark + b"\n" + part + b"\n" for part in parts)
+    return head + b'Content-Type: multipart/%s; boundary="%s"\n\n%s--%s--\n' % (kind.encode(), mark, inner, mark)
+
+
+def test_all_texts_of_an_email_are_read_in_their_order(one):
+    """What is written around a picture or below a list's mail is text; attachments of an alternative are counted."""
+    text, html = b"Content-Type: text/plain\n\n%s\n", b"Content-Type: text/html\n\n<p>%s</p>\n"
+    picture = b"Content-Type: image/png\nContent-Disposition: inline; filename=a.png\n\nx\n"
+    file = b"Content-Type: text/plain\nContent-Disposition: attachment\n\ngone\n"
+    head = b"Subject: x\n"
+    reading = one("a.eml", multipart("mixed", text % b"Before.", picture, text % b"After.", file, head=head))
+    assert (reading.text, reading.left_out) == ("Subject: x\n\nBefore.\n\nAfter.", {"attachments": 2})
+    page = multipart("mixed", html % b"One", picture, html % b"Two")
+    reading = one("b.eml", multipart("alternative", text % b"One Two", page, head=head))
+    assert (reading.text, reading.left_out) == ("Subject: x\n\nOne Two", {"attachments": 1})
+    listed = multipart("related", html % b"Body", b"Content-Type: image/gif\n\nx\n")
+    reading = one("c.eml", multipart("mixed", listed, text % b"-- \nTo leave: write.", head=head))
+    assert (reading.text, reading.left_out) == ("Subject: x\n\nBody\n\n-- \nTo leave: write.", {})
+
+
+def test_an_email_of_odd_headers_is_read(one):
+    """Thousands of addresses take no minute, and a charset that decodes nothing costs no mail."""
+    many = ",\n ".join(f"=?utf-8?q?J=C3=B6?= <p{number}@example.org>" for number in range(30_000))
+    assert "Jö <p29999@example.org>" in one("a.eml", f"Subject: x\nTo: {many}\n\nBody").text
+    odd = "Subject: x\nContent-Type: text/plain; charset=undefined\n\nThe door — shut."
+    assert one("b.eml", odd).text.endswith("The door — shut.")
 
 
 def test_subtitles_are_sentences(one):
@@ -110,6 +143,15 @@ def shape(text, role="", more=""):
     return f"<p:sp>{place}<p:txBody>{lines}</p:txBody></p:sp>"
 
 
+def relations(**targets):
+    """Return what a part refers to."""
+    made = "".join(
+        f'<Relationship Id="{name}" Type="{OFFICE}/{"notesSlide" if name == "n" else "slide"}" Target="{target}"/>'
+        for name, target in targets.items()
+    )
+    return f'<Relationships xmlns="http://schemas.openxmlformats.org/package/2006/relationships">{made}</Relationships>'
+
+
 def test_slides_are_pages_with_titles_lists_tables_and_notes(one):
     """What stands on a slide is told in Markdown with its notes; hidden slides, their numbers and pictures are not."""
 
@@ -121,13 +163,6 @@ def test_slides_are_pages_with_titles_lists_tables_and_notes(one):
     power = '<a:p><a:r><a:t>10</a:t></a:r><a:r><a:rPr baseline="30000"/><a:t>6</a:t></a:r></a:p>'
     first = shape("Limits", "title") + shape("cold\ndry", "body") + shape("7", "sldNum") + "<p:pic/>"
     second = f"<p:graphicFrame>{table}</p:graphicFrame><p:sp><p:txBody>{power}</p:txBody></p:sp>"
-
-    def relations(**targets):
-        made = "".join(
-            f'<Relationship Id="{name}" Type="{OFFICE}/{"notesSlide" if name == "n" else "slide"}" Target="{target}"/>'
-            for name, target in targets.items()
-        )
-        return f'<Relationships xmlns="http://schemas.openxmlformats.org/package/2006/relationships">{made}</Relationships>'
 
     ids = "".join(f'<p:sldId r:id="{name}"/>' for name in ("r2", "r3", "r1"))
     parts = {
@@ -147,6 +182,24 @@ def test_slides_are_pages_with_titles_lists_tables_and_notes(one):
     ]
     assert [reading.text[start : start + 6] for start in reading.pages[::2]] == ["## Lim", "| Hall"]
     assert reading.left_out == {"pictures without text": 1, "hidden slides": 1}
+
+
+def test_slides_of_newer_and_stricter_programs_are_read_once(one):
+    """What is there in several ways is told in the first; percents in place of numbers, or no numbers, lose nothing."""
+    power = '<a:p><a:r><a:t>10</a:t></a:r><a:r><a:rPr baseline="30%"/><a:t>6</a:t></a:r></a:p>'
+    ways = f"<mc:Choice>{shape('new')}</mc:Choice><mc:Fallback>{shape('old')}</mc:Fallback>"
+    compatible = 'xmlns:mc="http://schemas.openxmlformats.org/markup-compatibility/2006"'
+    levels = "".join(shape("deep", "body", f'<a:pPr lvl="{level}"/>') for level in ("x", "9" * 9))
+    slide = f"<mc:AlternateContent {compatible}>{ways}</mc:AlternateContent>{levels}"
+    parts = {
+        "_rels/.rels": relations(r1="ppt/presentation.xml"),
+        "ppt/presentation.xml": f'<p:x {SLIDE} xmlns:r="{OFFICE}"><p:sldIdLst><p:sldId r:id="r"/></p:sldIdLst></p:x>',
+        "ppt/_rels/presentation.xml.rels": relations(r="s.xml"),
+        "ppt/s.xml": f"<p:sld {SLIDE}>{slide}<p:sp><p:txBody>{power}</p:txBody></p:sp></p:sld>",
+    }
+    usually = re.compile(r"http://schemas\.openxmlformats\.org/(?!package|markup)(\w+)/2006/")
+    strict = {part: usually.sub(r"http://purl.oclc.org/ooxml/\1/", text) for part, text in parts.items()}
+    assert one("a.pptx", archive(**strict)).text == "new\n\n- deep\n\n                - deep\n\n10⁶"
 
 
 @pytest.mark.parametrize("suffix", [".pptx", ".epub"])

@@ -102,6 +102,14 @@ def test_each_row_of_a_table_has_all_its_cells(one, table, rows):
     assert lines == [wanted[0], "|" + " --- |" * (len(rows[-1].split(" | "))), *wanted[1:]]
 
 
+@pytest.mark.parametrize("number", ["9" * 5_000, "²", "-1"])
+def test_what_is_no_sane_number_is_no_number(one, number):
+    """Lists that begin nowhere and spans without end cost no page."""
+    table = f'<table><tr><th>A<th>B<tr><td rowspan="{number}">x<td>y</table>'
+    text = one("a.html", f'<ol start="{number}"><li>Oil it.</ol>{table}').text
+    assert text == "1. Oil it.\n\n| A | B |\n| --- | --- |\n| x | y |"
+
+
 def test_a_table_of_endless_spans_is_refused(one):
     """Spans cannot make a page grow without end."""
     with pytest.raises(Unreadable, match="too many cells"):

@@ -1,6 +1,8 @@
 """Promises of tables: where headers are, what cells show, and what parts them."""
 
 import io
+import re
+import zipfile
 from datetime import date, datetime, time, timedelta
 
 import openpyxl
@@ -87,6 +89,40 @@ def test_a_formula_without_a_value_is_counted(one):
     reading = one("a.xlsx", workbook([["Part", "Sum", "Tax"], ["Nut", "=1+1", 3], ["Bolt", "=2+2", 4]]))
     assert reading.left_out == {"formulas without a value": 2}
     assert "Part: Nut; Tax: 3" in reading.text
+
+
+def altered(data, old, new):
+    """Return a workbook with something else in its first sheet."""
+    made = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(data)) as book, zipfile.ZipFile(made, "w") as copy:
+        for name in book.namelist():
+            part = book.read(name).decode()
+            copy.writestr(name, re.sub(old, new, part) if name.endswith("sheet1.xml") else part)
+    return made.getvalue()
+
+
+BOOK = workbook([["Part", "Price"], ["Nut", 4], ["Pin", 5]])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "nut", "pin"),
+    [
+        (r'(<row r="2".*?</row>)(<row r="3".*?</row>)', r"\2\1", "Nut; Price: 4", "Pin; Price: 5"),
+        ('<row r="3"', '<row r="2"', "Nut; Price: 4", "Pin; Price: 5"),
+        ('<row r="3"', '<row r="999999999"', "Nut; Price: 4", "Pin; Price: 5"),
+        ('<row r="3"', f'<row r="{"9" * 5_000}"', "Nut; Price: 4", "Pin; Price: 5"),
+        (r'(<c r="A3".*?</c>)(<c r="B3".*?</c>)', r"\2\1", "Nut; Price: 4", "Pin; Price: 5"),
+        ("<v>4</v>", "<v>4.5.6</v>", "Nut; Price: 4.5.6", "Pin; Price: 5"),
+        ('<c r="B2" t="n">', '<c r="B2" t="s">', "Nut", "Pin; Price: 5"),
+        ('<c r="B3"', '<c s="77" r="B3"', "Nut; Price: 4", "Pin; Price: 5"),
+        ("</sheetData>", r'\g<0><mergeCells><mergeCell ref="x"/></mergeCells>', "Nut; Price: 4", "Pin; Price: 5"),
+    ],
+)
+def test_odd_rows_and_wrong_values_cost_no_other(one, old, new, nut, pin):
+    """Rows and cells in any order or of any number are read, and what is broken in a sheet costs itself alone."""
+    reading = one("a.xlsx", altered(BOOK, old, new))
+    assert reading.text.split("\n")[2:] == [f"Part: {nut}", f"Part: {pin}"]
+    assert reading.left_out == ({"cells without a value": 1} if nut == "Nut" else {})
 
 
 @pytest.mark.parametrize(

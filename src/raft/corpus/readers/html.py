@@ -88,6 +88,8 @@ def to_markdown(source: str, left_out: dict[str, int]) -> tuple[str | None, str]
     _drop(page, left_out)
     _write_out(page, left_out)
     _write_marks(page)
+    for listed in page.find_all("ol", start=re.compile("[^0-9]|.{8}")):  # the converter would fail
+        del listed["start"]
     for table in page.find_all("table"):
         _lay_out(page, table)
     for cell in page.find_all(["td", "th"]):

@@ -1,6 +1,7 @@
 """Jupyter notebooks."""
 
 import json
+import re
 from pathlib import Path
 
 from raft.corpus.readers import Reading, Unreadable, clean, decode
@@ -23,7 +24,8 @@ def read(path: Path, *, kind: str, **_others: object) -> list[Reading]:
             parts.append(f"```\n{text}\n```" if text.strip() else "")
             left_out["outputs of cells"] = left_out.get("outputs of cells", 0) + bool(cell.get("outputs"))
         else:
-            level = "#" * int(cell.get("level", 1)) + " " if cell.get("cell_type") == "heading" else ""
+            depth = re.fullmatch("[1-6]", str(cell.get("level", 1)))
+            level = "#" * int(depth[0] if depth else 6) + " " if cell.get("cell_type") == "heading" else ""
             parts.append(level + plain_markdown(text))
     text = clean("\n\n".join(filter(None, parts))).strip()
     left_out = {what: count for what, count in left_out.items() if count}

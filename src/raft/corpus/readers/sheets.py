@@ -1,6 +1,7 @@
 """Tables: XLSX workbooks, CSV and TSV. Each row becomes one line that can be understood alone."""
 
 import csv
+import io
 import re
 import zipfile
 from collections import Counter
@@ -10,15 +11,15 @@ from itertools import chain, dropwhile, islice, pairwise
 from pathlib import Path
 from typing import Any
 
-from raft.corpus.readers import Reading, Unreadable, clean, decode, office, require
+from raft.corpus.readers import Reading, clean, decode, office, require
 
 _DELIMITERS = "\t;|,"
 _AHEAD = 60
 """So many rows tell where the headers are."""
-_MAX_ROWS = 1_048_576
 _NUMBER = re.compile(r"\W*\d[\d.,:/'’\s-]*(?:%|[€$£¥]|\w{1,3})?\W*$")
 _YEAR = re.compile(r"(?:19|20)\d\d")
 _MERGED = re.compile(rb'<(?:\w+:)?mergeCell\b[^>]*\bref="([A-Z]{1,3})(\d{1,7}):([A-Z]{1,3})(\d{1,7})"')
+_ROW_NUMBER = re.compile(rb'<(?:\w+:)?row\s(?:[^>]*?\s)?r="(\d{1,9})"')
 _NO_VALUE = re.compile(
     rb"(?:</(?:\w+:)?f>|<(?:\w+:)?f\b[^>]*/>)\s*(?:<(?:\w+:)?v\s*/>|<(?:\w+:)?v></(?:\w+:)?v>)?\s*</"
 )
@@ -191,10 +192,57 @@ def _sheets(path: Path, left_out: dict[str, int]) -> Iterator[str]:
             source = archive.read(sheet._worksheet_path)
             if empty := len(_NO_VALUE.findall(source)):
                 left_out["formulas without a value"] = left_out.get("formulas without a value", 0) + empty
-            sheet.reset_dimensions()  # the file may claim any
-            lines = list(_row_lines(_merged(sheet.iter_rows(), _merges(source))))
+            rows = _rows(openpyxl.worksheet, sheet, source, left_out)
+            if any(int(one) >= int(next_) for one, next_ in pairwise(_ROW_NUMBER.findall(source))):
+                rows = iter(sorted(rows, key=lambda row: row[0]))
+            lines = list(_row_lines(_merged(rows, _merges(source))))
             if lines:
                 yield clean(f"## {' '.join(sheet.title.split())}\n\n" + "\n".join(lines))
+
+
+def _rows(library: Any, sheet: Any, source: bytes, left_out: dict[str, int]) -> Iterator[tuple[int, Sequence[Any]]]:
+    """Yield each row of a sheet with its number from 0, as they come; a value that is none is told as it is written.
+
+    The library's own way leaves out rows and cells that are out of order, and ends with the first wrong value.
+    """
+    parser = library._reader.WorkSheetParser(
+        None,
+        sheet._shared_strings,
+        data_only=True,
+        epoch=sheet.parent.epoch,
+        date_formats=sheet.parent._date_formats,
+        timedelta_formats=sheet.parent._timedelta_formats,
+    )
+    parse_cell = parser.parse_cell
+
+    def tolerant(element: Any) -> dict[str, Any]:
+        before = parser.col_counter
+        try:
+            told: dict[str, Any] = parse_cell(element)
+            if int(told["style_id"]) < len(sheet.parent._cell_styles):
+                return told
+        except (ValueError, LookupError, TypeError, OverflowError):
+            parser.col_counter += parser.col_counter == before
+            told = {"row": parser.row_counter, "column": parser.col_counter}
+            told["value"] = element.findtext(library._reader.VALUE_TAG) if element.get("t") != "s" else None
+            if told["value"] is None:
+                left_out["cells without a value"] = left_out.get("cells without a value", 0) + 1
+        return {**told, "style_id": 0}
+
+    parser.parse_cell = tolerant
+    for _, element in library._reader.iterparse(io.BytesIO(source)):
+        if element.tag != library._reader.ROW_TAG:
+            continue
+        try:
+            number, cells = parser.parse_row(element)
+        except (ValueError, OverflowError):
+            del element.attrib["r"]
+            number, cells = parser.parse_row(element)
+        element.clear()
+        row = [library._read_only.EMPTY_CELL] * max((cell["column"] for cell in cells), default=0)
+        for cell in cells:
+            row[cell["column"] - 1] = library._read_only.ReadOnlyCell(sheet, **cell)
+        yield number - 1, row
 
 
 def _merges(source: bytes) -> dict[int, list[tuple[int, int, int]]]:
@@ -212,20 +260,17 @@ def _column(letters: bytes) -> int:
     return number - 1
 
 
-def _merged(rows: Iterable[Sequence[Any]], merges: dict[int, list[tuple[int, int, int]]]) -> Iterator[_Row]:
+def _merged(rows: Iterable[tuple[int, Sequence[Any]]], merges: dict[int, list[tuple[int, int, int]]]) -> Iterator[_Row]:
     """Yield the rows of a sheet as it shows them; each of merged cells holds what they say together."""
     under: list[tuple[int, int, int, str]] = []
     width = 0
-    blank = False
-    for number, row in enumerate(rows):
-        if number >= _MAX_ROWS:
-            raise Unreadable("A sheet in it has more rows than there can be.")
+    last = -1
+    for number, row in rows:
         if number not in merges and all(cell.value is None for cell in row):
-            if not blank:
-                yield [], frozenset()
-            blank = True
             continue
-        blank = False
+        if number > last + 1:
+            yield [], frozenset()
+        last = number
         cells = [_shown(cell.value, cell.number_format) if cell.value is not None else "" for cell in row]
         joined: set[int] = set()
         width = max(width, len(cells))

@@ -1,5 +1,6 @@
 """Slides (PPTX): what stands on each, and its notes."""
 
+import re
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from raft.corpus.readers.html import described
 _A = "{http://schemas.openxmlformats.org/drawingml/2006/main}"
 _P = "{http://schemas.openxmlformats.org/presentationml/2006/main}"
 _ID = "{http://schemas.openxmlformats.org/officeDocument/2006/relationships}id"
+_ALTERNATES = "{http://schemas.openxmlformats.org/markup-compatibility/2006}AlternateContent"
 _FURNITURE = {"sldNum", "dt", "ftr", "hdr", "sldImg"}
 
 
@@ -46,7 +48,10 @@ def read(path: Path, *, kind: str, **_others: object) -> list[Reading]:
 
 
 def _xml(archive: zipfile.ZipFile, name: str) -> ET.Element:
-    return ET.fromstring(archive.read(name))  # noqa: S314  expat is bounded, and so is the process
+    root = ET.fromstring(archive.read(name))  # noqa: S314  expat is bounded, and so is the process
+    for alternates in root.iter(_ALTERNATES):  # the same in several ways, the best first
+        del alternates[1:]
+    return root
 
 
 def _related(archive: zipfile.ZipFile, name: str) -> dict[str, tuple[str, str]]:
@@ -84,12 +89,19 @@ def _lines(body: ET.Element, *, listed: bool = False) -> Iterator[str]:
         for run in paragraph:
             said = run.findtext(f"{_A}t") or ""
             properties = run.find(f"{_A}rPr")
-            if properties is not None and int(properties.get("baseline", "0")) > 0:
+            if properties is not None and _number(properties.get("baseline", "0")) > 0:
                 said = raised(said, text)
             text += " " if run.tag == f"{_A}br" else said
         if text := " ".join(text.split()):
             level = paragraph.find(f"{_A}pPr")
-            yield ("  " * int("0" if level is None else level.get("lvl", "0")) + "- " if listed else "") + text
+            yield (
+                "  " * min(8, 0 if level is None else _number(level.get("lvl", "0"))) + "- " if listed else ""
+            ) + text
+
+
+def _number(said: str) -> int:
+    found = re.match(r"-?\d{1,6}", said, re.ASCII)  # strict documents write 30% for 30000
+    return int(found[0]) if found else 0
 
 
 def _table(table: ET.Element) -> str:

@@ -357,8 +357,8 @@ def spread(rows: Sequence[Sequence[tuple[Any, str, str]]]) -> list[list[Any]]:
         for cell, down, across in row:
             while (number, column) in places:
                 column += 1
-            height = min(int(down) or len(rows) if down.isdigit() else 1, len(rows) - number)
-            width = min(int(across) or 1 if across.isdigit() else 1, 1000)
+            height = min(int(down[:6]) or len(rows) if down.isdecimal() else 1, len(rows) - number)
+            width = min(int(across[:6]) or 1 if across.isdecimal() else 1, 1000)
             if len(places) + height * width > _MAX_CELLS:
                 raise Unreadable("A table in it has too many cells.")
             for place in range(number, number + height):
