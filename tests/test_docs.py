@@ -118,6 +118,9 @@ def test_what_python_returns_shows_itself_in_short():
 def test_arguments_are_called_as_the_flags(tmp_path, flag, old):
     """An argument may be named as its flag or as before, and is refused under both names at once."""
     corpus, value = write_corpus(tmp_path / "handbook"), "hosted"
+    if flag == "eval":
+        value = tmp_path / "own.jsonl"
+        value.write_text('{"question": "Who?", "answers": []}\n')
     found = [building._described(corpus, None, {name: value}).settings for name in (flag, old)]
     assert found[0] == found[1] != building._described(corpus, None, {}).settings
     with pytest.raises(raft.RaftError, match=f"{flag} and {old}"):

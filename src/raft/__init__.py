@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from raft.api.building import build, estimate
     from raft.api.run import Built, export, initialise, load, show, status
     from raft.api.training import approve, export_model, train
+    from raft.cli.progress import Progress
     from raft.errors import RaftError
     from raft.rag.grounding import Answer
 
@@ -33,6 +34,7 @@ _HOMES = {
     "Answer": "raft.rag.grounding",
     "Answerer": "raft.api.asking",
     "Built": "raft.api.run",
+    "Progress": "raft.cli.progress",
     "approve": "raft.api.training",
     "bench": "raft.api.benchmarking",
     "build": "raft.api.building",
@@ -51,6 +53,7 @@ __all__ = [
     "Answer",
     "Answerer",
     "Built",
+    "Progress",
     "RaftError",
     "__version__",
     "approve",

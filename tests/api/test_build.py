@@ -791,3 +791,22 @@ def test_a_rebuild_tells_which_files_have_changed(copied, whole, tmp_path, fake_
     (corpus / "travel.md").write_text((corpus / "travel.md").read_text() + "\nThe desk has 3 lamps.\n")
     assert built() == [{"changed": ["travel.md"], "new": ["new.jsonl"], "gone": ["safety.md"]}]
     assert built() == []
+
+
+@pytest.mark.parametrize("content", [None, "", "{\n"])
+def test_questions_of_ones_own_are_looked_at_first(corpus, tmp_path, content):
+    """A file of questions that is missing or wrong is told before a document is read, by an estimate too."""
+    path = tmp_path / "own.jsonl"
+    if content is not None:
+        path.write_text(content)
+    for ask in (api.build, api.estimate):
+        with pytest.raises(UsageError, match=r"own\.jsonl"):
+            ask(corpus, out=tmp_path / "run", evaluation=path)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_misspelt_pipeline_is_understood(corpus, tmp_path):
+    """The nearest pipeline of the package is named, with what to type."""
+    with pytest.raises(UsageError, match="Did you mean embedded") as caught:
+        api.build(corpus, out=tmp_path / "run", pipeline="embeded")
+    assert caught.value.hint == "--pipeline embedded"

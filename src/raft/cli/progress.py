@@ -1,4 +1,4 @@
-"""Progress for a person: a live line in a terminal, plain lines elsewhere."""
+"""Progress for a person: a live line in a terminal or a notebook, plain lines elsewhere."""
 
 import sys
 import time
@@ -25,7 +25,10 @@ _DOING = {
 
 
 class Progress:
-    """A listener for `raft.build` and `raft.train` that writes to standard error, or is `silent`."""
+    """A listener for `raft.build`, `raft.train` and `raft.bench` that writes to standard error, or is `silent`.
+
+    A context manager, as in `with raft.Progress() as progress: raft.build("docs/", on_event=progress)`.
+    """
 
     def __init__(self, *, silent: bool = False) -> None:
         self._silent = silent
@@ -38,10 +41,10 @@ class Progress:
         self._first: tuple[float, float] | None = None
 
     def __enter__(self) -> Self:
-        if not self._silent and sys.stderr.isatty():
+        if not self._silent and (sys.stderr.isatty() or "ipykernel" in sys.modules):
             from rich.console import Console  # noqa: PLC0415  not needed where there is no terminal
 
-            self._live = Console(stderr=True).status("starting")
+            self._live = Console(stderr=sys.stderr.isatty()).status("starting")
             self._live.start()
         return self
 
