@@ -494,6 +494,14 @@ def test_records_are_found_where_they_are(tmp_path):
         assert [(r.title, r.text, r.record) for r in readings] == [("One", "First.", 0), ("Two", "Second.", 1)]
 
 
+def test_values_beside_records_are_counted(tmp_path):
+    """What stands in a file of records and in none of them is said to be left out."""
+    beside = {"fact": "Closed in May.", "empty": "", "notes": [{"text": "A note."}, ["a", None, 0]]}
+    content = {**beside, "items": [{"text": "One."}, {"text": "Two."}, {"text": "Three."}]}
+    assert many(tmp_path, "a.json", json.dumps(content))[0].left_out == {"values beside the records": 4}
+    assert many(tmp_path, "b.json", json.dumps(content["items"]))[0].left_out == {}
+
+
 def test_a_wrong_line_in_a_json_file_costs_only_itself(tmp_path):
     """Lines in a .json file are judged one by one, as in a .jsonl file."""
     readings = many(tmp_path, "a.json", '{"text": "good"}\n{"text": bad}')
@@ -546,6 +554,14 @@ def test_yaml_is_told_as_it_is_written(one):
     assert (
         one("a.yml", source).text == "base > fee: 1.50\nshop > fee: 1.50\nshop > since: 2024-05-01\nshop > run: false"
     )
+
+
+def test_yaml_keys_of_any_kind_and_merged_lists_are_told(one):
+    """A key that is a list or a mapping has its content as its name, and of merged mappings the first holds."""
+    source = "? [a, b]\n: one\n? {c: d}\n: two\n? [e, f]\n: three\n"
+    assert one("a.yaml", source).text == "a, b: one\nc: d: two\ne, f: three"
+    source = "x: &x {fee: 1}\ny: &y {fee: 2, day: 3}\nz:\n  <<: [*x, *y]\n"
+    assert one("b.yaml", source).text.endswith("z > fee: 1\nz > day: 3")
 
 
 @pytest.mark.parametrize("form", ["[{}]", "{{<<: [{}]}}", "{{? [{}] : x}}"])

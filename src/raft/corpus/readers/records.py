@@ -15,6 +15,7 @@ import yaml
 from raft.corpus.readers import MEGABYTE, Reading, Unreadable, clean, decode
 
 _MAX_DEPTH = 64
+_MAX_KEY = 10_000
 _LONG = 60
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -26,11 +27,11 @@ def read(path: Path, *, kind: str, text_field: str, **_others: object) -> list[R
     stay as they are written: a date stays a date, 1.50 stays 1.50.
     """
     left_out: dict[str, int] = {}
-    readings = _readings(decode(path.read_bytes(), left_out), path.stem, kind, text_field)
+    readings = _readings(decode(path.read_bytes(), left_out), path.stem, kind, text_field, left_out)
     return [replace(readings[0], left_out=left_out), *readings[1:]]
 
 
-def _readings(source: str, stem: str, kind: str, text_field: str) -> list[Reading]:
+def _readings(source: str, stem: str, kind: str, text_field: str, left_out: dict[str, int]) -> list[Reading]:
     if kind == "yaml":
         return [_read_yaml(source, stem)]
     many = kind == "jsonl"
@@ -45,6 +46,8 @@ def _readings(source: str, stem: str, kind: str, text_field: str) -> list[Readin
         found = value if isinstance(value, list) else _held(value, text_field)
         many = isinstance(found, list)
         records = found if isinstance(found, list) else [value]
+        if many and (beside := _beside(value, records)):
+            left_out["values beside the records"] = beside
     if not any(_text(record, text_field) or isinstance(record, Unreadable) for record in records):
         fields = _fields(records)
         if many and fields and text_field != "text":
@@ -63,6 +66,18 @@ def _held(value: Any, text_field: str, depth: int = 0) -> list[Any] | None:
     ]
     lists += filter(None, (_held(child, text_field, depth + 1) for child in value.values()))
     return max(lists, key=len, default=None)
+
+
+def _beside(value: Any, records: list[Any]) -> int:
+    """Count the values that stand outside a list of records."""
+    waiting, count = [value], 0
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, dict | list):
+            waiting += [] if one is records else one.values() if isinstance(one, dict) else one
+        else:
+            count += bool(_word(one).strip())
+    return count
 
 
 def _text(record: Any, text_field: str) -> str:
@@ -221,7 +236,9 @@ def _fill(value: Any, parts: list[Any]) -> None:
         value.extend(parts)
         return
     for key, child in zip(parts[::2], parts[1::2], strict=True):
-        if key == "<<" and isinstance(child, dict):
-            value.update({name: merged for name, merged in child.items() if name not in value})
+        bases = child if isinstance(child, list) else [child]
+        if key == "<<" and all(isinstance(base, dict) for base in bases):
+            for base in bases:
+                value.update({name: merged for name, merged in base.items() if name not in value})
         else:
-            value[key if isinstance(key, str) else "(…)"] = child
+            value[key if isinstance(key, str) else _told(key, limit=_MAX_KEY).replace("\n", "; ") or "null"] = child
