@@ -93,11 +93,14 @@ def to_markdown(source: str, left_out: dict[str, int]) -> tuple[str | None, str]
     for table in page.find_all("table"):
         _lay_out(page, table)
     for cell in page.find_all(["td", "th"]):
-        for part in [part for part in cell.descendants if part.name in _BLOCKS or (not part.name and "|" in part)]:
-            if part.name:
-                part.insert_after(" ")
-            else:
-                part.replace_with(part.replace("|", r"\|"))
+        for part in [cell, *cell.find_all(True)]:
+            if any(child.name in _BLOCKS or (not child.name and "|" in child) for child in part.contents):
+                children = list(part.contents)
+                part.clear()  # to replace them one by one would take the square of their number
+                for child in children:
+                    part.append(child if child.name or "|" not in child else child.replace("|", r"\|"))
+                    if child.name in _BLOCKS:
+                        part.append(" ")
     converter = markdownify.MarkdownConverter(
         heading_style="ATX",
         bullets="-",
