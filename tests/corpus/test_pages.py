@@ -110,6 +110,12 @@ def test_what_is_no_sane_number_is_no_number(one, number):
     assert text == "1. Oil it.\n\n| A | B |\n| --- | --- |\n| x | y |"
 
 
+def test_a_comment_in_a_cell_is_no_text(one):
+    """What a page's author noted for himself stays out of tables, too."""
+    text = one("a.html", "<table><tr><th>A<th>B<tr><td>x<!-- a|b --><td>y|z</table>").text
+    assert text.endswith("| x | y\\|z |")
+
+
 def test_a_table_of_endless_spans_is_refused(one):
     """Spans cannot make a page grow without end."""
     with pytest.raises(Unreadable, match="too many cells"):

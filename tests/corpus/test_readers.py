@@ -617,6 +617,8 @@ def test_a_format_without_a_reader_says_so(one):
         ("rules.md", "---\n" + "a: b\n" * 100_000),
         ("comments.md", "<!-- a -->b" * 200_000 + "\n</script></style>"),
         ("tables.html", "<table><tr><td>" * 20_000),
+        ("notes.html", "<p>" + "a<sup>1</sup>" * 10_000),
+        ("cell.html", "<table><tr><th>A<th>B<tr><td>" + "a|b<br>" * 10_000 + "<td>c</table>"),
     ],
 )
 def test_reading_takes_no_square_of_the_length(tmp_path, name, content):

@@ -3,6 +3,7 @@
 import copy
 import re
 import warnings
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,8 @@ _LEADING = {"breadcrumb", "breadcrumbs", "sidebar", "navbar", "nav", "navigation
 _BLOCKS = ("p", "br", "li", "div")
 _TELLING = ("p", "li", "td", "dt", "summary", *_HEADINGS)
 """A button in these is a word of the text."""
+_WRITTEN = "raft-mark"
+"""An element that was a mark and is text by now."""
 _LINE_NUMBERS = {"linenos", "lineno", "gutter", "line-numbers"}
 _KEPT = ("main", "article", "body", "html", "h1", "[document]")
 _NO_WORDS = re.compile(
@@ -93,11 +96,14 @@ def to_markdown(source: str, left_out: dict[str, int]) -> tuple[str | None, str]
     for table in page.find_all("table"):
         _lay_out(page, table)
     for cell in page.find_all(["td", "th"]):
-        for part in [part for part in cell.descendants if part.name in _BLOCKS or (not part.name and "|" in part)]:
-            if part.name:
-                part.insert_after(" ")
-            else:
-                part.replace_with(part.replace("|", r"\|"))
+        for part in [cell, *cell.find_all(True)]:
+            if any(child.name in _BLOCKS or (not child.name and "|" in child) for child in part.contents):
+                children = list(part.contents)
+                part.clear()
+                for child in children:
+                    part.append(child if child.name or child.PREFIX or "|" not in child else child.replace("|", r"\|"))
+                    if child.name in _BLOCKS:
+                        part.append(" ")
     converter = markdownify.MarkdownConverter(
         heading_style="ATX",
         bullets="-",
@@ -217,13 +223,19 @@ def _write_marks(page: Any) -> None:
             beside.decompose()
         before, after = (_words(one) for one in (mark.previous_sibling, mark.next_sibling))
         if mark.name == "sub":
-            mark.replace_with(lowered(mark.get_text(), before, after))
+            text = lowered(mark.get_text(), before, after)
         else:
             named = " ".join(
                 [*mark.get("class", ()), *(name for link in mark.find_all("a") for name in link.get("class", ()))]
             )
             note = mark.find("a", href=re.compile("#")) or re.search("(?i)foot-?note|reference|noteref", named)
-            mark.replace_with(raised(mark.get_text(), before, note=bool(note)))
+            text = raised(mark.get_text(), before, note=bool(note))
+        mark.name, mark.string = _WRITTEN, text
+    for parent in {id(mark.parent): mark.parent for mark in page.find_all(_WRITTEN)}.values():
+        children = list(parent.contents)
+        parent.clear()  # to replace them one by one would take the square of their number
+        for is_text, run in groupby(children, lambda one: one.name == _WRITTEN if one.name else not one.PREFIX):
+            parent.extend(run if not is_text else ["".join(map(_words, run))])  # noqa: B031  one of them
     for link in page.find_all("a", href=re.compile("^#")):
         if _BACK.fullmatch(link.get_text()):
             link.decompose()
