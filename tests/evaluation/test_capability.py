@@ -129,7 +129,7 @@ def test_what_is_no_question_is_said_with_its_line(tmp_path, rows, said):
 
 def test_a_file_that_is_not_there_is_an_error(tmp_path):
     """A missing file is said, and so is a name that is neither a file nor a set on the hub."""
-    with pytest.raises(UsageError, match="cannot be read"):
+    with pytest.raises(UsageError, match="There is no such file"):
         capability.read(tmp_path / "none.jsonl")
     for name in ("sets/none.jsonl", "arc", str(tmp_path / "none"), "a/b/c"):
         with pytest.raises(UsageError, match="no such file"):

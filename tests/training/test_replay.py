@@ -93,7 +93,7 @@ def test_a_wrong_line_is_said_with_its_number(tmp_path, line, said):
 
 def test_a_file_without_chats_is_an_error(tmp_path):
     """A missing and an empty file are said."""
-    with pytest.raises(UsageError, match="cannot be read"):
+    with pytest.raises(UsageError, match="There is no such file"):
         tune.load(tmp_path / "none.jsonl")
     (tmp_path / "empty.jsonl").write_text("\n")
     with pytest.raises(UsageError, match="no chats"):
