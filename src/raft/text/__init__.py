@@ -44,7 +44,7 @@ PAIRED = re.compile(rf"[{UNSPACED}{SYLLABLES}]+")
 
 _HIDDEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
 
-_EXPONENT, _NOTE_MARK = re.compile("(?<=\\d)(?=[⁰¹²³⁴-⁹⁺⁻])"), re.compile(r"(?<=\s)[⁰¹²³⁴-⁹]+(?!\w)")
+_EXPONENT, _NOTE_MARK = re.compile("(?<=\\d)(?=[⁰¹²³⁴-⁹⁺⁻])"), re.compile(r"(?<!\S)[⁰¹²³⁴-⁹]+(?!\w)")
 
 STEM = 5
 """Letters by which words are told apart where their endings do not matter."""
