@@ -257,7 +257,7 @@ card = tune(table("train", "valid"), trainer, PLAN, general=[], share=0.0, seed=
             checkpoints=Path("checkpoints"), facts=FACTS, on_event=lambda facts: None)
 print(json.dumps([card["backend"], card["rows"]]))
 """
-    table = {"settings.py": [behind(r"^TRAINERS\b.*{", '"zero": "zero:ZeroTrainer", ')]}
+    table = {"settings/sections.py": [behind(r"^TRAINERS\b.*{", '"zero": "zero:ZeroTrainer", ')]}
     assert added("trainer", table, program, new={"backends/trainers/zero.py": TRAINER}) == ["zero", 1]
 
 

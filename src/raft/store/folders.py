@@ -1,6 +1,7 @@
 """Folders that are raft's own: nothing is written into another one, and nothing is deleted that raft did not make."""
 
 import json
+import os
 import re
 import shutil
 import sqlite3
@@ -97,7 +98,10 @@ def claim(folder: Path, option: str = "--out") -> None:
             raise UsageError(f"There is a {kind} in the place of what raft writes.", where=path, hint=hint)
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / MARK).exists():
-        (folder / MARK).write_text(_SAYS, encoding="utf-8")
+        with (folder / MARK).open("w", encoding="utf-8") as file:
+            file.write(_SAYS)
+            file.flush()
+            os.fsync(file.fileno())  # else the folder is nobody's after a loss of power
 
 
 def clear(folder: Path, made: str) -> None:

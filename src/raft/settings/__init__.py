@@ -1,0 +1,266 @@
+"""Settings: read from a YAML file and flags, checked, and written again; `sections` has each with its default."""
+
+import re
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import to_jsonable_python
+
+from raft.errors import DamagedArtifact, UsageError, typed
+from raft.settings.sections import (
+    TRAINERS,
+    Answering,
+    AnswerStyle,
+    Benchmark,
+    Chunking,
+    Cleaning,
+    Examples,
+    Generator,
+    Index,
+    Larger,
+    Privacy,
+    Questions,
+    Settings,
+    Split,
+    StyleExample,
+    Training,
+)
+from raft.text import at_home, whole
+
+__all__ = [
+    "TRAINERS",
+    "AnswerStyle",
+    "Answering",
+    "Benchmark",
+    "Chunking",
+    "Cleaning",
+    "Examples",
+    "Generator",
+    "Index",
+    "Larger",
+    "Privacy",
+    "Questions",
+    "Settings",
+    "Split",
+    "StyleExample",
+    "Training",
+    "changed",
+    "commented_yaml",
+    "known_keys",
+    "load",
+    "load_text",
+    "of_manifest",
+    "parse_assignment",
+]
+
+_RENAMED = {"questions.strategy": "questions.way"}
+"""New names of settings that are kept in runs under their old ones."""
+_EXPLAINED = "raft init my-pipeline   (writes a YAML file with every setting explained)"
+_PATHS = ("prompts", "ledger", "evaluation", "corpus", "training.rehearsal_file", "benchmark.other_adapter")
+"""Settings that are paths: a relative one is taken from the folder of the file that it stands in."""
+_PATHS_OR_NAMES = ("benchmark.capability",)
+"""Settings that are paths where there is such a file beside the YAML file, and names otherwise."""
+
+
+def load(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Settings:
+    """Read settings: flags win over the YAML file, the YAML file over the defaults.
+
+    Relative paths in the file (`corpus`, `prompts`, `evaluation` and their like) are taken from the file's folder.
+    `overrides` has values by dotted keys, e.g. `{"index.k": 8}`.
+
+    Raises:
+        UsageError: the file is missing or no YAML, a key is unknown (the nearest known one is named), or a value is
+            of the wrong type or out of range.
+    """
+    return _validated(_read(path) if path else {}, overrides, path)
+
+
+def load_text(text: str, overrides: Mapping[str, Any] | None = None, *, where: str) -> Settings:
+    """Read settings from YAML text, as `load` does; `where` names it in errors."""
+    return _validated(_parse(text, where), overrides, where)
+
+
+def of_manifest(tree: Any, run: Path) -> Settings:
+    """Return the settings that a run directory was built with.
+
+    Raises:
+        DamagedArtifact: they are none, or of a later raft.
+    """
+    try:
+        return Settings.model_validate(tree)
+    except ValidationError as error:
+        hint = f"raft build CORPUS --out {typed(run)}   (says them anew; what is intact is used again)"
+        said = f"The manifest's settings cannot be read. {_explain(error, {}, run).what}"
+        raise DamagedArtifact(said, where=run / "manifest.json", hint=hint) from None
+
+
+def changed(settings: Settings, overrides: Mapping[str, Any]) -> Settings:
+    """Return settings with those replaced that are given by their dotted names; it raises as `load`."""
+    return _validated(settings.model_dump(mode="python"), overrides, _CHANGED)
+
+
+def _validated(tree: dict[str, Any], overrides: Mapping[str, Any] | None, where: object) -> Settings:
+    overrides = overrides or {}
+    for new, kept in _RENAMED.items():
+        section, _, name = new.partition(".")
+        written = tree[section] if isinstance(tree.get(section), dict) else {}
+        if {new, kept} <= overrides.keys() or {new, kept} <= {f"{section}.{one}" for one in written}:
+            raise UsageError(f"{new} and {kept} are one setting.", where=where or "--set", hint="give one of the two")
+        if name in written:
+            _plant(tree, kept, written.pop(name))
+    for key, value in overrides.items():  # a path names its file, whatever its bytes
+        _plant(tree, _RENAMED.get(key, key), value if key in (*_PATHS, *_PATHS_OR_NAMES) else whole(value))
+    try:
+        settings = Settings.model_validate(tree)
+    except ValidationError as error:
+        raise _explain(error, overrides, where) from None
+    unseen = settings.split.unseen
+    if unseen > _MOST_UNSEEN and (where != _CHANGED or "split.unseen" in overrides):  # a run of before may have more
+        given = f"--set split.unseen={unseen}" if "split.unseen" in overrides else where
+        hint = f"--set split.unseen={_MOST_UNSEEN}, or name documents to hold out in split.hold_out"
+        raise UsageError(f"split.unseen is at most {_MOST_UNSEEN}, and it is {unseen}.", where=given, hint=hint)
+    return settings
+
+
+def parse_assignment(text: str) -> tuple[str, Any]:
+    """Split `key=value` as typed after `--set`; the value is read as YAML.
+
+    Raises:
+        UsageError: there is no `=`, or the value is no YAML.
+    """
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise UsageError(f"--set takes key=value, and {text!r} is not of that form.", hint="--set index.k=8")
+    try:
+        return key.strip(), yaml.safe_load(value)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise UsageError(f"The value of {key} is no YAML: {error}", where="--set", hint=f"--set '{key}=...'") from None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UsageError("There is no such pipeline file.", where=path, hint="raft init my-pipeline") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"The pipeline file cannot be read: {error}.", where=path, hint=_EXPLAINED) from None
+    tree = _parse(text, path)
+    for key in _PATHS:
+        _change(tree, key, lambda entry: str(path.parent / at_home(entry)))
+    for key in _PATHS_OR_NAMES:
+        _change(tree, key, lambda entry: str(path.parent / entry) if (path.parent / entry).exists() else entry)
+    if isinstance(tree.get("corpus"), str):
+        tree["corpus"] = [tree["corpus"]]
+    return tree
+
+
+def _change(tree: dict[str, Any], key: str, change: Callable[[str], str]) -> None:
+    """Change the text, or each text of the list, that stands at a dotted key; whatever else stands there is left."""
+    section, _, name = key.rpartition(".")
+    owner = tree.get(section) if section else tree
+    if not isinstance(owner, dict):
+        return
+    value = owner.get(name)
+    if isinstance(value, str):
+        owner[name] = change(value)
+    elif isinstance(value, list):
+        owner[name] = [change(entry) if isinstance(entry, str) else entry for entry in value]
+
+
+def _parse(text: str, where: object) -> dict[str, Any]:
+    try:
+        tree = whole(yaml.safe_load(text))
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise UsageError(f"The pipeline file is no YAML: {error}", where=where, hint=_EXPLAINED) from None
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise UsageError("A pipeline file holds settings as `key: value`.", where=where, hint="raft init my-pipeline")
+    return tree
+
+
+def _plant(tree: dict[str, Any], key: str, value: Any) -> None:
+    *sections, name = key.split(".")
+    for section in sections:
+        child = tree.get(section)
+        if not isinstance(child, dict):
+            child = tree[section] = {}
+        tree = child
+    tree[name] = value
+
+
+_MOST_UNSEEN, _CHANGED = 0.2, "--set"
+_WANTED = {  # what a value has to be, by the beginning of the name that pydantic gives to what is wrong
+    "int": "is a whole number",
+    "float": "is a number",
+    "finite": "is a number with an end",
+    "bool": "is true or false",
+    **dict.fromkeys(("string", "path"), "is text"),
+    "tuple": "is a list",
+    **dict.fromkeys(("model", "dict"), "is a section with settings of its own"),
+    "missing": "has to be given",
+    "greater_than_equal": "is at least {ge}",
+    "greater_than": "is more than {gt}",
+    "less_than_equal": "is at most {le}",
+    "less_than": "is less than {lt}",
+    "too_short": "has at least {min_length} entry",
+    "too_long": "has at most {max_length} entries",
+    "literal_error": "is one of {expected}",
+}
+
+
+def _explain(error: ValidationError, overrides: Mapping[str, Any], where_from: object) -> UsageError:
+    lines: list[str] = []
+    given: list[str] = []
+    for problem in error.errors():
+        parts = [str(part) for part in problem["loc"]]
+        where = re.sub(r"\.(\d+)", r"[\1]", ".".join(parts))
+        given += [key for key in overrides if all(a == b for a, b in zip(parts, key.split("."), strict=False))]
+        if problem["type"] == "extra_forbidden":
+            near = "".join(f" Did you mean {one}?" for one in get_close_matches(where, known_keys(), n=1, cutoff=0.5))
+            lines.append(f"There is no setting {where}.{near}")
+        elif not any(line.startswith(f"{where}[") for line in lines):  # an entry's problem says more than its list's
+            kind = next((one for one in _WANTED if problem["type"].startswith(one)), None)
+            wanted = (
+                _WANTED[kind].format(**problem.get("ctx", {})) if kind else problem["msg"].removeprefix("Value error, ")
+            )
+            was = "" if kind == "missing" else f", and it is {problem['input']!r}"
+            lines.append(f"{where} {wanted.removeprefix('Value error, ')}{was}.")
+    said = " ".join(f"--set {typed(f'{key}={_yaml_value(overrides[key])}')}" for key in dict.fromkeys(given))
+    return UsageError(" ".join(lines), where=said or where_from or "the settings", hint=_EXPLAINED)
+
+
+def known_keys(section: type[BaseModel] = Settings, prefix: str = "") -> list[str]:
+    """Return the dotted names of all settings, in the order in which they are declared."""
+    keys: list[str] = []
+    for name, field in section.model_fields.items():
+        keys.append(prefix + name)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            keys += known_keys(field.annotation, f"{prefix}{name}.")
+    return keys
+
+
+def commented_yaml(
+    values: Mapping[str, Any] | None = None, section: type[BaseModel] = Settings, indent: str = ""
+) -> str:
+    """Return a YAML file with every setting, its meaning as a comment, and its default or the given value."""
+    values = values or {}
+    lines: list[str] = []
+    for name, field in section.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            summary = (kind.__doc__ or "").strip().splitlines()[0]
+            lines += ["", f"{indent}# {summary}", f"{indent}{name}:"]
+            lines.append(commented_yaml(values.get(name), kind, indent + "  ").rstrip("\n"))
+        else:
+            value = values.get(name, field.default)
+            lines += [f"{indent}# {field.description}", f"{indent}{name}: {_yaml_value(value)}"]
+    return "\n".join(lines).lstrip("\n") + "\n"
+
+
+def _yaml_value(value: Any) -> str:
+    return yaml.safe_dump(to_jsonable_python(value), default_flow_style=True, width=1000).removesuffix("...\n").strip()
