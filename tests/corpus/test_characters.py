@@ -73,6 +73,16 @@ def test_a_stray_byte_costs_one_character(place, byte):
     assert said.get("bytes that are no character", 1) <= 3 and "encodings guessed" not in said
 
 
+def test_as_many_stray_bytes_as_words_beyond_ascii_cost_themselves_alone():
+    """A text that is UTF-8 wherever it can be stays so, though as much of it is damaged."""
+    assert decode(b"Tarif:\xff 5\xfe " + "é ü".encode()).endswith("é ü")
+
+
+def test_a_sign_of_currency_that_nobody_writes_is_the_euro_of_latin_9():
+    """Prices of ISO 8859-15 keep their euros, though nothing but that sign tells it from other code pages."""
+    assert decode("Le café coûte 3 €, le thé 2 €.".encode("iso8859_15")) == "Le café coûte 3 €, le thé 2 €."
+
+
 @pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32"])
 @pytest.mark.parametrize("text", ["Plain words, 12 of them.\n", "Ключи у сторожа: 12.\n", "鍵は一番の管理人が、\n"])
 def test_wide_characters_need_no_mark(encoding, text):

@@ -6,6 +6,8 @@ from test_readers import docx, paragraph
 from raft.corpus.readers import Unreadable
 from raft.corpus.readers.formulas import lowered, raised
 
+NAMESPACE = 'xmlns:w="http://schemas.openxmlformats.org/wordprocessingml/2006/main"'
+
 MATH = 'xmlns:m="http://schemas.openxmlformats.org/officeDocument/2006/math"'
 WORD = 'xmlns:w="http://schemas.openxmlformats.org/wordprocessingml/2006/main"'
 
@@ -92,6 +94,15 @@ def test_an_xhtml_page_is_read_as_one(one):
         ("<tr><th>A<th>B<tr><td rowspan=0>x<td>1<tr><td>2", ["A | B", "x | 1", "x | 2"]),
         ("<tr><th>A<th>B<tr><td>x<td><table><tr><td>1<td>2<tr><td>3</table>", ["A | B", "x | 1 2; 3"]),
         ("<tr><td><table><tr><th>A<th>B<tr><td>1<td>2</table><td>aside", ["A | B", "1 | 2"]),
+        (
+            "<thead><tr><th>A<th>B</thead><tfoot><tr><td>y<td>2</tfoot><tbody><tr><td>x<td>1",
+            ["A | B", "x | 1", "y | 2"],
+        ),
+        (
+            "<tr><th>A<th>B<tr><td>x<td>1<tbody><tr><td>y<td>2<tbody><tr><td>z<td>3",
+            ["A | B", "x | 1", "y | 2", "z | 3"],
+        ),
+        ("<thead></thead><tbody><tr><td>A<td>B<tr><td>x<td>1", ["A | B", "x | 1"]),
         ("<caption>About<tbody><tr><th>A|B<th>C<tr><td>1<td>2", [r"A\|B | C", "1 | 2"]),
     ],
 )
@@ -257,10 +268,15 @@ def test_headings_and_clauses_have_the_numbers_that_word_shows(one):
 
 
 def test_hidden_words_and_contents_of_a_word_document_are_counted(one):
-    """Text that is formatted as hidden, and the lines of a table of contents, are no text of the document."""
+    """Hidden text, lines of a table of contents, and headers and footers with words are no text of the document."""
     hidden = "<w:p><w:r><w:t>Kept.</w:t></w:r><w:r><w:rPr><w:vanish/></w:rPr><w:t>gone</w:t></w:r></w:p>"
-    reading = one("a.docx", docx(paragraph("Scope 3", "TOC1") + hidden))
-    assert (reading.text, reading.left_out) == ("Kept.", {"hidden parts": 1, "lines of contents": 1})
+    running = {
+        "word/header1.xml": f"<w:hdr {NAMESPACE}>{paragraph('Draft')}</w:hdr>",
+        "word/footer2.xml": f"<w:ftr {NAMESPACE}/>",
+    }
+    reading = one("a.docx", docx(paragraph("Scope 3", "TOC1") + hidden, **running))
+    counted = {"hidden parts": 1, "lines of contents": 1, "running lines": 1}
+    assert (reading.text, reading.left_out) == ("Kept.", counted)
 
 
 def test_merged_cells_of_word_hold_for_each_row(one):

@@ -154,6 +154,7 @@ def test_toml_front_matter_gives_the_title_and_goes(one):
         "---\n- one\n- two\n---\nSecond.",
         "+++\n\nFirst rule.\n\n+++\n\nSecond.",
         "---\n\nNote: keep it shut.\n\n---\nSecond.",
+        "---\nWhoever leaves the house last does this: lock it.\n---\nSecond.",
     ],
 )
 def test_what_stands_between_ruled_lines_is_text(one, text):
@@ -161,7 +162,9 @@ def test_what_stands_between_ruled_lines_is_text(one, text):
     assert one("a.md", text).text == text
 
 
-@pytest.mark.parametrize("settings", ["", "a: 1\n\nb:\n- x\n- y: 2\nc: >\n  long\n# note\n"])
+@pytest.mark.parametrize(
+    "settings", ["", "a: 1\n\nb:\n- x\n- y: 2\nc: >\n  long\n# note\n", '"a b: c": 1\nlast updated on: x\n']
+)
 def test_front_matter_of_any_shape_goes(one, settings):
     """Lists, folded values, comments and no settings at all are front matter still."""
     assert one("a.md", f"---\n{settings}---\nBody.").text == "Body."

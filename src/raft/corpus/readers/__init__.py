@@ -61,13 +61,13 @@ class _Format(NamedTuple):
 
 _PAGES = ("markdownify", "bs4", "lxml")
 _FORMATS = {
-    "md": _Format("text", ".md .markdown", version=3),
+    "md": _Format("text", ".md .markdown", version=4),
     "mdx": _Format("text", ".mdx"),
     "txt": _Format("text", ".txt .text", version=2),
     "rst": _Format("text", ".rst", version=2),
-    "html": _Format("html", ".html .htm .xhtml", _PAGES, largest=32 * MEGABYTE, version=3),
+    "html": _Format("html", ".html .htm .xhtml", _PAGES, largest=32 * MEGABYTE, version=4),
     "pdf": _Format("pdf", ".pdf", ("pypdfium2",), seconds=300, version=2),
-    "docx": _Format("docx", ".docx", ("mammoth", *_PAGES), version=2),
+    "docx": _Format("docx", ".docx", ("mammoth", *_PAGES), version=3),
     "xlsx": _Format("sheets", ".xlsx .xlsm", ("openpyxl",), version=2),
     "csv": _Format("sheets", ".csv", version=2),
     "tsv": _Format("sheets", ".tsv", version=2),
@@ -277,7 +277,7 @@ def decode(data: bytes, left_out: dict[str, int] | None = None) -> str:
         marked = _unmarked_utf16(data)
     with suppress(UnicodeDecodeError):
         return clean(data.decode(marked or "utf-8"), binary=True)
-    for encoding, most in ((marked, 0.01), ("utf-8", 0.5), (charset, 0.01)):
+    for encoding, most in ((marked, 0.01), ("utf-8", 1), (charset, 0.01)):
         if encoding is None or (marked and encoding != marked):
             continue
         text = data.decode(encoding, "replace")
@@ -288,7 +288,8 @@ def decode(data: bytes, left_out: dict[str, int] | None = None) -> str:
     if marked or not (guess := _guessed(data)):
         raise Unreadable("It is not a text file, or one of an encoding that cannot be told: save it as UTF-8.")
     said["encodings guessed"] = 1
-    return clean(data.decode(guess, "replace"), binary=True)
+    text = data.decode(guess, "replace")
+    return clean(text.replace("¤", "€") if guess in ("cp1252", "iso8859_2") else text, binary=True)  # as in ISO 8859-15
 
 
 def _python_name(charset: str) -> str | None:

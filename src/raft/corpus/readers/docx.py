@@ -16,6 +16,7 @@ _STYLES = "p[style-name='Title'] => h1:fresh"
 _W = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
 _M = "{http://schemas.openxmlformats.org/officeDocument/2006/math}"
 _PART = re.compile(r"word/(?:document\d*|footnotes|endnotes)\.xml")
+_RUNNING = re.compile(r"word/(?:header|footer)\d*\.xml")
 _LABEL = "\ue000"
 """Stands before the number of a paragraph, and the digit of its level."""
 _LABELLED = re.compile(rf"(?:^|\n\n){_LABEL}(\d)")
@@ -25,8 +26,8 @@ _ROMAN = ((100, "c"), (90, "xc"), (50, "l"), (40, "xl"), (10, "x"), (9, "ix"), (
 def read(path: Path, *, kind: str, **_others: object) -> list[Reading]:
     """Read a Word document as one document, with its headings, lists, tables and equations.
 
-    The numbers of headings and clauses are those that Word shows; hidden text, lines of a table of contents and
-    pictures are left out, but for the words that describe them.
+    The numbers of headings and clauses are those that Word shows; hidden text, running lines, lines of a table of
+    contents and pictures are left out, but for the words that describe them.
     """
     mammoth = require("mammoth", why="to read DOCX files")
     left_out: dict[str, int] = {}
@@ -67,6 +68,8 @@ def _prepared(path: Path | io.BytesIO, left_out: dict[str, int]) -> io.BytesIO:
         numbers = _Numbers(*trees)
         for name in archive.namelist():
             data = b"" if name.startswith("word/media/") else archive.read(name)
+            if _RUNNING.fullmatch(name) and "".join(etree.fromstring(data, parser).itertext()).strip():
+                left_out["running lines"] = left_out.get("running lines", 0) + 1
             if _PART.fullmatch(name):
                 root = etree.fromstring(data, parser)
                 _prepare(root, numbers, left_out)

@@ -45,6 +45,7 @@ _ASKING = re.compile(
 )
 _HEADINGS = [f"h{level}" for level in range(1, 7)]
 _LAYING_OUT = {"table", "pre", *_HEADINGS}
+_ONE_BODY = ([], ["tbody"], ["thead", "tbody"])
 _LEADING = {"breadcrumb", "breadcrumbs", "sidebar", "navbar", "nav", "navigation", "menu", "toc", "pagination", "pager"}
 _BLOCKS = ("p", "br", "li", "div")
 _TELLING = ("p", "li", "td", "dt", "summary", *_HEADINGS)
@@ -268,14 +269,16 @@ def _lay_out(page: Any, table: Any) -> None:
     if "caption" in names and (caption := table.find("caption")):
         caption.name = "p"
         table.insert_before(caption.extract())
-    rows = [[cell for cell in one.contents if cell.name in ("td", "th")] for one in inside if one.name == "tr"]
-    rows = [row for row in rows if row and not row[0].decomposed]
+    lines = sorted((one for one in inside if one.name == "tr" and one.find_parent("table") is table), key=_is_below)
+    rows = [[cell for cell in one.contents if cell.name in ("td", "th")] for one in lines]
+    rows = [row for row in rows if row]
     heads = sum(1 for row in rows if row[0].find_parent("thead"))
     if not heads:
         heads = next((number for number, row in enumerate(rows) if any(cell.name != "th" for cell in row)), 0)
     if heads < 2 and not any(
         cell.get(span, "1") != "1" for row in rows for cell in row for span in ("rowspan", "colspan")
     ):
+        _join_bodies(table, lines)
         return
     grid = spread([[(cell, cell.get("rowspan", ""), cell.get("colspan", "")) for cell in row] for row in rows])
     width = len(grid[0]) if grid else 0
@@ -295,6 +298,19 @@ def _lay_out(page: Any, table: Any) -> None:
         alike = len({id(cell) for cell in row}) == 1 and width > 1
         made.append(_row(page, "th" if len(made) == 0 else "td", [row[0], *[None] * (width - 1)] if alike else row))
     table.replace_with(made)
+
+
+def _join_bodies(table: Any, lines: list[Any]) -> None:
+    """Put a table's rows into one body, where they are not: the converter would head each of several."""
+    parts = [one for one in table.contents if one.name]
+    if [one.name for one in parts] not in _ONE_BODY or not all(one.find("tr") for one in parts):
+        table.clear()
+        table.extend(lines)
+
+
+def _is_below(row: Any) -> bool:
+    """Tell whether a row is shown below all others, wherever it is written."""
+    return bool(row.parent.name == "tfoot")
 
 
 def _row(page: Any, kind: str, cells: list[Any]) -> Any:

@@ -17,7 +17,10 @@ _FRONT_MATTER = re.compile(
     r"(?:---[a-z]*[ \t]*\n(?P<yaml>.*?\n)??(?:---|\.\.\.)|\+\+\+[ \t]*\n(?P<toml>.*?\n)??\+\+\+)[ \t]*(?:\n|\Z)",
     re.DOTALL,
 )
-_KEY, _GOES_ON = re.compile(r"[\w\"'$@][^:\n]{0,200}:(?:\s|$)"), re.compile(r"[ \t#}\]-]|$")
+_KEY, _GOES_ON = (
+    re.compile(r"(?:[\w$@][^\s:]{0,99}(?: [^\s:]{1,99}){0,2}|\"[^\"\n]{0,200}\"|'[^'\n]{0,200}') ?:(?:\s|$)"),
+    re.compile(r"[ \t#}\]-]|$"),
+)
 _TOML = re.compile(r"\s*(?:#|\[|[\w\"'.-]+\s*=)")
 _TITLE = re.compile(r"^title[ \t]*[:=][ \t]*(?P<quote>[\"']?)(?P<title>[^\n]{0,2000}?)(?P=quote)[ \t]*$", re.MULTILINE)
 _CODE = r"(?P<ticks>`{1,3})(?!`)[^\n]{1,2000}?(?<!`)(?P=ticks)(?!`)"
