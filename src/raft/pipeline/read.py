@@ -15,6 +15,7 @@ from raft.settings import Settings
 from raft.store.artifacts import Output
 from raft.store.run import Run, Step
 from raft.text.languages import BEGUN, of_documents
+from raft.text.records import VERSION, records
 
 _RECORD = r"#\d+$"
 """What a document's name has behind its file's, where the file has several."""
@@ -106,6 +107,17 @@ def languages(run: Run) -> dict[str, str]:
     frames = run.stream("documents.parquet", ["doc_id", "text", "error"])
     begun = (frame.filter(pl.col("error").is_null()).with_columns(pl.col("text").str.head(BEGUN)) for frame in frames)
     return of_documents(pair for frame in begun for pair in frame.select("doc_id", "text").iter_rows())
+
+
+def records_told(run: Run) -> dict[str, int]:
+    """Return what a step's key has where chunks hold records (`raft.text.records`): else nothing depends on them."""
+    digest = run.manifest["steps"]["chunks"]["artifacts"]["chunks.parquet"]["digest"]
+    known = run.manifest.get("records", {})
+    if known.get("chunks") != digest or known.get("version") != VERSION:
+        texts = (text for frame in run.stream("chunks.parquet", ["text"]) for text in frame["text"])
+        known = {"chunks": digest, "found": any(map(records, texts)), "version": VERSION}
+        run.describe(records=known)
+    return {"records": VERSION} if known["found"] else {}
 
 
 def redacted(frames: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
