@@ -429,7 +429,7 @@ def test_a_row_of_a_sheet_is_asked_about_by_its_name_and_quotes_itself_alone():
         ("19.90 €", "What is the price for Pruning saw Orlo"),
     }
     assert {ROWS[one.start : one.end] for one in made} == set(ROWS.splitlines())
-    assert made[0].statement == "tool: Hedge shears Marlow; price: 32.50 €"
+    assert "tool: Hedge shears Marlow; price: 32.50 €" in {one.statement for one in made}
 
 
 def test_rows_that_begin_alike_are_told_apart_by_their_next_cells():
