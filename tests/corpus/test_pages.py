@@ -289,3 +289,13 @@ def test_merged_cells_of_word_hold_for_each_row(one):
     rows = [cell("Hall") + cell("Lead"), cell("North", first) + cell("Ada"), cell("", more) + cell("Bo")]
     table = "".join(f"<w:tr>{row}</w:tr>" for row in rows)
     assert one("a.docx", docx(f"<w:tbl>{table}</w:tbl>")).text.split("\n")[2:] == ["| North | Ada |", "| North | Bo |"]
+
+
+def test_items_have_the_numbers_that_a_browser_shows(one):
+    """Lists that begin elsewhere, count down or skip numbers keep theirs, each list its own."""
+    inner = "<ol start=3><li>Shut the valve.<ol><li>Turn it.<li>Lock it.</ol><li value=7>Drain it.<p>Twice.</p><li>Dry.</ol>"
+    down = "<ol reversed><li>Last<li>Last but one</ol><ol start=x><li>One</ol>"
+    assert one("a.html", inner).text.split("\n") == [
+        *("3. Shut the valve.", "   1. Turn it.", "   2. Lock it.", "7. Drain it.", "", "   Twice.", "8. Dry."),
+    ]
+    assert one("b.html", down).text.split() == ["2.", "Last", "1.", "Last", "but", "one", "1.", "One"]

@@ -2,7 +2,9 @@
 
 import copy
 import re
+import textwrap
 import warnings
+from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -92,8 +94,6 @@ def to_markdown(source: str, left_out: dict[str, int]) -> tuple[str | None, str]
     _drop(page, left_out)
     _write_out(page, left_out)
     _write_marks(page)
-    for listed in page.find_all("ol", start=re.compile("[^0-9]|.{8}")):  # the converter would fail
-        del listed["start"]
     for table in page.find_all("table"):
         _lay_out(page, table)
     for cell in page.find_all(["td", "th"]):
@@ -113,10 +113,36 @@ def to_markdown(source: str, left_out: dict[str, int]) -> tuple[str | None, str]
         escape_misc=False,
         table_infer_header=True,
     )
+    numbers = {id(item): number for listed in page.find_all("ol") for item, number in _numbered(listed)}
+    bulleted = converter.convert_li
+
+    def item(element: Any, text: str, parent_tags: set[str]) -> str:
+        """Number an item of a list: the converter itself counts those before it, one by one."""
+        if id(element) not in numbers or not text.strip():
+            return str(bulleted(element, text, parent_tags))
+        mark = f"{numbers[id(element)]}. "
+        return f"{mark}{textwrap.indent(text.strip(), ' ' * len(mark))[len(mark) :]}\n"
+
+    converter.convert_li = item
     text = clean(converter.convert_soup(page))
     text = _ROW.sub(lambda row: " ".join(row[0].split()), text)
     text = _EMPTY.sub("", re.sub(r"(?<![ \t])[ \t]+\n", "\n", text))
     return title or None, re.sub(r"\n{3,}", "\n\n", text).strip()
+
+
+def _numbered(listed: Any) -> Iterator[tuple[Any, int]]:
+    """Yield the items of an ordered list with the numbers that a browser shows."""
+    items = [child for child in listed.contents if child.name == "li"]
+    down = "reversed" in listed.attrs
+    number = _whole(listed.get("start"), len(items) if down else 1)
+    for item in items:
+        number = _whole(item.get("value"), number)
+        yield item, number
+        number += -1 if down else 1
+
+
+def _whole(said: str | None, otherwise: int) -> int:
+    return int(said) if said and re.fullmatch(r"[0-9]{1,7}", said) else otherwise
 
 
 def _drop(page: Any, left_out: dict[str, int]) -> None:
