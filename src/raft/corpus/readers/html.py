@@ -23,6 +23,7 @@ _ROW = re.compile(r"^\|.*", re.MULTILINE)
 _EMPTY = re.compile(r"^(?:\|[ |]*|#+)$\n?", re.MULTILINE)
 _MAX_DEPTH = 1_000
 """Far more than the converter can follow; what looks for tables would take the square of it."""
+_MANY = 50
 _DROPPED = [
     "style",
     "head",
@@ -153,13 +154,21 @@ def _drop(page: Any, left_out: dict[str, int]) -> None:
     concealed = _concealed(page)
     waiting = [page]
     while waiting:
-        for element in [child for child in waiting.pop().contents if child.name]:
+        parent, gone = waiting.pop(), []
+        for element in [child for child in parent.contents if child.name]:
             why = "" if _is_no_text(element) else _part(element, opened, concealed)
             if why is None:
                 waiting.append(element)
                 continue
             if why and element.get_text(strip=True):
                 left_out[why] = left_out.get(why, 0) + 1
+            gone.append(element)
+        if len(gone) > _MANY:  # each alone would be looked for among all its neighbours
+            out = set(map(id, gone))
+            kept = [child for child in parent.contents if id(child) not in out]
+            parent.clear()
+            parent.extend(kept)
+        for element in gone:
             element.decompose()
 
 
@@ -226,12 +235,17 @@ def _write_out(page: Any, left_out: dict[str, int]) -> None:
         words = described(str(picture.get("alt") or ""))
         if not words and picture.get("alt") != "":  # which says that it only adorns
             left_out["pictures without text"] = left_out.get("pictures without text", 0) + 1
-        picture.replace_with(words)
+        _say(picture, words)
     for formula in page.find_all(["math", "script"]):
         if formula.name == "script":
             formula.replace_with(f"${formula.get_text().strip()}$")
         elif not formula.decomposed:
-            formula.replace_with(told(require("lxml.html", why="to read HTML files").fragment_fromstring(str(formula))))
+            _say(formula, told(require("lxml.html", why="to read HTML files").fragment_fromstring(str(formula))))
+
+
+def _say(element: Any, words: str) -> None:
+    """Let an element be its words; to replace it would look for its place among all its neighbours."""
+    element.name, element.attrs, element.string = _WRITTEN, {}, words
 
 
 def described(words: str) -> str:
@@ -257,7 +271,7 @@ def _write_marks(page: Any) -> None:
             )
             note = mark.find("a", href=re.compile("#")) or re.search("(?i)foot-?note|reference|noteref", named)
             text = raised(mark.get_text(), before, note=bool(note))
-        mark.name, mark.string = _WRITTEN, text
+        _say(mark, text)
     for parent in {id(mark.parent): mark.parent for mark in page.find_all(_WRITTEN)}.values():
         children = list(parent.contents)
         parent.clear()  # to replace them one by one would take the square of their number
