@@ -33,6 +33,7 @@ from raft.pipeline.read import (
     read_documents,
     records_told,
     tallied,
+    tell_languages,
 )
 from raft.prompts import Prompt
 from raft.protocols import Embedder, Generator, Indexes, OnEvent, Tokenizer
@@ -126,6 +127,7 @@ def make_all(
     read_documents(run, settings, sources)
     own = own_questions(settings, settings.evaluation, documents_listed(run)) if settings.evaluation else None
     aside = set_aside(run, settings)
+    tell_languages(run, settings, strategy=strategy, aside=aside, on_event=on_event)
     cut_chunks(run, settings, components.embedder)
     survey_chunks(run, settings, strategy=strategy, aside=aside)
     fill_indexes(run, settings, components)
