@@ -442,5 +442,5 @@ def test_rows_that_begin_alike_are_told_apart_by_their_next_cells():
 def test_a_value_with_its_name_is_asked_for_under_the_title():
     """Of lines `name: value` the value is asked for by its name and the document's title; prose stays a sentence."""
     text = "Warranty: 24 months\nMade by: Pell and Daughters, who have lived in Port Harcourt since 1998."
-    assert ("number", "24 months", "According to $title, what is the warranty") in found(text)
+    assert ("number", "24 months", "What is the warranty according to $title") in found(text)
     assert [one.cells for one in statements(text)][1] == ()

@@ -248,7 +248,7 @@ def _of_record(
         if whole is None or _kind(whole) not in kinds or not once or _NAMELESS.fullmatch(head):
             continue
         asked = f"What is the {_lower_first(head)} for {named}"
-        opening = asked if head else f"According to $title, what is the {_lower_first(named)}"
+        opening = asked if head else f"What is the {_lower_first(named)} according to $title"
         told = "; ".join(f"{_lower_first(name)}: {value}" for name, value in [*cells[: len(begun)], (head, cell)])
         wording = told if head else statement.wording
         pattern = pattern_of(f"{named} | {head}")
