@@ -13,40 +13,32 @@ WORD = 'xmlns:w="http://schemas.openxmlformats.org/wordprocessingml/2006/main"'
 
 
 @pytest.mark.parametrize(
-    "hidden",
+    ("part", "kind"),
     [
-        "<p HIDDEN>gone</p>",
-        "<div STYLE='Color: red; Display : none'><p>gone</p></div>",
-        "<p style='visibility:hidden'>gone</p>",
-        "<span aria-hidden=TRUE>gone</span>",
-        "<dialog>gone</dialog>",
-        "<style>@media print {.old {color: red}} .new, .old {display:none}</style><p class='a old'>gone</p>",
+        ("<p HIDDEN>gone</p>", "hidden parts"),
+        ("<div STYLE='Color: red; Display : none'><p>gone</p></div>", "hidden parts"),
+        ("<p style='visibility:hidden'>gone</p>", "hidden parts"),
+        ("<span aria-hidden=TRUE>gone</span>", "hidden parts"),
+        ("<dialog>gone</dialog>", "hidden parts"),
+        (
+            "<style>@media print {.old {color: red}} .new, .old {display:none}</style><p class='a old'>gone</p>",
+            "hidden parts",
+        ),
+        ("<NAV>gone</NAV>", "menus and banners"),
+        ("<div role=navigation>gone</div>", "menus and banners"),
+        ("<header><a href=/>gone</a></header>", "menus and banners"),
+        ("<div class='cookie-banner big'>gone <button>All</button></div>", "menus and banners"),
+        ("<section id=onetrust-consent-sdk>gone</section>", "menus and banners"),
+        ("<a class=skip-link href=#m>gone</a>", "menus and banners"),
+        ("<footer>gone</footer>", "menus and banners"),
+        ("<div role=dialog>gone</div>", "menus and banners"),
+        ("<ul class='Breadcrumbs top'><li><a href=/>gone</a> ›</ul>", "menus and banners"),
     ],
 )
-def test_what_a_browser_hides_is_left_out_and_counted(one, hidden):
-    """However a part is hidden: it is not read, and the reading says so."""
-    reading = one("a.html", f"<h1>Rules</h1>{hidden}<p>Keep.</p>")
-    assert (reading.text, reading.left_out) == ("# Rules\n\nKeep.", {"hidden parts": 1})
-
-
-@pytest.mark.parametrize(
-    "menu",
-    [
-        "<NAV>gone</NAV>",
-        "<div role=navigation>gone</div>",
-        "<header><a href=/>gone</a></header>",
-        "<div class='cookie-banner big'>gone <button>All</button></div>",
-        "<section id=onetrust-consent-sdk>gone</section>",
-        "<a class=skip-link href=#m>gone</a>",
-        "<footer>gone</footer>",
-        "<div role=dialog>gone</div>",
-        "<ul class='Breadcrumbs top'><li><a href=/>gone</a> ›</ul>",
-    ],
-)
-def test_menus_and_banners_are_left_out_and_counted(one, menu):
-    """What leads through a site, or asks for consent, is no part of the document."""
-    reading = one("a.html", f"{menu}<h1>Rules</h1><p>Keep.</p>")
-    assert (reading.text, reading.left_out) == ("# Rules\n\nKeep.", {"menus and banners": 1})
+def test_what_is_no_part_of_a_document_is_left_out_and_counted(one, part, kind):
+    """What a browser hides, leads through a site or asks for consent is not read, and the reading says so."""
+    reading = one("a.html", f"{part}<h1>Rules</h1><p>Keep.</p>")
+    assert (reading.text, reading.left_out) == ("# Rules\n\nKeep.", {kind: 1})
 
 
 @pytest.mark.parametrize(
