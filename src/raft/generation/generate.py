@@ -99,8 +99,8 @@ def plan_spans(
             count -= len(decided)
             first, others = _first_of_each(targets(row["text"], (), [*{*kinds} & {*_COPIED}], stated=named))
             choices: list[tuple[int, int, StatedFact | None]] = [(*place, None) for place in sentences]
-            choices = sorted(choices + first, key=lambda one: one[0])
-            for start, end, target in _spread(choices, count):
+            choices += first
+            for start, end, target in _spread(sorted(choices, key=lambda one: one[0]), count):
                 yield asks(row, start, end) if target is None else _ask_for(target, row, used)
             given_answers = [
                 (start, end, answer) for start, end in sentences for answer in _facts(row["text"][start:end], kinds)

@@ -48,7 +48,7 @@ _ASKING = re.compile(
 )
 _HEADINGS = [f"h{level}" for level in range(1, 7)]
 _LAYING_OUT = {"table", "pre", *_HEADINGS}
-_ONE_BODY = ([], ["tbody"], ["thead", "tbody"])
+_ONE_BODY: tuple[list[str], ...] = ([], ["tbody"], ["thead", "tbody"])
 _LEADING = {"breadcrumb", "breadcrumbs", "sidebar", "navbar", "nav", "navigation", "menu", "toc", "pagination", "pager"}
 _BLOCKS = ("p", "br", "li", "div")
 _TELLING = ("p", "li", "td", "dt", "summary", *_HEADINGS)
@@ -309,8 +309,8 @@ def _lay_out(page: Any, table: Any) -> None:
     if "caption" in names and (caption := table.find("caption")):
         caption.name = "p"
         table.insert_before(caption.extract())
-    lines = sorted((one for one in inside if one.name == "tr" and one.find_parent("table") is table), key=_is_below)
-    rows = [[cell for cell in one.contents if cell.name in ("td", "th")] for one in lines]
+    shown = sorted((one for one in inside if one.name == "tr" and one.find_parent("table") is table), key=_is_below)
+    rows = [[cell for cell in one.contents if cell.name in ("td", "th")] for one in shown]
     rows = [row for row in rows if row]
     heads = sum(1 for row in rows if row[0].find_parent("thead"))
     if not heads:
@@ -318,7 +318,7 @@ def _lay_out(page: Any, table: Any) -> None:
     if heads < 2 and not any(
         cell.get(span, "1") != "1" for row in rows for cell in row for span in ("rowspan", "colspan")
     ):
-        _join_bodies(table, lines)
+        _join_bodies(table, shown)
         return
     grid = spread([[(cell, cell.get("rowspan", ""), cell.get("colspan", "")) for cell in row] for row in rows])
     width = len(grid[0]) if grid else 0
