@@ -4,6 +4,8 @@ import openpyxl
 import pytest
 
 import raft
+from raft.pipeline.read import records_told
+from raft.text.records import VERSION
 
 TOOLS = [
     ("Tool", "Order code", "Price", "Weight"),
@@ -45,3 +47,18 @@ def test_a_price_list_is_asked_about_row_by_row(price_lists, tmp_path, fake_mode
     assert asked["What is the weight for Old Saw Teal?"][1] == "Tool: Old Saw Teal; Price: 24.00 €; Weight: 0.6 kg"
     assert asked["What is the warranty according to old?"] == ("24 months", "Warranty: 24 months")
     assert max(len(quote.split("\n")) for _, quote in asked.values()) == 1
+
+
+def test_runs_without_records_keep_their_keys(price_lists, tmp_path, fake_models):
+    """Rows are part of the key of what is asked in runs that hold some alone, and a second build asks nothing anew."""
+    settings = {"questions.way": "spans", "split.unseen": 0.0}
+    (tmp_path / "prose").mkdir()
+    (tmp_path / "prose" / "a.md").write_text("The rake of the house Orlo weighs 1.1 kg and is made of ash.\n" * 3)
+    fake_models.reply = lambda request: "?" if request.messages[-1]["role"] == "assistant" else "no"
+    built = raft.build(price_lists, out=tmp_path / "run", settings=settings)
+    assert records_told(built._run) == {"records": VERSION}
+    fake_models.forget()
+    raft.build(price_lists, out=tmp_path / "run", settings=settings)
+    assert fake_models.asked == []
+    fake_models.reply = lambda request: " 1.1 kg\nQuestion: What does the rake of the house Orlo weigh?"
+    assert records_told(raft.build(tmp_path / "prose", out=tmp_path / "other", settings=settings)._run) == {}
