@@ -10,6 +10,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from killing import Dying
 from raft.backends.asking import Reply
 from raft.corpus.readers import read
 from raft.store.ledger import request_key
@@ -339,3 +340,10 @@ def one(tmp_path):
         return reading
 
     return write_and_read
+
+
+@pytest.fixture(scope="module")
+def dying(request, tmp_path_factory):
+    """What does commands in forks of itself, with all imported that the tests' module names in `IMPORTED`."""
+    with Dying(tmp_path_factory.mktemp("faults"), *getattr(request.module, "IMPORTED", ())) as server:
+        yield server

@@ -6,6 +6,7 @@ import re
 import pytest
 
 import raft
+from raft.errors import RaftError
 from raft.rag.format import ABSTENTION, is_abstention, parse
 from raft.text.languages import LANGUAGES, of_documents
 
@@ -132,6 +133,21 @@ def test_what_a_language_lacks_is_said_before_the_first_call(tmp_path, fake_mode
     assert names.index("planned") < names.index("request")
     assert built.summary()["steps"]["questions"]["notes"]["left_out"] == [said, *others]
     assert "knows English alone" in others[0]
+
+
+def test_a_way_that_knows_english_alone_says_so_before_anything_is_embedded(tmp_path, fake_models):
+    """Where nothing can be asked of any document a build stops after reading them, and names what to do."""
+    events = []
+    with pytest.raises(RaftError, match="in German, and the way for the smallest models knows") as stopped:
+        raft.build(
+            write(tmp_path / "de", "de"),
+            out=tmp_path / "run",
+            settings={"questions.way": "answer_first"},
+            on_event=lambda event, facts: events.append((event, facts.get("step"))),
+        )
+    assert ("left out", None) in events and ("begins", "chunks") not in events
+    assert stopped.value.hint.startswith(f"raft build {tmp_path / 'de'} --pipeline local")
+    assert "questions.way=spans" in stopped.value.hint
 
 
 def test_the_language_of_a_corpus_is_that_of_most_of_its_documents():

@@ -13,40 +13,32 @@ WORD = 'xmlns:w="http://schemas.openxmlformats.org/wordprocessingml/2006/main"'
 
 
 @pytest.mark.parametrize(
-    "hidden",
+    ("part", "kind"),
     [
-        "<p HIDDEN>gone</p>",
-        "<div STYLE='Color: red; Display : none'><p>gone</p></div>",
-        "<p style='visibility:hidden'>gone</p>",
-        "<span aria-hidden=TRUE>gone</span>",
-        "<dialog>gone</dialog>",
-        "<style>@media print {.old {color: red}} .new, .old {display:none}</style><p class='a old'>gone</p>",
+        ("<p HIDDEN>gone</p>", "hidden parts"),
+        ("<div STYLE='Color: red; Display : none'><p>gone</p></div>", "hidden parts"),
+        ("<p style='visibility:hidden'>gone</p>", "hidden parts"),
+        ("<span aria-hidden=TRUE>gone</span>", "hidden parts"),
+        ("<dialog>gone</dialog>", "hidden parts"),
+        (
+            "<style>@media print {.old {color: red}} .new, .old {display:none}</style><p class='a old'>gone</p>",
+            "hidden parts",
+        ),
+        ("<NAV>gone</NAV>", "menus and banners"),
+        ("<div role=navigation>gone</div>", "menus and banners"),
+        ("<header><a href=/>gone</a></header>", "menus and banners"),
+        ("<div class='cookie-banner big'>gone <button>All</button></div>", "menus and banners"),
+        ("<section id=onetrust-consent-sdk>gone</section>", "menus and banners"),
+        ("<a class=skip-link href=#m>gone</a>", "menus and banners"),
+        ("<footer>gone</footer>", "menus and banners"),
+        ("<div role=dialog>gone</div>", "menus and banners"),
+        ("<ul class='Breadcrumbs top'><li><a href=/>gone</a> ›</ul>", "menus and banners"),
     ],
 )
-def test_what_a_browser_hides_is_left_out_and_counted(one, hidden):
-    """However a part is hidden: it is not read, and the reading says so."""
-    reading = one("a.html", f"<h1>Rules</h1>{hidden}<p>Keep.</p>")
-    assert (reading.text, reading.left_out) == ("# Rules\n\nKeep.", {"hidden parts": 1})
-
-
-@pytest.mark.parametrize(
-    "menu",
-    [
-        "<NAV>gone</NAV>",
-        "<div role=navigation>gone</div>",
-        "<header><a href=/>gone</a></header>",
-        "<div class='cookie-banner big'>gone <button>All</button></div>",
-        "<section id=onetrust-consent-sdk>gone</section>",
-        "<a class=skip-link href=#m>gone</a>",
-        "<footer>gone</footer>",
-        "<div role=dialog>gone</div>",
-        "<ul class='Breadcrumbs top'><li><a href=/>gone</a> ›</ul>",
-    ],
-)
-def test_menus_and_banners_are_left_out_and_counted(one, menu):
-    """What leads through a site, or asks for consent, is no part of the document."""
-    reading = one("a.html", f"{menu}<h1>Rules</h1><p>Keep.</p>")
-    assert (reading.text, reading.left_out) == ("# Rules\n\nKeep.", {"menus and banners": 1})
+def test_what_is_no_part_of_a_document_is_left_out_and_counted(one, part, kind):
+    """What a browser hides, leads through a site or asks for consent is not read, and the reading says so."""
+    reading = one("a.html", f"{part}<h1>Rules</h1><p>Keep.</p>")
+    assert (reading.text, reading.left_out) == ("# Rules\n\nKeep.", {kind: 1})
 
 
 @pytest.mark.parametrize(
@@ -289,3 +281,20 @@ def test_merged_cells_of_word_hold_for_each_row(one):
     rows = [cell("Hall") + cell("Lead"), cell("North", first) + cell("Ada"), cell("", more) + cell("Bo")]
     table = "".join(f"<w:tr>{row}</w:tr>" for row in rows)
     assert one("a.docx", docx(f"<w:tbl>{table}</w:tbl>")).text.split("\n")[2:] == ["| North | Ada |", "| North | Bo |"]
+
+
+def test_items_have_the_numbers_that_a_browser_shows(one):
+    """Lists that begin elsewhere, count down or skip numbers keep theirs, each list its own."""
+    inner = "<ol start=3><li>Shut it.<ol><li>Turn it.<li>Lock it.</ol><li value=7>Drain it.<p>Twice.<li>Dry.</ol>"
+    down = "<ol reversed><li>Last<li>Last but one</ol><ol start=x><li>One</ol>"
+    assert one("a.html", inner).text.split("\n") == [
+        *("3. Shut it.", "   1. Turn it.", "   2. Lock it.", "7. Drain it.", "", "   Twice.", "8. Dry."),
+    ]
+    assert one("b.html", down).text.split() == ["2.", "Last", "1.", "Last", "but", "one", "1.", "One"]
+
+
+def test_many_hidden_parts_go_and_all_others_stay_in_order(one):
+    """A page with a hundred hidden parts keeps what stands between them, in its order."""
+    page = "".join(f"<div hidden>old</div>new{number}<b>bold</b>" for number in range(100))
+    assert one("a.html", page).text == "".join(f"new{number}**bold**" for number in range(100))
+    assert one("a.html", page).left_out == {"hidden parts": 100}

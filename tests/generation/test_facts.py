@@ -410,3 +410,37 @@ def test_a_comparison_names_both_and_quotes_both():
     assert ask.doc_ids == ("d2", "d1")
     with pytest.raises(ValueError, match="something else"):
         ask.request.check(" the colour of their box?")
+
+
+ROWS = """\
+No: 1; Tool: Hedge shears Marlow; Price: 32.50 €; Weight: 1.4 kg; column 5: 12 kg
+No: 2; Tool: Pruning saw Teal; Price: 24.00 €; Remark: Folds. Cuts green wood
+No: 3; Tool: Pruning saw Orlo; Price: 19.90 €
+"""
+
+
+def test_a_row_of_a_sheet_is_asked_about_by_its_name_and_quotes_itself_alone():
+    """The values of a record are asked for by the names of row and column; the quote is the row."""
+    made = targets(ROWS, OPENINGS, FACTS)
+    assert {(one.answer, one.opening) for one in made} == {
+        ("32.50 €", "What is the price for Hedge shears Marlow"),
+        ("1.4 kg", "What is the weight for Hedge shears Marlow"),
+        ("24.00 €", "What is the price for Pruning saw Teal"),
+        ("19.90 €", "What is the price for Pruning saw Orlo"),
+    }
+    assert {ROWS[one.start : one.end] for one in made} == set(ROWS.splitlines())
+    assert "tool: Hedge shears Marlow; price: 32.50 €" in {one.statement for one in made}
+
+
+def test_rows_that_begin_alike_are_told_apart_by_their_next_cells():
+    """Where several rows have the same first cell the second is named too; what nothing tells apart is not asked."""
+    alike = "Shed: North; Day: 2026-03-01; Litres: 40\nShed: North; Day: 2026-03-02; Litres: 45"
+    assert ("number", "40", "What is the litres for North, 2026-03-01") in found(alike)
+    assert found("Shed: North; Litres: 40\nShed: North; Litres: 45") == []
+
+
+def test_a_value_with_its_name_is_asked_for_under_the_title():
+    """Of lines `name: value` the value is asked for by its name and the document's title; prose stays a sentence."""
+    text = "Warranty: 24 months\nMade by: Pell and Daughters, who have lived in Port Harcourt since 1998."
+    assert ("number", "24 months", "What is the warranty according to $title") in found(text)
+    assert [one.cells for one in statements(text)][1] == ()

@@ -288,3 +288,13 @@ def test_frames_do_not_matter():
     )
     assert one == other
     assert len(one) == 9
+
+
+def test_each_row_of_a_sheet_is_asked_about():
+    """Rows of a sheet are asked about one by one, for a value by its name, and the quote is the row."""
+    rows = [f"Tool: Rake{number} Orlo; Price: {number}.50 €; Weight: {number} kg" for number in range(4)]
+    made = asked(chunk(0, "\n".join(rows)), questions=4)
+    questions = [ask.read(" in the shop?")[0] for ask in made]
+    assert [row["quotes"][0]["text"] for row in questions] == rows
+    assert [row["question"].split(" for ")[1] for row in questions] == [f"Rake{n} Orlo in the shop?" for n in range(4)]
+    assert len(asked(chunk(0, "\n".join(rows)), questions=8)) == 8

@@ -11,7 +11,6 @@ import pytest
 from test_kills import asked, corpus_in
 
 from conftest import tables_of
-from killing import Dying
 
 BUILD = ["build", "corpus", "--out", "run", "--quiet"]
 BUILD += [f"--set={one}" for one in ("chunking.tokens=60", "questions.per_chunk=8", "generator.attempts=2")]
@@ -82,13 +81,6 @@ def renew(path):
 
 
 DAMAGE = [cut, empty, flip, replace, delete, renew]
-
-
-@pytest.fixture(scope="module")
-def dying(tmp_path_factory):
-    """What does commands in forks of itself."""
-    with Dying(tmp_path_factory.mktemp("faults")) as server:
-        yield server
 
 
 @pytest.fixture(scope="module")

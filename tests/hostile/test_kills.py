@@ -7,17 +7,9 @@ import shutil
 import pytest
 
 from conftest import tables_of, write_corpus
-from killing import Dying
 
 ORDERED = "rename fsync unlink mkdir"
 """What gives files their names and takes them away; what is only written is half written at these, too."""
-
-
-@pytest.fixture(scope="module")
-def dying(tmp_path_factory):
-    """What builds in forks of itself."""
-    with Dying(tmp_path_factory.mktemp("faults")) as server:
-        yield server
 
 
 @pytest.fixture(scope="module")

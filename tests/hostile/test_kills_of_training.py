@@ -10,7 +10,6 @@ from test_damage import DAMAGE, explained, replace
 from test_kills import ORDERED, places
 from test_train import build_for
 
-from killing import Dying
 from raft.store import adapters
 
 pytest.importorskip("torch")
@@ -19,12 +18,8 @@ pytest.importorskip("trl")
 
 pytestmark = pytest.mark.slow
 
-
-@pytest.fixture(scope="module")
-def dying(tmp_path_factory):
-    """What trains in forks of itself, all imported."""
-    with Dying(tmp_path_factory.mktemp("faults"), "torch") as server:
-        yield server
+IMPORTED = ("torch",)
+"""What the process has imported of which forks train."""
 
 
 @pytest.fixture(scope="module")

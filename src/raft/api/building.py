@@ -96,7 +96,8 @@ def build(
         corpus: files, folders or globs; None: those of the pipeline file.
         out: the run directory; None: `runs/<name of the corpus>`.
         on_event: told what happens: "begins", "made" and "reused" with a step's name, "changes" (names of files that
-            are `changed`, `new` or `gone`), "estimated", "planned", "asked", "embedded",
+            are `changed`, `new` or `gone`), "left out" (sentences of what is not asked), "estimated", "planned",
+            "asked", "embedded",
             "waiting" (the endpoint asks to) and "stopping" (replies in flight are waited for).
         **options: any of these (`Options`), each None where it is not said:
             pipeline: a YAML file, or the name of one that comes with the package ("embedded", "hosted").

@@ -69,8 +69,8 @@ class Progress:
         elif event == "embedded":
             self._embedded += facts["new"]
             self._say(self._embedding(), lasting=False)
-        elif event == "planned":
-            self._planned = facts["questions"]
+        elif event in ("planned", "left out"):
+            self._planned = facts.get("questions", self._planned)
             self._leave_out(facts)
         elif event == "estimated":
             self._calls = {part["purpose"]: part["calls"] for part in facts["parts"]}

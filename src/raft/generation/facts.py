@@ -6,7 +6,8 @@ right thing far more often than one that is not.
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from string import Template
 from typing import Any
@@ -16,6 +17,7 @@ import yaml
 from raft.errors import UsageError
 from raft.kinds import traits
 from raft.text import content_words, normalise, sentences, word_count
+from raft.text.records import pairs, records
 from raft.text.values import Fact, facts
 
 _LINK = re.compile(r"!?\[([^\]]*)\]\([^)\s]*[^)]*\)")
@@ -27,6 +29,8 @@ _MODAL = re.compile(
     r"^(?P<subject>[^,;:.]{3,80}?) (?P<verb>must|may|can|should|will|is|are) (?P<rest>.{8,})$", re.DOTALL
 )
 _DANGLING = re.compile(r"^(?:it|they|he|she|this|that|these|those|such|here|there)\b", re.IGNORECASE)
+_CURRENCIES, _MOST_CELLS = " €$£¥", 3
+_ROW_NUMBER, _WORD, _NAMELESS = re.compile(r"\d{1,3}\.?"), re.compile(r"[^\W\d]{2}"), re.compile(r"column \d+")
 _MIN_WORDS, _MAX_CHARACTERS = 6, 400
 
 
@@ -84,13 +88,15 @@ def read_prefixes(text: str) -> list[Opening]:
 class Statement:
     """A sentence or a table row that can stand for itself, without markup, and its place in the chunk's text.
 
-    `cells` are of a table row: column head and content of each.
+    `cells` are of a table row or a record: column head and content of each. A `record` names what its values are, so
+    that a model may be asked about it as about a sentence.
     """
 
     start: int
     end: int
     wording: str
     cells: tuple[tuple[str, str], ...] = ()
+    record: bool = False
 
 
 def statements(text: str) -> Iterator[Statement]:
@@ -98,6 +104,7 @@ def statements(text: str) -> Iterator[Statement]:
     head: list[str] = []
     row_before: list[str] = []
     last_end = 0
+    apart = {(one.start, one.end) for one in records(text)}
     for start, end in sentences(text):
         raw = text[start:end]
         if text[last_end:start].count("\n") > 1:
@@ -114,9 +121,23 @@ def statements(text: str) -> Iterator[Statement]:
             continue
         head = []
         wording = plain(raw)
+        if (start, end) in apart and (told := _told(wording)):
+            yield Statement(start, end, wording, told, record=True)
+            continue
         if raw.startswith("#") or word_count(wording) < _MIN_WORDS or len(wording) > _MAX_CHARACTERS:
             continue
         yield Statement(start, end, wording)
+
+
+def _told(record: str) -> tuple[tuple[str, str], ...]:
+    """Return the cells of a record `name: value; name: value`; none where one value is a sentence of its own."""
+    found = [(name.replace(" > ", " "), value) for name, value in pairs(record)]
+    if len(found) > 1:  # `items 3: name: Aster; price: 5` of a list in JSON
+        return (*(pairs(found[0][1]) or found[:1]), *found[1:])
+    if not found:
+        return ()
+    ((name, value),) = found
+    return (("", name), ("", value)) if word_count(value) < _MIN_WORDS else ()
 
 
 def plain(text: str) -> str:
@@ -132,8 +153,15 @@ def targets(
     Of a sentence, a fact that none of the prefixes fits is no target. `stated` are the text's `statements`, if known.
     """
     found: list[tuple[float, StatedFact]] = []
-    for statement in statements(text) if stated is None else stated:
-        makers = _of_row(text, statement, kinds) if statement.cells else _of_sentence(text, statement, prefixes, kinds)
+    stated = [*(statements(text) if stated is None else stated)]
+    subjects = Counter(begun for one in stated if one.record for begun in _subjects(one))
+    for statement in stated:
+        if statement.record:
+            makers = _of_record(text, statement, kinds, subjects)
+        elif statement.cells:
+            makers = _of_row(text, statement, kinds)
+        else:
+            makers = _of_sentence(text, statement, prefixes, kinds)
         if made := list(makers):
             words = len(content_words(statement.wording))
             links = text[statement.start : statement.end].count("](")
@@ -202,6 +230,42 @@ def _of_row(text: str, statement: Statement, kinds: Sequence[str]) -> Iterator[S
         yield StatedFact(
             kind, cell, statement.start, statement.end, statement.wording, opening, pattern_of(f"{first} | {head}")
         )
+
+
+def _of_record(
+    text: str, statement: Statement, kinds: Sequence[str], subjects: Mapping[tuple[str, ...], int]
+) -> Iterator[StatedFact]:
+    """Ask for a value that is one fact and nothing else, by as many cells before it as no other record begins with."""
+    raw, cells = text[statement.start : statement.end], _cells(statement)
+    begun = next((one for one in _subjects(statement) if subjects[one] == 1), None)
+    if begun is None:
+        return
+    named = ", ".join(begun)
+    for head, cell in cells[len(begun) :]:
+        bare = cell.strip(_CURRENCIES)
+        whole = next((fact for fact in facts(bare) if fact.text == bare and fact.kind != "name"), None)
+        once = len(re.findall(rf"(?<!\w){re.escape(cell)}(?!\w)", raw)) == 1
+        if whole is None or _kind(whole) not in kinds or not once or _NAMELESS.fullmatch(head):
+            continue
+        asked = f"What is the {_lower_first(head)} for {named}"
+        opening = asked if head else f"What is the {_lower_first(named)} according to $title"
+        told = "; ".join(f"{_lower_first(name)}: {value}" for name, value in [*cells[: len(begun)], (head, cell)])
+        wording = told if head else statement.wording
+        pattern = pattern_of(f"{named} | {head}")
+        yield StatedFact(_kind(whole), cell, statement.start, statement.end, wording, opening, pattern)
+
+
+def _subjects(record: Statement) -> list[tuple[str, ...]]:
+    """Return what a record may be named by, the shortest first: its first values."""
+    values = [value for _, value in _cells(record)]
+    return [tuple(values[:count]) for count in range(1, min(_MOST_CELLS, len(values) - 1) + 1)]
+
+
+def _cells(record: Statement) -> tuple[tuple[str, str], ...]:
+    """Return the cells of a record without the mere number of its row."""
+    cells = record.cells
+    numbered = len(cells) > 2 and _ROW_NUMBER.fullmatch(cells[0][1]) and _WORD.search(cells[1][1])
+    return cells[1:] if numbered else cells
 
 
 def _kind(fact: Fact) -> str:

@@ -18,9 +18,21 @@ import polars as pl
 from raft import prompts
 from raft.generation import plan as planning
 from raft.generation import yes_no
-from raft.generation.facts import digest, plain, read_prefixes, statements
+from raft.generation.facts import StatedFact, digest, plain, read_prefixes, statements, targets
 from raft.generation.plan import Prompts, Survey, budgets, documents, is_notice
-from raft.generation.tasks import Row, Task, check_wording, grounded, in_language, must, quote_of, room, row_of, section
+from raft.generation.tasks import (
+    Row,
+    Task,
+    answer_first_ask,
+    check_wording,
+    grounded,
+    in_language,
+    must,
+    quote_of,
+    room,
+    row_of,
+    section,
+)
 from raft.prompts import Prompt
 from raft.protocols import Failure, Generator, Request
 from raft.store import tables
@@ -34,6 +46,7 @@ REPLY_TOKENS = 44
 SHORTEST, LONGEST = 8, 45
 """Words of a sentence that is asked about."""
 MOST_ANSWER_WORDS = 10
+_COPIED = ("number", "date", "name", "fact")
 MOST_FACTS = 3
 """Facts of one sentence that are given as answers."""
 
@@ -68,12 +81,14 @@ def plan_spans(
         parts = budgets(weights, len(rows), per_chunk=mine / len(rows), limit=None) if mine else {}
         for place, row in enumerate(rows):
             count = parts.get(str(place), 0)
+            stated = [one for one in statements(row["text"]) if not is_notice(one.wording, known)]
+            # a record's values are asked for by their names, where these are to be put into a question in English
+            named = [one for one in stated if one.record and language is EN]
             sentences = [
-                (statement.start, statement.end)
-                for statement in statements(row["text"])
-                if not statement.cells
-                and not is_notice(statement.wording, known)
-                and SHORTEST <= word_count(statement.wording) <= LONGEST
+                (one.start, one.end)
+                for one in stated
+                if (not one.cells or (one.record and language is not EN))
+                and SHORTEST <= word_count(one.wording) <= LONGEST
             ]
             plain_words = [row["text"][start:end] for start, end in sentences] if language is EN else []
             decided = balance.choose(plain_words, count)
@@ -82,13 +97,31 @@ def plan_spans(
             if not copied:
                 continue
             count -= len(decided)
-            for start, end in _spread(sentences, count):
-                yield asks(row, start, end)
+            first, others = _first_of_each(targets(row["text"], (), [*{*kinds} & {*_COPIED}], stated=named))
+            choices: list[tuple[int, int, StatedFact | None]] = [(*place, None) for place in sentences]
+            choices += first
+            for start, end, target in _spread(sorted(choices, key=lambda one: one[0]), count):
+                yield asks(row, start, end) if target is None else _ask_for(target, row, used)
             given_answers = [
                 (start, end, answer) for start, end in sentences for answer in _facts(row["text"][start:end], kinds)
             ]
-            for start, end, answer in _spread(given_answers, count - len(sentences)):
-                yield asks(row, start, end, answer=answer)
+            rest: list[tuple[int, int, str | StatedFact]] = [*given_answers, *others]
+            for start, end, asked in _spread(rest, count - len(choices)):
+                yield asks(row, start, end, answer=asked) if isinstance(asked, str) else _ask_for(asked, row, used)
+
+
+def _first_of_each(
+    found: Iterable[StatedFact],
+) -> tuple[list[tuple[int, int, StatedFact]], list[tuple[int, int, StatedFact]]]:
+    """Return the first target of each statement, and all others, with their places."""
+    first: dict[int, StatedFact] = {}
+    places = [(one.start, one.end, one) for one in found]
+    others = [place for place in places if first.setdefault(place[0], place[2]) is not place[2]]
+    return [(one.start, one.end, one) for one in first.values()], others
+
+
+def _ask_for(target: StatedFact, row: Mapping[str, Any], used: Prompts) -> Task:
+    return answer_first_ask(used.answer_first, row, target, section(row), name_document=False)
 
 
 def _spread(choices: Sequence[_T], count: int) -> list[_T]:

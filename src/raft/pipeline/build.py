@@ -25,7 +25,16 @@ from raft.generation import generate, items, plan
 from raft.generation.facts import read_prefixes
 from raft.generation.plan import Prompts, Survey
 from raft.kinds import KINDS
-from raft.pipeline.read import count_chunks, count_questions, documents_listed, languages, read_documents, tallied
+from raft.pipeline.read import (
+    count_chunks,
+    count_questions,
+    documents_listed,
+    languages,
+    read_documents,
+    records_told,
+    tallied,
+    tell_languages,
+)
 from raft.prompts import Prompt
 from raft.protocols import Embedder, Generator, Indexes, OnEvent, Tokenizer
 from raft.rag.format import PROMPTS, render_style, shown_text
@@ -78,6 +87,7 @@ def survey_chunks(run: Run, settings: Settings, *, strategy: str, aside: frozens
             "needs": needs,
             **({"without": aside} if aside else {}),
             **({"languages": spoken} if spoken else {}),
+            **(records_told(run) if needs else {}),
             **({"openings": prompts.load_text("openings.yaml", settings.prompts)} if compared else {}),
         },
     )
@@ -90,6 +100,7 @@ def _survey(
     without: frozenset[str] = frozenset(),
     openings: str | None = None,
     languages: Mapping[str, str] | None = None,
+    **_: int,
 ) -> Mapping[str, Output]:
     frames = step.run.stream("chunks.parquet", list(plan.COLUMNS))
     asked = (frame.filter(~pl.col("doc_id").is_in(list(without))) for frame in frames)
@@ -116,6 +127,7 @@ def make_all(
     read_documents(run, settings, sources)
     own = own_questions(settings, settings.evaluation, documents_listed(run)) if settings.evaluation else None
     aside = set_aside(run, settings)
+    tell_languages(run, settings, strategy=strategy, aside=aside, on_event=on_event)
     cut_chunks(run, settings, components.embedder)
     survey_chunks(run, settings, strategy=strategy, aside=aside)
     fill_indexes(run, settings, components)
@@ -203,6 +215,7 @@ def ask_questions(run: Run, settings: Settings, generator: Generator, *, strateg
         **{f"{kind}s": KINDS[kind].version for kind in kinds},
         **({"items": items.VERSION} if strategy == "items" else {}),
         **({"languages": VERSION, "wording": used.language} if _languages(run) else {}),
+        **(records_told(run) if plan.needed(strategy, asked.kinds) else {}),
         **asked.model_dump(mode="json", exclude={"way"}),
     }
     line = run.make(

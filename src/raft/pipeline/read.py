@@ -10,11 +10,14 @@ import polars as pl
 
 from raft.corpus import documents, pii, readers
 from raft.curation.user_questions import personal_data, refused
-from raft.errors import RaftError
+from raft.errors import RaftError, typed
+from raft.generation import plan
+from raft.protocols import OnEvent
 from raft.settings import Settings
 from raft.store.artifacts import Output
 from raft.store.run import Run, Step
 from raft.text.languages import BEGUN, of_documents
+from raft.text.records import VERSION, records
 
 _RECORD = r"#\d+$"
 """What a document's name has behind its file's, where the file has several."""
@@ -106,6 +109,48 @@ def languages(run: Run) -> dict[str, str]:
     frames = run.stream("documents.parquet", ["doc_id", "text", "error"])
     begun = (frame.filter(pl.col("error").is_null()).with_columns(pl.col("text").str.head(BEGUN)) for frame in frames)
     return of_documents(pair for frame in begun for pair in frame.select("doc_id", "text").iter_rows())
+
+
+def tell_languages(run: Run, settings: Settings, *, strategy: str, aside: frozenset[str], on_event: OnEvent) -> None:
+    """Tell what is not asked for want of rules of a language ("left out"), before anything is cut, embedded or asked.
+
+    Raises:
+        RaftError: nothing can be asked of any document.
+    """
+    listed = documents_listed(run).filter(pl.col("error").is_null(), ~pl.col("doc_id").is_in(list(aside)))
+    spoken, kinds = languages(run), settings.questions.kinds
+    sizes = dict.fromkeys(listed["doc_id"], 1)
+    known = plan.Survey(sizes=sizes, languages={doc: code for doc, code in spoken.items() if doc in sizes})
+    if not known.languages:
+        return
+    on_event("left out", {"left_out": plan.left_out(strategy, kinds, known, settings.index.embedder)})
+    found = sorted({known.language(doc).name for doc in sizes})
+    if any(plan.askable(strategy, kinds, known.language(doc)) for doc in sizes):
+        return
+    again = f"raft build {' '.join(map(typed, settings.corpus))}"
+    raise RaftError(
+        f"Nothing can be asked of these documents: they are in {', '.join(found)}, and {_LACKS[strategy]}.",
+        where=f"questions.way={strategy}, questions.kinds=[{', '.join(kinds)}]",
+        hint=f"{again} --pipeline local   (a capable model on a server of yours; or multilingual: a hosted one;"
+        " or, with a generator on this machine of at least half a billion parameters, --set questions.way=spans)",
+    )
+
+
+_LACKS = {
+    "answer_first": "the way for the smallest models knows the rules of English alone",
+    **dict.fromkeys(("spans", "items"), "the kinds that are asked for need rules that are not known of their language"),
+}
+
+
+def records_told(run: Run) -> dict[str, int]:
+    """Return what a step's key has where chunks hold records (`raft.text.records`): else nothing depends on them."""
+    digest = run.manifest["steps"]["chunks"]["artifacts"]["chunks.parquet"]["digest"]
+    known = run.manifest.get("records", {})
+    if known.get("chunks") != digest or known.get("version") != VERSION:
+        texts = (text for frame in run.stream("chunks.parquet", ["text"]) for text in frame["text"])
+        known = {"chunks": digest, "found": any(map(records, texts)), "version": VERSION}
+        run.describe(records=known)
+    return {"records": VERSION} if known["found"] else {}
 
 
 def redacted(frames: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:

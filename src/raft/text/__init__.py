@@ -12,6 +12,7 @@ from typing import Any
 from rapidfuzz import fuzz
 
 from raft.text.languages import EN, Language, of_text
+from raft.text.records import records
 from raft.text.values import SYLLABLES, UNSPACED, agree
 
 _SENTENCE_END = re.compile(
@@ -155,16 +156,26 @@ def overlap(question: str, text: str) -> float:
 
 
 def sentences(text: str) -> Iterator[tuple[int, int]]:
-    """Yield start and end of each sentence; blank lines, list items and table rows end one, wrapped lines do not."""
-    start = 0
+    """Yield start and end of each sentence; blank lines, list items and records end one, wrapped lines do not."""
     english = text.isascii() or of_text(text) is EN
     ends, abbreviation = (_SENTENCE_END, _ABBREVIATION) if english else (_OTHER_SENTENCE_END, _OTHER_ABBREVIATION)
-    for gap in ends.finditer(text):
+    place = 0
+    for record in records(text):
+        yield from _parted(text, place, record.start, ends, abbreviation)
+        yield from _parted(text, record.start, record.end, None if record.whole else ends, abbreviation)
+        place = record.end
+    yield from _parted(text, place, len(text), ends, abbreviation)
+
+
+def _parted(
+    text: str, start: int, end: int, ends: re.Pattern[str] | None, abbreviation: re.Pattern[str]
+) -> Iterator[tuple[int, int]]:
+    for gap in ends.finditer(text, start, end) if ends else ():
         if "\n" not in gap.group() and abbreviation.search(text, max(start, gap.start() - 12), gap.start()):
             continue
         yield from _piece(text, start, gap.start())
         start = gap.end()
-    yield from _piece(text, start, len(text))
+    yield from _piece(text, start, end)
 
 
 def _piece(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:

@@ -2,7 +2,9 @@
 
 import copy
 import re
+import textwrap
 import warnings
+from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ _ROW = re.compile(r"^\|.*", re.MULTILINE)
 _EMPTY = re.compile(r"^(?:\|[ |]*|#+)$\n?", re.MULTILINE)
 _MAX_DEPTH = 1_000
 """Far more than the converter can follow; what looks for tables would take the square of it."""
+_MANY = 50
 _DROPPED = [
     "style",
     "head",
@@ -45,7 +48,7 @@ _ASKING = re.compile(
 )
 _HEADINGS = [f"h{level}" for level in range(1, 7)]
 _LAYING_OUT = {"table", "pre", *_HEADINGS}
-_ONE_BODY = ([], ["tbody"], ["thead", "tbody"])
+_ONE_BODY: tuple[list[str], ...] = ([], ["tbody"], ["thead", "tbody"])
 _LEADING = {"breadcrumb", "breadcrumbs", "sidebar", "navbar", "nav", "navigation", "menu", "toc", "pagination", "pager"}
 _BLOCKS = ("p", "br", "li", "div")
 _TELLING = ("p", "li", "td", "dt", "summary", *_HEADINGS)
@@ -92,8 +95,6 @@ def to_markdown(source: str, left_out: dict[str, int]) -> tuple[str | None, str]
     _drop(page, left_out)
     _write_out(page, left_out)
     _write_marks(page)
-    for listed in page.find_all("ol", start=re.compile("[^0-9]|.{8}")):  # the converter would fail
-        del listed["start"]
     for table in page.find_all("table"):
         _lay_out(page, table)
     for cell in page.find_all(["td", "th"]):
@@ -113,10 +114,36 @@ def to_markdown(source: str, left_out: dict[str, int]) -> tuple[str | None, str]
         escape_misc=False,
         table_infer_header=True,
     )
+    numbers = {id(item): number for listed in page.find_all("ol") for item, number in _numbered(listed)}
+    bulleted = converter.convert_li
+
+    def item(element: Any, text: str, parent_tags: set[str]) -> str:
+        """Number an item of a list: the converter itself counts those before it, one by one."""
+        if id(element) not in numbers or not text.strip():
+            return str(bulleted(element, text, parent_tags))
+        mark = f"{numbers[id(element)]}. "
+        return f"{mark}{textwrap.indent(text.strip(), ' ' * len(mark))[len(mark) :]}\n"
+
+    converter.convert_li = item
     text = clean(converter.convert_soup(page))
     text = _ROW.sub(lambda row: " ".join(row[0].split()), text)
     text = _EMPTY.sub("", re.sub(r"(?<![ \t])[ \t]+\n", "\n", text))
     return title or None, re.sub(r"\n{3,}", "\n\n", text).strip()
+
+
+def _numbered(listed: Any) -> Iterator[tuple[Any, int]]:
+    """Yield the items of an ordered list with the numbers that a browser shows."""
+    items = [child for child in listed.contents if child.name == "li"]
+    down = "reversed" in listed.attrs
+    number = _whole(listed.get("start"), len(items) if down else 1)
+    for item in items:
+        number = _whole(item.get("value"), number)
+        yield item, number
+        number += -1 if down else 1
+
+
+def _whole(said: str | None, otherwise: int) -> int:
+    return int(said) if said and re.fullmatch(r"[0-9]{1,7}", said) else otherwise
 
 
 def _drop(page: Any, left_out: dict[str, int]) -> None:
@@ -127,13 +154,21 @@ def _drop(page: Any, left_out: dict[str, int]) -> None:
     concealed = _concealed(page)
     waiting = [page]
     while waiting:
-        for element in [child for child in waiting.pop().contents if child.name]:
+        parent, gone = waiting.pop(), []
+        for element in [child for child in parent.contents if child.name]:
             why = "" if _is_no_text(element) else _part(element, opened, concealed)
             if why is None:
                 waiting.append(element)
                 continue
             if why and element.get_text(strip=True):
                 left_out[why] = left_out.get(why, 0) + 1
+            gone.append(element)
+        if len(gone) > _MANY:  # each alone would be looked for among all its neighbours
+            out = set(map(id, gone))
+            kept = [child for child in parent.contents if id(child) not in out]
+            parent.clear()
+            parent.extend(kept)
+        for element in gone:
             element.decompose()
 
 
@@ -200,12 +235,17 @@ def _write_out(page: Any, left_out: dict[str, int]) -> None:
         words = described(str(picture.get("alt") or ""))
         if not words and picture.get("alt") != "":  # which says that it only adorns
             left_out["pictures without text"] = left_out.get("pictures without text", 0) + 1
-        picture.replace_with(words)
+        _say(picture, words)
     for formula in page.find_all(["math", "script"]):
         if formula.name == "script":
             formula.replace_with(f"${formula.get_text().strip()}$")
         elif not formula.decomposed:
-            formula.replace_with(told(require("lxml.html", why="to read HTML files").fragment_fromstring(str(formula))))
+            _say(formula, told(require("lxml.html", why="to read HTML files").fragment_fromstring(str(formula))))
+
+
+def _say(element: Any, words: str) -> None:
+    """Let an element be its words; to replace it would look for its place among all its neighbours."""
+    element.name, element.attrs, element.string = _WRITTEN, {}, words
 
 
 def described(words: str) -> str:
@@ -231,7 +271,7 @@ def _write_marks(page: Any) -> None:
             )
             note = mark.find("a", href=re.compile("#")) or re.search("(?i)foot-?note|reference|noteref", named)
             text = raised(mark.get_text(), before, note=bool(note))
-        mark.name, mark.string = _WRITTEN, text
+        _say(mark, text)
     for parent in {id(mark.parent): mark.parent for mark in page.find_all(_WRITTEN)}.values():
         children = list(parent.contents)
         parent.clear()  # to replace them one by one would take the square of their number
@@ -269,8 +309,8 @@ def _lay_out(page: Any, table: Any) -> None:
     if "caption" in names and (caption := table.find("caption")):
         caption.name = "p"
         table.insert_before(caption.extract())
-    lines = sorted((one for one in inside if one.name == "tr" and one.find_parent("table") is table), key=_is_below)
-    rows = [[cell for cell in one.contents if cell.name in ("td", "th")] for one in lines]
+    shown = sorted((one for one in inside if one.name == "tr" and one.find_parent("table") is table), key=_is_below)
+    rows = [[cell for cell in one.contents if cell.name in ("td", "th")] for one in shown]
     rows = [row for row in rows if row]
     heads = sum(1 for row in rows if row[0].find_parent("thead"))
     if not heads:
@@ -278,7 +318,7 @@ def _lay_out(page: Any, table: Any) -> None:
     if heads < 2 and not any(
         cell.get(span, "1") != "1" for row in rows for cell in row for span in ("rowspan", "colspan")
     ):
-        _join_bodies(table, lines)
+        _join_bodies(table, shown)
         return
     grid = spread([[(cell, cell.get("rowspan", ""), cell.get("colspan", "")) for cell in row] for row in rows])
     width = len(grid[0]) if grid else 0
