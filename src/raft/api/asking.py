@@ -74,12 +74,14 @@ class LoadedRun:
         """Return a model with an adapter, or none; weights are loaded once."""
         key = name, adapter
         if key not in self._models:
+            address = models.address_of(name, self.settings)
+            models.check_keys({name: address})
             self._models[key] = models.open_bare(
                 name,
                 self.settings,
                 adapter=adapter,
                 weights=self._weights.setdefault(name, Weights(name)),
-                api_base=models.address_of(name, self.settings),
+                api_base=address,
             )
         return self._models[key]
 

@@ -17,7 +17,7 @@ from raft.backends.hosted.batches import BatchModel
 from raft.backends.hosted.flowing import FlowingGenerator, UncachedGenerator
 from raft.backends.hosted.manners import Manners
 from raft.backends.hosted.model import HostedModel
-from raft.backends.hosted.providers import addresses_in_environment, is_own, provider_of
+from raft.backends.hosted.providers import addresses_in_environment, check_key, is_own, provider_of
 from raft.backends.index.hybrid import Indexes
 from raft.backends.local.generate import LocalModel
 from raft.backends.local.weights import Weights
@@ -332,6 +332,20 @@ def check(settings: Settings, *, asked: Mapping[str, str | None] | None = None) 
             where="; ".join(found),
             hint="name local models, or servers at 127.0.0.1, ::1 or localhost; or --set local_only=false",
         )
+
+
+def check_keys(asked: Mapping[str, str | None], ledger: Ledger | None = None) -> None:
+    """Check that there are the keys of hosted models, by name with their addresses, before work is done in vain.
+
+    A model that the `ledger` knows may be asked nothing new, and is told of when it is.
+
+    Raises:
+        UsageError: there is no key in the environment.
+    """
+    known = "SELECT EXISTS (SELECT 1 FROM completions WHERE model = ?) OR EXISTS (SELECT 1 FROM calls WHERE model = ?)"
+    for name, address in asked.items():
+        if hub.is_hosted(name) and not (ledger and ledger.read(known, (name, name))[0][0]):
+            check_key(name, address)
 
 
 def address_of(name: str, settings: Settings) -> str | None:

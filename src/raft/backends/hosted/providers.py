@@ -223,6 +223,15 @@ def key_variables(name: str) -> tuple[str, ...]:
     return provider_of(name).keys or (f"{_capitals(name)}_API_KEY",)
 
 
+def check_key(name: str, api_base: str | None) -> None:
+    """Check that there is a key in the environment for a hosted model, where its provider wants one.
+
+    Raises:
+        UsageError: there is none.
+    """
+    (key_of if provider_of(name).direct else litellm_key)(name, api_base)
+
+
 def litellm_key(name: str, api_base: str | None) -> str | None:
     """Return the key to give to litellm; None where it finds the provider's in the environment.
 
