@@ -30,6 +30,7 @@ from raft.settings.sections import (
     Training,
 )
 from raft.text import at_home, whole
+from raft.text.secrets import malformed, shown_address
 
 __all__ = [
     "TRAINERS",
@@ -123,7 +124,21 @@ def _validated(tree: dict[str, Any], overrides: Mapping[str, Any] | None, where:
         given = f"--set split.unseen={unseen}" if "split.unseen" in overrides else where
         hint = f"--set split.unseen={_MOST_UNSEEN}, or name documents to hold out in split.hold_out"
         raise UsageError(f"split.unseen is at most {_MOST_UNSEEN}, and it is {unseen}.", where=given, hint=hint)
+    for key, address in _addresses(settings):
+        named = key if key in overrides else key.partition("[")[0]
+        if (where != _CHANGED or named in overrides) and (why := malformed(address)):
+            typed_so = f"--set {typed(f'{key}={shown_address(address)}')}" if named in overrides else where
+            hint = "an address is http://host:port, as in --set generator.api_base=http://127.0.0.1:8000/v1"
+            raise UsageError(f"{key} {why}, and it is {shown_address(address)!r}.", where=typed_so, hint=hint)
     return settings
+
+
+def _addresses(settings: Settings) -> list[tuple[str, str]]:
+    """Return the addresses that are set, with their names."""
+    found = {"generator.api_base": settings.generator.api_base, "index.api_base": settings.index.api_base}
+    found["index.url"] = settings.index.url
+    found |= {f"benchmark.larger[{place}]": one.api_base for place, one in enumerate(settings.benchmark.larger)}
+    return [(key, address) for key, address in found.items() if address]
 
 
 def parse_assignment(text: str) -> tuple[str, Any]:

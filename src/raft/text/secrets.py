@@ -5,7 +5,7 @@ Each rule yields (start, end) of what it found.
 
 import re
 from collections.abc import Iterator
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 Spans = Iterator[tuple[int, int]]
 
@@ -129,6 +129,20 @@ def shown_address(address: str) -> str:
     for begin, end in sorted(_known_keys(whole), reverse=True):
         whole = whole[:begin] + HIDDEN + whole[end:]
     return whole.removeprefix(bare)
+
+
+def malformed(address: str) -> str | None:
+    """Return why no server can be asked at an address, in words that go on from its name; None where one can be."""
+    if not address.isprintable() or set(address) & set(" \\"):
+        return "has signs in it that no address has"
+    try:
+        parts = urlsplit(address)
+        _ = parts.port
+    except ValueError as error:  # the host's brackets, or the port
+        return f"is malformed ({error})"
+    if parts.scheme not in ("http", "https"):
+        return "begins with http:// or https://"
+    return None if (parts.hostname or "").strip(".") else "names a host"
 
 
 def masked(text: str) -> str:

@@ -10,7 +10,7 @@ import pytest
 
 from raft.backends.embedding import HostedEmbedder
 from raft.backends.hosted.model import HostedModel
-from raft.backends.hosted.providers import identity_of, is_free, look_for, whole_address
+from raft.backends.hosted.providers import check_key, identity_of, is_free, look_for, whole_address
 from raft.errors import UsageError
 from raft.settings import Settings, changed
 from raft.store.budget import Budget
@@ -192,3 +192,14 @@ def test_a_server_that_says_something_else_is_left_to_the_first_call(reply):
         look_for("ollama/small", address)
         look_for("hosted_vllm/m", f"{address}/v1")
     look_for("openai/gpt-4o-mini", None)
+
+
+@pytest.mark.parametrize("address", ["http://[::1/v1", "http://host:99999/v1", "host:8000/v1", "http:///v1"])
+def test_a_malformed_address_of_the_environment_is_named(address, monkeypatch):
+    """An address where nobody can be asked is told with the variables that may hold it, before any request."""
+    monkeypatch.setenv("OPENAI_BASE_URL", address)
+    monkeypatch.setenv("OPENAI_API_KEY", "none")
+    for call in (check_key, lambda name, base: HostedModel(name, api_base=base, concurrency=1, timeout=1).pool(None)):
+        with pytest.raises(UsageError, match=r"(?s)The address of openai/m .*OPENAI_BASE_URL") as caught:
+            call("openai/m", None)
+        assert caught.value.hint

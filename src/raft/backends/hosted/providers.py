@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from raft.backends.vendors import import_litellm
 from raft.errors import UsageError
 from raft.store.budget import Price
-from raft.text.secrets import HIDDEN, shown_address
+from raft.text.secrets import HIDDEN, malformed, shown_address
 
 
 @dataclass(frozen=True)
@@ -224,11 +224,16 @@ def key_variables(name: str) -> tuple[str, ...]:
 
 
 def check_key(name: str, api_base: str | None) -> None:
-    """Check that there is a key in the environment for a hosted model, where its provider wants one.
+    """Check that a hosted model has an address that can be asked, and a key where its provider wants one.
 
     Raises:
-        UsageError: there is none.
+        UsageError: the address is malformed, or there is no key in the environment.
     """
+    address = (api_base or next(iter(addresses_in_environment(name)), "")).strip()
+    if address and provider_of(name).direct and (why := malformed(address)):
+        where = "its api_base" if api_base else ", ".join(_bases(name))
+        hint = "an address is http://host:port/v1, in --set generator.api_base=... or in the environment"
+        raise UsageError(f"The address of {name} {why}, and it is {shown_address(address)!r}.", where=where, hint=hint)
     (key_of if provider_of(name).direct else litellm_key)(name, api_base)
 
 
