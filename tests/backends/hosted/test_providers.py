@@ -203,3 +203,30 @@ def test_a_malformed_address_of_the_environment_is_named(address, monkeypatch):
         with pytest.raises(UsageError, match=r"(?s)The address of openai/m .*OPENAI_BASE_URL") as caught:
             call("openai/m", None)
         assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "key", ["Zk3rT9wQx2LmN8vB5cD1aF", "/key/a-short-one", "/token/5f2b7c1e", "sk-a1b2c3d4e5f6g7h8i9j0k1"]
+)
+def test_a_key_in_the_path_of_an_address_is_not_written_down(key):
+    """What looks like a key in a path is hidden wherever an address is kept, and hidden once."""
+    kept = shown_address(f"https://gateway.example/proxy/{key}/v1")
+    assert key.split("/")[-1] not in kept
+    assert kept.endswith("***/v1")
+    assert shown_address(kept) == kept
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("accounts/023e105f4ecef8ad9ca31a8372d0c353/ai/v1", "d/8c4f6a10-9b1e-4c55-8f7a-0d2c6b1e9f33/v1", "key/v1"),
+        *(
+            "openai/deployments/gpt-4o-mini-2024-07-18",
+            "models/Meta-Llama-3.1-8B-Instruct-Turbo",
+            "my_long_team_name_2",
+        ),
+    ],
+)
+def test_a_path_without_a_key_stays(path):
+    """Ids of accounts and deployments, names of models and versions are no keys: hidden, nobody could ask there again."""
+    assert shown_address(f"https://gateway.example/{path}") == f"https://gateway.example/{path}"

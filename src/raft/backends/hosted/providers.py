@@ -232,7 +232,7 @@ def check_key(name: str, api_base: str | None) -> None:
     address = (api_base or next(iter(addresses_in_environment(name)), "")).strip()
     if address and provider_of(name).direct and (why := malformed(address)):
         where = "its api_base" if api_base else ", ".join(_bases(name))
-        hint = "an address is http://host:port/v1, in --set generator.api_base=... or in the environment"
+        hint = "give another with --set" if api_base else f"export {_bases(name)[0]}=http://127.0.0.1:8000/v1"
         raise UsageError(f"The address of {name} {why}, and it is {shown_address(address)!r}.", where=where, hint=hint)
     (key_of if provider_of(name).direct else litellm_key)(name, api_base)
 
