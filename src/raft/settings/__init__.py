@@ -1,7 +1,7 @@
 """Settings: read from a YAML file and flags, checked, and written again; `sections` has each with its default."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,7 @@ __all__ = [
     "load_text",
     "of_manifest",
     "parse_assignment",
+    "parse_assignments",
 ]
 
 _RENAMED = {"questions.strategy": "questions.way"}
@@ -154,6 +155,21 @@ def parse_assignment(text: str) -> tuple[str, Any]:
         return key.strip(), yaml.safe_load(value)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise UsageError(f"The value of {key} is no YAML: {error}", where="--set", hint=f"--set '{key}=...'") from None
+
+
+def parse_assignments(texts: Sequence[str]) -> dict[str, Any]:
+    """Return what several `key=value` say, as `parse_assignment` does.
+
+    Raises:
+        UsageError: one is no assignment, or two give one setting different values.
+    """
+    given: dict[str, Any] = {}
+    for key, value in map(parse_assignment, texts):
+        if key in given and given[key] != value:
+            hint = f"--set {typed(f'{key}={_yaml_value(value)}')}   (alone)"
+            raise UsageError(f"{key} is given twice: {given[key]!r} and {value!r}.", where="--set", hint=hint)
+        given[key] = value
+    return given
 
 
 def _read(path: Path) -> dict[str, Any]:

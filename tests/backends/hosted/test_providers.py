@@ -228,5 +228,5 @@ def test_a_key_in_the_path_of_an_address_is_not_written_down(key):
     ],
 )
 def test_a_path_without_a_key_stays(path):
-    """Ids of accounts and deployments, names of models and versions are no keys: hidden, nobody could ask there again."""
+    """Ids of accounts and deployments, and names of models, are no keys: hidden, nobody could ask there again."""
     assert shown_address(f"https://gateway.example/{path}") == f"https://gateway.example/{path}"
