@@ -841,3 +841,18 @@ def test_what_may_be_repeated_is_taken_as_often(raft, fake_models):
     assert (
         raft("build", "docs", "--estimate", "--json", "--json", *same, *same, *FAST, "--set", "seed=3").exit_code == 0
     )
+
+
+def test_an_answer_that_has_to_wait_says_so(raft, copied, fake_models, monkeypatch):
+    """Where an endpoint makes a question wait, `raft ask` says for how long and why, as builds do."""
+    asker = models.asker
+
+    def held_up(*args, on_event, **options):
+        on_event("waiting", {"model": "openai/x", "seconds": 43, "words": "daily limit"})
+        on_event("asked", {"new": 1, "replayed": 0})
+        return asker(*args, on_event=on_event, **options)
+
+    monkeypatch.setattr(models, "asker", held_up)
+    result = raft("ask", copied, "How heavy is the Delta garden pump?", "--model", "openai/x", "--json")
+    assert "openai/x asks to wait 43 s: daily limit" in result.stderr
+    assert "replies" not in result.stderr

@@ -22,7 +22,7 @@ from raft.backends.hosted.model import HostedModel
 from raft.backends.local.weights import Weights
 from raft.errors import UsageError, typed
 from raft.pipeline.build import searched
-from raft.protocols import Completion, Failure, Generator, Request, Streamer, Tokenizer
+from raft.protocols import Completion, Failure, Generator, OnEvent, Request, Streamer, Tokenizer
 from raft.rag import answering
 from raft.rag.answering import WhenUnsupported
 from raft.rag.format import PROMPTS, render_style
@@ -147,8 +147,14 @@ class Answerer:
         DamagedArtifact: the adapter is not whole.
     """
 
-    def __init__(self, loaded: LoadedRun, model: str | None = None, adapter: str | None = None) -> None:
-        self._loaded, settings = loaded, loaded.settings
+    def __init__(
+        self,
+        loaded: LoadedRun,
+        model: str | None = None,
+        adapter: str | None = None,
+        on_event: OnEvent = lambda event, facts: None,
+    ) -> None:
+        self._loaded, settings, self._on_event = loaded, loaded.settings, on_event
         self.model = model or settings.student
         self._prompt = prompts.load(PROMPTS[settings.examples.quotes], settings.prompts)
         self._style = render_style(**settings.answer_style.model_dump())
@@ -185,7 +191,8 @@ class Answerer:
         """Return one checked answer a question, in order, as `ask` does; a local model answers them in batches."""
         with closing(Ledger(Path(":memory:"))) as ledger:
             attempts = self._loaded.settings.generator.attempts
-            generator = models.asker(self._asked, ledger, self._loaded.budget(self.model), attempts=attempts)
+            budget = self._loaded.budget(self.model)
+            generator = models.asker(self._asked, ledger, budget, attempts=attempts, on_event=self._on_event)
             return self._answers(questions, generator, k, when_unsupported)
 
     def ask(

@@ -246,7 +246,7 @@ def open_model(
         name=name,
         adapter=adapter.name if adapter else None,
         generator=asker(model, ledger, pay(), attempts=1, on_event=on_event),
-        uncached=UncachedGenerator(model, pay(keeps=False)),
+        uncached=UncachedGenerator(model, pay(keeps=False), say=on_event),
         scorer=None if hub.is_hosted(name) else CachedScorer(cast("LocalModel", model), ledger),
         prompt_limit=None if limit is None else (hub.tokenizer(name), limit),
     )

@@ -321,12 +321,13 @@ def ask(*, run: Path, question: str | None, model: str | None, adapter: str | No
         no_stream: bool, as_json: bool, **options: Any) -> None:  # fmt: skip
     """Answer QUESTION from the documents of RUN, with quotes that were checked; without one, questions as they come."""
     from raft import api
+    from raft.cli.progress import Progress
 
-    built = api.load(run)
+    built, progress = api.load(run), Progress()
     context, stream = show_context, sys.stdout.isatty() and not (no_stream or as_json)
 
     def opened(adapter: str | None) -> "Answerer":
-        answerer = built.answerer(model=model, adapter=adapter)
+        answerer = built.answerer(model=model, adapter=adapter, on_event=progress.held_up)
         for remark in answerer.remarks:
             echo(f"raft: {remark}", err=True)
         return answerer
