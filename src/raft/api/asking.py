@@ -26,7 +26,7 @@ from raft.protocols import Completion, Failure, Generator, OnEvent, Request, Str
 from raft.rag import answering
 from raft.rag.answering import WhenUnsupported
 from raft.rag.format import PROMPTS, render_style
-from raft.rag.grounding import Answer, Passage, relevance
+from raft.rag.grounding import Answer, Passage, is_about
 from raft.settings import Settings
 from raft.store import adapters, artifacts
 from raft.store.budget import Budget, enter
@@ -65,10 +65,10 @@ class LoadedRun:
             self._corpus = _Corpus(existing(self.run.folder), self.settings, stamp, self.paying)
         return self._corpus.search(questions, k)
 
-    def relevance(self, questions: Sequence[str], passages: Sequence[Sequence[Passage]]) -> list[float]:
-        """Return how much of what was found for each question is about it; what was found came from `search`."""
+    def is_about(self, questions: Sequence[str], passages: Sequence[Sequence[Passage]], least: float) -> list[bool]:
+        """Tell of each question whether what `search` found is about it, to the share of `least`."""
         assert self._corpus is not None
-        return relevance(questions, passages, self._corpus.index.embedder.embed)
+        return is_about(questions, passages, self._corpus.index.embedder.embed, least)
 
     def model(self, name: str, adapter: Path | None) -> Model | HostedModel:
         """Return a model with an adapter, or none; weights are loaded once."""
@@ -234,7 +234,7 @@ class Answerer:
         found = self._loaded.search(asked, k or settings.index.k)
         shown = [self._fitting(*pair) for pair in zip(asked, found, strict=True)]
         least = settings.answering.min_relevance
-        about = [value >= least for value in self._loaded.relevance(asked, shown)] if least else None
+        about = self._loaded.is_about(asked, shown, least) if least else None
         seconds = (time.monotonic() - begun) / len(asked)
         said = answering.answer_all(
             asked,

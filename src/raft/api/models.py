@@ -29,7 +29,7 @@ from raft.pipeline.bench import Search
 from raft.pipeline.build import Components
 from raft.pipeline.estimate import UNASKED, CostContext
 from raft.protocols import Embedder, Failure, Generator, OnEvent, Request, Retriever, Tokenizer, Trainer
-from raft.rag.grounding import Passage, relevance
+from raft.rag.grounding import Passage, is_about
 from raft.settings import TRAINERS, Settings
 from raft.store.batches import BatchBook
 from raft.store.budget import Budget, PaidEmbedder
@@ -187,7 +187,7 @@ def uncached_search(retriever: Retriever, settings: Settings) -> Search:
             cached.uncached([question])
         retriever.search([question], depth(settings.index.k))
         if least:
-            relevance([question], [passages], cached.uncached if cached else embedder.embed)
+            is_about([question], [passages], cached.uncached if cached else embedder.embed, least)
 
     return search
 
