@@ -158,6 +158,7 @@ class Fakes:
         patch(models, "open_embedder", lambda name, *_, **__: FakeEmbedder(name, self))
         patch(models, "LocalModel", lambda name, **_: FakeModel(name, self))
         patch(models, "HostedModel", lambda name, **_: FakeModel(name, self))
+        patch(models, "check_key", lambda *_: None)
         patch(models.hub, "tokenizer", lambda name: WordTokenizer())
         for owner, name in ((artifacts, "write"), (artifacts, "atomically"), (ledger.Ledger, "add")):
             patch(owner, name, self._counted(getattr(owner, name)))
@@ -168,6 +169,7 @@ class Fakes:
 
         patch(models, "open_embedder", lambda name, *_, **__: FakeEmbedder(name, self))
         patch(models, "HostedModel", lambda name, **_: FakeModel(name, self))
+        patch(models, "check_key", lambda *_: None)
 
     def _counted(self, function):
         def counted(*args, **options):

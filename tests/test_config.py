@@ -271,3 +271,48 @@ def test_a_run_of_before_may_hold_out_more():
 def test_a_user_that_is_not_known_is_no_traceback():
     """`~name` of nobody here stays as it is written."""
     assert config.load(None, {"ledger": "~nosuchuser/l"}).ledger == Path("~nosuchuser/l")
+
+
+MALFORMED = ["http://[::1/v1", "http://host:99999/v1", "http://host:port", "http:///v1", "host:8000/v1", "ftp://host"]
+
+
+@pytest.mark.parametrize("key", ["generator.api_base", "index.api_base", "index.url"])
+@pytest.mark.parametrize(
+    "address", [*MALFORMED, "http://a host/v1", "http://host\\v1", "http://host/\u202ev1", "http://."]
+)
+def test_an_address_where_nobody_can_be_asked_is_named(key, address):
+    """A malformed address is told when it is read, with its setting and what was typed."""
+    with pytest.raises(UsageError) as caught:
+        config.load(None, {key: address})
+    assert str(caught.value).startswith(f"{key} ")
+    assert "--set" in str(caught.value.where)
+    assert "http://host:port" in caught.value.hint
+
+
+def test_a_malformed_address_in_a_file_or_a_list_names_its_place(tmp_path):
+    """A file's address names the file, a larger model's the entry; a password in it is not shown."""
+    path = tmp_path / "raft.yaml"
+    path.write_text("index: {url: 'http://user:pass1word@host:99999'}\n")
+    with pytest.raises(UsageError, match=r"index\.url") as caught:
+        config.load(path)
+    assert str(path) in str(caught.value)
+    assert "pass1word" not in str(caught.value)
+    larger = [{"model": "openai/a"}, {"model": "openai/b", "api_base": "http://[/v1"}]
+    with pytest.raises(UsageError, match=r"benchmark\.larger\[1\]"):
+        config.load(None, {"benchmark.larger": larger})
+
+
+@pytest.mark.parametrize(
+    "address", ["http://[::1]:8000/v1", "https://***@host/v1", "http://käse.example/v1?key=***", ""]
+)
+def test_an_address_where_somebody_may_be_asked_is_taken(address):
+    """IPv6, names of any script, what was kept without its key, and an unset variable are no errors."""
+    assert config.load(None, {"generator.api_base": address}).generator.api_base == address
+
+
+def test_a_run_of_before_may_have_a_malformed_address(tmp_path):
+    """What an earlier raft wrote down is read, and other settings of it can be changed."""
+    kept = config.of_manifest({"generator": {"api_base": "http://[::1/v1"}}, tmp_path)
+    assert config.changed(kept, {"index.k": 3}).index.k == 3
+    with pytest.raises(UsageError, match="malformed"):
+        config.changed(kept, {"generator.api_base": "http://[::1/v1"})

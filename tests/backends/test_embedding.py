@@ -114,6 +114,17 @@ def test_an_endpoint_that_is_out_of_reach_ends(endpoint):
     assert len(Endpoint.requests) == 2
 
 
+@pytest.mark.parametrize("status", [404, None])
+def test_a_wrong_address_is_named_by_the_embedders_own_setting(endpoint, status):
+    """Where the embedder's address leads nowhere, the hint names index.api_base, and never the generator's."""
+    Endpoint.statuses[:] = [status] if status else []
+    address = endpoint if status else "http://127.0.0.1:9/v1"
+    with pytest.raises(RaftError) as caught:
+        HostedEmbedder("openai/test", api_base=address, attempts=1).embed(["a"])
+    assert f"index.api_base={address}" in caught.value.hint
+    assert "generator" not in str(caught.value)
+
+
 def test_limits_of_hosted_models():
     """A known hosted model has the provider's limit, an unknown one a careful guess."""
     assert open_embedder("openai/text-embedding-3-small").max_tokens > 8000

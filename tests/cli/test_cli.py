@@ -799,3 +799,60 @@ def test_a_package_of_the_same_name_is_noticed(raft, tmp_path, monkeypatch, name
     assert "installed beside" not in raft("init", "a").output
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
     assert f"pip uninstall {name} raft-pipeline" in raft("init", "b").output
+
+
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [
+        (["build", "docs", "--questons", "3"], ["--questons", "raft build"]),
+        (["build", "docs", "--estimat"], ["raft build --estimate"]),
+        (["status"], ["RUN", "raft status --help"]),
+        (["show", "run", "chunks", "-n", "many"], ["many", "raft show --help"]),
+        (["export", "run", "--format", "csv"], ["csv", "openai", "raft export --help"]),
+        (["biuld", "docs"], ["biuld", "raft"]),
+        (["approve", "run"], ["--by", "raft approve --help"]),
+    ],
+)
+def test_what_is_typed_wrongly_has_a_next_step(raft, typed, words):
+    """An unknown option or command, a missing argument and a bad value name the next command, as every error does."""
+    refused(raft(*typed), 2, *words)
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        ["export", "run", "--format", "hf", "--format", "openai"],
+        ["build", "docs", "--limit", "3", "--seed", "1", "--limit=4"],
+        ["show", "run", "chunks", "-n", "2", "--rows", "3"],
+        ["build", "docs", "--set", "index.k=3", "--set", "index.k=4"],
+    ],
+)
+def test_what_may_be_given_once_is_not_taken_from_the_last(raft, typed):
+    """An option, or a setting, that is given two values is refused: which of them is meant, nobody knows."""
+    result = raft(*typed)
+    refused(result, 2)
+    assert re.search("is given (more than once|twice)", result.stderr)
+
+
+def test_what_may_be_repeated_is_taken_as_often(raft, fake_models):
+    """Flags, settings that differ and a setting that is said twice alike are no contradiction."""
+    write_corpus(Path("docs"))
+    same = ["--set", "index.k=3"]
+    assert (
+        raft("build", "docs", "--estimate", "--json", "--json", *same, *same, *FAST, "--set", "seed=3").exit_code == 0
+    )
+
+
+def test_an_answer_that_has_to_wait_says_so(raft, copied, fake_models, monkeypatch):
+    """Where an endpoint makes a question wait, `raft ask` says for how long and why, as builds do."""
+    asker = models.asker
+
+    def held_up(*args, on_event, **options):
+        on_event("waiting", {"model": "openai/x", "seconds": 43, "words": "daily limit"})
+        on_event("asked", {"new": 1, "replayed": 0})
+        return asker(*args, on_event=on_event, **options)
+
+    monkeypatch.setattr(models, "asker", held_up)
+    result = raft("ask", copied, "How heavy is the Delta garden pump?", "--model", "openai/x", "--json")
+    assert "openai/x asks to wait 43 s: daily limit" in result.stderr
+    assert "replies" not in result.stderr

@@ -118,3 +118,15 @@ def test_silence(capsys):
     with Progress(silent=True) as listener:
         listener("reused", {"step": "documents"})
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("count", "words"),
+    [(2, "2 do not fill one step of 8"), (8, "8 are under 200"), (199, "199 are under 200"), (200, "")],
+)
+def test_a_training_on_few_rows_says_so_before_it_begins(told, count, words):
+    """Rows that fill no optimiser step, and rows under which tuning rarely pays, are said with what brings more."""
+    rows = {"rows": count, "valid": 1, "shortened": 0, "tokens": 900, "epochs": 3.0, "batch": 8, "rehearsal": 0.0}
+    line = told(("rows", rows))
+    assert line.startswith(f"few rows   {words}" if words else "training on 200 rows")
+    assert ("--questions-per-chunk" in line) == bool(words)

@@ -387,3 +387,12 @@ def test_a_reasoning_models_thoughts_count_in_the_worst_case(home, fake_models):
         raft.estimate(**{**options(home), "generator": name}) for name in ("openai/gpt-4o-mini", "openai/gpt-5-mini")
     )
     assert thinking.dollars[1] > 2 * plain.dollars[1]
+
+
+def test_calls_that_are_made_again_are_said(home, fake_models):
+    """An estimate says how many calls there are at most, with those that are made again, for any model."""
+    found = raft.estimate(**options(home, {"generator.attempts": 3}))
+    said = f"at most {3 * found.calls:,} calls in all (generator.attempts)"
+    assert found.attempts == 3 and said in messages.estimate(found.summary())
+    assert "asked for again" not in messages.estimate(made(attempts=1).summary())
+    assert "at most 24 calls" in messages.estimate(made(attempts=2, price=Price(0, 0), own=True).summary())

@@ -6,7 +6,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from raft.rag.format import ABSTENTION, parse, render_target
-from raft.rag.grounding import Passage, coverage, find_verbatim, is_supported, locate, relevance
+from raft.rag.grounding import Passage, coverage, find_verbatim, is_about, is_supported, locate, relevance
 from raft.testing import HashEmbedder
 from raft.text.values import figures
 
@@ -307,3 +307,27 @@ def test_any_text_has_figures_and_stands_in_itself(text):
         assert is_supported(text, [], [passage(text)]) in (True, None)
     if any(map(str.isalnum, text)):
         assert find_verbatim(text, text) is not None
+
+
+@given(
+    st.lists(st.tuples(st.text("ab w", max_size=8), st.lists(st.text("abc w.", max_size=20), max_size=3)), max_size=4),
+    st.sampled_from([0.01, 0.2, 0.4, 0.5, 0.55, 0.6, 0.75, 1.0]),
+)
+def test_what_words_decide_is_decided_as_before(pairs, least):
+    """What was found is about a question where its relevance says so; where words alone decide, nothing is embedded."""
+    questions = [question for question, _ in pairs]
+    shown = [[passage(text, f"{place}") for place, text in enumerate(texts)] for _, texts in pairs]
+    embedded, embedder = [], HashEmbedder()
+
+    def embed(texts):
+        embedded.extend(texts)
+        return embedder.embed(texts)
+
+    found = is_about(questions, shown, embed, least)
+    assert found == [value >= least for value in relevance(questions, shown, embedder.embed)]
+    for question, passages in zip(questions, shown, strict=True):
+        share = coverage(question, passages)
+        if not passages or (share + 1) / 2 < least or share / 2 >= least:
+            embedded.clear()
+            is_about([question], [passages], embed, least)
+            assert not embedded

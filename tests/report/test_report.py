@@ -368,7 +368,7 @@ def test_no_word_of_the_files_is_shown_to_a_person():
     assert "Earlier benchmarks" not in bare and "left out" not in Page(bare).text()
 
 
-@pytest.mark.parametrize("home", ["/home/marta/work/runs", "C:\\Users\\marta\\runs"])
+@pytest.mark.parametrize("home", ["/srv/quellwerk/runs", "D:\\quellwerk\\runs"])
 def test_no_page_tells_where_things_lie(home):
     """Runs and models at absolute paths are called by their names in page, data and summary; commands too."""
     facts = json.loads(json.dumps(FACTS).replace("runs/handbook", json.dumps(f"{home}/handbook")[1:-1]))
@@ -377,7 +377,7 @@ def test_no_page_tells_where_things_lie(home):
         system["title"] = system["title"].replace("SmolLM2-1.7B-Instruct", system["model"])
     facts["training"]["base"] = f"{home}/models/tiny"
     for said in (report.html(facts), report.markdown(facts)):
-        assert "marta" not in said
+        assert "quellwerk" not in said
         assert "tiny + RAG" in said and "raft ask handbook" in said
 
 

@@ -22,11 +22,11 @@ from raft.backends.hosted.model import HostedModel
 from raft.backends.local.weights import Weights
 from raft.errors import UsageError, typed
 from raft.pipeline.build import searched
-from raft.protocols import Completion, Failure, Generator, Request, Streamer, Tokenizer
+from raft.protocols import Completion, Failure, Generator, OnEvent, Request, Streamer, Tokenizer
 from raft.rag import answering
 from raft.rag.answering import WhenUnsupported
 from raft.rag.format import PROMPTS, render_style
-from raft.rag.grounding import Answer, Passage, relevance
+from raft.rag.grounding import Answer, Passage, is_about
 from raft.settings import Settings
 from raft.store import adapters, artifacts
 from raft.store.budget import Budget, enter
@@ -65,21 +65,23 @@ class LoadedRun:
             self._corpus = _Corpus(existing(self.run.folder), self.settings, stamp, self.paying)
         return self._corpus.search(questions, k)
 
-    def relevance(self, questions: Sequence[str], passages: Sequence[Sequence[Passage]]) -> list[float]:
-        """Return how much of what was found for each question is about it; what was found came from `search`."""
+    def is_about(self, questions: Sequence[str], passages: Sequence[Sequence[Passage]], least: float) -> list[bool]:
+        """Tell of each question whether what `search` found is about it, to the share of `least`."""
         assert self._corpus is not None
-        return relevance(questions, passages, self._corpus.index.embedder.embed)
+        return is_about(questions, passages, self._corpus.index.embedder.embed, least)
 
     def model(self, name: str, adapter: Path | None) -> Model | HostedModel:
         """Return a model with an adapter, or none; weights are loaded once."""
         key = name, adapter
         if key not in self._models:
+            address = models.address_of(name, self.settings)
+            models.check_keys({name: address})
             self._models[key] = models.open_bare(
                 name,
                 self.settings,
                 adapter=adapter,
                 weights=self._weights.setdefault(name, Weights(name)),
-                api_base=models.address_of(name, self.settings),
+                api_base=address,
             )
         return self._models[key]
 
@@ -145,8 +147,14 @@ class Answerer:
         DamagedArtifact: the adapter is not whole.
     """
 
-    def __init__(self, loaded: LoadedRun, model: str | None = None, adapter: str | None = None) -> None:
-        self._loaded, settings = loaded, loaded.settings
+    def __init__(
+        self,
+        loaded: LoadedRun,
+        model: str | None = None,
+        adapter: str | None = None,
+        on_event: OnEvent = lambda event, facts: None,
+    ) -> None:
+        self._loaded, settings, self._on_event = loaded, loaded.settings, on_event
         self.model = model or settings.student
         self._prompt = prompts.load(PROMPTS[settings.examples.quotes], settings.prompts)
         self._style = render_style(**settings.answer_style.model_dump())
@@ -183,7 +191,8 @@ class Answerer:
         """Return one checked answer a question, in order, as `ask` does; a local model answers them in batches."""
         with closing(Ledger(Path(":memory:"))) as ledger:
             attempts = self._loaded.settings.generator.attempts
-            generator = models.asker(self._asked, ledger, self._loaded.budget(self.model), attempts=attempts)
+            budget = self._loaded.budget(self.model)
+            generator = models.asker(self._asked, ledger, budget, attempts=attempts, on_event=self._on_event)
             return self._answers(questions, generator, k, when_unsupported)
 
     def ask(
@@ -225,7 +234,7 @@ class Answerer:
         found = self._loaded.search(asked, k or settings.index.k)
         shown = [self._fitting(*pair) for pair in zip(asked, found, strict=True)]
         least = settings.answering.min_relevance
-        about = [value >= least for value in self._loaded.relevance(asked, shown)] if least else None
+        about = self._loaded.is_about(asked, shown, least) if least else None
         seconds = (time.monotonic() - begun) / len(asked)
         said = answering.answer_all(
             asked,

@@ -103,6 +103,7 @@ def bench(
     run = writable(built, on_event)
     name = run.manifest["collection"]
     with run.writing(), closing(Ledger(chosen.ledger or run.folder / "ledger.sqlite")) as ledger:
+        models.check_keys(addresses, ledger)
         enter(ledger, name, "benchmark")
         run.require(*searched(chosen), "examples")
         rows, wrong = _without_wrong(_questions(built, questions), built.folder)

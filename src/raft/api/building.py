@@ -163,6 +163,8 @@ def estimate(
     if sample < 0:
         raise UsageError(f"A sample of {sample} requests cannot be taken.", where="sample", hint="--sample 10")
     task = _described(corpus, out, options)
+    if sample:
+        models.check_keys({task.settings.generator.model: task.settings.generator.api_base})
     on_event = on_event or (lambda event, facts: None)
     with _opened(task, on_event, building=False) as site:
         found = _estimated(site.task, site, on_event, sample)
@@ -246,6 +248,8 @@ def _opened(task: Task, on_event: OnEvent, *, building: bool) -> Iterator[OpenRu
                 )
                 on_event("estimated", found.summary())
                 confirm(found)
+                if any(part.purpose == "questions" and part.calls > part.answered for part in found.parts):
+                    models.check_keys({chosen.generator.model: chosen.generator.api_base})
                 unconfirmed = False
             enter(sites[0].ledger, sites[0].collection, name)
         tell_step(run, on_event, name, state)
@@ -257,6 +261,9 @@ def _opened(task: Task, on_event: OnEvent, *, building: bool) -> Iterator[OpenRu
         if chosen.generator.max_cost is None and cap is not None:
             chosen = settings.changed(chosen, {"generator.max_cost": cap})
         ledger.register(collection, folder, chosen.generator.max_cost if building else None)
+        if building and "questions" not in run.manifest["steps"]:
+            asked = {chosen.index.embedder: chosen.index.api_base, chosen.generator.model: chosen.generator.api_base}
+            models.check_keys(asked, ledger)
         components = open_components(folder, chosen, ledger, collection, on_event)
         facts: dict[str, Any] = {
             "settings": chosen.model_dump(mode="json"),

@@ -17,7 +17,7 @@ from raft.backends.hosted.batches import BatchModel
 from raft.backends.hosted.flowing import FlowingGenerator, UncachedGenerator
 from raft.backends.hosted.manners import Manners
 from raft.backends.hosted.model import HostedModel
-from raft.backends.hosted.providers import addresses_in_environment, is_own, provider_of
+from raft.backends.hosted.providers import addresses_in_environment, check_key, is_own, provider_of
 from raft.backends.index.hybrid import Indexes
 from raft.backends.local.generate import LocalModel
 from raft.backends.local.weights import Weights
@@ -29,7 +29,7 @@ from raft.pipeline.bench import Search
 from raft.pipeline.build import Components
 from raft.pipeline.estimate import UNASKED, CostContext
 from raft.protocols import Embedder, Failure, Generator, OnEvent, Request, Retriever, Tokenizer, Trainer
-from raft.rag.grounding import Passage, relevance
+from raft.rag.grounding import Passage, is_about
 from raft.settings import TRAINERS, Settings
 from raft.store.batches import BatchBook
 from raft.store.budget import Budget, PaidEmbedder
@@ -187,7 +187,7 @@ def uncached_search(retriever: Retriever, settings: Settings) -> Search:
             cached.uncached([question])
         retriever.search([question], depth(settings.index.k))
         if least:
-            relevance([question], [passages], cached.uncached if cached else embedder.embed)
+            is_about([question], [passages], cached.uncached if cached else embedder.embed, least)
 
     return search
 
@@ -246,7 +246,7 @@ def open_model(
         name=name,
         adapter=adapter.name if adapter else None,
         generator=asker(model, ledger, pay(), attempts=1, on_event=on_event),
-        uncached=UncachedGenerator(model, pay(keeps=False)),
+        uncached=UncachedGenerator(model, pay(keeps=False), say=on_event),
         scorer=None if hub.is_hosted(name) else CachedScorer(cast("LocalModel", model), ledger),
         prompt_limit=None if limit is None else (hub.tokenizer(name), limit),
     )
@@ -332,6 +332,20 @@ def check(settings: Settings, *, asked: Mapping[str, str | None] | None = None) 
             where="; ".join(found),
             hint="name local models, or servers at 127.0.0.1, ::1 or localhost; or --set local_only=false",
         )
+
+
+def check_keys(asked: Mapping[str, str | None], ledger: Ledger | None = None) -> None:
+    """Check that there are the keys of hosted models, by name with their addresses, before work is done in vain.
+
+    A model that the `ledger` knows may be asked nothing new, and is told of when it is.
+
+    Raises:
+        UsageError: there is no key in the environment.
+    """
+    known = "SELECT EXISTS (SELECT 1 FROM completions WHERE model = ?) OR EXISTS (SELECT 1 FROM calls WHERE model = ?)"
+    for name, address in asked.items():
+        if hub.is_hosted(name) and not (ledger and ledger.read(known, (name, name))[0][0]):
+            check_key(name, address)
 
 
 def address_of(name: str, settings: Settings) -> str | None:

@@ -147,7 +147,9 @@ class Built(Shown):
         chosen = adapters.current(self.folder)
         return [{**card, "current": card["adapter"] == chosen} for card in adapters.listed(self.folder)]
 
-    def answerer(self, *, model: str | None = None, adapter: str | None = None) -> Answerer:
+    def answerer(
+        self, *, model: str | None = None, adapter: str | None = None, on_event: OnEvent | None = None
+    ) -> Answerer:
         """Return what answers questions from the index; its model is loaded with the first question.
 
         Answerers of one run share index and weights, so that changing the adapter costs no loading.
@@ -155,6 +157,7 @@ class Built(Shown):
         Args:
             model: a model's name; None: the run's student.
             adapter: an adapter's id or the beginning of it, or "none"; None: the current one, unless `model` is given.
+            on_event: told "waiting" where a hosted model asks to wait, "asked" and "stopping".
 
         Raises:
             UsageError: there is no such adapter, it was trained on another base model, the model is unknown, or
@@ -162,7 +165,7 @@ class Built(Shown):
         """
         chosen = model or self.settings.student
         models.check(self.settings, asked={chosen: models.address_of(chosen, self.settings)})
-        return Answerer(self._loaded, model, adapter)
+        return Answerer(self._loaded, model, adapter, on_event or (lambda event, facts: None))
 
     def ask(
         self,

@@ -154,7 +154,7 @@ class HostedEmbedder:
         try:
             reply = retrying(self.each_try, texts, send)
         except OpenAIError as error:
-            raise _refusal(self.identity, error) from None
+            raise _refusal(self.identity, error, self._api_base) from None
         vectors = [item["embedding"] for item in sorted(reply.data, key=lambda item: int(item["index"]))]
         if len(vectors) != len(texts):
             raise RaftError(
@@ -172,17 +172,20 @@ def _is_transient(error: BaseException) -> bool:
     return isinstance(error, away | of.RateLimitError) and "insufficient_quota" not in str(error)
 
 
-def _refusal(identity: str, error: Exception) -> RaftError:
+def _refusal(identity: str, error: Exception, api_base: str | None) -> RaftError:
     """The provider's own words, with the next thing to try."""
     from litellm import exceptions
 
+    address = f"--set index.api_base={secrets.shown_address(api_base or 'http://127.0.0.1:8000/v1')}"
     words = secrets.masked(secrets.shown(str(error).strip().partition("\n")[0]))[:500]
     if isinstance(error, exceptions.AuthenticationError | exceptions.PermissionDeniedError):
         what, hint = "The provider refuses the key", "set the provider's key in its environment variable"
     elif isinstance(error, exceptions.NotFoundError | exceptions.BadRequestError):
-        what, hint = "The provider refuses the request", "check index.embedder: it is written provider/name"
+        what = "The provider refuses the request"
+        hint = f"check index.embedder, which is written provider/name, and its address: {address}"
     else:
         what, hint = "The provider does not answer", "run the same command again later: what is done stays done"
+        hint = f"check its address, {address}, or {hint}" if api_base else hint
     return RaftError(f"{what}: {words}", where=identity, hint=hint)
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from raft.cli.usage import Commands
 from raft.errors import RaftError, UsageError, of_system, typed
 from raft.kinds import KINDS
 from raft.store.children import import_path
@@ -116,7 +117,7 @@ def price_pair(text: str | None) -> tuple[float, float] | None:
     return read, written
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="raft")
 @click.pass_context
 def main(context: click.Context) -> None:
@@ -201,7 +202,7 @@ def build(*, corpus: tuple[str, ...], assignments: tuple[str, ...], pipeline: st
         **options,
         "price": price_pair(price),
         "pipeline_file": pipeline,
-        "settings": dict(settings.parse_assignment(text) for text in assignments),
+        "settings": settings.parse_assignments(assignments),
     }
     with Progress(silent=quiet) as progress:
         if estimate:
@@ -320,12 +321,13 @@ def ask(*, run: Path, question: str | None, model: str | None, adapter: str | No
         no_stream: bool, as_json: bool, **options: Any) -> None:  # fmt: skip
     """Answer QUESTION from the documents of RUN, with quotes that were checked; without one, questions as they come."""
     from raft import api
+    from raft.cli.progress import Progress
 
-    built = api.load(run)
+    built, progress = api.load(run), Progress()
     context, stream = show_context, sys.stdout.isatty() and not (no_stream or as_json)
 
     def opened(adapter: str | None) -> "Answerer":
-        answerer = built.answerer(model=model, adapter=adapter)
+        answerer = built.answerer(model=model, adapter=adapter, on_event=progress.held_up)
         for remark in answerer.remarks:
             echo(f"raft: {remark}", err=True)
         return answerer
@@ -410,7 +412,7 @@ def bench(*, run: Path, assignments: tuple[str, ...], quiet: bool, as_json: bool
     from raft.cli.progress import Progress
 
     with Progress(silent=quiet) as progress:
-        given = dict(settings.parse_assignment(text) for text in assignments)
+        given = settings.parse_assignments(assignments)
         facts = api.bench(run, settings=given, on_event=progress, **options)
     show(facts, as_json, messages.benchmark)
 
@@ -432,7 +434,7 @@ def train(*, run: Path, assignments: tuple[str, ...], quiet: bool, as_json: bool
     from raft.cli.progress import Progress
 
     with Progress(silent=quiet) as progress:
-        given = dict(settings.parse_assignment(text) for text in assignments)
+        given = settings.parse_assignments(assignments)
         card = api.train(run, settings=given, on_event=progress, **options)
     show(card, as_json, lambda card: messages.trained(card, str(run)))
 

@@ -123,6 +123,17 @@ def summary(facts: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+_FAILED = {
+    "malformed": "what came did not keep to the form or the facts that were asked for",
+    "length": "the reply was cut off at the token limit",
+    "refused": "the provider refused to answer",
+    "too long": "the request is longer than the model takes",
+    "error": "no reply came",
+    "repeated": "the same question was asked of the same chunk before",
+}
+"""What the kinds of `protocols.Failure` mean."""
+
+
 def _rows(run: str, steps: Mapping[str, Any], skipped: Sequence[Sequence[str]]) -> Iterator[tuple[str, str]]:
     stats = {name: line["notes"] for name, line in steps.items()}
     unreadable = stats["documents"].get("unreadable", [])
@@ -146,8 +157,10 @@ def _rows(run: str, steps: Mapping[str, Any], skipped: Sequence[Sequence[str]]) 
     yield "chunks", f"{chunks:,} of {tokens / max(1, chunks):,.0f} tokens on average; {furniture:,} boilerplate"
     asked, failed = steps["questions"]["rows"], stats["questions"].get("failures", {})
     text = f"{asked['questions.parquet']:,} written ({_list(stats['questions']['kinds'])})"
-    text += f"; {asked['failures.parquet']:,} failed ({_list(failed)})" if failed else ""
-    yield "questions", "\n".join([text, *stats["questions"].get("left_out", [])])
+    text += f"; {asked['failures.parquet']:,} failed:" if failed else ""
+    lines = [f"{count:,}: {_FAILED.get(kind, kind)}" for kind, count in failed.items()]
+    lines += [f"raft show {run} failures   (says what was wrong, with each reply)"] if failed else []
+    yield "questions", "\n".join([text, *lines, *stats["questions"].get("left_out", [])])
     reasons, splits = stats["cleaned"]["reasons"], stats["cleaned"]["splits"]
     kept = {split: splits[split] for split in ("train", "valid", "eval_seen", "eval_unseen") if split in splits}
     yield "kept", f"{sum(kept.values()):,} ({_list(kept)})"

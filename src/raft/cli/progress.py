@@ -8,6 +8,7 @@ from typing import Any, Self
 from raft.cli import messages
 from raft.pipeline.estimate import DOING, count, long
 from raft.text import printable
+from raft.training.tune import FEW_ROWS
 
 _EVERY_SECONDS = 30.0
 _NAMED = 3
@@ -87,10 +88,14 @@ class Progress:
         elif event == "asking":
             self._asking(facts)
         elif event == "rows":
-            self._first = None
-            self._say(_rows(facts))
+            self._rows(facts)
         elif event == "training":
             self._say(self._training(facts), lasting="valid_loss" in facts)
+
+    def held_up(self, event: str, facts: Mapping[str, Any]) -> None:
+        """Take note of an event if it says what is being waited for."""
+        if event in ("waiting", "stopping"):
+            self(event, facts)
 
     def _leave_out(self, facts: Mapping[str, Any]) -> None:
         for line in facts.get("left_out", ()):
@@ -138,6 +143,12 @@ class Progress:
         self._step = "asking"
         without = " without what bears the answer" if facts["condition"] == "withheld" else ""
         self._say(f"asking     {facts['arm']}: {facts['questions']:,} of {facts['set']}{without}")
+
+    def _rows(self, facts: Mapping[str, Any]) -> None:
+        self._first = None
+        self._say(_rows(facts))
+        if facts["rows"] < FEW_ROWS:
+            self._say(f"{'few rows':<10} {_few(facts)}")
 
     def _training(self, facts: Mapping[str, Any]) -> str:
         step, steps, now = facts["step"], facts["steps"], time.monotonic()
@@ -215,3 +226,11 @@ def _rows(facts: Mapping[str, Any]) -> str:
         else "no rows to validate with: the last state is kept"
     )
     return f"{text}, {facts['epochs']:g} epochs at most; {valid}"
+
+
+def _few(facts: Mapping[str, Any]) -> str:
+    rows, step = facts["rows"], facts["batch"]
+    more = "more come from more documents, or: raft build ... --questions-per-chunk N"
+    if rows < step:
+        return f"{rows:,} do not fill one step of {step:,} (training.batch): little is learned from so few; {more}"
+    return f"{rows:,} are under {FEW_ROWS}, where tuning rarely beats plain RAG; {more}"

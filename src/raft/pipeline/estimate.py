@@ -64,6 +64,7 @@ class Estimate:
         spent: dollars that the run has cost so far.
         cap: `generator.max_cost`; without one, a build of more than `confirm_above` dollars is not begun.
         left_out: a sentence for each language in which kinds of question are not asked.
+        attempts: how often one call is made at most, where its reply is of no use.
     """
 
     run: str
@@ -80,6 +81,7 @@ class Estimate:
     cap: float | None
     confirm_above: float
     left_out: tuple[str, ...] = ()
+    attempts: int = 1
 
     @property
     def calls(self) -> int:
@@ -157,6 +159,10 @@ def as_text(facts: Mapping[str, Any]) -> str:
     lines = [f"  {'corpus':<11} {corpus}", *(f"  {'left out':<11} {line}" for line in facts["left_out"])]
     for part in facts["parts"]:
         lines.append(f"  {'texts' if part['purpose'] == 'embeddings' else 'calls':<11} {_part_text(part)}")
+    if facts["calls"] and facts["attempts"] > 1:
+        most = facts["calls"] * facts["attempts"]
+        again = f"replies of no use are asked for again: at most {most:,} calls in all (generator.attempts)"
+        lines.append(f"  {'again':<11} {again}")
     lines.append(f"  {'cost':<11} {cost_text(facts)}")
     if facts["seconds"] is not None and facts["calls"]:
         low, high = facts["seconds"]
@@ -327,6 +333,7 @@ def count_calls(
         spent=found.spent,
         cap=settings.generator.max_cost,
         confirm_above=settings.generator.confirm_above,
+        attempts=settings.generator.attempts,
         left_out=tuple(left_out(strategy, asked_for["kinds"], survey, settings.index.embedder))
         if "questions" in left
         else (),

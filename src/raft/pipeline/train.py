@@ -133,6 +133,7 @@ def _announced(run: Run, examples: pl.DataFrame, plan: TrainingPlan, rehearsal: 
         "shortened": len(run.manifest["steps"]["examples"]["notes"].get("shortened") or {}),
         "tokens": int(rows["tokens"].sum()),
         "epochs": plan.epochs,
+        "batch": plan.batch,
         "rehearsal": rehearsal.share,
     }
 

@@ -134,6 +134,22 @@ def relevance(
     return found
 
 
+def is_about(
+    questions: Sequence[str],
+    passages: Sequence[Sequence[Passage]],
+    embed: Callable[[Sequence[str]], np.ndarray],
+    least: float,
+) -> list[bool]:
+    """Tell of each question whether `relevance` is at least `least`; embedded is only where words leave that open."""
+    covered = [coverage(*pair) for pair in zip(questions, passages, strict=True)]
+    found = [bool(shown) and share / 2 >= least for share, shown in zip(covered, passages, strict=True)]
+    left = [i for i, share in enumerate(covered) if passages[i] and share / 2 < least <= (share + 1) / 2]
+    values = relevance([questions[i] for i in left], [passages[i] for i in left], embed) if left else []
+    for place, value in zip(left, values, strict=True):
+        found[place] = value >= least
+    return found
+
+
 def coverage(question: str, passages: Iterable[Passage]) -> float:
     """Return the share (0 to 1) of a question's words that one passage and its title hold: the one that holds most.
 

@@ -1,5 +1,6 @@
 """How what Python returns shows itself: in one line at a prompt, as a small table in a notebook."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,14 +10,14 @@ from raft.report import figures
 from raft.report.measures import MEASURES
 
 
-class Shown:
+class Shown(ABC):
     """What has a head of one line, and rows below it."""
 
-    def _head(self) -> str:
-        raise NotImplementedError
+    @abstractmethod
+    def _head(self) -> str: ...
 
-    def _rows(self) -> Mapping[str, object]:
-        raise NotImplementedError
+    @abstractmethod
+    def _rows(self) -> Mapping[str, object]: ...
 
     def __repr__(self) -> str:
         return f"<{self._head()}>"

@@ -1,7 +1,7 @@
 """Settings: read from a YAML file and flags, checked, and written again; `sections` has each with its default."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from raft.settings.sections import (
     Training,
 )
 from raft.text import at_home, whole
+from raft.text.secrets import malformed, shown_address
 
 __all__ = [
     "TRAINERS",
@@ -55,6 +56,7 @@ __all__ = [
     "load_text",
     "of_manifest",
     "parse_assignment",
+    "parse_assignments",
 ]
 
 _RENAMED = {"questions.strategy": "questions.way"}
@@ -123,7 +125,21 @@ def _validated(tree: dict[str, Any], overrides: Mapping[str, Any] | None, where:
         given = f"--set split.unseen={unseen}" if "split.unseen" in overrides else where
         hint = f"--set split.unseen={_MOST_UNSEEN}, or name documents to hold out in split.hold_out"
         raise UsageError(f"split.unseen is at most {_MOST_UNSEEN}, and it is {unseen}.", where=given, hint=hint)
+    for key, address in _addresses(settings):
+        named = key if key in overrides else key.partition("[")[0]
+        if (where != _CHANGED or named in overrides) and (why := malformed(address)):
+            typed_so = f"--set {typed(f'{key}={shown_address(address)}')}" if named in overrides else where
+            hint = "an address is http://host:port, as in --set generator.api_base=http://127.0.0.1:8000/v1"
+            raise UsageError(f"{key} {why}, and it is {shown_address(address)!r}.", where=typed_so, hint=hint)
     return settings
+
+
+def _addresses(settings: Settings) -> list[tuple[str, str]]:
+    """Return the addresses that are set, with their names."""
+    found = {"generator.api_base": settings.generator.api_base, "index.api_base": settings.index.api_base}
+    found["index.url"] = settings.index.url
+    found |= {f"benchmark.larger[{place}]": one.api_base for place, one in enumerate(settings.benchmark.larger)}
+    return [(key, address) for key, address in found.items() if address]
 
 
 def parse_assignment(text: str) -> tuple[str, Any]:
@@ -139,6 +155,21 @@ def parse_assignment(text: str) -> tuple[str, Any]:
         return key.strip(), yaml.safe_load(value)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise UsageError(f"The value of {key} is no YAML: {error}", where="--set", hint=f"--set '{key}=...'") from None
+
+
+def parse_assignments(texts: Sequence[str]) -> dict[str, Any]:
+    """Return what several `key=value` say, as `parse_assignment` does.
+
+    Raises:
+        UsageError: one is no assignment, or two give one setting different values.
+    """
+    given: dict[str, Any] = {}
+    for key, value in map(parse_assignment, texts):
+        if key in given and given[key] != value:
+            hint = f"--set {typed(f'{key}={_yaml_value(value)}')}   (alone)"
+            raise UsageError(f"{key} is given twice: {given[key]!r} and {value!r}.", where="--set", hint=hint)
+        given[key] = value
+    return given
 
 
 def _read(path: Path) -> dict[str, Any]:

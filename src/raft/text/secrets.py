@@ -5,7 +5,7 @@ Each rule yields (start, end) of what it found.
 
 import re
 from collections.abc import Iterator
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 Spans = Iterator[tuple[int, int]]
 
@@ -122,13 +122,39 @@ def _tells(name: str, value: str) -> bool:
     return bool(_TELLS.search(unquote(name))) or any(_known_keys(value))
 
 
+_IN_PATH = re.compile(
+    r"(?<![A-Za-z0-9_])(?=\w*\d)(?=\w*[a-z])(?=\w*[A-Z])[A-Za-z0-9_]{20,}"
+    r"|(?:(?<=/key/)|(?<=/token/)|(?<=/secret/)|(?<=/apikey/)|(?<=/api-key/)|(?<=/api_key/))[^/?#]{8,}"
+)
+
+
 def shown_address(address: str) -> str:
-    """Return one address as `shown`, also where it has no scheme, or a key of known form in its path."""
+    """Return one address as `shown`, also where it has no scheme, or what looks like a key in its path.
+
+    A part of a path looks like one if it has a key's known form, stands behind the word, or is long and mixes capitals,
+    small letters and digits. Ids of accounts and of deployments, which mix less, are told.
+    """
     bare = "" if "//" in address else "//"
     whole = shown(bare + address)
     for begin, end in sorted(_known_keys(whole), reverse=True):
         whole = whole[:begin] + HIDDEN + whole[end:]
-    return whole.removeprefix(bare)
+    scheme, _, rest = whole.partition("//")
+    host, slash, path = rest.partition("/")
+    return f"{scheme}//{host}{_IN_PATH.sub(HIDDEN, slash + path)}".removeprefix(bare)
+
+
+def malformed(address: str) -> str | None:
+    """Return why no server can be asked at an address, in words that go on from its name; None where one can be."""
+    if not address.isprintable() or set(address) & set(" \\"):
+        return "has signs in it that no address has"
+    try:
+        parts = urlsplit(address)
+        _ = parts.port
+    except ValueError as error:  # the host's brackets, or the port
+        return f"is malformed ({error})"
+    if parts.scheme not in ("http", "https"):
+        return "begins with http:// or https://"
+    return None if (parts.hostname or "").strip(".") else "names a host"
 
 
 def masked(text: str) -> str:

@@ -4,7 +4,8 @@ import asyncio
 import json
 import socket
 import threading
-from contextlib import closing
+import time
+from contextlib import closing, nullcontext
 from pathlib import Path
 
 import pytest
@@ -459,3 +460,26 @@ def test_a_lost_manifest_forgets_neither_name_nor_cap(tmp_path, cut):
     assert after.manifest["collection"] == before.manifest["collection"]
     assert after.settings.generator.max_cost == 0.3
     assert api.state(after.folder)["money"]["spent"] == spent > 0
+
+
+def test_who_is_timed_is_told_to_wait_too(monkeypatch):
+    """A generator that asks one request after the other tells once for how long its endpoint asks to wait."""
+
+    class Pausing:
+        pause = (time.monotonic() + 900, "daily limit")
+        turns = 0
+
+        def submit(self, call):
+            self.call = call
+
+        def collect(self, seconds):
+            self.turns += 1
+            return [(self.call, Failure("refused", "no"))] if self.turns % 3 == 0 else []
+
+    monkeypatch.setattr(HostedModel, "pool", lambda self, budget: nullcontext(Pausing()))
+    heard, model = [], HostedModel("openai/m", api_base="http://127.0.0.1:9/v1", concurrency=1, timeout=5)
+    generator = UncachedGenerator(model, object(), say=lambda event, facts: heard.append((event, facts)))
+    assert len(list(generator.complete([request("a"), request("b")]))) == 2
+    ((event, facts),) = heard
+    assert (event, facts["model"], facts["words"]) == ("waiting", "openai/m", "daily limit")
+    assert 890 <= facts["seconds"] <= 900

@@ -10,7 +10,7 @@ import pytest
 
 from raft.backends.embedding import HostedEmbedder
 from raft.backends.hosted.model import HostedModel
-from raft.backends.hosted.providers import identity_of, is_free, look_for, whole_address
+from raft.backends.hosted.providers import check_key, identity_of, is_free, look_for, whole_address
 from raft.errors import UsageError
 from raft.settings import Settings, changed
 from raft.store.budget import Budget
@@ -192,3 +192,41 @@ def test_a_server_that_says_something_else_is_left_to_the_first_call(reply):
         look_for("ollama/small", address)
         look_for("hosted_vllm/m", f"{address}/v1")
     look_for("openai/gpt-4o-mini", None)
+
+
+@pytest.mark.parametrize("address", ["http://[::1/v1", "http://host:99999/v1", "host:8000/v1", "http:///v1"])
+def test_a_malformed_address_of_the_environment_is_named(address, monkeypatch):
+    """An address where nobody can be asked is told with the variables that may hold it, before any request."""
+    monkeypatch.setenv("OPENAI_BASE_URL", address)
+    monkeypatch.setenv("OPENAI_API_KEY", "none")
+    for call in (check_key, lambda name, base: HostedModel(name, api_base=base, concurrency=1, timeout=1).pool(None)):
+        with pytest.raises(UsageError, match=r"(?s)The address of openai/m .*OPENAI_BASE_URL") as caught:
+            call("openai/m", None)
+        assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "key", ["Zk3rT9wQx2LmN8vB5cD1aF", "/key/a-short-one", "/token/5f2b7c1e", "sk-a1b2c3d4e5f6g7h8i9j0k1"]
+)
+def test_a_key_in_the_path_of_an_address_is_not_written_down(key):
+    """What looks like a key in a path is hidden wherever an address is kept, and hidden once."""
+    kept = shown_address(f"https://gateway.example/proxy/{key}/v1")
+    assert key.split("/")[-1] not in kept
+    assert kept.endswith("***/v1")
+    assert shown_address(kept) == kept
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("accounts/023e105f4ecef8ad9ca31a8372d0c353/ai/v1", "d/8c4f6a10-9b1e-4c55-8f7a-0d2c6b1e9f33/v1", "key/v1"),
+        *(
+            "openai/deployments/gpt-4o-mini-2024-07-18",
+            "models/Meta-Llama-3.1-8B-Instruct-Turbo",
+            "my_long_team_name_2",
+        ),
+    ],
+)
+def test_a_path_without_a_key_stays(path):
+    """Ids of accounts and deployments, and names of models, are no keys: hidden, nobody could ask there again."""
+    assert shown_address(f"https://gateway.example/{path}") == f"https://gateway.example/{path}"

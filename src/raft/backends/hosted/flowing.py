@@ -87,7 +87,7 @@ class FlowingGenerator:
         say: OnEvent = lambda event, facts: None,
     ) -> None:
         self._model, self._ledger, self._budget, self._say = model, ledger, budget, say
-        self._paused_until = 0.0
+        self._waiting = _Waiting(model.name, say)
         self._attempts, self._max_failures, self._progress = attempts, max_failures, progress
         self._ahead = max(_AHEAD_OF_EACH * model.concurrency, _LEAST_AHEAD)
         self._new = self._replayed = self._failures = 0
@@ -217,10 +217,7 @@ class FlowingGenerator:
 
     def _tell(self, pool: RequestPool | None, *, at_once: bool = False) -> None:
         now = time.monotonic()
-        until, words = (pool and pool.pause) or (0.0, "")
-        if until - max(now, self._paused_until) > _WORTH_TELLING:
-            self._paused_until = until
-            self._say("waiting", {"model": self._model.name, "seconds": round(until - now), "words": words})
+        self._waiting.tell(pool)
         if self._progress is None or (not at_once and now - self._told_at < _TELL_SECONDS):
             return
         facts = {
@@ -239,11 +236,33 @@ class FlowingGenerator:
         self._progress(facts)
 
 
-class UncachedGenerator:
-    """A `Generator` that asks anew each time, one request after the other; calls to a hosted model need a budget."""
+class _Waiting:
+    """Tells "waiting" once for each time that an endpoint asks to wait."""
 
-    def __init__(self, model: Model | HostedModel, budget: Budget | None = None) -> None:
-        self._model, self._budget = model, budget
+    def __init__(self, model: str, say: OnEvent) -> None:
+        self._model, self._say, self._until = model, say, 0.0
+
+    def tell(self, pool: RequestPool | None) -> None:
+        now, (until, words) = time.monotonic(), (pool and pool.pause) or (0.0, "")
+        if until - max(now, self._until) > _WORTH_TELLING:
+            self._until = until
+            self._say("waiting", {"model": self._model, "seconds": round(until - now), "words": words})
+
+
+class UncachedGenerator:
+    """A `Generator` that asks anew each time, one request after the other; calls to a hosted model need a budget.
+
+    `say` is told "waiting", as by `FlowingGenerator`.
+    """
+
+    def __init__(
+        self,
+        model: Model | HostedModel,
+        budget: Budget | None = None,
+        *,
+        say: OnEvent = lambda event, facts: None,
+    ) -> None:
+        self._model, self._budget, self._waiting = model, budget, _Waiting(model.name, say)
         self.identity = model.identity
 
     def complete(self, requests: Iterable[Request]) -> Iterator[Completion | Failure]:
@@ -270,7 +289,9 @@ class UncachedGenerator:
             try:
                 for request in requests:
                     pool.submit(Call(request_key(request, self.identity, 0), request, 0))
-                    for _, outcome in pool.collect():
+                    while not (settled := pool.collect(_TELL_SECONDS)):
+                        self._waiting.tell(pool)
+                    for _, outcome in settled:
                         yield self._judged(request, outcome)
             except BaseException:
                 pool.drain()  # it is being paid for

@@ -12,6 +12,7 @@ from raft.backends.hosted.manners import Manners
 from raft.backends.hosted.openai_http import DirectTransport
 from raft.backends.hosted.providers import (
     address_of,
+    check_key,
     identity_of,
     key_of,
     litellm_key,
@@ -64,11 +65,12 @@ class HostedModel:
         """Return what sends calls to this model and pays them from `budget`.
 
         Raises:
-            UsageError: there is no key in the environment, or no address.
+            UsageError: there is no key in the environment, or no address that can be asked.
         """
         self._given = whole_address(self.name, self._given)
         if self._direct and not self._address:
             raise no_address(self.name)
+        check_key(self.name, self._given)
         return RequestPool(
             partial(self._transport, self._key()),
             limiter=self._limited(alone=not self._manners.met),

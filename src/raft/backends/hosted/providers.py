@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from raft.backends.vendors import import_litellm
 from raft.errors import UsageError
 from raft.store.budget import Price
-from raft.text.secrets import HIDDEN, shown_address
+from raft.text.secrets import HIDDEN, malformed, shown_address
 
 
 @dataclass(frozen=True)
@@ -221,6 +221,20 @@ def key_of(name: str, api_base: str | None) -> str | None:
 def key_variables(name: str) -> tuple[str, ...]:
     """Return the variables that may hold the key of a model's provider."""
     return provider_of(name).keys or (f"{_capitals(name)}_API_KEY",)
+
+
+def check_key(name: str, api_base: str | None) -> None:
+    """Check that a hosted model has an address that can be asked, and a key where its provider wants one.
+
+    Raises:
+        UsageError: the address is malformed, or there is no key in the environment.
+    """
+    address = (api_base or next(iter(addresses_in_environment(name)), "")).strip()
+    if address and provider_of(name).direct and (why := malformed(address)):
+        where = "its api_base" if api_base else ", ".join(_bases(name))
+        hint = "give another with --set" if api_base else f"export {_bases(name)[0]}=http://127.0.0.1:8000/v1"
+        raise UsageError(f"The address of {name} {why}, and it is {shown_address(address)!r}.", where=where, hint=hint)
+    (key_of if provider_of(name).direct else litellm_key)(name, api_base)
 
 
 def litellm_key(name: str, api_base: str | None) -> str | None:
