@@ -244,7 +244,8 @@ def litellm_key(name: str, api_base: str | None) -> str | None:
         UsageError: there is none, and no endpoint of one's own is asked.
     """
     needed = import_litellm().validate_environment(name)["missing_keys"]
-    missing = tuple(one for one in needed if one.endswith("_API_KEY"))
+    keys = [one for one in needed if one.endswith("_API_KEY")]
+    missing = tuple(one for one in keys if not os.environ.get(one.replace("_API_KEY", "_AD_TOKEN")))  # as Azure's
     if missing and not api_base:
         raise _no_key(name, missing)
     return "none" if missing else None  # an endpoint of one's own may need none, but litellm does not ask without
