@@ -6,13 +6,15 @@ that the one which is kept for the others can never be dropped itself.
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
 
+from raft.curation.reading import Filter
 from raft.kinds import traits
 from raft.prompts import Prompt
 from raft.protocols import Completion, Embedder, Generator, Request, Retriever
@@ -64,6 +66,8 @@ def clean(
     judge_prompt: Prompt | None,
     judge_minimum: float,
     languages: Mapping[str, str] | None = None,
+    filters: Sequence[Filter] = (),
+    reader: Generator | None = None,
 ) -> pl.DataFrame:
     """Return all questions, in their order, as `tables.CLEANED`: each with the reason why it is dropped, or none.
 
@@ -73,12 +77,14 @@ def clean(
     asks it drops a question on a held-out document. From `similarity` (a cosine) on, two questions with
     one answer or one source are duplicates. Without a judge, or its prompt with $question, $answer and $passage, there
     are no marks; `judge_minimum` (0 to 1) is the lowest that is kept, and so is a question whose mark cannot be had.
-    `languages` are those of the documents, by doc_id, but English.
+    `languages` are those of the documents, by doc_id, but English. `filters` ask the `reader`, before the judge.
     """
     texts = {row["chunk_id"]: row for row in chunks.select("chunk_id", "heading", "text").iter_rows(named=True)}
     limits = {"min_words": min_words, "max_words": max_words, "max_answer_words": max_answer_words}
     rows = [_judged(row, texts, limits, languages or {}) for row in questions.iter_rows(named=True)]
     _round_trip(_kept(rows), texts, retriever=retriever, k=round_trip_k, held_out=held_out)
+    for one in filters if reader is not None else ():
+        one.apply(_kept(rows), partial(_passages, texts=texts), reader, held_out)
     if judge is not None and judge_prompt is not None:
         _mark(_kept(rows), texts, judge=judge, prompt=judge_prompt, minimum=judge_minimum)
     _deduplicate(_kept(rows), embedder=embedder, similarity=similarity)

@@ -117,6 +117,8 @@ class Cleaning(_Section):
     round_trip: Count | None = Field(None, description="the golden chunk must be among so many results; none: index.k")
     judge: bool = Field(False, description="have the generator mark each question with the rubric in prompts/judge.md")
     judge_minimum: Share = Field(0.6, description="lowest mark that is kept")
+    reader: bool = Field(False, description="have the generator answer each question again from its golden chunk")
+    reader_minimum: Share = Field(0.5, description="least F1 of that answer that is kept; exact facts must be the same")
 
 
 class Split(_Section):

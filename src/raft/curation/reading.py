@@ -1,0 +1,105 @@
+"""Filters that ask a model about a question, one call a row: what it answers when it reads the golden chunk.
+
+They are asked of what is cheaper to judge is kept, before duplicates are looked for. Each notes in the row's `readings`
+what was asked, its verdict from 0 to 1, and what was said; a question without a usable reply is kept.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from raft import prompts
+from raft.kinds import traits
+from raft.prompts import Prompt
+from raft.protocols import Completion, Generator, Request
+from raft.report.measures import f1
+from raft.settings import Cleaning
+from raft.text import normalise
+from raft.text.languages import of_text
+from raft.text.values import agree, fact_values
+
+READ_OTHERWISE = "read otherwise"
+READER_TOKENS = 64
+SETTINGS = frozenset({"reader", "reader_minimum"})
+"""Settings of cleaning that are part of a filter's identity."""
+Row = dict[str, Any]
+Passages = Callable[[Row], str]
+"""Returns headings and texts of a row's golden chunks."""
+
+
+@dataclass(frozen=True)
+class Filter:
+    """A filter that a model is asked for; `identity` holds all that can change its verdicts, but the model.
+
+    A call reads `prompt` with a question and its passages, and may write so many `tokens`. `apply` is given rows that
+    are kept, their passages, the model and the doc_ids held out; it sets reasons and appends readings.
+    """
+
+    identity: str
+    prompt: Prompt
+    tokens: int
+    apply: Callable[[Sequence[Row], Passages, Generator, frozenset[str]], None]
+
+
+def chosen(settings: Cleaning, folder: Path | None, *, seed: int) -> list[Filter]:
+    """Return the filters that the settings ask for, in their order; `folder` has the user's own prompts.
+
+    Raises:
+        UsageError: a prompt cannot be read.
+    """
+    found: list[Filter] = []
+    if settings.reader:
+        prompt, least = prompts.load("reader", folder), settings.reader_minimum
+        apply = partial(_read_again, prompt=prompt, least=least)
+        found.append(Filter(f"reader {prompt.digest} {least}", prompt, READER_TOKENS, apply))
+    return found
+
+
+def agreement(answer: str, said: str, *, kind: str, language: str = "en") -> float:
+    """Return how far a reader says the same as an answer, from 0 to 1.
+
+    Exact facts agree or don't (`values.agree`), and so do yes and no, by the first word; else it is the F1 of
+    words, as for SQuAD (arXiv 1606.05250).
+    """
+    if traits(kind).fixed:
+        return float(normalise(said).split()[:1] == normalise(answer).split()[:1])
+    return float(agree(answer, said)) if fact_values(answer) else f1(said, [answer], language)
+
+
+def _read_again(
+    rows: Sequence[Row],
+    passages: Passages,
+    model: Generator,
+    _held_out: frozenset[str],
+    *,
+    prompt: Prompt,
+    least: float,
+) -> None:
+    """Drop what a reader of the golden chunks answers otherwise (roundtrip consistency).
+
+    References:
+        Alberti et al.: Synthetic QA Corpora Generation with Roundtrip Consistency. ACL 2019, arXiv 1906.05416.
+        Puri et al.: Training Question Answering Models From Synthetic Data. EMNLP 2020, arXiv 2002.09599.
+    """
+    asked = [row for row in rows if traits(row["kind"]).answered and not traits(row["kind"]).steps]
+    for row, said in _replies(asked, model, prompt, READER_TOKENS, lambda row: {"passage": passages(row)}):
+        agreed = agreement(row["answer"], said, kind=row["kind"], language=of_text(row["question"]).code)
+        _note(row, "reader", agreed, said)
+        row["reason"] = READ_OTHERWISE if agreed < least else None
+
+
+def _replies(
+    rows: Sequence[Row], model: Generator, prompt: Prompt, tokens: int, shown: Callable[[Row], Mapping[str, str]]
+) -> Iterator[tuple[Row, str]]:
+    """Yield each row that got a usable reply, with it; a prompt is given the question and what is `shown`."""
+    chats = (prompt.render(question=row["question"], **shown(row)) for row in rows)
+    outcomes = model.complete(Request(chat, max_tokens=tokens) for chat in chats)
+    for row, outcome in zip(rows, outcomes, strict=True):
+        if isinstance(outcome, Completion):
+            yield row, outcome.text.strip()
+
+
+def _note(row: Row, asked: str, verdict: float, said: str) -> None:
+    row["readings"] = [*(row.get("readings") or []), {"asked": asked, "verdict": round(verdict, 4), "said": said}]

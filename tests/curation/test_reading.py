@@ -1,0 +1,119 @@
+"""Filters that ask a model: each verdict is kept, and a question without one is too."""
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from raft.curation import clean as cleaning
+from raft.curation import reading
+from raft.errors import DamagedArtifact
+from raft.rag.format import ABSTENTION
+from raft.settings import Cleaning
+from raft.store import artifacts, tables
+from raft.testing import HashEmbedder, OverlapRetriever, ScriptedGenerator, make_chunks, make_question
+
+CHUNKS = make_chunks(
+    {
+        "ferry": [
+            "A bicycle costs 4 euros on the Skarn ferry, a car 22 euros.",
+            "Tickets are sold by Ines Holm on board.",
+        ],
+        "mill": ["The mill at Orrest grinds rye because wheat does not ripen there.", "It may be visited on Sundays."],
+    }
+)
+ROWS = {row["chunk_id"]: row for row in CHUNKS.iter_rows(named=True)}
+ASKED = [
+    make_question(ROWS["ferry#0"], "How much does a car cost on the Skarn ferry?", "4 euros", kind="number"),
+    make_question(ROWS["ferry#0"], "How much does a bicycle cost on the Skarn ferry?", "4 euros", kind="number"),
+    make_question(ROWS["ferry#1"], "Who sells tickets on board?", "Ines Holm", kind="name"),
+    make_question(ROWS["mill#0"], "Why does the mill at Orrest grind rye?", "wheat does not ripen there"),
+    make_question(ROWS["mill#1"], "How high is the mill at Orrest?", ABSTENTION, kind="unanswerable"),
+]
+SAID = {"a car": "22 euros", "a bicycle": "4 euros", "Who sells": "Ines Holm", "Why does": "wheat does not"}
+
+
+def says(request):
+    """Answer as a good reader does."""
+    question = request.messages[-1]["content"].rpartition("Question: ")[2]
+    return next((said for begin, said in SAID.items() if begin in question), "not stated")
+
+
+def clean(rows=ASKED, model=None, held_out=frozenset(), seed=0, **settings):
+    """Clean with the filters that the settings ask for."""
+    return cleaning.clean(
+        tables.frame(tables.QUESTIONS, rows),
+        CHUNKS,
+        retriever=OverlapRetriever(CHUNKS),
+        embedder=HashEmbedder(),
+        held_out=held_out,
+        min_words=3,
+        max_words=40,
+        max_answer_words=60,
+        similarity=0.99,
+        round_trip_k=2,
+        judge=None,
+        judge_prompt=None,
+        judge_minimum=0.6,
+        filters=reading.chosen(Cleaning.model_validate(settings), None, seed=seed),
+        reader=model or ScriptedGenerator(says),
+    )
+
+
+def test_what_a_reader_answers_otherwise_is_dropped():
+    """A question whose golden chunk gives another answer is dropped; what the reader said is kept."""
+    cleaned = clean(reader=True)
+    assert cleaned["reason"].to_list() == ["read otherwise", None, None, None, None]
+    assert [row and row[0]["verdict"] for row in cleaned["readings"].to_list()] == [0.0, 1.0, 1.0, 0.75, None]
+    assert cleaned["readings"][0][0]["said"] == "22 euros"
+
+
+def test_a_reader_is_asked_of_what_is_left():
+    """What a cheaper rule drops costs no call, nor does a question that nothing answers."""
+    model = ScriptedGenerator(says)
+    clean([*ASKED, make_question(ROWS["mill#1"], "Orrest?", "Sundays")], model, reader=True)
+    assert len(model.requests) == 4
+    assert all("Skarn" in str(one.messages) for one in model.requests[:2])
+
+
+def test_without_filters_nothing_is_asked_and_no_column_is_added():
+    """Unless it is asked for, no model is asked and the table has the columns that it had."""
+    model = ScriptedGenerator(says)
+    assert clean(model=model).schema == tables.CLEANED
+    assert model.requests == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "said", "kind", "low", "high"),
+    [
+        ("14 kg", "It weighs 14 kg.", "number", 1, 1),
+        ("14 kg", "14 kg or 17 kg", "number", 0, 0),
+        ("Yes", "Yes, on Sundays.", "decision", 1, 1),
+        ("Yes", "No", "decision", 0, 0),
+        ("the wet years", "wet years", "fact", 1, 1),
+        ("a lamp in the workshop", "in the workshop", "fact", 0.5, 0.99),
+        ("a lamp in the workshop", "not stated", "fact", 0, 0),
+    ],
+)
+def test_answers_agree_by_facts_or_else_by_words(answer, said, kind, low, high):
+    """Two answers with exact facts agree or don't; others agree by the words that they share."""
+    assert low <= reading.agreement(answer, said, kind=kind) <= high
+
+
+@given(st.text(max_size=40), st.text(max_size=40), st.sampled_from(["fact", "number", "decision", "own"]))
+def test_agreement_is_a_share(one, other, kind):
+    """Whatever is said, agreement lies between 0 and 1, and what says the same agrees wholly."""
+    assert 0.0 <= reading.agreement(one, other, kind=kind) <= 1.0
+    assert reading.agreement(one, one, kind=kind) == 1.0
+
+
+def test_a_table_with_readings_is_stored_and_one_without_is_as_before(tmp_path):
+    """What was asked is read again as it was stored; in a table where nothing was, there is no such column."""
+    path = tmp_path / "cleaned.parquet"
+    for table in (clean(reader=True), clean()):
+        artifacts.write(path, table)
+        assert artifacts.read(path).equals(table)
+        assert next(artifacts.stream(path, ["question_id"])).height == len(ASKED)
+    table.with_columns(pl.lit(1).alias("readings")).write_parquet(path)
+    with pytest.raises(DamagedArtifact, match="readings"):
+        artifacts.read(path)
