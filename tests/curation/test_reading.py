@@ -36,7 +36,7 @@ SAID = {"a car": "22 euros", "a bicycle": "4 euros", "Who sells": "Ines Holm", "
 def says(request):
     """Answer as a good reader does."""
     question = request.messages[-1]["content"].rpartition("Question: ")[2]
-    return next((said for begin, said in SAID.items() if begin in question), "not stated")
+    return next((said for begin, said in SAID.items() if begin in question), "22 euros")
 
 
 def clean(rows=ASKED, model=None, held_out=frozenset(), seed=0, **settings):
@@ -74,6 +74,30 @@ def test_a_reader_is_asked_of_what_is_left():
     clean([*ASKED, make_question(ROWS["mill#1"], "Orrest?", "Sundays")], model, reader=True)
     assert len(model.requests) == 4
     assert all("Skarn" in str(one.messages) for one in model.requests[:2])
+
+
+def test_of_what_is_known_without_documents_a_share_is_kept():
+    """What is answered rightly without a document is dropped but for a share, drawn by seed and question."""
+    rows = [
+        make_question(ROWS["ferry#0"], f"How much does car {n} cost on the Skarn ferry?", "22 euros") for n in range(40)
+    ]
+    kept = {
+        share: set(clean(rows, closed_book_share=share).filter(pl.col("reason").is_null())["question_id"])
+        for share in (0.0, 0.4, 1.0)
+    }
+    assert len(kept[0.0]) == 0
+    assert 5 < len(kept[0.4]) < 30
+    assert len(kept[1.0]) == 40
+    assert kept[0.4] == set(clean(rows[::-1], closed_book_share=0.4).filter(pl.col("reason").is_null())["question_id"])
+    assert kept[0.4] != set(
+        clean(rows, closed_book_share=0.4, seed=1).filter(pl.col("reason").is_null())["question_id"]
+    )
+
+
+def test_what_is_held_out_or_not_known_stays():
+    """A question that is not answered without its document stays, as does each on a document that is held out."""
+    assert clean(ASKED[:2], closed_book_share=0.0)["reason"].to_list() == [None, "known without it"]
+    assert clean(ASKED[:2], closed_book_share=0.0, held_out=frozenset({"ferry"}))["reason"].to_list() == [None, None]
 
 
 def test_without_filters_nothing_is_asked_and_no_column_is_added():

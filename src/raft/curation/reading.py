@@ -4,6 +4,7 @@ They are asked of what is cheaper to judge is kept, before duplicates are looked
 what was asked, its verdict from 0 to 1, and what was said; a question without a usable reply is kept.
 """
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,9 +21,9 @@ from raft.text import normalise
 from raft.text.languages import of_text
 from raft.text.values import agree, fact_values
 
-READ_OTHERWISE = "read otherwise"
+READ_OTHERWISE, KNOWN = "read otherwise", "known without it"
 READER_TOKENS = 64
-SETTINGS = frozenset({"reader", "reader_minimum"})
+SETTINGS = frozenset({"reader", "reader_minimum", "closed_book_share"})
 """Settings of cleaning that are part of a filter's identity."""
 Row = dict[str, Any]
 Passages = Callable[[Row], str]
@@ -54,6 +55,10 @@ def chosen(settings: Cleaning, folder: Path | None, *, seed: int) -> list[Filter
         prompt, least = prompts.load("reader", folder), settings.reader_minimum
         apply = partial(_read_again, prompt=prompt, least=least)
         found.append(Filter(f"reader {prompt.digest} {least}", prompt, READER_TOKENS, apply))
+    if settings.closed_book_share < 1:
+        prompt, share, least = prompts.load("closed", folder), settings.closed_book_share, settings.reader_minimum
+        apply = partial(_ask_without, prompt=prompt, share=share, seed=seed, least=least)
+        found.append(Filter(f"closed book {prompt.digest} {share} {seed} {least}", prompt, READER_TOKENS, apply))
     return found
 
 
@@ -83,11 +88,41 @@ def _read_again(
         Alberti et al.: Synthetic QA Corpora Generation with Roundtrip Consistency. ACL 2019, arXiv 1906.05416.
         Puri et al.: Training Question Answering Models From Synthetic Data. EMNLP 2020, arXiv 2002.09599.
     """
-    asked = [row for row in rows if traits(row["kind"]).answered and not traits(row["kind"]).steps]
-    for row, said in _replies(asked, model, prompt, READER_TOKENS, lambda row: {"passage": passages(row)}):
-        agreed = agreement(row["answer"], said, kind=row["kind"], language=of_text(row["question"]).code)
-        _note(row, "reader", agreed, said)
+    for row, agreed in _answered(rows, "reader", model, prompt, lambda row: {"passage": passages(row)}):
         row["reason"] = READ_OTHERWISE if agreed < least else None
+
+
+def _ask_without(
+    rows: Sequence[Row],
+    _passages: Passages,
+    model: Generator,
+    held_out: frozenset[str],
+    *,
+    prompt: Prompt,
+    share: float,
+    seed: int,
+    least: float,
+) -> None:
+    """Drop all but a share of what is answered rightly without a document: it teaches nothing about reading one.
+
+    Questions on held-out documents stay: a yardstick without what a model knows would flatter the documents. Neither is
+    yes or no asked for: half of it is guessed.
+    """
+    asked = [row for row in rows if held_out.isdisjoint(row["doc_ids"]) and not traits(row["kind"]).fixed]
+    for row, agreed in _answered(asked, "closed book", model, prompt, lambda row: {"style": ""}):
+        drawn = int(hashlib.sha256(f"closed book:{seed}:{row['question_id']}".encode()).hexdigest()[:16], 16) / 16**16
+        row["reason"] = KNOWN if agreed >= least and drawn >= share else None
+
+
+def _answered(
+    rows: Sequence[Row], name: str, model: Generator, prompt: Prompt, shown: Callable[[Row], Mapping[str, str]]
+) -> Iterator[tuple[Row, float]]:
+    """Yield each row that the model answers, with how far it says the same, which is noted under a name."""
+    asked = [row for row in rows if traits(row["kind"]).answered and not traits(row["kind"]).steps]
+    for row, said in _replies(asked, model, prompt, READER_TOKENS, shown):
+        agreed = agreement(row["answer"], said, kind=row["kind"], language=of_text(row["question"]).code)
+        _note(row, name, agreed, said)
+        yield row, agreed
 
 
 def _replies(
