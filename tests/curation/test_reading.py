@@ -1,5 +1,7 @@
 """Filters that ask a model: each verdict is kept, and a question without one is too."""
 
+import json
+
 import polars as pl
 import pytest
 from hypothesis import given
@@ -7,7 +9,7 @@ from hypothesis import strategies as st
 
 from raft.curation import clean as cleaning
 from raft.curation import reading
-from raft.errors import DamagedArtifact
+from raft.errors import DamagedArtifact, UsageError
 from raft.rag.format import ABSTENTION
 from raft.settings import Cleaning
 from raft.store import artifacts, tables
@@ -98,6 +100,59 @@ def test_what_is_held_out_or_not_known_stays():
     """A question that is not answered without its document stays, as does each on a document that is held out."""
     assert clean(ASKED[:2], closed_book_share=0.0)["reason"].to_list() == [None, "known without it"]
     assert clean(ASKED[:2], closed_book_share=0.0, held_out=frozenset({"ferry"}))["reason"].to_list() == [None, None]
+
+
+def test_a_rubric_drops_what_it_says_no_to(tmp_path):
+    """One no of a rubric's questions drops a row; each verdict is kept with the words that it rests on."""
+    file = tmp_path / "mine.md"
+    file.write_text('# Mine\n\n1. Is it said?\n- "Is it about the ferry?"\n', encoding="utf-8")
+
+    def judged(request):
+        told = request.messages[-1]["content"]
+        assert "1. Is it said?\n2. Is it about the ferry?" in told
+        verdict = "no" if "a car cost on the Skarn ferry?" in told.partition("Question:")[2] else "yes"
+        return json.dumps({"1": {"words": "rye", "verdict": "yes"}, "2": {"words": "4 euros", "verdict": verdict}})
+
+    model = ScriptedGenerator(judged)
+    cleaned = clean(model=model, rubric=str(file))
+    assert cleaned["reason"].to_list() == ["judged poor", None, None, None, None]
+    assert cleaned["readings"][0].to_list() == [
+        {"asked": "Is it said?", "verdict": 1.0, "said": "rye"},
+        {"asked": "Is it about the ferry?", "verdict": 0.0, "said": "4 euros"},
+    ]
+    assert cleaned["readings"][4] is None
+    assert clean(model=ScriptedGenerator(lambda _: "yes, all"), rubric="default")["reason"].null_count() == len(ASKED)
+
+
+@pytest.mark.parametrize(
+    ("reply", "verdicts"),
+    [
+        ('{"1": {"verdict": "Yes", "words": "a"}, "2": {"verdict": "no"}}', [(True, "a"), (False, "")]),
+        ('```json\n[{"verdict": true}, {"verdict": "no", "words": "b"}]\n```', [(True, ""), (False, "b")]),
+        ('{"rubric": {"1": {"verdict": "no"}, "2": {"verdict": "yes"}}}', [(False, ""), (True, "")]),
+        ('{"1": {"verdict": "yes"}}', None),
+        ('{"1": {"verdict": "yes"}, "2": {"verdict": "maybe"}}', None),
+        ("yes and no", None),
+    ],
+)
+def test_verdicts_are_read_whatever_they_are_wrapped_in(reply, verdicts):
+    """Verdicts are read from fences, lists and wrappings; a reply that lacks one is asked for again."""
+    if verdicts is None:
+        with pytest.raises(ValueError, match="verdict"):
+            reading.read_verdicts(reply, 2)
+    else:
+        assert reading.read_verdicts(reply, 2) == verdicts
+
+
+@pytest.mark.parametrize("text", ["", "# only a note", "Is it said?\nIt must be said.", None])
+def test_a_rubric_without_questions_is_an_error(tmp_path, text):
+    """A rubric that is missing, empty, or has a line that is no question is refused with what to write."""
+    file = tmp_path / "mine.yaml"
+    if text is not None:
+        file.write_text(text, encoding="utf-8")
+    with pytest.raises(UsageError, match="rubric") as caught:
+        reading.read_rubric(str(file))
+    assert caught.value.hint
 
 
 def test_without_filters_nothing_is_asked_and_no_column_is_added():

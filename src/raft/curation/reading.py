@@ -5,6 +5,7 @@ what was asked, its verdict from 0 to 1, and what was said; a question without a
 """
 
 import hashlib
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from raft import prompts
+from raft.errors import UsageError
 from raft.kinds import traits
 from raft.prompts import Prompt
 from raft.protocols import Completion, Generator, Request
@@ -19,12 +21,16 @@ from raft.report.measures import f1
 from raft.settings import Cleaning
 from raft.text import normalise
 from raft.text.languages import of_text
+from raft.text.replies import json_readings
 from raft.text.values import agree, fact_values
 
-READ_OTHERWISE, KNOWN = "read otherwise", "known without it"
+READ_OTHERWISE, KNOWN, JUDGED = "read otherwise", "known without it", "judged poor"
 READER_TOKENS = 64
-SETTINGS = frozenset({"reader", "reader_minimum", "closed_book_share"})
+RUBRIC_TOKENS = 80
+"""Of a reply, for each question of a rubric."""
+SETTINGS = frozenset({"reader", "reader_minimum", "closed_book_share", "rubric"})
 """Settings of cleaning that are part of a filter's identity."""
+_BULLET = re.compile(r"^\s*(?:[-*+•]\s+|\d+[.)]\s+)?")
 Row = dict[str, Any]
 Passages = Callable[[Row], str]
 """Returns headings and texts of a row's golden chunks."""
@@ -59,7 +65,37 @@ def chosen(settings: Cleaning, folder: Path | None, *, seed: int) -> list[Filter
         prompt, share, least = prompts.load("closed", folder), settings.closed_book_share, settings.reader_minimum
         apply = partial(_ask_without, prompt=prompt, share=share, seed=seed, least=least)
         found.append(Filter(f"closed book {prompt.digest} {share} {seed} {least}", prompt, READER_TOKENS, apply))
+    if settings.rubric is not None:
+        prompt, rubric = prompts.load("rubric", folder), read_rubric(settings.rubric, folder)
+        tokens = RUBRIC_TOKENS * len(rubric)
+        found.append(Filter(f"{prompt.digest} {rubric}", prompt, tokens, partial(_judge, prompt=prompt, rubric=rubric)))
     return found
+
+
+def read_rubric(name: str, folder: Path | None = None) -> list[str]:
+    """Return the questions of a rubric: a file (Markdown or YAML) with one a line, bulleted, numbered or bare.
+
+    Blank lines, and those that begin with #, are passed over. "default" is `rubric.yaml` of the prompts.
+
+    Raises:
+        UsageError: the file cannot be read, holds no question, or a line is none.
+    """
+    path = Path(name).expanduser()
+    default = name == "default"
+    try:
+        text = prompts.load_text("rubric.yaml", folder) if default else path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        hint = "--set cleaning.rubric=default   (or the path of a file of yes/no questions)"
+        raise UsageError(f"The rubric cannot be read: {error}.", where=name, hint=hint) from None
+    lines = [_BULLET.sub("", line).strip("\"' \t") for line in text.splitlines() if not line.lstrip().startswith("#")]
+    lines = [line for line in lines if line]
+    wrong = next((line for line in lines if not line.endswith(("?", "？", "؟"))), None)
+    if wrong is not None or not lines:
+        said = f"A line of the rubric is no question: {wrong}" if wrong else "The rubric has no question."
+        raise UsageError(
+            said, where=name, hint="write one yes/no question a line, with its question mark; # begins a note"
+        )
+    return lines
 
 
 def agreement(answer: str, said: str, *, kind: str, language: str = "en") -> float:
@@ -119,18 +155,76 @@ def _answered(
 ) -> Iterator[tuple[Row, float]]:
     """Yield each row that the model answers, with how far it says the same, which is noted under a name."""
     asked = [row for row in rows if traits(row["kind"]).answered and not traits(row["kind"]).steps]
-    for row, said in _replies(asked, model, prompt, READER_TOKENS, shown):
+    for row, said in _replies(asked, model, prompt, shown, max_tokens=READER_TOKENS):
         agreed = agreement(row["answer"], said, kind=row["kind"], language=of_text(row["question"]).code)
         _note(row, name, agreed, said)
         yield row, agreed
 
 
+def _judge(
+    rows: Sequence[Row],
+    passages: Passages,
+    model: Generator,
+    _held_out: frozenset[str],
+    *,
+    prompt: Prompt,
+    rubric: Sequence[str],
+) -> None:
+    """Drop what a judge answers a question of the rubric with no for; each verdict is noted with its words."""
+    asked = [row for row in rows if traits(row["kind"]).answered]
+    points = "\n".join(f"{number}. {point}" for number, point in enumerate(rubric, 1))
+    verdict = {"words": {"type": "string"}, "verdict": {"type": "string", "enum": ["yes", "no"]}}
+    names = [str(number) for number in range(1, len(rubric) + 1)]
+    how = {
+        "max_tokens": RUBRIC_TOKENS * len(rubric),
+        "schema": _object({name: _object(verdict) for name in names}),
+        "check": lambda reply: read_verdicts(reply, len(rubric)),
+    }
+
+    def shown(row: Row) -> Mapping[str, str]:
+        return {"answer": row["answer"], "passage": passages(row), "rubric": points}
+
+    for row, reply in _replies(asked, model, prompt, shown, **how):
+        for point, (passed, words) in zip(rubric, read_verdicts(reply, len(rubric)), strict=True):
+            _note(row, point, passed, words)
+            row["reason"] = JUDGED if not passed else row["reason"]
+
+
+def _object(properties: Mapping[str, Any]) -> dict[str, Any]:
+    needed = {"required": [*properties], "additionalProperties": False}
+    return {"type": "object", "properties": dict(properties), **needed}
+
+
+def read_verdicts(reply: str, count: int) -> list[tuple[bool, str]]:
+    """Return the verdict on each of so many questions of a rubric, with the words that it rests on.
+
+    They are read whatever the JSON is wrapped in: an object by numbers, or a list in their order.
+
+    Raises:
+        ValueError: one is missing, or neither yes nor no.
+    """
+    for tree in json_readings(reply):
+        for one in (tree, *(tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ())):
+            entries = [one.get(str(n)) for n in range(1, count + 1)] if isinstance(one, dict) else one
+            if isinstance(entries, list) and len(entries) == count and all(map(_is_verdict, entries)):
+                return [(_yes(entry["verdict"]), str(entry.get("words") or "")) for entry in entries]
+    raise ValueError('the reply is not {"1": {"words": ..., "verdict": "yes" or "no"}, ...}')
+
+
+def _is_verdict(entry: Any) -> bool:
+    return isinstance(entry, dict) and str(entry.get("verdict")).strip().lower() in ("yes", "no", "true", "false")
+
+
+def _yes(verdict: Any) -> bool:
+    return str(verdict).strip().lower() in ("yes", "true")
+
+
 def _replies(
-    rows: Sequence[Row], model: Generator, prompt: Prompt, tokens: int, shown: Callable[[Row], Mapping[str, str]]
+    rows: Sequence[Row], model: Generator, prompt: Prompt, shown: Callable[[Row], Mapping[str, str]], **how: Any
 ) -> Iterator[tuple[Row, str]]:
     """Yield each row that got a usable reply, with it; a prompt is given the question and what is `shown`."""
     chats = (prompt.render(question=row["question"], **shown(row)) for row in rows)
-    outcomes = model.complete(Request(chat, max_tokens=tokens) for chat in chats)
+    outcomes = model.complete(Request(chat, **how) for chat in chats)
     for row, outcome in zip(rows, outcomes, strict=True):
         if isinstance(outcome, Completion):
             yield row, outcome.text.strip()
