@@ -627,6 +627,13 @@ def test_a_reader_answers_the_questions_again(corpus, copied, fake_models):
     assert (copied / "cleaned.parquet").read_bytes() == before
 
 
+def test_a_rubric_that_is_none_is_told_before_anything_is_read(corpus, tmp_path, fake_models):
+    """A rubric's file that is not there ends a build at once, with its name and without a run directory."""
+    with pytest.raises(UsageError, match="rubric"):
+        build(corpus, tmp_path / "run", {"cleaning.rubric": "no-such.md"})
+    assert not (tmp_path / "run").exists()
+
+
 def test_one_document_is_enough(tmp_path, fake_models):
     """One document with several chunks gives training rows; nothing can be held out whole."""
     corpus = write_corpus(tmp_path / "all")

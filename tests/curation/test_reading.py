@@ -4,7 +4,7 @@ import json
 
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raft.curation import clean as cleaning
@@ -184,6 +184,17 @@ def test_agreement_is_a_share(one, other, kind):
     """Whatever is said, agreement lies between 0 and 1, and what says the same agrees wholly."""
     assert 0.0 <= reading.agreement(one, other, kind=kind) <= 1.0
     assert reading.agreement(one, one, kind=kind) == 1.0
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.permutations(ASKED), st.integers(0, len(ASKED)))
+def test_verdicts_depend_on_their_rows_alone(rows, count):
+    """Rows in equals rows out, in whatever order and company, and each has the reason that it has among all."""
+    told = {"reader": True, "closed_book_share": 0.5}
+    reasons = dict(clean(**told)["question_id", "reason"].rows())
+    some = clean(rows[:count], **told)
+    assert some["question_id"].to_list() == [row["question_id"] for row in rows[:count]]
+    assert all(reasons[name] == reason for name, reason in some["question_id", "reason"].rows())
 
 
 def test_a_table_with_readings_is_stored_and_one_without_is_as_before(tmp_path):
