@@ -1,6 +1,6 @@
-"""Filters that ask a model about a question, one call a row: what it answers when it reads the golden chunk.
+"""What a model is asked about a question, one call a row: what it answers with and without the chunk, how it judges it.
 
-They are asked of what is cheaper to judge is kept, before duplicates are looked for. Each notes in the row's `readings`
+It is asked about what cheaper rules keep, before duplicates are looked for. Each filter notes in the row's `readings`
 what was asked, its verdict from 0 to 1, and what was said; a question without a usable reply is kept.
 """
 
@@ -30,6 +30,15 @@ RUBRIC_TOKENS = 80
 """Of a reply, for each question of a rubric."""
 SETTINGS = frozenset({"reader", "reader_minimum", "closed_book_share", "rubric"})
 """Settings of cleaning that are part of a filter's identity."""
+JUDGE_TOKENS = 64
+JUDGE_SCHEMA: Mapping[str, Any] = {
+    "type": "object",
+    "properties": {"mark": {"type": "integer", "minimum": 1, "maximum": 5}},
+    "required": ["mark"],
+    "additionalProperties": False,
+}
+_MARK = re.compile(r"\bmark\b\W{1,6}(\d(?:\.\d+)?)", re.IGNORECASE)
+_OF_FIVE = re.compile(r"([1-4](?:\.\d+)?|5(?:\.0+)?)(?:\s*(?:/|out of)\s*5)?")
 _BULLET = re.compile(r"^\s*(?:[-*+•]\s+|\d+[.)]\s+)?")
 Row = dict[str, Any]
 Passages = Callable[[Row], str]
@@ -181,13 +190,40 @@ def _judge(
         "check": lambda reply: read_verdicts(reply, len(rubric)),
     }
 
-    def shown(row: Row) -> Mapping[str, str]:
-        return {"answer": row["answer"], "passage": passages(row), "rubric": points}
-
-    for row, reply in _replies(asked, model, prompt, shown, **how):
+    for row, reply in _replies(asked, model, prompt, lambda row: {"passage": passages(row), "rubric": points}, **how):
         for point, (passed, words) in zip(rubric, read_verdicts(reply, len(rubric)), strict=True):
             _note(row, point, passed, words)
             row["reason"] = JUDGED if not passed else row["reason"]
+
+
+def mark(rows: Sequence[Row], passages: Passages, *, judge: Generator, prompt: Prompt, minimum: float) -> None:
+    """Drop what a judge marks below the `minimum` (0 to 1); the mark is noted in the row's scores."""
+    asked = [row for row in rows if traits(row["kind"]).answered]
+    how = {"max_tokens": JUDGE_TOKENS, "schema": JUDGE_SCHEMA, "check": read_mark}
+    for row, reply in _replies(asked, judge, prompt, lambda row: {"passage": passages(row)}, **how):
+        row["scores"]["judge"] = given = read_mark(reply)
+        row["reason"] = JUDGED if given < minimum else None
+
+
+def read_mark(reply: str) -> float:
+    """Return the mark in a judge's reply, `{"mark": 1}` to `{"mark": 5}`, as 0 to 1; ValueError if it holds none.
+
+    Wrapping and spelling do not matter, as long as it is called a mark.
+    """
+    told = [mark for tree in json_readings(reply) for mark in _marks(tree)] or _MARK.findall(reply)[-1:]
+    mark = _OF_FIVE.fullmatch(told[0]) if told else None
+    if not mark:
+        raise ValueError('the reply is not {"mark": 1 to 5}')
+    return (float(mark[1]) - 1) / 4
+
+
+def _marks(tree: Any) -> Iterator[str]:
+    for name, value in tree.items() if isinstance(tree, dict) else ():
+        if str(name).strip().lower() in ("mark", "score", "rating"):
+            yield str(value).strip()
+    for part in tree if isinstance(tree, list) else tree.values() if isinstance(tree, dict) else ():
+        if isinstance(part, (dict, list)):
+            yield from _marks(part)
 
 
 def _object(properties: Mapping[str, Any]) -> dict[str, Any]:
@@ -222,8 +258,8 @@ def _yes(verdict: Any) -> bool:
 def _replies(
     rows: Sequence[Row], model: Generator, prompt: Prompt, shown: Callable[[Row], Mapping[str, str]], **how: Any
 ) -> Iterator[tuple[Row, str]]:
-    """Yield each row that got a usable reply, with it; a prompt is given the question and what is `shown`."""
-    chats = (prompt.render(question=row["question"], **shown(row)) for row in rows)
+    """Yield each row that got a usable reply, with it; a prompt is given question, answer and what is `shown`."""
+    chats = (prompt.render(question=row["question"], answer=row["answer"], **shown(row)) for row in rows)
     outcomes = model.complete(Request(chat, **how) for chat in chats)
     for row, outcome in zip(rows, outcomes, strict=True):
         if isinstance(outcome, Completion):

@@ -8,7 +8,6 @@ from typing import Any
 
 from raft import prompts
 from raft.curation import reading
-from raft.curation.clean import JUDGE_TOKENS
 from raft.errors import UsageError
 from raft.examples import examples
 from raft.generation import generate
@@ -414,7 +413,7 @@ def _later(run: Run, settings: Settings) -> Iterator[tuple[str, list[tuple[float
     shown = _QUESTION_BYTES + _BYTES_A_CHUNK_TOKEN * tokens / max(1, chunk_count(run))
     filters = reading.chosen(settings.cleaning, settings.prompts, seed=settings.seed)
     asked = [(one.prompt, one.tokens) for one in filters]
-    asked += [(prompts.load("judge", settings.prompts), JUDGE_TOKENS)] if settings.cleaning.judge else []
+    asked += [(prompts.load("judge", settings.prompts), reading.JUDGE_TOKENS)] if settings.cleaning.judge else []
     yield "cleaned", [(_length(prompt) + shown, room) for prompt, room in asked]
     style, form = render_style(**settings.answer_style.model_dump()), settings.answer_style.format
     if style and not (isinstance(form, dict) and len(form.get("properties", {})) == 1):
