@@ -606,6 +606,34 @@ def test_a_judge_marks_the_questions(corpus, copied, fake_models):
     assert set(poor["question_id"]).isdisjoint(built.examples["question_id"])
 
 
+def test_a_reader_answers_the_questions_again(corpus, copied, fake_models):
+    """What a reader answers otherwise is dropped and shown with its words; without one the run is as before."""
+    before, answers = (
+        (copied / "cleaned.parquet").read_bytes(),
+        dict(raft.load(copied).cleaned["question", "answer"].rows()),
+    )
+
+    def read(call):
+        shown, _, question = call.messages[-1]["content"].rpartition("Question: ")
+        return "not stated" if "QK-771-C" in shown else answers[question]
+
+    fake_models.reply = read
+    built = build(corpus, copied, {"cleaning.reader": True})
+    other = built.cleaned.filter(pl.col("reason") == "read otherwise")
+    assert other.height
+    assert "reader: not stated" in "".join(messages.rows(other, "cleaned"))
+    assert set(other["question_id"]).isdisjoint(built.examples["question_id"])
+    build(corpus, copied)
+    assert (copied / "cleaned.parquet").read_bytes() == before
+
+
+def test_a_rubric_that_is_none_is_told_before_anything_is_read(corpus, tmp_path, fake_models):
+    """A rubric's file that is not there ends a build at once, with its name and without a run directory."""
+    with pytest.raises(UsageError, match="rubric"):
+        build(corpus, tmp_path / "run", {"cleaning.rubric": "no-such.md"})
+    assert not (tmp_path / "run").exists()
+
+
 def test_one_document_is_enough(tmp_path, fake_models):
     """One document with several chunks gives training rows; nothing can be held out whole."""
     corpus = write_corpus(tmp_path / "all")

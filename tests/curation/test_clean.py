@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from raft import prompts
 from raft import similarity as duplicates
 from raft.curation import clean as cleaning
+from raft.curation.reading import read_mark
 from raft.rag.format import ABSTENTION
 from raft.store import tables
 from raft.testing import HashEmbedder, OverlapRetriever, ScriptedGenerator, make_chunks, make_question
@@ -264,7 +265,7 @@ def test_a_judge_that_cannot_answer_drops_nothing():
 def test_only_a_mark_from_one_to_five_is_a_mark(reply):
     """A reply without a mark in range is refused, so that it is asked for again."""
     with pytest.raises(ValueError):
-        cleaning.read_mark(reply)
+        read_mark(reply)
 
 
 @pytest.mark.parametrize(
@@ -283,7 +284,7 @@ def test_only_a_mark_from_one_to_five_is_a_mark(reply):
 )
 def test_a_mark_is_read_whatever_it_is_wrapped_in(reply):
     """A judge's mark is not lost for a fence, a note, quotes or capitals."""
-    assert cleaning.read_mark(reply) == 0.75
+    assert read_mark(reply) == 0.75
 
 
 def test_kept_questions_know_the_nearest_other():

@@ -174,6 +174,19 @@ def test_judging_and_wording_are_counted(home, fake_models):
     assert [part.purpose for part in filled.parts] == ["questions"]
 
 
+def test_what_filters_ask_is_counted(home, fake_models):
+    """Each filter that asks the generator is a call a question; a build that has asked them finds them paid."""
+    judged = raft.estimate(**options(home, {"cleaning.judge": True}))
+    both = options(home, {"cleaning.judge": True, "cleaning.reader": True, "cleaning.reader_minimum": 0.0})
+    found = part_of(raft.estimate(**both), "cleaned")
+    assert found.calls == 2 * part_of(judged, "cleaned").calls
+    assert found.dollars[1] > part_of(judged, "cleaned").dollars[1]
+    usual = fake_models.reply
+    fake_models.reply = lambda call: usual(call) if call.schema else "25"
+    raft.build(**both)
+    assert part_of(raft.estimate(**both), "cleaned").answered == found.calls
+
+
 def test_an_unknown_price_is_never_nothing(home, fake_models):
     """Where the price is unknown, the estimate has no dollars, and says what to type."""
     found = raft.estimate(**options(home, {"generator.input_price": None, "generator.output_price": None}))

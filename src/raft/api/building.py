@@ -16,7 +16,7 @@ from raft.api.run import Built, formerly_listen, one_of, tell_step, together
 from raft.backends import hub
 from raft.backends.hosted.providers import look_for
 from raft.corpus.documents import Source, find_sources
-from raft.curation import user_questions
+from raft.curation import reading, user_questions
 from raft.errors import UsageError
 from raft.pipeline.build import STEPS, Components, cut_chunks, make_all, set_aside, survey_chunks
 from raft.pipeline.estimate import Estimate, confirm, count_calls
@@ -189,6 +189,7 @@ def _described(corpus: str | Path | Sequence[str | Path] | None, out: str | Path
     models.check(chosen)
     if chosen.evaluation:  # looked at before the work
         user_questions.register(chosen.evaluation)
+    reading.chosen(chosen.cleaning, chosen.prompts, seed=chosen.seed)  # a rubric that is none is told at once
     sources, skipped = find_sources(chosen.corpus, besides=_not_documents(chosen, file))
     folder = folders.place(out, "--out") if out is not None else Path("runs") / _name_of(chosen.corpus)
     if chosen.generator.max_cost is None:  # a cap that the run was given before holds until another one is given

@@ -293,7 +293,8 @@ def _question(row: Mapping[str, Any]) -> str:
         verdict += f" of {row['duplicate_of']}" if row["duplicate_of"] else ""
     quotes = [f"  quote   {_short(quote['text'])}" for quote in row["quotes"]]
     head = f"{row['question_id']}  {row['kind']}  {verdict}".rstrip()
-    lines = [head, *_in(row), f"  Q       {row['question']}", f"  A       {row['answer']}", *quotes, ""]
+    read = [f"  {one['verdict']:.2f}    {one['asked']}: {_short(one['said'])}" for one in row.get("readings") or ()]
+    lines = [head, *_in(row), f"  Q       {row['question']}", f"  A       {row['answer']}", *quotes, *read, ""]
     return "\n".join(lines)
 
 

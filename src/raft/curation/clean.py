@@ -6,16 +6,18 @@ that the one which is kept for the others can never be dropped itself.
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
 
+from raft.curation.reading import Filter, mark
 from raft.kinds import traits
 from raft.prompts import Prompt
-from raft.protocols import Completion, Embedder, Generator, Request, Retriever
+from raft.protocols import Embedder, Generator, Retriever
 from raft.rag.format import is_no_answer
 from raft.similarity import (
     BLOCK,
@@ -31,19 +33,9 @@ from raft.similarity import (
 from raft.store import tables
 from raft.text import contains, content_words, embedded_text, find_quote, normalise, word_count
 from raft.text.languages import EN, Language, of_text, stems
-from raft.text.replies import json_readings
 from raft.text.values import UNSPACED, covers, fact_values, facts, rough_values
 
-ROUND_TRIP, JUDGED, DUPLICATE = "round trip", "judged poor", "duplicate"
-JUDGE_TOKENS = 64
-JUDGE_SCHEMA: Mapping[str, Any] = {
-    "type": "object",
-    "properties": {"mark": {"type": "integer", "minimum": 1, "maximum": 5}},
-    "required": ["mark"],
-    "additionalProperties": False,
-}
-_MARK = re.compile(r"\bmark\b\W{1,6}(\d(?:\.\d+)?)", re.IGNORECASE)
-_OF_FIVE = re.compile(r"([1-4](?:\.\d+)?|5(?:\.0+)?)(?:\s*(?:/|out of)\s*5)?")
+ROUND_TRIP, DUPLICATE = "round trip", "duplicate"
 _BATCH = 256
 Row = dict[str, Any]
 
@@ -64,6 +56,8 @@ def clean(
     judge_prompt: Prompt | None,
     judge_minimum: float,
     languages: Mapping[str, str] | None = None,
+    filters: Sequence[Filter] = (),
+    reader: Generator | None = None,
 ) -> pl.DataFrame:
     """Return all questions, in their order, as `tables.CLEANED`: each with the reason why it is dropped, or none.
 
@@ -73,14 +67,17 @@ def clean(
     asks it drops a question on a held-out document. From `similarity` (a cosine) on, two questions with
     one answer or one source are duplicates. Without a judge, or its prompt with $question, $answer and $passage, there
     are no marks; `judge_minimum` (0 to 1) is the lowest that is kept, and so is a question whose mark cannot be had.
-    `languages` are those of the documents, by doc_id, but English.
+    `languages` are those of the documents, by doc_id, but English. `filters` ask the `reader`, before the judge.
     """
     texts = {row["chunk_id"]: row for row in chunks.select("chunk_id", "heading", "text").iter_rows(named=True)}
     limits = {"min_words": min_words, "max_words": max_words, "max_answer_words": max_answer_words}
     rows = [_judged(row, texts, limits, languages or {}) for row in questions.iter_rows(named=True)]
     _round_trip(_kept(rows), texts, retriever=retriever, k=round_trip_k, held_out=held_out)
+    passages = partial(_passages, texts=texts)
+    for one in filters if reader is not None else ():
+        one.apply(_kept(rows), passages, reader, held_out)
     if judge is not None and judge_prompt is not None:
-        _mark(_kept(rows), texts, judge=judge, prompt=judge_prompt, minimum=judge_minimum)
+        mark(_kept(rows), passages, judge=judge, prompt=judge_prompt, minimum=judge_minimum)
     _deduplicate(_kept(rows), embedder=embedder, similarity=similarity)
     return tables.frame(tables.CLEANED, rows)
 
@@ -136,42 +133,6 @@ def _rank(golden: Row, results: Mapping[str, str]) -> int | None:
     if golden["chunk_id"] in results:
         return found.index(golden["chunk_id"]) + 1
     return next((rank for rank, name in enumerate(found, 1) if holds_text(results[name], golden["text"])), None)
-
-
-def _mark(rows: list[Row], texts: Mapping[str, Row], *, judge: Generator, prompt: Prompt, minimum: float) -> None:
-    asked = [row for row in rows if traits(row["kind"]).answered]
-    outcomes = judge.complete(_requests(asked, texts, prompt))
-    for row, outcome in zip(asked, outcomes, strict=True):
-        if isinstance(outcome, Completion):
-            row["scores"]["judge"] = mark = read_mark(outcome.text)
-            row["reason"] = JUDGED if mark < minimum else None
-
-
-def _requests(rows: Iterable[Row], texts: Mapping[str, Row], prompt: Prompt) -> Iterator[Request]:
-    for row in rows:
-        chat = prompt.render(question=row["question"], answer=row["answer"], passage=_passages(row, texts))
-        yield Request(chat, max_tokens=JUDGE_TOKENS, schema=JUDGE_SCHEMA, check=read_mark)
-
-
-def read_mark(reply: str) -> float:
-    """Return the mark in a judge's reply, `{"mark": 1}` to `{"mark": 5}`, as 0 to 1; ValueError if it holds none.
-
-    Wrapping and spelling do not matter, as long as it is called a mark.
-    """
-    told = [mark for tree in json_readings(reply) for mark in _marks(tree)] or _MARK.findall(reply)[-1:]
-    mark = _OF_FIVE.fullmatch(told[0]) if told else None
-    if not mark:
-        raise ValueError('the reply is not {"mark": 1 to 5}')
-    return (float(mark[1]) - 1) / 4
-
-
-def _marks(tree: Any) -> Iterator[str]:
-    for name, value in tree.items() if isinstance(tree, dict) else ():
-        if str(name).strip().lower() in ("mark", "score", "rating"):
-            yield str(value).strip()
-    for part in tree if isinstance(tree, list) else tree.values() if isinstance(tree, dict) else ():
-        if isinstance(part, (dict, list)):
-            yield from _marks(part)
 
 
 def _deduplicate(rows: list[Row], *, embedder: Embedder, similarity: float) -> None:

@@ -16,7 +16,7 @@ from raft import prompts
 from raft.corpus.blocks import repeated_lines
 from raft.corpus.chunking import chunk_documents
 from raft.corpus.documents import Source
-from raft.curation import clean, split
+from raft.curation import clean, reading, split
 from raft.curation.user_questions import own_questions
 from raft.errors import RaftError, typed
 from raft.examples.examples import build_examples, restyle
@@ -289,6 +289,7 @@ def clean_and_split(run: Run, settings: Settings, components: Components, own: p
     """Questions to `cleaned.parquet` (each with its reason, or its split) and `eval.jsonl`; `own` are the user's."""
     parts, k, copies, spoken = settings.split, settings.index.k, _copies(run), _languages(run)
     judge = [prompts.load("judge", settings.prompts), components.generator] if settings.cleaning.judge else None
+    filters = reading.chosen(settings.cleaning, settings.prompts, seed=settings.seed)
     run.make(
         "cleaned",
         _clean,
@@ -296,13 +297,14 @@ def clean_and_split(run: Run, settings: Settings, components: Components, own: p
         outputs=["cleaned.parquet", "eval.jsonl"],
         inputs=["questions.parquet", "chunks.parquet", *searched(settings)],
         using={
-            "rules": settings.cleaning,
+            "rules": settings.cleaning.model_dump(mode="json", exclude=reading.SETTINGS),
             "split": parts.model_dump(mode="json", exclude=None if parts.hold_out else {"hold_out"}),
             "k": k,
             "seed": settings.seed,
             "embedder": components.embedder,
             "evaluation": own,
             "judge": judge,
+            **({"filters": filters, "reader": components.generator} if filters else {}),
             **({"copies": copies} if copies else {}),
             **({"languages": spoken, "spoken": VERSION} if spoken else {}),
         },
@@ -314,7 +316,7 @@ def clean_and_split(run: Run, settings: Settings, components: Components, own: p
 def _clean(
     step: Step,
     *,
-    rules: Cleaning,
+    rules: Mapping[str, Any],
     parts: Split,
     k: int,
     seed: int,
@@ -324,8 +326,11 @@ def _clean(
     indexes: Indexes,
     copies: Sequence[Sequence[str]] = (),
     languages: Mapping[str, str] | None = None,
+    filters: Sequence[reading.Filter] = (),
+    reader: Generator | None = None,
     **_: Any,
 ) -> Mapping[str, Output]:
+    limits = Cleaning.model_validate(rules)
     run, documents, asked = step.run, documents_listed(step.run), step.run.read("questions.parquet")
     held_out = split.hold_out(documents, share=parts.unseen, seed=seed, besides=parts.hold_out, copies=copies)
     prompt, generator = judge or (None, None)
@@ -336,18 +341,20 @@ def _clean(
             retriever=retriever,
             embedder=embedder,
             held_out=held_out,
-            round_trip_k=min(rules.round_trip or k, k, max(1, chunk_count(run) // 3)),
+            round_trip_k=min(limits.round_trip or k, k, max(1, chunk_count(run) // 3)),
             judge=generator,
             judge_prompt=prompt,
             languages=languages,
-            **rules.model_dump(include={"min_words", "max_words", "max_answer_words", "similarity", "judge_minimum"}),
+            filters=filters,
+            reader=reader,
+            **limits.model_dump(include={"min_words", "max_words", "max_answer_words", "similarity", "judge_minimum"}),
         )
     parted = split.split(
         cleaned,
         held_out=held_out,
         user_questions=evaluation,
         embedder=embedder,
-        similarity=rules.similarity,
+        similarity=limits.similarity,
         seen=parts.seen,
         valid=parts.valid,
         seed=seed,

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from raft import prompts
-from raft.curation.clean import JUDGE_TOKENS
+from raft.curation import reading
 from raft.errors import UsageError
 from raft.examples import examples
 from raft.generation import generate
@@ -306,16 +306,17 @@ def count_calls(
     if "questions" in left:
         parts.append(part("questions", load, seen, calls=calls, answered=calls - len(missing), fewest=1.0))
     replayed = 1 - len(missing) / calls if calls else 1.0
-    for purpose, size, room in _later(run, settings):
-        if purpose in left:
+    for purpose, sizes in _later(run, settings):
+        if purpose in left and sizes:
             # what is asked about questions is not known before them; where the ledger answers all calls for questions,
             # a step that was done once asks the same again
             done = replayed == 1 and run.manifest["steps"].get(purpose, {}).get("calls")
-            had = known.questions if done else min(found.paid(purpose), round(known.questions * replayed))
-            rest = known.questions - had
-            load = _Load(rest * size, rest * (room + found.room))
+            most = known.questions * len(sizes)
+            had = most if done else min(found.paid(purpose), round(most * replayed))
+            rest = (most - had) / len(sizes)
+            load = _Load(rest * sum(size for size, _ in sizes), rest * sum(room + found.room for _, room in sizes))
             # half of the questions, say, are dropped before it is their turn
-            parts.append(part(purpose, load, seen, calls=known.questions, answered=had, fewest=0.5))
+            parts.append(part(purpose, load, seen, calls=most, answered=had, fewest=0.5))
     seconds = _seconds(parts, settings, seen) if found.hosted and not settings.generator.batch_endpoint else None
     if found.embedded is not None:
         parts.append(_embeddings(run, settings, known.questions, found.embedded, found.embedder_price))
@@ -406,19 +407,22 @@ def _replayed(requests: Iterable[Request], replay: Generator | None) -> Iterator
         yield waiting.popleft(), outcome
 
 
-def _later(run: Run, settings: Settings) -> Iterator[tuple[str, float, int]]:
-    """Yield the steps after the questions that ask something of each question, with bytes and room of a call."""
-    if settings.cleaning.judge:
-        tokens = run.manifest["steps"]["chunks"]["notes"].get("tokens", 0)
-        passage = _BYTES_A_CHUNK_TOKEN * tokens / max(1, chunk_count(run))
-        yield "cleaned", _length("judge", settings) + _QUESTION_BYTES + passage, JUDGE_TOKENS
+def _later(run: Run, settings: Settings) -> Iterator[tuple[str, list[tuple[float, int]]]]:
+    """Yield the steps after the questions that ask something of each question, with bytes and room of each call."""
+    tokens = run.manifest["steps"]["chunks"]["notes"].get("tokens", 0)
+    shown = _QUESTION_BYTES + _BYTES_A_CHUNK_TOKEN * tokens / max(1, chunk_count(run))
+    filters = reading.chosen(settings.cleaning, settings.prompts, seed=settings.seed)
+    asked = [(one.prompt, one.tokens) for one in filters]
+    asked += [(prompts.load("judge", settings.prompts), reading.JUDGE_TOKENS)] if settings.cleaning.judge else []
+    yield "cleaned", [(_length(prompt) + shown, room) for prompt, room in asked]
     style, form = render_style(**settings.answer_style.model_dump()), settings.answer_style.format
     if style and not (isinstance(form, dict) and len(form.get("properties", {})) == 1):
-        yield "examples", _length("restyle", settings) + len(style) + 2 * _QUESTION_BYTES, examples.RESTYLED_TOKENS
+        size = _length(prompts.load("restyle", settings.prompts)) + len(style) + 2 * _QUESTION_BYTES
+        yield "examples", [(size, examples.RESTYLED_TOKENS)]
 
 
-def _length(prompt: str, settings: Settings) -> int:
-    return _bytes(text for _, text in prompts.load(prompt, settings.prompts).turns)
+def _length(prompt: prompts.Prompt) -> int:
+    return _bytes(text for _, text in prompt.turns)
 
 
 def _size(request: Request) -> int:

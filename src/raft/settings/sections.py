@@ -117,6 +117,16 @@ class Cleaning(_Section):
     round_trip: Count | None = Field(None, description="the golden chunk must be among so many results; none: index.k")
     judge: bool = Field(False, description="have the generator mark each question with the rubric in prompts/judge.md")
     judge_minimum: Share = Field(0.6, description="lowest mark that is kept")
+    reader: bool = Field(False, description="have the generator answer each question again from its golden chunk")
+    reader_minimum: Share = Field(0.5, description="least F1 of that answer that is kept; exact facts must be the same")
+    rubric: str | None = Field(
+        None,
+        description="a file of yes/no questions, one a line, that the generator answers about each; default: "
+        "those in prompts/rubric.yaml; a no drops it",
+    )
+    closed_book_share: Share = Field(
+        1.0, description="share kept of what the generator answers rightly without any document; 1: it is not asked"
+    )
 
 
 class Split(_Section):

@@ -35,6 +35,8 @@ def write(path: Path, output: Output) -> int:
     change the bytes of the file.
     """
     if path.suffix == ".parquet":
+        if isinstance(output, pl.DataFrame):  # it may have columns that are optional
+            return _write_parquet(path, [output], tables.check(output, tables.ARTIFACTS[path.name], where=path).schema)
         return _write_parquet(path, _frames(output), tables.ARTIFACTS[path.name])
     return _write_lines(path, output)
 
@@ -157,8 +159,9 @@ def _reading(path: Path) -> Iterator[None]:
 
 def _check_columns(file: pq.ParquetFile, path: Path) -> None:
     schema = tables.ARTIFACTS[path.name]
-    if file.schema_arrow.names != schema.names():
-        tables.check(pl.DataFrame(schema=file.schema_arrow.names), schema, where=path)
+    names = [name for name in file.schema_arrow.names if name in schema or name not in tables.OPTIONAL]
+    if names != schema.names():
+        tables.check(pl.DataFrame(schema=names), schema, where=path)
 
 
 def _hashable(value: Any) -> Any:

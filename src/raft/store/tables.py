@@ -41,6 +41,12 @@ CHUNKS = _schema(
 """`text` is the document's `text[start:end]`; `heading` the path of headings above it ("Title > Section");
 `tokens` counts heading and text with the embedder's tokenizer; `document_sha256` names the text it was cut from."""
 
+READINGS = pl.List(pl.Struct({"asked": pl.String, "verdict": pl.Float64, "said": pl.String}))
+"""What a model was asked about a question: what, its verdict from 0 (bad) to 1, and the words that it said."""
+
+OPTIONAL: Mapping[str, Any] = {"readings": READINGS}
+"""Columns that a table has only where something stands in them: tables of before, and of most builds, lack them."""
+
 QUESTIONS = _schema(
     "question_id kind question answer quotes:quotes golden_chunk_ids:texts doc_ids:texts reasoning model prompt"
 )
@@ -52,7 +58,7 @@ FAILURES = _schema("stage item_id kind attempts:number reply message")
 CLEANED = pl.Schema({**QUESTIONS, **_schema("reason duplicate_of scores:scores original_quotes:quotes split")})
 """All rows of questions; `reason` says why a row was dropped (null = kept); `split` is null where dropped. `scores` are
 the golden chunk's rank (1 is best; null = not among the results or not asked), the cosine to the nearest kept question,
-and the judge's mark from 0 to 1."""
+and the judge's mark from 0 to 1. Where filters asked a model there is `readings` too."""
 
 EXAMPLES = _schema(
     "question_id split messages:messages golden_chunk_ids:texts golden_positions:numbers document_chunk_ids:texts"
@@ -91,19 +97,25 @@ ARTIFACTS: Mapping[str, pl.Schema] = {
 def frame(schema: pl.Schema, rows: Iterable[Mapping[str, Any]]) -> pl.DataFrame:
     """Build a frame of `schema` from dictionaries; a missing key becomes null.
 
+    A column of `OPTIONAL` is added where a row has a value for it.
+
     Raises:
         polars.exceptions.PolarsError: a value has another type than its column.
     """
+    rows = list(rows)
+    told = {name: kind for name, kind in OPTIONAL.items() if any(row.get(name) is not None for row in rows)}
+    schema = pl.Schema({**schema, **told})
     return pl.DataFrame([{name: row.get(name) for name in schema} for row in rows], schema=schema)
 
 
 def check(table: pl.DataFrame, schema: pl.Schema, *, where: object) -> pl.DataFrame:
-    """Return `table` unchanged if its columns are those of `schema`, in order and type.
+    """Return `table` unchanged if its columns are those of `schema`, in order and type, but for those of `OPTIONAL`.
 
     Raises:
         DamagedArtifact: a column is missing, unknown, or of another type.
     """
-    if table.schema == schema:
+    optional = [name for name in table.schema if name not in schema and OPTIONAL.get(name) == table.schema[name]]
+    if table.schema == schema or table.drop(optional).schema == schema:
         return table
     problems = [f"no column {name}" for name in schema if name not in table.schema]
     problems += [f"unknown column {name}" for name in table.schema if name not in schema]
