@@ -212,6 +212,7 @@ class Built(Shown):
         """Return what was built in numbers, as JSON values; a step that a build left behind is `stale`."""
         steps: dict[str, Any] = {}
         unused = set() if self.settings.index.hybrid else {"lexical"}
+        unused |= set() if self.settings.questions.qa else {"qa"}
         stale = lineage.stale(self.manifest["steps"]) & {*STEPS} - unused
         for name, line in self.manifest["steps"].items():
             rows = {artifact: entry["rows"] for artifact, entry in line["artifacts"].items() if "rows" in entry}

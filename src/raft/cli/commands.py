@@ -176,6 +176,7 @@ def init(folder: Path, as_json: bool) -> None:
 @click.option(
     "--eval", "evaluation", metavar="FILE", help="Your own questions: JSONL with question, answers, document."
 )
+@click.option("--qa", metavar="FILE", help="Questions with answers to learn from: CSV, JSON, JSONL.")
 @click.option("--estimate", is_flag=True, help="Say what it would ask and cost, and stop before the first call.")
 @click.option(
     "--sample", type=click.IntRange(min=0), default=0, metavar="N", help="With --estimate: ask N calls to know better."
@@ -235,7 +236,7 @@ def status(run: Path, as_json: bool) -> None:
 @JSON
 @acting
 def show_rows(*, run: Path, table: str, count: int, only: str | None, document: str | None, as_json: bool) -> None:
-    """Print rows of TABLE: documents, chunks, questions, failures, cleaned, examples, eval or answers."""
+    """Print rows of TABLE: documents, chunks, questions, failures, qa, cleaned, examples, eval or answers."""
     from raft import api
     from raft.cli import messages
 

@@ -35,6 +35,7 @@ from raft.text.replies import json_readings
 from raft.text.values import UNSPACED, covers, fact_values, facts, rough_values
 
 ROUND_TRIP, JUDGED, DUPLICATE = "round trip", "judged poor", "duplicate"
+HUMAN, UNSAID, ABSENT = "human", "no document says it", "answer not in chunk"
 JUDGE_TOKENS = 64
 JUDGE_SCHEMA: Mapping[str, Any] = {
     "type": "object",
@@ -100,9 +101,16 @@ def _judged(row: Row, texts: Mapping[str, Row], limits: Mapping[str, int], langu
         **row,
         "quotes": aligned if changed else row["quotes"],
         "original_quotes": row["quotes"] if changed else None,
-        "reason": next((reason for reason, applies in RULES if applies(candidate)), None),
+        "reason": _reason(row, candidate),
         "scores": {"golden_rank": None, "similarity": None, "judge": None},
     }
+
+
+def _reason(row: Row, candidate: "Candidate") -> str | None:
+    human = row["model"] == HUMAN  # whose golden chunk was chosen because it bears the answer, in whatever words
+    if human and traits(row["kind"]).answered and not row["golden_chunk_ids"]:
+        return UNSAID
+    return next((why for why, applies in RULES if not (human and why == ABSENT) and applies(candidate)), None)
 
 
 def _passages(row: Row, texts: Mapping[str, Row]) -> str:
@@ -192,10 +200,11 @@ def _deduplicate(rows: list[Row], *, embedder: Embedder, similarity: float) -> N
 
 
 def _worth(row: Row) -> tuple[Any, ...]:
-    """Sort the better question first: untouched quotes, more to be understood by, found sooner; then by id."""
+    """Sort the better question first: a person's, untouched quotes, more to be understood by, found sooner; by id."""
     rank = row["scores"]["golden_rank"]
     specific = len(content_words(row["question"]))
-    return (row["original_quotes"] is not None, -specific, rank is None, rank or 0, row["question_id"])
+    told = (row["model"] != HUMAN, row["original_quotes"] is not None, -specific)
+    return (*told, rank is None, rank or 0, row["question_id"])
 
 
 def _same(rows: list[Row], vectors: np.ndarray, similarity: float) -> dict[int, int]:
@@ -332,7 +341,7 @@ _PRONOUN = re.compile(
     """,
     re.IGNORECASE | re.VERBOSE,
 )
-_DECIDED = re.compile(r"\W*(?:yes|no|maybe|it depends)\b", re.IGNORECASE)
+DECIDED = re.compile(r"\W*(?:yes|no|maybe|it depends)\b", re.IGNORECASE)
 _STEP = re.compile(r"(?:^|(?<=\s))\d+[.)]\s")
 
 
@@ -425,7 +434,7 @@ def _answer_absent(candidate: Candidate) -> bool:
         return False
     if not source:
         return True
-    if kind.fixed and (_DECIDED.match(answer) or candidate.language.decides(answer)):
+    if kind.fixed and (DECIDED.match(answer) or candidate.language.decides(answer)):
         return False
     if not kind.support:
         return not covers(fact_values(source), fact_values(answer))
@@ -474,7 +483,7 @@ RULES: tuple[tuple[str, Callable[[Candidate], bool]], ...] = (
     ),
     ("not a question", _not_a_question),
     ("does not stand alone", _leans_on_a_text),
-    ("answer not in chunk", _answer_absent),
+    (ABSENT, _answer_absent),
     ("quote not verbatim", lambda one: traits(one.kind).answered and not one.quotes),
     ("gives the answer away", _given_away),
 )

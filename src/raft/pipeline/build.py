@@ -25,6 +25,7 @@ from raft.generation import generate, items, plan
 from raft.generation.facts import read_prefixes
 from raft.generation.plan import Prompts, Survey
 from raft.kinds import KINDS
+from raft.pipeline.pairs import place_pairs
 from raft.pipeline.read import (
     count_chunks,
     count_questions,
@@ -46,7 +47,7 @@ from raft.store.run import Run, Step
 from raft.text.languages import VERSION
 
 SURVEY = "survey.json"
-STEPS = ("documents", "privacy", "chunks", "survey", "index", "lexical", "questions", "cleaned", "examples")
+STEPS = ("documents", "privacy", "chunks", "survey", "index", "lexical", "questions", "qa", "cleaned", "examples")
 """The steps of a build, in their order."""
 
 
@@ -132,6 +133,7 @@ def make_all(
     survey_chunks(run, settings, strategy=strategy, aside=aside)
     fill_indexes(run, settings, components)
     ask_questions(run, settings, components.generator, strategy=strategy, on_event=on_event)
+    place_pairs(run, settings, components.embedder, components.indexes, searched(settings))
     clean_and_split(run, settings, components, own)
     write_examples(run, settings, components)
 
@@ -216,7 +218,7 @@ def ask_questions(run: Run, settings: Settings, generator: Generator, *, strateg
         **({"items": items.VERSION} if strategy == "items" else {}),
         **({"languages": VERSION, "wording": used.language} if _languages(run) else {}),
         **(records_told(run) if plan.needed(strategy, asked.kinds) else {}),
-        **asked.model_dump(mode="json", exclude={"way"}),
+        **asked.model_dump(mode="json", include={"per_chunk", "limit", "kinds"}),
     }
     line = run.make(
         "questions",
@@ -233,7 +235,7 @@ def ask_questions(run: Run, settings: Settings, generator: Generator, *, strateg
             "on_event": on_event,
         },
     )
-    if not line["artifacts"]["questions.parquet"]["rows"]:
+    if not line["artifacts"]["questions.parquet"]["rows"] and not asked.qa:
         came = [f"{row['message']}: {row['reply'][:200]!r}" for row in run.read("failures.parquet").head(3).to_dicts()]
         raise RaftError(
             "The generator wrote no usable question." if came else "Nothing in the corpus can be asked for.",
@@ -294,7 +296,7 @@ def clean_and_split(run: Run, settings: Settings, components: Components, own: p
         _clean,
         version=3,
         outputs=["cleaned.parquet", "eval.jsonl"],
-        inputs=["questions.parquet", "chunks.parquet", *searched(settings)],
+        inputs=[*_asked(settings), "chunks.parquet", *searched(settings)],
         using={
             "rules": settings.cleaning,
             "split": parts.model_dump(mode="json", exclude=None if parts.hold_out else {"hold_out"}),
@@ -306,7 +308,7 @@ def clean_and_split(run: Run, settings: Settings, components: Components, own: p
             **({"copies": copies} if copies else {}),
             **({"languages": spoken, "spoken": VERSION} if spoken else {}),
         },
-        beside={"indexes": components.indexes, "parts": parts},
+        beside={"indexes": components.indexes, "parts": parts, "asked": _asked(settings)},
         settings={"index": {"k": k, "hybrid": settings.index.hybrid}},
     )
 
@@ -322,17 +324,19 @@ def _clean(
     evaluation: pl.DataFrame | None,
     judge: tuple[Prompt, Generator] | None,
     indexes: Indexes,
+    asked: Sequence[str],
     copies: Sequence[Sequence[str]] = (),
     languages: Mapping[str, str] | None = None,
     **_: Any,
 ) -> Mapping[str, Output]:
-    run, documents, asked = step.run, documents_listed(step.run), step.run.read("questions.parquet")
+    run, documents = step.run, documents_listed(step.run)
+    questions = pl.concat(map(run.read, asked))
     held_out = split.hold_out(documents, share=parts.unseen, seed=seed, besides=parts.hold_out, copies=copies)
     prompt, generator = judge or (None, None)
     with indexes.open(exact=True) as retriever:
         cleaned = clean.clean(
-            asked,
-            _golden_chunks(run, asked),
+            questions,
+            _golden_chunks(run, questions),
             retriever=retriever,
             embedder=embedder,
             held_out=held_out,
@@ -476,6 +480,11 @@ def _document_and_digest(table: pl.DataFrame) -> pl.Series:
 def searched(settings: Settings) -> list[str]:
     """Return the steps that make what is searched."""
     return ["index", "lexical"] if settings.index.hybrid else ["index"]
+
+
+def _asked(settings: Settings) -> list[str]:
+    """Return the tables that hold the questions."""
+    return ["questions.parquet", *(["qa.parquet"] if settings.questions.qa else [])]
 
 
 def _golden_chunks(run: Run, asked: pl.DataFrame) -> pl.DataFrame:

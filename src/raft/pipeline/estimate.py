@@ -8,6 +8,7 @@ from typing import Any
 
 from raft import prompts
 from raft.curation.clean import JUDGE_TOKENS
+from raft.curation.pairs import read_pairs
 from raft.errors import UsageError
 from raft.examples import examples
 from raft.generation import generate
@@ -302,7 +303,8 @@ def count_calls(
             if isinstance(outcome, Completion):
                 seen.note(request, outcome)
         missing = [place for place in missing if place not in chosen]
-    parts = []
+    own = settings.questions.qa
+    parts, written = [], known.questions + (len(read_pairs(own).rows) if own else 0)
     if "questions" in left:
         parts.append(part("questions", load, seen, calls=calls, answered=calls - len(missing), fewest=1.0))
     replayed = 1 - len(missing) / calls if calls else 1.0
@@ -311,14 +313,14 @@ def count_calls(
             # what is asked about questions is not known before them; where the ledger answers all calls for questions,
             # a step that was done once asks the same again
             done = replayed == 1 and run.manifest["steps"].get(purpose, {}).get("calls")
-            had = known.questions if done else min(found.paid(purpose), round(known.questions * replayed))
-            rest = known.questions - had
+            had = written if done else min(found.paid(purpose), round(written * replayed))
+            rest = written - had
             load = _Load(rest * size, rest * (room + found.room))
             # half of the questions, say, are dropped before it is their turn
-            parts.append(part(purpose, load, seen, calls=known.questions, answered=had, fewest=0.5))
+            parts.append(part(purpose, load, seen, calls=written, answered=had, fewest=0.5))
     seconds = _seconds(parts, settings, seen) if found.hosted and not settings.generator.batch_endpoint else None
     if found.embedded is not None:
-        parts.append(_embeddings(run, settings, known.questions, found.embedded, found.embedder_price))
+        parts.append(_embeddings(run, settings, written, found.embedded, found.embedder_price))
     return Estimate(
         run=str(run.folder),
         documents=documents_listed(run)["error"].null_count(),
