@@ -236,7 +236,7 @@ def status(run: Path, as_json: bool) -> None:
 @JSON
 @acting
 def show_rows(*, run: Path, table: str, count: int, only: str | None, document: str | None, as_json: bool) -> None:
-    """Print rows of TABLE: documents, chunks, questions, failures, qa, cleaned, examples, eval or answers."""
+    """Print TABLE: documents, chunks, questions, failures, qa, cleaned, duplicates, examples, eval or answers."""
     from raft import api
     from raft.cli import messages
 
@@ -247,6 +247,14 @@ def show_rows(*, run: Path, table: str, count: int, only: str | None, document: 
             )
         text = api.text_of(run, document)
         show({"document": document, "text": text}, as_json, lambda facts: text)
+        return
+    if table == "duplicates":
+        clusters = api.duplicates(run)[:count]
+        for text in map(json.dumps, clusters) if as_json else messages.duplicates(clusters):
+            echo(text)
+        if not as_json:
+            hint = "--set cleaning.similarity=X   (a higher cosine drops fewer)"
+            echo(hint if clusters else "no question was dropped as a duplicate", err=True)
         return
     found = api.table(run, table, only=only)
     if table == "failures" and found.height and count and not as_json:

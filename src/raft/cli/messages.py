@@ -288,6 +288,20 @@ def rows(table: pl.DataFrame, name: str) -> Iterator[str]:
             yield "\n".join(f"{key:<16} {_short(row[key])}" for key in dict.fromkeys([*first, *row])) + "\n"
 
 
+def duplicates(clusters: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Yield clusters of questions that say the same as text: the kept one, and those dropped for it."""
+    for cluster in clusters:
+        lines = [f"  kept  {_said(cluster['kept'])}"]
+        for row in cluster["dropped"]:
+            cosine = row["scores"]["similarity"]
+            lines.append(f"  {'same' if cosine is None else f'{cosine:.2f}'}  {_said(row)}")
+        yield "\n".join([f"{len(cluster['dropped']) + 1} questions", *lines, ""])
+
+
+def _said(row: Mapping[str, Any]) -> str:
+    return f"{_short(row['question'], 70)}   {_short(row['answer'], 30)}   ({row['question_id']})"
+
+
 def _in(row: Mapping[str, Any]) -> list[str]:
     return [f"  in      {row['document']}"] if row.get("document") else []
 

@@ -26,6 +26,7 @@ from raft.similarity import (
     nearest,
     same_answer,
     same_marks,
+    set_apart,
     turned_round,
 )
 from raft.store import tables
@@ -255,7 +256,8 @@ class _Alike:
         """Tell whether two rows that may mean the same do, by their names and answers."""
         one, two = self.rows[number], self.rows[other]
         asked = one["question"], two["question"]
-        return same_marks(*asked) and not turned_round(*asked) and same_answer(one["answer"], two["answer"])
+        apart = turned_round(*asked) or set_apart(*asked)
+        return not apart and same_marks(*asked) and same_answer(one["answer"], two["answer"])
 
 
 def _measure(rows: list[Row], vectors: np.ndarray, kept: list[int]) -> None:
