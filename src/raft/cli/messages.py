@@ -169,6 +169,9 @@ def _rows(run: str, steps: Mapping[str, Any], skipped: Sequence[Sequence[str]]) 
     reasons, splits = stats["cleaned"]["reasons"], stats["cleaned"]["splits"]
     kept = {split: splits[split] for split in ("train", "valid", "eval_seen", "eval_unseen") if split in splits}
     yield "kept", f"{sum(kept.values()):,} ({_list(kept)})"
+    if covered := stats["cleaned"].get("coverage"):
+        shares = ["{:,} of {:,} {}".format(*covered[part], part) for part in ("documents", "sections")]
+        yield "covered", f"{' and '.join(shares)} have a question; they begin with {_list(covered['begin'])}"
     if reasons:
         yield "dropped", f"{sum(reasons.values()):,} ({_list(reasons)})"
     if "user" in splits:

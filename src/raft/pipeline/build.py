@@ -17,6 +17,7 @@ from raft.corpus.blocks import repeated_lines
 from raft.corpus.chunking import chunk_documents
 from raft.corpus.documents import Source
 from raft.curation import clean, split
+from raft.curation.coverage import COVERED, choose, coverage
 from raft.curation.user_questions import own_questions
 from raft.errors import RaftError, typed
 from raft.examples.examples import build_examples, restyle
@@ -306,6 +307,7 @@ def clean_and_split(run: Run, settings: Settings, components: Components, own: p
             "evaluation": own,
             "judge": judge,
             **({"copies": copies} if copies else {}),
+            **({"keep": settings.questions.keep} if settings.questions.keep else {}),
             **({"languages": spoken, "spoken": VERSION} if spoken else {}),
         },
         beside={"indexes": components.indexes, "parts": parts, "asked": _asked(settings)},
@@ -325,6 +327,7 @@ def _clean(
     judge: tuple[Prompt, Generator] | None,
     indexes: Indexes,
     asked: Sequence[str],
+    keep: int | None = None,
     copies: Sequence[Sequence[str]] = (),
     languages: Mapping[str, str] | None = None,
     **_: Any,
@@ -333,10 +336,11 @@ def _clean(
     questions = pl.concat(map(run.read, asked))
     held_out = split.hold_out(documents, share=parts.unseen, seed=seed, besides=parts.hold_out, copies=copies)
     prompt, generator = judge or (None, None)
+    golden = _golden_chunks(run, questions)
     with indexes.open(exact=True) as retriever:
         cleaned = clean.clean(
             questions,
-            _golden_chunks(run, questions),
+            golden,
             retriever=retriever,
             embedder=embedder,
             held_out=held_out,
@@ -346,6 +350,8 @@ def _clean(
             languages=languages,
             **rules.model_dump(include={"min_words", "max_words", "max_answer_words", "similarity", "judge_minimum"}),
         )
+    if keep:
+        cleaned = choose(cleaned, dict(golden.select("chunk_id", "heading").iter_rows()), keep, seed=seed)
     parted = split.split(
         cleaned,
         held_out=held_out,
@@ -360,6 +366,7 @@ def _clean(
     measured = split.evaluation_rows(parted, documents, evaluation)
     split.check_leaks(parted, measured, held_out=held_out)
     step.stats["held_out"] = sorted(held_out)
+    step.stats["coverage"] = coverage(parted, run.stream("chunks.parquet", [*COVERED]))
     step.stats["reasons"] = _counts(parted, "reason")
     step.stats["splits"] = _counts(parted, "split") | ({"user": evaluation.height} if evaluation is not None else {})
     return {"cleaned.parquet": parted, "eval.jsonl": measured}

@@ -102,6 +102,9 @@ class Questions(_Section):
     limit: Annotated[int, Field(ge=0, le=10**9)] | None = Field(
         None, description="at most so many questions, spread evenly over the documents; 0 with `qa`: that file's alone"
     )
+    keep: Count | None = Field(
+        None, description="at most so many of the questions that pass all rules: those that cover most of the documents"
+    )
     qa: Place | None = Field(
         None, description="questions and answers that you have already (CSV, JSON, JSONL), to learn from as well"
     )
