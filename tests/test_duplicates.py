@@ -24,6 +24,7 @@ TOGETHER = [
     ("Who goes from the depot to the harbour?", "Who goes to the harbour from the depot?"),
     ("Who leaves in spring with the team by bus?", "Who leaves by bus with the team in spring?"),
     ("At 60 bar, which pressure does the pump reach?", "Which pressure does the pump reach at 60 bar?"),
+    ("When was the office opened by Orlin?", "When did Orlin open the office?"),
     ("What is the restocking fee?", "what is the restocking  fee ?"),
 ]
 

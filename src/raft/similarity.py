@@ -34,25 +34,28 @@ _ARTICLES = frozenset(["a", "an", "the"])
 _ROLES = frozenset(
     ["in", "on", "at", "by", "for", "from", "to", "of", "with", "under", "after", "before", "during", "as"]
 )
-_APART = tuple(
-    frozenset(words.split())
-    for words in (
-        "one two three four five six seven eight nine ten eleven twelve",
-        "first second third fourth fifth sixth seventh eighth ninth tenth last",
-        "maximum minimum",
-        "most least fewest",
-        "before after",
-        "above below",
-        "begin begins began end ends ended",
-        "start starts started stop stops stopped",
-        "open opens opened close closes closed",
-        "upper lower",
-        "wide deep high long tall",
-        "home business trade",
-        "more less fewer",
+_APART = {
+    word: (row, sense)
+    for row, senses in enumerate(
+        (
+            "one two three four five six seven eight nine ten eleven twelve",
+            "first second third fourth fifth sixth seventh eighth ninth tenth last",
+            "maximum minimum",
+            "most least/fewest",
+            "more less/fewer",
+            "before after",
+            "above below",
+            "begin/begins/began/begun/start/starts/started end/ends/ended/stop/stops/stopped",
+            "open/opens/opened close/closes/closed",
+            "upper lower",
+            "wide deep high long",
+            "home business trade",
+        )
     )
-)
-"""Words that stand for one another's opposites, or for others of a row, and are near as vectors."""
+    for sense, forms in enumerate(senses.split())
+    for word in forms.split("/")
+}
+"""Words that are near as vectors and stand for opposites, or for others of a row: each with its row and its sense."""
 _REVERSALS = frozenset(["not", "no", "never", "cannot", "without", "except", "non", "nor", "neither", "unless"])
 
 
@@ -119,10 +122,11 @@ def _exchanged(left: list[str], right: list[str]) -> bool:
 
 def set_apart(one: str, other: str) -> bool:
     """Tell whether one text has a reversal ("not") that the other lacks, or each another word of a row ("first")."""
-    left, right = frozenset(normalise(one).split()), frozenset(normalise(other).split())
-    if (left ^ right) & _REVERSALS:
+    words = [frozenset(normalise(text).split()) for text in (one, other)]
+    if (words[0] ^ words[1]) & _REVERSALS:
         return True
-    return any((left - right) & row and (right - left) & row for row in _APART)
+    left, right = ({_APART[word] for word in known if word in _APART} for known in words)
+    return not {row for row, _ in left - right}.isdisjoint(row for row, _ in right - left)
 
 
 def _parts(text: str) -> list[tuple[frozenset[str], str]]:

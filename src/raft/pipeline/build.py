@@ -26,7 +26,7 @@ from raft.generation import generate, items, plan
 from raft.generation.facts import read_prefixes
 from raft.generation.plan import Prompts, Survey
 from raft.kinds import KINDS
-from raft.pipeline.pairs import place_pairs
+from raft.pipeline.pairs import asked_in, place_pairs
 from raft.pipeline.read import (
     count_chunks,
     count_questions,
@@ -297,7 +297,7 @@ def clean_and_split(run: Run, settings: Settings, components: Components, own: p
         _clean,
         version=3,
         outputs=["cleaned.parquet", "eval.jsonl"],
-        inputs=[*_asked(settings), "chunks.parquet", *searched(settings)],
+        inputs=[*asked_in(settings), "chunks.parquet", *searched(settings)],
         using={
             "rules": settings.cleaning,
             "split": parts.model_dump(mode="json", exclude=None if parts.hold_out else {"hold_out"}),
@@ -310,7 +310,7 @@ def clean_and_split(run: Run, settings: Settings, components: Components, own: p
             **({"keep": settings.questions.keep} if settings.questions.keep else {}),
             **({"languages": spoken, "spoken": VERSION} if spoken else {}),
         },
-        beside={"indexes": components.indexes, "parts": parts, "asked": _asked(settings)},
+        beside={"indexes": components.indexes, "parts": parts, "asked": asked_in(settings)},
         settings={"index": {"k": k, "hybrid": settings.index.hybrid}},
     )
 
@@ -487,11 +487,6 @@ def _document_and_digest(table: pl.DataFrame) -> pl.Series:
 def searched(settings: Settings) -> list[str]:
     """Return the steps that make what is searched."""
     return ["index", "lexical"] if settings.index.hybrid else ["index"]
-
-
-def _asked(settings: Settings) -> list[str]:
-    """Return the tables that hold the questions."""
-    return ["questions.parquet", *(["qa.parquet"] if settings.questions.qa else [])]
 
 
 def _golden_chunks(run: Run, asked: pl.DataFrame) -> pl.DataFrame:

@@ -14,6 +14,11 @@ from raft.store.artifacts import Output
 from raft.store.run import Run, Step
 
 
+def asked_in(settings: Settings) -> list[str]:
+    """Return the tables that hold the questions."""
+    return ["questions.parquet", *(["qa.parquet"] if settings.questions.qa else [])]
+
+
 def place_pairs(run: Run, settings: Settings, embedder: Embedder, indexes: Indexes, searched: Sequence[str]) -> None:
     """Write the pairs of `questions.qa` to `qa.parquet`, each with the chunk that bears it; nothing without a file.
 
