@@ -31,6 +31,31 @@ _OPENER = re.compile(
 )
 _JOINING = frozenset(["and", "or"])
 _ARTICLES = frozenset(["a", "an", "the"])
+_ROLES = frozenset(
+    ["in", "on", "at", "by", "for", "from", "to", "of", "with", "under", "after", "before", "during", "as"]
+)
+_APART = {
+    word: (row, sense)
+    for row, senses in enumerate(
+        (
+            "one two three four five six seven eight nine ten eleven twelve",
+            "first second third fourth fifth sixth seventh eighth ninth tenth last",
+            "maximum minimum",
+            "most least/fewest",
+            "more less/fewer",
+            "before after",
+            "above below",
+            "begin/begins/began/begun/start/starts/started end/ends/ended/stop/stops/stopped",
+            "open/opens/opened close/closes/closed",
+            "upper lower",
+            "wide deep high long",
+            "home business trade",
+        )
+    )
+    for sense, forms in enumerate(senses.split())
+    for word in forms.split("/")
+}
+"""Words that are near as vectors and stand for opposites, or for others of a row: each with its row and its sense."""
 _REVERSALS = frozenset(["not", "no", "never", "cannot", "without", "except", "non", "nor", "neither", "unless"])
 
 
@@ -69,10 +94,39 @@ def conflicting(one: str, other: str) -> bool:
 def turned_round(one: str, other: str) -> bool:
     """Tell whether two texts give their names to one another's parts: "Did A defeat B?", "Did B defeat A?".
 
-    Names that "and" or "or" joins may change places, and so may a name with the word before it ("in Moss").
+    Names that "and" or "or" joins may change places, and so may a name with the word before it ("in Moss"). Words
+    that change places around others do it too: "What does the depot pay the shop?", "What does the shop pay the depot?"
     """
+    if _exchanged(_bare(one), _bare(other)):
+        return True
     left, right = _parts(one), _parts(other)
     return [who for who, _ in left] != [who for who, _ in right] and set(left) != set(right)
+
+
+def _exchanged(left: list[str], right: list[str]) -> bool:
+    """Tell whether two parts have changed places around words that do not just join them."""
+    if left == right or len(left) != len(right) or sorted(left) != sorted(right):
+        return False
+    while left[0] == right[0]:
+        left, right = left[1:], right[1:]
+    while left[-1] == right[-1]:
+        left, right = left[:-1], right[:-1]
+    for size in range(1, len(left) - 1):
+        for its in range(1, len(left) - size):
+            between = left[size : len(left) - its]
+            moved = right == [*left[len(left) - its :], *between, *left[:size]]
+            if moved and not _JOINING.issuperset(between) and not {left[0], right[0]} <= _ROLES:
+                return True
+    return False
+
+
+def set_apart(one: str, other: str) -> bool:
+    """Tell whether one text has a reversal ("not") that the other lacks, or each another word of a row ("first")."""
+    words = [frozenset(normalise(text).split()) for text in (one, other)]
+    if (words[0] ^ words[1]) & _REVERSALS:
+        return True
+    left, right = ({_APART[word] for word in known if word in _APART} for known in words)
+    return not {row for row, _ in left - right}.isdisjoint(row for row, _ in right - left)
 
 
 def _parts(text: str) -> list[tuple[frozenset[str], str]]:

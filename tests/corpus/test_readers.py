@@ -505,6 +505,18 @@ def test_values_beside_records_are_counted(tmp_path):
     assert many(tmp_path, "b.json", json.dumps(content["items"]))[0].left_out == {}
 
 
+def test_questions_with_answers_are_a_document_each(tmp_path):
+    """A list of questions with answers is a document a record, with both in its text; a record without is told."""
+    records = [{"Question": "How long is it?", "answers": ["2 m", "or 3"], "tag": "x"}, {"q": "Who?", "a": "Ada"}]
+    for content in (records, {"about": "fans", "faq": records}):
+        first, second = many(tmp_path, "faq.json", json.dumps(content))
+        assert (first.text, second.text) == ("How long is it?\n\n2 m\n\nor 3", "Who?\n\nAda")
+    *_, last = many(tmp_path, "faq.jsonl", "\n".join(map(json.dumps, [*records, {"q": "Why?", "note": "open"}])))
+    assert last.text == "q: Why?\nnote: open"
+    with pytest.raises(Unreadable, match="the fields are: Question, tag, q, a"):
+        many(tmp_path, "faq.json", json.dumps(records), text_field="body")
+
+
 def test_a_wrong_line_in_a_json_file_costs_only_itself(tmp_path):
     """Lines in a .json file are judged one by one, as in a .jsonl file."""
     readings = many(tmp_path, "a.json", '{"text": "good"}\n{"text": bad}')

@@ -3,7 +3,20 @@
 from raft.api.asking import Answerer
 from raft.api.benchmarking import bench
 from raft.api.building import build, estimate
-from raft.api.run import Built, export, initialise, load, located, show, state, status, table, text_of, words
+from raft.api.run import (
+    Built,
+    duplicates,
+    export,
+    initialise,
+    load,
+    located,
+    show,
+    state,
+    status,
+    table,
+    text_of,
+    words,
+)
 from raft.api.training import approve, export_model, export_remarks, train
 
 __all__ = [
@@ -12,6 +25,7 @@ __all__ = [
     "approve",
     "bench",
     "build",
+    "duplicates",
     "estimate",
     "export",
     "export_model",

@@ -17,6 +17,7 @@ from raft.backends import hub
 from raft.backends.hosted.providers import look_for
 from raft.corpus.documents import Source, find_sources
 from raft.curation import reading, user_questions
+from raft.curation.pairs import read_pairs
 from raft.errors import UsageError
 from raft.pipeline.build import STEPS, Components, cut_chunks, make_all, set_aside, survey_chunks
 from raft.pipeline.estimate import Estimate, confirm, count_calls
@@ -43,6 +44,7 @@ class Options(TypedDict, total=False):
     seed: int | None
     eval: str | Path | None
     evaluation: str | Path | None
+    qa: str | Path | None
     max_cost: float | None
     price: tuple[float, float] | None
     local_only: bool | None
@@ -54,6 +56,7 @@ _SETTINGS = {
     "embedder": "index.embedder",
     "questions_per_chunk": "questions.per_chunk",
     "limit": "questions.limit",
+    "qa": "questions.qa",
     "max_cost": "generator.max_cost",
 }
 """Settings that an option names in short; the others are called as they are."""
@@ -108,6 +111,8 @@ def build(
             limit: at most so many questions, spread evenly over the documents.
             seed: seed of every random choice.
             eval: your own questions (JSONL with `question`, `answers` and optional `document`).
+            qa: questions and answers that you have already (CSV, JSON, JSONL), to learn from like generated ones; the
+                chunk that bears each is found. With a `limit` of 0 there are no others.
             pipeline_file, evaluation: other names of `pipeline` and `eval`.
             max_cost: dollars that the run may cost in all, over all its builds; None: what was said last time.
             price: dollars per million tokens that the generator reads and writes; None: litellm's list.
@@ -190,6 +195,11 @@ def _described(corpus: str | Path | Sequence[str | Path] | None, out: str | Path
     if chosen.evaluation:  # looked at before the work
         user_questions.register(chosen.evaluation)
     reading.chosen(chosen.cleaning, chosen.prompts, seed=chosen.seed)  # a rubric that is none is told at once
+    if chosen.questions.qa:
+        read_pairs(chosen.questions.qa)
+    elif chosen.questions.limit == 0:
+        hint = "--qa FILE   (questions and answers that you have already), or a limit of 1 or more"
+        raise UsageError("No question may be written, and no pairs are given.", where="questions.limit", hint=hint)
     sources, skipped = find_sources(chosen.corpus, besides=_not_documents(chosen, file))
     folder = folders.place(out, "--out") if out is not None else Path("runs") / _name_of(chosen.corpus)
     if chosen.generator.max_cost is None:  # a cap that the run was given before holds until another one is given
@@ -206,7 +216,11 @@ def _not_documents(chosen: Settings, file: str | Path | None) -> dict[Path, str]
     home = at_home(file).parent if file is not None else Path()
     copies = [home / kind / name for kind in ("pipelines", "prompts") for name in prompts.packaged(kind)]
     found = {chosen.evaluation: "your questions to measure with", chosen.prompts: "a folder of prompts"}
-    found |= {chosen.ledger: "the ledger", chosen.training.rehearsal_file: "rows to rehearse"}
+    found |= {
+        chosen.questions.qa: "your pairs of questions and answers",
+        chosen.ledger: "the ledger",
+        chosen.training.rehearsal_file: "rows to rehearse",
+    }
     found |= {at_home(file): "the pipeline file", **dict.fromkeys(copies, "a copy of raft's")} if file else {}
     return {at_home(path).resolve(): what for path, what in found.items() if path is not None}
 

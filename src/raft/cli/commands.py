@@ -176,6 +176,7 @@ def init(folder: Path, as_json: bool) -> None:
 @click.option(
     "--eval", "evaluation", metavar="FILE", help="Your own questions: JSONL with question, answers, document."
 )
+@click.option("--qa", metavar="FILE", help="Questions with answers to learn from: CSV, JSON, JSONL.")
 @click.option("--estimate", is_flag=True, help="Say what it would ask and cost, and stop before the first call.")
 @click.option(
     "--sample", type=click.IntRange(min=0), default=0, metavar="N", help="With --estimate: ask N calls to know better."
@@ -235,7 +236,7 @@ def status(run: Path, as_json: bool) -> None:
 @JSON
 @acting
 def show_rows(*, run: Path, table: str, count: int, only: str | None, document: str | None, as_json: bool) -> None:
-    """Print rows of TABLE: documents, chunks, questions, failures, cleaned, examples, eval or answers."""
+    """Print TABLE: documents, chunks, questions, failures, qa, cleaned, duplicates, examples, eval or answers."""
     from raft import api
     from raft.cli import messages
 
@@ -246,6 +247,14 @@ def show_rows(*, run: Path, table: str, count: int, only: str | None, document: 
             )
         text = api.text_of(run, document)
         show({"document": document, "text": text}, as_json, lambda facts: text)
+        return
+    if table == "duplicates":
+        clusters = api.duplicates(run)[:count]
+        for text in map(json.dumps, clusters) if as_json else messages.duplicates(clusters):
+            echo(text)
+        if not as_json:
+            hint = "--set cleaning.similarity=X   (a higher cosine drops fewer)"
+            echo(hint if clusters else "no question was dropped as a duplicate", err=True)
         return
     found = api.table(run, table, only=only)
     if table == "failures" and found.height and count and not as_json:

@@ -156,14 +156,22 @@ def _rows(run: str, steps: Mapping[str, Any], skipped: Sequence[Sequence[str]]) 
     furniture = stats["chunks"].get("boilerplate", 0)
     yield "chunks", f"{chunks:,} of {tokens / max(1, chunks):,.0f} tokens on average; {furniture:,} boilerplate"
     asked, failed = steps["questions"]["rows"], stats["questions"].get("failures", {})
-    text = f"{asked['questions.parquet']:,} written ({_list(stats['questions']['kinds'])})"
+    text = f"{asked['questions.parquet']:,} written ({_list(stats['questions'].get('kinds', {}))})"
     text += f"; {asked['failures.parquet']:,} failed:" if failed else ""
     lines = [f"{count:,}: {_FAILED.get(kind, kind)}" for kind, count in failed.items()]
     lines += [f"raft show {run} failures   (says what was wrong, with each reply)"] if failed else []
     yield "questions", "\n".join([text, *lines, *stats["questions"].get("left_out", [])])
+    if pairs := stats.get("qa"):
+        unknown = [f"{name}: no such document, so all are searched" for name in pairs["unknown"]]
+        told = f"{steps['qa']['rows']['qa.parquet']:,} from {pairs['file']}"
+        told += f"; {len(pairs['wrong']):,} rows of it are left out:" if pairs["wrong"] else ""
+        yield "pairs", "\n".join([told, *_some(pairs["wrong"]), *_some(unknown, 3)])
     reasons, splits = stats["cleaned"]["reasons"], stats["cleaned"]["splits"]
     kept = {split: splits[split] for split in ("train", "valid", "eval_seen", "eval_unseen") if split in splits}
     yield "kept", f"{sum(kept.values()):,} ({_list(kept)})"
+    if covered := stats["cleaned"].get("coverage"):
+        shares = ["{:,} of {:,} {}".format(*covered[part], part) for part in ("documents", "sections")]
+        yield "covered", f"{' and '.join(shares)} have a question; they begin with {_list(covered['begin'])}"
     if reasons:
         yield "dropped", f"{sum(reasons.values()):,} ({_list(reasons)})"
     if "user" in splits:
@@ -210,7 +218,8 @@ def status(
     now = "   (a build is running, or a training)" if running else ""
     lines = [f"{facts['run']}   raft {facts['raft']}{now}", ""]
     lines.append(f"  {'step':<11} {'rows':>9} {'seconds':>9} {'calls':>8} {'dollars':>9}  finished")
-    for name in ("documents", "chunks", "survey", "index", "lexical", "questions", "cleaned", "examples"):
+    own = ["qa"] if "qa" in facts["steps"] else []
+    for name in ("documents", "chunks", "survey", "index", "lexical", "questions", *own, "cleaned", "examples"):
         line = facts["steps"].get(name)
         if line is None:
             lines.append(f"  {name:<11} {'-':>9}")
@@ -275,11 +284,25 @@ def rows(table: pl.DataFrame, name: str) -> Iterator[str]:
             head = f"{row['question_id']}  {row['split']}  {row['tokens']} tokens  golden: {golden}"
             turns = [f"{turn['role']}:\n{_indent(turn['content'])}" for turn in row["messages"]]
             yield "\n".join(["─" * 100, head, *_in(row), *turns])
-        elif name in ("questions", "cleaned"):
+        elif name in ("questions", "qa", "cleaned"):
             yield _question(row)
         else:
             first = [key for key in ("document", "message") if key in row]
             yield "\n".join(f"{key:<16} {_short(row[key])}" for key in dict.fromkeys([*first, *row])) + "\n"
+
+
+def duplicates(clusters: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Yield clusters of questions that say the same as text: the kept one, and those dropped for it."""
+    for cluster in clusters:
+        lines = [f"  kept  {_said(cluster['kept'])}"]
+        for row in cluster["dropped"]:
+            cosine = row["scores"]["similarity"]
+            lines.append(f"  {'same' if cosine is None else f'{cosine:.2f}'}  {_said(row)}")
+        yield "\n".join([f"{len(cluster['dropped']) + 1} questions", *lines, ""])
+
+
+def _said(row: Mapping[str, Any]) -> str:
+    return f"{_short(row['question'], 70)}   {_short(row['answer'], 30)}   ({row['question_id']})"
 
 
 def _in(row: Mapping[str, Any]) -> list[str]:

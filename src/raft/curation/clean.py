@@ -28,6 +28,7 @@ from raft.similarity import (
     nearest,
     same_answer,
     same_marks,
+    set_apart,
     turned_round,
 )
 from raft.store import tables
@@ -36,6 +37,7 @@ from raft.text.languages import EN, Language, of_text, stems
 from raft.text.values import UNSPACED, covers, fact_values, facts, rough_values
 
 ROUND_TRIP, DUPLICATE = "round trip", "duplicate"
+HUMAN, UNSAID, ABSENT = "human", "no document says it", "answer not in chunk"
 _BATCH = 256
 Row = dict[str, Any]
 
@@ -97,9 +99,16 @@ def _judged(row: Row, texts: Mapping[str, Row], limits: Mapping[str, int], langu
         **row,
         "quotes": aligned if changed else row["quotes"],
         "original_quotes": row["quotes"] if changed else None,
-        "reason": next((reason for reason, applies in RULES if applies(candidate)), None),
+        "reason": _reason(row, candidate),
         "scores": {"golden_rank": None, "similarity": None, "judge": None},
     }
+
+
+def _reason(row: Row, candidate: "Candidate") -> str | None:
+    human = row["model"] == HUMAN  # whose golden chunk was chosen because it bears the answer, in whatever words
+    if human and traits(row["kind"]).answered and not row["golden_chunk_ids"]:
+        return UNSAID
+    return next((why for why, applies in RULES if not (human and why == ABSENT) and applies(candidate)), None)
 
 
 def _passages(row: Row, texts: Mapping[str, Row]) -> str:
@@ -153,10 +162,11 @@ def _deduplicate(rows: list[Row], *, embedder: Embedder, similarity: float) -> N
 
 
 def _worth(row: Row) -> tuple[Any, ...]:
-    """Sort the better question first: untouched quotes, more to be understood by, found sooner; then by id."""
+    """Sort the better question first: a person's, untouched quotes, more to be understood by, found sooner; by id."""
     rank = row["scores"]["golden_rank"]
     specific = len(content_words(row["question"]))
-    return (row["original_quotes"] is not None, -specific, rank is None, rank or 0, row["question_id"])
+    told = (row["model"] != HUMAN, row["original_quotes"] is not None, -specific)
+    return (*told, rank is None, rank or 0, row["question_id"])
 
 
 def _same(rows: list[Row], vectors: np.ndarray, similarity: float) -> dict[int, int]:
@@ -207,7 +217,8 @@ class _Alike:
         """Tell whether two rows that may mean the same do, by their names and answers."""
         one, two = self.rows[number], self.rows[other]
         asked = one["question"], two["question"]
-        return same_marks(*asked) and not turned_round(*asked) and same_answer(one["answer"], two["answer"])
+        apart = turned_round(*asked) or set_apart(*asked)
+        return not apart and same_marks(*asked) and same_answer(one["answer"], two["answer"])
 
 
 def _measure(rows: list[Row], vectors: np.ndarray, kept: list[int]) -> None:
@@ -293,7 +304,7 @@ _PRONOUN = re.compile(
     """,
     re.IGNORECASE | re.VERBOSE,
 )
-_DECIDED = re.compile(r"\W*(?:yes|no|maybe|it depends)\b", re.IGNORECASE)
+DECIDED = re.compile(r"\W*(?:yes|no|maybe|it depends)\b", re.IGNORECASE)
 _STEP = re.compile(r"(?:^|(?<=\s))\d+[.)]\s")
 
 
@@ -386,7 +397,7 @@ def _answer_absent(candidate: Candidate) -> bool:
         return False
     if not source:
         return True
-    if kind.fixed and (_DECIDED.match(answer) or candidate.language.decides(answer)):
+    if kind.fixed and (DECIDED.match(answer) or candidate.language.decides(answer)):
         return False
     if not kind.support:
         return not covers(fact_values(source), fact_values(answer))
@@ -435,7 +446,7 @@ RULES: tuple[tuple[str, Callable[[Candidate], bool]], ...] = (
     ),
     ("not a question", _not_a_question),
     ("does not stand alone", _leans_on_a_text),
-    ("answer not in chunk", _answer_absent),
+    (ABSENT, _answer_absent),
     ("quote not verbatim", lambda one: traits(one.kind).answered and not one.quotes),
     ("gives the answer away", _given_away),
 )

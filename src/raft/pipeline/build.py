@@ -17,6 +17,7 @@ from raft.corpus.blocks import repeated_lines
 from raft.corpus.chunking import chunk_documents
 from raft.corpus.documents import Source
 from raft.curation import clean, reading, split
+from raft.curation.coverage import COVERED, choose, coverage
 from raft.curation.user_questions import own_questions
 from raft.errors import RaftError, typed
 from raft.examples.examples import build_examples, restyle
@@ -25,6 +26,7 @@ from raft.generation import generate, items, plan
 from raft.generation.facts import read_prefixes
 from raft.generation.plan import Prompts, Survey
 from raft.kinds import KINDS
+from raft.pipeline.pairs import asked_in, place_pairs
 from raft.pipeline.read import (
     count_chunks,
     count_questions,
@@ -46,7 +48,7 @@ from raft.store.run import Run, Step
 from raft.text.languages import VERSION
 
 SURVEY = "survey.json"
-STEPS = ("documents", "privacy", "chunks", "survey", "index", "lexical", "questions", "cleaned", "examples")
+STEPS = ("documents", "privacy", "chunks", "survey", "index", "lexical", "questions", "qa", "cleaned", "examples")
 """The steps of a build, in their order."""
 
 
@@ -132,6 +134,7 @@ def make_all(
     survey_chunks(run, settings, strategy=strategy, aside=aside)
     fill_indexes(run, settings, components)
     ask_questions(run, settings, components.generator, strategy=strategy, on_event=on_event)
+    place_pairs(run, settings, components.embedder, components.indexes, searched(settings))
     clean_and_split(run, settings, components, own)
     write_examples(run, settings, components)
 
@@ -216,7 +219,7 @@ def ask_questions(run: Run, settings: Settings, generator: Generator, *, strateg
         **({"items": items.VERSION} if strategy == "items" else {}),
         **({"languages": VERSION, "wording": used.language} if _languages(run) else {}),
         **(records_told(run) if plan.needed(strategy, asked.kinds) else {}),
-        **asked.model_dump(mode="json", exclude={"way"}),
+        **asked.model_dump(mode="json", include={"per_chunk", "limit", "kinds"}),
     }
     line = run.make(
         "questions",
@@ -233,7 +236,7 @@ def ask_questions(run: Run, settings: Settings, generator: Generator, *, strateg
             "on_event": on_event,
         },
     )
-    if not line["artifacts"]["questions.parquet"]["rows"]:
+    if not line["artifacts"]["questions.parquet"]["rows"] and not asked.qa:
         came = [f"{row['message']}: {row['reply'][:200]!r}" for row in run.read("failures.parquet").head(3).to_dicts()]
         raise RaftError(
             "The generator wrote no usable question." if came else "Nothing in the corpus can be asked for.",
@@ -295,7 +298,7 @@ def clean_and_split(run: Run, settings: Settings, components: Components, own: p
         _clean,
         version=3,
         outputs=["cleaned.parquet", "eval.jsonl"],
-        inputs=["questions.parquet", "chunks.parquet", *searched(settings)],
+        inputs=[*asked_in(settings), "chunks.parquet", *searched(settings)],
         using={
             "rules": settings.cleaning.model_dump(mode="json", exclude=reading.SETTINGS),
             "split": parts.model_dump(mode="json", exclude=None if parts.hold_out else {"hold_out"}),
@@ -306,9 +309,10 @@ def clean_and_split(run: Run, settings: Settings, components: Components, own: p
             "judge": judge,
             **({"filters": filters, "reader": components.generator} if filters else {}),
             **({"copies": copies} if copies else {}),
+            **({"keep": settings.questions.keep} if settings.questions.keep else {}),
             **({"languages": spoken, "spoken": VERSION} if spoken else {}),
         },
-        beside={"indexes": components.indexes, "parts": parts},
+        beside={"indexes": components.indexes, "parts": parts, "asked": asked_in(settings)},
         settings={"index": {"k": k, "hybrid": settings.index.hybrid}},
     )
 
@@ -324,6 +328,8 @@ def _clean(
     evaluation: pl.DataFrame | None,
     judge: tuple[Prompt, Generator] | None,
     indexes: Indexes,
+    asked: Sequence[str],
+    keep: int | None = None,
     copies: Sequence[Sequence[str]] = (),
     languages: Mapping[str, str] | None = None,
     filters: Sequence[reading.Filter] = (),
@@ -331,13 +337,15 @@ def _clean(
     **_: Any,
 ) -> Mapping[str, Output]:
     limits = Cleaning.model_validate(rules)
-    run, documents, asked = step.run, documents_listed(step.run), step.run.read("questions.parquet")
+    run, documents = step.run, documents_listed(step.run)
+    questions = pl.concat(map(run.read, asked))
     held_out = split.hold_out(documents, share=parts.unseen, seed=seed, besides=parts.hold_out, copies=copies)
     prompt, generator = judge or (None, None)
+    golden = _golden_chunks(run, questions)
     with indexes.open(exact=True) as retriever:
         cleaned = clean.clean(
-            asked,
-            _golden_chunks(run, asked),
+            questions,
+            golden,
             retriever=retriever,
             embedder=embedder,
             held_out=held_out,
@@ -349,6 +357,8 @@ def _clean(
             reader=reader,
             **limits.model_dump(include={"min_words", "max_words", "max_answer_words", "similarity", "judge_minimum"}),
         )
+    if keep:
+        cleaned = choose(cleaned, dict(golden.select("chunk_id", "heading").iter_rows()), keep, seed=seed)
     parted = split.split(
         cleaned,
         held_out=held_out,
@@ -363,6 +373,7 @@ def _clean(
     measured = split.evaluation_rows(parted, documents, evaluation)
     split.check_leaks(parted, measured, held_out=held_out)
     step.stats["held_out"] = sorted(held_out)
+    step.stats["coverage"] = coverage(parted, run.stream("chunks.parquet", [*COVERED]))
     step.stats["reasons"] = _counts(parted, "reason")
     step.stats["splits"] = _counts(parted, "split") | ({"user": evaluation.height} if evaluation is not None else {})
     return {"cleaned.parquet": parted, "eval.jsonl": measured}

@@ -8,6 +8,7 @@ from typing import Any
 
 from raft import prompts
 from raft.curation import reading
+from raft.curation.pairs import read_pairs
 from raft.errors import UsageError
 from raft.examples import examples
 from raft.generation import generate
@@ -302,7 +303,8 @@ def count_calls(
             if isinstance(outcome, Completion):
                 seen.note(request, outcome)
         missing = [place for place in missing if place not in chosen]
-    parts = []
+    own = settings.questions.qa
+    parts, written = [], known.questions + (len(read_pairs(own).rows) if own else 0)
     if "questions" in left:
         parts.append(part("questions", load, seen, calls=calls, answered=calls - len(missing), fewest=1.0))
     replayed = 1 - len(missing) / calls if calls else 1.0
@@ -311,7 +313,7 @@ def count_calls(
             # what is asked about questions is not known before them; where the ledger answers all calls for questions,
             # a step that was done once asks the same again
             done = replayed == 1 and run.manifest["steps"].get(purpose, {}).get("calls")
-            most = known.questions * len(sizes)
+            most = written * len(sizes)
             had = most if done else min(found.paid(purpose), round(most * replayed))
             rest = (most - had) / len(sizes)
             load = _Load(rest * sum(size for size, _ in sizes), rest * sum(room + found.room for _, room in sizes))
@@ -319,7 +321,7 @@ def count_calls(
             parts.append(part(purpose, load, seen, calls=most, answered=had, fewest=0.5))
     seconds = _seconds(parts, settings, seen) if found.hosted and not settings.generator.batch_endpoint else None
     if found.embedded is not None:
-        parts.append(_embeddings(run, settings, known.questions, found.embedded, found.embedder_price))
+        parts.append(_embeddings(run, settings, written, found.embedded, found.embedder_price))
     return Estimate(
         run=str(run.folder),
         documents=documents_listed(run)["error"].null_count(),

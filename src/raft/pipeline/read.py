@@ -177,7 +177,8 @@ def look_through(run: Run, settings: Settings) -> None:
     # without a count nobody has looked: what was sent then may have held anything
     held = before.get("in") != 0 or "questions" in before
     sent = "chunks" in run.manifest["steps"] and not before.get("redacted") and held
-    questions = personal_data(settings.evaluation) if settings.evaluation and mode != "ignore" else {}
+    own = [file for file in (settings.evaluation, settings.questions.qa) if file and mode != "ignore"]
+    questions = dict(sum((Counter(personal_data(file)) for file in own), Counter()))
     line = run.make(
         "privacy",
         _look_through,

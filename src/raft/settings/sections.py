@@ -99,7 +99,15 @@ class Questions(_Section):
     per_chunk: Annotated[float, Field(gt=0, le=1000)] = Field(
         1.0, description="questions asked for, a chunk, on average"
     )
-    limit: Count | None = Field(None, description="at most so many questions, spread evenly over the documents")
+    limit: Annotated[int, Field(ge=0, le=10**9)] | None = Field(
+        None, description="at most so many questions, spread evenly over the documents; 0 with `qa`: that file's alone"
+    )
+    keep: Count | None = Field(
+        None, description="at most so many of the questions that pass all rules: those that cover most of the documents"
+    )
+    qa: Place | None = Field(
+        None, description="questions and answers that you have already (CSV, JSON, JSONL), to learn from as well"
+    )
     kinds: tuple[Kind, ...] = Field(
         ("fact", "number", "date", "name"),
         min_length=1,

@@ -86,6 +86,7 @@ ARTIFACTS: Mapping[str, pl.Schema] = {
     "documents.parquet": DOCUMENTS,
     "chunks.parquet": CHUNKS,
     "questions.parquet": QUESTIONS,
+    "qa.parquet": QUESTIONS,
     "failures.parquet": FAILURES,
     "cleaned.parquet": CLEANED,
     "examples.parquet": EXAMPLES,

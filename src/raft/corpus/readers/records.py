@@ -17,6 +17,8 @@ from raft.corpus.readers import MEGABYTE, Reading, Unreadable, clean, decode
 _MAX_DEPTH = 64
 _MAX_KEY = 10_000
 _LONG = 60
+_PAIR = (("question", "q", "frage", "pregunta"), ("answer", "a", "answers", "antwort", "respuesta"))
+"""Fields of an FAQ's records, which are the text where there is none of that name."""
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -81,12 +83,20 @@ def _beside(value: Any, records: list[Any]) -> int:
 
 
 def _text(record: Any, text_field: str) -> str:
-    """Return what a record holds as text; `content.text` is the field `text` of the field `content`."""
+    """Return what a record holds as text: a field (`content.text` is within `content`), or question and answer."""
     value = record.get(text_field) if isinstance(record, dict) else None
     if value is None and isinstance(record, dict):
         value = record
         for name in text_field.split("."):
             value = value.get(name) if isinstance(value, dict) else None
+    if value is None and isinstance(record, dict) and text_field == "text":
+        fields = {str(name).strip().casefold(): one for name, one in record.items()}
+        question, answer = (next(filter(None, (_string(fields.get(name)) for name in names)), "") for names in _PAIR)
+        return f"{question}\n\n{answer}" if question and answer else ""
+    return _string(value)
+
+
+def _string(value: Any) -> str:
     if isinstance(value, list) and all(isinstance(one, str) for one in value):  # paragraphs
         value = "\n\n".join(value)
     return value.strip() if isinstance(value, str) else ""

@@ -1,0 +1,68 @@
+"""How much of a corpus the kept questions are about, and which of them to keep for the most of it."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import polars as pl
+
+from raft.text import normalise
+
+NOT_CHOSEN = "not chosen"
+COVERED = ("chunk_id", "doc_id", "heading", "boilerplate")
+_FIRST = 5
+Row = Mapping[str, Any]
+
+
+def choose(cleaned: pl.DataFrame, headings: Mapping[str, str], keep: int, *, seed: int) -> pl.DataFrame:
+    """Return all rows of `tables.CLEANED`; of the kept ones all but `keep` get the reason "not chosen".
+
+    The chosen are what a greedy choice takes that prefers documents with the fewest chosen questions, in one of those
+    the section with the fewest, and there the kind with the fewest; ties by a hash of (seed, question_id). What is
+    chosen does not depend on the rows' order, and a larger `keep` only adds to it. `headings` are by chunk_id.
+    """
+    kept = [row for row in cleaned.iter_rows(named=True) if row["reason"] is None]
+    ranks = {row["question_id"]: _tie(seed, row["question_id"]) for row in kept}
+    parts: tuple[Callable[[Row], Any], ...] = (
+        lambda row: (row["doc_ids"], _section(row, headings), row["kind"]),
+        lambda row: (row["doc_ids"], _section(row, headings)),
+        lambda row: row["doc_ids"],
+        lambda row: None,
+    )
+    order = sorted(kept, key=lambda row: ranks[row["question_id"]])
+    for part in parts:  # the first of each kind, section or document come before all second ones
+        seen: Counter[str] = Counter()
+        places = {}
+        for row in order:
+            places[row["question_id"]] = seen[name := repr(part(row))]
+            seen[name] += 1
+        order = sorted(order, key=lambda row: (places[row["question_id"]], ranks[row["question_id"]]))
+    left = [row["question_id"] for row in order[keep:]]
+    reason = pl.when(pl.col("question_id").is_in(left)).then(pl.lit(NOT_CHOSEN)).otherwise(pl.col("reason"))
+    return cleaned.with_columns(reason=reason)
+
+
+def coverage(cleaned: pl.DataFrame, chunks: Iterable[pl.DataFrame]) -> dict[str, Any]:
+    """Return how many documents and sections have a kept question, of how many; and how these begin, by first words.
+
+    `chunks` are frames with the columns `COVERED`; a section is what stands under one heading.
+    """
+    known = pl.concat(chunks).filter(~pl.col("boilerplate")).select("chunk_id", "doc_id", "heading")
+    kept = cleaned.filter(pl.col("reason").is_null())
+    golden = known.filter(pl.col("chunk_id").is_in(kept["golden_chunk_ids"].explode().drop_nulls().unique().to_list()))
+    begun = Counter(normalise(question).partition(" ")[0] for question in kept["question"])
+    return {
+        "documents": [golden["doc_id"].n_unique(), known["doc_id"].n_unique()],
+        "sections": [frame.select("doc_id", "heading").n_unique() for frame in (golden, known)],
+        "kinds": dict(sorted(Counter(kept["kind"]).items())),
+        "begin": dict(sorted(begun.items(), key=lambda one: (-one[1], one[0]))[:_FIRST]),
+    }
+
+
+def _tie(seed: int, name: str) -> str:
+    return hashlib.sha256(f"keep:{seed}:{name}".encode()).hexdigest()
+
+
+def _section(row: Row, headings: Mapping[str, str]) -> list[str]:
+    return [headings.get(chunk_id) or "" for chunk_id in row["golden_chunk_ids"]]

@@ -1,0 +1,76 @@
+"""Planted duplicates and look-alikes: which questions are one, and how their clusters are shown."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from raft.cli import messages
+from raft.curation.clean import _same
+from raft.similarity import near, set_apart, turned_round
+
+APART = [
+    ("How much does the depot pay the workshop for a test?", "How much does the workshop pay the depot for a test?"),
+    ("May the new buyer inform the seller?", "May the seller inform the new buyer?"),
+    ("What is paid for one night away?", "What is paid for two nights away?"),
+    ("What is due after the first reminder?", "What is due after the second reminder?"),
+    ("Which parcels are returned?", "Which parcels are not returned?"),
+    ("Who may enter the hall before noon?", "Who may enter the hall after noon?"),
+    ("How much is charged with an appointment?", "How much is charged without an appointment?"),
+    ("How heavy is the Quillon 2?", "How heavy is the Quillon 3?"),
+]
+TOGETHER = [
+    ("How much salt and pepper goes in?", "How much pepper and salt goes in?"),
+    ("Who goes from the depot to the harbour?", "Who goes to the harbour from the depot?"),
+    ("Who leaves in spring with the team by bus?", "Who leaves by bus with the team in spring?"),
+    ("At 60 bar, which pressure does the pump reach?", "Which pressure does the pump reach at 60 bar?"),
+    ("When was the office opened by Orlin?", "When did Orlin open the office?"),
+    ("What is the restocking fee?", "what is the restocking  fee ?"),
+]
+
+
+def merged(one, other):
+    """Tell whether cleaning merges two questions with one answer from one chunk whose vectors are equal."""
+    rows = [
+        {"question": text, "answer": "3 euros", "kind": "fact", "golden_chunk_ids": ["c"], "doc_ids": ["d"]}
+        for text in (one, other)
+    ]
+    return bool(_same(rows, np.ones((2, 1), dtype=np.float32), 0.92))
+
+
+@pytest.mark.parametrize(("one", "other"), APART)
+def test_what_asks_for_something_else_is_kept(one, other):
+    """Exchanged parts, reversals, numerals and numbers keep two questions apart, even where their vectors are equal."""
+    assert not merged(one, other)
+    assert not near(one, other)
+
+
+@pytest.mark.parametrize(("one", "other"), TOGETHER)
+def test_what_asks_for_the_same_is_merged(one, other):
+    """Joined words and whole phrases may change places, and punctuation does not matter."""
+    assert merged(one, other)
+
+
+@given(
+    st.lists(
+        st.sampled_from(["depot", "pays", "the", "shop", "in", "May", "not", "for", "two", "first", "and"]),
+        min_size=1,
+        max_size=9,
+    )
+)
+def test_nothing_is_apart_from_itself(words):
+    """A text is never turned round or set apart from itself, and the order of two texts does not matter."""
+    one, other = " ".join(words), " ".join(reversed(words))
+    assert not turned_round(one, one) and not set_apart(one, one)
+    assert set_apart(one, other) == set_apart(other, one)
+    assert turned_round(one, other) == turned_round(other, one)
+
+
+def test_clusters_are_shown_with_what_was_kept_first():
+    """A cluster names the kept question, then those dropped for it with their cosine, or "same" for equal words."""
+    rows = [
+        {"question": f"Q{n}?", "answer": "3", "question_id": f"q{n}", "scores": {"similarity": None}} for n in range(3)
+    ]
+    rows[1]["scores"]["similarity"] = 0.954
+    (text,) = messages.duplicates([{"kept": rows[0], "dropped": rows[1:]}])
+    assert [line.split()[0] for line in text.strip().split("\n")] == ["3", "kept", "0.95", "same"]
