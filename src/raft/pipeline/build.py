@@ -16,7 +16,7 @@ from raft import prompts
 from raft.corpus.blocks import repeated_lines
 from raft.corpus.chunking import chunk_documents
 from raft.corpus.documents import Source
-from raft.curation import clean, split
+from raft.curation import clean, figures, split
 from raft.curation.user_questions import own_questions
 from raft.errors import RaftError, typed
 from raft.examples.examples import build_examples, restyle
@@ -225,7 +225,7 @@ def ask_questions(run: Run, settings: Settings, generator: Generator, *, strateg
         outputs=["questions.parquet", "failures.parquet"],
         inputs=["chunks.parquet", SURVEY],
         using=using,
-        formerly={**using, "way": asked.way},
+        formerly=[{**using, "way": asked.way}],
         beside={
             "used": used,
             "model": settings.generator.model,
@@ -289,23 +289,25 @@ def clean_and_split(run: Run, settings: Settings, components: Components, own: p
     """Questions to `cleaned.parquet` (each with its reason, or its split) and `eval.jsonl`; `own` are the user's."""
     parts, k, copies, spoken = settings.split, settings.index.k, _copies(run), _languages(run)
     judge = [prompts.load("judge", settings.prompts), components.generator] if settings.cleaning.judge else None
+    using = {
+        "rules": settings.cleaning,
+        "split": parts.model_dump(mode="json", exclude=None if parts.hold_out else {"hold_out"}),
+        "k": k,
+        "seed": settings.seed,
+        "embedder": components.embedder,
+        "evaluation": own,
+        "judge": judge,
+        **({"copies": copies} if copies else {}),
+        **({"languages": spoken, "spoken": VERSION} if spoken else {}),
+    }
     run.make(
         "cleaned",
         _clean,
         version=3,
         outputs=["cleaned.parquet", "eval.jsonl"],
         inputs=["questions.parquet", "chunks.parquet", *searched(settings)],
-        using={
-            "rules": settings.cleaning,
-            "split": parts.model_dump(mode="json", exclude=None if parts.hold_out else {"hold_out"}),
-            "k": k,
-            "seed": settings.seed,
-            "embedder": components.embedder,
-            "evaluation": own,
-            "judge": judge,
-            **({"copies": copies} if copies else {}),
-            **({"languages": spoken, "spoken": VERSION} if spoken else {}),
-        },
+        using={**using, "figures": figures.VERSION},
+        formerly=[using],
         beside={"indexes": components.indexes, "parts": parts},
         settings={"index": {"k": k, "hybrid": settings.index.hybrid}},
     )
