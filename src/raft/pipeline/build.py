@@ -21,7 +21,7 @@ from raft.curation.user_questions import own_questions
 from raft.errors import RaftError, typed
 from raft.examples.examples import build_examples, restyle
 from raft.examples.export import chat_lines
-from raft.generation import generate, items, plan
+from raft.generation import by_rule, generate, items, plan
 from raft.generation.facts import read_prefixes
 from raft.generation.plan import Prompts, Survey
 from raft.kinds import KINDS
@@ -119,7 +119,7 @@ def make_all(
 ) -> None:
     """Make every artifact of a build that is not there yet, in a run directory that is held for writing.
 
-    `strategy` is "answer_first", "spans" or "items".
+    `strategy` is "rules", "rules_first", "answer_first", "spans" or "items".
 
     Raises:
         RaftError: a step failed, or came out empty; what was done before is kept.
@@ -205,7 +205,6 @@ def ask_questions(run: Run, settings: Settings, generator: Generator, *, strateg
     kinds = [kind for kind, its in KINDS.items() if its.version and kind in asked.kinds]
     using = {
         "generator": generator,
-        "way": strategy,
         "attempts": settings.generator.attempts,
         "prompts": [
             *(used.answer_first, used.items, used.comparison, used.unanswerable, used.span),
@@ -218,14 +217,15 @@ def ask_questions(run: Run, settings: Settings, generator: Generator, *, strateg
         **(records_told(run) if plan.needed(strategy, asked.kinds) else {}),
         **asked.model_dump(mode="json", exclude={"way"}),
     }
+    former = [asked.way, *(["answer_first"] if asked.way == "auto" and strategy == "rules_first" else [])]
     line = run.make(
         "questions",
         _ask,
         version=3,
         outputs=["questions.parquet", "failures.parquet"],
         inputs=["chunks.parquet", SURVEY],
-        using=using,
-        formerly=[{**using, "way": asked.way}],
+        using={**using, "way": strategy, **({"by_rule": by_rule.VERSION} if strategy.startswith("rules") else {})},
+        formerly=[(3, {**using, "way": way}) for way in former],
         beside={
             "used": used,
             "model": settings.generator.model,
@@ -307,7 +307,7 @@ def clean_and_split(run: Run, settings: Settings, components: Components, own: p
         outputs=["cleaned.parquet", "eval.jsonl"],
         inputs=["questions.parquet", "chunks.parquet", *searched(settings)],
         using={**using, "figures": figures.VERSION},
-        formerly=[using],
+        formerly=[(3, using), (2, using)],
         beside={"indexes": components.indexes, "parts": parts},
         settings={"index": {"k": k, "hybrid": settings.index.hybrid}},
     )
