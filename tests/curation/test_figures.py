@@ -113,7 +113,7 @@ def test_an_answer_of_another_type_is_told(question, answer, wrong):
     ],
 )
 def test_a_question_says_what_its_quote_says(question, answer, quote, wrong):
-    """A question has no figure, and hardly a word, that neither its quote nor its headings have."""
+    """A question has no figure that its passage lacks, nor a word of its own for the one that its figure is said of."""
     assert unsaid(said(question, answer, quote)) == wrong
 
 

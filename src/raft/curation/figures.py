@@ -16,12 +16,11 @@ from raft.text import content_words
 from raft.text.grammar import Grammar
 from raft.text.languages import EN, Language, stems
 from raft.text.values import Fact, covers, fact_values, facts, figures
+from raft.text.verbs import FORMS
 
 _ENGLISH = replace(EN, stemmer="english")
 VERSION = 1
 """Raised when these rules come to say something else; runs that were cleaned without them stay as they are."""
-UNSAID = 0.34
-"""Most of a question's words that may stand in none of quote, headings and answer, as a share."""
 _MARKUP = re.compile(r"[*_`|\[\]<>\n]")
 _DURATIONS = "second minute hour day night week month quarter year century working_day".replace("_", " ")
 _CLOCK = re.compile(r"\d:\d\d|\d ?[ap]\.?m", re.IGNORECASE)
@@ -269,18 +268,17 @@ def _kin(wanted: set[str], units: set[str]) -> bool:
 
 
 def unsaid(said: Said) -> bool:
-    """Tell whether the question says what the quote does not: too many words, or a figure.
+    """Tell whether the question says what its passage does not: a figure, or a word in the place of its figure's own.
 
     A question that leaves out the word before its figure ("reported within 3 days"), and has one of its own in its
-    place ("can an accident occur"), asks for something else.
+    place ("can an accident occur"), asks for something else. A share of such words alone tells nothing: it drops a
+    third of people's questions (XQuAD), and none that this does not.
     """
-    told = f"{said.heading} {said.answer} {said.passage if _of_row(said) else said.quote}"
+    told = f"{said.heading} {said.answer} {said.passage}"
     if not covers(figures(f"{said.heading} {said.passage} {said.answer}"), figures(said.question)):
         return True
     words = stemmed(said.question, said.language)
     new = words - stemmed(told, said.language)
-    if len(new) > UNSAID * len(words):
-        return True
     found, grammar = stated(said.answer, said.quote), said.language.grammar
     if found is None or grammar is None or _of_row(said):
         return False
@@ -303,4 +301,6 @@ def stemmed(text: str, language: Language = EN) -> frozenset[str]:
     """Return the stems of the words that carry a text's meaning."""
     known = _ENGLISH if language is EN else language
     light = known.grammar.light if known.grammar else frozenset[str]()
-    return frozenset(stems(content_words(text.replace("-", " "), known) - light, known))
+    words = content_words(text.replace("-", " "), known) - light
+    plain = [FORMS.get(word, ("", word))[1] for word in words] if language is EN else words  # "began" is "begin"
+    return frozenset(stems(plain, known))

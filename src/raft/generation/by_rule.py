@@ -118,9 +118,15 @@ def rule_ask(chunk: Mapping[str, Any], target: StatedFact, context: str, *, name
     return Task(None, read, chunk["chunk_id"], (chunk["doc_id"],), None)
 
 
+_DEFINITE = re.compile(
+    rf"\bthe\s[a-z]+\?$|\b(?:{'|'.join(sorted(AUXILIARIES))}|do|does|did)\sthe\s[a-z]+\s"
+    rf"(?:{'|'.join(sorted(PARTICIPLES | {base for _, base in FORMS.values()}))})\b"
+)
+
+
 def _general(question: str) -> bool:
-    """Tell whether a question has no name and no figure, so that many documents might answer it."""
-    return not re.search(r"\s(?:[A-Z]|\S*\d)", question) or bool(re.search(r"\bthe\s[a-z]+\?$", question))
+    """Tell whether a question has no name and no figure, or is about "the network": many documents might answer it."""
+    return not re.search(r"\s(?:[A-Z]|\S*\d)", question) or _DEFINITE.search(question) is not None
 
 
 def rule_targets(text: str, kinds: Sequence[str], *, stated: Iterable[Statement] | None = None) -> list[StatedFact]:
@@ -276,7 +282,7 @@ def _coordinated(rest: Sequence[str], at: int, verb: str) -> bool:
     while following and (following[0] in ("then", "also", "usually", "often", "later") or following[0].endswith("ly")):
         following.pop(0)
     first = following[0] if following else ""
-    if first in AUXILIARIES or first in FORMS or any(word in AUXILIARIES for word in following):
+    if first in AUXILIARIES | {"be"} or first in FORMS or any(word in AUXILIARIES for word in following):
         return True
     singular = verb in ("is", "was", "has") or FORMS.get(verb, ("",))[0] == "does"
     alone = first.endswith("s") and not first.endswith("ss") and not rest[at - 1].strip(",").endswith("s")

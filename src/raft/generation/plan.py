@@ -250,7 +250,7 @@ def plan_facts(
         left = given.get(doc, 0)
         left -= yield from _comparisons(rows, known, prompts, shares, left)
         left -= yield from _unanswerable(rows, known, prompts, shares, left)
-        for row, target in spread_out(_options(rows, known, prompts, kinds, strategy), left):
+        for row, target in _rules_first(_options(rows, known, prompts, kinds, strategy), left):
             named = target.pattern in known.alike
             if target.opening.endswith("?"):
                 yield rule_ask(row, target, section(row), name_document=named)
@@ -284,6 +284,18 @@ def spread_out(options: _Options, count: int) -> Iterator[tuple[Chunk, StatedFac
         chosen += [(deep[step * len(deep) // room], depth) for step in range(room)]
     for position, depth in sorted(chosen):
         yield options[position][0], options[position][1][depth]
+
+
+def _rules_first(options: _Options, count: int) -> list[tuple[Chunk, StatedFact]]:
+    """Return `count` targets, spread over the chunks: those of which rules have made a question before all others."""
+    parts: list[_Options] = [
+        [(row, [target for target in of if target.opening.endswith("?") == made]) for row, of in options]
+        for made in (True, False)
+    ]
+    chosen = [*spread_out(parts[0], count)]
+    chosen += spread_out(parts[1], count - len(chosen))
+    places = {row["chunk_id"]: place for place, (row, _) in enumerate(options)}
+    return sorted(chosen, key=lambda pair: places[pair[0]["chunk_id"]])
 
 
 class _Shares:
