@@ -602,7 +602,7 @@ def test_a_key_of_before_is_as_good(tmp_path):
     runs, new = Run(tmp_path), {"way": "items"}
     with runs.writing():
         line = runs.step("only", killed_work, version=1, outputs=["failures.parquet"], given=1, using=new,
-                         formerly={"way": "auto"})  # fmt: skip
+                         formerly=[(1, {"way": "auto"})])  # fmt: skip
     assert one_step(tmp_path, killed_work, using=new) == line
 
 

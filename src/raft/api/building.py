@@ -207,7 +207,7 @@ def _described(corpus: str | Path | Sequence[str | Path] | None, out: str | Path
         chosen = settings.changed(chosen, {"generator.max_cost": cap})
     strategy = chosen.questions.way
     if strategy == "auto":
-        strategy = "items" if hub.is_hosted(chosen.generator.model) else "answer_first"
+        strategy = "items" if hub.is_hosted(chosen.generator.model) else "rules_first"
     return Task(chosen, sources, skipped, folder, strategy)
 
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
+from raft.curation import figures
 from raft.curation.reading import Filter, mark
 from raft.kinds import traits
 from raft.prompts import Prompt
@@ -64,6 +65,7 @@ def clean(
     """Return all questions, in their order, as `tables.CLEANED`: each with the reason why it is dropped, or none.
 
     A quote that nearly stands in its chunk is replaced by the words that do; `original_quotes` then holds what came.
+    An answer that lacks a bound or an amount that stands beside its figure is completed from its quote.
 
     `chunks` has at least the golden ones, which must be among `round_trip_k` results of the retriever; no rule that
     asks it drops a question on a held-out document. From `similarity` (a cosine) on, two questions with
@@ -76,8 +78,9 @@ def clean(
     rows = [_judged(row, texts, limits, languages or {}) for row in questions.iter_rows(named=True)]
     _round_trip(_kept(rows), texts, retriever=retriever, k=round_trip_k, held_out=held_out)
     passages = partial(_passages, texts=texts)
-    for one in filters if reader is not None else ():
-        one.apply(_kept(rows), passages, reader, held_out)
+    for one in filters:
+        if reader is not None:
+            one.apply(_kept(rows), passages, reader, held_out)
     if judge is not None and judge_prompt is not None:
         mark(_kept(rows), passages, judge=judge, prompt=judge_prompt, minimum=judge_minimum)
     _deduplicate(_kept(rows), embedder=embedder, similarity=similarity)
@@ -93,10 +96,17 @@ def _judged(row: Row, texts: Mapping[str, Row], limits: Mapping[str, int], langu
     aligned = _aligned(row["quotes"], {chunk["chunk_id"]: chunk["text"] for chunk in golden})
     question, answer, source = row["question"] or "", row["answer"] or "", _passages(row, texts)
     language = of_text(question, next((languages[name] for name in row["doc_ids"] if name in languages), "en"))
-    candidate = Candidate(row["kind"], question, answer, bool(aligned), source, language=language, **limits)
+    said = None
+    if aligned and len(aligned) == 1 and traits(row["kind"]).exact and row["model"] != HUMAN:
+        chunk = texts[aligned[0]["chunk_id"]]
+        said = figures.Said(question, answer, aligned[0]["text"], chunk["heading"], chunk["text"], language)
+        answer = figures.completed(said)
+        said = said._replace(answer=answer)
+    candidate = Candidate(row["kind"], question, answer, bool(aligned), source, language=language, said=said, **limits)
     changed = aligned is not None and aligned != row["quotes"]
     return {
         **row,
+        "answer": answer if said else row["answer"],
         "quotes": aligned if changed else row["quotes"],
         "original_quotes": row["quotes"] if changed else None,
         "reason": _reason(row, candidate),
@@ -312,7 +322,7 @@ class Candidate(NamedTuple):
     """A question with what it is judged by.
 
     `quotes`: whether there are any and all of them stand in the golden chunks; `source`: headings and texts of these;
-    `language`: that of the question.
+    `language`: that of the question; `said`: an exact fact's question and answer, with the one quote that states it.
     """
 
     kind: str
@@ -324,6 +334,7 @@ class Candidate(NamedTuple):
     max_words: int
     max_answer_words: int
     language: Language = EN
+    said: figures.Said | None = None
 
 
 def _aligned(quotes: list[dict[str, Any]], golden: Mapping[str, str]) -> list[dict[str, Any]] | None:
@@ -449,5 +460,9 @@ RULES: tuple[tuple[str, Callable[[Candidate], bool]], ...] = (
     (ABSENT, _answer_absent),
     ("quote not verbatim", lambda one: traits(one.kind).answered and not one.quotes),
     ("gives the answer away", _given_away),
+    ("wrong type of answer", lambda one: one.said is not None and figures.other_type(one.said)),
+    ("bound of a condition", lambda one: one.said is not None and figures.of_a_condition(one.said)),
+    ("asks for another figure", lambda one: one.said is not None and figures.another_figure(one.said)),
+    ("not what the quote says", lambda one: one.said is not None and figures.unsaid(one.said)),
 )
 """The first rule that applies gives the reason."""

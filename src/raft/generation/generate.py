@@ -1,6 +1,8 @@
 """Chunks and a generator in, questions with exact answers and verbatim quotes out.
 
-There are three strategies: `answer_first` chooses exact facts and asks the model for the question alone; `spans` has it
+There are five strategies: `rules` makes questions of sentences without a model, and `rules_first` asks one, as
+`answer_first` does, for facts of which rules make none; `answer_first` chooses exact facts and asks the model for the
+question alone; `spans` has it
 copy an answer from a chosen sentence first; `items` asks a capable model for questions, answers and quotes as JSON.
 What the model does not deliver is recorded as a failure, with its reply.
 """
@@ -16,8 +18,8 @@ from typing import Any, TypeVar
 import polars as pl
 
 from raft import prompts
+from raft.generation import by_rule, yes_no
 from raft.generation import plan as planning
-from raft.generation import yes_no
 from raft.generation.facts import StatedFact, digest, plain, read_prefixes, statements, targets
 from raft.generation.plan import Prompts, Survey, budgets, documents, is_notice
 from raft.generation.tasks import (
@@ -34,7 +36,7 @@ from raft.generation.tasks import (
     section,
 )
 from raft.prompts import Prompt
-from raft.protocols import Failure, Generator, Request
+from raft.protocols import Completion, Failure, Generator, Request
 from raft.store import tables
 from raft.text import as_text, as_written, normalise, spaced, word_count
 from raft.text.languages import EN, Language
@@ -265,9 +267,10 @@ def plan(
     given = {doc: share for doc, share in shares.items() if asked[doc]}
     if strategy == "spans":
         tasks = plan_spans(wanted, known, given, used, kinds)
+    elif strategy == "items":
+        tasks = planning.plan_items(wanted, known, given, used, kinds)
     else:
-        chosen = planning.plan_facts if strategy == "answer_first" else planning.plan_items
-        tasks = chosen(wanted, known, given, used, kinds)
+        tasks = planning.plan_facts(wanted, known, given, used, kinds, strategy=strategy)
     return Plan(sum(given.values()), tasks)
 
 
@@ -287,34 +290,50 @@ def ask(
 ) -> Iterator[pl.DataFrame]:
     """Yield frames of `tables.QUESTIONS`, lazily, in the order of the chunks (frames of `tables.CHUNKS`).
 
-    Documents that the survey, with what is `needed`, does not know are not asked about. `strategy` is "answer_first",
-    "spans" or "items"; `per_chunk` is an average; `model` is recorded in each row. Rows of `tables.FAILURES` are
-    appended to `failures`, and `planned` is told how many questions the budget allows.
+    Documents that the survey, with what is `needed`, does not know are not asked about. `strategy` is "rules",
+    "rules_first", "answer_first", "spans" or "items"; `per_chunk` is an average; `model` is recorded in each row that
+    it wrote. Rows of `tables.FAILURES` are appended to `failures`, and `planned` is told how many questions the budget
+    allows.
     """
     found = plan(chunks, known, used, strategy=strategy, kinds=kinds, per_chunk=per_chunk, limit=limit)
     planned(found.questions)
-    kept: deque[Task] = deque()
     seen: set[str] = set()
-
-    def requests() -> Iterator[Any]:
-        for task in found.tasks:
-            kept.append(task)
-            yield task.request
-
-    for outcome in generator.complete(requests()):
-        task = kept.popleft()
+    for task, outcome in _outcomes(found.tasks, generator, asks=strategy != "rules"):
         failed = {"stage": "questions", "item_id": task.item_id}
         if isinstance(outcome, Failure):
             failures.append({**failed, **vars(outcome)})
             continue
-        rows = [_row(row, task, model) for row in task.read(outcome.text)]
+        reply, attempts = (outcome.text, outcome.attempts) if outcome else ("", 0)
+        rows = [_row(row, task, model) for row in task.read(reply)]
         uncached = list({row["question_id"]: row for row in rows if row["question_id"] not in seen}.values())
         seen.update(row["question_id"] for row in uncached)
         repeated = ["the same question was asked of the same chunk before"] * (len(rows) - len(uncached))
-        lost = [("repeated", why) for why in repeated] + [("malformed", why) for why in task.refused(outcome.text)]
-        failures += [{**failed, **vars(Failure(kind, why, outcome.text, outcome.attempts))} for kind, why in lost]
+        lost = [("repeated", why) for why in repeated] + [("malformed", why) for why in task.refused(reply)]
+        failures += [{**failed, **vars(Failure(kind, why, reply, attempts))} for kind, why in lost]
         if uncached:
             yield tables.frame(tables.QUESTIONS, uncached)
+
+
+def _outcomes(
+    tasks: Iterable[Task], generator: Generator, *, asks: bool
+) -> Iterator[tuple[Task, Completion | Failure | None]]:
+    """Yield each task with what became of its request, or None where it has none, in the order of the tasks."""
+    if not asks:
+        yield from ((task, None) for task in tasks)
+        return
+    waiting: deque[Task] = deque()
+
+    def requests() -> Iterator[Request]:
+        for task in tasks:
+            waiting.append(task)
+            if task.request is not None:
+                yield task.request
+
+    for outcome in generator.complete(requests()):
+        while waiting[0].request is None:
+            yield waiting.popleft(), None
+        yield waiting.popleft(), outcome
+    yield from ((task, None) for task in waiting)
 
 
 def question_id(golden_chunk_ids: Sequence[str], kind: str, question: str) -> str:
@@ -329,6 +348,6 @@ def _row(row: Row, task: Task, model: str) -> Row:
         "question_id": question_id(golden or [task.item_id], row["kind"], row["question"]),
         "golden_chunk_ids": golden,
         "doc_ids": list(task.doc_ids),
-        "model": model,
-        "prompt": f"{task.prompt.name}@{task.prompt.digest[:12]}",
+        "model": model if task.prompt else by_rule.MODEL,
+        "prompt": f"{task.prompt.name}@{task.prompt.digest[:12]}" if task.prompt else f"by_rule@{by_rule.VERSION}",
     }

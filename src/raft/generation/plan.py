@@ -15,6 +15,7 @@ from typing import Any
 
 import polars as pl
 
+from raft.generation.by_rule import rule_ask, rule_targets
 from raft.generation.facts import Opening, StatedFact, digest, statements, targets
 from raft.generation.items import items_ask
 from raft.generation.tasks import Task, answer_first_ask, comparison_ask, section, stems, unanswerable_ask
@@ -68,7 +69,9 @@ def needed(strategy: str, kinds: Sequence[str]) -> frozenset[str]:
     """Return what of a survey, beside the sizes, is looked at when questions of these kinds are asked."""
     if strategy == "spans":
         return frozenset({"notices"})
-    if strategy == "answer_first":
+    if strategy == "rules":
+        return frozenset({"notices", "alike"})
+    if strategy in ("answer_first", "rules_first"):
         return frozenset({"notices", "alike"}).union(*(KINDS[kind].needs for kind in kinds))
     return frozenset().union(*(KINDS[kind].needs for kind in kinds if not KINDS[kind].meaning))
 
@@ -76,10 +79,12 @@ def needed(strategy: str, kinds: Sequence[str]) -> frozenset[str]:
 def askable(strategy: str, kinds: Sequence[str], language: Language) -> list[str]:
     """Return those kinds whose rules are known for a language: openings, what is denied, yes and no, the abstention."""
     if language is EN:
-        return [*kinds]
+        return [kind for kind in kinds if strategy != "rules" or KINDS[kind].exact]
     lacking = {"comparison", *(["decision"] if strategy == "spans" or not language.decided else [])}
     lacking |= set() if language.abstention else {"unanswerable"}
-    return [] if strategy == "answer_first" else [kind for kind in kinds if kind not in lacking]
+    return (
+        [] if strategy in ("answer_first", "rules", "rules_first") else [kind for kind in kinds if kind not in lacking]
+    )
 
 
 _ENGLISH_ALONE = re.compile(r"all-MiniLM|all-mpnet|-en\b|english", re.IGNORECASE)
@@ -228,16 +233,28 @@ def budgets(sizes: Mapping[str, int], chunks: int, *, per_chunk: float, limit: i
 
 
 def plan_facts(
-    frames: Iterable[pl.DataFrame], known: Survey, given: Mapping[str, int], prompts: Prompts, kinds: Sequence[str]
+    frames: Iterable[pl.DataFrame],
+    known: Survey,
+    given: Mapping[str, int],
+    prompts: Prompts,
+    kinds: Sequence[str],
+    *,
+    strategy: str = "answer_first",
 ) -> Iterator[Task]:
-    """Yield what to ask a small model: one question for each chosen fact."""
-    shares = _Shares(kinds)
+    """Yield what to ask a small model: one question for each chosen fact.
+
+    With "rules" no model is asked, with "rules_first" for what rules make no question of.
+    """
+    shares = _Shares([] if strategy == "rules" else kinds)
     for doc, rows in documents(frames):
         left = given.get(doc, 0)
         left -= yield from _comparisons(rows, known, prompts, shares, left)
         left -= yield from _unanswerable(rows, known, prompts, shares, left)
-        for row, target in spread_out(_options(rows, known, prompts, kinds), left):
+        for row, target in _rules_first(_options(rows, known, prompts, kinds, strategy), left):
             named = target.pattern in known.alike
+            if target.opening.endswith("?"):
+                yield rule_ask(row, target, section(row), name_document=named)
+                continue
             yield answer_first_ask(prompts.answer_first, row, target, section(row), name_document=named)
 
 
@@ -267,6 +284,18 @@ def spread_out(options: _Options, count: int) -> Iterator[tuple[Chunk, StatedFac
         chosen += [(deep[step * len(deep) // room], depth) for step in range(room)]
     for position, depth in sorted(chosen):
         yield options[position][0], options[position][1][depth]
+
+
+def _rules_first(options: _Options, count: int) -> list[tuple[Chunk, StatedFact]]:
+    """Return `count` targets, spread over the chunks: those of which rules have made a question before all others."""
+    parts: list[_Options] = [
+        [(row, [target for target in of if target.opening.endswith("?") == made]) for row, of in options]
+        for made in (True, False)
+    ]
+    chosen = [*spread_out(parts[0], count)]
+    chosen += spread_out(parts[1], count - len(chosen))
+    places = {row["chunk_id"]: place for place, (row, _) in enumerate(options)}
+    return sorted(chosen, key=lambda pair: places[pair[0]["chunk_id"]])
 
 
 class _Shares:
@@ -309,7 +338,15 @@ def _unanswerable(
     return count
 
 
-def _options(rows: Sequence[Chunk], known: Survey, prompts: Prompts, kinds: Sequence[str]) -> _Options:
-    """Return each chunk with its targets that are no notices."""
-    found = [(row, targets(row["text"], prompts.prefixes, kinds)) for row in rows]
+def _options(
+    rows: Sequence[Chunk], known: Survey, prompts: Prompts, kinds: Sequence[str], strategy: str = "answer_first"
+) -> _Options:
+    """Return each chunk with its targets that are no notices, first those of which rules have made a question."""
+    found = []
+    for row in rows:
+        stated = list(statements(row["text"]))
+        made = rule_targets(row["text"], kinds, stated=stated) if strategy != "answer_first" else []
+        done = {target.start for target in made}
+        others = targets(row["text"], prompts.prefixes, kinds, stated=stated) if strategy != "rules" else []
+        found.append((row, [*made, *(target for target in others if target.start not in done)]))
     return [(row, [target for target in of if not is_notice(target.statement, known)]) for row, of in found]

@@ -32,15 +32,16 @@ Row = dict[str, Any]
 class Task:
     """A request, whose check decides whether the reply is of use, with the reading of a reply that passed.
 
+    Without a request the rows are known already, and `read` is told nothing.
     `read` makes rows as `row_of` does of it, `refused` says what is wrong with those of its parts that are not read;
     `item_id` is the chunk that it is about.
     """
 
-    request: Request
+    request: Request | None
     read: Callable[[str], list[Row]]
     item_id: str
     doc_ids: tuple[str, ...]
-    prompt: Prompt
+    prompt: Prompt | None
     refused: Callable[[str], list[str]] = lambda reply: []
 
 

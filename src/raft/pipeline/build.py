@@ -16,13 +16,13 @@ from raft import prompts
 from raft.corpus.blocks import repeated_lines
 from raft.corpus.chunking import chunk_documents
 from raft.corpus.documents import Source
-from raft.curation import clean, reading, split
+from raft.curation import clean, figures, reading, split
 from raft.curation.coverage import COVERED, choose, coverage
 from raft.curation.user_questions import own_questions
 from raft.errors import RaftError, typed
 from raft.examples.examples import build_examples, restyle
 from raft.examples.export import chat_lines
-from raft.generation import generate, items, plan
+from raft.generation import by_rule, generate, items, plan
 from raft.generation.facts import read_prefixes
 from raft.generation.plan import Prompts, Survey
 from raft.kinds import KINDS
@@ -121,7 +121,7 @@ def make_all(
 ) -> None:
     """Make every artifact of a build that is not there yet, in a run directory that is held for writing.
 
-    `strategy` is "answer_first", "spans" or "items".
+    `strategy` is "rules", "rules_first", "answer_first", "spans" or "items".
 
     Raises:
         RaftError: a step failed, or came out empty; what was done before is kept.
@@ -208,7 +208,6 @@ def ask_questions(run: Run, settings: Settings, generator: Generator, *, strateg
     kinds = [kind for kind, its in KINDS.items() if its.version and kind in asked.kinds]
     using = {
         "generator": generator,
-        "way": strategy,
         "attempts": settings.generator.attempts,
         "prompts": [
             *(used.answer_first, used.items, used.comparison, used.unanswerable, used.span),
@@ -221,14 +220,15 @@ def ask_questions(run: Run, settings: Settings, generator: Generator, *, strateg
         **(records_told(run) if plan.needed(strategy, asked.kinds) else {}),
         **asked.model_dump(mode="json", include={"per_chunk", "limit", "kinds"}),
     }
+    former = [asked.way, *(["answer_first"] if asked.way == "auto" and strategy == "rules_first" else [])]
     line = run.make(
         "questions",
         _ask,
         version=3,
         outputs=["questions.parquet", "failures.parquet"],
         inputs=["chunks.parquet", SURVEY],
-        using=using,
-        formerly={**using, "way": asked.way},
+        using={**using, "way": strategy, **({"by_rule": by_rule.VERSION} if strategy.startswith("rules") else {})},
+        formerly=[(3, {**using, "way": way}) for way in former],
         beside={
             "used": used,
             "model": settings.generator.model,
@@ -293,25 +293,27 @@ def clean_and_split(run: Run, settings: Settings, components: Components, own: p
     parts, k, copies, spoken = settings.split, settings.index.k, _copies(run), _languages(run)
     judge = [prompts.load("judge", settings.prompts), components.generator] if settings.cleaning.judge else None
     filters = reading.chosen(settings.cleaning, settings.prompts, seed=settings.seed)
+    using = {
+        "rules": settings.cleaning.model_dump(mode="json", exclude=set(reading.SETTINGS)),
+        "split": parts.model_dump(mode="json", exclude=None if parts.hold_out else {"hold_out"}),
+        "k": k,
+        "seed": settings.seed,
+        "embedder": components.embedder,
+        "evaluation": own,
+        "judge": judge,
+        **({"filters": filters, "reader": components.generator} if filters else {}),
+        **({"copies": copies} if copies else {}),
+        **({"keep": settings.questions.keep} if settings.questions.keep else {}),
+        **({"languages": spoken, "spoken": VERSION} if spoken else {}),
+    }
     run.make(
         "cleaned",
         _clean,
         version=3,
         outputs=["cleaned.parquet", "eval.jsonl"],
         inputs=[*asked_in(settings), "chunks.parquet", *searched(settings)],
-        using={
-            "rules": settings.cleaning.model_dump(mode="json", exclude=reading.SETTINGS),
-            "split": parts.model_dump(mode="json", exclude=None if parts.hold_out else {"hold_out"}),
-            "k": k,
-            "seed": settings.seed,
-            "embedder": components.embedder,
-            "evaluation": own,
-            "judge": judge,
-            **({"filters": filters, "reader": components.generator} if filters else {}),
-            **({"copies": copies} if copies else {}),
-            **({"keep": settings.questions.keep} if settings.questions.keep else {}),
-            **({"languages": spoken, "spoken": VERSION} if spoken else {}),
-        },
+        using={**using, "figures": figures.VERSION},
+        formerly=[(3, using), (2, using)],
         beside={"indexes": components.indexes, "parts": parts, "asked": asked_in(settings)},
         settings={"index": {"k": k, "hybrid": settings.index.hybrid}},
     )

@@ -273,7 +273,7 @@ def count_calls(
 ) -> Estimate:
     """Count what a build would ask, from its documents, chunks and survey, which are there.
 
-    `strategy` is "answer_first", "spans" or "items"; `begin` is the step that the build has come to: earlier ones ask
+    `strategy` is as in a build; `begin` is the step that the build has come to: earlier ones ask
     nothing any more. So many requests as `sample` says, spread evenly, are put to `ask`, which asks in earnest and
     keeps the replies, to learn from their usage.
     """
@@ -288,7 +288,7 @@ def count_calls(
     seen, load, known = _Seen(found.room), _Load(extra=found.room), plan()
     calls, missing = 0, []
     if "questions" in left:
-        for request, outcome in _replayed((one.request for one in known.tasks), found.replay):
+        for request, outcome in _replayed((one.request for one in known.tasks if one.request), found.replay):
             if isinstance(outcome, Completion):
                 seen.note(request, outcome)
             elif outcome.kind == UNASKED:
@@ -297,7 +297,8 @@ def count_calls(
             calls += 1
     if sample and missing:
         chosen = {missing[turn * len(missing) // sample] for turn in range(sample)}
-        asked = [one.request for place, one in enumerate(plan().tasks) if place in chosen]
+        requests = (one.request for one in plan().tasks if one.request)
+        asked = [one for place, one in enumerate(requests) if place in chosen]
         for request, outcome in zip(asked, ask(asked), strict=True):
             load.add(request, -1)
             if isinstance(outcome, Completion):

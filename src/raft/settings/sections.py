@@ -90,9 +90,11 @@ class Privacy(_Section):
 class Questions(_Section):
     """What is asked of each chunk."""
 
-    way: Literal["auto", "answer_first", "spans", "items"] = Field(
+    way: Literal["auto", "rules", "rules_first", "answer_first", "spans", "items"] = Field(
         "auto",
-        description="answer_first: choose exact facts, ask the model for the question alone (small local models); "
+        description="rules: make the question of the sentence itself, without a model; rules_first: a model is asked, "
+        "as in answer_first, for facts of which rules make none; answer_first: choose exact facts, ask the model for "
+        "the question alone (small local models); "
         "spans: choose a sentence, have the model copy an answer from it and ask for it (local models from 0.5B); "
         "items: ask the model for questions, answers and quotes as JSON (capable models); auto: by the model",
     )

@@ -175,7 +175,7 @@ class Run:
         inputs: Sequence[str] = (),
         using: Mapping[str, Any] | None = None,
         given: Any = None,
-        formerly: Mapping[str, Any] | None = None,
+        formerly: Sequence[tuple[int, Mapping[str, Any]]] = (),
         settings: Mapping[str, Any] | None = None,
         again: bool = False,
     ) -> dict[str, Any]:
@@ -192,7 +192,7 @@ class Run:
             inputs: artifacts of earlier steps that it reads.
             using: settings, prompts and models that can change the result; `lineage.named` says what the key holds.
             given: input that is no artifact (the digests of the corpus' files), as a JSON value.
-            formerly: what an earlier raft put into the key in the place of `using`.
+            formerly: what earlier rafts put into the key in the place of `version` and `using`.
             settings: settings, as they stand in the manifest, that hold for the run once the step is done.
             again: do the step though it was done: this time it may come out otherwise.
 
@@ -201,7 +201,7 @@ class Run:
         """
         using = dict(using or {})
         read = {artifact: self._digest_of(artifact) for artifact in inputs}
-        keys = [lineage.key(name, version, one, given, read) for one in (using, formerly) if one is not None]
+        keys = [lineage.key(name, *one, given, read) for one in ((version, using), *formerly)]
         basis, key = keys[0]
         names = {"key": key, "basis": basis, "inputs": read}
         former, scratch = self._intact(name, outputs), self.folder / "scratch" / f"{name}-{key[:16]}"

@@ -13,6 +13,8 @@ from functools import cache, lru_cache
 from itertools import repeat
 from typing import Any
 
+from raft.text.grammar import ENGLISH, Grammar
+
 VERSION = 1
 """Raised when texts in other languages than English are treated otherwise: what was made of them is made anew."""
 BEGUN, _LETTERS, _LEAST = 2000, 1000, 80
@@ -42,6 +44,7 @@ class Language:
         stemmer: its name in `snowballstemmer`.
         marks: what ends a question.
         shortest: words of the shortest question, where it says in fewer what English says in four.
+        grammar: how it speaks of figures; none: rules that need such words are not asked.
     """
 
     code: str
@@ -56,6 +59,7 @@ class Language:
     stemmer: str = ""
     marks: tuple[str, ...] = ("?", "？", "؟")
     shortest: int = 100
+    grammar: Grammar | None = None
 
     def asks(self, text: str) -> bool:
         """Tell whether a text is a question, though it ends with no mark."""
@@ -88,6 +92,7 @@ _ROWS = (
         "yes no maybe",
         abstention="The documents do not answer this question.",
         articles=r"\b(?:a|an|the)\b",
+        grammar=ENGLISH,
     ),
     _row(
         "de",
