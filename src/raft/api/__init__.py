@@ -3,6 +3,7 @@
 from raft.api.asking import Answerer
 from raft.api.benchmarking import bench
 from raft.api.building import build, estimate
+from raft.api.reviewing import review
 from raft.api.run import Built, export, initialise, load, located, show, state, status, table, text_of, words
 from raft.api.training import approve, export_model, export_remarks, train
 
@@ -19,6 +20,7 @@ __all__ = [
     "initialise",
     "load",
     "located",
+    "review",
     "show",
     "state",
     "status",

@@ -16,7 +16,7 @@ from raft.api.run import Built, formerly_listen, one_of, tell_step, together
 from raft.backends import hub
 from raft.backends.hosted.providers import look_for
 from raft.corpus.documents import Source, find_sources
-from raft.curation import user_questions
+from raft.curation import decisions, user_questions
 from raft.errors import UsageError
 from raft.pipeline.build import STEPS, Components, cut_chunks, make_all, set_aside, survey_chunks
 from raft.pipeline.estimate import Estimate, confirm, count_calls
@@ -43,6 +43,7 @@ class Options(TypedDict, total=False):
     seed: int | None
     eval: str | Path | None
     evaluation: str | Path | None
+    decisions: str | Path | None
     max_cost: float | None
     price: tuple[float, float] | None
     local_only: bool | None
@@ -108,6 +109,7 @@ def build(
             limit: at most so many questions, spread evenly over the documents.
             seed: seed of every random choice.
             eval: your own questions (JSONL with `question`, `answers` and optional `document`).
+            decisions: what people have decided on rows, beside the run's own (JSONL, as `review` writes it).
             pipeline_file, evaluation: other names of `pipeline` and `eval`.
             max_cost: dollars that the run may cost in all, over all its builds; None: what was said last time.
             price: dollars per million tokens that the generator reads and writes; None: litellm's list.
@@ -189,6 +191,8 @@ def _described(corpus: str | Path | Sequence[str | Path] | None, out: str | Path
     models.check(chosen)
     if chosen.evaluation:  # looked at before the work
         user_questions.register(chosen.evaluation)
+    if chosen.decisions:
+        decisions.read(chosen.decisions)
     sources, skipped = find_sources(chosen.corpus, besides=_not_documents(chosen, file))
     folder = folders.place(out, "--out") if out is not None else Path("runs") / _name_of(chosen.corpus)
     if chosen.generator.max_cost is None:  # a cap that the run was given before holds until another one is given
@@ -205,7 +209,11 @@ def _not_documents(chosen: Settings, file: str | Path | None) -> dict[Path, str]
     home = at_home(file).parent if file is not None else Path()
     copies = [home / kind / name for kind in ("pipelines", "prompts") for name in prompts.packaged(kind)]
     found = {chosen.evaluation: "your questions to measure with", chosen.prompts: "a folder of prompts"}
-    found |= {chosen.ledger: "the ledger", chosen.training.rehearsal_file: "rows to rehearse"}
+    found |= {
+        chosen.decisions: "what people decided",
+        chosen.ledger: "the ledger",
+        chosen.training.rehearsal_file: "rows to rehearse",
+    }
     found |= {at_home(file): "the pipeline file", **dict.fromkeys(copies, "a copy of raft's")} if file else {}
     return {at_home(path).resolve(): what for path, what in found.items() if path is not None}
 

@@ -2,17 +2,20 @@
 
 In this order: a question is judged by itself (`RULES`, by those of its language), by whether its golden chunk is
 found again (round trip), by a model if there is one, and last against the other questions. Duplicates come last so
-that the one which is kept for the others can never be dropped itself.
+that the one which is kept for the others can never be dropped itself, but by a person: what they reject, no twin brings
+back. What they approved or wrote themselves, no rule drops but those of `_OF_THE_SOURCE`, duplicates and leaks.
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
 
+from raft.curation.decisions import REJECTED as NO
+from raft.curation.decisions import Decided
 from raft.kinds import traits
 from raft.prompts import Prompt
 from raft.protocols import Completion, Embedder, Generator, Request, Retriever
@@ -34,7 +37,8 @@ from raft.text.languages import EN, Language, of_text, stems
 from raft.text.replies import json_readings
 from raft.text.values import UNSPACED, covers, fact_values, facts, rough_values
 
-ROUND_TRIP, JUDGED, DUPLICATE = "round trip", "judged poor", "duplicate"
+ROUND_TRIP, JUDGED, DUPLICATE, REJECTED = "round trip", "judged poor", "duplicate", "rejected by a person"
+_OF_THE_SOURCE = ("malformed", "answer not in chunk", "quote not verbatim")
 JUDGE_TOKENS = 64
 JUDGE_SCHEMA: Mapping[str, Any] = {
     "type": "object",
@@ -64,6 +68,7 @@ def clean(
     judge_prompt: Prompt | None,
     judge_minimum: float,
     languages: Mapping[str, str] | None = None,
+    decided: Decided | None = None,
 ) -> pl.DataFrame:
     """Return all questions, in their order, as `tables.CLEANED`: each with the reason why it is dropped, or none.
 
@@ -73,15 +78,24 @@ def clean(
     asks it drops a question on a held-out document. From `similarity` (a cosine) on, two questions with
     one answer or one source are duplicates. Without a judge, or its prompt with $question, $answer and $passage, there
     are no marks; `judge_minimum` (0 to 1) is the lowest that is kept, and so is a question whose mark cannot be had.
-    `languages` are those of the documents, by doc_id, but English.
+    `languages` are those of the documents, by doc_id, but English. `decided` is what people have said, by question_id
+    (`decisions.decided`); what they have written stands in `questions` already.
     """
     texts = {row["chunk_id"]: row for row in chunks.select("chunk_id", "heading", "text").iter_rows(named=True)}
     limits = {"min_words": min_words, "max_words": max_words, "max_answer_words": max_answer_words}
-    rows = [_judged(row, texts, limits, languages or {}) for row in questions.iter_rows(named=True)]
-    _round_trip(_kept(rows), texts, retriever=retriever, k=round_trip_k, held_out=held_out)
+    said = {name: verdict for name, (verdict, *_) in (decided or {}).items()}
+    good = {name for name, verdict in said.items() if verdict != NO}
+    rows = [
+        judged(row, texts, limits, languages or {}, row["question_id"] in good)
+        for row in questions.iter_rows(named=True)
+    ]
+    _round_trip(_kept(rows), texts, retriever=retriever, k=round_trip_k, held_out=held_out, good=good)
     if judge is not None and judge_prompt is not None:
-        _mark(_kept(rows), texts, judge=judge, prompt=judge_prompt, minimum=judge_minimum)
+        unsaid = [row for row in _kept(rows) if row["question_id"] not in said]
+        _mark(unsaid, texts, judge=judge, prompt=judge_prompt, minimum=judge_minimum)
     _deduplicate(_kept(rows), embedder=embedder, similarity=similarity)
+    for row in _kept(rows):
+        row["reason"] = REJECTED if said.get(row["question_id"]) == NO else None
     return tables.frame(tables.CLEANED, rows)
 
 
@@ -89,7 +103,13 @@ def _kept(rows: Iterable[Row]) -> list[Row]:
     return [row for row in rows if row["reason"] is None]
 
 
-def _judged(row: Row, texts: Mapping[str, Row], limits: Mapping[str, int], languages: Mapping[str, str]) -> Row:
+def judged(
+    row: Row, texts: Mapping[str, Row], limits: Mapping[str, int], languages: Mapping[str, str], good: bool = False
+) -> Row:
+    """Return a question with what the rules say of it by itself; `good`: a person has said that it is, or wrote it.
+
+    `texts` are the golden chunks by chunk_id, `limits` the numbers of a `Candidate`.
+    """
     golden = [texts[chunk_id] for chunk_id in row["golden_chunk_ids"] if chunk_id in texts]
     aligned = _aligned(row["quotes"], {chunk["chunk_id"]: chunk["text"] for chunk in golden})
     question, answer, source = row["question"] or "", row["answer"] or "", _passages(row, texts)
@@ -100,9 +120,13 @@ def _judged(row: Row, texts: Mapping[str, Row], limits: Mapping[str, int], langu
         **row,
         "quotes": aligned if changed else row["quotes"],
         "original_quotes": row["quotes"] if changed else None,
-        "reason": next((reason for reason, applies in RULES if applies(candidate)), None),
+        "reason": next((reason for reason, applies in _rules(good) if applies(candidate)), None),
         "scores": {"golden_rank": None, "similarity": None, "judge": None},
     }
+
+
+def _rules(good: bool) -> Iterator[tuple[str, Callable[["Candidate"], bool]]]:
+    return ((reason, applies) for reason, applies in RULES if not good or reason in _OF_THE_SOURCE)
 
 
 def _passages(row: Row, texts: Mapping[str, Row]) -> str:
@@ -111,7 +135,7 @@ def _passages(row: Row, texts: Mapping[str, Row]) -> str:
 
 
 def _round_trip(
-    rows: list[Row], texts: Mapping[str, Row], *, retriever: Retriever, k: int, held_out: frozenset[str]
+    rows: list[Row], texts: Mapping[str, Row], *, retriever: Retriever, k: int, held_out: frozenset[str], good: Set[str]
 ) -> None:
     """Drop each row one of whose golden chunks is not found again; `scores.golden_rank` is the last one's rank."""
     asked = [row for row in rows if traits(row["kind"]).answered and held_out.isdisjoint(row["doc_ids"])]
@@ -126,7 +150,7 @@ def _round_trip(
             ranks = [_rank(texts[name], results) for name in golden if name in texts]
             worst = max((rank or most + 1 for rank in ranks), default=most + 1)
             row["scores"]["golden_rank"] = worst if worst <= max(k, len(golden)) else None
-            if row["scores"]["golden_rank"] is None:
+            if row["scores"]["golden_rank"] is None and row["question_id"] not in good:
                 row["reason"] = ROUND_TRIP
 
 

@@ -16,7 +16,8 @@ from raft import prompts
 from raft.corpus.blocks import repeated_lines
 from raft.corpus.chunking import chunk_documents
 from raft.corpus.documents import Source
-from raft.curation import clean, split
+from raft.curation import clean, decisions, split
+from raft.curation.decisions import Decided
 from raft.curation.user_questions import own_questions
 from raft.errors import RaftError, typed
 from raft.examples.examples import build_examples, restyle
@@ -35,6 +36,7 @@ from raft.pipeline.read import (
     tallied,
     tell_languages,
 )
+from raft.pipeline.review import said
 from raft.prompts import Prompt
 from raft.protocols import Embedder, Generator, Indexes, OnEvent, Tokenizer
 from raft.rag.format import PROMPTS, render_style, shown_text
@@ -289,6 +291,7 @@ def clean_and_split(run: Run, settings: Settings, components: Components, own: p
     """Questions to `cleaned.parquet` (each with its reason, or its split) and `eval.jsonl`; `own` are the user's."""
     parts, k, copies, spoken = settings.split, settings.index.k, _copies(run), _languages(run)
     judge = [prompts.load("judge", settings.prompts), components.generator] if settings.cleaning.judge else None
+    decided = decisions.decided(said(run, settings)[0])
     run.make(
         "cleaned",
         _clean,
@@ -304,6 +307,7 @@ def clean_and_split(run: Run, settings: Settings, components: Components, own: p
             "evaluation": own,
             "judge": judge,
             **({"copies": copies} if copies else {}),
+            **({"decided": decided} if decided else {}),
             **({"languages": spoken, "spoken": VERSION} if spoken else {}),
         },
         beside={"indexes": components.indexes, "parts": parts},
@@ -324,9 +328,11 @@ def _clean(
     indexes: Indexes,
     copies: Sequence[Sequence[str]] = (),
     languages: Mapping[str, str] | None = None,
+    decided: Decided | None = None,
     **_: Any,
 ) -> Mapping[str, Output]:
-    run, documents, asked = step.run, documents_listed(step.run), step.run.read("questions.parquet")
+    run, documents, written = step.run, documents_listed(step.run), step.run.read("questions.parquet")
+    asked = decisions.edited(written, decided or {})
     held_out = split.hold_out(documents, share=parts.unseen, seed=seed, besides=parts.hold_out, copies=copies)
     prompt, generator = judge or (None, None)
     with indexes.open(exact=True) as retriever:
@@ -340,6 +346,7 @@ def _clean(
             judge=generator,
             judge_prompt=prompt,
             languages=languages,
+            decided=decided,
             **rules.model_dump(include={"min_words", "max_words", "max_answer_words", "similarity", "judge_minimum"}),
         )
     parted = split.split(

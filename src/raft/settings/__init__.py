@@ -62,7 +62,15 @@ __all__ = [
 _RENAMED = {"questions.strategy": "questions.way"}
 """New names of settings that are kept in runs under their old ones."""
 _EXPLAINED = "raft init my-pipeline   (writes a YAML file with every setting explained)"
-_PATHS = ("prompts", "ledger", "evaluation", "corpus", "training.rehearsal_file", "benchmark.other_adapter")
+_PATHS = (
+    "prompts",
+    "ledger",
+    "evaluation",
+    "decisions",
+    "corpus",
+    "training.rehearsal_file",
+    "benchmark.other_adapter",
+)
 """Settings that are paths: a relative one is taken from the folder of the file that it stands in."""
 _PATHS_OR_NAMES = ("benchmark.capability",)
 """Settings that are paths where there is such a file beside the YAML file, and names otherwise."""
