@@ -102,9 +102,7 @@ class Driven:
         target = self.tell("Target.createTarget", url="about:blank")["targetId"]
         self._session = self.tell("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         mobile = width < 600
-        self.tell(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=mobile
-        )
+        self.tell("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=mobile)
         self.tell("Page.enable")
         self.tell("Page.navigate", url=address)
 
@@ -147,10 +145,10 @@ class Driven:
         return result["result"].get("value")
 
     def until(self, expression):
-        """Wait until an expression is true, looked at with each frame that the page paints; fail if it never is."""
+        """Wait until an expression is true; one that fails is not, yet."""
+        holds = f"(() => {{ try {{ return Boolean({expression}) }} catch {{ return false }} }})()"
         waited = f"""new Promise((done) => {{ const begun = performance.now(); const look = () =>
-            ({expression}) || performance.now() - begun > 20000 ? done(Boolean({expression})) : setTimeout(look, 15);
-            look(); }})"""
+            {holds} || performance.now() - begun > 20000 ? done({holds}) : setTimeout(look, 15); look(); }})"""
         assert self.value(waited), f"it never came to be: {expression}"
 
     def press(self, key, *, control=False):

@@ -170,6 +170,7 @@ def serve(session: Session, page: str, port: int, opened: Callable[[str], None])
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((_HOME, port))
+        listening.listen()  # whoever opens the page at once waits for the server
     except (OSError, OverflowError) as error:
         listening.close()
         raise RaftError(f"The page cannot listen here: {error}.", where=f"port {port}", hint="--port 0") from None

@@ -15,7 +15,7 @@ from raft.evaluation.metrics import win_rate
 from raft.settings import Settings
 from raft.store.run import Run
 from raft.text import overlap
-from raft.text.values import FactKind, facts
+from raft.text.values import Fact, fact_values, facts
 
 LISTS = ("sample", "suspicious", "dropped", "evaluation")
 """A sample of what the rules keep, the most suspicious others, some that they drop, and what is measured with."""
@@ -208,7 +208,7 @@ def doubts(row: Mapping[str, Any]) -> list[tuple[str, float]]:
     mine = facts(answer)
     if mine and place >= 0:
         kind, before, after = mine[0].kind, quote[:place], quote[place + len(answer) :]
-        others = _others(kind, before, after)
+        others = _others(mine[0], before, after)
         if others:
             found.append((f"another {kind} in the quote: {', '.join(others[:3])}", 1.0))
         if kind in ("number", "date") and (bound := _BOUND.search(before)):
@@ -229,8 +229,14 @@ def doubts(row: Mapping[str, Any]) -> list[tuple[str, float]]:
     return found
 
 
-def _others(kind: FactKind, *texts: str) -> list[str]:
-    return list(dict.fromkeys(one.text for text in texts for one in facts(text) if one.kind == kind))
+def _others(mine: Fact, *texts: str) -> list[str]:
+    """Return facts of texts that are of one kind with a fact; numbers are where they count the same."""
+    alike = (one.text for text in texts for one in facts(text) if one.kind == mine.kind and _unit(one) == _unit(mine))
+    return list(dict.fromkeys(alike))
+
+
+def _unit(fact: Fact) -> str:
+    return next((value.unit for value in fact_values(fact.text)), "") if fact.kind == "number" else ""
 
 
 def evaluation_lines(rows: Iterable[Row], found: Said, paths: Mapping[str, str]) -> list[dict[str, Any]]:

@@ -147,6 +147,7 @@
   async function act(work) {
     if (busy) return;
     busy = true;
+    document.body.dataset.busy = "yes";
     try {
       await work();
     } catch (error) {
@@ -154,6 +155,7 @@
       byId("problem").textContent = error instanceof TypeError ? "raft review has ended; what was saved is kept" : `Not saved: ${error.message}`;
     }
     busy = false;
+    document.body.dataset.busy = "no";
   }
 
   for (const [id, key] of [["approve", "a"], ["edit", "e"], ["reject", "r"], ["undo", "u"], ["back", "k"], ["next", "j"], ["done", "done"]])
