@@ -295,11 +295,7 @@ def test_what_is_not_of_the_page_is_answered_shortly_and_changes_nothing(home, c
             status, text = page.ask(what, sent, **{key: one for key, one in given.items() if key != "sent"})
             assert status == expected, (name, status, text)
             assert len(text) < 200 and "Traceback" not in text, name
-        for raw in (
-            b"\0\1\2\r\n\r\n",
-            b"GET / HTTP/1.1\r\n\r\n",
-            b"POST /x HTTP/1.1\r\nHost: localhost\r\nContent-Length: -5\r\n\r\n",
-        ):
+        for raw in (b"\0\1\2\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n", b"POST /x HTTP/1.1\r\nContent-Length: -5\r\n\r\n"):
             with socket.create_connection((page.place.hostname, page.place.port), timeout=20) as line:
                 line.sendall(raw)
                 assert line.recv(4096).startswith(b"HTTP/1.1 4"), raw
@@ -351,7 +347,7 @@ def test_a_training_says_what_people_found_or_that_nobody_looked(home):
 
 
 def test_a_training_does_not_pass_over_an_edited_file(home):
-    """Whoever edits `train.jsonl` learns that no training reads it, and which command is the road; deleted, it is no matter."""
+    """Whoever edits `train.jsonl` learns that no training reads it, and what to do; deleted, it is no matter."""
     run = raft.load(home / "run")._run
     digest = examples_digest(run)
     file = home / "run" / "train.jsonl"
@@ -383,7 +379,7 @@ def test_a_row_that_may_be_wrong_is_shown_with_the_reason():
 @needs_chromium
 @pytest.mark.parametrize(("width", "height"), [(1280, 900), (390, 844)])
 def test_a_person_reviews_by_keyboard_alone(width, height, home, tmp_path):
-    """In a browser, wide or narrow: approve, reject with a reason, edit, undo, go back and on, change lists, be done."""
+    """In a browser, wide or narrow: approve, reject with a reason, edit, undo, go back and on, other lists, done."""
     place, element = "document.getElementById('place').textContent", "document.getElementById('{}')"
     with opened(home / "run", sample=6) as page, Driven(page.address, tmp_path, width=width, height=height) as browser:
         names = page.told("state")["lists"]["sample"]

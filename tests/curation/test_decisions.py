@@ -142,10 +142,11 @@ def test_a_rejected_row_is_dropped_and_its_twin_does_not_come_back():
     """A rejection drops the row for its own reason, and what was dropped as its duplicate stays so."""
     twin = {**make_question(ROWS["pumps#0"], "How heavy is the Orlin 4 pump", "14 kg", kind="number")}
     both = tables.frame(tables.QUESTIONS, [*QUESTIONS.iter_rows(named=True), {**twin, "question_id": "twin"}])
-    options = dict(
-        retriever=OverlapRetriever(CHUNKS), embedder=HashEmbedder(), held_out=frozenset(), min_words=4, max_words=40,
-        max_answer_words=60, similarity=0.95, round_trip_k=3, judge=None, judge_prompt=None, judge_minimum=0.5,
-    )  # fmt: skip
+    options = {
+        **{"retriever": OverlapRetriever(CHUNKS), "embedder": HashEmbedder(), "held_out": frozenset()},
+        **{"min_words": 4, "max_words": 40, "max_answer_words": 60, "similarity": 0.95, "round_trip_k": 3},
+        **{"judge": None, "judge_prompt": None, "judge_minimum": 0.5},
+    }
     twin_text = both.with_columns(question=pl.col("question").str.strip_suffix("?") + "?")
     before = dict(cleaning.clean(twin_text, CHUNKS, **options).select("question_id", "reason").iter_rows())
     (kept,) = [name for name in (NAMES[0], "twin") if before[name] is None]
