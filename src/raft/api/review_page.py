@@ -192,7 +192,6 @@ def serve(session: Session, page: str, port: int, opened: Callable[[str], None])
         timeout_graceful_shutdown=2,
     )
     server = uvicorn.Server(config)
-    with listening:
+    with listening, suppress(KeyboardInterrupt):
         opened(f"http://{_HOME}:{listening.getsockname()[1]}/{token}/")
-        with suppress(KeyboardInterrupt):
-            server.run(sockets=[listening])
+        server.run(sockets=[listening])

@@ -267,7 +267,7 @@ class Session:
             if (chunk := self._chunks.get(one))
         }
         limits = self.settings.cleaning.model_dump(include={"min_words", "max_words", "max_answer_words"})
-        reason = clean.judged(frame.row(0, named=True), texts, limits, {}, good=True)["reason"]
+        reason = clean.judged(frame.row(0, named=True), texts, limits, {}, good={written["question_id"]})["reason"]
         if reason is not None:
             raise ValueError(f"the build would drop it: {reason}")
 

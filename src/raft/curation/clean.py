@@ -3,7 +3,7 @@
 In this order: a question is judged by itself (`RULES`, by those of its language), by whether its golden chunk is
 found again (round trip), by a model if there is one, and last against the other questions. Duplicates come last so
 that the one which is kept for the others can never be dropped itself, but by a person: what they reject, no twin brings
-back. What they approved or wrote themselves, no rule drops but those of `_OF_THE_SOURCE`, duplicates and leaks.
+back. What they approved or wrote, only the rules of `_OF_THE_SOURCE` drop, and duplicates and leaks.
 """
 
 import re
@@ -14,8 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
-from raft.curation.decisions import REJECTED as NO
-from raft.curation.decisions import Decided
+from raft.curation import decisions
 from raft.kinds import traits
 from raft.prompts import Prompt
 from raft.protocols import Completion, Embedder, Generator, Request, Retriever
@@ -68,7 +67,7 @@ def clean(
     judge_prompt: Prompt | None,
     judge_minimum: float,
     languages: Mapping[str, str] | None = None,
-    decided: Decided | None = None,
+    decided: decisions.Decided | None = None,
 ) -> pl.DataFrame:
     """Return all questions, in their order, as `tables.CLEANED`: each with the reason why it is dropped, or none.
 
@@ -84,18 +83,15 @@ def clean(
     texts = {row["chunk_id"]: row for row in chunks.select("chunk_id", "heading", "text").iter_rows(named=True)}
     limits = {"min_words": min_words, "max_words": max_words, "max_answer_words": max_answer_words}
     said = {name: verdict for name, (verdict, *_) in (decided or {}).items()}
-    good = {name for name, verdict in said.items() if verdict != NO}
-    rows = [
-        judged(row, texts, limits, languages or {}, row["question_id"] in good)
-        for row in questions.iter_rows(named=True)
-    ]
+    good = {name for name, verdict in said.items() if verdict != decisions.REJECTED}
+    rows = [judged(row, texts, limits, languages or {}, good) for row in questions.iter_rows(named=True)]
     _round_trip(_kept(rows), texts, retriever=retriever, k=round_trip_k, held_out=held_out, good=good)
     if judge is not None and judge_prompt is not None:
         unsaid = [row for row in _kept(rows) if row["question_id"] not in said]
         _mark(unsaid, texts, judge=judge, prompt=judge_prompt, minimum=judge_minimum)
     _deduplicate(_kept(rows), embedder=embedder, similarity=similarity)
     for row in _kept(rows):
-        row["reason"] = REJECTED if said.get(row["question_id"]) == NO else None
+        row["reason"] = REJECTED if said.get(row["question_id"]) == decisions.REJECTED else None
     return tables.frame(tables.CLEANED, rows)
 
 
@@ -104,29 +100,23 @@ def _kept(rows: Iterable[Row]) -> list[Row]:
 
 
 def judged(
-    row: Row, texts: Mapping[str, Row], limits: Mapping[str, int], languages: Mapping[str, str], good: bool = False
+    row: Row, texts: Mapping[str, Row], limits: Mapping[str, int], languages: Mapping[str, str], good: Set[str]
 ) -> Row:
-    """Return a question with what the rules say of it by itself; `good`: a person has said that it is, or wrote it.
-
-    `texts` are the golden chunks by chunk_id, `limits` the numbers of a `Candidate`.
-    """
+    """Return a question with what the rules say of it; `good` are the ids of those that people approved or wrote."""
     golden = [texts[chunk_id] for chunk_id in row["golden_chunk_ids"] if chunk_id in texts]
     aligned = _aligned(row["quotes"], {chunk["chunk_id"]: chunk["text"] for chunk in golden})
     question, answer, source = row["question"] or "", row["answer"] or "", _passages(row, texts)
     language = of_text(question, next((languages[name] for name in row["doc_ids"] if name in languages), "en"))
     candidate = Candidate(row["kind"], question, answer, bool(aligned), source, language=language, **limits)
     changed = aligned is not None and aligned != row["quotes"]
+    rules = (rule for rule in RULES if row["question_id"] not in good or rule[0] in _OF_THE_SOURCE)
     return {
         **row,
         "quotes": aligned if changed else row["quotes"],
         "original_quotes": row["quotes"] if changed else None,
-        "reason": next((reason for reason, applies in _rules(good) if applies(candidate)), None),
+        "reason": next((reason for reason, applies in rules if applies(candidate)), None),
         "scores": {"golden_rank": None, "similarity": None, "judge": None},
     }
-
-
-def _rules(good: bool) -> Iterator[tuple[str, Callable[["Candidate"], bool]]]:
-    return ((reason, applies) for reason, applies in RULES if not good or reason in _OF_THE_SOURCE)
 
 
 def _passages(row: Row, texts: Mapping[str, Row]) -> str:
