@@ -3,6 +3,7 @@
 from raft.api.asking import Answerer
 from raft.api.benchmarking import bench
 from raft.api.building import build, estimate
+from raft.api.reviewing import review
 from raft.api.run import (
     Built,
     duplicates,
@@ -33,6 +34,7 @@ __all__ = [
     "initialise",
     "load",
     "located",
+    "review",
     "show",
     "state",
     "status",

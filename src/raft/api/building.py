@@ -16,10 +16,11 @@ from raft.api.run import Built, formerly_listen, one_of, tell_step, together
 from raft.backends import hub
 from raft.backends.hosted.providers import look_for
 from raft.corpus.documents import Source, find_sources
-from raft.curation import reading, user_questions
+from raft.curation import decisions, reading, user_questions
 from raft.curation.pairs import read_pairs
 from raft.errors import UsageError
-from raft.pipeline.build import STEPS, Components, cut_chunks, make_all, set_aside, survey_chunks
+from raft.pipeline.asking import survey_chunks
+from raft.pipeline.build import STEPS, Components, cut_chunks, make_all, set_aside
 from raft.pipeline.estimate import Estimate, confirm, count_calls
 from raft.pipeline.read import changes, read_documents
 from raft.protocols import OnEvent
@@ -45,6 +46,7 @@ class Options(TypedDict, total=False):
     eval: str | Path | None
     evaluation: str | Path | None
     qa: str | Path | None
+    decisions: str | Path | None
     max_cost: float | None
     price: tuple[float, float] | None
     local_only: bool | None
@@ -113,6 +115,7 @@ def build(
             eval: your own questions (JSONL with `question`, `answers` and optional `document`).
             qa: questions and answers that you have already (CSV, JSON, JSONL), to learn from like generated ones; the
                 chunk that bears each is found. With a `limit` of 0 there are no others.
+            decisions: what people have decided on rows, beside the run's own (JSONL, as `review` writes it).
             pipeline_file, evaluation: other names of `pipeline` and `eval`.
             max_cost: dollars that the run may cost in all, over all its builds; None: what was said last time.
             price: dollars per million tokens that the generator reads and writes; None: litellm's list.
@@ -200,6 +203,8 @@ def _described(corpus: str | Path | Sequence[str | Path] | None, out: str | Path
     elif chosen.questions.limit == 0:
         hint = "--qa FILE   (questions and answers that you have already), or a limit of 1 or more"
         raise UsageError("No question may be written, and no pairs are given.", where="questions.limit", hint=hint)
+    if chosen.decisions:
+        decisions.read(chosen.decisions)
     sources, skipped = find_sources(chosen.corpus, besides=_not_documents(chosen, file))
     folder = folders.place(out, "--out") if out is not None else Path("runs") / _name_of(chosen.corpus)
     if chosen.generator.max_cost is None:  # a cap that the run was given before holds until another one is given
@@ -218,6 +223,7 @@ def _not_documents(chosen: Settings, file: str | Path | None) -> dict[Path, str]
     found = {chosen.evaluation: "your questions to measure with", chosen.prompts: "a folder of prompts"}
     found |= {
         chosen.questions.qa: "your pairs of questions and answers",
+        chosen.decisions: "what people decided",
         chosen.ledger: "the ledger",
         chosen.training.rehearsal_file: "rows to rehearse",
     }

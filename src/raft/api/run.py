@@ -17,6 +17,7 @@ from raft.backends import hub
 from raft.curation.clean import DUPLICATE
 from raft.errors import DamagedArtifact, UsageError, typed
 from raft.examples import export as exporting
+from raft.pipeline import review as reviewed
 from raft.pipeline.build import STEPS, searched
 from raft.pipeline.read import documents_listed
 from raft.protocols import OnEvent, Retriever
@@ -223,7 +224,11 @@ class Built(Shown):
             steps[name] |= {"gone": gone} if gone and not (name == "index" and self.settings.index.url) else {}
         about = {name: self.manifest.get(name) for name in ("raft", "corpus", "models", "skipped")}
         about["models"] = {role: shown(str(identity)) for role, identity in (about["models"] or {}).items()}
-        return {"run": str(self.folder), **about, "steps": steps}
+        return {"run": str(self.folder), **about, "steps": steps, "reviewed": self.reviewed()}
+
+    def reviewed(self) -> dict[str, Any]:
+        """Return what people's verdicts say of the rows (`pipeline.review.figures`)."""
+        return reviewed.figures(self._run, self.settings)
 
 
 def load(folder: str | Path) -> Built:

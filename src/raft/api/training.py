@@ -54,7 +54,8 @@ def train(
 
     Raises:
         UsageError: a setting is wrong, or the student cannot be trained here; nothing was started.
-        RaftError: there are no training rows, or the training failed; its checkpoints are kept.
+        RaftError: there are no training rows, somebody has edited their file (`review` is the road to that), or the
+            training failed; its checkpoints are kept.
     """
     others = together({}, settings)
     _check_changeable(others, folder)

@@ -28,10 +28,13 @@ if TYPE_CHECKING:
 _DEBUG = click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 
 
-class _Place(click.ParamType[Path]):
+class Place(click.ParamType[Path]):
+    """A path as typed, `~` and all."""
+
     name = "path"
 
     def convert(self, value: str | Path, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """Return the path, or say what is wrong with it."""
         if not str(value).strip():
             self.fail("the path is empty; is a variable of the shell not set?", param, ctx)
         try:
@@ -40,7 +43,7 @@ class _Place(click.ParamType[Path]):
             self.fail(f"there is no such user: {value}", param, ctx)
 
 
-RUN = click.argument("run", type=_Place())
+RUN = click.argument("run", type=Place())
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs, one object a line.")
 QUIET = click.option("--quiet", is_flag=True, help="No progress.")
 _NAMESAKES = ("raft-ft", "raft-toolkit")
@@ -145,7 +148,7 @@ def _nothing_from_here() -> Iterator[None]:
 
 
 @main.command()
-@click.argument("folder", type=_Place())
+@click.argument("folder", type=Place())
 @JSON
 @acting
 def init(folder: Path, as_json: bool) -> None:
@@ -161,7 +164,7 @@ def init(folder: Path, as_json: bool) -> None:
 
 @main.command(epilog=f"Kinds of question, for --set questions.kinds=[fact,date]: {', '.join(KINDS)}.")
 @click.argument("corpus", nargs=-1)
-@click.option("--out", type=_Place(), help="The run directory.  [default: runs/NAME-OF-CORPUS]")
+@click.option("--out", type=Place(), help="The run directory.  [default: runs/NAME-OF-CORPUS]")
 @click.option(
     "--pipeline",
     metavar="FILE",
@@ -177,6 +180,7 @@ def init(folder: Path, as_json: bool) -> None:
     "--eval", "evaluation", metavar="FILE", help="Your own questions: JSONL with question, answers, document."
 )
 @click.option("--qa", metavar="FILE", help="Questions with answers to learn from: CSV, JSON, JSONL.")
+@click.option("--decisions", metavar="FILE", help="What people decided on rows, beside the run's own (raft review).")
 @click.option("--estimate", is_flag=True, help="Say what it would ask and cost, and stop before the first call.")
 @click.option(
     "--sample", type=click.IntRange(min=0), default=0, metavar="N", help="With --estimate: ask N calls to know better."
@@ -285,7 +289,7 @@ def show_rows(*, run: Path, table: str, count: int, only: str | None, document: 
 @click.option("--merged", is_flag=True, help="Student and adapter as one model, for transformers, vLLM and others.")
 @click.option("--gguf", is_flag=True, help="Student and adapter as one GGUF file, for llama.cpp and others.")
 @click.option("--adapter", metavar="ID", help="With --merged or --gguf: the adapter.  [default: the current one]")
-@click.option("--out", type=_Place(), help="Where to.  [default: in RUN]")
+@click.option("--out", type=Place(), help="Where to.  [default: in RUN]")
 @JSON
 @acting
 def export(*, run: Path, form: str | None, merged: bool, gguf: bool, adapter: str | None, out: Path | None,
@@ -442,6 +446,9 @@ def train(*, run: Path, assignments: tuple[str, ...], quiet: bool, as_json: bool
     from raft.cli import messages
     from raft.cli.progress import Progress
 
+    looked = messages.seen(api.load(run).reviewed())
+    for line in looked or [f"nobody has judged the rows that this learns from (raft review {typed(run)})"]:
+        echo(f"raft: {line}", err=True)
     with Progress(silent=quiet) as progress:
         given = settings.parse_assignments(assignments)
         card = api.train(run, settings=given, on_event=progress, **options)

@@ -116,7 +116,7 @@ def summary(facts: Mapping[str, Any]) -> str:
     steps = facts["steps"]
     lines = [f"Built {facts['run']}", ""]
     run = typed(facts["run"])
-    for label, text in _rows(run, steps, facts.get("skipped") or []):
+    for label, text in _rows(run, steps, facts.get("skipped") or [], seen(facts.get("reviewed") or {})):
         head, *rest = text.split("\n")
         lines += [f"  {label:<11} {head}", *(f"  {'':<11}   {line}" for line in rest)]
     lines += ["", *_advice(run, steps)]
@@ -134,7 +134,9 @@ _FAILED = {
 """What the kinds of `protocols.Failure` mean."""
 
 
-def _rows(run: str, steps: Mapping[str, Any], skipped: Sequence[Sequence[str]]) -> Iterator[tuple[str, str]]:
+def _rows(
+    run: str, steps: Mapping[str, Any], skipped: Sequence[Sequence[str]], reviewed: Sequence[str]
+) -> Iterator[tuple[str, str]]:
     stats = {name: line["notes"] for name, line in steps.items()}
     unreadable = stats["documents"].get("unreadable", [])
     read = steps["documents"]["rows"]["documents.parquet"] - len(unreadable)
@@ -181,6 +183,13 @@ def _rows(run: str, steps: Mapping[str, Any], skipped: Sequence[Sequence[str]]) 
     shortened = stats["examples"].get("shortened") or {}
     yield "examples", text + (f"; {len(shortened):,} had to lose distractors to fit" if shortened else "")
     yield "asked", _spending(steps)
+    yield "reviewed", "\n".join(reviewed or [f"nobody has judged a row yet (raft review {run})"])
+
+
+def seen(found: Mapping[str, Any]) -> list[str]:
+    """Return how many of a run's rows people have judged, and what that says; nothing where nobody has."""
+    text = list(found.get("text", []))
+    return [f"{found['seen']:,} of {found['rows']:,} rows were seen by a person", *text] if found.get("seen") else []
 
 
 def _advice(run: str, steps: Mapping[str, Any]) -> Iterator[str]:
@@ -189,7 +198,8 @@ def _advice(run: str, steps: Mapping[str, Any]) -> Iterator[str]:
         yield f"  {kept} training questions are few: {FEW_ROWS} or more are worth tuning on. More come from more"
         yield "  documents, --questions-per-chunk, or a better generator (--generator openai/gpt-4o-mini)."
         yield ""
-    yield f"  next:  raft show {run} examples               (read some rows before you train on them)"
+    yield f"  next:  raft review {run}                      (judge some rows before you train on them)"
+    yield f"         raft show {run} examples               (or read them)"
     if steps["cleaned"]["notes"]["reasons"]:
         yield f"         raft show {run} cleaned --only dropped (and what was dropped, with the reasons)"
     if steps["questions"]["rows"]["failures.parquet"]:

@@ -2,11 +2,12 @@
 
 In this order: a question is judged by itself (`RULES`, by those of its language), by whether its golden chunk is
 found again (round trip), by a model if there is one, and last against the other questions. Duplicates come last so
-that the one which is kept for the others can never be dropped itself.
+that the one which is kept for the others can never be dropped itself, but by a person: what they reject, no twin brings
+back. What they approved or wrote, only the rules of `_OF_THE_SOURCE` drop, and duplicates and leaks.
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import chain
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
-from raft.curation import figures
+from raft.curation import decisions, figures
 from raft.curation.reading import Filter, mark
 from raft.kinds import traits
 from raft.prompts import Prompt
@@ -37,8 +38,9 @@ from raft.text import contains, content_words, embedded_text, find_quote, normal
 from raft.text.languages import EN, Language, of_text, stems
 from raft.text.values import UNSPACED, covers, fact_values, facts, rough_values
 
-ROUND_TRIP, DUPLICATE = "round trip", "duplicate"
-HUMAN, UNSAID, ABSENT = "human", "no document says it", "answer not in chunk"
+ROUND_TRIP, DUPLICATE, REJECTED = "round trip", "duplicate", "rejected by a person"
+HUMAN, UNSAID, ABSENT = decisions.HUMAN, "no document says it", "answer not in chunk"
+_OF_THE_SOURCE = ("malformed", ABSENT, "quote not verbatim")
 _BATCH = 256
 Row = dict[str, Any]
 
@@ -61,6 +63,7 @@ def clean(
     languages: Mapping[str, str] | None = None,
     filters: Sequence[Filter] = (),
     reader: Generator | None = None,
+    decided: decisions.Decided | None = None,
 ) -> pl.DataFrame:
     """Return all questions, in their order, as `tables.CLEANED`: each with the reason why it is dropped, or none.
 
@@ -71,19 +74,29 @@ def clean(
     asks it drops a question on a held-out document. From `similarity` (a cosine) on, two questions with
     one answer or one source are duplicates. Without a judge, or its prompt with $question, $answer and $passage, there
     are no marks; `judge_minimum` (0 to 1) is the lowest that is kept, and so is a question whose mark cannot be had.
-    `languages` are those of the documents, by doc_id, but English. `filters` ask the `reader`, before the judge.
+    `languages` are those of the documents, by doc_id, but English. `filters` ask the `reader`, before the judge, about
+    what no person has judged. `decided` is what people have said, by question_id (`decisions.decided`); what they have
+    written stands in `questions` already.
     """
     texts = {row["chunk_id"]: row for row in chunks.select("chunk_id", "heading", "text").iter_rows(named=True)}
     limits = {"min_words": min_words, "max_words": max_words, "max_answer_words": max_answer_words}
-    rows = [_judged(row, texts, limits, languages or {}) for row in questions.iter_rows(named=True)]
-    _round_trip(_kept(rows), texts, retriever=retriever, k=round_trip_k, held_out=held_out)
+    said = {name: verdict for name, (verdict, *_) in (decided or {}).items()}
+    good = {name: verdict for name, verdict in said.items() if verdict != decisions.REJECTED}
+    rows = [judged(row, texts, limits, languages or {}, good) for row in questions.iter_rows(named=True)]
+    _round_trip(_kept(rows), texts, retriever=retriever, k=round_trip_k, held_out=held_out, good=good)
     passages = partial(_passages, texts=texts)
+
+    def unsaid() -> list[Row]:
+        return [row for row in _kept(rows) if row["question_id"] not in said]
+
     for one in filters:
         if reader is not None:
-            one.apply(_kept(rows), passages, reader, held_out)
+            one.apply(unsaid(), passages, reader, held_out)
     if judge is not None and judge_prompt is not None:
-        mark(_kept(rows), passages, judge=judge, prompt=judge_prompt, minimum=judge_minimum)
+        mark(unsaid(), passages, judge=judge, prompt=judge_prompt, minimum=judge_minimum)
     _deduplicate(_kept(rows), embedder=embedder, similarity=similarity)
+    for row in _kept(rows):
+        row["reason"] = REJECTED if said.get(row["question_id"]) == decisions.REJECTED else None
     return tables.frame(tables.CLEANED, rows)
 
 
@@ -91,7 +104,10 @@ def _kept(rows: Iterable[Row]) -> list[Row]:
     return [row for row in rows if row["reason"] is None]
 
 
-def _judged(row: Row, texts: Mapping[str, Row], limits: Mapping[str, int], languages: Mapping[str, str]) -> Row:
+def judged(
+    row: Row, texts: Mapping[str, Row], limits: Mapping[str, int], languages: Mapping[str, str], good: Mapping[str, str]
+) -> Row:
+    """Return a question with what the rules say of it; `good` says of which people approved or wrote it."""
     golden = [texts[chunk_id] for chunk_id in row["golden_chunk_ids"] if chunk_id in texts]
     aligned = _aligned(row["quotes"], {chunk["chunk_id"]: chunk["text"] for chunk in golden})
     question, answer, source = row["question"] or "", row["answer"] or "", _passages(row, texts)
@@ -109,16 +125,17 @@ def _judged(row: Row, texts: Mapping[str, Row], limits: Mapping[str, int], langu
         "answer": answer if said else row["answer"],
         "quotes": aligned if changed else row["quotes"],
         "original_quotes": row["quotes"] if changed else None,
-        "reason": _reason(row, candidate),
+        "reason": _reason(row, candidate, good.get(row["question_id"])),
         "scores": {"golden_rank": None, "similarity": None, "judge": None},
     }
 
 
-def _reason(row: Row, candidate: "Candidate") -> str | None:
-    human = row["model"] == HUMAN  # whose golden chunk was chosen because it bears the answer, in whatever words
-    if human and traits(row["kind"]).answered and not row["golden_chunk_ids"]:
+def _reason(row: Row, candidate: "Candidate", verdict: str | None) -> str | None:
+    own = row["model"] == HUMAN and verdict != decisions.EDITED  # a pair whose chunk was chosen: it bears the answer
+    if own and traits(row["kind"]).answered and not row["golden_chunk_ids"]:
         return UNSAID
-    return next((why for why, applies in RULES if not (human and why == ABSENT) and applies(candidate)), None)
+    rules = (one for one in RULES if not (own and one[0] == ABSENT) and (verdict is None or one[0] in _OF_THE_SOURCE))
+    return next((why for why, applies in rules if applies(candidate)), None)
 
 
 def _passages(row: Row, texts: Mapping[str, Row]) -> str:
@@ -127,7 +144,13 @@ def _passages(row: Row, texts: Mapping[str, Row]) -> str:
 
 
 def _round_trip(
-    rows: list[Row], texts: Mapping[str, Row], *, retriever: Retriever, k: int, held_out: frozenset[str]
+    rows: list[Row],
+    texts: Mapping[str, Row],
+    *,
+    retriever: Retriever,
+    k: int,
+    held_out: frozenset[str],
+    good: Container[str],
 ) -> None:
     """Drop each row one of whose golden chunks is not found again; `scores.golden_rank` is the last one's rank."""
     asked = [row for row in rows if traits(row["kind"]).answered and held_out.isdisjoint(row["doc_ids"])]
@@ -142,7 +165,7 @@ def _round_trip(
             ranks = [_rank(texts[name], results) for name in golden if name in texts]
             worst = max((rank or most + 1 for rank in ranks), default=most + 1)
             row["scores"]["golden_rank"] = worst if worst <= max(k, len(golden)) else None
-            if row["scores"]["golden_rank"] is None:
+            if row["scores"]["golden_rank"] is None and row["question_id"] not in good:
                 row["reason"] = ROUND_TRIP
 
 

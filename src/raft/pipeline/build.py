@@ -5,7 +5,7 @@ Each step names what its result depends on; `Run.step` does it once per distinct
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,38 +16,33 @@ from raft import prompts
 from raft.corpus.blocks import repeated_lines
 from raft.corpus.chunking import chunk_documents
 from raft.corpus.documents import Source
-from raft.curation import clean, figures, reading, split
+from raft.curation import clean, decisions, figures, reading, split
 from raft.curation.coverage import COVERED, choose, coverage
+from raft.curation.decisions import Decided
 from raft.curation.user_questions import own_questions
 from raft.errors import RaftError, typed
 from raft.examples.examples import build_examples, restyle
 from raft.examples.export import chat_lines
-from raft.generation import by_rule, generate, items, plan
-from raft.generation.facts import read_prefixes
-from raft.generation.plan import Prompts, Survey
-from raft.kinds import KINDS
+from raft.pipeline.asking import ask_questions, survey_chunks, surveyed_languages
 from raft.pipeline.pairs import asked_in, place_pairs
 from raft.pipeline.read import (
     count_chunks,
-    count_questions,
     documents_listed,
     languages,
     read_documents,
-    records_told,
     tallied,
     tell_languages,
 )
+from raft.pipeline.review import said
 from raft.prompts import Prompt
 from raft.protocols import Embedder, Generator, Indexes, OnEvent, Tokenizer
 from raft.rag.format import PROMPTS, render_style, shown_text
 from raft.settings import AnswerStyle, Cleaning, Examples, Settings, Split
 from raft.similarity import near_copies
-from raft.store import artifacts, tables
 from raft.store.artifacts import Output
 from raft.store.run import Run, Step
 from raft.text.languages import VERSION
 
-SURVEY = "survey.json"
 STEPS = ("documents", "privacy", "chunks", "survey", "index", "lexical", "questions", "qa", "cleaned", "examples")
 """The steps of a build, in their order."""
 
@@ -71,51 +66,6 @@ def set_aside(run: Run, settings: Settings) -> frozenset[str]:
     return split.matching(documents_listed(run), settings.split.hold_out)
 
 
-def survey_chunks(run: Run, settings: Settings, *, strategy: str, aside: frozenset[str]) -> None:
-    """Chunks, but those of `aside`, to `survey.json`: all that planning the questions has to know of them together.
-
-    It comes before the index, since the estimate rests on it, and embedding may be the first thing that costs money.
-    """
-    needs = plan.needed(strategy, settings.questions.kinds)
-    compared = not needs.isdisjoint({"alike", "pairs"})
-    path, spoken = run.folder / SURVEY, languages(run)
-    run.make(
-        "survey",
-        _survey,
-        version=1,
-        outputs={SURVEY: lambda: artifacts.digest(path) if path.is_file() else None},
-        inputs=["chunks.parquet"],
-        using={
-            "needs": needs,
-            **({"without": aside} if aside else {}),
-            **({"languages": spoken} if spoken else {}),
-            **(records_told(run) if needs else {}),
-            **({"openings": prompts.load_text("openings.yaml", settings.prompts)} if compared else {}),
-        },
-    )
-
-
-def _survey(
-    step: Step,
-    *,
-    needs: frozenset[str],
-    without: frozenset[str] = frozenset(),
-    openings: str | None = None,
-    languages: Mapping[str, str] | None = None,
-    **_: int,
-) -> Mapping[str, Output]:
-    frames = step.run.stream("chunks.parquet", list(plan.COLUMNS))
-    asked = (frame.filter(~pl.col("doc_id").is_in(list(without))) for frame in frames)
-    found = plan.survey(asked, read_prefixes(openings) if openings else [], needs, languages)
-    artifacts.atomically(step.folder / SURVEY, plan.to_json(found))
-    return {}
-
-
-def read_survey(run: Run) -> Survey:
-    """Return what `survey_chunks` has kept."""
-    return plan.from_json((run.folder / SURVEY).read_bytes())
-
-
 def make_all(
     run: Run, settings: Settings, components: Components, sources: Sequence[Source], *, strategy: str, on_event: OnEvent
 ) -> None:
@@ -137,12 +87,6 @@ def make_all(
     place_pairs(run, settings, components.embedder, components.indexes, searched(settings))
     clean_and_split(run, settings, components, own)
     write_examples(run, settings, components)
-
-
-def _languages(run: Run) -> dict[str, str]:
-    """Return the language of each surveyed run's document that is not in English."""
-    found: dict[str, str] = json.loads((run.folder / SURVEY).read_bytes()).get("languages", {})
-    return found
 
 
 def cut_chunks(run: Run, settings: Settings, embedder: Embedder) -> None:
@@ -197,102 +141,16 @@ def fill_indexes(run: Run, settings: Settings, components: Components) -> None:
         settings={"index": chosen.model_dump(mode="json", include={"embedder", "api_base", "url"})},
     )
     if chosen.hybrid:
-        using = {"languages": VERSION} if _languages(run) else None
+        using = {"languages": VERSION} if surveyed_languages(run) else None
         run.step("lexical", lexical, version=1, outputs={"lexical": indexes.lexical_digest}, inputs=read, using=using)
-
-
-def ask_questions(run: Run, settings: Settings, generator: Generator, *, strategy: str, on_event: OnEvent) -> None:
-    """Chunks that were surveyed to `questions.parquet`; what is not delivered to `failures.parquet`."""
-    used = generate.read_prompts(settings.prompts)
-    asked = settings.questions
-    kinds = [kind for kind, its in KINDS.items() if its.version and kind in asked.kinds]
-    using = {
-        "generator": generator,
-        "attempts": settings.generator.attempts,
-        "prompts": [
-            *(used.answer_first, used.items, used.comparison, used.unanswerable, used.span),
-            *(getattr(used, kind) for kind in kinds),
-        ],
-        "openings": prompts.load_text("openings.yaml", settings.prompts),
-        **{f"{kind}s": KINDS[kind].version for kind in kinds},
-        **({"items": items.VERSION} if strategy == "items" else {}),
-        **({"languages": VERSION, "wording": used.language} if _languages(run) else {}),
-        **(records_told(run) if plan.needed(strategy, asked.kinds) else {}),
-        **asked.model_dump(mode="json", include={"per_chunk", "limit", "kinds"}),
-    }
-    former = [asked.way, *(["answer_first"] if asked.way == "auto" and strategy == "rules_first" else [])]
-    line = run.make(
-        "questions",
-        _ask,
-        version=3,
-        outputs=["questions.parquet", "failures.parquet"],
-        inputs=["chunks.parquet", SURVEY],
-        using={**using, "way": strategy, **({"by_rule": by_rule.VERSION} if strategy.startswith("rules") else {})},
-        formerly=[(3, {**using, "way": way}) for way in former],
-        beside={
-            "used": used,
-            "model": settings.generator.model,
-            "embedder": settings.index.embedder,
-            "on_event": on_event,
-        },
-    )
-    if not line["artifacts"]["questions.parquet"]["rows"] and not asked.qa:
-        came = [f"{row['message']}: {row['reply'][:200]!r}" for row in run.read("failures.parquet").head(3).to_dicts()]
-        raise RaftError(
-            "The generator wrote no usable question." if came else "Nothing in the corpus can be asked for.",
-            where="; ".join([*came, *line["notes"].get("left_out", [])])
-            or "no sentence states a number, date, name or code",
-            hint=f"raft show {typed(run.folder)} failures"
-            if came
-            else "try a capable model: --generator openai/gpt-4o-mini",
-        )
-
-
-def _ask(
-    step: Step,
-    *,
-    generator: Generator,
-    way: str,
-    kinds: Sequence[str],
-    per_chunk: float,
-    limit: int | None,
-    used: Prompts,
-    model: str,
-    embedder: str,
-    on_event: OnEvent,
-    **_: Any,
-) -> Mapping[str, Output]:
-    failures: list[dict[str, Any]] = []
-    known = read_survey(step.run)
-    missing = plan.left_out(way, kinds, known, embedder)
-    step.stats.update({"left_out": missing} if missing else {})
-
-    def failed() -> Iterator[pl.DataFrame]:  # it is read after the questions: only then is the list complete
-        step.stats["failures"] = dict(Counter(row["kind"] for row in failures))
-        yield tables.frame(tables.FAILURES, failures)
-
-    frames = generate.ask(
-        step.run.stream("chunks.parquet"),
-        known,
-        generator,
-        used,
-        strategy=way,
-        kinds=kinds,
-        per_chunk=per_chunk,
-        limit=limit,
-        model=model,
-        failures=failures,
-        planned=lambda count: on_event("planned", {"questions": count, "left_out": missing}),
-    )
-    questions = tallied(frames, partial(count_questions, step.stats))
-    return {"questions.parquet": questions, "failures.parquet": failed()}
 
 
 def clean_and_split(run: Run, settings: Settings, components: Components, own: pl.DataFrame | None) -> None:
     """Questions to `cleaned.parquet` (each with its reason, or its split) and `eval.jsonl`; `own` are the user's."""
-    parts, k, copies, spoken = settings.split, settings.index.k, _copies(run), _languages(run)
+    parts, k, copies, spoken = settings.split, settings.index.k, _copies(run), surveyed_languages(run)
     judge = [prompts.load("judge", settings.prompts), components.generator] if settings.cleaning.judge else None
     filters = reading.chosen(settings.cleaning, settings.prompts, seed=settings.seed)
+    decided = decisions.decided(said(run, settings)[0])
     using = {
         "rules": settings.cleaning.model_dump(mode="json", exclude=set(reading.SETTINGS)),
         "split": parts.model_dump(mode="json", exclude=None if parts.hold_out else {"hold_out"}),
@@ -303,6 +161,7 @@ def clean_and_split(run: Run, settings: Settings, components: Components, own: p
         "judge": judge,
         **({"filters": filters, "reader": components.generator} if filters else {}),
         **({"copies": copies} if copies else {}),
+        **({"decided": decided} if decided else {}),
         **({"keep": settings.questions.keep} if settings.questions.keep else {}),
         **({"languages": spoken, "spoken": VERSION} if spoken else {}),
     }
@@ -334,13 +193,14 @@ def _clean(
     keep: int | None = None,
     copies: Sequence[Sequence[str]] = (),
     languages: Mapping[str, str] | None = None,
+    decided: Decided | None = None,
     filters: Sequence[reading.Filter] = (),
     reader: Generator | None = None,
     **_: Any,
 ) -> Mapping[str, Output]:
     limits = Cleaning.model_validate(rules)
     run, documents = step.run, documents_listed(step.run)
-    questions = pl.concat(map(run.read, asked))
+    questions = decisions.edited(pl.concat(map(run.read, asked)), decided or {})
     held_out = split.hold_out(documents, share=parts.unseen, seed=seed, besides=parts.hold_out, copies=copies)
     prompt, generator = judge or (None, None)
     golden = _golden_chunks(run, questions)
@@ -355,6 +215,7 @@ def _clean(
             judge=generator,
             judge_prompt=prompt,
             languages=languages,
+            decided=decided,
             filters=filters,
             reader=reader,
             **limits.model_dump(include={"min_words", "max_words", "max_answer_words", "similarity", "judge_minimum"}),
@@ -405,7 +266,7 @@ def write_examples(run: Run, settings: Settings, components: Components) -> None
             "student": components.student,
             "seed": settings.seed,
             **({"told_apart": 1} if _imitates(run) else {}),
-            **({"languages": VERSION} if _languages(run) else {}),
+            **({"languages": VERSION} if surveyed_languages(run) else {}),
         },
         beside={"indexes": components.indexes},
         settings=settings.model_dump(mode="json", include={"student", "examples", "answer_style", "prompts"}),

@@ -13,7 +13,8 @@ from raft.errors import UsageError
 from raft.examples import examples
 from raft.generation import generate
 from raft.generation.plan import left_out
-from raft.pipeline.build import chunk_count, read_survey
+from raft.pipeline.asking import read_survey
+from raft.pipeline.build import chunk_count
 from raft.pipeline.read import documents_listed
 from raft.protocols import Completion, Failure, Generator, Request
 from raft.rag.format import render_style

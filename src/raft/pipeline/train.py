@@ -105,6 +105,7 @@ def examples_digest(run: Run) -> str:
 
     Raises:
         RaftError: there are none yet.
+        RaftError: somebody has edited `train.jsonl` or `valid.jsonl`, which no training reads.
         DamagedArtifact: they are not what the build made.
     """
     line = run.manifest["steps"].get("examples")
@@ -121,6 +122,13 @@ def examples_digest(run: Run) -> str:
             where=path,
             hint=f"raft build CORPUS --out {typed(run.folder)}   (builds them anew from the ledger)",
         )
+    for name in ("train.jsonl", "valid.jsonl"):
+        if (run.folder / name).is_file() and artifacts.digest(run.folder / name) != line["artifacts"][name]["digest"]:
+            raise RaftError(
+                f"{name} is not as the build made it, and a training does not read it: what was changed would be lost.",
+                where=run.folder / name,
+                hint=f"raft review {typed(run.folder)}   (changes made there count; to give these up, delete the file)",
+            )
     run.require("examples")
     return known
 

@@ -66,6 +66,7 @@ _PATHS = (
     "prompts",
     "ledger",
     "evaluation",
+    "decisions",
     "corpus",
     "questions.qa",
     "training.rehearsal_file",

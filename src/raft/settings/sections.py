@@ -290,6 +290,7 @@ class Settings(_Section):
     prompts: Place | None = Field(None, description="folder whose prompts replace those of the package")
     ledger: Place | None = Field(None, description="the ledger's file; none: ledger.sqlite in the run directory")
     evaluation: Place | None = Field(None, description="your own questions (JSONL), registered before splitting")
+    decisions: Place | None = Field(None, description="what people decided on rows (JSONL), as raft review writes it")
     local_only: bool = Field(False, description="refuse every model, index and download that is not on this machine")
     privacy: Privacy = Privacy()
     chunking: Chunking = Chunking()

@@ -1,0 +1,288 @@
+"""Review: people judge rows of a run on a page, and each verdict is on the disk before it is answered."""
+
+import getpass
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from raft.api.run import Built, formerly_listen
+from raft.curation import clean, decisions
+from raft.curation.decisions import Decision
+from raft.errors import RaftError, UsageError, typed
+from raft.pipeline import review as reviewed
+from raft.pipeline.pairs import asked_in
+from raft.pipeline.read import documents_listed
+from raft.protocols import OnEvent
+from raft.report.page import fill
+from raft.store import artifacts, tables
+from raft.text import find_quote
+
+_AROUND = 1_500
+"""Characters of a document that are shown before and after the chunk that a question is about."""
+Row = dict[str, Any]
+
+
+@formerly_listen
+def review(
+    folder: str | Path,
+    *,
+    reviewer: str | None = None,
+    sample: int = 100,
+    export: str | Path | None = None,
+    port: int = 0,
+    on_event: OnEvent | None = None,
+) -> dict[str, Any]:
+    """Let a person judge rows of a run on a page that this machine alone can open, and return what the verdicts say.
+
+    The page ends with its button, or with Ctrl-C. Verdicts are in `decisions.jsonl` of the run directory; the next
+    `build` takes them.
+
+    Args:
+        folder: the run directory.
+        reviewer: who judges; None: the user's name on this machine.
+        sample: rows that are drawn to tell the share of wrong ones from; 100 tell 4 percent from 10.
+        export: a file; the evaluation questions that people approved so far are written to it, for `build(eval=...)`,
+            and no page is opened.
+        port: where the page listens; 0: any free port.
+        on_event: told "opened" with the `address` of the page, `remarks` and what is `said` so far.
+
+    Returns:
+        What `pipeline.review.figures` returns, with `exported`: how many questions were written.
+
+    Raises:
+        UsageError: there is no run, its cleaning is not done, a file of decisions is damaged, or nothing is approved
+            that could be exported.
+        RaftError: the port is taken.
+    """
+    if sample < 1:
+        raise UsageError(f"A sample of {sample} rows says nothing.", where="sample", hint="--sample 100")
+    built = Built(folder)
+    built._run.require("cleaned")
+    if export is not None:
+        return {**reviewed.figures(built._run, built.settings), "exported": _export(built, Path(export).expanduser())}
+    from raft.api import review_page  # noqa: PLC0415  a server that other commands need not load
+
+    session = Session(built, _name(reviewer), sample)
+    page = fill("review", title="Would you sign this row?", reviewer=session.reviewer, reasons=decisions.REASONS)
+    review_page.serve(session, page, port, lambda address: (on_event or _nobody)("opened", session.about(address)))
+    return {**session.figures(), "exported": 0}
+
+
+def _nobody(event: str, facts: Mapping[str, Any]) -> None:
+    pass
+
+
+def _name(reviewer: str | None) -> str:
+    if reviewer is None:
+        try:
+            reviewer = getpass.getuser()
+        except (OSError, KeyError):  # a container may give its user no name
+            reviewer = "reviewer"
+    name = " ".join(reviewer.split())
+    if not name or len(name) > 80:
+        raise UsageError("A reviewer's name has 1 to 80 characters.", where="--reviewer", hint="--reviewer Ada")
+    return name
+
+
+def _export(built: Built, path: Path) -> int:
+    run = built._run
+    found, _, _ = reviewed.said(run, built.settings)
+    questions = built.cleaned.filter(pl.col("question_id").is_in([*found]))
+    paths = dict(documents_listed(run).select("doc_id", "path").iter_rows())
+    lines = reviewed.evaluation_lines(questions.iter_rows(named=True), found, paths)
+    if not lines:
+        raise UsageError(
+            "Nobody has approved a question to measure with yet.",
+            where=run.folder,
+            hint=f"raft review {typed(run.folder)}   (the list “evaluation” has them)",
+        )
+    if path.is_dir() or (path.exists() and not _is_export(path)):
+        raise UsageError(
+            "The file is there already, and is none of raft's.", where=path, hint="choose another --export"
+        )
+    artifacts.atomically(path, "".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in lines))
+    return len(lines)
+
+
+def _is_export(path: Path) -> bool:
+    try:
+        return all("question" in value for _, value in artifacts.read_objects(path, "-"))
+    except RaftError:
+        return False
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    text: str
+    heading: str
+    document: str
+    page: int | None
+    start: int
+    before: str
+    after: str
+
+
+class Session:
+    """The rows that one reviewer is shown, and what they have said of them.
+
+    Raises:
+        UsageError: a file of decisions is damaged.
+        DamagedArtifact: a table is.
+    """
+
+    def __init__(self, built: Built, reviewer: str, sample: int) -> None:
+        self.run, self.settings, self.reviewer = built._run, built.settings, reviewer
+        self._file = self.run.folder / decisions.FILE
+        self._said, self._remarks, _ = reviewed.said(self.run, self.settings)
+        rows = {row["question_id"]: row for row in built.cleaned.iter_rows(named=True)}
+        self.lists = reviewed.listed(rows, self._said, size=sample, seed=self.settings.seed)
+        shown = {name for names in self.lists.values() for name in names}
+        self._rows: dict[str, Row] = {name: rows[name] for name in shown}
+        asked = pl.concat(self.run.read(table) for table in asked_in(self.settings))
+        written = asked.filter(pl.col("question_id").is_in([*shown]))
+        self._written: dict[str, Row] = {row["question_id"]: row for row in written.iter_rows(named=True)}
+        self._chunks = self._cut({one for row in self._rows.values() for one in row["golden_chunk_ids"]})
+        self._mine = [name for name, own in self._said.items() if reviewer in own and name in shown]
+
+    def _cut(self, wanted: set[str]) -> dict[str, _Chunk]:
+        """Return chunks with what stands around them; of a document no more is kept."""
+        columns = ["chunk_id", "doc_id", "heading", "text", "page", "start", "end"]
+        parts = (
+            part.filter(pl.col("chunk_id").is_in([*wanted])) for part in self.run.stream("chunks.parquet", columns)
+        )
+        by_document: dict[str, list[Row]] = {}
+        for part in parts:
+            for row in part.iter_rows(named=True):
+                by_document.setdefault(row["doc_id"], []).append(row)
+        found = {}
+        for part in self.run.stream("documents.parquet", ["doc_id", "path", "text"]):
+            for doc_id, path, text in part.filter(pl.col("doc_id").is_in([*by_document])).iter_rows():
+                for row in by_document[doc_id]:
+                    start, end = row["start"], row["end"]
+                    around = text[max(0, start - _AROUND) : start], text[end : end + _AROUND]
+                    found[row["chunk_id"]] = _Chunk(row["text"], row["heading"], path, row["page"], start, *around)
+        return found
+
+    def about(self, address: str) -> dict[str, Any]:
+        """Return what is told when the page can be opened."""
+        return {"address": address, "remarks": self._remarks, "said": self.figures()["text"]}
+
+    def figures(self) -> dict[str, Any]:
+        """Return what all verdicts say, as `pipeline.review.figures`."""
+        return reviewed.figures(self.run, self.settings)
+
+    def state(self) -> dict[str, Any]:
+        """Return the lists, this reviewer's verdicts, and what all say."""
+        mine = {name: own[self.reviewer].verdict for name, own in self._said.items() if self.reviewer in own}
+        return {"lists": self.lists, "mine": mine, "said": self.figures()["text"]}
+
+    def view(self, name: str) -> dict[str, Any] | None:
+        """Return a row as the page shows it, its source in pieces with how bright each is; None: it is not shown."""
+        row = self._rows.get(name)
+        if row is None:
+            return None
+        mine = self._said.get(name, {}).get(self.reviewer)
+        completed = {} if row["model"] == decisions.HUMAN else {"answer": row["answer"]}
+        text = {**self._written[name], **completed, **((mine.edit if mine else None) or {})}
+        quotes = [one["text"] for one in row["quotes"] if one["text"]]
+        return {
+            "id": name,
+            "kind": row["kind"],
+            "question": text["question"],
+            "answer": text["answer"],
+            "quote": text.get("quote") or (quotes[0] if len(quotes) == 1 else ""),
+            "reason": self._reason(name),
+            "split": row["split"],
+            "doubts": [words for words, _ in reviewed.doubts(row)],
+            "sources": [*self._sources(row, text)],
+            "mine": None if mine is None else {"verdict": mine.verdict, "reason": mine.reason},
+        }
+
+    def _reason(self, name: str) -> str | None:
+        own = next(iter(self._said.get(name, {}).values()), None)
+        reason: str | None = own.was if own else self._rows[name]["reason"]
+        return None if reason == clean.REJECTED else reason
+
+    def _sources(self, row: Row, text: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        for chunk_id in row["golden_chunk_ids"]:
+            chunk = self._chunks.get(chunk_id)
+            if chunk is None:
+                continue
+            quotes = [one["text"] for one in row["quotes"] if one["chunk_id"] == chunk_id and one["text"]]
+            quotes = [text["quote"]] if text.get("quote") else quotes
+            spans = [span for quote in quotes if (span := find_quote(quote, chunk.text))]
+            yield {
+                "document": chunk.document,
+                "heading": chunk.heading,
+                "page": chunk.page,
+                "pieces": [[chunk.before, 0], *_pieces(chunk.text, spans, str(text["answer"])), [chunk.after, 0]],
+            }
+
+    def decide(
+        self, name: str, verdict: str, *, reason: str | None, edit: Mapping[str, str] | None, shown: str
+    ) -> None:
+        """Write a verdict down, onto the disk; one that says what the last one said is written once.
+
+        Raises:
+            ValueError: it cannot be: what is wrong, in words for the reviewer.
+            OSError: the file cannot be written.
+        """
+        row, written = self._rows[name], self._written[name]
+        if verdict == decisions.EDITED and edit is not None:
+            self._check(written, edit)
+        digest = decisions.digest_of(written["question"] or "", written["answer"] or "")
+        made = Decision(
+            name, digest, verdict, self.reviewer, reason, edit, self._reason(name), shown, datetime.now(UTC).isoformat()
+        )
+        last = self._said.get(name, {}).get(self.reviewer)
+        if last is not None and (last.verdict, last.reason, last.edit) == (verdict, reason, edit):
+            return
+        decisions.add(self._file, made)
+        self._said.setdefault(row["question_id"], {})[self.reviewer] = made
+        self._mine.append(name)
+
+    def undo(self) -> str | None:
+        """Take this reviewer's last verdict back, and return the id of its row; None: there is none."""
+        made = None
+        while made is None and self._mine:
+            made = self._said.get(name := self._mine.pop(), {}).get(self.reviewer)
+        if made is None:
+            return None
+        stamp = datetime.now(UTC).isoformat()
+        decisions.add(self._file, Decision(name, made.digest, decisions.UNDONE, self.reviewer, time=stamp))
+        self._said, _, _ = reviewed.said(self.run, self.settings)
+        return name
+
+    def _check(self, written: Row, edit: Mapping[str, str]) -> None:
+        """Check that the rules which no person overrules keep what was written, so that it is not lost in the build."""
+        frame = decisions.edited(
+            pl.DataFrame([written], schema=tables.QUESTIONS), {written["question_id"]: [decisions.EDITED, edit]}
+        )
+        texts = {
+            one: {"chunk_id": one, "heading": chunk.heading, "text": chunk.text}
+            for one in written["golden_chunk_ids"]
+            if (chunk := self._chunks.get(one))
+        }
+        limits = self.settings.cleaning.model_dump(include={"min_words", "max_words", "max_answer_words"})
+        reason = clean.judged(
+            frame.row(0, named=True), texts, limits, {}, good={written["question_id"]: decisions.EDITED}
+        )["reason"]
+        if reason is not None:
+            raise ValueError(f"the build would drop it: {reason}")
+
+
+def _pieces(text: str, spans: Sequence[tuple[int, int]], answer: str) -> list[list[Any]]:
+    """Return a text in pieces: 1 is the chunk, 2 a quote in it, 3 the answer in a quote."""
+    levels = bytearray(b"\1") * len(text)
+    for start, end in spans:
+        levels[start:end] = b"\2" * (end - start)
+        place = text.find(answer, start, end) if answer else -1
+        levels[place : place + len(answer)] = b"\3" * len(answer) if place >= 0 else b""
+    cuts = [0, *(at for at in range(1, len(text)) if levels[at] != levels[at - 1]), len(text)]
+    return [[text[start:end], levels[start]] for start, end in pairwise(cuts) if end > start]

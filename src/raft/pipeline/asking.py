@@ -1,0 +1,168 @@
+"""The steps of a build that ask: what a plan has to know of all chunks together, and the questions."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import polars as pl
+
+from raft import prompts
+from raft.errors import RaftError, typed
+from raft.generation import by_rule, generate, items, plan
+from raft.generation.facts import read_prefixes
+from raft.generation.plan import Prompts, Survey
+from raft.kinds import KINDS
+from raft.pipeline.read import (
+    count_questions,
+    languages,
+    records_told,
+    tallied,
+)
+from raft.protocols import Generator, OnEvent
+from raft.settings import Settings
+from raft.store import artifacts, tables
+from raft.store.artifacts import Output
+from raft.store.run import Run, Step
+from raft.text.languages import VERSION
+
+SURVEY = "survey.json"
+
+
+def survey_chunks(run: Run, settings: Settings, *, strategy: str, aside: frozenset[str]) -> None:
+    """Chunks, but those of `aside`, to `survey.json`: all that planning the questions has to know of them together.
+
+    It comes before the index, since the estimate rests on it, and embedding may be the first thing that costs money.
+    """
+    needs = plan.needed(strategy, settings.questions.kinds)
+    compared = not needs.isdisjoint({"alike", "pairs"})
+    path, spoken = run.folder / SURVEY, languages(run)
+    run.make(
+        "survey",
+        _survey,
+        version=1,
+        outputs={SURVEY: lambda: artifacts.digest(path) if path.is_file() else None},
+        inputs=["chunks.parquet"],
+        using={
+            "needs": needs,
+            **({"without": aside} if aside else {}),
+            **({"languages": spoken} if spoken else {}),
+            **(records_told(run) if needs else {}),
+            **({"openings": prompts.load_text("openings.yaml", settings.prompts)} if compared else {}),
+        },
+    )
+
+
+def _survey(
+    step: Step,
+    *,
+    needs: frozenset[str],
+    without: frozenset[str] = frozenset(),
+    openings: str | None = None,
+    languages: Mapping[str, str] | None = None,
+    **_: int,
+) -> Mapping[str, Output]:
+    frames = step.run.stream("chunks.parquet", list(plan.COLUMNS))
+    asked = (frame.filter(~pl.col("doc_id").is_in(list(without))) for frame in frames)
+    found = plan.survey(asked, read_prefixes(openings) if openings else [], needs, languages)
+    artifacts.atomically(step.folder / SURVEY, plan.to_json(found))
+    return {}
+
+
+def read_survey(run: Run) -> Survey:
+    """Return what `survey_chunks` has kept."""
+    return plan.from_json((run.folder / SURVEY).read_bytes())
+
+
+def surveyed_languages(run: Run) -> dict[str, str]:
+    """Return the language of each surveyed run's document that is not in English."""
+    found: dict[str, str] = json.loads((run.folder / SURVEY).read_bytes()).get("languages", {})
+    return found
+
+
+def ask_questions(run: Run, settings: Settings, generator: Generator, *, strategy: str, on_event: OnEvent) -> None:
+    """Chunks that were surveyed to `questions.parquet`; what is not delivered to `failures.parquet`."""
+    used = generate.read_prompts(settings.prompts)
+    asked = settings.questions
+    kinds = [kind for kind, its in KINDS.items() if its.version and kind in asked.kinds]
+    using = {
+        "generator": generator,
+        "attempts": settings.generator.attempts,
+        "prompts": [
+            *(used.answer_first, used.items, used.comparison, used.unanswerable, used.span),
+            *(getattr(used, kind) for kind in kinds),
+        ],
+        "openings": prompts.load_text("openings.yaml", settings.prompts),
+        **{f"{kind}s": KINDS[kind].version for kind in kinds},
+        **({"items": items.VERSION} if strategy == "items" else {}),
+        **({"languages": VERSION, "wording": used.language} if surveyed_languages(run) else {}),
+        **(records_told(run) if plan.needed(strategy, asked.kinds) else {}),
+        **asked.model_dump(mode="json", include={"per_chunk", "limit", "kinds"}),
+    }
+    former = [asked.way, *(["answer_first"] if asked.way == "auto" and strategy == "rules_first" else [])]
+    line = run.make(
+        "questions",
+        _ask,
+        version=3,
+        outputs=["questions.parquet", "failures.parquet"],
+        inputs=["chunks.parquet", SURVEY],
+        using={**using, "way": strategy, **({"by_rule": by_rule.VERSION} if strategy.startswith("rules") else {})},
+        formerly=[(3, {**using, "way": way}) for way in former],
+        beside={
+            "used": used,
+            "model": settings.generator.model,
+            "embedder": settings.index.embedder,
+            "on_event": on_event,
+        },
+    )
+    if not line["artifacts"]["questions.parquet"]["rows"] and not asked.qa:
+        came = [f"{row['message']}: {row['reply'][:200]!r}" for row in run.read("failures.parquet").head(3).to_dicts()]
+        raise RaftError(
+            "The generator wrote no usable question." if came else "Nothing in the corpus can be asked for.",
+            where="; ".join([*came, *line["notes"].get("left_out", [])])
+            or "no sentence states a number, date, name or code",
+            hint=f"raft show {typed(run.folder)} failures"
+            if came
+            else "try a capable model: --generator openai/gpt-4o-mini",
+        )
+
+
+def _ask(
+    step: Step,
+    *,
+    generator: Generator,
+    way: str,
+    kinds: Sequence[str],
+    per_chunk: float,
+    limit: int | None,
+    used: Prompts,
+    model: str,
+    embedder: str,
+    on_event: OnEvent,
+    **_: Any,
+) -> Mapping[str, Output]:
+    failures: list[dict[str, Any]] = []
+    known = read_survey(step.run)
+    missing = plan.left_out(way, kinds, known, embedder)
+    step.stats.update({"left_out": missing} if missing else {})
+
+    def failed() -> Iterator[pl.DataFrame]:  # it is read after the questions: only then is the list complete
+        step.stats["failures"] = dict(Counter(row["kind"] for row in failures))
+        yield tables.frame(tables.FAILURES, failures)
+
+    frames = generate.ask(
+        step.run.stream("chunks.parquet"),
+        known,
+        generator,
+        used,
+        strategy=way,
+        kinds=kinds,
+        per_chunk=per_chunk,
+        limit=limit,
+        model=model,
+        failures=failures,
+        planned=lambda count: on_event("planned", {"questions": count, "left_out": missing}),
+    )
+    questions = tallied(frames, partial(count_questions, step.stats))
+    return {"questions.parquet": questions, "failures.parquet": failed()}

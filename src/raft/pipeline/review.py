@@ -1,0 +1,257 @@
+"""What people have said of a run's rows: which rows they are shown, and what their verdicts say of all."""
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import combinations
+from typing import Any
+
+import polars as pl
+
+from raft.curation import clean, decisions
+from raft.curation.decisions import APPROVED, DIFFER, Decision, Said
+from raft.evaluation.metrics import win_rate
+from raft.pipeline.pairs import asked_in
+from raft.settings import Settings
+from raft.store.run import Run
+from raft.text import overlap
+from raft.text.values import Fact, fact_values, facts
+
+LISTS = ("sample", "suspicious", "dropped", "evaluation")
+"""A sample of what the rules keep, the most suspicious others, some that they drop, and what is measured with."""
+_LOOKED_AT = 5_000
+"""Rows that suspicious ones are looked for among."""
+_MOST_EVALUATION = 200
+Row = dict[str, Any]
+
+
+def said(run: Run, settings: Settings) -> tuple[Said, list[str], int]:
+    """Return what holds of the run's questions by its own decisions and those of `settings.decisions`.
+
+    Also what to tell of the files (a line that was cut off), and how many decisions are of rows that are no more.
+
+    Raises:
+        UsageError: a file cannot be read, or a line of it is no decision.
+    """
+    own = run.folder / decisions.FILE
+    paths = {path.resolve(): path for path in [settings.decisions, own if own.is_file() else None] if path is not None}
+    lines: list[Decision] = []
+    remarks = []
+    for path in paths.values():
+        found, torn = decisions.read(path)
+        lines += found
+        remarks += [f"the last line of {path} was cut off, and is left out"] if torn else []
+    if not lines:
+        return {}, remarks, 0
+    names = pl.Series([*{one.question_id for one in lines}], dtype=pl.String)
+    columns = ["question_id", "question", "answer"]
+    known = pl.concat(
+        part.filter(pl.col("question_id").is_in(names.implode()))
+        for table in asked_in(settings)
+        for part in run.stream(table, columns)
+    )
+    current = decisions.said(lines, known)
+    gone = {(one.question_id, one.digest) for one in lines} - {
+        (row[0], decisions.digest_of(row[1] or "", row[2] or "")) for row in known.iter_rows()
+    }
+    return current, remarks, len(gone)
+
+
+def by_rules(cleaned: Iterable[Row], found: Said) -> tuple[list[str], list[str]]:
+    """Return the ids of rows (question_id, reason) that the rules alone keep, and of those they drop."""
+    kept: list[str] = []
+    dropped: list[str] = []
+    for row in cleaned:
+        own = next(iter(found.get(row["question_id"], {}).values()), None)
+        reason = own.was if own else row["reason"]
+        (kept if reason in (None, clean.REJECTED) else dropped).append(row["question_id"])
+    return kept, dropped
+
+
+def drawn(names: Iterable[str], seed: int) -> list[str]:
+    """Return question ids in the order of a draw by the seed: as many as one likes from its start are a sample."""
+    return sorted(names, key=lambda name: hashlib.sha256(f"review:{seed}:{name}".encode()).digest())
+
+
+def figures(run: Run, settings: Settings) -> dict[str, Any]:
+    """Return what people's verdicts say of a run's rows, as JSON values; `text` is that in words, line by line.
+
+    `rows` are those that the rules keep, `seen` those that anybody has judged. Of the `sample` so many are `seen`, and
+    `wrong` (rejected or edited); the share of all is between `low` and `high` in 95 of 100 samples. `dropped` says the
+    same of what the rules dropped. `agreement` is that of pairs of reviewers on rows that both judged, as a share and
+    as kappa.
+
+    Raises:
+        UsageError: as `said`.
+
+    References:
+        Wilson: Probable inference, the law of succession, and statistical inference. JASA 22(158), 1927.
+        Cohen: A coefficient of agreement for nominal scales. Educational and Psychological Measurement 20(1), 1960.
+    """
+    found, remarks, gone = said(run, settings)
+    if not found:  # nothing has to be read for it
+        splits = run.manifest["steps"].get("cleaned", {}).get("notes", {}).get("splits", {})
+        rows = sum(count for name, count in splits.items() if name != "user")
+        return _worded({"rows": rows, "seen": 0, "remarks": remarks, "gone": gone})
+    parts = run.stream("cleaned.parquet", ["question_id", "reason"])
+    kept, dropped = by_rules((row for part in parts for row in part.iter_rows(named=True)), found)
+    final = {name: decisions.settled(own) for name, own in found.items()}
+    verdicts = Counter(one.verdict for one in final.values())
+    facts_ = {
+        "rows": len(kept),
+        "seen": len(final),
+        **{name: verdicts[name] for name in (APPROVED, decisions.EDITED, decisions.REJECTED)},
+        "differ": sorted(name for name, one in final.items() if one.reason == DIFFER),
+        "sample": _estimate(drawn(kept, settings.seed), found, final, "sample"),
+        "dropped": _estimate(drawn(dropped, settings.seed), found, final, "dropped"),
+        "agreement": _agreement(found),
+        "reviewers": dict(Counter(who for own in found.values() for who in own)),
+        "remarks": remarks,
+        "gone": gone,
+    }
+    return _worded(facts_)
+
+
+def _estimate(order: Sequence[str], found: Said, final: Mapping[str, Decision], name: str) -> dict[str, Any] | None:
+    """Return the share of rows that are wrong, by those judged up to the last one that was shown in the list."""
+    places = [place for place, one in enumerate(order) if any(d.shown == name for d in found.get(one, {}).values())]
+    passed = order[: max(places, default=-1) + 1]
+    seen = [one for one in passed if one in final]
+    wrong = sum(final[one].verdict != APPROVED for one in seen)
+    interval = win_rate(wrong, len(seen) - wrong, 0)
+    if interval is None:
+        return None
+    ends = (interval.low, interval.high) if len(seen) < len(order) else (interval.value, interval.value)
+    return {
+        **{"seen": len(seen), "wrong": wrong, "of": len(order), "passed_over": len(passed) - len(seen)},
+        **{"low": ends[0], "high": ends[1]},
+    }
+
+
+def _agreement(found: Said) -> dict[str, Any] | None:
+    pairs = [
+        (own[one].verdict == APPROVED, own[two].verdict == APPROVED)
+        for own in found.values()
+        for one, two in combinations(sorted(own), 2)
+    ]
+    if not pairs:
+        return None
+    same = sum(one == two for one, two in pairs) / len(pairs)
+    first, second = (sum(pair[place] for pair in pairs) / len(pairs) for place in (0, 1))
+    chance = first * second + (1 - first) * (1 - second)
+    kappa = None if chance == 1 else round((same - chance) / (1 - chance), 3)
+    return {"rows": len(pairs), "share": round(same, 4), "kappa": kappa}
+
+
+def _worded(found: dict[str, Any]) -> dict[str, Any]:
+    return {**found, "text": [*_words(found)]}
+
+
+def _words(found: Mapping[str, Any]) -> Iterable[str]:
+    sample, dropped, agreement = (found.get(name) for name in ("sample", "dropped", "agreement"))
+    if not found["seen"]:
+        yield f"nobody has judged one of {found['rows']:,} rows"
+    elif sample is None:
+        yield f"{found['seen']:,} rows were judged, and none of the sample: nothing can be said of all"
+    else:
+        share = _between(sample)
+        yield f"{sample['wrong']:,} of {sample['seen']:,} wrong: {share} percent of the {sample['of']:,} kept"
+    if sample and sample["passed_over"]:
+        yield f"{sample['passed_over']:,} of the sample were passed over: if they were the hard ones, it is more"
+    if dropped:
+        right = dropped["seen"] - dropped["wrong"]
+        yield f"of those that the rules dropped, {right:,} of {dropped['seen']:,} are right"
+    if agreement:
+        kappa = "" if agreement["kappa"] is None else f" (kappa {agreement['kappa']:.2f})"
+        yield f"reviewers agree on {100 * agreement['share']:.0f} percent of {agreement['rows']:,} rows{kappa}"
+    if found.get("differ"):
+        yield f"they differ on {len(found['differ']):,}, which count as rejected until they agree"
+    if found["gone"]:
+        yield f"{found['gone']:,} decisions are of rows that are no more, or are written otherwise now"
+    yield from found["remarks"]
+
+
+def _between(sample: Mapping[str, Any]) -> str:
+    low, high = (round(100 * sample[end]) for end in ("low", "high"))
+    return f"between {low} and {high}" if sample["seen"] < sample["of"] else f"{low}"
+
+
+def listed(rows: Mapping[str, Row], found: Said, *, size: int, seed: int) -> dict[str, list[str]]:
+    """Return the ids of the rows (of `tables.CLEANED`, by id) that each of `LISTS` shows, in its order.
+
+    `sample` has `size` rows; the suspicious ones are those others that `doubts` has most against.
+    """
+    kept, dropped = (drawn(names, seed) for names in by_rules(rows.values(), found))
+    others = kept[size : size + _LOOKED_AT]
+    weights = {name: sum(weight for _, weight in doubts(rows[name])) for name in others}
+    measuring = [name for name in kept if (rows[name]["split"] or "").startswith("eval_")]
+    return {
+        "sample": kept[:size],
+        "suspicious": sorted((name for name in others if weights[name] >= 1), key=lambda one: -weights[one])[:size],
+        "dropped": dropped[: max(1, size // 2)],
+        "evaluation": measuring[:_MOST_EVALUATION],
+    }
+
+
+_BOUND = re.compile(
+    r"(?:\b(?:between|from|to|up to|at least|at most|within|(?:more|less|fewer|longer|later|earlier) than|over|under"
+    r"|above|below|until|after|before|by|maximum(?: of)?|minimum(?: of)?)|[-–—])\s*$",
+    re.IGNORECASE,
+)
+_QUALIFIED = re.compile(r"\W{0,3}((?:per|each|every|if|unless|except|when|only|for)\b[^.;]{0,40})", re.IGNORECASE)
+_RANGE = re.compile(r"\s*(?:-|–|—|to\b|and\b)\s*\d", re.IGNORECASE)
+
+
+def doubts(row: Mapping[str, Any]) -> list[tuple[str, float]]:
+    """Return what may be wrong with a row of `tables.CLEANED`, each in words and with its weight."""
+    question, answer, found = row["question"] or "", row["answer"] or "", list[tuple[str, float]]()
+    quote = " ".join(one["text"] or "" for one in row["quotes"])
+    place = quote.casefold().find(answer.casefold()) if answer else -1
+    mine = facts(answer)
+    if mine and place >= 0:
+        kind, before, after = mine[0].kind, quote[:place], quote[place + len(answer) :]
+        others = _others(mine[0], before, after)
+        if others:
+            found.append((f"another {kind} in the quote: {', '.join(others[:3])}", 1.0))
+        if kind in ("number", "date") and (bound := _BOUND.search(before)):
+            found.append((f"after “{bound[0].strip()}”: a bound, or the end of a range", 1.0))
+        elif kind in ("number", "date") and _RANGE.match(after):
+            found.append(("the beginning of a range", 1.0))
+        if (more := _QUALIFIED.match(after)) and more[1].split()[0].casefold() not in f"{question} {answer}".casefold():
+            found.append((f"goes on: “{more[1].strip()}”", 1.0))
+    scores = row["scores"] or {}
+    if (scores.get("golden_rank") or 1) > 1:
+        found.append((f"its chunk is found at place {scores['golden_rank']}", 0.5))
+    if scores.get("judge") is not None and scores["judge"] < 1:
+        found.append((f"the judge's mark is {scores['judge']:.2f}", 1.0 - scores["judge"]))
+    if row["original_quotes"]:
+        found.append(("the quote came otherwise than it stands", 0.5))
+    if quote and (shared := overlap(question, quote)) < 0.5:
+        found.append(("the question has few words of the quote", 1.0 - shared))
+    return found
+
+
+def _others(mine: Fact, *texts: str) -> list[str]:
+    """Return facts of texts that are of one kind with a fact; numbers are where they count the same."""
+    alike = (one.text for text in texts for one in facts(text) if one.kind == mine.kind and _unit(one) == _unit(mine))
+    return list(dict.fromkeys(alike))
+
+
+def _unit(fact: Fact) -> str:
+    return next((value.unit for value in fact_values(fact.text)), "") if fact.kind == "number" else ""
+
+
+def evaluation_lines(rows: Iterable[Row], found: Said, paths: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Return the evaluation questions that people approved, or wrote, as lines of a file for `--eval`."""
+    final = {name: decisions.settled(own) for name, own in found.items()}
+    lines = []
+    for row in rows:
+        one = final.get(row["question_id"])
+        if one is None or one.verdict == decisions.REJECTED or not (row["split"] or "").startswith("eval_"):
+            continue
+        text = {**row, **(one.edit or {})}
+        document = paths.get(row["doc_ids"][0]) if row["doc_ids"] else None
+        line = {"question": text["question"], "answers": [text["answer"]], "document": document, "kind": row["kind"]}
+        lines.append({name: value for name, value in line.items() if value is not None})
+    return lines

@@ -1,0 +1,430 @@
+"""Review: people judge rows on a page, their verdicts outlive kills and rebuilds, and say how many of all are wrong."""
+
+import http.client
+import json
+import os
+import queue
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from contextlib import contextmanager, suppress
+from urllib.parse import urlsplit
+
+import polars as pl
+import pytest
+from click.testing import CliRunner
+
+import raft
+from browser import Driven, needs_chromium
+from conftest import Fakes, write_corpus
+from raft.cli import main
+from raft.curation import decisions
+from raft.errors import RaftError, UsageError
+from raft.pipeline import review as reviewed
+from raft.pipeline.train import examples_digest
+
+SETTINGS = {"chunking.tokens": 60, "questions.per_chunk": 8, "generator.attempts": 2}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A finished build that no test writes to."""
+    home = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        Fakes().install(patch.setattr)
+        raft.build(write_corpus(home / "corpus"), out=home / "run", settings=SETTINGS)
+    return home
+
+
+@pytest.fixture
+def home(whole, tmp_path):
+    """A copy of the finished build, with its corpus."""
+    return shutil.copytree(whole, tmp_path / "home")
+
+
+class Page:
+    """The page of a review, as a program asks it."""
+
+    def __init__(self, address):
+        self.address, self.place = address, urlsplit(address)
+
+    def ask(self, what, sent=None, *, body=None, method=None, headers=None):
+        """Return status and text of the answer to a request."""
+        line = http.client.HTTPConnection(self.place.hostname, self.place.port, timeout=20)
+        body = json.dumps(sent) if sent is not None else body
+        usual = {"content-type": "application/json"} if body is not None else {}
+        path = what if what.startswith("/") else self.place.path + what
+        line.request(method or ("GET" if body is None else "POST"), path, body, {**usual, **(headers or {})})
+        answer = line.getresponse()
+        text = answer.read().decode()
+        line.close()
+        return answer.status, text
+
+    def told(self, what, sent=None):
+        """Return what is answered to a request that is understood."""
+        status, text = self.ask(what, sent)
+        assert status == 200, text
+        return json.loads(text)
+
+    def judge(self, name, verdict, shown="sample", **more):
+        """Judge a row."""
+        return self.told("decide", {"id": name, "verdict": verdict, "list": shown, **more})
+
+
+@contextmanager
+def opened(run, reviewer="Ada", **options):
+    """Serve the page of a review; what it said is in `said` when it is closed."""
+    heard, said = queue.Queue(), {}
+
+    def serve():
+        try:
+            said.update(raft.review(run, reviewer=reviewer, on_event=lambda _, facts: heard.put(facts), **options))
+        except BaseException as error:  # else the test would wait
+            heard.put(error)
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    facts = heard.get(timeout=60)
+    if isinstance(facts, BaseException):
+        raise facts
+    page = Page(facts["address"])
+    page.said, page.facts = said, facts
+    try:
+        yield page
+    finally:
+        with suppress(OSError):  # it may be done already
+            page.ask("done", {})
+        thread.join(20)
+        assert not thread.is_alive()
+
+
+def rebuild(home, fakes=None, **options):
+    """Build again, and return the run, what was asked, and which steps were made."""
+    fakes, events = fakes or Fakes(), []
+    with pytest.MonkeyPatch.context() as patch:
+        fakes.install(patch.setattr)
+        built = raft.build(
+            home / "corpus",
+            out=home / "run",
+            settings=SETTINGS,
+            on_event=lambda event, facts: events.append((event, facts.get("step"))),
+            **options,
+        )
+    return built, fakes.asked, [step for event, step in events if event == "made"]
+
+
+def test_verdicts_count_in_the_next_build_which_asks_no_model(home):
+    """What people rejected is dropped by that reason, what they wrote stands in the rows; nothing is generated anew."""
+    with opened(home / "run") as page:
+        good, bad, poor, *_ = page.told("state")["lists"]["sample"]
+        row = page.told(f"row?id={poor}")
+        page.judge(good, "approved")
+        page.judge(bad, "rejected", reason="garbled")
+        page.judge(poor, "edited", edit={"question": f"Say again: {row['question']}", "answer": row["answer"]})
+    assert page.said["text"][0].startswith("2 of 3 wrong: between ")
+    built, asked, made = rebuild(home)
+    assert asked == []
+    assert {"cleaned"} <= {*made} <= {"cleaned", "examples"}
+    rows = {one["question_id"]: one for one in built.cleaned.iter_rows(named=True)}
+    assert rows[good]["reason"] is None
+    assert (rows[bad]["reason"], rows[bad]["split"]) == ("rejected by a person", None)
+    assert rows[poor]["model"] == "human"
+    assert rows[poor]["question"] == f"Say again: {row['question']}"
+    assert bad not in built.examples["question_id"].to_list()
+    assert built.summary()["reviewed"]["seen"] == 3
+    assert built.summary()["reviewed"]["text"] == page.said["text"], "a rebuild does not change what was found"
+    assert rebuild(home)[2] == []
+
+
+def test_without_verdicts_no_step_is_made_again(home):
+    """An empty review, or one whose verdicts were all taken back, leaves each step as it was."""
+    with opened(home / "run") as page:
+        first = page.told("state")["lists"]["sample"][0]
+        page.judge(first, "rejected", reason="trivial")
+        assert page.told("undo", {})["id"] == first
+        assert page.told("undo", {})["id"] is None
+    assert rebuild(home)[2] == []
+
+
+def test_a_team_brings_its_file(home, tmp_path):
+    """`decisions=FILE` counts like the run's own, wherever it lies; a wrong file is refused before anything is read."""
+    with opened(home / "run") as page:
+        bad = page.told("state")["lists"]["sample"][0]
+        page.judge(bad, "rejected", reason="twice")
+    team = tmp_path / "team.jsonl"
+    (home / "run" / decisions.FILE).rename(team)
+    built, asked, _ = rebuild(home, decisions=team)
+    assert asked == []
+    assert dict(built.cleaned.select("question_id", "reason").iter_rows())[bad] == "rejected by a person"
+    assert built.reviewed()["seen"] == 1
+    team.write_text("{}\n", encoding="utf-8")
+    with pytest.raises(UsageError, match="no decision"):
+        rebuild(home, decisions=team)
+
+
+def test_two_reviewers_are_compared_and_neither_sees_the_other(home):
+    """Each judges for themselves; what they agree on is told, and where they differ the row is dropped."""
+    with opened(home / "run") as page:
+        names = page.told("state")["lists"]["sample"][:4]
+        for name in names:
+            page.judge(name, "approved")
+    with opened(home / "run", "Bo") as page:
+        assert page.told("state")["mine"] == {}
+        assert page.told(f"row?id={names[0]}")["mine"] is None
+        for name in names[:3]:
+            page.judge(name, "approved")
+        page.judge(names[3], "rejected", reason="trivial")
+    assert page.said["agreement"]["share"] == 0.75
+    assert page.said["differ"] == names[3:]
+    assert page.said["reviewers"] == {"Ada": 4, "Bo": 4}
+    assert any("agree on 75 percent of 4 rows" in line for line in page.said["text"])
+    built, _, _ = rebuild(home)
+    assert dict(built.cleaned.select("question_id", "reason").iter_rows())[names[3]] == "rejected by a person"
+
+
+def test_the_share_of_wrong_rows_is_told_by_the_sample_alone(home):
+    """Rows that were shown because they look wrong say nothing of the others; a draw does, with its interval."""
+    with opened(home / "run", sample=10) as page:
+        lists = page.told("state")["lists"]
+        assert not {*lists["sample"]} & {*lists["suspicious"]}
+        for name in lists["suspicious"][:3]:
+            state = page.judge(name, "rejected", "suspicious", reason="wrong answer")
+        assert "nothing can be said of all" in state["said"][0]
+        for name in lists["sample"]:
+            state = page.judge(name, "approved")
+    assert state["said"][0] == "0 of 10 wrong: between 0 and 28 percent of the 38 kept"
+
+
+def test_a_row_that_was_judged_as_suspicious_counts_when_the_sample_comes_to_it(home):
+    """A larger sample takes in rows that were judged before: else the wrong ones would be missing in it."""
+    with opened(home / "run", sample=2) as page:
+        suspect = page.told("state")["lists"]["suspicious"][0]
+        page.judge(suspect, "rejected", "suspicious", reason="wrong answer")
+    with opened(home / "run", sample=38) as page:
+        for name in page.told("state")["lists"]["sample"]:
+            if name != suspect:
+                state = page.judge(name, "approved")
+    assert state["said"][0] == "1 of 38 wrong: 3 percent of the 38 kept"
+
+
+def test_approved_evaluation_questions_become_a_file_to_measure_with(home, tmp_path):
+    """What experts signed is written as `--eval` takes it, and only that; where there is nothing that is said."""
+    file = tmp_path / "signed.jsonl"
+    with pytest.raises(UsageError, match="Nobody has approved"):
+        raft.review(home / "run", export=file)
+    with opened(home / "run") as page:
+        one, two, three, *_ = page.told("state")["lists"]["evaluation"]
+        text = page.told(f"row?id={two}")
+        page.judge(one, "approved", "evaluation")
+        edit = {"question": f"Say again: {text['question']}", "answer": text["answer"]}
+        page.judge(two, "edited", "evaluation", edit=edit)
+        page.judge(three, "rejected", "evaluation", reason="other")
+    told = CliRunner().invoke(main, ["review", str(home / "run"), "--export", str(file)])
+    assert told.exit_code == 0, told.output
+    assert "2 questions" in told.output and "--eval" in told.output
+    lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    assert edit["question"] in [line["question"] for line in lines]
+    built, _, _ = rebuild(home, eval=file)
+    assert built.evaluation.filter(split="user").height == 2
+
+
+def test_an_edit_that_the_documents_do_not_bear_is_not_taken(home):
+    """An answer or a quote that no golden chunk has is refused while its writer is there to mend it."""
+    with opened(home / "run") as page:
+        lists = page.told("state")["lists"]
+        name = next(one for one in lists["sample"] if page.told(f"row?id={one}")["kind"] == "number")
+        row = page.told(f"row?id={name}")
+        for edit in ({"answer": "4711 tonnes"}, {"quote": "No such sentence stands in any of these documents."}):
+            whole = {"question": row["question"], "answer": row["answer"], **edit}
+            sent = {"id": name, "verdict": "edited", "list": "sample", "edit": whole}
+            status, text = page.ask("decide", sent)
+            assert (status, "the build would drop it" in text) == (422, True)
+    assert not (home / "run" / decisions.FILE).exists()
+
+
+def test_the_quote_is_lit_up_in_its_source(home):
+    """A row's source is shown whole, with what stands around it, its quote bright and the answer in it brighter."""
+    with opened(home / "run") as page:
+        row = page.told(f"row?id={page.told('state')['lists']['sample'][0]}")
+    (source,) = row["sources"]
+    document = (home / "corpus" / source["document"]).read_text(encoding="utf-8")
+    text = "".join(piece for piece, _ in source["pieces"])
+    assert text.strip() in document
+    assert row["answer"] == "".join(piece for piece, level in source["pieces"] if level == 3)
+    assert row["quote"] == "".join(piece for piece, level in source["pieces"] if level >= 2)
+
+
+GOOD = {"verdict": "approved", "list": "sample"}
+SENT = [
+    ("a token that is wrong", "/wrong/state", {}, 404),
+    ("no token", "/", {}, 404),
+    ("a path above", "/../../etc/passwd", {}, 404),
+    ("a host elsewhere", "state", {"headers": {"host": "evil.example"}}, 421),
+    ("no host that is one", "state", {"headers": {"host": "[::1"}}, 421),
+    ("another page", "decide", {"body": "{}", "headers": {"origin": "http://evil.example"}}, 403),
+    ("a form", "decide", {"body": "id=1", "headers": {"content-type": "application/x-www-form-urlencoded"}}, 415),
+    ("no JSON", "decide", {"body": "{"}, 400),
+    ("deep JSON", "decide", {"body": "[" * 60_000}, 400),
+    ("no object", "decide", {"body": "[1]"}, 400),
+    ("no UTF-8", "decide", {"body": b"\xff\xfe"}, 400),
+    ("too much", "decide", {"body": " " * 70_000}, 413),
+    ("another method", "state", {"method": "DELETE"}, 405),
+    ("a verdict by GET", "decide", {}, 404),
+    ("no row", "decide", {"sent": {**GOOD, "id": "x"}}, 404),
+    ("a row that is none", "decide", {"sent": {**GOOD, "id": {"$ne": 1}}}, 404),
+    ("no verdict", "decide", {"sent": {"id": "ROW", "verdict": "undone", "list": "sample"}}, 400),
+    ("no list", "decide", {"sent": {"id": "ROW", "verdict": "approved", "list": ["x"]}}, 400),
+    ("a verdict that is none", "decide", {"sent": {"id": "ROW", "verdict": {}, "list": "sample"}}, 400),
+    ("no reason", "decide", {"sent": {"id": "ROW", "verdict": "rejected", "list": "sample"}}, 400),
+    ("a reason of their own", "decide", {"sent": {**GOOD, "id": "ROW", "verdict": "rejected", "reason": "x"}}, 400),
+    ("a reason that is none", "decide", {"sent": {**GOOD, "id": "ROW", "verdict": "rejected", "reason": []}}, 400),
+    ("an edit without text", "decide", {"sent": {**GOOD, "id": "ROW", "verdict": "edited", "edit": {}}}, 400),
+    ("an edit that is none", "decide", {"sent": {**GOOD, "id": "ROW", "verdict": "edited", "edit": [1]}}, 400),
+]
+
+
+def test_what_is_not_of_the_page_is_answered_shortly_and_changes_nothing(home, caplog):
+    """Hostile requests get a short 4xx, never a traceback; the page goes on, and nothing is written."""
+    with opened(home / "run") as page:
+        first = page.told("state")["lists"]["sample"][0]
+        for name, what, given, expected in SENT:
+            sent = json.loads(json.dumps(given.get("sent")).replace('"ROW"', json.dumps(first)))
+            status, text = page.ask(what, sent, **{key: one for key, one in given.items() if key != "sent"})
+            assert status == expected, (name, status, text)
+            assert len(text) < 200 and "Traceback" not in text, name
+        for raw in (b"\0\1\2\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n", b"POST /x HTTP/1.1\r\nContent-Length: -5\r\n\r\n"):
+            with socket.create_connection((page.place.hostname, page.place.port), timeout=20) as line:
+                line.sendall(raw)
+                assert line.recv(4096).startswith(b"HTTP/1.1 4"), raw
+        assert page.told("state")["mine"] == {}
+    assert not (home / "run" / decisions.FILE).exists()
+    assert caplog.text == ""
+
+
+def test_the_page_runs_its_own_script_alone_and_asks_nobody_else(home):
+    """The policy allows one script by its digest and requests to this server; no browser keeps or frames the page."""
+    with opened(home / "run") as page:
+        line = http.client.HTTPConnection(page.place.hostname, page.place.port, timeout=20)
+        line.request("GET", page.place.path)
+        answer = line.getresponse()
+        html, headers = answer.read().decode(), dict(answer.getheaders())
+        line.close()
+    assert "default-src 'none'" in html and "connect-src 'self'" in html and "'sha256-" in html
+    assert "http://" not in html and "https://" not in html and " on" + "click" not in html
+    lowered = {name.lower(): value for name, value in headers.items()}
+    assert lowered["cache-control"] == "no-store"
+    assert lowered["referrer-policy"] == "no-referrer"
+    assert "frame-ancestors 'none'" in lowered["content-security-policy"]
+    assert page.place.hostname == "127.0.0.1"
+    assert len(page.place.path) > 30
+
+
+def test_a_kill_between_verdicts_loses_none(home):
+    """What was answered is on the disk: a review that is killed goes on where it was."""
+    command = [sys.executable, "-m", "raft", "review", str(home / "run"), "--reviewer", "Ada"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ) as process:
+        page = Page(process.stderr.readline().split()[2])
+        names = page.told("state")["lists"]["sample"][:3]
+        for name in names:
+            page.judge(name, "approved")
+        process.send_signal(signal.SIGKILL)
+    with opened(home / "run") as again:
+        assert again.told("state")["mine"] == dict.fromkeys(names, "approved")
+
+
+def test_a_training_says_what_people_found_or_that_nobody_looked(home):
+    """Before rows are learned from, it is said who has seen them, and how many of them may be wrong."""
+    told = CliRunner().invoke(main, ["train", str(home / "run"), "--backend", "none"])
+    assert "nobody has judged the rows" in told.stderr and "raft review" in told.stderr
+    with opened(home / "run") as page:
+        page.judge(page.told("state")["lists"]["sample"][0], "approved")
+    told = CliRunner().invoke(main, ["train", str(home / "run"), "--backend", "none"])
+    assert "1 of 38 rows were seen by a person" in told.stderr
+    assert "0 of 1 wrong: between 0 and 79 percent" in told.stderr
+
+
+def test_a_training_does_not_pass_over_an_edited_file(home):
+    """Whoever edits `train.jsonl` learns that no training reads it, and what to do; deleted, it is no matter."""
+    run = raft.load(home / "run")._run
+    digest = examples_digest(run)
+    file = home / "run" / "train.jsonl"
+    file.write_text(file.read_text(encoding="utf-8").replace("Orlin", "Marlin"), encoding="utf-8")
+    with pytest.raises(RaftError, match="not as the build made it") as caught:
+        examples_digest(run)
+    assert "raft review" in caught.value.hint
+    file.unlink()
+    assert examples_digest(run) == digest
+
+
+def test_a_row_that_may_be_wrong_is_shown_with_the_reason():
+    """Two figures of a kind, a range, a bound and a lost qualifier are what a reader should look at first."""
+    sentences = {
+        "58 euros": "The call-out fee is 65 euros and an hour costs 58 euros.",
+        "12 months": "Goods may be returned within 12 months.",
+        "15:30": "The office is open between 7:00 and 15:30.",
+        "2.25 days": "Staff earn 2.25 days per full month.",
+    }
+    words = ("another number in the quote: 65 euros", "after “within”", "another date", "goes on: “per full month”")
+    for (answer, text), expected in zip(sentences.items(), words, strict=True):
+        quote = {"chunk_id": "c", "start": 0, "end": len(text), "text": text}
+        row = {"question": "What is it?", "answer": answer, "quotes": [quote], "scores": None, "original_quotes": None}
+        assert any(expected in said for said, _ in reviewed.doubts(row)), answer
+    plain = {**row, "answer": "Staff", "quotes": [{**quote, "text": "Staff are paid."}], "question": "Who are paid?"}
+    assert reviewed.doubts(plain) == []
+
+
+@needs_chromium
+@pytest.mark.parametrize(("width", "height"), [(1280, 900), (390, 844)])
+def test_a_person_reviews_by_keyboard_alone(width, height, home, tmp_path):
+    """In a browser, wide or narrow: approve, reject with a reason, edit, undo, go back and on, other lists, done."""
+    place, element = "document.getElementById('place').textContent", "document.getElementById('{}')"
+    with opened(home / "run", sample=6) as page, Driven(page.address, tmp_path, width=width, height=height) as browser:
+        names = page.told("state")["lists"]["sample"]
+
+        def at(number):
+            idle = "document.body.dataset.busy === 'no'"
+            browser.until(f"{idle} && {place} === '{number} of 6' && !{element.format('row')}.hidden")
+
+        at(1)
+        assert browser.value("document.documentElement.scrollWidth") <= width
+        seen = """(() => { const box = document.getElementById('sources').getBoundingClientRect();
+            const lit = document.querySelector('mark').getBoundingClientRect();
+            return lit.top >= box.top && lit.bottom <= box.bottom; })()"""
+        assert browser.value(seen), "the quote is scrolled to"
+        browser.press("a")
+        at(2)
+        browser.press("r")
+        browser.until(f"!{element.format('reasons')}.hidden")
+        browser.press("6")
+        at(3)
+        browser.press("e")
+        browser.until("document.activeElement.id === 'new-question'")
+        browser.tell("Input.dispatchKeyEvent", type="keyDown", key="a", modifiers=2, commands=["selectAll"])
+        browser.write("Would <b>you</b> say that of the Delta pump, of all pumps?")
+        browser.press("Enter", control=True)
+        at(4)
+        browser.press("k")
+        at(3)
+        assert "<b>you</b>" in browser.value(f"{element.format('question')}.textContent")
+        browser.press("j")
+        at(4)
+        browser.press("a")
+        at(5)
+        browser.press("u")
+        at(4)
+        mine = page.told("state")["mine"]
+        assert mine == dict(zip(names, ("approved", "rejected", "edited"), strict=False))
+        browser.press("l")
+        browser.until(f"{element.format('list')}.value !== 'sample' && document.body.dataset.busy === 'no'")
+        for _ in range(30):
+            browser.press("Tab")
+            if browser.value("document.activeElement.id") == "done":
+                break
+        browser.press("Enter")
+        browser.until("document.querySelector('h1').textContent === 'Thank you'")
+        assert "2 of 3 wrong" in browser.value("document.body.textContent")
+    kept = pl.read_ndjson(home / "run" / decisions.FILE)
+    assert kept["verdict"].to_list() == ["approved", "rejected", "edited", "approved", "undone"]
