@@ -3,9 +3,9 @@
 RAFT_DATA=FOLDER python benchmarks/filters.py --out benchmarks/results/DATE-filters.md
 python benchmarks/filters.py --corpora example
 
-The pairs of each build (corpus, way of asking, generator) are cleaned as a build cleans them, by the rules as they stand
-now, with the embedder and the index of the embedded pipeline. Precision is the share of what is kept that is right,
-recall the share of what is right that is kept, both with Wilson's interval.
+The pairs of each build (corpus, way of asking, generator) are cleaned as a build cleans them, by the rules as they
+stand now, with the embedder and the index of the embedded pipeline. Precision is the share of what is kept that is
+right, recall the share of what is right that is kept, both with Wilson's interval.
 """
 
 import argparse
@@ -69,7 +69,9 @@ def cleaned(pairs: pl.DataFrame, corpus: str, embedder: Embedder) -> Iterator[Ro
     shape = {"tokens": TOKENS[corpus], "overlap": 0, "max_tokens": embedder.max_tokens}
     cut = pl.concat(chunk_documents([read], embedder.tokenizer, **shape))
     chunks = cut.join(read.select("doc_id", "path"), on="doc_id")
-    rules = {name: value for name, value in Cleaning().model_dump().items() if name in inspect.signature(clean).parameters}
+    rules = {
+        name: value for name, value in Cleaning().model_dump().items() if name in inspect.signature(clean).parameters
+    }
     with TemporaryDirectory() as work:
         indexes = Indexes(Path(work), embedder, hybrid=True, url=None, collection="chunks")
         indexes.sync(lambda: iter([cut]))
@@ -126,26 +128,32 @@ def auc(rows: Sequence[Row], name: str) -> tuple[int, float] | None:
 
 def report(rows: Sequence[Row]) -> Iterator[str]:
     """Yield the lines of the tables."""
+    ways = dict.fromkeys((row["way"], row["generator"]) for row in rows)
     groups: Mapping[str, Sequence[Row]] = {
         "all": rows,
         **{name: [row for row in rows if row["corpus"] == name] for name in CORPORA},
         **{
-            f"{way}, {generator.rpartition('/')[2]}": [row for row in rows if (row["way"], row["generator"]) == (way, generator)]
-            for way, generator in dict.fromkeys((row["way"], row["generator"]) for row in rows)
+            f"{way}, {model.rpartition('/')[2]}": [
+                row for row in rows if (row["way"], row["generator"]) == (way, model)
+            ]
+            for way, model in ways
         },
     }
     yield "| pairs | labelled | right | kept when made | precision | recall | kept now | precision | recall |"
     yield "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
     for name, part in groups.items():
         if part:
-            cells = f"{len(part)} | {share(right(part), len(part))} | {measured(part, 'reason')} | {measured(part, 'now')}"
+            cells = (
+                f"{len(part)} | {share(right(part), len(part))} | {measured(part, 'reason')} | {measured(part, 'now')}"
+            )
             yield f"| {name} | {cells} |"
     yield "\n| rule, in the order of the cascade | drops | of these rightly | of all that is right, lost | drops of each label |"
     yield "| --- | ---: | ---: | ---: | --- |"
     for reason, _ in Counter(row["now"] for row in rows if row["now"]).most_common():
         part = [row for row in rows if row["now"] == reason]
         labels = ", ".join(f"{name} {count}" for name, count in Counter(row["label"] for row in part).most_common())
-        yield f"| {reason} | {len(part)} | {share(len(part) - right(part), len(part))} | {share(right(part), right(rows))} | {labels} |"
+        cells = [share(len(part) - right(part), len(part)), share(right(part), right(rows)), labels]
+        yield f"| {reason} | {len(part)} | {' | '.join(cells)} |"
     yield "\n| label | pairs | kept when made | kept now |\n| --- | ---: | ---: | ---: |"
     for label, count in Counter(row["label"] for row in rows).most_common():
         kept = [sum(row["label"] == label and row[column] is None for row in rows) for column in ("reason", "now")]

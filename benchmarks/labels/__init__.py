@@ -1,16 +1,15 @@
 """Generated pairs that a person has labelled, to measure filters with; `RUBRIC.md` says how.
 
 `pairs.jsonl` holds a pair a line: who asked what in which way, the pipeline's reason for dropping it (null: kept), and
-the label. Passage and quote are no part of it: they are offsets into the document's text as raft reads it, with digests,
-and `load` finds them again, in `examples/handbook` or in `$RAFT_DATA`. `second.jsonl` holds labels of a second reader,
-who saw none of that.
+the label. Passage and quote are no part of it: they are offsets into the document's text as raft reads it, with
+digests, and `load` finds them again, in `examples/handbook` or in `$RAFT_DATA`. `second.jsonl` holds the labels of a
+second reader, who saw neither these labels nor the reasons. `benchmarks/` must be on the path.
 """
 
 import hashlib
 import json
 import random
 import shutil
-import sys
 from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
@@ -19,11 +18,9 @@ from typing import Any
 
 import polars as pl
 
+from data import data_file
 from raft.corpus.documents import find_sources, read_documents
 from raft.errors import RaftError
-
-sys.path.append(str(Path(__file__).parents[1]))
-from data import data_file  # noqa: E402  the folder of the benchmarks is no package
 
 HERE = Path(__file__).parent
 PAIRS, SECOND = HERE / "pairs.jsonl", HERE / "second.jsonl"
@@ -58,8 +55,8 @@ def corpus(name: str, work: Path) -> Path:
         prepare(work)
         return work / "corpus" / "seen"
     whole = data_file("kb_18f_handbook/SOURCE.txt").parent
-    sized = (path for path in (whole / "pages").rglob("*.md") if 2_500 <= path.stat().st_size <= 14_000)  # noqa: PLR2004
-    for page in random.Random("18f").sample(sorted(path.relative_to(whole).as_posix() for path in sized), 28):  # noqa: S311
+    sized = (path for path in (whole / "pages").rglob("*.md") if 2_500 <= path.stat().st_size <= 14_000)
+    for page in random.Random("18f").sample(sorted(path.relative_to(whole).as_posix() for path in sized), 28):
         copy = work / page
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(whole / page, copy)
@@ -139,7 +136,7 @@ def read(file: Path) -> list[dict[str, Any]]:
 def agreement(first: Iterable[str], second: Iterable[str]) -> tuple[float, float]:
     """Return the share of pairs with one label of two readers, and Cohen's kappa: how far that is above chance.
 
-    Kappa is 1 where both always agree, 0 where they agree as often as two who label at random, each with the own shares.
+    Kappa is 1 where both always agree, 0 where they agree as often as two who label at random with the same shares.
 
     Raises:
         ValueError: there are no labels, or not as many of one reader as of the other.
