@@ -147,7 +147,7 @@ def report(rows: Sequence[Row]) -> Iterator[str]:
                 f"{len(part)} | {share(right(part), len(part))} | {measured(part, 'reason')} | {measured(part, 'now')}"
             )
             yield f"| {name} | {cells} |"
-    yield "\n| rule, in the order of the cascade | drops | of these rightly | of all that is right, lost | drops of each label |"
+    yield "\n| rule | drops | of these rightly | of all that is right, lost | drops of each label |"
     yield "| --- | ---: | ---: | ---: | --- |"
     for reason, _ in Counter(row["now"] for row in rows if row["now"]).most_common():
         part = [row for row in rows if row["now"] == reason]
