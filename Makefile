@@ -3,6 +3,8 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
+# Python compiles what it imports, which is a small part of what is installed.
+export PIP_COMPILE := 0
 
 UNSLOTH := 2026.10.9
 UNSLOTH_ALONE := $(CURDIR)/.unsloth/$(UNSLOTH)
