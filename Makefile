@@ -3,6 +3,10 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
+# Python compiles what it imports, which is a small part of what is installed.
+export PIP_COMPILE := 0
+# Tests have a process a core, and what they multiply a thread each.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal
 
 UNSLOTH := 2026.10.9
 UNSLOTH_ALONE := $(CURDIR)/.unsloth/$(UNSLOTH)
@@ -13,10 +17,10 @@ demo: $(READY)
 	$(BIN)/raft build examples/handbook --pipeline embedded --eval examples/questions.jsonl --out runs/demo
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 fast: $(READY)
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 lint: $(READY)
 	$(BIN)/ruff check .

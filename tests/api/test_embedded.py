@@ -24,8 +24,8 @@ LIMIT = 24
 BATCH = 8
 
 
-def command(out):
-    """Return the command that builds the example handbook."""
+def command(out, *others):
+    """Return the command that builds the example handbook, with other options."""
     run = "from raft.cli import main; main()"
     options = [
         "--limit",
@@ -36,6 +36,7 @@ def command(out):
         f"generator.batch={BATCH}",
         "--set",
         "generator.attempts=2",
+        *others,
     ]
     return [sys.executable, "-c", run, "build", *map(str, [EXAMPLES / "handbook", "--out", out, "--quiet", *options])]
 
@@ -46,16 +47,15 @@ def environment():
     return {**kept, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 
 
-def run(out):
+def run(out, *others):
     """Build the example handbook in a process of its own."""
     return subprocess.run(
-        command(out), check=False, capture_output=True, text=True, timeout=900, env=environment(), cwd=EXAMPLES
+        command(out, *others), check=False, capture_output=True, text=True, timeout=900, env=environment(), cwd=EXAMPLES
     )
 
 
-def replies(out):
-    """Return how many replies a run's ledger holds."""
-    path = out / "ledger.sqlite"
+def replies(path):
+    """Return how many replies a ledger holds."""
     if not path.exists():
         return 0
     try:
@@ -63,6 +63,14 @@ def replies(out):
             return ledger.execute("SELECT COUNT(*) FROM completions").fetchone()[0]
     except sqlite3.OperationalError:  # it is being made
         return 0
+
+
+def without_replies(ledger, path):
+    """Copy a ledger and forget its replies: with the copy nothing is embedded again, and everything is asked."""
+    with closing(sqlite3.connect(ledger)) as source, closing(sqlite3.connect(path)) as copy:
+        source.backup(copy)
+        copy.executescript("DELETE FROM completions; DELETE FROM calls; DELETE FROM runs")
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -136,9 +144,11 @@ def test_a_second_build_does_nothing(built):
 def test_a_build_that_is_killed_goes_on(built, tmp_path):
     """After `kill -9` while questions are written, the same command ends with the bytes of an undisturbed build."""
     one, _ = built
-    out = tmp_path / "run"
+    out, whole = tmp_path / "run", one.folder / "ledger.sqlite"
+    ledger = without_replies(whole, tmp_path / "ledger.sqlite")
+    shared = ["--set", f"ledger={ledger}"]
     with subprocess.Popen(
-        command(out),
+        command(out, *shared),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         env=environment(),
@@ -147,18 +157,18 @@ def test_a_build_that_is_killed_goes_on(built, tmp_path):
     ) as process:
         try:
             for _ in range(6000):
-                if replies(out) >= BATCH or process.poll() is not None:
+                if replies(ledger) >= BATCH or process.poll() is not None:
                     break
                 time.sleep(0.05)
         finally:
             os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL
-    kept = replies(out)
+    kept = replies(ledger)
     assert kept >= BATCH
     assert not (out / "questions.parquet").exists()
-    done = run(out)
+    done = run(out, *shared)
     assert done.returncode == 0, done.stderr
     assert tables_of(out) == tables_of(one.folder)
     asked = raft.load(out).manifest["steps"]["questions"]
     assert asked["replayed"] == kept
-    assert replies(out) == replies(one.folder)
+    assert replies(ledger) == replies(whole)

@@ -11,7 +11,7 @@ from raft.corpus.documents import find_sources, read_documents
 from raft.corpus.readers import read
 
 HEAVY = 20_000
-"""Bytes of a file from which on it is left out where a whole build goes over all."""
+"""Bytes of a file from which on it is left out where a whole build goes over all: each was read before."""
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ def test_a_build_goes_over_all_of_them(hostile, tmp_path, monkeypatch):
     among.mkdir()
     for path in hostile[0].iterdir():
         light = path.is_symlink() or not path.is_file() or path.stat().st_size < HEAVY
-        if light and path.name not in {"paragraphs.docx", "tables.docx"}:
+        if light and path.name not in {"paragraphs.docx", "tables.docx", "itself-drawn.pdf"}:
             path.rename(among / path.name)
     corpus = write_corpus(tmp_path / "docs")
     Fakes().install(monkeypatch.setattr)
