@@ -115,7 +115,8 @@ def judged(
     said = None
     if aligned and len(aligned) == 1 and traits(row["kind"]).exact and row["model"] != HUMAN:
         chunk = texts[aligned[0]["chunk_id"]]
-        said = figures.Said(question, answer, aligned[0]["text"], chunk["heading"], chunk["text"], language)
+        quote, led = figures.sentence_of(aligned[0]["text"], answer), (row["prompt"] or "").startswith("answer_first@")
+        said = figures.Said(question, answer, quote, chunk["heading"], chunk["text"], language, led)
         answer = figures.completed(said)
         said = said._replace(answer=answer)
     candidate = Candidate(row["kind"], question, answer, bool(aligned), source, language=language, said=said, **limits)

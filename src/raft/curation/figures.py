@@ -12,7 +12,7 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
 
-from raft.text import content_words
+from raft.text import content_words, sentences
 from raft.text.grammar import Grammar
 from raft.text.languages import EN, Language, stems
 from raft.text.values import Fact, covers, fact_values, facts, figures
@@ -27,9 +27,11 @@ _CLOCK = re.compile(r"\d:\d\d|\d ?[ap]\.?m", re.IGNORECASE)
 
 
 class Said(NamedTuple):
-    """A question with the answer and the one quote that it comes with.
+    """A question with the answer and the one sentence of its quote that holds it.
 
-    `heading` is what the quote stands below, `passage` all of its chunk; `language` is the question's.
+    `heading` is what the quote stands below, `passage` all of its chunk; `language` is the question's. `led`: a small
+    model was given the sentence and the answer, and had the question's opening to complete; people, and models that
+    choose what to ask, use other words than the sentence and are right.
     """
 
     question: str
@@ -38,6 +40,7 @@ class Said(NamedTuple):
     heading: str
     passage: str
     language: Language = EN
+    led: bool = True
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,11 @@ class Stated:
     def after(self) -> str:
         """Return what stands behind the answer."""
         return self.quote[self.end :]
+
+
+def sentence_of(quote: str, answer: str) -> str:
+    """Return the first sentence of a quote that holds the answer; the quote, where none does."""
+    return next((quote[start:end] for start, end in sentences(quote) if answer in quote[start:end]), quote)
 
 
 @lru_cache(maxsize=4096)
@@ -198,7 +206,9 @@ def another_figure(said: Said) -> bool:
     """Tell whether the quote has another figure of the answer's kind that the question is as near to as to the answer.
 
     Each figure has the words around it, up to the comma, "and" or "or" that parts it from the next; the question is
-    nearer to the one of whose words, or words behind it, it has the greater share.
+    nearer to the one of whose words, or words behind it, it has the greater share. Where nobody led it, only a question
+    that is nearer to the other one in both is told: of people's questions (XQuAD) the stricter bound would drop 2 to 5
+    in a hundred.
     """
     found, grammar = stated(said.answer, said.quote), said.language.grammar
     if found is None or not found.others or _of_row(said):
@@ -215,6 +225,8 @@ def another_figure(said: Said) -> bool:
     ends = (grammar and _ends(found, grammar)) or ()
     rivals = [one for one in found.others if one not in ends and fact_values(one.text) != fact_values(found.fact.text)]
     whole, behind = fits[found.fact]
+    if not said.led:
+        return any(fits[one][0] > whole and fits[one][1] >= behind for one in rivals)
     return any(fits[one][0] >= whole or fits[one][1] >= max(behind, 0.01) for one in rivals)
 
 
@@ -274,6 +286,8 @@ def unsaid(said: Said) -> bool:
     place ("can an accident occur"), asks for something else. A share of such words alone tells nothing: it drops a
     third of people's questions (XQuAD), and none that this does not.
     """
+    if not said.led:
+        return False
     told = f"{said.heading} {said.answer} {said.passage}"
     if not covers(figures(f"{said.heading} {said.passage} {said.answer}"), figures(said.question)):
         return True
