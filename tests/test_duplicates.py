@@ -15,6 +15,7 @@ APART = [
     ("What is paid for one night away?", "What is paid for two nights away?"),
     ("What is due after the first reminder?", "What is due after the second reminder?"),
     ("Which parcels are returned?", "Which parcels are not returned?"),
+    ("How far is it from Moss to Halden?", "How far is it from Halden to Moss?"),
     ("Who may enter the hall before noon?", "Who may enter the hall after noon?"),
     ("How much is charged with an appointment?", "How much is charged without an appointment?"),
     ("How heavy is the Quillon 2?", "How heavy is the Quillon 3?"),
@@ -24,6 +25,7 @@ TOGETHER = [
     ("Who goes from the depot to the harbour?", "Who goes to the harbour from the depot?"),
     ("Who leaves in spring with the team by bus?", "Who leaves by bus with the team in spring?"),
     ("At 60 bar, which pressure does the pump reach?", "Which pressure does the pump reach at 60 bar?"),
+    ("In Halden, what did the firm build in 1998?", "In 1998, what did the firm build in Halden?"),
     ("When was the office opened by Orlin?", "When did Orlin open the office?"),
     ("What is the restocking fee?", "what is the restocking  fee ?"),
 ]

@@ -107,15 +107,17 @@ def _exchanged(left: list[str], right: list[str]) -> bool:
     """Tell whether two parts have changed places around words that do not just join them."""
     if left == right or len(left) != len(right) or sorted(left) != sorted(right):
         return False
+    before = ""
     while left[0] == right[0]:
-        left, right = left[1:], right[1:]
+        before, left, right = left[0], left[1:], right[1:]
     while left[-1] == right[-1]:
         left, right = left[:-1], right[:-1]
     for size in range(1, len(left) - 1):
         for its in range(1, len(left) - size):
             between = left[size : len(left) - its]
             moved = right == [*left[len(left) - its :], *between, *left[:size]]
-            if moved and not _JOINING.issuperset(between) and not {left[0], right[0]} <= _ROLES:
+            alike = before in _ROLES and between[-1:] == [before]  # "in Moss … in 1998": only their order is another
+            if moved and not alike and not _JOINING.issuperset(between) and not {left[0], right[0]} <= _ROLES:
                 return True
     return False
 

@@ -44,6 +44,16 @@ def test_a_choice_is_the_same_in_any_order_and_grows(rows, keep, luck):
 
 
 @given(ROWS, st.integers(1, 25))
+def test_what_people_approved_is_chosen_first(rows, keep):
+    """No row that a person approved is left out while another one is kept."""
+    kept = [one["question_id"] for one in rows if one["reason"] is None]
+    approved = {*kept[::3]}
+    found = choose(tables.frame(tables.CLEANED, rows), HEADINGS, keep, seed=0, first=approved)
+    chosen_ = set(found.filter(pl.col("reason").is_null())["question_id"])
+    assert len(approved & chosen_) == min(keep, len(approved))
+
+
+@given(ROWS, st.integers(1, 25))
 def test_a_choice_covers_documents_and_sections_first(rows, keep):
     """No document has two more than one that has questions left over, nor has a section within its document."""
     found = chosen(rows, keep)

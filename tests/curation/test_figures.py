@@ -110,11 +110,22 @@ def test_an_answer_of_another_type_is_told(question, answer, wrong):
         ("How heavy is the anchor?", "40 kg", "The anchor weighs 40 kg.", False),
         ("What percentage of the fee does a club pay?", "20 percent", "A club pays 20 percent of the rent.", True),
         ("What percentage of the rent does a club pay?", "20 percent", "A club pays 20 percent of the rent.", False),
+        ("What share of the crew lives ashore?", "40 percent", "40 percent of all hands live on land.", False),
     ],
 )
 def test_a_question_says_what_its_quote_says(question, answer, quote, wrong):
     """A question has no figure that its passage lacks, nor a word of its own for the one that its figure is said of."""
     assert unsaid(said(question, answer, quote)) == wrong
+
+
+def test_people_may_use_other_words_than_the_sentence():
+    """What a small model was led to is held to its sentence's words; what people ask, or larger models, is not."""
+    led = said("Within how many days can a leak occur?", "3 days", "A leak must be reported within 3 days.")
+    assert unsaid(led) and not unsaid(led._replace(led=False))
+    near_to_both = said("What does the ferry charge for each bicycle and each car?", "12 euros", FEES)
+    assert another_figure(near_to_both) and not another_figure(near_to_both._replace(led=False))
+    other = said("How many euros does the ferry charge for each car?", "12 euros", FEES)
+    assert another_figure(other) and another_figure(other._replace(led=False))
 
 
 SENTENCES = [FEES, CREW, PUMP, "A guest may moor for up to 9 nights.", "The anchor weighs 40 kg."]

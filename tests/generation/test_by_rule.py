@@ -51,6 +51,8 @@ MADE = [
         "A new member pays an entry fee of 40 euros within the first month, which covers the key.",
         [("What entry fee does a new member pay within the first month?", "40 euros")],
     ),
+    ("You must keep the key for 9 days.", [("For how many days must you keep the key?", "9 days")]),
+    ("Skippers use 3 kinds of rope in the bay.", [("How many kinds of rope do skippers use in the bay?", "3")]),
 ]  # fmt: skip
 REFUSED = [
     "It is held for 9 days after the last missed payment of the owner.",
@@ -64,6 +66,7 @@ REFUSED = [
     "Two lines of the harbour railway have 760 mm narrow gauge rails.",
     "The Sula carries 40 sacks of flour and 12 barrels.",
     "Spare sails ordered before 14:00 on a working day leave the loft on the same day.",
+    "Owners must register boats by 1 March of the year.",
     "Unless the owner pays within 9 days, the boat is sold by the harbour.",
 ]
 

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from typing import Any
 
 import polars as pl
@@ -15,12 +15,15 @@ _FIRST = 5
 Row = Mapping[str, Any]
 
 
-def choose(cleaned: pl.DataFrame, headings: Mapping[str, str], keep: int, *, seed: int) -> pl.DataFrame:
+def choose(
+    cleaned: pl.DataFrame, headings: Mapping[str, str], keep: int, *, seed: int, first: Container[str] = ()
+) -> pl.DataFrame:
     """Return all rows of `tables.CLEANED`; of the kept ones all but `keep` get the reason "not chosen".
 
     The chosen are what a greedy choice takes that prefers documents with the fewest chosen questions, in one of those
     the section with the fewest, and there the kind with the fewest; ties by a hash of (seed, question_id). What is
-    chosen does not depend on the rows' order, and a larger `keep` only adds to it. `headings` are by chunk_id.
+    chosen does not depend on the rows' order, and a larger `keep` only adds to it. `headings` are by chunk_id; `first`
+    are the ids of rows that people approved, which come before all others.
     """
     kept = [row for row in cleaned.iter_rows(named=True) if row["reason"] is None]
     ranks = {row["question_id"]: _tie(seed, row["question_id"]) for row in kept}
@@ -38,6 +41,7 @@ def choose(cleaned: pl.DataFrame, headings: Mapping[str, str], keep: int, *, see
             places[row["question_id"]] = seen[name := repr(part(row))]
             seen[name] += 1
         order = sorted(order, key=lambda row: (places[row["question_id"]], ranks[row["question_id"]]))
+    order = sorted(order, key=lambda row: row["question_id"] not in first)
     left = [row["question_id"] for row in order[keep:]]
     reason = pl.when(pl.col("question_id").is_in(left)).then(pl.lit(NOT_CHOSEN)).otherwise(pl.col("reason"))
     return cleaned.with_columns(reason=reason)

@@ -303,7 +303,7 @@ def unsaid(said: Said) -> bool:
         return False
     before = [stemmed(word, said.language) for word in found.before.split()]
     governing = next((one for one in reversed(before) if one), frozenset[str]())
-    return not governing & words
+    return bool(governing) and not governing & words
 
 
 def _of_row(said: Said) -> bool:

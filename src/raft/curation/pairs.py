@@ -29,7 +29,18 @@ from raft.text.values import covers, fact_values
 
 NAMES = {
     "question": ("question", "q", "questions", "query", "prompt", "instruction", "input", "user", "frage", "pregunta"),
-    "answer": ("answer", "a", "answers", "response", "reply", "output", "completion", "solution", "antwort"),
+    "answer": (
+        "answer",
+        "a",
+        "answers",
+        "response",
+        "reply",
+        "output",
+        "completion",
+        "solution",
+        "antwort",
+        "respuesta",
+    ),
     "document": ("document", "doc", "file", "path", "source"),
 }
 """What a column or field may be called, whatever its case, the best first."""

@@ -310,7 +310,9 @@ def _inverted(clause: _Clause, rest: str, passage: str) -> str:
     return f"{helper} {subject} {base} {rest}"
 
 
-_SMALL = EN.words | _set("every all any some no both each most many several up about only new part")
+_SMALL = EN.words | _set(
+    "every all any some no both each most many several up about only new part you your staff people"
+)
 
 
 def _lowered(subject: str, verb: str, passage: str) -> str:
@@ -318,7 +320,8 @@ def _lowered(subject: str, verb: str, passage: str) -> str:
     first = subject.split(" ", 1)[0]
     low, rest = first[:1].lower() + first[1:], subject[len(first) :]
     ends = first.endswith("s") and not first.endswith("ss")
-    plural = ends and not rest and verb in ("are", "were", "have", "must", "may", "can", "should", "will")
+    many = verb in AUXILIARIES - {"is", "was", "has"} or FORMS.get(verb, ("",))[0] == "do"
+    plural = ends and not rest and many
     plural = plural or (ends and re.match(r"\s(?:of|for|on|in|to|from|with|about|under)\s", rest) is not None)
     seen = re.search(rf"\b{re.escape(low)}\b", passage) is not None and low != first
     common = low in _SMALL or plural or seen or re.match(r"[A-Z][a-z]+-[a-z]", first) is not None
@@ -341,7 +344,7 @@ def _phrase(text: str, fact: Fact, own: Sequence[Fact], verb: str) -> _Phrase:
     if fact.kind == "date":
         lead = _BEFORE.search(before)
         must(lead and lead["prep"] and not lead["limit"], "nothing says what the date is for")
-        must(not re.match(r"\s(?:[A-Z]|season\b)", after), "the date is a name's")
+        must(not re.match(r"\s(?:[A-Z]|season\b|of\b)", after), "the date is a name's, or goes on")
         prep = lead["prep"].lower() if lead else ""
         return _Phrase(fact.start - len(prep) - 1, fact.end, f"{prep} {_date(fact.text)}", fact.text, free=True)
     return _number(before, after, fact, verb)
