@@ -490,7 +490,7 @@ def test_no_usable_question_is_a_failure(corpus, tmp_path, fake_models):
     """A model that writes nothing of use fails the build, and the message shows what came back."""
     fake_models.reply = lambda request: "No idea"
     with pytest.raises(RaftError, match="No idea") as caught:
-        build(corpus, tmp_path / "run")
+        build(corpus, tmp_path / "run", {"questions.way": "answer_first"})
     assert caught.value.exit_code == 1
     assert raft.load(tmp_path / "run").failures.height > 10
 
@@ -500,7 +500,7 @@ def test_a_failure_is_a_failure_the_second_time_too(corpus, tmp_path, fake_model
     fake_models.reply = lambda request: "No idea"
     for _ in range(2):
         with pytest.raises(RaftError, match="no usable question"):
-            build(corpus, tmp_path / "run")
+            build(corpus, tmp_path / "run", {"questions.way": "answer_first"})
 
 
 def test_a_corpus_that_states_nothing_is_a_failure(tmp_path, fake_models):

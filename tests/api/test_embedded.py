@@ -24,7 +24,7 @@ LIMIT = 24
 BATCH = 8
 
 
-def command(out, *others):
+def command(out, *others, way="answer_first"):
     """Return the command that builds the example handbook, with other options."""
     run = "from raft.cli import main; main()"
     options = [
@@ -36,6 +36,8 @@ def command(out, *others):
         f"generator.batch={BATCH}",
         "--set",
         "generator.attempts=2",
+        "--set",
+        f"questions.way={way}",
         *others,
     ]
     return [sys.executable, "-c", run, "build", *map(str, [EXAMPLES / "handbook", "--out", out, "--quiet", *options])]
@@ -47,10 +49,16 @@ def environment():
     return {**kept, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 
 
-def run(out, *others):
+def run(out, *others, **way):
     """Build the example handbook in a process of its own."""
     return subprocess.run(
-        command(out, *others), check=False, capture_output=True, text=True, timeout=900, env=environment(), cwd=EXAMPLES
+        command(out, *others, **way),
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=900,
+        env=environment(),
+        cwd=EXAMPLES,
     )
 
 
@@ -83,7 +91,7 @@ def built(tmp_path_factory):
 
 
 def test_the_defaults_build_without_key_and_network(built):
-    """A build with the defaults ends well, says what it made, and asked for the questions that were wanted."""
+    """A build with the embedded models ends well, says what it made, and asked for the questions that were wanted."""
     run, done = built
     assert done.stderr == ""
     assert f"Built {run.folder}" in done.stdout
@@ -92,6 +100,16 @@ def test_the_defaults_build_without_key_and_network(built):
     assert facts["questions"]["cost"] == 0
     assert run.documents["error"].null_count() == run.documents.height
     assert run.questions.height + run.failures.height <= LIMIT
+
+
+def test_by_default_no_model_is_asked_for_what_rules_understand(built, tmp_path):
+    """A build with the defaults asks by rule first, and keeps nearly all of what it asks so."""
+    ledger = without_replies(built[0].folder / "ledger.sqlite", tmp_path / "ledger.sqlite")
+    done = run(tmp_path / "run", "--set", f"ledger={ledger}", way="auto")
+    assert done.returncode == 0, done.stderr
+    made = raft.load(tmp_path / "run")
+    assert (made.summary()["steps"]["questions"]["calls"], made.questions.height) == (0, LIMIT)
+    assert made.cleaned["reason"].null_count() >= 0.8 * LIMIT
 
 
 def test_a_small_model_writes_usable_questions(built):

@@ -328,7 +328,8 @@ def test_a_prompt_with_an_unknown_placeholder(raft, fake_models, corpus, tmp_pat
 def test_a_model_that_writes_nothing_of_use(raft, fake_models, corpus):
     """A build without a single usable question fails and shows what came back."""
     fake_models.reply = lambda request: "No idea"
-    refused(raft("build", corpus, "--out", "run", *FAST), 1, "No idea", "raft show run failures")
+    asked = ["--set", "questions.way=answer_first"]
+    refused(raft("build", corpus, "--out", "run", *FAST, *asked), 1, "No idea", "raft show run failures")
     assert "No idea" in raft("show", "run", "failures").stdout
 
 

@@ -202,7 +202,7 @@ def _described(corpus: str | Path | Sequence[str | Path] | None, out: str | Path
         read_pairs(chosen.questions.qa)
     elif chosen.questions.limit == 0:
         hint = "--qa FILE   (questions and answers that you have already), or a limit of 1 or more"
-        raise UsageError("No question may be written, and no pairs are given.", where="questions.limit", hint=hint)
+        raise UsageError("questions.limit is 0, and no pairs are given.", where="questions.limit", hint=hint)
     if chosen.decisions:
         decisions.read(chosen.decisions)
     sources, skipped = find_sources(chosen.corpus, besides=_not_documents(chosen, file))
