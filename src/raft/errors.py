@@ -28,8 +28,13 @@ class RaftError(Exception):
         if self.where:
             lines.append(f"  where: {self.where}")
         if self.hint:
-            lines.append(f"  next:  {self.hint}")
+            lines.append(f"  next:  {pasted(self.hint)}")
         return "\n".join(lines)
+
+
+def pasted(command: str) -> str:
+    """Return a command with the remark behind it as a shell's comment, so that the line works when it is pasted."""
+    return re.sub(r"\s{3,}\((.+)\)$", r"   # \1", command)
 
 
 def typed(path: object) -> str:

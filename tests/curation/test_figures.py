@@ -37,6 +37,8 @@ def said(question, answer, quote, heading="", code="en"):
         ),
         ("How many euros do moorings cost?", "7 euros", "Moorings cost 7 euros each.", "7 euros each"),
         ("How many euros per night do moorings cost?", "7 euros", "Moorings cost 7 euros per night.", "7 euros"),
+        ("How long may a boat stay?", "9 days", "A boat may stay no longer than 9 days.", "no longer than 9 days"),
+        ("How long may a stay be?", "9 days", "A stay may not exceed 9 days.", "9 days"),
         ("Who runs the harbour office?", "Ada Lindt", "Ada Lindt runs the harbour office.", "Ada Lindt"),
         ("Wie viele Nächte darf ein Gast bleiben?", "9 nights", "A guest may moor for up to 9 nights.", "9 nights"),
     ],
@@ -116,6 +118,12 @@ def test_an_answer_of_another_type_is_told(question, answer, wrong):
 def test_a_question_says_what_its_quote_says(question, answer, quote, wrong):
     """A question has no figure that its passage lacks, nor a word of its own for the one that its figure is said of."""
     assert unsaid(said(question, answer, quote)) == wrong
+
+
+def test_each_value_of_a_row_has_its_own_name():
+    """A row of a sheet has several figures, and none is taken for another's."""
+    row = "Part: SP-1; Length: 40; Price: 34.00; Stock: 12"
+    assert not another_figure(said("What is the stock of SP-1?", "12", row))
 
 
 def test_people_may_use_other_words_than_the_sentence():

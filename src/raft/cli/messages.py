@@ -198,13 +198,13 @@ def _advice(run: str, steps: Mapping[str, Any]) -> Iterator[str]:
         yield f"  {kept} training questions are few: {FEW_ROWS} or more are worth tuning on. More come from more"
         yield "  documents, --questions-per-chunk, or a better generator (--generator openai/gpt-4o-mini)."
         yield ""
-    yield f"  next:  raft review {run}                      (judge some rows before you train on them)"
-    yield f"         raft show {run} examples               (or read them)"
+    yield f"  next:  raft review {run}                      # judge some rows before you train on them"
+    yield f"         raft show {run} examples               # or read them"
     if steps["cleaned"]["notes"]["reasons"]:
-        yield f"         raft show {run} cleaned --only dropped (and what was dropped, with the reasons)"
+        yield f"         raft show {run} cleaned --only dropped # and what was dropped, with the reasons"
     if steps["questions"]["rows"]["failures.parquet"]:
-        yield f"         raft show {run} failures               (and what the generator did not deliver)"
-    yield f"         raft train {run}                       (or raft export {run} --format openai, axolotl or hf)"
+        yield f"         raft show {run} failures               # and what the generator did not deliver"
+    yield f"         raft train {run}                       # or raft export {run} --format openai, axolotl or hf"
 
 
 def _spending(steps: Mapping[str, Any]) -> str:
@@ -244,7 +244,7 @@ def status(
         )
     if any(line.get("stale") or line.get("gone") for line in facts["steps"].values()) and not running:
         again = f"raft build CORPUS --out {typed(facts['run'])}"
-        lines += ["", f"  a build was stopped; next:  {again}   (goes on, with the options that it had)"]
+        lines += ["", f"  a build was stopped; next:  {again}   # goes on, with the options that it had"]
     if adapters:
         lines += ["", f"  {'adapter':<14} {'rows':>7} {'valid loss':>11}  {'trained':<17} approved by"]
         lines += map(_adapter, adapters)
@@ -454,8 +454,8 @@ def trained(card: Mapping[str, Any], run: str) -> str:
     lines += ["", *_warnings(card)]
     run = typed(run)
     lines.append(f"  next:  raft ask {run} 'your question'")
-    lines.append(f"         raft bench {run}                 (is it better than plain RAG?)")
-    lines.append(f"         raft approve {run} --by NAME     (when you have seen that it is)")
+    lines.append(f"         raft bench {run}                 # is it better than plain RAG?")
+    lines.append(f"         raft approve {run} --by NAME     # when you have seen that it is")
     return "\n".join(lines)
 
 

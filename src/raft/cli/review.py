@@ -37,11 +37,11 @@ def review(*, run: Path, as_json: bool, **options: Any) -> None:
 
 def _words(found: Mapping[str, Any], run: Path, export: Path | None) -> str:
     if export is not None:
-        again = f"  next:  raft build CORPUS --out {typed(run)} --eval {typed(export)}   (with its other options)"
+        again = f"  next:  raft build CORPUS --out {typed(run)} --eval {typed(export)}   # with its other options"
         return f"{found['exported']:,} questions to measure with written to {export}\n{again}"
     lines = [text[0].upper() + text[1:] + "." for text in found["text"]]
     if found["seen"]:
         lines.append(
-            f"  next:  raft build CORPUS --out {typed(run)}   (with its options: verdicts count, no model is asked)"
+            f"  next:  raft build CORPUS --out {typed(run)}   # with its options: verdicts count, no model is asked"
         )
     return "\n".join(lines)

@@ -7,6 +7,7 @@ from typing import Any
 
 import polars as pl
 
+from raft.curation.decisions import HUMAN
 from raft.text import normalise
 
 NOT_CHOSEN = "not chosen"
@@ -23,7 +24,7 @@ def choose(
     The chosen are what a greedy choice takes that prefers documents with the fewest chosen questions, in one of those
     the section with the fewest, and there the kind with the fewest; ties by a hash of (seed, question_id). What is
     chosen does not depend on the rows' order, and a larger `keep` only adds to it. `headings` are by chunk_id; `first`
-    are the ids of rows that people approved, which come before all others.
+    are the ids of rows that people approved, which come before all others, as pairs of the user's own do.
     """
     kept = [row for row in cleaned.iter_rows(named=True) if row["reason"] is None]
     ranks = {row["question_id"]: _tie(seed, row["question_id"]) for row in kept}
@@ -41,7 +42,7 @@ def choose(
             places[row["question_id"]] = seen[name := repr(part(row))]
             seen[name] += 1
         order = sorted(order, key=lambda row: (places[row["question_id"]], ranks[row["question_id"]]))
-    order = sorted(order, key=lambda row: row["question_id"] not in first)
+    order = sorted(order, key=lambda row: row["question_id"] not in first and row["model"] != HUMAN)
     left = [row["question_id"] for row in order[keep:]]
     reason = pl.when(pl.col("question_id").is_in(left)).then(pl.lit(NOT_CHOSEN)).otherwise(pl.col("reason"))
     return cleaned.with_columns(reason=reason)

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from raft.text import content_words, sentences
 from raft.text.grammar import Grammar
 from raft.text.languages import EN, Language, stems
+from raft.text.records import pairs
 from raft.text.values import Fact, covers, fact_values, facts, figures
 from raft.text.verbs import FORMS
 
@@ -23,6 +24,7 @@ VERSION = 1
 """Raised when these rules come to say something else; runs that were cleaned without them stay as they are."""
 _MARKUP = re.compile(r"[*_`|\[\]<>\n]")
 _DURATIONS = "second minute hour day night week month quarter year century working_day".replace("_", " ")
+_DENIED = re.compile(r"\b(?:no|not)\s$", re.IGNORECASE)
 _CLOCK = re.compile(r"\d:\d\d|\d ?[ap]\.?m", re.IGNORECASE)
 
 
@@ -114,8 +116,9 @@ def completed(said: Said) -> str:
         limit = grammar.limits.search(found.before)
         compared = grammar.compared.search(found.before)
         bound = limit or (compared if compared and not _conditional(question, found, grammar) else None)
-        if bound and not _said(bound[0], question):
-            start = bound.start()
+        denied = _DENIED.search(found.before, 0, bound.start()) if bound else None
+        if bound and not _said(bound[0], question) and (denied is None or "than" in bound[0]):
+            start = denied.start() if denied else bound.start()
         behind = grammar.each.match(found.after) or (
             grammar.share.match(found.after) if "percent" in _kind(found.fact) else None
         )
@@ -307,7 +310,8 @@ def unsaid(said: Said) -> bool:
 
 
 def _of_row(said: Said) -> bool:
-    return said.quote.lstrip().startswith("|")  # of a table: its heads stand elsewhere
+    """Tell whether the quote is a row: the heads of a table stand elsewhere, and in a record each value has its own."""
+    return said.quote.lstrip().startswith("|") or len(pairs(said.quote)) > 1
 
 
 @lru_cache(maxsize=16384)
