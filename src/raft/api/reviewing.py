@@ -277,6 +277,24 @@ class Session:
             raise ValueError(f"the build would drop it: {reason}")
 
 
+def duplicates(folder: str | Path) -> list[Row]:
+    """Return the clusters of questions that say the same, the largest first: which is `kept`, and the `dropped` ones.
+
+    Dropped ones come most alike first; `scores.similarity` is null where they have the words of the kept one.
+    """
+    rows = {row["question_id"]: row for row in Built(folder).cleaned.iter_rows(named=True)}
+    clusters: dict[str, list[Row]] = {}
+    for row in rows.values():
+        if row["reason"] == clean.DUPLICATE and row["duplicate_of"] in rows:
+            clusters.setdefault(row["duplicate_of"], []).append(row)
+
+    def alike(row: Row) -> tuple[float, str]:
+        return -(row["scores"]["similarity"] or 1.0), row["question_id"]
+
+    found = sorted(clusters.items(), key=lambda one: (-len(one[1]), one[0]))
+    return [{"kept": rows[kept], "dropped": sorted(dropped, key=alike)} for kept, dropped in found]
+
+
 def _pieces(text: str, spans: Sequence[tuple[int, int]], answer: str) -> list[list[Any]]:
     """Return a text in pieces: 1 is the chunk, 2 a quote in it, 3 the answer in a quote."""
     levels = bytearray(b"\1") * len(text)
