@@ -216,6 +216,8 @@ class Built(Shown):
         unused |= set() if self.settings.questions.qa else {"qa"}
         stale = lineage.stale(self.manifest["steps"]) & {*STEPS} - unused
         for name, line in self.manifest["steps"].items():
+            if name == "qa" and name in unused:  # the pairs of a build before
+                continue
             rows = {artifact: entry["rows"] for artifact, entry in line["artifacts"].items() if "rows" in entry}
             steps[name] = {"rows": rows, **{k: line[k] for k in line if k not in _UNTOLD}}
             steps[name] |= {"stale": True} if name in stale else {}
@@ -342,7 +344,11 @@ def table(folder: str | Path, name: str, *, only: str | None = None) -> pl.DataF
         raise UsageError(
             f"There is no table {name!r}; there are {', '.join(known)}.", hint=f"raft show {typed(folder)} cleaned"
         )
-    found = Built(folder)._run.read(known[name])
+    built = Built(folder)
+    if name == "qa" and not built.settings.questions.qa:
+        hint = f"raft build CORPUS --out {typed(folder)} --qa FILE   (questions and answers that you have already)"
+        raise UsageError("The run was built without pairs of your own.", where=folder, hint=hint)
+    found = built._run.read(known[name])
     if only is None:
         return found
     columns = _chosen_by(found)
