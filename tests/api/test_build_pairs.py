@@ -69,6 +69,10 @@ def test_pairs_stand_beside_generated_questions(corpus, pairs, tmp_path, fake_mo
     assert again.cleaned.equals(cleaned)
     assert len(fake_models.asked) == asked
     assert not [name for name, line in again.summary()["steps"].items() if line.get("stale")]
+    assert "own.jsonl" in messages.summary(both.summary()) and "pairs  " not in messages.summary(again.summary())
+    assert "\n  qa " not in CliRunner().invoke(main, ["status", str(tmp_path / "run")]).output
+    told = CliRunner().invoke(main, ["show", str(tmp_path / "run"), "qa"])
+    assert (told.exit_code, "--qa FILE" in told.output) == (2, True)
 
 
 def test_nothing_to_ask_is_refused(corpus, tmp_path, fake_models):

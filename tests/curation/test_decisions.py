@@ -50,7 +50,7 @@ def verdict(name, said, who="Ada", **more):
 
 def clean(lines):
     """Clean the questions by these decisions."""
-    decided = decisions.decided(decisions.said(lines, QUESTIONS))
+    decided = decisions.decided(decisions.said(lines, TEXTS))
     return cleaning.clean(
         decisions.edited(QUESTIONS, decided),
         CHUNKS,
@@ -101,7 +101,7 @@ def test_the_order_of_decisions_on_different_rows_does_not_matter(lines, random)
     mixed, left = [], [list(queue) for queue in queues.values()]
     while left := [queue for queue in left if queue]:
         mixed.append(random.choice(left).pop(0))
-    said = [decisions.decided(decisions.said(order, QUESTIONS)) for order in (lines, mixed)]
+    said = [decisions.decided(decisions.said(order, TEXTS)) for order in (lines, mixed)]
     assert said[0] == said[1]
     assert list(said[0]) == list(said[1])
 
@@ -113,7 +113,7 @@ def test_rows_in_equals_rows_out_and_cleaning_again_changes_nothing(lines):
     found, again = clean(lines), clean(lines)
     assert found.equals(again)
     assert found["question_id"].to_list() == NAMES
-    last = decisions.decided(decisions.said(lines, QUESTIONS))
+    last = decisions.decided(decisions.said(lines, TEXTS))
     for row in found.iter_rows(named=True):
         changed = (row["question"], row["answer"]) != TEXTS[row["question_id"]]
         assert changed == (row["model"] == decisions.HUMAN) == (last.get(row["question_id"], [""])[0] == EDITED)
@@ -125,7 +125,7 @@ def test_the_last_verdict_of_a_reviewer_counts_and_undoing_brings_back_the_one_b
     lines = [verdict(NAMES[0], said) for said in (APPROVED, REJECTED, UNDONE, UNDONE, UNDONE)]
     expected = [[APPROVED], [REJECTED], [APPROVED], None, None]
     for count, last in enumerate(expected, 1):
-        assert decisions.decided(decisions.said(lines[:count], QUESTIONS)).get(NAMES[0]) == last
+        assert decisions.decided(decisions.said(lines[:count], TEXTS)).get(NAMES[0]) == last
 
 
 def test_reviewers_who_differ_count_as_a_rejection_until_they_agree():
@@ -175,7 +175,7 @@ def test_an_edit_brings_its_own_quote_which_is_found_in_the_source():
 
 def test_a_decision_on_a_text_that_changed_holds_no_more():
     """A verdict is about what was read: of a question that another build writes otherwise it says nothing."""
-    other = QUESTIONS.with_columns(answer=pl.lit("15 kg"))
+    other = {name: (question, "15 kg") for name, (question, _) in TEXTS.items()}
     assert decisions.said([verdict(NAMES[0], REJECTED)], other) == {}
 
 

@@ -3,10 +3,9 @@
 from raft.api.asking import Answerer
 from raft.api.benchmarking import bench
 from raft.api.building import build, estimate
-from raft.api.reviewing import review
+from raft.api.reviewing import duplicates, review
 from raft.api.run import (
     Built,
-    duplicates,
     export,
     initialise,
     load,

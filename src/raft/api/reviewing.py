@@ -16,7 +16,6 @@ from raft.curation import clean, decisions
 from raft.curation.decisions import Decision
 from raft.errors import RaftError, UsageError, typed
 from raft.pipeline import review as reviewed
-from raft.pipeline.pairs import asked_in
 from raft.pipeline.read import documents_listed
 from raft.protocols import OnEvent
 from raft.report.page import fill
@@ -91,11 +90,13 @@ def _name(reviewer: str | None) -> str:
 
 
 def _export(built: Built, path: Path) -> int:
-    run = built._run
-    found, _, _ = reviewed.said(run, built.settings)
-    questions = built.cleaned.filter(pl.col("question_id").is_in([*found]))
+    run, opinions = built._run, reviewed.Opinions(built._run, built.settings)
+    found, _, _ = opinions.said()
+    read = opinions.rows(found)
+    questions = built.cleaned.filter(pl.col("question_id").is_in([*found])).iter_rows(named=True)
     paths = dict(documents_listed(run).select("doc_id", "path").iter_rows())
-    lines = reviewed.evaluation_lines(questions.iter_rows(named=True), found, paths)
+    rows = (_as_read(row, read[row["question_id"]]) for row in questions)
+    lines = reviewed.evaluation_lines(rows, found, paths)
     if not lines:
         raise UsageError(
             "Nobody has approved a question to measure with yet.",
@@ -115,6 +116,11 @@ def _is_export(path: Path) -> bool:
         return all("question" in value for _, value in artifacts.read_objects(path, "-"))
     except RaftError:
         return False
+
+
+def _as_read(row: Row, read: Row) -> Row:
+    """Return a cleaned row as a person reads it, with nothing of what another one made of it."""
+    return {**row, **{part: read[part] for part in ("question", "answer", "quotes", "original_quotes")}}
 
 
 @dataclass(frozen=True)
@@ -138,17 +144,14 @@ class Session:
 
     def __init__(self, built: Built, reviewer: str, sample: int) -> None:
         self.run, self.settings, self.reviewer = built._run, built.settings, reviewer
-        self._file = self.run.folder / decisions.FILE
-        self._said, self._remarks, _ = reviewed.said(self.run, self.settings)
+        self._file, self._opinions = self.run.folder / decisions.FILE, reviewed.Opinions(self.run, self.settings)
+        self._said, self._remarks, _ = self._opinions.said()
         rows = {row["question_id"]: row for row in built.cleaned.iter_rows(named=True)}
         self.lists = reviewed.listed(rows, self._said, size=sample, seed=self.settings.seed)
         shown = {name for names in self.lists.values() for name in names}
-        self._rows: dict[str, Row] = {name: rows[name] for name in shown}
-        asked = pl.concat(self.run.read(table) for table in asked_in(self.settings))
-        written = asked.filter(pl.col("question_id").is_in([*shown]))
-        self._written: dict[str, Row] = {row["question_id"]: row for row in written.iter_rows(named=True)}
+        read = self._opinions.rows(shown)
+        self._rows: dict[str, Row] = {name: _as_read(rows[name], read[name]) for name in shown}
         self._chunks = self._cut({one for row in self._rows.values() for one in row["golden_chunk_ids"]})
-        self._mine = [name for name, own in self._said.items() if reviewer in own and name in shown]
 
     def _cut(self, wanted: set[str]) -> dict[str, _Chunk]:
         """Return chunks with what stands around them; of a document no more is kept."""
@@ -175,7 +178,7 @@ class Session:
 
     def figures(self) -> dict[str, Any]:
         """Return what all verdicts say, as `pipeline.review.figures`."""
-        return reviewed.figures(self.run, self.settings)
+        return self._opinions.figures()
 
     def state(self) -> dict[str, Any]:
         """Return the lists, this reviewer's verdicts, and what all say."""
@@ -188,8 +191,7 @@ class Session:
         if row is None:
             return None
         mine = self._said.get(name, {}).get(self.reviewer)
-        completed = {} if row["model"] == decisions.HUMAN else {"answer": row["answer"]}
-        text = {**self._written[name], **completed, **((mine.edit if mine else None) or {})}
+        text = {**row, **((mine.edit if mine else None) or {})}
         quotes = [one["text"] for one in row["quotes"] if one["text"]]
         return {
             "id": name,
@@ -233,48 +235,64 @@ class Session:
             ValueError: it cannot be: what is wrong, in words for the reviewer.
             OSError: the file cannot be written.
         """
-        row, written = self._rows[name], self._written[name]
+        row, last = self._rows[name], self._said.get(name, {}).get(self.reviewer)
         if verdict == decisions.EDITED and edit is not None:
-            self._check(written, edit)
-        digest = decisions.digest_of(written["question"] or "", written["answer"] or "")
+            former = (last.edit if last else None) or {}
+            edit = {**{part: text for part, text in former.items() if part == "quote"}, **edit}
+            self._check(row, edit)
+        digest = decisions.digest_of(row["question"] or "", row["answer"] or "")
         made = Decision(
             name, digest, verdict, self.reviewer, reason, edit, self._reason(name), shown, datetime.now(UTC).isoformat()
         )
-        last = self._said.get(name, {}).get(self.reviewer)
         if last is not None and (last.verdict, last.reason, last.edit) == (verdict, reason, edit):
             return
         decisions.add(self._file, made)
-        self._said.setdefault(row["question_id"], {})[self.reviewer] = made
-        self._mine.append(name)
+        self._said.setdefault(name, {})[self.reviewer] = made
 
     def undo(self) -> str | None:
         """Take this reviewer's last verdict back, and return the id of its row; None: there is none."""
-        made = None
-        while made is None and self._mine:
-            made = self._said.get(name := self._mine.pop(), {}).get(self.reviewer)
+        mine = [own[self.reviewer] for own in self._said.values() if self.reviewer in own]
+        made = max((one for one in mine if one.question_id in self._rows), key=lambda one: one.time, default=None)
         if made is None:
             return None
         stamp = datetime.now(UTC).isoformat()
-        decisions.add(self._file, Decision(name, made.digest, decisions.UNDONE, self.reviewer, time=stamp))
-        self._said, _, _ = reviewed.said(self.run, self.settings)
-        return name
+        undone = Decision(made.question_id, made.digest, decisions.UNDONE, self.reviewer, time=stamp)
+        decisions.add(self._file, undone)
+        self._said, _, _ = self._opinions.said()
+        return made.question_id
 
     def _check(self, written: Row, edit: Mapping[str, str]) -> None:
         """Check that the rules which no person overrules keep what was written, so that it is not lost in the build."""
         frame = decisions.edited(
-            pl.DataFrame([written], schema=tables.QUESTIONS), {written["question_id"]: [decisions.EDITED, edit]}
+            tables.frame(tables.QUESTIONS, [written]), {written["question_id"]: [decisions.EDITED, edit]}
         )
         texts = {
             one: {"chunk_id": one, "heading": chunk.heading, "text": chunk.text}
             for one in written["golden_chunk_ids"]
             if (chunk := self._chunks.get(one))
         }
-        limits = self.settings.cleaning.model_dump(include={"min_words", "max_words", "max_answer_words"})
-        reason = clean.judged(
-            frame.row(0, named=True), texts, limits, {}, good={written["question_id"]: decisions.EDITED}
-        )["reason"]
+        limits, good = reviewed.limits_of(self.settings), {written["question_id"]: decisions.EDITED}
+        reason = clean.judged(frame.row(0, named=True), texts, limits, self._opinions.languages, good)["reason"]
         if reason is not None:
             raise ValueError(f"the build would drop it: {reason}")
+
+
+def duplicates(folder: str | Path) -> list[Row]:
+    """Return the clusters of questions that say the same, the largest first: which is `kept`, and the `dropped` ones.
+
+    Dropped ones come most alike first; `scores.similarity` is null where they have the words of the kept one.
+    """
+    rows = {row["question_id"]: row for row in Built(folder).cleaned.iter_rows(named=True)}
+    clusters: dict[str, list[Row]] = {}
+    for row in rows.values():
+        if row["reason"] == clean.DUPLICATE and row["duplicate_of"] in rows:
+            clusters.setdefault(row["duplicate_of"], []).append(row)
+
+    def alike(row: Row) -> tuple[float, str]:
+        return -(row["scores"]["similarity"] or 1.0), row["question_id"]
+
+    found = sorted(clusters.items(), key=lambda one: (-len(one[1]), one[0]))
+    return [{"kept": rows[kept], "dropped": sorted(dropped, key=alike)} for kept, dropped in found]
 
 
 def _pieces(text: str, spans: Sequence[tuple[int, int]], answer: str) -> list[list[Any]]:

@@ -14,7 +14,6 @@ from raft.api import models
 from raft.api.asking import Answerer, LoadedRun
 from raft.api.models import open_retriever
 from raft.backends import hub
-from raft.curation.clean import DUPLICATE
 from raft.errors import DamagedArtifact, UsageError, typed
 from raft.examples import export as exporting
 from raft.pipeline import review as reviewed
@@ -217,6 +216,8 @@ class Built(Shown):
         unused |= set() if self.settings.questions.qa else {"qa"}
         stale = lineage.stale(self.manifest["steps"]) & {*STEPS} - unused
         for name, line in self.manifest["steps"].items():
+            if name == "qa" and name in unused:  # the pairs of a build before
+                continue
             rows = {artifact: entry["rows"] for artifact, entry in line["artifacts"].items() if "rows" in entry}
             steps[name] = {"rows": rows, **{k: line[k] for k in line if k not in _UNTOLD}}
             steps[name] |= {"stale": True} if name in stale else {}
@@ -343,7 +344,11 @@ def table(folder: str | Path, name: str, *, only: str | None = None) -> pl.DataF
         raise UsageError(
             f"There is no table {name!r}; there are {', '.join(known)}.", hint=f"raft show {typed(folder)} cleaned"
         )
-    found = Built(folder)._run.read(known[name])
+    built = Built(folder)
+    if name == "qa" and not built.settings.questions.qa:
+        hint = f"raft build CORPUS --out {typed(folder)} --qa FILE   (questions and answers that you have already)"
+        raise UsageError("The run was built without pairs of your own.", where=folder, hint=hint)
+    found = built._run.read(known[name])
     if only is None:
         return found
     columns = _chosen_by(found)
@@ -352,24 +357,6 @@ def table(folder: str | Path, name: str, *, only: str | None = None) -> pl.DataF
     if only in ("kept", "dropped") and "reason" in found.columns:
         return found.filter(pl.col("reason").is_null() == (only == "kept"))
     return found.filter(pl.any_horizontal([column == only for column in columns]))
-
-
-def duplicates(folder: str | Path) -> list[dict[str, Any]]:
-    """Return the clusters of questions that say the same, the largest first: which is `kept`, and the `dropped` ones.
-
-    Dropped ones come most alike first; `scores.similarity` is null where they have the words of the kept one.
-    """
-    rows = {row["question_id"]: row for row in Built(folder).cleaned.iter_rows(named=True)}
-    clusters: dict[str, list[dict[str, Any]]] = {}
-    for row in rows.values():
-        if row["reason"] == DUPLICATE and row["duplicate_of"] in rows:
-            clusters.setdefault(row["duplicate_of"], []).append(row)
-
-    def alike(row: dict[str, Any]) -> tuple[float, str]:
-        return -(row["scores"]["similarity"] or 1.0), row["question_id"]
-
-    found = sorted(clusters.items(), key=lambda one: (-len(one[1]), one[0]))
-    return [{"kept": rows[kept], "dropped": sorted(dropped, key=alike)} for kept, dropped in found]
 
 
 def text_of(folder: str | Path, name: str) -> str:

@@ -187,9 +187,11 @@ def _rows(
 
 
 def seen(found: Mapping[str, Any]) -> list[str]:
-    """Return how many of a run's rows people have judged, and what that says; nothing where nobody has."""
+    """Return how many of a run's rows people have judged, and what that says; nothing where nobody ever has."""
     text = list(found.get("text", []))
-    return [f"{found['seen']:,} of {found['rows']:,} rows were seen by a person", *text] if found.get("seen") else []
+    if not found.get("seen"):
+        return text if found.get("gone") or found.get("remarks") else []
+    return [f"{found['seen']:,} of {found['rows']:,} rows were seen by a person", *text]
 
 
 def _advice(run: str, steps: Mapping[str, Any]) -> Iterator[str]:
@@ -245,6 +247,8 @@ def status(
     if any(line.get("stale") or line.get("gone") for line in facts["steps"].values()) and not running:
         again = f"raft build CORPUS --out {typed(facts['run'])}"
         lines += ["", f"  a build was stopped; next:  {again}   # goes on, with the options that it had"]
+    if looked := seen(facts.get("reviewed") or {}):
+        lines += ["", *(f"  {line}" for line in looked)]
     if adapters:
         lines += ["", f"  {'adapter':<14} {'rows':>7} {'valid loss':>11}  {'trained':<17} approved by"]
         lines += map(_adapter, adapters)

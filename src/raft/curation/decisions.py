@@ -1,8 +1,8 @@
 """What people have said of questions: a file of decisions, each a line that is only ever added, and what they do.
 
-A decision is about a question as it was written: where another build writes it otherwise, it holds no more. The last
-one of each reviewer counts. Reviewers who differ count as a rejection until they agree: to lose a row costs little, and
-to learn a false one much.
+A decision is about a question as it was read, its answer completed by cleaning: where another build makes it otherwise,
+it holds no more. The last one of each reviewer counts. Reviewers who differ count as a rejection until they agree: to
+lose a row costs little, and to learn a false one much.
 """
 
 import hashlib
@@ -36,7 +36,7 @@ _LINE = '{"question_id": "…", "digest": "…", "verdict": "rejected", "reason"
 
 @dataclass(frozen=True)
 class Decision:
-    """A verdict of one reviewer on one question, `digest` being that of its text (`digest_of`).
+    """A verdict of one reviewer on one question, `digest` being that of the text that was read (`digest_of`).
 
     `edit` has `question` and `answer`, and perhaps `quote`; `was` is why the rules had dropped the row (None: they had
     not), `shown` the list that it was shown in; "undone" takes the reviewer's last verdict on the question back.
@@ -127,13 +127,12 @@ def add(path: Path, decision: Decision) -> None:
         os.fsync(file.fileno())
 
 
-def said(lines: Iterable[Decision], questions: pl.DataFrame) -> Said:
-    """Return what holds of questions (at least question_id, question and answer): the last verdict of each reviewer."""
-    digests = {row[0]: row[1:] for row in questions.select("question_id", "question", "answer").iter_rows()}
+def said(lines: Iterable[Decision], texts: Mapping[str, tuple[str, str]]) -> Said:
+    """Return what holds of questions (question and answer by id): the last verdict of each reviewer."""
+    digests = {name: digest_of(*text) for name, text in texts.items()}
     stacks: dict[str, dict[str, list[Decision]]] = {}
     for one in lines:
-        text = digests.get(one.question_id)
-        if text is None or digest_of(text[0] or "", text[1] or "") != one.digest:
+        if digests.get(one.question_id) != one.digest:
             continue
         stack = stacks.setdefault(one.question_id, {}).setdefault(one.reviewer, [])
         if one.verdict != UNDONE:

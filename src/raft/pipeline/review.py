@@ -3,15 +3,20 @@
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from itertools import combinations
 from typing import Any
 
 import polars as pl
 
 from raft.curation import clean, decisions
+from raft.curation.coverage import NOT_CHOSEN
 from raft.curation.decisions import APPROVED, DIFFER, Decision, Said
+from raft.curation.split import LEAK
+from raft.errors import DamagedArtifact
 from raft.evaluation.metrics import win_rate
+from raft.pipeline.asking import SURVEY, surveyed_languages
 from raft.pipeline.pairs import asked_in
 from raft.settings import Settings
 from raft.store.run import Run
@@ -23,49 +28,138 @@ LISTS = ("sample", "suspicious", "dropped", "evaluation")
 _LOOKED_AT = 5_000
 """Rows that suspicious ones are looked for among."""
 _MOST_EVALUATION = 200
+_NOT_WRONG = (clean.DUPLICATE, LEAK, NOT_CHOSEN)
 Row = dict[str, Any]
 
 
-def said(run: Run, settings: Settings) -> tuple[Said, list[str], int]:
-    """Return what holds of the run's questions by its own decisions and those of `settings.decisions`.
+class Opinions:
+    """What people say of a run's rows by its own decisions and those of `settings.decisions`.
 
-    Also what to tell of the files (a line that was cut off), and how many decisions are of rows that are no more.
-
-    Raises:
-        UsageError: a file cannot be read, or a line of it is no decision.
+    Files of decisions are read each time, since others may write to them; tables once.
     """
-    own = run.folder / decisions.FILE
-    paths = {path.resolve(): path for path in [settings.decisions, own if own.is_file() else None] if path is not None}
-    lines: list[Decision] = []
-    remarks = []
-    for path in paths.values():
-        found, torn = decisions.read(path)
-        lines += found
-        remarks += [f"the last line of {path} was cut off, and is left out"] if torn else []
-    if not lines:
-        return {}, remarks, 0
-    names = pl.Series([*{one.question_id for one in lines}], dtype=pl.String)
-    columns = ["question_id", "question", "answer"]
-    known = pl.concat(
-        part.filter(pl.col("question_id").is_in(names.implode()))
-        for table in asked_in(settings)
-        for part in run.stream(table, columns)
-    )
-    current = decisions.said(lines, known)
-    gone = {(one.question_id, one.digest) for one in lines} - {
-        (row[0], decisions.digest_of(row[1] or "", row[2] or "")) for row in known.iter_rows()
-    }
-    return current, remarks, len(gone)
+
+    def __init__(self, run: Run, settings: Settings) -> None:
+        self._run, self._settings = run, settings
+        self._read: dict[str, Row | None] = {}
+
+    def rows(self, names: Collection[str]) -> dict[str, Row]:
+        """Return questions by id as the next build cleans them where no person has edited them, and people read them.
+
+        They are rows of `tables.QUESTIONS` with what `clean.judged` adds; names of none are left out.
+
+        Raises:
+            DamagedArtifact: a table is missing or damaged.
+        """
+        if missing := {*names} - self._read.keys():
+            self._read |= dict.fromkeys(missing) | {row["question_id"]: row for row in self._judged(missing)}
+        return {name: row for name in names if (row := self._read[name])}
+
+    def _judged(self, names: Collection[str]) -> list[Row]:
+        tables = asked_in(self._settings)
+        asked = [*self._only("question_id", names, (part for table in tables for part in self._run.stream(table)))]
+        golden = {one for row in asked for one in row["golden_chunk_ids"]}
+        chunks = self._run.stream("chunks.parquet", ["chunk_id", "heading", "text"]) if golden else ()
+        texts = {row["chunk_id"]: row for row in self._only("chunk_id", golden, chunks)}
+        limits = limits_of(self._settings)
+        return [clean.judged(row, texts, limits, self.languages, {}) for row in asked]
+
+    def _only(self, column: str, names: Collection[str], parts: Iterable[pl.DataFrame]) -> Iterator[Row]:
+        wanted = pl.Series([*names], dtype=pl.String).implode()
+        for part in parts:
+            yield from part.filter(pl.col(column).is_in(wanted)).iter_rows(named=True)
+
+    @cached_property
+    def languages(self) -> dict[str, str]:
+        """The languages of the documents, by doc_id, but English."""
+        return surveyed_languages(self._run) if (self._run.folder / SURVEY).is_file() else {}
+
+    @cached_property
+    def reasons(self) -> list[tuple[str, str | None]]:
+        """Each cleaned row's id and the reason why it was dropped, in the order of the draw."""
+        parts = self._run.stream("cleaned.parquet", ["question_id", "reason"])
+        found = dict(row for part in parts for row in part.iter_rows())
+        return [(name, found[name]) for name in drawn(found, self._settings.seed)]
+
+    def said(self) -> tuple[Said, list[str], int]:
+        """Return what holds of the rows, what to tell of the files, and how many decisions are of rows that are gone.
+
+        Raises:
+            UsageError: a file cannot be read, or a line of it is no decision.
+            DamagedArtifact: a table is missing or damaged.
+        """
+        own = self._run.folder / decisions.FILE
+        given = self._settings.decisions
+        paths = {path.resolve(): path for path in [given, own if own.is_file() else None] if path is not None}
+        lines: list[Decision] = []
+        remarks = []
+        for path in paths.values():
+            if not path.exists():  # a build refuses it; whoever reads learns of it
+                remarks.append(f"{path}, decisions that the run was built with, is no more there: they do not count")
+                continue
+            found, torn = decisions.read(path)
+            known = {repr(one) for one in lines if one.time}  # a copy of a file says nothing twice
+            lines += [one for one in found if repr(one) not in known]
+            remarks += [f"the last line of {path} was cut off, and is left out"] if torn else []
+        if not lines:
+            return {}, remarks, 0
+        rows = self.rows({one.question_id for one in lines})
+        texts = {name: (row["question"] or "", row["answer"] or "") for name, row in rows.items()}
+        gone = {(one.question_id, one.digest) for one in lines} - {
+            (name, decisions.digest_of(*text)) for name, text in texts.items()
+        }
+        return decisions.said(lines, texts), remarks, len(gone)
+
+    def figures(self) -> dict[str, Any]:
+        """Return what `figures` does."""
+        splits = self._run.manifest["steps"].get("cleaned", {}).get("notes", {}).get("splits", {})
+        rows = sum(count for name, count in splits.items() if name != "user")
+        try:
+            found, remarks, gone = self.said()
+            kept, dropped = by_rules(self.reasons, found) if found else ([], [])
+        except DamagedArtifact as damaged:
+            remarks = [f"what people decided cannot be counted: {damaged}"]
+            return _worded({"rows": rows, "seen": None, "remarks": remarks, "gone": 0})
+        if not found:  # no table has to be read for it
+            return _worded({"rows": rows, "seen": 0, "remarks": remarks, "gone": gone})
+        final = {name: decisions.settled(own) for name, own in found.items()}
+        verdicts = Counter(one.verdict for one in final.values())
+        facts_ = {
+            "rows": len(kept),
+            "seen": len(final),
+            **{name: verdicts[name] for name in (APPROVED, decisions.EDITED, decisions.REJECTED)},
+            "differ": sorted(name for name, one in final.items() if one.reason == DIFFER),
+            "sample": _estimate(kept, found, final, "sample"),
+            "dropped": _estimate(dropped, found, final, "dropped"),
+            "agreement": _agreement(found),
+            "reviewers": dict(Counter(who for own in found.values() for who in own)),
+            "remarks": remarks,
+            "gone": gone,
+        }
+        return _worded(facts_)
 
 
-def by_rules(cleaned: Iterable[Row], found: Said) -> tuple[list[str], list[str]]:
-    """Return the ids of rows (question_id, reason) that the rules alone keep, and of those they drop."""
+def limits_of(settings: Settings) -> dict[str, int]:
+    """Return the limits that the rules keep to."""
+    return settings.cleaning.model_dump(include={"min_words", "max_words", "max_answer_words"})
+
+
+def said(run: Run, settings: Settings) -> tuple[Said, list[str], int]:
+    """Return what `Opinions.said` does."""
+    return Opinions(run, settings).said()
+
+
+def by_rules(cleaned: Iterable[tuple[str, str | None]], found: Said) -> tuple[list[str], list[str]]:
+    """Return the ids of rows (each with its reason) that the rules alone keep, and of those they drop.
+
+    In neither are those that are dropped for others' sake, be they right or not: duplicates, leaks, not chosen ones.
+    """
     kept: list[str] = []
     dropped: list[str] = []
-    for row in cleaned:
-        own = next(iter(found.get(row["question_id"], {}).values()), None)
-        reason = own.was if own else row["reason"]
-        (kept if reason in (None, clean.REJECTED) else dropped).append(row["question_id"])
+    for name, why in cleaned:
+        own = next(iter(found.get(name, {}).values()), None)
+        reason = own.was if own else why
+        if reason not in _NOT_WRONG:
+            (kept if reason in (None, clean.REJECTED) else dropped).append(name)
     return kept, dropped
 
 
@@ -77,6 +171,7 @@ def drawn(names: Iterable[str], seed: int) -> list[str]:
 def figures(run: Run, settings: Settings) -> dict[str, Any]:
     """Return what people's verdicts say of a run's rows, as JSON values; `text` is that in words, line by line.
 
+    `seen` is None where a table that it takes is missing; `remarks` say so then.
     `rows` are those that the rules keep, `seen` those that anybody has judged. Of the `sample` so many are `seen`, and
     `wrong` (rejected or edited); the share of all is between `low` and `high` in 95 of 100 samples. `dropped` says the
     same of what the rules dropped. `agreement` is that of pairs of reviewers on rows that both judged, as a share and
@@ -89,28 +184,7 @@ def figures(run: Run, settings: Settings) -> dict[str, Any]:
         Wilson: Probable inference, the law of succession, and statistical inference. JASA 22(158), 1927.
         Cohen: A coefficient of agreement for nominal scales. Educational and Psychological Measurement 20(1), 1960.
     """
-    found, remarks, gone = said(run, settings)
-    if not found:  # nothing has to be read for it
-        splits = run.manifest["steps"].get("cleaned", {}).get("notes", {}).get("splits", {})
-        rows = sum(count for name, count in splits.items() if name != "user")
-        return _worded({"rows": rows, "seen": 0, "remarks": remarks, "gone": gone})
-    parts = run.stream("cleaned.parquet", ["question_id", "reason"])
-    kept, dropped = by_rules((row for part in parts for row in part.iter_rows(named=True)), found)
-    final = {name: decisions.settled(own) for name, own in found.items()}
-    verdicts = Counter(one.verdict for one in final.values())
-    facts_ = {
-        "rows": len(kept),
-        "seen": len(final),
-        **{name: verdicts[name] for name in (APPROVED, decisions.EDITED, decisions.REJECTED)},
-        "differ": sorted(name for name, one in final.items() if one.reason == DIFFER),
-        "sample": _estimate(drawn(kept, settings.seed), found, final, "sample"),
-        "dropped": _estimate(drawn(dropped, settings.seed), found, final, "dropped"),
-        "agreement": _agreement(found),
-        "reviewers": dict(Counter(who for own in found.values() for who in own)),
-        "remarks": remarks,
-        "gone": gone,
-    }
-    return _worded(facts_)
+    return Opinions(run, settings).figures()
 
 
 def _estimate(order: Sequence[str], found: Said, final: Mapping[str, Decision], name: str) -> dict[str, Any] | None:
@@ -150,11 +224,11 @@ def _worded(found: dict[str, Any]) -> dict[str, Any]:
 
 def _words(found: Mapping[str, Any]) -> Iterable[str]:
     sample, dropped, agreement = (found.get(name) for name in ("sample", "dropped", "agreement"))
-    if not found["seen"]:
+    if found["seen"] == 0:
         yield f"nobody has judged one of {found['rows']:,} rows"
-    elif sample is None:
+    elif found["seen"] and sample is None:
         yield f"{found['seen']:,} rows were judged, and none of the sample: nothing can be said of all"
-    else:
+    elif sample:
         share = _between(sample)
         yield f"{sample['wrong']:,} of {sample['seen']:,} wrong: {share} percent of the {sample['of']:,} kept"
     if sample and sample["passed_over"]:
@@ -182,7 +256,8 @@ def listed(rows: Mapping[str, Row], found: Said, *, size: int, seed: int) -> dic
 
     `sample` has `size` rows; the suspicious ones are those others that `doubts` has most against.
     """
-    kept, dropped = (drawn(names, seed) for names in by_rules(rows.values(), found))
+    reasons = ((name, row["reason"]) for name, row in rows.items())
+    kept, dropped = (drawn(names, seed) for names in by_rules(reasons, found))
     others = kept[size : size + _LOOKED_AT]
     weights = {name: sum(weight for _, weight in doubts(rows[name])) for name in others}
     measuring = [name for name in kept if (rows[name]["split"] or "").startswith("eval_")]
