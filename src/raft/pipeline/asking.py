@@ -144,7 +144,7 @@ def _ask(
 ) -> Mapping[str, Output]:
     failures: list[dict[str, Any]] = []
     known = read_survey(step.run)
-    missing = plan.left_out(way, kinds, known, embedder)
+    missing = plan.left_out(way, kinds if limit != 0 else [], known, embedder)
     step.stats.update({"left_out": missing} if missing else {})
 
     def failed() -> Iterator[pl.DataFrame]:  # it is read after the questions: only then is the list complete

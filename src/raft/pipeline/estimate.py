@@ -339,7 +339,9 @@ def count_calls(
         cap=settings.generator.max_cost,
         confirm_above=settings.generator.confirm_above,
         attempts=settings.generator.attempts,
-        left_out=tuple(left_out(strategy, asked_for["kinds"], survey, settings.index.embedder))
+        left_out=tuple(
+            left_out(strategy, asked_for["kinds"] if asked_for["limit"] != 0 else [], survey, settings.index.embedder)
+        )
         if "questions" in left
         else (),
     )
