@@ -135,19 +135,37 @@ def test_what_a_language_lacks_is_said_before_the_first_call(tmp_path, fake_mode
     assert "knows English alone" in others[0]
 
 
-def test_a_way_that_knows_english_alone_says_so_before_anything_is_embedded(tmp_path, fake_models):
+@pytest.mark.parametrize("way", ["answer_first", "rules", "rules_first", "auto"])
+def test_a_way_that_knows_english_alone_says_so_before_anything_is_embedded(way, tmp_path, fake_models):
     """Where nothing can be asked of any document a build stops after reading them, and names what to do."""
     events = []
     with pytest.raises(RaftError, match="in German, and the way for the smallest models knows") as stopped:
         raft.build(
             write(tmp_path / "de", "de"),
             out=tmp_path / "run",
-            settings={"questions.way": "answer_first"},
+            settings={"questions.way": way},
             on_event=lambda event, facts: events.append((event, facts.get("step"))),
         )
     assert ("left out", None) in events and ("begins", "chunks") not in events
     assert stopped.value.hint.startswith(f"raft build {tmp_path / 'de'} --pipeline local")
     assert "questions.way=spans" in stopped.value.hint
+
+
+def test_pairs_alone_are_taken_in_any_language(tmp_path, fake_models):
+    """Where no question is to be written, none is left out, whatever the generator knows."""
+    (tmp_path / "qa.csv").write_text(
+        f"question,answer\n{SAYINGS['de'][1].format('Aster')},{weight('Aster')} Kilogramm\n"
+    )
+    events, settings = [], {"questions.limit": 0, "split.unseen": 0.0, "index.embedder": "BAAI/bge-m3"}
+    built = raft.build(
+        write(tmp_path / "de", "de"),
+        out=tmp_path / "run",
+        qa=tmp_path / "qa.csv",
+        settings=settings,
+        on_event=lambda event, facts: events.append((event, facts)),
+    )
+    assert set(built.cleaned["model"]) == {"human"}
+    assert not [event for event, facts in events if event == "left out" or facts.get("left_out")]
 
 
 def test_the_language_of_a_corpus_is_that_of_most_of_its_documents():
@@ -162,3 +180,11 @@ def test_the_language_of_a_corpus_is_that_of_most_of_its_documents():
 def test_abstentions_are_known_in_each_language():
     """The sentence that a student learns to refuse with is an abstention, in whichever language."""
     assert all(is_abstention(row.abstention) for row in LANGUAGES.values())
+
+
+def test_what_rules_make_no_question_for_is_said_of_the_way(corpus, tmp_path, fake_models):
+    """Kinds that no rule makes are left out for the way's sake, not for the language's."""
+    settings = {"questions.way": "rules", "questions.kinds": ["decision"]}
+    with pytest.raises(RaftError, match="rules make those for fact, number, date, name alone") as stopped:
+        raft.build(corpus, out=tmp_path / "run", settings=settings)
+    assert "questions.way=auto" in str(stopped.value) and "multilingual" not in str(stopped.value)

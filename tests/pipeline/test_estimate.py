@@ -88,7 +88,7 @@ def test_a_finished_run_stays_what_it_is(home, fake_models, refused):
     else:
         assert raft.estimate(**options(home, other)).chunks != raft.load(home[1]).chunks.height
     assert everything(home[1]) == before
-    raft.load(home[1])._run.require(*STEPS)
+    raft.load(home[1])._run.require(*[step for step in STEPS if step != "qa"])
     raft.build(**options(home, other), max_cost=50.0)
     assert raft.load(home[1]).settings.index.k == 2
     assert not (home[1] / "scratch" / "trial").exists()
@@ -409,3 +409,54 @@ def test_calls_that_are_made_again_are_said(home, fake_models):
     assert found.attempts == 3 and said in messages.estimate(found.summary())
     assert "asked for again" not in messages.estimate(made(attempts=1).summary())
     assert "at most 24 calls" in messages.estimate(made(attempts=2, price=Price(0, 0), own=True).summary())
+
+
+@pytest.mark.parametrize("change", ["filter", "other filter", "pairs", "looser", "style"])
+def test_what_was_not_asked_before_is_not_taken_for_paid(home, fake_models, change):
+    """What a judge was asked pays for no filter, pair, looser rule or other style: the build waits for a word."""
+    before = {"cleaning.judge": True, "answer_style.tone": "friendly", "cleaning.max_words": 14}
+    before |= {"cleaning.reader_minimum": 0.0}
+    raft.build(**options(home, before))
+    assert raft.estimate(**options(home, before)).calls == 0
+    pairs = home[1].with_name("own.csv")
+    pairs.write_text("question,answer\nWho approves home refunds above 250 euros?,Marta Quill\n")
+    changes = {
+        "filter": {"cleaning.reader": True},
+        "other filter": {"cleaning.judge": False, "cleaning.reader": True},
+        "pairs": {"questions.qa": str(pairs)},
+        "looser": {"cleaning.max_words": 60},
+        "style": {"answer_style.tone": "formal"},
+    }
+    after, asked = options(home, {**before, **changes[change], "generator.confirm_above": 0.0}), len(fake_models.asked)
+    found = raft.estimate(**after)
+    with pytest.raises(UsageError, match="Nothing was asked yet"):
+        raft.build(**after)
+    assert len(fake_models.asked) == asked
+    usual = fake_models.reply
+    fake_models.reply = lambda call: usual(call) if call.schema or "Exact" in str(call.messages) else "x"
+    raft.build(**after, max_cost=9.0)
+    assert 0 < len(fake_models.asked) - asked <= found.calls
+
+
+def test_a_filter_beside_a_judge_asks_its_own_calls_alone(home, fake_models):
+    """What the judge has said stays paid when a filter is added."""
+    judged = raft.build(**options(home, {"cleaning.judge": True}))
+    found = raft.estimate(**options(home, {"cleaning.judge": True, "cleaning.reader": True}))
+    assert part_of(found, "cleaned").answered * 2 == part_of(found, "cleaned").calls
+    assert judged.summary()["steps"]["cleaned"]["notes"]["asked"]["by"]
+
+
+def test_finding_the_source_of_a_pair_is_counted(home, fake_models):
+    """A pair is embedded twice: as a question, and with its answer to find the chunk that bears it."""
+    pairs = home[1].with_name("own.csv")
+    pairs.write_text("question,answer\nWho approves home refunds above 250 euros?,Marta Quill\n")
+    mine = {
+        **options(home, {"split.unseen": 0.0}),
+        "embedder": "openai/text-embedding-3-small",
+        "limit": 0,
+        "qa": pairs,
+    }
+    found = raft.estimate(**mine)
+    assert part_of(found, "embeddings").calls == found.chunks + 2
+    raft.build(**mine)
+    assert len(fake_models.embedded) == found.chunks + 2

@@ -99,11 +99,15 @@ def left_out(strategy: str, kinds: Sequence[str], known: Survey, embedder: str =
         asked = askable(strategy, kinds, language)
         if gone := [kind for kind in kinds if kind not in asked]:
             what = f"no {' or '.join(gone)}" if asked else "nothing"
+            why = "for want of rules"
+            why += "" if asked else "; a capable model needs none: --pipeline multilingual, local or hosted"
+            if language is EN:
+                why = f"for rules make those for {', '.join(kind for kind, its in KINDS.items() if its.exact)} alone"
+                why += "; a model is asked for others: --set questions.way=auto"
             spoken = language.name if language.words else f"a language that is not in the table ({language.code})"
             lines.append(
                 f"{count:,} document{'s are' if count > 1 else ' is'} in {spoken}: {what} is asked of"
-                f" {'them' if count > 1 else 'it'}, for want of rules"
-                + ("" if asked else "; a capable model needs none: --pipeline multilingual, local or hosted")
+                f" {'them' if count > 1 else 'it'}, {why}"
             )
     if known.languages and _ENGLISH_ALONE.search(embedder):
         name, others = embedder.rpartition("/")[2], len(known.languages)

@@ -9,7 +9,10 @@ from typing import Any
 import polars as pl
 
 from raft import prompts
+from raft.curation import reading
+from raft.curation.pairs import read_pairs
 from raft.errors import RaftError, typed
+from raft.examples.examples import RESTYLED_TOKENS
 from raft.generation import by_rule, generate, items, plan
 from raft.generation.facts import read_prefixes
 from raft.generation.plan import Prompts, Survey
@@ -20,9 +23,11 @@ from raft.pipeline.read import (
     records_told,
     tallied,
 )
+from raft.prompts import Prompt
 from raft.protocols import Generator, OnEvent
+from raft.rag.format import render_style
 from raft.settings import Settings
-from raft.store import artifacts, tables
+from raft.store import artifacts, lineage, tables
 from raft.store.artifacts import Output
 from raft.store.run import Run, Step
 from raft.text.languages import VERSION
@@ -144,7 +149,7 @@ def _ask(
 ) -> Mapping[str, Output]:
     failures: list[dict[str, Any]] = []
     known = read_survey(step.run)
-    missing = plan.left_out(way, kinds, known, embedder)
+    missing = plan.left_out(way, kinds if limit != 0 else [], known, embedder)
     step.stats.update({"left_out": missing} if missing else {})
 
     def failed() -> Iterator[pl.DataFrame]:  # it is read after the questions: only then is the list complete
@@ -166,3 +171,44 @@ def _ask(
     )
     questions = tallied(frames, partial(count_questions, step.stats))
     return {"questions.parquet": questions, "failures.parquet": failed()}
+
+
+def asked_later(settings: Settings) -> dict[str, list[tuple[str, Prompt, int]]]:
+    """Return what "cleaned" and "examples" ask about each question: identity, prompt and most tokens of a reply.
+
+    Raises:
+        UsageError: a prompt cannot be read.
+    """
+    filters = reading.chosen(settings.cleaning, settings.prompts, seed=settings.seed)
+    cleaned = [(one.identity, one.prompt, one.tokens) for one in filters]
+    if settings.cleaning.judge:
+        judge = prompts.load("judge", settings.prompts)
+        cleaned.append((judge.digest, judge, reading.JUDGE_TOKENS))
+    style, form = render_style(**settings.answer_style.model_dump()), settings.answer_style.format
+    worded = prompts.load("restyle", settings.prompts)
+    alone = isinstance(form, dict) and len(form.get("properties", {})) == 1  # a field that needs no model
+    examples = [(f"{worded.digest} {style}", worded, RESTYLED_TOKENS)] if style and not alone else []
+    return {"cleaned": cleaned, "examples": examples}
+
+
+def asks(settings: Settings, step: str) -> dict[str, Any]:
+    """Return for the notes of a step of `asked_later` what it asks: "by" identity, and "of" which questions."""
+    later = {name: [identity for identity, *_ in asked] for name, asked in asked_later(settings).items()}
+    if not later[step]:
+        return {}
+    cheap = {*type(settings.cleaning).model_fields} - {*reading.SETTINGS, "judge", "judge_minimum"}
+    chosen = settings.model_dump(
+        mode="json",
+        include={
+            "generator": {"model", "api_base"},
+            "questions": {"way", "kinds", "per_chunk", "limit"},
+            "index": {"embedder", "k", "hybrid"},
+            "seed": True,
+            "split": True if step == "examples" else {"unseen", "hold_out"},
+            "cleaning": True if step == "examples" else cheap,
+        },
+    )
+    pairs = read_pairs(settings.questions.qa).rows if settings.questions.qa else []
+    before = [later["cleaned"], settings.questions.keep] if step == "examples" else []
+    of, _ = lineage.key(step, 1, {"chosen": chosen, "pairs": pairs, "before": before}, None, {})
+    return {"asked": {"by": later[step], "of": of}}

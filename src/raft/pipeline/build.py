@@ -23,7 +23,7 @@ from raft.curation.user_questions import own_questions
 from raft.errors import RaftError, typed
 from raft.examples.examples import build_examples, restyle
 from raft.examples.export import chat_lines
-from raft.pipeline.asking import ask_questions, survey_chunks, surveyed_languages
+from raft.pipeline.asking import ask_questions, asks, survey_chunks, surveyed_languages
 from raft.pipeline.pairs import asked_in, place_pairs
 from raft.pipeline.read import (
     count_chunks,
@@ -150,6 +150,7 @@ def clean_and_split(run: Run, settings: Settings, components: Components, own: p
     parts, k, copies, spoken = settings.split, settings.index.k, _copies(run), surveyed_languages(run)
     judge = [prompts.load("judge", settings.prompts), components.generator] if settings.cleaning.judge else None
     filters = reading.chosen(settings.cleaning, settings.prompts, seed=settings.seed)
+    noted = asks(settings, "cleaned")
     decided = decisions.decided(said(run, settings)[0])
     using = {
         "rules": settings.cleaning.model_dump(mode="json", exclude=set(reading.SETTINGS)),
@@ -173,7 +174,12 @@ def clean_and_split(run: Run, settings: Settings, components: Components, own: p
         inputs=[*asked_in(settings), "chunks.parquet", *searched(settings)],
         using={**using, "figures": figures.VERSION},
         formerly=[(3, using), (2, using)],
-        beside={"indexes": components.indexes, "parts": parts, "asked": asked_in(settings)},
+        beside={
+            "indexes": components.indexes,
+            "parts": parts,
+            "asked": asked_in(settings),
+            "noted": noted,
+        },
         settings={"index": {"k": k, "hybrid": settings.index.hybrid}},
     )
 
@@ -190,6 +196,7 @@ def _clean(
     judge: tuple[Prompt, Generator] | None,
     indexes: Indexes,
     asked: Sequence[str],
+    noted: Mapping[str, Any],
     keep: int | None = None,
     copies: Sequence[Sequence[str]] = (),
     languages: Mapping[str, str] | None = None,
@@ -235,7 +242,7 @@ def _clean(
     )
     measured = split.evaluation_rows(parted, documents, evaluation)
     split.check_leaks(parted, measured, held_out=held_out)
-    step.stats["held_out"] = sorted(held_out)
+    step.stats.update(noted, held_out=sorted(held_out))
     step.stats["coverage"] = coverage(parted, run.stream("chunks.parquet", [*COVERED]))
     step.stats["reasons"] = _counts(parted, "reason")
     step.stats["splits"] = _counts(parted, "split") | ({"user": evaluation.height} if evaluation is not None else {})
@@ -268,7 +275,7 @@ def write_examples(run: Run, settings: Settings, components: Components) -> None
             **({"told_apart": 1} if _imitates(run) else {}),
             **({"languages": VERSION} if surveyed_languages(run) else {}),
         },
-        beside={"indexes": components.indexes},
+        beside={"indexes": components.indexes, "noted": asks(settings, "examples")},
         settings=settings.model_dump(mode="json", include={"student", "examples", "answer_style", "prompts"}),
     )
     if not line["artifacts"]["train.jsonl"]["rows"]:
@@ -317,6 +324,7 @@ def _write_examples(
     student: Tokenizer,
     seed: int,
     indexes: Indexes,
+    noted: Mapping[str, Any],
     **_: int,
 ) -> Mapping[str, Output]:
     run, cleaned, words = step.run, step.run.read("cleaned.parquet"), render_style(**style.model_dump())
@@ -342,7 +350,7 @@ def _write_examples(
             titles=dict(documents_listed(run).select("doc_id", "title").iter_rows()),
             styled_answers=answers,
         )
-    step.stats.update(report)
+    step.stats.update(report, **noted)
     return {
         "examples.parquet": made,
         "train.jsonl": chat_lines(made, "train"),

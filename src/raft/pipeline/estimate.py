@@ -7,13 +7,11 @@ from functools import partial
 from typing import Any
 
 from raft import prompts
-from raft.curation import reading
 from raft.curation.pairs import read_pairs
 from raft.errors import UsageError
-from raft.examples import examples
 from raft.generation import generate
 from raft.generation.plan import left_out
-from raft.pipeline.asking import read_survey
+from raft.pipeline.asking import asked_later, asks, read_survey
 from raft.pipeline.build import chunk_count
 from raft.pipeline.read import documents_listed
 from raft.protocols import Completion, Failure, Generator, Request
@@ -306,24 +304,25 @@ def count_calls(
                 seen.note(request, outcome)
         missing = [place for place in missing if place not in chosen]
     own = settings.questions.qa
-    parts, written = [], known.questions + (len(read_pairs(own).rows) if own else 0)
+    pairs = len(read_pairs(own).rows) if own else 0
+    parts, written = [], known.questions + pairs
     if "questions" in left:
         parts.append(part("questions", load, seen, calls=calls, answered=calls - len(missing), fewest=1.0))
     replayed = 1 - len(missing) / calls if calls else 1.0
+    chunks = run.manifest["steps"]["chunks"]["artifacts"]["chunks.parquet"]["digest"]
     for purpose, sizes in _later(run, settings):
         if purpose in left and sizes:
-            # what is asked about questions is not known before them; where the ledger answers all calls for questions,
-            # a step that was done once asks the same again
-            done = replayed == 1 and run.manifest["steps"].get(purpose, {}).get("calls")
             most = written * len(sizes)
-            had = most if done else min(found.paid(purpose), round(most * replayed))
+            line, now = run.manifest["steps"].get(purpose, {}), asks(settings, purpose)["asked"]
+            share, paid = replayed if calls else None, found.paid(purpose)
+            had = _asked_before(line, now, most, chunks=chunks, replayed=share, paid=paid)
             rest = (most - had) / len(sizes)
             load = _Load(rest * sum(size for size, _ in sizes), rest * sum(room + found.room for _, room in sizes))
             # half of the questions, say, are dropped before it is their turn
             parts.append(part(purpose, load, seen, calls=most, answered=had, fewest=0.5))
     seconds = _seconds(parts, settings, seen) if found.hosted and not settings.generator.batch_endpoint else None
     if found.embedded is not None:
-        parts.append(_embeddings(run, settings, written, found.embedded, found.embedder_price))
+        parts.append(_embeddings(run, settings, written + pairs, found.embedded, found.embedder_price))
     return Estimate(
         run=str(run.folder),
         documents=documents_listed(run)["error"].null_count(),
@@ -339,7 +338,9 @@ def count_calls(
         cap=settings.generator.max_cost,
         confirm_above=settings.generator.confirm_above,
         attempts=settings.generator.attempts,
-        left_out=tuple(left_out(strategy, asked_for["kinds"], survey, settings.index.embedder))
+        left_out=tuple(
+            left_out(strategy, asked_for["kinds"] if asked_for["limit"] != 0 else [], survey, settings.index.embedder)
+        )
         if "questions" in left
         else (),
     )
@@ -415,14 +416,32 @@ def _later(run: Run, settings: Settings) -> Iterator[tuple[str, list[tuple[float
     """Yield the steps after the questions that ask something of each question, with bytes and room of each call."""
     tokens = run.manifest["steps"]["chunks"]["notes"].get("tokens", 0)
     shown = _QUESTION_BYTES + _BYTES_A_CHUNK_TOKEN * tokens / max(1, chunk_count(run))
-    filters = reading.chosen(settings.cleaning, settings.prompts, seed=settings.seed)
-    asked = [(one.prompt, one.tokens) for one in filters]
-    asked += [(prompts.load("judge", settings.prompts), reading.JUDGE_TOKENS)] if settings.cleaning.judge else []
-    yield "cleaned", [(_length(prompt) + shown, room) for prompt, room in asked]
-    style, form = render_style(**settings.answer_style.model_dump()), settings.answer_style.format
-    if style and not (isinstance(form, dict) and len(form.get("properties", {})) == 1):
-        size = _length(prompts.load("restyle", settings.prompts)) + len(style) + 2 * _QUESTION_BYTES
-        yield "examples", [(size, examples.RESTYLED_TOKENS)]
+    besides = {
+        "cleaned": shown,
+        "examples": len(render_style(**settings.answer_style.model_dump())) + 2 * _QUESTION_BYTES,
+    }
+    for purpose, asked in asked_later(settings).items():
+        yield purpose, [(_length(prompt) + besides[purpose], room) for _, prompt, room in asked]
+
+
+def _asked_before(
+    line: Mapping[str, Any], now: Mapping[str, Any], most: int, *, chunks: str, replayed: float | None, paid: int
+) -> int:
+    """Return how many of a step's calls the ledger answers.
+
+    `line` is the step's in the manifest, `now` what it `asks`, `replayed` the share of the calls for questions that the
+    ledger answers, None where there are none; `paid` are calls that such steps have paid for.
+    """
+    share = 1.0 if replayed is None else replayed
+    was = line.get("notes", {}).get("asked")
+    if was is None:  # it was broken off, or an earlier raft has done it
+        return min(paid, round(most * share))
+    if was["of"] != now["of"] or not {*was["by"]} <= {*now["by"]}:  # about other questions, or fewer of them
+        return 0
+    known = most * len(was["by"]) // len(now["by"])
+    if share == 1 and line["inputs"]["chunks.parquet"] == chunks:
+        return known
+    return 0 if replayed is None else min(paid, round(known * share))
 
 
 def _length(prompt: prompts.Prompt) -> int:
@@ -451,7 +470,7 @@ def _part(
 def _embeddings(
     run: Run, settings: Settings, count: int, embedded: Callable[[Sequence[str]], Sequence[bool]], price: Price | None
 ) -> Part:
-    """Return what embedding all chunks and so many questions asks; each text is a call."""
+    """Return what embedding all chunks and so many questions asks, a pair once more with its answer; each is a call."""
     known, size = 0, count * _QUESTION_BYTES
     for frame in run.stream("chunks.parquet", ["heading", "text"]):
         texts = [embedded_text(heading, text) for heading, text in frame.iter_rows()]

@@ -118,14 +118,16 @@ def tell_languages(run: Run, settings: Settings, *, strategy: str, aside: frozen
         RaftError: nothing can be asked of any document.
     """
     listed = documents_listed(run).filter(pl.col("error").is_null(), ~pl.col("doc_id").is_in(list(aside)))
-    spoken, kinds = languages(run), settings.questions.kinds
+    asked, spoken = settings.questions, languages(run)
+    kinds = asked.kinds if asked.limit != 0 else []  # without them it is told of the embedder alone
     sizes = dict.fromkeys(listed["doc_id"], 1)
     known = plan.Survey(sizes=sizes, languages={doc: code for doc, code in spoken.items() if doc in sizes})
     if not known.languages:
         return
-    on_event("left out", {"left_out": plan.left_out(strategy, kinds, known, settings.index.embedder)})
+    if lines := plan.left_out(strategy, kinds, known, settings.index.embedder):
+        on_event("left out", {"left_out": lines})
     found = sorted({known.language(doc).name for doc in sizes})
-    if any(plan.askable(strategy, kinds, known.language(doc)) for doc in sizes):
+    if asked.qa or any(plan.askable(strategy, kinds, known.language(doc)) for doc in sizes):
         return
     again = f"raft build {' '.join(map(typed, settings.corpus))}"
     raise RaftError(
@@ -137,7 +139,9 @@ def tell_languages(run: Run, settings: Settings, *, strategy: str, aside: frozen
 
 
 _LACKS = {
-    "answer_first": "the way for the smallest models knows the rules of English alone",
+    **dict.fromkeys(
+        ("rules", "rules_first", "answer_first"), "the way for the smallest models knows the rules of English alone"
+    ),
     **dict.fromkeys(("spans", "items"), "the kinds that are asked for need rules that are not known of their language"),
 }
 
