@@ -329,6 +329,36 @@ def test_a_second_edit_keeps_the_quote_of_the_first(home):
     assert last.edit["quote"] == quote
 
 
+def test_two_pages_of_one_reviewer_write_all_that_was_clicked(home):
+    """A verdict that another page has changed meanwhile is written again, not taken for said."""
+    with opened(home / "run") as one, opened(home / "run") as other:
+        name = one.told("state")["lists"]["sample"][0]
+        one.judge(name, "approved")
+        other.judge(name, "rejected", reason="trivial")
+        one.judge(name, "approved")
+    found, _ = decisions.read(home / "run" / decisions.FILE)
+    assert [line.verdict for line in found] == ["approved", "rejected", "approved"]
+
+
+def test_a_verdict_is_not_written_behind_damage_nor_on_rows_that_are_no_more(home):
+    """What the build could not read, or would not apply, is refused in a sentence while the reviewer is there."""
+    path = home / "run" / decisions.FILE
+    with opened(home / "run") as page:
+        name = page.told("state")["lists"]["sample"][0]
+        path.write_text("damage\n")
+        sent = {"id": name, "verdict": "approved", "list": "sample"}
+        assert page.ask("decide", sent)[0] == 409
+        assert path.read_text() == "damage\n"
+        path.unlink()
+        row = page.told(f"row?id={name}")
+        same = {**sent, "verdict": "edited", "edit": {"question": row["question"], "answer": row["answer"]}}
+        assert page.ask("decide", same) == (422, "nothing was changed: approve it\n")
+        table = home / "run" / "cleaned.parquet"
+        os.utime(table, ns=(1, 1))
+        status, text = page.ask("decide", sent)
+        assert (status, "raft review" in text) == (409, True)
+
+
 def test_undo_takes_back_a_verdict_that_stands_in_two_files(home, tmp_path):
     """A copy of the run's decisions, given as a team's, says nothing twice."""
     with opened(home / "run") as page:
@@ -374,7 +404,7 @@ def test_an_edit_is_checked_by_the_rules_of_its_documents_language(home, monkeyp
         name = page.told("state")["lists"]["sample"][0]
         row = page.told(f"row?id={name}")
         monkeypatch.setattr(clean, "judged", lambda *given, **more: seen.append(given[3]) or judged(*given, **more))
-        page.judge(name, "edited", edit={"question": row["question"], "answer": row["answer"]})
+        page.judge(name, "edited", edit={"question": f"Say: {row['question']}", "answer": row["answer"]})
     assert seen and all(languages == spoken for languages in seen)
 
 

@@ -1,6 +1,7 @@
 """Decisions of people: a file that only grows, and what it does to the questions of a build."""
 
 import json
+from contextlib import suppress
 from dataclasses import asdict, replace
 
 import polars as pl
@@ -194,6 +195,18 @@ def test_a_file_that_is_cut_off_anywhere_keeps_all_whole_lines_and_grows_on(tmp_
     assert torn == (cut not in (0, *ends) and cut + 1 not in ends)
     decisions.add(path, verdict(NAMES[4], APPROVED))
     assert decisions.read(path) == ([*found, verdict(NAMES[4], APPROVED)], False)
+
+
+@pytest.mark.parametrize("end", [b"\r", b"\r# a remark", b"\xff\xfe{\x00"])
+def test_what_is_no_torn_line_is_never_taken_away(end, tmp_path):
+    """A file that another program wrote otherwise is read or refused, and keeps what it holds."""
+    path = written(tmp_path / "decisions.jsonl", [verdict(NAMES[0], APPROVED)])
+    before = path.read_bytes().rstrip(b"\n") + end
+    path.write_bytes(before)
+    with suppress(UsageError):
+        assert decisions.read(path) == ([verdict(NAMES[0], APPROVED)], False)
+    decisions.add(path, verdict(NAMES[1], APPROVED))
+    assert path.read_bytes().startswith(before)
 
 
 @pytest.mark.parametrize(

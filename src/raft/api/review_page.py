@@ -52,8 +52,11 @@ def application(session: Session, page: str, token: str, done: Callable[[], None
             response = PlainTextResponse(f"{refused}\n", refused.status)
         except ClientDisconnect:
             response = PlainTextResponse("", 400)
+        except RaftError as error:
+            response = PlainTextResponse(f"{error}\n", 409)
         except OSError as error:
-            response = PlainTextResponse(f"the verdict was not saved: {error.strerror}\n", 507)
+            why = error.strerror or "another program holds the file"
+            response = PlainTextResponse(f"the verdict was not saved: {why}\n", 507)
         response.headers.update(_HEADERS)
         return response
 

@@ -123,6 +123,12 @@ def _as_read(row: Row, read: Row) -> Row:
     return {**row, **{part: read[part] for part in ("question", "answer", "quotes", "original_quotes")}}
 
 
+def _stamp(run: Path) -> tuple[int, int]:
+    """Return what changes whenever a build makes the cleaned rows anew."""
+    made = (run / "cleaned.parquet").stat()
+    return made.st_ino, made.st_mtime_ns
+
+
 @dataclass(frozen=True)
 class _Chunk:
     text: str
@@ -145,6 +151,7 @@ class Session:
     def __init__(self, built: Built, reviewer: str, sample: int) -> None:
         self.run, self.settings, self.reviewer = built._run, built.settings, reviewer
         self._file, self._opinions = self.run.folder / decisions.FILE, reviewed.Opinions(self.run, self.settings)
+        self._made = _stamp(self.run.folder)
         self._said, self._remarks, _ = self._opinions.said()
         rows = {row["question_id"]: row for row in built.cleaned.iter_rows(named=True)}
         self.lists = reviewed.listed(rows, self._said, size=sample, seed=self.settings.seed)
@@ -233,13 +240,19 @@ class Session:
 
         Raises:
             ValueError: it cannot be: what is wrong, in words for the reviewer.
+            RaftError: the file of decisions is damaged, or a build has made other rows.
             OSError: the file cannot be written.
         """
+        self._refresh()
         row, last = self._rows[name], self._said.get(name, {}).get(self.reviewer)
         if verdict == decisions.EDITED and edit is not None:
+            now = {**row, **((last.edit if last else None) or {})}
+            if "quote" not in edit and all(edit[part] == now[part] for part in ("question", "answer")):
+                raise ValueError("nothing was changed: approve it")
             former = (last.edit if last else None) or {}
             edit = {**{part: text for part, text in former.items() if part == "quote"}, **edit}
-            self._check(row, edit)
+        if verdict == decisions.EDITED or (verdict == decisions.APPROVED and row["reason"] is not None):
+            self._check(row, verdict, edit)
         digest = decisions.digest_of(row["question"] or "", row["answer"] or "")
         made = Decision(
             name, digest, verdict, self.reviewer, reason, edit, self._reason(name), shown, datetime.now(UTC).isoformat()
@@ -261,20 +274,28 @@ class Session:
         self._said, _, _ = self._opinions.said()
         return made.question_id
 
-    def _check(self, written: Row, edit: Mapping[str, str]) -> None:
-        """Check that the rules which no person overrules keep what was written, so that it is not lost in the build."""
-        frame = decisions.edited(
-            tables.frame(tables.QUESTIONS, [written]), {written["question_id"]: [decisions.EDITED, edit]}
-        )
+    def _refresh(self) -> None:
+        """Take in what others have said meanwhile; what a build has made anew can no longer be judged here."""
+        if _stamp(self.run.folder) != self._made:
+            hint = f"raft review {typed(self.run.folder)}   (once more, for the rows that there are now)"
+            raise RaftError("A build has made the rows anew.", where=self.run.folder, hint=hint)
+        self._said, self._remarks, _ = self._opinions.said()
+
+    def _check(self, written: Row, verdict: str, edit: Mapping[str, str] | None) -> None:
+        """Check that the rules which no person overrules keep what was decided, so that it is not lost in the build."""
+        name = written["question_id"]
+        if not written["golden_chunk_ids"] and written["reason"] == clean.UNSAID:
+            raise ValueError("no document says it: mend the pair in its file, or the document")
+        frame = decisions.edited(tables.frame(tables.QUESTIONS, [written]), {name: [verdict, edit]})
         texts = {
             one: {"chunk_id": one, "heading": chunk.heading, "text": chunk.text}
             for one in written["golden_chunk_ids"]
             if (chunk := self._chunks.get(one))
         }
-        limits, good = reviewed.limits_of(self.settings), {written["question_id"]: decisions.EDITED}
+        limits, good = reviewed.limits_of(self.settings), {name: verdict}
         reason = clean.judged(frame.row(0, named=True), texts, limits, self._opinions.languages, good)["reason"]
         if reason is not None:
-            raise ValueError(f"the build would drop it: {reason}")
+            raise ValueError(f"the build would drop it all the same: {reason}")
 
 
 def duplicates(folder: str | Path) -> list[Row]:

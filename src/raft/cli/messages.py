@@ -197,8 +197,11 @@ def seen(found: Mapping[str, Any]) -> list[str]:
 def _advice(run: str, steps: Mapping[str, Any]) -> Iterator[str]:
     kept = steps["cleaned"]["notes"]["splits"].get("train", 0)
     if kept < FEW_ROWS:
-        yield f"  {kept} training questions are few: {FEW_ROWS} or more are worth tuning on. More come from more"
-        yield "  documents, --questions-per-chunk, or a better generator (--generator openai/gpt-4o-mini)."
+        spare = steps["cleaned"]["notes"]["reasons"].get("not chosen")
+        more = f"a larger questions.keep: {spare} were not chosen." if spare else "more"
+        yield f"  {kept} training questions are few: {FEW_ROWS} or more are worth tuning on. More come from {more}"
+        if not spare:
+            yield "  documents, --questions-per-chunk, or a better generator (--generator openai/gpt-4o-mini)."
         yield ""
     yield f"  next:  raft review {run}                      # judge some rows before you train on them"
     yield f"         raft show {run} examples               # or read them"

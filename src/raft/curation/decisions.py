@@ -71,7 +71,7 @@ def read(path: Path) -> tuple[list[Decision], bool]:
     try:
         text = path.read_bytes()
         whole, _, rest = text.rpartition(b"\n")
-        torn = bool(rest.strip()) and _parsed(rest) is None
+        torn = _is_torn(rest)
         lines = [*artifacts.parse_objects((whole if torn else text).decode("utf-8-sig"), path, _LINE)]
     except (OSError, UnicodeDecodeError) as error:
         hint = f"ls -l {typed(path)}   (a file of decisions, as raft review writes it)"
@@ -79,11 +79,16 @@ def read(path: Path) -> tuple[list[Decision], bool]:
     return [_decision(value, where) for where, value in lines], torn
 
 
-def _parsed(line: bytes) -> Any:
+def _is_torn(rest: bytes) -> bool:
+    """Tell whether what stands behind the last line is the beginning of a decision, or what a disk left of one."""
+    text = rest.rstrip(b"\0")
+    if not text.startswith(b"{") or b"\r" in text or b"\0" in text:
+        return bool(rest) and not text
     try:
-        return from_json(line.decode("utf-8"))
+        from_json(rest.decode("utf-8"))
     except ValueError:
-        return None
+        return True
+    return False
 
 
 def _decision(value: Mapping[str, Any], where: str) -> Decision:
@@ -116,10 +121,10 @@ def add(path: Path, decision: Decision) -> None:
         OSError: it cannot be written.
     """
     line = json.dumps({name: one for name, one in asdict(decision).items() if one is not None}, ensure_ascii=False)
-    with FileLock(path.with_name(f".{path.name}.lock"), timeout=30), path.open("a+b") as file:
+    with FileLock(path.with_name(f".{path.name}.lock"), timeout=5), path.open("a+b") as file:
         file.seek(0)
         whole, _, rest = file.read().rpartition(b"\n")
-        if rest and _parsed(rest) is None:
+        if _is_torn(rest):
             file.truncate(len(whole) + 1 if whole else 0)
             rest = b""
         file.write((b"\n" if rest else b"") + line.encode("utf-8", "replace") + b"\n")
