@@ -197,7 +197,7 @@ def test_a_file_that_is_cut_off_anywhere_keeps_all_whole_lines_and_grows_on(tmp_
     assert decisions.read(path) == ([*found, verdict(NAMES[4], APPROVED)], False)
 
 
-@pytest.mark.parametrize("end", [b"\r", b"\r# a remark", b"\xff\xfe{\x00"])
+@pytest.mark.parametrize("end", [b"\r", b"\r# a remark", b"\xff\xfe{\x00x"])
 def test_what_is_no_torn_line_is_never_taken_away(end, tmp_path):
     """A file that another program wrote otherwise is read or refused, and keeps what it holds."""
     path = written(tmp_path / "decisions.jsonl", [verdict(NAMES[0], APPROVED)])
