@@ -22,6 +22,7 @@ import raft
 from browser import Driven, needs_chromium
 from conftest import Fakes, write_corpus
 from raft.cli import main, messages
+from raft.cli.progress import Progress
 from raft.curation import clean, decisions, figures
 from raft.errors import RaftError, UsageError
 from raft.pipeline import review as reviewed
@@ -535,6 +536,22 @@ def test_a_training_does_not_pass_over_an_edited_file(home):
     assert "raft review" in caught.value.hint
     file.unlink()
     assert examples_digest(run) == digest
+
+
+def test_a_build_says_before_its_first_step_that_it_writes_an_edited_file_anew(home, capsys):
+    """Whoever edited `train.jsonl` learns of it while there is time to stop."""
+    (home / "run" / "train.jsonl").write_text("{}\n", encoding="utf-8")
+    events = []
+    with pytest.MonkeyPatch.context() as patch, Progress() as progress:
+        Fakes().install(patch.setattr)
+
+        def on_event(event, facts):
+            events.append(event)
+            progress(event, facts)
+
+        raft.build(home / "corpus", out=home / "run", settings=SETTINGS, on_event=on_event)
+    assert events.index("edited") < min(events.index(one) for one in ("begins", "reused") if one in events)
+    assert "train.jsonl, by hand: written anew" in capsys.readouterr().err
 
 
 def test_a_row_that_may_be_wrong_is_shown_with_the_reason():

@@ -23,6 +23,7 @@ from raft.pipeline.asking import survey_chunks
 from raft.pipeline.build import STEPS, Components, cut_chunks, make_all, set_aside
 from raft.pipeline.estimate import Estimate, confirm, count_calls
 from raft.pipeline.read import changes, read_documents
+from raft.pipeline.review import edited_by_hand
 from raft.protocols import OnEvent
 from raft.settings import Settings
 from raft.store import folders, lineage
@@ -101,8 +102,8 @@ def build(
         corpus: files, folders or globs; None: those of the pipeline file.
         out: the run directory; None: `runs/<name of the corpus>`.
         on_event: told what happens: "begins", "made" and "reused" with a step's name, "changes" (names of files that
-            are `changed`, `new` or `gone`), "left out" (sentences of what is not asked), "estimated", "planned",
-            "asked", "embedded",
+            are `changed`, `new` or `gone`), "edited" (`files` of rows that were changed by hand and are written anew),
+            "left out" (sentences of what is not asked), "estimated", "planned", "asked", "embedded",
             "waiting" (the endpoint asks to) and "stopping" (replies in flight are waited for).
         **options: any of these (`Options`), each None where it is not said:
             pipeline: a YAML file, or the name of one that comes with the package ("embedded", "hosted").
@@ -137,6 +138,8 @@ def build(
     with _opened(task, on_event, building=True) as site:
         if found := changes(site.run, task.sources):
             on_event("changes", found)
+        if edited := edited_by_hand(site.run):
+            on_event("edited", {"files": edited})
         make_all(site.run, site.task.settings, site.components, task.sources, strategy=task.strategy, on_event=on_event)
     return Built(task.folder)
 

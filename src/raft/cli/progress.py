@@ -65,8 +65,8 @@ class Progress:
             )
             told = "unchanged" if event == "reused" else _made(facts["line"]) + self._anew()
             self._say(f"{facts['step']:<10} {told}")
-        elif event == "changes":
-            self._say(f"{'corpus':<10} {_changes(facts)}")
+        elif event in ("changes", "edited"):
+            self._say(f"{'corpus':<10} {_changes(facts)}" if event == "changes" else _edited(facts))
         elif event == "embedded":
             self._embedded += facts["new"]
             self._say(self._embedding(), lasting=False)
@@ -185,6 +185,11 @@ def _changes(facts: Mapping[str, Any]) -> str:
         return ", ".join(names[:_NAMED]) + more
 
     return ", ".join(f"{len(names):,} {state} ({named(names)})" for state, names in facts.items())
+
+
+def _edited(facts: Mapping[str, Any]) -> str:
+    files = " and ".join(facts["files"])
+    return f"{'edited':<10} {files}, by hand: written anew now (changes that are to last: raft review RUN)"
 
 
 def _money(facts: Mapping[str, Any]) -> str:

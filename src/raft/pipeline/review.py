@@ -19,6 +19,7 @@ from raft.evaluation.metrics import win_rate
 from raft.pipeline.asking import SURVEY, surveyed_languages
 from raft.pipeline.pairs import asked_in
 from raft.settings import Settings
+from raft.store import artifacts
 from raft.store.run import Run
 from raft.text import overlap
 from raft.text.values import Fact, fact_values, facts
@@ -146,6 +147,13 @@ def limits_of(settings: Settings) -> dict[str, int]:
 def said(run: Run, settings: Settings) -> tuple[Said, list[str], int]:
     """Return what `Opinions.said` does."""
     return Opinions(run, settings).said()
+
+
+def edited_by_hand(run: Run) -> list[str]:
+    """Return the files of training rows that are not as the build made them: the next one writes them anew."""
+    made = run.manifest["steps"].get("examples", {}).get("artifacts", {})
+    files = {name: run.folder / name for name in ("train.jsonl", "valid.jsonl") if (run.folder / name).is_file()}
+    return [name for name, path in files.items() if name in made and artifacts.digest(path) != made[name]["digest"]]
 
 
 def by_rules(cleaned: Iterable[tuple[str, str | None]], found: Said) -> tuple[list[str], list[str]]:
