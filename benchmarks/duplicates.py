@@ -10,6 +10,7 @@ goes with each question, since `raft` looks at it; the others compare the questi
 """
 
 # ruff: noqa: E501, PLC0415  the planted pairs are read as a table
+import argparse
 import os
 import sys
 from collections import Counter
@@ -157,4 +158,8 @@ def main(name, *thresholds):
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("tool", choices=["raft", "vectors", "semhash", "datasketch"])
+    parser.add_argument("given", nargs="*", metavar="THRESHOLD", help="cosines or shares; of vectors, a file")
+    told = parser.parse_args()
+    main(told.tool, *told.given)
