@@ -63,6 +63,14 @@ def test_a_build_on_an_earlier_run_finds_every_step_unchanged(earlier):
         assert after["steps"][step]["artifacts"] == before["steps"][step]["artifacts"], step
 
 
+def test_a_rule_that_is_new_cleans_an_earlier_run(earlier, monkeypatch):
+    """Once the version of the step is raised, an earlier run is cleaned by the rules of now; its questions stay."""
+    events = []
+    monkeypatch.setattr("raft.pipeline.build._CLEANED", 4)
+    build(earlier, heard(events))
+    assert ("cleaned", "begins") in events and ("questions", "begins") not in events
+
+
 def test_a_training_on_an_earlier_run_is_reused(earlier):
     """The command that trained an adapter with an earlier raft finds it, and trains nothing."""
     events, current = [], (earlier / "adapters" / "current").read_text()

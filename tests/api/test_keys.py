@@ -33,6 +33,28 @@ def test_a_missing_key_is_missed_before_the_first_step(options, corpus, tmp_path
     assert not [path for path in (tmp_path / "run").rglob("*") if path.suffix in (".parquet", ".json", ".jsonl")]
 
 
+@pytest.mark.parametrize(
+    ("settings", "asks"),
+    [
+        ({}, False),
+        ({"questions.way": "rules", "questions.limit": 9}, False),
+        ({"cleaning.judge": True}, True),
+        ({"cleaning.reader": True}, True),
+        ({"answer_style.tone": "friendly"}, True),
+    ],
+)
+def test_a_generator_that_is_not_asked_needs_no_key(settings, asks, corpus, tmp_path):
+    """With rules or pairs alone nobody misses the generator's key, until a judge, filter or style would ask it."""
+    (tmp_path / "qa.csv").write_text("question,answer\nHow many days may customers return a pump?,10 days\n")
+    options = {**HOSTED, "qa": tmp_path / "qa.csv"}
+    settings = {"questions.limit": 0, "split.unseen": 0.0, "chunking.tokens": 60, **settings}
+    if asks:
+        with pytest.raises(UsageError, match="There is no key"):
+            raft.build(corpus, out=tmp_path / "run", settings=settings, **options)
+    else:
+        assert raft.build(corpus, out=tmp_path / "run", settings=settings, **options).examples.height
+
+
 def test_an_estimate_needs_a_key_for_its_sample_alone(corpus, tmp_path):
     """What asks nobody needs no key; a sample is refused without one before a document is read."""
     assert raft.estimate(corpus, out=tmp_path / "run", **HOSTED).calls

@@ -460,3 +460,12 @@ def test_finding_the_source_of_a_pair_is_counted(home, fake_models):
     assert part_of(found, "embeddings").calls == found.chunks + 2
     raft.build(**mine)
     assert len(fake_models.embedded) == found.chunks + 2
+
+
+def test_questions_by_rule_are_of_no_generator(home, fake_models):
+    """Where no model writes, another generator, its attempts or its prompts remake nothing."""
+    rules, events = {"questions.way": "rules"}, []
+    raft.build(**options(home, rules))
+    other = options(home, {**rules, "generator.attempts": 3}) | {"generator": "openai/other"}
+    raft.build(**other, on_event=lambda event, facts: events.append((event, facts.get("step"))))
+    assert ("reused", "questions") in events and "begins" not in {event for event, _ in events}

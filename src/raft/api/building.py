@@ -19,7 +19,7 @@ from raft.corpus.documents import Source, find_sources
 from raft.curation import decisions, reading, user_questions
 from raft.curation.pairs import read_pairs
 from raft.errors import UsageError
-from raft.pipeline.asking import survey_chunks
+from raft.pipeline.asking import asked_later, survey_chunks
 from raft.pipeline.build import STEPS, Components, cut_chunks, make_all, set_aside
 from raft.pipeline.estimate import Estimate, confirm, count_calls
 from raft.pipeline.read import changes, read_documents
@@ -133,7 +133,7 @@ def build(
     """
     task = _described(corpus, out, options)
     on_event = on_event or (lambda event, facts: None)
-    if "questions" not in Run(task.folder).manifest["steps"]:
+    if _asks(task) and "questions" not in Run(task.folder).manifest["steps"]:
         look_for(task.settings.generator.model, task.settings.generator.api_base)
     with _opened(task, on_event, building=True) as site:
         if found := changes(site.run, task.sources):
@@ -174,7 +174,7 @@ def estimate(
     if sample < 0:
         raise UsageError(f"A sample of {sample} requests cannot be taken.", where="sample", hint="--sample 10")
     task = _described(corpus, out, options)
-    if sample:
+    if sample and _asks(task):
         models.check_keys({task.settings.generator.model: task.settings.generator.api_base})
     on_event = on_event or (lambda event, facts: None)
     with _opened(task, on_event, building=False) as site:
@@ -217,6 +217,12 @@ def _described(corpus: str | Path | Sequence[str | Path] | None, out: str | Path
     if strategy == "auto":
         strategy = "items" if hub.is_hosted(chosen.generator.model) else "rules_first"
     return Task(chosen, sources, skipped, folder, strategy)
+
+
+def _asks(task: Task) -> bool:
+    """Tell whether a build may ask its generator anything."""
+    writes = task.settings.questions.limit != 0 and task.strategy != "rules"
+    return writes or any(asked_later(task.settings).values())
 
 
 def _not_documents(chosen: Settings, file: str | Path | None) -> dict[Path, str]:
@@ -286,8 +292,8 @@ def _opened(task: Task, on_event: OnEvent, *, building: bool) -> Iterator[OpenRu
             chosen = settings.changed(chosen, {"generator.max_cost": cap})
         ledger.register(collection, folder, chosen.generator.max_cost if building else None)
         if building and "questions" not in run.manifest["steps"]:
-            asked = {chosen.index.embedder: chosen.index.api_base, chosen.generator.model: chosen.generator.api_base}
-            models.check_keys(asked, ledger)
+            asks = {chosen.generator.model: chosen.generator.api_base} if _asks(task) else {}
+            models.check_keys({chosen.index.embedder: chosen.index.api_base, **asks}, ledger)
         components = open_components(folder, chosen, ledger, collection, on_event)
         facts: dict[str, Any] = {
             "settings": chosen.model_dump(mode="json"),

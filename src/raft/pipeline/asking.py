@@ -91,13 +91,17 @@ def ask_questions(run: Run, settings: Settings, generator: Generator, *, strateg
     used = generate.read_prompts(settings.prompts)
     asked = settings.questions
     kinds = [kind for kind, its in KINDS.items() if its.version and kind in asked.kinds]
-    using = {
+    by_model = {
         "generator": generator,
         "attempts": settings.generator.attempts,
         "prompts": [
             *(used.answer_first, used.items, used.comparison, used.unanswerable, used.span),
             *(getattr(used, kind) for kind in kinds),
         ],
+    }
+    unasked, keyed = (by_model, {}) if strategy == "rules" else ({}, by_model)
+    using = {
+        **keyed,
         "openings": prompts.load_text("openings.yaml", settings.prompts),
         **{f"{kind}s": KINDS[kind].version for kind in kinds},
         **({"items": items.VERSION} if strategy == "items" else {}),
@@ -115,6 +119,7 @@ def ask_questions(run: Run, settings: Settings, generator: Generator, *, strateg
         using={**using, "way": strategy, **({"by_rule": by_rule.VERSION} if strategy.startswith("rules") else {})},
         formerly=[(3, {**using, "way": way}) for way in former],
         beside={
+            **unasked,
             "used": used,
             "model": settings.generator.model,
             "embedder": settings.index.embedder,
