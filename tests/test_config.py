@@ -221,6 +221,11 @@ def test_half_an_emoji_in_a_setting_is_made_whole():
         ("training.backend", "magic", "training.backend is one of auto, peft, unsloth, and it is 'magic'."),
         ("benchmark.larger", [{}], "benchmark.larger[0].model has to be given."),
         ("split.unseen", 0.9, "split.unseen is at most 0.2, and it is 0.9."),
+        ("questions.keep", True, "questions.keep is a number, and it is True."),
+        ("questions.limit", False, "questions.limit is a number, and it is False."),
+        ("split.unseen", True, "split.unseen is a number, and it is True."),
+        ("questions.qa", [{"question": "Who?"}], "questions.qa is the path of a file or a folder, and it is [{"),
+        ("questions.qa", "", "questions.qa is the path of a file or a folder, and it is ''."),
     ],
 )
 def test_an_error_names_what_was_typed(tmp_path, key, value, said):

@@ -1,13 +1,16 @@
 """Pairs that people have already: how their file is read, and which chunk bears them."""
 
 import json
+import os
 
 import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from raft.curation import decisions
 from raft.curation.pairs import find_sources, read_pairs
+from raft.curation.reading import read_rubric
 from raft.errors import UsageError
 from raft.testing import OverlapRetriever, make_chunks
 
@@ -160,3 +163,79 @@ def test_the_order_of_the_pairs_does_not_matter(order):
     mixed, _ = placed(*(pairs[place] for place in order))
     wanted = {row["question"]: {**row, "prompt": ""} for row in rows}
     assert {row["question"]: {**row, "prompt": ""} for row in mixed} == wanted
+
+
+PARTS = [{"type": "text", "text": "How long is"}, {"type": "image_url"}, {"type": "text", "text": "the warranty?"}]
+
+
+@pytest.mark.parametrize(
+    ("turns", "pair"),
+    [
+        ([("user", "How long?"), ("assistant", "2 years"), ("user", "Who pays?")], ("How long?", "2 years")),
+        ([("user", "A?"), ("assistant", "1"), ("user", "B?"), ("assistant", "2"), ("system", "x")], ("B?", "2")),
+        ([("user", "A?"), ("assistant", None), ("tool", "x"), ("assistant", "2")], ("A?", "2")),
+        (
+            [("user", PARTS), ("assistant", [{"type": "text", "text": "2 years"}])],
+            ("How long is the warranty?", "2 years"),
+        ),
+        ([("assistant", "Hello"), ("user", "How long?")], None),
+    ],
+)
+def test_of_a_chat_a_question_keeps_its_own_answer(tmp_path, turns, pair):
+    """The last question with an answer counts, never a question with what was said before it."""
+    chat = json.dumps({"messages": [{"role": role, "content": said} for role, said in turns]})
+    (tmp_path / "chats.jsonl").write_text(chat + '\n{"q": "Who?", "a": "Ada"}')
+    found = read_pairs(tmp_path / "chats.jsonl")
+    assert [(row["question"], row["answer"]) for row in found.rows[:-1]] == ([pair] if pair else [])
+    assert found.wrong == ([] if pair else ["chats.jsonl, line 1: its messages have no question with an answer"])
+
+
+@pytest.mark.parametrize(
+    ("rows", "left", "wrong"),
+    [
+        (["How many days, then, may I stay?,5", "Who?,Ada,,"], ["line 3"], "line 2: it has 4 cells, the header 2 (put"),
+        (['"How\nlong?",2', '"Who?,Ada', "When?,May", "Where?,Oslo"], ["line 2"], "lines 4 to 6: a quote"),
+        (['"Who?,Ada', '"When?",May', "Where?,Oslo"], ["line 4"], "lines 2 to 3: a quote"),
+    ],
+)
+def test_a_row_that_is_cut_wrongly_is_left_out(tmp_path, rows, left, wrong):
+    """A row with more cells than the header, and rows that a quote without an end holds together, are named by line."""
+    (tmp_path / "faq.csv").write_text("\n".join(["question,answer", *rows]))
+    found = read_pairs(tmp_path / "faq.csv")
+    assert [row["line"] for row in found.rows] == left
+    assert [one.startswith(f"faq.csv, {wrong}") for one in found.wrong] == [True]
+
+
+def test_what_is_no_text_is_no_answer(tmp_path):
+    """NaN, Infinity, true and false of JSON are no texts; a whole number is."""
+    answers = ("NaN", "-Infinity", "true", "false", "12")
+    (tmp_path / "faq.jsonl").write_text("\n".join(f'{{"q": "Is it {one}?", "a": {one}}}' for one in answers))
+    found = read_pairs(tmp_path / "faq.jsonl")
+    assert [row["answer"] for row in found.rows] == ["12"]
+    assert len(found.wrong) == 4
+
+
+def test_a_zero_byte_is_named(tmp_path):
+    """A file that one zero byte makes unreadable says in which line it stands."""
+    (tmp_path / "faq.csv").write_bytes(b"question,answer\nWho?,A\0da\n")
+    with pytest.raises(UsageError, match="line 2 has a NUL byte"):
+        read_pairs(tmp_path / "faq.csv")
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    """A pipe or a folder in the place of a file is refused at once, of pairs, rubrics and decisions alike."""
+    os.mkfifo(tmp_path / "pipe.csv")
+    for read in (read_pairs, lambda path: read_rubric(str(path)), decisions.read):
+        with pytest.raises(UsageError, match="a pipe or a device, and no file"):
+            read(tmp_path / "pipe.csv")
+        with pytest.raises(UsageError, match="a folder, and no file"):
+            read(tmp_path)
+    with pytest.raises(UsageError, match="An empty path"):
+        read_rubric("")
+
+
+def test_no_is_quoted_from_the_sentence_that_is_asked_about():
+    """A sentence with the word "no" that is about something else does not bear the answer no."""
+    text = "Expenses below 25 EUR need no receipt. Alcohol on trips is never reimbursed."
+    (row,), _ = placed(("Is alcohol reimbursed on trips?", "No", ""), chunks=make_chunks({"warranty": [text]}))
+    assert [quote["text"] for quote in row["quotes"]] == ["Alcohol on trips is never reimbursed."]

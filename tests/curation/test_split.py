@@ -399,6 +399,17 @@ def test_evaluation_rows_are_those_measured_with():
     assert table["answers"].to_list()[0] == [measured["answer"][0]]
 
 
+def test_a_question_of_the_user_is_measured_once():
+    """A held-out row that asks what the user asks, but for case and punctuation, gives way to the user's."""
+    result = split_up(ROWS, held_out=frozenset({"d3"}), seen=0.5)
+    measured = result.filter(pl.col("split").is_in(["eval_seen", "eval_unseen"]))
+    own = user(measured["question"][0].upper().replace("?", " ?"))
+    assert split.evaluation_rows(result, DOCUMENTS, own)["question_id"].to_list() == [
+        *measured["question_id"][1:],
+        "u0",
+    ]
+
+
 def test_every_question_that_was_learned_is_found():
     """Each question to measure with that says the same as a learned one is named, with that one, and no other is."""
     learned = [{"question_id": "l0", "question": ROWS[0]["question"]}, {"question_id": "l1", "question": "Who is Bo?"}]

@@ -1,6 +1,7 @@
 """Targets and asks: what can be asked of a chunk, and which replies to it are of use."""
 
 import json
+import time
 from dataclasses import replace
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from raft import prompts
 from raft.errors import UsageError
 from raft.generation import items, tasks
-from raft.generation.facts import pattern_of, read_prefixes, statements, targets
+from raft.generation.facts import pattern_of, plain, read_prefixes, statements, targets
 from raft.rag.format import ABSTENTION
 
 OPENINGS = read_prefixes(prompts.load_text("openings.yaml"))
@@ -444,3 +445,26 @@ def test_a_value_with_its_name_is_asked_for_under_the_title():
     text = "Warranty: 24 months\nMade by: Pell and Daughters, who have lived in Port Harcourt since 1998."
     assert ("number", "24 months", "What is the warranty according to $title") in found(text)
     assert [one.cells for one in statements(text)][1] == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "seen"),
+    [
+        ("See [the guide](guide.md) and ![a fan](fan.png).", "See the guide and a fan."),
+        ("[![a fan](fan.png)](shop.html) costs 5 euros", "![a fan](shop.html) costs 5 euros"),
+        ("[see [the guide](guide.md) [1] (new)", "see [the guide [1] (new)"),
+        ("[open [the guide](guide.md", "[open [the guide](guide.md"),
+        ("f[0](x", "f[0](x"),
+    ],
+)
+def test_a_link_is_read_as_its_words(text, seen):
+    """Of links and pictures the words stay; brackets that are none stay as they are."""
+    assert plain(text) == seen
+
+
+@pytest.mark.parametrize("text", ["[" * 60_000, "[" * 60_000 + "](x)", "![a](b " * 20_000, "{{" * 10_000])
+def test_open_brackets_take_no_time(text):
+    """A text of brackets that nothing closes is read once, not once for each of them."""
+    begun = time.process_time()
+    plain(text)
+    assert time.process_time() - begun < 2

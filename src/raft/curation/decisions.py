@@ -17,7 +17,7 @@ import polars as pl
 from filelock import FileLock
 
 from raft.errors import UsageError, typed
-from raft.store import artifacts, tables
+from raft.store import artifacts, folders, tables
 from raft.text import from_json
 
 FILE = "decisions.jsonl"
@@ -69,7 +69,7 @@ def read(path: Path) -> tuple[list[Decision], bool]:
         UsageError: the file cannot be read, or a line is no decision.
     """
     try:
-        text = path.read_bytes()
+        text = folders.regular(path).read_bytes()
         whole, _, rest = text.rpartition(b"\n")
         torn = _is_torn(rest)
         lines = [*artifacts.parse_objects((whole if torn else text).decode("utf-8-sig"), path, _LINE)]

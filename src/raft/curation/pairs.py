@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from math import isfinite
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -23,6 +24,7 @@ from raft.rag.format import is_no_answer
 from raft.rag.relevant import ABOUT, is_short, search_all
 from raft.similarity import names
 from raft.store import tables
+from raft.store.folders import regular
 from raft.text import contains, content_words, embedded_text, from_json, normalise, sentences
 from raft.text.languages import of_text, stems
 from raft.text.values import covers, fact_values
@@ -46,6 +48,7 @@ NAMES = {
 """What a column or field may be called, whatever its case, the best first."""
 
 _EXAMPLE = "a header question,answer and a row: How long is the warranty?,2 years"
+_DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "|"}
 _CANDIDATES = 20
 _LEAST, _LEAST_DECIDED, _NEAR = 0.6, 0.6, 0.25
 """Least share of an answer's words that a chunk holds, of a question's words where the answer is yes or no alone, and
@@ -73,7 +76,8 @@ def read_pairs(path: Path, *, redact: bool = False) -> Pairs:
         UsageError: the file is missing or empty, is none of these, or no row of it is a pair.
     """
     try:
-        text = readers.decode(path.read_bytes())
+        data = regular(path).read_bytes()
+        text = readers.decode(data)
     except FileNotFoundError:
         raise UsageError("There is no such file of pairs.", where=path, hint=f"ls {typed(path.parent)}") from None
     except (OSError, readers.Unreadable) as error:
@@ -96,6 +100,8 @@ def read_pairs(path: Path, *, redact: bool = False) -> Pairs:
             found[key] = {"line": line, **row}
     if not found:
         there = f"; the fields are {', '.join([*fields][:12])}" if fields else ""
+        if b"\0" in data:
+            there += f"; line {data[: data.index(0)].count(10) + 1} has a NUL byte: save the file as UTF-8 text"
         raise _wrong(f"No row has a question and an answer{there}.", "; ".join(wrong[:5]) or path)
     return Pairs([*found.values()], wrong)
 
@@ -108,16 +114,29 @@ def _table(text: str, path: Path) -> Iterator[tuple[str, Any]]:
     lines = text.splitlines(keepends=True)
     first = next((line for line in lines if line.strip()), "")
     csv.field_size_limit(max(csv.field_size_limit(), len(text)))
-    reader = csv.reader(lines, delimiter=max(",;\t|", key=first.count), skipinitialspace=True)
+    reader = csv.reader(lines, delimiter=max(_DELIMITERS, key=first.count), skipinitialspace=True)
     begun, header = 1, list[str]()
     for cells in reader:
         line, begun = begun, reader.line_num + 1
         if not any(map(str.strip, cells)):
             continue
-        if header:
+        if begun > line + 1 and not _closed(lines[line - 1 : begun - 1], reader.dialect.delimiter):
+            yield f"lines {line} to {begun - 1}", "a quote that begins there has no end of its own"
+        elif header and any(map(str.strip, cells[len(header) :])):
+            counted = f"it has {len(cells)} cells, the header {len(header)}"
+            yield f"line {line}", f"{counted} (put texts with {_DELIMITERS[reader.dialect.delimiter]} in quotes)"
+        elif header:
             yield f"line {line}", dict(zip(header, cells, strict=False))
         else:
             header = [cell.strip() for cell in cells]
+
+
+def _closed(lines: list[str], delimiter: str) -> bool:
+    """Tell whether the lines are one row, and not several that a quote too many holds together."""
+    try:
+        return len([*csv.reader(lines, delimiter=delimiter, skipinitialspace=True, strict=True)]) == 1
+    except csv.Error:
+        return False
 
 
 def _lines(text: str, path: Path) -> Iterator[tuple[str, Any]]:
@@ -156,10 +175,24 @@ def _pair(record: Mapping[str, Any]) -> dict[str, str] | str:
     fields = {str(name).strip().casefold(): value for name, value in record.items()}
     if isinstance(chat := fields.get("messages"), list):
         turns = [turn for turn in chat if isinstance(turn, dict)]
-        fields |= {role: turn.get("content") for turn in turns for role in [str(turn.get("role"))]}
-        fields["answer"] = fields.get("assistant")
+        if turns and not (last := _last_pair(turns)):
+            return "its messages have no question with an answer"
+        fields |= last if turns else {}
     row = {what: next(filter(None, (_text(fields.get(name)) for name in known)), "") for what, known in NAMES.items()}
     return next((f"it has no {what}" for what in ("question", "answer") if not row[what]), row)
+
+
+def _last_pair(turns: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Return the last question of a chat that has an answer, with the last thing that is said to it."""
+    asked, pair = "", dict[str, str]()
+    for turn in turns:
+        content = turn.get("content")
+        said = " ".join(filter(None, map(_text, content if isinstance(content, list) else [content])))
+        if turn.get("role") == "user":
+            asked = said
+        elif turn.get("role") == "assistant" and asked and said:
+            pair = {"question": asked, "answer": said}
+    return pair
 
 
 def _text(value: Any) -> str:
@@ -167,7 +200,9 @@ def _text(value: Any) -> str:
         value = value.get("text")
     if isinstance(value, list):
         value = next(iter(value), None)
-    return " ".join(str(value).split()) if isinstance(value, str | int | float) else ""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return ""
+    return " ".join(str(value).split()) if isinstance(value, str) or isfinite(value) else ""
 
 
 def find_sources(
@@ -271,19 +306,20 @@ def quotes(question: str, answer: str, chunk: Mapping[str, Any]) -> list[Row]:
     """
     text = chunk["text"]
     spans = [(start, end, text[start:end]) for start, end in sentences(text)] or [(0, len(text), text)]
-    wanted, said = fact_values(answer), answer if not is_short(answer, question) else question
+    short = is_short(answer, question)  # "no" stands in many a sentence that says something else
+    wanted, said = fact_values(answer), question if short else answer
     chosen: list[tuple[int, int, str]] = []
     while len(chosen) < min(_MOST_QUOTES, len(spans)):
         so_far = " ".join(one for _, _, one in chosen)
         missing = {value for value in wanted if not covers(fact_values(so_far), [value])}
-        if chosen and (not missing or contains(so_far, answer)):
+        if chosen and (not missing or (not short and contains(so_far, answer))):
             break
 
         def worth(span: tuple[int, int, str], missing: set[Any] = missing, so_far: str = so_far) -> tuple[Any, ...]:
             there = fact_values(span[2])
             found = sum(covers(there, [value]) for value in missing)
             share = _overlap(said, f"{so_far} {span[2]}")
-            return contains(span[2], answer), found, share, _overlap(question, span[2]), -span[0]
+            return not short and contains(span[2], answer), found, share, _overlap(question, span[2]), -span[0]
 
         best = max((span for span in spans if span not in chosen), key=worth)
         if chosen and not worth(best)[1]:

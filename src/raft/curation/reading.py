@@ -19,6 +19,7 @@ from raft.prompts import Prompt
 from raft.protocols import Completion, Generator, Request
 from raft.report.measures import f1
 from raft.settings import Cleaning
+from raft.store.folders import place, regular
 from raft.text import normalise
 from raft.text.languages import of_text
 from raft.text.replies import json_readings
@@ -89,10 +90,11 @@ def read_rubric(name: str, folder: Path | None = None) -> list[str]:
     Raises:
         UsageError: the file cannot be read, holds no question, or a line is none.
     """
-    path = Path(name).expanduser()
-    default = name == "default"
     try:
-        text = prompts.load_text("rubric.yaml", folder) if default else path.read_text(encoding="utf-8-sig")
+        if name == "default":
+            text = prompts.load_text("rubric.yaml", folder)
+        else:
+            text = regular(place(name, "cleaning.rubric")).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         hint = "--set cleaning.rubric=default   (or the path of a file of yes/no questions)"
         raise UsageError(f"The rubric cannot be read: {error}.", where=name, hint=hint) from None

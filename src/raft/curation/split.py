@@ -262,13 +262,16 @@ def evaluation_rows(
 ) -> pl.DataFrame:
     """Return all questions to measure with as `tables.EVALUATION`: `eval_seen` and `eval_unseen`, then the user's own.
 
-    `document` is the path of a question's first document.
+    What the user asks is measured once: a question of the rows that is equal to one of those is left out. `document`
+    is the path of a question's first document.
     """
     paths = dict(documents.select("doc_id", "path").iter_rows())
     measured = cleaned.filter(pl.col("split").is_in(["eval_seen", "eval_unseen"]))
+    own = [] if user_questions is None else [user_questions]
+    asked = {normalise(question) for table in own for question in table["question"]}
     rows = [
         {**row, "answers": [row["answer"]], "document": paths.get(row["doc_ids"][0]) if row["doc_ids"] else None}
         for row in measured.iter_rows(named=True)
+        if normalise(row["question"]) not in asked
     ]
-    own = [] if user_questions is None else [user_questions]
     return pl.concat([tables.frame(tables.EVALUATION, rows), *own])

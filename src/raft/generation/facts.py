@@ -20,8 +20,8 @@ from raft.text import content_words, normalise, sentences, word_count
 from raft.text.records import pairs, records
 from raft.text.values import Fact, facts
 
-_LINK = re.compile(r"!?\[([^\]]*)\]\([^)\s]*[^)]*\)")
-_MARKUP = re.compile(r"[*_`]{1,3}|<[^>]{1,200}>|\{[:%{][^}]*\}+|^\s*(?:[-*+•>]|\d+[.)])\s+")
+_LINK = re.compile(r"!?\[([^\]]*)(?:\](\([^)]*\))?|\Z)")  # or as far as none can be, so that no sign is read twice
+_MARKUP = re.compile(r"[*_`]{1,3}|<[^>]{1,200}>|\{[:%{][^}]{0,1000}\}+|^\s*(?:[-*+•>]|\d+[.)])\s+")
 _HIDDEN = re.compile(r"\]\([^)]*\)|<[^>]{1,200}>|https?://\S+|\{[:%{][^}]*\}")
 _STEP = re.compile(r"^[ \t]*(?:\d+[.)]|Step \d+[:.])\s+\S", re.MULTILINE)
 _NEGATED = re.compile(r"\b(?:not|never|cannot|no longer|n't)\b|\bno\b", re.IGNORECASE)
@@ -142,7 +142,9 @@ def _told(record: str) -> tuple[tuple[str, str], ...]:
 
 def plain(text: str) -> str:
     """Return a piece of Markdown as a reader sees it, on one line."""
-    return " ".join(_MARKUP.sub("", _LINK.sub(r"\1", text)).split())
+    end = text.rfind(")") + 1
+    linked = _LINK.sub(lambda link: link[1] if link[2] else link[0], text[:end]) + text[end:]
+    return " ".join(_MARKUP.sub("", linked).split())
 
 
 def targets(

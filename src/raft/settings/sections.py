@@ -1,20 +1,35 @@
 """Every setting of an experiment, its default and its meaning; the only place where defaults live."""
 
+from os import PathLike
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, field_validator
 
 from raft.kinds import KINDS, Kind
 from raft.prompts import Where
 from raft.text import at_home
 from raft.text.secrets import shown_address
 
-Share = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=1, le=10**9)]
-Positive = Annotated[float, Field(gt=0, le=10**9)]
-Price = Annotated[float, Field(ge=0, le=10**9)]
-Place = Annotated[Path, AfterValidator(at_home)]
+
+def _no_bool(value: Any) -> Any:
+    if isinstance(value, bool):  # else it counts as 1
+        raise ValueError("is a number")
+    return value
+
+
+def _path(value: Any) -> Any:
+    if not isinstance(value, str | PathLike) or not str(value).strip():
+        raise ValueError("is the path of a file or a folder")
+    return value
+
+
+_Number = BeforeValidator(_no_bool)
+Share = Annotated[float, Field(ge=0, le=1), _Number]
+Count = Annotated[int, Field(ge=1, le=10**9), _Number]
+Positive = Annotated[float, Field(gt=0, le=10**9), _Number]
+Price = Annotated[float, Field(ge=0, le=10**9), _Number]
+Place = Annotated[Path, BeforeValidator(_path), AfterValidator(at_home)]
 
 TRAINERS = {"peft": "sft:PeftTrainer", "unsloth": "unsloth:UnslothTrainer"}
 """What `training.backend` may name, with the class in `raft.backends.trainers` that it stands for."""
@@ -27,8 +42,12 @@ class _Section(BaseModel):
 class Chunking(_Section):
     """How documents are cut. Tokens are the embedder's."""
 
-    tokens: Annotated[int, Field(ge=16)] = Field(200, description="about how long a chunk is, in the embedder's tokens")
-    overlap: Annotated[int, Field(ge=0)] = Field(0, description="tokens that a chunk repeats of the one before it")
+    tokens: Annotated[int, Field(ge=16), _Number] = Field(
+        200, description="about how long a chunk is, in the embedder's tokens"
+    )
+    overlap: Annotated[int, Field(ge=0), _Number] = Field(
+        0, description="tokens that a chunk repeats of the one before it"
+    )
     text_field: str = Field("text", description="the field of JSON records that holds a document's text")
     templates: Literal["keep", "drop"] = Field(
         "keep", description="template syntax ({{ }}, {% %}) in Markdown and HTML: keep it as text, or drop it"
@@ -98,10 +117,10 @@ class Questions(_Section):
         "spans: choose a sentence, have the model copy an answer from it and ask for it (local models from 0.5B); "
         "items: ask the model for questions, answers and quotes as JSON (capable models); auto: by the model",
     )
-    per_chunk: Annotated[float, Field(gt=0, le=1000)] = Field(
+    per_chunk: Annotated[float, Field(gt=0, le=1000), _Number] = Field(
         1.0, description="questions asked for, a chunk, on average"
     )
-    limit: Annotated[int, Field(ge=0, le=10**9)] | None = Field(
+    limit: Annotated[int, Field(ge=0, le=10**9), _Number] | None = Field(
         None, description="at most so many questions, spread evenly over the documents; 0 with `qa`: that file's alone"
     )
     keep: Count | None = Field(
@@ -166,10 +185,10 @@ class Examples(_Section):
     order: Literal["shuffled", "retrieved"] = Field(
         "shuffled", description="order of a row's documents: shuffled, or as the retriever ranks them for inference"
     )
-    per_question: Annotated[int, Field(ge=1, le=100)] = Field(
+    per_question: Annotated[int, Field(ge=1, le=100), _Number] = Field(
         1, description="training rows of one question, each with distractors of its own"
     )
-    max_tokens: Annotated[int, Field(ge=64)] = Field(2048, description="longest row, in the student's tokens")
+    max_tokens: Annotated[int, Field(ge=64), _Number] = Field(2048, description="longest row, in the student's tokens")
 
 
 class StyleExample(_Section):
@@ -214,7 +233,7 @@ class Training(_Section):
     patience: Count = Field(2, description="measurements without a lower validation loss after which training ends")
     checkpoint_minutes: Positive = Field(10.0, description="minutes between two checkpoints that training resumes from")
     bits: Literal[4, 16] = Field(16, description="bits of a weight of the base model during training; 4 is QLoRA")
-    rehearsal: Annotated[float, Field(ge=0, lt=1)] = Field(
+    rehearsal: Annotated[float, Field(ge=0, lt=1), _Number] = Field(
         0.1, description="share of general instruction rows mixed in, against forgetting; less than 1"
     )
     rehearsal_file: Place | None = Field(None, description="a file of such rows (chat JSONL)")
@@ -264,7 +283,7 @@ class Benchmark(_Section):
     withheld: Share = Field(0.2, description="share of the questions that are also asked without what bears the answer")
     min_gain: Share = Field(0.05, description="least gain over the best untuned contender at which tuning pays")
     latency_questions: Count = Field(50, description="questions asked one at a time, to measure latency")
-    exemplars: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+    exemplars: tuple[Annotated[int, Field(ge=0), _Number], ...] = Field(
         (0, 2, 4),
         min_length=1,
         description="numbers of worked examples tried for the few-shot contender; the best on valid is taken",
@@ -286,7 +305,7 @@ class Settings(_Section):
 
     corpus: tuple[str, ...] = Field((), description="files, folders or globs")
     student: str = Field("HuggingFaceTB/SmolLM2-135M-Instruct", description="the small model that is tuned")
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(0, description="seed of every random choice")
+    seed: Annotated[int, Field(ge=0, lt=2**32), _Number] = Field(0, description="seed of every random choice")
     prompts: Place | None = Field(None, description="folder whose prompts replace those of the package")
     ledger: Place | None = Field(None, description="the ledger's file; none: ledger.sqlite in the run directory")
     evaluation: Place | None = Field(None, description="your own questions (JSONL), registered before splitting")

@@ -45,6 +45,18 @@ def place(path: str | Path, name: str) -> Path:
         raise UsageError(f"There is no such user: {path}.", where=name, hint="name the whole path") from None
 
 
+def regular(path: Path) -> Path:
+    """Return a path that a file can be read from, or where nothing is: a pipe or a device would be waited for.
+
+    Raises:
+        UsageError: something else than a file is there.
+    """
+    if path.exists() and not path.is_file():
+        what = "a folder" if path.is_dir() else "a pipe or a device"
+        raise UsageError(f"{path} is {what}, and no file.", where=path, hint=f"ls -ld {typed(path)}")
+    return path
+
+
 def is_ours(folder: Path) -> bool:
     """Tell whether a folder is raft's: it has its mark, its manifest, or its ledger."""
     try:

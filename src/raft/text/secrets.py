@@ -124,6 +124,7 @@ def _tells(name: str, value: str) -> bool:
 
 _IN_PATH = re.compile(
     r"(?<![A-Za-z0-9_])(?=\w*\d)(?=\w*[a-z])(?=\w*[A-Z])[A-Za-z0-9_]{20,}"
+    r"|(?<=/)(?:g?sk|[pr]k|hf)[-_](?=[\w-]*\d)[\w-]{8,}"
     r"|(?:(?<=/key/)|(?<=/token/)|(?<=/secret/)|(?<=/apikey/)|(?<=/api-key/)|(?<=/api_key/))[^/?#]{8,}"
 )
 
@@ -131,8 +132,8 @@ _IN_PATH = re.compile(
 def shown_address(address: str) -> str:
     """Return one address as `shown`, also where it has no scheme, or what looks like a key in its path.
 
-    A part of a path looks like one if it has a key's known form, stands behind the word, or is long and mixes capitals,
-    small letters and digits. Ids of accounts and of deployments, which mix less, are told.
+    A part of a path looks like one if it has a key's known form, begins as one, stands behind the word, or is long
+    and mixes capitals, small letters and digits. Ids of accounts and of deployments, which mix less, are told.
     """
     bare = "" if "//" in address else "//"
     whole = shown(bare + address)

@@ -206,10 +206,12 @@ def test_a_malformed_address_of_the_environment_is_named(address, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "key", ["Zk3rT9wQx2LmN8vB5cD1aF", "/key/a-short-one", "/token/5f2b7c1e", "sk-a1b2c3d4e5f6g7h8i9j0k1"]
+    "key",
+    ["Zk3rT9wQx2LmN8vB5cD1aF", "/key/a-short-one", "/token/5f2b7c1e", "sk-a1b2c3d4e5f6g7h8i9j0k1", "sk-SHORTKEY7"],
 )
 def test_a_key_in_the_path_of_an_address_is_not_written_down(key):
     """What looks like a key in a path is hidden wherever an address is kept, and hidden once."""
+    assert shown_address(f"http://[bad/{key}").endswith("/***")
     kept = shown_address(f"https://gateway.example/proxy/{key}/v1")
     assert key.split("/")[-1] not in kept
     assert kept.endswith("***/v1")
