@@ -230,7 +230,9 @@ def _clean(
             **limits.model_dump(include={"min_words", "max_words", "max_answer_words", "similarity", "judge_minimum"}),
         )
     if keep:
-        cleaned = choose(cleaned, dict(golden.select("chunk_id", "heading").iter_rows()), keep, seed=seed)
+        approved = {name for name, (verdict, *_) in (decided or {}).items() if verdict != decisions.REJECTED}
+        headings = dict(golden.select("chunk_id", "heading").iter_rows())
+        cleaned = choose(cleaned, headings, keep, seed=seed, first=approved)
     parted = split.split(
         cleaned,
         held_out=held_out,
