@@ -106,7 +106,7 @@ def test_a_rule_is_added_by_a_function_and_a_row(added):
             before(r"^RULES\b", function),
             behind(r"^RULES\b.* = \($", '\n    ("shouts", _shouts),'),
         ],
-        "pipeline/build.py": [(r'("cleaned",\n\s+\w+,\n\s+version=)(\d+)', lambda found: f"{found[1]}{found[2]}0")],
+        "pipeline/build.py": [(r"^(_CLEANED = )(\d+)", lambda found: f"{found[1]}{found[2]}0")],
     }
     program = """
 import json
