@@ -256,15 +256,22 @@ def _peoples(run: Run, settings: Settings) -> None:
     found = list(_answered(run))
     found.sort(key=lambda row: hashlib.sha256(row["question_id"].encode()).hexdigest())
     wanted = [split for split, count in splits.items() for _ in range(count)]
-    rows = [{**row, "split": split} for row, split in zip(found, wanted, strict=False)]
-    people = tables.frame(tables.CLEANED, rows)
+    train_on(run, settings, [{**row, "split": split} for row, split in zip(found, wanted, strict=False)])
+
+
+def train_on(run: Run, settings: Settings, rows: Sequence[Mapping[str, Any]]) -> int:
+    """Put these questions (rows of `tables.CLEANED`, with a split) in the place of the run's; return how many rows.
+
+    Only their own documents are shown in the examples made of them.
+    """
+    cleaned = tables.frame(tables.CLEANED, rows)
     chunks = run.read("chunks.parquet")
     seen = {name for row in rows for name in row["doc_ids"]}
     prompt = prompts.load(PROMPTS[settings.examples.quotes], settings.prompts)
     file = settings.ledger or run.folder / "ledger.sqlite"
     retriever = open_retriever(run.folder, settings, run.manifest["collection"], lambda: Ledger(file))
     made, report = examples.build_examples(
-        people,
+        cleaned,
         chunks,
         settings.examples,
         retriever=retriever,
@@ -276,10 +283,11 @@ def _peoples(run: Run, settings: Settings) -> None:
         titles=dict(building.documents_listed(run).select("doc_id", "title").iter_rows()),
         styled_answers=None,
     )
-    print("people", report["rows"], "rows", flush=True)
-    using = {"people": hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()}
-    _replace(run, "cleaned", {"cleaned.parquet": people}, using)
+    print("questions", len(rows), "rows", report["rows"], flush=True)
+    using = {"questions": hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()}
+    _replace(run, "cleaned", {"cleaned.parquet": cleaned}, using)
     _replace(run, "examples", {"examples.parquet": made}, using)
+    return int(report["rows"])
 
 
 def _answered(run: Run) -> Iterator[dict[str, Any]]:

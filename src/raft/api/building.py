@@ -16,7 +16,7 @@ from raft.api.run import Built, formerly_listen, one_of, tell_step, together
 from raft.backends import hub
 from raft.backends.hosted.providers import look_for
 from raft.corpus.documents import Source, find_sources
-from raft.curation import decisions, reading, user_questions
+from raft.curation import decisions, learned, reading, user_questions
 from raft.curation.pairs import read_pairs
 from raft.errors import UsageError
 from raft.pipeline.asking import asked_later, survey_chunks
@@ -201,6 +201,8 @@ def _described(corpus: str | Path | Sequence[str | Path] | None, out: str | Path
     if chosen.evaluation:  # looked at before the work
         user_questions.register(chosen.evaluation)
     reading.chosen(chosen.cleaning, chosen.prompts, seed=chosen.seed)  # a rubric that is none is told at once
+    if chosen.cleaning.learned:
+        _check_scorer(chosen.cleaning.learned)
     if chosen.questions.qa:
         read_pairs(chosen.questions.qa)
     elif chosen.questions.limit == 0:
@@ -217,6 +219,13 @@ def _described(corpus: str | Path | Sequence[str | Path] | None, out: str | Path
     if strategy == "auto":
         strategy = "items" if hub.is_hosted(chosen.generator.model) else "rules_first"
     return Task(chosen, sources, skipped, folder, strategy)
+
+
+def _check_scorer(name: str) -> None:
+    if hub.is_hosted(model := learned.load(name).model):
+        hint = f"--set cleaning.learned={learned.BROUGHT[0]}"
+        raise UsageError(f"{model} is hosted, and tells no likelihoods: a learned filter needs a local model.",
+                         where=f"cleaning.learned: {name}", hint=hint)  # fmt: skip
 
 
 def _asks(task: Task) -> bool:

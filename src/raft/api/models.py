@@ -5,7 +5,7 @@ from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import cast
+from typing import Any, cast
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -79,7 +79,13 @@ def open_components(folder: Path, settings: Settings, ledger: Ledger, collection
         embedder=embedder,
         student=_student(settings.student),
         indexes=_indexes(folder, settings, embedder, collection),
+        scorer=partial(_scorer, model=model, batch=chosen.batch, ledger=ledger),
     )
+
+
+def _scorer(name: str, *, model: Any, batch: int, ledger: Ledger) -> CachedScorer:
+    own = isinstance(model, LocalModel) and model.name == name  # the generator, whose weights are there already
+    return CachedScorer(model if own else LocalModel(name, batch=batch), ledger)
 
 
 def _student(name: str) -> Tokenizer:

@@ -12,7 +12,7 @@ from typing import Any
 import polars as pl
 
 from raft.api.run import Built, formerly_listen
-from raft.curation import clean, decisions
+from raft.curation import clean, decisions, learned
 from raft.curation.decisions import Decision
 from raft.errors import RaftError, UsageError, typed
 from raft.pipeline import review as reviewed
@@ -34,6 +34,7 @@ def review(
     reviewer: str | None = None,
     sample: int = 100,
     export: str | Path | None = None,
+    learn: str | Path | None = None,
     port: int = 0,
     on_event: OnEvent | None = None,
 ) -> dict[str, Any]:
@@ -48,11 +49,14 @@ def review(
         sample: rows that are drawn to tell the share of wrong ones from; 100 tell 4 percent from 10.
         export: a file; the evaluation questions that people approved so far are written to it, for `build(eval=...)`,
             and no page is opened.
+        learn: a file; the learned filter of the run's build is taught by what people said of the rows that it has
+            scored, and its weights are written there, for `cleaning.learned`. No page is opened.
         port: where the page listens; 0: any free port.
         on_event: told "opened" with the `address` of the page, `remarks` and what is `said` so far.
 
     Returns:
-        What `pipeline.review.figures` returns, with `exported`: how many questions were written.
+        What `pipeline.review.figures` returns, with `exported`: how many questions were written, and `learned`: how
+        many verdicts the filter was taught by.
 
     Raises:
         UsageError: there is no run, its cleaning is not done, a file of decisions is damaged, or nothing is approved
@@ -64,13 +68,17 @@ def review(
     built = Built(folder)
     built._run.require("cleaned")
     if export is not None:
-        return {**reviewed.figures(built._run, built.settings), "exported": _export(built, Path(export).expanduser())}
+        written = {"exported": _export(built, Path(export).expanduser()), "learned": 0}
+        return {**reviewed.figures(built._run, built.settings), **written}
+    if learn is not None:
+        written = {"exported": 0, "learned": _learn(built, Path(learn).expanduser())}
+        return {**reviewed.figures(built._run, built.settings), **written}
     from raft.api import review_page  # noqa: PLC0415  a server that other commands need not load
 
     session = Session(built, _name(reviewer), sample)
     page = fill("review", title="Would you sign this row?", reviewer=session.reviewer, reasons=decisions.REASONS)
     review_page.serve(session, page, port, lambda address: (on_event or _nobody)("opened", session.about(address)))
-    return {**session.figures(), "exported": 0}
+    return {**session.figures(), "exported": 0, "learned": 0}
 
 
 def _nobody(event: str, facts: Mapping[str, Any]) -> None:
@@ -109,6 +117,23 @@ def _export(built: Built, path: Path) -> int:
         )
     artifacts.atomically(path, "".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in lines))
     return len(lines)
+
+
+def _learn(built: Built, path: Path) -> int:
+    name = built.settings.cleaning.learned
+    if name is None:
+        raise UsageError(
+            "The run was built without a learned filter: there is nothing to teach.",
+            where=built._run.folder,
+            hint=f"raft build CORPUS --out {typed(built._run.folder)} --set cleaning.learned={learned.BROUGHT[0]}",
+        )
+    found, _, _ = reviewed.Opinions(built._run, built.settings).said()
+    said = {question: verdict for question, (verdict, *_) in decisions.decided(found).items()}
+    made = learned.learn(built.cleaned.to_dicts(), said, learned.load(name), keep=learned.KEEP)
+    if path.is_dir() or (path.exists() and not learned.is_weights(path)):
+        raise UsageError("The file is there already, and is none of raft's.", where=path, hint="choose another --learn")
+    artifacts.atomically(path, made.text)
+    return made.pairs
 
 
 def _is_export(path: Path) -> bool:

@@ -17,6 +17,7 @@ from raft.errors import typed
 @click.option("--reviewer", metavar="NAME", help="Who judges.  [default: your name on this machine]")
 @click.option("--sample", type=click.IntRange(min=1), default=100, show_default=True, help="Rows drawn to judge by.")
 @click.option("--export", type=Place(), metavar="FILE", help="Write approved evaluation questions, for build --eval.")
+@click.option("--learn", type=Place(), metavar="FILE", help="Teach the learned filter by the verdicts; write it.")
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="Where the page listens.  [default: any]")
 @JSON
 @acting
@@ -32,10 +33,14 @@ def review(*, run: Path, as_json: bool, **options: Any) -> None:
         )
 
     found = api.review(run, on_event=opened, **options)
-    show(found, as_json, lambda found: _words(found, run, options["export"]))
+    show(found, as_json, lambda found: _words(found, run, options["export"], options["learn"]))
 
 
-def _words(found: Mapping[str, Any], run: Path, export: Path | None) -> str:
+def _words(found: Mapping[str, Any], run: Path, export: Path | None, learn: Path | None) -> str:
+    if learn is not None:
+        again = f"  next:  raft build CORPUS --out {typed(run)} --set cleaning.learned={typed(learn)}"
+        told = f"The filter was taught by {found['learned']:,} verdicts, and written to {learn}"
+        return f"{told}\n{again}   # with its other options"
     if export is not None:
         again = f"  next:  raft build CORPUS --out {typed(run)} --eval {typed(export)}   # with its other options"
         return f"{found['exported']:,} questions to measure with written to {export}\n{again}"

@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
-from raft.curation import decisions, figures
+from raft.curation import decisions, figures, learned
 from raft.curation.reading import Filter, mark
 from raft.kinds import traits
 from raft.prompts import Prompt
-from raft.protocols import Embedder, Generator, Retriever
+from raft.protocols import Embedder, Generator, Retriever, Scorer
 from raft.rag.format import is_no_answer
 from raft.similarity import (
     BLOCK,
@@ -61,6 +61,8 @@ def clean(
     judge_prompt: Prompt | None,
     judge_minimum: float,
     languages: Mapping[str, str] | None = None,
+    weights: learned.Weights | None = None,
+    scorer: tuple[Prompt, Scorer] | None = None,
     filters: Sequence[Filter] = (),
     reader: Generator | None = None,
     decided: decisions.Decided | None = None,
@@ -74,9 +76,10 @@ def clean(
     asks it drops a question on a held-out document. From `similarity` (a cosine) on, two questions with
     one answer or one source are duplicates. Without a judge, or its prompt with $question, $answer and $passage, there
     are no marks; `judge_minimum` (0 to 1) is the lowest that is kept, and so is a question whose mark cannot be had.
-    `languages` are those of the documents, by doc_id, but English. `filters` ask the `reader`, before the judge, about
-    what no person has judged. `decided` is what people have said, by question_id (`decisions.decided`); what they have
-    written stands in `questions` already.
+    `languages` are those of the documents, by doc_id, but English. What no person has judged is filtered by `weights`
+    over the likelihoods of the `scorer`, then by `filters`, which ask the `reader`, and then by the judge.
+    `decided` is what people have said, by question_id (`decisions.decided`); what they have written stands in
+    `questions` already.
     """
     texts = {row["chunk_id"]: row for row in chunks.select("chunk_id", "heading", "text").iter_rows(named=True)}
     limits = {"min_words": min_words, "max_words": max_words, "max_answer_words": max_answer_words}
@@ -89,6 +92,8 @@ def clean(
     def unsaid() -> list[Row]:
         return [row for row in _kept(rows) if row["question_id"] not in said]
 
+    if weights is not None and scorer is not None:
+        learned.drop(_kept(rows), weights, *scorer, spared=said)
     for one in filters:
         if reader is not None:
             one.apply(unsaid(), passages, reader, held_out)

@@ -29,7 +29,7 @@ READ_OTHERWISE, KNOWN, JUDGED = "read otherwise", "known without it", "judged po
 READER_TOKENS = 64
 RUBRIC_TOKENS = 80
 """Of a reply, for each question of a rubric."""
-SETTINGS = frozenset({"reader", "reader_minimum", "closed_book_share", "rubric"})
+SETTINGS = frozenset({"reader", "reader_minimum", "closed_book_share", "rubric", "learned"})
 """Settings of cleaning that are part of a filter's identity."""
 JUDGE_TOKENS = 64
 JUDGE_SCHEMA: Mapping[str, Any] = {

@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 
 from raft import prompts
-from raft.curation import reading
+from raft.curation import learned, reading
 from raft.curation.pairs import read_pairs
 from raft.errors import RaftError, typed
 from raft.examples.examples import RESTYLED_TOKENS
@@ -212,8 +212,11 @@ def asks(settings: Settings, step: str) -> dict[str, Any]:
             "split": True if step == "examples" else {"unseen", "hold_out"},
             "cleaning": True if step == "examples" else cheap,
         },
+        exclude={"cleaning": {"learned"}},
     )
     pairs = read_pairs(settings.questions.qa).rows if settings.questions.qa else []
-    before = [later["cleaned"], settings.questions.keep] if step == "examples" else []
+    before: list[Any] = [later["cleaned"], settings.questions.keep] if step == "examples" else []
+    if settings.cleaning.learned:
+        before.append(learned.load(settings.cleaning.learned).identity)
     of, _ = lineage.key(step, 1, {"chosen": chosen, "pairs": pairs, "before": before}, None, {})
     return {"asked": {"by": later[step], "of": of}}

@@ -5,7 +5,7 @@ Each step names what its result depends on; `Run.step` does it once per distinct
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,7 +16,7 @@ from raft import prompts
 from raft.corpus.blocks import repeated_lines
 from raft.corpus.chunking import chunk_documents
 from raft.corpus.documents import Source
-from raft.curation import clean, decisions, figures, reading, split
+from raft.curation import clean, decisions, figures, learned, reading, split
 from raft.curation.coverage import COVERED, choose, coverage
 from raft.curation.decisions import Decided
 from raft.curation.user_questions import own_questions
@@ -35,7 +35,7 @@ from raft.pipeline.read import (
 )
 from raft.pipeline.review import said
 from raft.prompts import Prompt
-from raft.protocols import Embedder, Generator, Indexes, OnEvent, Tokenizer
+from raft.protocols import Embedder, Generator, Indexes, OnEvent, Scorer, Tokenizer
 from raft.rag.format import PROMPTS, render_style, shown_text
 from raft.settings import AnswerStyle, Cleaning, Examples, Settings, Split
 from raft.similarity import near_copies
@@ -57,6 +57,8 @@ class Components:
     embedder: Embedder
     student: Tokenizer
     indexes: Indexes
+    scorer: Callable[[str], Scorer]
+    """Opens a model for its likelihoods."""
 
 
 def set_aside(run: Run, settings: Settings) -> frozenset[str]:
@@ -152,6 +154,8 @@ def clean_and_split(run: Run, settings: Settings, components: Components, own: p
     parts, k, copies, spoken = settings.split, settings.index.k, _copies(run), surveyed_languages(run)
     judge = [prompts.load("judge", settings.prompts), components.generator] if settings.cleaning.judge else None
     filters = reading.chosen(settings.cleaning, settings.prompts, seed=settings.seed)
+    weights = learned.load(settings.cleaning.learned) if settings.cleaning.learned else None
+    scorer = [prompts.load("right", settings.prompts), components.scorer(weights.model)] if weights else None
     noted = asks(settings, "cleaned")
     decided = decisions.decided(said(run, settings)[0])
     using = {
@@ -162,6 +166,7 @@ def clean_and_split(run: Run, settings: Settings, components: Components, own: p
         "embedder": components.embedder,
         "evaluation": own,
         "judge": judge,
+        **({"weights": weights, "scorer": scorer} if weights else {}),
         **({"filters": filters, "reader": components.generator} if filters else {}),
         **({"copies": copies} if copies else {}),
         **({"decided": decided} if decided else {}),
@@ -203,6 +208,8 @@ def _clean(
     copies: Sequence[Sequence[str]] = (),
     languages: Mapping[str, str] | None = None,
     decided: Decided | None = None,
+    weights: learned.Weights | None = None,
+    scorer: tuple[Prompt, Scorer] | None = None,
     filters: Sequence[reading.Filter] = (),
     reader: Generator | None = None,
     **_: Any,
@@ -225,6 +232,8 @@ def _clean(
             judge_prompt=prompt,
             languages=languages,
             decided=decided,
+            weights=weights,
+            scorer=scorer,
             filters=filters,
             reader=reader,
             **limits.model_dump(include={"min_words", "max_words", "max_answer_words", "similarity", "judge_minimum"}),

@@ -153,6 +153,11 @@ class Cleaning(_Section):
         description="a file of yes/no questions, one a line, that the generator answers about each; default: "
         "those in prompts/rubric.yaml; a no drops it",
     )
+    learned: str | None = Field(
+        None,
+        description="drop what a local model finds likely wrong: smollm2-135m, qwen2.5-coder-1.5b (tells far better), "
+        "or a file that raft review --learn wrote",
+    )
     closed_book_share: Share = Field(
         1.0, description="share kept of what the generator answers rightly without any document; 1: it is not asked"
     )
