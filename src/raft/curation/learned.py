@@ -124,7 +124,7 @@ def applies(row: Mapping[str, Any]) -> bool:
 
 
 def drop(rows: Sequence[Row], weights: Weights, prompt: Prompt, scorer: Scorer, *, spared: Container[str] = ()) -> None:
-    """Drop rows that are likelier wrong than the weights allow, but those `spared`; note the probability and its scores."""
+    """Drop rows that are likelier wrong than the weights allow, but those `spared`; note probabilities and scores."""
     asked = [row for row in rows if applies(row)]
     if not asked:
         return
@@ -163,8 +163,8 @@ def _asked(pairs: Sequence[Shown], scorer: Scorer, _prompt: Prompt) -> Floats:
 def _affirmed(pairs: Sequence[Shown], scorer: Scorer, prompt: Prompt) -> Floats:
     """Nats that yes is likelier than no, asked whether the pair is right (Kadavath et al., arXiv 2207.05221)."""
     chats = [scorer.render(prompt.render(**one._asdict())) for one in pairs]
-    yes, no = (_likely(scorer, [(chat, word) for chat in chats]) for word in ("Yes", "No"))
-    return yes - no
+    words = _likely(scorer, [(chat, word) for chat in chats for word in ("Yes", "No")])  # at once: a chat is read once
+    return words[::2] - words[1::2]
 
 
 SCORES: Mapping[str, Callable[[Sequence[Shown], Scorer, Prompt], Floats]] = {
