@@ -142,7 +142,7 @@ def folder_of(name: str, variant: Variant, home: Path) -> Path:
 
 def measure(name: str, variant: Variant, home: Path, given: Given) -> None:
     """Build, train and ask a variant; write what was measured to `NAME.json` in `home`."""
-    folder = copied(given.folder, folder_of(name, variant, home))
+    folder = copied(given.folder / "run", folder_of(name, variant, home))
     own: dict[str, Any] = {**given.built, **variant.build}
     if variant.prompt:
         own["prompts"] = str(changed_prompt(folder, given.study, *variant.prompt))
@@ -162,13 +162,13 @@ def measure(name: str, variant: Variant, home: Path, given: Given) -> None:
     (home / f"{name}.json").write_text(json.dumps(measured, ensure_ascii=False), encoding="utf-8")
 
 
-def copied(study: Path, folder: Path) -> Path:
-    """Copy the study's run, without what was trained and measured there, unless that was done before; return it."""
+def copied(run: Path, folder: Path) -> Path:
+    """Copy a run, without what was trained and measured there, unless that was done before; return it."""
     if not folder.exists():
         draft = folder.with_name(f".{folder.name}")
         shutil.rmtree(draft, ignore_errors=True)
         left = shutil.ignore_patterns("adapters", "answers.parquet", "benchmark.json", "report.*", "ledger*", "scratch")
-        shutil.copytree(study / "run", draft, ignore=left)
+        shutil.copytree(run, draft, ignore=left)
         draft.replace(folder)
     return folder
 

@@ -86,7 +86,7 @@ def questions(given: Given, home: Path, filters: Mapping[str, Any]) -> tuple[Row
     """Return the questions of `seen` that a row can be made of, as the rules and as the whole cascade see them."""
     found = []
     for name, settings in (("plain", {}), ("cascade", dict(filters))):
-        folder = copied(given.folder, home / name)
+        folder = copied(given.folder / "run", home / name)
         built(folder, given, {**given.built, **settings})
         run = existing(folder)
         cleaned = run.read("cleaned.parquet").filter(pl.col("golden_chunk_ids").list.len() > 0)
