@@ -89,7 +89,8 @@ def questions(given: Given, home: Path, filters: Mapping[str, Any]) -> tuple[Row
         folder = copied(given.folder / "run", home / name)
         built(folder, given, {**given.built, **settings})
         run = existing(folder)
-        cleaned = run.read("cleaned.parquet").filter(pl.col("golden_chunk_ids").list.len() > 0)
+        leaks = pl.col("reason").eq_missing("leak")  # equal to a question that is measured with: of no choice
+        cleaned = run.read("cleaned.parquet").filter(~leaks & (pl.col("golden_chunk_ids").list.len() > 0))
         found.append([row for row in cleaned.iter_rows(named=True) if row["quotes"] and row["answer"]])
     return found[0], found[1]
 
