@@ -2,12 +2,14 @@
 
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
 import time
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import polars as pl
@@ -15,11 +17,14 @@ import pytest
 
 import raft
 from conftest import tables_of
+from raft.curation import learned
+from raft.errors import UsageError
 from raft.examples.examples import check_examples
 
 pytestmark = pytest.mark.slow
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
+BROUGHT = learned.BROUGHT[0]
 LIMIT = 24
 BATCH = 8
 
@@ -190,3 +195,21 @@ def test_a_build_that_is_killed_goes_on(built, tmp_path):
     asked = raft.load(out).manifest["steps"]["questions"]
     assert asked["replayed"] == kept
     assert replies(ledger) == replies(whole)
+
+
+def test_a_learned_filter_scores_what_a_model_wrote(built, tmp_path):
+    """What is likelier wrong than the weights allow is dropped; without verdicts of people nothing can be taught."""
+    folder = tmp_path / "run"
+    shutil.copytree(built[0].folder, folder)
+    own = {"questions.limit": LIMIT, "questions.way": "answer_first", "generator.attempts": 2, "generator.batch": BATCH}
+    build = partial(raft.build, EXAMPLES / "handbook", out=folder, eval=EXAMPLES / "questions.jsonl")
+    with pytest.raises(UsageError, match="without a learned filter"):
+        raft.review(folder, learn=tmp_path / "own.json")
+    filtered = build(settings={**own, "cleaning.learned": BROUGHT})
+    rows = filtered.cleaned.to_dicts()
+    scored = {row["question_id"]: row["readings"][-1]["verdict"] for row in rows if row["readings"]}
+    unlikely = {row["question_id"] for row in rows if row["reason"] == learned.UNLIKELY}
+    assert unlikely
+    assert unlikely == {name for name, likely in scored.items() if likely < learned.load(BROUGHT).minimum}
+    with pytest.raises(UsageError, match="20 of each are needed"):
+        raft.review(folder, learn=tmp_path / "own.json")

@@ -98,13 +98,14 @@ ARTIFACTS: Mapping[str, pl.Schema] = {
 def frame(schema: pl.Schema, rows: Iterable[Mapping[str, Any]]) -> pl.DataFrame:
     """Build a frame of `schema` from dictionaries; a missing key becomes null.
 
-    A column of `OPTIONAL` is added where a row has a value for it.
+    A column of `OPTIONAL` is added to `CLEANED` where a row has a value for it.
 
     Raises:
         polars.exceptions.PolarsError: a value has another type than its column.
     """
     rows = list(rows)
-    told = {name: kind for name, kind in OPTIONAL.items() if any(row.get(name) is not None for row in rows)}
+    wide = OPTIONAL if schema.keys() >= CLEANED.keys() else {}
+    told = {name: kind for name, kind in wide.items() if any(row.get(name) is not None for row in rows)}
     schema = pl.Schema({**schema, **told})
     return pl.DataFrame([{name: row.get(name) for name in schema} for row in rows], schema=schema)
 
