@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 from test_train import SETTINGS, build_for
@@ -11,7 +12,7 @@ import raft
 from conftest import Cut, Fakes, write_corpus
 from raft import api
 from raft.backends.index.hybrid import Indexes
-from raft.cli import messages
+from raft.cli import answers, messages
 from raft.errors import DamagedArtifact, RaftError, UsageError
 from raft.rag.format import ABSTENTION
 from raft.rag.grounding import Answer, Citation, Passage
@@ -117,6 +118,12 @@ def test_a_question_about_something_else_is_not_asked(run, fakes):
     assert (about.text, about.abstained) == ("7.5 kg", False)
     assert (other.text, other.abstained, other.raw, len(fakes.asked)) == (ABSTENTION, True, "", 1)
     assert other.passages
+    assert 0 <= other.relevance < other.min_relevance == 0.5
+    assert about.relevance is about.min_relevance is None
+    tried = raft.load(run).ask(other.question, model=model, min_relevance=0)
+    assert (tried.text, tried.min_relevance, len(fakes.asked)) == ("7.5 kg", None, 3)
+    with pytest.raises(UsageError, match="no share"):
+        raft.load(run).ask(QUESTION, model=model, min_relevance=2)
 
 
 @pytest.mark.parametrize("way", ["mark", "retry", "refuse"])
@@ -243,12 +250,17 @@ def changed(**facts):
     return Answer(**{**{name: getattr(SAID, name) for name in asdict(SAID)}, **facts})
 
 
+def told(said, **options):
+    """Return an answer as the command prints it."""
+    return answers.answer(said, run=Path("runs/pumps"), **options)
+
+
 def test_an_answer_is_told_with_what_it_cites():
     """The text comes first, then each quote with document and page; a sound answer has no mark."""
-    text = messages.answer(SAID)
+    text = told(SAID)
     assert text.splitlines() == ["7.5 kg", "  pumps.pdf, page 3", "    “pump weighs 7.5 kg”"]
-    assert messages.answer(SAID, heard=True).splitlines() == text.splitlines()[1:]
-    assert "  [1] pumps.pdf, page 3: Pumps > Delta\n    The pump weighs" in messages.answer(SAID, context=True)
+    assert told(SAID, heard=True).splitlines() == text.splitlines()[1:]
+    assert "  [1] pumps.pdf, page 3: Pumps > Delta\n    The pump weighs" in told(SAID, context=True)
 
 
 @pytest.mark.parametrize(
@@ -260,18 +272,42 @@ def test_an_answer_is_told_with_what_it_cites():
         ({"abstained": True, "supported": None}, "nothing that was found answers it; the model was shown pumps.pdf"),
         ({"passages": (), "abstained": True, "supported": None}, "nothing was found for this question"),
         ({"raw": "", "abstained": True, "supported": None}, "too little about the question (answering.min_relevance)"),
+        ({"supported": None, "citations": (), "quotes_given": 0, "quotes_verbatim": None}, "not checked"),
+        ({"supported": True, "citations": (), "quotes_given": 0, "quotes_verbatim": None}, "it quotes nothing"),
+        (
+            {"raw": "", "abstained": True, "supported": None, "relevance": 0.312, "min_relevance": 0.6},
+            "0.31 of 1, and under 0.6 (answering.min_relevance) no model is asked",
+        ),
         ({"refused": True, "abstained": True, "supported": None}, "an answer was withheld"),
     ],
 )
 def test_what_is_to_be_doubted_is_marked(facts, said):
     """Each doubt about an answer is a line with a mark."""
-    (mark,) = [line for line in messages.answer(changed(**facts)).splitlines() if line.startswith("  ! ")]
+    (mark,) = [line for line in told(changed(**facts)).splitlines() if line.startswith("  ! ")]
     assert said in mark
+
+
+def test_a_refusal_shows_what_was_found_and_how_to_go_on():
+    """Where there is no answer, the nearest sentence of each passage stands with document and page, then a command."""
+    refused = changed(text=ABSTENTION, citations=(), quotes_given=0, quotes_verbatim=None, abstained=True, raw="",
+                      supported=None, question="Is it blue?", relevance=0.312, min_relevance=0.6)  # fmt: skip
+    assert told(refused).splitlines()[-5:] == [
+        "  nearest in the documents:",
+        "  pumps.pdf, page 3: Pumps > Delta",
+        "    “It is blue.”",
+        "",
+        "  next:  raft ask runs/pumps 'Is it blue?' --min-relevance 0.3   # have the model try all the same",
+    ]
+    assert "pumps.pdf, page 3: Pumps > Delta" in str(refused)
+    said = changed(abstained=True, supported=None, citations=(), quotes_given=0, quotes_verbatim=None)
+    assert "raft ask runs/pumps 'How heavy?' --show-context" in told(said)
+    assert "next:" not in told(said, context=True)
+    assert "nearest" not in told(changed(passages=(), abstained=True, supported=None))
 
 
 def test_an_error_is_told():
     """Where there is no reply the reason is said, and nothing else."""
-    text = messages.answer(changed(text="", citations=(), quotes_given=0, error="refused: no"), heard=True)
+    text = told(changed(text="", citations=(), quotes_given=0, error="refused: no"), heard=True)
     assert text == "There is no answer: refused: no"
 
 

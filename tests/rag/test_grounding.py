@@ -284,13 +284,31 @@ def test_figures_are_sought_where_the_answer_says_it_looked():
     assert is_supported("99 kg", [], SHOWN) is False
 
 
-def test_words_need_a_quote_or_a_passage_that_says_them():
-    """An answer without figures is supported by a quote, or by standing in a passage as it is; by nothing else."""
+def test_words_need_a_quote_that_bears_them():
+    """An answer without figures is supported by a verbatim quote that holds it and is about the question."""
+    asked = {"question": "Whom do I call about a delivery?", "quotes": 1}
+    maria, _ = locate([(2, "Call Maria Lopez")], SHOWN)
     returns, _ = locate([(1, "Goods can be returned")], SHOWN)
-    assert is_supported("Yes, they can.", returns, SHOWN) is True
-    assert is_supported("maria lopez", [], SHOWN) is True
-    assert is_supported("Yes, they can.", [], SHOWN) is False
+    assert is_supported("maria lopez", maria, SHOWN, **asked) is True
+    assert is_supported("Maria Lopez", maria, SHOWN, question="How high is the salary?", quotes=1) is None
+    assert is_supported("Maria Lopez", returns, SHOWN, **asked) is None
+    assert is_supported("Yes, they can.", returns, SHOWN, **asked) is None
+    assert is_supported("Maria Lopez", [], SHOWN) is None
+    assert is_supported("Maria Lopez", [], SHOWN, **asked) is False
+    assert is_supported("30 days", [], SHOWN, **asked) is False
     assert is_supported("", [], SHOWN) is False
+
+
+@given(number=st.integers(2, 400), other=st.integers(2, 400))
+def test_a_figure_about_something_else_is_no_support(number, other):
+    """A figure counts where its sentence has a word of the question, and for a question in other words not at all."""
+    assume(number != other)
+    shown = [passage(f"The warranty of the pump lasts {number} years. A loan unit arrives after {other} days.")]
+    asked = {"question": "How long is the warranty?"}
+    assert is_supported(f"{number}", [], shown, **asked) is True
+    assert is_supported(f"{other}", [], shown, **asked) is False
+    assert is_supported(f"{number}", [], shown, question="Wann schließt das Lager?") is None
+    assert is_supported(f"{number + 400}", [], shown, question="Wann schließt das Lager?") is False
 
 
 def test_an_abstention_and_an_answer_without_passages_are_not_judged():

@@ -7,6 +7,7 @@ written down there, and the run's cap holds.
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from raft.protocols import Completion, Failure, Generator, OnEvent, Request, Str
 from raft.rag import answering
 from raft.rag.answering import WhenUnsupported
 from raft.rag.format import PROMPTS, render_style
-from raft.rag.grounding import Answer, Passage, is_about
+from raft.rag.grounding import Answer, Passage, is_about, relevance
 from raft.settings import Settings
 from raft.store import adapters, artifacts
 from raft.store.budget import Budget, enter
@@ -69,6 +70,13 @@ class LoadedRun:
         """Tell of each question whether what `search` found is about it, to the share of `least`."""
         assert self._corpus is not None
         return is_about(questions, passages, self._corpus.index.embedder.embed, least)
+
+    def refused(self, answers: Sequence[Answer], least: float) -> list[Answer]:
+        """Return answers for which no model was asked with how much of what was found is about their questions."""
+        assert self._corpus is not None
+        asked, shown = [one.question for one in answers], [one.passages for one in answers]
+        scores = relevance(asked, shown, self._corpus.index.embedder.embed)
+        return [replace(one, relevance=score, min_relevance=least) for one, score in zip(answers, scores, strict=True)]
 
     def model(self, name: str, adapter: Path | None) -> Model | HostedModel:
         """Return a model with an adapter, or none; weights are loaded once."""
@@ -186,14 +194,19 @@ class Answerer:
                 yield f"the {name} is not the one that the adapter was trained with; it may answer worse"
 
     def ask_all(
-        self, questions: Sequence[str], *, k: int | None = None, when_unsupported: WhenUnsupported | None = None
+        self,
+        questions: Sequence[str],
+        *,
+        k: int | None = None,
+        when_unsupported: WhenUnsupported | None = None,
+        min_relevance: float | None = None,
     ) -> list[Answer]:
         """Return one checked answer a question, in order, as `ask` does; a local model answers them in batches."""
         with closing(Ledger(Path(":memory:"))) as ledger:
             attempts = self._loaded.settings.generator.attempts
             budget = self._loaded.budget(self.model)
             generator = models.asker(self._asked, ledger, budget, attempts=attempts, on_event=self._on_event)
-            return self._answers(questions, generator, k, when_unsupported)
+            return self._answers(questions, generator, k, when_unsupported, min_relevance)
 
     def ask(
         self,
@@ -201,9 +214,10 @@ class Answerer:
         *,
         k: int | None = None,
         when_unsupported: WhenUnsupported | None = None,
+        min_relevance: float | None = None,
         on_event: Tell | None = None,
     ) -> Answer:
-        """Return one checked answer; `k` and `when_unsupported` are None where the settings hold.
+        """Return one checked answer; `k`, `when_unsupported` and `min_relevance` are None where the settings hold.
 
         `on_event` is told the reply piece by piece while it is written, where the model can do so and no piece may have
         to be taken back: not with "retry" and "refuse".
@@ -215,25 +229,32 @@ class Answerer:
         wanted = when_unsupported or self._loaded.settings.answering.when_unsupported
         if on_event is not None and wanted == "mark" and hasattr(self._asked, "stream"):
             spoken = _Spoken(self.model, self._asked, self._tokenizer, on_event)
-            (answer,) = self._answers([question], spoken, k, wanted)
+            (answer,) = self._answers([question], spoken, k, wanted, min_relevance)
         else:
-            (answer,) = self.ask_all([question], k=k, when_unsupported=wanted)
+            (answer,) = self.ask_all([question], k=k, when_unsupported=wanted, min_relevance=min_relevance)
         return answer
 
     def _answers(
-        self, questions: Sequence[str], generator: Generator, k: int | None, when_unsupported: WhenUnsupported | None
+        self,
+        questions: Sequence[str],
+        generator: Generator,
+        k: int | None,
+        when_unsupported: WhenUnsupported | None,
+        least: float | None,
     ) -> list[Answer]:
         asked = [whole(question).strip() for question in questions]
         if not all(asked):
             raise UsageError("A question is empty.", hint="raft ask RUN 'How long is the warranty?'")
         if k is not None and k < 1:
             raise UsageError(f"{k} passages cannot be shown.", where="k", hint="--k 5")
+        if least is not None and not 0 <= least <= 1:
+            raise UsageError(f"{least} is no share.", where="min_relevance", hint="--min-relevance 0.5   (0 to 1)")
         if not asked:
             return []
         settings, begun = self._loaded.settings, time.monotonic()
         found = self._loaded.search(asked, k or settings.index.k)
         shown = [self._fitting(*pair) for pair in zip(asked, found, strict=True)]
-        least = settings.answering.min_relevance
+        least = settings.answering.min_relevance if least is None else least
         about = self._loaded.is_about(asked, shown, least) if least else None
         seconds = (time.monotonic() - begun) / len(asked)
         said = answering.answer_all(
@@ -249,7 +270,12 @@ class Answerer:
             retrieval_seconds=[seconds] * len(asked),
             asked=about,
         )
-        return list(said)
+        answers = list(said)
+        low = [place for place, one in enumerate(about or ()) if not one and shown[place]]
+        if low:
+            for place, one in zip(low, self._loaded.refused([answers[i] for i in low], least), strict=True):
+                answers[place] = one
+        return answers
 
     def _fitting(self, question: str, passages: Sequence[Passage]) -> Sequence[Passage]:
         if self._limit is None or not passages:

@@ -176,6 +176,7 @@ class Built(Shown):
         adapter: str | None = None,
         k: int | None = None,
         when_unsupported: WhenUnsupported | None = None,
+        min_relevance: float | None = None,
     ) -> Answer:
         """Return the answer to a question, its quotes and figures checked against what was retrieved.
 
@@ -185,12 +186,14 @@ class Built(Shown):
             adapter: as for `answerer`.
             k: most passages that are shown; None: `index.k`.
             when_unsupported: what becomes of an unsupported answer: "mark", "retry" or "refuse"; None: as set.
+            min_relevance: below it no model is asked (`answering.min_relevance`); None: as set.
 
         Raises:
             UsageError: as for `answerer`, or the question is empty or too long.
             RaftError: index or model cannot be used.
         """
-        return self.answerer(model=model, adapter=adapter).ask(question, k=k, when_unsupported=when_unsupported)
+        chosen = self.answerer(model=model, adapter=adapter)
+        return chosen.ask(question, k=k, when_unsupported=when_unsupported, min_relevance=min_relevance)
 
     def ask_all(
         self,
@@ -200,10 +203,11 @@ class Built(Shown):
         adapter: str | None = None,
         k: int | None = None,
         when_unsupported: WhenUnsupported | None = None,
+        min_relevance: float | None = None,
     ) -> list[Answer]:
         """Return the answers to many questions, in order; as `ask`, but in batches."""
         chosen = self.answerer(model=model, adapter=adapter)
-        return chosen.ask_all(questions, k=k, when_unsupported=when_unsupported)
+        return chosen.ask_all(questions, k=k, when_unsupported=when_unsupported, min_relevance=min_relevance)
 
     @cached_property
     def _loaded(self) -> LoadedRun:

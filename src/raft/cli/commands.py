@@ -326,6 +326,12 @@ _HELP = ":adapter ID (or none) answers with another adapter, :context shows or h
     type=click.Choice(["mark", "retry", "refuse"]),
     help="What becomes of an answer that no document supports.",
 )
+@click.option(
+    "--min-relevance",
+    type=click.FloatRange(0, 1),
+    metavar="X",
+    help="Ask no model where less of what was found is about the question.  [default: answering.min_relevance]",
+)
 @click.option("--show-context", is_flag=True, help="Also show the passages that the model was shown.")
 @click.option("--no-stream", is_flag=True, help="Show an answer when it is whole and checked.")
 @JSON
@@ -349,7 +355,7 @@ def ask(*, run: Path, question: str | None, model: str | None, adapter: str | No
     if sys.stderr.isatty() and not as_json:
         echo("raft: loading the index, and the models when they are asked …", err=True)
     if question is not None:
-        _say(answerer, question, context, as_json=as_json, stream=stream, **options)
+        _say(answerer, question, context, run, as_json=as_json, stream=stream, **options)
         return
     # the model stays loaded, and a question that fails does not end the session
     if sys.stdin.isatty():
@@ -364,13 +370,14 @@ def ask(*, run: Path, question: str | None, model: str | None, adapter: str | No
             elif line.startswith(":"):
                 echo(f"raft: {_HELP}", err=True)
             else:
-                _say(answerer, line, context, as_json=as_json, stream=stream, **options)
+                _say(answerer, line, context, run, as_json=as_json, stream=stream, **options)
         except RaftError as error:
             echo(f"raft: {error}", err=True)
 
 
-def _say(answerer: "Answerer", question: str, context: bool, *, as_json: bool, stream: bool, **options: Any) -> None:
-    from raft.cli import messages
+def _say(answerer: "Answerer", question: str, context: bool, run: Path, *, as_json: bool, stream: bool,
+         **options: Any) -> None:  # fmt: skip
+    from raft.cli import answers
 
     heard: list[str] = []
 
@@ -384,7 +391,7 @@ def _say(answerer: "Answerer", question: str, context: bool, *, as_json: bool, s
     if as_json:
         show(asdict(said), as_json, str)
     else:
-        echo(messages.answer(said, context=context, heard=bool(heard)))
+        echo(answers.answer(said, run=run, context=context, heard=bool(heard)))
 
 
 def _lines() -> Iterator[str]:

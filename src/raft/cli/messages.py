@@ -12,7 +12,6 @@ from raft.corpus.pii import counted
 from raft.errors import typed
 from raft.evaluation.metrics import TOO_FEW
 from raft.pipeline.estimate import DOING, as_text, cost_text
-from raft.rag.grounding import Answer, Citation, Passage
 from raft.report.figures import left_out
 from raft.report.measures import MEASURES
 from raft.store.budget import dollars
@@ -355,48 +354,6 @@ def _list(counts: Mapping[str, int]) -> str:
 def _some(lines: Sequence[str], most: int = 10) -> list[str]:
     more = [f"and {len(lines) - most:,} more"] if len(lines) > most else []
     return [*lines[:most], *more]
-
-
-def answer(said: Answer, *, context: bool = False, heard: bool = False) -> str:
-    """Return an answer as text that a person can check, with `context` also the passages that the model was given.
-
-    With `heard` the reply itself was shown already, while it was written.
-    """
-    lines = [] if heard and not said.error else [f"There is no answer: {said.error}" if said.error else said.text]
-    lines += [f"  {_place(citation)}\n    “{' '.join(citation.text.split())}”" for citation in said.citations]
-    lines += [f"  ! {doubt}" for doubt in _doubts(said)]
-    if context:
-        for number, passage in enumerate(said.passages, 1):
-            lines += ["", f"  [{number}] {_place(passage)}: {passage.title}"]
-            lines += [f"    {line}" for line in passage.text.splitlines()]
-    return "\n".join(lines)
-
-
-def _place(one: Citation | Passage) -> str:
-    return one.document + (f", page {one.page}" if one.page else "")
-
-
-def _doubts(said: Answer) -> Iterator[str]:
-    if said.error:
-        return
-    if said.refused:
-        yield "an answer was withheld: what it stated stands in none of the documents that were found"
-    elif not said.passages:
-        yield "nothing was found for this question; no model was asked"
-    elif not said.raw:
-        yield "what was found is too little about the question (answering.min_relevance); no model was asked"
-    elif said.abstained:
-        looked = ", ".join(dict.fromkeys(passage.document for passage in said.passages))
-        yield f"nothing that was found answers it; the model was shown {looked}"
-    if said.supported is False:
-        yield "not supported: what it states does not stand in the documents that were found"
-    elif said.supported and not said.citations:
-        yield "it quotes nothing: what it states stands somewhere in what was found, maybe about something else"
-    lost = said.quotes_given - len(said.citations)
-    if lost:
-        yield f"{lost} of {said.quotes_given} quotes stand in no document that was found"
-    elif said.quotes_verbatim is False:
-        yield "a quote names the wrong document; the one named here has it"
 
 
 def benchmark(facts: Facts) -> str:

@@ -200,7 +200,7 @@ def read_reply(
         citations=tuple(citations),
         quotes_given=len(parsed.quotes),
         quotes_verbatim=verbatim,
-        supported=is_supported(parsed.answer, citations, passages),
+        supported=is_supported(parsed.answer, citations, passages, question=question, quotes=len(parsed.quotes)),
         abstained=parsed.abstained,
         followed=parsed.followed,
         raw=raw,

@@ -9,7 +9,7 @@ import numpy as np
 
 from raft.rag.format import is_abstention, unmarked
 from raft.report.shown import Shown
-from raft.text import PAIRED, contains, overlap, sentences
+from raft.text import PAIRED, normalise, overlap, sentences
 from raft.text.values import Value, covers, figures
 
 
@@ -57,8 +57,8 @@ class Answer(Shown):
         citations: quotes that were found in a passage that was shown.
         quotes_given: how many quotes the reply had, found or not.
         quotes_verbatim: whether each quote stands word for word in the passage that it names; None without quotes.
-        supported: whether every number, date and code of the answer stands in a cited passage, or in any that was
-            shown if none is cited; None when it abstains, or nothing was shown.
+        supported: whether what the answer states stands in what it rests on (`is_supported`); None when it abstains,
+            nothing was shown, or nothing in it can be checked.
         abstained: whether it says that the documents do not answer the question.
         followed: whether the reply kept the form (`raft.rag.format`).
         raw: the whole reply.
@@ -70,6 +70,9 @@ class Answer(Shown):
         cost: in US dollars; None when the price is unknown.
         error: why there is no reply; None when there is one.
         refused: whether an unsupported answer was replaced by the abstention (a setting).
+        relevance: how much of what was found is about the question (0 to 1), where that was too little for a model to
+            be asked; otherwise None.
+        min_relevance: the threshold that it fell under; otherwise None.
     """
 
     question: str
@@ -89,9 +92,11 @@ class Answer(Shown):
     cost: float | None = None
     error: str | None = None
     refused: bool = False
+    relevance: float | None = None
+    min_relevance: float | None = None
 
     def _head(self) -> str:
-        grounds = {True: "supported", False: "not supported", None: "nothing to support"}[self.supported]
+        grounds = {True: "supported", False: "not supported", None: "not checked"}[self.supported]
         said = self.error or self.text
         short = said if len(said) <= 80 else f"{said[:79]}…"
         return f"answer: {short!r}, {'abstained' if self.abstained else grounds}, {len(self.citations)} quotes"
@@ -100,6 +105,10 @@ class Answer(Shown):
         quotes: dict[str, object] = {}
         for number, one in enumerate(self.citations, 1):
             quotes[f"quote {number}"] = f"{one.document}{f', page {one.page}' if one.page else ''}: “{one.text}”"
+        for number, one in enumerate(self.passages if self.abstained else (), 1):
+            quotes[f"nearest {number}"] = f"{one.document}{f', page {one.page}' if one.page else ''}: {one.title}"
+        if self.relevance is not None:
+            quotes["relevance"] = f"{self.relevance:.2f}, less than answering.min_relevance ({self.min_relevance})"
         by = f"{self.model}, adapter {self.adapter}" if self.adapter else self.model
         return {"question": self.question, "answer": self.error or self.text, **quotes, "model": by}
 
@@ -108,6 +117,7 @@ _ALIKE = ('"“”„‟«»', "'‘’‚‛`´", "-‐‑‒–—―−")
 _CLASS = {character: f"[{re.escape(group)}]" for group in _ALIKE for character in group}
 _MARKS = "".join(_ALIKE[:2])
 
+_MOST = 0.5  # least share of an answer's words in the quote that bears it
 _ITEM = re.compile(r"^[ \t]*(\d{1,3})[.)](?=\s)", re.MULTILINE)
 _REFERENCE = re.compile(r"\[(\d{1,2})\]")
 
@@ -225,25 +235,51 @@ def _is_word(character: str) -> bool:
     return (character.isalnum() and not PAIRED.match(character)) or character == "_"
 
 
-def is_supported(answer: str, citations: Sequence[Citation], passages: Sequence[Passage]) -> bool | None:
-    """Tell whether what an answer states exactly stands in what it rests on.
+def is_supported(
+    answer: str, citations: Sequence[Citation], passages: Sequence[Passage], *, question: str = "", quotes: int = 0
+) -> bool | None:
+    """Tell whether what an answer states exactly stands in what it rests on, where that is about its question.
 
-    With figures (numbers, dates, codes, anything with a digit, and numbers in words), each must stand in the text or
-    title of a cited passage (the whole passage, not only the quote), or of any that was shown if none is cited, with
-    its sign, scale and unit (`values.says`). A figure about another thing is not noticed.
-    Without figures, an answer is supported when it has a citation, or its words stand in a passage one after the other.
-    Numbers of list items, and references such as "[2]", are no figures. None when the answer (without its quotes)
-    abstains, or nothing was shown.
+    With figures (numbers, dates, codes, anything with a digit, and numbers in words), each must stand in a cited
+    passage (not only in the quote), or in any that was shown if none is cited, with its sign, scale and unit
+    (`values.says`), in a sentence (or title) that has a content word of the question: a figure about something else is
+    no support.
+    Without figures, an answer is supported when a verbatim quote holds most of its words, and sentence and question
+    have one in common. Of `quotes` that were given, one must stand in what was shown.
+    Numbers of list items, and references such as "[2]", are no figures.
+
+    Returns:
+        None when the answer (without its quotes) abstains, nothing was shown, or nothing can be checked: it has neither
+        figures nor a quote that bears it, or its figures stand where no word is the question's (in another language).
     """
     if not passages or is_abstention(answer):
         return None
-    claimed = figures(_without_numbering(answer, len(passages)))
-    if not claimed:
-        return bool(citations) or any(contains(f"{passage.title}\n{passage.text}", answer) for passage in passages)
+    if (quotes and not citations) or not normalise(answer):
+        return False
     cited = {citation.chunk_id for citation in citations}
     read = [passage for passage in passages if passage.chunk_id in cited] or passages
-    known = frozenset[Value]().union(*(figures(f"{passage.title}\n{passage.text}") for passage in read))
-    return covers(known, claimed)
+    telling = [sentence for passage in read for sentence in _telling(question, passage)]
+    claimed = figures(_without_numbering(answer, len(passages)))
+    if not claimed:
+        bearing = [one.text for one in citations if overlap(answer, one.text) >= _MOST]
+        near = any(overlap(question, one) or any(find_verbatim(one, said) for said in telling) for one in bearing)
+        return near or None
+    if covers(_figures(telling), claimed):
+        return True
+    anywhere = _figures(f"{passage.title}\n{passage.text}" for passage in read)
+    return None if not telling and covers(anywhere, claimed) else False
+
+
+def _telling(question: str, passage: Passage) -> list[str]:
+    """Return the sentences of a passage, and its title, that have a content word of the question."""
+    if overlap(question, "") == 1.0:  # it has none
+        return [f"{passage.title}\n{passage.text}"]
+    said = (passage.title, *(passage.text[start:end] for start, end in sentences(passage.text)))
+    return [one for one in said if overlap(question, one)]
+
+
+def _figures(texts: Iterable[str]) -> frozenset[Value]:
+    return frozenset[Value]().union(*map(figures, texts))
 
 
 def _without_numbering(answer: str, shown: int) -> str:

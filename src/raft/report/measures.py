@@ -162,7 +162,9 @@ MEASURES: Mapping[str, Measure] = {
         "right source", "share of verbatim quotes that come from a text that bears the answer", shown="failures"
     ),
     "supported": Measure(
-        "figures supported", "share of answers whose numbers, dates and codes stand in the text", shown="failures"
+        "answers supported",
+        "of the answers that can be checked, the share whose figures or words stand in the text, about the question",
+        shown="failures",
     ),
     "followed": Measure("form kept", "share of replies that keep the form asked for", shown="failures"),
 }

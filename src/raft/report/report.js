@@ -69,7 +69,7 @@
     const first = titles.get(chosen("first")) || "first";
     fill(byId("outcome"), [
       ["", "all"], ["better", `${first}: better`], ["worse", `${first}: worse`], ["same", "same score"],
-      ["abstained", `${first}: abstained`], ["unsupported", `${first}: a figure without support`],
+      ["abstained", `${first}: abstained`], ["unsupported", `${first}: not supported`],
       ["missed", "search missed the text"],
     ], chosen("outcome"));
   }
@@ -194,7 +194,7 @@
     }
     const tags = element("div");
     if (answer[ABSTAINED]) tags.append(element("span", "badge", "abstained"));
-    if (answer[SUPPORTED] === false) tags.append(element("span", "badge", "figure without support"));
+    if (answer[SUPPORTED] === false) tags.append(element("span", "badge", "not supported"));
     made.append(element("div", "answer", answer[ANSWER] || "(no answer)"));
     if (tags.childNodes.length) made.append(tags);
     for (const quote of answer[QUOTES] || []) made.append(element("blockquote", "", quote));

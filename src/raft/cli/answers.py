@@ -1,0 +1,79 @@
+"""What an answer says to a person who wants to check it, or who got none."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from raft.errors import typed
+from raft.rag.grounding import Answer, Citation, Passage
+from raft.text import overlap, sentences
+
+_LONG = 200  # characters of a passage that a refusal shows
+
+
+def answer(said: Answer, *, run: Path, context: bool = False, heard: bool = False) -> str:
+    """Return an answer as text that a person can check, with `context` also the passages that the model was given.
+
+    Where there is none, what was found is shown, and the next command; `run` is the run directory as it was typed.
+    With `heard` the reply itself was shown already, while it was written.
+    """
+    lines = [] if heard and not said.error else [f"There is no answer: {said.error}" if said.error else said.text]
+    lines += [f"  {_place(citation)}\n    “{' '.join(citation.text.split())}”" for citation in said.citations]
+    lines += [f"  ! {doubt}" for doubt in _doubts(said)]
+    if context:
+        for number, passage in enumerate(said.passages, 1):
+            lines += ["", f"  [{number}] {_place(passage)}: {passage.title}"]
+            lines += [f"    {line}" for line in passage.text.splitlines()]
+    elif said.abstained and said.passages:
+        lines += ["", "  nearest in the documents:"]
+        lines += [f"  {_place(one)}: {one.title}\n    “{_excerpt(said.question, one.text)}”" for one in said.passages]
+    return "\n".join([*lines, *(_next(said, run, context) if said.abstained else ())])
+
+
+def _place(one: Citation | Passage) -> str:
+    return one.document + (f", page {one.page}" if one.page else "")
+
+
+def _excerpt(question: str, text: str) -> str:
+    """Return the sentence that has most of the question's words, the first one where several do."""
+    said = [" ".join(text[start:end].split()) for start, end in sentences(text)]
+    best = max((one for one in said if not one.startswith("#")), key=lambda one: overlap(question, one), default=text)
+    return best if len(best) <= _LONG else f"{best[: _LONG - 1]}…"
+
+
+def _next(said: Answer, run: Path, context: bool) -> Iterator[str]:
+    asked = f"raft ask {typed(run)} {typed(said.question)}"
+    if said.relevance is not None:
+        lower = int(said.relevance * 20) / 20
+        yield f"\n  next:  {asked} --min-relevance {lower:g}   # have the model try all the same"
+    elif said.passages and not context:
+        yield f"\n  next:  {asked} --show-context   # read all that was found"
+
+
+def _doubts(said: Answer) -> Iterator[str]:
+    if said.error:
+        return
+    if said.refused:
+        yield "an answer was withheld: what it stated stands in none of the documents that were found"
+    elif not said.passages:
+        yield "nothing was found for this question; no model was asked"
+    elif said.relevance is not None:
+        yield (
+            f"what was found is too little about the question: {said.relevance:.2f} of 1, and under "
+            f"{said.min_relevance:g} (answering.min_relevance) no model is asked"
+        )
+    elif not said.raw:
+        yield "what was found is too little about the question (answering.min_relevance); no model was asked"
+    elif said.abstained:
+        looked = ", ".join(dict.fromkeys(passage.document for passage in said.passages))
+        yield f"nothing that was found answers it; the model was shown {looked}"
+    if said.supported is False:
+        yield "not supported: no sentence that was found says this about the question"
+    elif said.supported and not said.citations:
+        yield "it quotes nothing: its figures stand in what was found, beside words of the question"
+    elif said.supported is None and said.passages and not said.abstained:
+        yield "not checked: it states no figure, and quotes nothing that bears it out"
+    lost = said.quotes_given - len(said.citations)
+    if lost:
+        yield f"{lost} of {said.quotes_given} quotes stand in no document that was found"
+    elif said.quotes_verbatim is False:
+        yield "a quote names the wrong document; the one named here has it"
