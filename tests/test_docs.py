@@ -99,7 +99,7 @@ def test_python_of_the_examples_runs(tmp_path, monkeypatch, tiny_student):
     assert repr(names["verdict"]).startswith("<verdict: ")
     assert names["answer"].text == "30 days"
     assert (names["found"]["seen"], names["found"]["sample"]["wrong"]) == (1, 1)
-    assert raft.load("runs/faq").cleaned["model"].to_list() == ["human"]
+    assert raft.load("runs/faq").cleaned["model"].to_list().count("human") == 1
     assert "rejected by a person" in raft.load("runs/handbook").cleaned["reason"]
 
 
