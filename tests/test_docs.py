@@ -91,6 +91,13 @@ def test_python_of_the_examples_runs(tmp_path, monkeypatch, tiny_student):
     quick |= {"benchmark.tuning_questions": 2, "benchmark.exemplars": [0], "benchmark.contenders": "verdict"}
     small = {"student": str(tiny_student), "settings": quick, "price": (0.0, 0.0)}
     monkeypatch.setattr(raft, "build", lambda *given, **more: build(*given, **small, **more), raising=False)
+    (tmp_path / "team.jsonl").touch()
+
+    def judged(session, *_):  # in place of a person at the page
+        name = session.lists["sample"][0]
+        session.decide(name, "rejected", reason="trivial", edit=None, shown="sample")
+
+    monkeypatch.setattr("raft.api.review_page.serve", judged)
     page = (ROOT / "examples" / "python.md").read_text(encoding="utf-8")
     names = {"print": lambda *said: None}
     for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
@@ -98,6 +105,9 @@ def test_python_of_the_examples_runs(tmp_path, monkeypatch, tiny_student):
     assert repr(names["run"]).startswith("<run runs/handbook: 6 documents, ")
     assert repr(names["verdict"]).startswith("<verdict: ")
     assert names["answer"].text == "30 days"
+    assert (names["found"]["seen"], names["found"]["sample"]["wrong"]) == (1, 1)
+    assert raft.load("runs/faq").cleaned["model"].to_list().count("human") == 1
+    assert "rejected by a person" in raft.load("runs/handbook").cleaned["reason"]
 
 
 def test_what_python_returns_shows_itself_in_short():

@@ -322,7 +322,8 @@ def test_a_run_that_is_half_new_answers_nothing(run, tmp_path, tiny_student, mon
         build_anew(corpus, run, tiny_student)
     told = {name for name, line in api.state(run)["summary"]["steps"].items() if line.get("stale")}
     assert told == {"index", "lexical", "questions", "cleaned", "examples"}
-    assert "raft build CORPUS" in messages.status(api.state(run)["summary"], [], running=False)
+    shown = messages.status(api.state(run)["summary"], [], running=False)
+    assert f"raft build {corpus} --out {run} --student {tiny_student} " in shown
     for reader in (
         lambda: opened.ask(QUESTION),
         lambda: raft.load(run).ask(QUESTION),
@@ -330,7 +331,7 @@ def test_a_run_that_is_half_new_answers_nothing(run, tmp_path, tiny_student, mon
         lambda: raft.train(run),
         lambda: api.export(run, format="openai"),
     ):
-        with pytest.raises(DamagedArtifact, match=f"raft build CORPUS --out {run}"):
+        with pytest.raises(DamagedArtifact, match=f"raft build {corpus} --out {run} --student"):
             reader()
     build_anew(corpus, run, tiny_student)
     for built in (opened, raft.load(run)):

@@ -543,7 +543,7 @@ def test_an_adapter_of_another_base_model(run, tmp_path, tiny_student):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"settings": {"chunking.tokens": 90}}, "raft build CORPUS"),
+        ({"settings": {"chunking.tokens": 90}}, "--set chunking.tokens=90"),
         ({"settings": {"evaluation": "mine.jsonl"}}, "--questions mine.jsonl"),
         ({"settings": {"benchmark.min_gains": 1}}, "benchmark.min_gain"),
         ({"adapter": "0a"}, "raft train"),

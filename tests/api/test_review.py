@@ -5,13 +5,15 @@ import json
 import os
 import queue
 import re
+import select
+import shlex
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import threading
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from urllib.parse import urlsplit
 
 import polars as pl
@@ -21,6 +23,7 @@ from click.testing import CliRunner
 import raft
 from browser import Driven, needs_chromium
 from conftest import Fakes, write_corpus
+from raft.api import review_page
 from raft.cli import main, messages
 from raft.cli.progress import Progress
 from raft.curation import clean, decisions, figures
@@ -569,6 +572,85 @@ def test_a_row_that_may_be_wrong_is_shown_with_the_reason():
         assert any(expected in said for said, _ in reviewed.doubts(row)), answer
     plain = {**row, "answer": "Staff", "quotes": [{**quote, "text": "Staff are paid."}], "question": "Who are paid?"}
     assert reviewed.doubts(plain) == []
+
+
+def test_rows_that_people_wrote_are_a_list_of_their_own(home, tmp_path):
+    """Pairs of one's own and edits, built in or not, can be looked at alone; a list without rows is refused."""
+    with pytest.raises(UsageError, match="human"):
+        raft.review(home / "run", only="human")
+    with opened(home / "run") as page:
+        name = page.told("state")["lists"]["sample"][0]
+        row = page.told(f"row?id={name}")
+        page.judge(name, "edited", edit={"question": f"Say again: {row['question']}", "answer": row["answer"]})
+    with opened(home / "run", "Bo", only="human") as page:
+        lists = page.told("state")["lists"]
+        assert [lists.pop("human"), *lists.values()] == [[name], *[[]] * 4]
+        page.judge(name, "approved", "human")
+    pairs = tmp_path / "faq.jsonl"
+    pairs.write_text(json.dumps({"question": row["question"].replace("What", "Which"), "answer": row["answer"]}) + "\n")
+    built, _, _ = rebuild(home, qa=pairs)
+    with opened(home / "run", only="human") as page:
+        mine = page.told("state")["lists"]["human"]
+    assert {*built.cleaned.filter(model="human")["question_id"]} | {name} == {*mine}
+    assert len(mine) > 1
+
+
+def test_after_a_review_the_next_commands_are_those_that_are_left(home, monkeypatch):
+    """Rows of the sample first, then a build that counts the verdicts with its options, then the training."""
+    run = home / "run"
+    rebuild(home)  # from the corpus beside it
+
+    def told():
+        return CliRunner().invoke(main, ["review", str(run)]).stdout.splitlines()
+
+    def judged(names):
+        def serve(session, *_):
+            for name in names(session):
+                session.decide(name, "rejected", reason="garbled", edit=None, shown="sample")
+
+        monkeypatch.setattr("raft.api.review_page.serve", serve)
+        return [line.removeprefix("  next:").strip() for line in told() if "raft " in line]
+
+    assert judged(lambda session: []) == []
+    first, build, train = judged(lambda session: session.lists["sample"][:1])
+    assert (first.split("   # ")[0], train) == (f"raft review {run}", f"raft train {run}")
+    assert shlex.split(build, comments=True)[:5] == ["raft", "build", str(home / "corpus"), "--out", str(run)]
+    assert "--questions-per-chunk 8" in build and "chunking.tokens=60" in build
+    build, train = judged(lambda session: [])[1:]
+    assert [build.split()[1], train.split()[1]] == ["build", "train"]
+    assert any("1 verdicts are not in the rows yet" in line for line in messages.seen(raft.load(run).reviewed()))
+    with pytest.MonkeyPatch.context() as patch:
+        Fakes().install(patch.setattr)
+        built = CliRunner().invoke(main, shlex.split(build, comments=True)[1:])
+    assert built.exit_code == 0, built.output
+    said = built.stdout.partition("next:")[2].splitlines()
+    assert said[0].strip().startswith(f"raft train {run}")
+    assert "raft review" in said[-1]
+    assert [line.split()[1] for line in judged(lambda session: [])] == ["review", "train"]
+    assert not any("not in the rows" in line for line in messages.seen(raft.load(run).reviewed()))
+
+
+def test_a_page_in_use_goes_on_while_many_idle_connections_are_open(home):
+    """Whoever opens connections and asks nothing, or half a line, keeps nobody from judging."""
+    with opened(home / "run") as page, ExitStack() as lines:
+        idle = []
+        for number in range(150):
+            idle.append(lines.enter_context(closing(socket.create_connection((page.place.hostname, page.place.port)))))
+            idle[-1].sendall([b"", b"GET /", b"GET / HTTP/1.1\r\nhost: localhost\r\n"][number % 3])
+            if number % 15 == 0:
+                page.judge(page.told("state")["lists"]["sample"][0], "approved")
+        closed = [line for line in idle if select.select([line], [], [], 0)[0]]
+        assert len(closed) >= 150 - 64 - 2
+
+
+def test_a_head_that_does_not_come_is_not_waited_for(home, monkeypatch):
+    """A connection that sends nothing, or the pieces of a head one by one, is closed after its time."""
+    monkeypatch.setattr(review_page, "_PATIENCE", 0.05)
+    with opened(home / "run") as page:
+        for sent in (b"", b"GET / HTTP/1.1\r\nhost: local"):
+            with closing(socket.create_connection((page.place.hostname, page.place.port), timeout=20)) as line:
+                line.sendall(sent)
+                assert line.recv(1) == b""
 
 
 @needs_chromium

@@ -178,7 +178,7 @@ def test_a_student_at_another_place(run, tmp_path, tiny_student):
 @pytest.mark.parametrize(
     ("settings", "words_said"),
     [
-        ({"index.k": 3}, "raft build CORPUS"),
+        ({"index.k": 3}, "--set index.k=3"),
         ({"training.ranks": 3}, "training.rank"),
         ({"training.epochs": 0}, "training.epochs"),
         ({"training.bits": 4, "training.backend": "peft"}, "training.bits=16"),

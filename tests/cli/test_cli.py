@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -646,7 +647,7 @@ def test_no_adapter_yet(raft, copied, arguments):
 
 def test_a_setting_that_a_training_does_not_read(raft, copied):
     """A setting that had its effect in the build is refused, with the build that changes it."""
-    refused(raft("train", copied, "--set", "index.k=3"), 2, "index.k", "raft build CORPUS")
+    refused(raft("train", copied, "--set", "index.k=3"), 2, "raft build", f"--out {copied}", "--set index.k=3")
 
 
 @pytest.fixture
@@ -857,3 +858,20 @@ def test_an_answer_that_has_to_wait_says_so(raft, copied, fake_models, monkeypat
     result = raft("ask", copied, "How heavy is the Delta garden pump?", "--model", "openai/x", "--json")
     assert "openai/x asks to wait 43 s: daily limit" in result.stderr
     assert "replies" not in result.stderr
+
+
+@pytest.mark.parametrize("table", ["cleaned", "chunks", "examples"])
+def test_show_says_how_many_rows_it_left_out_and_how_to_see_them(finished, table):
+    """Where a table is cut, the command that shows all of it is named, with what was chosen; else nothing is said."""
+    cut = raft("show", finished, table, "-n", "1")
+    (command,) = [line.split("next:")[1] for line in cut.stderr.splitlines() if "next:" in line]
+    whole = raft(*shlex.split(command, comments=True)[1:])
+    assert whole.exit_code == 0
+    assert "are shown" not in whole.stderr
+    assert f"1 of {command.split('-n')[1].split()[0]} are shown" in cut.stderr
+    assert "are shown" not in raft("show", finished, table, "-n", "1", "--json").stderr
+
+
+def test_show_names_what_was_chosen_where_it_cuts(finished):
+    """The command that shows all rows of a choice repeats the choice."""
+    assert "cleaned --only kept -n" in raft("show", finished, "cleaned", "--only", "kept", "-n", "1").stderr

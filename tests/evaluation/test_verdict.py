@@ -25,7 +25,7 @@ def changed(*values):
 
 
 GOOD = Evidence(
-    run="runs/demo",
+    folder="runs/demo",
     question_set="user",
     by_people=True,
     measure="f1",

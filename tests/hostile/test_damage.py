@@ -115,7 +115,7 @@ def test_a_damaged_index_of_words_gives_no_answer(dying, finished, tmp_path, nam
     flip(home / "run" / "lexical" / name)
     told = dying.do("command", home, "ask", "run", "Who approves refunds?")
     assert told["ended"] == 1, told["output"]
-    assert "raft build CORPUS --out run" in told["output"]
+    assert "raft build corpus --out run" in told["output"]
 
 
 @pytest.mark.parametrize("damage", DAMAGE, ids=lambda damage: damage.__name__)

@@ -32,6 +32,7 @@ from raft.report import report
 from raft.report.shown import Benchmark, Verdict
 from raft.settings import Settings
 from raft.store import adapters, artifacts
+from raft.store.again import again
 from raft.store.budget import enter
 from raft.store.ledger import Ledger
 from raft.version import __version__
@@ -187,7 +188,7 @@ def _check_changeable(changes: Mapping[str, Any], folder: str | Path) -> None:
         raise UsageError(
             f"A benchmark does not read {', '.join(fixed)}: it had its effect when the run was built or trained.",
             where="--set",
-            hint=f"raft build CORPUS --out {typed(folder)} --set {fixed[0]}=...   (then raft train, and raft bench)",
+            hint=again(folder, {name: changes[name] for name in fixed}, remark="then raft train, and raft bench"),
         )
 
 

@@ -5,7 +5,6 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
@@ -74,6 +73,7 @@ class Task:
     skipped: Sequence[tuple[str, str]]
     folder: Path
     strategy: str
+    pipeline: str | None = None
 
 
 @dataclass
@@ -194,7 +194,7 @@ def _described(corpus: str | Path | Sequence[str | Path] | None, out: str | Path
     more = given.pop("settings", None) or {}
     given["generator.input_price"], given["generator.output_price"] = given.pop("price", None) or (None, None)
     given["corpus"] = [str(part) for part in ([corpus] if isinstance(corpus, str | Path) else corpus or [])] or None
-    chosen = _settings(file, together(given, more))
+    chosen = settings.named(file, together(given, more))
     if not chosen.corpus:
         raise UsageError("No corpus is given.", hint="raft build FOLDER")
     models.check(chosen)
@@ -218,7 +218,7 @@ def _described(corpus: str | Path | Sequence[str | Path] | None, out: str | Path
     strategy = chosen.questions.way
     if strategy == "auto":
         strategy = "items" if hub.is_hosted(chosen.generator.model) else "rules_first"
-    return Task(chosen, sources, skipped, folder, strategy)
+    return Task(chosen, sources, skipped, folder, strategy, None if file is None else str(file))
 
 
 def _check_scorer(name: str) -> None:
@@ -247,16 +247,6 @@ def _not_documents(chosen: Settings, file: str | Path | None) -> dict[Path, str]
     }
     found |= {at_home(file): "the pipeline file", **dict.fromkeys(copies, "a copy of raft's")} if file else {}
     return {at_home(path).resolve(): what for path, what in found.items() if path is not None}
-
-
-def _settings(file: str | Path | None, given: Mapping[str, Any]) -> Settings:
-    known = prompts.packaged("pipelines")
-    if file is not None and not Path(file).exists() and f"{file}.yaml" in known:
-        return settings.load_text(known[f"{file}.yaml"], given, where=f"{file}.yaml")
-    if file is not None and not Path(file).exists() and (near := get_close_matches(f"{file}.yaml", known, n=1)):
-        name = near[0].removesuffix(".yaml")
-        raise UsageError(f"There is no such pipeline file. Did you mean {name}?", where=file, hint=f"--pipeline {name}")
-    return settings.load(None if file is None else Path(file), given)
 
 
 def _name_of(corpus: Sequence[str]) -> str:
@@ -290,6 +280,8 @@ def _opened(task: Task, on_event: OnEvent, *, building: bool) -> Iterator[OpenRu
                 if any(part.purpose == "questions" and part.calls > part.answered for part in found.parts):
                     models.check_keys({chosen.generator.model: chosen.generator.api_base})
                 unconfirmed = False
+            if building:  # where it is stopped now, what goes on has to be told the same
+                run.describe(begun=told)
             enter(sites[0].ledger, sites[0].collection, name)
         tell_step(run, on_event, name, state)
 
@@ -307,12 +299,14 @@ def _opened(task: Task, on_event: OnEvent, *, building: bool) -> Iterator[OpenRu
         facts: dict[str, Any] = {
             "settings": chosen.model_dump(mode="json"),
             "corpus": list(chosen.corpus),
+            "pipeline": task.pipeline,
             "skipped": [list(entry) for entry in task.skipped],
             "models": {name: getattr(components, name).identity for name in ("generator", "embedder", "student")},
         }
         before = run.manifest.get("settings")
         if not building:  # a cap is what a build is given
             facts["settings"]["generator"]["max_cost"] = None
+        told = {name: facts[name] for name in ("settings", "corpus", "pipeline")}
         if before is None or not run.manifest["steps"]:  # nothing is there that could be taken for built with them
             run.describe(**facts, collection=collection)
         elif building:  # money is the run's, however far this build comes
@@ -322,7 +316,7 @@ def _opened(task: Task, on_event: OnEvent, *, building: bool) -> Iterator[OpenRu
         sites.append(OpenRun(replace(task, settings=chosen), run, ledger, collection, components))
         yield sites[0]
         if building:
-            run.describe(**facts)
+            run.describe(**facts, begun=None)
             run.end_trial()
 
 

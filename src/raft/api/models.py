@@ -31,6 +31,7 @@ from raft.pipeline.estimate import UNASKED, CostContext
 from raft.protocols import Embedder, Failure, Generator, OnEvent, Request, Retriever, Tokenizer, Trainer
 from raft.rag.grounding import Passage, is_about
 from raft.settings import TRAINERS, Settings
+from raft.store.again import again
 from raft.store.batches import BatchBook
 from raft.store.budget import Budget, PaidEmbedder
 from raft.store.ledger import CachedEmbedder, CachedScorer, Ledger
@@ -178,7 +179,7 @@ def open_retriever(folder: Path, settings: Settings, collection: str, ledger: Ca
     indexes = _indexes(folder, settings, embedder, collection)
     made = Run(folder).manifest["steps"].get("lexical", {}).get("artifacts", {}).get("lexical", {}).get("digest")
     if settings.index.hybrid and made is not None and indexes.lexical_digest() not in (None, made):
-        hint = f"raft build CORPUS --out {folder}   (makes it anew)"
+        hint = again(folder, remark="makes it anew")
         raise DamagedArtifact("The lexical index is damaged.", where=folder / "lexical", hint=hint)
     return indexes.open()
 

@@ -12,21 +12,24 @@ from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
 
+import h11
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from raft.api.reviewing import Session
-from raft.curation.decisions import APPROVED, EDITED, LONGEST, REASONS, REJECTED
+from raft.curation.decisions import APPROVED, EDITED, LONGEST, REASONS, REJECTED, is_edit
 from raft.errors import RaftError
 from raft.pipeline.review import LISTS
 from raft.text import from_json
 
 _HOME = "127.0.0.1"
 _LARGEST = 64 << 10
-_PATIENCE = 10.0  # seconds for the rest of a request
+_PATIENCE = 10.0  # seconds for the head of a request, and for the rest of it
+_MOST_LINES = 64  # a page needs six
 _HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "frame-ancestors 'none'",  # the page has the rest, with its script's digest
@@ -34,6 +37,40 @@ _HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
+
+
+class _Line(H11Protocol):
+    """A connection that asks in time, or is closed; of too many the one that has waited longest makes room."""
+
+    _timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._since = self.loop.time()
+        self._wait()
+        waiting = [one for one in self.connections if isinstance(one, _Line) and one is not self and one._waits()]
+        if len(self.connections) > _MOST_LINES and waiting:
+            min(waiting, key=lambda one: (one.cycle is not None, one._since)).timeout_keep_alive_handler()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._wait()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        super().connection_lost(exc)
+
+    def _waits(self) -> bool:
+        return self.conn.their_state is h11.IDLE and not self.transport.is_closing()
+
+    def _wait(self) -> None:
+        """Give the head of a request its time, however slowly its pieces come."""
+        if not self._waits() and self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        elif self._waits() and self._timer is None:
+            self._timer = self.loop.call_later(_PATIENCE, self.timeout_keep_alive_handler)
 
 
 class _Refused(Exception):
@@ -145,21 +182,13 @@ def _decided(session: Session, sent: dict[str, Any]) -> Response:
         raise _Refused(400, "there is no such verdict")
     if (reason in REASONS) != (verdict == REJECTED) or (reason is not None and verdict != REJECTED):
         raise _Refused(400, "a rejection has one of the reasons, and nothing else has")
-    if (edit is None) == (verdict == EDITED) or (edit is not None and not _texts(edit)):
+    if (edit is None) == (verdict == EDITED) or (edit is not None and not is_edit(edit)):
         raise _Refused(400, f"an edit has a question and an answer, of at most {LONGEST:,} characters")
     try:
         session.decide(name, verdict, reason=reason, edit=edit, shown=shown)
     except ValueError as wrong:
         raise _Refused(422, str(wrong)) from None
     return JSONResponse(session.state())
-
-
-def _texts(edit: Any) -> bool:
-    return (
-        isinstance(edit, dict)
-        and {"question", "answer"} <= edit.keys() <= {"question", "answer", "quote"}
-        and all(isinstance(text, str) and text.strip() and len(text) <= LONGEST for text in edit.values())
-    )
 
 
 def serve(session: Session, page: str, port: int, opened: Callable[[str], None]) -> None:
@@ -184,13 +213,12 @@ def serve(session: Session, page: str, port: int, opened: Callable[[str], None])
     app: ASGIApp = application(session, page, token, done)
     config = uvicorn.Config(
         app,
-        **{"http": "h11", "ws": "none", "loop": "asyncio", "lifespan": "off", "interface": "asgi3"},  # type: ignore[arg-type]
+        **{"http": _Line, "ws": "none", "loop": "asyncio", "lifespan": "off", "interface": "asgi3"},  # type: ignore[arg-type]
         log_config=None,
         log_level="critical",
         access_log=False,
         proxy_headers=False,
         server_header=False,
-        limit_concurrency=64,
         timeout_keep_alive=5,
         timeout_graceful_shutdown=2,
     )

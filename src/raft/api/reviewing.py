@@ -20,6 +20,7 @@ from raft.pipeline.read import documents_listed
 from raft.protocols import OnEvent
 from raft.report.page import fill
 from raft.store import artifacts, tables
+from raft.store.again import again
 from raft.text import find_quote
 
 _AROUND = 1_500
@@ -33,6 +34,7 @@ def review(
     *,
     reviewer: str | None = None,
     sample: int = 100,
+    only: str | None = None,
     export: str | Path | None = None,
     learn: str | Path | None = None,
     port: int = 0,
@@ -47,6 +49,8 @@ def review(
         folder: the run directory.
         reviewer: who judges; None: the user's name on this machine.
         sample: rows that are drawn to tell the share of wrong ones from; 100 tell 4 percent from 10.
+        only: the one list that is shown: "sample", "suspicious", "dropped", "evaluation", or "human" (what people wrote
+            or edited, and pairs of your own); None: all.
         export: a file; the evaluation questions that people approved so far are written to it, for `build(eval=...)`,
             and no page is opened.
         learn: a file; the learned filter of the run's build is taught by what people said of the rows that it has
@@ -55,12 +59,13 @@ def review(
         on_event: told "opened" with the `address` of the page, `remarks` and what is `said` so far.
 
     Returns:
-        What `pipeline.review.figures` returns, with `exported`: how many questions were written, and `learned`: how
-        many verdicts the filter was taught by.
+        What `pipeline.review.figures` returns, with `exported`: how many questions were written, `learned`: how many
+        verdicts the filter was taught by, and `left`: how many rows of the sample nobody has judged (None where no page
+        was opened).
 
     Raises:
-        UsageError: there is no run, its cleaning is not done, a file of decisions is damaged, or nothing is approved
-            that could be exported.
+        UsageError: there is no run, its cleaning is not done, a file of decisions is damaged, nothing is approved
+            that could be exported, or `only` names no list, or one without rows.
         RaftError: the port is taken.
     """
     if sample < 1:
@@ -68,17 +73,17 @@ def review(
     built = Built(folder)
     built._run.require("cleaned")
     if export is not None:
-        written = {"exported": _export(built, Path(export).expanduser()), "learned": 0}
+        written = {"exported": _export(built, Path(export).expanduser()), "learned": 0, "left": None}
         return {**reviewed.figures(built._run, built.settings), **written}
     if learn is not None:
-        written = {"exported": 0, "learned": _learn(built, Path(learn).expanduser())}
+        written = {"exported": 0, "learned": _learn(built, Path(learn).expanduser()), "left": None}
         return {**reviewed.figures(built._run, built.settings), **written}
     from raft.api import review_page  # noqa: PLC0415  a server that other commands need not load
 
-    session = Session(built, _name(reviewer), sample)
+    session = Session(built, _name(reviewer), sample, only)
     page = fill("review", title="Would you sign this row?", reviewer=session.reviewer, reasons=decisions.REASONS)
     review_page.serve(session, page, port, lambda address: (on_event or _nobody)("opened", session.about(address)))
-    return {**session.figures(), "exported": 0, "learned": 0}
+    return {**session.figures(), "exported": 0, "learned": 0, "left": session.left()}
 
 
 def _nobody(event: str, facts: Mapping[str, Any]) -> None:
@@ -125,7 +130,7 @@ def _learn(built: Built, path: Path) -> int:
         raise UsageError(
             "The run was built without a learned filter: there is nothing to teach.",
             where=built._run.folder,
-            hint=f"raft build CORPUS --out {typed(built._run.folder)} --set cleaning.learned={learned.BROUGHT[0]}",
+            hint=again(built._run.folder, {"cleaning.learned": learned.BROUGHT[0]}),
         )
     found, _, _ = reviewed.Opinions(built._run, built.settings).said()
     said = {question: verdict for question, (verdict, *_) in decisions.decided(found).items()}
@@ -169,17 +174,23 @@ class Session:
     """The rows that one reviewer is shown, and what they have said of them.
 
     Raises:
-        UsageError: a file of decisions is damaged.
+        UsageError: a file of decisions is damaged, or the `only` list that is wanted has no rows.
         DamagedArtifact: a table is.
     """
 
-    def __init__(self, built: Built, reviewer: str, sample: int) -> None:
+    def __init__(self, built: Built, reviewer: str, sample: int, only: str | None = None) -> None:
         self.run, self.settings, self.reviewer = built._run, built.settings, reviewer
         self._file, self._opinions = self.run.folder / decisions.FILE, reviewed.Opinions(self.run, self.settings)
         self._made = _stamp(self.run.folder)
         self._said, self._remarks, _ = self._opinions.said()
         rows = {row["question_id"]: row for row in built.cleaned.iter_rows(named=True)}
         self.lists = reviewed.listed(rows, self._said, size=sample, seed=self.settings.seed)
+        self._sample = self.lists["sample"]
+        if only is not None:
+            if not self.lists.get(only):
+                filled = ", ".join(name for name in self.lists if self.lists[name])
+                raise UsageError(f"No row is in the list {only!r}.", where="--only", hint=f"--only one of {filled}")
+            self.lists = {name: names if name == only else [] for name, names in self.lists.items()}
         shown = {name for names in self.lists.values() for name in names}
         read = self._opinions.rows(shown)
         self._rows: dict[str, Row] = {name: _as_read(rows[name], read[name]) for name in shown}
@@ -211,6 +222,10 @@ class Session:
     def figures(self) -> dict[str, Any]:
         """Return what all verdicts say, as `pipeline.review.figures`."""
         return self._opinions.figures()
+
+    def left(self) -> int:
+        """Return how many rows of the sample nobody has judged."""
+        return sum(name not in self._said for name in self._sample)
 
     def state(self) -> dict[str, Any]:
         """Return the lists, this reviewer's verdicts, and what all say."""

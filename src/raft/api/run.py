@@ -25,6 +25,7 @@ from raft.rag.grounding import Answer
 from raft.report.shown import Shown, State
 from raft.settings import Settings
 from raft.store import adapters, artifacts, folders, lineage, tables
+from raft.store.again import again
 from raft.store.ledger import Ledger
 from raft.store.run import Run, existing, is_locked
 from raft.text.secrets import shown
@@ -77,7 +78,7 @@ class Built(Shown):
             raise DamagedArtifact(
                 "The manifest is damaged, or its build was stopped before its first step.",
                 where=self.folder / "manifest.json",
-                hint=f"raft build CORPUS --out {typed(self.folder)}   (what is intact is used again)",
+                hint=again(self.folder, remark="what is intact is used again"),
             )
 
     def _head(self) -> str:
@@ -350,7 +351,7 @@ def table(folder: str | Path, name: str, *, only: str | None = None) -> pl.DataF
         )
     built = Built(folder)
     if name == "qa" and not built.settings.questions.qa:
-        hint = f"raft build CORPUS --out {typed(folder)} --qa FILE   (questions and answers that you have already)"
+        hint = again(folder, {"questions.qa": "FILE"}, remark="questions and answers that you have already")
         raise UsageError("The run was built without pairs of your own.", where=folder, hint=hint)
     found = built._run.read(known[name])
     if only is None:

@@ -17,6 +17,7 @@ from raft.protocols import OnEvent, TrainingPlan
 from raft.rag.format import PROMPTS, render_style
 from raft.settings import Settings
 from raft.store import adapters, folders, lineage
+from raft.store.again import again
 from raft.training import tune
 
 _CHANGEABLE = ("training.", "seed", "student", "examples.max_tokens")
@@ -88,7 +89,7 @@ def _check_changeable(changes: Mapping[str, Any], folder: str | Path) -> None:
         raise UsageError(
             f"A training does not read {', '.join(fixed)}: it had its effect when the run was built.",
             where="--set",
-            hint=f"raft build CORPUS --out {typed(folder)} --set {fixed[0]}=...   (then raft train {typed(folder)})",
+            hint=again(folder, {name: changes[name] for name in fixed}, remark=f"then raft train {typed(folder)}"),
         )
 
 
@@ -99,7 +100,7 @@ def _check_tokenizer(built: Built, settings: Settings) -> None:
         raise UsageError(
             "The training rows were measured in the tokens of another student, or of another version of it.",
             where=f"{built.folder}, student {settings.student}",
-            hint=f"raft build CORPUS --out {typed(built.folder)} --student {settings.student}   (measures them anew)",
+            hint=again(built.folder, {"student": settings.student}, remark="measures them anew"),
         )
 
 

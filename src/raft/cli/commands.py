@@ -253,12 +253,14 @@ def show_rows(*, run: Path, table: str, count: int, only: str | None, document: 
         show({"document": document, "text": text}, as_json, lambda facts: text)
         return
     if table == "duplicates":
-        clusters = api.duplicates(run)[:count]
+        all_clusters = api.duplicates(run)
+        clusters = all_clusters[:count]
         for text in map(json.dumps, clusters) if as_json else messages.duplicates(clusters):
             echo(text)
         if not as_json:
             hint = "--set cleaning.similarity=X   (a higher cosine drops fewer)"
-            echo(hint if clusters else "no question was dropped as a duplicate", err=True)
+            echo(hint if all_clusters else "no question was dropped as a duplicate", err=True)
+            _cut(run, table, len(clusters), len(all_clusters))
         return
     found = api.table(run, table, only=only)
     if table == "failures" and found.height and count and not as_json:
@@ -270,15 +272,24 @@ def show_rows(*, run: Path, table: str, count: int, only: str | None, document: 
     else:
         for text in messages.rows(rows, table):
             echo(text)
+        _cut(run, table, rows.height, found.height, only)
     if found.is_empty():
         words = api.words(api.table(run, table)) if only else []
-        echo(f"no such rows{f'; --only takes {messages.listed(words)}' if words else ''}", err=True)
+        known = ", ".join([*words[:25], *["…"] * (len(words) > 25)])
+        echo(f"no such rows{f'; --only takes {known}' if words else ''}", err=True)
     steps = api.load(run).summary()["steps"].values()
     if any(line.get("stale") and table in [name.split(".")[0] for name in line["rows"]] for line in steps):
         echo(
             f"raft: a later build was not finished, and {table} is of the one before (raft status {typed(run)})",
             err=True,
         )
+
+
+def _cut(run: Path, table: str, shown: int, count: int, only: str | None = None) -> None:
+    if shown < count:
+        chosen = f" --only {typed(only)}" if only else ""
+        all_of_them = f"raft show {typed(run)} {table}{chosen} -n {count}"
+        echo(f"{shown:,} of {count:,} are shown\n  next:  {all_of_them}   # all of them", err=True)
 
 
 @main.command()

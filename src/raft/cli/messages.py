@@ -9,11 +9,12 @@ import polars as pl
 
 from raft.api.run import FAULT
 from raft.corpus.pii import counted
-from raft.errors import typed
+from raft.errors import pasted, typed
 from raft.evaluation.metrics import TOO_FEW
 from raft.pipeline.estimate import DOING, as_text, cost_text
 from raft.report.figures import left_out
 from raft.report.measures import MEASURES
+from raft.store.again import again
 from raft.store.budget import dollars
 from raft.training.tune import FEW_ROWS
 
@@ -115,10 +116,11 @@ def summary(facts: Mapping[str, Any]) -> str:
     steps = facts["steps"]
     lines = [f"Built {facts['run']}", ""]
     run = typed(facts["run"])
-    for label, text in _rows(run, steps, facts.get("skipped") or [], seen(facts.get("reviewed") or {})):
+    reviewed = facts.get("reviewed") or {}
+    for label, text in _rows(run, steps, facts.get("skipped") or [], seen(reviewed)):
         head, *rest = text.split("\n")
         lines += [f"  {label:<11} {head}", *(f"  {'':<11}   {line}" for line in rest)]
-    lines += ["", *_advice(run, steps)]
+    lines += ["", *_advice(run, steps, judged=bool(reviewed.get("sample")))]
     return "\n".join(lines)
 
 
@@ -190,25 +192,30 @@ def seen(found: Mapping[str, Any]) -> list[str]:
     text = list(found.get("text", []))
     if not found.get("seen"):
         return text if found.get("gone") or found.get("remarks") else []
+    if found.get("waiting"):
+        text.append(f"{found['waiting']:,} verdicts are not in the rows yet: the next build counts them")
     return [f"{found['seen']:,} of {found['rows']:,} rows were seen by a person", *text]
 
 
-def _advice(run: str, steps: Mapping[str, Any]) -> Iterator[str]:
+def _advice(run: str, steps: Mapping[str, Any], *, judged: bool) -> Iterator[str]:
     kept = steps["cleaned"]["notes"]["splits"].get("train", 0)
     if kept < FEW_ROWS:
-        spare = steps["cleaned"]["notes"]["reasons"].get("not chosen")
-        more = f"a larger questions.keep: {spare} were not chosen." if spare else "more"
-        yield f"  {kept} training questions are few: {FEW_ROWS} or more are worth tuning on. More come from {more}"
-        if not spare:
-            yield "  documents, --questions-per-chunk, or a better generator (--generator openai/gpt-4o-mini)."
-        yield ""
-    yield f"  next:  raft review {run}                      # judge some rows before you train on them"
+        more = "more\n  documents, --questions-per-chunk, or a better generator (--generator openai/gpt-4o-mini)."
+        if "qa" in steps and not any(steps["questions"]["rows"].values()):
+            more = f"more pairs in {steps['qa']['notes']['file']},\n  or from the documents: leave --limit 0 out."
+        if spare := steps["cleaned"]["notes"]["reasons"].get("not chosen"):
+            more = f"a larger questions.keep: {spare} were not chosen."
+        yield f"  {kept} training questions are few: {FEW_ROWS} or more are worth tuning on. More come from {more}\n"
+    train = f"raft train {run}                       # or raft export {run} --format openai, axolotl or hf"
+    some = "more rows" if judged else "some rows before you train on them"
+    look = f"raft review {run}                      # judge {some}"
+    yield f"  next:  {train if judged else look}"
     yield f"         raft show {run} examples               # or read them"
     if steps["cleaned"]["notes"]["reasons"]:
         yield f"         raft show {run} cleaned --only dropped # and what was dropped, with the reasons"
     if steps["questions"]["rows"]["failures.parquet"]:
         yield f"         raft show {run} failures               # and what the generator did not deliver"
-    yield f"         raft train {run}                       # or raft export {run} --format openai, axolotl or hf"
+    yield f"         {look if judged else train}"
 
 
 def _spending(steps: Mapping[str, Any]) -> str:
@@ -247,8 +254,8 @@ def status(
             + (f"   gone: {', '.join(line['gone'])}" if line.get("gone") else "")
         )
     if any(line.get("stale") or line.get("gone") for line in facts["steps"].values()) and not running:
-        again = f"raft build CORPUS --out {typed(facts['run'])}"
-        lines += ["", f"  a build was stopped; next:  {again}   # goes on, with the options that it had"]
+        goes_on = pasted(again(facts["run"], remark="goes on"))
+        lines += ["", f"  a build was stopped; next:  {goes_on}"]
     if looked := seen(facts.get("reviewed") or {}):
         lines += ["", *(f"  {line}" for line in looked)]
     if adapters:
@@ -278,11 +285,6 @@ def faults(failures: pl.DataFrame) -> str:
     counts = failures.group_by(FAULT, "kind").len("count").sort("count", "fault", descending=[True, False])
     lines = [f"  {row['count']:>7,}  {_short(row['fault'], 90)}   ({row['kind']})" for row in counts.to_dicts()]
     return "\n".join(["what was wrong:", *lines, ""])
-
-
-def listed(words: Sequence[str], most: int = 25) -> str:
-    """Return words with commas between them, of many the first."""
-    return ", ".join([*words[:most], *(["…"] if len(words) > most else [])])
 
 
 def approval(card: Mapping[str, Any]) -> str:

@@ -9,13 +9,14 @@ from typing import Any
 import click
 
 from raft.cli.commands import JSON, RUN, Place, acting, echo, main, show
-from raft.errors import typed
+from raft.errors import pasted, typed
 
 
 @main.command()
 @RUN
 @click.option("--reviewer", metavar="NAME", help="Who judges.  [default: your name on this machine]")
 @click.option("--sample", type=click.IntRange(min=1), default=100, show_default=True, help="Rows drawn to judge by.")
+@click.option("--only", metavar="LIST", help="sample, suspicious, dropped, evaluation, or human: what people wrote.")
 @click.option("--export", type=Place(), metavar="FILE", help="Write approved evaluation questions, for build --eval.")
 @click.option("--learn", type=Place(), metavar="FILE", help="Teach the learned filter by the verdicts; write it.")
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="Where the page listens.  [default: any]")
@@ -37,16 +38,18 @@ def review(*, run: Path, as_json: bool, **options: Any) -> None:
 
 
 def _words(found: Mapping[str, Any], run: Path, export: Path | None, learn: Path | None) -> str:
+    from raft.store.again import again
+
     if learn is not None:
-        again = f"  next:  raft build CORPUS --out {typed(run)} --set cleaning.learned={typed(learn)}"
-        told = f"The filter was taught by {found['learned']:,} verdicts, and written to {learn}"
-        return f"{told}\n{again}   # with its other options"
+        build = pasted(again(run, {"cleaning.learned": learn}))
+        return f"The filter was taught by {found['learned']:,} verdicts, and written to {learn}\n  next:  {build}"
     if export is not None:
-        again = f"  next:  raft build CORPUS --out {typed(run)} --eval {typed(export)}   # with its other options"
-        return f"{found['exported']:,} questions to measure with written to {export}\n{again}"
+        build = pasted(again(run, {"evaluation": export}))
+        return f"{found['exported']:,} questions to measure with written to {export}\n  next:  {build}"
     lines = [text[0].upper() + text[1:] + "." for text in found["text"]]
-    if found["seen"]:
-        lines.append(
-            f"  next:  raft build CORPUS --out {typed(run)}   # with its options: verdicts count, no model is asked"
-        )
-    return "\n".join(lines)
+    place = typed(run)
+    steps = [f"raft review {place}   # {found['left']:,} of the sample are left"] if found["left"] else []
+    steps += [pasted(again(run, remark="verdicts count, no model is asked"))] if found.get("waiting") else []
+    steps += [f"raft train {place}"]
+    begins = ["  next:  ", *["         "] * 2]
+    return "\n".join(lines + [a + b for a, b in zip(begins, steps, strict=False)] * bool(found["seen"]))

@@ -98,7 +98,7 @@ def _decision(value: Mapping[str, Any], where: str) -> Decision:
     edit = value.get("edit")
     if texts["verdict"] not in (APPROVED, EDITED, REJECTED, UNDONE):
         wrong.append("verdict")
-    if texts["verdict"] == EDITED and not (isinstance(edit, dict) and _is_edit(edit)):
+    if texts["verdict"] == EDITED and not is_edit(edit):
         wrong.append("edit")
     if needed or wrong:
         what = f"has no {', '.join(needed)}" if needed else f"has a wrong {', '.join(dict.fromkeys(wrong))}"
@@ -107,7 +107,10 @@ def _decision(value: Mapping[str, Any], where: str) -> Decision:
     return Decision(**texts, edit=edit if texts["verdict"] == EDITED else None)
 
 
-def _is_edit(edit: Mapping[str, Any]) -> bool:
+def is_edit(edit: Any) -> bool:
+    """Tell whether a value is the edit of a decision: its texts, and nothing else."""
+    if not isinstance(edit, dict):
+        return False
     texts = [edit.get("question"), edit.get("answer"), edit.get("quote", "-")]
     return edit.keys() <= {"question", "answer", "quote"} and all(
         isinstance(text, str) and text.strip() and len(text) <= LONGEST for text in texts

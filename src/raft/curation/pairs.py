@@ -263,6 +263,7 @@ def _row(pair: Row, places: Sequence[Row], name: str, kind_of: Callable[[str], s
     }
 
 
+# not `figures.stemmed`: a pair may be in any language, and words of bounds and times tell which chunk it is from
 @lru_cache(maxsize=8192)
 def _stems(text: str) -> frozenset[str]:
     language = of_text(text)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from raft.generation.facts import StatedFact, Statement, pattern_of, statements
 from raft.generation.tasks import Row, Task, check_wording, must, quote_of, row_of
 from raft.text import content_words
+from raft.text.grammar import NEAR, RANGE
 from raft.text.languages import EN
 from raft.text.values import Fact, facts
 from raft.text.verbs import AUXILIARIES, FORMS, HAVE, PARTICIPLES
@@ -52,10 +53,8 @@ _AGENTS = _set("by before at under from with in as to")
 _ASIDE = re.compile(r"\s\([^()]{0,80}\)(?=[\s,.])")
 _UNREAD = re.compile(r":(?!\d)|[?!;()\[\]\"“”|*]|\.\s")
 _SECOND = re.compile(r"\b(?:and|or|to)\s(?:[a-z]+\s){0,3}[$€£]?\d")
-_LIMIT = (
-    r"(?:up\sto|at\s(?:least|most)|(?:no|not)\s(?:more|less|later|fewer|earlier)\sthan|about|around|approximately|roughly"
-    r"|nearly|almost|over|more\sthan|less\sthan|fewer\sthan|exactly|the\s(?:first|last|next|following)|a\stotal\sof)\s"
-)
+# "more than 8" is a figure here, and in a question of others a bound; "within" is asked for as a preposition
+_LIMIT = rf"(?:{NEAR}|(?:more|less|fewer)\sthan|the\s(?:first|last|next|following)|a\stotal\sof)\s"
 _PREPOSITION = r"(?:within|for|after|before|until|since|by|in|at|on|to|during|from)"
 _BEFORE = re.compile(rf"(?:(?<=\s)|^)(?:(?P<prep>{_PREPOSITION})\s)?(?P<limit>{_LIMIT})?$", re.IGNORECASE)
 _MEASURE = re.compile(r"(?:^|(?<=\s))an?\s(?P<noun>(?:[a-z-]+\s){1,3})of\s(?P<limit>up\sto\s|at\sleast\s)?$")
@@ -83,7 +82,7 @@ _SPELLED = {
     "m": "metres",
     "g": "grams",
 }
-_RANGE = re.compile(r"(?:(?<=\s)|^)(?P<opens>between|from)\s$")
+_RANGE = re.compile(rf"(?:(?<=\s)|^){RANGE}\s$")
 _PAID = _set("cost pay charge spend")
 
 

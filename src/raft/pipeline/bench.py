@@ -16,7 +16,7 @@ from typing import Any, Literal
 import polars as pl
 
 from raft import prompts
-from raft.errors import UsageError, typed
+from raft.errors import UsageError
 from raft.evaluation import capability, contexts, summary, systems
 from raft.evaluation.contexts import Contexts
 from raft.evaluation.metrics import score_answer
@@ -29,6 +29,7 @@ from raft.rag import answering, format
 from raft.rag.grounding import Answer, Passage
 from raft.settings import Settings
 from raft.store import artifacts, tables
+from raft.store.again import again
 from raft.store.run import Run, Step
 from raft.text.languages import of_text
 
@@ -175,8 +176,11 @@ def _fitting(known: contexts.Contexts, run: Run, settings: Settings, models: Ben
         raise UsageError(
             "Not even one passage and a question fit into the context of each model.",
             where=f"{min(limit for _, limit in models.prompt_limits()):,} tokens, beside the answer, of {run.folder}",
-            hint=f"raft build CORPUS --out {typed(run.folder)} --set chunking.tokens=...   (smaller chunks), "
-            "or a model that takes more",
+            hint=again(
+                run.folder,
+                {"chunking.tokens": settings.chunking.tokens // 2},
+                remark="smaller chunks; or take a model that reads more",
+            ),
         )
     return replace(known, passages=passages, shortened=len(shortened))
 

@@ -22,13 +22,15 @@ from raft.settings import Settings
 from raft.store import artifacts
 from raft.store.run import Run
 from raft.text import overlap
+from raft.text.grammar import CONDITIONS, EACH, ENGLISH
 from raft.text.values import Fact, fact_values, facts
 
-LISTS = ("sample", "suspicious", "dropped", "evaluation")
-"""A sample of what the rules keep, the most suspicious others, some that they drop, and what is measured with."""
+LISTS = ("sample", "suspicious", "dropped", "evaluation", "human")
+"""A sample of what the rules keep, the most suspicious others, some that they drop, what is measured with, and what
+people wrote: pairs of their own, and edits."""
 _LOOKED_AT = 5_000
 """Rows that suspicious ones are looked for among."""
-_MOST_EVALUATION = 200
+_MOST_EVALUATION, _MOST_HUMAN = 200, 1_000
 _NOT_WRONG = (clean.DUPLICATE, LEAK, NOT_CHOSEN)
 Row = dict[str, Any]
 
@@ -77,9 +79,21 @@ class Opinions:
     @cached_property
     def reasons(self) -> list[tuple[str, str | None]]:
         """Each cleaned row's id and the reason why it was dropped, in the order of the draw."""
-        parts = self._run.stream("cleaned.parquet", ["question_id", "reason"])
-        found = dict(row for part in parts for row in part.iter_rows())
-        return [(name, found[name]) for name in drawn(found, self._settings.seed)]
+        return [(name, self._cleaned[name][0]) for name in drawn(self._cleaned, self._settings.seed)]
+
+    @cached_property
+    def _cleaned(self) -> dict[str, tuple[str | None, str]]:
+        """Of each cleaned row the reason why it was dropped, and who wrote it."""
+        parts = self._run.stream("cleaned.parquet", ["question_id", "reason", "model"])
+        return {name: (reason, model) for part in parts for name, reason, model in part.iter_rows()}
+
+    def _waits(self, name: str, one: Decision) -> bool:
+        """Tell whether a decision is not yet in the rows of the run."""
+        reason, model = self._cleaned.get(name, (None, ""))
+        if one.verdict == decisions.REJECTED:
+            return reason is None
+        overruled = reason is not None and reason in (clean.REJECTED, one.was) and reason not in _NOT_WRONG
+        return overruled or (one.verdict == decisions.EDITED and reason is None and model != decisions.HUMAN)
 
     def said(self) -> tuple[Said, list[str], int]:
         """Return what holds of the rows, what to tell of the files, and how many decisions are of rows that are gone.
@@ -128,6 +142,7 @@ class Opinions:
             "rows": len(kept),
             "seen": len(final),
             **{name: verdicts[name] for name in (APPROVED, decisions.EDITED, decisions.REJECTED)},
+            "waiting": sum(self._waits(name, one) for name, one in final.items()),
             "differ": sorted(name for name, one in final.items() if one.reason == DIFFER),
             "sample": _estimate(kept, found, final, "sample"),
             "dropped": _estimate(dropped, found, final, "dropped"),
@@ -182,8 +197,8 @@ def figures(run: Run, settings: Settings) -> dict[str, Any]:
     `seen` is None where a table that it takes is missing; `remarks` say so then.
     `rows` are those that the rules keep, `seen` those that anybody has judged. Of the `sample` so many are `seen`, and
     `wrong` (rejected or edited); the share of all is between `low` and `high` in 95 of 100 samples. `dropped` says the
-    same of what the rules dropped. `agreement` is that of pairs of reviewers on rows that both judged, as a share and
-    as kappa.
+    same of what the rules dropped. `waiting` are verdicts that the next build brings into the rows.
+    `agreement` is that of pairs of reviewers on rows that both judged, as a share and as kappa.
 
     Raises:
         UsageError: as `said`.
@@ -274,16 +289,18 @@ def listed(rows: Mapping[str, Row], found: Said, *, size: int, seed: int) -> dic
         "suspicious": sorted((name for name in others if weights[name] >= 1), key=lambda one: -weights[one])[:size],
         "dropped": dropped[: max(1, size // 2)],
         "evaluation": measuring[:_MOST_EVALUATION],
+        "human": [name for name in drawn(rows, seed) if _by_people(rows[name], found.get(name, {}))][:_MOST_HUMAN],
     }
 
 
-_BOUND = re.compile(
-    r"(?:\b(?:between|from|to|up to|at least|at most|within|(?:more|less|fewer|longer|later|earlier) than|over|under"
-    r"|above|below|until|after|before|by|maximum(?: of)?|minimum(?: of)?)|[-–—])\s*$",
-    re.IGNORECASE,
-)
-_QUALIFIED = re.compile(r"\W{0,3}((?:per|each|every|if|unless|except|when|only|for)\b[^.;]{0,40})", re.IGNORECASE)
-_RANGE = re.compile(r"\s*(?:-|–|—|to\b|and\b)\s*\d", re.IGNORECASE)
+_ENDS = re.compile(rf"\d[^\s\d]*(?:\s[a-z.]+)?(?:{ENGLISH.joins.pattern})$|\b(?:to|by)\s$", re.IGNORECASE)
+_BOUNDS = (ENGLISH.compared, ENGLISH.limits, ENGLISH.opens, _ENDS)
+_BEGINS = re.compile(rf"(?:{ENGLISH.joins.pattern})\d", re.IGNORECASE)
+_QUALIFIED = re.compile(rf"\W{{0,3}}((?:{EACH}|{CONDITIONS}|except|only|for)\b[^.;]{{0,40}})", re.IGNORECASE)
+
+
+def _by_people(row: Row, own: Mapping[str, Decision]) -> bool:
+    return row["model"] == decisions.HUMAN or any(one.verdict == decisions.EDITED for one in own.values())
 
 
 def doubts(row: Mapping[str, Any]) -> list[tuple[str, float]]:
@@ -297,9 +314,10 @@ def doubts(row: Mapping[str, Any]) -> list[tuple[str, float]]:
         others = _others(mine[0], before, after)
         if others:
             found.append((f"another {kind} in the quote: {', '.join(others[:3])}", 1.0))
-        if kind in ("number", "date") and (bound := _BOUND.search(before)):
+        bound = next(filter(None, (one.search(before) for one in _BOUNDS)), None)
+        if kind in ("number", "date") and bound:
             found.append((f"after “{bound[0].strip()}”: a bound, or the end of a range", 1.0))
-        elif kind in ("number", "date") and _RANGE.match(after):
+        elif kind in ("number", "date") and _BEGINS.match(after):
             found.append(("the beginning of a range", 1.0))
         if (more := _QUALIFIED.match(after)) and more[1].split()[0].casefold() not in f"{question} {answer}".casefold():
             found.append((f"goes on: “{more[1].strip()}”", 1.0))

@@ -17,6 +17,7 @@ import polars as pl
 from raft.errors import DamagedArtifact, RaftError, typed
 from raft.protocols import Message, OnEvent, Trainer, TrainingPlan
 from raft.store import adapters, artifacts
+from raft.store.again import again
 from raft.store.artifacts import Output
 from raft.store.run import Run, Step
 from raft.training.tune import tune
@@ -110,9 +111,7 @@ def examples_digest(run: Run) -> str:
     """
     line = run.manifest["steps"].get("examples")
     if line is None:
-        raise RaftError(
-            "The run has no training rows yet.", where=run.folder, hint=f"raft build CORPUS --out {typed(run.folder)}"
-        )
+        raise RaftError("The run has no training rows yet.", where=run.folder, hint=again(run.folder))
     path, known = run.folder / "examples.parquet", str(line["artifacts"]["examples.parquet"]["digest"])
     if not path.is_file():
         raise artifacts.missing(path)
@@ -120,7 +119,7 @@ def examples_digest(run: Run) -> str:
         raise DamagedArtifact(
             "The training rows are not those that the build made.",
             where=path,
-            hint=f"raft build CORPUS --out {typed(run.folder)}   (builds them anew from the ledger)",
+            hint=again(run.folder, remark="builds them anew from the ledger"),
         )
     for name in ("train.jsonl", "valid.jsonl"):
         if (run.folder / name).is_file() and artifacts.digest(run.folder / name) != line["artifacts"][name]["digest"]:

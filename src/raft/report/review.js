@@ -1,7 +1,7 @@
 "use strict";
 (() => {
   const byId = (id) => document.getElementById(id);
-  const names = { sample: "sample", suspicious: "most suspicious", dropped: "dropped by the rules", evaluation: "evaluation" };
+  const names = { sample: "sample", suspicious: "most suspicious", dropped: "dropped by the rules", evaluation: "evaluation", human: "by people" };
   const post = { method: "POST", headers: { "content-type": "application/json" } };
   let lists = {};
   let mine = {};
@@ -180,7 +180,9 @@
     act(work);
   });
   act(async () => {
-    told(await ask("state"));
-    await open("sample");
+    const state = await ask("state");
+    list = Object.keys(state.lists).find((name) => state.lists[name].length) || list;
+    told(state);
+    await open(list);
   });
 })();

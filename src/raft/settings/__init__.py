@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import to_jsonable_python
 
 from raft.errors import DamagedArtifact, UsageError, typed
+from raft.prompts import packaged
 from raft.settings.sections import (
     TRAINERS,
     Answering,
@@ -54,9 +55,11 @@ __all__ = [
     "known_keys",
     "load",
     "load_text",
+    "named",
     "of_manifest",
     "parse_assignment",
     "parse_assignments",
+    "yaml_value",
 ]
 
 _RENAMED = {"questions.strategy": "questions.way"}
@@ -93,6 +96,19 @@ def load(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -
 def load_text(text: str, overrides: Mapping[str, Any] | None = None, *, where: str) -> Settings:
     """Read settings from YAML text, as `load` does; `where` names it in errors."""
     return _validated(_parse(text, where), overrides, where)
+
+
+def named(file: str | Path | None, overrides: Mapping[str, Any] | None = None) -> Settings:
+    """Read settings, as `load` does, from a file or from one of the package's pipelines, which goes by its name."""
+    known = packaged("pipelines")
+    if file is None or Path(file).exists():
+        return load(None if file is None else Path(file), overrides)
+    if f"{file}.yaml" in known:
+        return load_text(known[f"{file}.yaml"], overrides, where=f"{file}.yaml")
+    if near := get_close_matches(f"{file}.yaml", known, n=1):
+        name = near[0].removesuffix(".yaml")
+        raise UsageError(f"There is no such pipeline file. Did you mean {name}?", where=file, hint=f"--pipeline {name}")
+    return load(Path(file), overrides)
 
 
 def of_manifest(tree: Any, run: Path) -> Settings:
@@ -175,7 +191,7 @@ def parse_assignments(texts: Sequence[str]) -> dict[str, Any]:
     given: dict[str, Any] = {}
     for key, value in map(parse_assignment, texts):
         if key in given and given[key] != value:
-            hint = f"--set {typed(f'{key}={_yaml_value(value)}')}   (alone)"
+            hint = f"--set {typed(f'{key}={yaml_value(value)}')}   (alone)"
             raise UsageError(f"{key} is given twice: {given[key]!r} and {value!r}.", where="--set", hint=hint)
         given[key] = value
     return given
@@ -270,7 +286,7 @@ def _explain(error: ValidationError, overrides: Mapping[str, Any], where_from: o
             )
             was = "" if kind == "missing" else f", and it is {problem['input']!r}"
             lines.append(f"{where} {wanted.removeprefix('Value error, ')}{was}.")
-    said = " ".join(f"--set {typed(f'{key}={_yaml_value(overrides[key])}')}" for key in dict.fromkeys(given))
+    said = " ".join(f"--set {typed(f'{key}={yaml_value(overrides[key])}')}" for key in dict.fromkeys(given))
     return UsageError(" ".join(lines), where=said or where_from or "the settings", hint=_EXPLAINED)
 
 
@@ -298,9 +314,10 @@ def commented_yaml(
             lines.append(commented_yaml(values.get(name), kind, indent + "  ").rstrip("\n"))
         else:
             value = values.get(name, field.default)
-            lines += [f"{indent}# {field.description}", f"{indent}{name}: {_yaml_value(value)}"]
+            lines += [f"{indent}# {field.description}", f"{indent}{name}: {yaml_value(value)}"]
     return "\n".join(lines).lstrip("\n") + "\n"
 
 
-def _yaml_value(value: Any) -> str:
+def yaml_value(value: Any) -> str:
+    """Return a value as it is written on one line of YAML, or behind `--set key=`."""
     return yaml.safe_dump(to_jsonable_python(value), default_flow_style=True, width=1000).removesuffix("...\n").strip()

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from raft.errors import DamagedArtifact, UsageError, typed
 from raft.store import tables
+from raft.store.again import again
 from raft.text import from_json
 
 Output = pl.DataFrame | Iterable[pl.DataFrame] | Iterable[str]
@@ -86,7 +87,7 @@ def missing(path: Path) -> DamagedArtifact:
         where=path.parent,
         hint=f"raft bench {typed(path.parent)}"
         if path.name == "answers.parquet"
-        else f"raft build CORPUS --out {typed(path.parent)}   (it continues where it stopped)",
+        else again(path.parent, remark="it continues where it stopped"),
     )
 
 

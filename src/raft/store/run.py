@@ -23,6 +23,7 @@ from filelock import FileLock, Timeout
 
 from raft.errors import DamagedArtifact, RaftError, RunLocked, UsageError, of_system, typed
 from raft.store import artifacts, folders, lineage
+from raft.store.again import again
 from raft.version import __version__
 
 if sys.platform != "win32":
@@ -280,7 +281,7 @@ class Run:
             raise DamagedArtifact(
                 f"A build of this run was not finished: {', '.join(unfit)} {verb} not belong to what is there.",
                 where=self.folder,
-                hint=f"raft build CORPUS --out {typed(self.folder)}   (with its options; raft status tells more)",
+                hint=again(self.folder, remark=f"raft status {typed(self.folder)} tells more"),
             )
 
     def describe(self, **facts: Any) -> None:
@@ -373,7 +374,7 @@ class Run:
         for line in self.manifest["steps"].values():
             if artifact in line["artifacts"]:
                 return str(line["artifacts"][artifact]["digest"])
-        raise RaftError(f"No step has made {artifact} yet.", where=self.folder, hint="raft build CORPUS")
+        raise RaftError(f"No step has made {artifact} yet.", where=self.folder, hint=again(self.folder))
 
     @property
     def _trial(self) -> Path:
@@ -414,7 +415,7 @@ def existing(folder: Path) -> Run:
         UsageError: there is no run directory at `folder`.
     """
     if not (folder / "manifest.json").is_file() or not folders.is_ours(folder):
-        hint, near = f"raft build CORPUS --out {typed(folder)}", Path("runs", folder.name)
+        hint, near = again(folder), Path("runs", folder.name)
         if near != folder and (near / "manifest.json").is_file():  # the corpus was named in its place
             hint = f"the same command with {typed(near)}, which is one"
         raise UsageError("There is no run directory here.", where=folder, hint=hint)

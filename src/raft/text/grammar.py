@@ -59,6 +59,16 @@ _STOPS = (
     r"|is|are|was|were|may|must|can|will|of|while|which|who|that)\b)"
 )
 
+NEAR = (
+    r"up\sto|at\s(?:least|most)|(?:no|not)\s(?:more|less|later|fewer|earlier)\sthan|about|around|approximately|roughly"
+    r"|nearly|almost|over|exactly"
+)
+"""English bounds that belong to a figure, whatever is asked, as a pattern; so are the others here."""
+RANGE = r"(?:between|from)"
+"""What opens a range."""
+CONDITIONS = r"if|when|whenever|once|unless|while"
+EACH = r"per|each|every"
+
 _LIGHT = _set(
     """
     within after before during per about up more less than fewer least most over under until till since between through
@@ -71,15 +81,14 @@ _LIGHT = _set(
 )
 ENGLISH = Grammar(
     limits=_words(
-        r"\b(?:up\sto|at\s(?:least|most)|(?:no|not)\s(?:more|less|later|fewer|earlier|sooner)\sthan"
-        r"|an?\s(?:maximum|minimum|total)\sof|about|around|approximately|roughly|nearly|almost|over|within|until|till"
-        r"|since|before|after|exactly)\s(?:the\s)?$"
+        rf"\b(?:{NEAR}|(?:no|not)\ssooner\sthan|an?\s(?:maximum|minimum|total)\sof|within|until|till|since|before|after)"
+        r"\s(?:the\s)?$"
     ),
     compared=_words(
         r"\b(?:more|less|fewer|greater|[a-z]+er)\sthan\s(?:the\s)?$|\bexceed(?:s|ed|ing)?\s$|\b(?:above|below|under)\s$"
     ),
     limiting=_words(r"\b(?:of|for|with|without|at|after|by|is)\s$"),
-    opens=_words(r"\b(?:between|from)\s(?:the\s)?$"),
+    opens=_words(rf"\b{RANGE}\s(?:the\s)?$"),
     joins=_words(r"\s?(?:and|to|until|till|through|–|-|—)\s?(?:the\s)?"),
     lower=_words(
         r"\b(?:from|since|start\w*|beg[ia]n\w*|earliest|opens|after|minimum|least|lowest|shortest|smallest|first)\b"
@@ -92,9 +101,7 @@ ENGLISH = Grammar(
         rf"|\s(?:an?|each|every)\s{_ONE_OF}\b|\seach\b)"
     ),
     share=_words(rf"\sof(?:\s[\w'’-]+){{1,5}}?{_STOPS}"),
-    clause=_words(
-        r"\b(?:if|when|whenever|once|unless|while|whose|whom|who|which|that|where|because|although|though|as\ssoon\sas)\b"
-    ),
+    clause=_words(rf"\b(?:{CONDITIONS}|whose|whom|who|which|that|where|because|although|though|as\ssoon\sas)\b"),
     breaks=_words(
         r"[,;:.()]|\b(?:is|are|was|were|has|have|had|may|must|can|will|should|gets?|receives?|pays?|needs?|goes|go)\b"
     ),

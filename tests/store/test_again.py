@@ -1,0 +1,107 @@
+"""The command that builds a run once more repeats the options of its build, and can be pasted."""
+
+import json
+import shlex
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from raft import settings
+from raft.store.again import again
+
+
+def made(folder, overrides, **told):
+    """Write the manifest of a run that was built with these settings."""
+    chosen = settings.named(told.get("pipeline"), overrides)
+    folder.mkdir(exist_ok=True)
+    facts = {"settings": chosen.model_dump(mode="json"), "corpus": list(chosen.corpus), **told}
+    (folder / "manifest.json").write_text(json.dumps({"format": 1, "steps": {}, **facts}), encoding="utf-8")
+    return chosen
+
+
+def read_again(command):
+    """Return the settings that a command says."""
+    options = {"--generator": "generator.model", "--limit": "questions.limit", "--qa": "questions.qa"}
+    options |= {"--questions-per-chunk": "questions.per_chunk", "--seed": "seed", "--eval": "evaluation"}
+    words, told, file = iter(shlex.split(command, comments=True)[2:]), {"corpus": []}, None
+    for word in words:
+        if word == "--pipeline":
+            file = next(words)
+        elif word == "--local-only":
+            told["local_only"] = True
+        elif word == "--set":
+            key, value = settings.parse_assignment(next(words))
+            told[key] = value
+        elif word.startswith("--"):
+            told |= {options[word]: next(words)} if word != "--out" else {"out": next(words)}
+        else:
+            told["corpus"].append(word)
+    told.pop("out")
+    return settings.named(file, told)
+
+
+VALUES = {
+    "generator.model": st.sampled_from(["openai/gpt-4o-mini", "models/my model", "$HOME/it's"]),
+    "questions.limit": st.integers(0, 50),
+    "questions.qa": st.sampled_from(["faq.csv", "our pairs (new).jsonl", "a;b.csv"]),
+    "questions.kinds": st.lists(st.sampled_from(["fact", "date", "procedure"]), min_size=1, max_size=2),
+    "evaluation": st.just("my questions.jsonl"),
+    "local_only": st.booleans(),
+    "seed": st.integers(0, 9),
+    "split.hold_out": st.just(["drafts/*", "a 'b'.md"]),
+    "answer_style.tone": st.text("ab:'\" #*{é", min_size=1, max_size=8),
+    "answer_style.examples": st.just([{"question": "Which?", "answer": "this, or: that"}]),
+    "benchmark.larger": st.just([{"model": "openai/gpt-4o", "input_price": 2.5}]),
+}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A folder for many runs."""
+    return tmp_path_factory.mktemp("home")
+
+
+@given(st.fixed_dictionaries({}, optional=VALUES), st.sampled_from([None, "hosted", "local"]))
+def test_the_command_says_all_that_the_run_was_built_with(home, overrides, pipeline):
+    """Pasted into a shell, it gives each setting of the build anew, whatever signs are in it."""
+    chosen = made(home / "a run", {"corpus": ["docs (2)", "more.md"], **overrides}, pipeline=pipeline)
+    assert read_again(again(home / "a run")) == chosen
+
+
+def test_it_says_what_is_to_be_changed_what_is_hidden_and_nothing_that_is_usual(tmp_path):
+    """A cap and defaults are left out, a change takes a setting's place, and hidden keys are told in the remark."""
+    run = tmp_path / "run"
+    made(run, {"corpus": ["docs"], "generator.max_cost": 2, "questions.per_chunk": 2, "seed": 0})
+    assert again(run) == f"raft build docs --out {run} --questions-per-chunk 2.0"
+    assert again(run, {"questions.per_chunk": 3}, remark="more") == (
+        f"raft build docs --out {run} --questions-per-chunk 3   (more)"
+    )
+    made(run, {"corpus": ["docs"], "generator.api_base": "https://me:geheim@host/v1"})
+    assert "geheim" not in again(run)
+    assert again(run).endswith("(*** stands for a password or key)")
+
+
+def test_a_build_that_was_stopped_is_what_goes_on(tmp_path):
+    """What the stopped build was told counts, and not what the run was finished with before."""
+    other = settings.named(None, {"seed": 7}).model_dump(mode="json")
+    made(tmp_path, {"corpus": ["docs"]}, begun={"settings": other, "corpus": ["new docs"], "pipeline": None})
+    assert again(tmp_path) == f"raft build 'new docs' --out {tmp_path} --seed 7"
+
+
+@pytest.mark.parametrize("text", [None, "", "{}", '{"settings": 3}', "[[1]]", '{"settings": {}, "corpus": 1}'])
+def test_of_a_run_that_nobody_knows_the_corpus_is_asked_for(tmp_path, text):
+    """Where there is no manifest, or it tells nothing, the command has a place to fill in."""
+    if text is not None:
+        (tmp_path / "manifest.json").write_text(text)
+    assert again(tmp_path) == f"raft build CORPUS --out {tmp_path}"
+
+
+def test_a_pipeline_that_is_gone_is_said_setting_by_setting(tmp_path):
+    """A file that was moved since is not named: what it said stands in the command."""
+    file = tmp_path / "my.yaml"
+    file.write_text("index: {k: 9}\n")
+    made(tmp_path, {"corpus": ["docs"]}, pipeline=str(file))
+    assert again(tmp_path) == f"raft build docs --out {tmp_path} --pipeline {file}"
+    file.unlink()
+    assert again(tmp_path) == f"raft build docs --out {tmp_path} --set index.k=9"
