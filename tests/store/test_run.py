@@ -674,7 +674,7 @@ def test_looking_at_a_run_never_refuses_a_build(folder, tmp_path):
     others = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     try:
         assert [other.stdout.readline() for other in others] == ["polling\n"] * 2
-        for _ in range(500):
+        for _ in range(100):
             with Run(folder).writing():
                 assert run.is_locked(folder)
         assert [other.poll() for other in others] == [None, None]
