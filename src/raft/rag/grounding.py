@@ -105,8 +105,8 @@ class Answer(Shown):
         quotes: dict[str, object] = {}
         for number, one in enumerate(self.citations, 1):
             quotes[f"quote {number}"] = f"{one.document}{f', page {one.page}' if one.page else ''}: “{one.text}”"
-        for number, one in enumerate(self.passages if self.abstained else (), 1):
-            quotes[f"nearest {number}"] = f"{one.document}{f', page {one.page}' if one.page else ''}: {one.title}"
+        for number, near in enumerate(self.passages if self.abstained else (), 1):
+            quotes[f"nearest {number}"] = f"{near.document}{f', page {near.page}' if near.page else ''}: {near.title}"
         if self.relevance is not None:
             quotes["relevance"] = f"{self.relevance:.2f}, less than answering.min_relevance ({self.min_relevance})"
         by = f"{self.model}, adapter {self.adapter}" if self.adapter else self.model
