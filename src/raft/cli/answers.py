@@ -36,7 +36,9 @@ def _place(one: Citation | Passage) -> str:
 def _excerpt(question: str, text: str) -> str:
     """Return the sentence that has most of the question's words, the first one where several do."""
     said = [" ".join(text[start:end].split()) for start, end in sentences(text)]
-    best = max((one for one in said if not one.startswith("#")), key=lambda one: overlap(question, one), default=text)
+    best = max(
+        (one for one in said if one[0] != "#" and " " in one), key=lambda one: overlap(question, one), default=text
+    )
     return best if len(best) <= _LONG else f"{best[: _LONG - 1]}…"
 
 

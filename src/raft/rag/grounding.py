@@ -245,7 +245,7 @@ def is_supported(
     (`values.says`), in a sentence (or title) that has a content word of the question: a figure about something else is
     no support.
     Without figures, an answer is supported when a verbatim quote holds most of its words, and sentence and question
-    have one in common. Of `quotes` that were given, one must stand in what was shown.
+    have one in common; it is not where `quotes` were given and none of them stands in what was shown.
     Numbers of list items, and references such as "[2]", are no figures.
 
     Returns:
@@ -254,13 +254,15 @@ def is_supported(
     """
     if not passages or is_abstention(answer):
         return None
-    if (quotes and not citations) or not normalise(answer):
+    if not normalise(answer):
         return False
     cited = {citation.chunk_id for citation in citations}
     read = [passage for passage in passages if passage.chunk_id in cited] or passages
     telling = [sentence for passage in read for sentence in _telling(question, passage)]
     claimed = figures(_without_numbering(answer, len(passages)))
     if not claimed:
+        if quotes and not citations:
+            return False
         bearing = [one.text for one in citations if overlap(answer, one.text) >= _MOST]
         near = any(overlap(question, one) or any(find_verbatim(one, said) for said in telling) for one in bearing)
         return near or None
