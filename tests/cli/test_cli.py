@@ -861,7 +861,7 @@ def test_an_answer_that_has_to_wait_says_so(raft, copied, fake_models, monkeypat
 
 
 @pytest.mark.parametrize("table", ["cleaned", "chunks", "examples"])
-def test_show_says_how_many_rows_it_left_out_and_how_to_see_them(finished, table):
+def test_show_says_how_many_rows_it_left_out_and_how_to_see_them(raft, finished, table):
     """Where a table is cut, the command that shows all of it is named, with what was chosen; else nothing is said."""
     cut = raft("show", finished, table, "-n", "1")
     (command,) = [line.split("next:")[1] for line in cut.stderr.splitlines() if "next:" in line]
@@ -872,6 +872,6 @@ def test_show_says_how_many_rows_it_left_out_and_how_to_see_them(finished, table
     assert "are shown" not in raft("show", finished, table, "-n", "1", "--json").stderr
 
 
-def test_show_names_what_was_chosen_where_it_cuts(finished):
+def test_show_names_what_was_chosen_where_it_cuts(raft, finished):
     """The command that shows all rows of a choice repeats the choice."""
     assert "cleaned --only kept -n" in raft("show", finished, "cleaned", "--only", "kept", "-n", "1").stderr
