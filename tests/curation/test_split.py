@@ -399,6 +399,14 @@ def test_evaluation_rows_are_those_measured_with():
     assert table["answers"].to_list()[0] == [measured["answer"][0]]
 
 
+def test_what_filters_said_of_a_row_is_no_part_of_what_is_measured():
+    """Rows with readings become questions to measure with like those without."""
+    noted = [{**row, "readings": [{"asked": "reader", "verdict": 1.0, "said": "yes"}]} for row in ROWS]
+    result = split_up(noted, held_out=frozenset({"d3"}), seen=0.5)
+    assert "readings" in result.columns
+    assert split.evaluation_rows(result, DOCUMENTS, user("Who?")).schema == tables.EVALUATION
+
+
 def test_a_question_of_the_user_is_measured_once():
     """A held-out row that asks what the user asks, but for case and punctuation, gives way to the user's."""
     result = split_up(ROWS, held_out=frozenset({"d3"}), seen=0.5)
