@@ -4,6 +4,11 @@
     python benchmarks/duplicates.py vectors v.npz             # of the same embedder, for semhash
     VECTORS=v.npz python benchmarks/duplicates.py semhash 0.8 0.9 0.95      # in an environment that has it
     python benchmarks/duplicates.py datasketch 0.5 0.7 0.9
+    python benchmarks/duplicates.py text-dedup 0.7           # its MinHash; NGRAM=1 for other n-grams than its 5 words
+    python benchmarks/duplicates.py text-dedup-simhash 3     # bits that may differ; NGRAM: of characters, 3
+
+`text-dedup` wants pyspark, unisim and more, which these two do without: `pip install --no-deps text-dedup==0.4.0`, and
+bitarray, click-option-group, datasets, ftfy, regex, "rich<14", scipy and xxhash.
 
 A pair is merged when the second question is found to be a duplicate of the first among these two alone. The answer
 goes with each question, since `raft` looks at it; the others compare the question alone, as they do by default.
@@ -14,6 +19,7 @@ import argparse
 import os
 import sys
 from collections import Counter
+from functools import cache
 
 import numpy as np
 
@@ -135,12 +141,65 @@ def datasketch(one, other, threshold):
     return hashes[0].jaccard(hashes[1]) >= threshold
 
 
+def text_dedup(one, other, threshold):
+    """Tell by MinHash of text-dedup, with what its command takes by default: two texts that share a band are one."""
+    from text_dedup.minhash import NON_ALPHA, SIGNATURE_COLUMN, embed_func
+    from text_dedup.utils import sha1_hash
+
+    permutations, shortest, prime, random = 250, 5, np.uint64((1 << 61) - 1), np.random.RandomState(42)
+    bands, rows = _bands(threshold, permutations)
+    told = {
+        "num_perm": permutations,
+        "ngram_size": int(os.environ.get("NGRAM", "5")),
+        "min_length": shortest,
+        "hashranges": [(band * rows, (band + 1) * rows) for band in range(bands)],
+        "permutations": tuple(random.randint(low, prime, size=permutations, dtype=np.uint64) for low in (1, 0)),
+        "hash_func": sha1_hash,
+        "dtype": np.uint64,
+        "max_hash": np.uint32((1 << 32) - 1),
+        "modulo_prime": prime,
+    }
+    texts = one[0], other[0]
+    if min(len(NON_ALPHA.split(text)) for text in texts) < shortest:  # its command leaves such texts out
+        return False
+    hashes = [embed_func(text, 0, **told)[SIGNATURE_COLUMN] for text in texts]
+    return any(map(bytes.__eq__, *hashes))
+
+
+@cache
+def _bands(threshold, permutations):
+    from text_dedup.utils import optimal_param
+
+    return optimal_param(threshold, permutations, false_positive_weight=0.5, false_negative_weight=0.5)
+
+
+def text_dedup_simhash(one, other, threshold):
+    """Tell by SimHash of text-dedup, 64 bits; its buckets, one more than bits that may differ, lose no such pair."""
+    from bitarray import frozenbitarray
+    from text_dedup import simhash
+    from text_dedup.utils import xxh3_64_digest
+
+    ngram = int(os.environ.get("NGRAM", "3"))
+    told = {"ngram": ngram, "permutations": [], "hash_func": xxh3_64_digest}
+    hashes = [simhash.embed_func(text, 0, **told)[simhash.SIGNATURE_COLUMN] for text in (one[0], other[0])]
+    return simhash._hamming_distance(*(frozenbitarray(buffer=its) for its in hashes)) <= threshold
+
+
+TOOLS = {
+    "raft": raft,
+    "semhash": semhash,
+    "datasketch": datasketch,
+    "text-dedup": text_dedup,
+    "text-dedup-simhash": text_dedup_simhash,
+}
+
+
 def main(name, *thresholds):
     """Print a row a threshold."""
     if name == "vectors":
         vectors(*thresholds)
         return
-    tool = {"raft": raft, "semhash": semhash, "datasketch": datasketch}[name]
+    tool = TOOLS[name]
     for threshold in map(float, thresholds or ["0.92"]):
         merged, all_of, wrong = Counter(), Counter(), []
         for kind, same, one, other in pairs():
@@ -159,7 +218,7 @@ def main(name, *thresholds):
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("tool", choices=["raft", "vectors", "semhash", "datasketch"])
-    parser.add_argument("given", nargs="*", metavar="THRESHOLD", help="cosines or shares; of vectors, a file")
+    parser.add_argument("tool", choices=[*TOOLS, "vectors"])
+    parser.add_argument("given", nargs="*", metavar="THRESHOLD", help="cosines, shares or bits; of vectors, a file")
     told = parser.parse_args()
     main(told.tool, *told.given)

@@ -119,6 +119,21 @@ def test_a_summary_of_a_clean_build_is_short():
     assert "documents 12 read" in text
 
 
+@pytest.mark.parametrize(
+    ("facts", "said"),
+    [
+        ({"facts": [40, 1200]}, "3 of 4 documents, 5 of 9 sections and 40 of 1,200 facts"),
+        ({}, "3 of 4 documents and 5 of 9 sections"),
+    ],
+)
+def test_a_summary_says_how_much_has_a_question(facts, said):
+    """Documents, sections and facts with a question are told; of a run that was built before facts were, the others."""
+    found = {"documents": [3, 4], "sections": [5, 9], **facts, "begin": {"how": 7}}
+    assert f"covered {said} have a question" in squeezed(
+        messages.summary(changed(cleaned={"notes": {"coverage": found}}))
+    )
+
+
 @pytest.mark.parametrize(("kept", "few"), [(0, True), (199, True), (200, False), (900, False)])
 def test_few_questions_are_said_to_be_few(kept, few):
     """Under 200 questions to train on the summary says so, however many rows each has, and how to get more."""

@@ -70,14 +70,40 @@ def test_a_choice_covers_documents_and_sections_first(rows, keep):
                 assert max(counts.values()) <= counts[part(one)] + 1
 
 
-def test_coverage_counts_what_has_a_question():
-    """Documents and sections with a kept question are counted, boilerplate left out, and how questions begin."""
+def covered(rows, texts):
+    """Return what coverage says of chunks with these texts by their ids."""
     chunks = pl.DataFrame(
         [
-            {"chunk_id": one, "doc_id": one[:2], "heading": head, "boilerplate": one == "d2#2"}
-            for one, head in HEADINGS.items()
+            {"chunk_id": one, "doc_id": one[:2], "heading": HEADINGS[one], "text": text, "boilerplate": one == "d2#2"}
+            for one, text in texts.items()
         ]
     )
-    rows = [row(0, 0, 0, "date"), row(1, 0, 1, "number"), row(2, 1, 0, "number", "leak")]
-    found = coverage(tables.frame(tables.CLEANED, rows), [chunks])
-    assert found == {"documents": [1, 3], "sections": [2, 8], "kinds": {"date": 1, "number": 1}, "begin": {"how": 2}}
+    return coverage(tables.frame(tables.CLEANED, rows), [chunks.head(2), chunks.tail(-2)])
+
+
+def quoting(one, text, quote):
+    """Return a row whose quote stands in the chunk's text."""
+    start = text.index(quote)
+    return {**one, "quotes": [{"chunk_id": one["golden_chunk_ids"][0], "start": start, "end": start + len(quote)}]}
+
+
+def test_coverage_counts_what_has_a_question():
+    """Documents, sections and facts with a kept question are counted, boilerplate left out, and how questions begin."""
+    texts = dict.fromkeys(HEADINGS, "# Part 7\n\nIt weighs 8 kg. It is green.\n\n1. Turn it.\n2. Wait 5 minutes.")
+    texts["d1#0"] = texts["d1#1"] = "The seal holds for 24 months."
+    rows = [
+        quoting(row(0, 0, 0, "date"), texts["d0#0"], "weighs 8"),
+        quoting(row(1, 0, 1, "number"), texts["d0#1"], "It is green."),
+        quoting(row(2, 1, 0, "number", "leak"), texts["d1#0"], "24 months"),
+    ]
+    counts = {"documents": [1, 3], "sections": [2, 8], "facts": [1, 7]}
+    assert covered(rows, texts) == {**counts, "kinds": {"date": 1, "number": 1}, "begin": {"how": 2}}
+
+
+@given(ROWS)
+def test_a_quoted_fact_counts_once(rows):
+    """The facts with a question are those that a kept row quotes, however many quote them."""
+    texts = {one: f"Pump {one[1]} of part {one[3]} lasts. It is blue." for one in HEADINGS}
+    asked = [quoting(one, texts[one["golden_chunk_ids"][0]], "lasts") for one in rows]
+    golden = {one["golden_chunk_ids"][0] for one in rows if one["reason"] is None} - {"d2#2"}
+    assert covered(asked, texts)["facts"] == [len(golden), 8]

@@ -173,8 +173,9 @@ def _rows(
     kept = {split: splits[split] for split in ("train", "valid", "eval_seen", "eval_unseen") if split in splits}
     yield "kept", f"{sum(kept.values()):,} ({_list(kept)})"
     if covered := stats["cleaned"].get("coverage"):
-        shares = ["{:,} of {:,} {}".format(*covered[part], part) for part in ("documents", "sections")]
-        yield "covered", f"{' and '.join(shares)} have a question; they begin with {_list(covered['begin'])}"
+        listed = [part for part in ("documents", "sections", "facts") if part in covered]  # runs of before lack facts
+        *shares, last = ["{:,} of {:,} {}".format(*covered[part], part) for part in listed]
+        yield "covered", f"{', '.join(shares)} and {last} have a question; they begin with {_list(covered['begin'])}"
     if reasons:
         yield "dropped", f"{sum(reasons.values()):,} ({_list(reasons)})"
     if "user" in splits:

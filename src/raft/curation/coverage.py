@@ -1,18 +1,20 @@
 """How much of a corpus the kept questions are about, and which of them to keep for the most of it."""
 
 import hashlib
-from collections import Counter
+import re
+from collections import Counter, defaultdict
 from collections.abc import Callable, Container, Iterable, Mapping
 from typing import Any
 
 import polars as pl
 
 from raft.curation.decisions import HUMAN
-from raft.text import normalise
+from raft.text import normalise, sentences
 
 NOT_CHOSEN = "not chosen"
-COVERED = ("chunk_id", "doc_id", "heading", "boilerplate")
+COVERED = ("chunk_id", "doc_id", "heading", "text", "boilerplate")
 _FIRST = 5
+_STATES = re.compile(r"(?!#|\W*\d+[.)](?:\s\D*)?\Z)\D*\d")  # a digit that does not merely number the line
 Row = Mapping[str, Any]
 
 
@@ -49,17 +51,32 @@ def choose(
 
 
 def coverage(cleaned: pl.DataFrame, chunks: Iterable[pl.DataFrame]) -> dict[str, Any]:
-    """Return how many documents and sections have a kept question, of how many; and how these begin, by first words.
+    """Return how many documents, sections and facts have a kept question, of how many; and how these begin.
 
-    `chunks` are frames with the columns `COVERED`; a section is what stands under one heading.
+    `chunks` are frames with the columns `COVERED`; a section is what stands under one heading, a fact a sentence with
+    a figure, a date or a code (one that chunks of a document share is one), and has a question that quotes it.
     """
-    known = pl.concat(chunks).filter(~pl.col("boilerplate")).select("chunk_id", "doc_id", "heading")
     kept = cleaned.filter(pl.col("reason").is_null())
-    golden = known.filter(pl.col("chunk_id").is_in(kept["golden_chunk_ids"].explode().drop_nulls().unique().to_list()))
+    golden = set(kept["golden_chunk_ids"].explode().drop_nulls())
+    quoted: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)
+    for quote in kept["quotes"].explode().drop_nulls():
+        quoted[quote["chunk_id"]].append((quote["start"], quote["end"]))
+    places: dict[str, list[set[Any]]] = {part: [set(), set()] for part in ("documents", "sections", "facts")}
+    for frame in chunks:
+        for chunk_id, doc, heading, text in frame.filter(~pl.col("boilerplate")).select(COVERED[:4]).iter_rows():
+            for part, place in (("documents", doc), ("sections", (doc, heading))):
+                places[part][1].add(place)
+                if chunk_id in golden:
+                    places[part][0].add(place)
+            for start, end in sentences(text):
+                if _STATES.match(sentence := text[start:end]):
+                    fact = (doc, hash(sentence))
+                    places["facts"][1].add(fact)
+                    if any(first < end and start < last for first, last in quoted.get(chunk_id, ())):
+                        places["facts"][0].add(fact)
     begun = Counter(normalise(question).partition(" ")[0] for question in kept["question"])
     return {
-        "documents": [golden["doc_id"].n_unique(), known["doc_id"].n_unique()],
-        "sections": [frame.select("doc_id", "heading").n_unique() for frame in (golden, known)],
+        **{part: [len(one) for one in sets] for part, sets in places.items()},
         "kinds": dict(sorted(Counter(kept["kind"]).items())),
         "begin": dict(sorted(begun.items(), key=lambda one: (-one[1], one[0]))[:_FIRST]),
     }
