@@ -1,4 +1,4 @@
-"""Does cleaning pay? A student tuned on the questions of one build, chosen in six ways, measured on `dev` of XQuAD.
+"""Does cleaning pay? A student tuned on the questions of one build, chosen in seven ways, measured on `dev` of XQuAD.
 
 RAFT_DATA=FOLDER RAFT_MODELS=FOLDER python benchmarks/curation.py --of runs/xquad --cascade cleaning.reader=true
 
@@ -100,7 +100,7 @@ def measure(name: str, chosen: Rows, seed: int, home: Path, given: Given) -> Non
     file = home / f"{_slug(name)}-{seed}.json"
     if file.is_file():
         return
-    folder = copied(home / "plain", home / f"{_slug(name)}")
+    folder = copied(home / "plain", home / f"trained-{_slug(name)}")
     run = existing(folder)
     with run.writing():
         rows = train_on(run, Settings.model_validate(run.manifest["settings"]), _split(chosen))

@@ -57,10 +57,6 @@ def held_out(rows: Rows, scores: np.ndarray, right: np.ndarray, model: str, name
     return lines
 
 
-def _line(quotes: Sequence[str]) -> str:
-    return " ".join(" ".join(quotes).split())
-
-
 def main() -> None:
     """Measure, print, and write the weights where it is asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -72,7 +68,7 @@ def main() -> None:
     given = parser.parse_args()
     rows = pairs()
     right = np.array([row["label"] == "right" for row in rows])
-    shown = [learned.Shown(one["question"], one["answer"], _line(one["quotes"])) for one in rows]
+    shown = [learned.shown_of(one["question"], one["answer"], one["quotes"]) for one in rows]
     with closing(Ledger(given.ledger)) as ledger:
         scorer = open_model(given.model, Settings(), ledger).scorer
         if scorer is None:
@@ -88,9 +84,9 @@ def main() -> None:
     print(f"{took:.3f} s a pair")
     use = np.array([row["corpus"] not in given.without for row in rows])
     weights = learned.fit(scores[use], right[use], given.model, given.scores, keep=learned.KEEP)
-    print(weights.text)
+    print(weights.identity)
     if given.write:
-        given.write.write_text(weights.text, encoding="utf-8")
+        given.write.write_text(weights.identity, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -213,5 +213,15 @@ def test_a_learned_filter_scores_what_a_model_wrote(built, tmp_path):
     unlikely = {row["question_id"] for row in rows if row["reason"] == learned.UNLIKELY}
     assert unlikely
     assert unlikely == {name for name, likely in scored.items() if likely < learned.load(BROUGHT).minimum}
+    events = []
+    build(
+        settings={**own, "cleaning.learned": BROUGHT},
+        on_event=lambda event, facts: events.append((event, facts["step"] if "step" in facts else None)),
+    )
+    assert ("reused", "cleaned") in events
+    milder = learned.load(BROUGHT).model_copy(update={"minimum": 0.0})
+    file = tmp_path / "milder.json"
+    file.write_text(milder.identity, encoding="utf-8")
+    assert build(settings={**own, "cleaning.learned": str(file)}).cleaned.filter(reason=learned.UNLIKELY).is_empty()
     with pytest.raises(UsageError, match="20 of each are needed"):
         raft.review(folder, learn=tmp_path / "own.json")

@@ -44,7 +44,13 @@ def row(name: str, question: str, **more: Any) -> dict[str, Any]:
 
 def weights(minimum: float = 0.5) -> learned.Weights:
     """Return weights for which what the sentence says is right."""
-    return learned.Weights("m", ("said", "asked"), (0.3, 0.3), (0.2, 0.2), (2.0, 2.0), 0.0, minimum, 40)
+    columns = {"centre": (0.3, 0.3), "spread": (0.2, 0.2), "weights": (2.0, 2.0)}
+    return learned.Weights(model="m", scores=("said", "asked"), **columns, bias=0.0, minimum=minimum, pairs=40)
+
+
+def altered(**changes: Any) -> str:
+    """Return the file of weights with something changed."""
+    return json.dumps({**json.loads(weights().identity), **changes})
 
 
 def dropped(rows: list[dict[str, Any]], **how: Any) -> list[str]:
@@ -87,8 +93,9 @@ def test_the_order_of_the_rows_changes_no_verdict(order: list[int]) -> None:
     """Each row gets the probability that it gets alone."""
     asked = ["Who likes tea", "How many minutes may a pump run", "What is K4", "Why at full load", "How", "up to 90"]
     alone = [row(str(number), text) for number, text in enumerate(asked)]
+    for one in alone:
+        dropped([one])
     mixed = [row(str(number), asked[number]) for number in order]
-    dropped(alone)
     dropped(mixed)
     assert {one["question_id"]: one["readings"] for one in mixed} == {
         one["question_id"]: one["readings"] for one in alone
@@ -119,7 +126,7 @@ def test_a_regression_is_the_one_that_textbooks_tell() -> None:
 
 @pytest.mark.parametrize("name", learned.BROUGHT)
 def test_the_weights_that_are_brought_can_be_read(name: str) -> None:
-    """Both files are whole, and the better model has the greater say over its one score."""
+    """Both files are whole: what the sentence says makes a question likelier to be right."""
     found = learned.load(name)
     assert found.pairs >= 100
     assert all(one > 0 for one in found.weights)
@@ -128,12 +135,17 @@ def test_the_weights_that_are_brought_can_be_read(name: str) -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("{", "cannot be read"),
-        ("[]", "cannot be read"),
-        ('{"model": "m"}', "it lacks"),
-        (json.dumps({**json.loads(weights().text), "scores": ["beauty", "asked"]}), "some of the scores"),
-        (json.dumps({**json.loads(weights().text), "spread": [0, 1]}), "a number of it is none"),
-        (json.dumps({**json.loads(weights().text), "weights": [1, 2, 3]}), "some of the scores"),
+        ("{", "Invalid JSON"),
+        ("[" * 100_000, "Invalid JSON"),
+        ("[]", "should be an object"),
+        ('{"model": "m"}', "scores: Field required"),
+        (altered(scores=["beauty", "asked"]), "scores.0"),
+        (altered(spread=[0, 1]), "spread.0"),
+        (altered(weights=[1, 2, 3]), "one centre, one spread and one weight"),
+        (altered(model=None), "model: Input should be a valid string"),
+        (altered().replace("40", "Infinity"), "pairs"),
+        (altered().replace("0.3", "NaN", 1), "centre.0"),
+        (altered(more=1), "more"),
     ],
 )
 def test_a_file_that_is_none_of_weights_is_refused(tmp_path: Path, text: str, told: str) -> None:
@@ -152,7 +164,7 @@ def test_a_filter_is_taught_by_what_people_said(tmp_path: Path) -> None:
     said = {str(n): APPROVED if n % 2 else (REJECTED, EDITED)[n % 4 // 2] for n in range(len(rows))}
     made = learned.learn(rows, said, weights(), keep=0.9)
     file = tmp_path / "own.json"
-    file.write_text(made.text, encoding="utf-8")
+    file.write_text(made.identity, encoding="utf-8")
     fresh = [row("good", GOOD), row("bad", BAD)]
     learned.drop(fresh, learned.load(str(file)), prompts.load("right"), Words())
     assert [one["reason"] for one in fresh] == [None, learned.UNLIKELY]
@@ -162,5 +174,16 @@ def test_too_few_verdicts_teach_nothing() -> None:
     """With fewer than twenty of each sort it is refused, with what there is and how to judge more."""
     rows = [row("one", "Who likes tea here")]
     learned.drop(rows, weights(0.0), prompts.load("right"), Words())
-    with pytest.raises(UsageError, match="called 0 right and 1 wrong"):
-        learned.learn(rows, {"one": REJECTED}, weights(), keep=0.7)
+    with pytest.raises(UsageError, match="called 0 right and 1 wrong") as caught:
+        learned.learn(rows, {"one": REJECTED}, weights(), keep=0.7, run="my run")
+    assert caught.value.hint == "raft review 'my run' --sample 200"
+
+
+def test_a_foreign_file_is_no_file_of_weights(tmp_path: Path) -> None:
+    """A file is judged by what it holds, also where it is called like weights that raft brings."""
+    file = tmp_path / learned.BROUGHT[0]
+    file.write_text("mine", encoding="utf-8")
+    assert not learned.is_weights(file)
+    assert not learned.is_weights(tmp_path)
+    file.write_text(weights().identity, encoding="utf-8")
+    assert learned.is_weights(file)

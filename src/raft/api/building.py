@@ -242,6 +242,7 @@ def _not_documents(chosen: Settings, file: str | Path | None) -> dict[Path, str]
     found |= {
         chosen.questions.qa: "your pairs of questions and answers",
         chosen.decisions: "what people decided",
+        Path(chosen.cleaning.learned) if chosen.cleaning.learned else None: "weights of the learned filter",
         chosen.ledger: "the ledger",
         chosen.training.rehearsal_file: "rows to rehearse",
     }

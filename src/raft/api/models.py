@@ -22,6 +22,7 @@ from raft.backends.index.hybrid import Indexes
 from raft.backends.local.generate import LocalModel
 from raft.backends.local.weights import Weights
 from raft.backends.trainers import unsloth
+from raft.curation import learned
 from raft.errors import DamagedArtifact, UsageError
 from raft.evaluation.contexts import depth
 from raft.evaluation.systems import OpenedModel
@@ -80,13 +81,16 @@ def open_components(folder: Path, settings: Settings, ledger: Ledger, collection
         embedder=embedder,
         student=_student(settings.student),
         indexes=_indexes(folder, settings, embedder, collection),
-        scorer=partial(_scorer, model=model, batch=chosen.batch, ledger=ledger),
+        scorer=_scorer(settings, model, ledger),
     )
 
 
-def _scorer(name: str, *, model: Any, batch: int, ledger: Ledger) -> CachedScorer:
+def _scorer(settings: Settings, model: Any, ledger: Ledger) -> CachedScorer | None:
+    if settings.cleaning.learned is None:
+        return None
+    name = learned.load(settings.cleaning.learned).model
     own = isinstance(model, LocalModel) and model.name == name  # the generator, whose weights are there already
-    return CachedScorer(model if own else LocalModel(name, batch=batch), ledger)
+    return CachedScorer(model if own else LocalModel(name, batch=settings.generator.batch), ledger)
 
 
 def _student(name: str) -> Tokenizer:

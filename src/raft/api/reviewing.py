@@ -72,6 +72,8 @@ def review(
         raise UsageError(f"A sample of {sample} rows says nothing.", where="sample", hint="--sample 100")
     built = Built(folder)
     built._run.require("cleaned")
+    if export is not None and learn is not None:
+        raise UsageError("Two files are asked for at once.", where="--export, --learn", hint="name one of them")
     if export is not None:
         written = {"exported": _export(built, Path(export).expanduser()), "learned": 0, "left": None}
         return {**reviewed.figures(built._run, built.settings), **written}
@@ -134,10 +136,10 @@ def _learn(built: Built, path: Path) -> int:
         )
     found, _, _ = reviewed.Opinions(built._run, built.settings).said()
     said = {question: verdict for question, (verdict, *_) in decisions.decided(found).items()}
-    made = learned.learn(built.cleaned.to_dicts(), said, learned.load(name), keep=learned.KEEP)
+    made = learned.learn(built.cleaned.to_dicts(), said, learned.load(name), keep=learned.KEEP, run=built._run.folder)
     if path.is_dir() or (path.exists() and not learned.is_weights(path)):
         raise UsageError("The file is there already, and is none of raft's.", where=path, hint="choose another --learn")
-    artifacts.atomically(path, made.text)
+    artifacts.atomically(path, made.identity)
     return made.pairs
 
 

@@ -6,23 +6,22 @@ asked whether the sentence says so, which a model of a billion parameters can te
 are in a file, with the model that they go with; `learn` makes one of what people said of a run's own questions.
 """
 
-import json
 import math
 import re
 from collections.abc import Callable, Container, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import numpy as np
+from pydantic import BaseModel, Field, FiniteFloat, ValidationError, model_validator
 
 from raft.curation.decisions import APPROVED, HUMAN
-from raft.curation.figures import sentence_of
-from raft.errors import RaftError, UsageError
+from raft.errors import UsageError, typed
 from raft.kinds import traits
 from raft.prompts import Prompt
 from raft.protocols import Scorer
-from raft.store.folders import place, regular
+from raft.store.folders import regular
+from raft.text import at_home
 
 UNLIKELY = "unlikely to be right"
 NAME = "learned filter"
@@ -40,13 +39,12 @@ Row = dict[str, Any]
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 
 
-@dataclass(frozen=True)
-class Weights:
+class Weights(BaseModel, frozen=True, extra="forbid"):
     """What was learned.
 
     Attributes:
         model: whose likelihoods the scores are.
-        scores: their names.
+        scores: their names, of `SCORES`.
         centre: the mean of each score, where it was learned.
         spread: the standard deviation of each.
         weights: of each score, once centred and spread.
@@ -55,24 +53,25 @@ class Weights:
         pairs: how many pairs were learned from.
     """
 
-    model: str
-    scores: tuple[str, ...]
-    centre: tuple[float, ...]
-    spread: tuple[float, ...]
-    weights: tuple[float, ...]
-    bias: float
-    minimum: float
+    model: Annotated[str, Field(min_length=1)]
+    scores: Annotated[tuple[Literal["said", "asked", "affirmed"], ...], Field(min_length=1)]
+    centre: tuple[FiniteFloat, ...]
+    spread: tuple[Annotated[FiniteFloat, Field(gt=0)], ...]
+    weights: tuple[FiniteFloat, ...]
+    bias: FiniteFloat
+    minimum: FiniteFloat
     pairs: int
 
-    @property
-    def text(self) -> str:
-        """Return what a file of them holds."""
-        return json.dumps(asdict(self), indent=2) + "\n"
+    @model_validator(mode="after")
+    def _one_of_each(self) -> Self:
+        if {*map(len, (self.centre, self.spread, self.weights))} != {len(self.scores)}:
+            raise ValueError("each score has one centre, one spread and one weight")
+        return self
 
     @property
     def identity(self) -> str:
-        """Return all that can change a verdict, but the model's weights."""
-        return json.dumps(asdict(self), sort_keys=True)
+        """Return them as JSON: what a file of them holds."""
+        return self.model_dump_json(indent=2) + "\n"
 
     def probabilities(self, scores: np.ndarray) -> np.ndarray:
         """Return how likely each row of scores, shape (rows, scores), is right: shape (rows,)."""
@@ -87,33 +86,26 @@ def load(name: str) -> Weights:
         UsageError: the file cannot be read, or is none.
     """
     try:
-        brought = Path(__file__).parent / "weights" / f"{name}.json"
-        file = brought if name in BROUGHT else regular(place(name, "cleaning.learned"))
-        text = file.read_text(encoding="utf-8-sig")
-        given = json.loads(text)
-        centre, spread, own = (tuple(map(float, given[key])) for key in ("centre", "spread", "weights"))
-        bias, minimum = float(given["bias"]), float(given["minimum"])
-        scores, pairs = tuple(given["scores"]), int(given["pairs"])
-        found = Weights(str(given["model"]), scores, centre, spread, own, bias, minimum, pairs)
-        whole = [*found.centre, *found.weights, found.bias, found.minimum]
-        if not scores or not {*scores} <= SCORES.keys() or {*map(len, (centre, spread, own))} != {len(scores)}:
-            raise ValueError(f"it is not about some of the scores {', '.join(SCORES)}")
-        if not all(map(math.isfinite, whole)) or not all(0 < one < math.inf for one in found.spread):
-            raise ValueError("a number of it is none")
-    except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError) as error:
-        told = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+        return _read(Path(__file__).parent / "weights" / f"{name}.json" if name in BROUGHT else at_home(name))
+    except (OSError, ValueError) as error:
+        told = str(error)
+        if isinstance(error, ValidationError):
+            first = error.errors()[0]
+            told = ": ".join(filter(None, [".".join(map(str, first["loc"])), first["msg"]]))
         hint = f"--set cleaning.learned={BROUGHT[0]}   (or {BROUGHT[1]}, or a file that raft review --learn wrote)"
         raise UsageError(f"The learned filter cannot be read: {told}.", where=name, hint=hint) from None
-    return found
+
+
+def _read(path: Path) -> Weights:
+    return Weights.model_validate_json(regular(path).read_text(encoding="utf-8-sig"))
 
 
 def is_weights(path: Path) -> bool:
     """Tell whether a file is one of weights."""
     try:
-        load(str(path))
-    except RaftError:
+        return bool(_read(path))
+    except (OSError, ValueError, UsageError):
         return False
-    return True
 
 
 def applies(row: Mapping[str, Any]) -> bool:
@@ -128,7 +120,7 @@ def drop(rows: Sequence[Row], weights: Weights, prompt: Prompt, scorer: Scorer, 
     asked = [row for row in rows if applies(row)]
     if not asked:
         return
-    shown = [Shown(row["question"], row["answer"], _sentence(row)) for row in asked]
+    shown = [shown_of(row["question"], row["answer"], [quote["text"] for quote in row["quotes"]]) for row in asked]
     scores = measure(shown, scorer, prompt, weights.scores)
     for row, own, likely in zip(asked, scores, weights.probabilities(scores), strict=True):
         told = ", ".join(f"{name} {value:.4f}" for name, value in zip(weights.scores, own, strict=True))
@@ -146,6 +138,11 @@ class Shown(NamedTuple):
     question: str
     answer: str
     sentence: str
+
+
+def shown_of(question: str, answer: str, quotes: Sequence[str]) -> Shown:
+    """Return a pair with its quotes on one line."""
+    return Shown(question, answer, " ".join(" ".join(quotes).split()))
 
 
 def _said(pairs: Sequence[Shown], scorer: Scorer, _prompt: Prompt) -> Floats:
@@ -183,11 +180,6 @@ def _likely(scorer: Scorer, texts: Sequence[tuple[str, str]]) -> Floats:
     return np.array([nats / max(1, tokens) for nats, _, tokens in scorer.score(texts)], dtype=np.float64)
 
 
-def _sentence(row: Mapping[str, Any]) -> str:
-    quotes = [" ".join(sentence_of(quote["text"] or "", row["answer"]).split()) for quote in row["quotes"]]
-    return " ".join(quotes)
-
-
 def fit(scores: np.ndarray, right: np.ndarray, model: str, names: Sequence[str], *, keep: float) -> Weights:
     """Return a logistic regression (ridge 1 on standardised scores) that keeps a share of the right pairs.
 
@@ -219,17 +211,29 @@ def fit(scores: np.ndarray, right: np.ndarray, model: str, names: Sequence[str],
         weights = weights - np.linalg.solve(curve, slope)
     likely = _sigmoid(columns @ weights)
     minimum = float(np.quantile(likely[right], 1 - keep, method="lower"))
-    rounded = [tuple(round(float(one), 6) for one in column) for column in (centre, spread, weights)]
     return Weights(
-        model, tuple(names), rounded[0], rounded[1], rounded[2][:-1], rounded[2][-1], math.floor(minimum * 1e4) / 1e4,
-        len(scores),
-    )  # fmt: skip
+        model=model,
+        scores=tuple(names),
+        centre=_rounded(centre),
+        spread=_rounded(spread),
+        weights=_rounded(weights[:-1]),
+        bias=_rounded(weights[-1:])[0],
+        minimum=math.floor(minimum * 1e4) / 1e4,
+        pairs=len(scores),
+    )
 
 
-def learn(cleaned: Sequence[Row], said: Mapping[str, str], weights: Weights, *, keep: float) -> Weights:
+def _rounded(values: np.ndarray) -> tuple[float, ...]:
+    return tuple(round(float(one), 6) for one in values)
+
+
+def learn(
+    cleaned: Sequence[Row], said: Mapping[str, str], weights: Weights, *, keep: float, run: Path | str = "RUN"
+) -> Weights:
     """Return weights learned from what people said of a run's questions: an edit says that it was not right.
 
-    `cleaned` are rows of `tables.CLEANED` that were filtered with `weights`, `said` are verdicts by question_id.
+    `cleaned` are rows of `tables.CLEANED` that were filtered with `weights`, `said` are verdicts by question_id. A row
+    that a build has taken an edit of is a person's, and has no scores any more. `run` is named in what is raised.
 
     Raises:
         UsageError: too few were judged, of either sort, or the filter has not seen them.
@@ -241,7 +245,7 @@ def learn(cleaned: Sequence[Row], said: Mapping[str, str], weights: Weights, *, 
         raise UsageError(
             f"Of the questions that the learned filter has scored, people called {right.sum()} right and"
             f" {(~right).sum()} wrong: {LEAST} of each are needed.",
-            hint="raft review RUN --sample 200   (of a run that was built with --set cleaning.learned={BROUGHT[0]})",
+            hint=f"raft review {typed(run)} --sample 200",
         )
     return fit(np.array([scores for scores, _ in seen]), right, weights.model, weights.scores, keep=keep)
 

@@ -5,7 +5,7 @@ Each step names what its result depends on; `Run.step` does it once per distinct
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -57,8 +57,8 @@ class Components:
     embedder: Embedder
     student: Tokenizer
     indexes: Indexes
-    scorer: Callable[[str], Scorer]
-    """Opens a model for its likelihoods."""
+    scorer: Scorer | None = None
+    """The model whose likelihoods the learned filter weighs."""
 
 
 def set_aside(run: Run, settings: Settings) -> frozenset[str]:
@@ -155,7 +155,7 @@ def clean_and_split(run: Run, settings: Settings, components: Components, own: p
     judge = [prompts.load("judge", settings.prompts), components.generator] if settings.cleaning.judge else None
     filters = reading.chosen(settings.cleaning, settings.prompts, seed=settings.seed)
     weights = learned.load(settings.cleaning.learned) if settings.cleaning.learned else None
-    scorer = [prompts.load("right", settings.prompts), components.scorer(weights.model)] if weights else None
+    scorer = [prompts.load("right", settings.prompts), components.scorer] if weights else None
     noted = asks(settings, "cleaned")
     decided = decisions.decided(said(run, settings)[0])
     using = {

@@ -76,7 +76,7 @@ _PATHS = (
     "benchmark.other_adapter",
 )
 """Settings that are paths: a relative one is taken from the folder of the file that it stands in."""
-_PATHS_OR_NAMES = ("benchmark.capability", "cleaning.rubric")
+_PATHS_OR_NAMES = ("benchmark.capability", "cleaning.rubric", "cleaning.learned")
 """Settings that are paths where there is such a file beside the YAML file, and names otherwise."""
 
 
