@@ -216,7 +216,7 @@ def test_a_learned_filter_scores_what_a_model_wrote(built, tmp_path):
     events = []
     build(
         settings={**own, "cleaning.learned": BROUGHT},
-        on_event=lambda event, facts: events.append((event, facts["step"] if "step" in facts else None)),
+        on_event=lambda event, facts: events.append((event, facts.get("step"))),
     )
     assert ("reused", "cleaned") in events
     milder = learned.load(BROUGHT).model_copy(update={"minimum": 0.0})
