@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 from contextlib import ExitStack, closing, contextmanager, suppress
+from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
 import polars as pl
@@ -628,6 +629,89 @@ def test_after_a_review_the_next_commands_are_those_that_are_left(home, monkeypa
     assert "raft review" in said[-1]
     assert [line.split()[1] for line in judged(lambda session: [])] == ["review", "train"]
     assert not any("not in the rows" in line for line in messages.seen(raft.load(run).reviewed()))
+
+
+def waiting(home):
+    """Return how many verdicts are told to wait for the next build."""
+    found = raft.load(home / "run").reviewed()
+    assert any("not in the rows yet" in line for line in messages.seen(found)) == (found["waiting"] > 0)
+    return found["waiting"]
+
+
+def edit_of(row, words):
+    """Return an edit of a row's question."""
+    return {"question": f"{words}: {row['question']}", "answer": row["answer"]}
+
+
+def test_a_verdict_waits_for_one_build(home):
+    """One that the rules keep from the rows, an edit, and another one of it: each waits until a build counted it."""
+    with opened(home / "run") as page:
+        kept, poor, absent, bad, *_ = page.told("state")["lists"]["sample"]
+        row, other = (page.told(f"row?id={name}") for name in (poor, absent))
+        page.judge(kept, "approved")
+        assert waiting(home) == 0, "the rules keep it already"
+        for words in ("Say again", "Tell me again"):
+            page.judge(poor, "edited", edit=edit_of(row, words))
+            assert waiting(home) == 1
+        page.judge(bad, "rejected", reason="garbled")
+    digest = decisions.digest_of(other["question"], other["answer"])
+    edit = {"question": other["question"], "answer": "4711 tonnes"}
+    lost = decisions.Decision(absent, digest, "edited", "Ada", edit=edit, was=clean.ABSENT, time="2099-01-01")
+    decisions.add(home / "run" / decisions.FILE, lost)
+    assert waiting(home) == 3
+    built, _, _ = rebuild(home)
+    assert dict(built.cleaned.select("question_id", "reason").iter_rows())[absent] == clean.ABSENT
+    assert waiting(home) == 0
+    with opened(home / "run") as page:
+        page.judge(poor, "edited", edit=edit_of(row, "Once more"))
+    assert waiting(home) == 1
+
+
+def test_a_verdict_that_is_taken_back_waits_too(home):
+    """A rejection that was built in and is undone: the rows are as they were only after the next build."""
+    with opened(home / "run") as page:
+        bad = page.told("state")["lists"]["sample"][0]
+        page.judge(bad, "rejected", reason="garbled")
+    rebuild(home)
+    assert waiting(home) == 0
+    with opened(home / "run") as page:
+        assert page.told("undo", {})["id"] == bad
+    assert (waiting(home), raft.load(home / "run").reviewed()["seen"]) == (1, 0)
+    rebuild(home)
+    assert waiting(home) == 0
+
+
+def test_an_edit_of_a_pair_of_ones_own_waits(home, tmp_path):
+    """A pair of `--qa` was written by a person before; that its edit is not in the rows is told all the same."""
+    row = raft.load(home / "run").cleaned.filter(pl.col("split") == "train").row(0, named=True)
+    pair = {"question": row["question"].replace("What", "Which"), "answer": row["answer"]}
+    pairs = tmp_path / "faq.jsonl"
+    pairs.write_text(json.dumps(pair) + "\n")
+    rebuild(home, qa=pairs)
+    with opened(home / "run", only="human") as page:
+        (pair,) = page.told("state")["lists"]["human"]
+        page.judge(pair, "edited", "human", edit=edit_of(page.told(f"row?id={pair}"), "Say again"))
+    assert waiting(home) == 1
+    rebuild(home, qa=pairs)
+    assert waiting(home) == 0
+
+
+def test_in_a_run_of_before_newer_verdicts_wait(home):
+    """Where the build noted no verdicts, those that were given since it made the rows are taken for new ones."""
+    with opened(home / "run") as page:
+        bad, poor, *_ = page.told("state")["lists"]["sample"]
+        page.judge(bad, "rejected", reason="garbled")
+        rebuild(home)
+    manifest = home / "run" / "manifest.json"
+    told = json.loads(manifest.read_bytes())
+    del told["decided"]
+    told["steps"]["cleaned"]["finished"] = datetime.now(UTC).isoformat()
+    manifest.write_text(json.dumps(told))
+    with opened(home / "run") as page:
+        page.judge(poor, "edited", edit=edit_of(page.told(f"row?id={poor}"), "Say again"))
+    assert waiting(home) == 1
+    rebuild(home)
+    assert waiting(home) == 0
 
 
 def test_a_page_in_use_goes_on_while_many_idle_connections_are_open(home):

@@ -1,5 +1,6 @@
 """The verdict: each rule with its figures, and at its boundary."""
 
+import json
 import re
 from dataclasses import replace
 
@@ -25,7 +26,7 @@ def changed(*values):
 
 
 GOOD = Evidence(
-    folder="runs/demo",
+    run="runs/demo",
     question_set="user",
     by_people=True,
     measure="f1",
@@ -56,6 +57,17 @@ def test_a_clear_gain_that_costs_nothing_elsewhere_is_shipped():
     assert (found["contender"], found["baseline"], found["measure"]) == ("raft", "rag_few", "f1")
     assert found["gain"] == {"value": 0.08, "low": 0.03, "high": 0.13, "questions": 120, "groups": 40}
     assert "raft ask runs/demo" in found["advice"]
+
+
+def test_advice_tells_nothing_of_this_machine_but_the_run(tmp_path):
+    """A verdict stands in files that are shared: what the run was built from is not in it, secret or not."""
+    told = {"corpus": ["/home/me/private docs"], "settings": {"generator": {"api_base": "http://***@intern/v1"}}}
+    (tmp_path / "manifest.json").write_text(json.dumps({"format": 1, "steps": {}, **told}))
+    lost, missed = {"gain": gain(-0.1, -0.2)}, {"headroom": {"golden": 0.6, "retrieved": 0.4, "missed": 0.5}}
+    for changes in ({"gain": gain(0.02, 0.01)}, {"by_people": False}, lost, {**lost, **missed}):
+        advice = decide(run=str(tmp_path), **changes)["advice"]
+        assert f"raft build CORPUS --out {tmp_path}" in advice
+        assert "private" not in advice and "intern" not in advice
 
 
 def test_systems_are_called_as_the_tables_call_them():

@@ -6,6 +6,7 @@ import shlex
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
 from raft import settings
 from raft.store.again import again
@@ -24,6 +25,7 @@ def read_again(command):
     """Return the settings that a command says."""
     options = {"--generator": "generator.model", "--limit": "questions.limit", "--qa": "questions.qa"}
     options |= {"--questions-per-chunk": "questions.per_chunk", "--seed": "seed", "--eval": "evaluation"}
+    options |= {"--embedder": "index.embedder", "--student": "student", "--decisions": "decisions"}
     words, told, file = iter(shlex.split(command, comments=True)[2:]), {"corpus": []}, None
     for word in words:
         if word == "--pipeline":
@@ -47,6 +49,9 @@ VALUES = {
     "questions.qa": st.sampled_from(["faq.csv", "our pairs (new).jsonl", "a;b.csv"]),
     "questions.kinds": st.lists(st.sampled_from(["fact", "date", "procedure"]), min_size=1, max_size=2),
     "evaluation": st.just("my questions.jsonl"),
+    "index.embedder": st.sampled_from(["openai/text-embedding-3-small", "models/it's an embedder"]),
+    "student": st.sampled_from(["Qwen/Qwen2.5-0.5B-Instruct", "models/my student"]),
+    "decisions": st.sampled_from(["team.jsonl", "what we (both) decided.jsonl"]),
     "local_only": st.booleans(),
     "seed": st.integers(0, 9),
     "split.hold_out": st.just(["drafts/*", "a 'b'.md"]),
@@ -80,6 +85,30 @@ def test_it_says_what_is_to_be_changed_what_is_hidden_and_nothing_that_is_usual(
     made(run, {"corpus": ["docs"], "generator.api_base": "https://me:geheim@host/v1"})
     assert "geheim" not in again(run)
     assert again(run).endswith("(*** stands for a password or key)")
+
+
+def _addresses(section, before=""):
+    """Yield the dotted names of a section's settings that are dumped as addresses."""
+    for name, field in section.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield from _addresses(kind, f"{before}{name}.")
+        elif "shown_address" in repr((kind, field.metadata)):
+            yield f"{before}{name}"
+
+
+def test_what_is_changed_tells_no_password(tmp_path):
+    """Each address among the changes is told as a dump of settings tells it, also one within a list or a section."""
+    made(tmp_path, {"corpus": ["docs"]})
+    names, secret = [*_addresses(settings.Settings)], "https://me:geheim@host/v1"
+    assert {"generator.api_base", "index.url"} <= {*names}
+    changes = [{name: secret} for name in names]
+    changes += [{"benchmark.larger": [{"model": "openai/m", "api_base": secret}]}, {"index": {"api_base": secret}}]
+    for change in changes:
+        told = again(tmp_path, change, remark="more")
+        assert "geheim" not in told
+        assert "https://***@host/v1" in told
+        assert told.endswith("(*** stands for a password or key; more)")
 
 
 def test_a_build_that_was_stopped_is_what_goes_on(tmp_path):

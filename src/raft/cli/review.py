@@ -51,5 +51,5 @@ def _words(found: Mapping[str, Any], run: Path, export: Path | None, learn: Path
     steps = [f"raft review {place}   # {found['left']:,} of the sample are left"] if found["left"] else []
     steps += [pasted(again(run, remark="verdicts count, no model is asked"))] if found.get("waiting") else []
     steps += [f"raft train {place}"]
-    begins = ["  next:  ", *["         "] * 2]
-    return "\n".join(lines + [a + b for a, b in zip(begins, steps, strict=False)] * bool(found["seen"]))
+    begins, judged = ["  next:  ", *["         "] * 2], found["seen"] or found.get("waiting")
+    return "\n".join(lines + [a + b for a, b in zip(begins, steps, strict=False)] * bool(judged))

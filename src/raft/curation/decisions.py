@@ -169,6 +169,11 @@ def decided(found: Said) -> dict[str, list[Any]]:
     return {name: [one.verdict, dict(one.edit)] if one.edit else [one.verdict] for name, one in last.items()}
 
 
+def digests(by_people: Decided) -> dict[str, str]:
+    """Return what a build that counted decisions notes of them, by question: whether a decision is another one now."""
+    return {name: digest_of(one[0], json.dumps(one[1:], sort_keys=True)) for name, one in by_people.items()}
+
+
 def edited(questions: pl.DataFrame, by_people: Decided) -> pl.DataFrame:
     """Return questions as people have written them, with the provenance `human` (`model`) where they have."""
     edits = {name: one[1] for name, one in by_people.items() if one[0] == EDITED}

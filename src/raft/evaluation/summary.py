@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 
-from raft.errors import RaftError
+from raft.errors import RaftError, typed
 from raft.evaluation.metrics import score_answer
 from raft.evaluation.scores import ANSWERABLE, WITHHELD, Table, differences, intervals, missed, retrieval, serving, why
 from raft.evaluation.systems import LARGER, TUNED, System, baseline
@@ -189,7 +189,7 @@ def summary(
         baseline=to_beat,
         measure="accuracy" if classes[sets[0]] else "f1",
         missed=missed(ids[sets[0]], sources, k),
-        folder=header["run"],
+        run=typed(header["run"]),
         capability=capability,
         k=k,
         costs=costs["sentences"],

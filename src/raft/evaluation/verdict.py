@@ -9,13 +9,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-from raft.errors import typed
 from raft.evaluation.metrics import TOO_FEW, Interval
 from raft.evaluation.scores import Table, difference, mean, shared_means, stronger
 from raft.evaluation.systems import GOLDEN, TITLES, TUNED, UNTUNED, title
 from raft.rag.relevant import Sources
 from raft.report.measures import MEASURES
-from raft.store.again import again
 
 Decision = Literal["ship", "investigate", "keep plain RAG", "not tuned yet"]
 
@@ -37,7 +35,7 @@ class Evidence:
     """What a verdict rests on. All figures are shares from 0 to 1, None where they were not measured.
 
     Attributes:
-        folder: the run directory, for the commands in the advice.
+        run: the run directory as typed, for the commands in the advice.
         question_set: name of the primary set.
         by_people: whether people wrote its questions.
         measure: "f1", or "accuracy" for a closed set of labels.
@@ -57,7 +55,7 @@ class Evidence:
             chosen on others, and system minus it.
     """
 
-    folder: str
+    run: str
     question_set: str
     by_people: bool
     measure: Literal["f1", "accuracy"]
@@ -72,16 +70,6 @@ class Evidence:
     contained: Interval | None = None
     refused: Interval | None = None
     stronger: tuple[str, Interval] | None = None
-
-    @property
-    def run(self) -> str:
-        """The run directory as it is typed."""
-        return typed(self.folder)
-
-    @property
-    def more_rows(self) -> str:
-        """The command that builds the run with more training rows."""
-        return again(self.folder, {"questions.per_chunk": 3})
 
 
 def evidence(
@@ -199,11 +187,11 @@ def _gain(evidence: Evidence, min_gain: float) -> _Finding:
         if _least(gain.value, min_gain):
             return _Finding("ship", f"{measured}: the interval is above zero, and the gain reaches {wanted}.")
         reason = f"{measured}: the interval is above zero, but the gain is under {wanted}."
-        advice = f"Train on more rows: {evidence.more_rows}, then raft train {run}"
+        advice = f"Train on more rows: raft build CORPUS --out {run} --questions-per-chunk 3, then raft train {run}"
         return _Finding("investigate", reason, advice)
     if gain.groups < TOO_FEW and _least(gain.high, min_gain):
         reason = f"{measured}: the interval holds zero, and {wanted} too, on few documents."
-        return _Finding("investigate", reason, _more_questions(evidence))
+        return _Finding("investigate", reason, _more_questions(run))
     return _Finding("keep plain RAG", f"{measured}: the interval is not above zero.", _instead(evidence))
 
 
@@ -265,7 +253,7 @@ def _capability(evidence: Evidence) -> Iterator[_Finding]:
 
 
 def _questions(evidence: Evidence) -> Iterator[_Finding]:
-    gain, advice = evidence.gain, _more_questions(evidence)
+    gain, advice = evidence.gain, _more_questions(evidence.run)
     if gain and gain.groups < TOO_FEW:
         count = f"{gain.groups} document{'s' * (gain.groups != 1)}"
         reason = f"The questions are about {count}: under {TOO_FEW} are too few to tell."
@@ -310,7 +298,7 @@ def _bottleneck(evidence: Evidence) -> tuple[str, str]:
         lost = f"Of the {_plain(1 - retrieved)} points that are lost, its misses are more than the rest"
         return (
             f"{lost}: retriever first.",
-            f"Better the retriever first: {again(evidence.folder, {'index.k': evidence.k + 3})}",
+            f"Better the retriever first: raft build CORPUS --out {run} --set index.k={evidence.k + 3}",
         )
     bold = evidence.false_answers is not None and evidence.false_answers > MANY_FALSE_ANSWERS
     causes = [
@@ -332,12 +320,16 @@ def _bottleneck(evidence: Evidence) -> tuple[str, str]:
 def _instead(evidence: Evidence) -> str:
     if _mostly_missed(evidence):
         return _bottleneck(evidence)[1]
-    return f"More training rows are the next thing to try: {evidence.more_rows}"
+    return (
+        f"More training rows are the next thing to try: raft build CORPUS --out {evidence.run} --questions-per-chunk 3"
+    )
 
 
-def _more_questions(evidence: Evidence) -> str:
-    build = again(evidence.folder, {"evaluation": "questions.jsonl"})
-    return f"Write questions of your own about {TOO_FEW} documents or more: {build}, then raft bench {evidence.run}"
+def _more_questions(run: str) -> str:
+    return (
+        f"Write questions of your own about {TOO_FEW} documents or more: raft build CORPUS --out {run} "
+        f"--eval questions.jsonl, then raft bench {run}"
+    )
 
 
 def _above_zero(gain: Interval | None) -> bool:

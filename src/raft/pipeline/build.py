@@ -189,6 +189,7 @@ def clean_and_split(run: Run, settings: Settings, components: Components, own: p
         },
         settings={"index": {"k": k, "hybrid": settings.index.hybrid}},
     )
+    run.describe(decided=decisions.digests(decided))  # not among the notes, which a step that is reused keeps
 
 
 def _clean(

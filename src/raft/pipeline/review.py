@@ -79,21 +79,31 @@ class Opinions:
     @cached_property
     def reasons(self) -> list[tuple[str, str | None]]:
         """Each cleaned row's id and the reason why it was dropped, in the order of the draw."""
-        return [(name, self._cleaned[name][0]) for name in drawn(self._cleaned, self._settings.seed)]
+        return [(name, self._cleaned[name]) for name in drawn(self._cleaned, self._settings.seed)]
 
     @cached_property
-    def _cleaned(self) -> dict[str, tuple[str | None, str]]:
-        """Of each cleaned row the reason why it was dropped, and who wrote it."""
-        parts = self._run.stream("cleaned.parquet", ["question_id", "reason", "model"])
-        return {name: (reason, model) for part in parts for name, reason, model in part.iter_rows()}
+    def _cleaned(self) -> dict[str, str | None]:
+        parts = self._run.stream("cleaned.parquet", ["question_id", "reason"])
+        return {name: reason for part in parts for name, reason in part.iter_rows()}
 
-    def _waits(self, name: str, one: Decision) -> bool:
-        """Tell whether a decision is not yet in the rows of the run."""
-        reason, model = self._cleaned.get(name, (None, ""))
-        if one.verdict == decisions.REJECTED:
-            return reason is None
-        overruled = reason is not None and reason in (clean.REJECTED, one.was) and reason not in _NOT_WRONG
-        return overruled or (one.verdict == decisions.EDITED and reason is None and model != decisions.HUMAN)
+    def _waiting(self, found: Said) -> int:
+        """Count the questions of whose decisions the rows' build did not know, or knew otherwise."""
+        now, built = decisions.digests(decisions.decided(found)), self._run.manifest.get("decided")
+        if built is None:  # an earlier raft noted none
+            finished = self._run.manifest["steps"].get("cleaned", {}).get("finished", "")
+            newest = {name: max(one.time for one in own.values()) for name, own in found.items()}
+            built = {name: now[name] for name, time in newest.items() if time <= finished}
+        others = [name for name in now if now[name] != built.get(name)]
+        changed = [name for name in others if name in built or self._counts(found[name])]
+        given = self._settings.decisions
+        gone = () if given and not given.exists() else built.keys() - now.keys()  # no build goes on without the file
+        return len(changed) + len(gone)
+
+    def _counts(self, own: Mapping[str, Decision]) -> bool:
+        """Tell whether a decision says anything else of a row than the rules."""
+        one = decisions.settled(own)
+        dropped = self._cleaned.get(one.question_id) is not None
+        return one.verdict == decisions.EDITED or dropped != (one.verdict == decisions.REJECTED)
 
     def said(self) -> tuple[Said, list[str], int]:
         """Return what holds of the rows, what to tell of the files, and how many decisions are of rows that are gone.
@@ -135,14 +145,15 @@ class Opinions:
             remarks = [f"what people decided cannot be counted: {damaged}"]
             return _worded({"rows": rows, "seen": None, "remarks": remarks, "gone": 0})
         if not found:  # no table has to be read for it
-            return _worded({"rows": rows, "seen": 0, "remarks": remarks, "gone": gone})
+            waiting = self._waiting(found)
+            return _worded({"rows": rows, "seen": 0, "waiting": waiting, "remarks": remarks, "gone": gone})
         final = {name: decisions.settled(own) for name, own in found.items()}
         verdicts = Counter(one.verdict for one in final.values())
         facts_ = {
             "rows": len(kept),
             "seen": len(final),
             **{name: verdicts[name] for name in (APPROVED, decisions.EDITED, decisions.REJECTED)},
-            "waiting": sum(self._waits(name, one) for name, one in final.items()),
+            "waiting": self._waiting(found),
             "differ": sorted(name for name, one in final.items() if one.reason == DIFFER),
             "sample": _estimate(kept, found, final, "sample"),
             "dropped": _estimate(dropped, found, final, "dropped"),
@@ -197,7 +208,7 @@ def figures(run: Run, settings: Settings) -> dict[str, Any]:
     `seen` is None where a table that it takes is missing; `remarks` say so then.
     `rows` are those that the rules keep, `seen` those that anybody has judged. Of the `sample` so many are `seen`, and
     `wrong` (rejected or edited); the share of all is between `low` and `high` in 95 of 100 samples. `dropped` says the
-    same of what the rules dropped. `waiting` are verdicts that the next build brings into the rows.
+    same of what the rules dropped. `waiting` are verdicts, given or taken back, that the next build counts.
     `agreement` is that of pairs of reviewers on rows that both judged, as a share and as kappa.
 
     Raises:

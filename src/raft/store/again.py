@@ -7,7 +7,7 @@ from typing import Any
 
 from raft.errors import UsageError, typed
 from raft.settings import Settings, named, yaml_value
-from raft.text.secrets import HIDDEN
+from raft.text.secrets import HIDDEN, shown_address
 
 _OPTIONS = {
     "generator.model": "--generator",
@@ -23,6 +23,8 @@ _OPTIONS = {
 """Settings that have an option of their own; the others are said with `--set`."""
 _ELSEWHERE = ("corpus", "generator.max_cost")
 """A corpus is an argument, and a cap holds until another one is given."""
+_ADDRESSES = ("api_base", "url")
+"""Settings that may hold a password or a key, which a dump of settings does not tell."""
 
 
 def again(run: Path | str, change: Mapping[str, Any] | None = None, *, remark: str = "") -> str:
@@ -37,7 +39,7 @@ def again(run: Path | str, change: Mapping[str, Any] | None = None, *, remark: s
         base = named(file)
     except UsageError:  # it was moved, or is another one now
         file, base = None, Settings()
-    given = {**dict(_differing(told.get("settings") or {}, base.model_dump(mode="json"))), **(change or {})}
+    given = {**dict(_differing(told.get("settings") or {}, base.model_dump(mode="json"))), **_shown(change or {})}
     parts = ["raft build", *map(typed, corpus), "--out", typed(run), *(["--pipeline", typed(file)] if file else [])]
     parts += [_option(key, value) for key, value in given.items()]
     hidden = "*** stands for a password or key" if any(HIDDEN in str(value) for value in given.values()) else ""
@@ -62,6 +64,14 @@ def _differing(tree: Mapping[str, Any], base: Mapping[str, Any], before: str = "
             yield from _differing(value, usual, f"{name}.")
         elif value != usual and key not in _ELSEWHERE:
             yield key, value
+
+
+def _shown(value: Any, name: str = "") -> Any:
+    if isinstance(value, Mapping):
+        return {key: _shown(one, key.rpartition(".")[2]) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_shown(one) for one in value]
+    return shown_address(value) if name in _ADDRESSES and isinstance(value, str) else value
 
 
 def _option(key: str, value: Any) -> str:
