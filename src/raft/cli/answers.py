@@ -5,9 +5,10 @@ from pathlib import Path
 
 from raft.errors import typed
 from raft.rag.grounding import Answer, Citation, Passage
-from raft.text import overlap, sentences
+from raft.text import normalise, overlap, sentences
 
 _LONG = 200  # characters of a passage that a refusal shows
+_LACKS = "not all of its figures and quotes stand in what it rests on, beside words of the question"
 
 
 def answer(said: Answer, *, run: Path, context: bool = False, heard: bool = False) -> str:
@@ -55,7 +56,7 @@ def _doubts(said: Answer) -> Iterator[str]:
     if said.error:
         return
     if said.refused:
-        yield "an answer was withheld: what it stated stands in none of the documents that were found"
+        yield f"an answer was withheld: {_LACKS}"
     elif not said.passages:
         yield "nothing was found for this question; no model was asked"
     elif said.relevance is not None:
@@ -69,11 +70,11 @@ def _doubts(said: Answer) -> Iterator[str]:
         looked = ", ".join(dict.fromkeys(passage.document for passage in said.passages))
         yield f"nothing that was found answers it; the model was shown {looked}"
     if said.supported is False:
-        yield "not supported: no sentence that was found says this about the question"
+        yield f"not supported: {_LACKS if normalise(said.text) else 'it says nothing'}"
     elif said.supported and not said.citations:
-        yield "it quotes nothing: its figures stand in what was found, beside words of the question"
+        yield "no quote shows it: its figures stand in what was found"
     elif said.supported is None and said.passages and not said.abstained:
-        yield "not checked: it states no figure, and quotes nothing that bears it out"
+        yield "not checked: neither a quote nor a figure ties it to words of the question"
     lost = said.quotes_given - len(said.citations)
     if lost:
         yield f"{lost} of {said.quotes_given} quotes stand in no document that was found"
