@@ -317,7 +317,11 @@ def test_a_refusal_shows_what_was_found_and_how_to_go_on():
         "  next:  raft ask runs/pumps 'Is it blue?' --min-relevance 0.3   # have the model try all the same",
     ]
     assert "pumps.pdf, page 3: Pumps" in refused._repr_html_()
+    typed = {"model": "my model", "adapter": None, "k": 2, "min_relevance": 0.9}
+    assert "'Is it blue?' --model 'my model' --k 2 --min-relevance 0.3   # have" in told(refused, options=typed)
+    assert "0.59 of 1, and under 0.6" in told(replace(refused, relevance=0.597))
     said = changed(abstained=True, supported=None, citations=(), quotes_given=0, quotes_verbatim=None)
+    assert "'How heavy?' --model 'my model' --k 2 --min-relevance 0.9 --show-context" in told(said, options=typed)
     assert "raft ask runs/pumps 'How heavy?' --show-context" in told(said)
     assert "next:" not in told(said, context=True)
     assert "nearest" not in told(changed(passages=(), abstained=True, supported=None))

@@ -108,9 +108,15 @@ class Answer(Shown):
         for number, near in enumerate(self.passages if self.abstained else (), 1):
             quotes[f"nearest {number}"] = f"{near.document}{f', page {near.page}' if near.page else ''}: {near.title}"
         if self.relevance is not None:
-            quotes["relevance"] = f"{self.relevance:.2f}, less than answering.min_relevance ({self.min_relevance})"
+            least = f"less than answering.min_relevance ({self.min_relevance})"
+            quotes["relevance"] = f"{floored(self.relevance):.2f}, {least}"
         by = f"{self.model}, adapter {self.adapter}" if self.adapter else self.model
         return {"question": self.question, "answer": self.error or self.text, **quotes, "model": by}
+
+
+def floored(share: float, parts: int = 100) -> float:
+    """Return a share rounded down to one of so many parts: what misses a threshold is not shown as if it met it."""
+    return int(share * parts) / parts
 
 
 _ALIKE = ('"“”„‟«»', "'‘’‚‛`´", "-‐‑‒–—―−")
