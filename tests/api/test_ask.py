@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ from raft import api
 from raft.backends.index.hybrid import Indexes
 from raft.cli import answers, messages
 from raft.errors import DamagedArtifact, RaftError, UsageError
+from raft.rag.answering import read_reply
 from raft.rag.format import ABSTENTION
 from raft.rag.grounding import Answer, Citation, Passage
 from raft.store import adapters, tables
@@ -273,7 +274,7 @@ def test_an_answer_is_told_with_what_it_cites():
         ({"passages": (), "abstained": True, "supported": None}, "nothing was found for this question"),
         ({"raw": "", "abstained": True, "supported": None}, "too little about the question (answering.min_relevance)"),
         ({"supported": None, "citations": (), "quotes_given": 0, "quotes_verbatim": None}, "not checked"),
-        ({"supported": True, "citations": (), "quotes_given": 0, "quotes_verbatim": None}, "it quotes nothing"),
+        ({"supported": True, "citations": (), "quotes_given": 0, "quotes_verbatim": None}, "no quote shows it"),
         (
             {"raw": "", "abstained": True, "supported": None, "relevance": 0.312, "min_relevance": 0.6},
             "0.31 of 1, and under 0.6 (answering.min_relevance) no model is asked",
@@ -287,6 +288,23 @@ def test_what_is_to_be_doubted_is_marked(facts, said):
     assert said in mark
 
 
+@pytest.mark.parametrize(
+    ("question", "reply", "mark"),
+    [
+        ("Was kostet der Neue?", "138 euros", "not checked: neither a quote nor a figure ties it to words"),
+        ("What is the warranty?", "138 euros", "not supported: not all of its figures and quotes stand in what it"),
+        ("Whose warranty is it?", "Answer: Ms Roe\nQuote [1]: Ms Roe has it.", "not supported: not all of its figures"),
+        ("What is the price?", "Answer: 138 euros\nQuote [1]: It is 138.", "no quote shows it: its figures stand"),
+        ("What is the price?", "...", "not supported: it says nothing"),
+    ],
+)
+def test_a_mark_says_no_more_than_was_found(question, reply, mark):
+    """What is said of an answer's figures and quotes is true of answers in another language, and of far figures."""
+    text = "The price is 138 euros. The warranty is Ms Roe's."
+    said = read_reply(question, reply, [replace(PASSAGE, text=text)], model="m")
+    assert f"  ! {mark}" in told(said)
+
+
 def test_a_refusal_shows_what_was_found_and_how_to_go_on():
     """Where there is no answer, the nearest sentence of each passage stands with document and page, then a command."""
     refused = changed(text=ABSTENTION, citations=(), quotes_given=0, quotes_verbatim=None, abstained=True, raw="",
@@ -298,8 +316,12 @@ def test_a_refusal_shows_what_was_found_and_how_to_go_on():
         "",
         "  next:  raft ask runs/pumps 'Is it blue?' --min-relevance 0.3   # have the model try all the same",
     ]
-    assert "pumps.pdf, page 3: Pumps > Delta" in str(refused)
+    assert "pumps.pdf, page 3: Pumps" in refused._repr_html_()
+    typed = {"model": "my model", "adapter": None, "k": 2, "min_relevance": 0.9}
+    assert "'Is it blue?' --model 'my model' --k 2 --min-relevance 0.3   # have" in told(refused, options=typed)
+    assert "0.59 of 1, and under 0.6" in told(replace(refused, relevance=0.597))
     said = changed(abstained=True, supported=None, citations=(), quotes_given=0, quotes_verbatim=None)
+    assert "'How heavy?' --model 'my model' --k 2 --min-relevance 0.9 --show-context" in told(said, options=typed)
     assert "raft ask runs/pumps 'How heavy?' --show-context" in told(said)
     assert "next:" not in told(said, context=True)
     assert "nearest" not in told(changed(passages=(), abstained=True, supported=None))

@@ -673,6 +673,7 @@ def test_an_answer_is_printed_with_its_quote(raft, copied, says):
     assert "! not supported" in raft("ask", copied, HEAVY, "--model", "openai/x").stdout
     result = raft("ask", copied, HEAVY, "--model", "openai/x", "--when-unsupported", "refuse")
     assert "! an answer was withheld" in result.stdout
+    assert "--model openai/x --when-unsupported refuse --show-context" in result.stdout
 
 
 def test_an_answer_for_programs(raft, copied, says):

@@ -310,6 +310,20 @@ def test_a_figure_about_something_else_is_no_support(number, other):
     assert is_supported(f"{number + 400}", [], shown, question="Wann schließt das Lager?") is False
 
 
+@pytest.mark.parametrize(
+    ("quote", "supported"),
+    [("It costs 138 euros.", True), ("138 euros", True), ("A new fan is sold with a grille.", False), (None, False)],
+)
+def test_what_is_quoted_of_it_is_about_the_sentence_before(quote, supported):
+    """A quoted figure of "it" counts where the sentence before has half of the question's words, if quoted alone."""
+    shown = [passage("A new fan is sold with a grille. It costs 138 euros. The repair is free. It takes 20 euros off.")]
+    asked = {"question": "What is the price of a new fan?"}
+    citations = locate([(1, quote)] if quote else [], shown)[0]
+    assert is_supported("138 euros", citations, shown, **asked) is supported
+    off = locate([(1, "It takes 20 euros off.")], shown)[0]
+    assert is_supported("20 euros", off, shown, **asked) is False
+
+
 def test_an_abstention_and_an_answer_without_passages_are_not_judged():
     """There is nothing to check in an abstention, nor where nothing was shown."""
     assert is_supported(ABSTENTION, [], SHOWN) is None

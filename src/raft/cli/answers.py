@@ -1,19 +1,23 @@
 """What an answer says to a person who wants to check it, or who got none."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from raft.errors import typed
-from raft.rag.grounding import Answer, Citation, Passage
-from raft.text import overlap, sentences
+from raft.rag.grounding import Answer, Citation, Passage, floored
+from raft.text import normalise, overlap, sentences
 
 _LONG = 200  # characters of a passage that a refusal shows
+_LACKS = "not all of its figures and quotes stand in what it rests on, beside words of the question"
 
 
-def answer(said: Answer, *, run: Path, context: bool = False, heard: bool = False) -> str:
+def answer(
+    said: Answer, *, run: Path, options: Mapping[str, object] | None = None, context: bool = False, heard: bool = False
+) -> str:
     """Return an answer as text that a person can check, with `context` also the passages that the model was given.
 
-    Where there is none, what was found is shown, and the next command; `run` is the run directory as it was typed.
+    Where there is none, what was found is shown, and the next command; `run` is the run directory as it was typed,
+    and so are the `options`, by name; those that are None were not.
     With `heard` the reply itself was shown already, while it was written.
     """
     lines = [] if heard and not said.error else [f"There is no answer: {said.error}" if said.error else said.text]
@@ -26,7 +30,7 @@ def answer(said: Answer, *, run: Path, context: bool = False, heard: bool = Fals
     elif said.abstained and said.passages:
         lines += ["", "  nearest in the documents:"]
         lines += [f"  {_place(one)}: {one.title}\n    “{_excerpt(said.question, one.text)}”" for one in said.passages]
-    return "\n".join([*lines, *(_next(said, run, context) if said.abstained else ())])
+    return "\n".join([*lines, *(_next(said, run, options or {}, context) if said.abstained else ())])
 
 
 def _place(one: Citation | Passage) -> str:
@@ -42,11 +46,14 @@ def _excerpt(question: str, text: str) -> str:
     return best if len(best) <= _LONG else f"{best[: _LONG - 1]}…"
 
 
-def _next(said: Answer, run: Path, context: bool) -> Iterator[str]:
-    asked = f"raft ask {typed(run)} {typed(said.question)}"
+def _next(said: Answer, run: Path, options: Mapping[str, object], context: bool) -> Iterator[str]:
+    again = dict(options)
     if said.relevance is not None:
-        lower = int(said.relevance * 20) / 20
-        yield f"\n  next:  {asked} --min-relevance {lower:g}   # have the model try all the same"
+        again["min_relevance"] = f"{floored(said.relevance, 20):g}"
+    given = (f" --{name.replace('_', '-')} {typed(value)}" for name, value in again.items() if value is not None)
+    asked = f"raft ask {typed(run)} {typed(said.question)}{''.join(given)}"
+    if said.relevance is not None:
+        yield f"\n  next:  {asked}   # have the model try all the same"
     elif said.passages and not context:
         yield f"\n  next:  {asked} --show-context   # read all that was found"
 
@@ -55,12 +62,12 @@ def _doubts(said: Answer) -> Iterator[str]:
     if said.error:
         return
     if said.refused:
-        yield "an answer was withheld: what it stated stands in none of the documents that were found"
+        yield f"an answer was withheld: {_LACKS}"
     elif not said.passages:
         yield "nothing was found for this question; no model was asked"
     elif said.relevance is not None:
         yield (
-            f"what was found is too little about the question: {said.relevance:.2f} of 1, and under "
+            f"what was found is too little about the question: {floored(said.relevance):.2f} of 1, and under "
             f"{said.min_relevance:g} (answering.min_relevance) no model is asked"
         )
     elif not said.raw:
@@ -69,11 +76,11 @@ def _doubts(said: Answer) -> Iterator[str]:
         looked = ", ".join(dict.fromkeys(passage.document for passage in said.passages))
         yield f"nothing that was found answers it; the model was shown {looked}"
     if said.supported is False:
-        yield "not supported: no sentence that was found says this about the question"
+        yield f"not supported: {_LACKS if normalise(said.text) else 'it says nothing'}"
     elif said.supported and not said.citations:
-        yield "it quotes nothing: its figures stand in what was found, beside words of the question"
+        yield "no quote shows it: its figures stand in what was found"
     elif said.supported is None and said.passages and not said.abstained:
-        yield "not checked: it states no figure, and quotes nothing that bears it out"
+        yield "not checked: neither a quote nor a figure ties it to words of the question"
     lost = said.quotes_given - len(said.citations)
     if lost:
         yield f"{lost} of {said.quotes_given} quotes stand in no document that was found"

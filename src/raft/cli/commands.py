@@ -351,6 +351,7 @@ def ask(*, run: Path, question: str | None, model: str | None, adapter: str | No
         no_stream: bool, as_json: bool, **options: Any) -> None:  # fmt: skip
     """Answer QUESTION from the documents of RUN, with quotes that were checked; without one, questions as they come."""
     from raft import api
+    from raft.cli import answers
     from raft.cli.progress import Progress
 
     built, progress = api.load(run), Progress()
@@ -362,11 +363,27 @@ def ask(*, run: Path, question: str | None, model: str | None, adapter: str | No
             echo(f"raft: {remark}", err=True)
         return answerer
 
+    def say(question: str) -> None:
+        heard: list[str] = []
+
+        def on_event(piece: str) -> None:
+            heard.append(piece)
+            echo(piece, nl=False)
+
+        said = answerer.ask(question, on_event=on_event if stream else None, **options)
+        if heard:
+            echo()
+        if as_json:
+            show(asdict(said), as_json, str)
+        else:
+            given = {"model": model, "adapter": adapter, **options}
+            echo(answers.answer(said, run=run, options=given, context=context, heard=bool(heard)))
+
     answerer = opened(adapter)
     if sys.stderr.isatty() and not as_json:
         echo("raft: loading the index, and the models when they are asked …", err=True)
     if question is not None:
-        _say(answerer, question, context, run, as_json=as_json, stream=stream, **options)
+        say(question)
         return
     # the model stays loaded, and a question that fails does not end the session
     if sys.stdin.isatty():
@@ -376,33 +393,15 @@ def ask(*, run: Path, question: str | None, model: str | None, adapter: str | No
             if line == ":context":
                 context = not context
             elif line.split()[0] == ":adapter":
-                answerer = opened(line.removeprefix(":adapter").strip() or None)
+                chosen = line.removeprefix(":adapter").strip() or None
+                answerer, adapter = opened(chosen), chosen
                 echo(f"raft: {answerer.model}, adapter {answerer.adapter or 'none'}", err=True)
             elif line.startswith(":"):
                 echo(f"raft: {_HELP}", err=True)
             else:
-                _say(answerer, line, context, run, as_json=as_json, stream=stream, **options)
+                say(line)
         except RaftError as error:
             echo(f"raft: {error}", err=True)
-
-
-def _say(answerer: "Answerer", question: str, context: bool, run: Path, *, as_json: bool, stream: bool,
-         **options: Any) -> None:  # fmt: skip
-    from raft.cli import answers
-
-    heard: list[str] = []
-
-    def on_event(piece: str) -> None:
-        heard.append(piece)
-        echo(piece, nl=False)
-
-    said = answerer.ask(question, on_event=on_event if stream else None, **options)
-    if heard:
-        echo()
-    if as_json:
-        show(asdict(said), as_json, str)
-    else:
-        echo(answers.answer(said, run=run, context=context, heard=bool(heard)))
 
 
 def _lines() -> Iterator[str]:

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 
@@ -108,16 +109,23 @@ class Answer(Shown):
         for number, near in enumerate(self.passages if self.abstained else (), 1):
             quotes[f"nearest {number}"] = f"{near.document}{f', page {near.page}' if near.page else ''}: {near.title}"
         if self.relevance is not None:
-            quotes["relevance"] = f"{self.relevance:.2f}, less than answering.min_relevance ({self.min_relevance})"
+            least = f"less than answering.min_relevance ({self.min_relevance})"
+            quotes["relevance"] = f"{floored(self.relevance):.2f}, {least}"
         by = f"{self.model}, adapter {self.adapter}" if self.adapter else self.model
         return {"question": self.question, "answer": self.error or self.text, **quotes, "model": by}
+
+
+def floored(share: float, parts: int = 100) -> float:
+    """Return a share rounded down to one of so many parts: what misses a threshold is not shown as if it met it."""
+    return int(share * parts) / parts
 
 
 _ALIKE = ('"“”„‟«»', "'‘’‚‛`´", "-‐‑‒–—―−")
 _CLASS = {character: f"[{re.escape(group)}]" for group in _ALIKE for character in group}
 _MARKS = "".join(_ALIKE[:2])
 
-_MOST = 0.5  # least share of an answer's words in the quote that bears it
+_LEAST = 0.5  # share of an answer's words in the quote that bears it, and of a question's in what "it" points to
+_POINTING = re.compile(r"(?:It|This|These|They)\b")
 _ITEM = re.compile(r"^[ \t]*(\d{1,3})[.)](?=\s)", re.MULTILINE)
 _REFERENCE = re.compile(r"\[(\d{1,2})\]")
 
@@ -243,7 +251,7 @@ def is_supported(
     With figures (numbers, dates, codes, anything with a digit, and numbers in words), each must stand in a cited
     passage (not only in the quote), or in any that was shown if none is cited, with its sign, scale and unit
     (`values.says`), in a sentence (or title) that has a content word of the question: a figure about something else is
-    no support.
+    no support. For a quoted sentence about "it" or "this", half of the words may stand in the one before.
     Without figures, an answer is supported when a verbatim quote holds most of its words, and sentence and question
     have one in common; it is not where `quotes` were given and none of them stands in what was shown.
     Numbers of list items, and references such as "[2]", are no figures.
@@ -258,12 +266,12 @@ def is_supported(
         return False
     cited = {citation.chunk_id for citation in citations}
     read = [passage for passage in passages if passage.chunk_id in cited] or passages
-    telling = [sentence for passage in read for sentence in _telling(question, passage)]
+    telling = [sentence for passage in read for sentence in _telling(question, passage, citations)]
     claimed = figures(_without_numbering(answer, len(passages)))
     if not claimed:
         if quotes and not citations:
             return False
-        bearing = [one.text for one in citations if overlap(answer, one.text) >= _MOST]
+        bearing = [one.text for one in citations if overlap(answer, one.text) >= _LEAST]
         near = any(overlap(question, one) or any(find_verbatim(one, said) for said in telling) for one in bearing)
         return near or None
     if covers(_figures(telling), claimed):
@@ -272,12 +280,23 @@ def is_supported(
     return None if not telling and covers(anywhere, claimed) else False
 
 
-def _telling(question: str, passage: Passage) -> list[str]:
-    """Return the sentences of a passage, and its title, that have a content word of the question."""
+def _telling(question: str, passage: Passage, citations: Sequence[Citation]) -> list[str]:
+    """Return the sentences of a passage, and its title, that have a content word of the question.
+
+    What is quoted of a sentence about "it" or "this" is told, too, where the sentence before has half of those words.
+    """
     if overlap(question, "") == 1.0:  # it has none
         return [f"{passage.title}\n{passage.text}"]
-    said = (passage.title, *(passage.text[start:end] for start, end in sentences(passage.text)))
-    return [one for one in said if overlap(question, one)]
+    spans = list(sentences(passage.text))
+    said = [passage.title, *(passage.text[start:end] for start, end in spans)]
+    told = [one for one in said if overlap(question, one)]
+    for quote in (one for one in citations if one.chunk_id == passage.chunk_id):
+        first, last = quote.start - passage.start, quote.end - passage.start
+        for (before, stop), (start, end) in pairwise(spans):
+            if first < end and start < last and _POINTING.match(passage.text, start):
+                quoted = passage.text[max(first, start) : min(last, end)]
+                told += [quoted] if overlap(question, passage.text[before:stop]) >= _LEAST else []
+    return told
 
 
 def _figures(texts: Iterable[str]) -> frozenset[Value]:

@@ -263,7 +263,8 @@ class Answering(_Section):
     )
     when_unsupported: Literal["mark", "retry", "refuse"] = Field(
         "mark",
-        description="an answer whose figures do not stand in what was retrieved: mark it, ask once more, or refuse",
+        description="an answer whose figures do not stand beside words of the question in what it rests on, or whose "
+        "quotes stand nowhere: mark it, ask once more, or refuse",
     )
 
 
