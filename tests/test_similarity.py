@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from conftest import DOCUMENTS
 from raft.corpus import documents as corpus
-from raft.similarity import near_copies
+from raft.similarity import near, near_copies
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 WORDS = [f"{one}{two}{three}" for one in "bcdfgh" for two in "aeiou" for three in ("lan", "mor", "nit", "sek", "tuv")]
@@ -103,3 +103,10 @@ def test_many_documents_are_not_compared_pair_by_pair(monkeypatch):
     found = near_copies({**pages, **copies}.items())
     assert found == [[f"p{name[1:]}", name] for name in copies]
     assert len(compared) < 100 * len(pages)
+
+
+def test_look_alike_documents_keep_their_questions_apart():
+    """Digits behind a letter tell documents apart, however alike the questions are."""
+    asked = "According to {}, within how many kilometres are travel costs covered?"
+    assert not near(asked.format("warranty-2023"), asked.format("warranty-2025"))
+    assert not near(asked.format("form_b2"), asked.format("form_b3"))

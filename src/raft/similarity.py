@@ -80,8 +80,21 @@ def _unpossessed(word: str) -> str:
 
 
 def same_marks(one: str, other: str) -> bool:
-    """Tell whether two texts have the same numbers, dates and codes, and each name of one is a word of the other."""
+    """Tell whether two texts have the same numbers, dates and codes, and each name of one is a word of the other.
+
+    So must the digits behind a letter ("warranty-2023"), which are no number by themselves.
+    """
+    if not (_numbered(one) <= _digits(other) and _numbered(other) <= _digits(one)):
+        return False
     return agree(one, other) and names(one) <= _words(other) and names(other) <= _words(one)
+
+
+def _numbered(text: str) -> set[str]:
+    return set(re.findall(r"(?<=[^\W\d_])[-_.]?(\d+)", text))
+
+
+def _digits(text: str) -> set[str]:
+    return set(re.findall(r"\d+", text))
 
 
 def conflicting(one: str, other: str) -> bool:

@@ -190,8 +190,10 @@ class Session:
         self._sample = self.lists["sample"]
         if only is not None:
             if not self.lists.get(only):
-                filled = ", ".join(name for name in self.lists if self.lists[name])
-                raise UsageError(f"No row is in the list {only!r}.", where="--only", hint=f"--only one of {filled}")
+                filled = " or ".join(name for name in self.lists if self.lists[name])
+                known = ", ".join(self.lists)
+                why = "No row is in the list" if only in self.lists else f"The lists are {known}; there is no"
+                raise UsageError(f"{why} {only!r}.", where="--only", hint=f"--only {filled}")
             self.lists = {name: names if name == only else [] for name, names in self.lists.items()}
         shown = {name for names in self.lists.values() for name in names}
         read = self._opinions.rows(shown)

@@ -34,21 +34,32 @@ def review(*, run: Path, as_json: bool, **options: Any) -> None:
         )
 
     found = api.review(run, on_event=opened, **options)
-    show(found, as_json, lambda found: _words(found, run, options["export"], options["learn"]))
+    show(found, as_json, lambda found: _words(found, run, **options))
 
 
-def _words(found: Mapping[str, Any], run: Path, export: Path | None, learn: Path | None) -> str:
+def _words(
+    found: Mapping[str, Any],
+    run: Path,
+    *,
+    export: Path | None,
+    learn: Path | None,
+    sample: int,
+    reviewer: str | None,
+    **_: Any,
+) -> str:
     from raft.store.again import again
 
     if learn is not None:
         build = pasted(again(run, {"cleaning.learned": learn}))
         return f"The filter was taught by {found['learned']:,} verdicts, and written to {learn}\n  next:  {build}"
     if export is not None:
-        build = pasted(again(run, {"evaluation": export}))
+        instead = "in place of the questions that it measures with today" if " --eval " in again(run) else ""
+        build = pasted(again(run, {"evaluation": export}, remark=instead))
         return f"{found['exported']:,} questions to measure with written to {export}\n  next:  {build}"
     lines = [text[0].upper() + text[1:] + "." for text in found["text"]]
     place = typed(run)
-    steps = [f"raft review {place}   # {found['left']:,} of the sample are left"] if found["left"] else []
+    own = f" --sample {sample}" * (sample != 100) + (f" --reviewer {typed(reviewer)}" if reviewer else "")
+    steps = [f"raft review {place}{own}   # {found['left']:,} of the sample are left"] if found["left"] else []
     steps += [pasted(again(run, remark="verdicts count, no model is asked"))] if found.get("waiting") else []
     steps += [f"raft train {place}"]
     begins, judged = ["  next:  ", *["         "] * 2], found["seen"] or found.get("waiting")

@@ -20,6 +20,7 @@ from raft.errors import UsageError, typed
 from raft.kinds import traits
 from raft.prompts import Prompt
 from raft.protocols import Scorer
+from raft.store.again import again
 from raft.store.folders import regular
 from raft.text import at_home
 
@@ -59,8 +60,8 @@ class Weights(BaseModel, frozen=True, extra="forbid"):
     spread: tuple[Annotated[FiniteFloat, Field(gt=0)], ...]
     weights: tuple[FiniteFloat, ...]
     bias: FiniteFloat
-    minimum: FiniteFloat
-    pairs: int
+    minimum: Annotated[float, Field(ge=0, le=1)]
+    pairs: Annotated[int, Field(ge=0)]
 
     @model_validator(mode="after")
     def _one_of_each(self) -> Self:
@@ -122,11 +123,12 @@ def drop(rows: Sequence[Row], weights: Weights, prompt: Prompt, scorer: Scorer, 
         return
     shown = [shown_of(row["question"], row["answer"], [quote["text"] for quote in row["quotes"]]) for row in asked]
     scores = measure(shown, scorer, prompt, weights.scores)
+    scores = np.round(scores, 4)  # as they are noted, so that what is made of them can be made again
     for row, own, likely in zip(asked, scores, weights.probabilities(scores), strict=True):
         told = ", ".join(f"{name} {value:.4f}" for name, value in zip(weights.scores, own, strict=True))
         row["readings"] = [
             *(row.get("readings") or []),
-            {"asked": NAME, "verdict": round(float(likely), 4), "said": told},
+            {"asked": NAME, "verdict": round(float(likely), 3), "said": told},
         ]
         if likely < weights.minimum and row["question_id"] not in spared:
             row["reason"] = UNLIKELY
@@ -200,7 +202,7 @@ def fit(scores: np.ndarray, right: np.ndarray, model: str, names: Sequence[str],
     if right.all() or not right.any():
         raise ValueError("pairs of one sort alone teach nothing")
     centre, spread = scores.mean(axis=0), scores.std(axis=0)
-    spread = np.where(spread > 0, spread, 1.0)
+    spread = np.where(spread > 1e-5, spread, 1.0)  # one that is always the same tells nothing
     columns = np.column_stack([(scores - centre) / spread, np.ones(len(scores))])
     ridge = np.diag([1.0] * scores.shape[1] + [0.0])
     weights = np.zeros(columns.shape[1])
@@ -238,8 +240,15 @@ def learn(
     Raises:
         UsageError: too few were judged, of either sort, or the filter has not seen them.
     """
-    judged = [(_noted(row, weights.scores), said.get(row["question_id"])) for row in cleaned]
-    seen = [(scores, verdict == APPROVED) for scores, verdict in judged if scores and verdict]
+    judged = [(_noted(row), said.get(row["question_id"])) for row in cleaned]
+    known = [(scores, verdict, likely) for (scores, likely), verdict in judged if scores and verdict]
+    if any([*scores] != [*weights.scores] or _likely_of(weights, scores) != likely for scores, _, likely in known):
+        raise UsageError(
+            "The weights are not those that the run was built with: whose likelihoods its scores are is not known.",
+            where=run,
+            hint=again(run, remark="scores its questions anew"),
+        )
+    seen = [([*scores.values()], verdict == APPROVED) for scores, verdict, _ in known]
     right = np.array([one for _, one in seen], dtype=bool)
     if min(right.sum(), (~right).sum()) < LEAST:
         raise UsageError(
@@ -250,10 +259,16 @@ def learn(
     return fit(np.array([scores for scores, _ in seen]), right, weights.model, weights.scores, keep=keep)
 
 
-def _noted(row: Mapping[str, Any], names: Sequence[str]) -> list[float]:
-    told = next((one["said"] for one in row.get("readings") or () if one["asked"] == NAME), "")
-    found = {name: float(value) for name, value in _TOLD.findall(told)}
-    return [found[name] for name in names] if found.keys() >= {*names} else []
+def _noted(row: Mapping[str, Any]) -> tuple[dict[str, float], float]:
+    """Return the scores that a row got, and the probability that was made of them; no scores where it was not asked."""
+    for one in row.get("readings") or ():
+        if one["asked"] == NAME:
+            return {name: float(value) for name, value in _TOLD.findall(one["said"])}, one["verdict"]
+    return {}, 0.0
+
+
+def _likely_of(weights: Weights, scores: Mapping[str, float]) -> float:
+    return round(float(weights.probabilities(np.array([[*scores.values()]]))[0]), 3)
 
 
 def _sigmoid(values: np.ndarray) -> np.ndarray:

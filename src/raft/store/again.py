@@ -5,8 +5,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from raft.errors import UsageError, typed
+from raft.errors import RaftError, typed
 from raft.settings import Settings, named, yaml_value
+from raft.store.folders import regular
 from raft.text.secrets import HIDDEN, shown_address
 
 _OPTIONS = {
@@ -36,8 +37,10 @@ def again(run: Path | str, change: Mapping[str, Any] | None = None, *, remark: s
     told = _told(Path(run))
     corpus, file = told.get("corpus") or ["CORPUS"], told.get("pipeline")
     try:
-        base = named(file)
-    except UsageError:  # it was moved, or is another one now
+        base = named(file if isinstance(file, str) and Path(file).is_file() else None)
+    except (RaftError, OSError):  # it is another one now
+        base = None
+    if base is None or not isinstance(file, str) or not Path(file).is_file():  # or was moved, or is a pipe
         file, base = None, Settings()
     given = {**dict(_differing(told.get("settings") or {}, base.model_dump(mode="json"))), **_shown(change or {})}
     parts = ["raft build", *map(typed, corpus), "--out", typed(run), *(["--pipeline", typed(file)] if file else [])]
@@ -49,9 +52,9 @@ def again(run: Path | str, change: Mapping[str, Any] | None = None, *, remark: s
 
 def _told(run: Path) -> dict[str, Any]:
     try:
-        manifest = json.loads((run / "manifest.json").read_bytes())
+        manifest = json.loads(regular(run / "manifest.json").read_bytes())
         told = {**manifest, **(manifest.get("begun") or {})}
-    except (OSError, ValueError, RecursionError, TypeError, AttributeError):
+    except (OSError, ValueError, RecursionError, TypeError, AttributeError, RaftError):
         return {}
     right = isinstance(told.get("settings"), dict) and isinstance(told.get("corpus"), list)
     return told if right else {}
