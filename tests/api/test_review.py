@@ -728,6 +728,46 @@ def test_a_page_in_use_goes_on_while_many_idle_connections_are_open(home):
         assert len(closed) >= 150 - 64 - 2
 
 
+def line_to(page, stack):
+    """Open a connection to a page, which is closed with the stack."""
+    place = (page.place.hostname, page.place.port)
+    return stack.enter_context(closing(socket.create_connection(place, timeout=20)))
+
+
+def test_of_connections_that_asked_the_one_that_waits_longest_makes_room(home, monkeypatch):
+    """A page that was opened first and is in use stays; one that asked before it, and nothing since, is closed."""
+    monkeypatch.setattr(review_page, "_MOST_LINES", 3)
+    with opened(home / "run") as page, ExitStack() as stack:
+        lines = [http.client.HTTPConnection(page.place.hostname, page.place.port, timeout=20) for _ in range(3)]
+        for line in lines:
+            stack.enter_context(closing(line)).connect()
+
+        def asks(line):
+            line.request("GET", "/nothing")
+            answer = line.getresponse()
+            return answer.status, answer.read() != b""
+
+        assert [asks(line) for line in (*lines, lines[0])] == [(404, True)] * 4
+        line_to(page, stack)
+        assert lines[1].sock.recv(1) == b""
+        assert asks(lines[0]) == (404, True)
+
+
+def test_requests_in_flight_are_bounded_too(home, monkeypatch):
+    """Where each connection is being answered, a new one is closed, and the others are answered."""
+    monkeypatch.setattr(review_page, "_MOST_LINES", 2)
+    with opened(home / "run") as page, ExitStack() as stack:
+        head = f"POST {page.place.path}undo HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+        lines = [line_to(page, stack) for _ in range(2)]
+        for line in lines:
+            line.sendall(f"{head}content-length: 2\r\nexpect: 100-continue\r\n\r\n".encode())
+            assert line.recv(4096).startswith(b"HTTP/1.1 100")
+        assert line_to(page, stack).recv(1) == b""
+        for line in lines:
+            line.sendall(b"{}")
+            assert line.recv(4096).startswith(b"HTTP/1.1 200")
+
+
 def test_a_head_that_does_not_come_is_not_waited_for(home, monkeypatch):
     """A connection that sends nothing, or the pieces of a head one by one, is closed after its time."""
     monkeypatch.setattr(review_page, "_PATIENCE", 0.05)
