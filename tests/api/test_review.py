@@ -575,6 +575,21 @@ def test_a_row_that_may_be_wrong_is_shown_with_the_reason():
     assert reviewed.doubts(plain) == []
 
 
+@pytest.mark.parametrize(
+    ("words", "is_bound"),
+    [
+        *((words, False) for words in ("about", "Exactly", "nearly", "a total of", "since")),
+        *((words, True) for words in ("no more than", "within", "a maximum of", "before", "longer than", "from")),
+    ],
+)
+def test_a_word_that_sets_no_bound_is_not_called_one(words, is_bound):
+    """A figure behind “about” or “since” is no bound, nor the end of a range."""
+    text = f"The stock of the depot has been counted {words} 40 days."
+    quote = {"chunk_id": "c", "start": 0, "end": len(text), "text": text}
+    row = {"question": "What is it?", "answer": "40 days", "quotes": [quote], "scores": None, "original_quotes": None}
+    assert any("a bound" in said for said, _ in reviewed.doubts(row)) == is_bound
+
+
 def test_rows_that_people_wrote_are_a_list_of_their_own(home, tmp_path):
     """Pairs of one's own and edits, built in or not, can be looked at alone; a list without rows is refused."""
     with pytest.raises(UsageError, match="human"):
