@@ -575,6 +575,21 @@ def test_a_row_that_may_be_wrong_is_shown_with_the_reason():
     assert reviewed.doubts(plain) == []
 
 
+@pytest.mark.parametrize(
+    ("words", "is_bound"),
+    [
+        *((words, False) for words in ("about", "Exactly", "nearly", "a total of", "since")),
+        *((words, True) for words in ("no more than", "within", "a maximum of", "before", "longer than", "from")),
+    ],
+)
+def test_a_word_that_sets_no_bound_is_not_called_one(words, is_bound):
+    """A figure behind “about” or “since” is no bound, nor the end of a range."""
+    text = f"The stock of the depot has been counted {words} 40 days."
+    quote = {"chunk_id": "c", "start": 0, "end": len(text), "text": text}
+    row = {"question": "What is it?", "answer": "40 days", "quotes": [quote], "scores": None, "original_quotes": None}
+    assert any("a bound" in said for said, _ in reviewed.doubts(row)) == is_bound
+
+
 def test_rows_that_people_wrote_are_a_list_of_their_own(home, tmp_path):
     """Pairs of one's own and edits, built in or not, can be looked at alone; a list without rows is refused."""
     with pytest.raises(UsageError, match="human"):
@@ -726,6 +741,46 @@ def test_a_page_in_use_goes_on_while_many_idle_connections_are_open(home):
         page.told("state")  # by now all of them have come
         closed = [line for line in idle if select.select([line], [], [], 0)[0]]
         assert len(closed) >= 150 - 64 - 2
+
+
+def line_to(page, stack):
+    """Open a connection to a page, which is closed with the stack."""
+    place = (page.place.hostname, page.place.port)
+    return stack.enter_context(closing(socket.create_connection(place, timeout=20)))
+
+
+def test_of_connections_that_asked_the_one_that_waits_longest_makes_room(home, monkeypatch):
+    """A page that was opened first and is in use stays; one that asked before it, and nothing since, is closed."""
+    monkeypatch.setattr(review_page, "_MOST_LINES", 3)
+    with opened(home / "run") as page, ExitStack() as stack:
+        lines = [http.client.HTTPConnection(page.place.hostname, page.place.port, timeout=20) for _ in range(3)]
+        for line in lines:
+            stack.enter_context(closing(line)).connect()
+
+        def asks(line):
+            line.request("GET", "/nothing")
+            answer = line.getresponse()
+            return answer.status, answer.read() != b""
+
+        assert [asks(line) for line in (*lines, lines[0])] == [(404, True)] * 4
+        line_to(page, stack)
+        assert lines[1].sock.recv(1) == b""
+        assert asks(lines[0]) == (404, True)
+
+
+def test_requests_in_flight_are_bounded_too(home, monkeypatch):
+    """Where each connection is being answered, a new one is closed, and the others are answered."""
+    monkeypatch.setattr(review_page, "_MOST_LINES", 2)
+    with opened(home / "run") as page, ExitStack() as stack:
+        head = f"POST {page.place.path}undo HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+        lines = [line_to(page, stack) for _ in range(2)]
+        for line in lines:
+            line.sendall(f"{head}content-length: 2\r\nexpect: 100-continue\r\n\r\n".encode())
+            assert line.recv(4096).startswith(b"HTTP/1.1 100")
+        assert line_to(page, stack).recv(1) == b""
+        for line in lines:
+            line.sendall(b"{}")
+            assert line.recv(4096).startswith(b"HTTP/1.1 200")
 
 
 def test_a_head_that_does_not_come_is_not_waited_for(home, monkeypatch):

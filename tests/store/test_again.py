@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from raft import settings
 from raft.store.again import again
+from raft.text.secrets import HIDDEN
 
 
 def made(folder, overrides, **told):
@@ -55,7 +56,7 @@ VALUES = {
     "local_only": st.booleans(),
     "seed": st.integers(0, 9),
     "split.hold_out": st.just(["drafts/*", "a 'b'.md"]),
-    "answer_style.tone": st.text("ab:'\" #*{é", min_size=1, max_size=8),
+    "answer_style.tone": st.text("ab:'\" #*{é", min_size=1, max_size=8).filter(lambda text: HIDDEN not in text),
     "answer_style.examples": st.just([{"question": "Which?", "answer": "this, or: that"}]),
     "benchmark.larger": st.just([{"model": "openai/gpt-4o", "input_price": 2.5}]),
 }

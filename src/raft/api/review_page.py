@@ -40,20 +40,28 @@ _HEADERS = {
 
 
 class _Line(H11Protocol):
-    """A connection that asks in time, or is closed; of too many the one that has waited longest makes room."""
+    """A connection that asks in time, or is closed; of too many one that asks nothing makes room, else the new one.
+
+    It is the one that has waited longest since it came, or since its last answer; those that never asked go first.
+    """
 
     _timer: asyncio.TimerHandle | None = None
+    _since = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._since = self.loop.time()
         self._wait()
-        waiting = [one for one in self.connections if isinstance(one, _Line) and one is not self and one._waits()]
-        if len(self.connections) > _MOST_LINES and waiting:
-            min(waiting, key=lambda one: (one.cycle is not None, one._since)).timeout_keep_alive_handler()
+        if len(self.connections) > _MOST_LINES:
+            waiting = [one for one in self.connections if isinstance(one, _Line) and one is not self and one._waits()]
+            least = min(waiting, key=lambda one: (one.cycle is not None, one._since), default=self)
+            least.timeout_keep_alive_handler()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
+        self._wait()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
         self._wait()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -70,6 +78,7 @@ class _Line(H11Protocol):
             self._timer.cancel()
             self._timer = None
         elif self._waits() and self._timer is None:
+            self._since = self.loop.time()
             self._timer = self.loop.call_later(_PATIENCE, self.timeout_keep_alive_handler)
 
 

@@ -306,6 +306,8 @@ def listed(rows: Mapping[str, Row], found: Said, *, size: int, seed: int) -> dic
 
 _ENDS = re.compile(rf"\d[^\s\d]*(?:\s[a-z.]+)?(?:{ENGLISH.joins.pattern})$|\b(?:to|by)\s$", re.IGNORECASE)
 _BOUNDS = (ENGLISH.compared, ENGLISH.limits, ENGLISH.opens, _ENDS)
+_NO_BOUND = re.compile(r"\b(?:about|around|approximately|roughly|nearly|almost|exactly|total|since)\b", re.IGNORECASE)
+"""Words of `limits` behind which a figure is what it is."""
 _BEGINS = re.compile(rf"(?:{ENGLISH.joins.pattern})\d", re.IGNORECASE)
 _QUALIFIED = re.compile(rf"\W{{0,3}}((?:{EACH}|{CONDITIONS}|except|only|for)\b[^.;]{{0,40}})", re.IGNORECASE)
 
@@ -325,7 +327,8 @@ def doubts(row: Mapping[str, Any]) -> list[tuple[str, float]]:
         others = _others(mine[0], before, after)
         if others:
             found.append((f"another {kind} in the quote: {', '.join(others[:3])}", 1.0))
-        bound = next(filter(None, (one.search(before) for one in _BOUNDS)), None)
+        opened = (one.search(before) for one in _BOUNDS)
+        bound = next((one for one in opened if one and not _NO_BOUND.search(one[0])), None)
         if kind in ("number", "date") and bound:
             found.append((f"after “{bound[0].strip()}”: a bound, or the end of a range", 1.0))
         elif kind in ("number", "date") and _BEGINS.match(after):
