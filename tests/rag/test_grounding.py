@@ -6,7 +6,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from raft.rag.format import ABSTENTION, parse, render_target
-from raft.rag.grounding import Passage, coverage, find_verbatim, is_about, is_supported, locate, relevance
+from raft.rag.grounding import Passage, coverage, find_verbatim, is_supported, locate, relevance, too_little
 from raft.testing import HashEmbedder
 from raft.text.values import figures
 
@@ -345,7 +345,7 @@ def test_any_text_has_figures_and_stands_in_itself(text):
     st.sampled_from([0.01, 0.2, 0.4, 0.5, 0.55, 0.6, 0.75, 1.0]),
 )
 def test_what_words_decide_is_decided_as_before(pairs, least):
-    """What was found is about a question where its relevance says so; where words alone decide, nothing is embedded."""
+    """What was found is too little where its relevance says so; where words alone suffice, nothing is embedded."""
     questions = [question for question, _ in pairs]
     shown = [[passage(text, f"{place}") for place, text in enumerate(texts)] for _, texts in pairs]
     embedded, embedder = [], HashEmbedder()
@@ -354,11 +354,10 @@ def test_what_words_decide_is_decided_as_before(pairs, least):
         embedded.extend(texts)
         return embedder.embed(texts)
 
-    found = is_about(questions, shown, embed, least)
-    assert found == [value >= least for value in relevance(questions, shown, embedder.embed)]
+    found = too_little(questions, shown, embed, least)
+    assert found == [value if value < least else None for value in relevance(questions, shown, embedder.embed)]
     for question, passages in zip(questions, shown, strict=True):
-        share = coverage(question, passages)
-        if not passages or (share + 1) / 2 < least or share / 2 >= least:
+        if not passages or coverage(question, passages) / 2 >= least:
             embedded.clear()
-            is_about([question], [passages], embed, least)
+            too_little([question], [passages], embed, least)
             assert not embedded

@@ -27,7 +27,7 @@ from raft.protocols import Completion, Failure, Generator, OnEvent, Request, Str
 from raft.rag import answering
 from raft.rag.answering import WhenUnsupported
 from raft.rag.format import PROMPTS, render_style
-from raft.rag.grounding import Answer, Passage, is_about, relevance
+from raft.rag.grounding import Answer, Passage, too_little
 from raft.settings import Settings
 from raft.store import adapters, artifacts
 from raft.store.budget import Budget, enter
@@ -66,17 +66,12 @@ class LoadedRun:
             self._corpus = _Corpus(existing(self.run.folder), self.settings, stamp, self.paying)
         return self._corpus.search(questions, k)
 
-    def is_about(self, questions: Sequence[str], passages: Sequence[Sequence[Passage]], least: float) -> list[bool]:
-        """Tell of each question whether what `search` found is about it, to the share of `least`."""
+    def too_little(
+        self, questions: Sequence[str], passages: Sequence[Sequence[Passage]], least: float
+    ) -> list[float | None]:
+        """Return how much of what `search` found is about each question, where that is under `least`; else None."""
         assert self._corpus is not None
-        return is_about(questions, passages, self._corpus.index.embedder.embed, least)
-
-    def refused(self, answers: Sequence[Answer], least: float) -> list[Answer]:
-        """Return answers for which no model was asked with how much of what was found is about their questions."""
-        assert self._corpus is not None
-        asked, shown = [one.question for one in answers], [one.passages for one in answers]
-        scores = relevance(asked, shown, self._corpus.index.embedder.embed)
-        return [replace(one, relevance=score, min_relevance=least) for one, score in zip(answers, scores, strict=True)]
+        return too_little(questions, passages, self._corpus.index.embedder.embed, least)
 
     def model(self, name: str, adapter: Path | None) -> Model | HostedModel:
         """Return a model with an adapter, or none; weights are loaded once."""
@@ -255,7 +250,7 @@ class Answerer:
         found = self._loaded.search(asked, k or settings.index.k)
         shown = [self._fitting(*pair) for pair in zip(asked, found, strict=True)]
         least = settings.answering.min_relevance if least is None else least
-        about = self._loaded.is_about(asked, shown, least) if least else None
+        little = self._loaded.too_little(asked, shown, least) if least else None
         seconds = (time.monotonic() - begun) / len(asked)
         said = answering.answer_all(
             asked,
@@ -268,14 +263,12 @@ class Answerer:
             model=self.model,
             adapter=self.adapter,
             retrieval_seconds=[seconds] * len(asked),
-            asked=about,
+            asked=[score is None for score in little] if little else None,
         )
-        answers = list(said)
-        low = [place for place, one in enumerate(about or ()) if not one and shown[place]]
-        if low:
-            for place, one in zip(low, self._loaded.refused([answers[i] for i in low], least), strict=True):
-                answers[place] = one
-        return answers
+        return [
+            one if score is None or not one.passages else replace(one, relevance=score, min_relevance=least)
+            for one, score in zip(said, little or [None] * len(asked), strict=True)
+        ]
 
     def _fitting(self, question: str, passages: Sequence[Passage]) -> Sequence[Passage]:
         if self._limit is None or not passages:

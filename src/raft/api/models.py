@@ -30,7 +30,7 @@ from raft.pipeline.bench import Search
 from raft.pipeline.build import Components
 from raft.pipeline.estimate import UNASKED, CostContext
 from raft.protocols import Embedder, Failure, Generator, OnEvent, Request, Retriever, Tokenizer, Trainer
-from raft.rag.grounding import Passage, is_about
+from raft.rag.grounding import Passage, too_little
 from raft.settings import TRAINERS, Settings
 from raft.store.again import again
 from raft.store.batches import BatchBook
@@ -198,7 +198,7 @@ def uncached_search(retriever: Retriever, settings: Settings) -> Search:
             cached.uncached([question])
         retriever.search([question], depth(settings.index.k))
         if least:
-            is_about([question], [passages], cached.uncached if cached else embedder.embed, least)
+            too_little([question], [passages], cached.uncached if cached else embedder.embed, least)
 
     return search
 

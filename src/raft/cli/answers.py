@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from raft.errors import typed
-from raft.rag.grounding import Answer, Citation, Passage, floored
+from raft.rag.grounding import Answer, floored
 from raft.text import normalise, overlap, sentences
 
 _LONG = 200  # characters of a passage that a refusal shows
@@ -21,20 +21,16 @@ def answer(
     With `heard` the reply itself was shown already, while it was written.
     """
     lines = [] if heard and not said.error else [f"There is no answer: {said.error}" if said.error else said.text]
-    lines += [f"  {_place(citation)}\n    “{' '.join(citation.text.split())}”" for citation in said.citations]
+    lines += [f"  {citation.place}\n    “{' '.join(citation.text.split())}”" for citation in said.citations]
     lines += [f"  ! {doubt}" for doubt in _doubts(said)]
     if context:
         for number, passage in enumerate(said.passages, 1):
-            lines += ["", f"  [{number}] {_place(passage)}: {passage.title}"]
+            lines += ["", f"  [{number}] {passage.place}: {passage.title}"]
             lines += [f"    {line}" for line in passage.text.splitlines()]
     elif said.abstained and said.passages:
         lines += ["", "  nearest in the documents:"]
-        lines += [f"  {_place(one)}: {one.title}\n    “{_excerpt(said.question, one.text)}”" for one in said.passages]
+        lines += [f"  {one.place}: {one.title}\n    “{_excerpt(said.question, one.text)}”" for one in said.passages]
     return "\n".join([*lines, *(_next(said, run, options or {}, context) if said.abstained else ())])
-
-
-def _place(one: Citation | Passage) -> str:
-    return one.document + (f", page {one.page}" if one.page else "")
 
 
 def _excerpt(question: str, text: str) -> str:

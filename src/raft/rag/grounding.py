@@ -14,8 +14,18 @@ from raft.text import PAIRED, normalise, overlap, sentences
 from raft.text.values import Value, covers, figures
 
 
+class _Placed:
+    document: str
+    page: int | None
+
+    @property
+    def place(self) -> str:
+        """Document and page as a person reads them."""
+        return self.document + (f", page {self.page}" if self.page else "")
+
+
 @dataclass(frozen=True)
-class Passage:
+class Passage(_Placed):
     """A chunk as an answer's context: where it stands in the corpus, and what it says.
 
     `document` is the document's path, and `title` the line above the text in a prompt. The page counts from 1 and is
@@ -34,7 +44,7 @@ class Passage:
 
 
 @dataclass(frozen=True)
-class Citation:
+class Citation(_Placed):
     """A quote of an answer, `text[start:end]` of the document whose path it names, that stands in a chunk as shown.
 
     The page counts from 1 and is None where the document has none.
@@ -105,9 +115,9 @@ class Answer(Shown):
     def _rows(self) -> Mapping[str, object]:
         quotes: dict[str, object] = {}
         for number, one in enumerate(self.citations, 1):
-            quotes[f"quote {number}"] = f"{one.document}{f', page {one.page}' if one.page else ''}: “{one.text}”"
+            quotes[f"quote {number}"] = f"{one.place}: “{one.text}”"
         for number, near in enumerate(self.passages if self.abstained else (), 1):
-            quotes[f"nearest {number}"] = f"{near.document}{f', page {near.page}' if near.page else ''}: {near.title}"
+            quotes[f"nearest {number}"] = f"{near.place}: {near.title}"
         if self.relevance is not None:
             least = f"less than answering.min_relevance ({self.min_relevance})"
             quotes["relevance"] = f"{floored(self.relevance):.2f}, {least}"
@@ -152,19 +162,18 @@ def relevance(
     return found
 
 
-def is_about(
+def too_little(
     questions: Sequence[str],
     passages: Sequence[Sequence[Passage]],
     embed: Callable[[Sequence[str]], np.ndarray],
     least: float,
-) -> list[bool]:
-    """Tell of each question whether `relevance` is at least `least`; embedded is only where words leave that open."""
-    covered = [coverage(*pair) for pair in zip(questions, passages, strict=True)]
-    found = [bool(shown) and share / 2 >= least for share, shown in zip(covered, passages, strict=True)]
-    left = [i for i, share in enumerate(covered) if passages[i] and share / 2 < least <= (share + 1) / 2]
+) -> list[float | None]:
+    """Return each `relevance` that is under `least`, None for the others; nothing is embedded where words suffice."""
+    found: list[float | None] = [None if shown else 0.0 for shown in passages]
+    left = [i for i, shown in enumerate(passages) if shown and coverage(questions[i], shown) / 2 < least]
     values = relevance([questions[i] for i in left], [passages[i] for i in left], embed) if left else []
     for place, value in zip(left, values, strict=True):
-        found[place] = value >= least
+        found[place] = value if value < least else None
     return found
 
 
