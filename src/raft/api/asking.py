@@ -23,11 +23,13 @@ from raft.backends.hosted.model import HostedModel
 from raft.backends.local.weights import Weights
 from raft.errors import UsageError, typed
 from raft.pipeline.build import searched
+from raft.pipeline.refusal import read_head
 from raft.protocols import Completion, Failure, Generator, OnEvent, Request, Streamer, Tokenizer
 from raft.rag import answering
 from raft.rag.answering import WhenUnsupported
 from raft.rag.format import PROMPTS, render_style
-from raft.rag.grounding import Answer, Passage, too_little
+from raft.rag.grounding import Answer, Passage
+from raft.rag.refusal import Refusal
 from raft.settings import Settings
 from raft.store import adapters, artifacts
 from raft.store.budget import Budget, enter
@@ -66,12 +68,12 @@ class LoadedRun:
             self._corpus = _Corpus(existing(self.run.folder), self.settings, stamp, self.paying)
         return self._corpus.search(questions, k)
 
-    def too_little(
-        self, questions: Sequence[str], passages: Sequence[Sequence[Passage]], least: float
-    ) -> list[float | None]:
-        """Return how much of what `search` found is about each question, where that is under `least`; else None."""
+    def refusal(self, least: float | None) -> Refusal | None:
+        """Return what decides, of what `search` found, that no model is asked; `least` is a person's own threshold."""
         assert self._corpus is not None
-        return too_little(questions, passages, self._corpus.index.embedder.embed, least)
+        return self._corpus.refusal(
+            least, self._weights.setdefault(self.settings.student, Weights(self.settings.student))
+        )
 
     def model(self, name: str, adapter: Path | None) -> Model | HostedModel:
         """Return a model with an adapter, or none; weights are loaded once."""
@@ -110,7 +112,8 @@ class _Corpus:
     """Index and tables as they were at one time; `stamp` is when the manifest was written."""
 
     def __init__(self, run: Run, settings: Settings, stamp: int, ledger: Callable[[], Ledger]) -> None:
-        self.stamp, self._run = stamp, run
+        self.stamp, self._run, self._settings = stamp, run, settings
+        self._refusals: dict[float | None, Refusal | None] = {}
         for name in ("documents.parquet", "chunks.parquet"):
             if not (run.folder / name).is_file():
                 raise artifacts.missing(run.folder / name)
@@ -121,6 +124,12 @@ class _Corpus:
         self._titles = dict(documents.select("doc_id", "title").iter_rows())
         self._find: Callable[[Any], pl.DataFrame | None] | None = None
         self._chunks: dict[str, dict[str, Any]] = {}
+
+    def refusal(self, least: float | None, weights: Weights) -> Refusal | None:
+        if least not in self._refusals:
+            chosen = models.open_refusal(self._run, self._settings, self.index.embedder, weights=weights, least=least)
+            self._refusals[least] = chosen
+        return self._refusals[least]
 
     def search(self, questions: Sequence[str], k: int) -> list[list[Passage]]:
         hits = self.index.search(questions, max(_DEPTH, 4 * k))
@@ -174,6 +183,8 @@ class Answerer:
         if adapter == BASE or (adapter is None and given):
             return None
         folder = self._loaded.run.folder
+        if self._loaded.settings.answering.false_answers is not None and read_head(self._loaded.run) is None:
+            remarks.append(f"no refusal head of these questions yet: raft train {typed(folder)} --part refusal")
         if adapter is None and adapters.current(folder) is None and not adapters.listed(folder):
             remarks.append(f"no adapter yet: {self.model} answers untuned. Tune it with: raft train {typed(folder)}")
             return None
@@ -249,8 +260,8 @@ class Answerer:
         settings, begun = self._loaded.settings, time.monotonic()
         found = self._loaded.search(asked, k or settings.index.k)
         shown = [self._fitting(*pair) for pair in zip(asked, found, strict=True)]
-        least = settings.answering.min_relevance if least is None else least
-        little = self._loaded.too_little(asked, shown, least) if least else None
+        refusal = self._loaded.refusal(least)
+        little = refusal.under(asked, shown) if refusal else None
         seconds = (time.monotonic() - begun) / len(asked)
         said = answering.answer_all(
             asked,
@@ -266,7 +277,9 @@ class Answerer:
             asked=[score is None for score in little] if little else None,
         )
         return [
-            one if score is None or not one.passages else replace(one, relevance=score, min_relevance=least)
+            one
+            if score is None or not one.passages or refusal is None
+            else replace(one, relevance=score, min_relevance=refusal.least, promised=refusal.promised)
             for one, score in zip(said, little or [None] * len(asked), strict=True)
         ]
 

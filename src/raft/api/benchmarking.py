@@ -13,7 +13,7 @@ from typing import Any
 import polars as pl
 
 from raft.api import models
-from raft.api.models import open_model, open_retriever, question_embedder, uncached_search
+from raft.api.models import open_model, open_refusal, open_retriever, question_embedder, uncached_search
 from raft.api.run import Built, adapter_for, formerly_listen, one_of, settings_of, together, writable
 from raft.backends import hub
 from raft.backends.local.weights import Weights
@@ -28,6 +28,7 @@ from raft.pipeline.bench import ask_all, choose_exemplars, line_up, prepare
 from raft.pipeline.build import searched
 from raft.pipeline.train import LEARNED
 from raft.protocols import Embedder, OnEvent
+from raft.rag.refusal import Refusal
 from raft.report import report
 from raft.report.shown import Benchmark, Verdict
 from raft.settings import Settings
@@ -117,16 +118,19 @@ def bench(
             )
         if tuned is not None:
             again = f"raft bench {typed(folder)} {f'--questions {questions} ' if questions else ''}--drop-leaks"
-            embedder = question_embedder(chosen, ledger, name)
-            rows = _without_leaks(rows, tuned, chosen, embedder, again=None if drop_leaks else again)
+            own = question_embedder(chosen, ledger, name)
+            rows = _without_leaks(rows, tuned, chosen, own, again=None if drop_leaks else again)
         opener = partial(open_model, settings=chosen, ledger=ledger, run=name, on_event=on_event)
-        taking_part = _taking_part(run.folder, chosen, tuned, addresses, opener)
+        weights = Weights(chosen.student)
+        taking_part = _taking_part(run.folder, chosen, tuned, addresses, opener, weights=weights)
         retriever = open_retriever(run.folder, chosen, name, lambda: ledger)
-        known = prepare(run, chosen, rows, retriever, taking_part)
-        exemplars, tuning = choose_exemplars(run, chosen, taking_part, retriever, on_event=on_event)
+        opened = partial(open_refusal, run, chosen, retriever.embedder, weights=weights)
+        refusal = opened(ledger=ledger)
+        every, rows = rows.height, _without_calibrated(rows, refusal, run.folder)
+        known = prepare(run, chosen, rows, retriever, taking_part, refusal=refusal)
+        exemplars, tuning = choose_exemplars(run, chosen, taking_part, retriever, refusal=refusal, on_event=on_event)
         lineup = line_up(run, chosen, taking_part, known, exemplars)
-        search = uncached_search(retriever, chosen)
-        timings = ask_all(run, chosen, lineup, known, search, on_event=on_event)
+        timings = ask_all(run, chosen, lineup, known, uncached_search(retriever, chosen, opened()), on_event=on_event)
         general = capability.check_capability(checks, taking_part, on_event=on_event)
         card = adapters.read_card(tuned) if tuned is not None else None
         facts = summary.summary(
@@ -153,13 +157,12 @@ def bench(
                 "shortened": known.shortened,
                 "seconds": round(time.monotonic() - begun, 1),
                 "wrong_references": wrong,
+                "refusal": refusal
+                and {"least": refusal.least, "promised": refusal.promised, "left_out": every - rows.height},
             },
             passages={p.chunk_id: p for own in known.passages.values() for shown in own.values() for p in shown},
         )
-        line = summary.digest_of(facts)
-        facts["earlier"] = [one for one in _earlier(run.folder) if one != line]
-        kept = [json.dumps(one, ensure_ascii=False) + "\n" for one in [*facts["earlier"], line]]
-        artifacts.atomically(run.folder / _EARLIER, "".join(kept))
+        facts["earlier"] = _remembered(run.folder, summary.digest_of(facts))
         _write(run.folder, facts)
         if tuned is not None:
             facts = _rated(facts, run.folder, chosen.seed, blind_pairs, ratings)
@@ -224,6 +227,26 @@ def _without_wrong(rows: pl.DataFrame, folder: Path) -> tuple[pl.DataFrame, list
     return kept, rows.filter(left_out).select("question_id", "question").unique(maintain_order=True).to_dicts()
 
 
+def _without_calibrated(rows: pl.DataFrame, refusal: Refusal | None, folder: Path) -> pl.DataFrame:
+    """Return the questions but for those that the threshold of refusals was set on: of them it promises too much."""
+    kept = rows.filter(~pl.col("question_id").is_in(refusal.calibrated)) if refusal else rows
+    if kept.is_empty():
+        raise UsageError(
+            "The threshold of refusals was set on each of these questions.",
+            where=folder / "refusal",
+            hint=f"raft bench {typed(folder)} --questions FILE   (with others)",
+        )
+    return kept
+
+
+def _remembered(folder: Path, line: dict[str, Any]) -> list[dict[str, Any]]:
+    """Write the line of a benchmark behind those of the run's others, and return these, oldest first."""
+    others = [one for one in _earlier(folder) if one != line]
+    kept = [json.dumps(one, ensure_ascii=False) + "\n" for one in [*others, line]]
+    artifacts.atomically(folder / _EARLIER, "".join(kept))
+    return others
+
+
 def _earlier(folder: Path) -> list[dict[str, Any]]:
     """Return what is kept of the run's benchmarks, oldest first; what cannot be read is left out."""
     try:
@@ -264,8 +287,10 @@ def _taking_part(
     tuned: Path | None,
     larger: Mapping[str, str | None],
     open_one: Callable[..., OpenedModel],
+    *,
+    weights: Weights,
 ) -> BenchmarkModels:
-    student, weights = settings.student, Weights(settings.student)
+    student = settings.student
     other = settings.benchmark.other_adapter if tuned is not None else None
     other = adapter_for(folder, str(other), student) if other is not None else None
     before = _previous(folder, tuned, hub.identity(student)) if tuned is not None else None

@@ -9,6 +9,7 @@ from typing import Any, cast
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
+from raft import prompts
 from raft.api.budgets import FREE, budget_of, price_of
 from raft.backends import hub
 from raft.backends.asking import AskingGenerator, Model, Reply
@@ -20,6 +21,7 @@ from raft.backends.hosted.model import HostedModel
 from raft.backends.hosted.providers import addresses_in_environment, check_key, is_own, provider_of
 from raft.backends.index.hybrid import Indexes
 from raft.backends.local.generate import LocalModel
+from raft.backends.local.states import StateEmbedder
 from raft.backends.local.weights import Weights
 from raft.backends.trainers import unsloth
 from raft.curation import learned
@@ -29,8 +31,10 @@ from raft.evaluation.systems import OpenedModel
 from raft.pipeline.bench import Search
 from raft.pipeline.build import Components
 from raft.pipeline.estimate import UNASKED, CostContext
+from raft.pipeline.refusal import Reader, read_head
 from raft.protocols import Embedder, Failure, Generator, OnEvent, Request, Retriever, Tokenizer, Trainer
-from raft.rag.grounding import Passage, too_little
+from raft.rag.grounding import Passage
+from raft.rag.refusal import Refusal, Seen, asked, by_head, by_rule
 from raft.settings import TRAINERS, Settings
 from raft.store.again import again
 from raft.store.batches import BatchBook
@@ -188,17 +192,73 @@ def open_retriever(folder: Path, settings: Settings, collection: str, ledger: Ca
     return indexes.open()
 
 
-def uncached_search(retriever: Retriever, settings: Settings) -> Search:
+def open_reader(
+    settings: Settings, embedder: Embedder, ledger: Ledger | None = None, weights: Weights | None = None
+) -> Reader:
+    """Open what a refusal head looks with: the embedder, and the student where it is local.
+
+    What the student's layers made of a text before is taken from the `ledger`; without one, nothing is kept.
+    """
+    prompt = prompts.load("stated", settings.prompts)
+    cached = embedder if isinstance(embedder, CachedEmbedder) else None
+    embed = cached.uncached if cached and ledger is None else embedder.embed
+    if hub.is_hosted(settings.student):
+        return Reader(Seen(embed), embedder.identity, None, prompt.digest)
+    weights = weights or Weights(settings.student)
+    states = StateEmbedder(settings.student, weights)
+    spoken = LocalModel(settings.student, batch=1, weights=weights)
+    kept = states if ledger is None else CachedEmbedder(states, ledger)
+
+    def read(questions: Sequence[str], passages: Sequence[Sequence[Passage]]) -> Any:
+        pairs = zip(questions, passages, strict=True)
+        return kept.embed([spoken.render(asked(prompt, *pair)) for pair in pairs])
+
+    return Reader(Seen(embed, read), embedder.identity, states.identity, prompt.digest)
+
+
+def open_refusal(
+    run: Run,
+    settings: Settings,
+    embedder: Embedder,
+    *,
+    ledger: Ledger | None = None,
+    weights: Weights | None = None,
+    least: float | None = None,
+) -> Refusal | None:
+    """Return what decides that no model is asked: the run's head, a rule where there is none, or None.
+
+    Args:
+        run: the run directory.
+        settings: the experiment.
+        embedder: the index's.
+        ledger: as for `open_reader`.
+        weights: the student's, where they are loaded.
+        least: a threshold of the rule, in the place of what is set.
+
+    Raises:
+        DamagedArtifact: the head cannot be read.
+    """
+    rate = settings.answering.false_answers
+    head = read_head(run) if rate is not None and least is None else None
+    if head is not None and rate is not None:
+        reader = open_reader(settings, embedder, ledger, weights)
+        if (head.embedder, head.reader) == (reader.embedder, reader.reader):
+            return by_head(head, reader.seen, rate)
+    chosen = settings.answering.min_relevance if least is None else least
+    return by_rule(chosen, embedder.embed) if chosen else None
+
+
+def uncached_search(retriever: Retriever, settings: Settings, refusal: Refusal | None) -> Search:
     """Return what does for one question all that comes before a model is asked, the ledger's vectors left aside."""
-    embedder, least = retriever.embedder, settings.answering.min_relevance
+    embedder = retriever.embedder
     cached = embedder if isinstance(embedder, CachedEmbedder) else None
 
     def search(question: str, passages: Sequence[Passage]) -> None:
         if cached:
             cached.uncached([question])
         retriever.search([question], depth(settings.index.k))
-        if least:
-            too_little([question], [passages], cached.uncached if cached else embedder.embed, least)
+        if refusal:
+            refusal.under([question], [passages])
 
     return search
 

@@ -2,8 +2,9 @@
 
 import tempfile
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from raft import prompts
 from raft.api import models
@@ -12,15 +13,20 @@ from raft.backends import hub
 from raft.backends.trainers import merge
 from raft.backends.trainers.check import check_student
 from raft.errors import UsageError, typed
+from raft.pipeline.build import searched
+from raft.pipeline.refusal import train_head
 from raft.pipeline.train import Replay, examples_digest, train_adapter
 from raft.protocols import OnEvent, TrainingPlan
 from raft.rag.format import PROMPTS, render_style
 from raft.settings import Settings
 from raft.store import adapters, folders, lineage
 from raft.store.again import again
+from raft.store.budget import enter
+from raft.store.ledger import Ledger
+from raft.store.run import Run
 from raft.training import tune
 
-_CHANGEABLE = ("training.", "seed", "student", "examples.max_tokens")
+_CHANGEABLE = ("training.", "seed", "student", "examples.max_tokens", "answering.false_answers")
 """Settings that a training reads; others have had their effect when the run was built."""
 
 
@@ -28,6 +34,7 @@ _CHANGEABLE = ("training.", "seed", "student", "examples.max_tokens")
 def train(
     folder: str | Path,
     *,
+    part: Literal["reader", "refusal"] | None = None,
     backend: str | None = None,
     epochs: float | None = None,
     learning_rate: float | None = None,
@@ -35,23 +42,26 @@ def train(
     settings: Mapping[str, Any] | None = None,
     on_event: OnEvent | None = None,
 ) -> dict[str, Any]:
-    """Tune an adapter of the run's student on its training rows, and make it the current one.
+    """Tune an adapter of the run's student on its training rows, make it the current one, and learn when to refuse.
 
     A training that was interrupted goes on from its last checkpoint when it is called again with equal arguments. One
     that was done before is not done again.
 
     Args:
         folder: the run directory.
+        part: "reader", the adapter alone; "refusal", the refusal head alone, for `answering.false_answers` or else
+            0.1; None: the adapter, and the head where `answering.false_answers` is set.
         backend: "auto", "peft" or "unsloth".
         epochs: most passes over the rows.
         learning_rate: the highest learning rate.
         rank: rank of the adapter's matrices.
         settings: other settings of the training by their dotted names, e.g. `{"training.rehearsal": 0}`. Another
             `student` (which must have the same tokenizer) becomes the run's.
-        on_event: told "begins", "rows", "training" (each step with its loss), "made" or "reused".
+        on_event: told "begins", "rows", "training" (each step with its loss), "refusal" (what the head promises),
+            "made" or "reused".
 
     Returns:
-        The adapter's card, as in `adapters/<id>/card.json`.
+        The adapter's card, as in `adapters/<id>/card.json`; of a refusal head alone, what it promises.
 
     Raises:
         UsageError: a setting is wrong, or the student cannot be trained here; nothing was started.
@@ -66,6 +76,13 @@ def train(
     models.check(chosen, asked={chosen.student: None})
     on_event = on_event or (lambda event, facts: None)
     run = writable(built, on_event)
+    if part == "refusal":
+        if given := [name for name in ("backend", "epochs", "learning_rate", "rank") if own[name] is not None]:
+            hint = f"raft train {typed(folder)} --part refusal"
+            raise UsageError(f"A refusal head has no {', '.join(given)}.", where="--part refusal", hint=hint)
+        return _refusal(run, chosen, on_event)
+    if part not in (None, "reader"):
+        raise UsageError(f"There is no part {part}.", where="part", hint="--part reader, or --part refusal")
     examples_digest(run)
     check_student(chosen.student, bits=chosen.training.bits)
     _check_tokenizer(built, chosen)
@@ -80,7 +97,21 @@ def train(
     trainer = models.open_trainer(chosen.training.backend)
     rehearsal = Replay(general, chosen.training.rehearsal, chosen.seed)
     with run.writing():
-        return train_adapter(run, _plan(chosen), trainer, rehearsal=rehearsal, facts=facts, on_event=on_event)
+        card = train_adapter(run, _plan(chosen), trainer, rehearsal=rehearsal, facts=facts, on_event=on_event)
+    if part is None and chosen.answering.false_answers is not None:
+        _refusal(run, chosen, on_event)
+    return card
+
+
+def _refusal(run: Run, chosen: Settings, on_event: OnEvent) -> dict[str, Any]:
+    """Learn the run's refusal head; return what it promises."""
+    name = run.manifest["collection"]
+    with run.writing(), closing(Ledger(chosen.ledger or run.folder / "ledger.sqlite")) as ledger:
+        enter(ledger, name, "refusal")
+        run.require(*searched(chosen), "cleaned")
+        retriever = models.open_retriever(run.folder, chosen, name, lambda: ledger)
+        reader = models.open_reader(chosen, retriever.embedder, ledger)
+        return train_head(run, chosen, retriever, reader, on_event=on_event)
 
 
 def _check_changeable(changes: Mapping[str, Any], folder: str | Path) -> None:

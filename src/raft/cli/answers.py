@@ -61,6 +61,12 @@ def _doubts(said: Answer) -> Iterator[str]:
         yield f"an answer was withheld: {_LACKS}"
     elif not said.passages:
         yield "nothing was found for this question; no model was asked"
+    elif said.relevance is not None and said.promised is not None:
+        yield (
+            f"what was found seems not to hold the answer: {floored(said.relevance):.2f} of 1, and under "
+            f"{said.min_relevance:.2f} no model is asked, so that of the questions that the documents don't answer at "
+            f"most {said.promised:.0%} are (answering.false_answers)"
+        )
     elif said.relevance is not None:
         yield (
             f"what was found is too little about the question: {floored(said.relevance):.2f} of 1, and under "

@@ -449,6 +449,12 @@ def bench(*, run: Path, assignments: tuple[str, ...], quiet: bool, as_json: bool
 
 @main.command()
 @RUN
+@click.option(
+    "--part",
+    type=click.Choice(["reader", "refusal"]),
+    help="The adapter alone, or alone what decides when to refuse.  [default: the adapter, and the other where "
+    "answering.false_answers is set]",
+)
 @click.option("--backend", metavar="NAME", help="What trains: auto, peft, unsloth, ...  [default: as set]")
 @click.option("--epochs", type=float, metavar="N", help="Most passes over the rows.")
 @click.option("--learning-rate", type=float, metavar="X", help="The highest learning rate.")
@@ -463,13 +469,15 @@ def train(*, run: Path, assignments: tuple[str, ...], quiet: bool, as_json: bool
     from raft.cli import messages
     from raft.cli.progress import Progress
 
-    looked = messages.seen(api.load(run).reviewed())
-    for line in looked or [f"nobody has judged the rows that this learns from (raft review {typed(run)})"]:
-        echo(f"raft: {line}", err=True)
+    if options["part"] != "refusal":
+        looked = messages.seen(api.load(run).reviewed())
+        for line in looked or [f"nobody has judged the rows that this learns from (raft review {typed(run)})"]:
+            echo(f"raft: {line}", err=True)
     with Progress(silent=quiet) as progress:
         given = settings.parse_assignments(assignments)
         card = api.train(run, settings=given, on_event=progress, **options)
-    show(card, as_json, lambda card: messages.trained(card, str(run)))
+    said = messages.refusing if options["part"] == "refusal" else messages.trained
+    show(card, as_json, lambda card: said(card, str(run)))
 
 
 @main.command()

@@ -428,6 +428,27 @@ def trained(card: Mapping[str, Any], run: str) -> str:
     return "\n".join(lines)
 
 
+def refusing(facts: Mapping[str, Any], run: str) -> str:
+    """Return what a refusal head promises as text (`api.train` with the part "refusal"); `run` as it was typed."""
+    whose = "half of your questions" if facts["whose"] == "yours" else "questions of the run that it has not seen"
+    without, borne = f"{facts['unanswerable']:,}", f"{facts['answerable']:,}"
+    proves = f"at most {facts['promised']:.0%} of such questions (95 % sure)"
+    lines = [
+        "Learned when to refuse",
+        "",
+        f"  learned   from {facts['learned_from']:,} questions, with what bears their answers and without it",
+        f"  set on    {whose}: {without} times without an answer, {borne} with one",
+        f"  answers   {facts['answered']:,} of {without} without an answer, which proves: {proves}",
+        f"  refuses   {facts['refused']:,} of {borne} with one",
+        f"  card      {run}/refusal/README.md",
+    ]
+    if facts["promised"] > facts["wanted"]:
+        few = f"{without} are too few to promise {facts['wanted']:.0%}"
+        lines += ["", f"  ! {few}: questions of your own help (raft build CORPUS --eval FILE)"]
+    lines += ["", f"  next:  raft ask {typed(run)} 'your question'"]
+    return "\n".join(lines)
+
+
 def _facts(card: Mapping[str, Any], run: str) -> Iterator[tuple[str, str]]:
     general = f", {card['rehearsal']:,} general ones among them" if card["rehearsal"] else ""
     yield "rows", f"{card['rows'] + card['rehearsal']:,} learned from{general}; {card['valid']:,} to validate with"

@@ -15,9 +15,11 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 import numpy as np
 from pydantic import BaseModel, Field, FiniteFloat, ValidationError, model_validator
 
+from raft import logistic
 from raft.curation.decisions import APPROVED, HUMAN
 from raft.errors import UsageError, typed
 from raft.kinds import traits
+from raft.logistic import Logistic
 from raft.prompts import Prompt
 from raft.protocols import Scorer
 from raft.store.again import again
@@ -35,7 +37,6 @@ LEAST = 20
 """Pairs of each sort, right and wrong, to learn from: with fewer the four numbers say more of chance than of pairs."""
 _BY_RULE = "by_rule"
 _TOLD = re.compile(r"(\w+) (-?\d+(?:\.\d+)?)")
-_ROUNDS = 50
 Row = dict[str, Any]
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -76,8 +77,8 @@ class Weights(BaseModel, frozen=True, extra="forbid"):
 
     def probabilities(self, scores: np.ndarray) -> np.ndarray:
         """Return how likely each row of scores, shape (rows, scores), is right: shape (rows,)."""
-        centred = (scores - np.array(self.centre)) / np.array(self.spread)
-        return _sigmoid(centred @ np.array(self.weights) + self.bias)
+        fitted = (np.array(self.centre), np.array(self.spread), np.array(self.weights), self.bias)
+        return Logistic(*fitted).probabilities(scores)
 
 
 def load(name: str) -> Weights:
@@ -183,7 +184,7 @@ def _likely(scorer: Scorer, texts: Sequence[tuple[str, str]]) -> Floats:
 
 
 def fit(scores: np.ndarray, right: np.ndarray, model: str, names: Sequence[str], *, keep: float) -> Weights:
-    """Return a logistic regression (ridge 1 on standardised scores) that keeps a share of the right pairs.
+    """Return a logistic regression (`logistic.fit`) that keeps a share of the right pairs.
 
     Args:
         scores: shape (pairs, scores).
@@ -194,32 +195,16 @@ def fit(scores: np.ndarray, right: np.ndarray, model: str, names: Sequence[str],
 
     Raises:
         ValueError: all pairs are right, or none is.
-
-    References:
-        Newton's method for logistic regression; Hastie, Tibshirani and Friedman: The Elements of Statistical
-        Learning, 2009, section 4.4.
     """
-    if right.all() or not right.any():
-        raise ValueError("pairs of one sort alone teach nothing")
-    centre, spread = scores.mean(axis=0), scores.std(axis=0)
-    spread = np.where(spread > 1e-5, spread, 1.0)  # one that is always the same tells nothing
-    columns = np.column_stack([(scores - centre) / spread, np.ones(len(scores))])
-    ridge = np.diag([1.0] * scores.shape[1] + [0.0])
-    weights = np.zeros(columns.shape[1])
-    for _ in range(_ROUNDS):
-        likely = _sigmoid(columns @ weights)
-        slope = columns.T @ (likely - right) + ridge @ weights
-        curve = (columns * (likely * (1 - likely))[:, None]).T @ columns + ridge
-        weights = weights - np.linalg.solve(curve, slope)
-    likely = _sigmoid(columns @ weights)
-    minimum = float(np.quantile(likely[right], 1 - keep, method="lower"))
+    found = logistic.fit(scores, right)
+    minimum = float(np.quantile(found.probabilities(scores)[right], 1 - keep, method="lower"))
     return Weights(
         model=model,
         scores=tuple(names),
-        centre=_rounded(centre),
-        spread=_rounded(spread),
-        weights=_rounded(weights[:-1]),
-        bias=_rounded(weights[-1:])[0],
+        centre=_rounded(found.centre),
+        spread=_rounded(found.spread),
+        weights=_rounded(found.weights),
+        bias=round(found.bias, 6),
         minimum=math.floor(minimum * 1e4) / 1e4,
         pairs=len(scores),
     )
@@ -269,7 +254,3 @@ def _noted(row: Mapping[str, Any]) -> tuple[dict[str, float], float]:
 
 def _likely_of(weights: Weights, scores: Mapping[str, float]) -> float:
     return round(float(weights.probabilities(np.array([[*scores.values()]]))[0]), 3)
-
-
-def _sigmoid(values: np.ndarray) -> np.ndarray:
-    return np.asarray(1 / (1 + np.exp(-np.clip(values, -50, 50))))

@@ -7,7 +7,7 @@ of the last chunk that search brought, unless it is among them: so the two condi
 import hashlib
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, Literal
 
@@ -15,10 +15,10 @@ import polars as pl
 
 from raft.kinds import traits
 from raft.prompts import Prompt
-from raft.protocols import Embedder, Message, Retriever
-from raft.rag import grounding
+from raft.protocols import Message, Retriever
 from raft.rag.format import Shown, abstention, render_prompt, spoken, title_line
 from raft.rag.grounding import Passage
+from raft.rag.refusal import Refusal
 from raft.rag.relevant import (
     Sources,
     golden_of,
@@ -51,7 +51,10 @@ class Contexts:
         passages: for each question id and context the passages to show; "golden" only where a chunk is known to bear
             the answer, "withheld" only for the questions that are also asked without what bears their answer, in
             whichever document it stands.
-        relevance: for each question id and context `grounding.relevance`; empty where nobody needs to know.
+        relevance: for each question id and context how far what is shown seems to hold the answer
+            (`rag.refusal.Refusal.scores`); empty where nobody needs to know.
+        least: the figure of `relevance` from which a model is asked; 0: always.
+        head: identity of the refusal head whose figures they are; empty without one.
         shortened: how many questions show fewer passages than were chosen, in any context, so that a prompt fits each
             of the models.
     """
@@ -60,6 +63,8 @@ class Contexts:
     sources: Sources
     passages: Mapping[str, Mapping[Context, Sequence[Passage]]]
     relevance: Mapping[str, Mapping[Context, float]] = field(default_factory=dict)
+    least: float = 0.0
+    head: str = ""
     shortened: int = 0
 
     def ids(self, question_set: str, context: Context) -> list[str]:
@@ -67,11 +72,12 @@ class Contexts:
         rows = self.questions.filter(pl.col("split") == question_set)["question_id"].to_list()
         return [name for name in rows if context in self.passages[name]]
 
-    def worth_asking(self, name: str, context: Context, least: float) -> bool:
+    def worth_asking(self, name: str, context: Context) -> bool:
         """Tell whether a model is asked a question in a context: where documents belong to it, they are about it."""
         if context == "none":
             return True
-        return bool(self.passages[name][context]) and (not least or self.relevance[name][context] >= least)
+        shown = self.passages[name][context]
+        return bool(shown) and (not self.least or self.relevance[name][context] >= self.least)
 
 
 def contexts(
@@ -117,16 +123,16 @@ def depth(k: int) -> int:
     return max(DEPTH, 4 * k)
 
 
-def relevance(known: Contexts, embedder: Embedder) -> dict[str, dict[Context, float]]:
-    """Return for each question id and context how much of what is shown is about the question."""
+def judged(known: Contexts, refusal: Refusal) -> Contexts:
+    """Return the contexts with how far what each shows seems to hold the question's answer."""
     asked = dict(known.questions.select("question_id", "question").iter_rows())
     places = [(name, context) for name, own in known.passages.items() for context in own if context != "none"]
     shown = [known.passages[name][context] for name, context in places]
     found: dict[str, dict[Context, float]] = {}
-    values = grounding.relevance([asked[name] for name, _ in places], shown, embedder.embed)
+    values = refusal.scores([asked[name] for name, _ in places], shown)
     for (name, context), value in zip(places, values, strict=True):
         found.setdefault(name, {})[context] = value
-    return found
+    return replace(known, relevance=found, least=refusal.least, head=refusal.identity)
 
 
 class _Book:

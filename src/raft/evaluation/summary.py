@@ -150,7 +150,7 @@ def summary(
         k: chunks retrieved for a question.
         header: `raft`, `date`, `run`, `hardware`, `seconds`, `shortened`: how many questions show fewer than k chunks,
             so that they fit into each model's context, and `wrong_references`: `question_id` and `question` of those
-            that were left out.
+            that were left out; `refusal` is the threshold in use: `least`, `promised`, and how many were `left_out`.
         passages: by chunk id what the systems were shown.
         blind: what a blind comparison by people gave, or None.
     """
@@ -195,7 +195,7 @@ def summary(
         costs=costs["sentences"],
     )
     shown = {one for row in answers["shown"].to_list() for one in row or []}
-    told = ("raft", "date", "run", "hardware", "seconds", "shortened", "wrong_references")
+    told = ("raft", "date", "run", "hardware", "seconds", "shortened", "wrong_references", "refusal")
     return {
         "format": FORMAT,
         **{name: header.get(name) for name in told},

@@ -27,6 +27,7 @@ from raft.pipeline.read import documents_listed
 from raft.protocols import Completion, Message, OnEvent, Request, Retriever
 from raft.rag import answering, format
 from raft.rag.grounding import Answer, Passage
+from raft.rag.refusal import Refusal
 from raft.settings import Settings
 from raft.store import artifacts, tables
 from raft.store.again import again
@@ -124,9 +125,17 @@ def latencies(
 
 
 def prepare(
-    run: Run, settings: Settings, questions: pl.DataFrame, retriever: Retriever, models: BenchmarkModels
+    run: Run,
+    settings: Settings,
+    questions: pl.DataFrame,
+    retriever: Retriever,
+    models: BenchmarkModels,
+    *,
+    refusal: Refusal | None = None,
 ) -> contexts.Contexts:
     """Search for the questions (a frame of `tables.EVALUATION`); choose what is shown: as much as all of `models` take.
+
+    Where there is a `refusal`, what it says of each is noted.
 
     Raises:
         UsageError: not even one passage fits into a model's context, for any question.
@@ -148,9 +157,7 @@ def prepare(
         for name, own in found.passages.items()
     }
     found = _fitting(replace(found, passages=passages), run, settings, models)
-    if settings.answering.min_relevance:
-        found = replace(found, relevance=contexts.relevance(found, retriever.embedder))
-    return found
+    return contexts.judged(found, refusal) if refusal else found
 
 
 def _fitting(known: contexts.Contexts, run: Run, settings: Settings, models: BenchmarkModels) -> contexts.Contexts:
@@ -186,7 +193,13 @@ def _fitting(known: contexts.Contexts, run: Run, settings: Settings, models: Ben
 
 
 def choose_exemplars(
-    run: Run, settings: Settings, models: BenchmarkModels, retriever: Retriever, *, on_event: OnEvent
+    run: Run,
+    settings: Settings,
+    models: BenchmarkModels,
+    retriever: Retriever,
+    *,
+    refusal: Refusal | None = None,
+    on_event: OnEvent,
 ) -> tuple[int, list[dict[str, Any]]]:
     """Choose on `valid` how many worked examples the few-shot system gets; return the number and all that was tried.
 
@@ -201,7 +214,7 @@ def choose_exemplars(
     tried: list[dict[str, Any]] = []
     if not rows:
         return settings.benchmark.exemplars[0], tried
-    known = prepare(run, settings, tables.frame(tables.EVALUATION, rows), retriever, models)
+    known = prepare(run, settings, tables.frame(tables.EVALUATION, rows), retriever, models, refusal=refusal)
     make = partial(_contender, run=run, settings=settings, known=known)
     plain = make("rag", models.base, 0)
     few = [make("rag_few", models.base, count) for count in settings.benchmark.exemplars]
@@ -342,7 +355,8 @@ def ask_all(
             "style": _style(settings),
             "withheld": settings.benchmark.withheld,
             "latency_questions": settings.benchmark.latency_questions,
-            "answering": settings.answering.model_dump(mode="json"),
+            "answering": settings.answering.model_dump(mode="json", exclude={"false_answers"}),
+            **({"refusal": known.head, "least": known.least} if known.head else {}),
         },
     )
     return dict(line["notes"])
@@ -382,7 +396,7 @@ def _ask(
             when_unsupported=settings.answering.when_unsupported,
             model=running.system.model,
             adapter=running.system.adapter,
-            asked=[known.worth_asking(name, context, settings.answering.min_relevance) for name in ids],
+            asked=[known.worth_asking(name, context) for name in ids],
             **options,
         )
     )

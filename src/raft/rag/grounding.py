@@ -81,9 +81,11 @@ class Answer(Shown):
         cost: in US dollars; None when the price is unknown.
         error: why there is no reply; None when there is one.
         refused: whether an unsupported answer was replaced by the abstention (a setting).
-        relevance: how much of what was found is about the question (0 to 1), where that was too little for a model to
+        relevance: how far what was found seems to hold the answer (0 to 1), where that was too little for a model to
             be asked; otherwise None.
         min_relevance: the threshold that it fell under; otherwise None.
+        promised: the share of unanswerable questions that reach the threshold, at most (`answering.false_answers`);
+            None where a person chose the threshold, or nothing fell under it.
     """
 
     question: str
@@ -105,6 +107,7 @@ class Answer(Shown):
     refused: bool = False
     relevance: float | None = None
     min_relevance: float | None = None
+    promised: float | None = None
 
     def _head(self) -> str:
         grounds = {True: "supported", False: "not supported", None: "not checked"}[self.supported]
@@ -120,6 +123,8 @@ class Answer(Shown):
             quotes[f"nearest {number}"] = f"{near.place}: {near.title}"
         if self.relevance is not None:
             least = f"less than answering.min_relevance ({self.min_relevance})"
+            if self.promised is not None:
+                least = f"less than {self.min_relevance:.2f}, for at most {self.promised:.0%} false answers"
             quotes["relevance"] = f"{floored(self.relevance):.2f}, {least}"
         by = f"{self.model}, adapter {self.adapter}" if self.adapter else self.model
         return {"question": self.question, "answer": self.error or self.text, **quotes, "model": by}

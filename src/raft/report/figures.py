@@ -83,10 +83,13 @@ def documents_shown(facts: Mapping[str, Any]) -> str:
 
 
 def left_out(facts: Mapping[str, Any]) -> str:
-    """Return how many questions were left out since their references are wrong, in words; "" for none."""
-    count = len(facts.get("wrong_references") or ())
-    what = f"{count:,} question{'s' * (count != 1)} left out"
-    return f"{what}: a person said that the reference is wrong." if count else ""
+    """Return how many questions were left out, and why, in words; "" for none."""
+    reasons = {
+        "a person said that the reference is wrong": len(facts.get("wrong_references") or ()),
+        "the threshold of refusals was set on them": (facts.get("refusal") or {}).get("left_out") or 0,
+    }
+    told = (f"{n:,} question{'s' * (n != 1)} left out: {why}." for why, n in reasons.items() if n)
+    return " ".join(told)
 
 
 def duration(seconds: float | None) -> str:

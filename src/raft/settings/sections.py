@@ -261,6 +261,11 @@ class Answering(_Section):
         description="how much the chunks found must be about a question, by words and sense; below it no model is "
         "asked, and the answer is that the documents don't say. Small models rarely notice that by themselves: try 0.6",
     )
+    false_answers: Annotated[float, Field(gt=0, lt=1), _Number] | None = Field(
+        None,
+        description="share of the questions that the documents don't answer which may be answered all the same: the "
+        "refusal head (raft train RUN --part refusal) sets its threshold by it, in the place of min_relevance",
+    )
     when_unsupported: Literal["mark", "retry", "refuse"] = Field(
         "mark",
         description="an answer whose figures do not stand beside words of the question in what it rests on, or whose "

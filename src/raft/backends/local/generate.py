@@ -9,7 +9,7 @@ import copy
 import hashlib
 import re
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate, takewhile
@@ -82,7 +82,7 @@ def score(
         if one.wanted:
             guests.setdefault(hosts[one.read], []).append(number)
     scores: list[_Score] = [(0.0, True, 0)] * len(pairs)
-    for batch in _batches(guests, most):
+    for batch in batches(guests, most):
         with torch.inference_mode():
             scored = _score_batch(model, batch, [[asked[number] for number in guests[row]] for row in batch])
         numbers = [number for row in batch for number in guests[row]]
@@ -156,7 +156,7 @@ def _hosts(texts: set[_Tokens]) -> dict[_Tokens, _Tokens]:
     return hosts
 
 
-def _batches(rows: dict[_Tokens, list[int]], most: int) -> Iterator[list[_Tokens]]:
+def batches(rows: Mapping[_Tokens, Sequence[int]], most: int) -> Iterator[list[_Tokens]]:
     """Yield the rows, longest first, in batches of `most` tokens with their padding; a longer row comes alone."""
     batch: list[_Tokens] = []
     for row in sorted(rows, key=lambda row: (-len(row), row)):

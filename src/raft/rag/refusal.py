@@ -1,0 +1,239 @@
+"""When not to answer: how much of what was found holds the answer to a question, and where "too little" begins.
+
+Without anything learned, `grounding.relevance` and a threshold that a person chose. A head is learned from a run's own
+questions, each with the passages that bear its answer and with what is found once these are withheld: a logistic
+regression over words, over vectors, and over what the student's middle layers make of question and passages (a linear
+probe on the hidden state at the end of the prompt; Lavi et al., arXiv 2509.22449). Its threshold follows from the share
+of unanswerable questions that may be answered.
+"""
+
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated, Literal, NamedTuple, Self
+
+import numpy as np
+from pydantic import BaseModel, Field, FiniteFloat, model_validator
+
+from raft import logistic
+from raft.logistic import Logistic
+from raft.prompts import Prompt
+from raft.protocols import Message
+from raft.rag.format import Shown, render_documents
+from raft.rag.grounding import Passage, coverage, relevance, too_little
+
+SURE = 0.95
+"""How sure a promise is: of so many heads that were calibrated on questions drawn anew, it holds."""
+_FOLDS = 5
+_RIDGE = 1000.0
+"""A hidden state has more numbers than there are questions; on XQuAD's `dev` 300 to 3,000 do alike."""
+Floats = np.ndarray
+
+
+class Linear(BaseModel, frozen=True, extra="forbid"):
+    """A logistic regression as a file holds it (`logistic.Logistic`)."""
+
+    centre: Annotated[tuple[FiniteFloat, ...], Field(min_length=1)]
+    spread: tuple[Annotated[FiniteFloat, Field(gt=0)], ...]
+    weights: tuple[FiniteFloat, ...]
+    bias: FiniteFloat
+
+    @model_validator(mode="after")
+    def _alike(self) -> Self:
+        if {len(self.spread), len(self.weights)} != {len(self.centre)}:
+            raise ValueError("each column has one centre, one spread and one weight")
+        return self
+
+    @classmethod
+    def of(cls, fitted: Logistic) -> Self:
+        """Return what was fitted, rounded to six digits."""
+        parts = (tuple(round(float(one), 6) for one in part) for part in fitted[:3])
+        return cls(**dict(zip(("centre", "spread", "weights"), parts, strict=True)), bias=round(fitted.bias, 6))
+
+    def nats(self, columns: Floats) -> Floats:
+        """Return the log-odds of yes for each row, shape (rows, columns): shape (rows,)."""
+        fitted = Logistic(np.array(self.centre), np.array(self.spread), np.array(self.weights), self.bias)
+        return fitted.nats(columns)
+
+
+class Head(BaseModel, frozen=True, extra="forbid"):
+    """What was learned about when to refuse; `refusal/head.json` in a run directory.
+
+    Attributes:
+        embedder: identity of what makes the vectors.
+        reader: identity of what reads question and passages; None where the student is hosted.
+        signals: of words and vectors, and of the reader's log-odds where there is one.
+        reading: of the reader's hidden state; None without one.
+        questions: how many questions were learned from.
+        whose: whose questions the threshold is set on: the run's own, or those of a person.
+        answerable: scores (0 to 1) of those whose passages bear the answer.
+        unanswerable: scores of those whose passages do not.
+        calibrated: ids of a person's questions that the threshold is set on: a benchmark does not measure with them.
+    """
+
+    embedder: str
+    reader: str | None
+    signals: Linear
+    reading: Linear | None
+    questions: int
+    whose: Literal["the run's", "yours"]
+    answerable: tuple[FiniteFloat, ...]
+    unanswerable: Annotated[tuple[FiniteFloat, ...], Field(min_length=1)]
+    calibrated: tuple[str, ...] = ()
+
+    def scores(self, questions: Sequence[str], passages: Sequence[Sequence[Passage]], seen: "Seen") -> list[float]:
+        """Return how likely it is that the passages of each question bear its answer (0 to 1); 0 without passages."""
+        asked = [place for place, shown in enumerate(passages) if shown]
+        found = [0.0] * len(questions)
+        if asked:
+            pairs = [questions[one] for one in asked], [passages[one] for one in asked]
+            columns = seen.measure(*pairs)
+            if self.reading is not None and seen.read is not None:
+                columns = np.column_stack([columns, self.reading.nats(seen.read(*pairs))])
+            for place, likely in zip(asked, logistic.sigmoid(self.signals.nats(columns)), strict=True):
+                found[place] = float(likely)
+        return found
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a head looks with.
+
+    Attributes:
+        embed: `protocols.Embedder.embed`.
+        read: the hidden states of the reader at the end of each question with its passages, shape (questions, hidden
+            size); None without a reader.
+    """
+
+    embed: Callable[[Sequence[str]], Floats]
+    read: Callable[[Sequence[str], Sequence[Sequence[Passage]]], Floats] | None = None
+
+    def measure(self, questions: Sequence[str], passages: Sequence[Sequence[Passage]]) -> Floats:
+        """Return words, sense and topic of each question with its passages, shape (questions, 3).
+
+        Words: the share of the question's words that one passage holds. Sense: the highest cosine of the question and a
+        sentence. Topic: the highest cosine of the question and a passage: of two that have its words, a look-alike is
+        as near as a whole, and no sentence of it is.
+        """
+        words = np.array([coverage(*pair) for pair in zip(questions, passages, strict=True)])
+        sense = 2 * np.array(relevance(questions, passages, self.embed)) - words
+        whole = [[f"{one.title}\n{one.text}" for one in shown] for shown in passages]
+        places: dict[str, int] = {}
+        for text in (*questions, *(text for own in whole for text in own)):
+            places.setdefault(text, len(places))
+        vectors = self.embed(list(places))
+        pairs = zip(questions, whole, strict=True)
+        topic = [float((vectors[[places[text] for text in own]] @ vectors[places[one]]).max()) for one, own in pairs]
+        return np.column_stack([words, sense, topic])
+
+
+class Case(NamedTuple):
+    """A question with passages that bear its answer, and with those that are found once these are withheld."""
+
+    question: str
+    borne: Sequence[Passage]
+    withheld: Sequence[Passage]
+
+
+def learn(cases: Sequence[Case], seen: Seen) -> tuple[Linear, Linear | None]:
+    """Return what tells the passages that bear an answer from the others, by the signals and by the reader's states.
+
+    How far the reader's word counts beside the other signals is learned from what readings that were made without a
+    question say of it: of what it has seen, it is too sure (stacking; Wolpert, Neural Networks 5, 1992).
+
+    Raises:
+        ValueError: there is no case.
+    """
+    questions = [case.question for case in cases] * 2
+    passages = [*(case.borne for case in cases), *(case.withheld for case in cases)]
+    yes = np.array([True] * len(cases) + [False] * len(cases), dtype=bool)
+    columns = seen.measure(questions, passages)
+    reading = None
+    if seen.read is not None:
+        states = seen.read(questions, passages)
+        fold = np.array([*range(len(cases))] * 2) % _FOLDS
+        nats = np.zeros(len(yes))
+        for one in range(min(_FOLDS, len(cases)) if len(cases) > 1 else 0):
+            others = fold != one
+            nats[~others] = logistic.fit(states[others], yes[others], ridge=_RIDGE).nats(states[~others])
+        columns = np.column_stack([columns, nats])
+        reading = Linear.of(logistic.fit(states, yes, ridge=_RIDGE))
+    return Linear.of(logistic.fit(columns, yes)), reading
+
+
+def threshold(unanswerable: Sequence[float], rate: float) -> tuple[float, float]:
+    """Return the score from which questions are answered, and the share of false answers that it promises.
+
+    With a probability of `SURE` over the questions drawn, at most that share of unanswerable questions like these
+    reaches the score: so many of `unanswerable` may, that the upper bound of Clopper and Pearson stays within the
+    `rate` (0 to 1). The loss falls with the threshold, so that one test is enough (risk-controlling prediction sets;
+    Bates et al., J. ACM 68(6), 2021, arXiv 2101.02703). Where so few questions cannot prove the rate, none may, and
+    the share is the least that they prove.
+    """
+    count = len(unanswerable)
+    allowed = -1
+    while allowed + 1 < count and _at_most(allowed + 1, count, rate) <= 1 - SURE:
+        allowed += 1
+    proven = rate if allowed >= 0 else 1 - (1 - SURE) ** (1 / count)
+    highest = sorted(unanswerable, reverse=True)[max(allowed, 0)]
+    return math.nextafter(highest, math.inf), proven
+
+
+def _at_most(hits: int, tries: int, rate: float) -> float:
+    """Return the probability of at most so many hits (the binomial distribution); the rate is neither 0 nor 1."""
+    whole = math.lgamma(tries + 1)
+    return math.fsum(
+        math.exp(
+            whole - math.lgamma(one + 1) - math.lgamma(tries - one + 1)
+            + one * math.log(rate) + (tries - one) * math.log1p(-rate)
+        )
+        for one in range(hits + 1)
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """What decides that no model is asked.
+
+    Attributes:
+        least: the score from which a model is asked.
+        scores: of questions with their passages, 0 to 1.
+        under: the same, None where it is not under `least`.
+        promised: share of unanswerable questions that are answered, at most; None where a person chose `least`.
+        identity: of the head; empty without one.
+        calibrated: ids of questions that its threshold is set on, and that it is not measured with.
+    """
+
+    least: float
+    scores: Callable[[Sequence[str], Sequence[Sequence[Passage]]], list[float]]
+    under: Callable[[Sequence[str], Sequence[Sequence[Passage]]], list[float | None]]
+    promised: float | None = None
+    identity: str = ""
+    calibrated: tuple[str, ...] = ()
+
+
+def by_rule(least: float, embed: Callable[[Sequence[str]], Floats]) -> Refusal:
+    """Return the rule of words and vectors (`grounding.relevance`) with a threshold that a person chose."""
+    return Refusal(least, partial(relevance, embed=embed), partial(too_little, embed=embed, least=least))
+
+
+def by_head(head: Head, seen: Seen, rate: float) -> Refusal:
+    """Return a head with the threshold of a rate (0 to 1) of false answers."""
+    least, promised = threshold(head.unanswerable, rate)
+
+    def scores(questions: Sequence[str], passages: Sequence[Sequence[Passage]]) -> list[float]:
+        return head.scores(questions, passages, seen)
+
+    def under(questions: Sequence[str], passages: Sequence[Sequence[Passage]]) -> list[float | None]:
+        return [None if score >= least else score for score in scores(questions, passages)]
+
+    identity = hashlib.sha256(head.model_dump_json().encode()).hexdigest()
+    return Refusal(least, scores, under, promised, identity, head.calibrated)
+
+
+def asked(prompt: Prompt, question: str, passages: Sequence[Passage]) -> tuple[Message, ...]:
+    """Return the turns that a reader is shown; `prompt` is prompts/stated.md."""
+    shown = render_documents(Shown(one.chunk_id, one.title, one.text) for one in passages)
+    return prompt.render(documents=shown, question=question.strip())
