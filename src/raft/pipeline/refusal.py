@@ -53,7 +53,7 @@ def train_head(
     """
 
     def work(step: Step) -> dict[str, Any]:
-        head = _learned(run, settings, retriever, reader)
+        head = learn_head(run, settings, retriever, reader)
         path = run.folder / HEAD
         path.parent.mkdir(exist_ok=True)
         artifacts.atomically(run.folder / CARD, card(head, settings))
@@ -105,7 +105,12 @@ def _digest(path: Path) -> str | None:
     return artifacts.digest(path) if path.is_file() else None
 
 
-def _learned(run: Run, settings: Settings, retriever: Retriever, reader: Reader) -> Head:
+def learn_head(run: Run, settings: Settings, retriever: Retriever, reader: Reader, *, theirs: bool = True) -> Head:
+    """Return a head learned from a run's questions; its threshold is set on a person's own only where `theirs` is true.
+
+    Raises:
+        RaftError: the run has too few questions.
+    """
     chunks, documents = run.read("chunks.parquet"), documents_listed(run)
 
     def shown(rows: pl.DataFrame) -> Contexts:
@@ -122,15 +127,16 @@ def _learned(run: Run, settings: Settings, retriever: Retriever, reader: Reader)
         raise RaftError(
             f"A refusal head learns from {LEAST} questions at least, and the run has {len(cases)} for it.",
             where=run.folder,
-            hint="raft build CORPUS --questions-per-chunk 2   (more questions), or answering.min_relevance instead",
+            hint="raft build CORPUS --questions-per-chunk 2   (more questions; or set answering.min_relevance instead)",
         )
     signals, reading = learn(cases, reader.seen)
-    users = run.read("eval.jsonl").filter(split="user")
+    users = run.read("eval.jsonl").filter(pl.col("split") == "user", theirs)
     half = sorted(users["question_id"], key=lambda name: _drawn(settings.seed, name))[: users.height // 2]
-    theirs = shown(users.filter(pl.col("question_id").is_in(half))) if half else None
-    negative = sum(_unanswered(theirs, name) is not None for name in half) if theirs else 0
-    given = theirs is not None and negative >= _ENOUGH
-    chosen, ids = (theirs, half) if given and theirs is not None else (found, [n for n in drawn if n not in learning])
+    chosen, ids = found, [name for name in drawn if name not in learning]
+    asked_by = shown(users.filter(pl.col("question_id").is_in(half)))
+    given = sum(_unanswered(asked_by, name) is not None for name in half) >= _ENOUGH
+    if given:
+        chosen, ids = asked_by, half
     blank = Head(
         embedder=reader.embedder,
         reader=reader.reader,

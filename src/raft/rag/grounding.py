@@ -151,7 +151,7 @@ def relevance(
     """Return how much of what was found for each question is about it (0 to 1), by its words and by its sense.
 
     The mean of two figures: `coverage`, and the highest cosine of the question and a sentence of its passages. Each
-    tells questions that the passages answer from others worse than both together (`benchmarks/abstention.py`). Where
+    tells questions that the passages answer from others worse than both together (`benchmarks/refusal.py`). Where
     nothing was found it is 0. `embed` is `protocols.Embedder.embed`.
     """
     places: dict[str, int] = {}
