@@ -26,7 +26,7 @@ from raft.evaluation.contexts import Contexts, contexts
 from raft.pipeline.read import documents_listed
 from raft.pipeline.refusal import area, learn_head, read_head
 from raft.rag.grounding import Passage, relevance
-from raft.rag.refusal import threshold
+from raft.rag.refusal import Pair, threshold
 from raft.settings import Settings
 from raft.store.ledger import Ledger
 from raft.store.run import Run, existing
@@ -73,18 +73,25 @@ def report(run: Run, settings: Settings, files: Sequence[Path], ledger: Ledger, 
     head = learn_head(run, settings, retriever, reader, theirs=False) if own else kept
     rule = partial(relevance, embed=retriever.embedder.embed)
 
+    def best(look: Callable[[Sequence[Pair]], np.ndarray]) -> Signal:
+        def signal(questions: Sequence[str], passages: Sequence[Sequence[Passage]]) -> list[float]:
+            values = iter(look([(one, own) for one, shown in zip(questions, passages, strict=True) for own in shown]))
+            return [max(float(next(values)) for _ in shown) for shown in passages]
+
+        return lambda questions, passages: signal(questions, passages) if questions else []
+
     def column(place: int) -> Signal:
-        return lambda *pairs: reader.seen.measure(*pairs)[:, place].tolist()
+        return best(lambda pairs: reader.seen.measure(pairs)[:, place])
 
     signals: dict[str, Signal] = {
-        "words: the question's words in one passage": column(0),
+        "words: the question's words in a passage": column(0),
         "sense: the nearest sentence": column(1),
         "topic: the nearest passage": column(2),
         "the rule: mean of words and sense": rule,
     }
     if head.reading is not None and reader.seen.read is not None:
         reading, read = head.reading, reader.seen.read
-        signals["reading: the student's layers"] = lambda *pairs: reading.nats(read(*pairs)).tolist()
+        signals["reading: the student's layers"] = best(lambda pairs: reading.nats(read(pairs)))
     signals["the head"] = lambda *pairs: head.scores(*pairs, reader.seen)
     print(f"learned from {head.questions} questions; threshold set on {len(head.unanswerable)} of {head.whose}\n")
     for file in files:

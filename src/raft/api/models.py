@@ -34,7 +34,7 @@ from raft.pipeline.estimate import UNASKED, CostContext
 from raft.pipeline.refusal import Reader, read_head
 from raft.protocols import Embedder, Failure, Generator, OnEvent, Request, Retriever, Tokenizer, Trainer
 from raft.rag.grounding import Passage
-from raft.rag.refusal import Refusal, Seen, asked, by_head, by_rule
+from raft.rag.refusal import Pair, Refusal, Seen, asked, by_head, by_rule
 from raft.settings import TRAINERS, Settings
 from raft.store.again import again
 from raft.store.batches import BatchBook
@@ -209,8 +209,7 @@ def open_reader(
     spoken = LocalModel(settings.student, batch=1, weights=weights)
     kept = states if ledger is None else CachedEmbedder(states, ledger)
 
-    def read(questions: Sequence[str], passages: Sequence[Sequence[Passage]]) -> Any:
-        pairs = zip(questions, passages, strict=True)
+    def read(pairs: Sequence[Pair]) -> Any:
         return kept.embed([spoken.render(asked(prompt, *pair)) for pair in pairs])
 
     return Reader(Seen(embed, read), embedder.identity, states.identity, prompt.digest)

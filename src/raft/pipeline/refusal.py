@@ -1,7 +1,7 @@
 """The story of a refusal head: a run's own questions, with and without what bears their answers, to `refusal/`."""
 
 import hashlib
-from collections.abc import Sequence
+from collections import Counter
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ from raft.kinds import traits
 from raft.pipeline.build import searched
 from raft.pipeline.read import documents_listed
 from raft.protocols import OnEvent, Retriever
-from raft.rag.refusal import Case, Head, Seen, learn, threshold
+from raft.rag.refusal import Head, Learned, Pair, Seen, learn, threshold
 from raft.settings import Settings
 from raft.store import artifacts, lineage, tables
 from raft.store.run import Run, Step
@@ -27,6 +27,8 @@ RATE = 0.1
 """What is promised where nothing is set."""
 LEAST = 20
 """Questions to learn from, and to set the threshold on, at least."""
+_FOLDS = 5
+_CASES = ("answerable", "unanswerable")
 _ENOUGH = 29
 """Passages without the answer from which a rate of 10 percent can be proven (`rag.refusal.threshold`)."""
 
@@ -45,8 +47,9 @@ def train_head(
 ) -> dict[str, Any]:
     """Learn a refusal head from a run's questions, unless that was done; return what it promises (`facts`).
 
-    Half of the questions to train on teach it; the threshold is set on the other half and on those of `valid`, or on
-    half of a person's own questions, where these are enough. None of them is measured with afterwards.
+    The questions to train on and those of `valid` teach it. The threshold is set on half of a person's own questions,
+    where these are enough, with which nothing is measured afterwards; or else on the run's, each scored by a head that
+    was learned without it.
 
     Raises:
         RaftError: the run has too few questions.
@@ -113,53 +116,33 @@ def learn_head(run: Run, settings: Settings, retriever: Retriever, reader: Reade
     """
     chunks, documents = run.read("chunks.parquet"), documents_listed(run)
 
-    def shown(rows: pl.DataFrame) -> Contexts:
-        return contexts(rows, chunks, documents, retriever, k=settings.index.k, share=1.0, seed=settings.seed)
+    def looked(rows: pl.DataFrame) -> _Looked:
+        found = contexts(rows, chunks, documents, retriever, k=settings.index.k, share=1.0, seed=settings.seed)
+        return _Looked(found, reader.seen, settings.seed)
 
-    own = _own(run, documents)
-    drawn = sorted(own["question_id"], key=lambda name: _drawn(settings.seed, name))
-    teaching = set(own.filter(split="train")["question_id"])
-    names = [name for name in drawn if name in teaching]
-    learning = names[: (len(names) + 1) // 2]
-    found = shown(own)
-    cases = _cases(found, learning)
-    if len(cases) < LEAST:
+    own = looked(_own(run, documents))
+    if len(own.taught) < LEAST:
         raise RaftError(
-            f"A refusal head learns from {LEAST} questions at least, and the run has {len(cases)} for it.",
+            f"A refusal head learns from {LEAST} questions at least, and the run has {len(own.taught)} for it.",
             where=run.folder,
             hint="raft build CORPUS --questions-per-chunk 2   (more questions; or set answering.min_relevance instead)",
         )
-    signals, reading = learn(cases, reader.seen)
+    head = own.learn()
     users = run.read("eval.jsonl").filter(pl.col("split") == "user", theirs)
     half = sorted(users["question_id"], key=lambda name: _drawn(settings.seed, name))[: users.height // 2]
-    chosen, ids = found, [name for name in drawn if name not in learning]
-    asked_by = shown(users.filter(pl.col("question_id").is_in(half)))
-    given = sum(_unanswered(asked_by, name) is not None for name in half) >= _ENOUGH
-    if given:
-        chosen, ids = asked_by, half
-    blank = Head(
+    asked = looked(users.filter(pl.col("question_id").is_in(half)))
+    given = len(asked.without) >= _ENOUGH
+    scores = asked.scores(head) if given else own.unseen()
+    return Head(
         embedder=reader.embedder,
         reader=reader.reader,
-        signals=signals,
-        reading=reading,
-        questions=len(cases),
+        signals=head.signals,
+        reading=head.reading,
+        questions=len(own.taught),
         whose="yours" if given else "the run's",
-        answerable=(),
-        unanswerable=(0.0,),
         calibrated=tuple(sorted(half)) if given else (),
+        **scores,
     )
-    k = settings.index.k
-    borne = [(name, chosen.passages[name]["retrieved"]) for name in ids if chosen.sources.retrieved(name, k)]
-    without = [(name, passages) for name in ids if (passages := _unanswered(chosen, name)) is not None]
-    if not without:
-        raise RaftError("No question of the run can be asked without what bears its answer.", where=run.folder)
-    asked = dict(chosen.questions.select("question_id", "question").iter_rows())
-    scores = [
-        blank.scores([asked[name] for name, _ in part], [shown for _, shown in part], reader.seen)
-        for part in (borne, without)
-    ]
-    rounded = [tuple(round(one, 6) for one in part) for part in scores]
-    return blank.model_copy(update=dict(zip(("answerable", "unanswerable"), rounded, strict=True)))
 
 
 def _own(run: Run, documents: pl.DataFrame) -> pl.DataFrame:
@@ -174,23 +157,70 @@ def _own(run: Run, documents: pl.DataFrame) -> pl.DataFrame:
     return tables.frame(tables.EVALUATION, rows)
 
 
-def _cases(found: Contexts, names: Sequence[str]) -> list[Case]:
-    asked = dict(found.questions.select("question_id", "question").iter_rows())
-    cases = []
-    for name in names:
-        own, bears = found.passages[name], set(found.sources.relevant.get(name, ()))
-        borne = own["retrieved"] if any(one.chunk_id in bears for one in own["retrieved"]) else own.get("golden")
-        if borne and own.get("withheld"):
-            cases.append(Case(asked[name], borne, own["withheld"]))
-    return cases
+class _Looked:
+    """Questions with what is shown for them, each question and passage looked at once.
 
+    Attributes:
+        taught: ids of the questions that can be learned from: some passage bears their answer, and some other does not.
+        borne: ids and passages of those whose answer is among what search brings.
+        without: ids and passages of those that what is shown does not answer.
+    """
 
-def _unanswered(found: Contexts, name: str) -> Any:
-    """Return what is found for a question that it does not answer; None where that is not known."""
-    own = found.passages[name]
-    if "withheld" in own:
-        return own["withheld"]
-    return None if found.sources.relevant.get(name) else own["retrieved"]
+    def __init__(self, found: Contexts, seen: Seen, seed: int) -> None:
+        asked = dict(found.questions.select("question_id", "question").iter_rows())
+        unanswerable = set(found.questions.filter(pl.col("kind") == "unanswerable")["question_id"])
+        drawn = sorted(asked, key=lambda name: _drawn(seed, name))
+        self._fold = {name: place % _FOLDS for place, name in enumerate(drawn)}
+        pairs: dict[tuple[str, str], Pair] = {}
+        bears: list[bool] = []
+        for name, own in found.passages.items():
+            known = set(found.sources.relevant.get(name, ()))
+            for one in (one for shown in own.values() for one in shown):
+                if (name, one.chunk_id) not in pairs:
+                    pairs[name, one.chunk_id] = asked[name], one
+                    bears.append(one.chunk_id in known)
+        self._place = {key: place for place, key in enumerate(pairs)}
+        self._bears = np.array(bears, dtype=bool)
+        self._of = np.array([self._fold[name] for name, _ in pairs], dtype=int)
+        self._columns: np.ndarray = np.zeros((0, 3))
+        self._states: np.ndarray | None = None
+        if pairs:
+            self._columns, self._states = seen.look(list(pairs.values()))
+        self.borne: dict[str, list[int]] = {}
+        self.without: dict[str, list[int]] = {}
+        for name, own in found.passages.items():
+            brought = [self._place[name, one.chunk_id] for one in own.get("retrieved", ())]
+            if self._bears[brought].any():
+                self.borne[name] = brought
+            if "withheld" in own:
+                self.without[name] = [self._place[name, one.chunk_id] for one in own["withheld"]]
+            elif name in unanswerable:
+                self.without[name] = brought
+        both = Counter(name for name, _ in {(name, bears[place]) for (name, _), place in self._place.items()})
+        self.taught = [name for name in asked if both[name] == 2]
+
+    def learn(self, without: int | None = None) -> Learned:
+        """Return what was learned from all questions, or from those that are not in a fold."""
+        part = self._of != without if without is not None else np.ones(len(self._of), dtype=bool)
+        states = None if self._states is None else self._states[part]
+        return learn(self._columns[part], states, self._bears[part], self._of[part])
+
+    def scores(self, head: Learned, fold: int | None = None) -> dict[str, tuple[float, ...]]:
+        """Return the scores of the questions (of a fold) with and without what bears their answers, by `_CASES`."""
+        likely = head.probabilities(self._columns, self._states) if len(self._columns) else self._columns
+        return {
+            case: tuple(
+                round(float(likely[places].max(initial=0.0)), 6)
+                for name, places in asked.items()
+                if fold in (None, self._fold[name])
+            )
+            for case, asked in zip(_CASES, (self.borne, self.without), strict=True)
+        }
+
+    def unseen(self) -> dict[str, tuple[float, ...]]:
+        """Return the scores of each question by a head that was learned without it (cross-conformal; Vovk 2015)."""
+        parts = [self.scores(self.learn(fold), fold) for fold in range(_FOLDS)]
+        return {case: tuple(score for part in parts for score in part[case]) for case in _CASES}
 
 
 def _drawn(seed: int, name: str) -> str:

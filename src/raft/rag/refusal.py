@@ -1,10 +1,10 @@
 """When not to answer: how much of what was found holds the answer to a question, and where "too little" begins.
 
 Without anything learned, `grounding.relevance` and a threshold that a person chose. A head is learned from a run's own
-questions, each with the passages that bear its answer and with what is found once these are withheld: a logistic
-regression over words, over vectors, and over what the student's middle layers make of question and passages (a linear
-probe on the hidden state at the end of the prompt; Lavi et al., arXiv 2509.22449). Its threshold follows from the share
-of unanswerable questions that may be answered.
+questions, each with passages that bear its answer and with others that are found for it: a logistic regression over
+words, over vectors, and over what the student's middle layers make of question and passage (a linear probe on the
+hidden state at the end of the prompt; Lavi et al., arXiv 2509.22449). What is found holds the answer as far as the best
+passage does. The threshold follows from the share of unanswerable questions that may be answered.
 """
 
 import hashlib
@@ -26,7 +26,6 @@ from raft.rag.grounding import Passage, coverage, relevance, too_little
 
 SURE = 0.95
 """How sure a promise is: of so many heads that were calibrated on questions drawn anew, it holds."""
-_FOLDS = 5
 _RIDGE = 1000.0
 """A hidden state has more numbers than there are questions; on XQuAD's `dev` 300 to 3,000 do alike."""
 Floats = np.ndarray
@@ -63,8 +62,8 @@ class Head(BaseModel, frozen=True, extra="forbid"):
 
     Attributes:
         embedder: identity of what makes the vectors.
-        reader: identity of what reads question and passages; None where the student is hosted.
-        signals: of words and vectors, and of the reader's log-odds where there is one.
+        reader: identity of what reads question and passage; None where the student is hosted.
+        signals: of words and vectors (`Seen.measure`), and of the reader's log-odds where there is one.
         reading: of the reader's hidden state; None without one.
         questions: how many questions were learned from.
         whose: whose questions the threshold is set on: the run's own, or those of a person.
@@ -84,17 +83,16 @@ class Head(BaseModel, frozen=True, extra="forbid"):
     calibrated: tuple[str, ...] = ()
 
     def scores(self, questions: Sequence[str], passages: Sequence[Sequence[Passage]], seen: "Seen") -> list[float]:
-        """Return how likely it is that the passages of each question bear its answer (0 to 1); 0 without passages."""
-        asked = [place for place, shown in enumerate(passages) if shown]
-        found = [0.0] * len(questions)
-        if asked:
-            pairs = [questions[one] for one in asked], [passages[one] for one in asked]
-            columns = seen.measure(*pairs)
-            if self.reading is not None and seen.read is not None:
-                columns = np.column_stack([columns, self.reading.nats(seen.read(*pairs))])
-            for place, likely in zip(asked, logistic.sigmoid(self.signals.nats(columns)), strict=True):
-                found[place] = float(likely)
-        return found
+        """Return how likely one of the passages of each question bears its answer (0 to 1); 0 without passages."""
+        pairs = [(question, one) for question, shown in zip(questions, passages, strict=True) for one in shown]
+        if not pairs:
+            return [0.0] * len(questions)
+        likely = iter(Learned(self.signals, self.reading).probabilities(*seen.look(pairs)))
+        return [max((float(next(likely)) for _ in shown), default=0.0) for shown in passages]
+
+
+Pair = tuple[str, Passage]
+"""A question and a passage."""
 
 
 @dataclass(frozen=True)
@@ -103,64 +101,72 @@ class Seen:
 
     Attributes:
         embed: `protocols.Embedder.embed`.
-        read: the hidden states of the reader at the end of each question with its passages, shape (questions, hidden
-            size); None without a reader.
+        read: the hidden states of the reader at the end of each pair, shape (pairs, hidden size); None without one.
     """
 
     embed: Callable[[Sequence[str]], Floats]
-    read: Callable[[Sequence[str], Sequence[Sequence[Passage]]], Floats] | None = None
+    read: Callable[[Sequence[Pair]], Floats] | None = None
 
-    def measure(self, questions: Sequence[str], passages: Sequence[Sequence[Passage]]) -> Floats:
-        """Return words, sense and topic of each question with its passages, shape (questions, 3).
+    def look(self, pairs: Sequence[Pair]) -> tuple[Floats, Floats | None]:
+        """Return the signals of pairs (`measure`), and the reader's states; None without a reader."""
+        return self.measure(pairs), None if self.read is None else self.read(pairs)
 
-        Words: the share of the question's words that one passage holds. Sense: the highest cosine of the question and a
-        sentence. Topic: the highest cosine of the question and a passage: of two that have its words, a look-alike is
-        as near as a whole, and no sentence of it is.
+    def measure(self, pairs: Sequence[Pair]) -> Floats:
+        """Return words, sense and topic of questions with passages, shape (pairs, 3).
+
+        Words: the share of the question's words that the passage holds. Sense: the highest cosine of the question and a
+        sentence. Topic: the cosine of the question and the passage: of two that have the question's words, a look-alike
+        is as near as a whole, and no sentence of it is.
         """
-        words = np.array([coverage(*pair) for pair in zip(questions, passages, strict=True)])
-        sense = 2 * np.array(relevance(questions, passages, self.embed)) - words
-        whole = [[f"{one.title}\n{one.text}" for one in shown] for shown in passages]
+        questions, shown = [question for question, _ in pairs], [[one] for _, one in pairs]
+        words = np.array([coverage(question, [one]) for question, one in pairs])
+        sense = 2 * np.array(relevance(questions, shown, self.embed)) - words
+        whole = [f"{one.title}\n{one.text}" for _, one in pairs]
         places: dict[str, int] = {}
-        for text in (*questions, *(text for own in whole for text in own)):
+        for text in (*questions, *whole):
             places.setdefault(text, len(places))
         vectors = self.embed(list(places))
-        pairs = zip(questions, whole, strict=True)
-        topic = [float((vectors[[places[text] for text in own]] @ vectors[places[one]]).max()) for one, own in pairs]
-        return np.column_stack([words, sense, topic])
+        ours, theirs = ([places[text] for text in texts] for texts in (questions, whole))
+        return np.column_stack([words, sense, (vectors[ours] * vectors[theirs]).sum(axis=1)])
 
 
-class Case(NamedTuple):
-    """A question with passages that bear its answer, and with those that are found once these are withheld."""
+class Learned(NamedTuple):
+    """What tells pairs whose passage bears the answer from others: by the signals, and by the reader's states."""
 
-    question: str
-    borne: Sequence[Passage]
-    withheld: Sequence[Passage]
+    signals: Linear
+    reading: Linear | None
+
+    def probabilities(self, columns: Floats, states: Floats | None) -> Floats:
+        """Return how likely each pair's passage bears the answer, shape (pairs,); the arguments are `Seen.look`'s."""
+        if self.reading is not None and states is not None:
+            columns = np.column_stack([columns, self.reading.nats(states)])
+        return logistic.sigmoid(self.signals.nats(columns))
 
 
-def learn(cases: Sequence[Case], seen: Seen) -> tuple[Linear, Linear | None]:
-    """Return what tells the passages that bear an answer from the others, by the signals and by the reader's states.
+def learn(columns: Floats, states: Floats | None, bears: Floats, folds: Floats) -> Learned:
+    """Return what tells pairs whose passage bears the answer from others.
 
-    How far the reader's word counts beside the other signals is learned from what readings that were made without a
-    question say of it: of what it has seen, it is too sure (stacking; Wolpert, Neural Networks 5, 1992).
+    How far the reader's word counts beside the other signals is learned from readings that were learned without the
+    question: of what it has seen, it is too sure (stacking; Wolpert, Neural Networks 5, 1992).
+
+    Args:
+        columns: the signals, shape (pairs, 3).
+        states: the reader's, shape (pairs, hidden size), or None.
+        bears: whether the passage bears the answer, shape (pairs,), booleans, both of them.
+        folds: which part of the questions a pair belongs to, shape (pairs,), whole numbers, at least two of them.
 
     Raises:
-        ValueError: there is no case.
+        ValueError: all pairs, or all but a fold's, are of one sort.
     """
-    questions = [case.question for case in cases] * 2
-    passages = [*(case.borne for case in cases), *(case.withheld for case in cases)]
-    yes = np.array([True] * len(cases) + [False] * len(cases), dtype=bool)
-    columns = seen.measure(questions, passages)
     reading = None
-    if seen.read is not None:
-        states = seen.read(questions, passages)
-        fold = np.array([*range(len(cases))] * 2) % _FOLDS
-        nats = np.zeros(len(yes))
-        for one in range(min(_FOLDS, len(cases)) if len(cases) > 1 else 0):
-            others = fold != one
-            nats[~others] = logistic.fit(states[others], yes[others], ridge=_RIDGE).nats(states[~others])
+    if states is not None:
+        nats = np.zeros(len(bears))
+        for fold in np.unique(folds):
+            others = folds != fold
+            nats[~others] = logistic.fit(states[others], bears[others], ridge=_RIDGE).nats(states[~others])
         columns = np.column_stack([columns, nats])
-        reading = Linear.of(logistic.fit(states, yes, ridge=_RIDGE))
-    return Linear.of(logistic.fit(columns, yes)), reading
+        reading = Linear.of(logistic.fit(states, bears, ridge=_RIDGE))
+    return Learned(Linear.of(logistic.fit(columns, bears)), reading)
 
 
 def threshold(unanswerable: Sequence[float], rate: float) -> tuple[float, float]:
@@ -233,7 +239,7 @@ def by_head(head: Head, seen: Seen, rate: float) -> Refusal:
     return Refusal(least, scores, under, promised, identity, head.calibrated)
 
 
-def asked(prompt: Prompt, question: str, passages: Sequence[Passage]) -> tuple[Message, ...]:
+def asked(prompt: Prompt, question: str, passage: Passage) -> tuple[Message, ...]:
     """Return the turns that a reader is shown; `prompt` is prompts/stated.md."""
-    shown = render_documents(Shown(one.chunk_id, one.title, one.text) for one in passages)
-    return prompt.render(documents=shown, question=question.strip())
+    shown = render_documents([Shown(passage.chunk_id, passage.title, passage.text)])
+    return prompt.render(document=shown, question=question.strip())
