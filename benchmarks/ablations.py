@@ -26,7 +26,7 @@ import raft
 import studies
 import xquad
 from raft import prompts
-from raft.api.models import open_model, open_retriever, uncached_search
+from raft.api.models import open_model, open_refusal, open_retriever, uncached_search
 from raft.backends import hub
 from raft.curation import user_questions
 from raft.evaluation import summary
@@ -216,9 +216,12 @@ def ask(folder: Path, questions: Path, settings: Mapping[str, Any]) -> list[dict
         opener = partial(open_model, chosen.student, chosen, ledger)
         models = BenchmarkModels(base=opener(), tuned=opener(adapter=adapter))
         retriever = open_retriever(folder, chosen, run.manifest["collection"], lambda: ledger)
-        known = bench.prepare(run, chosen, rows, retriever, models)
+        refusal = open_refusal(run, chosen, retriever.embedder, ledger=ledger)
+        known = bench.prepare(run, chosen, rows, retriever, models, refusal=refusal)
         (tuned,) = (one for one in bench.line_up(run, chosen, models, known, 0) if one.system.name == "raft")
-        bench.ask_all(run, chosen, [tuned], known, uncached_search(retriever, chosen), on_event=studies.on_event)
+        bench.ask_all(
+            run, chosen, [tuned], known, uncached_search(retriever, chosen, refusal), on_event=studies.on_event
+        )
     scores = summary.score(run.read("answers.parquet"), rows, relevant=known.sources.relevant)
     kept = ("question_id", "condition", "f1", "exact_match", "false_answer", "false_refusal", "label", "predicted")
     return [

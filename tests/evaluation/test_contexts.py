@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from raft import prompts
 from raft.evaluation import contexts
 from raft.rag.format import ABSTENTION
+from raft.rag.refusal import by_rule
 from raft.store import tables
 from raft.testing import OverlapRetriever, make_chunks, make_question
 
@@ -69,21 +70,22 @@ def test_golden_is_always_given_and_never_withheld(k, share, seed):
 def test_what_is_shown_must_be_about_the_question_to_be_worth_asking():
     """With a least relevance, a context is worth asking in where it reaches that; one without documents always is."""
     known = chosen([asked(0)], share=1.0)
-    known = replace(known, relevance=contexts.relevance(known, RETRIEVER.embedder))
+    known = contexts.judged(known, by_rule(0.5, RETRIEVER.embedder.embed))
     values = known.relevance["q0"]
     assert set(values) == {"retrieved", "golden", "withheld"}
     assert 0 < values["withheld"] < values["golden"] <= 1
     between = (values["withheld"] + values["golden"]) / 2
-    worth = {context: known.worth_asking("q0", context, between) for context in ("none", *values)}
+    known = replace(known, least=between)
+    worth = {context: known.worth_asking("q0", context) for context in ("none", *values)}
     assert worth == {"none": True, "retrieved": True, "golden": True, "withheld": False}
 
 
 def test_where_documents_are_wanted_and_none_is_found_nobody_is_asked():
     """Without a least relevance anything shown is worth asking about, and nothing shown is not."""
     known = chosen([asked(0)], share=1.0)
-    assert known.worth_asking("q0", "withheld", 0.0)
+    assert known.worth_asking("q0", "withheld")
     bare = replace(known, passages={"q0": {"none": [], "retrieved": []}})
-    assert (bare.worth_asking("q0", "retrieved", 0.0), bare.worth_asking("q0", "none", 0.0)) == (False, True)
+    assert (bare.worth_asking("q0", "retrieved"), bare.worth_asking("q0", "none")) == (False, True)
 
 
 def test_golden_given_differs_from_retrieval_in_one_chunk():

@@ -44,8 +44,8 @@ def _excerpt(question: str, text: str) -> str:
 
 def _next(said: Answer, run: Path, options: Mapping[str, object], context: bool) -> Iterator[str]:
     again = dict(options)
-    if said.relevance is not None:
-        again["min_relevance"] = f"{floored(said.relevance, 20):g}"
+    if said.relevance is not None:  # a head's score is no figure of the rule that the option sets
+        again["min_relevance"] = "0" if said.promised is not None else f"{floored(said.relevance, 20):g}"
     given = (f" --{name.replace('_', '-')} {typed(value)}" for name, value in again.items() if value is not None)
     asked = f"raft ask {typed(run)} {typed(said.question)}{''.join(given)}"
     if said.relevance is not None:

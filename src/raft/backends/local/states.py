@@ -43,7 +43,7 @@ class StateEmbedder:
 
         model, tokenizer = self._weights.use(None)
         rows: dict[tuple[int, ...], list[int]] = {}
-        for place, ids in enumerate(tokens(tokenizer, texts)):
+        for place, ids in enumerate(tokens(tokenizer, texts) if texts else ()):
             rows.setdefault(tuple(ids), []).append(place)
         blocks = _blocks(model)
         found = np.zeros((len(texts), model.config.get_text_config().hidden_size), dtype=np.float32)
