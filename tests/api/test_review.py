@@ -27,7 +27,7 @@ from conftest import Fakes, write_corpus
 from raft.api import review_page
 from raft.cli import main, messages
 from raft.cli.progress import Progress
-from raft.curation import clean, decisions, figures
+from raft.curation import clean, decisions, figures, learned
 from raft.errors import RaftError, UsageError
 from raft.pipeline import review as reviewed
 from raft.pipeline.train import examples_digest
@@ -50,6 +50,42 @@ def whole(tmp_path_factory):
 def home(whole, tmp_path):
     """A copy of the finished build, with its corpus."""
     return shutil.copytree(whole, tmp_path / "home")
+
+
+class Likelihoods:
+    """A scorer that finds a text likelier the more of its words the context holds."""
+
+    identity = "likelihoods"
+
+    def score(self, pairs):
+        """Return how many words of each continuation its context lacks, as nats."""
+        return [(-float(sum(word not in one for word in two.split())), False, 1) for one, two in pairs]
+
+    def render(self, messages):
+        """Return the turns, a line each."""
+        return "\n".join(message["content"] for message in messages)
+
+
+def test_weights_that_were_changed_since_the_build_teach_nothing(home, tmp_path, monkeypatch):
+    """A file beside the pipeline file filters; with other numbers, or another model's name, in it nothing is taught."""
+    run, file = home / "run", tmp_path / "elsewhere" / "own.json"
+    weights = learned.load(learned.BROUGHT[0])
+    file.parent.mkdir()
+    file.with_name("mine.yaml").write_text("cleaning: {learned: own.json}\nquestions: {way: answer_first}\n")
+    file.write_text(weights.model_copy(update={"minimum": 0.0}).identity)
+    Fakes().install(monkeypatch.setattr)
+    monkeypatch.setattr(raft.api.models, "_scorer", lambda *_: Likelihoods())
+    built = raft.build(home / "corpus", out=run, pipeline=file.with_name("mine.yaml"), settings=SETTINGS)
+    row = next(one for one in built.cleaned.iter_rows(named=True) if one["readings"])
+    digest = decisions.digest_of(row["question"], row["answer"])
+    decisions.add(run / decisions.FILE, decisions.Decision(row["question_id"], digest, "approved", "Ada"))
+    with pytest.raises(UsageError, match="1 right and 0 wrong"):
+        raft.review(run, learn=tmp_path / "taught.json")
+    for changed in ({"bias": weights.bias + 1}, {"model": "another/model"}):
+        file.write_text(weights.model_copy(update={"minimum": 0.0, **changed}).identity)
+        with pytest.raises(UsageError, match="not those that the run was built with"):
+            raft.review(run, learn=tmp_path / "taught.json")
+    assert not (tmp_path / "taught.json").exists()
 
 
 class Page:

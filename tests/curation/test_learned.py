@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from raft import prompts
@@ -102,6 +102,7 @@ def test_the_order_of_the_rows_changes_no_verdict(order: list[int]) -> None:
     }
 
 
+@example(seed=33664, keep=0.9375)
 @given(st.integers(0, 2**32 - 1), st.floats(0.5, 0.95))
 def test_weights_keep_the_share_of_right_pairs_that_was_asked_for(seed: int, keep: float) -> None:
     """On the pairs that were learned from at least that share is kept, and right ones are the likelier."""
@@ -177,6 +178,20 @@ def test_too_few_verdicts_teach_nothing() -> None:
     with pytest.raises(UsageError, match="called 0 right and 1 wrong") as caught:
         learned.learn(rows, {"one": REJECTED}, weights(), keep=0.7, run="my run")
     assert caught.value.hint == "raft review 'my run' --sample 200"
+
+
+@pytest.mark.parametrize("noted", [True, False])
+def test_only_the_weights_of_the_build_are_taught(noted: bool) -> None:
+    """Other numbers are refused, in earlier runs by the scores; so is the name of another model, where it was noted."""
+    rows = [row("one", "Who likes tea here")]
+    learned.drop(rows, weights(0.0), prompts.load("right"), Words())
+    told = json.loads(weights(0.0).identity) if noted else None
+    others = [weights(0.0).model_copy(update={name: one}) for name, one in (("bias", 1.0), ("model", "n"))]
+    for other in others[: 1 + noted]:
+        with pytest.raises(UsageError, match="not those that the run was built with"):
+            learned.learn(rows, {"one": REJECTED}, other, keep=0.7, built_with=told)
+    with pytest.raises(UsageError, match="0 right and 1 wrong"):
+        learned.learn(rows, {"one": REJECTED}, weights(0.0), keep=0.7, built_with=told)
 
 
 def test_a_foreign_file_is_no_file_of_weights(tmp_path: Path) -> None:

@@ -136,7 +136,8 @@ def _learn(built: Built, path: Path) -> int:
         )
     found, _, _ = reviewed.Opinions(built._run, built.settings).said()
     said = {question: verdict for question, (verdict, *_) in decisions.decided(found).items()}
-    made = learned.learn(built.cleaned.to_dicts(), said, learned.load(name), keep=learned.KEEP, run=built._run.folder)
+    rows, weights, told = built.cleaned.to_dicts(), learned.load(name), built.manifest.get("weights")
+    made = learned.learn(rows, said, weights, keep=learned.KEEP, built_with=told, run=built._run.folder)
     if path.is_dir() or (path.exists() and not learned.is_weights(path)):
         raise UsageError("The file is there already, and is none of raft's.", where=path, hint="choose another --learn")
     artifacts.atomically(path, made.identity)
