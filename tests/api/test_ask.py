@@ -323,6 +323,7 @@ def test_a_refusal_shows_what_was_found_and_how_to_go_on():
     said = changed(abstained=True, supported=None, citations=(), quotes_given=0, quotes_verbatim=None)
     assert "'How heavy?' --model 'my model' --k 2 --min-relevance 0.9 --show-context" in told(said, options=typed)
     assert "raft ask runs/pumps 'How heavy?' --show-context" in told(said)
+    assert "raft ask runs/pumps --show-context -- '-5 °C?'   # read" in told(replace(said, question="-5 °C?"))
     assert "next:" not in told(said, context=True)
     assert "nearest" not in told(changed(passages=(), abstained=True, supported=None))
 

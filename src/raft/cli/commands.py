@@ -247,7 +247,9 @@ def show_rows(*, run: Path, table: str, count: int, only: str | None, document: 
     if document is not None:
         if table != "documents":
             raise UsageError(
-                "Documents have a text.", where="--text", hint=f"raft show {typed(run)} documents --text {document}"
+                "Documents have a text.",
+                where="--text",
+                hint=f"raft show {typed(run)} documents --text {typed(document)}",
             )
         text = api.text_of(run, document)
         show({"document": document, "text": text}, as_json, lambda facts: text)
