@@ -255,6 +255,51 @@ def test_a_row_that_was_judged_as_suspicious_counts_when_the_sample_comes_to_it(
     assert state["said"][0] == f"1 of {count} wrong: {round(100 / count)} percent of the {count} kept"
 
 
+def test_a_row_of_the_sample_counts_in_whatever_list_it_is_judged(home):
+    """One that is read among the questions to measure with is one of the sample all the same; others of it are not."""
+    with opened(home / "run", sample=10) as page:
+        lists = page.told("state")["lists"]
+        both = [name for name in lists["sample"] if name in lists["evaluation"]]
+        other = next(name for name in lists["evaluation"] if name not in lists["sample"])
+        state = page.judge(other, "rejected", "evaluation", reason="other")
+        assert "nothing can be said of all" in state["said"][0]
+        state = page.judge(both[-1], "approved", "evaluation")
+        assert state["said"][0].startswith("0 of 1 wrong: between ")
+        assert not any("passed over" in line for line in state["said"])
+        for name in lists["sample"]:
+            state = page.judge(name, "approved")
+        assert state["said"][0].startswith("0 of 10 wrong: between ")
+
+
+def test_an_export_takes_no_signed_question_away(home, tmp_path):
+    """What is in the file is written again or added to; where a question of it would be lost it is left as it is."""
+    file = tmp_path / "signed (1).jsonl"
+    with opened(home / "run") as page:
+        one, two, *_ = page.told("state")["lists"]["evaluation"]
+        page.judge(one, "approved", "evaluation")
+        assert raft.review(home / "run", export=file)["exported"] == 1
+        page.judge(two, "approved", "evaluation")
+        assert raft.review(home / "run", export=file)["exported"] == 2
+        page.judge(one, "rejected", "evaluation", reason="other")
+    before = file.read_bytes()
+    with pytest.raises(UsageError, match="1 of its questions") as refused:
+        raft.review(home / "run", export=file)
+    assert file.read_bytes() == before
+    assert refused.value.hint.startswith(f"mv '{file}' '{file}'.before   (")
+    file.rename(f"{file}.before")
+    assert raft.review(home / "run", export=file)["exported"] == 1
+
+
+def test_who_reads_a_run_that_is_written_is_told(home, monkeypatch):
+    """While another raft builds, rows and reviews are shown with a word, and without one afterwards."""
+    monkeypatch.setattr("raft.api.review_page.serve", lambda *_: None)
+    run, word = str(home / "run"), "a build is running, or a training"
+    for command in (["show", run, "cleaned"], ["show", run, "duplicates"], ["review", run]):
+        with Run(home / "run").writing():
+            assert word in CliRunner().invoke(main, command).stderr
+        assert word not in CliRunner().invoke(main, command).stderr
+
+
 def test_approved_evaluation_questions_become_a_file_to_measure_with(home, tmp_path):
     """What experts signed is written as `--eval` takes it, and only that; where there is nothing that is said."""
     file = tmp_path / "signed.jsonl"
