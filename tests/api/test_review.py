@@ -374,7 +374,7 @@ def test_a_verdict_is_about_the_answer_that_was_read(home, bound):
     built, _, _ = rebuild(home)
     assert dict(built.cleaned.select("question_id", "answer").iter_rows())[name] == before
     assert (built.reviewed()["seen"], built.reviewed()["gone"]) == (0, 1)
-    assert any("1 decisions are of rows" in line for line in messages.seen(built.reviewed()))
+    assert any("1 decision is of rows" in line for line in messages.seen(built.reviewed()))
     with opened(home / "run") as page:
         after = page.told(f"row?id={name}")["answer"]
         assert after == f"within {before}"
@@ -715,7 +715,7 @@ def test_after_a_review_the_next_commands_are_those_that_are_left(home, monkeypa
     assert "--questions-per-chunk 8" in build and "chunking.tokens=60" in build
     build, train = judged(lambda session: [])[1:]
     assert [build.split()[1], train.split()[1]] == ["build", "train"]
-    assert any("1 verdicts are not in the rows yet" in line for line in messages.seen(raft.load(run).reviewed()))
+    assert any("1 verdict is not in the rows yet" in line for line in messages.seen(raft.load(run).reviewed()))
     with pytest.MonkeyPatch.context() as patch:
         Fakes().install(patch.setattr)
         built = CliRunner().invoke(main, shlex.split(build, comments=True)[1:])

@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from raft import prompts
-from raft.curation import learned
+from raft.curation import decisions, learned
 from raft.curation.decisions import APPROVED, EDITED, HUMAN, REJECTED
 from raft.errors import UsageError
 
@@ -156,6 +156,16 @@ def test_a_file_that_is_none_of_weights_is_refused(tmp_path: Path, text: str, to
     with pytest.raises(UsageError, match=told) as caught:
         learned.load(str(file))
     assert learned.BROUGHT[0] in str(caught.value.hint)
+
+
+def test_a_file_that_is_not_there_or_cannot_be_read_is_said_in_words(tmp_path: Path) -> None:
+    """Of neither weights nor decisions a number or a name of the operating system's is shown."""
+    (tmp_path / "latin").write_bytes(b"\xff\n")
+    for read in (lambda name: learned.load(str(tmp_path / name)), lambda name: decisions.read(tmp_path / name)):
+        for name, told in (("none", "here is no such file"), ("latin", "cannot be read"), (".", "no file")):
+            with pytest.raises(UsageError, match=told) as caught:
+                read(name)
+            assert not {"[Errno", "codec"} & {*caught.value.what.replace("'", " ").split()}
 
 
 def test_a_filter_is_taught_by_what_people_said(tmp_path: Path) -> None:

@@ -285,9 +285,7 @@ def show_rows(*, run: Path, table: str, count: int, only: str | None, document: 
             echo(text)
         _cut(run, table, rows.height, found.height, only)
     if found.is_empty():
-        words = api.words(api.table(run, table)) if only else []
-        known = ", ".join([*words[:25], *["…"] * (len(words) > 25)])
-        echo(f"no such rows{f'; --only takes {known}' if words else ''}", err=True)
+        echo("there are no such rows", err=True)
     steps = api.load(run).summary()["steps"].values()
     if any(line.get("stale") and table in [name.split(".")[0] for name in line["rows"]] for line in steps):
         echo(

@@ -90,7 +90,11 @@ def load(name: str) -> Weights:
         return _read(Path(__file__).parent / "weights" / f"{name}.json" if name in BROUGHT else at_home(name))
     except (OSError, ValueError) as error:
         told = str(error)
-        if isinstance(error, ValidationError):
+        if isinstance(error, OSError):
+            told = "there is no such file" if isinstance(error, FileNotFoundError) else str(error.strerror)
+        elif isinstance(error, UnicodeDecodeError):
+            told = "it is no text in UTF-8"
+        elif isinstance(error, ValidationError):
             first = error.errors()[0]
             told = ": ".join(filter(None, [".".join(map(str, first["loc"])), first["msg"]]))
         hint = f"--set cleaning.learned={BROUGHT[0]}   (or {BROUGHT[1]}, or a file that raft review --learn wrote)"

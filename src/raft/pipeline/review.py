@@ -268,7 +268,8 @@ def _words(found: Mapping[str, Any]) -> Iterable[str]:
     if found["seen"] == 0:
         yield f"nobody has judged one of {found['rows']:,} rows"
     elif found["seen"] and sample is None:
-        yield f"{found['seen']:,} rows were judged, and none of the sample: nothing can be said of all"
+        told = "1 row was" if found["seen"] == 1 else f"{found['seen']:,} rows were"
+        yield f"{told} judged, and none of the sample: nothing can be said of all"
     elif sample:
         share = _between(sample)
         yield f"{sample['wrong']:,} of {sample['seen']:,} wrong: {share} percent of the {sample['of']:,} kept"
@@ -283,7 +284,8 @@ def _words(found: Mapping[str, Any]) -> Iterable[str]:
     if found.get("differ"):
         yield f"they differ on {len(found['differ']):,}, which count as rejected until they agree"
     if found["gone"]:
-        yield f"{found['gone']:,} decisions are of rows that are no more, or are written otherwise now"
+        told = "1 decision is" if found["gone"] == 1 else f"{found['gone']:,} decisions are"
+        yield f"{told} of rows that are no more, or are written otherwise now"
     yield from found["remarks"]
 
 
