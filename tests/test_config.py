@@ -44,13 +44,16 @@ def test_paths_in_a_file_are_relative_to_it(tmp_path):
 def test_paths_in_a_section_are_relative_to_the_file_too(tmp_path):
     """Paths of a section follow the file; an entry that may be a name is a path where there is such a file."""
     write(tmp_path / "arc.jsonl", "")
+    write(tmp_path / "own.json", "")
     settings = config.load(
         write(
             tmp_path / "p.yaml",
             "training: {rehearsal_file: r.jsonl}\n"
-            f"benchmark: {{other_adapter: {tmp_path / 'a'}, capability: [arc.jsonl, org/lambada]}}\n",
+            f"benchmark: {{other_adapter: {tmp_path / 'a'}, capability: [arc.jsonl, org/lambada]}}\n"
+            "cleaning: {learned: own.json, rubric: none.yaml}\n",
         )
     )
+    assert (settings.cleaning.learned, settings.cleaning.rubric) == (str(tmp_path / "own.json"), "none.yaml")
     assert settings.training.rehearsal_file == tmp_path / "r.jsonl"
     assert settings.benchmark.other_adapter == tmp_path / "a"
     assert settings.benchmark.capability == (str(tmp_path / "arc.jsonl"), "org/lambada")

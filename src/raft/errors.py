@@ -3,6 +3,7 @@
 import errno
 import re
 import shlex
+from contextlib import suppress
 
 
 class RaftError(Exception):
@@ -34,12 +35,17 @@ class RaftError(Exception):
 
 def pasted(command: str) -> str:
     """Return a command with the remark behind it as a shell's comment, so that the line works when it is pasted."""
-    return re.sub(r"\s{3,}\((.+)\)$", r"   # \1", command)
+    for match in re.finditer(r"\s{3,}\(", command if command.endswith(")") else ""):
+        with suppress(ValueError):  # it stands within quotes
+            shlex.split(command[: match.start()])
+            return f"{command[: match.start()]}   # {command[match.end() : -1]}"
+    return command
 
 
 def typed(path: object) -> str:
-    """Return a path as it is typed in a shell, in quotes where it has to be."""
-    return shlex.quote(str(path))
+    """Return a path as it is typed in a shell, in quotes where it has to be, and so that it is no option."""
+    text = str(path)
+    return shlex.quote(f"./{text}" if text.startswith("-") else text)
 
 
 def of_system(error: OSError, *, where: object = None) -> RaftError:

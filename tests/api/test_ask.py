@@ -6,13 +6,14 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from test_train import SETTINGS, build_for
 
 import raft
 from conftest import Cut, Fakes, write_corpus
 from raft import api
 from raft.backends.index.hybrid import Indexes
-from raft.cli import answers, messages
+from raft.cli import answers, main, messages
 from raft.errors import DamagedArtifact, RaftError, UsageError
 from raft.rag.answering import read_reply
 from raft.rag.format import ABSTENTION
@@ -212,6 +213,16 @@ def test_an_index_of_another_embedder(run, monkeypatch):
         raft.load(run).ask(QUESTION)
 
 
+def test_the_first_thing_said_of_an_unfinished_run_is_what_is_missing(untuned):
+    """Advice about adapters is for runs that can be asked: of another one the build to go on with is said alone."""
+    assert "raft train" in CliRunner().invoke(main, ["ask", str(untuned), QUESTION, "--min-relevance", "1"]).stderr
+    (untuned / "chunks.parquet").unlink()
+    told = CliRunner().invoke(main, ["ask", str(untuned), QUESTION])
+    assert told.exit_code == 1
+    assert told.stderr.startswith("raft: There is no chunks.parquet")
+    assert "raft build" in told.stderr and "raft train" not in told.stderr
+
+
 def test_a_new_document_is_used_at_once(run, tmp_path, tiny_student):
     """A document that is added after the training is shown by the next question, by an old adapter and an open run."""
     corpus = write_corpus(tmp_path / "corpus")
@@ -323,6 +334,7 @@ def test_a_refusal_shows_what_was_found_and_how_to_go_on():
     said = changed(abstained=True, supported=None, citations=(), quotes_given=0, quotes_verbatim=None)
     assert "'How heavy?' --model 'my model' --k 2 --min-relevance 0.9 --show-context" in told(said, options=typed)
     assert "raft ask runs/pumps 'How heavy?' --show-context" in told(said)
+    assert "raft ask runs/pumps --show-context -- '-5 °C?'   # read" in told(replace(said, question="-5 °C?"))
     assert "next:" not in told(said, context=True)
     assert "nearest" not in told(changed(passages=(), abstained=True, supported=None))
 

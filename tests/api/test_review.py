@@ -27,7 +27,7 @@ from conftest import Fakes, write_corpus
 from raft.api import review_page
 from raft.cli import main, messages
 from raft.cli.progress import Progress
-from raft.curation import clean, decisions, figures
+from raft.curation import clean, decisions, figures, learned
 from raft.errors import RaftError, UsageError
 from raft.pipeline import review as reviewed
 from raft.pipeline.train import examples_digest
@@ -50,6 +50,42 @@ def whole(tmp_path_factory):
 def home(whole, tmp_path):
     """A copy of the finished build, with its corpus."""
     return shutil.copytree(whole, tmp_path / "home")
+
+
+class Likelihoods:
+    """A scorer that finds a text likelier the more of its words the context holds."""
+
+    identity = "likelihoods"
+
+    def score(self, pairs):
+        """Return how many words of each continuation its context lacks, as nats."""
+        return [(-float(sum(word not in one for word in two.split())), False, 1) for one, two in pairs]
+
+    def render(self, messages):
+        """Return the turns, a line each."""
+        return "\n".join(message["content"] for message in messages)
+
+
+def test_weights_that_were_changed_since_the_build_teach_nothing(home, tmp_path, monkeypatch):
+    """A file beside the pipeline file filters; with other numbers, or another model's name, in it nothing is taught."""
+    run, file = home / "run", tmp_path / "elsewhere" / "own.json"
+    weights = learned.load(learned.BROUGHT[0])
+    file.parent.mkdir()
+    file.with_name("mine.yaml").write_text("cleaning: {learned: own.json}\nquestions: {way: answer_first}\n")
+    file.write_text(weights.model_copy(update={"minimum": 0.0}).identity)
+    Fakes().install(monkeypatch.setattr)
+    monkeypatch.setattr(raft.api.models, "_scorer", lambda *_: Likelihoods())
+    built = raft.build(home / "corpus", out=run, pipeline=file.with_name("mine.yaml"), settings=SETTINGS)
+    row = next(one for one in built.cleaned.iter_rows(named=True) if one["readings"])
+    digest = decisions.digest_of(row["question"], row["answer"])
+    decisions.add(run / decisions.FILE, decisions.Decision(row["question_id"], digest, "approved", "Ada"))
+    with pytest.raises(UsageError, match="1 right and 0 wrong"):
+        raft.review(run, learn=tmp_path / "taught.json")
+    for changed in ({"bias": weights.bias + 1}, {"model": "another/model"}):
+        file.write_text(weights.model_copy(update={"minimum": 0.0, **changed}).identity)
+        with pytest.raises(UsageError, match="not those that the run was built with"):
+            raft.review(run, learn=tmp_path / "taught.json")
+    assert not (tmp_path / "taught.json").exists()
 
 
 class Page:
@@ -219,6 +255,51 @@ def test_a_row_that_was_judged_as_suspicious_counts_when_the_sample_comes_to_it(
     assert state["said"][0] == f"1 of {count} wrong: {round(100 / count)} percent of the {count} kept"
 
 
+def test_a_row_of_the_sample_counts_in_whatever_list_it_is_judged(home):
+    """One that is read among the questions to measure with is one of the sample all the same; others of it are not."""
+    with opened(home / "run", sample=10) as page:
+        lists = page.told("state")["lists"]
+        both = [name for name in lists["sample"] if name in lists["evaluation"]]
+        other = next(name for name in lists["evaluation"] if name not in lists["sample"])
+        state = page.judge(other, "rejected", "evaluation", reason="other")
+        assert "nothing can be said of all" in state["said"][0]
+        state = page.judge(both[-1], "approved", "evaluation")
+        assert state["said"][0].startswith("0 of 1 wrong: between ")
+        assert not any("passed over" in line for line in state["said"])
+        for name in lists["sample"]:
+            state = page.judge(name, "approved")
+        assert state["said"][0].startswith("0 of 10 wrong: between ")
+
+
+def test_an_export_takes_no_signed_question_away(home, tmp_path):
+    """What is in the file is written again or added to; where a question of it would be lost it is left as it is."""
+    file = tmp_path / "signed (1).jsonl"
+    with opened(home / "run") as page:
+        one, two, *_ = page.told("state")["lists"]["evaluation"]
+        page.judge(one, "approved", "evaluation")
+        assert raft.review(home / "run", export=file)["exported"] == 1
+        page.judge(two, "approved", "evaluation")
+        assert raft.review(home / "run", export=file)["exported"] == 2
+        page.judge(one, "rejected", "evaluation", reason="other")
+    before = file.read_bytes()
+    with pytest.raises(UsageError, match="1 of its questions") as refused:
+        raft.review(home / "run", export=file)
+    assert file.read_bytes() == before
+    assert refused.value.hint.startswith(f"mv '{file}' '{file}'.before   (")
+    file.rename(f"{file}.before")
+    assert raft.review(home / "run", export=file)["exported"] == 1
+
+
+def test_who_reads_a_run_that_is_written_is_told(home, monkeypatch):
+    """While another raft builds, rows and reviews are shown with a word, and without one afterwards."""
+    monkeypatch.setattr("raft.api.review_page.serve", lambda *_: None)
+    run, word = str(home / "run"), "a build is running, or a training"
+    for command in (["show", run, "cleaned"], ["show", run, "duplicates"], ["review", run]):
+        with Run(home / "run").writing():
+            assert word in CliRunner().invoke(main, command).stderr
+        assert word not in CliRunner().invoke(main, command).stderr
+
+
 def test_approved_evaluation_questions_become_a_file_to_measure_with(home, tmp_path):
     """What experts signed is written as `--eval` takes it, and only that; where there is nothing that is said."""
     file = tmp_path / "signed.jsonl"
@@ -293,7 +374,7 @@ def test_a_verdict_is_about_the_answer_that_was_read(home, bound):
     built, _, _ = rebuild(home)
     assert dict(built.cleaned.select("question_id", "answer").iter_rows())[name] == before
     assert (built.reviewed()["seen"], built.reviewed()["gone"]) == (0, 1)
-    assert any("1 decisions are of rows" in line for line in messages.seen(built.reviewed()))
+    assert any("1 decision is of rows" in line for line in messages.seen(built.reviewed()))
     with opened(home / "run") as page:
         after = page.told(f"row?id={name}")["answer"]
         assert after == f"within {before}"
@@ -634,7 +715,7 @@ def test_after_a_review_the_next_commands_are_those_that_are_left(home, monkeypa
     assert "--questions-per-chunk 8" in build and "chunking.tokens=60" in build
     build, train = judged(lambda session: [])[1:]
     assert [build.split()[1], train.split()[1]] == ["build", "train"]
-    assert any("1 verdicts are not in the rows yet" in line for line in messages.seen(raft.load(run).reviewed()))
+    assert any("1 verdict is not in the rows yet" in line for line in messages.seen(raft.load(run).reviewed()))
     with pytest.MonkeyPatch.context() as patch:
         Fakes().install(patch.setattr)
         built = CliRunner().invoke(main, shlex.split(build, comments=True)[1:])

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from raft import prompts
-from raft.curation import learned
+from raft.curation import decisions, learned
 from raft.curation.decisions import APPROVED, EDITED, HUMAN, REJECTED
 from raft.errors import UsageError
 
@@ -102,6 +102,7 @@ def test_the_order_of_the_rows_changes_no_verdict(order: list[int]) -> None:
     }
 
 
+@example(seed=33664, keep=0.9375)
 @given(st.integers(0, 2**32 - 1), st.floats(0.5, 0.95))
 def test_weights_keep_the_share_of_right_pairs_that_was_asked_for(seed: int, keep: float) -> None:
     """On the pairs that were learned from at least that share is kept, and right ones are the likelier."""
@@ -157,6 +158,16 @@ def test_a_file_that_is_none_of_weights_is_refused(tmp_path: Path, text: str, to
     assert learned.BROUGHT[0] in str(caught.value.hint)
 
 
+def test_a_file_that_is_not_there_or_cannot_be_read_is_said_in_words(tmp_path: Path) -> None:
+    """Of neither weights nor decisions a number or a name of the operating system's is shown."""
+    (tmp_path / "latin").write_bytes(b"\xff\n")
+    for read in (lambda name: learned.load(str(tmp_path / name)), lambda name: decisions.read(tmp_path / name)):
+        for name, told in (("none", "here is no such file"), ("latin", "cannot be read"), (".", "no file")):
+            with pytest.raises(UsageError, match=told) as caught:
+                read(name)
+            assert not {"[Errno", "codec"} & {*caught.value.what.replace("'", " ").split()}
+
+
 def test_a_filter_is_taught_by_what_people_said(tmp_path: Path) -> None:
     """Approved rows are right, rejected and edited ones wrong; what was learned drops the wrong ones."""
     rows = [row(f"{number}", GOOD if number % 2 else BAD) for number in range(2 * learned.LEAST)]
@@ -177,6 +188,20 @@ def test_too_few_verdicts_teach_nothing() -> None:
     with pytest.raises(UsageError, match="called 0 right and 1 wrong") as caught:
         learned.learn(rows, {"one": REJECTED}, weights(), keep=0.7, run="my run")
     assert caught.value.hint == "raft review 'my run' --sample 200"
+
+
+@pytest.mark.parametrize("noted", [True, False])
+def test_only_the_weights_of_the_build_are_taught(noted: bool) -> None:
+    """Other numbers are refused, in earlier runs by the scores; so is the name of another model, where it was noted."""
+    rows = [row("one", "Who likes tea here")]
+    learned.drop(rows, weights(0.0), prompts.load("right"), Words())
+    told = json.loads(weights(0.0).identity) if noted else None
+    others = [weights(0.0).model_copy(update={name: one}) for name, one in (("bias", 1.0), ("model", "n"))]
+    for other in others[: 1 + noted]:
+        with pytest.raises(UsageError, match="not those that the run was built with"):
+            learned.learn(rows, {"one": REJECTED}, other, keep=0.7, built_with=told)
+    with pytest.raises(UsageError, match="0 right and 1 wrong"):
+        learned.learn(rows, {"one": REJECTED}, weights(0.0), keep=0.7, built_with=told)
 
 
 def test_a_foreign_file_is_no_file_of_weights(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from raft import api
 from raft.api import models
 from raft.cli import messages
 from raft.corpus import documents as corpus
+from raft.curation import learned
 from raft.errors import RaftError, UsageError
 from raft.pipeline import estimate
 from raft.pipeline.build import STEPS
@@ -469,3 +470,15 @@ def test_questions_by_rule_are_of_no_generator(home, fake_models):
     other = options(home, {**rules, "generator.attempts": 3}) | {"generator": "openai/other"}
     raft.build(**other, on_event=lambda event, facts: events.append((event, facts.get("step"))))
     assert ("reused", "questions") in events and "begins" not in {event for event, _ in events}
+
+
+def test_what_the_learned_filter_reads_is_said(home, fake_models, monkeypatch):
+    """A filter asks nobody that is paid, and takes its time: whose, and of how many questions, is told."""
+    monkeypatch.setattr(models, "_scorer", lambda *_: None)
+    given = options(home, {"cleaning.learned": learned.BROUGHT[0]})
+    found = raft.estimate(**given)
+    (line,) = [line for line in estimate.as_text(found.summary()).splitlines() if "  filter  " in line]
+    assert learned.load(learned.BROUGHT[0]).model in line and f"at most {found.questions}: it takes time" in line
+    by_rule = {**given, "settings": {**given["settings"], "questions.way": "rules"}}
+    for other in (options(home), by_rule):
+        assert "filter" not in estimate.as_text(raft.estimate(**other).summary())

@@ -265,6 +265,8 @@ def test_a_figure_in_other_spelling_is_the_same_figure(answer, text):
         ("1.5", "1.5k users"),
         ("3 weeks", "within 3 days"),
         ("3 January 2024", "on 13/03/2024"),
+        ("500 litres", "it holds 12 500 litres"),
+        ("5 people", "about 5 mio people"),
     ],
 )
 def test_another_figure_is_not_supported(answer, text):

@@ -4,11 +4,15 @@ import json
 import shlex
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
+import raft
 from raft import settings
+from raft.cli import main
+from raft.errors import pasted
 from raft.store.again import again
 from raft.text.secrets import HIDDEN
 
@@ -135,3 +139,65 @@ def test_a_pipeline_that_is_gone_is_said_setting_by_setting(tmp_path):
     assert again(tmp_path) == f"raft build docs --out {tmp_path} --pipeline {file}"
     file.unlink()
     assert again(tmp_path) == f"raft build docs --out {tmp_path} --set index.k=9"
+
+
+def test_paths_are_those_from_where_the_reader_stands(tmp_path, monkeypatch):
+    """Corpus, pipeline file and own files are named from the folder that one stands in, while they are found there."""
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "my.yaml").write_text("ledger: l.sqlite\nindex: {k: 9}\n")
+    (tmp_path / "own.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    own = {"corpus": ["docs"], "decisions": "team.jsonl", "cleaning.learned": "own.json", "student": "my/student"}
+    made(tmp_path / "runs" / "x", own, pipeline="my.yaml", home="../..")
+    for folder, before, run in ((".", "", "runs/x"), ("runs", "../", "x"), ("docs", "../", "../runs/x")):
+        monkeypatch.chdir(tmp_path / folder)
+        words = shlex.split(again(run))
+        assert words[:7] == ["raft", "build", f"{before}docs", "--out", run, "--pipeline", f"{before}my.yaml"]
+        assert {f"{before}team.jsonl", f"cleaning.learned={before}own.json", "my/student"} <= {*words}
+        assert not any("ledger" in word for word in words)
+    (tmp_path / "docs").rename(tmp_path / "other")
+    assert again("../runs/x").startswith("raft build docs --out ../runs/x ")
+
+
+def test_a_build_notes_where_it_was_typed(corpus, fake_models, monkeypatch):
+    """From another folder the command of a real run finds its corpus, and builds it once more."""
+    monkeypatch.chdir(corpus.parent)
+    raft.build(corpus.name, out="runs/x", settings={"chunking.tokens": 60})
+    monkeypatch.chdir("runs")
+    command = again("x")
+    assert command.startswith("raft build ../corpus --out x ")
+    assert CliRunner().invoke(main, shlex.split(command)[1:]).exit_code == 0
+    assert again("x") == command
+
+
+def test_a_pipeline_of_the_package_is_named(tmp_path):
+    """Of one that was named, or whose file is gone, what the package's nearest pipeline says is not repeated."""
+    run = tmp_path / "run"
+    chosen = made(run, {"corpus": ["docs"], "seed": 7}, pipeline="embedded")
+    assert again(run) == f"raft build docs --out {run} --pipeline embedded --seed 7"
+    facts = {"settings": chosen.model_dump(mode="json"), "corpus": ["docs"], "pipeline": "gone/mine.yaml"}
+    (run / "manifest.json").write_text(json.dumps(facts))
+    assert again(run) == f"raft build docs --out {run} --pipeline embedded --seed 7"
+
+
+def test_what_begins_with_a_dash_is_no_option(tmp_path, monkeypatch):
+    """A corpus and a run of such a name are told apart from options."""
+    monkeypatch.chdir(tmp_path)
+    made(tmp_path / "-x", {"corpus": ["-docs"]})
+    assert again("-x") == "raft build ./-docs --out ./-x"
+
+
+@pytest.mark.parametrize(
+    ("command", "line"),
+    [
+        ("raft build 'a   (b) c' --out x   (goes on)", "raft build 'a   (b) c' --out x   # goes on"),
+        ("raft build 'a   (b)'", "raft build 'a   (b)'"),
+        ("raft train x   (learns from   (b) anew)", "raft train x   # learns from   (b) anew"),
+        ("raft train x", "raft train x"),
+    ],
+)
+def test_a_remark_is_what_stands_behind_the_command(command, line):
+    """Three spaces and a bracket within a value are no remark, and the pasted line says the command alone."""
+    assert pasted(command) == line
+    assert shlex.split(line, comments=True) == shlex.split(command.partition("   (goes")[0].partition("   (l")[0])

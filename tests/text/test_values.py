@@ -47,6 +47,13 @@ def test_facts_are_numbers_dates_codes_and_names():
         ("5%", "5 per cent"),
         ("2:30 pm", "14:30"),
         ("3 to 5 million", "3-5M"),
+        ("12 500 kg", "12,500 kg"),
+        ("1 234 567", "1234567"),
+        ("from 12 500 to 15 000 euros", "12500-15000 €"),
+        ("EUR 12\u202f500.75", "12'500.75 euros"),
+        ("5 mio", "5 million"),
+        ("2 to 3 dozen", "24 to 36"),
+        ("(- 5 °C)", "-5 °C"),
     ],
 )
 def test_spellings_of_one_value_are_equal(one, other):
@@ -68,6 +75,10 @@ def test_spellings_of_one_value_are_equal(one, other):
         ("-$5", "$5"),
         ("$5 million", "$5 thousand"),
         ("1.5k", "1.5"),
+        *((f"12{space}500 litres", "500 litres") for space in " \u00a0\u2009\u202f'’"),
+        *((f"5 {scale}", "5") for scale in ("mio", "Millionen", "Mrd", "million", "dozen")),
+        ("- 5 °C", "5 °C"),
+        ("[ − 5 % ]", "5 %"),
         ("5 days", "5 weeks"),
         ("5 km", "5 m"),
         ("5 euros", "5 dollars"),
@@ -82,6 +93,25 @@ def test_other_values_differ(one, other):
         assert not values.covers(values.figures(known), values.figures(claimed))
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("In 2019 500 people came.", {2019, 500}),
+        ("Room 12 500 seats", {12, 500}),
+        ("on page 12 500 words", {12, 500}),
+        ("sizes 100 200 30", {100, 200, 30}),
+        ("+49 30 123 456", {49, 30, 123, 456}),
+        ("0 500 12", {0, 500, 12}),
+        ("two 500 g packs", {2, 500}),
+        ("10 − 5", {10, 5}),
+        ("- 5 kg of flour", {5}),
+    ],
+)
+def test_numbers_that_stand_side_by_side_are_not_put_together(text, said):
+    """A year, a list, what a word numbers, and the mark of a list's item are no part of the number behind them."""
+    assert {int(value.stated) for value in values.figures(text)} == said
+
+
 SCALES = {"": 1, "k": 1000, " thousand": 1000, " million": 10**6, "bn": 10**9}
 UNITS = {"": "", " days": "-day", " °C": " degrees Celsius", " kg": " kilograms", "%": " percent", " km": " kilometres"}
 NUMBERS = st.tuples(st.booleans(), st.integers(0, 999), st.integers(0, 99))
@@ -93,6 +123,13 @@ def written(number, scale, unit, *, sign="-", group=False):
     digits = f"{whole * SCALES[scale]:,}" if group else f"{whole}{scale}"
     decimals = f".{cents:02}".rstrip("0").rstrip(".") if not group and not scale else ""
     return f"{sign if negative else ''}{digits}{decimals}{unit}"
+
+
+@given(st.integers(1000, 10**9), st.sampled_from(" \u00a0\u2009\u202f'’"), st.sampled_from([*UNITS]))
+def test_thousands_may_be_parted_by_any_sign(number, sign, unit):
+    """Commas, spaces of any width and apostrophes between thousands say the same number, and no part of it."""
+    parted = f"it holds {number:,}{unit} or so".replace(",", sign)
+    assert values.figures(parted) == values.figures(f"it holds {number}{unit} or so")
 
 
 @given(NUMBERS, st.sampled_from([*SCALES]), st.sampled_from([*UNITS]), st.sampled_from(["-", "−", "–", "minus "]))

@@ -65,8 +65,21 @@ class LoadedRun:
             if self._corpus is not None and hasattr(self._corpus.index, "close"):  # let go of the index's files
                 self._corpus.index.close()
             self._corpus = None
-            self._corpus = _Corpus(existing(self.run.folder), self.settings, stamp, self.paying)
+            self._corpus = _Corpus(self.whole(), self.settings, stamp, self.paying)
         return self._corpus.search(questions, k)
+
+    def whole(self) -> Run:
+        """Return the run as it is now, if what is searched is there and belongs together.
+
+        Raises:
+            DamagedArtifact: it does not, or something is missing.
+        """
+        run = existing(self.run.folder)
+        for name in ("documents.parquet", "chunks.parquet"):
+            if not (run.folder / name).is_file():
+                raise artifacts.missing(run.folder / name)
+        run.require(*searched(self.settings))
+        return run
 
     def refusal(self, least: float | None) -> Refusal | None:
         """Return what decides, of what `search` found, that no model is asked; `least` is a person's own threshold."""
@@ -114,10 +127,6 @@ class _Corpus:
     def __init__(self, run: Run, settings: Settings, stamp: int, ledger: Callable[[], Ledger]) -> None:
         self.stamp, self._run, self._settings = stamp, run, settings
         self._refusals: dict[float | None, Refusal | None] = {}
-        for name in ("documents.parquet", "chunks.parquet"):
-            if not (run.folder / name).is_file():
-                raise artifacts.missing(run.folder / name)
-        run.require(*searched(settings))
         self.index = models.open_retriever(run.folder, settings, run.manifest["collection"], ledger)
         documents = pl.concat(list(run.stream("documents.parquet", ["doc_id", "path", "title"])))
         self._paths = dict(documents.select("doc_id", "path").iter_rows())
@@ -156,7 +165,7 @@ class Answerer:
 
     Raises:
         UsageError: there is no such adapter, it was trained on another base model, or the model is unknown.
-        DamagedArtifact: the adapter is not whole.
+        DamagedArtifact: the adapter is not whole, or what is searched is not.
     """
 
     def __init__(
@@ -166,6 +175,7 @@ class Answerer:
         adapter: str | None = None,
         on_event: OnEvent = lambda event, facts: None,
     ) -> None:
+        loaded.whole()  # what is missing is said before any advice
         self._loaded, settings, self._on_event = loaded, loaded.settings, on_event
         self.model = model or settings.student
         self._prompt = prompts.load(PROMPTS[settings.examples.quotes], settings.prompts)

@@ -300,6 +300,7 @@ def _opened(task: Task, on_event: OnEvent, *, building: bool) -> Iterator[OpenRu
         facts: dict[str, Any] = {
             "settings": chosen.model_dump(mode="json"),
             "corpus": list(chosen.corpus),
+            "home": os.path.relpath(Path.cwd(), folder.resolve()),
             "pipeline": task.pipeline,
             "skipped": [list(entry) for entry in task.skipped],
             "models": {name: getattr(components, name).identity for name in ("generator", "embedder", "student")},
@@ -307,7 +308,7 @@ def _opened(task: Task, on_event: OnEvent, *, building: bool) -> Iterator[OpenRu
         before = run.manifest.get("settings")
         if not building:  # a cap is what a build is given
             facts["settings"]["generator"]["max_cost"] = None
-        told = {name: facts[name] for name in ("settings", "corpus", "pipeline")}
+        told = {name: facts[name] for name in ("settings", "corpus", "home", "pipeline")}
         if before is None or not run.manifest["steps"]:  # nothing is there that could be taken for built with them
             run.describe(**facts, collection=collection)
         elif building:  # money is the run's, however far this build comes

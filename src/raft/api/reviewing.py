@@ -118,10 +118,15 @@ def _export(built: Built, path: Path) -> int:
             where=run.folder,
             hint=f"raft review {typed(run.folder)}   (the list “evaluation” has them)",
         )
-    if path.is_dir() or (path.exists() and not _is_export(path)):
+    before = _exported(path) if path.exists() else []
+    if before is None:
         raise UsageError(
             "The file is there already, and is none of raft's.", where=path, hint="choose another --export"
         )
+    if lost := sum(line not in lines for line in before):
+        hint = f"mv {typed(path)} {typed(path)}.before   (then the same command again)"
+        raise UsageError(f"The file holds an export already, and {lost:,} of its questions are not in this one, or are"
+                         " written otherwise.", where=path, hint=hint)  # fmt: skip
     artifacts.atomically(path, "".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in lines))
     return len(lines)
 
@@ -136,18 +141,21 @@ def _learn(built: Built, path: Path) -> int:
         )
     found, _, _ = reviewed.Opinions(built._run, built.settings).said()
     said = {question: verdict for question, (verdict, *_) in decisions.decided(found).items()}
-    made = learned.learn(built.cleaned.to_dicts(), said, learned.load(name), keep=learned.KEEP, run=built._run.folder)
+    rows, weights, told = built.cleaned.to_dicts(), learned.load(name), built.manifest.get("weights")
+    made = learned.learn(rows, said, weights, keep=learned.KEEP, built_with=told, run=built._run.folder)
     if path.is_dir() or (path.exists() and not learned.is_weights(path)):
         raise UsageError("The file is there already, and is none of raft's.", where=path, hint="choose another --learn")
     artifacts.atomically(path, made.identity)
     return made.pairs
 
 
-def _is_export(path: Path) -> bool:
+def _exported(path: Path) -> list[Row] | None:
+    """Return the lines of an export; None: the file is none."""
     try:
-        return all("question" in value for _, value in artifacts.read_objects(path, "-"))
+        lines = [value for _, value in artifacts.read_objects(path, "-")]
     except RaftError:
-        return False
+        return None
+    return lines if all("question" in line for line in lines) else None
 
 
 def _as_read(row: Row, read: Row) -> Row:
@@ -298,6 +306,7 @@ class Session:
         if verdict == decisions.EDITED or (verdict == decisions.APPROVED and row["reason"] is not None):
             self._check(row, verdict, edit)
         digest = decisions.digest_of(row["question"] or "", row["answer"] or "")
+        shown = reviewed.BESIDE if name in self._sample and shown != "sample" else shown
         made = Decision(
             name, digest, verdict, self.reviewer, reason, edit, self._reason(name), shown, datetime.now(UTC).isoformat()
         )

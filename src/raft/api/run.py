@@ -341,13 +341,14 @@ def table(folder: str | Path, name: str, *, only: str | None = None) -> pl.DataF
     those with which that was wrong (`words` returns what there is).
 
     Raises:
-        UsageError: there is no run, or no such table.
+        UsageError: there is no run, no such table, or `only` is a word that no row of it has.
         DamagedArtifact: the table is missing or damaged.
     """
     known = {file.split(".")[0]: file for file in tables.ARTIFACTS}
     if name not in known:
         raise UsageError(
-            f"There is no table {name!r}; there are {', '.join(known)}.", hint=f"raft show {typed(folder)} cleaned"
+            f"There is no table {name!r}; there are {', '.join(known)}, and raft show has duplicates.",
+            hint=f"raft show {typed(folder)} cleaned",
         )
     built = Built(folder)
     if name == "qa" and not built.settings.questions.qa:
@@ -361,7 +362,12 @@ def table(folder: str | Path, name: str, *, only: str | None = None) -> pl.DataF
         raise UsageError(f"The rows of {name} have no split, reason or kind.", hint=f"raft show {typed(folder)} {name}")
     if only in ("kept", "dropped") and "reason" in found.columns:
         return found.filter(pl.col("reason").is_null() == (only == "kept"))
-    return found.filter(pl.any_horizontal([column == only for column in columns]))
+    chosen = found.filter(pl.any_horizontal([column == only for column in columns]))
+    if chosen.is_empty():
+        there = ", ".join([*words(found)[:25], *["…"] * (len(words(found)) > 25)]) or "none"
+        hint = f"raft show {typed(folder)} {name}"
+        raise UsageError(f"No row of {name} is {only!r}; they are {there}.", where="--only", hint=hint)
+    return chosen
 
 
 def text_of(folder: str | Path, name: str) -> str:
@@ -445,8 +451,6 @@ def show(folder: str | Path, name: str, *, rows: int = 10, only: str | None = No
     if rows < 0:
         raise UsageError(f"{rows} rows cannot be shown.", where="rows", hint="rows=10")
     found = table(folder, name, only=only)
-    if found.is_empty() and only and only not in (known := words(table(folder, name))):
-        raise UsageError(f"No row of {name} is {only!r}.", where="only", hint=f"one of {', '.join(known) or 'none'}")
     return located(folder, found.head(rows))
 
 

@@ -1,5 +1,6 @@
 """What an answer says to a person who wants to check it, or who got none."""
 
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -46,12 +47,16 @@ def _next(said: Answer, run: Path, options: Mapping[str, object], context: bool)
     again = dict(options)
     if said.relevance is not None:  # a head's score is no figure of the rule that the option sets
         again["min_relevance"] = "0" if said.promised is not None else f"{floored(said.relevance, 20):g}"
-    given = (f" --{name.replace('_', '-')} {typed(value)}" for name, value in again.items() if value is not None)
-    asked = f"raft ask {typed(run)} {typed(said.question)}{''.join(given)}"
+    given = [f"--{name.replace('_', '-')} {typed(value)}" for name, value in again.items() if value is not None]
+    if said.relevance is None:
+        given.append("--show-context")
+    question = shlex.quote(said.question)
+    parts = [*given, "--", question] if question.startswith(("-", "'-")) else [question, *given]
+    asked = " ".join(["raft ask", typed(run), *parts])
     if said.relevance is not None:
         yield f"\n  next:  {asked}   # have the model try all the same"
     elif said.passages and not context:
-        yield f"\n  next:  {asked} --show-context   # read all that was found"
+        yield f"\n  next:  {asked}   # read all that was found"
 
 
 def _doubts(said: Answer) -> Iterator[str]:

@@ -105,6 +105,14 @@ def _whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
+def tell_of_writers(run: Path) -> None:
+    """Say where another raft is writing to a run that is being read."""
+    from raft.store.run import is_locked
+
+    if is_locked(run):
+        echo(f"raft: a build is running, or a training: what is here may change (raft status {typed(run)})", err=True)
+
+
 def price_pair(text: str | None) -> tuple[float, float] | None:
     """Read a price as typed, `0.15/0.60`: dollars per million tokens read and written."""
     if text is None:
@@ -244,10 +252,13 @@ def show_rows(*, run: Path, table: str, count: int, only: str | None, document: 
     from raft import api
     from raft.cli import messages
 
+    tell_of_writers(run)
     if document is not None:
         if table != "documents":
             raise UsageError(
-                "Documents have a text.", where="--text", hint=f"raft show {typed(run)} documents --text {document}"
+                "Documents have a text.",
+                where="--text",
+                hint=f"raft show {typed(run)} documents --text {typed(document)}",
             )
         text = api.text_of(run, document)
         show({"document": document, "text": text}, as_json, lambda facts: text)
@@ -274,9 +285,7 @@ def show_rows(*, run: Path, table: str, count: int, only: str | None, document: 
             echo(text)
         _cut(run, table, rows.height, found.height, only)
     if found.is_empty():
-        words = api.words(api.table(run, table)) if only else []
-        known = ", ".join([*words[:25], *["…"] * (len(words) > 25)])
-        echo(f"no such rows{f'; --only takes {known}' if words else ''}", err=True)
+        echo("there are no such rows", err=True)
     steps = api.load(run).summary()["steps"].values()
     if any(line.get("stale") and table in [name.split(".")[0] for name in line["rows"]] for line in steps):
         echo(

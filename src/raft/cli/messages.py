@@ -191,10 +191,9 @@ def _rows(
 def seen(found: Mapping[str, Any]) -> list[str]:
     """Return how many of a run's rows people have judged, and what that says; nothing where nobody ever has."""
     text = list(found.get("text", []))
-    if found.get("waiting"):
-        text.append(
-            f"{found['waiting']:,} verdicts are not in the rows yet, new or taken back: the next build counts them"
-        )
+    if count := found.get("waiting"):
+        told, them = ("1 verdict is", "it") if count == 1 else (f"{count:,} verdicts are", "them")
+        text.append(f"{told} not in the rows yet, new or taken back: the next build counts {them}")
     if not found.get("seen"):
         return text if any(found.get(name) for name in ("gone", "remarks", "waiting")) else []
     return [f"{found['seen']:,} of {found['rows']:,} rows were seen by a person", *text]

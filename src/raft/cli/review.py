@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from raft.cli.commands import JSON, RUN, Place, acting, echo, main, show
+from raft.cli.commands import JSON, RUN, Place, acting, echo, main, show, tell_of_writers
 from raft.errors import pasted, typed
 
 
@@ -33,6 +33,7 @@ def review(*, run: Path, as_json: bool, **options: Any) -> None:
             f"raft: open {facts['address']}   (this machine alone can; Ctrl-C, or Done on the page, ends it)", err=True
         )
 
+    tell_of_writers(run)
     found = api.review(run, on_event=opened, **options)
     show(found, as_json, lambda found: _words(found, run, **options))
 

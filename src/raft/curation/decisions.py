@@ -16,7 +16,7 @@ from typing import Any
 import polars as pl
 from filelock import FileLock
 
-from raft.errors import UsageError, typed
+from raft.errors import UsageError, of_system, typed
 from raft.store import artifacts, folders, tables
 from raft.text import from_json
 
@@ -73,9 +73,12 @@ def read(path: Path) -> tuple[list[Decision], bool]:
         whole, _, rest = text.rpartition(b"\n")
         torn = _is_torn(rest)
         lines = [*artifacts.parse_objects((whole if torn else text).decode("utf-8-sig"), path, _LINE)]
+    except FileNotFoundError:
+        raise UsageError("There is no such file of decisions.", where=path, hint=f"ls {typed(path.parent)}") from None
     except (OSError, UnicodeDecodeError) as error:
         hint = f"ls -l {typed(path)}   (a file of decisions, as raft review writes it)"
-        raise UsageError(f"The file of decisions cannot be read: {error}.", where=path, hint=hint) from None
+        why = of_system(error).what if isinstance(error, OSError) else "It is no text in UTF-8."
+        raise UsageError(f"The file of decisions cannot be read. {why}", where=path, hint=hint) from None
     return [_decision(value, where) for where, value in lines], torn
 
 

@@ -91,7 +91,11 @@ def load(name: str) -> Weights:
         return _read(Path(__file__).parent / "weights" / f"{name}.json" if name in BROUGHT else at_home(name))
     except (OSError, ValueError) as error:
         told = str(error)
-        if isinstance(error, ValidationError):
+        if isinstance(error, OSError):
+            told = "there is no such file" if isinstance(error, FileNotFoundError) else str(error.strerror)
+        elif isinstance(error, UnicodeDecodeError):
+            told = "it is no text in UTF-8"
+        elif isinstance(error, ValidationError):
             first = error.errors()[0]
             told = ": ".join(filter(None, [".".join(map(str, first["loc"])), first["msg"]]))
         hint = f"--set cleaning.learned={BROUGHT[0]}   (or {BROUGHT[1]}, or a file that raft review --learn wrote)"
@@ -197,17 +201,19 @@ def fit(scores: np.ndarray, right: np.ndarray, model: str, names: Sequence[str],
         ValueError: all pairs are right, or none is.
     """
     found = logistic.fit(scores, right)
-    minimum = float(np.quantile(found.probabilities(scores)[right], 1 - keep, method="lower"))
-    return Weights(
+    made = Weights(
         model=model,
         scores=tuple(names),
         centre=_rounded(found.centre),
         spread=_rounded(found.spread),
         weights=_rounded(found.weights),
         bias=round(found.bias, 6),
-        minimum=math.floor(minimum * 1e4) / 1e4,
+        minimum=0.0,
         pairs=len(scores),
     )
+    likely = made.probabilities(scores)[right]  # by the numbers as they are rounded
+    minimum = float(np.quantile(likely, 1 - keep, method="lower"))
+    return made.model_copy(update={"minimum": math.floor(minimum * 1e4) / 1e4})
 
 
 def _rounded(values: np.ndarray) -> tuple[float, ...]:
@@ -215,19 +221,28 @@ def _rounded(values: np.ndarray) -> tuple[float, ...]:
 
 
 def learn(
-    cleaned: Sequence[Row], said: Mapping[str, str], weights: Weights, *, keep: float, run: Path | str = "RUN"
+    cleaned: Sequence[Row],
+    said: Mapping[str, str],
+    weights: Weights,
+    *,
+    keep: float,
+    built_with: Mapping[str, Any] | None = None,
+    run: Path | str = "RUN",
 ) -> Weights:
     """Return weights learned from what people said of a run's questions: an edit says that it was not right.
 
     `cleaned` are rows of `tables.CLEANED` that were filtered with `weights`, `said` are verdicts by question_id. A row
-    that a build has taken an edit of is a person's, and has no scores any more. `run` is named in what is raised.
+    that a build has taken an edit of is a person's, and has no scores any more. `built_with` are the weights that the
+    build noted (None: an earlier raft noted none, and the scores tell); `run` is named in what is raised.
 
     Raises:
-        UsageError: too few were judged, of either sort, or the filter has not seen them.
+        UsageError: too few were judged, of either sort, or the weights are not those that the run was built with.
     """
     judged = [(_noted(row), said.get(row["question_id"])) for row in cleaned]
     known = [(scores, verdict, likely) for (scores, likely), verdict in judged if scores and verdict]
-    if any([*scores] != [*weights.scores] or _likely_of(weights, scores) != likely for scores, _, likely in known):
+    if built_with not in (None, weights.model_dump(mode="json")) or any(
+        [*scores] != [*weights.scores] or _likely_of(weights, scores) != likely for scores, _, likely in known
+    ):
         raise UsageError(
             "The weights are not those that the run was built with: whose likelihoods its scores are is not known.",
             where=run,

@@ -189,7 +189,8 @@ def clean_and_split(run: Run, settings: Settings, components: Components, own: p
         },
         settings={"index": {"k": k, "hybrid": settings.index.hybrid}},
     )
-    run.describe(decided=decisions.digests(decided))  # not among the notes, which a step that is reused keeps
+    # not among the notes, which a step that is reused keeps
+    run.describe(decided=decisions.digests(decided), weights=weights.model_dump(mode="json") if weights else None)
 
 
 def _clean(

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
-from raft import prompts
+from raft.curation import learned
 from raft.curation.pairs import read_pairs
 from raft.errors import UsageError
 from raft.generation import generate
@@ -65,6 +65,7 @@ class Estimate:
         cap: `generator.max_cost`; without one, a build of more than `confirm_above` dollars is not begun.
         left_out: a sentence for each language in which kinds of question are not asked.
         attempts: how often one call is made at most, where its reply is of no use.
+        scorer: the local model that reads the questions for `cleaning.learned`; None: none does.
     """
 
     run: str
@@ -82,6 +83,7 @@ class Estimate:
     confirm_above: float
     left_out: tuple[str, ...] = ()
     attempts: int = 1
+    scorer: str | None = None
 
     @property
     def calls(self) -> int:
@@ -163,6 +165,9 @@ def as_text(facts: Mapping[str, Any]) -> str:
         most = facts["calls"] * facts["attempts"]
         again = f"replies of no use are asked for again: at most {most:,} calls in all (generator.attempts)"
         lines.append(f"  {'again':<11} {again}")
+    if facts["scorer"]:
+        read = f"{facts['scorer']} reads the questions on this machine, at most {facts['questions']:,}"
+        lines.append(f"  {'filter':<11} {read}: it takes time and no money (cleaning.learned)")
     lines.append(f"  {'cost':<11} {cost_text(facts)}")
     if facts["seconds"] is not None and facts["calls"]:
         low, high = facts["seconds"]
@@ -323,6 +328,8 @@ def count_calls(
     seconds = _seconds(parts, settings, seen) if found.hosted and not settings.generator.batch_endpoint else None
     if found.embedded is not None:
         parts.append(_embeddings(run, settings, written + pairs, found.embedded, found.embedder_price))
+    kinds, filtered = asked_for["kinds"] if asked_for["limit"] != 0 else [], settings.cleaning.learned
+    without = left_out(strategy, kinds, survey, settings.index.embedder) if "questions" in left else ()
     return Estimate(
         run=str(run.folder),
         documents=documents_listed(run)["error"].null_count(),
@@ -338,11 +345,8 @@ def count_calls(
         cap=settings.generator.max_cost,
         confirm_above=settings.generator.confirm_above,
         attempts=settings.generator.attempts,
-        left_out=tuple(
-            left_out(strategy, asked_for["kinds"] if asked_for["limit"] != 0 else [], survey, settings.index.embedder)
-        )
-        if "questions" in left
-        else (),
+        left_out=tuple(without),
+        scorer=learned.load(filtered).model if filtered and "cleaned" in left and strategy != "rules" else None,
     )
 
 
@@ -416,12 +420,13 @@ def _later(run: Run, settings: Settings) -> Iterator[tuple[str, list[tuple[float
     """Yield the steps after the questions that ask something of each question, with bytes and room of each call."""
     tokens = run.manifest["steps"]["chunks"]["notes"].get("tokens", 0)
     shown = _QUESTION_BYTES + _BYTES_A_CHUNK_TOKEN * tokens / max(1, chunk_count(run))
-    besides = {
-        "cleaned": shown,
-        "examples": len(render_style(**settings.answer_style.model_dump())) + 2 * _QUESTION_BYTES,
-    }
+    worded = len(render_style(**settings.answer_style.model_dump())) + 2 * _QUESTION_BYTES
+    besides = {"cleaned": shown, "examples": worded}
     for purpose, asked in asked_later(settings).items():
-        yield purpose, [(_length(prompt) + besides[purpose], room) for _, prompt, room in asked]
+        yield (
+            purpose,
+            [(_bytes(text for _, text in prompt.turns) + besides[purpose], room) for _, prompt, room in asked],
+        )
 
 
 def _asked_before(
@@ -442,10 +447,6 @@ def _asked_before(
     if share == 1 and line["inputs"]["chunks.parquet"] == chunks:
         return known
     return 0 if replayed is None else min(paid, round(known * share))
-
-
-def _length(prompt: prompts.Prompt) -> int:
-    return _bytes(text for _, text in prompt.turns)
 
 
 def _size(request: Request) -> int:

@@ -28,6 +28,8 @@ from raft.text.values import Fact, fact_values, facts
 LISTS = ("sample", "suspicious", "dropped", "evaluation", "human")
 """A sample of what the rules keep, the most suspicious others, some that they drop, what is measured with, and what
 people wrote: pairs of their own, and edits."""
+BESIDE = "sample, in another list"
+"""What a decision says of where a row of the sample was shown that was judged in another list."""
 _LOOKED_AT = 5_000
 """Rows that suspicious ones are looked for among."""
 _MOST_EVALUATION, _MOST_HUMAN = 200, 1_000
@@ -222,17 +224,22 @@ def figures(run: Run, settings: Settings) -> dict[str, Any]:
 
 
 def _estimate(order: Sequence[str], found: Said, final: Mapping[str, Decision], name: str) -> dict[str, Any] | None:
-    """Return the share of rows that are wrong, by those judged up to the last one that was shown in the list."""
-    places = [place for place, one in enumerate(order) if any(d.shown == name for d in found.get(one, {}).values())]
-    passed = order[: max(places, default=-1) + 1]
-    seen = [one for one in passed if one in final]
+    """Return the share of rows that are wrong, by those judged up to the last one that was shown in the list.
+
+    Behind that one those of the sample count that were judged in another list.
+    """
+    lists = [{one.shown for one in found.get(row, {}).values()} for row in order]
+    end = max((place for place, own in enumerate(lists, 1) if name in own), default=0)
+    passed = order[:end]
+    beside = [one for one, own in zip(order[end:], lists[end:], strict=True) if name == "sample" and BESIDE in own]
+    seen = [*(one for one in passed if one in final), *beside]
     wrong = sum(final[one].verdict != APPROVED for one in seen)
     interval = win_rate(wrong, len(seen) - wrong, 0)
     if interval is None:
         return None
     ends = (interval.low, interval.high) if len(seen) < len(order) else (interval.value, interval.value)
     return {
-        **{"seen": len(seen), "wrong": wrong, "of": len(order), "passed_over": len(passed) - len(seen)},
+        **{"seen": len(seen), "wrong": wrong, "of": len(order), "passed_over": len(passed) + len(beside) - len(seen)},
         **{"low": ends[0], "high": ends[1]},
     }
 
@@ -261,7 +268,8 @@ def _words(found: Mapping[str, Any]) -> Iterable[str]:
     if found["seen"] == 0:
         yield f"nobody has judged one of {found['rows']:,} rows"
     elif found["seen"] and sample is None:
-        yield f"{found['seen']:,} rows were judged, and none of the sample: nothing can be said of all"
+        told = "1 row was" if found["seen"] == 1 else f"{found['seen']:,} rows were"
+        yield f"{told} judged, and none of the sample: nothing can be said of all"
     elif sample:
         share = _between(sample)
         yield f"{sample['wrong']:,} of {sample['seen']:,} wrong: {share} percent of the {sample['of']:,} kept"
@@ -276,7 +284,8 @@ def _words(found: Mapping[str, Any]) -> Iterable[str]:
     if found.get("differ"):
         yield f"they differ on {len(found['differ']):,}, which count as rejected until they agree"
     if found["gone"]:
-        yield f"{found['gone']:,} decisions are of rows that are no more, or are written otherwise now"
+        told = "1 decision is" if found["gone"] == 1 else f"{found['gone']:,} decisions are"
+        yield f"{told} of rows that are no more, or are written otherwise now"
     yield from found["remarks"]
 
 

@@ -34,6 +34,8 @@ from raft.text import at_home, whole
 from raft.text.secrets import malformed, shown_address
 
 __all__ = [
+    "PATHS",
+    "PATHS_OR_NAMES",
     "TRAINERS",
     "AnswerStyle",
     "Answering",
@@ -65,7 +67,7 @@ __all__ = [
 _RENAMED = {"questions.strategy": "questions.way"}
 """New names of settings that are kept in runs under their old ones."""
 _EXPLAINED = "raft init my-pipeline   (writes a YAML file with every setting explained)"
-_PATHS = (
+PATHS = (
     "prompts",
     "ledger",
     "evaluation",
@@ -76,7 +78,7 @@ _PATHS = (
     "benchmark.other_adapter",
 )
 """Settings that are paths: a relative one is taken from the folder of the file that it stands in."""
-_PATHS_OR_NAMES = ("benchmark.capability", "cleaning.rubric", "cleaning.learned")
+PATHS_OR_NAMES = ("benchmark.capability", "cleaning.rubric", "cleaning.learned")
 """Settings that are paths where there is such a file beside the YAML file, and names otherwise."""
 
 
@@ -140,7 +142,7 @@ def _validated(tree: dict[str, Any], overrides: Mapping[str, Any] | None, where:
         if name in written:
             _plant(tree, kept, written.pop(name))
     for key, value in overrides.items():  # a path names its file, whatever its bytes
-        _plant(tree, _RENAMED.get(key, key), value if key in (*_PATHS, *_PATHS_OR_NAMES) else whole(value))
+        _plant(tree, _RENAMED.get(key, key), value if key in (*PATHS, *PATHS_OR_NAMES) else whole(value))
     try:
         settings = Settings.model_validate(tree)
     except ValidationError as error:
@@ -205,9 +207,9 @@ def _read(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"The pipeline file cannot be read: {error}.", where=path, hint=_EXPLAINED) from None
     tree = _parse(text, path)
-    for key in _PATHS:
+    for key in PATHS:
         _change(tree, key, lambda entry: str(path.parent / at_home(entry)))
-    for key in _PATHS_OR_NAMES:
+    for key in PATHS_OR_NAMES:
         _change(tree, key, lambda entry: str(path.parent / entry) if (path.parent / entry).exists() else entry)
     if isinstance(tree.get("corpus"), str):
         tree["corpus"] = [tree["corpus"]]

@@ -259,7 +259,7 @@ class Answering(_Section):
     min_relevance: Share = Field(
         0.0,
         description="how much the chunks found must be about a question, by words and sense; below it no model is "
-        "asked, and the answer is that the documents don't say. Small models rarely notice that by themselves: try 0.6",
+        "asked, and the answer is that the documents don't say. At 0.6 most short questions are refused",
     )
     false_answers: Annotated[float, Field(gt=0, lt=1), _Number] | None = Field(
         None,

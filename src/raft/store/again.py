@@ -1,12 +1,15 @@
 """The command that builds a run once more, with the options of its build, as it is typed."""
 
 import json
+import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from raft.errors import RaftError, typed
-from raft.settings import Settings, named, yaml_value
+from raft.prompts import packaged
+from raft.settings import PATHS, PATHS_OR_NAMES, Settings, named, yaml_value
 from raft.store.folders import regular
 from raft.text.secrets import HIDDEN, shown_address
 
@@ -31,18 +34,16 @@ _ADDRESSES = ("api_base", "url")
 def again(run: Path | str, change: Mapping[str, Any] | None = None, *, remark: str = "") -> str:
     """Return the `raft build` that made a run, or that was stopped on it, with some settings changed, by dotted names.
 
-    It names the pipeline file, where it is still there, and each setting that differs from it; of a run that nobody
-    knows, `CORPUS` in the corpus's place. A remark stands behind it, as `errors.pasted` takes it.
+    It names the pipeline file, where it is still there, or the one of the package that says most of what it said, and
+    each setting that differs from it; of a run that nobody knows, `CORPUS` in the corpus's place. Paths are those from
+    the folder that one stands in, wherever the build was typed. A remark stands behind, as `errors.pasted` takes it.
     """
     told = _told(Path(run))
-    corpus, file = told.get("corpus") or ["CORPUS"], told.get("pipeline")
-    try:
-        base = named(file if isinstance(file, str) and Path(file).is_file() else None)
-    except (RaftError, OSError):  # it is another one now
-        base = None
-    if base is None or not isinstance(file, str) or not Path(file).is_file():  # or was moved, or is a pipe
-        file, base = None, Settings()
-    given = {**dict(_differing(told.get("settings") or {}, base.model_dump(mode="json"))), **_shown(change or {})}
+    home = _home(Path(run), told)
+    corpus = [_from_here(home, one) for one in told.get("corpus") or ["CORPUS"]]
+    tree = _moved(home, told.get("settings") or {})
+    file, differing = _pipeline(told.get("pipeline"), home, tree)
+    given = {**differing, **_shown(change or {})}
     parts = ["raft build", *map(typed, corpus), "--out", typed(run), *(["--pipeline", typed(file)] if file else [])]
     parts += [_option(key, value) for key, value in given.items()]
     hidden = "*** stands for a password or key" if any(HIDDEN in str(value) for value in given.values()) else ""
@@ -58,6 +59,48 @@ def _told(run: Path) -> dict[str, Any]:
         return {}
     right = isinstance(told.get("settings"), dict) and isinstance(told.get("corpus"), list)
     return told if right else {}
+
+
+def _home(run: Path, told: Mapping[str, Any]) -> Path:
+    """Return the folder that a build was typed in, as a path from here; it is this one where nobody knows better."""
+    home, corpus = run / str(told.get("home", "")), [one for one in told.get("corpus", ()) if one[:1] not in ("/", "~")]
+    if "home" not in told or not home.is_dir() or home.samefile("."):
+        return Path()
+    if corpus and not ((home / corpus[0]).exists() or any(home.glob(corpus[0]))):
+        return Path()  # the run was moved away from it
+    return Path(min(str(home.resolve()), os.path.relpath(home), key=len))
+
+
+def _from_here(home: Path, path: str) -> str:
+    return path if home == Path() or path.startswith("~") else str(home / path)
+
+
+def _moved(home: Path, tree: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    """Return settings with the paths among them as they are from here."""
+    found = dict(tree)
+    for name, value in tree.items():
+        key, values = f"{before}{name}", value if isinstance(value, list) else [value]
+        if isinstance(value, dict) and not before:
+            found[name] = _moved(home, value, f"{name}.")
+        elif key in PATHS or (key in PATHS_OR_NAMES and all(isinstance(one, str) for one in values)):
+            moved = [one and _from_here(home, one) if key in PATHS or (home / one).is_file() else one for one in values]
+            found[name] = moved if isinstance(value, list) else moved[0]
+    return found
+
+
+def _pipeline(told: Any, home: Path, tree: Mapping[str, Any]) -> tuple[str | None, dict[str, Any]]:
+    """Return the pipeline to name, and the settings that differ from it."""
+    own = _from_here(home, told) if isinstance(told, str) else None
+    names = [name.removesuffix(".yaml") for name in packaged("pipelines")] if own else []
+    names = [name for name in sorted(names, key=lambda name: name != told) if not Path(name).exists()]
+    is_there = own is not None and Path(own).is_file()  # else it was moved, or is a pipe, or a name
+    found: dict[str | None, dict[str, Any]] = {}
+    for file in [own] if is_there else [*(one for one in names if one == told), None, *names]:
+        with suppress(RaftError, OSError):  # it is another one now
+            found[file] = dict(_differing(tree, named(file).model_dump(mode="json")))
+    if not found:
+        return None, dict(_differing(tree, Settings().model_dump(mode="json")))
+    return min(found.items(), key=lambda one: len(one[1]))
 
 
 def _differing(tree: Mapping[str, Any], base: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:

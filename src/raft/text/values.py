@@ -2,6 +2,12 @@
 
 A value is what is said, however it is written: "1.5k" is 1500, "$5 million" 5,000,000 dollars, "-5 °C" is not "5 °C",
 and 2024-03-12 is 12 March 2024. Units are told apart and never converted: 60 minutes do not say "1 hour".
+
+Three digits after one to three, the first no 0, are one number where a comma, a no-break or thin space or an apostrophe
+joins them; where an ordinary space does (12 500), they are two behind a word that may be what is numbered (Room 12 500
+seats: one with a capital, but for the commonest, or one of `_NUMBERED`), behind or before another number (a list, a
+year), and one elsewhere. A minus that a space parts from its number is one behind an opening bracket or the line of a
+cell, and at the beginning of a text; a hyphen there is a list's mark, unless nothing else stands in the text.
 """
 
 import re
@@ -66,6 +72,8 @@ _PATTERNS: tuple[tuple[FactKind, re.Pattern[str]], ...] = (
 _MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
 _SCALES = {"hundred": 2, "k": 3, "thousand": 3, "lakh": 5, "m": 6, "mn": 6, "mln": 6, "million": 6, "crore": 7}
 _SCALES |= {"b": 9, "bn": 9, "billion": 9, "tn": 12, "trillion": 12}
+_SCALES |= {"mio": 6, "millions": 6, "millionen": 6, "mrd": 9, "milliard": 9, "milliards": 9, "milliarden": 9}
+_SCALE = "|".join(sorted((*filter(lambda word: len(word) > 1, _SCALES), "dozen"), key=len, reverse=True))
 _SPELLINGS = """
     percent: % pct percent per_cent|percentage_point: percentage_points|permille: ‰
     celsius_degree: °C ℃ degrees_Celsius degree_Celsius degrees_C|fahrenheit_degree: °F ℉ degrees_Fahrenheit degrees_F
@@ -108,13 +116,22 @@ _SYMBOLS, _LONG = (
     )
     for long in (False, True)
 )
-_NUMERALS = r"(?:\d{1,3}(?:[,\u00a0\u202f]\d{3})+|\d+)(?:\.\d+)?"
+_NUMERALS = r"(?:\d{1,3}(?:,\d{3})+|[1-9]\d{0,2}(?:[\u00a0\u2009\u202f'’]\d{3})+|\d+)(?:\.\d+)?"
+_NUMBERED = r"(?i:(?:room|page|day|week|table|figure|section|chapter|step|line|level|type|number)s?|no)"
+_COMMON = "The|Over|About|Around|Nearly|Almost|Some|Only|In|Of|At|For|To|From|By|With|Than|USD|EUR|GBP|CHF|JPY"
+_SPACED = re.compile(
+    r"(?P<one>(?<![\w.,:/#])(?<!\d[-–])[1-9]\d{0,2}(?:\ \d{3})+(?!\w|\ ?\d))"
+    rf"|\b(?:(?!(?:{_COMMON})\b)[A-Z]\w*|{_NUMBERED}|\d[\d.,]{{0,20}})\.?\s+\d{{1,3}}(?:\ \d{{3}})+"
+)
+_APART = re.compile(
+    r"(?:(?<=[(\[{|])\s?|^\s*(?:(?=−)|(?=\S\s[$€£¥]?[\d.,]{1,20}\s?[^\d\s]{0,20}$)))([-−–+])\s(?=[$€£¥]?\d)"
+)
 _QUANTITY = re.compile(
     rf"""(?:(?P<sign>(?:(?<![\w)\]%°.,/\#–-])[-−–+]|\b(?:minus|negative)\s)(?=[$€£¥\d]))|(?<![\w.,/\#-]))
     (?:(?P<money>(?:US)?[$€£¥]|(?:USD|EUR|GBP|CHF|JPY)(?=\s))\s?)?
     (?P<low>(?<![.,]){_NUMERALS})
     (?:\s?(?:to\s|[–-])\s?(?P<to>[-−])?[$€£¥]?(?P<high>{_NUMERALS}))?
-    (?:(?P<scale>[\s-]?(?i:hundred|thousand|lakh|mn|mln|million|crore|bn|billion|tn|trillion)|[kKMB]|(?(money)\s?[mb]|(?!)))(?!\w))?
+    (?:(?P<scale>[\s-]?(?i:{_SCALE})|[kKMB]|(?(money)\s?[mb]|(?!)))(?!\w))?
     (?:[\s-]?(?P<unit>{_SYMBOLS}|(?i:{_LONG})))?
     (?!\w|[.,/-]\d)""",
     re.VERBOSE,
@@ -237,7 +254,7 @@ def fact_values(text: str) -> frozenset[Value]:
 
     Names are left out: they have too many spellings to be compared as strings.
     """
-    return _read(text)[0]
+    return _read(_joined(text))[0]
 
 
 @lru_cache(maxsize=8192)
@@ -246,10 +263,18 @@ def figures(text: str) -> frozenset[Value]:
 
     "three" has the value 3, "#5" the value 5, and "5th" is a text of its own.
     """
-    values, rest = _read(_NUMBER_WORD.sub(_in_digits, text))
+    values, rest = _read(_NUMBER_WORD.sub(_in_digits, _joined(text)))
     rest = rest if rest.isascii() else re.sub(_LETTERS, " ", rest)
     tokens = (token.casefold() for token in _TOKEN.findall(rest) if any(map(str.isdigit, token)))
     return values.union(Value(Decimal(one) if one.isdecimal() else one) for one in tokens)
+
+
+def _joined(text: str) -> str:
+    """Return a text with what a space parts of a number put to it."""
+    if not _telling(text):
+        return text
+    text = _SPACED.sub(lambda match: match[0].replace(" ", "") if match["one"] else match[0], text)
+    return _APART.sub(r"\1", text)
 
 
 def rough_values(text: str) -> frozenset[object]:
@@ -304,13 +329,15 @@ def _days(first: int, second: int, third: int) -> frozenset[Day]:
 
 def _quantities(match: re.Match[str]) -> Iterator[Value]:
     low, high = match["low"], match["high"]
-    power = _SCALES[match["scale"].strip(" \t\n\xa0-").casefold()] if match["scale"] else 0
+    scale = (match["scale"] or "").strip(" \t\n\xa0-").casefold()
+    power = _SCALES.get(scale, 0)
     unit = _unit(match["money"] or match["unit"] or "")
     numbers = [_number(match["sign"], low, power)]
     if high:
         numbers.append(_number(match["to"], high, power))
         if power and numbers[0] >= numbers[1]:  # from 500 to 2 million
             numbers[0] = _number(match["sign"], low, 0)
+    numbers = [12 * number for number in numbers] if scale == "dozen" else numbers
     yield from (Value(number, unit) for number in numbers)
 
 
