@@ -152,6 +152,7 @@ class TrainingPlan:
     bits: int
     max_tokens: int
     seed: int
+    layers: str = "all"
 
 
 @dataclass(frozen=True)

@@ -95,12 +95,13 @@ def test_the_same_training_is_not_done_twice(run, monkeypatch):
 
 
 def test_whatever_changes_an_adapter_changes_its_id(run):
-    """Another seed or rank is another adapter beside the first; how often checkpoints are written changes nothing."""
+    """Another seed, rank or choice of layers is another adapter; how often checkpoints are written changes nothing."""
     names = [raft.train(run, settings={"training.epochs": 0.1, **more})["adapter"] for more in ({}, {"seed": 1})]
+    names.append(raft.train(run, epochs=0.1, settings={"training.layers": "qv"})["adapter"])
     names.append(raft.train(run, epochs=0.1, rank=2)["adapter"])
-    assert len({*names}) == 3
+    assert len({*names}) == 4
     assert {card["adapter"] for card in raft.load(run).adapters} == {*names}
-    assert [card["current"] for card in raft.load(run).adapters] == [False, False, True]
+    assert [card["current"] for card in raft.load(run).adapters] == [False, False, False, True]
     again = raft.train(run, epochs=0.1, settings={"training.checkpoint_minutes": 3})
     assert again["adapter"] == names[0] == adapters.current(run)
 

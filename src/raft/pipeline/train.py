@@ -29,6 +29,9 @@ _VERSION = 1
 _NO_MATTER = ("student", "checkpoint_minutes")
 """Parts of a plan that do not change an adapter: the name of its base (the identity counts), when work is saved."""
 
+_NEWER = {"layers": "all"}
+"""Parts of a plan that earlier rafts did not have, with what they did: as that, they are no part of an adapter's id."""
+
 
 @dataclass(frozen=True)
 class Replay:
@@ -52,7 +55,7 @@ def train_adapter(
     """
     data = examples_digest(run)
     made_of = {
-        "plan": {name: value for name, value in asdict(plan).items() if name not in _NO_MATTER},
+        "plan": {name: value for name, value in asdict(plan).items() if _matters(name, value)},
         "trainer": trainer.identity,
         "student": facts["base_identity"],
         "examples": data,
@@ -99,6 +102,10 @@ def train_adapter(
     )
     adapters.set_current(run.folder, name)
     return adapters.read_card(folder)
+
+
+def _matters(name: str, value: Any) -> bool:
+    return name not in _NO_MATTER and (name not in _NEWER or value != _NEWER[name])
 
 
 def examples_digest(run: Run) -> str:

@@ -237,6 +237,11 @@ class Training(_Section):
     evaluations: Count = Field(2, description="how often an epoch the validation loss is measured")
     patience: Count = Field(2, description="measurements without a lower validation loss after which training ends")
     checkpoint_minutes: Positive = Field(10.0, description="minutes between two checkpoints that training resumes from")
+    layers: Literal["all", "attention", "qv"] = Field(
+        "all",
+        description="linear layers of each block that the adapter changes: all, those of attention (q, k, v and o), or "
+        "qv (q and v alone)",
+    )
     bits: Literal[4, 16] = Field(16, description="bits of a weight of the base model during training; 4 is QLoRA")
     rehearsal: Annotated[float, Field(ge=0, lt=1), _Number] = Field(
         0.1, description="share of general instruction rows mixed in, against forgetting; less than 1"

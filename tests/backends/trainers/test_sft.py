@@ -21,7 +21,9 @@ peft = pytest.importorskip("peft")
 pytest.importorskip("trl")
 
 from raft.backends.local.generate import render  # noqa: E402
+from raft.backends.local.weights import Weights  # noqa: E402
 from raft.backends.trainers import cpu_kernels, sft  # noqa: E402  needs torch
+from raft.backends.trainers.merge import merged  # noqa: E402
 from raft.backends.trainers.sft import PeftTrainer, load  # noqa: E402
 
 TEMPLATE = (
@@ -308,6 +310,34 @@ def test_the_adapter_folder_is_whole(whole):
     assert {"adapter_config.json", "adapter_model.safetensors", "tokenizer.json"} <= names
     assert not [name for name in names if name.endswith((".bin", ".pt", ".pth", ".pkl", ".md"))]
     assert len(adapters.tensors(home / "out" / adapters.WEIGHTS)) == 2 * 7 * 2
+
+
+@pytest.mark.parametrize("layers", ["attention", "qv"])
+def test_an_adapter_may_change_some_layers_alone(loaded, tmp_path, layers):
+    """The chosen layers alone carry the adapter; the loss falls, and what is merged or swapped in says the same."""
+    report = train(tmp_path, layers=layers, epochs=2)
+    assert losses(report, "loss")[report.steps] < losses(report, "loss")[1]
+    settings = json.loads((tmp_path / "out" / adapters.CONFIG).read_text(encoding="utf-8"))
+    assert sorted(settings["target_modules"]) == sorted(sft.LAYERS[layers])
+    assert len(adapters.tensors(tmp_path / "out" / adapters.WEIGHTS)) == 2 * len(sft.LAYERS[layers]) * 2
+    ids = torch.arange(5, 40)[None]
+    with torch.no_grad():
+        swapped = Weights(NAME).use(tmp_path / "out")[0](ids).logits.float()
+        whole = merged(NAME, tmp_path / "out")(ids).logits.float()
+        untuned = transformers.AutoModelForCausalLM.from_pretrained(loaded / "tiny-student")(ids).logits.float()
+    assert (swapped - whole).norm() < 0.1 * (swapped - untuned).norm()
+
+
+def test_layers_that_a_student_names_otherwise_are_refused():
+    """Where a student lacks one of the chosen layers, it is named, with the choice that fits every student."""
+    student = transformers.OPTForCausalLM(
+        transformers.OPTConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, ffn_dim=8, vocab_size=9)
+    )
+    sft.check_layers(student, "all")
+    sft.check_layers(student, "qv")
+    with pytest.raises(UsageError, match="no layers that are called o_proj") as error:
+        sft.check_layers(student, "attention")
+    assert error.value.hint == "raft train RUN --set training.layers=all"
 
 
 def test_the_same_seed_gives_the_same_adapter(whole, tmp_path):

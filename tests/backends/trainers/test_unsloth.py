@@ -188,6 +188,14 @@ def test_an_adapter_is_trained_in_a_child(student, tmp_path, card):
 
 
 @pytest.mark.slow
+def test_layers_that_are_chosen_reach_the_child(student, tmp_path, card):
+    """Under Unsloth too the chosen layers alone carry the adapter."""
+    train(student, tmp_path, replace(PLAN, layers="qv", epochs=1.0))
+    config = json.loads((tmp_path / "out/adapter_config.json").read_text(encoding="utf-8"))
+    assert sorted(config["target_modules"]) == ["q_proj", "v_proj"]
+
+
+@pytest.mark.slow
 def test_ctrl_c_ends_the_child(student, tmp_path, card):
     """When the parent is interrupted, the child is gone before the interruption goes on."""
     pipe = tmp_path / "pipe"

@@ -71,6 +71,31 @@ def finished(trainer: Any, last: Path) -> bool:
     return True
 
 
+LAYERS: Mapping[str, tuple[str, ...]] = {
+    "all": ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+    "attention": ("q_proj", "k_proj", "v_proj", "o_proj"),
+    "qv": ("q_proj", "v_proj"),
+}
+"""Linear layers of a block that carry the adapter, by `training.layers`: all of them, as QLoRA found to be needed
+(arXiv 2305.14314, section 4); those of attention; or the two that LoRA chose (arXiv 2106.09685, section 7.1)."""
+
+
+def check_layers(model: Any, layers: str) -> None:
+    """Check that a student has each layer of a choice: where it names them otherwise, fewer would be tuned unsaid.
+
+    Raises:
+        UsageError: it lacks one; `all` is never refused, for PEFT finds all linear layers by itself.
+    """
+    names = {name.rpartition(".")[2] for name, _ in model.named_modules()}
+    lacking = [name for name in LAYERS[layers] if name not in names]
+    if lacking and layers != "all":
+        raise UsageError(
+            f"The student has no layers that are called {' or '.join(lacking)}.",
+            where=f"training.layers={layers}",
+            hint="raft train RUN --set training.layers=all",
+        )
+
+
 NOT_LEARNED = -100
 """The label of a token that carries no loss, as PyTorch's cross entropy has it."""
 
@@ -417,7 +442,7 @@ def load(plan: TrainingPlan) -> tuple[Any, Any]:
 
     Raises:
         MissingExtra: peft, transformers or torch is not installed.
-        RaftError: the student cannot be loaded.
+        RaftError: the student cannot be loaded, or lacks layers that are to be tuned.
     """
     try:
         import torch
@@ -426,12 +451,14 @@ def load(plan: TrainingPlan) -> tuple[Any, Any]:
     except ImportError as error:
         raise MissingExtra(error.name or "peft", extra="train", why="to tune a model") from None
     model, tokenizer = pretrained(plan.student, role="student")
+    check_layers(model, plan.layers)
     cuda = torch.cuda.is_available()
     set_seed(plan.seed)
     adapter = LoraConfig(
         r=plan.rank,
         lora_alpha=plan.alpha,
-        target_modules="all-linear",
+        # PEFT's own word also finds layers with other names
+        target_modules="all-linear" if plan.layers == "all" else list(LAYERS[plan.layers]),
         task_type="CAUSAL_LM",
     )
     tuned = get_peft_model(model.to("cuda") if cuda else model, adapter)
