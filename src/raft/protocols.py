@@ -17,6 +17,9 @@ import polars as pl
 Message = dict[str, str]
 """One chat turn: `{"role": "system" | "user" | "assistant", "content": text}`."""
 
+UNFINISHED = "unfinished"
+"""Beside these in the last turn of a row: the reply was cut off, and that it ends there is not learned."""
+
 
 @dataclass(frozen=True)
 class Request:

@@ -141,6 +141,32 @@ def test_rehearsal_is_mixed_in(run):
     assert card["adapter"] != raft.train(run, epochs=0.1, settings={"examples.max_tokens": 4000})["adapter"]
 
 
+def test_the_student_rehearses_what_it_would_say(run):
+    """Its own replies are another adapter, told on the card; going on, or training otherwise, asks for none again."""
+    settings = {"training.rehearsal": 0.25, "examples.max_tokens": 4000}
+    own, events = {**settings, "training.rehearsal_replies": "own"}, []
+
+    def cut(event, facts):
+        events.append((event, facts))
+        if event == "training":
+            raise Cut
+
+    with pytest.raises(Cut):
+        raft.train(run, settings=own, on_event=cut)
+    asked = sum(facts["new"] for facts in told(events, "asked"))
+    events.clear()
+    card = raft.train(run, settings=own, on_event=lambda *event: events.append(event))
+    assert asked >= card["rehearsal"] > 0
+    assert sum(facts["new"] for facts in told(events, "asked")) == 0
+    assert card["rehearsal_replies"] == "own"
+    assert "the base model's own replies" in (adapters.find(run) / "README.md").read_text(encoding="utf-8")
+    assert "in the student's own words" in messages.trained(card, "RUN")
+    theirs = raft.train(run, settings=settings)
+    assert (theirs["rehearsal_replies"], theirs["rehearsal"]) == ("file", asked)
+    assert theirs["adapter"] != card["adapter"]
+    assert adapters.digest(run / "adapters" / theirs["adapter"]) != adapters.digest(run / "adapters" / card["adapter"])
+
+
 def test_no_rows_to_train_on(tmp_path, tiny_student):
     """A run that has not come to its examples names the command that makes them."""
     folder = tmp_path / "run"

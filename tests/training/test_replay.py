@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raft.errors import UsageError
+from raft.protocols import Completion, Failure
 from raft.text import normalise
 from raft.training import tune
 
@@ -133,3 +134,21 @@ def test_a_share_that_cannot_be_kept_is_an_error():
     with pytest.raises(UsageError, match="no general rows"):
         tune.mix([chat("a")], [], 0.5, 0)
     assert tune.mix([chat("a")], [], 0.0, 0) == [chat("a")]
+
+
+def test_a_chat_is_rehearsed_in_the_students_own_words():
+    """Each chat is asked without its last turn, greedily; the reply takes that turn's place, and no reply no chat."""
+    chats = [[{"role": "system", "content": "Be brief."}, *chat(f"{number}?", "theirs")] for number in range(4)]
+    asked = []
+
+    def ask(requests):
+        asked.extend(requests)
+        said = [Completion(" Mine.\n", "m"), Completion("I go on and", "m", finish_reason="length")]
+        return [*said, Completion("  ", "m"), Failure("error", "too long")]
+
+    first, second, *rest = tune.own_replies(chats, ask)
+    assert first == [*chats[0][:-1], {"role": "assistant", "content": "Mine."}]
+    assert second == [*chats[1][:-1], {"role": "assistant", "content": "I go on and", "unfinished": "yes"}]
+    assert rest == [None, None]
+    assert [list(request.messages) for request in asked] == [turns[:-1] for turns in chats]
+    assert {(request.max_tokens, request.temperature) for request in asked} == {(128, 0.0)}

@@ -22,6 +22,7 @@ from test_unsloth import CHATS, PLAN, train, write_student
 
 from raft.backends.trainers import sft, unsloth, unsloth_worker
 from raft.errors import RaftError, UsageError
+from raft.settings import LAYERS
 
 ROOT = Path(__file__).parents[2]
 TRAINING_STACK = {"torch", "transformers", "trl", "peft", "datasets", "accelerate"}
@@ -190,7 +191,7 @@ def test_unsloth_trains_an_adapter(student, tmp_path, processor):
     assert report.versions["unsloth_zoo"] == version("unsloth_zoo")
     config = json.loads((tmp_path / "out/adapter_config.json").read_text(encoding="utf-8"))
     assert (config["r"], config["lora_alpha"], config["lora_dropout"]) == (4, 8, 0)
-    assert sorted(config["target_modules"]) == sorted(sft.LAYERS["all"])
+    assert sorted(config["target_modules"]) == sorted(LAYERS["all"])
     tuned = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(student), str(tmp_path / "out"))
     updates = [weight.abs().max() for name, weight in tuned.named_parameters() if "lora_B" in name]
     assert len(updates) == 14
@@ -204,7 +205,7 @@ def test_unsloth_tunes_the_chosen_layers(student, tmp_path, processor, layers):
     """The real Unsloth puts the adapter on the chosen layers alone, and they learn."""
     train(student, tmp_path, replace(PLAN, layers=layers))
     config = json.loads((tmp_path / "out/adapter_config.json").read_text(encoding="utf-8"))
-    assert sorted(config["target_modules"]) == sorted(sft.LAYERS[layers])
+    assert sorted(config["target_modules"]) == sorted(LAYERS[layers])
 
 
 def test_pickles_are_not_read(student, tmp_path, processor):

@@ -20,7 +20,7 @@ from raft.store import adapters, artifacts
 from raft.store.again import again
 from raft.store.artifacts import Output
 from raft.store.run import Run, Step
-from raft.training.tune import tune
+from raft.training.tune import OWN_TOKENS, Ask, tune
 
 LEARNED = "learned.jsonl"
 """Beside an adapter: the questions that it was trained on."""
@@ -35,11 +35,15 @@ _NEWER = {"layers": "all"}
 
 @dataclass(frozen=True)
 class Replay:
-    """General chats, of which some are mixed in: `share` of the mixture (0 to less than 1), drawn by `seed`."""
+    """General chats, of which some are mixed in: `share` of the mixture (0 to less than 1), drawn by `seed`.
+
+    Those that are drawn have the replies of the file, or with `ask` the untuned student's own.
+    """
 
     chats: Sequence[Sequence[Message]]
     share: float
     seed: int
+    ask: Ask | None = None
 
 
 def train_adapter(
@@ -62,6 +66,7 @@ def train_adapter(
         "rehearsal": _digest(rehearsal.chats) if rehearsal.share else None,
         "share": rehearsal.share,
         "version": _VERSION,
+        **({"own replies": OWN_TOKENS} if rehearsal.ask and rehearsal.share else {}),
     }
     name = _digest(made_of)[:12]
     folder = run.folder / "adapters" / name
@@ -79,6 +84,7 @@ def train_adapter(
             general=rehearsal.chats,
             share=rehearsal.share,
             seed=rehearsal.seed,
+            ask=rehearsal.ask,
             out=draft,
             checkpoints=step.scratch / "checkpoints",
             facts={**facts, "adapter": name, "data_digest": data},

@@ -13,6 +13,7 @@ from pydantic_core import to_jsonable_python
 from raft.errors import DamagedArtifact, UsageError, typed
 from raft.prompts import packaged
 from raft.settings.sections import (
+    LAYERS,
     TRAINERS,
     Answering,
     AnswerStyle,
@@ -34,6 +35,7 @@ from raft.text import at_home, whole
 from raft.text.secrets import malformed, shown_address
 
 __all__ = [
+    "LAYERS",
     "TRAINERS",
     "AnswerStyle",
     "Answering",

@@ -1,5 +1,6 @@
 """Every setting of an experiment, its default and its meaning; the only place where defaults live."""
 
+from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -33,6 +34,14 @@ Place = Annotated[Path, BeforeValidator(_path), AfterValidator(at_home)]
 
 TRAINERS = {"peft": "sft:PeftTrainer", "unsloth": "unsloth:UnslothTrainer"}
 """What `training.backend` may name, with the class in `raft.backends.trainers` that it stands for."""
+
+LAYERS: Mapping[str, tuple[str, ...]] = {
+    "all": ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+    "attention": ("q_proj", "k_proj", "v_proj", "o_proj"),
+    "qv": ("q_proj", "v_proj"),
+}
+"""What `training.layers` may name, with the linear layers of a block that carry the adapter: all, as QLoRA found to be
+needed (arXiv 2305.14314, section 4); those of attention; or the two that LoRA chose (arXiv 2106.09685, section 7.1)."""
 
 
 class _Section(BaseModel):
@@ -247,6 +256,10 @@ class Training(_Section):
         0.1, description="share of general instruction rows mixed in, against forgetting; less than 1"
     )
     rehearsal_file: Place | None = Field(None, description="a file of such rows (chat JSONL)")
+    rehearsal_replies: Literal["file", "own"] = Field(
+        "file",
+        description="what is rehearsed: the replies of the file, or the untuned student's own to what is asked there",
+    )
 
     @field_validator("backend")
     @classmethod

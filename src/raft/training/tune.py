@@ -10,12 +10,17 @@ from typing import Any
 import polars as pl
 
 from raft.errors import RaftError, UsageError
-from raft.protocols import Message, Trainer, TrainingPlan
+from raft.protocols import UNFINISHED, Completion, Failure, Message, Request, Trainer, TrainingPlan
 from raft.store import adapters, tables
 from raft.store.artifacts import parse_objects, read_objects
 
 _HINT = 'a line reads {"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}'
 _ROLES = ("system", "user", "assistant")
+
+OWN_TOKENS = 128
+"""Most tokens of a student's own reply to a general chat."""
+Ask = Callable[[Sequence[Request]], Iterable[Completion | Failure]]
+"""Has the untuned student answer, in the order of the requests."""
 
 
 def load(path: Path | None) -> list[list[Message]]:
@@ -65,18 +70,41 @@ def mix(
     Raises:
         UsageError: the share is out of range, or general chats are wanted and there are none.
     """
+    order = _order(len(rows), len(general), share, seed)
+    return [list(rows[place] if place < len(rows) else general[place - len(rows)]) for place in order]
+
+
+def _order(rows: int, general: int, share: float, seed: int) -> list[int]:
+    """Return the places of a mixture: those of rows, and behind them those of general chats."""
     if not 0 <= share < 1:
         raise UsageError(f"The share of general rows is {share}; it is from 0 to less than 1.", hint="0.1 is a tenth")
-    wanted = round(len(rows) * share / (1 - share))
+    wanted = round(rows * share / (1 - share))
     if wanted and not general:
         raise UsageError("There are no general rows to mix in.", hint=_HINT)
     draw = random.Random(f"{seed}:rehearsal")  # noqa: S311
-    drawn: list[Sequence[Message]] = []
+    drawn: list[int] = []
     while len(drawn) < wanted:
-        drawn += draw.sample(general, min(len(general), wanted - len(drawn)))
-    mixed = [*rows, *drawn]
+        drawn += draw.sample(range(rows, rows + general), min(general, wanted - len(drawn)))
+    mixed = [*range(rows), *drawn]
     draw.shuffle(mixed)
-    return [list(chat) for chat in mixed]
+    return mixed
+
+
+def own_replies(chats: Sequence[Sequence[Message]], ask: Ask) -> list[list[Message] | None]:
+    """Return each chat with what the untuned student replies, in place of its last turn; None where it says nothing.
+
+    The reply is the most likely one, of `OWN_TOKENS` at most; one that was cut off there is `UNFINISHED`. To rehearse
+    it asks a model to stay what it is, where a file's replies may ask it to become another.
+    """
+    outcomes = ask([Request(tuple(chat[:-1]), max_tokens=OWN_TOKENS) for chat in chats])
+    return [_replied(chat, outcome) for chat, outcome in zip(chats, outcomes, strict=True)]
+
+
+def _replied(chat: Sequence[Message], outcome: Completion | Failure) -> list[Message] | None:
+    if isinstance(outcome, Failure) or not outcome.text.strip():
+        return None
+    cut = {UNFINISHED: "yes"} if outcome.finish_reason == "length" else {}
+    return [*chat[:-1], {"role": "assistant", "content": outcome.text.strip(), **cut}]
 
 
 FEW_ROWS = 200
@@ -91,6 +119,7 @@ def tune(
     general: Sequence[Sequence[Message]],
     share: float,
     seed: int,
+    ask: Ask | None = None,
     out: Path,
     checkpoints: Path,
     facts: Mapping[str, Any],
@@ -98,7 +127,8 @@ def tune(
 ) -> dict[str, Any]:
     """Train an adapter on the `train` rows of `tables.EXAMPLES`, choose its best step by `valid`, and write its card.
 
-    `mix` takes a `share` (0 to less than 1) of the `general` chats by the seed. `out` is an empty folder; `checkpoints`
+    A `share` (0 to less than 1) of the `general` chats is mixed in as `mix` does by the seed; with `ask` they have
+    `own_replies`, and those without one are left out. `out` is an empty folder; `checkpoints`
     is this training's own, and an interrupted one goes on from there. `facts` are at least `adapters.FACTS`, but
     `adapter` may be missing: then it is the name of `out`.
 
@@ -113,7 +143,7 @@ def tune(
     tables.check(examples, tables.EXAMPLES, where="examples.parquet")
     _check(examples, plan)
     rows, valid = _chats(examples, "train"), _chats(examples, "valid")
-    mixed = mix(rows, general, share, seed)
+    mixed = [chat for chat, _ in _mixed(rows, general, ask, _order(len(rows), len(general), share, seed))]
     report = trainer.train(mixed, valid, plan, out=out, checkpoints=checkpoints, on_event=on_event)
     adapters.check_weights(out)
     card = adapters.card(
@@ -128,6 +158,17 @@ def tune(
     )
     adapters.write_card(out, card)
     return card
+
+
+def _mixed(
+    rows: Sequence[list[Message]], general: Sequence[Sequence[Message]], ask: Ask | None, order: Sequence[int]
+) -> list[tuple[list[Message], bool]]:
+    """Return the chats of an order, and whether each is a general one."""
+    drawn = sorted({place - len(rows) for place in order if place >= len(rows)})
+    chats = [general[number] for number in drawn]
+    replied = dict(zip(drawn, own_replies(chats, ask) if ask and chats else chats, strict=True))
+    found = [(rows[place] if place < len(rows) else replied[place - len(rows)], place >= len(rows)) for place in order]
+    return [(list(chat), is_general) for chat, is_general in found if chat]
 
 
 def _chats(examples: pl.DataFrame, split: str) -> list[list[Message]]:

@@ -25,6 +25,7 @@ from raft.backends.local.weights import Weights  # noqa: E402
 from raft.backends.trainers import cpu_kernels, sft  # noqa: E402  needs torch
 from raft.backends.trainers.merge import merged  # noqa: E402
 from raft.backends.trainers.sft import PeftTrainer, load  # noqa: E402
+from raft.settings import LAYERS  # noqa: E402
 
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -170,6 +171,20 @@ def test_a_template_without_an_end_gets_one(tokenizer, monkeypatch):
     encoded = sft.encode(tokenizer, ROWS[0], max_tokens=80)
     learned = [label for label in encoded["labels"] if label != NOT_LEARNED]
     assert tokenizer.decode(learned) == "The depot is in Halden.\n<|im_end|>"
+
+
+@pytest.mark.parametrize("ended", [True, False], ids=["template ends a turn", "template ends nothing"])
+def test_a_reply_that_was_cut_off_does_not_teach_to_end_there(tokenizer, monkeypatch, ended):
+    """All of an unfinished reply is learned, and no end of it."""
+    if not ended:
+        monkeypatch.setattr(tokenizer, "chat_template", "{% for m in messages %}{{ m['content'] }}\n{% endfor %}")
+    row = chat("Where is it? In Moss.", "In Moss.")
+    whole, cut = (
+        sft.encode(tokenizer, [row[0], {**row[1], **more}], max_tokens=80) for more in ({}, {"unfinished": "yes"})
+    )
+    learned = [label for label in cut["labels"] if label != NOT_LEARNED]
+    assert tokenizer.decode(learned) == "In Moss."
+    assert whole["input_ids"][: len(cut["input_ids"])] == cut["input_ids"]
 
 
 def test_a_row_that_is_too_long_is_refused(tokenizer):
@@ -318,8 +333,8 @@ def test_an_adapter_may_change_some_layers_alone(loaded, tmp_path, layers):
     report = train(tmp_path, layers=layers, epochs=2)
     assert losses(report, "loss")[report.steps] < losses(report, "loss")[1]
     settings = json.loads((tmp_path / "out" / adapters.CONFIG).read_text(encoding="utf-8"))
-    assert sorted(settings["target_modules"]) == sorted(sft.LAYERS[layers])
-    assert len(adapters.tensors(tmp_path / "out" / adapters.WEIGHTS)) == 2 * len(sft.LAYERS[layers]) * 2
+    assert sorted(settings["target_modules"]) == sorted(LAYERS[layers])
+    assert len(adapters.tensors(tmp_path / "out" / adapters.WEIGHTS)) == 2 * len(LAYERS[layers]) * 2
     ids = torch.arange(5, 40)[None]
     with torch.no_grad():
         swapped = Weights(NAME).use(tmp_path / "out")[0](ids).logits.float()

@@ -22,7 +22,8 @@ from raft.backends.local.weights import pretrained
 from raft.backends.trainers.cpu_kernels import beside, pack, unpacked, use_cpu_kernels
 from raft.backends.vendors import quiet
 from raft.errors import MissingExtra, RaftError, UsageError
-from raft.protocols import Message, TrainingPlan, TrainingReport
+from raft.protocols import UNFINISHED, Message, TrainingPlan, TrainingReport
+from raft.settings import LAYERS
 from raft.store.adapters import WEIGHTS, tensors
 from raft.store.artifacts import atomically
 
@@ -71,15 +72,6 @@ def finished(trainer: Any, last: Path) -> bool:
     return True
 
 
-LAYERS: Mapping[str, tuple[str, ...]] = {
-    "all": ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
-    "attention": ("q_proj", "k_proj", "v_proj", "o_proj"),
-    "qv": ("q_proj", "v_proj"),
-}
-"""Linear layers of a block that carry the adapter, by `training.layers`: all of them, as QLoRA found to be needed
-(arXiv 2305.14314, section 4); those of attention; or the two that LoRA chose (arXiv 2106.09685, section 7.1)."""
-
-
 def check_layers(model: Any, layers: str) -> None:
     """Check that a student has each layer of a choice: where it names them otherwise, fewer would be tuned unsaid.
 
@@ -120,13 +112,17 @@ def _begun_and_whole(tokenizer: Any, chat: Sequence[Message]) -> tuple[str, str]
 def encode(tokenizer: Any, chat: Sequence[Message], *, max_tokens: int) -> dict[str, list[int]]:
     """Return `input_ids` and `labels` of a chat; the labels of all but the last turn are `NOT_LEARNED`.
 
-    What a template writes behind the end of the last turn is left out: a model never has to write it.
+    What a template writes behind the end of the last turn is left out: a model never has to write it. So is that end
+    itself, where the turn is `UNFINISHED`.
 
     Raises:
         RaftError: the chat is longer than `max_tokens`, has no answer, or its template does not keep the beginning of
             a chat as it was when a turn is added.
     """
-    asked, whole = tokens(tokenizer, _begun_and_whole(tokenizer, chat))
+    begun, text = _begun_and_whole(tokenizer, chat)
+    said = in_text(tokenizer, chat[-1]["content"]).strip()
+    unfinished = UNFINISHED in chat[-1] and said in text
+    asked, whole = tokens(tokenizer, (begun, text[: text.rindex(said) + len(said)] if unfinished else text))
     if whole[: len(asked)] != asked:
         raise RaftError(
             "The student's chat template changes earlier turns when an answer is added.",
@@ -134,7 +130,9 @@ def encode(tokenizer: Any, chat: Sequence[Message], *, max_tokens: int) -> dict[
             hint="choose another --student",
         )
     answer = whole[len(asked) :]
-    if tokenizer.eos_token_id in answer:
+    if unfinished:
+        pass
+    elif tokenizer.eos_token_id in answer:
         answer = answer[: answer.index(tokenizer.eos_token_id) + 1]
     else:
         answer.append(tokenizer.eos_token_id)

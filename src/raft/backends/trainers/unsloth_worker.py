@@ -19,6 +19,7 @@ from raft.backends.trainers import sft
 from raft.backends.vendors import quiet
 from raft.errors import RaftError, UsageError
 from raft.protocols import Message, TrainingPlan
+from raft.settings import LAYERS
 
 _READING_TOKENS = 2048
 """Context in which a model is loaded that is only to be written in another format."""
@@ -45,7 +46,7 @@ def adapting(plan: TrainingPlan) -> dict[str, Any]:
     """Return the arguments of `FastLanguageModel.get_peft_model`, besides the model."""
     return {
         "r": plan.rank,
-        "target_modules": list(sft.LAYERS[plan.layers]),
+        "target_modules": list(LAYERS[plan.layers]),
         "lora_alpha": plan.alpha,
         "lora_dropout": 0,
         "bias": "none",
