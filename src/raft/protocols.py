@@ -17,8 +17,9 @@ import polars as pl
 Message = dict[str, str]
 """One chat turn: `{"role": "system" | "user" | "assistant", "content": text}`."""
 
-UNFINISHED = "unfinished"
-"""Beside these in the last turn of a row: the reply was cut off, and that it ends there is not learned."""
+UNFINISHED, REHEARSED = "unfinished", "rehearsed"
+"""Marks ("yes") that the last turn of a row may have: the reply was cut off, and that it ends there is not learned; the
+row is a general one, in which the student shall stay near what it is (`TrainingPlan.kl`)."""
 
 
 @dataclass(frozen=True)
@@ -156,6 +157,7 @@ class TrainingPlan:
     max_tokens: int
     seed: int
     layers: str = "all"
+    kl: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -137,18 +137,12 @@ def test_a_share_that_cannot_be_kept_is_an_error():
 
 
 def test_a_chat_is_rehearsed_in_the_students_own_words():
-    """Each chat is asked without its last turn, greedily; the reply takes that turn's place, and no reply no chat."""
-    chats = [[{"role": "system", "content": "Be brief."}, *chat(f"{number}?", "theirs")] for number in range(4)]
-    asked = []
-
-    def ask(requests):
-        asked.extend(requests)
-        said = [Completion(" Mine.\n", "m"), Completion("I go on and", "m", finish_reason="length")]
-        return [*said, Completion("  ", "m"), Failure("error", "too long")]
-
-    first, second, *rest = tune.own_replies(chats, ask)
-    assert first == [*chats[0][:-1], {"role": "assistant", "content": "Mine."}]
-    assert second == [*chats[1][:-1], {"role": "assistant", "content": "I go on and", "unfinished": "yes"}]
-    assert rest == [None, None]
-    assert [list(request.messages) for request in asked] == [turns[:-1] for turns in chats]
-    assert {(request.max_tokens, request.temperature) for request in asked} == {(128, 0.0)}
+    """A reply takes the place of the last turn; one that was cut off is marked; where none came the chat is empty."""
+    asked = [{"role": "system", "content": "Be brief."}, *chat("Tea?", "theirs")]
+    assert tune.own_reply(asked, Completion(" Mine.\n", "m")) == [
+        *asked[:-1],
+        {"role": "assistant", "content": "Mine."},
+    ]
+    cut = tune.own_reply(asked, Completion("I go on and", "m", finish_reason="length"))
+    assert cut == [*asked[:-1], {"role": "assistant", "content": "I go on and", "unfinished": "yes"}]
+    assert tune.own_reply(asked, Completion("  ", "m")) == tune.own_reply(asked, Failure("error", "too long")) == []

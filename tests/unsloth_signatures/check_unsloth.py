@@ -22,7 +22,7 @@ from test_unsloth import CHATS, PLAN, train, write_student
 
 from raft.backends.trainers import sft, unsloth, unsloth_worker
 from raft.errors import RaftError, UsageError
-from raft.settings import LAYERS
+from raft.settings.sections import LAYERS
 
 ROOT = Path(__file__).parents[2]
 TRAINING_STACK = {"torch", "transformers", "trl", "peft", "datasets", "accelerate"}

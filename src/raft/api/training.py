@@ -16,7 +16,7 @@ from raft.backends.trainers import merge
 from raft.backends.trainers.check import check_student
 from raft.errors import UsageError, typed
 from raft.pipeline.train import Replay, examples_digest, train_adapter
-from raft.protocols import Completion, Failure, OnEvent, Request, TrainingPlan
+from raft.protocols import OnEvent, Request, TrainingPlan
 from raft.rag.format import PROMPTS, render_style
 from raft.settings import Settings
 from raft.store import adapters, folders, lineage
@@ -111,9 +111,7 @@ def _check_tokenizer(built: Built, settings: Settings) -> None:
         )
 
 
-def _ask_student(
-    run: Run, settings: Settings, on_event: OnEvent, requests: Sequence[Request]
-) -> list[Completion | Failure]:
+def _ask_student(run: Run, settings: Settings, on_event: OnEvent, requests: Sequence[Request]) -> list[Any]:
     """Have the untuned student answer; what it says is kept in the ledger, and its memory is free for the training."""
     with closing(Ledger(settings.ledger or run.folder / "ledger.sqlite")) as ledger:
         opened = models.open_model(settings.student, settings, ledger, on_event=on_event)
@@ -124,6 +122,9 @@ def _ask_student(
 
 
 def _plan(settings: Settings) -> TrainingPlan:
+    if settings.training.kl and not settings.training.rehearsal:
+        what = "training.kl counts in rows that are rehearsed, and there are none."
+        raise UsageError(what, where="training.rehearsal=0", hint="--set training.rehearsal=0.1")
     return TrainingPlan(
         student=settings.student,
         max_tokens=settings.examples.max_tokens,

@@ -429,8 +429,7 @@ def trained(card: Mapping[str, Any], run: str) -> str:
 
 
 def _facts(card: Mapping[str, Any], run: str) -> Iterator[tuple[str, str]]:
-    own = " in the student's own words" if card.get("rehearsal_replies") == "own" else ""
-    general = f", {card['rehearsal']:,} general ones{own} among them" if card["rehearsal"] else ""
+    general = f", {card['rehearsal']:,} general ones among them" if card["rehearsal"] else ""
     yield "rows", f"{card['rows'] + card['rehearsal']:,} learned from{general}; {card['valid']:,} to validate with"
     rate = card["tokens"] / max(card["seconds"], 1e-3)
     yield "tokens", f"{card['tokens']:,} read in {card['seconds']:,.0f} s, {rate:,.0f} a second with all measurements"

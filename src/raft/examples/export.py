@@ -10,7 +10,8 @@ import polars as pl
 import yaml
 
 from raft.errors import UsageError
-from raft.settings import LAYERS, Settings
+from raft.settings import Settings
+from raft.settings.sections import LAYERS
 from raft.store import artifacts
 
 FORMATS = ("openai", "axolotl", "hf")

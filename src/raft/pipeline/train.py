@@ -15,12 +15,12 @@ from typing import Any
 import polars as pl
 
 from raft.errors import DamagedArtifact, RaftError, typed
-from raft.protocols import Message, OnEvent, Trainer, TrainingPlan
+from raft.protocols import OnEvent, Trainer, TrainingPlan
 from raft.store import adapters, artifacts
 from raft.store.again import again
 from raft.store.artifacts import Output
 from raft.store.run import Run, Step
-from raft.training.tune import OWN_TOKENS, Ask, tune
+from raft.training.tune import OWN_TOKENS, Ask, Chat, tune
 
 LEARNED = "learned.jsonl"
 """Beside an adapter: the questions that it was trained on."""
@@ -29,18 +29,15 @@ _VERSION = 1
 _NO_MATTER = ("student", "checkpoint_minutes")
 """Parts of a plan that do not change an adapter: the name of its base (the identity counts), when work is saved."""
 
-_NEWER = {"layers": "all"}
+_NEWER = (("layers", "all"), ("kl", 0.0))
 """Parts of a plan that earlier rafts did not have, with what they did: as that, they are no part of an adapter's id."""
 
 
 @dataclass(frozen=True)
 class Replay:
-    """General chats, of which some are mixed in: `share` of the mixture (0 to less than 1), drawn by `seed`.
+    """General chats, mixed in as a `share` (0 to less than 1) drawn by `seed`; with `ask` the student replies anew."""
 
-    Those that are drawn have the replies of the file, or with `ask` the untuned student's own.
-    """
-
-    chats: Sequence[Sequence[Message]]
+    chats: Sequence[Chat]
     share: float
     seed: int
     ask: Ask | None = None
@@ -59,7 +56,7 @@ def train_adapter(
     """
     data = examples_digest(run)
     made_of = {
-        "plan": {name: value for name, value in asdict(plan).items() if _matters(name, value)},
+        "plan": dict(part for part in asdict(plan).items() if part[0] not in _NO_MATTER and part not in _NEWER),
         "trainer": trainer.identity,
         "student": facts["base_identity"],
         "examples": data,
@@ -108,10 +105,6 @@ def train_adapter(
     )
     adapters.set_current(run.folder, name)
     return adapters.read_card(folder)
-
-
-def _matters(name: str, value: Any) -> bool:
-    return name not in _NO_MATTER and (name not in _NEWER or value != _NEWER[name])
 
 
 def examples_digest(run: Run) -> str:

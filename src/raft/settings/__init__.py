@@ -13,7 +13,6 @@ from pydantic_core import to_jsonable_python
 from raft.errors import DamagedArtifact, UsageError, typed
 from raft.prompts import packaged
 from raft.settings.sections import (
-    LAYERS,
     TRAINERS,
     Answering,
     AnswerStyle,
@@ -35,7 +34,6 @@ from raft.text import at_home, whole
 from raft.text.secrets import malformed, shown_address
 
 __all__ = [
-    "LAYERS",
     "TRAINERS",
     "AnswerStyle",
     "Answering",

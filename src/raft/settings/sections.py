@@ -246,19 +246,15 @@ class Training(_Section):
     evaluations: Count = Field(2, description="how often an epoch the validation loss is measured")
     patience: Count = Field(2, description="measurements without a lower validation loss after which training ends")
     checkpoint_minutes: Positive = Field(10.0, description="minutes between two checkpoints that training resumes from")
-    layers: Literal["all", "attention", "qv"] = Field(
-        "all",
-        description="linear layers of each block that the adapter changes: all, those of attention (q, k, v and o), or "
-        "qv (q and v alone)",
-    )
+    layers: Literal["all", "attention", "qv"] = Field("all", description="layers of a block that the adapter changes")
     bits: Literal[4, 16] = Field(16, description="bits of a weight of the base model during training; 4 is QLoRA")
     rehearsal: Annotated[float, Field(ge=0, lt=1), _Number] = Field(
         0.1, description="share of general instruction rows mixed in, against forgetting; less than 1"
     )
     rehearsal_file: Place | None = Field(None, description="a file of such rows (chat JSONL)")
-    rehearsal_replies: Literal["file", "own"] = Field(
-        "file",
-        description="what is rehearsed: the replies of the file, or the untuned student's own to what is asked there",
+    rehearsal_replies: Literal["file", "own"] = Field("file", description="the file's, or the untuned student's own")
+    kl: Annotated[float, Field(ge=0, le=1000), _Number] = Field(
+        0.0, description="weight of how far the student strays from the untuned one in what it rehearses; 0: none"
     )
 
     @field_validator("backend")

@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 
 from raft.errors import RaftError, UsageError
-from raft.protocols import UNFINISHED, Completion, Failure, Message, Request, Trainer, TrainingPlan
+from raft.protocols import REHEARSED, UNFINISHED, Completion, Failure, Message, Request, Trainer, TrainingPlan
 from raft.store import adapters, tables
 from raft.store.artifacts import parse_objects, read_objects
 
@@ -19,8 +19,8 @@ _ROLES = ("system", "user", "assistant")
 
 OWN_TOKENS = 128
 """Most tokens of a student's own reply to a general chat."""
+Chat = list[Message]
 Ask = Callable[[Sequence[Request]], Iterable[Completion | Failure]]
-"""Has the untuned student answer, in the order of the requests."""
 
 
 def load(path: Path | None) -> list[list[Message]]:
@@ -38,7 +38,7 @@ def load(path: Path | None) -> list[list[Message]]:
     return _general_chats(read_objects(path, _HINT), path)
 
 
-def _general_chats(lines: Iterable[tuple[str, Mapping[str, Any]]], source: object) -> list[list[Message]]:
+def _general_chats(lines: Iterable[tuple[str, Mapping[str, Any]]], source: object) -> list[Chat]:
     chats = []
     for where, line in lines:
         turns = line.get("messages")
@@ -60,49 +60,37 @@ def _is_turn(turn: object) -> bool:
 
 
 def mix(
-    rows: Sequence[Sequence[Message]], general: Sequence[Sequence[Message]], share: float, seed: int
-) -> list[list[Message]]:
+    rows: Sequence[Chat], general: Sequence[Chat], share: float, seed: int, retold: Callable[[list[Chat]], Any] = list
+) -> list[Chat]:
     """Return the rows, each once, and some general ones among them, in an order drawn from the seed.
 
     The share of general chats in the result, from 0 to less than 1, is kept to the nearest whole chat; each of them is
-    taken once before any is taken twice, and so on.
+    taken once before any is taken twice, and so on. `retold` is given those that are taken, each once, and returns what
+    stands for each: an empty chat is left out.
 
     Raises:
         UsageError: the share is out of range, or general chats are wanted and there are none.
     """
-    order = _order(len(rows), len(general), share, seed)
-    return [list(rows[place] if place < len(rows) else general[place - len(rows)]) for place in order]
-
-
-def _order(rows: int, general: int, share: float, seed: int) -> list[int]:
-    """Return the places of a mixture: those of rows, and behind them those of general chats."""
     if not 0 <= share < 1:
         raise UsageError(f"The share of general rows is {share}; it is from 0 to less than 1.", hint="0.1 is a tenth")
-    wanted = round(rows * share / (1 - share))
+    wanted = round(len(rows) * share / (1 - share))
     if wanted and not general:
         raise UsageError("There are no general rows to mix in.", hint=_HINT)
     draw = random.Random(f"{seed}:rehearsal")  # noqa: S311
     drawn: list[int] = []
     while len(drawn) < wanted:
-        drawn += draw.sample(range(rows, rows + general), min(general, wanted - len(drawn)))
-    mixed = [*range(rows), *drawn]
+        drawn += draw.sample(range(len(general)), min(len(general), wanted - len(drawn)))
+    numbers = sorted(set(drawn))
+    found = dict(zip(numbers, retold([general[number] for number in numbers]), strict=True))
+    mixed = [*rows, *(found[number] for number in drawn)]
     draw.shuffle(mixed)
-    return mixed
+    return [list(chat) for chat in mixed if chat]
 
 
-def own_replies(chats: Sequence[Sequence[Message]], ask: Ask) -> list[list[Message] | None]:
-    """Return each chat with what the untuned student replies, in place of its last turn; None where it says nothing.
-
-    The reply is the most likely one, of `OWN_TOKENS` at most; one that was cut off there is `UNFINISHED`. To rehearse
-    it asks a model to stay what it is, where a file's replies may ask it to become another.
-    """
-    outcomes = ask([Request(tuple(chat[:-1]), max_tokens=OWN_TOKENS) for chat in chats])
-    return [_replied(chat, outcome) for chat, outcome in zip(chats, outcomes, strict=True)]
-
-
-def _replied(chat: Sequence[Message], outcome: Completion | Failure) -> list[Message] | None:
+def own_reply(chat: Chat, outcome: Completion | Failure) -> Chat:
+    """Return a chat with what the untuned student replied in place of its last turn, or an empty one for no reply."""
     if isinstance(outcome, Failure) or not outcome.text.strip():
-        return None
+        return []
     cut = {UNFINISHED: "yes"} if outcome.finish_reason == "length" else {}
     return [*chat[:-1], {"role": "assistant", "content": outcome.text.strip(), **cut}]
 
@@ -116,7 +104,7 @@ def tune(
     trainer: Trainer,
     plan: TrainingPlan,
     *,
-    general: Sequence[Sequence[Message]],
+    general: Sequence[Chat],
     share: float,
     seed: int,
     ask: Ask | None = None,
@@ -127,10 +115,9 @@ def tune(
 ) -> dict[str, Any]:
     """Train an adapter on the `train` rows of `tables.EXAMPLES`, choose its best step by `valid`, and write its card.
 
-    A `share` (0 to less than 1) of the `general` chats is mixed in as `mix` does by the seed; with `ask` they have
-    `own_replies`, and those without one are left out. `out` is an empty folder; `checkpoints`
-    is this training's own, and an interrupted one goes on from there. `facts` are at least `adapters.FACTS`, but
-    `adapter` may be missing: then it is the name of `out`.
+    `mix` takes a `share` (0 to less than 1) of the `general` chats by the seed, with the student's replies where it can
+    be asked. `out` is an empty folder; `checkpoints` is this training's own, and an interrupted one goes on from there.
+    `facts` are at least `adapters.FACTS`, but `adapter` may be missing: then it is the name of `out`.
 
     Returns:
         The card. Its `notes` have `few_rows`, the number of training questions, where these are under `FEW_ROWS`;
@@ -143,7 +130,14 @@ def tune(
     tables.check(examples, tables.EXAMPLES, where="examples.parquet")
     _check(examples, plan)
     rows, valid = _chats(examples, "train"), _chats(examples, "valid")
-    mixed = [chat for chat, _ in _mixed(rows, general, ask, _order(len(rows), len(general), share, seed))]
+
+    def retold(chats: list[Chat]) -> list[Chat]:
+        if ask:
+            replies = ask([Request(tuple(chat[:-1]), OWN_TOKENS) for chat in chats])
+            chats = [own_reply(*one) for one in zip(chats, replies, strict=True)]
+        return [[*chat[:-1], {**chat[-1], REHEARSED: "yes"}] if chat and plan.kl else chat for chat in chats]
+
+    mixed = mix(rows, general, share, seed, retold)
     report = trainer.train(mixed, valid, plan, out=out, checkpoints=checkpoints, on_event=on_event)
     adapters.check_weights(out)
     card = adapters.card(
@@ -158,17 +152,6 @@ def tune(
     )
     adapters.write_card(out, card)
     return card
-
-
-def _mixed(
-    rows: Sequence[list[Message]], general: Sequence[Sequence[Message]], ask: Ask | None, order: Sequence[int]
-) -> list[tuple[list[Message], bool]]:
-    """Return the chats of an order, and whether each is a general one."""
-    drawn = sorted({place - len(rows) for place in order if place >= len(rows)})
-    chats = [general[number] for number in drawn]
-    replied = dict(zip(drawn, own_replies(chats, ask) if ask and chats else chats, strict=True))
-    found = [(rows[place] if place < len(rows) else replied[place - len(rows)], place >= len(rows)) for place in order]
-    return [(list(chat), is_general) for chat, is_general in found if chat]
 
 
 def _chats(examples: pl.DataFrame, split: str) -> list[list[Message]]:

@@ -10,7 +10,7 @@ transformers = pytest.importorskip("transformers")
 peft = pytest.importorskip("peft")
 
 from raft.backends.trainers.cpu_kernels import QUERIES, _functions, end_to_end, use_cpu_kernels  # noqa: E402  needs torch
-from raft.settings import LAYERS  # noqa: E402
+from raft.settings.sections import LAYERS  # noqa: E402
 from tiny_models import SIZES, makers  # noqa: E402  needs transformers
 
 VOCABULARY = SIZES["vocab_size"]

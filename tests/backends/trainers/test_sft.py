@@ -25,7 +25,7 @@ from raft.backends.local.weights import Weights  # noqa: E402
 from raft.backends.trainers import cpu_kernels, sft  # noqa: E402  needs torch
 from raft.backends.trainers.merge import merged  # noqa: E402
 from raft.backends.trainers.sft import PeftTrainer, load  # noqa: E402
-from raft.settings import LAYERS  # noqa: E402
+from raft.settings.sections import LAYERS  # noqa: E402
 
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -350,7 +350,7 @@ def test_layers_that_a_student_names_otherwise_are_refused():
     )
     sft.check_layers(student, "all")
     sft.check_layers(student, "qv")
-    with pytest.raises(UsageError, match="no layers that are called o_proj") as error:
+    with pytest.raises(UsageError, match="no layers called o_proj") as error:
         sft.check_layers(student, "attention")
     assert error.value.hint == "raft train RUN --set training.layers=all"
 

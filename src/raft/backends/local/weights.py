@@ -139,7 +139,7 @@ def pretrained(name: str, *, role: str = "model", **tokenizing: Any) -> tuple[An
 
 
 def give_back_memory() -> None:
-    """Return to the card what models held that nobody uses any more: another process may want to train there."""
+    """Return to the card what models held that nobody uses any more: another process may train there."""
     import torch
 
     gc.collect()

@@ -19,7 +19,7 @@ from raft.backends.trainers import sft
 from raft.backends.vendors import quiet
 from raft.errors import RaftError, UsageError
 from raft.protocols import Message, TrainingPlan
-from raft.settings import LAYERS
+from raft.settings.sections import LAYERS
 
 _READING_TOKENS = 2048
 """Context in which a model is loaded that is only to be written in another format."""
