@@ -17,6 +17,10 @@ import polars as pl
 Message = dict[str, str]
 """One chat turn: `{"role": "system" | "user" | "assistant", "content": text}`."""
 
+UNFINISHED, REHEARSED = "unfinished", "rehearsed"
+"""Marks ("yes") that the last turn of a row may have: the reply was cut off, and that it ends there is not learned; the
+row is a general one, in which the student shall stay near what it is (`TrainingPlan.kl`)."""
+
 
 @dataclass(frozen=True)
 class Request:
@@ -152,6 +156,8 @@ class TrainingPlan:
     bits: int
     max_tokens: int
     seed: int
+    layers: str = "all"
+    kl: float = 0.0
 
 
 @dataclass(frozen=True)

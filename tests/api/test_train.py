@@ -95,12 +95,15 @@ def test_the_same_training_is_not_done_twice(run, monkeypatch):
 
 
 def test_whatever_changes_an_adapter_changes_its_id(run):
-    """Another seed or rank is another adapter beside the first; how often checkpoints are written changes nothing."""
+    """Another seed, rank, choice of layers or weight is another adapter; how often work is saved changes nothing."""
     names = [raft.train(run, settings={"training.epochs": 0.1, **more})["adapter"] for more in ({}, {"seed": 1})]
+    names.append(raft.train(run, epochs=0.1, settings={"training.layers": "qv"})["adapter"])
+    held = {"training.kl": 0.1, "training.rehearsal": 0.25, "examples.max_tokens": 4000}
+    names.append(raft.train(run, epochs=0.1, settings=held)["adapter"])
     names.append(raft.train(run, epochs=0.1, rank=2)["adapter"])
-    assert len({*names}) == 3
+    assert len({*names}) == 5
     assert {card["adapter"] for card in raft.load(run).adapters} == {*names}
-    assert [card["current"] for card in raft.load(run).adapters] == [False, False, True]
+    assert [card["current"] for card in raft.load(run).adapters] == [False, False, False, False, True]
     again = raft.train(run, epochs=0.1, settings={"training.checkpoint_minutes": 3})
     assert again["adapter"] == names[0] == adapters.current(run)
 
@@ -138,6 +141,31 @@ def test_rehearsal_is_mixed_in(run):
     card = raft.train(run, epochs=0.1, settings={"training.rehearsal": 0.25, "examples.max_tokens": 4000})
     assert card["rehearsal"] == round(card["rows"] / 3)
     assert card["adapter"] != raft.train(run, epochs=0.1, settings={"examples.max_tokens": 4000})["adapter"]
+
+
+def test_the_student_rehearses_what_it_would_say(run):
+    """Its own replies are another adapter, told on the card; going on, or training otherwise, asks for none again."""
+    settings = {"training.rehearsal": 0.25, "examples.max_tokens": 4000}
+    own, events = {**settings, "training.rehearsal_replies": "own"}, []
+
+    def cut(event, facts):
+        events.append((event, facts))
+        if event == "training":
+            raise Cut
+
+    with pytest.raises(Cut):
+        raft.train(run, settings=own, on_event=cut)
+    asked = sum(facts["new"] for facts in told(events, "asked"))
+    events.clear()
+    card = raft.train(run, settings=own, on_event=lambda *event: events.append(event))
+    assert asked >= card["rehearsal"] > 0
+    assert sum(facts["new"] for facts in told(events, "asked")) == 0
+    assert card["rehearsal_replies"] == "own"
+    assert "the base model's own replies" in (adapters.find(run) / "README.md").read_text(encoding="utf-8")
+    theirs = raft.train(run, settings=settings)
+    assert (theirs["rehearsal_replies"], theirs["rehearsal"]) == ("file", asked)
+    assert theirs["adapter"] != card["adapter"]
+    assert adapters.digest(run / "adapters" / theirs["adapter"]) != adapters.digest(run / "adapters" / card["adapter"])
 
 
 def test_no_rows_to_train_on(tmp_path, tiny_student):
@@ -183,6 +211,8 @@ def test_a_student_at_another_place(run, tmp_path, tiny_student):
         ({"training.epochs": 0}, "training.epochs"),
         ({"training.bits": 4, "training.backend": "peft"}, "training.bits=16"),
         ({"training.rehearsal": 1.0}, "less than 1"),
+        ({"training.kl": 0.1}, "training.rehearsal=0.1"),
+        ({"training.kl": -1}, "training.kl"),
         ({"student": "openai/gpt-4o-mini"}, "hosted model cannot be tuned"),
         ({"student": "no/such/folder"}, "no/such/folder"),
         ({"examples.max_tokens": 64}, "examples.max_tokens=64"),
@@ -198,7 +228,7 @@ def test_what_cannot_be_trained_is_refused(run, settings, words_said):
 
 def test_a_loss_that_is_no_number(run):
     """A training that diverges ends with a lower learning rate to try, and leaves no adapter."""
-    with pytest.raises(RaftError, match=r"loss is (nan|inf)(.|\n)*training.learning_rate="):
+    with pytest.raises(RaftError, match=r"(loss|norm) is (nan|inf)(.|\n)*training.learning_rate="):
         raft.train(run, learning_rate=1e9)
     assert adapters.listed(run) == []
 

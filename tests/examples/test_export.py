@@ -76,7 +76,7 @@ def test_axolotl_finds_what_its_settings_name(tmp_path):
 
 
 def test_axolotl_trains_as_the_run_does(tmp_path):
-    """Rank, alpha, rate, epochs, batch, bits and seed are those of the run's settings."""
+    """Rank, alpha, layers, rate, epochs, batch, bits and seed are those of the run's settings."""
     training = Training(rank=4, alpha=9, learning_rate=3e-5, epochs=1.5, batch=6, bits=4, evaluations=3, patience=5)
     chosen = Settings(student="org/student", seed=77, training=training)
     tree = yaml.safe_load(
@@ -87,6 +87,11 @@ def test_axolotl_trains_as_the_run_does(tmp_path):
     assert {name: tree[other] for name, other in names.items()} == training.model_dump(include=set(names))
     assert tree["micro_batch_size"] * tree["gradient_accumulation_steps"] == 6
     assert (tree["adapter"], tree["load_in_4bit"], tree["seed"]) == ("qlora", True, 77)
+    assert tree["lora_target_linear"] is True
+    few = Settings(training=Training(layers="qv"))
+    tree = yaml.safe_load((export.export(EXAMPLES, few, format="axolotl", out=tmp_path) / "axolotl.yaml").read_text())
+    assert tree["lora_target_modules"] == ["q_proj", "v_proj"]
+    assert "lora_target_linear" not in tree
     plain = export.export(table(3, 0), Settings(), format="axolotl", out=tmp_path) / "axolotl.yaml"
     tree = yaml.safe_load(plain.read_text())
     assert tree["adapter"] == "lora"

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raft.errors import UsageError
+from raft.protocols import Completion, Failure
 from raft.text import normalise
 from raft.training import tune
 
@@ -133,3 +134,15 @@ def test_a_share_that_cannot_be_kept_is_an_error():
     with pytest.raises(UsageError, match="no general rows"):
         tune.mix([chat("a")], [], 0.5, 0)
     assert tune.mix([chat("a")], [], 0.0, 0) == [chat("a")]
+
+
+def test_a_chat_is_rehearsed_in_the_students_own_words():
+    """A reply takes the place of the last turn; one that was cut off is marked; where none came the chat is empty."""
+    asked = [{"role": "system", "content": "Be brief."}, *chat("Tea?", "theirs")]
+    assert tune.own_reply(asked, Completion(" Mine.\n", "m")) == [
+        *asked[:-1],
+        {"role": "assistant", "content": "Mine."},
+    ]
+    cut = tune.own_reply(asked, Completion("I go on and", "m", finish_reason="length"))
+    assert cut == [*asked[:-1], {"role": "assistant", "content": "I go on and", "unfinished": "yes"}]
+    assert tune.own_reply(asked, Completion("  ", "m")) == tune.own_reply(asked, Failure("error", "too long")) == []

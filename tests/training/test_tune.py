@@ -8,7 +8,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from raft.errors import DamagedArtifact, RaftError
-from raft.protocols import TrainingPlan, TrainingReport
+from raft.protocols import Completion, TrainingPlan, TrainingReport
 from raft.store import adapters, tables
 from raft.training.tune import tune
 
@@ -121,6 +121,35 @@ def test_general_chats_are_mixed_into_what_is_learned_alone(tuned):
     assert 10 <= len(chats) <= 30
     assert len(trainer.valid) == card["valid"] == 8
     assert card["rows"] == 80
+
+
+def test_only_what_is_rehearsed_is_asked_of_the_student(tuned):
+    """The student answers those general chats that were drawn, each once; silence is left out."""
+    asked = []
+
+    def ask(requests):
+        asked.extend(requests)
+        return [Completion("" if number == 0 else f"Mine {number}", "m") for number in range(len(requests))]
+
+    rows, plain, own = table(*["train"] * 40), NotingTrainer(), NotingTrainer()
+    tuned(rows, plain, general=general(6), share=0.2)
+    card, _ = tuned(rows, own, general=general(6), share=0.2, ask=ask)
+    assert [[turn["content"] for turn in request.messages] for request in asked] == [[f"Chat {n}"] for n in range(6)]
+    assert {(request.max_tokens, request.temperature) for request in asked} == {(128, 0.0)}
+    assert questions(own.rows) == [text for text in questions(plain.rows) if text != "Chat 0"]
+    replies = {turns[0]["content"]: turns[1]["content"] for turns in own.rows}
+    assert replies["Chat 3"] == "Mine 3"
+    assert replies["Question 3?"] == "Answer: 3"
+    assert card["rehearsal"] == len(own.rows) - 40 < len(plain.rows) - 40
+
+
+@pytest.mark.parametrize("kl", [0.0, 0.5])
+def test_rehearsed_rows_are_marked_where_the_student_shall_stay_near_itself(tuned, kl):
+    """With a weight of the divergence the general rows alone have a mark; without one no row has any."""
+    trainer = NotingTrainer()
+    tuned(table(*["train"] * 8), trainer, replace(PLAN, kl=kl), general=general(3), share=0.2)
+    marked = [turns[0]["content"] for turns in trainer.rows if "rehearsed" in turns[-1]]
+    assert marked == ([text for text in questions(trainer.rows) if text.startswith("Chat")] if kl else [])
 
 
 def test_the_adapter_lies_beside_its_card(tuned):

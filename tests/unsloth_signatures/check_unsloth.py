@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.metadata import requires, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,8 +20,9 @@ import pytest
 from packaging.requirements import Requirement
 from test_unsloth import CHATS, PLAN, train, write_student
 
-from raft.backends.trainers import unsloth, unsloth_worker
+from raft.backends.trainers import sft, unsloth, unsloth_worker
 from raft.errors import RaftError, UsageError
+from raft.settings.sections import LAYERS
 
 ROOT = Path(__file__).parents[2]
 TRAINING_STACK = {"torch", "transformers", "trl", "peft", "datasets", "accelerate"}
@@ -161,8 +163,6 @@ def test_every_argument_is_one_of_unsloths_own(tmp_path):
 
 def test_unsloths_other_defaults_do_not_change_what_is_learned(tmp_path):
     """Each setting of TRL's trainer whose default Unsloth changes is given by us, but for memory and statistics."""
-    from raft.backends.trainers import sft
-
     found = run(DEFAULTS, tmp_path, UNSLOTH_ALLOW_CPU="1")
     given = {*sft._arguments(PLAN, 8, True, tmp_path), *unsloth_worker.arguing(PLAN, bfloat16=True)}
     assert found["trainer"] == "UnslothSFTTrainer"
@@ -191,13 +191,21 @@ def test_unsloth_trains_an_adapter(student, tmp_path, processor):
     assert report.versions["unsloth_zoo"] == version("unsloth_zoo")
     config = json.loads((tmp_path / "out/adapter_config.json").read_text(encoding="utf-8"))
     assert (config["r"], config["lora_alpha"], config["lora_dropout"]) == (4, 8, 0)
-    assert sorted(config["target_modules"]) == sorted(unsloth_worker.TARGETS)
+    assert sorted(config["target_modules"]) == sorted(LAYERS["all"])
     tuned = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(student), str(tmp_path / "out"))
     updates = [weight.abs().max() for name, weight in tuned.named_parameters() if "lora_B" in name]
     assert len(updates) == 14
     assert min(updates) > 0
     log = (tmp_path / "checkpoints" / unsloth.WORKPLACE / unsloth.LOG).read_text(encoding="utf-8")
     assert "Unsloth" in log
+
+
+@pytest.mark.parametrize("layers", ["attention", "qv"])
+def test_unsloth_tunes_the_chosen_layers(student, tmp_path, processor, layers):
+    """The real Unsloth puts the adapter on the chosen layers alone, and they learn."""
+    train(student, tmp_path, replace(PLAN, layers=layers))
+    config = json.loads((tmp_path / "out/adapter_config.json").read_text(encoding="utf-8"))
+    assert sorted(config["target_modules"]) == sorted(LAYERS[layers])
 
 
 def test_pickles_are_not_read(student, tmp_path, processor):

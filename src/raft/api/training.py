@@ -1,8 +1,9 @@
 """Training: a run directory in, an adapter out; its approval, and its export as one model."""
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,13 +11,14 @@ from raft import prompts
 from raft.api import models
 from raft.api.run import Built, adapter_for, formerly_listen, settings_of, together, writable
 from raft.backends import hub
+from raft.backends.local.weights import give_back_memory
 from raft.backends.trainers import merge
 from raft.backends.trainers.check import check_student
 from raft.errors import UsageError, typed
 from raft.pipeline.build import searched
 from raft.pipeline.refusal import train_head
 from raft.pipeline.train import Replay, examples_digest, train_adapter
-from raft.protocols import OnEvent, TrainingPlan
+from raft.protocols import OnEvent, Request, TrainingPlan
 from raft.rag.format import PROMPTS, render_style
 from raft.settings import Settings
 from raft.store import adapters, folders, lineage
@@ -93,9 +95,11 @@ def train(
         "revision": hub.revision(hub.resolve(chosen.student)),
         "prompt_digest": prompts.load(PROMPTS[chosen.examples.quotes], chosen.prompts).digest,
         "style": render_style(**chosen.answer_style.model_dump()),
+        "rehearsal_replies": chosen.training.rehearsal_replies,
     }
     trainer = models.open_trainer(chosen.training.backend)
-    rehearsal = Replay(general, chosen.training.rehearsal, chosen.seed)
+    ask = partial(_ask_student, run, chosen, on_event) if chosen.training.rehearsal_replies == "own" else None
+    rehearsal = Replay(general, chosen.training.rehearsal, chosen.seed, ask)
     with run.writing():
         card = train_adapter(run, _plan(chosen), trainer, rehearsal=rehearsal, facts=facts, on_event=on_event)
     if part is None and chosen.answering.false_answers is not None:
@@ -135,12 +139,25 @@ def _check_tokenizer(built: Built, settings: Settings) -> None:
         )
 
 
+def _ask_student(run: Run, settings: Settings, on_event: OnEvent, requests: Sequence[Request]) -> list[Any]:
+    """Have the untuned student answer; what it says is kept in the ledger, and its memory is free for the training."""
+    with closing(Ledger(settings.ledger or run.folder / "ledger.sqlite")) as ledger:
+        opened = models.open_model(settings.student, settings, ledger, on_event=on_event)
+        replies = list(opened.generator.complete(requests))
+    del opened
+    give_back_memory()
+    return replies
+
+
 def _plan(settings: Settings) -> TrainingPlan:
+    if settings.training.kl and not settings.training.rehearsal:
+        what = "training.kl counts in rows that are rehearsed, and there are none."
+        raise UsageError(what, where="training.rehearsal=0", hint="--set training.rehearsal=0.1")
     return TrainingPlan(
         student=settings.student,
         max_tokens=settings.examples.max_tokens,
         seed=settings.seed,
-        **settings.training.model_dump(exclude={"backend", "rehearsal", "rehearsal_file"}),
+        **settings.training.model_dump(exclude={"backend", "rehearsal", "rehearsal_file", "rehearsal_replies"}),
     )
 
 

@@ -11,6 +11,7 @@ import yaml
 
 from raft.errors import UsageError
 from raft.settings import Settings
+from raft.settings.sections import LAYERS
 from raft.store import artifacts
 
 FORMATS = ("openai", "axolotl", "hf")
@@ -91,7 +92,8 @@ def _axolotl(chosen: Settings, examples: pl.DataFrame) -> str:
         "lora_r": plan.rank,
         "lora_alpha": plan.alpha,
         "lora_dropout": 0.0,
-        "lora_target_linear": True,
+        "lora_target_linear": plan.layers == "all" or None,
+        "lora_target_modules": None if plan.layers == "all" else list(LAYERS[plan.layers]),
         "learning_rate": plan.learning_rate,
         "lr_scheduler": "cosine",
         "warmup_ratio": 0.05,

@@ -15,12 +15,12 @@ from typing import Any
 import polars as pl
 
 from raft.errors import DamagedArtifact, RaftError, typed
-from raft.protocols import Message, OnEvent, Trainer, TrainingPlan
+from raft.protocols import OnEvent, Trainer, TrainingPlan
 from raft.store import adapters, artifacts
 from raft.store.again import again
 from raft.store.artifacts import Output
 from raft.store.run import Run, Step
-from raft.training.tune import tune
+from raft.training.tune import OWN_TOKENS, Ask, Chat, tune
 
 LEARNED = "learned.jsonl"
 """Beside an adapter: the questions that it was trained on."""
@@ -29,14 +29,18 @@ _VERSION = 1
 _NO_MATTER = ("student", "checkpoint_minutes")
 """Parts of a plan that do not change an adapter: the name of its base (the identity counts), when work is saved."""
 
+_NEWER = (("layers", "all"), ("kl", 0.0))
+"""Parts of a plan that earlier rafts did not have, with what they did: as that, they are no part of an adapter's id."""
+
 
 @dataclass(frozen=True)
 class Replay:
-    """General chats, of which some are mixed in: `share` of the mixture (0 to less than 1), drawn by `seed`."""
+    """General chats, mixed in as a `share` (0 to less than 1) drawn by `seed`; with `ask` the student replies anew."""
 
-    chats: Sequence[Sequence[Message]]
+    chats: Sequence[Chat]
     share: float
     seed: int
+    ask: Ask | None = None
 
 
 def train_adapter(
@@ -52,13 +56,14 @@ def train_adapter(
     """
     data = examples_digest(run)
     made_of = {
-        "plan": {name: value for name, value in asdict(plan).items() if name not in _NO_MATTER},
+        "plan": dict(part for part in asdict(plan).items() if part[0] not in _NO_MATTER and part not in _NEWER),
         "trainer": trainer.identity,
         "student": facts["base_identity"],
         "examples": data,
         "rehearsal": _digest(rehearsal.chats) if rehearsal.share else None,
         "share": rehearsal.share,
         "version": _VERSION,
+        **({"own replies": OWN_TOKENS} if rehearsal.ask and rehearsal.share else {}),
     }
     name = _digest(made_of)[:12]
     folder = run.folder / "adapters" / name
@@ -76,6 +81,7 @@ def train_adapter(
             general=rehearsal.chats,
             share=rehearsal.share,
             seed=rehearsal.seed,
+            ask=rehearsal.ask,
             out=draft,
             checkpoints=step.scratch / "checkpoints",
             facts={**facts, "adapter": name, "data_digest": data},

@@ -1,5 +1,6 @@
 """Every setting of an experiment, its default and its meaning; the only place where defaults live."""
 
+from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -33,6 +34,14 @@ Place = Annotated[Path, BeforeValidator(_path), AfterValidator(at_home)]
 
 TRAINERS = {"peft": "sft:PeftTrainer", "unsloth": "unsloth:UnslothTrainer"}
 """What `training.backend` may name, with the class in `raft.backends.trainers` that it stands for."""
+
+LAYERS: Mapping[str, tuple[str, ...]] = {
+    "all": ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+    "attention": ("q_proj", "k_proj", "v_proj", "o_proj"),
+    "qv": ("q_proj", "v_proj"),
+}
+"""What `training.layers` may name, with the linear layers of a block that carry the adapter: all, as QLoRA found to be
+needed (arXiv 2305.14314, section 4); those of attention; or the two that LoRA chose (arXiv 2106.09685, section 7.1)."""
 
 
 class _Section(BaseModel):
@@ -237,11 +246,16 @@ class Training(_Section):
     evaluations: Count = Field(2, description="how often an epoch the validation loss is measured")
     patience: Count = Field(2, description="measurements without a lower validation loss after which training ends")
     checkpoint_minutes: Positive = Field(10.0, description="minutes between two checkpoints that training resumes from")
+    layers: Literal["all", "attention", "qv"] = Field("all", description="layers of a block that the adapter changes")
     bits: Literal[4, 16] = Field(16, description="bits of a weight of the base model during training; 4 is QLoRA")
     rehearsal: Annotated[float, Field(ge=0, lt=1), _Number] = Field(
         0.1, description="share of general instruction rows mixed in, against forgetting; less than 1"
     )
     rehearsal_file: Place | None = Field(None, description="a file of such rows (chat JSONL)")
+    rehearsal_replies: Literal["file", "own"] = Field("file", description="the file's, or the untuned student's own")
+    kl: Annotated[float, Field(ge=0, le=1000), _Number] = Field(
+        0.0, description="weight of how far the student strays from the untuned one in what it rehearses; 0: none"
+    )
 
     @field_validator("backend")
     @classmethod

@@ -10,12 +10,17 @@ from typing import Any
 import polars as pl
 
 from raft.errors import RaftError, UsageError
-from raft.protocols import Message, Trainer, TrainingPlan
+from raft.protocols import REHEARSED, UNFINISHED, Completion, Failure, Message, Request, Trainer, TrainingPlan
 from raft.store import adapters, tables
 from raft.store.artifacts import parse_objects, read_objects
 
 _HINT = 'a line reads {"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}'
 _ROLES = ("system", "user", "assistant")
+
+OWN_TOKENS = 128
+"""Most tokens of a student's own reply to a general chat."""
+Chat = list[Message]
+Ask = Callable[[Sequence[Request]], Iterable[Completion | Failure]]
 
 
 def load(path: Path | None) -> list[list[Message]]:
@@ -33,7 +38,7 @@ def load(path: Path | None) -> list[list[Message]]:
     return _general_chats(read_objects(path, _HINT), path)
 
 
-def _general_chats(lines: Iterable[tuple[str, Mapping[str, Any]]], source: object) -> list[list[Message]]:
+def _general_chats(lines: Iterable[tuple[str, Mapping[str, Any]]], source: object) -> list[Chat]:
     chats = []
     for where, line in lines:
         turns = line.get("messages")
@@ -55,12 +60,13 @@ def _is_turn(turn: object) -> bool:
 
 
 def mix(
-    rows: Sequence[Sequence[Message]], general: Sequence[Sequence[Message]], share: float, seed: int
-) -> list[list[Message]]:
+    rows: Sequence[Chat], general: Sequence[Chat], share: float, seed: int, retold: Callable[[list[Chat]], Any] = list
+) -> list[Chat]:
     """Return the rows, each once, and some general ones among them, in an order drawn from the seed.
 
     The share of general chats in the result, from 0 to less than 1, is kept to the nearest whole chat; each of them is
-    taken once before any is taken twice, and so on.
+    taken once before any is taken twice, and so on. `retold` is given those that are taken, each once, and returns what
+    stands for each: an empty chat is left out.
 
     Raises:
         UsageError: the share is out of range, or general chats are wanted and there are none.
@@ -71,12 +77,22 @@ def mix(
     if wanted and not general:
         raise UsageError("There are no general rows to mix in.", hint=_HINT)
     draw = random.Random(f"{seed}:rehearsal")  # noqa: S311
-    drawn: list[Sequence[Message]] = []
+    drawn: list[int] = []
     while len(drawn) < wanted:
-        drawn += draw.sample(general, min(len(general), wanted - len(drawn)))
-    mixed = [*rows, *drawn]
+        drawn += draw.sample(range(len(general)), min(len(general), wanted - len(drawn)))
+    numbers = sorted(set(drawn))
+    found = dict(zip(numbers, retold([general[number] for number in numbers]), strict=True))
+    mixed = [*rows, *(found[number] for number in drawn)]
     draw.shuffle(mixed)
-    return [list(chat) for chat in mixed]
+    return [list(chat) for chat in mixed if chat]
+
+
+def own_reply(chat: Chat, outcome: Completion | Failure) -> Chat:
+    """Return a chat with what the untuned student replied in place of its last turn, or an empty one for no reply."""
+    if isinstance(outcome, Failure) or not outcome.text.strip():
+        return []
+    cut = {UNFINISHED: "yes"} if outcome.finish_reason == "length" else {}
+    return [*chat[:-1], {"role": "assistant", "content": outcome.text.strip(), **cut}]
 
 
 FEW_ROWS = 200
@@ -88,9 +104,10 @@ def tune(
     trainer: Trainer,
     plan: TrainingPlan,
     *,
-    general: Sequence[Sequence[Message]],
+    general: Sequence[Chat],
     share: float,
     seed: int,
+    ask: Ask | None = None,
     out: Path,
     checkpoints: Path,
     facts: Mapping[str, Any],
@@ -98,9 +115,9 @@ def tune(
 ) -> dict[str, Any]:
     """Train an adapter on the `train` rows of `tables.EXAMPLES`, choose its best step by `valid`, and write its card.
 
-    `mix` takes a `share` (0 to less than 1) of the `general` chats by the seed. `out` is an empty folder; `checkpoints`
-    is this training's own, and an interrupted one goes on from there. `facts` are at least `adapters.FACTS`, but
-    `adapter` may be missing: then it is the name of `out`.
+    `mix` takes a `share` (0 to less than 1) of the `general` chats by the seed, with the student's replies where it can
+    be asked. `out` is an empty folder; `checkpoints` is this training's own, and an interrupted one goes on from there.
+    `facts` are at least `adapters.FACTS`, but `adapter` may be missing: then it is the name of `out`.
 
     Returns:
         The card. Its `notes` have `few_rows`, the number of training questions, where these are under `FEW_ROWS`;
@@ -113,7 +130,14 @@ def tune(
     tables.check(examples, tables.EXAMPLES, where="examples.parquet")
     _check(examples, plan)
     rows, valid = _chats(examples, "train"), _chats(examples, "valid")
-    mixed = mix(rows, general, share, seed)
+
+    def retold(chats: list[Chat]) -> list[Chat]:
+        if ask:
+            replies = ask([Request(tuple(chat[:-1]), OWN_TOKENS) for chat in chats])
+            chats = [own_reply(*one) for one in zip(chats, replies, strict=True)]
+        return [[*chat[:-1], {**chat[-1], REHEARSED: "yes"}] if chat and plan.kl else chat for chat in chats]
+
+    mixed = mix(rows, general, share, seed, retold)
     report = trainer.train(mixed, valid, plan, out=out, checkpoints=checkpoints, on_event=on_event)
     adapters.check_weights(out)
     card = adapters.card(

@@ -10,6 +10,7 @@ transformers = pytest.importorskip("transformers")
 peft = pytest.importorskip("peft")
 
 from raft.backends.trainers.cpu_kernels import QUERIES, _functions, end_to_end, use_cpu_kernels  # noqa: E402  needs torch
+from raft.settings.sections import LAYERS  # noqa: E402
 from tiny_models import SIZES, makers  # noqa: E402  needs transformers
 
 VOCABULARY = SIZES["vocab_size"]
@@ -67,6 +68,21 @@ def test_loss_and_gradients_are_those_of_plain_peft(name, length):
     assert all(float(gradient.norm()) > 0 for gradient in wanted[1].values())
     assert {key: off(wanted[1][key], found[1][key]) for key in found[1]} == pytest.approx(
         dict.fromkeys(found[1], 0.0), abs=1e-4
+    )
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen2 with bias"])
+@pytest.mark.parametrize("layers", LAYERS)
+def test_layers_without_an_adapter_pass_gradients_on(name, layers):
+    """Whichever layers carry the adapter, loss and gradients are those of plain PEFT, and those layers are replaced."""
+    torch.manual_seed(0)
+    plain = tuned(MAKERS[name](), target_modules=list(LAYERS[layers]))
+    cheap = copy.deepcopy(plain)
+    assert use_cpu_kernels(cheap) == 2 * len(LAYERS[layers])
+    wanted, found = (learned(model, tokens(QUERIES + 30)) for model in (plain, cheap))
+    assert found[0] == pytest.approx(wanted[0], rel=1e-5)
+    assert {key: off(wanted[1][key], found[1][key]) for key in found[1]} == pytest.approx(
+        dict.fromkeys(wanted[1], 0.0), abs=1e-4
     )
 
 

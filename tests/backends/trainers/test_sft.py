@@ -21,8 +21,11 @@ peft = pytest.importorskip("peft")
 pytest.importorskip("trl")
 
 from raft.backends.local.generate import render  # noqa: E402
+from raft.backends.local.weights import Weights  # noqa: E402
 from raft.backends.trainers import cpu_kernels, sft  # noqa: E402  needs torch
+from raft.backends.trainers.merge import merged  # noqa: E402
 from raft.backends.trainers.sft import PeftTrainer, load  # noqa: E402
+from raft.settings.sections import LAYERS  # noqa: E402
 
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -170,6 +173,20 @@ def test_a_template_without_an_end_gets_one(tokenizer, monkeypatch):
     assert tokenizer.decode(learned) == "The depot is in Halden.\n<|im_end|>"
 
 
+@pytest.mark.parametrize("ended", [True, False], ids=["template ends a turn", "template ends nothing"])
+def test_a_reply_that_was_cut_off_does_not_teach_to_end_there(tokenizer, monkeypatch, ended):
+    """All of an unfinished reply is learned, and no end of it."""
+    if not ended:
+        monkeypatch.setattr(tokenizer, "chat_template", "{% for m in messages %}{{ m['content'] }}\n{% endfor %}")
+    row = chat("Where is it? In Moss.", "In Moss.")
+    whole, cut = (
+        sft.encode(tokenizer, [row[0], {**row[1], **more}], max_tokens=80) for more in ({}, {"unfinished": "yes"})
+    )
+    learned = [label for label in cut["labels"] if label != NOT_LEARNED]
+    assert tokenizer.decode(learned) == "In Moss."
+    assert whole["input_ids"][: len(cut["input_ids"])] == cut["input_ids"]
+
+
 def test_a_row_that_is_too_long_is_refused(tokenizer):
     """Nothing is cut off in silence: one token too many is an error that names the setting."""
     length = len(sft.encode(tokenizer, ROWS[0], max_tokens=1000)["input_ids"])
@@ -308,6 +325,34 @@ def test_the_adapter_folder_is_whole(whole):
     assert {"adapter_config.json", "adapter_model.safetensors", "tokenizer.json"} <= names
     assert not [name for name in names if name.endswith((".bin", ".pt", ".pth", ".pkl", ".md"))]
     assert len(adapters.tensors(home / "out" / adapters.WEIGHTS)) == 2 * 7 * 2
+
+
+@pytest.mark.parametrize("layers", ["attention", "qv"])
+def test_an_adapter_may_change_some_layers_alone(loaded, tmp_path, layers):
+    """The chosen layers alone carry the adapter; the loss falls, and what is merged or swapped in says the same."""
+    report = train(tmp_path, layers=layers, epochs=2)
+    assert losses(report, "loss")[report.steps] < losses(report, "loss")[1]
+    settings = json.loads((tmp_path / "out" / adapters.CONFIG).read_text(encoding="utf-8"))
+    assert sorted(settings["target_modules"]) == sorted(LAYERS[layers])
+    assert len(adapters.tensors(tmp_path / "out" / adapters.WEIGHTS)) == 2 * len(LAYERS[layers]) * 2
+    ids = torch.arange(5, 40)[None]
+    with torch.no_grad():
+        swapped = Weights(NAME).use(tmp_path / "out")[0](ids).logits.float()
+        whole = merged(NAME, tmp_path / "out")(ids).logits.float()
+        untuned = transformers.AutoModelForCausalLM.from_pretrained(loaded / "tiny-student")(ids).logits.float()
+    assert (swapped - whole).norm() < 0.1 * (swapped - untuned).norm()
+
+
+def test_layers_that_a_student_names_otherwise_are_refused():
+    """Where a student lacks one of the chosen layers, it is named, with the choice that fits every student."""
+    student = transformers.OPTForCausalLM(
+        transformers.OPTConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, ffn_dim=8, vocab_size=9)
+    )
+    sft.check_layers(student, "all")
+    sft.check_layers(student, "qv")
+    with pytest.raises(UsageError, match="no layers called o_proj") as error:
+        sft.check_layers(student, "attention")
+    assert error.value.hint == "raft train RUN --set training.layers=all"
 
 
 def test_the_same_seed_gives_the_same_adapter(whole, tmp_path):

@@ -188,6 +188,22 @@ def test_an_adapter_is_trained_in_a_child(student, tmp_path, card):
 
 
 @pytest.mark.slow
+def test_layers_that_are_chosen_reach_the_child(student, tmp_path, card):
+    """Under Unsloth too the chosen layers alone carry the adapter."""
+    train(student, tmp_path, replace(PLAN, layers="qv", epochs=1.0))
+    config = json.loads((tmp_path / "out/adapter_config.json").read_text(encoding="utf-8"))
+    assert sorted(config["target_modules"]) == ["q_proj", "v_proj"]
+
+
+def test_what_unsloth_cannot_do_is_refused(card, tmp_path):
+    """A weight of the divergence from the untuned student needs the other backend, which the error names."""
+    with pytest.raises(UsageError, match=r"training\.kl needs backend peft") as caught:
+        train("none", tmp_path, replace(PLAN, kl=0.1))
+    assert caught.value.hint == "raft train RUN --set training.backend=peft"
+    assert list((tmp_path / "checkpoints").iterdir()) == []
+
+
+@pytest.mark.slow
 def test_ctrl_c_ends_the_child(student, tmp_path, card):
     """When the parent is interrupted, the child is gone before the interruption goes on."""
     pipe = tmp_path / "pipe"

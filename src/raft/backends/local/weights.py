@@ -1,6 +1,7 @@
 """A causal language model on this machine: its weights are loaded once, and adapters swap on top of them."""
 
 import ctypes
+import gc
 import json
 import sys
 import warnings
@@ -135,6 +136,15 @@ def pretrained(name: str, *, role: str = "model", **tokenizing: Any) -> tuple[An
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return model, tokenizer
+
+
+def give_back_memory() -> None:
+    """Return to the card what models held that nobody uses any more: another process may train there."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def keep_memory() -> None:

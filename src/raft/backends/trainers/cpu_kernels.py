@@ -21,6 +21,8 @@ from functools import cache, partial
 from types import SimpleNamespace
 from typing import Any
 
+from raft.protocols import REHEARSED
+
 QUERIES = 192
 """Most queries of one block of attention's backward pass; smaller blocks skip more of the upper triangle."""
 TILE = 16
@@ -350,12 +352,12 @@ def rows_on_card(config: Any, longest: int, free: int) -> int:
 
 
 def pack(rows: Sequence[Mapping[str, Sequence[int]]]) -> dict[str, Any]:
-    """Return rows (`input_ids`, `labels`) as tensors of shape (1, tokens), with positions that begin anew in each."""
+    """Return rows (`input_ids`, `labels`, maybe `REHEARSED`) as tensors (1, tokens), with positions that begin anew."""
     import torch
 
+    names = [name for name in ("input_ids", "labels", REHEARSED) if name in rows[0]]
     return {
-        "input_ids": torch.tensor([[token for row in rows for token in row["input_ids"]]]),
-        "labels": torch.tensor([[label for row in rows for label in row["labels"]]]),
+        **{name: torch.tensor([[number for row in rows for number in row[name]]]) for name in names},
         "position_ids": torch.tensor([[place for row in rows for place in range(len(row["input_ids"]))]]),
     }
 

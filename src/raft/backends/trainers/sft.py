@@ -19,10 +19,12 @@ from zipfile import BadZipFile, ZipFile
 
 from raft.backends.local.generate import in_template, in_text, tokens
 from raft.backends.local.weights import pretrained
-from raft.backends.trainers.cpu_kernels import beside, pack, unpacked, use_cpu_kernels
+from raft.backends.trainers.cpu_kernels import beside, pack, use_cpu_kernels
+from raft.backends.trainers.loss import NOT_LEARNED, trainer_class
 from raft.backends.vendors import quiet
 from raft.errors import MissingExtra, RaftError, UsageError
-from raft.protocols import Message, TrainingPlan, TrainingReport
+from raft.protocols import REHEARSED, UNFINISHED, Message, TrainingPlan, TrainingReport
+from raft.settings.sections import LAYERS
 from raft.store.adapters import WEIGHTS, tensors
 from raft.store.artifacts import atomically
 
@@ -71,12 +73,28 @@ def finished(trainer: Any, last: Path) -> bool:
     return True
 
 
-NOT_LEARNED = -100
-"""The label of a token that carries no loss, as PyTorch's cross entropy has it."""
+def check_layers(model: Any, layers: str) -> None:
+    """Check that a student has each layer of a choice: where it names them otherwise, fewer would be tuned unsaid.
+
+    Raises:
+        UsageError: it lacks one; with `all` none is missed, since PEFT finds linear layers by itself.
+    """
+    names = {name.rpartition(".")[2] for name, _ in model.named_modules()}
+    lacking = " or ".join(name for name in LAYERS[layers] if layers != "all" and name not in names)
+    if lacking:
+        again = "raft train RUN --set training.layers=all"
+        raise UsageError(f"The student has no layers called {lacking}.", where=f"training.layers={layers}", hint=again)
+
 
 Load = Callable[[TrainingPlan], tuple[Any, Any]]
 OnEvent = Callable[[Mapping[str, float]], None]
 _SITTINGS = "seconds.json"
+_MEASURED = {
+    "loss": "training loss",
+    "eval_loss": "validation loss",
+    "grad_norm": "gradient's norm",
+    "kl": "divergence",
+}
 _NO_THOUGHTS = re.compile(r"\s*</?think(?:ing)?>\s*|\s+\Z")
 
 
@@ -95,13 +113,17 @@ def _begun_and_whole(tokenizer: Any, chat: Sequence[Message]) -> tuple[str, str]
 def encode(tokenizer: Any, chat: Sequence[Message], *, max_tokens: int) -> dict[str, list[int]]:
     """Return `input_ids` and `labels` of a chat; the labels of all but the last turn are `NOT_LEARNED`.
 
-    What a template writes behind the end of the last turn is left out: a model never has to write it.
+    What a template writes behind the end of the last turn is left out: a model never has to write it. So is that end
+    itself, where the turn is `UNFINISHED`.
 
     Raises:
         RaftError: the chat is longer than `max_tokens`, has no answer, or its template does not keep the beginning of
             a chat as it was when a turn is added.
     """
-    asked, whole = tokens(tokenizer, _begun_and_whole(tokenizer, chat))
+    begun, text = _begun_and_whole(tokenizer, chat)
+    said = in_text(tokenizer, chat[-1]["content"]).strip()
+    unfinished = UNFINISHED in chat[-1] and said in text
+    asked, whole = tokens(tokenizer, (begun, text[: text.rindex(said) + len(said)] if unfinished else text))
     if whole[: len(asked)] != asked:
         raise RaftError(
             "The student's chat template changes earlier turns when an answer is added.",
@@ -111,7 +133,7 @@ def encode(tokenizer: Any, chat: Sequence[Message], *, max_tokens: int) -> dict[
     answer = whole[len(asked) :]
     if tokenizer.eos_token_id in answer:
         answer = answer[: answer.index(tokenizer.eos_token_id) + 1]
-    else:
+    elif not unfinished:
         answer.append(tokenizer.eos_token_id)
     if len(answer) < 2:
         raise RaftError("A row has no answer to learn.", where=str(chat[-1])[:200], hint="raft show RUN examples")
@@ -155,20 +177,26 @@ def run(
         raise MissingExtra(error.name or "trl", extra="train", why="to tune a model") from None
     model, tokenizer = load(plan)
     encoded = [encode(tokenizer, chat, max_tokens=plan.max_tokens) for chat in rows]
+    if plan.kl:
+        for row, chat in zip(encoded, rows, strict=True):
+            row[REHEARSED] = [int(REHEARSED in chat[-1])] * len(row["input_ids"])
     held = [encode(tokenizer, chat, max_tokens=plan.max_tokens) for chat in valid]
+    for weight in model.parameters():
+        if weight.requires_grad:  # in half precision, small updates would be rounded away
+            weight.data = weight.data.float()
     own = arguments or {}
     longest = max(len(row["input_ids"]) for row in [*encoded, *held])
     together = beside(model, longest, plan.batch, apart=backend == "unsloth")  # it tells rows apart by their positions
     config = SFTConfig(**{**_arguments(plan, len(encoded), bool(held), checkpoints, together), **own})
     config._n_gpu = min(1, config.n_gpu)  # the model stands on one card; with several, TRL refuses to begin
     watch = _Watch(plan, sum(len(row["input_ids"]) for row in encoded) / len(encoded), checkpoints, on_event)
-    trainer: Any = _trainer_class()(
+    trainer: Any = trainer_class(plan.kl)(
         model=model,
         args=config,
         train_dataset=Dataset.from_list(encoded),
         eval_dataset=Dataset.from_list(held) if held else None,
         processing_class=tokenizer,
-        data_collator=pack if together > 1 else None,
+        data_collator=pack if together > 1 or plan.kl else None,
         callbacks=watch.callbacks(stop_early=bool(held)),
     )
     trainer.remove_callback(PrinterCallback)
@@ -201,41 +229,6 @@ def run(
     )
 
 
-def _trainer_class() -> Any:
-    """Return TRL's trainer; without a CUDA device with a loss that computes logits of learned tokens alone.
-
-    TRL's own loss does so too, in a kernel that only runs on a card.
-    """
-    import torch
-    from trl.trainer.sft_trainer import SFTTrainer
-
-    if torch.cuda.is_available():
-        return SFTTrainer
-
-    class _ProcessorTrainer(SFTTrainer):  # type: ignore[misc]
-        def compute_loss(
-            self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
-        ) -> Any:
-            labels = inputs["labels"][:, 1:]  # the first token of a row is never learned, so that rows do not mix here
-            places = (labels != NOT_LEARNED).any(0).nonzero().squeeze(1)
-            with unpacked(inputs):
-                outputs = model(
-                    input_ids=inputs["input_ids"],
-                    attention_mask=inputs.get("attention_mask"),
-                    position_ids=inputs.get("position_ids"),
-                    use_cache=False,
-                    logits_to_keep=places,
-                )
-            wanted = labels[:, places]
-            loss = torch.nn.functional.cross_entropy(
-                outputs.logits.float().flatten(0, 1), wanted.flatten(), ignore_index=NOT_LEARNED, reduction="sum"
-            )
-            loss = loss / ((wanted != NOT_LEARNED).sum() if num_items_in_batch is None else num_items_in_batch)
-            return (loss, outputs) if return_outputs else loss
-
-    return _ProcessorTrainer
-
-
 def _arguments(plan: TrainingPlan, rows: int, validated: bool, checkpoints: Path, together: int = 1) -> dict[str, Any]:
     a_pass = math.ceil(rows / plan.batch)
     steps = max(1, math.ceil(plan.epochs * a_pass))
@@ -261,6 +254,7 @@ def _arguments(plan: TrainingPlan, rows: int, validated: bool, checkpoints: Path
         "metric_for_best_model": "eval_loss" if validated else None,
         "greater_is_better": False if validated else None,
         "prediction_loss_only": True,
+        "remove_unused_columns": not plan.kl,
         "logging_steps": 1,
         "logging_nan_inf_filter": False,
         "max_length": None,
@@ -283,7 +277,7 @@ class _Watch:
         self._plan, self._row_tokens, self._listen = plan, row_tokens, on_event
         checkpoints.mkdir(parents=True, exist_ok=True)
         self._file = checkpoints / _SITTINGS
-        self._before = _seconds(self._file)
+        self._before, self._so_far = _seconds(self._file), ""
         self.begin()
 
     def begin(self) -> None:
@@ -298,17 +292,19 @@ class _Watch:
 
     def logged(self, entry: Mapping[str, Any], step: int, steps: int, epoch: float) -> None:
         facts = {"step": step, "steps": steps, "epoch": round(epoch, 3)}
-        for ours, theirs in (("loss", "loss"), ("valid_loss", "eval_loss")):
-            value = entry.get(theirs)
+        for name, what in _MEASURED.items():
+            value = entry.get(name)
             if value is None:
                 continue
             if not math.isfinite(value):
                 raise RaftError(
-                    f"The {'training' if ours == 'loss' else 'validation'} loss is {value} at step {step}.",
+                    f"The {what} is {value} at step {step}{self._so_far}. The last checkpoint is kept: the same "
+                    "command resumes there.",
                     where=f"learning rate {self._plan.learning_rate}, rank {self._plan.rank}",
                     hint=f"raft train RUN --set training.learning_rate={self._plan.learning_rate / 4:g}",
                 )
-            facts[ours] = value
+            facts[name.replace("eval", "valid")] = value
+        self._so_far = f"; at step {step} the loss was {facts['loss']:.4g}" if "loss" in facts else self._so_far
         if "loss" in facts:
             now = time.monotonic()
             facts["tokens_per_second"] = self._plan.batch * self._row_tokens / max(1e-9, now - self._stepped)
@@ -325,7 +321,9 @@ class _Watch:
 
         class _Callback(TrainerCallback):  # type: ignore[misc]
             def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-                watch.logged(logs or {}, state.global_step, state.max_steps, state.epoch or 0.0)
+                # the scaler of float16 tries steps that are too large, and leaves them out
+                logs = {name: value for name, value in (logs or {}).items() if name != "grad_norm" or not args.fp16}
+                watch.logged(logs, state.global_step, state.max_steps, state.epoch or 0.0)
 
             def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
                 if time.monotonic() - watch._saved >= 60 * watch._plan.checkpoint_minutes:
@@ -346,8 +344,9 @@ def _seconds(file: Path) -> float:
 
 
 def _point(entry: Mapping[str, Any]) -> dict[str, float]:
-    name, value = ("loss", entry["loss"]) if "loss" in entry else ("valid_loss", entry["eval_loss"])
-    return {"step": entry["step"], "epoch": round(entry["epoch"], 4), name: round(float(value), 5)}
+    told = {name: float(entry[name]) for name in _MEASURED if math.isfinite(entry.get(name, math.nan))}
+    measured = {name.replace("eval", "valid"): round(value, 5) for name, value in told.items()}
+    return {"step": entry["step"], "epoch": round(entry["epoch"], 4), **measured}
 
 
 def _no_memory(plan: TrainingPlan, error: BaseException) -> RaftError:
@@ -417,7 +416,7 @@ def load(plan: TrainingPlan) -> tuple[Any, Any]:
 
     Raises:
         MissingExtra: peft, transformers or torch is not installed.
-        RaftError: the student cannot be loaded.
+        RaftError: the student cannot be loaded, or lacks layers that are to be tuned.
     """
     try:
         import torch
@@ -426,12 +425,13 @@ def load(plan: TrainingPlan) -> tuple[Any, Any]:
     except ImportError as error:
         raise MissingExtra(error.name or "peft", extra="train", why="to tune a model") from None
     model, tokenizer = pretrained(plan.student, role="student")
+    check_layers(model, plan.layers)
     cuda = torch.cuda.is_available()
     set_seed(plan.seed)
     adapter = LoraConfig(
         r=plan.rank,
         lora_alpha=plan.alpha,
-        target_modules="all-linear",
+        target_modules=list(LAYERS[plan.layers]) if plan.layers != "all" else "all-linear",  # whatever they are called
         task_type="CAUSAL_LM",
     )
     tuned = get_peft_model(model.to("cuda") if cuda else model, adapter)

@@ -90,10 +90,13 @@ class UnslothTrainer:
         """Train as `protocols.Trainer.train` says.
 
         Raises:
-            UsageError: there is no CUDA device, no such student, or Unsloth cannot use the card.
+            UsageError: there is no CUDA device, no such student, Unsloth cannot use the card, or `plan.kl` is set.
             MissingExtra: unsloth is not installed.
             RaftError: the card's memory is short, the child was killed, or the training failed.
         """
+        if plan.kl:
+            again = "raft train RUN --set training.backend=peft"  # Unsloth's loss hands out no distributions to compare
+            raise UsageError("training.kl needs backend peft.", where=f"training.kl={plan.kl:g}", hint=again)
         require()
         folder = checkpoints.resolve() / WORKPLACE
         folder.mkdir(parents=True, exist_ok=True)

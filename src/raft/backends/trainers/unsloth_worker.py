@@ -19,9 +19,7 @@ from raft.backends.trainers import sft
 from raft.backends.vendors import quiet
 from raft.errors import RaftError, UsageError
 from raft.protocols import Message, TrainingPlan
-
-TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-"""All linear layers of a block, as QLoRA found to be needed (arXiv 2305.14314, section 4)."""
+from raft.settings.sections import LAYERS
 
 _READING_TOKENS = 2048
 """Context in which a model is loaded that is only to be written in another format."""
@@ -48,7 +46,7 @@ def adapting(plan: TrainingPlan) -> dict[str, Any]:
     """Return the arguments of `FastLanguageModel.get_peft_model`, besides the model."""
     return {
         "r": plan.rank,
-        "target_modules": list(TARGETS),
+        "target_modules": list(LAYERS[plan.layers]),
         "lora_alpha": plan.alpha,
         "lora_dropout": 0,
         "bias": "none",
@@ -103,6 +101,7 @@ def _train(spec: Mapping[str, Any], on_event: Tell) -> dict[str, Any]:
 
     def load(plan: TrainingPlan) -> tuple[Any, Any]:
         model, _ = _load(unsloth, spec["model"], max_tokens=plan.max_tokens, bits=plan.bits, seed=plan.seed)
+        sft.check_layers(model, plan.layers)
         return unsloth.FastLanguageModel.get_peft_model(model, **adapting(plan)), _tokenizer(spec["model"])
 
     report = sft.run(
