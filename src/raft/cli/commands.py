@@ -458,12 +458,7 @@ def bench(*, run: Path, assignments: tuple[str, ...], quiet: bool, as_json: bool
 
 @main.command()
 @RUN
-@click.option(
-    "--part",
-    type=click.Choice(["reader", "refusal"]),
-    help="The adapter alone, or alone what decides when to refuse.  [default: the adapter, and the other where "
-    "answering.false_answers is set]",
-)
+@click.option("--part", type=click.Choice(["reader", "refusal"]), help="The adapter alone, or when to refuse alone.")
 @click.option("--backend", metavar="NAME", help="What trains: auto, peft, unsloth, ...  [default: as set]")
 @click.option("--epochs", type=float, metavar="N", help="Most passes over the rows.")
 @click.option("--learning-rate", type=float, metavar="X", help="The highest learning rate.")

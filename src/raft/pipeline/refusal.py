@@ -25,6 +25,8 @@ from raft.store.run import Run, Step
 HEAD, CARD = "refusal/head.json", "refusal/README.md"
 RATE = 0.1
 """What is promised where nothing is set."""
+RATES = (0.05, 0.1, 0.2, 0.3)
+"""Rates whose price is told."""
 LEAST = 20
 """Questions to learn from, and to set the threshold on, at least."""
 _FOLDS = 5
@@ -229,23 +231,23 @@ def _drawn(seed: int, name: str) -> str:
 
 def facts(head: Head, settings: Settings) -> dict[str, Any]:
     """Return what a person is told of a head, as JSON values; shares are 0 to 1, of the questions it was set on."""
-    rate = settings.answering.false_answers or RATE
-    least, promised = threshold(head.unanswerable, rate)
+    wanted = settings.answering.false_answers or RATE
     borne, without = np.array(head.answerable), np.array(head.unanswerable)
+
+    def at(rate: float) -> dict[str, Any]:
+        least, promised = threshold(head.unanswerable, rate)
+        passing = {"answered": int((without >= least).sum()), "refused": int((borne < least).sum())}
+        return {"wanted": rate, "promised": promised, "threshold": least, **passing}
+
     return {
-        "wanted": rate,
-        "promised": promised,
-        "threshold": least,
+        **at(wanted),
         "learned_from": head.questions,
         "whose": head.whose,
         "unanswerable": len(without),
-        "answered": int((without >= least).sum()),
         "answerable": len(borne),
-        "refused": int((borne < least).sum()),
-        "area": float((borne[:, None] > without).mean() + (borne[:, None] == without).mean() / 2)
-        if len(borne)
-        else None,
+        "area": area(borne, without) if len(borne) else None,
         "reader": head.reader,
+        "rates": [at(rate) for rate in sorted({wanted, *RATES})],
     }
 
 
