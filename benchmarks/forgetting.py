@@ -101,9 +101,8 @@ def main() -> None:
     asked = studies.some(files["dev"], each=None, most=args.questions)
     general = checks(args.general)
     print(f"{args.student}, {args.rows} rows, {args.questions} questions of dev, {args.general} of each general set")
-    print(
-        f"| variant | minutes | F1 | {' | '.join(one.title for one in general)} |\n| --- |{' ---: |' * (2 + len(general))}"
-    )
+    print(f"| variant | minutes | F1 | {' | '.join(one.title for one in general)} |")
+    print(f"| --- |{' ---: |' * (2 + len(general))}")
     for name in args.names or VARIANTS:
         settings = {**LEARNING, **studies.settings_of(args.set), **VARIANTS[name]}
         card = raft.train(folder, settings=settings)
@@ -115,9 +114,8 @@ def main() -> None:
         }
         said = ablations.ask(folder, asked, {**measuring, "benchmark.latency_questions": 1})
         found = lost(folder, general)
-        (home / f"{name}.json").write_text(
-            json.dumps({"card": card, "said": said, "general": found}, default=asdict), encoding="utf-8"
-        )
+        measured = {"card": card, "said": said, "general": found}
+        (home / f"{name}.json").write_text(json.dumps(measured, default=asdict), encoding="utf-8")
         print(line(name, card, said, found), flush=True)
 
 

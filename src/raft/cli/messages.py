@@ -441,10 +441,9 @@ def refusing(facts: Mapping[str, Any], run: str) -> str:
         f"  refuses   {facts['refused']:,} of {borne} with one",
         f"  card      {run}/refusal/README.md",
     ]
-    others = ", ".join(
-        f"{one['refused']:,} at {one['wanted']:g}" for one in facts["rates"] if one["wanted"] != facts["wanted"]
-    )
-    lines += ["", f"  at other rates (--set answering.false_answers=X) it refuses {others}"]
+    rates = [one for one in facts["rates"] if one["wanted"] != facts["wanted"]]
+    told = ", ".join(f"{one['refused']:,} at {one['wanted']:g}" for one in rates)
+    lines += ["", f"  at other rates (--set answering.false_answers=X) it refuses {told}"]
     if facts["promised"] > facts["wanted"]:
         few = f"{without} are too few to promise {facts['wanted']:.0%}"
         lines += ["", f"  ! {few}: questions of your own help (raft build CORPUS --eval FILE)"]
