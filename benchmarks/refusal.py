@@ -1,6 +1,6 @@
 """What tells that nothing found answers a question, and what a threshold lets through.
 
-python benchmarks/refusal.py RUN QUESTIONS... [--own]
+python benchmarks/refusal.py RUN QUESTIONS... [--own] [--rerank]
 
 RUN has a refusal head (`raft train RUN --part refusal`). Each question whose answer the documents hold is looked at
 with what the index brings, and with what it brings when every chunk that bears the answer is withheld; one that the
@@ -8,10 +8,13 @@ documents do not answer, with what the index brings. A signal is good when it is
 first table has the share of pairs in which it is (the area under the ROC curve; 0.5 is chance), and what share of the
 questions whose answer is shown is refused at a threshold at which so many of the others are answered. The second one
 has what the thresholds do that a person or a promise sets; with `--own` the head's is set on the run's questions alone,
-also where people's are registered. Questions that a threshold was set on are left out.
+also where people's are registered. Questions that a threshold was set on are left out. With `--rerank` a third one says
+how often what bears the answer is among the first passages, as search brings them and in the order of the head's scores
+of the first 20.
 """
 
 import argparse
+import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from functools import partial
@@ -22,11 +25,11 @@ import polars as pl
 
 from raft.api.models import open_reader, open_retriever
 from raft.curation import user_questions
-from raft.evaluation.contexts import Contexts, contexts
+from raft.evaluation.contexts import DEPTH, Contexts, contexts
 from raft.pipeline.read import documents_listed
 from raft.pipeline.refusal import area, learn_head, read_head
 from raft.rag.grounding import Passage, relevance
-from raft.rag.refusal import Pair, threshold
+from raft.rag.refusal import Head, Learned, Pair, Seen, threshold
 from raft.settings import Settings
 from raft.store.ledger import Ledger
 from raft.store.run import Run, existing
@@ -63,14 +66,37 @@ def deciding(name: str, least: float, borne: np.ndarray, withheld: np.ndarray, o
     return f"| {name} | {least:.2f} | {told[0]} | {told[1]} | {(borne < least).sum()} of {len(borne)} |"
 
 
-def report(run: Run, settings: Settings, files: Sequence[Path], ledger: Ledger, *, own: bool) -> None:
-    """Print both tables of each file."""
+def reranked(found: Contexts, head: Head, seen: Seen, k: int) -> str:
+    """Return the third table; `found` shows what search brings first, `DEPTH` passages."""
+    asked = dict(found.questions.select("question_id", "question").iter_rows())
+    names = [name for name in asked if found.sources.relevant.get(name)]
+    pairs = [(asked[name], one) for name in names for one in found.passages[name]["retrieved"]]
+    begun = time.monotonic()
+    likely = iter(Learned(head.signals, head.reading).probabilities(*seen.look(pairs)))
+    seconds = (time.monotonic() - begun) / max(1, len(names))
+    orders: dict[str, list[list[bool]]] = {"search": [], "the head": [], "both: sum of their reciprocal ranks": []}
+    for name in names:
+        bears = [one.chunk_id in found.sources.relevant[name] for one in found.passages[name]["retrieved"]]
+        scores = np.array([float(next(likely)) for _ in bears])
+        ours = np.argsort(np.argsort(-scores))
+        fused = np.argsort(-(1 / (60 + np.arange(len(bears))) + 1 / (60 + ours)), kind="stable")
+        for order, places in zip(orders, (range(len(bears)), np.argsort(-scores), fused), strict=True):
+            orders[order].append([bears[place] for place in places])
+    lines = [f"| order | recall@1 | recall@{k} | recall@10 |", "| --- | ---: | ---: | ---: |"]
+    for order, rows in orders.items():
+        cells = (f"{100 * np.mean([any(row[:first]) for row in rows]):.1f}" for first in (1, k, 10))
+        lines.append(f"| {order} | {' | '.join(cells)} |")
+    return "\n".join([*lines, "", f"{seconds:.2f} s a question, where nothing is in the ledger"])
+
+
+def report(run: Run, settings: Settings, args: argparse.Namespace, ledger: Ledger) -> None:
+    """Print the tables of each file."""
     retriever = open_retriever(run.folder, settings, run.manifest["collection"], lambda: ledger)
     reader = open_reader(settings, retriever.embedder, ledger)
     kept = read_head(run)
     if kept is None:
         raise SystemExit("the run has no refusal head: raft train RUN --part refusal")
-    head = learn_head(run, settings, retriever, reader, theirs=False) if own else kept
+    head = learn_head(run, settings, retriever, reader, theirs=False) if args.own else kept
     rule = partial(relevance, embed=retriever.embedder.embed)
 
     def best(look: Callable[[Sequence[Pair]], np.ndarray]) -> Signal:
@@ -94,7 +120,7 @@ def report(run: Run, settings: Settings, files: Sequence[Path], ledger: Ledger, 
         signals["reading: the student's layers"] = best(lambda pairs: reading.nats(read(pairs)))
     signals["the head"] = lambda *pairs: head.scores(*pairs, reader.seen)
     print(f"learned from {head.questions} questions; threshold set on {len(head.unanswerable)} of {head.whose}\n")
-    for file in files:
+    for file in args.questions:
         rows = user_questions.register(file, documents_listed(run))
         rows = rows.filter(~pl.col("question_id").is_in(head.calibrated))
         k = settings.index.k
@@ -118,6 +144,9 @@ def report(run: Run, settings: Settings, files: Sequence[Path], ledger: Ledger, 
         for rate in PROMISED:
             least, promised = threshold(head.unanswerable, rate)
             print(deciding(f"false_answers {rate}, promised {promised:.2f}", least, *values["the head"]))
+        if args.rerank:
+            found = contexts(rows, chunks, documents, retriever, k=DEPTH, share=0.0, seed=settings.seed)
+            print(f"\n{reranked(found, head, reader.seen, k)}")
         print(flush=True)
 
 
@@ -127,11 +156,12 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("questions", type=Path, nargs="+")
     parser.add_argument("--own", action="store_true", help="set the threshold on the run's own questions")
+    parser.add_argument("--rerank", action="store_true", help="also order what search brings by the head")
     args = parser.parse_args()
     run = existing(args.run)
     settings = Settings.model_validate(run.manifest["settings"])
     with closing(Ledger(settings.ledger or run.folder / "ledger.sqlite")) as ledger:
-        report(run, settings, args.questions, ledger, own=args.own)
+        report(run, settings, args, ledger)
 
 
 if __name__ == "__main__":
