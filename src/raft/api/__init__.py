@@ -4,19 +4,7 @@ from raft.api.asking import Answerer
 from raft.api.benchmarking import bench
 from raft.api.building import build, estimate
 from raft.api.reviewing import duplicates, review
-from raft.api.run import (
-    Built,
-    export,
-    initialise,
-    load,
-    located,
-    show,
-    state,
-    status,
-    table,
-    text_of,
-    words,
-)
+from raft.api.run import Built, export, initialise, load, located, show, state, status, table, text_of
 from raft.api.training import approve, export_model, export_remarks, train
 
 __all__ = [
@@ -40,5 +28,4 @@ __all__ = [
     "table",
     "text_of",
     "train",
-    "words",
 ]

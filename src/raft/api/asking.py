@@ -69,11 +69,7 @@ class LoadedRun:
         return self._corpus.search(questions, k)
 
     def whole(self) -> Run:
-        """Return the run as it is now, if what is searched is there and belongs together.
-
-        Raises:
-            DamagedArtifact: it does not, or something is missing.
-        """
+        """Return the run as it is now; DamagedArtifact where what is searched is missing, or of two builds."""
         run = existing(self.run.folder)
         for name in ("documents.parquet", "chunks.parquet"):
             if not (run.folder / name).is_file():

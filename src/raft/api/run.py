@@ -338,7 +338,7 @@ def table(folder: str | Path, name: str, *, only: str | None = None) -> pl.DataF
     """Return a table of a run: documents, chunks, questions, failures, cleaned, examples, eval or answers.
 
     With `only` the rows that are "kept" or "dropped", or have that value as split, reason or kind; of failures also
-    those with which that was wrong (`words` returns what there is).
+    those with which that was wrong.
 
     Raises:
         UsageError: there is no run, no such table, or `only` is a word that no row of it has.
@@ -364,7 +364,7 @@ def table(folder: str | Path, name: str, *, only: str | None = None) -> pl.DataF
         return found.filter(pl.col("reason").is_null() == (only == "kept"))
     chosen = found.filter(pl.any_horizontal([column == only for column in columns]))
     if chosen.is_empty():
-        there = ", ".join([*words(found)[:25], *["…"] * (len(words(found)) > 25)]) or "none"
+        there = ", ".join([*_words(found)[:25], *["…"] * (len(_words(found)) > 25)]) or "none"
         hint = f"raft show {typed(folder)} {name}"
         raise UsageError(f"No row of {name} is {only!r}; they are {there}.", where="--only", hint=hint)
     return chosen
@@ -403,7 +403,7 @@ def _chosen_by(found: pl.DataFrame) -> list[pl.Expr]:
     return columns + [FAULT] * ("message" in found.columns)
 
 
-def words(found: pl.DataFrame) -> list[str]:
+def _words(found: pl.DataFrame) -> list[str]:
     """Return what the rows of a table can be chosen by, as `only` of `table` takes it."""
     special = ["kept", "dropped"] if "reason" in found.columns else []
     own = [word for column in _chosen_by(found) for word in found.select(column).to_series().drop_nulls().unique()]

@@ -174,9 +174,7 @@ def init(folder: Path, as_json: bool) -> None:
 @click.argument("corpus", nargs=-1)
 @click.option("--out", type=Place(), help="The run directory.  [default: runs/NAME-OF-CORPUS]")
 @click.option(
-    "--pipeline",
-    metavar="FILE",
-    help="A YAML file, or one of the package's: embedded, local, hosted, multilingual.",
+    "--pipeline", metavar="FILE", help="A YAML file, or one of the package's: embedded, local, hosted, multilingual."
 )
 @click.option("--generator", metavar="MODEL", help="The model that writes questions: hub name, folder, provider/name.")
 @click.option("--embedder", metavar="MODEL", help="The model that makes vectors.")

@@ -20,7 +20,6 @@ Spans = Iterator[tuple[int, int]]
 
 _SPACE = " \u00a0\u202f"
 _DASH = "\\-\u2010\u2011\u2013"
-_GAP = rf"[{_SPACE}./{_DASH}]"
 
 _AT = re.compile(r"@((?:[^\W_](?:[\w-]{0,61}[^\W_])?\.){1,8}([^\W\d_]{2,24}|xn--[^\W_][\w-]{1,57}))(?![^\W_]|\()")
 _LOCAL_BACKWARDS = re.compile(r"(?:[\w.%+'-]|(?<=_)\\)*[^\W_]")

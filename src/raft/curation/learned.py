@@ -220,15 +220,8 @@ def _rounded(values: np.ndarray) -> tuple[float, ...]:
     return tuple(round(float(one), 6) for one in values)
 
 
-def learn(
-    cleaned: Sequence[Row],
-    said: Mapping[str, str],
-    weights: Weights,
-    *,
-    keep: float,
-    built_with: Mapping[str, Any] | None = None,
-    run: Path | str = "RUN",
-) -> Weights:
+def learn(cleaned: Sequence[Row], said: Mapping[str, str], weights: Weights, *, keep: float,
+          built_with: Mapping[str, Any] | None = None, run: Path | str = "RUN") -> Weights:  # fmt: skip
     """Return weights learned from what people said of a run's questions: an edit says that it was not right.
 
     `cleaned` are rows of `tables.CLEANED` that were filtered with `weights`, `said` are verdicts by question_id. A row
@@ -240,9 +233,8 @@ def learn(
     """
     judged = [(_noted(row), said.get(row["question_id"])) for row in cleaned]
     known = [(scores, verdict, likely) for (scores, likely), verdict in judged if scores and verdict]
-    if built_with not in (None, weights.model_dump(mode="json")) or any(
-        [*scores] != [*weights.scores] or _likely_of(weights, scores) != likely for scores, _, likely in known
-    ):
+    others = (([*scores] != [*weights.scores] or _likely_of(weights, scores) != likely) for scores, _, likely in known)
+    if built_with not in (None, weights.model_dump(mode="json")) or any(others):
         raise UsageError(
             "The weights are not those that the run was built with: whose likelihoods its scores are is not known.",
             where=run,

@@ -25,14 +25,7 @@ from raft.examples.examples import build_examples, restyle
 from raft.examples.export import chat_lines
 from raft.pipeline.asking import ask_questions, asks, survey_chunks, surveyed_languages
 from raft.pipeline.pairs import asked_in, place_pairs
-from raft.pipeline.read import (
-    count_chunks,
-    documents_listed,
-    languages,
-    read_documents,
-    tallied,
-    tell_languages,
-)
+from raft.pipeline.read import count_chunks, documents_listed, languages, read_documents, tallied, tell_languages
 from raft.pipeline.review import said
 from raft.prompts import Prompt
 from raft.protocols import Embedder, Generator, Indexes, OnEvent, Scorer, Tokenizer
@@ -181,12 +174,7 @@ def clean_and_split(run: Run, settings: Settings, components: Components, own: p
         inputs=[*asked_in(settings), "chunks.parquet", *searched(settings)],
         using={**using, "figures": figures.VERSION},
         formerly=[(3, using), (2, using)] if _CLEANED == 3 else [],  # else a raised version would clean nothing anew
-        beside={
-            "indexes": components.indexes,
-            "parts": parts,
-            "asked": asked_in(settings),
-            "noted": noted,
-        },
+        beside={"indexes": components.indexes, "parts": parts, "asked": asked_in(settings), "noted": noted},
         settings={"index": {"k": k, "hybrid": settings.index.hybrid}},
     )
     # not among the notes, which a step that is reused keeps

@@ -224,10 +224,7 @@ def figures(run: Run, settings: Settings) -> dict[str, Any]:
 
 
 def _estimate(order: Sequence[str], found: Said, final: Mapping[str, Decision], name: str) -> dict[str, Any] | None:
-    """Return the share of rows that are wrong, by those judged up to the last one that was shown in the list.
-
-    Behind that one those of the sample count that were judged in another list.
-    """
+    """Return the share of rows that are wrong, by those judged up to the last one shown in the list, or `BESIDE` it."""
     lists = [{one.shown for one in found.get(row, {}).values()} for row in order]
     end = max((place for place, own in enumerate(lists, 1) if name in own), default=0)
     passed = order[:end]

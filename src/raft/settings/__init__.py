@@ -34,8 +34,6 @@ from raft.text import at_home, whole
 from raft.text.secrets import malformed, shown_address
 
 __all__ = [
-    "PATHS",
-    "PATHS_OR_NAMES",
     "TRAINERS",
     "AnswerStyle",
     "Answering",

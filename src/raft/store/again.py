@@ -9,7 +9,7 @@ from typing import Any
 
 from raft.errors import RaftError, typed
 from raft.prompts import packaged
-from raft.settings import PATHS, PATHS_OR_NAMES, Settings, named, yaml_value
+from raft.settings import PATHS, PATHS_OR_NAMES, named, yaml_value
 from raft.store.folders import regular
 from raft.text.secrets import HIDDEN, shown_address
 
@@ -40,9 +40,8 @@ def again(run: Path | str, change: Mapping[str, Any] | None = None, *, remark: s
     """
     told = _told(Path(run))
     home = _home(Path(run), told)
-    corpus = [_from_here(home, one) for one in told.get("corpus") or ["CORPUS"]]
-    tree = _moved(home, told.get("settings") or {})
-    file, differing = _pipeline(told.get("pipeline"), home, tree)
+    corpus = _from_here(home, told["corpus"]) if told.get("corpus") else ["CORPUS"]
+    file, differing = _pipeline(told.get("pipeline"), home, told.get("settings") or {})
     given = {**differing, **_shown(change or {})}
     parts = ["raft build", *map(typed, corpus), "--out", typed(run), *(["--pipeline", typed(file)] if file else [])]
     parts += [_option(key, value) for key, value in given.items()]
@@ -71,44 +70,40 @@ def _home(run: Path, told: Mapping[str, Any]) -> Path:
     return Path(min(str(home.resolve()), os.path.relpath(home), key=len))
 
 
-def _from_here(home: Path, path: str) -> str:
-    return path if home == Path() or path.startswith("~") else str(home / path)
-
-
-def _moved(home: Path, tree: Mapping[str, Any], before: str = "") -> dict[str, Any]:
-    """Return settings with the paths among them as they are from here."""
-    found = dict(tree)
-    for name, value in tree.items():
-        key, values = f"{before}{name}", value if isinstance(value, list) else [value]
-        if isinstance(value, dict) and not before:
-            found[name] = _moved(home, value, f"{name}.")
-        elif key in PATHS or (key in PATHS_OR_NAMES and all(isinstance(one, str) for one in values)):
-            moved = [one and _from_here(home, one) if key in PATHS or (home / one).is_file() else one for one in values]
-            found[name] = moved if isinstance(value, list) else moved[0]
-    return found
+def _from_here(home: Path, path: Any, *, may_be_name: bool = False) -> Any:
+    """Return a path, or each of a list, as it is from here; a name stays one."""
+    if isinstance(path, list):
+        return [_from_here(home, one, may_be_name=may_be_name) for one in path]
+    stays = home == Path() or not path or path.startswith("~") or (may_be_name and not (home / path).is_file())
+    return path if stays else str(home / path)
 
 
 def _pipeline(told: Any, home: Path, tree: Mapping[str, Any]) -> tuple[str | None, dict[str, Any]]:
     """Return the pipeline to name, and the settings that differ from it."""
+
+    def from_it(file: str | None) -> tuple[str | None, dict[str, Any]]:
+        return file, dict(_differing(tree, named(file).model_dump(mode="json"), home))
+
     own = _from_here(home, told) if isinstance(told, str) else None
-    names = [name.removesuffix(".yaml") for name in packaged("pipelines")] if own else []
-    names = [name for name in sorted(names, key=lambda name: name != told) if not Path(name).exists()]
-    is_there = own is not None and Path(own).is_file()  # else it was moved, or is a pipe, or a name
-    found: dict[str | None, dict[str, Any]] = {}
-    for file in [own] if is_there else [*(one for one in names if one == told), None, *names]:
+    if own and Path(own).is_file():  # else it was moved, or is a pipe, or a name
         with suppress(RaftError, OSError):  # it is another one now
-            found[file] = dict(_differing(tree, named(file).model_dump(mode="json")))
-    if not found:
-        return None, dict(_differing(tree, Settings().model_dump(mode="json")))
-    return min(found.items(), key=lambda one: len(one[1]))
+            return from_it(own)
+    known = [name.removesuffix(".yaml") for name in packaged("pipelines")] if own else []
+    known = [name for name in known if not Path(name).exists()]
+    return min(map(from_it, [*({*known} & {told}), None, *known]), key=lambda one: len(one[1]))
 
 
-def _differing(tree: Mapping[str, Any], base: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in tree.items():
+def _differing(
+    tree: Mapping[str, Any], base: Mapping[str, Any], home: Path, before: str = ""
+) -> Iterator[tuple[str, Any]]:
+    for name, told in tree.items():
         key, usual = f"{before}{name}", base.get(name)
-        if isinstance(value, dict) and isinstance(usual, dict) and not before:
-            yield from _differing(value, usual, f"{name}.")
-        elif value != usual and key not in _ELSEWHERE:
+        if isinstance(told, dict) and isinstance(usual, dict) and not before:
+            yield from _differing(told, usual, home, f"{name}.")
+            continue
+        is_path = key in (*PATHS, *PATHS_OR_NAMES)
+        value = _from_here(home, told, may_be_name=key in PATHS_OR_NAMES) if is_path else told
+        if value != usual and key not in _ELSEWHERE:
             yield key, value
 
 
