@@ -88,13 +88,15 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=100, help="training rows")
     parser.add_argument("--questions", type=int, default=100, help="of dev, asked of each")
     parser.add_argument("--general", type=int, default=200, help="questions of each general set")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="of the training, for all")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="another setting, for all steps"
+    )
     args = parser.parse_args()
-    files = xquad.prepare(args.of)
+    files, own = xquad.prepare(args.of), studies.settings_of(args.set)
     home = args.of / "forgetting" / f"{Path(args.student).name}-{args.rows}"
     folder = ablations.copied(args.of / "run", home)
     given = ablations.Given(
-        xquad.STUDY, {}, {}, args.of, files, {}, args.student, args.generator, None, args.questions
+        xquad.STUDY, {}, {}, args.of, files, own, args.student, args.generator, None, args.questions
     )  # fmt: skip
     ablations.built(folder, given, {"examples.per_question": 1})
     ablations.changed_rows(folder, ablations.Variant(rows=args.rows))
@@ -103,8 +105,9 @@ def main() -> None:
     print(f"{args.student}, {args.rows} rows, {args.questions} questions of dev, {args.general} of each general set")
     print(f"| variant | minutes | F1 | {' | '.join(one.title for one in general)} |")
     print(f"| --- |{' ---: |' * (2 + len(general))}")
+    measuring = {**studies.MEASURED, **xquad.STUDY.measuring, **studies.of_measuring(own)}
     for name in args.names or VARIANTS:
-        settings = {**LEARNING, **studies.settings_of(args.set), **VARIANTS[name]}
+        settings = {**LEARNING, **studies.of_training(own), **VARIANTS[name]}
         card = raft.train(folder, settings=settings)
         measuring = {
             **studies.MEASURED,
