@@ -12,7 +12,7 @@ from raft import api
 from raft.cli import main
 from raft.errors import DamagedArtifact, RaftError, UsageError
 from raft.pipeline.refusal import CARD, HEAD
-from raft.rag.refusal import Head, threshold
+from raft.rag.refusal import Head, question_digest, threshold
 
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -41,6 +41,14 @@ def fakes(monkeypatch):
     return made
 
 
+SETTINGS = {
+    "chunking.tokens": 60,
+    "index.k": 2,
+    "examples.documents": 2,
+    "split.unseen": 0.0,
+    "split.seen": 0.0,
+    "answering.max_tokens": 8,
+}
 PARTS = ("valve", "rotor", "flange", "gasket", "bracket", "nozzle", "coupling", "bearing", "filter", "hose")
 
 
@@ -60,8 +68,7 @@ def built(student, home, each, **more):
         api.build(
             corpus(home / "corpus"), out=home / "run", generator="openai/fake", price=(0.0, 0.0),
             student=str(student), **more,
-            settings={"chunking.tokens": 60, "questions.per_chunk": each, "index.k": 2, "examples.documents": 2,
-                      "split.unseen": 0.0, "split.seen": 0.0, "answering.max_tokens": 8},
+            settings=SETTINGS | {"questions.per_chunk": each},
         )  # fmt: skip
     return home / "run"
 
@@ -119,12 +126,39 @@ def test_a_head_is_of_the_questions_and_models_that_made_it(run, fakes, tiny_stu
     assert raft.load(run).ask(ELSEWHERE).raw
     raft.train(run, part="refusal")
     assert not any("refusal head" in one for one in raft.load(run).answerer().remarks)
-    path = run / HEAD
-    path.write_text(path.read_text(encoding="utf-8").replace('"reader": "', '"reader": "another '), encoding="utf-8")
-    assert raft.load(run).ask(ELSEWHERE).raw
+    path, whole = run / HEAD, (run / HEAD).read_text(encoding="utf-8")
+    for this, other in (('"reader": "', '"reader": "another '), ('"embedder": "', '"embedder": "another '),
+                        ('"hybrid": true', '"hybrid": false')):  # fmt: skip
+        assert this in whole
+        path.write_text(whole.replace(this, other), encoding="utf-8")
+        for how in ({}, {"adapter": "none"}):
+            assert "is of another student, prompt, embedder" in " ".join(raft.load(run).answerer(**how).remarks)
+        assert raft.load(run).ask(ELSEWHERE).raw
+        with pytest.raises(UsageError, match="Nothing can be promised"):
+            raft.bench(run, settings={"benchmark.contenders": "verdict"})
     path.write_text("{", encoding="utf-8")
     with pytest.raises(DamagedArtifact, match="refusal head cannot be read"):
         raft.load(run).ask(ELSEWHERE)
+
+
+def test_a_build_keeps_what_a_head_promises(run, fakes):
+    """The same build again, without a rate, leaves the head in use; one with other questions leaves a remark."""
+    raft.train(run, part="refusal")
+    settings = raft.load(run).settings
+    again = SETTINGS | {"questions.per_chunk": 8}
+    options = {"out": run, "generator": "openai/fake", "price": (0.0, 0.0), "student": settings.student}
+    api.build(settings.corpus[0], **options, settings=again)
+    assert raft.load(run).settings.answering.false_answers == 0.1
+    assert raft.load(run).ask(ELSEWHERE).promised is not None
+    api.build(settings.corpus[0], **options, settings={**again, "questions.per_chunk": 6})
+    assert "no refusal head of its questions of now" in " ".join(raft.load(run).answerer().remarks)
+
+
+def test_each_part_of_a_training_reads_its_own_settings(run, fakes):
+    """What a part does not read is refused, with the command that reads it."""
+    for part, name in (("refusal", "training.rank"), ("refusal", "student"), ("adapter", "answering.false_answers")):
+        with pytest.raises(UsageError, match=f"The part {part} does not read {name}"):
+            raft.train(run, part=part, settings={name: 0.5 if part == "adapter" else "4"})
 
 
 def test_a_benchmark_refuses_alike_and_leaves_out_what_the_threshold_was_set_on(tiny_student, tmp_path, fakes):
@@ -137,14 +171,16 @@ def test_a_benchmark_refuses_alike_and_leaves_out_what_the_threshold_was_set_on(
     folder = built(tiny_student, tmp_path, 8, evaluation=own)
     facts = raft.train(folder, part="refusal")
     calibrated = set(head_of(folder).calibrated)
+    wanted = {question_digest(one["question"]) for one in asked}
     assert facts["whose"] == "yours"
     assert len(calibrated) == 31
     measured = raft.bench(folder, settings={"benchmark.contenders": "verdict"})
     assert measured["refusal"] == {"least": facts["threshold"], "promised": facts["promised"], "left_out": 31}
     user = [row for row in measured["questions"] if row["question_set"] == "user"]
-    assert calibrated.isdisjoint(row["question_id"] for row in user)
+    assert calibrated < wanted
+    assert calibrated.isdisjoint(question_digest(row["question"]) for row in user)
     refused = [{row["question_id"] for row in user if row["answers"][name]["abstained"]} for name in ("rag", "rag_few")]
-    assert refused[0] == refused[1]
+    assert set() < refused[0] == refused[1]
     assert "31 questions left out: the threshold of refusals was set on them." in (folder / "report.md").read_text()
 
 

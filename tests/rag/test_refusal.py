@@ -10,8 +10,8 @@ from pydantic import ValidationError
 
 from raft import logistic, prompts
 from raft.rag import refusal
-from raft.rag.grounding import Passage, relevance
-from raft.rag.refusal import SURE, Head, Learned, Linear, Seen, by_head, by_rule, learn, threshold
+from raft.rag.grounding import Passage, ceiled, relevance
+from raft.rag.refusal import SURE, Head, Learned, Linear, Seen, by_head, by_rule, learn, question_digest, threshold
 from raft.testing import HashEmbedder
 
 EMBED = HashEmbedder().embed
@@ -27,8 +27,8 @@ def head(unanswerable, signals=None, reading=None):
     """Return a head that goes by words alone, or by these parts."""
     words = Linear(centre=(0.5, 0, 0), spread=(0.1, 1, 1), weights=(1.0, 0.0, 0.0), bias=0.0)
     return Head(
-        embedder="e", reader=None, signals=signals or words, reading=reading, questions=20, whose="the run's",
-        answerable=(), unanswerable=unanswerable,
+        embedder="e", reader=None, hybrid=True, k=2, signals=signals or words, reading=reading, questions=20,
+        whose="the run's", answerable=(), unanswerable=unanswerable,
     )  # fmt: skip
 
 
@@ -94,6 +94,22 @@ def test_a_score_is_that_of_the_best_passage():
     assert found[4] == 0.0
 
 
+def test_more_passages_than_a_threshold_was_set_on_change_nothing():
+    """A head that was set on two passages looks at the first two of more: else more questions would pass by chance."""
+    question = "How long is the warranty of the pump?"
+    bad, good = passage("Lunch is at noon."), passage("The warranty of the pump is long: 3 years.")
+    other = passage("Dinner is at eight.")
+    found = head((0.5,)).scores([question] * 2, [[bad, other, good], [bad, other]], Seen(EMBED))
+    assert found[0] == found[1]
+
+
+def test_scores_that_are_next_to_nothing_do_not_pass():
+    """Where all that is unanswerable scores 0, a score that rounds to 0 is refused as well."""
+    far = Linear(centre=(0.0, 0.0, 0.0), spread=(1.0, 1.0, 1.0), weights=(0.0, 0.0, 0.0), bias=-30.0)
+    made = by_head(head((0.0,) * 40, signals=far), Seen(EMBED), 0.1)
+    assert made.under(["How long?"], [[passage("Lunch is at noon.")]]) == [0.0]
+
+
 def test_a_refusal_by_head_keeps_its_threshold_and_its_promise():
     """What does not reach the threshold is told with its score; what does is None."""
     scores = [one / 100 for one in range(100)]
@@ -145,6 +161,18 @@ def test_a_logistic_regression_finds_the_least_loss():
         assert abs((found.probabilities(values) - yes).sum()) < 1e-6
     with pytest.raises(ValueError, match="one sort"):
         logistic.fit(np.ones((3, 2)), np.array([True] * 3))
+
+
+def test_a_promise_is_never_shown_better_than_it_is():
+    """Shares are rounded up in words: what proves 10.15 percent does not say 10."""
+    assert [ceiled(one) for one in (0.1, 0.1015, 0.05, 1.0, 0.0)] == ["10 %", "10.2 %", "5 %", "100 %", "0 %"]
+
+
+def test_a_question_is_known_however_it_is_spelled():
+    """Case, spaces and marks at the end make no other question."""
+    assert (
+        question_digest("How  long is it?") == question_digest("how long is it") != question_digest("How wide is it?")
+    )
 
 
 def test_what_was_fitted_survives_a_file():

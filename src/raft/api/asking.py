@@ -23,7 +23,6 @@ from raft.backends.hosted.model import HostedModel
 from raft.backends.local.weights import Weights
 from raft.errors import UsageError, typed
 from raft.pipeline.build import searched
-from raft.pipeline.refusal import read_head
 from raft.protocols import Completion, Failure, Generator, OnEvent, Request, Streamer, Tokenizer
 from raft.rag import answering
 from raft.rag.answering import WhenUnsupported
@@ -76,6 +75,12 @@ class LoadedRun:
                 raise artifacts.missing(run.folder / name)
         run.require(*searched(self.settings))
         return run
+
+    def refusal_lacks(self) -> str:
+        """Return why the run's refusal head cannot be used; "" where it can."""
+        return models.refusal_lacks(
+            existing(self.run.folder), self.settings, open_embedder(self.settings.index.embedder)
+        )
 
     def refusal(self, least: float | None) -> Refusal | None:
         """Return what decides, of what `search` found, that no model is asked; `least` is a person's own threshold."""
@@ -177,6 +182,10 @@ class Answerer:
         self._prompt = prompts.load(PROMPTS[settings.examples.quotes], settings.prompts)
         self._style = render_style(**settings.answer_style.model_dump())
         remarks: list[str] = []
+        if settings.answering.false_answers is not None and (lack := loaded.refusal_lacks()):
+            remarks.append(
+                f"nothing is promised of refusals, for {lack}: raft train {typed(loaded.run.folder)} --part refusal"
+            )
         folder = self._chosen(adapter, given=model is not None, remarks=remarks)
         if folder is not None and not hub.is_hosted(self.model):
             adapters.check_base(folder, hub.identity(self.model), self.model)
@@ -189,8 +198,6 @@ class Answerer:
         if adapter == BASE or (adapter is None and given):
             return None
         folder = self._loaded.run.folder
-        if self._loaded.settings.answering.false_answers is not None and read_head(self._loaded.run) is None:
-            remarks.append(f"no refusal head of these questions yet: raft train {typed(folder)} --part refusal")
         if adapter is None and adapters.current(folder) is None and not adapters.listed(folder):
             remarks.append(f"no adapter yet: {self.model} answers untuned. Tune it with: raft train {typed(folder)}")
             return None

@@ -13,7 +13,14 @@ from typing import Any
 import polars as pl
 
 from raft.api import models
-from raft.api.models import open_model, open_refusal, open_retriever, question_embedder, uncached_search
+from raft.api.models import (
+    open_model,
+    open_refusal,
+    open_retriever,
+    question_embedder,
+    refusal_lacks,
+    uncached_search,
+)
 from raft.api.run import Built, adapter_for, formerly_listen, one_of, settings_of, together, writable
 from raft.backends import hub
 from raft.backends.local.weights import Weights
@@ -26,9 +33,10 @@ from raft.evaluation.metrics import win_rate
 from raft.evaluation.systems import BenchmarkModels, OpenedModel
 from raft.pipeline.bench import ask_all, choose_exemplars, line_up, prepare
 from raft.pipeline.build import searched
+from raft.pipeline.refusal import WRONG, wrong_references
 from raft.pipeline.train import LEARNED
 from raft.protocols import Embedder, OnEvent
-from raft.rag.refusal import Refusal
+from raft.rag.refusal import Refusal, question_digest
 from raft.report import report
 from raft.report.shown import Benchmark, Verdict
 from raft.settings import Settings
@@ -36,13 +44,11 @@ from raft.store import adapters, artifacts
 from raft.store.again import again
 from raft.store.budget import enter
 from raft.store.ledger import Ledger
+from raft.store.run import Run
 from raft.version import __version__
 
 _MEASURED = "measured.json"
 """Beside an adapter: what its last benchmark measured."""
-
-WRONG = "wrong_references.jsonl"
-"""In the run directory: the questions whose reference a person said to be wrong, as the report's page saves them."""
 
 _EARLIER = "benchmarks.jsonl"
 """In the run directory: a line of figures (`summary.digest_of`) a benchmark."""
@@ -108,7 +114,7 @@ def bench(
         models.check_keys(addresses, ledger)
         enter(ledger, name, "benchmark")
         run.require(*searched(chosen), "examples")
-        rows, wrong = _without_wrong(_questions(built, questions), built.folder)
+        rows, wrong = _without_wrong(_questions(built, questions), run)
         tuned = None if untrained else adapter_for(run.folder, adapter, chosen.student)
         if tuned is None and (blind_pairs is not None or ratings is not None):
             raise UsageError(
@@ -118,19 +124,22 @@ def bench(
             )
         if tuned is not None:
             again = f"raft bench {typed(folder)} {f'--questions {questions} ' if questions else ''}--drop-leaks"
-            own = question_embedder(chosen, ledger, name)
-            rows = _without_leaks(rows, tuned, chosen, own, again=None if drop_leaks else again)
+            rows = _without_leaks(
+                rows, tuned, chosen, question_embedder(chosen, ledger, name), again=None if drop_leaks else again
+            )
         opener = partial(open_model, settings=chosen, ledger=ledger, run=name, on_event=on_event)
         weights = Weights(chosen.student)
         taking_part = _taking_part(run.folder, chosen, tuned, addresses, opener, weights=weights)
         retriever = open_retriever(run.folder, chosen, name, lambda: ledger)
         opened = partial(open_refusal, run, chosen, retriever.embedder, weights=weights)
-        refusal = opened(ledger=ledger)
+        refusal = _promised(run, chosen, retriever.embedder, opened(ledger=ledger))
         every, rows = rows.height, _without_calibrated(rows, refusal, run.folder)
         known = prepare(run, chosen, rows, retriever, taking_part, refusal=refusal)
         exemplars, tuning = choose_exemplars(run, chosen, taking_part, retriever, refusal=refusal, on_event=on_event)
         lineup = line_up(run, chosen, taking_part, known, exemplars)
-        timings = ask_all(run, chosen, lineup, known, uncached_search(retriever, chosen, opened()), on_event=on_event)
+        timings = ask_all(
+            run, chosen, lineup, known, uncached_search(retriever, chosen, opened(anew=True)), on_event=on_event
+        )
         general = capability.check_capability(checks, taking_part, on_event=on_event)
         card = adapters.read_card(tuned) if tuned is not None else None
         facts = summary.summary(
@@ -208,28 +217,29 @@ def _questions(built: Built, file: str | Path | None) -> pl.DataFrame:
     return found
 
 
-def _without_wrong(rows: pl.DataFrame, folder: Path) -> tuple[pl.DataFrame, list[dict[str, str]]]:
+def _without_wrong(rows: pl.DataFrame, run: Run) -> tuple[pl.DataFrame, list[dict[str, str]]]:
     """Return the questions but for those whose reference is wrong (`WRONG`), and these: their id and question."""
-    file = folder / WRONG
-    if not file.is_file():
-        return rows, []
-    again = f"save it from {folder / 'report.html'} anew, or delete it"
-    try:
-        wrong = [
-            json.loads(line)["question_id"] for line in file.read_text(encoding="utf-8").splitlines() if line.strip()
-        ]
-        left_out = pl.col("question_id").is_in(pl.Series(wrong, dtype=pl.String))
-    except (ValueError, KeyError, TypeError) as error:
-        raise UsageError("It is not what the report saves.", where=f"{file}: {error}", hint=again) from None
+    left_out = pl.col("question_id").is_in(pl.Series(wrong_references(run), dtype=pl.String))
     kept = rows.filter(~left_out)
     if kept.is_empty():
-        raise UsageError("The reference of each question is said to be wrong.", where=file, hint=again)
+        file = run.folder / WRONG
+        hint = f"save it from {run.folder / 'report.html'} anew, or delete it"
+        raise UsageError("The reference of each question is said to be wrong.", where=file, hint=hint)
     return kept, rows.filter(left_out).select("question_id", "question").unique(maintain_order=True).to_dicts()
+
+
+def _promised(run: Run, settings: Settings, embedder: Embedder, refusal: Refusal | None) -> Refusal | None:
+    """Return a refusal that keeps what is promised; without one, the report would be of another threshold."""
+    if settings.answering.false_answers is not None and (lack := refusal_lacks(run, settings, embedder)):
+        hint = f"raft train {typed(run.folder)} --part refusal   (or --set answering.false_answers=null)"
+        raise UsageError(f"Nothing can be promised: {lack}.", where="answering.false_answers", hint=hint)
+    return refusal
 
 
 def _without_calibrated(rows: pl.DataFrame, refusal: Refusal | None, folder: Path) -> pl.DataFrame:
     """Return the questions but for those that the threshold of refusals was set on: of them it promises too much."""
-    kept = rows.filter(~pl.col("question_id").is_in(refusal.calibrated)) if refusal else rows
+    digests = [question_digest(one) for one in rows["question"]] if refusal and refusal.calibrated else []
+    kept = rows.filter([one not in refusal.calibrated for one in digests]) if refusal and digests else rows
     if kept.is_empty():
         raise UsageError(
             "The threshold of refusals was set on each of these questions.",

@@ -193,17 +193,23 @@ def open_retriever(folder: Path, settings: Settings, collection: str, ledger: Ca
 
 
 def open_reader(
-    settings: Settings, embedder: Embedder, ledger: Ledger | None = None, weights: Weights | None = None
+    settings: Settings,
+    embedder: Embedder,
+    ledger: Ledger | None = None,
+    weights: Weights | None = None,
+    *,
+    anew: bool = False,
 ) -> Reader:
     """Open what a refusal head looks with: the embedder, and the student where it is local.
 
-    What the student's layers made of a text before is taken from the `ledger`; without one, nothing is kept.
+    What the student's layers made of a text before is taken from the `ledger`; without one, nothing of it is kept.
+    With `anew` vectors are made anew too, so that they can be timed.
     """
-    prompt = prompts.load("stated", settings.prompts)
     cached = embedder if isinstance(embedder, CachedEmbedder) else None
-    embed = cached.uncached if cached and ledger is None else embedder.embed
+    embed = cached.uncached if cached and anew else embedder.embed
     if hub.is_hosted(settings.student):
-        return Reader(Seen(embed), embedder.identity, None, prompt.digest)
+        return Reader(Seen(embed), embedder.identity, None)
+    prompt = prompts.load("stated", settings.prompts)
     weights = weights or Weights(settings.student)
     states = StateEmbedder(settings.student, weights)
     spoken = LocalModel(settings.student, batch=1, weights=weights)
@@ -212,7 +218,22 @@ def open_reader(
     def read(pairs: Sequence[Pair]) -> Any:
         return kept.embed([spoken.render(asked(prompt, *pair)) for pair in pairs])
 
-    return Reader(Seen(embed, read), embedder.identity, states.identity, prompt.digest)
+    return Reader(Seen(embed, read), embedder.identity, f"{states.identity}:{prompt.digest}")
+
+
+def refusal_lacks(run: Run, settings: Settings, embedder: Embedder | None = None) -> str:
+    """Return why the run's refusal head cannot be used; "" where it can. `embedder` is the index's, where it is open.
+
+    Raises:
+        DamagedArtifact: the head cannot be read.
+    """
+    head = read_head(run)
+    if head is None:
+        return "the run has no refusal head of its questions of now"
+    reader = open_reader(settings, embedder or open_embedder(settings.index.embedder, settings.index.api_base))
+    if (head.embedder, head.reader, head.hybrid) != (reader.embedder, reader.reader, settings.index.hybrid):
+        return "the refusal head is of another student, prompt, embedder or way to search"
+    return ""
 
 
 def open_refusal(
@@ -223,6 +244,7 @@ def open_refusal(
     ledger: Ledger | None = None,
     weights: Weights | None = None,
     least: float | None = None,
+    anew: bool = False,
 ) -> Refusal | None:
     """Return what decides that no model is asked: the run's head, a rule where there is none, or None.
 
@@ -233,18 +255,21 @@ def open_refusal(
         ledger: as for `open_reader`.
         weights: the student's, where they are loaded.
         least: a threshold of the rule, in the place of what is set.
+        anew: as for `open_reader`.
 
     Raises:
         DamagedArtifact: the head cannot be read.
     """
     rate = settings.answering.false_answers
-    head = read_head(run) if rate is not None and least is None else None
-    if head is not None and rate is not None:
-        reader = open_reader(settings, embedder, ledger, weights)
-        if (head.embedder, head.reader) == (reader.embedder, reader.reader):
-            return by_head(head, reader.seen, rate)
+    if rate is not None and least is None and not refusal_lacks(run, settings, embedder):
+        head = read_head(run)
+        assert head is not None
+        return by_head(head, open_reader(settings, embedder, ledger, weights, anew=anew).seen, rate)
     chosen = settings.answering.min_relevance if least is None else least
-    return by_rule(chosen, embedder.embed) if chosen else None
+    if not chosen:
+        return None
+    cached = embedder if isinstance(embedder, CachedEmbedder) else None
+    return by_rule(chosen, cached.uncached if cached and anew else embedder.embed)
 
 
 def uncached_search(retriever: Retriever, settings: Settings, refusal: Refusal | None) -> Search:

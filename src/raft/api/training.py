@@ -16,7 +16,7 @@ from raft.backends.trainers import merge
 from raft.backends.trainers.check import check_student
 from raft.errors import UsageError, typed
 from raft.pipeline.build import searched
-from raft.pipeline.refusal import train_head
+from raft.pipeline.refusal import check_questions, train_head
 from raft.pipeline.train import Replay, examples_digest, train_adapter
 from raft.protocols import OnEvent, Request, TrainingPlan
 from raft.rag.format import PROMPTS, render_style
@@ -28,7 +28,10 @@ from raft.store.ledger import Ledger
 from raft.store.run import Run
 from raft.training import tune
 
-_CHANGEABLE = ("training.", "seed", "student", "examples.max_tokens", "answering.false_answers")
+_CHANGEABLE: Mapping[str | None, tuple[str, ...]] = {
+    "adapter": ("training.", "seed", "student", "examples.max_tokens"),
+    "refusal": ("answering.false_answers",),
+}
 """Settings that a training reads; others have had their effect when the run was built."""
 
 
@@ -36,7 +39,7 @@ _CHANGEABLE = ("training.", "seed", "student", "examples.max_tokens", "answering
 def train(
     folder: str | Path,
     *,
-    part: Literal["reader", "refusal"] | None = None,
+    part: Literal["adapter", "refusal"] | None = None,
     backend: str | None = None,
     epochs: float | None = None,
     learning_rate: float | None = None,
@@ -51,7 +54,7 @@ def train(
 
     Args:
         folder: the run directory.
-        part: "reader", the adapter alone; "refusal", the refusal head alone, for `answering.false_answers` or else
+        part: "adapter", that alone; "refusal", the refusal head alone, for `answering.false_answers` or else
             0.1; None: the adapter, and the head where `answering.false_answers` is set.
         backend: "auto", "peft" or "unsloth".
         epochs: most passes over the rows.
@@ -71,7 +74,9 @@ def train(
             training failed; its checkpoints are kept.
     """
     others = together({}, settings)
-    _check_changeable(others, folder)
+    if part not in (None, *_CHANGEABLE):
+        raise UsageError(f"There is no part {part}.", where="part", hint="--part adapter, or --part refusal")
+    _check_changeable(others, folder, part)
     built = Built(folder)
     own = {"backend": backend, "epochs": epochs, "learning_rate": learning_rate, "rank": rank}
     chosen = settings_of(built, together({f"training.{name}": value for name, value in own.items()}, others))
@@ -83,9 +88,9 @@ def train(
             hint = f"raft train {typed(folder)} --part refusal"
             raise UsageError(f"A refusal head has no {', '.join(given)}.", where="--part refusal", hint=hint)
         return _refusal(run, chosen, on_event)
-    if part not in (None, "reader"):
-        raise UsageError(f"There is no part {part}.", where="part", hint="--part reader, or --part refusal")
     examples_digest(run)
+    if part is None and chosen.answering.false_answers is not None:
+        check_questions(run)
     check_student(chosen.student, bits=chosen.training.bits)
     _check_tokenizer(built, chosen)
     general = tune.load(chosen.training.rehearsal_file)
@@ -113,13 +118,21 @@ def _refusal(run: Run, chosen: Settings, on_event: OnEvent) -> dict[str, Any]:
     with run.writing(), closing(Ledger(chosen.ledger or run.folder / "ledger.sqlite")) as ledger:
         enter(ledger, name, "refusal")
         run.require(*searched(chosen), "cleaned")
+        models.check_keys({chosen.index.embedder: chosen.index.api_base}, ledger)
         retriever = models.open_retriever(run.folder, chosen, name, lambda: ledger)
         reader = models.open_reader(chosen, retriever.embedder, ledger)
         return train_head(run, chosen, retriever, reader, on_event=on_event)
 
 
-def _check_changeable(changes: Mapping[str, Any], folder: str | Path) -> None:
-    fixed = [name for name in changes if not name.startswith(_CHANGEABLE)]
+def _check_changeable(changes: Mapping[str, Any], folder: str | Path, part: str | None) -> None:
+    every = tuple(one for names in _CHANGEABLE.values() for one in names)
+    fixed = [name for name in changes if not name.startswith(_CHANGEABLE.get(part, every))]
+    if others := [name for name in fixed if name.startswith(every)]:
+        raise UsageError(
+            f"The part {part} does not read {', '.join(others)}.",
+            where="--set",
+            hint=f"raft train {typed(folder)}   (both parts), or the other --part",
+        )
     if fixed:
         raise UsageError(
             f"A training does not read {', '.join(fixed)}: it had its effect when the run was built.",

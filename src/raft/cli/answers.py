@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from raft.errors import typed
-from raft.rag.grounding import Answer, floored
+from raft.rag.grounding import Answer, ceiled, floored
 from raft.text import normalise, overlap, sentences
 
 _LONG = 200  # characters of a passage that a refusal shows
@@ -70,7 +70,7 @@ def _doubts(said: Answer) -> Iterator[str]:
         yield (
             f"what was found seems not to hold the answer: {floored(said.relevance):.2f} of 1, and under "
             f"{said.min_relevance:.2f} no model is asked, so that of the questions that the documents don't answer at "
-            f"most {said.promised:.0%} are (answering.false_answers)"
+            f"most {ceiled(said.promised)} are (answering.false_answers)"
         )
     elif said.relevance is not None:
         yield (

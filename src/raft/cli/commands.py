@@ -456,7 +456,7 @@ def bench(*, run: Path, assignments: tuple[str, ...], quiet: bool, as_json: bool
 
 @main.command()
 @RUN
-@click.option("--part", type=click.Choice(["reader", "refusal"]), help="The adapter alone, or when to refuse alone.")
+@click.option("--part", type=click.Choice(["adapter", "refusal"]), help="The adapter alone, or when to refuse alone.")
 @click.option("--backend", metavar="NAME", help="What trains: auto, peft, unsloth, ...  [default: as set]")
 @click.option("--epochs", type=float, metavar="N", help="Most passes over the rows.")
 @click.option("--learning-rate", type=float, metavar="X", help="The highest learning rate.")

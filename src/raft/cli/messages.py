@@ -12,6 +12,7 @@ from raft.corpus.pii import counted
 from raft.errors import pasted, typed
 from raft.evaluation.metrics import TOO_FEW
 from raft.pipeline.estimate import DOING, as_text, cost_text
+from raft.rag.grounding import ceiled
 from raft.report.figures import left_out
 from raft.report.measures import MEASURES
 from raft.store.again import again
@@ -241,8 +242,8 @@ def status(
     now = "   (a build is running, or a training)" if running else ""
     lines = [f"{facts['run']}   raft {facts['raft']}{now}", ""]
     lines.append(f"  {'step':<11} {'rows':>9} {'seconds':>9} {'calls':>8} {'dollars':>9}  finished")
-    own = ["qa"] if "qa" in facts["steps"] else []
-    for name in ("documents", "chunks", "survey", "index", "lexical", "questions", *own, "cleaned", "examples"):
+    own, last = ([name] if name in facts["steps"] else [] for name in ("qa", "refusal"))
+    for name in ("documents", "chunks", "survey", "index", "lexical", "questions", *own, "cleaned", "examples", *last):
         line = facts["steps"].get(name)
         if line is None:
             lines.append(f"  {name:<11} {'-':>9}")
@@ -427,27 +428,35 @@ def trained(card: Mapping[str, Any], run: str) -> str:
     return "\n".join(lines)
 
 
+def promised(facts: Mapping[str, Any]) -> str:
+    """Return what a refusal head promises, and what that costs, in a sentence (`pipeline.refusal.facts`)."""
+    without, borne = f"{facts['unanswerable']:,}", f"{facts['answerable']:,}"
+    passing = f"{facts['answered']:,} of {without} without an answer (at most {ceiled(facts['promised'])})"
+    return f"answers {passing}, refuses {facts['refused']:,} of {borne} with one"
+
+
 def refusing(facts: Mapping[str, Any], run: str) -> str:
     """Return what a refusal head promises as text (`api.train` with the part "refusal"); `run` as it was typed."""
-    whose = "half of your questions" if facts["whose"] == "yours" else "questions of the run that it has not seen"
+    yours = facts["whose"] == "yours"
+    whose = "half of your questions" if yours else "the run's, each by a head that was learned without it"
     without, borne = f"{facts['unanswerable']:,}", f"{facts['answerable']:,}"
-    proves = f"at most {facts['promised']:.0%} of such questions (95 % sure)"
+    proves = f"at most {ceiled(facts['promised'])} of such questions ({'95 % sure' if yours else 'about 95 % sure'})"
+    rates = [one for one in facts["rates"] if one["wanted"] != facts["wanted"]]
+    told = ", ".join(f"{one['refused']:,} at {one['wanted']:g}" for one in rates)
     lines = [
         "Learned when to refuse",
         "",
         f"  learned   from {facts['learned_from']:,} questions, with what bears their answers and without it",
         f"  set on    {whose}: {without} times without an answer, {borne} with one",
         f"  answers   {facts['answered']:,} of {without} without an answer, which proves: {proves}",
-        f"  refuses   {facts['refused']:,} of {borne} with one",
+        f"  refuses   {facts['refused']:,} of {borne} with one; {told}",
         f"  card      {run}/refusal/README.md",
     ]
-    rates = [one for one in facts["rates"] if one["wanted"] != facts["wanted"]]
-    told = ", ".join(f"{one['refused']:,} at {one['wanted']:g}" for one in rates)
-    lines += ["", f"  at other rates (--set answering.false_answers=X) it refuses {told}"]
     if facts["promised"] > facts["wanted"]:
-        few = f"{without} are too few to promise {facts['wanted']:.0%}"
-        lines += ["", f"  ! {few}: questions of your own help (raft build CORPUS --eval FILE)"]
-    lines += ["", f"  next:  raft ask {typed(run)} 'your question'"]
+        few = f"{without} are too few to promise {facts['wanted']:g}"
+        lines += ["", f"  ! {few}: questions of your own help (raft build ... --eval FILE)"]
+    other = f"raft train {typed(run)} --part refusal --set answering.false_answers=0.2"
+    lines += ["", f"  next:  raft ask {typed(run)} 'your question'", f"         {other}   # another rate"]
     return "\n".join(lines)
 
 

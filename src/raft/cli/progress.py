@@ -22,6 +22,7 @@ _DOING = {
     "lexical": "indexing words",
     "cleaned": "cleaning and splitting",
     "examples": "building examples",
+    "refusal": "learning when to refuse",
 }
 
 
@@ -89,8 +90,9 @@ class Progress:
             self._asking(facts)
         elif event == "rows":
             self._rows(facts)
-        elif event == "training":
-            self._say(self._training(facts), lasting="valid_loss" in facts)
+        elif event in ("training", "refusal"):
+            told = self._training(facts) if event == "training" else f"{event:<10} {messages.promised(facts)}"
+            self._say(told, lasting=event == "refusal" or "valid_loss" in facts)
 
     def held_up(self, event: str, facts: Mapping[str, Any]) -> None:
         """Take note of an event if it says what is being waited for."""

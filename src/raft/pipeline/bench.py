@@ -44,7 +44,8 @@ A model of 135 million parameters on two cores takes some seconds a question, an
 class Timings:
     """What was timed of each system, and the last time: in the step's scratch folder, at the end in its statistics."""
 
-    def __init__(self, step: Step, former: Mapping[str, Mapping[str, Any]]) -> None:
+    def __init__(self, step: Step, former: Mapping[str, Mapping[str, Any]], head: str = "") -> None:
+        self._head = head
         self._step, self._file = step, step.scratch / "timings.json"
         kept = json.loads(self._file.read_text(encoding="utf-8")) if self._file.is_file() else {}
         step.stats.update({**former, **kept})
@@ -52,7 +53,7 @@ class Timings:
     def former(self, running: RunningSystem) -> dict[str, Any]:
         """Return what was timed of this system before, if it was the same one; else an empty dictionary."""
         known = self._step.stats.get(running.system.name, {})
-        return dict(known) if known.get("who") == who(running) else {}
+        return dict(known) if known.get("who") == who(running, self._head) else {}
 
     def latencies(self, running: RunningSystem) -> list[float]:
         """Return the latencies that were measured before; those that held the loading of an index do not count."""
@@ -65,15 +66,16 @@ class Timings:
         rate, count = watch.rate(), watch.count
         if rate is None or former.get("timed", 0) > count:
             rate, count = former.get("questions_per_second"), former.get("timed", 0)
-        found = {"who": who(running), "questions_per_second": rate, "timed": count}
+        found = {"who": who(running, self._head), "questions_per_second": rate, "timed": count}
         self._step.stats[running.system.name] = {**found, "latencies": list(latencies), "warm": True}
         self._file.parent.mkdir(parents=True, exist_ok=True)
         artifacts.atomically(self._file, json.dumps(self._step.stats))
 
 
-def who(running: RunningSystem) -> str:
-    """Return what a system is known by: a digest (SHA-256, hex) of its name, model, prompt and examples."""
-    return _digest([running.system.name, running.generator.identity, running.prompt.digest, running.exemplars])
+def who(running: RunningSystem, head: str = "") -> str:
+    """Return what a system is known by: a digest (SHA-256, hex) of name, model, prompt, examples, refusal head."""
+    made_of = [running.system.name, running.generator.identity, running.prompt.digest, running.exemplars]
+    return _digest([*made_of, *([head] if head else [])])
 
 
 def latencies(
@@ -326,7 +328,7 @@ def ask_all(
 
     def work(step: Step) -> Mapping[str, pl.DataFrame]:
         frames = [tables.frame(tables.ANSWERS, [])]
-        timings = Timings(step, run.manifest["steps"].get("answers", {}).get("notes", {}))
+        timings = Timings(step, run.manifest["steps"].get("answers", {}).get("notes", {}), known.head)
         for running in lineup:
             watch = Stopwatch(running.generator)
             asked = replace(running, generator=watch)

@@ -1,6 +1,7 @@
 """The story of a refusal head: a run's own questions, with and without what bears their answers, to `refusal/`."""
 
 import hashlib
+import json
 from collections import Counter
 from importlib.resources import files
 from pathlib import Path
@@ -11,18 +12,22 @@ import polars as pl
 from jinja2 import Template
 from pydantic import ValidationError
 
-from raft.errors import DamagedArtifact, RaftError, typed
+from raft.errors import DamagedArtifact, RaftError, UsageError, typed
 from raft.evaluation.contexts import Contexts, contexts
 from raft.kinds import traits
 from raft.pipeline.build import searched
 from raft.pipeline.read import documents_listed
 from raft.protocols import OnEvent, Retriever
-from raft.rag.refusal import Head, Learned, Pair, Seen, learn, threshold
+from raft.rag.grounding import ceiled
+from raft.rag.refusal import DIGITS, Head, Learned, Pair, Seen, learn, question_digest, threshold
 from raft.settings import Settings
 from raft.store import artifacts, lineage, tables
+from raft.store.again import again
 from raft.store.run import Run, Step
 
 HEAD, CARD = "refusal/head.json", "refusal/README.md"
+WRONG = "wrong_references.jsonl"
+"""In the run directory: the questions whose reference a person said to be wrong, as the report's page saves them."""
 RATE = 0.1
 """What is promised where nothing is set."""
 RATES = (0.05, 0.1, 0.2, 0.3)
@@ -36,12 +41,11 @@ _ENOUGH = 29
 
 
 class Reader(NamedTuple):
-    """What a head looks with, and who that is: the identities of embedder and reader, the digest of the prompt."""
+    """What a head looks with, and who that is: the identities of embedder and reader (with its prompt)."""
 
     seen: Seen
     embedder: str
     reader: str | None
-    prompt: str
 
 
 def train_head(
@@ -61,7 +65,6 @@ def train_head(
         head = learn_head(run, settings, retriever, reader)
         path = run.folder / HEAD
         path.parent.mkdir(exist_ok=True)
-        artifacts.atomically(run.folder / CARD, card(head, settings))
         artifacts.atomically(path, head.model_dump_json(indent=1) + "\n")
         step.stats.update(questions=head.questions, threshold_on=len(head.unanswerable))
         return {}
@@ -69,9 +72,9 @@ def train_head(
     using = {
         "embedder": reader.embedder,
         "reader": reader.reader,
-        "prompt": reader.prompt,
         "k": settings.index.k,
         "seed": settings.seed,
+        **({"wrong": wrong} if (wrong := wrong_references(run)) else {}),
     }
     run.step(
         "refusal",
@@ -84,6 +87,7 @@ def train_head(
     )
     head = read_head(run)
     assert head is not None
+    artifacts.atomically(run.folder / CARD, card(head, settings))
     found = facts(head, settings)
     on_event("refusal", found)
     return found
@@ -122,19 +126,18 @@ def learn_head(run: Run, settings: Settings, retriever: Retriever, reader: Reade
         found = contexts(rows, chunks, documents, retriever, k=settings.index.k, share=1.0, seed=settings.seed)
         return _Looked(found, reader.seen, settings.seed)
 
+    check_questions(run)
     own = looked(_own(run, documents))
     if len(own.taught) < LEAST:
-        raise RaftError(
-            f"A refusal head learns from {LEAST} questions at least, and the run has {len(own.taught)} for it.",
-            where=run.folder,
-            hint="raft build CORPUS --questions-per-chunk 2   (more questions; or set answering.min_relevance instead)",
-        )
+        raise _too_few(run, len(own.taught))
     head = own.learn()
     users = run.read("eval.jsonl").filter(pl.col("split") == "user", theirs)
+    users = users.filter(~pl.col("question_id").is_in(wrong_references(run)))
     half = sorted(users["question_id"], key=lambda name: _drawn(settings.seed, name))[: users.height // 2]
-    asked = looked(users.filter(pl.col("question_id").is_in(half)))
+    asked = looked(users.filter(pl.col("question_id").is_in(half if len(half) >= _ENOUGH else [])))
     given = len(asked.without) >= _ENOUGH
     scores = asked.scores(head) if given else own.unseen()
+    set_on = users.filter(pl.col("question_id").is_in(half))["question"]
     return Head(
         embedder=reader.embedder,
         reader=reader.reader,
@@ -142,9 +145,49 @@ def learn_head(run: Run, settings: Settings, retriever: Retriever, reader: Reade
         reading=head.reading,
         questions=len(own.taught),
         whose="yours" if given else "the run's",
-        calibrated=tuple(sorted(half)) if given else (),
+        calibrated=tuple(sorted(map(question_digest, set_on))) if given else (),
+        hybrid=settings.index.hybrid,
+        k=settings.index.k,
         **scores,
     )
+
+
+def check_questions(run: Run) -> None:
+    """Check, before anything is looked at, that a run has enough questions to learn from.
+
+    Raises:
+        RaftError: it has not.
+    """
+    count = _own(run, documents_listed(run)).height
+    if count < LEAST:
+        raise _too_few(run, count)
+
+
+def _too_few(run: Run, count: int) -> RaftError:
+    each = run.manifest["settings"]["questions"]["per_chunk"]
+    return RaftError(
+        f"A refusal head learns from {LEAST} questions at least, and the run has {count} for it.",
+        where=run.folder,
+        hint=again(run.folder, {"questions.per_chunk": 2 * each}, remark="asks for more; without a head, "
+                   "answering.min_relevance decides"),
+    )  # fmt: skip
+
+
+def wrong_references(run: Run) -> list[str]:
+    """Return the ids of questions whose reference a person called wrong (`WRONG`).
+
+    Raises:
+        UsageError: the file is not what the report saves.
+    """
+    file = run.folder / WRONG
+    if not file.is_file():
+        return []
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+        return [str(json.loads(line)["question_id"]) for line in lines if line.strip()]
+    except (ValueError, KeyError, TypeError) as error:
+        hint = f"save it from {run.folder / 'report.html'} anew, or delete it"
+        raise UsageError("It is not what the report saves.", where=f"{file}: {error}", hint=hint) from None
 
 
 def _own(run: Run, documents: pl.DataFrame) -> pl.DataFrame:
@@ -171,8 +214,10 @@ class _Looked:
     def __init__(self, found: Contexts, seen: Seen, seed: int) -> None:
         asked = dict(found.questions.select("question_id", "question").iter_rows())
         unanswerable = set(found.questions.filter(pl.col("kind") == "unanswerable")["question_id"])
-        drawn = sorted(asked, key=lambda name: _drawn(seed, name))
-        self._fold = {name: place % _FOLDS for place, name in enumerate(drawn)}
+        groups = {name: found.sources.group(name) for name in asked}
+        drawn = sorted({*groups.values()}, key=lambda name: _drawn(seed, name))
+        fold = {name: place % _FOLDS for place, name in enumerate(drawn)}
+        self._fold = {name: fold[group] for name, group in groups.items()}
         pairs: dict[tuple[str, str], Pair] = {}
         bears: list[bool] = []
         for name, own in found.passages.items():
@@ -212,7 +257,7 @@ class _Looked:
         likely = head.probabilities(self._columns, self._states) if len(self._columns) else self._columns
         return {
             case: tuple(
-                round(float(likely[places].max(initial=0.0)), 6)
+                round(float(likely[places].max(initial=0.0)), DIGITS)
                 for name, places in asked.items()
                 if fold in (None, self._fold[name])
             )
@@ -237,7 +282,7 @@ def facts(head: Head, settings: Settings) -> dict[str, Any]:
     def at(rate: float) -> dict[str, Any]:
         least, promised = threshold(head.unanswerable, rate)
         passing = {"answered": int((without >= least).sum()), "refused": int((borne < least).sum())}
-        return {"wanted": rate, "promised": promised, "threshold": least, **passing}
+        return {"wanted": rate, "promised": promised, "share": ceiled(promised), "threshold": least, **passing}
 
     return {
         **at(wanted),

@@ -1,5 +1,6 @@
 """What an answer rests on: whether what was found is about the question, where quotes stand, and whether figures do."""
 
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -124,7 +125,7 @@ class Answer(Shown):
         if self.relevance is not None:
             least = f"less than answering.min_relevance ({self.min_relevance})"
             if self.promised is not None:
-                least = f"less than {self.min_relevance:.2f}, for at most {self.promised:.0%} false answers"
+                least = f"less than {self.min_relevance:.2f}, for at most {ceiled(self.promised)} false answers"
             quotes["relevance"] = f"{floored(self.relevance):.2f}, {least}"
         by = f"{self.model}, adapter {self.adapter}" if self.adapter else self.model
         return {"question": self.question, "answer": self.error or self.text, **quotes, "model": by}
@@ -133,6 +134,11 @@ class Answer(Shown):
 def floored(share: float, parts: int = 100) -> float:
     """Return a share rounded down to one of so many parts: what misses a threshold is not shown as if it met it."""
     return int(share * parts) / parts
+
+
+def ceiled(share: float) -> str:
+    """Return a share in percent, rounded up to one decimal at most: no promise is shown better than it is."""
+    return f"{math.ceil(1000 * share - 1e-9) / 10:g} %"
 
 
 _ALIKE = ('"“”„‟«»', "'‘’‚‛`´", "-‐‑‒–—―−")

@@ -23,9 +23,12 @@ from raft.prompts import Prompt
 from raft.protocols import Message
 from raft.rag.format import Shown, render_documents
 from raft.rag.grounding import Passage, coverage, relevance, too_little
+from raft.text import normalise
 
 SURE = 0.95
 """How sure a promise is: of so many heads that were calibrated on questions drawn anew, it holds."""
+DIGITS = 6
+"""Digits of a score: the threshold is one of them, and what is rounded otherwise would miss it."""
 _RIDGE = 1000.0
 """A hidden state has more numbers than there are questions; on XQuAD's `dev` 300 to 3,000 do alike."""
 Floats = np.ndarray
@@ -62,18 +65,24 @@ class Head(BaseModel, frozen=True, extra="forbid"):
 
     Attributes:
         embedder: identity of what makes the vectors.
-        reader: identity of what reads question and passage; None where the student is hosted.
+        reader: identity of what reads question and passage, with the digest of its prompt; None where the student is
+            hosted.
+        hybrid: whether words are searched beside vectors.
+        k: how many passages the threshold is set on; of more, the first count.
         signals: of words and vectors (`Seen.measure`), and of the reader's log-odds where there is one.
         reading: of the reader's hidden state; None without one.
         questions: how many questions were learned from.
         whose: whose questions the threshold is set on: the run's own, or those of a person.
         answerable: scores (0 to 1) of those whose passages bear the answer.
         unanswerable: scores of those whose passages do not.
-        calibrated: ids of a person's questions that the threshold is set on: a benchmark does not measure with them.
+        calibrated: digests (`question_digest`) of a person's questions that the threshold is set on: a benchmark does
+            not measure with them.
     """
 
     embedder: str
     reader: str | None
+    hybrid: bool
+    k: Annotated[int, Field(ge=1)]
     signals: Linear
     reading: Linear | None
     questions: int
@@ -84,11 +93,12 @@ class Head(BaseModel, frozen=True, extra="forbid"):
 
     def scores(self, questions: Sequence[str], passages: Sequence[Sequence[Passage]], seen: "Seen") -> list[float]:
         """Return how likely one of the passages of each question bears its answer (0 to 1); 0 without passages."""
-        pairs = [(question, one) for question, shown in zip(questions, passages, strict=True) for one in shown]
+        first = [shown[: self.k] for shown in passages]
+        pairs = [(question, one) for question, shown in zip(questions, first, strict=True) for one in shown]
         if not pairs:
             return [0.0] * len(questions)
         likely = iter(Learned(self.signals, self.reading).probabilities(*seen.look(pairs)))
-        return [max((float(next(likely)) for _ in shown), default=0.0) for shown in passages]
+        return [max((round(float(next(likely)), DIGITS) for _ in shown), default=0.0) for shown in first]
 
 
 Pair = tuple[str, Passage]
@@ -172,11 +182,11 @@ def learn(columns: Floats, states: Floats | None, bears: Floats, folds: Floats) 
 def threshold(unanswerable: Sequence[float], rate: float) -> tuple[float, float]:
     """Return the score from which questions are answered, and the share of false answers that it promises.
 
-    With a probability of `SURE` over the questions drawn, at most that share of unanswerable questions like these
-    reaches the score: so many of `unanswerable` may, that the upper bound of Clopper and Pearson stays within the
-    `rate` (0 to 1). The loss falls with the threshold, so that one test is enough (risk-controlling prediction sets;
-    Bates et al., J. ACM 68(6), 2021, arXiv 2101.02703). Where so few questions cannot prove the rate, none may, and
-    the share is the least that they prove.
+    With a probability of `SURE` over the questions, drawn independently, at most that share of unanswerable questions
+    like these reaches the score: so many of `unanswerable` may, that the upper bound of Clopper and Pearson stays
+    within the `rate` (0 to 1). The loss falls with the threshold, so that one test is enough (risk-controlling
+    prediction sets; Bates et al., J. ACM 68(6), 2021, arXiv 2101.02703). Where so few questions cannot prove the rate,
+    none may, and the share is the least that they prove.
     """
     count = len(unanswerable)
     allowed = -1
@@ -209,7 +219,7 @@ class Refusal:
         under: the same, None where it is not under `least`.
         promised: share of unanswerable questions that are answered, at most; None where a person chose `least`.
         identity: of the head; empty without one.
-        calibrated: ids of questions that its threshold is set on, and that it is not measured with.
+        calibrated: digests of questions that its threshold is set on, and that it is not measured with.
     """
 
     least: float
@@ -237,6 +247,11 @@ def by_head(head: Head, seen: Seen, rate: float) -> Refusal:
 
     identity = hashlib.sha256(head.model_dump_json().encode()).hexdigest()
     return Refusal(least, scores, under, promised, identity, head.calibrated)
+
+
+def question_digest(question: str) -> str:
+    """Return what a question is known by, however it is spelled: SHA-256 (hex) of its normalised words."""
+    return hashlib.sha256(normalise(question).encode()).hexdigest()
 
 
 def asked(prompt: Prompt, question: str, passage: Passage) -> tuple[Message, ...]:

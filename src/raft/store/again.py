@@ -67,7 +67,7 @@ def _home(run: Path, told: Mapping[str, Any]) -> Path:
         return Path()
     if corpus and not ((home / corpus[0]).exists() or any(home.glob(corpus[0]))):
         return Path()  # the run was moved away from it
-    return Path(min(str(home.resolve()), os.path.relpath(home), key=len))
+    return Path(min(str(home.resolve()), os.path.relpath(home.resolve()), key=len))
 
 
 def _from_here(home: Path, path: Any, *, may_be_name: bool = False) -> Any:

@@ -9,6 +9,7 @@ import numpy as np
 from raft.backends import hub
 from raft.backends.local.generate import BATCH_TOKENS, BATCH_TOKENS_ELSEWHERE, batches, tokens
 from raft.backends.local.weights import Weights
+from raft.errors import RaftError
 from raft.protocols import Tokenizer
 
 DEPTH = 0.6
@@ -38,13 +39,16 @@ class StateEmbedder:
         self.identity = f"{hub.identity(name)}:bfloat16:state {DEPTH}"
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
-        """Return a float32 array of shape (len(texts), hidden size); a text may be a rendered chat, and is not cut."""
+        """Return a float32 array of shape (len(texts), hidden size); a text may be a rendered chat.
+
+        What is longer than the model reads loses its beginning.
+        """
         import torch
 
         model, tokenizer = self._weights.use(None)
         rows: dict[tuple[int, ...], list[int]] = {}
         for place, ids in enumerate(tokens(tokenizer, texts) if texts else ()):
-            rows.setdefault(tuple(ids), []).append(place)
+            rows.setdefault(tuple(ids[-self.max_tokens :]), []).append(place)
         blocks = _blocks(model)
         found = np.zeros((len(texts), model.config.get_text_config().hidden_size), dtype=np.float32)
         reached: list[Any] = []  # rows are padded on the right, since no position attends to what follows it
@@ -73,4 +77,10 @@ def _blocks(model: Any) -> Any:
     import torch
 
     count = model.config.get_text_config().num_hidden_layers
-    return next(part for part in model.modules() if isinstance(part, torch.nn.ModuleList) and len(part) == count)
+    for part in model.modules():
+        if isinstance(part, torch.nn.ModuleList) and len(part) == count:
+            return part
+    raise RaftError(
+        f"The layers of a {type(model).__name__} are not where a refusal head looks for them.",
+        hint="--set answering.false_answers=null   (and answering.min_relevance in its place)",
+    )

@@ -298,8 +298,8 @@ class _Watch:
                 continue
             if not math.isfinite(value):
                 raise RaftError(
-                    f"The {what} is {value} at step {step}{self._so_far}. The last checkpoint is kept: the same "
-                    "command resumes there.",
+                    f"The {what} is {value} at step {step}{self._so_far}. Where a checkpoint was written before, "
+                    "the same command goes on from it.",
                     where=f"learning rate {self._plan.learning_rate}, rank {self._plan.rank}",
                     hint=f"raft train RUN --set training.learning_rate={self._plan.learning_rate / 4:g}",
                 )
