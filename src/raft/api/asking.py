@@ -78,9 +78,7 @@ class LoadedRun:
 
     def refusal_lacks(self) -> str:
         """Return why the run's refusal head cannot be used; "" where it can."""
-        return models.refusal_lacks(
-            existing(self.run.folder), self.settings, open_embedder(self.settings.index.embedder)
-        )
+        return models.refusal_lacks(existing(self.run.folder), self.settings)
 
     def refusal(self, least: float | None) -> Refusal | None:
         """Return what decides, of what `search` found, that no model is asked; `least` is a person's own threshold."""

@@ -126,6 +126,8 @@ def test_a_head_is_of_the_questions_and_models_that_made_it(run, fakes, tiny_stu
     assert raft.load(run).ask(ELSEWHERE).raw
     raft.train(run, part="refusal")
     assert not any("refusal head" in one for one in raft.load(run).answerer().remarks)
+    own = tmp_path / "own.jsonl"
+    own.write_text(json.dumps({"question": QUESTION, "answers": ["30 days"]}) + "\n", encoding="utf-8")
     path, whole = run / HEAD, (run / HEAD).read_text(encoding="utf-8")
     for this, other in (('"reader": "', '"reader": "another '), ('"embedder": "', '"embedder": "another '),
                         ('"hybrid": true', '"hybrid": false')):  # fmt: skip
@@ -135,7 +137,7 @@ def test_a_head_is_of_the_questions_and_models_that_made_it(run, fakes, tiny_stu
             assert "is of another student, prompt, embedder" in " ".join(raft.load(run).answerer(**how).remarks)
         assert raft.load(run).ask(ELSEWHERE).raw
         with pytest.raises(UsageError, match="Nothing can be promised"):
-            raft.bench(run, settings={"benchmark.contenders": "verdict"})
+            raft.bench(run, questions=own, settings={"benchmark.contenders": "verdict"})
     path.write_text("{", encoding="utf-8")
     with pytest.raises(DamagedArtifact, match="refusal head cannot be read"):
         raft.load(run).ask(ELSEWHERE)
