@@ -160,6 +160,17 @@ def test_paths_are_those_from_where_the_reader_stands(tmp_path, monkeypatch):
     assert again("../runs/x").startswith("raft build docs --out ../runs/x ")
 
 
+def test_a_run_that_is_reached_by_a_link_names_its_own_corpus(tmp_path, monkeypatch):
+    """Where a run is a link to one elsewhere, the corpus in the printed build is that beside the run itself."""
+    (tmp_path / "a" / "docs").mkdir(parents=True)
+    (tmp_path / "b").mkdir()
+    made(tmp_path / "a" / "run", {"corpus": ["docs"]}, home="..")
+    (tmp_path / "b" / "run").symlink_to(tmp_path / "a" / "run")
+    monkeypatch.chdir(tmp_path / "b")
+    corpus = shlex.split(again("run"))[2]
+    assert (tmp_path / "b" / corpus).resolve() == tmp_path / "a" / "docs"
+
+
 def test_a_build_notes_where_it_was_typed(corpus, fake_models, monkeypatch):
     """From another folder the command of a real run finds its corpus, and builds it once more."""
     monkeypatch.chdir(corpus.parent)
