@@ -29,7 +29,7 @@ from raft.evaluation.contexts import DEPTH, Contexts, contexts
 from raft.pipeline.read import documents_listed
 from raft.pipeline.refusal import area, learn_head, read_head
 from raft.rag.grounding import Passage, relevance
-from raft.rag.refusal import Head, Learned, Pair, Seen, threshold
+from raft.rag.refusal import Head, Learned, Pair, Seen, question_digest, threshold
 from raft.settings import Settings
 from raft.store.ledger import Ledger
 from raft.store.run import Run, existing
@@ -122,7 +122,7 @@ def report(run: Run, settings: Settings, args: argparse.Namespace, ledger: Ledge
     print(f"learned from {head.questions} questions; threshold set on {len(head.unanswerable)} of {head.whose}\n")
     for file in args.questions:
         rows = user_questions.register(file, documents_listed(run))
-        rows = rows.filter(~pl.col("question_id").is_in(head.calibrated))
+        rows = rows.filter([question_digest(one) not in head.calibrated for one in rows["question"]])
         k = settings.index.k
         chunks, documents = run.read("chunks.parquet"), documents_listed(run)
         found = contexts(rows, chunks, documents, retriever, k=k, share=1.0, seed=settings.seed)
