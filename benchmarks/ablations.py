@@ -256,7 +256,7 @@ def _peoples(run: Run, settings: Settings) -> None:
     """Train on people's questions about the same articles, as many as the generated ones, and validate with theirs."""
     generated = run.read("cleaned.parquet")
     splits = {"train": int((generated["split"] == "train").sum()), "valid": int((generated["split"] == "valid").sum())}
-    found = list(_answered(run))
+    found = list(answered(run))
     found.sort(key=lambda row: hashlib.sha256(row["question_id"].encode()).hexdigest())
     wanted = [split for split, count in splits.items() for _ in range(count)]
     train_on(run, settings, [{**row, "split": split} for row, split in zip(found, wanted, strict=False)])
@@ -293,7 +293,7 @@ def train_on(run: Run, settings: Settings, rows: Sequence[Mapping[str, Any]]) ->
     return int(report["rows"])
 
 
-def _answered(run: Run) -> Iterator[dict[str, Any]]:
+def answered(run: Run) -> Iterator[dict[str, Any]]:
     """Yield people's questions about `seen` as rows of `tables.CLEANED`; the sentence with the answer is the quote."""
     documents = dict(building.documents_listed(run).select("path", "doc_id").iter_rows())
     chunks: dict[str, list[dict[str, Any]]] = {}

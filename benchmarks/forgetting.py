@@ -67,6 +67,16 @@ def lost(folder: Path, asked: Sequence[capability.Check]) -> list[dict[str, Any]
         return [capability.compare(one, *(capability.measure(one, by) for by in (before, after))) for one in asked]
 
 
+def measured(
+    folder: Path, name: str, asked: Path, general: Sequence[capability.Check], own: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Train a variant in a run, with settings of one's own, and return its `card`, what was `said`, and `general`."""
+    card = raft.train(folder, settings={**LEARNING, **studies.of_training(own), **VARIANTS[name]})
+    measuring = {**studies.MEASURED, **xquad.STUDY.measuring, **studies.of_measuring(own), **ASKING}
+    said = ablations.ask(folder, asked, measuring)
+    return {"card": card, "said": said, "general": lost(folder, general)}
+
+
 def line(name: str, card: Mapping[str, Any], said: Sequence[Mapping[str, Any]], general: Sequence[Any]) -> str:
     """Return a row of the table."""
     answered = [row for row in said if row["f1"] is not None and row["condition"] == "answerable"]
@@ -105,21 +115,10 @@ def main() -> None:
     print(f"{args.student}, {args.rows} rows, {args.questions} questions of dev, {args.general} of each general set")
     print(f"| variant | minutes | F1 | {' | '.join(one.title for one in general)} |")
     print(f"| --- |{' ---: |' * (2 + len(general))}")
-    measuring = {**studies.MEASURED, **xquad.STUDY.measuring, **studies.of_measuring(own)}
     for name in args.names or VARIANTS:
-        settings = {**LEARNING, **studies.of_training(own), **VARIANTS[name]}
-        card = raft.train(folder, settings=settings)
-        measuring = {
-            **studies.MEASURED,
-            **xquad.STUDY.measuring,
-            "answering.min_relevance": 0.0,
-            "benchmark.withheld": 0.0,
-        }
-        said = ablations.ask(folder, asked, {**measuring, "benchmark.latency_questions": 1})
-        found = lost(folder, general)
-        measured = {"card": card, "said": said, "general": found}
-        (home / f"{name}.json").write_text(json.dumps(measured, default=asdict), encoding="utf-8")
-        print(line(name, card, said, found), flush=True)
+        found = measured(folder, name, asked, general, own)
+        (home / f"{name}.json").write_text(json.dumps(found, default=asdict), encoding="utf-8")
+        print(line(name, found["card"], found["said"], found["general"]), flush=True)
 
 
 if __name__ == "__main__":
