@@ -24,8 +24,10 @@ def main() -> None:
     parser.add_argument("--part", choices=xquad.STUDY.parts, default="unseen", help="whose questions are asked")
     args = parser.parse_args()
     files = xquad.prepare(args.of)
-    folder = ablations.copied(args.of, args.of / "people")
-    ablations.built(args.of, folder, files["all"], generator=args.generator, settings={})
+    folder = ablations.copied(args.of / "run", args.of / "people")
+    student = "HuggingFaceTB/SmolLM2-135M-Instruct"
+    given = ablations.Given(xquad.STUDY, {}, {}, args.of, files, {}, student, args.generator, None, None)
+    ablations.built(folder, given, {})
     ablations.changed_rows(folder, ablations.Variant(people=True))
     raft.train(folder, settings=xquad.STUDY.training, on_event=studies.on_event)
     said = ablations.ask(folder, files[args.part], {**studies.MEASURED, **xquad.STUDY.measuring})

@@ -75,7 +75,7 @@ def test_a_corpus_becomes_questions_examples_and_an_index(whole):
 def test_a_file_that_took_too_long_is_tried_again(tmp_path, fake_models, monkeypatch):
     """A file whose reading ran out of time is read by the next build, though no file has changed since."""
     corpus = write_corpus(tmp_path / "corpus")
-    (corpus / "slow.html").write_text("<p>The gate code is 4711.</p>" + "<pre>" + " " * 20_000 + "b</pre>")
+    (corpus / "slow.html").write_text("<p>The gate code is 4711.</p>" + "<pre>" + " " * 40_000 + "b</pre>")
     with monkeypatch.context() as patch:
         patch.setattr("raft.corpus.readers.seconds_for", lambda path: 1)
         first = build(corpus, tmp_path / "run", {"split.unseen": 0.0})

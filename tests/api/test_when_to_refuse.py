@@ -13,6 +13,7 @@ from raft.cli import main
 from raft.errors import DamagedArtifact, RaftError, UsageError
 from raft.pipeline.refusal import CARD, HEAD
 from raft.rag.refusal import Head, question_digest, threshold
+from raft.store import artifacts
 
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -73,6 +74,14 @@ def built(student, home, each, **more):
     return home / "run"
 
 
+def rewritten(run, text):
+    """Write another head into a run, as if it had been learned."""
+    (run / HEAD).write_text(text, encoding="utf-8")
+    manifest = json.loads((run / "manifest.json").read_text())
+    manifest["steps"]["refusal"]["artifacts"][HEAD]["digest"] = artifacts.digest(run / HEAD)
+    (run / "manifest.json").write_text(json.dumps(manifest))
+
+
 def head_of(run):
     """Return a run's head as it lies there."""
     return Head.model_validate_json((run / HEAD).read_text(encoding="utf-8"))
@@ -128,18 +137,21 @@ def test_a_head_is_of_the_questions_and_models_that_made_it(run, fakes, tiny_stu
     assert not any("refusal head" in one for one in raft.load(run).answerer().remarks)
     own = tmp_path / "own.jsonl"
     own.write_text(json.dumps({"question": QUESTION, "answers": ["30 days"]}) + "\n", encoding="utf-8")
-    path, whole = run / HEAD, (run / HEAD).read_text(encoding="utf-8")
+    whole = (run / HEAD).read_text(encoding="utf-8")
     for this, other in (('"reader": "', '"reader": "another '), ('"embedder": "', '"embedder": "another '),
                         ('"hybrid": true', '"hybrid": false')):  # fmt: skip
         assert this in whole
-        path.write_text(whole.replace(this, other), encoding="utf-8")
+        rewritten(run, whole.replace(this, other))
         for how in ({}, {"adapter": "none"}):
             assert "is of another student, prompt, embedder" in " ".join(raft.load(run).answerer(**how).remarks)
         assert raft.load(run).ask(ELSEWHERE).raw
         with pytest.raises(UsageError, match="Nothing can be promised"):
             raft.bench(run, questions=own, settings={"benchmark.contenders": "verdict"})
-    path.write_text("{", encoding="utf-8")
+    rewritten(run, "{")
     with pytest.raises(DamagedArtifact, match="refusal head cannot be read"):
+        raft.load(run).ask(ELSEWHERE)
+    (run / HEAD).write_text(whole.replace("0.", "0.0", 1), encoding="utf-8")
+    with pytest.raises(DamagedArtifact, match="is not what was learned"):
         raft.load(run).ask(ELSEWHERE)
 
 
@@ -154,6 +166,16 @@ def test_a_build_keeps_what_a_head_promises(run, fakes):
     assert raft.load(run).ask(ELSEWHERE).promised is not None
     api.build(settings.corpus[0], **options, settings={**again, "questions.per_chunk": 6})
     assert "no refusal head of its questions of now" in " ".join(raft.load(run).answerer().remarks)
+
+
+def test_a_promise_can_be_taken_back(run, fakes):
+    """With a rate of 0 nothing is promised any more, and the head stays for another rate."""
+    raft.train(run, part="refusal")
+    told = CliRunner().invoke(main, ["train", str(run), "--part", "refusal", "--set", "answering.false_answers=0"])
+    assert "Nothing is promised" in told.output
+    assert raft.load(run).ask(ELSEWHERE).raw
+    assert raft.train(run, part="refusal")["wanted"] == 0.1
+    assert raft.load(run).ask(ELSEWHERE).promised is not None
 
 
 def test_each_part_of_a_training_reads_its_own_settings(run, fakes):

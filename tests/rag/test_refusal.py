@@ -133,8 +133,10 @@ def test_the_rule_is_relevance_with_a_chosen_threshold():
 
 def test_a_head_is_read_as_it_was_written():
     """A head comes back from its file as it was; one whose parts don't fit together is refused."""
-    made = head((0.25, 0.5), reading=Linear(centre=(0.0,), spread=(1.0,), weights=(0.5,), bias=0.1))
+    made = head((0.25, 0.5))
     assert Head.model_validate_json(made.model_dump_json()) == made
+    with pytest.raises(ValidationError, match="a signal too many or too few"):
+        head((0.25, 0.5), reading=Linear(centre=(0.0,), spread=(1.0,), weights=(0.5,), bias=0.1))
     with pytest.raises(ValidationError, match="one centre, one spread and one weight"):
         Linear(centre=(0.0, 0.0), spread=(1.0,), weights=(1.0,), bias=0.0)
     with pytest.raises(ValidationError):

@@ -180,7 +180,7 @@ class Answerer:
         self._prompt = prompts.load(PROMPTS[settings.examples.quotes], settings.prompts)
         self._style = render_style(**settings.answer_style.model_dump())
         remarks: list[str] = []
-        if settings.answering.false_answers is not None and (lack := loaded.refusal_lacks()):
+        if settings.answering.false_answers and (lack := loaded.refusal_lacks()):
             remarks.append(
                 f"nothing is promised of refusals, for {lack}: raft train {typed(loaded.run.folder)} --part refusal"
             )

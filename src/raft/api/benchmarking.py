@@ -230,8 +230,8 @@ def _without_wrong(rows: pl.DataFrame, run: Run) -> tuple[pl.DataFrame, list[dic
 
 def _promised(run: Run, settings: Settings, embedder: Embedder, refusal: Refusal | None) -> Refusal | None:
     """Return a refusal that keeps what is promised; without one, the report would be of another threshold."""
-    if settings.answering.false_answers is not None and (lack := refusal_lacks(run, settings, embedder)):
-        hint = f"raft train {typed(run.folder)} --part refusal   (or --set answering.false_answers=null)"
+    if settings.answering.false_answers and (lack := refusal_lacks(run, settings, embedder)):
+        hint = f"raft train {typed(run.folder)} --part refusal   (or --set answering.false_answers=0)"
         raise UsageError(f"Nothing can be promised: {lack}.", where="answering.false_answers", hint=hint)
     return refusal
 

@@ -215,8 +215,8 @@ def _described(corpus: str | Path | Sequence[str | Path] | None, out: str | Path
     if chosen.generator.max_cost is None:  # a cap that the run was given before holds until another one is given
         cap = Run(folder).manifest.get("settings", {}).get("generator", {}).get("max_cost")
         chosen = settings.changed(chosen, {"generator.max_cost": cap})
-    if chosen.answering.false_answers is None:  # so does what a refusal head was learned for
-        rate = Run(folder).manifest.get("settings", {}).get("answering", {}).get("false_answers")
+    if not chosen.answering.false_answers:  # so does what a refusal head was learned for
+        rate = Run(folder).manifest.get("settings", {}).get("answering", {}).get("false_answers", 0.0)
         chosen = settings.changed(chosen, {"answering.false_answers": rate})
     strategy = chosen.questions.way
     if strategy == "auto":

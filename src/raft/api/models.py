@@ -261,7 +261,7 @@ def open_refusal(
         DamagedArtifact: the head cannot be read.
     """
     rate = settings.answering.false_answers
-    if rate is not None and least is None and not refusal_lacks(run, settings, embedder):
+    if rate and least is None and not refusal_lacks(run, settings, embedder):
         head = read_head(run)
         assert head is not None
         return by_head(head, open_reader(settings, embedder, ledger, weights, anew=anew).seen, rate)

@@ -55,7 +55,7 @@ def train(
     Args:
         folder: the run directory.
         part: "adapter", that alone; "refusal", the refusal head alone, for `answering.false_answers` or else
-            0.1; None: the adapter, and the head where `answering.false_answers` is set.
+            0.1 (0: nothing is promised any more); None: the adapter, and the head where a rate is set.
         backend: "auto", "peft" or "unsloth".
         epochs: most passes over the rows.
         learning_rate: the highest learning rate.
@@ -87,9 +87,13 @@ def train(
         if given := [name for name in ("backend", "epochs", "learning_rate", "rank") if own[name] is not None]:
             hint = f"raft train {typed(folder)} --part refusal"
             raise UsageError(f"A refusal head has no {', '.join(given)}.", where="--part refusal", hint=hint)
+        if "answering.false_answers" in others and not chosen.answering.false_answers:
+            with run.writing():
+                run.describe(settings=chosen.model_dump(mode="json"))
+            return {"wanted": 0.0}
         return _refusal(run, chosen, on_event)
     examples_digest(run)
-    if part is None and chosen.answering.false_answers is not None:
+    if part is None and chosen.answering.false_answers:
         check_questions(run)
     check_student(chosen.student, bits=chosen.training.bits)
     _check_tokenizer(built, chosen)
@@ -107,7 +111,7 @@ def train(
     rehearsal = Replay(general, chosen.training.rehearsal, chosen.seed, ask)
     with run.writing():
         card = train_adapter(run, _plan(chosen), trainer, rehearsal=rehearsal, facts=facts, on_event=on_event)
-    if part is None and chosen.answering.false_answers is not None:
+    if part is None and chosen.answering.false_answers:
         _refusal(run, chosen, on_event)
     return card
 
@@ -124,7 +128,7 @@ def _refusal(run: Run, chosen: Settings, on_event: OnEvent) -> dict[str, Any]:
         return train_head(run, chosen, retriever, reader, on_event=on_event)
 
 
-def _check_changeable(changes: Mapping[str, Any], folder: str | Path, part: str | None) -> None:
+def _check_changeable(changes: Mapping[str, Any], folder: str | Path, part: str | None = None) -> None:
     every = tuple(one for names in _CHANGEABLE.values() for one in names)
     fixed = [name for name in changes if not name.startswith(_CHANGEABLE.get(part, every))]
     if others := [name for name in fixed if name.startswith(every)]:

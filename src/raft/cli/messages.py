@@ -437,6 +437,9 @@ def promised(facts: Mapping[str, Any]) -> str:
 
 def refusing(facts: Mapping[str, Any], run: str) -> str:
     """Return what a refusal head promises as text (`api.train` with the part "refusal"); `run` as it was typed."""
+    if not facts["wanted"]:
+        what = "Nothing is promised of refusals any more: answering.min_relevance decides"
+        return f"{what}\n\n  next:  raft ask {typed(run)} 'your question'"
     yours = facts["whose"] == "yours"
     whose = "half of your questions" if yours else "the run's, each by a head that was learned without it"
     without, borne = f"{facts['unanswerable']:,}", f"{facts['answerable']:,}"

@@ -102,11 +102,13 @@ def read_head(run: Run) -> Head | None:
     path, steps = run.folder / HEAD, run.manifest["steps"]
     if "refusal" not in steps or "refusal" in lineage.stale(steps) or not path.is_file():
         return None
+    hint = f"raft train {typed(run.folder)} --part refusal"
+    if artifacts.digest(path) != steps["refusal"]["artifacts"][HEAD]["digest"]:
+        raise DamagedArtifact("The refusal head is not what was learned.", where=path, hint=hint)
     try:
         return Head.model_validate_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         why = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
-        hint = f"raft train {typed(run.folder)} --part refusal"
         raise DamagedArtifact(f"The refusal head cannot be read: {why}.", where=path, hint=hint) from None
 
 

@@ -91,6 +91,14 @@ class Head(BaseModel, frozen=True, extra="forbid"):
     unanswerable: Annotated[tuple[FiniteFloat, ...], Field(min_length=1)]
     calibrated: tuple[str, ...] = ()
 
+    @model_validator(mode="after")
+    def _one_of_each_signal(self) -> Self:
+        if len(self.signals.centre) != 3 + (self.reading is not None) or (self.reading is None) != (
+            self.reader is None
+        ):
+            raise ValueError("there is a signal too many or too few")
+        return self
+
     def scores(self, questions: Sequence[str], passages: Sequence[Sequence[Passage]], seen: "Seen") -> list[float]:
         """Return how likely one of the passages of each question bears its answer (0 to 1); 0 without passages."""
         first = [shown[: self.k] for shown in passages]

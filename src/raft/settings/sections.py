@@ -275,10 +275,10 @@ class Answering(_Section):
         description="how much the chunks found must be about a question, by words and sense; below it no model is "
         "asked, and the answer is that the documents don't say. At 0.6 most short questions are refused",
     )
-    false_answers: Annotated[float, Field(gt=0, lt=1), _Number] | None = Field(
-        None,
+    false_answers: Annotated[float, Field(ge=0, lt=1), _Number] = Field(
+        0.0,
         description="share of the questions that the documents don't answer which may be answered all the same: the "
-        "refusal head (raft train RUN --part refusal) sets its threshold by it, in the place of min_relevance",
+        "refusal head (raft train RUN --part refusal) sets its threshold by it; 0: min_relevance decides",
     )
     when_unsupported: Literal["mark", "retry", "refuse"] = Field(
         "mark",

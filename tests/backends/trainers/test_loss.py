@@ -213,7 +213,7 @@ def test_a_gradient_that_is_no_number_ends_it_before_it_is_kept(tmp_path, monkey
     monkeypatch.setattr(sft, "load", load)
     with pytest.raises(RaftError, match=r"gradient's norm is (inf|nan) at step 5; at step 4 the loss was \d") as error:
         train(tmp_path, **changes)
-    assert "The last checkpoint is kept" in error.value.what
+    assert "Where a checkpoint was written before" in error.value.what
     assert error.value.hint == "raft train RUN --set training.learning_rate=0.01"
     last = sft.last_whole(tmp_path / "checkpoints")
     assert json.loads((last / sft.STATE).read_text(encoding="utf-8"))["global_step"] == 4

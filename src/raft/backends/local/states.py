@@ -32,6 +32,9 @@ class StateEmbedder:
         RaftError: there is no such model.
     """
 
+    window = 64
+    """Texts that are kept together: what a kill loses."""
+
     def __init__(self, name: str, weights: Weights | None = None) -> None:
         self._weights = weights or Weights(name)
         self.tokenizer: Tokenizer = hub.tokenizer(name)
@@ -82,5 +85,5 @@ def _blocks(model: Any) -> Any:
             return part
     raise RaftError(
         f"The layers of a {type(model).__name__} are not where a refusal head looks for them.",
-        hint="--set answering.false_answers=null   (and answering.min_relevance in its place)",
+        hint="--set answering.false_answers=0   (and answering.min_relevance in its place)",
     )
