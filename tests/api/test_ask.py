@@ -379,6 +379,16 @@ def build_anew(corpus, run, student):
     api.build(corpus, out=run, generator="openai/fake", price=(0.0, 0.0), student=str(student), settings=SETTINGS)
 
 
+@pytest.mark.parametrize(("gone", "what"), [("index", "index"), ("lexical", "lexical index")])
+def test_an_index_that_is_gone_is_named_with_the_build_that_makes_it(run, gone, what):
+    """Which of the two is not there is said, and the command names the corpus and the run."""
+    shutil.rmtree(run / gone)
+    with pytest.raises(RaftError, match=f"The run has no {what}") as refused:
+        raft.load(run).ask(QUESTION)
+    assert str(refused.value.hint).startswith("raft build ")
+    assert f"--out {run}" in str(refused.value.hint)
+
+
 @pytest.mark.parametrize("table", ["documents", "chunks", "cleaned"])
 @pytest.mark.parametrize("damage", ["missing", "cut"])
 def test_a_damaged_table_is_explained(run, table, damage):

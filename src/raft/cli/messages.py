@@ -180,7 +180,8 @@ def _rows(
     if reasons:
         yield "dropped", f"{sum(reasons.values()):,} ({_list(reasons)})"
     if "user" in splits:
-        yield "your own", f"{splits['user']:,} questions to measure with; none like them is left to train on"
+        own = f"{splits['user']:,} question{'s' * (splits['user'] != 1)}"
+        yield "your own", f"{own} to measure with; none like them is left to train on"
     made = steps["examples"]["rows"]
     text = f"{made['train.jsonl']:,} to train on, {made['valid.jsonl']:,} to validate with"
     shortened = stats["examples"].get("shortened") or {}

@@ -12,6 +12,7 @@ from raft.backends.index.chroma import ChromaIndex
 from raft.errors import DamagedArtifact, OtherEmbedder, RaftError
 from raft.protocols import Embedder
 from raft.store import artifacts, folders
+from raft.store.again import again
 from raft.store.tables import HITS
 
 
@@ -104,7 +105,8 @@ def open_retriever(
     expected = [] if url else [run / "index" / "chroma.sqlite3"]
     for path in [*expected, *([run / "lexical"] if hybrid else [])]:
         if not path.exists():
-            raise RaftError("The run has no index.", where=path, hint="raft build")
+            what = "lexical index" if path.name == "lexical" else "index"
+            raise RaftError(f"The run has no {what}.", where=path, hint=again(run, remark="makes it anew"))
     dense = ChromaIndex(embedder, folder=None if url else run / "index", url=url, name=name, exact=exact)
     if not hybrid:
         return dense
