@@ -81,7 +81,12 @@ def test_every_byte_of_the_users_is_still_there(tree, command, finished, tmp_pat
 def test_what_a_user_lays_into_a_run_stays_there(tree, finished, tmp_path_factory):
     """A build of a changed corpus deletes nothing that somebody has put into the run directory's folders."""
     home = shutil.copytree(finished, tmp_path_factory.mktemp("laid") / "home")
-    mine = {path: content for path, content in plant(home / "run", tree).items() if b"mine" in content}
+    before = contents(home / "run")
+    mine = {
+        path: content
+        for path, content in plant(home / "run", tree).items()
+        if path not in before and b"mine" in content
+    }
     (home / "corpus" / "safety.md").write_text(
         "# Safety\n\nThe workshop holds 7 fire extinguishers.\n", encoding="utf-8"
     )
