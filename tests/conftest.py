@@ -345,6 +345,28 @@ def tiny_student(tmp_path_factory):
     return home
 
 
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory):
+    """A folder of models that holds the tiny student of the trainers' tests."""
+    from test_sft import save_student
+
+    folder = tmp_path_factory.mktemp("models")
+    save_student(folder / "tiny-student")
+    return folder
+
+
+@pytest.fixture
+def one_thread(loaded, monkeypatch):
+    """Models come from that folder, and sums are added in one order."""
+    import torch
+
+    monkeypatch.setenv("RAFT_MODELS", str(loaded))
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture
 def on_this_machine(monkeypatch):
     """Keep requests on this machine."""

@@ -99,6 +99,18 @@ def test_what_a_user_lays_into_a_run_stays_there(tree, finished, tmp_path_factor
     assert {path: content for path, content in contents(home / "run").items() if path in mine} == mine
 
 
+def test_another_programs_lock_is_kept(finished, tmp_path, fake_models):
+    """A folder that holds only a lock with something written in it is refused; with an empty one it is not."""
+    mine, left = tmp_path / "mine", tmp_path / "left"
+    for folder, content in ((mine, b"4711"), (left, b"")):
+        folder.mkdir()
+        (folder / ".lock").write_bytes(content)
+    with pytest.raises(UsageError, match="raft did not make"):
+        api.build(finished / "corpus", out=mine)
+    assert (mine / ".lock").read_bytes() == b"4711"
+    api.build(finished / "corpus", out=left, settings={"chunking.tokens": 60})
+
+
 @pytest.mark.parametrize("option", [["--out", ""], ["--out", " "]])
 def test_an_unset_variable_is_no_place(option, finished, fake_models):
     """An empty path, as an unset variable of the shell leaves it, is refused wherever one is typed."""

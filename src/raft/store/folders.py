@@ -87,6 +87,11 @@ def _tables(path: Path) -> set[str]:
         return set()
 
 
+def _counts(path: Path) -> bool:
+    """Tell whether what lies in a folder makes it somebody's: raft's lock is empty, others may not be."""
+    return path.name not in _EMPTY or (path.name == ".lock" and (not path.is_file() or path.stat().st_size > 0))
+
+
 def claim(folder: Path, option: str = "--out") -> None:
     """Make a folder raft's own, so that what it writes there replaces nothing of the user's.
 
@@ -97,7 +102,7 @@ def claim(folder: Path, option: str = "--out") -> None:
     """
     if folder.exists() and not folder.is_dir():
         raise UsageError("There is a file in the place of the folder.", where=folder, hint=f"{option} another-folder")
-    if folder.exists() and any(path.name not in _EMPTY for path in folder.iterdir()) and not is_ours(folder):
+    if folder.exists() and any(map(_counts, folder.iterdir())) and not is_ours(folder):
         raise UsageError(
             "The folder holds files that raft did not make, and it would write beside or over them.",
             where=folder,

@@ -5,7 +5,7 @@ import json
 import math
 
 import pytest
-from test_sft import NAME, PLAN, ROWS, VALID, chat, losses, save_student, train, weights
+from test_sft import NAME, PLAN, ROWS, VALID, chat, losses, train, weights
 
 from raft.errors import RaftError
 from raft.store import adapters
@@ -17,27 +17,10 @@ pytest.importorskip("trl")
 
 from raft.backends.trainers import cpu_kernels, loss, sft  # noqa: E402  needs torch
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 GENERAL = [
     [turn, {**answer, "rehearsed": "yes"}] for turn, answer in (chat("Where?", "1 1 depot"), chat("is", "user 2 Moss"))
 ]
-
-
-@pytest.fixture(scope="module")
-def loaded(tmp_path_factory):
-    """A folder of models that holds the tiny student."""
-    loaded = tmp_path_factory.mktemp("models")
-    save_student(loaded / "tiny-student")
-    return loaded
-
-
-@pytest.fixture(autouse=True)
-def _one_thread(loaded, monkeypatch):
-    """Models come from the shelf, and sums are added in one order."""
-    monkeypatch.setenv("RAFT_MODELS", str(loaded))
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def distributions(model, tokenizer, rows):

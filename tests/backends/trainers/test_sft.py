@@ -27,6 +27,7 @@ from raft.backends.trainers.merge import merged  # noqa: E402
 from raft.backends.trainers.sft import PeftTrainer, load  # noqa: E402
 from raft.settings.sections import LAYERS  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -66,24 +67,6 @@ def save_student(folder, **config):
     }
     model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**(sizes | config)))
     model.to(torch.bfloat16).save_pretrained(folder)
-
-
-@pytest.fixture(scope="module")
-def loaded(tmp_path_factory):
-    """A folder of models that holds the tiny student."""
-    loaded = tmp_path_factory.mktemp("models")
-    save_student(loaded / "tiny-student")
-    return loaded
-
-
-@pytest.fixture(autouse=True)
-def _one_thread(loaded, monkeypatch):
-    """Models come from the shelf, and sums are added in one order."""
-    monkeypatch.setenv("RAFT_MODELS", str(loaded))
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
