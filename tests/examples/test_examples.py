@@ -228,10 +228,14 @@ def test_look_alikes_with_other_figures_are_good_distractors():
         ("It lasts 2 weeks.", "2 years", False),
         ("It lasts 2 Years!", "2 years", True),
         ("Chapter 5", "5", True),
+        ("The 14-day return period applies.", "14 days", True),
+        ("It takes up to 5 days.", "within 5 days", True),
+        ("Room 14 is open for some days.", "14 days", False),
+        ("It takes 14 hours.", "14 days", False),
     ],
 )
 def test_an_answer_is_known_in_other_spellings(text, answer, holds):
-    """Dates and long numbers hold an answer in any spelling; small numbers only with their words."""
+    """Dates and long numbers hold an answer in any spelling; small ones only with their words or their unit."""
     assert examples.mentions_answer(text, answer) is holds
 
 

@@ -262,23 +262,25 @@ def write_examples(run: Run, settings: Settings, components: Components) -> None
     """Kept questions to `examples.parquet`, `train.jsonl` and `valid.jsonl`."""
     wanted, style = settings.examples, settings.answer_style
     read = [prompts.load(PROMPTS[wanted.quotes], settings.prompts), prompts.load("restyle", settings.prompts)]
+    using = {
+        "examples": wanted,
+        "style": style,
+        "prompts": read,
+        "generator": components.generator if render_style(**style.model_dump()) else None,
+        "student": components.student,
+        "seed": settings.seed,
+        **({"told_apart": 1} if _imitates(run) else {}),
+        **({"languages": VERSION} if surveyed_languages(run) else {}),
+    }
     line = run.make(
         "examples",
         _write_examples,
-        version=4,
+        version=5,
         outputs=["examples.parquet", "train.jsonl", "valid.jsonl"],
         inputs=["cleaned.parquet", "chunks.parquet", *searched(settings)],
-        using={
-            "examples": wanted,
-            "style": style,
-            "prompts": read,
-            "generator": components.generator if render_style(**style.model_dump()) else None,
-            "student": components.student,
-            "seed": settings.seed,
-            **({"told_apart": 1} if _imitates(run) else {}),
-            **({"languages": VERSION} if surveyed_languages(run) else {}),
-        },
+        using=using,
         beside={"indexes": components.indexes, "noted": asks(settings, "examples")},
+        formerly=[(4, using), (3, using)],  # finished runs keep theirs: 1 distractor in 100 held the answer
         settings=settings.model_dump(mode="json", include={"student", "examples", "answer_style", "prompts"}),
     )
     if not line["artifacts"]["train.jsonl"]["rows"]:

@@ -11,7 +11,7 @@ from raft.protocols import Retriever
 from raft.rag.format import is_no_answer
 from raft.text import contains, normalise, overlap
 from raft.text.languages import of_text
-from raft.text.values import Value, covers, fact_values
+from raft.text.values import Value, covers, fact_values, says
 
 SHORT_ANSWERS = frozenset({"yes", "no", "maybe"})
 """Normalised answers that stand in any text, so that a text that holds one does not bear it."""
@@ -50,14 +50,18 @@ def mentions_answer(text: str, answer: str) -> bool:
 
 
 def _holds(text: str, answer: str) -> bool:
-    values = fact_values(answer)
-    return covers(fact_values(text), values) and (contains(text, answer) or any(map(_tells, values)))
+    values, known = fact_values(answer), fact_values(text)
+    return covers(known, values) and (contains(text, answer) or any(_tells(value, known) for value in values))
 
 
-def _tells(value: Value) -> bool:
-    """Tell whether a value hardly stands anywhere by chance: a date, or more than two digits or characters."""
+def _tells(value: Value, known: Iterable[Value]) -> bool:
+    """Tell whether a value of a text hardly stands there by chance.
+
+    It is a date, has more than two digits or characters, or has a unit in the text too ("14-day" for "14 days").
+    """
     return (
         isinstance(value.stated, frozenset)
+        or (bool(value.unit) and any(one.unit and says(one, value) for one in known))
         or len(f"{value.stated:f}" if isinstance(value.stated, Decimal) else value.stated) > 2
     )
 
