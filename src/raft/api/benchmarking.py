@@ -206,7 +206,7 @@ def _check_changeable(changes: Mapping[str, Any], folder: str | Path) -> None:
 
 def _questions(built: Built, file: str | Path | None) -> pl.DataFrame:
     if file is not None:
-        return own_questions(built.settings, Path(file), built.documents.select("doc_id", "path"))
+        return own_questions(built.settings, Path(file), built.documents.select("doc_id", "path", "pages"))
     found = built.evaluation
     if found.is_empty():
         raise UsageError(

@@ -312,18 +312,16 @@ def _questions(
                     "references": question["answers"],
                     "golden": sources.golden(one),
                     "retrieved_bearing": sources.retrieved(one, k) if condition == ANSWERABLE else None,
-                    "answers": {
-                        row["arm"]: _shown(row, shown[row["arm"]], question, sources.relevant.get(one, ()))
-                        for row in rows
-                    },
+                    "answers": {row["arm"]: _shown(row, shown[row["arm"]], question, sources) for row in rows},
                 }
 
 
-def _shown(answer: Row, scores: Row, question: Row, relevant: Sequence[str]) -> dict[str, Any]:
+def _shown(answer: Row, scores: Row, question: Row, sources: Sources) -> dict[str, Any]:
+    name = question["question_id"]
     return {
         **{name: answer[name] for name in ("condition", "answer", "abstained", "supported")},
         "quotes": [quote["text"] for quote in answer["quotes"] or []],
         "shown": answer["shown"] or [],
         **{name: scores[name] for name in ("f1", "exact_match")},
-        "why": why(answer, question, relevant),
+        "why": why(answer, question, sources.relevant.get(name, ()), sources.grain(name)),
     }

@@ -359,9 +359,17 @@ def ask_all(
             "latency_questions": settings.benchmark.latency_questions,
             "answering": settings.answering.model_dump(mode="json", exclude={"false_answers"}),
             **({"refusal": known.head, "least": known.least} if known.head else {}),
+            **({"places": places} if (places := _named_places(known)) else {}),
         },
     )
     return dict(line["notes"])
+
+
+def _named_places(known: Contexts) -> str | None:
+    """Return a digest of what was chosen by the places that questions name (`evaluation.contexts`); None for none."""
+    sources = known.sources
+    named = sorted({*sources.needed, *(name for name, grain in sources.grains.items() if grain != "chunk")})
+    return _digest([[name, sources.relevant[name]] for name in named]) if named else None
 
 
 def _answers(

@@ -100,7 +100,7 @@ def changes(run: Run, sources: Sequence[documents.Source]) -> dict[str, list[str
 
 def documents_listed(run: Run) -> pl.DataFrame:
     """Return all documents of a run without their text."""
-    columns = ["doc_id", "path", "title", "format", "characters", "error"]
+    columns = ["doc_id", "path", "title", "format", "characters", "error", "pages"]
     return pl.concat(list(run.stream("documents.parquet", columns)))
 
 
