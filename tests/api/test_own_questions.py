@@ -119,3 +119,19 @@ def test_a_run_keeps_what_its_questions_name(measured):
     kept = raft.load(run).evaluation.filter(split="user")
     assert kept["places"].null_count() == 3
     assert kept["places"].drop_nulls().list.len().to_list() == [1, 2]
+
+
+def test_long_answers_are_told_and_bleu_is_measured_where_it_is_wanted(measured):
+    """Where references are sentences ROUGE-L stands beside F1, and the verdict says so; BLEU is on request."""
+    run, facts, _ = measured
+    (own,) = (one for one in facts["question_sets"] if one["name"] == "user")
+    assert own["long_answers"] and own["answer_words"] >= 10
+    assert "ROUGE-L" in (run / "report.md").read_text(encoding="utf-8")
+    assert any(reason.startswith("To know: what is trained on") for reason in facts["verdict"]["reasons"])
+    assert all(arm["sets"]["user"]["bleu"] is None for arm in facts["arms"])
+    assert "BLEU" not in (run / "report.html").read_text(encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        Fakes().install_around_student(patch.setattr)
+        found = raft.bench(run, settings={"benchmark.bleu": True})
+    assert all(0 <= arm["sets"]["user"]["bleu"]["value"] <= 1 for arm in found["arms"])
+    assert "BLEU" in (run / "report.html").read_text(encoding="utf-8")
