@@ -7,7 +7,7 @@ way has its targets (`generation.facts`) or its asks (as `generation.yes_no`) be
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["fact", "number", "date", "name", "procedure", "comparison", "decision", "unanswerable"]
+Kind = Literal["fact", "number", "date", "name", "procedure", "explanation", "comparison", "decision", "unanswerable"]
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class Traits:
         free: its question may hold words of its answer.
         special: it is asked of few chunks, as a share of a document's questions, and makes no worked example.
         steps: its answer is a list of steps, and it may be a request ("List ...").
+        sentences: its answer is sentences of the text; capable models alone are asked for it (`items`).
         support: share (0 to 1) of an answer's words that the golden chunks must hold; 0: its facts alone.
         needs: what of a survey it looks at.
         version: of the rules and the prompt of its own that it is asked by, beside those of all; 0: it has none.
@@ -39,6 +40,7 @@ class Traits:
     free: bool = False
     special: bool = False
     steps: bool = False
+    sentences: bool = False
     support: float = 0.8
     needs: frozenset[str] = frozenset()
     version: int = 0
@@ -52,6 +54,11 @@ KINDS: dict[str, Traits] = {
     "date": Traits("the answer is a date or a time", exact=True, compared=True, worth=3.0),
     "name": Traits("the answer is the name of a person, team, place or product", exact=True, worth=2.5),
     "procedure": Traits("the answer is the steps to take, in order", steps=True, support=0.6),
+    "explanation": Traits(
+        "why or how something is so, or what happens in some case; the answer is one to three sentences of the passage"
+        " that say it, of 50 words at most, copied character for character, and the quote is the first of them",
+        sentences=True,
+    ),
     "comparison": Traits(free=True, special=True, support=0.0, needs=frozenset({"notices", "pairs"})),
     "decision": Traits('the answer is "yes", "no" or "maybe"', worth=1.0, fixed=True, free=True, version=2),
     "unanswerable": Traits(

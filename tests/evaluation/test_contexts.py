@@ -137,7 +137,7 @@ def test_removed_means_removed_in_whichever_document(text, answer):
 
 def test_what_nothing_is_known_to_bear():
     """Where no chunk is known to hold the answer, none is given as golden, and nothing can be withheld."""
-    rows = [asked(0, "yes", document=None), asked(1, ABSTENTION), asked(2, "1 gold coin")]
+    rows = [asked(0, "yes", document=None), asked(1, ABSTENTION), asked(2, "1 gold coin", document=None)]
     known = chosen(rows, share=1)
     assert known.ids("user", "golden") == known.ids("user", "withheld") == []
     assert known.ids("user", "retrieved") == known.ids("user", "none") == ["q0", "q1", "q2"]
@@ -161,6 +161,113 @@ def test_a_yes_or_no_stands_in_its_document():
     (golden,) = ids(known.passages["q0"]["golden"])
     assert golden == next(name for name in known.sources.hits["q0"] if name.startswith("d0#"))
     assert not ids(known.passages["q0"]["retrieved"])[0].startswith("d0#")
+
+
+LONG = "The board will look after all of the costs that nobody else has taken over so far"
+"""An answer that stands nowhere word for word."""
+
+
+def placed(number, *places, **changes):
+    """Return a question with a long answer about places: paths, or pairs of a path and its pages."""
+    named = [one if isinstance(one, tuple) else (one, None) for one in places]
+    told = [{"document": path, "pages": pages} for path, pages in named]
+    return asked(number, LONG, document=named[0][0], places=told, **changes)
+
+
+PAGED = CHUNKS.with_columns(page=pl.col("position") + 1)
+BOOKS = DOCUMENTS.with_columns(
+    pages=pl.Series([[0, PAGED.filter(doc_id=f"d{number}")["start"][1]] for number in range(len(PLACES))])
+)
+
+
+def of_places(rows, chunks=PAGED, documents=BOOKS, **changes):
+    """Return the contexts of questions about documents with two pages, a chunk each."""
+    usual = {"k": 3, "share": 1.0, "seed": 0, **changes}
+    return contexts.contexts(tables.frame(tables.EVALUATION, rows), chunks, documents, RETRIEVER, **usual)
+
+
+def test_an_answer_in_other_words_is_borne_by_its_document():
+    """Where an answer stands nowhere word for word, all chunks of the named document are relevant, and are withheld."""
+    known = of_places([placed(0, "Halden.md")])
+    assert known.sources.relevant["q0"] == ["d0#0", "d0#1"]
+    assert known.sources.measured_by(["q0"]) == {"document": 1}
+    assert {"d0#0", "d0#1"} <= set(ids(known.passages["q0"]["golden"]))
+    assert not {"d0#0", "d0#1"} & set(ids(known.passages["q0"]["withheld"]))
+    assert len(known.passages["q0"]["withheld"]) == 3
+
+
+def test_an_answer_in_other_words_is_borne_by_its_page():
+    """Where a page is named too, its chunks alone are relevant, and the rest of the document may be shown."""
+    known = of_places([placed(0, ("Halden.md", [2]))])
+    assert known.sources.relevant["q0"] == ["d0#1"]
+    assert known.sources.measured_by(["q0"]) == {"page": 1}
+    assert "d0#1" in ids(known.passages["q0"]["golden"])
+    assert "d0#1" not in ids(known.passages["q0"]["withheld"])
+
+
+def test_an_answer_that_stands_there_is_measured_by_its_chunk():
+    """Where the answer stands on the named page, or in the document, the chunks that hold it stay the relevant ones."""
+    places = [{"document": "Halden.md", "pages": [2]}]
+    rows = [asked(0, places=places), asked(1)]
+    known = of_places(rows)
+    assert [known.sources.relevant[row["question_id"]] for row in rows] == [["d0#1"], ["d1#1"]]
+    assert known.sources.measured_by(["q0", "q1"]) == {"chunk": 2}
+    elsewhere = of_places([asked(0, places=[{"document": "Halden.md", "pages": [1]}])])
+    assert elsewhere.sources.relevant["q0"] == ["d0#0"]
+    assert elsewhere.sources.measured_by(["q0"]) == {"page": 1}
+
+
+def test_a_chunk_over_two_pages_is_of_both():
+    """A chunk that begins on one page and ends on the next bears what stands on either."""
+    whole = PAGED.filter(pl.col("chunk_id") != "d0#1").with_columns(
+        end=pl.when(pl.col("chunk_id") == "d0#0").then(10_000).otherwise(pl.col("end"))
+    )
+    known = of_places([placed(0, ("Halden.md", [2]))], whole)
+    assert known.sources.relevant["q0"] == ["d0#0"]
+    assert known.sources.measured_by(["q0"]) == {"page": 1}
+
+
+def test_a_page_without_text_is_its_document():
+    """Where nothing of a named page can be shown, the document is what retrieval is measured by, and so it says."""
+    marked = PAGED.with_columns(boilerplate=pl.col("chunk_id") == "d0#0")
+    known = of_places([placed(0, ("Halden.md", [1]))], marked)
+    assert known.sources.relevant["q0"] == ["d0#1"]
+    assert known.sources.measured_by(["q0"]) == {"document": 1}
+
+
+def test_a_document_that_is_all_there_is_tells_nothing():
+    """Any search finds some chunk of the only document: what is measured by it is not measured."""
+    alone = PAGED.filter(doc_id="d0")
+    known = contexts.contexts(
+        tables.frame(tables.EVALUATION, [placed(0, "Halden.md"), asked(0) | {"question_id": "said"}]),
+        alone, BOOKS, OverlapRetriever(alone), k=1, share=1, seed=0,
+    )  # fmt: skip
+    assert known.sources.measured_by(["q0", "said"]) == {"chunk": 1}
+    assert known.ids("user", "golden") == ["said"]
+
+
+@given(st.integers(1, 6), st.sampled_from(["comparison", "bridge"]))
+def test_what_needs_several_documents_is_given_all_of_them(k, kind):
+    """A question of several documents is shown a chunk of each as golden, as far as there is room, or none."""
+    known = of_places([placed(0, "Halden.md", ("Skien.md", [2]), kind=kind)], k=k)
+    golden, without = (set(ids(known.passages["q0"][context])) for context in ("golden", "withheld"))
+    assert len(golden) == k
+    assert known.sources.needed["q0"] == [["d0#0", "d0#1"], ["d5#1"]]
+    assert sum(not golden.isdisjoint(part) for part in known.sources.needed["q0"]) == min(k, 2)
+    assert not without & {"d0#0", "d0#1", "d5#1"}
+    both = known.sources.retrieved("q0", 12)
+    assert both and not known.sources.retrieved("q0", 1)
+
+
+def test_of_compared_documents_the_name_of_one_does_not_tell():
+    """The answer to a comparison names a document and bears nothing; that of a bridge stands where it stands."""
+    compared, bridged = (
+        of_places([asked(0, "170 euros", kind=kind, places=[{"document": path, "pages": None} for path in paths])])
+        for kind, paths in (("comparison", ["Halden.md", "Moss.md"]), ("bridge", ["Halden.md", "Moss.md"]))
+    )
+    assert compared.sources.needed["q0"] == [["d0#0", "d0#1"], ["d1#0", "d1#1"]]
+    assert bridged.sources.needed["q0"] == [["d0#1"], ["d1#0", "d1#1"]]
+    assert bridged.sources.measured_by(["q0"]) == {"document": 1}
 
 
 def test_boilerplate_is_never_shown():

@@ -493,3 +493,26 @@ def test_names_are_no_facts_that_count():
 def test_facts_are_right_in_sign_scale_unit_and_any_form(prediction, reference, right):
     """A fact counts as right in whatever form it is written, and not with another sign or scale."""
     assert measures.fact_accuracy(prediction, [reference]) == right
+
+
+@pytest.mark.parametrize(
+    ("answer", "references", "value"),
+    [
+        ("the cat sat on the mat", ["the cat sat on the mat"], 1.0),
+        ("The cat, sat on the mat!", ["the cat sat on the mat"], 1.0),
+        ("dogs bark", ["the cat sat on the mat"], 0.0),
+        ("", ["the cat"], 0.0),
+        ("the the the the the the the", ["the cat is on the mat"], (2 / 7 * 1 / 7 * 1 / 6 * 1 / 5) ** 0.25),
+        ("the cat", ["the cat sat on the mat"], math.exp(1 - 6 / 2)),
+        ("a cat sat", ["the cat sat", "a dog ran"], (3 / 3 * 2 / 3 * 1 / 2 * 1) ** 0.25),
+    ],
+)
+def test_bleu_is_what_its_papers_say(answer, references, value):
+    """Clipped counts over all references, smoothed by one from pairs on, and a penalty for brevity."""
+    assert metrics.bleu(answer, references) == pytest.approx(value)
+
+
+@given(st.text(), st.lists(st.text(), max_size=3))
+def test_bleu_is_a_share(answer, references):
+    """BLEU of whatever texts lies between 0 and 1."""
+    assert 0 <= metrics.bleu(answer, references) <= 1

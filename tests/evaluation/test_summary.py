@@ -1,6 +1,7 @@
 """The benchmark: scores of answers, figures by document, and the verdict that follows."""
 
 import json
+import math
 
 import pytest
 from hypothesis import given, settings
@@ -400,3 +401,29 @@ def test_every_answer_has_shares_and_a_reason(text, references, case, relevant):
     told = reason(one, asked, relevant)
     assert told.endswith(".")
     assert "\n" not in told
+
+
+def test_recall_counts_all_that_a_question_needs():
+    """Of a question that needs two documents, one that is found is half of it, and all are told by themselves."""
+    hits = {"two": ["a1", "x", "b1", "a2"], "one": ["x", "c1"]}
+    known = {"two": ["a1", "a2", "b1"], "one": ["c1"]}
+    needed, grains = {"two": [["a1", "a2"], ["b1"]]}, {"two": "page", "one": "document"}
+    found = scores.retrieval(["two", "one"], Sources(known, hits, {}, {}, needed, grains))
+    assert [found["recall"][k]["value"] for k in ("1", "3")] == [0.25, 1.0]
+    assert found["together"]["questions"] == 1
+    assert [found["together"]["all_found"][k]["value"] for k in ("1", "3")] == [0.0, 1.0]
+    assert found["mrr"]["value"] == (1 + 1 / 2) / 2
+    assert (found["measured_by"], found["bearing"]) == ({"page": 1, "document": 1}, 2)
+    assert found["measured"] == "by the named page: 1 question; by the named document: 1 question"
+    gain, ideal = 1 + 1 / math.log2(4), 1 + 1 / math.log2(3)
+    assert found["ndcg"]["value"] == pytest.approx((gain / ideal + 1 / math.log2(3)) / 2)
+
+
+def test_a_place_is_not_said_to_bear_the_answer():
+    """Why an answer scored as it did names the page or document that was looked for, not a chunk that bears it."""
+    asked = {"answers": ["Ask the board first"]}
+    said = {"error": None, "condition": "answerable", "abstained": False, "answer": "42", "followed": True}
+    found = scores.why({**said, "shown": ["c1"]}, asked, ["c1"], "page")
+    assert found.endswith("though chunk c1 is of the named page.")
+    lost = scores.why({**said, "shown": ["x"], "abstained": True}, asked, ["c1"], "document")
+    assert lost == "Abstained, and the named document was not retrieved."

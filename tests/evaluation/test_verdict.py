@@ -325,3 +325,11 @@ def test_economics_say_what_is_not_known():
         in (costs(build_cost=None)["sentences"][0])
     )
     assert "not measured" in costs({**ARMS, "raft": arm(None, None, None)})["sentences"][1]
+
+
+def test_other_lengths_are_told_and_decide_nothing():
+    """That training answers and references differ in length is said, tuned or not, and changes no decision."""
+    for evidence in (GOOD, UNTUNED):
+        found, told = decide(evidence), decide(evidence, apart="the answers differ.")
+        assert told["reasons"] == [*found["reasons"], "To know: the answers differ."]
+        assert told["decision"] == found["decision"]

@@ -31,7 +31,7 @@ from raft.errors import DamagedArtifact, UsageError, typed
 from raft.evaluation import capability, human, summary
 from raft.evaluation.metrics import win_rate
 from raft.evaluation.systems import BenchmarkModels, OpenedModel
-from raft.pipeline.bench import ask_all, choose_exemplars, line_up, prepare
+from raft.pipeline.bench import ask_all, choose_exemplars, line_up, prepare, trained_answers
 from raft.pipeline.build import searched
 from raft.pipeline.refusal import WRONG, wrong_references
 from raft.pipeline.train import LEARNED
@@ -169,6 +169,8 @@ def bench(
                 "refusal": refusal
                 and {"least": refusal.least, "promised": refusal.promised, "left_out": every - rows.height},
             },
+            trained=trained_answers(run),
+            with_bleu=chosen.benchmark.bleu,
             passages={p.chunk_id: p for own in known.passages.values() for shown in own.values() for p in shown},
         )
         facts["earlier"] = _remembered(run.folder, summary.digest_of(facts))
@@ -206,7 +208,7 @@ def _check_changeable(changes: Mapping[str, Any], folder: str | Path) -> None:
 
 def _questions(built: Built, file: str | Path | None) -> pl.DataFrame:
     if file is not None:
-        return own_questions(built.settings, Path(file), built.documents.select("doc_id", "path"))
+        return own_questions(built.settings, Path(file), built.documents.select("doc_id", "path", "pages"))
     found = built.evaluation
     if found.is_empty():
         raise UsageError(

@@ -18,6 +18,7 @@ from raft.corpus.documents import Source, find_sources
 from raft.curation import decisions, learned, reading, user_questions
 from raft.curation.pairs import read_pairs
 from raft.errors import UsageError
+from raft.kinds import KINDS
 from raft.pipeline.asking import asked_later, survey_chunks
 from raft.pipeline.build import STEPS, Components, cut_chunks, make_all, set_aside
 from raft.pipeline.estimate import Estimate, confirm, count_calls
@@ -221,7 +222,20 @@ def _described(corpus: str | Path | Sequence[str | Path] | None, out: str | Path
     strategy = chosen.questions.way
     if strategy == "auto":
         strategy = "items" if hub.is_hosted(chosen.generator.model) else "rules_first"
+    _check_kinds(chosen, strategy)
     return Task(chosen, sources, skipped, folder, strategy, None if file is None else str(file))
+
+
+def _check_kinds(chosen: Settings, strategy: str) -> None:
+    asked = [kind for kind in chosen.questions.kinds if KINDS[kind].sentences]
+    if asked and strategy != "items" and chosen.questions.limit != 0:
+        others = [kind for kind in chosen.questions.kinds if kind not in asked]
+        raise UsageError(
+            f"Questions of the kind {asked[0]}, answered in sentences, are asked of capable models alone.",
+            where=f"questions.way={strategy}, questions.kinds=[{', '.join(chosen.questions.kinds)}]",
+            hint="--set questions.way=items with a model of 3 billion parameters or more, or --generator openai/NAME"
+            + (f"; or --set questions.kinds=[{','.join(others)}]" if others else ""),
+        )
 
 
 def _check_scorer(name: str) -> None:

@@ -274,4 +274,4 @@ def evaluation_rows(
         for row in measured.iter_rows(named=True)
         if normalise(row["question"]) not in asked
     ]
-    return pl.concat([tables.frame(tables.EVALUATION, rows), *own])
+    return pl.concat([tables.frame(tables.EVALUATION, rows), *own], how="diagonal")  # `places` are the user's alone

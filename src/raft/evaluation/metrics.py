@@ -4,6 +4,7 @@ All measures are shares from 0 to 1. None stands for what was not measured, and 
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from raft.rag.format import is_no_answer
 from raft.report.measures import ANSWER_MEASURES, MEASURES
+from raft.text import PIECE, spaced
 
 TOO_FEW = 20
 """Under 20 documents: too few to tell. The percentile bootstrap is too narrow there."""
@@ -168,6 +170,40 @@ def score_answer(
         return {name: None if of("", real) is None else score for name, of in ANSWER_MEASURES.items()}
     told = {name: {"language": language} if MEASURES[name].by_language else {} for name in ANSWER_MEASURES}
     return {name: of(answer, real, **told[name]) for name, of in ANSWER_MEASURES.items()}
+
+
+def bleu(answer: str, references: Sequence[str]) -> float:
+    """Return BLEU-4 of one answer against all references, over lower-cased words, with a penalty for brevity.
+
+    Counts of two to four words are smoothed by one, so that a short answer is not always 0.
+
+    References:
+        Papineni et al.: BLEU: a method for automatic evaluation of machine translation. ACL 2002; smoothed as in Lin
+        and Och: ORANGE: a method for evaluating automatic evaluation metrics for machine translation. COLING 2004.
+    """
+    given, wanted = _pieces(answer), [_pieces(one) for one in references]
+    if not given or not wanted:
+        return 0.0
+    logs = []
+    for size in range(1, 5):
+        most: Counter[tuple[str, ...]] = Counter()
+        for one in wanted:
+            most |= _grams(one, size)
+        said, smooth = _grams(given, size), int(size > 1)
+        hits = (said & most).total() + smooth
+        if not hits:
+            return 0.0
+        logs.append(math.log(hits / (said.total() + smooth)))
+    nearest = min((abs(len(one) - len(given)), len(one)) for one in wanted)[1]
+    return math.exp(min(0.0, 1 - nearest / len(given)) + math.fsum(logs) / len(logs))
+
+
+def _pieces(text: str) -> list[str]:
+    return PIECE.findall(spaced(text.lower())) or text.lower().split()
+
+
+def _grams(words: Sequence[str], size: int) -> Counter[tuple[str, ...]]:
+    return Counter(tuple(words[start : start + size]) for start in range(len(words) - size + 1))
 
 
 def _confusion(systems: Sequence[Sequence[str | None]], labels: Sequence[str | None], classes: Sequence[str]) -> Floats:

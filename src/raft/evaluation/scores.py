@@ -15,7 +15,7 @@ from raft.evaluation.metrics import (
     recall_at,
     reciprocal_rank,
 )
-from raft.rag.relevant import Sources, ranks, unanswerable
+from raft.rag.relevant import GRAINS, Grain, Sources, ranks, unanswerable
 from raft.report.measures import COLUMNS, contains_reference, f1
 from raft.text import contains, normalise
 
@@ -107,27 +107,61 @@ def _plain(interval: Interval | None) -> dict[str, Any] | None:
 def retrieval(question_ids: Sequence[str], sources: Sources) -> dict[str, Any]:
     """Return how well search finds the relevant chunks, over the questions for which one is known.
 
-    Recall at k is the share of the questions for which at least one relevant chunk is among the first k: one is enough
-    to answer. MRR and nDCG look at ten ranks.
+    Recall at k is the share of what a question needs (one thing, or each of its documents) of which at least one
+    relevant chunk is among the first k, averaged over the questions: one chunk of each is enough to answer. MRR and
+    nDCG look at ten ranks, MRR at the first relevant chunk of any. nDCG counts each chunk that bears the answer word
+    for word; where a page or a document is all that is known, it counts each once, at the best rank of its chunks, as
+    documents are ranked by their best passage (Dai and Callan 2019, arXiv 1905.09217).
+
+    `measured_by` says by how many questions retrieval is measured in which way (`rag.relevant.Grain`), `measured` the
+    same in words. `together` is there where some questions need several documents: how many they are, and `all_found`
+    at k, the share of them of which each document is found.
     """
     known = sorted(name for name in question_ids if sources.retrieved(name, 1) is not None)
-    placed = [ranks(sources.relevant[name], sources.hits[name]) for name in known]
-    firsts = [min((rank for rank in row if rank is not None), default=None) for row in placed]
+    firsts = [[_first(part, sources.hits[name]) for part in sources.sought(name)] for name in known]
+    best = [min((rank for rank in row if rank is not None), default=None) for row in firsts]
+    placed = [
+        ranks(sources.relevant[name], sources.hits[name]) if sources.grain(name) == "chunk" else row
+        for name, row in zip(known, firsts, strict=True)
+    ]
+    several = [place for place, row in enumerate(firsts) if len(row) > 1]
     groups = [sources.group(name) for name in known]
 
     def resampled(values: Sequence[float | None]) -> dict[str, Any] | None:
         return _plain(bootstrap_mean(values, groups))
 
+    def together(k: int) -> dict[str, Any] | None:
+        whole = [float(recall_at(firsts[place], k) == 1) for place in several]
+        return _plain(bootstrap_mean(whole, [groups[place] for place in several]))
+
+    counts = sources.measured_by(known)
     return {
-        "recall": {str(k): resampled([recall_at([first], k) for first in firsts]) for k in _RECALLS},
-        "mrr": resampled([reciprocal_rank(first, _DEPTH) for first in firsts]),
+        "recall": {str(k): resampled([recall_at(row, k) for row in firsts]) for k in _RECALLS},
+        "mrr": resampled([reciprocal_rank(rank, _DEPTH) for rank in best]),
         "ndcg": resampled([ndcg(row, len(row), _DEPTH) for row in placed]),
         "bearing": len(known),
+        "measured_by": counts,
+        "measured": measured_by(counts),
+        **(
+            {"together": {"questions": len(several), "all_found": {str(k): together(k) for k in _RECALLS}}}
+            if several
+            else {}
+        ),
     }
 
 
+def measured_by(counts: Mapping[Grain, int]) -> str:
+    """Return in words by how many questions retrieval is measured in which way; empty without any."""
+    told = (f"by {GRAINS[grain]}: {count:,} question{'s' * (count != 1)}" for grain, count in counts.items())
+    return "; ".join(told)
+
+
+def _first(chunks: Sequence[str], hits: Sequence[str]) -> int | None:
+    return min((rank for rank in ranks(chunks, hits) if rank is not None), default=None)
+
+
 def missed(question_ids: Sequence[str], sources: Sources, k: int) -> float | None:
-    """Return the share of questions none of whose relevant chunks is among the first k; None where none is known."""
+    """Return the share of questions of which something sought is not in the first k; None where none is known."""
     found = [retrieved for name in question_ids if (retrieved := sources.retrieved(name, k)) is not None]
     return 1 - sum(found) / len(found) if found else None
 
@@ -177,36 +211,42 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return sum(known) / len(known) if known and len(known) == len(values) else None
 
 
-def why(answer: Mapping[str, Any], question: Mapping[str, Any], relevant: Sequence[str]) -> str:
+def why(answer: Mapping[str, Any], question: Mapping[str, Any], relevant: Sequence[str], grain: Grain = "chunk") -> str:
     """Return the reason for a score in one sentence.
 
     `answer` and `question` are rows of `tables.ANSWERS` and `tables.EVALUATION`; `relevant` are the ids of the chunks
-    that bear the question's answer, empty where none is known.
+    that bear the question's answer, empty where none is known, or those of the page or the document (`grain`) that is
+    named for it.
     """
     if answer["error"] is not None:
         return f"There is no reply: {answer['error'].rstrip('.')}."
     if answer["condition"] == WITHHELD or unanswerable(question):
-        hidden = "the documents do not answer it" if unanswerable(question) else "what bears the answer was withheld"
+        bears = "what bears the answer" if grain == "chunk" else GRAINS[grain]
+        hidden = "the documents do not answer it" if unanswerable(question) else f"{bears} was withheld"
         return f"Abstained, and rightly: {hidden}." if answer["abstained"] else f"Answered, though {hidden}."
-    shown = [name for name in answer["shown"] if name in set(relevant)]
+    known = set(relevant)
+    shown = [name for name in answer["shown"] if name in known]
+    bears = "bears the answer" if grain == "chunk" else f"is of {GRAINS[grain]}"
+    found = f"though chunk {shown[0]} {bears}" if shown else ""
+    missing = f"{'the right chunk' if grain == 'chunk' else GRAINS[grain]} was not retrieved" if relevant else ""
     if answer["abstained"]:
-        return f"Abstained, {_abstained(answer, relevant, shown)}."
+        return f"Abstained, {_abstained(answer, found, missing)}."
     said = _compared(answer["answer"], question["answers"])
     if said.startswith("No word") and shown:
-        said += f", though chunk {shown[0]} bears the answer"
+        said += f", {found}"
     if answer["shown"] and relevant and not shown:
-        said += "; the right chunk was not retrieved"
+        said += f"; {missing}"
     if not answer["followed"]:
         said += "; the reply did not keep the form, and all of it was scored"
     return f"{said}."
 
 
-def _abstained(answer: Mapping[str, Any], relevant: Sequence[str], shown: Sequence[str]) -> str:
-    if shown:
-        return f"though chunk {shown[0]} bears the answer"
+def _abstained(answer: Mapping[str, Any], found: str, missing: str) -> str:
+    if found:
+        return found
     if not answer["shown"]:
         return "and no document was shown"
-    return "and the right chunk was not retrieved" if relevant else "though the question has an answer"
+    return f"and {missing}" if missing else "though the question has an answer"
 
 
 def _compared(answer: str, references: Sequence[str]) -> str:

@@ -10,7 +10,8 @@ from typing import Any
 import polars as pl
 
 from raft.errors import RaftError, typed
-from raft.evaluation.metrics import score_answer
+from raft.evaluation.lengths import LONG, apart, typical
+from raft.evaluation.metrics import bleu, score_answer
 from raft.evaluation.scores import ANSWERABLE, WITHHELD, Table, differences, intervals, missed, retrieval, serving, why
 from raft.evaluation.systems import LARGER, TUNED, System, baseline
 from raft.evaluation.verdict import decide, economics, evidence
@@ -53,13 +54,16 @@ def labels(questions: pl.DataFrame) -> tuple[str, ...]:
     return tuple(sorted(found)) if closed else ()
 
 
-def score(answers: pl.DataFrame, questions: pl.DataFrame, *, relevant: Mapping[str, Sequence[str]]) -> pl.DataFrame:
+def score(
+    answers: pl.DataFrame, questions: pl.DataFrame, *, relevant: Mapping[str, Sequence[str]], with_bleu: bool = False
+) -> pl.DataFrame:
     """Return the scores of each answer, in the order of the answers, as a frame of `SCORES`.
 
     Withheld questions are scored by whether they are answered at all (`false_answer`), and so are unanswerable ones; a
     question without a reply has no such score, and 0 on the others. `citation_precision` is the share of the verbatim
-    quotes that come from a chunk that bears the answer (`relevant`, by question id), null where none is known. The
-    frames are of `tables.ANSWERS` and `tables.EVALUATION`, whose `split` is the question set.
+    quotes that come from a chunk that bears the answer (`relevant`, by question id), null where none is known. BLEU is
+    measured `with_bleu` alone, of answerable questions. The frames
+    are of `tables.ANSWERS` and `tables.EVALUATION`, whose `split` is the question set.
 
     Raises:
         RaftError: an answer's question is not among the questions.
@@ -78,7 +82,10 @@ def score(answers: pl.DataFrame, questions: pl.DataFrame, *, relevant: Mapping[s
             )
         known = relevant.get(answer["question_id"], ())
         language = of_text(question["question"], likely)
-        rows.append(_scored(answer, question, known, classes[answer["question_set"]], language.code))
+        row = _scored(answer, question, known, classes[answer["question_set"]], language.code)
+        if with_bleu and row.get("f1") is not None and not unanswerable(question):
+            row["bleu"] = 0.0 if answer["abstained"] else bleu(answer["answer"], question["answers"])
+        rows.append(row)
     return pl.DataFrame([{name: row.get(name) for name in SCORES} for row in rows], schema=SCORES)
 
 
@@ -130,6 +137,8 @@ def summary(
     header: Mapping[str, Any],
     passages: Mapping[str, Passage] | None = None,
     blind: Mapping[str, Any] | None = None,
+    trained: Sequence[str] = (),
+    with_bleu: bool = False,
 ) -> dict[str, Any]:
     """Return the contents of `benchmark.json`: what was asked, each system's figures with intervals, and the verdict.
 
@@ -153,10 +162,12 @@ def summary(
             that were left out; `refusal` is the threshold in use: `least`, `promised`, and how many were `left_out`.
         passages: by chunk id what the systems were shown.
         blind: what a blind comparison by people gave, or None.
+        trained: the answers of the training rows, or of some of them, to compare their length with the references'.
+        with_bleu: whether BLEU is measured too.
     """
     if answers.is_empty():
         raise RaftError("There is no answer to measure.", where="answers.parquet", hint="run raft bench again")
-    scores = _tables(score(answers, questions, relevant=sources.relevant))
+    scores = _tables(score(answers, questions, relevant=sources.relevant, with_bleu=with_bleu))
     sets = _ordered({name for _, name in scores})
     by_set = {name: questions.filter(pl.col("split") == name) for name in sets}
     classes = {name: labels(rows) for name, rows in by_set.items()}
@@ -193,6 +204,7 @@ def summary(
         capability=capability,
         k=k,
         costs=costs["sentences"],
+        apart=apart(trained, by_set[sets[0]]["answers"].explode().drop_nulls().to_list()),
     )
     shown = {one for row in answers["shown"].to_list() for one in row or []}
     told = ("raft", "date", "run", "hardware", "seconds", "shortened", "wrong_references", "refusal")
@@ -278,11 +290,14 @@ def _described(name: str, questions: pl.DataFrame, asked: set[tuple[str, str]], 
     ids = {question_id for _, question_id in asked}
     rows = questions.filter(pl.col("question_id").is_in(list(ids))).sort("question_id")
     told = rows.select("question_id", "question", "answers").rows()
+    words = typical(rows["answers"].explode().drop_nulls().to_list())
     return {
         "name": name,
         "questions": sum(condition != WITHHELD for condition, _ in asked),
         "withheld": sum(condition == WITHHELD for condition, _ in asked),
         "documents": len({sources.group(one) for one in ids}),
+        "answer_words": words,
+        "long_answers": words is not None and words >= LONG,
         "written_by": "a model" if name in _GENERATED else "people",
         "digest": hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16],
     }
@@ -312,18 +327,16 @@ def _questions(
                     "references": question["answers"],
                     "golden": sources.golden(one),
                     "retrieved_bearing": sources.retrieved(one, k) if condition == ANSWERABLE else None,
-                    "answers": {
-                        row["arm"]: _shown(row, shown[row["arm"]], question, sources.relevant.get(one, ()))
-                        for row in rows
-                    },
+                    "answers": {row["arm"]: _shown(row, shown[row["arm"]], question, sources) for row in rows},
                 }
 
 
-def _shown(answer: Row, scores: Row, question: Row, relevant: Sequence[str]) -> dict[str, Any]:
+def _shown(answer: Row, scores: Row, question: Row, sources: Sources) -> dict[str, Any]:
+    name = question["question_id"]
     return {
         **{name: answer[name] for name in ("condition", "answer", "abstained", "supported")},
         "quotes": [quote["text"] for quote in answer["quotes"] or []],
         "shown": answer["shown"] or [],
         **{name: scores[name] for name in ("f1", "exact_match")},
-        "why": why(answer, question, relevant),
+        "why": why(answer, question, sources.relevant.get(name, ()), sources.grain(name)),
     }

@@ -53,6 +53,7 @@ class Evidence:
         refused: how much more often the system refuses what can be answered; likewise.
         stronger: an untuned system with retrieval that scored higher on these questions than the baseline, which was
             chosen on others, and system minus it.
+        apart: how what was trained on differs from what is asked for (`lengths.apart`); None: it doesn't.
     """
 
     run: str
@@ -70,6 +71,7 @@ class Evidence:
     contained: Interval | None = None
     refused: Interval | None = None
     stronger: tuple[str, Interval] | None = None
+    apart: str | None = None
 
 
 def evidence(
@@ -143,7 +145,8 @@ def decide(evidence: Evidence, *, min_gain: float) -> dict[str, Any]:
     else:
         findings = [_gain(evidence, min_gain), *_stronger(evidence), *_capability(evidence), *_questions(evidence)]
         decision = min((finding.decision for finding in findings), key=_ORDER.index)
-    reasons = [*(finding.reason for finding in findings), *_cautions(evidence)]
+    told = [f"To know: {evidence.apart}"] if evidence.apart else []
+    reasons = [*(finding.reason for finding in findings), *_cautions(evidence), *told]
     if decision == "keep plain RAG":
         reasons += ["Keep plain RAG: on these figures the tuned model does not pay.", *evidence.costs]
     shipped = f'Ship the tuned model: raft ask {evidence.run} "a question of yours"'

@@ -19,6 +19,8 @@ from raft.text.replies import json_readings
 VERSION = 3
 """Raised when other items of a reply are kept: runs that ask for items read their replies anew."""
 ITEM_TOKENS = 160
+_SENTENCES = 120
+"""More tokens of an item whose answer may be sentences."""
 
 _FIELDS = ("question", "answer", "quote", "kind")
 _ALSO = {
@@ -49,12 +51,13 @@ def items_ask(
         passage=chunk["text"],
     )
     messages = in_language(messages, wording, language) if wording else messages
+    each = ITEM_TOKENS + (_SENTENCES if any(KINDS[kind].sentences for kind in kinds) else 0)
 
     def read(reply: str) -> list[Row]:
         return [_item(item, chunk, language, own) for item in parse_items(reply, kinds)[0][:count]]
 
     request = Request(
-        messages, room(ITEM_TOKENS * count + 40, chunk["text"], language), schema=_items_schema(kinds), check=read
+        messages, room(each * count + 40, chunk["text"], language), schema=_items_schema(kinds), check=read
     )
     return Task(
         request, read, chunk["chunk_id"], (chunk["doc_id"],), prompt, lambda reply: parse_items(reply, kinds)[1]

@@ -78,6 +78,7 @@ def needed(strategy: str, kinds: Sequence[str]) -> frozenset[str]:
 
 def askable(strategy: str, kinds: Sequence[str], language: Language) -> list[str]:
     """Return those kinds whose rules are known for a language: openings, what is denied, yes and no, the abstention."""
+    kinds = [kind for kind in kinds if strategy == "items" or not KINDS[kind].sentences]
     if language is EN:
         return [kind for kind in kinds if strategy != "rules" or KINDS[kind].exact]
     lacking = {"comparison", *(["decision"] if strategy == "spans" or not language.decided else [])}

@@ -36,6 +36,7 @@ from raft.text.languages import of_text
 
 Search = Callable[[str, Sequence[Passage]], object]
 """Does for a question, and what is shown for it, all that comes before a model is asked."""
+_ENOUGH_ANSWERS = 500
 MOST_SECONDS = 30.0
 """What timing one system may take: one that fills it is timed on fewer questions, and the report says on how many.
 A model of 135 million parameters on two cores takes some seconds a question, and fifty of each system an hour."""
@@ -359,9 +360,23 @@ def ask_all(
             "latency_questions": settings.benchmark.latency_questions,
             "answering": settings.answering.model_dump(mode="json", exclude={"false_answers"}),
             **({"refusal": known.head, "least": known.least} if known.head else {}),
+            **({"places": places} if (places := _named_places(known)) else {}),
         },
     )
     return dict(line["notes"])
+
+
+def trained_answers(run: Run) -> list[str]:
+    """Return the answers of some training rows (`_ENOUGH_ANSWERS`), as the student is to give them, in their style."""
+    rows = run.read("examples.parquet").filter(split="train").head(_ENOUGH_ANSWERS)
+    return [format.parse(messages[-1]["content"]).answer for messages in rows["messages"]]
+
+
+def _named_places(known: Contexts) -> str | None:
+    """Return a digest of what was chosen by the places that questions name (`evaluation.contexts`); None for none."""
+    sources = known.sources
+    named = sorted({*sources.needed, *(name for name, grain in sources.grains.items() if grain != "chunk")})
+    return _digest([[name, sources.relevant[name]] for name in named]) if named else None
 
 
 def _answers(

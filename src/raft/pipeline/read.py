@@ -11,6 +11,7 @@ import polars as pl
 from raft.corpus import documents, pii, readers
 from raft.curation.user_questions import personal_data, refused
 from raft.errors import RaftError, typed
+from raft.evaluation.lengths import unlike_examples
 from raft.generation import plan
 from raft.protocols import OnEvent
 from raft.settings import Settings
@@ -100,7 +101,7 @@ def changes(run: Run, sources: Sequence[documents.Source]) -> dict[str, list[str
 
 def documents_listed(run: Run) -> pl.DataFrame:
     """Return all documents of a run without their text."""
-    columns = ["doc_id", "path", "title", "format", "characters", "error"]
+    columns = ["doc_id", "path", "title", "format", "characters", "error", "pages"]
     return pl.concat(list(run.stream("documents.parquet", columns)))
 
 
@@ -114,6 +115,8 @@ def languages(run: Run) -> dict[str, str]:
 def tell_languages(run: Run, settings: Settings, *, strategy: str, aside: frozenset[str], on_event: OnEvent) -> None:
     """Tell what is not asked for want of rules of a language ("left out"), before anything is cut, embedded or asked.
 
+    So is told that no kind asked for has answers as long as those of `answer_style.examples`.
+
     Raises:
         RaftError: nothing can be asked of any document.
     """
@@ -121,6 +124,8 @@ def tell_languages(run: Run, settings: Settings, *, strategy: str, aside: frozen
     asked, spoken = settings.questions, languages(run)
     kinds = asked.kinds if asked.limit != 0 else []  # without them it is told of the embedder alone
     sizes = dict.fromkeys(listed["doc_id"], 1)
+    if line := unlike_examples([one.answer for one in settings.answer_style.examples], kinds):
+        on_event("left out", {"left_out": [line]})
     known = plan.Survey(sizes=sizes, languages={doc: code for doc, code in spoken.items() if doc in sizes})
     if not known.languages:
         return

@@ -2,10 +2,11 @@
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Any
+from typing import Any, Literal
 
 from raft.protocols import Retriever
 from raft.rag.format import is_no_answer
@@ -20,6 +21,15 @@ SHORT_ANSWERS = frozenset({"yes", "no", "maybe"})
 ABOUT = 1 / 3
 """Least share of a question's words in a text that is about it. So few, because a text that answers a question whose
 answer was removed spoils the measurement, and one more that is removed does not."""
+
+Grain = Literal["chunk", "page", "document"]
+"""What retrieval is measured by: the chunk that bears the answer word for word, or the page or document that is named
+for a question whose answer stands nowhere word for word."""
+GRAINS: Mapping[Grain, str] = {
+    "chunk": "the chunk that bears the answer",
+    "page": "the named page",
+    "document": "the named document",
+}
 
 _BATCH = 256  # queries
 _BARE = re.compile(r"\d{1,2}")
@@ -134,23 +144,45 @@ class Sources:
         hits: for each question id the chunks that search brings, best first; ten or more, for MRR and nDCG.
         documents: for each question id what it is resampled with (`group_of`); where missing, the question alone.
         texts: text of the chunks by id, at least of those that bear an answer.
+        needed: for the questions whose answer needs several documents, the relevant chunks of each; one chunk of each
+            is enough. Where missing, one of all the relevant chunks is.
+        grains: for each question id what retrieval is measured by; where missing, it is "chunk".
+        given: for each question id the chunks that the golden context gives, best first; where missing, it is the
+            relevant chunk that the retriever ranks best.
     """
 
     relevant: Mapping[str, Sequence[str]]
     hits: Mapping[str, Sequence[str]]
     documents: Mapping[str, str]
     texts: Mapping[str, str]
+    needed: Mapping[str, Sequence[Sequence[str]]] = field(default_factory=dict)
+    grains: Mapping[str, Grain] = field(default_factory=dict)
+    given: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def group(self, question_id: str) -> str:
         """Return what a question is resampled with."""
         return self.documents.get(question_id, question_id)
 
+    def sought(self, question_id: str) -> Sequence[Sequence[str]]:
+        """Return groups of chunks of each of which one has to be found; empty where none is known."""
+        known = self.relevant.get(question_id)
+        return self.needed.get(question_id) or ([known] if known else [])
+
     def retrieved(self, question_id: str, k: int) -> bool | None:
-        """Tell whether a relevant chunk is among the first k hits; None where that is not known."""
-        relevant, hits = self.relevant.get(question_id), self.hits.get(question_id)
-        return None if not relevant or hits is None else not set(relevant).isdisjoint(hits[:k])
+        """Tell whether all that is sought is among the first k hits; None where that is not known."""
+        sought, hits = self.sought(question_id), self.hits.get(question_id)
+        return None if not sought or hits is None else not any(set(one).isdisjoint(hits[:k]) for one in sought)
+
+    def grain(self, question_id: str) -> Grain:
+        """Return what retrieval is measured by for a question."""
+        return self.grains.get(question_id, "chunk")
+
+    def measured_by(self, question_ids: Iterable[str]) -> dict[Grain, int]:
+        """Return by how many of the questions retrieval is measured in which way; those of none are left out."""
+        counts = Counter(self.grain(name) for name in question_ids if self.retrieved(name, 1) is not None)
+        return {grain: counts[grain] for grain in GRAINS if counts[grain]}
 
     def golden(self, question_id: str) -> str:
-        """Return the text of the relevant chunk that the retriever ranks best; empty where none is known."""
-        name = golden_of(self.relevant.get(question_id, ()), self.hits.get(question_id, ()))
-        return self.texts.get(name or "", "")
+        """Return the texts that the golden context gives; empty where nothing is known."""
+        best = golden_of(self.relevant.get(question_id, ()), self.hits.get(question_id, ()))
+        return "\n\n".join(self.texts.get(name, "") for name in self.given.get(question_id) or ([best] if best else []))

@@ -139,6 +139,7 @@ MEASURES: Mapping[str, Measure] = {
     ),
     "contains": Measure("contains", "share of answers that hold a reference", contains_reference, by_language=True),
     "rouge_l": Measure("ROUGE-L", "longest common subsequence of words with a reference", rouge_l),
+    "bleu": Measure("BLEU", "runs of one to four words that stand in a reference; measured with benchmark.bleu alone"),
     "false_answers": Measure(
         "false answers",
         "answered although nothing that was shown bears the answer",

@@ -162,12 +162,16 @@ def markdown(facts: Facts) -> str:
         **_common(facts),
         arms=[system for system in facts["arms"] if system["sets"].get(name) is not None],
         titles={measure: one.title for measure, one in MEASURES.items()},
-        beside=("exact_match", "false_answers", "false_refusals"),
+        beside=("rouge_l" if _long(facts, name) else "exact_match", "false_answers", "false_refusals"),
         loss=min((one["valid_loss"] for one in points if known(one.get("valid_loss"))), default=None),
         about=", ".join(str(one) for one in about if one),
         left_out=left_out(facts),
     )
     return f"{made}\n"
+
+
+def _long(facts: Facts, name: str) -> bool:
+    return any(one["name"] == name and one.get("long_answers") for one in facts["question_sets"])
 
 
 def _common(facts: Facts) -> dict[str, Any]:
@@ -197,7 +201,8 @@ def html(facts: Facts) -> str:
     facts = _shareable(facts)
     verdict, common = facts["verdict"], _common(facts)
     tone, sign = _SIGNS.get(verdict["decision"], ("open", "●"))
-    measures = {name: (one.title, one.explained) for name, one in MEASURES.items()}
+    unasked = {"bleu"} - {key for arm in facts["arms"] for own in arm["sets"].values() for key in own or {} if own[key]}
+    measures = {name: (one.title, one.explained) for name, one in MEASURES.items() if name not in unasked}
     return fill(
         "report",
         **{**common, "cuts": {cut: f"found in the first {cut}" for cut in common["cuts"]}},
@@ -208,7 +213,7 @@ def html(facts: Facts) -> str:
         sign=sign,
         titles={system["name"]: system["title"] for system in facts["arms"]},
         measures=measures,
-        score_measures={name: measures[name] for name, one in MEASURES.items() if one.shown == "scores"},
+        score_measures={name: told for name, told in measures.items() if MEASURES[name].shown == "scores"},
         failure_measures={name: measures[name] for name, one in MEASURES.items() if one.shown == "failures"},
         gain_plot=_gain_plot(verdict),
         sets=[_question_set(facts, name) for name in _set_names(facts)],

@@ -322,6 +322,7 @@ class Benchmark(_Section):
         description="larger models to compare with: model, api_base, and input_price and output_price in dollars "
         "per million tokens",
     )
+    bleu: bool = Field(False, description="also measure BLEU, for those who compare with figures that have it")
     other_adapter: Place | None = Field(None, description="an adapter tuned on another corpus's rows")
 
 

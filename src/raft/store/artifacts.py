@@ -76,8 +76,14 @@ def read(path: Path) -> pl.DataFrame:
     """
     schema = tables.ARTIFACTS[path.name]
     with _reading(path):
-        table = pl.read_ndjson(path, schema=schema) if path.suffix == ".jsonl" else pl.read_parquet(path)
+        table = _read_lines(path, schema) if path.suffix == ".jsonl" else pl.read_parquet(path)
     return tables.check(table, schema, where=path)
+
+
+def _read_lines(path: Path, schema: pl.Schema) -> pl.DataFrame:
+    more = tables.optional(schema)
+    table = pl.read_ndjson(path, schema=pl.Schema({**schema, **more}))
+    return table.drop(name for name in more if table[name].null_count() == table.height)
 
 
 def missing(path: Path) -> DamagedArtifact:

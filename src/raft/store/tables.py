@@ -44,7 +44,11 @@ CHUNKS = _schema(
 READINGS = pl.List(pl.Struct({"asked": pl.String, "verdict": pl.Float64, "said": pl.String}))
 """What a model was asked about a question: what, its verdict from 0 (bad) to 1, and the words that it said."""
 
-OPTIONAL: Mapping[str, Any] = {"readings": READINGS}
+PLACES = pl.List(pl.Struct({"document": pl.String, "pages": pl.List(pl.Int64)}))
+"""Documents that the answer to a question needs, all of them, each with the pages (1 is the first) one of which bears
+it; no pages stand for the whole document."""
+
+OPTIONAL: Mapping[str, Any] = {"readings": READINGS, "places": PLACES}
 """Columns that a table has only where something stands in them: tables of before, and of most builds, lack them."""
 
 QUESTIONS = _schema(
@@ -67,7 +71,8 @@ EXAMPLES = _schema(
 """`document_chunk_ids` in prompt order; `golden_positions` index into it (empty when the golden chunk is absent)."""
 
 EVALUATION = _schema("question_id question answers:texts document golden_chunk_ids:texts kind split")
-"""Questions to measure with, generated (`eval_seen`, `eval_unseen`) or a user's own (`user`)."""
+"""Questions to measure with, generated (`eval_seen`, `eval_unseen`) or a user's own (`user`). Where a user named a page
+or several documents there is `places` too, and `document` is the first of them."""
 
 HITS = _schema("query:number rank:number chunk_id doc_id score:real text")
 """What a retriever brings: `query` is the position of the question asked, `rank` starts at 1."""
@@ -98,16 +103,23 @@ ARTIFACTS: Mapping[str, pl.Schema] = {
 def frame(schema: pl.Schema, rows: Iterable[Mapping[str, Any]]) -> pl.DataFrame:
     """Build a frame of `schema` from dictionaries; a missing key becomes null.
 
-    A column of `OPTIONAL` is added to `CLEANED` where a row has a value for it.
+    A column of `OPTIONAL` is added to its table (`readings` to `CLEANED`, `places` to `EVALUATION`) where a row has a
+    value for it.
 
     Raises:
         polars.exceptions.PolarsError: a value has another type than its column.
     """
     rows = list(rows)
-    wide = OPTIONAL if schema.keys() >= CLEANED.keys() else {}
+    wide = optional(schema)
     told = {name: kind for name, kind in wide.items() if any(row.get(name) is not None for row in rows)}
     schema = pl.Schema({**schema, **told})
     return pl.DataFrame([{name: row.get(name) for name in schema} for row in rows], schema=schema)
+
+
+def optional(schema: pl.Schema) -> dict[str, Any]:
+    """Return the columns of `OPTIONAL` that a table with a schema may have."""
+    homes = {"readings": CLEANED, "places": EVALUATION}
+    return {name: kind for name, kind in OPTIONAL.items() if schema.keys() >= homes[name].keys()}
 
 
 def check(table: pl.DataFrame, schema: pl.Schema, *, where: object) -> pl.DataFrame:
@@ -116,8 +128,8 @@ def check(table: pl.DataFrame, schema: pl.Schema, *, where: object) -> pl.DataFr
     Raises:
         DamagedArtifact: a column is missing, unknown, or of another type.
     """
-    optional = [name for name in table.schema if name not in schema and OPTIONAL.get(name) == table.schema[name]]
-    if table.schema == schema or table.drop(optional).schema == schema:
+    more = [name for name in table.schema if name not in schema and OPTIONAL.get(name) == table.schema[name]]
+    if table.schema == schema or table.drop(more).schema == schema:
         return table
     problems = [f"no column {name}" for name in schema if name not in table.schema]
     problems += [f"unknown column {name}" for name in table.schema if name not in schema]
