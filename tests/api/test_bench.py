@@ -13,7 +13,7 @@ from test_train import build_for, told
 
 import raft
 from conftest import Cut, Fakes
-from raft.cli import main, messages
+from raft.cli import benchmarks, main
 from raft.errors import UsageError
 from raft.store import adapters, ledger
 from raft.store.budget import Budget, Price
@@ -207,7 +207,7 @@ def test_questions_with_a_wrong_reference_are_left_out(before, fakes, tmp_path):
         row["question_id"] for row in facts["questions"]
     } == {first["question_id"]}
     assert facts["wrong_references"] == [{"question_id": first["question_id"], "question": first["question"]}]
-    assert "1 question left out" in messages.benchmark(facts) and f"{run}/report.csv" in messages.benchmark(facts)
+    assert "1 question left out" in benchmarks.benchmark(facts) and f"{run}/report.csv" in benchmarks.benchmark(facts)
     shown = {one for row in facts["questions"] for said in row["answers"].values() for one in said["shown"]}
     assert shown == facts["passages"].keys() and all(one["document"] for one in facts["passages"].values())
     assert first["question"] not in (run / "report.csv").read_text(encoding="utf-8")
@@ -601,11 +601,11 @@ def test_the_command_says_the_verdict(before, fakes):
 def test_the_words_of_a_verdict(after):
     """The terminal shows each contender's score with its interval, and what tuning cost elsewhere."""
     _, facts, _ = after
-    said = messages.benchmark(facts)
+    said = benchmarks.benchmark(facts)
     score = arms(facts)["raft"]["sets"]["user"]["f1"]
     assert f"{100 * score['low']:.1f}-{100 * score['high']:.1f}" in said
     assert "too few documents to tell" in said
     assert "general: " in said
     assert facts["verdict"]["advice"] in said
     nothing = {"general": {"title": "general", "measure": "accuracy", "change": None}}
-    assert "general: not measured" in messages.benchmark({**facts, "capability": nothing})
+    assert "general: not measured" in benchmarks.benchmark({**facts, "capability": nothing})

@@ -10,6 +10,7 @@ from typing import Any
 import polars as pl
 
 from raft.errors import RaftError, typed
+from raft.evaluation.form import cut_answers
 from raft.evaluation.metrics import score_answer
 from raft.evaluation.scores import ANSWERABLE, WITHHELD, Table, differences, intervals, missed, retrieval, serving, why
 from raft.evaluation.systems import LARGER, TUNED, System, baseline
@@ -185,6 +186,7 @@ def summary(
         scores,
         sources,
         question_set=sets[0],
+        cut=_cut(answers, by_set[sets[0]], to_beat, sources),
         by_people=sets[0] not in _GENERATED,
         baseline=to_beat,
         measure="accuracy" if classes[sets[0]] else "f1",
@@ -242,6 +244,17 @@ def _tables(scores: pl.DataFrame) -> dict[tuple[str, str], dict[tuple[str, str],
         table = found.setdefault((row["arm"], row["question_set"]), {})
         table[row["condition"], row["question_id"]] = row
     return found
+
+
+def _cut(answers: pl.DataFrame, questions: pl.DataFrame, system: str | None, sources: Sources) -> Table:
+    """Return the scores of a system's replies, cut to their answers by rule, to the questions of one set."""
+    own = answers.filter(
+        (pl.col("arm") == system)
+        & (pl.col("condition") == ANSWERABLE)
+        & pl.col("question_set").is_in(questions["split"].unique().implode())
+    )
+    tables = _tables(score(cut_answers(own, questions), questions, relevant=sources.relevant)) if own.height else {}
+    return next(iter(tables.values()), {})
 
 
 def _ordered(names: Iterable[str]) -> list[str]:

@@ -19,6 +19,9 @@ UNTUNED = ("rag", "rag_few")
 GOLDEN = "golden"
 """The untuned model with the chunk that bears the answer given: what perfect retrieval would bring."""
 
+OTHER = "other"
+"""An adapter tuned on another corpus: it has learned the form of the answers, and nothing of these documents."""
+
 LARGER = "model:"
 """The name of a larger model's system begins so."""
 

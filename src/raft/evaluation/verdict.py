@@ -9,9 +9,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
+from raft.evaluation.form import Parts, parts
 from raft.evaluation.metrics import TOO_FEW, Interval
 from raft.evaluation.scores import Table, difference, mean, shared_means, stronger
-from raft.evaluation.systems import GOLDEN, TITLES, TUNED, UNTUNED, title
+from raft.evaluation.systems import GOLDEN, OTHER, TITLES, TUNED, UNTUNED, title
 from raft.rag.relevant import Sources
 from raft.report.measures import MEASURES
 
@@ -53,6 +54,7 @@ class Evidence:
         refused: how much more often the system refuses what can be answered; likewise.
         stronger: an untuned system with retrieval that scored higher on these questions than the baseline, which was
             chosen on others, and system minus it.
+        parts: what of the gain is form, and what substance; None where nothing tells.
     """
 
     run: str
@@ -70,6 +72,7 @@ class Evidence:
     contained: Interval | None = None
     refused: Interval | None = None
     stronger: tuple[str, Interval] | None = None
+    parts: Parts | None = None
 
 
 def evidence(
@@ -80,10 +83,15 @@ def evidence(
     baseline: str | None,
     measure: Literal["f1", "accuracy"],
     missed: float | None,
+    cut: Table | None = None,
     **rest: Any,
 ) -> Evidence:
-    """Gather a verdict's evidence from the scores by system and question set; `rest` is taken over as it is."""
+    """Gather a verdict's evidence from the scores by system and question set; `rest` is taken over as it is.
+
+    `cut` has the scores of the baseline's replies on that set, cut to their answers by rule (`form.cut`).
+    """
     ours, theirs, golden = (scores.get((str(name), question_set), {}) for name in (TUNED, baseline, GOLDEN))
+    other = scores.get((OTHER, question_set), {})
     untuned = {name: scores.get((name, question_set), {}) for name in UNTUNED}
     with_golden, retrieved = shared_means(golden, theirs, measure)
     if retrieved is None:
@@ -99,6 +107,7 @@ def evidence(
         contained=difference(ours, theirs, "contains", sources),
         refused=difference(ours, theirs, "false_refusals", sources),
         stronger=stronger(untuned, ours, theirs, measure, sources),
+        parts=parts(ours, theirs, other=other, cut=cut or {}, measure=measure, sources=sources),
         **rest,
     )
 
@@ -108,7 +117,7 @@ def dispensable(name: str, *, tuned: bool) -> bool:
 
     Before there is a `tuned` model, the verdict is whether one is worth it, which the golden system tells.
     """
-    return name in TITLES and name not in (TUNED, *UNTUNED, "other", *(() if tuned else (GOLDEN,)))
+    return name in TITLES and name not in (TUNED, *UNTUNED, OTHER, *(() if tuned else (GOLDEN,)))
 
 
 @dataclass(frozen=True)
@@ -127,8 +136,8 @@ def decide(evidence: Evidence, *, min_gain: float) -> dict[str, Any]:
       than 3 points on each set (the mean of the set's changes, not the end of its interval, is what counts), and the
       questions were written by people, about at least 20 documents.
     - `investigate`: the gain is above zero but smaller, or is not above zero against a plain RAG that turned out better
-      than the one chosen beforehand; capability falls by 3 to 5 points, or was not measured; there are too few
-      documents to rule the gain out; or all questions were written by a model.
+      than the one chosen beforehand; it is form alone (`form_alone`); capability falls by 3 to 5 points, or was not
+      measured; there are too few documents to rule the gain out; or all questions were written by a model.
     - `keep plain RAG`: everything else.
     - `not tuned yet`: no tuned system was measured. Then the advice is the retriever first where misses are more than
       half of what is lost; to try tuning where the score is low with the golden chunk given, or over the questions
@@ -141,7 +150,8 @@ def decide(evidence: Evidence, *, min_gain: float) -> dict[str, Any]:
         findings = [_untuned(evidence)]
         decision: Decision = "not tuned yet"
     else:
-        findings = [_gain(evidence, min_gain), *_stronger(evidence), *_capability(evidence), *_questions(evidence)]
+        findings = [_gain(evidence, min_gain), *_form(evidence), *_stronger(evidence)]
+        findings += [*_capability(evidence), *_questions(evidence)]
         decision = min((finding.decision for finding in findings), key=_ORDER.index)
     reasons = [*(finding.reason for finding in findings), *_cautions(evidence)]
     if decision == "keep plain RAG":
@@ -156,6 +166,9 @@ def decide(evidence: Evidence, *, min_gain: float) -> dict[str, Any]:
         "contender": known.system,
         "baseline": known.baseline,
         "gain": asdict(evidence.gain) if evidence.gain else None,
+        "form": asdict(evidence.parts.form) if evidence.parts else None,
+        "substance": asdict(evidence.parts.substance) if evidence.parts else None,
+        "form_by": evidence.parts.by if evidence.parts else None,
         "headroom": dict(evidence.headroom) if evidence.headroom else None,
         "advice": advice,
     }
@@ -188,11 +201,41 @@ def _gain(evidence: Evidence, min_gain: float) -> _Finding:
             return _Finding("ship", f"{measured}: the interval is above zero, and the gain reaches {wanted}.")
         reason = f"{measured}: the interval is above zero, but the gain is under {wanted}."
         advice = f"Train on more rows: raft build CORPUS --out {run} --questions-per-chunk 3, then raft train {run}"
-        return _Finding("investigate", reason, advice)
+        return _Finding("investigate", reason, _a_format(run) if form_alone(evidence) else advice)
     if gain.groups < TOO_FEW and _least(gain.high, min_gain):
         reason = f"{measured}: the interval holds zero, and {wanted} too, on few documents."
         return _Finding("investigate", reason, _more_questions(run))
     return _Finding("keep plain RAG", f"{measured}: the interval is not above zero.", _instead(evidence))
+
+
+def form_alone(evidence: Evidence) -> bool:
+    """Tell whether all that was gained is form: no substance above zero, and no more replies that hold the answer."""
+    told = evidence.parts is not None and not _above_zero(evidence.parts.substance)
+    return told and _above_zero(evidence.gain) and not _above_zero(evidence.contained)
+
+
+def _form(evidence: Evidence) -> Iterator[_Finding]:
+    """Yield what of a gain is form, and what substance; form alone is not shipped."""
+    if evidence.parts is None or not _above_zero(evidence.gain):
+        return
+    by = {
+        "other": "what an adapter of another corpus gains too",
+        "cut": f"what the replies of {evidence.baseline} gain where they are cut to their answers by rule",
+    }[evidence.parts.by]
+    form, substance = (_with_interval(part) for part in (evidence.parts.form, evidence.parts.substance))
+    measured = f"Of the gain {form} are form, {by}, and {substance} are substance"
+    if form_alone(evidence):
+        alone = "form alone, since no more replies hold the answer, either. An answer format would buy this"
+        yield _Finding("investigate", f"{measured}: {alone}.", _a_format(evidence.run))
+    else:
+        yield _Finding("ship", f"{measured}.")
+
+
+def _a_format(run: str) -> str:
+    return (
+        "An answer format would buy this without tuning, by a prompt of your own, a rule that cuts the replies, or "
+        f"answer_style.format: raft bench {run} --set answer_style.format='the answer alone, in a few words'"
+    )
 
 
 def _cautions(evidence: Evidence) -> Iterator[str]:
@@ -200,9 +243,10 @@ def _cautions(evidence: Evidence) -> Iterator[str]:
     if evidence.system is None or evidence.gain is None or not _above_zero(evidence.gain):
         return
     against = f"To know: against {evidence.baseline},"
-    if evidence.measure == "f1" and evidence.contained and not _above_zero(evidence.contained):
+    held = evidence.contained
+    if evidence.measure == "f1" and held and not (_above_zero(held) or form_alone(evidence)):
         what = "more of its replies hold a reference somewhere: what is gained is mostly an answer that stands alone"
-        yield f"{against} {_with_interval(evidence.contained)} {what}."
+        yield f"{against} {_with_interval(held)} {what}."
     if evidence.refused and _above_zero(evidence.refused):
         yield f"{against} {_with_interval(evidence.refused)} more of what can be answered is refused."
 

@@ -58,6 +58,25 @@ def full(interval: Mapping[str, Any] | None, *, signed: bool = False) -> str:
     return f"{share(interval['value'], signed=signed)} ({spread(interval, signed=signed)})"
 
 
+def headline(verdict: Mapping[str, Any]) -> str:
+    """Return what was gained, of which so much is form and so much substance, in one line; "" without a gain.
+
+    `verdict` is that of `benchmark.json`; where it tells no parts, as before raft 0.3, the gain stands alone.
+    """
+    gain, form, substance = (verdict.get(name) for name in ("gain", "form", "substance"))
+    if not measured(gain):
+        return ""
+    told = f"gain {_bracketed(gain, ' points')}"
+    if not (measured(form) and measured(substance)):
+        return told
+    return f"{told}: {_bracketed(form, ' of form')}, {_bracketed(substance, ' of substance')}"
+
+
+def _bracketed(interval: Any, unit: str) -> str:
+    bounds = TOO_FEW if few(interval) else f"{share(interval['low'])}, {share(interval['high'])}"
+    return f"{share(interval['value'])}{unit} [{bounds}]"
+
+
 def value(interval: Mapping[str, Any] | None) -> str:
     """Return the value of an interval without its bounds."""
     return NOT_MEASURED if interval is None else share(interval.get("value"))
@@ -73,6 +92,26 @@ def money(dollars: float | None) -> str:
     if dollars is None or not known(dollars):
         return UNKNOWN
     return f"${dollars:,.2f}" if dollars == 0 or abs(dollars) >= 0.1 else f"${dollars:,.4f}"
+
+
+def chosen_blindly(blind: Mapping[str, Any]) -> str:
+    """Return what people chose between pairs of answers, in words; `blind` is that of `benchmark.json`.
+
+    A choice of neither counted as a tie before raft 0.3, whatever was meant by it.
+    """
+    told = (
+        f"{blind['rated']} of {blind['pairs']} pairs rated: the tuned model's answer was chosen {blind['wins']} times,"
+    )
+    told += f" the baseline's {blind['losses']} times"
+    if "both_wrong" not in blind:
+        return f"{told}, neither {blind['ties']} times. Win rate: {full(blind['win_rate'])}."
+    told += f", both were equally good {blind['ties']} times and both wrong {blind['both_wrong']} times."
+    won = blind.get("preferred")
+    if won is None or not measured(won):
+        return f"{told} One was never better than the other."
+    bounds = f"95 % interval {share(won['low'])} to {share(won['high'])}"
+    test = f"sign test p = {blind['sign_test']:.2g}"
+    return f"{told} Where one was better, it was the tuned model's in {share(won['value'])} percent ({bounds}, {test})."
 
 
 def documents_shown(facts: Mapping[str, Any]) -> str:
