@@ -15,6 +15,7 @@ import raft
 from conftest import Cut, Fakes
 from raft.cli import benchmarks, main
 from raft.errors import UsageError
+from raft.report import figures
 from raft.store import adapters, ledger
 from raft.store.budget import Budget, Price
 
@@ -460,6 +461,7 @@ def test_experts_choose_blindly(after, fakes):
     rated = bench(run, questions=home / "own.jsonl", ratings=ratings)
     assert rated["blind"]["rated"] == rated["blind"]["wins"] + rated["blind"]["losses"] == len(pairs)
     assert json.loads((run / "benchmark.json").read_text(encoding="utf-8"))["blind"] == rated["blind"]
+    assert figures.chosen_blindly(rated["blind"]) in benchmarks.benchmark(rated)
     other = arms(rated)["previous"]["adapter"]
     with pytest.raises(UsageError, match=r"not those of the blind page(.|\n)*--blind"):
         bench(run, questions=home / "own.jsonl", ratings=ratings, adapter=other)
@@ -604,7 +606,7 @@ def test_the_words_of_a_verdict(after):
     said = benchmarks.benchmark(facts)
     score = arms(facts)["raft"]["sets"]["user"]["f1"]
     assert f"{100 * score['low']:.1f}-{100 * score['high']:.1f}" in said
-    assert "too few documents to tell" in said
+    assert "too few questions to tell" in said
     assert "general: " in said
     assert facts["verdict"]["advice"] in said
     nothing = {"general": {"title": "general", "measure": "accuracy", "change": None}}

@@ -118,6 +118,19 @@ def test_the_headline_says_what_was_gained():
     assert figures.headline({"gain": None}) == figures.headline({}) == ""
 
 
+def test_what_people_chose_is_said():
+    """Wins, losses, ties and both wrong are told apart, with interval and test; of earlier ratings what is known."""
+    blind = {"pairs": 30, "rated": 28, "wins": 9, "losses": 1, "ties": 6, "both_wrong": 12}
+    blind |= {"preferred": {"value": 0.9, "low": 0.6, "high": 0.98, "questions": 10, "groups": 10}, "sign_test": 0.0215}
+    said = figures.chosen_blindly(blind)
+    assert "28 of 30" in said and "chosen 9 times" in said and "baseline's 1 times" in said
+    assert "equally good 6 times and both wrong 12 times" in said
+    assert "90.0 percent (95 % interval 60.0 to 98.0, sign test p = 0.021)" in said
+    assert "never better" in figures.chosen_blindly({**blind, "wins": 0, "losses": 0, "preferred": None})
+    earlier = {"pairs": 9, "rated": 8, "wins": 4, "losses": 2, "ties": 2, "win_rate": None}
+    assert "neither 2 times" in figures.chosen_blindly(earlier)
+
+
 def test_a_benchmark_tells_form_and_substance():
     """The baseline's replies, cut by rule, tell what a format buys; an adapter of another corpus tells it better."""
     names = [f"q{number:02}" for number in range(24)]

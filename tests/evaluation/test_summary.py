@@ -275,6 +275,24 @@ def test_the_users_questions_decide():
     assert summarised(answers[:2], questions[:2])["verdict"]["question_set"] == "eval_unseen"
 
 
+@pytest.mark.parametrize(
+    ("count", "unit", "groups"), [(24, "sections", 24), (10, "questions", 48), (0, "questions", 48)]
+)
+def test_of_few_documents_something_finer_is_resampled(count, unit, groups):
+    """Of two documents their sections are resampled where there are enough, else questions; the documents are told."""
+    names = [f"q{number:02}" for number in range(48)]
+    asked = [question(name, document="a.md" if number % 2 else "b.md") for number, name in enumerate(names)]
+    said = [answer("40 days", name, "rag") for name in names] + [answer("30 days", name, "raft") for name in names]
+    sources = Sources({n: [n] for n in names}, {}, {row["question_id"]: row["document"] for row in asked}, {})
+    sections = {name: f"section {number % count}" for number, name in enumerate(names)} if count else {}
+    facts = summarised(said, asked, sources, sections=sections)
+    assert facts["verdict"]["gain"]["groups"] == groups and facts["verdict"]["gain"]["questions"] == 48
+    assert (facts["verdict"]["resampled"], facts["verdict"]["documents"]) == (unit, 2)
+    assert facts["question_sets"][0]["resampled"] == unit and facts["question_sets"][0]["documents"] == 2
+    many = Sources({}, {}, {name: f"{number % 20}.md" for number, name in enumerate(names)}, {})
+    assert summarised(said, asked, many, sections=sections)["verdict"]["resampled"] == "documents"
+
+
 def test_a_gain_in_form_alone_is_told():
     """Where plain RAG's replies hold the answer too, and the contender refuses more, the verdict's reasons say so."""
     names = [f"q{number}" for number in range(24)]

@@ -29,7 +29,7 @@ from raft.curation import split
 from raft.curation.user_questions import own_questions
 from raft.errors import DamagedArtifact, UsageError, typed
 from raft.evaluation import capability, human, summary
-from raft.evaluation.metrics import win_rate
+from raft.evaluation.metrics import sign_test, win_rate
 from raft.evaluation.systems import BenchmarkModels, OpenedModel
 from raft.pipeline.bench import ask_all, choose_exemplars, line_up, prepare
 from raft.pipeline.build import searched
@@ -169,6 +169,7 @@ def bench(
                 "refusal": refusal
                 and {"least": refusal.least, "promised": refusal.promised, "left_out": every - rows.height},
             },
+            sections=_sections(run),
             passages={p.chunk_id: p for own in known.passages.values() for shown in own.values() for p in shown},
         )
         facts["earlier"] = _remembered(run.folder, summary.digest_of(facts))
@@ -247,6 +248,12 @@ def _without_calibrated(rows: pl.DataFrame, refusal: Refusal | None, folder: Pat
             hint=f"raft bench {typed(folder)} --questions FILE   (with others)",
         )
     return kept
+
+
+def _sections(run: Run) -> dict[str, str]:
+    """Return by chunk id the section that it is of, with its document; chunks without a heading are left out."""
+    chunks = run.read("chunks.parquet").select("chunk_id", "doc_id", "heading")
+    return {name: f"{document} {heading}" for name, document, heading in chunks.iter_rows() if heading}
 
 
 def _remembered(folder: Path, line: dict[str, Any]) -> list[dict[str, Any]]:
@@ -369,7 +376,7 @@ def _rated(
     pages, kept = folder / "blind.json", folder / "ratings.jsonl"
     every = human.pairs(asked, ours, theirs, len(asked), seed)
     if count is not None:
-        drawn = every[: max(0, count)]
+        drawn = human.in_one_form(every)[: max(0, count)]
         artifacts.atomically(folder / "blind.html", human.page(drawn))
         artifacts.atomically(pages, json.dumps([asdict(pair) for pair in drawn], ensure_ascii=False))
     if ratings is None and not (kept.is_file() and pages.is_file()):
@@ -390,8 +397,10 @@ def _rated(
     counted = human.count(chosen, (pair for pair in every if pair.pair_id in shown | chosen.keys()), seed)
     if not counted["rated"]:
         return facts
-    rate = win_rate(counted["wins"], counted["losses"], counted["ties"])
-    return {**facts, "blind": {**counted, "win_rate": asdict(rate) if rate else None}}
+    wins, losses = counted["wins"], counted["losses"]
+    rate, preferred = win_rate(wins, losses, counted["rated"] - wins - losses), win_rate(wins, losses, 0)
+    told = {"win_rate": rate and asdict(rate), "preferred": preferred and asdict(preferred)}
+    return {**facts, "blind": {**counted, **told, "sign_test": sign_test(wins, losses)}}
 
 
 def _write(folder: Path, facts: dict[str, Any]) -> None:

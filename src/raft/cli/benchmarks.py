@@ -30,7 +30,10 @@ def benchmark(facts: Facts) -> str:
 
 def _table(facts: Facts, described: Facts) -> Iterator[str]:
     name = described["name"]
-    few = "; too few documents to tell" if described["documents"] < TOO_FEW else ""
+    unit = described.get("resampled") or "documents"
+    count = described["questions"] if unit == "questions" else described["documents"]
+    few = f"; too few {unit} to tell" if unit != "sections" and count < TOO_FEW else ""
+    few = few or (f"; {unit} are resampled" if unit != "documents" else "")
     yield (
         f"  {name}: {described['questions']} questions by {described['written_by']}, "
         f"{described['documents']} documents{few}"

@@ -1,10 +1,11 @@
 """From the scores of single answers to the figures of a benchmark: means with intervals, differences, costs, speed."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from typing import Any
+from dataclasses import asdict, replace
+from typing import Any, Literal
 
 from raft.evaluation.metrics import (
+    TOO_FEW,
     Interval,
     bootstrap_mean,
     macro_f1_difference,
@@ -15,7 +16,7 @@ from raft.evaluation.metrics import (
     recall_at,
     reciprocal_rank,
 )
-from raft.rag.relevant import Sources, ranks, unanswerable
+from raft.rag.relevant import Sources, golden_of, ranks, unanswerable
 from raft.report.measures import COLUMNS, contains_reference, f1
 from raft.text import contains, normalise
 
@@ -28,6 +29,26 @@ _RECALLS = (1, 3, 5)
 _DEPTH = 10  # ranks that MRR and nDCG look at
 Table = Mapping[tuple[str, str], Mapping[str, Any]]
 """Scores of one system's answers to one question set, by condition and question id."""
+
+
+Unit = Literal["documents", "sections", "questions"]
+"""What a bootstrap resamples."""
+
+
+def resampled(question_ids: Sequence[str], sources: Sources, sections: Mapping[str, str]) -> tuple[Sources, Unit]:
+    """Return the sources with the groups that these questions are resampled in, and what the groups are.
+
+    These are documents where there are `TOO_FEW` or more. With fewer, nothing can be told of other documents, whatever
+    is resampled; of new questions about the same documents it can: their sections are resampled (by chunk id, those of
+    the chunks that bear the answers), and where these are as few or not known, single questions.
+    """
+    if len({sources.group(one) for one in question_ids}) >= TOO_FEW:
+        return sources, "documents"
+    chunks = {one: golden_of(sources.relevant.get(one, ()), sources.hits.get(one, ())) or "" for one in question_ids}
+    found = {one: sections[chunk] for one, chunk in chunks.items() if chunk in sections}
+    if len(set(found.values())) >= TOO_FEW:
+        return replace(sources, documents={one: found.get(one, one) for one in question_ids}), "sections"
+    return replace(sources, documents={one: one for one in question_ids}), "questions"
 
 
 def intervals(table: Table, sources: Sources, classes: Sequence[str]) -> dict[str, Any]:

@@ -12,7 +12,19 @@ import polars as pl
 from raft.errors import RaftError, typed
 from raft.evaluation.form import cut_answers
 from raft.evaluation.metrics import score_answer
-from raft.evaluation.scores import ANSWERABLE, WITHHELD, Table, differences, intervals, missed, retrieval, serving, why
+from raft.evaluation.scores import (
+    ANSWERABLE,
+    WITHHELD,
+    Table,
+    Unit,
+    differences,
+    intervals,
+    missed,
+    resampled,
+    retrieval,
+    serving,
+    why,
+)
 from raft.evaluation.systems import LARGER, TUNED, System, baseline
 from raft.evaluation.verdict import decide, economics, evidence
 from raft.rag.grounding import Passage
@@ -130,11 +142,13 @@ def summary(
     k: int,
     header: Mapping[str, Any],
     passages: Mapping[str, Passage] | None = None,
+    sections: Mapping[str, str] | None = None,
     blind: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return the contents of `benchmark.json`: what was asked, each system's figures with intervals, and the verdict.
 
-    Documents, not questions, are resampled; `against` pairs each system with the baseline on the same questions.
+    Documents are resampled, or what `scores.resampled` says; `against` pairs each system with the baseline on the same
+    questions.
 
     Args:
         answers: a frame of `tables.ANSWERS`.
@@ -153,6 +167,7 @@ def summary(
             so that they fit into each model's context, and `wrong_references`: `question_id` and `question` of those
             that were left out; `refusal` is the threshold in use: `least`, `promised`, and how many were `left_out`.
         passages: by chunk id what the systems were shown.
+        sections: by chunk id the section that it is of, named as no other section of the corpus.
         blind: what a blind comparison by people gave, or None.
     """
     if answers.is_empty():
@@ -163,6 +178,7 @@ def summary(
     classes = {name: labels(rows) for name, rows in by_set.items()}
     asked = {name: {key for (_, one), table in scores.items() if one == name for key in table} for name in sets}
     ids = {name: sorted({question_id for _, question_id in keys}) for name, keys in asked.items()}
+    units = {name: resampled(ids[name], sources, sections or {}) for name in sets}
     measured = [system for system in systems if any(name == system.name for name, _ in scores)]
     to_beat = baseline(baseline_tuning, {system.name for system in measured})
     figures = {}
@@ -171,7 +187,7 @@ def summary(
         served = serving(rows, timings.get(system.name, {}), prices.get(system.name, {}))
         figures[system.name] = {
             **asdict(system),
-            "sets": _sets(system.name, to_beat, scores, sources, classes),
+            "sets": _sets(system.name, to_beat, scores, units, classes),
             **served,
         }
     costs = economics(
@@ -184,7 +200,7 @@ def summary(
     )
     known = evidence(
         scores,
-        sources,
+        units[sets[0]][0],
         question_set=sets[0],
         cut=_cut(answers, by_set[sets[0]], to_beat, sources),
         by_people=sets[0] not in _GENERATED,
@@ -195,6 +211,8 @@ def summary(
         capability=capability,
         k=k,
         costs=costs["sentences"],
+        resampled=units[sets[0]][1],
+        documents=len({sources.group(one) for one in ids[sets[0]]}),
     )
     shown = {one for row in answers["shown"].to_list() for one in row or []}
     told = ("raft", "date", "run", "hardware", "seconds", "shortened", "wrong_references", "refusal")
@@ -203,10 +221,12 @@ def summary(
         **{name: header.get(name) for name in told},
         "k": k,
         "verdict": decide(known, min_gain=min_gain),
-        "question_sets": [_described(name, by_set[name], asked[name], sources) for name in sets],
+        "question_sets": [
+            {**_described(name, by_set[name], asked[name], sources), "resampled": units[name][1]} for name in sets
+        ],
         "arms": list(figures.values()),
         "baseline_tuning": [dict(row) for row in baseline_tuning],
-        "retrieval": {name: retrieval(ids[name], sources) for name in sets},
+        "retrieval": {name: retrieval(ids[name], units[name][0]) for name in sets},
         "capability": _plain(capability),
         "training": None if training is None else dict(training),
         "economics": costs,
@@ -266,11 +286,12 @@ def _sets(
     system: str,
     to_beat: str | None,
     scores: Mapping[tuple[str, str], Table],
-    sources: Sources,
+    units: Mapping[str, tuple[Sources, Unit]],
     classes: Mapping[str, Sequence[str]],
 ) -> dict[str, Any]:
     found = {}
     for name, closed in classes.items():
+        sources, _ = units[name]
         table, theirs = scores.get((system, name)), scores.get((str(to_beat), name))
         if table is not None:
             paired = theirs is not None and system != to_beat

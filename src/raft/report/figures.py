@@ -8,7 +8,7 @@ NOT_MEASURED = "not measured"
 UNKNOWN = "unknown"
 TOO_FEW = "too few to tell"
 FEW_GROUPS = 20
-"""Under so many resampled documents a bootstrap interval is too narrow to be believed."""
+"""Under so many resampled groups a bootstrap interval is too narrow to be believed."""
 
 DECISIONS: Mapping[str, tuple[str, str]] = {
     "ship": ("Ship the tuned model.", "It answers better than plain RAG, and the rules for shipping are met."),
@@ -30,7 +30,7 @@ def measured(interval: Mapping[str, Any] | None) -> bool:
 
 
 def few(interval: Mapping[str, Any]) -> bool:
-    """Tell whether an interval rests on too few documents."""
+    """Tell whether an interval rests on too few documents, or on whatever else is resampled."""
     return interval["groups"] < FEW_GROUPS or not (known(interval.get("low")) and known(interval.get("high")))
 
 
@@ -45,7 +45,7 @@ def share(value: float | None, *, signed: bool = False) -> str:
 
 
 def spread(interval: Mapping[str, Any], *, signed: bool = False) -> str:
-    """Return the bounds of an interval, or that there are too few documents to tell."""
+    """Return the bounds of an interval, or that there are too few to tell."""
     if few(interval):
         return TOO_FEW
     return f"{share(interval['low'], signed=signed)} to {share(interval['high'], signed=signed)}"
