@@ -298,6 +298,46 @@ def test_after_a_training(after):
     assert against["raft"]["f1"] == verdict["gain"]
 
 
+def verdict_of(first):
+    """Return a judge that finds all true of what it reads first, and nothing of the rest, whoever said it."""
+    points = {str(number): {"A": "yes", "B": "no"} for number in (1, 2, 3)}
+    swapped = {str(number): {"A": "no", "B": "yes"} for number in (1, 2, 3)}
+    return json.dumps({**points, "better": "A"} if first else {**swapped, "better": "B"})
+
+
+def test_a_judge_compares_in_both_orders_and_decides_nothing(after, tmp_path, fakes):
+    """A judge that likes one answer is told, one that likes what stands first is not; a second run asks nothing."""
+    run, home = shutil.copytree(after[0], tmp_path / "run"), after[2]
+    options = {"questions": home / "own.jsonl", "settings": {"benchmark.contenders": "verdict"}}
+    plain, said = bench(run, **options), []
+    assert "judge" not in plain
+    fakes.reply = lambda request: verdict_of(True)
+    options["settings"] |= {"benchmark.judge": "openai/judge"}
+    facts = bench(run, on_event=lambda event, told: said.append((event, told)), **options)
+    judge = facts["judge"]
+    calls = [told["questions"] for event, told in said if event == "asking" and told["arm"] == "the judge openai/judge"]
+    assert calls == [2 * judge["pairs"]] == [len(fakes.asked)] and judge["pairs"] > 0
+    assert judge["disagreed"] == judge["pairs"] and judge["wins"] == judge["losses"] == 0 and judge["preferred"] is None
+    assert [one["contender"] for one in judge["yes"]] == [one["baseline"] for one in judge["yes"]] == [0.5] * 3
+    assert facts["verdict"] == plain["verdict"]
+    assert "the judge" not in benchmarks.benchmark(plain) and "judge: openai/judge" in benchmarks.benchmark(facts)
+    assert "Judged by a model" in (run / "report.html").read_text(encoding="utf-8")
+    fakes.forget()
+    assert bench(run, **options)["judge"] == judge and fakes.asked == [], "what was paid for is not asked again"
+
+
+def test_what_a_judge_needs_is_looked_at_before_the_work(run, fakes):
+    """A rubric that is none, or an address that is not on this machine where all has to be, stops before a question."""
+    for settings, said in (
+        ({"benchmark.judge": {"model": "openai/judge", "rubric": "nowhere.yaml"}}, "benchmark.judge.rubric=default"),
+        ({"benchmark.judge": "openai/judge", "local_only": True}, "the model openai/judge: api.openai.com is not the loopback"),
+        ({"benchmark.judge": {"model": "openai/judge", "api_base": "not an address"}}, "benchmark.judge.api_base"),
+    ):
+        with pytest.raises(UsageError, match=said.replace(".", r"\.")):
+            bench(run, settings=settings)
+    assert not (run / "answers.parquet").exists()
+
+
 def test_what_is_found_must_be_about_the_question_for_all_alike(run, fakes):
     """With a least relevance all contenders that retrieve refuse the same questions, some and not all."""
     own = write(run.parent / "own.jsonl", OWN)

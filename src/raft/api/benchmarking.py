@@ -12,6 +12,7 @@ from typing import Any
 
 import polars as pl
 
+from raft import prompts
 from raft.api import models
 from raft.api.models import (
     open_model,
@@ -28,7 +29,7 @@ from raft.backends.trainers.sft import hardware
 from raft.curation import split
 from raft.curation.user_questions import own_questions
 from raft.errors import DamagedArtifact, UsageError, typed
-from raft.evaluation import capability, human, summary
+from raft.evaluation import capability, human, judge, summary
 from raft.evaluation.metrics import sign_test, win_rate
 from raft.evaluation.systems import BenchmarkModels, OpenedModel
 from raft.pipeline.bench import ask_all, choose_exemplars, line_up, prepare
@@ -40,6 +41,7 @@ from raft.rag.refusal import Refusal, question_digest
 from raft.report import report
 from raft.report.shown import Benchmark, Verdict
 from raft.settings import Settings
+from raft.settings.sections import Judge
 from raft.store import adapters, artifacts
 from raft.store.again import again
 from raft.store.budget import enter
@@ -103,7 +105,8 @@ def bench(
     built = Built(folder)
     chosen = settings_of(built, changes)
     addresses = _addresses(chosen, larger)
-    models.check(chosen, asked={chosen.student: None, **addresses})
+    others = addresses | _judge(chosen)
+    models.check(chosen, asked={chosen.student: None, **others})
     if ratings is not None and blind_pairs is None:  # looked at before the work
         human.read_ratings(ratings, _pairs(built.folder))
     untrained = adapter is None and adapters.current(built.folder) is None
@@ -111,7 +114,7 @@ def bench(
     run = writable(built, on_event)
     name = run.manifest["collection"]
     with run.writing(), closing(Ledger(chosen.ledger or run.folder / "ledger.sqlite")) as ledger:
-        models.check_keys(addresses, ledger)
+        models.check_keys(others, ledger)
         enter(ledger, name, "benchmark")
         run.require(*searched(chosen), "examples")
         rows, wrong = _without_wrong(_questions(built, questions), run)
@@ -175,8 +178,10 @@ def bench(
         facts["earlier"] = _remembered(run.folder, summary.digest_of(facts))
         _write(run.folder, facts)
         if tuned is not None:
-            facts = _rated(facts, run.folder, chosen.seed, blind_pairs, ratings)
-            if facts["blind"] is not None:
+            facts = _judged(
+                _rated(facts, run.folder, chosen.seed, blind_pairs, ratings), run.folder, chosen, opener, on_event
+            )
+            if facts["blind"] is not None or "judge" in facts:
                 _write(run.folder, facts)
         if tuned is not None and card is not None and tuned.parent == run.folder / "adapters":
             adapters.write_card(tuned, card)
@@ -360,9 +365,8 @@ def _pairs(folder: Path) -> list[human.Pair]:
         raise DamagedArtifact(f"What the blind page shows cannot be read: {error}.", where=pages, hint=hint) from None
 
 
-def _rated(
-    facts: dict[str, Any], folder: Path, seed: int, count: int | None, ratings: str | Path | None
-) -> dict[str, Any]:
+def _every_pair(facts: Mapping[str, Any], seed: int) -> list[human.Pair]:
+    """Return the pairs of the tuned model's and the baseline's answers, in the order in which they are drawn."""
     systems = facts["verdict"]["contender"], facts["verdict"]["baseline"]
     asked: list[dict[str, Any]] = []
     ours: dict[str, str] = {}
@@ -373,8 +377,49 @@ def _rated(
         if mine and other and mine["condition"] == "answerable":
             asked.append(row)
             ours[row["question_id"]], theirs[row["question_id"]] = mine["answer"], other["answer"]
+    return human.pairs(asked, ours, theirs, len(asked), seed)
+
+
+def _judge(settings: Settings) -> dict[str, str | None]:
+    """Return the model of `benchmark.judge` with its address; its rubric is looked at before the work."""
+    chosen = settings.benchmark.judge
+    return {chosen.model: chosen.api_base} if chosen and _rubric(chosen, settings) else {}
+
+
+def _rubric(chosen: Judge, settings: Settings) -> list[str]:
+    own = settings.prompts
+    return prompts.rubric(
+        chosen.rubric, lambda: prompts.load_text("preference.yaml", own), setting="benchmark.judge.rubric"
+    )
+
+
+def _judged(
+    facts: dict[str, Any], folder: Path, settings: Settings, open_one: Callable[..., OpenedModel], on_event: OnEvent
+) -> dict[str, Any]:
+    """Return the facts with what the judge says of as many pairs as it is to compare, in two calls each."""
+    chosen = settings.benchmark.judge
+    if chosen is None:
+        return facts
+    pairs = human.in_one_form(_every_pair(facts, settings.seed))[: chosen.questions]
+    calls = {"arm": f"the judge {chosen.model}", "set": "both orders", "condition": "", "questions": 2 * len(pairs)}
+    on_event("asking", calls)
+    prompt, ratings = prompts.load("preference", settings.prompts), human.kept_ratings(folder / "ratings.jsonl")
+    found = judge.judged(
+        pairs,
+        open_one(chosen.model, api_base=chosen.api_base).generator,
+        prompt=prompt,
+        rubric=_rubric(chosen, settings),
+        seed=settings.seed,
+        ratings=ratings,
+    )
+    return {**facts, "judge": {"model": chosen.model, "prompt_digest": prompt.digest, **found}}
+
+
+def _rated(
+    facts: dict[str, Any], folder: Path, seed: int, count: int | None, ratings: str | Path | None
+) -> dict[str, Any]:
     pages, kept = folder / "blind.json", folder / "ratings.jsonl"
-    every = human.pairs(asked, ours, theirs, len(asked), seed)
+    every = _every_pair(facts, seed)
     if count is not None:
         drawn = human.in_one_form(every)[: max(0, count)]
         artifacts.atomically(folder / "blind.html", human.page(drawn))

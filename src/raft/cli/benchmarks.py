@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from raft.evaluation.metrics import TOO_FEW
-from raft.report.figures import chosen_blindly, headline, left_out
+from raft.report.figures import chosen_blindly, headline, judged, left_out
 from raft.report.measures import MEASURES
 
 Facts = Mapping[str, Any]
@@ -22,6 +22,9 @@ def benchmark(facts: Facts) -> str:
     lines += ["", *_capability(facts)]
     if facts.get("blind"):
         lines.append(f"  blind: {chosen_blindly(facts['blind'])}")
+    if facts.get("judge"):
+        first, *rest = judged(facts["judge"])
+        lines += [f"  judge: {first}", *(f"         {line}" for line in rest)]
     if facts.get("wrong_references"):
         lines.append(f"  {left_out(facts)}")
     lines.append(f"  report: {facts['run']}/report.html, every answer as a table: {facts['run']}/report.csv")

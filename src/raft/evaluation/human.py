@@ -156,14 +156,15 @@ def count(chosen: Mapping[str, str], pairs: Iterable[Pair], seed: int) -> dict[s
     counts = {"pairs": len(known), **dict.fromkeys(("rated", "wins", "losses", "ties", "both_wrong"), 0)}
     for pair_id in known.keys() & chosen.keys():
         counts["rated"] += 1
-        counts[_outcome(chosen[pair_id], _contender_is_a(seed, known[pair_id].question_id))] += 1
+        counts[outcome(chosen[pair_id], known[pair_id], seed)] += 1
     return counts
 
 
-def _outcome(choice: str, contender_is_a: bool) -> str:
+def outcome(choice: str, pair: Pair, seed: int) -> str:
+    """Return what a choice (one of `CHOICES`) means for the tuned system, as `count` names it."""
     if choice not in ("a", "b"):
         return "ties" if choice == "tie" else "both_wrong"
-    return "wins" if (choice == "a") == contender_is_a else "losses"
+    return "wins" if (choice == "a") == _contender_is_a(seed, pair.question_id) else "losses"
 
 
 def _lines(path: Path | str) -> list[tuple[int, str]]:

@@ -139,6 +139,23 @@ def sign_test(wins: int, losses: int) -> float | None:
     return min(1.0, 2 * tail / 2**choices) if choices else None
 
 
+def kappa(pairs: Sequence[tuple[Hashable, Hashable]]) -> tuple[float, float | None] | None:
+    """Return the share of pairs of judgements that agree (0 to 1), and Cohen's kappa; None without any.
+
+    Kappa is 1 for full agreement, 0 for that of chance, and None where both judge all alike.
+
+    References:
+        Cohen: A coefficient of agreement for nominal scales. Educational and Psychological Measurement 20(1), 1960.
+    """
+    if not pairs:
+        return None
+    same = sum(one == other for one, other in pairs) / len(pairs)
+    named = {name for pair in pairs for name in pair}
+    shares = [[sum(pair[place] == name for pair in pairs) / len(pairs) for place in (0, 1)] for name in named]
+    chance = sum(one * other for one, other in shares)
+    return same, None if len(named) == 1 else (same - chance) / (1 - chance)
+
+
 def percentile(values: Sequence[float | None], share: float) -> float | None:
     """Return the value under which the share (0 to 1) of the values lies, interpolated linearly; None without any."""
     measured = _floats(values)

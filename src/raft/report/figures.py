@@ -114,6 +114,31 @@ def chosen_blindly(blind: Mapping[str, Any]) -> str:
     return f"{told} Where one was better, it was the tuned model's in {share(won['value'])} percent ({bounds}, {test})."
 
 
+def judged(judge: Mapping[str, Any]) -> list[str]:
+    """Return what a judge said of pairs of answers, in sentences; `judge` is that of `benchmark.json`."""
+    chosen = judge["wins"] + judge["losses"] + judge["ties"]
+    lost = f"; to {judge['unusable']} there is no usable reply" if judge["unusable"] else ""
+    told = (
+        f"{judge['model']} compared {judge['pairs']} pairs in both orders{lost}. It chose alike in both for {chosen},"
+    )
+    told += (
+        f" another for {judge['disagreed']}, which do not count: the tuned model's answer {judge['wins']} times, the"
+    )
+    lines = [f"{told} baseline's {judge['losses']} times, neither {judge['ties']} times."]
+    won = judge.get("preferred")
+    if won is not None and measured(won):
+        bounds = f"95 % interval {share(won['low'])} to {share(won['high'])}, sign test p = {judge['sign_test']:.2g}"
+        lines.append(f"Where one was better, it was the tuned model's in {share(won['value'])} percent ({bounds}).")
+    for one in judge["yes"]:
+        shares = f"{share(one['contender'])} for the tuned model, {share(one['baseline'])} for the baseline"
+        lines.append(f"Percent yes to “{one['question']}”: {shares}.")
+    people = judge.get("people")
+    if people:
+        beyond = "" if people["kappa"] is None else f", Cohen's kappa {people['kappa']:.2f}"
+        lines.append(f"It chose as people did on {share(people['share'])} percent of {people['pairs']} pairs{beyond}.")
+    return lines
+
+
 def documents_shown(facts: Mapping[str, Any]) -> str:
     """Return how many documents were shown for a question, in words; `facts` is what `benchmark.json` holds."""
     fewer = facts.get("shortened") or 0
