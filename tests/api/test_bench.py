@@ -330,7 +330,10 @@ def test_what_a_judge_needs_is_looked_at_before_the_work(run, fakes):
     """A rubric that is none, or an address that is not on this machine where all has to be, stops before a question."""
     for settings, said in (
         ({"benchmark.judge": {"model": "openai/judge", "rubric": "nowhere.yaml"}}, "benchmark.judge.rubric=default"),
-        ({"benchmark.judge": "openai/judge", "local_only": True}, "the model openai/judge: api.openai.com is not the loopback"),
+        (
+            {"benchmark.judge": "openai/judge", "local_only": True},
+            "the model openai/judge: api.openai.com is not the loopback",
+        ),
         ({"benchmark.judge": {"model": "openai/judge", "api_base": "not an address"}}, "benchmark.judge.api_base"),
     ):
         with pytest.raises(UsageError, match=said.replace(".", r"\.")):
@@ -350,6 +353,9 @@ def test_what_is_found_must_be_about_the_question_for_all_alike(run, fakes):
     everything = {row["question_id"] for row in facts["questions"]}
     assert refused["rag"] == refused["rag_few"] == refused["raft"]
     assert set() < refused["raft"] < everything
+    told = facts["refused"]["user"]
+    assert told["answerable_refused"] + told["unanswerable_refused"] > 0
+    assert "refused unasked" in benchmarks.benchmark(facts)
 
 
 def with_context(student, home, tokens):

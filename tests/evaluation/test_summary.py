@@ -12,6 +12,7 @@ from raft.evaluation.metrics import Interval
 from raft.evaluation.systems import System
 from raft.rag.format import ABSTENTION
 from raft.rag.relevant import Sources
+from raft.report import figures
 from raft.report.measures import COLUMNS
 from raft.store import tables
 
@@ -273,6 +274,24 @@ def test_the_users_questions_decide():
     assert [one["name"] for one in found["question_sets"]] == ["user", "eval_unseen", "eval_seen"]
     assert [one["written_by"] for one in found["question_sets"]] == ["people", "a model", "a model"]
     assert summarised(answers[:2], questions[:2])["verdict"]["question_set"] == "eval_unseen"
+
+
+def test_what_was_refused_unasked_is_counted():
+    """Of questions with and without an answer it is told how many no model was asked, and what asking could change."""
+    asked = [question("q0"), question("q1"), question("q2", ABSTENTION), question("q3")]
+    said = [answer("30 days" if n == 3 else ABSTENTION, f"q{n}", arm) for arm in ("rag", "raft") for n in range(4)]
+    said += [answer(ABSTENTION, "q3", arm, condition="withheld") for arm in ("rag", "raft")]
+    sources = Sources({"q0": ["c1"], "q1": ["c1"]}, {"q0": ["c1"], "q1": ["c2"]}, {}, {})
+    unasked = {("answerable", "q0"), ("answerable", "q1"), ("withheld", "q3")}
+    facts = summarised(said, asked, sources, unasked=unasked)
+    names = ("answerable", "answerable_refused", "found_refused", "unanswerable", "unanswerable_refused")
+    assert facts["refused"] == {"user": dict(zip(names, (3, 2, 1, 2, 1), strict=True))}
+    shown = dict(figures.parts_shown(facts))
+    assert "2 of 3 questions with an answer were refused unasked (1 although it was found)" in shown["refusal"]
+    assert "at most 66.7 points more right answers and 50.0 more false ones" in shown["refusal"]
+    assert "gain 0.0 points" in shown["reader"]
+    without = summarised(said, asked, sources)
+    assert without["refused"] is None and list(dict(figures.parts_shown(without))) == ["reader"]
 
 
 @pytest.mark.parametrize(

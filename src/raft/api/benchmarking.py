@@ -30,6 +30,7 @@ from raft.curation import split
 from raft.curation.user_questions import own_questions
 from raft.errors import DamagedArtifact, UsageError, typed
 from raft.evaluation import capability, human, judge, summary
+from raft.evaluation.contexts import Context, Contexts
 from raft.evaluation.metrics import sign_test, win_rate
 from raft.evaluation.systems import BenchmarkModels, OpenedModel
 from raft.pipeline.bench import ask_all, choose_exemplars, line_up, prepare
@@ -173,6 +174,7 @@ def bench(
                 and {"least": refusal.least, "promised": refusal.promised, "left_out": every - rows.height},
             },
             sections=_sections(run),
+            unasked=_unasked(known),
             passages={p.chunk_id: p for own in known.passages.values() for shown in own.values() for p in shown},
         )
         facts["earlier"] = _remembered(run.folder, summary.digest_of(facts))
@@ -253,6 +255,18 @@ def _without_calibrated(rows: pl.DataFrame, refusal: Refusal | None, folder: Pat
             hint=f"raft bench {typed(folder)} --questions FILE   (with others)",
         )
     return kept
+
+
+def _unasked(known: Contexts) -> set[tuple[str, str]] | None:
+    """Return condition and id of the questions that no model is asked; None where none is refused before."""
+    conditions: list[tuple[str, Context]] = [("answerable", "retrieved"), ("withheld", "withheld")]
+    places = [(name, condition, context) for name in known.passages for condition, context in conditions]
+    unasked = {
+        (condition, name)
+        for name, condition, context in places
+        if context in known.passages[name] and not known.worth_asking(name, context)
+    }
+    return unasked if known.least else None
 
 
 def _sections(run: Run) -> dict[str, str]:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from raft.evaluation.metrics import TOO_FEW
-from raft.report.figures import chosen_blindly, headline, judged, left_out
+from raft.report.figures import chosen_blindly, headline, judged, left_out, parts_shown
 from raft.report.measures import MEASURES
 
 Facts = Mapping[str, Any]
@@ -19,6 +19,8 @@ def benchmark(facts: Facts) -> str:
     lines += ["", f"  {verdict['advice']}" if verdict.get("advice") else ""]
     for described in facts["question_sets"]:
         lines += ["", *_table(facts, described)]
+    if added := parts_shown(facts):
+        lines += ["", "  what each part adds:", *(f"    {part:<9} {said}" for part, said in added)]
     lines += ["", *_capability(facts)]
     if facts.get("blind"):
         lines.append(f"  blind: {chosen_blindly(facts['blind'])}")

@@ -1,6 +1,6 @@
 """From the scores of single answers to the figures of a benchmark: means with intervals, differences, costs, speed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any, Literal
 
@@ -145,6 +145,37 @@ def retrieval(question_ids: Sequence[str], sources: Sources) -> dict[str, Any]:
         "ndcg": resampled([ndcg(row, len(row), _DEPTH) for row in placed]),
         "bearing": len(known),
     }
+
+
+def refused(
+    questions: Sequence[Mapping[str, Any]],
+    asked: Collection[tuple[str, str]],
+    unasked: Collection[tuple[str, str]],
+    sources: Sources,
+    k: int,
+) -> dict[str, int]:
+    """Return how many questions no model was asked, since what was found seemed not to be about them.
+
+    Of those `answerable` so many were `answerable_refused`, `found_refused` of them although search had brought a chunk
+    that bears the answer; of those that nothing shown answers (`unanswerable`) so many were `unanswerable_refused`.
+
+    Args:
+        questions: rows of `tables.EVALUATION`, of one set.
+        asked: condition and question id of what the systems were given.
+        unasked: those of it that were refused without a model.
+        sources: where the answers stand, and what search brings.
+        k: chunks retrieved for a question.
+    """
+    rows = {row["question_id"]: row for row in questions}
+    names = ("answerable", "answerable_refused", "found_refused", "unanswerable", "unanswerable_refused")
+    found = dict.fromkeys(names, 0)
+    for condition, name in asked:
+        kind = "unanswerable" if condition == WITHHELD or unanswerable(rows[name]) else "answerable"
+        away = (condition, name) in unasked
+        found[kind] += 1
+        found[f"{kind}_refused"] += away
+        found["found_refused"] += away and kind == "answerable" and bool(sources.retrieved(name, k))
+    return found
 
 
 def missed(question_ids: Sequence[str], sources: Sources, k: int) -> float | None:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from itertools import product
 from typing import Any
@@ -20,6 +20,7 @@ from raft.evaluation.scores import (
     differences,
     intervals,
     missed,
+    refused,
     resampled,
     retrieval,
     serving,
@@ -143,6 +144,7 @@ def summary(
     header: Mapping[str, Any],
     passages: Mapping[str, Passage] | None = None,
     sections: Mapping[str, str] | None = None,
+    unasked: Collection[tuple[str, str]] | None = None,
     blind: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return the contents of `benchmark.json`: what was asked, each system's figures with intervals, and the verdict.
@@ -168,6 +170,7 @@ def summary(
             that were left out; `refusal` is the threshold in use: `least`, `promised`, and how many were `left_out`.
         passages: by chunk id what the systems were shown.
         sections: by chunk id the section that it is of, named as no other section of the corpus.
+        unasked: condition and question id of what was refused without a model; None: nothing is refused so.
         blind: what a blind comparison by people gave, or None.
     """
     if answers.is_empty():
@@ -226,6 +229,9 @@ def summary(
         ],
         "arms": list(figures.values()),
         "baseline_tuning": [dict(row) for row in baseline_tuning],
+        "refused": None
+        if unasked is None
+        else {name: refused(by_set[name].to_dicts(), sorted(asked[name]), unasked, sources, k) for name in sets},
         "retrieval": {name: retrieval(ids[name], units[name][0]) for name in sets},
         "capability": _plain(capability),
         "training": None if training is None else dict(training),

@@ -139,6 +139,31 @@ def judged(judge: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def parts_shown(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return what each part of the tuned system adds on the verdict's questions, by its name, in words.
+
+    What was refused was never asked, so that of the refusals only bounds can be told. `facts` is `benchmark.json`.
+    """
+    verdict, lines = facts["verdict"], []
+    if measured(verdict.get("gain")):
+        against = "tuned against baseline with the same passages and the same refusals"
+        lines.append(("reader", f"{headline(verdict)}; {against}"))
+    told = (facts.get("refused") or {}).get(verdict["question_set"])
+    if told:
+        with_one, without = told["answerable"], told["unanswerable"]
+        said = f"{told['answerable_refused']} of {with_one} questions with an answer were refused unasked"
+        said += (
+            f" ({told['found_refused']} although it was found), {told['unanswerable_refused']} of {without} without one"
+        )
+        most = [
+            share(told[f"{kind}_refused"] / told[kind] if told[kind] else 0.0)
+            for kind in ("answerable", "unanswerable")
+        ]
+        bounds = f"asked all the same, at most {most[0]} points more right answers and {most[1]} more false ones"
+        lines.append(("refusal", f"{said}; {bounds}"))
+    return lines
+
+
 def documents_shown(facts: Mapping[str, Any]) -> str:
     """Return how many documents were shown for a question, in words; `facts` is what `benchmark.json` holds."""
     fewer = facts.get("shortened") or 0
