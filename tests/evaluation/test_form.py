@@ -26,6 +26,7 @@ FORM_ALONE = Parts(gain(0.08, 0.04), gain(0.01, -0.02), "cut")
         ("How long may it be kept?", 'Sure!\n\nAnswer: 30 days\nQuote [1]: "kept 30 days"', "30 days"),
         ("In what year was it founded?", "It was founded in 1998 by Ada Byron.", "1998"),
         ("Who founded Byron Ltd?", "Byron Ltd was founded by Ada Byron in 1998.", "Ada Byron"),
+        ("Who oversees a Pharmacy Technician?", "The Pharmacy Technician is overseen by Ada Byron.", "Ada Byron"),
         ("Who must approve big home refunds?", "Marta Quill must approve big home refunds.", "Marta Quill"),
         ("May it be returned?", "Yes, within 30 days.", "Yes"),
         ("Darf man es zurückgeben?", "Ja, man darf es zurückgeben.", "Ja"),

@@ -83,10 +83,10 @@ def _value(sentence: str, question: str) -> str:
     kind = next((kind for kind, names in _ASKS if names & wanted), None)
     if kind is None:
         return ""
-    asked = f" {normalise(question)} "
+    asked = {*normalise(question).split(), "the", "a", "an"}
     for fact in facts(sentence):
         fits = fact.kind == kind or (kind == "date" and _YEAR.fullmatch(fact.text))
-        if fits and f" {normalise(fact.text)} " not in asked:
+        if fits and not asked.issuperset(normalise(fact.text).split()):
             return fact.text
     return ""
 
