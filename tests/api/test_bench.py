@@ -335,6 +335,7 @@ def test_what_a_judge_needs_is_looked_at_before_the_work(run, fakes):
             "the model openai/judge: api.openai.com is not the loopback",
         ),
         ({"benchmark.judge": {"model": "openai/judge", "api_base": "not an address"}}, "benchmark.judge.api_base"),
+        ({"benchmark.judge": "openai/judge", "generator.max_cost": 1.0}, "--set 'benchmark.judge={model: openai/judge"),
     ):
         with pytest.raises(UsageError, match=said.replace(".", r"\.")):
             bench(run, settings=settings)

@@ -181,7 +181,11 @@ def bench(
         _write(run.folder, facts)
         if tuned is not None:
             facts = _judged(
-                _rated(facts, run.folder, chosen.seed, blind_pairs, ratings), run.folder, chosen, opener, on_event
+                _rated(facts, run.folder, chosen.seed, blind_pairs, ratings),
+                run.folder,
+                chosen,
+                taking_part.judge,
+                on_event,
             )
             if facts["blind"] is not None or "judge" in facts:
                 _write(run.folder, facts)
@@ -329,6 +333,7 @@ def _taking_part(
     student = settings.student
     other = settings.benchmark.other_adapter if tuned is not None else None
     other = adapter_for(folder, str(other), student) if other is not None else None
+    marking = settings.benchmark.judge
     before = _previous(folder, tuned, hub.identity(student)) if tuned is not None else None
     return BenchmarkModels(
         base=open_one(student, weights=weights),
@@ -336,6 +341,7 @@ def _taking_part(
         previous=open_one(student, adapter=before, weights=weights) if before else None,
         other=open_one(student, adapter=other, weights=weights) if other else None,
         larger=[open_one(name, api_base=address) for name, address in larger.items()],
+        judge=open_one(marking.model, api_base=marking.api_base) if marking and tuned else None,
     )
 
 
@@ -408,11 +414,11 @@ def _rubric(chosen: Judge, settings: Settings) -> list[str]:
 
 
 def _judged(
-    facts: dict[str, Any], folder: Path, settings: Settings, open_one: Callable[..., OpenedModel], on_event: OnEvent
+    facts: dict[str, Any], folder: Path, settings: Settings, model: OpenedModel | None, on_event: OnEvent
 ) -> dict[str, Any]:
     """Return the facts with what the judge says of as many pairs as it is to compare, in two calls each."""
     chosen = settings.benchmark.judge
-    if chosen is None:
+    if chosen is None or model is None:
         return facts
     pairs = human.in_one_form(_every_pair(facts, settings.seed))[: chosen.questions]
     calls = {"arm": f"the judge {chosen.model}", "set": "both orders", "condition": "", "questions": 2 * len(pairs)}
@@ -420,7 +426,7 @@ def _judged(
     prompt, ratings = prompts.load("preference", settings.prompts), human.kept_ratings(folder / "ratings.jsonl")
     found = judge.judged(
         pairs,
-        open_one(chosen.model, api_base=chosen.api_base).generator,
+        model.generator,
         prompt=prompt,
         rubric=_rubric(chosen, settings),
         seed=settings.seed,

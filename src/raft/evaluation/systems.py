@@ -172,6 +172,7 @@ class BenchmarkModels:
     """Who takes part: the student as it is, tuned once it was trained, and what it is compared with.
 
     `previous` has the best adapter before this one, `other` one that was tuned on another corpus; `larger` are untuned.
+    `judge` compares what was answered.
     """
 
     base: OpenedModel
@@ -179,6 +180,7 @@ class BenchmarkModels:
     previous: OpenedModel | None = None
     other: OpenedModel | None = None
     larger: Sequence[OpenedModel] = ()
+    judge: OpenedModel | None = None
 
     def prompt_limits(self) -> list[tuple[Tokenizer, int]]:
         """Return the limits of those that tell; what takes an adapter has the limit of its base."""
