@@ -6,6 +6,7 @@ beginning that the model continues. Text above the first such line is a note to 
 
 import hashlib
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -14,8 +15,10 @@ from typing import Literal
 
 from raft.errors import UsageError
 from raft.protocols import Message
+from raft.store.folders import place, regular
 from raft.text import as_text
 
+_BULLET = re.compile(r"^\s*(?:[-*+•]\s+|\d+[.)]\s+)?")
 _TURN = re.compile(r"^## (system|user|assistant)[ \t]*$", re.MULTILINE)
 
 Where = Literal["first", "last", "none"]
@@ -90,6 +93,31 @@ def load_text(file: str, folder: Path | None = None) -> str:
         what = f"There is no prompt {file}; there are {', '.join(known)}."
         raise UsageError(what, where=folder, hint="raft init my-pipeline   (copies them all)")
     return known[file]
+
+
+def rubric(name: str, default: Callable[[], str], *, setting: str) -> list[str]:
+    """Return the questions of a rubric: a file (Markdown or YAML) with one a line, bulleted, numbered or bare.
+
+    Blank lines, and those that begin with #, are passed over. The name "default" means the text that `default` returns;
+    `setting` is what an error names.
+
+    Raises:
+        UsageError: the file cannot be read, holds no question, or a line is none.
+    """
+    try:
+        text = default() if name == "default" else regular(place(name, setting)).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        hint = f"--set {setting}=default   (or the path of a file of yes/no questions)"
+        raise UsageError(f"The rubric cannot be read: {error}.", where=name, hint=hint) from None
+    lines = [_BULLET.sub("", line).strip("\"' \t") for line in text.splitlines() if not line.lstrip().startswith("#")]
+    lines = [line for line in lines if line]
+    wrong = next((line for line in lines if not line.endswith(("?", "？", "؟"))), None)
+    if wrong is not None or not lines:
+        said = f"A line of the rubric is no question: {wrong}" if wrong else "The rubric has no question."
+        raise UsageError(
+            said, where=name, hint="write one yes/no question a line, with its question mark; # begins a note"
+        )
+    return lines
 
 
 def parse(name: str, text: str) -> Prompt:

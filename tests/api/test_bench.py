@@ -13,8 +13,9 @@ from test_train import build_for, told
 
 import raft
 from conftest import Cut, Fakes
-from raft.cli import main, messages
+from raft.cli import benchmarks, main
 from raft.errors import UsageError
+from raft.report import figures
 from raft.store import adapters, ledger
 from raft.store.budget import Budget, Price
 
@@ -207,7 +208,7 @@ def test_questions_with_a_wrong_reference_are_left_out(before, fakes, tmp_path):
         row["question_id"] for row in facts["questions"]
     } == {first["question_id"]}
     assert facts["wrong_references"] == [{"question_id": first["question_id"], "question": first["question"]}]
-    assert "1 question left out" in messages.benchmark(facts) and f"{run}/report.csv" in messages.benchmark(facts)
+    assert "1 question left out" in benchmarks.benchmark(facts) and f"{run}/report.csv" in benchmarks.benchmark(facts)
     shown = {one for row in facts["questions"] for said in row["answers"].values() for one in said["shown"]}
     assert shown == facts["passages"].keys() and all(one["document"] for one in facts["passages"].values())
     assert first["question"] not in (run / "report.csv").read_text(encoding="utf-8")
@@ -297,6 +298,50 @@ def test_after_a_training(after):
     assert against["raft"]["f1"] == verdict["gain"]
 
 
+def verdict_of(first):
+    """Return a judge that finds all true of what it reads first, and nothing of the rest, whoever said it."""
+    points = {str(number): {"A": "yes", "B": "no"} for number in (1, 2, 3)}
+    swapped = {str(number): {"A": "no", "B": "yes"} for number in (1, 2, 3)}
+    return json.dumps({**points, "better": "A"} if first else {**swapped, "better": "B"})
+
+
+def test_a_judge_compares_in_both_orders_and_decides_nothing(after, tmp_path, fakes):
+    """A judge that likes one answer is told, one that likes what stands first is not; a second run asks nothing."""
+    run, home = shutil.copytree(after[0], tmp_path / "run"), after[2]
+    options = {"questions": home / "own.jsonl", "settings": {"benchmark.contenders": "verdict"}}
+    plain, said = bench(run, **options), []
+    assert "judge" not in plain
+    fakes.reply = lambda request: verdict_of(True)
+    options["settings"] |= {"benchmark.judge": "openai/judge"}
+    facts = bench(run, on_event=lambda event, told: said.append((event, told)), **options)
+    judge = facts["judge"]
+    calls = [told["questions"] for event, told in said if event == "asking" and told["arm"] == "the judge openai/judge"]
+    assert calls == [2 * judge["pairs"]] == [len(fakes.asked)] and judge["pairs"] > 0
+    assert judge["disagreed"] == judge["pairs"] and judge["wins"] == judge["losses"] == 0 and judge["preferred"] is None
+    assert [one["contender"] for one in judge["yes"]] == [one["baseline"] for one in judge["yes"]] == [0.5] * 3
+    assert facts["verdict"] == plain["verdict"]
+    assert "the judge" not in benchmarks.benchmark(plain) and "judge: openai/judge" in benchmarks.benchmark(facts)
+    assert "Judged by a model" in (run / "report.html").read_text(encoding="utf-8")
+    fakes.forget()
+    assert bench(run, **options)["judge"] == judge and fakes.asked == [], "what was paid for is not asked again"
+
+
+def test_what_a_judge_needs_is_looked_at_before_the_work(run, fakes):
+    """A rubric that is none, or an address that is not on this machine where all has to be, stops before a question."""
+    for settings, said in (
+        ({"benchmark.judge": {"model": "openai/judge", "rubric": "nowhere.yaml"}}, "benchmark.judge.rubric=default"),
+        (
+            {"benchmark.judge": "openai/judge", "local_only": True},
+            "the model openai/judge: api.openai.com is not the loopback",
+        ),
+        ({"benchmark.judge": {"model": "openai/judge", "api_base": "not an address"}}, "benchmark.judge.api_base"),
+        ({"benchmark.judge": "openai/judge", "generator.max_cost": 1.0}, "--set 'benchmark.judge={model: openai/judge"),
+    ):
+        with pytest.raises(UsageError, match=said.replace(".", r"\.")):
+            bench(run, settings=settings)
+    assert not (run / "answers.parquet").exists()
+
+
 def test_what_is_found_must_be_about_the_question_for_all_alike(run, fakes):
     """With a least relevance all contenders that retrieve refuse the same questions, some and not all."""
     own = write(run.parent / "own.jsonl", OWN)
@@ -309,6 +354,9 @@ def test_what_is_found_must_be_about_the_question_for_all_alike(run, fakes):
     everything = {row["question_id"] for row in facts["questions"]}
     assert refused["rag"] == refused["rag_few"] == refused["raft"]
     assert set() < refused["raft"] < everything
+    told = facts["refused"]["user"]
+    assert told["answerable_refused"] + told["unanswerable_refused"] > 0
+    assert "refused unasked" in benchmarks.benchmark(facts)
 
 
 def with_context(student, home, tokens):
@@ -460,6 +508,7 @@ def test_experts_choose_blindly(after, fakes):
     rated = bench(run, questions=home / "own.jsonl", ratings=ratings)
     assert rated["blind"]["rated"] == rated["blind"]["wins"] + rated["blind"]["losses"] == len(pairs)
     assert json.loads((run / "benchmark.json").read_text(encoding="utf-8"))["blind"] == rated["blind"]
+    assert figures.chosen_blindly(rated["blind"]) in benchmarks.benchmark(rated)
     other = arms(rated)["previous"]["adapter"]
     with pytest.raises(UsageError, match=r"not those of the blind page(.|\n)*--blind"):
         bench(run, questions=home / "own.jsonl", ratings=ratings, adapter=other)
@@ -601,11 +650,11 @@ def test_the_command_says_the_verdict(before, fakes):
 def test_the_words_of_a_verdict(after):
     """The terminal shows each contender's score with its interval, and what tuning cost elsewhere."""
     _, facts, _ = after
-    said = messages.benchmark(facts)
+    said = benchmarks.benchmark(facts)
     score = arms(facts)["raft"]["sets"]["user"]["f1"]
     assert f"{100 * score['low']:.1f}-{100 * score['high']:.1f}" in said
-    assert "too few documents to tell" in said
+    assert "too few questions to tell" in said
     assert "general: " in said
     assert facts["verdict"]["advice"] in said
     nothing = {"general": {"title": "general", "measure": "accuracy", "change": None}}
-    assert "general: not measured" in messages.benchmark({**facts, "capability": nothing})
+    assert "general: not measured" in benchmarks.benchmark({**facts, "capability": nothing})

@@ -445,6 +445,14 @@ def test_rates_have_intervals_by_wilson(counts, expected):
     assert rate.questions == sum(counts)
 
 
+def test_a_sign_test_is_the_exact_binomial():
+    """Nine of ten happen by chance in 22 of 1024 cases, an even choice always; without a choice there is no test."""
+    assert metrics.sign_test(9, 1) == metrics.sign_test(1, 9) == pytest.approx(22 / 1024)
+    assert metrics.sign_test(4, 4) == 1.0
+    assert metrics.sign_test(5, 0) == pytest.approx(2 / 32)
+    assert metrics.sign_test(0, 0) is None
+
+
 @given(*[st.integers(0, 200)] * 3)
 def test_a_win_of_one_is_a_loss_of_the_other(wins, losses, ties):
     """Seen from the other side the win rate is its complement; without comparisons there is none."""

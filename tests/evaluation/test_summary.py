@@ -13,6 +13,7 @@ from raft.evaluation.metrics import Interval
 from raft.evaluation.systems import System
 from raft.rag.format import ABSTENTION
 from raft.rag.relevant import Sources
+from raft.report import figures
 from raft.report.measures import COLUMNS
 from raft.store import tables
 
@@ -276,6 +277,42 @@ def test_the_users_questions_decide():
     assert summarised(answers[:2], questions[:2])["verdict"]["question_set"] == "eval_unseen"
 
 
+def test_what_was_refused_unasked_is_counted():
+    """Of questions with and without an answer it is told how many no model was asked, and what asking could change."""
+    asked = [question("q0"), question("q1"), question("q2", ABSTENTION), question("q3")]
+    said = [answer("30 days" if n == 3 else ABSTENTION, f"q{n}", arm) for arm in ("rag", "raft") for n in range(4)]
+    said += [answer(ABSTENTION, "q3", arm, condition="withheld") for arm in ("rag", "raft")]
+    sources = Sources({"q0": ["c1"], "q1": ["c1"]}, {"q0": ["c1"], "q1": ["c2"]}, {}, {})
+    unasked = {("answerable", "q0"), ("answerable", "q1"), ("withheld", "q3")}
+    facts = summarised(said, asked, sources, unasked=unasked)
+    names = ("answerable", "answerable_refused", "found_refused", "unanswerable", "unanswerable_refused")
+    assert facts["refused"] == {"user": dict(zip(names, (3, 2, 1, 2, 1), strict=True))}
+    shown = dict(figures.parts_shown(facts))
+    assert "2 of 3 questions with an answer were refused unasked (1 although it was found)" in shown["refusal"]
+    assert "at most 66.7 points more right answers and 50.0 more false ones" in shown["refusal"]
+    assert "gain 0.0 points" in shown["reader"]
+    without = summarised(said, asked, sources)
+    assert without["refused"] is None and list(dict(figures.parts_shown(without))) == ["reader"]
+
+
+@pytest.mark.parametrize(
+    ("count", "unit", "groups"), [(24, "sections", 24), (10, "questions", 48), (0, "questions", 48)]
+)
+def test_of_few_documents_something_finer_is_resampled(count, unit, groups):
+    """Of two documents their sections are resampled where there are enough, else questions; the documents are told."""
+    names = [f"q{number:02}" for number in range(48)]
+    asked = [question(name, document="a.md" if number % 2 else "b.md") for number, name in enumerate(names)]
+    said = [answer("40 days", name, "rag") for name in names] + [answer("30 days", name, "raft") for name in names]
+    sources = Sources({n: [n] for n in names}, {}, {row["question_id"]: row["document"] for row in asked}, {})
+    sections = {name: f"section {number % count}" for number, name in enumerate(names)} if count else {}
+    facts = summarised(said, asked, sources, sections=sections)
+    assert facts["verdict"]["gain"]["groups"] == groups and facts["verdict"]["gain"]["questions"] == 48
+    assert (facts["verdict"]["resampled"], facts["verdict"]["documents"]) == (unit, 2)
+    assert facts["question_sets"][0]["resampled"] == unit and facts["question_sets"][0]["documents"] == 2
+    many = Sources({}, {}, {name: f"{number % 20}.md" for number, name in enumerate(names)}, {})
+    assert summarised(said, asked, many, sections=sections)["verdict"]["resampled"] == "documents"
+
+
 def test_a_gain_in_form_alone_is_told():
     """Where plain RAG's replies hold the answer too, and the contender refuses more, the verdict's reasons say so."""
     names = [f"q{number}" for number in range(24)]
@@ -283,10 +320,10 @@ def test_a_gain_in_form_alone_is_told():
     said = [answer("it takes 30 days or so, they say", name, "rag") for name in names]
     said += [answer(ABSTENTION if name in names[:8] else "30 days", name, "raft") for name in names]
     facts = summarised(said, asked, Sources({}, {}, {name: name for name in names}, {}))
-    notes = [reason for reason in facts["verdict"]["reasons"] if reason.startswith("To know")]
-    assert len(notes) == 2
-    assert "hold a reference somewhere" in notes[0] and "-33.3 points" in notes[0]
-    assert "can be answered is refused" in notes[1] and "+33.3 points" in notes[1]
+    assert facts["verdict"]["decision"] == "investigate" and "format would buy this" in facts["verdict"]["advice"]
+    assert any("form alone, since no more replies hold the answer" in one for one in facts["verdict"]["reasons"])
+    (note,) = [reason for reason in facts["verdict"]["reasons"] if reason.startswith("To know")]
+    assert "can be answered is refused" in note and "+33.3 points" in note
 
 
 def test_the_stronger_plain_rag_is_named_where_valid_chose_the_other():

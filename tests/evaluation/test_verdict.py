@@ -183,6 +183,38 @@ def test_few_documents_cannot_rule_out_a_gain_that_they_may_hold(value, low, hig
     assert ("--eval questions.jsonl" in found["advice"]) == (decision == "investigate")
 
 
+@pytest.mark.parametrize("unit", ["sections", "questions"])
+def test_few_documents_ship_for_themselves(unit):
+    """Where sections or questions of few documents are resampled, a clear gain ships for these, which is said."""
+    found = decide(resampled=unit, documents=5, gain=gain(0.08, 0.03, groups=40))
+    assert found["decision"] == "ship" and "for these documents: raft ask" in found["advice"]
+    (said,) = [reason for reason in found["reasons"] if "about 5 documents" in reason]
+    assert f"40 {unit} were resampled" in said and "say nothing of others" in said
+    assert (found["resampled"], found["documents"]) == (unit, 5)
+    unclear = decide(resampled=unit, documents=5, gain=gain(0.06, -0.02, groups=40))
+    assert unclear["decision"] == "investigate" and "more questions about these documents" in unclear["advice"]
+    assert "20 documents" not in unclear["advice"], "a corpus of five has no twenty"
+
+
+def test_it_is_said_how_many_more_questions_would_tell():
+    """The number is that at which half of the interval is under the gain, as its width falls with the root of it."""
+    few = gain(0.06, -0.06, 0.18, groups=12, questions=50)
+    assert verdict.more_questions(few, 0.05) == 151, "twice as narrow takes four times as many, and one"
+    assert "about 151 more would tell a gain of 6.0 points" in decide(gain=few, resampled="questions")["advice"]
+    assert verdict.more_questions(gain(0.01, -0.09, 0.11, questions=50), 0.05) == 151, "less than pays is not sought"
+    assert verdict.more_questions(gain(1.0, 1.0, questions=8), 0.05) == TOO_FEW - 8
+    assert verdict.more_questions(gain(0.0, 0.0, questions=80), 0.0) == 1
+
+
+@given(st.floats(-0.5, 0.5), st.floats(0.0, 0.5), st.integers(1, 500), st.floats(0.0, 0.2))
+def test_with_so_many_more_questions_the_gain_is_told(value, half, questions, least):
+    """At the width of so many questions in all, the interval is narrower to either side than the gain sought."""
+    found = gain(value, value - half, value + half, questions=questions)
+    more = verdict.more_questions(found, least)
+    assert more >= 1 and questions + more >= TOO_FEW
+    assert half * (questions / (questions + more)) ** 0.5 <= max(value, least, 0.01) + 1e-9
+
+
 def test_generated_questions_alone_never_ship():
     """On questions that a model wrote a good gain is worth a look, and a missing one still keeps plain RAG."""
     found = decide(by_people=False, question_set="eval_unseen")

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from jinja2 import UndefinedError
 
 from browser import lines_of_picture, needs_chromium, rendered
+from raft.cli import benchmarks
 from raft.report import figures, report
 from raft.report import page as pages
 from raft.report.page import cell, sentence
@@ -299,6 +300,15 @@ def poisoned(facts, key=None):
 
 FACTS = benchmark()
 HTML = report.html(FACTS)
+
+
+def test_a_benchmark_without_parts_is_still_told():
+    """What an earlier raft measured, without form, substance, sections or a judge, is shown as it was, on each way."""
+    assert not {"form", "substance", "resampled"} & FACTS["verdict"].keys() and "judge" not in FACTS
+    page, told = report.html(FACTS), benchmarks.benchmark(FACTS)
+    assert 'id="parts"' not in page and 'id="judge"' not in page and "of substance" not in report.markdown(FACTS)
+    assert told.startswith(f"Verdict: {FACTS['verdict']['decision']}, gain ") and "of substance" not in told
+    assert f"neither {FACTS['blind']['ties']} times" in page and f"neither {FACTS['blind']['ties']} times" in told
 
 
 def test_the_verdict_stands_first_in_plain_words():

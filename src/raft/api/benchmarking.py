@@ -12,6 +12,7 @@ from typing import Any
 
 import polars as pl
 
+from raft import prompts
 from raft.api import models
 from raft.api.models import (
     open_model,
@@ -28,8 +29,9 @@ from raft.backends.trainers.sft import hardware
 from raft.curation import split
 from raft.curation.user_questions import own_questions
 from raft.errors import DamagedArtifact, UsageError, typed
-from raft.evaluation import capability, human, summary
-from raft.evaluation.metrics import win_rate
+from raft.evaluation import capability, human, judge, summary
+from raft.evaluation.contexts import Context, Contexts
+from raft.evaluation.metrics import sign_test, win_rate
 from raft.evaluation.systems import BenchmarkModels, OpenedModel
 from raft.pipeline.bench import ask_all, choose_exemplars, line_up, prepare, trained_answers
 from raft.pipeline.build import searched
@@ -40,6 +42,7 @@ from raft.rag.refusal import Refusal, question_digest
 from raft.report import report
 from raft.report.shown import Benchmark, Verdict
 from raft.settings import Settings
+from raft.settings.sections import Judge
 from raft.store import adapters, artifacts
 from raft.store.again import again
 from raft.store.budget import enter
@@ -103,7 +106,8 @@ def bench(
     built = Built(folder)
     chosen = settings_of(built, changes)
     addresses = _addresses(chosen, larger)
-    models.check(chosen, asked={chosen.student: None, **addresses})
+    others = addresses | _judge(chosen)
+    models.check(chosen, asked={chosen.student: None, **others})
     if ratings is not None and blind_pairs is None:  # looked at before the work
         human.read_ratings(ratings, _pairs(built.folder))
     untrained = adapter is None and adapters.current(built.folder) is None
@@ -111,7 +115,7 @@ def bench(
     run = writable(built, on_event)
     name = run.manifest["collection"]
     with run.writing(), closing(Ledger(chosen.ledger or run.folder / "ledger.sqlite")) as ledger:
-        models.check_keys(addresses, ledger)
+        models.check_keys(others, ledger)
         enter(ledger, name, "benchmark")
         run.require(*searched(chosen), "examples")
         rows, wrong = _without_wrong(_questions(built, questions), run)
@@ -171,13 +175,21 @@ def bench(
             },
             trained=trained_answers(run),
             with_bleu=chosen.benchmark.bleu,
+            sections=_sections(run),
+            unasked=_unasked(known),
             passages={p.chunk_id: p for own in known.passages.values() for shown in own.values() for p in shown},
         )
         facts["earlier"] = _remembered(run.folder, summary.digest_of(facts))
         _write(run.folder, facts)
         if tuned is not None:
-            facts = _rated(facts, run.folder, chosen.seed, blind_pairs, ratings)
-            if facts["blind"] is not None:
+            facts = _judged(
+                _rated(facts, run.folder, chosen.seed, blind_pairs, ratings),
+                run.folder,
+                chosen,
+                taking_part.judge,
+                on_event,
+            )
+            if facts["blind"] is not None or "judge" in facts:
                 _write(run.folder, facts)
         if tuned is not None and card is not None and tuned.parent == run.folder / "adapters":
             adapters.write_card(tuned, card)
@@ -251,6 +263,24 @@ def _without_calibrated(rows: pl.DataFrame, refusal: Refusal | None, folder: Pat
     return kept
 
 
+def _unasked(known: Contexts) -> set[tuple[str, str]] | None:
+    """Return condition and id of the questions that no model is asked; None where none is refused before."""
+    conditions: list[tuple[str, Context]] = [("answerable", "retrieved"), ("withheld", "withheld")]
+    places = [(name, condition, context) for name in known.passages for condition, context in conditions]
+    unasked = {
+        (condition, name)
+        for name, condition, context in places
+        if context in known.passages[name] and not known.worth_asking(name, context)
+    }
+    return unasked if known.least else None
+
+
+def _sections(run: Run) -> dict[str, str]:
+    """Return by chunk id the section that it is of, with its document; chunks without a heading are left out."""
+    chunks = run.read("chunks.parquet").select("chunk_id", "doc_id", "heading")
+    return {name: f"{document} {heading}" for name, document, heading in chunks.iter_rows() if heading}
+
+
 def _remembered(folder: Path, line: dict[str, Any]) -> list[dict[str, Any]]:
     """Write the line of a benchmark behind those of the run's others, and return these, oldest first."""
     others = [one for one in _earlier(folder) if one != line]
@@ -305,6 +335,7 @@ def _taking_part(
     student = settings.student
     other = settings.benchmark.other_adapter if tuned is not None else None
     other = adapter_for(folder, str(other), student) if other is not None else None
+    marking = settings.benchmark.judge
     before = _previous(folder, tuned, hub.identity(student)) if tuned is not None else None
     return BenchmarkModels(
         base=open_one(student, weights=weights),
@@ -312,6 +343,7 @@ def _taking_part(
         previous=open_one(student, adapter=before, weights=weights) if before else None,
         other=open_one(student, adapter=other, weights=weights) if other else None,
         larger=[open_one(name, api_base=address) for name, address in larger.items()],
+        judge=open_one(marking.model, api_base=marking.api_base) if marking and tuned else None,
     )
 
 
@@ -355,9 +387,8 @@ def _pairs(folder: Path) -> list[human.Pair]:
         raise DamagedArtifact(f"What the blind page shows cannot be read: {error}.", where=pages, hint=hint) from None
 
 
-def _rated(
-    facts: dict[str, Any], folder: Path, seed: int, count: int | None, ratings: str | Path | None
-) -> dict[str, Any]:
+def _every_pair(facts: Mapping[str, Any], seed: int) -> list[human.Pair]:
+    """Return the pairs of the tuned model's and the baseline's answers, in the order in which they are drawn."""
     systems = facts["verdict"]["contender"], facts["verdict"]["baseline"]
     asked: list[dict[str, Any]] = []
     ours: dict[str, str] = {}
@@ -368,10 +399,51 @@ def _rated(
         if mine and other and mine["condition"] == "answerable":
             asked.append(row)
             ours[row["question_id"]], theirs[row["question_id"]] = mine["answer"], other["answer"]
+    return human.pairs(asked, ours, theirs, len(asked), seed)
+
+
+def _judge(settings: Settings) -> dict[str, str | None]:
+    """Return the model of `benchmark.judge` with its address; its rubric is looked at before the work."""
+    chosen = settings.benchmark.judge
+    return {chosen.model: chosen.api_base} if chosen and _rubric(chosen, settings) else {}
+
+
+def _rubric(chosen: Judge, settings: Settings) -> list[str]:
+    own = settings.prompts
+    return prompts.rubric(
+        chosen.rubric, lambda: prompts.load_text("preference.yaml", own), setting="benchmark.judge.rubric"
+    )
+
+
+def _judged(
+    facts: dict[str, Any], folder: Path, settings: Settings, model: OpenedModel | None, on_event: OnEvent
+) -> dict[str, Any]:
+    """Return the facts with what the judge says of as many pairs as it is to compare, in two calls each."""
+    chosen = settings.benchmark.judge
+    if chosen is None or model is None:
+        return facts
+    pairs = human.in_one_form(_every_pair(facts, settings.seed))[: chosen.questions]
+    calls = {"arm": f"the judge {chosen.model}", "set": "both orders", "condition": "", "questions": 2 * len(pairs)}
+    on_event("asking", calls)
+    prompt, ratings = prompts.load("preference", settings.prompts), human.kept_ratings(folder / "ratings.jsonl")
+    found = judge.judged(
+        pairs,
+        model.generator,
+        prompt=prompt,
+        rubric=_rubric(chosen, settings),
+        seed=settings.seed,
+        ratings=ratings,
+    )
+    return {**facts, "judge": {"model": chosen.model, "prompt_digest": prompt.digest, **found}}
+
+
+def _rated(
+    facts: dict[str, Any], folder: Path, seed: int, count: int | None, ratings: str | Path | None
+) -> dict[str, Any]:
     pages, kept = folder / "blind.json", folder / "ratings.jsonl"
-    every = human.pairs(asked, ours, theirs, len(asked), seed)
+    every = _every_pair(facts, seed)
     if count is not None:
-        drawn = every[: max(0, count)]
+        drawn = human.in_one_form(every)[: max(0, count)]
         artifacts.atomically(folder / "blind.html", human.page(drawn))
         artifacts.atomically(pages, json.dumps([asdict(pair) for pair in drawn], ensure_ascii=False))
     if ratings is None and not (kept.is_file() and pages.is_file()):
@@ -392,8 +464,10 @@ def _rated(
     counted = human.count(chosen, (pair for pair in every if pair.pair_id in shown | chosen.keys()), seed)
     if not counted["rated"]:
         return facts
-    rate = win_rate(counted["wins"], counted["losses"], counted["ties"])
-    return {**facts, "blind": {**counted, "win_rate": asdict(rate) if rate else None}}
+    wins, losses = counted["wins"], counted["losses"]
+    rate, preferred = win_rate(wins, losses, counted["rated"] - wins - losses), win_rate(wins, losses, 0)
+    told = {"win_rate": rate and asdict(rate), "preferred": preferred and asdict(preferred)}
+    return {**facts, "blind": {**counted, **told, "sign_test": sign_test(wins, losses)}}
 
 
 def _write(folder: Path, facts: dict[str, Any]) -> None:

@@ -26,7 +26,10 @@ def budget_of(
     price, cap = price_of(name, settings, api_base), settings.generator.max_cost if run else None
     if cap is not None and price is None:
         larger = f"--set 'benchmark.larger=[{{model: {name}, input_price: IN, output_price: OUT}}]'"
+        judge = settings.benchmark.judge
+        told = f"--set 'benchmark.judge={{model: {name}, input_price: IN, output_price: OUT}}'"
         ways = {
+            **({judge.model: told} if judge else {}),
             settings.index.embedder: "--set index.input_price=IN",
             settings.generator.model: "--price IN/OUT",
         }
@@ -53,7 +56,9 @@ def _told_price(name: str, settings: Settings) -> Price | None:
     if name == settings.index.embedder and settings.index.input_price is not None:
         return Price(settings.index.input_price, 0.0)
     given = [settings.generator] if name == settings.generator.model else []
-    given += [one for one in settings.benchmark.larger if one.model == name]  # type: ignore[misc]
+    judge = settings.benchmark.judge
+    asked = [*settings.benchmark.larger, *([judge] if judge else [])]
+    given += [one for one in asked if one.model == name]  # type: ignore[misc]
     for one in given:
         read, written = one.input_price, one.output_price
         if read is not None and written is not None:

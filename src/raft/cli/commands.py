@@ -445,13 +445,13 @@ def _lines() -> Iterator[str]:
 def bench(*, run: Path, assignments: tuple[str, ...], quiet: bool, as_json: bool, **options: Any) -> None:
     """Measure RUN against plain RAG, and say which is the better buy."""
     from raft import api, settings
-    from raft.cli import messages
+    from raft.cli import benchmarks
     from raft.cli.progress import Progress
 
     with Progress(silent=quiet) as progress:
         given = settings.parse_assignments(assignments)
         facts = api.bench(run, settings=given, on_event=progress, **options)
-    show(facts, as_json, messages.benchmark)
+    show(facts, as_json, benchmarks.benchmark)
 
 
 @main.command()

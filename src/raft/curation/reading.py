@@ -13,13 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from raft import prompts
-from raft.errors import UsageError
 from raft.kinds import traits
 from raft.prompts import Prompt
 from raft.protocols import Completion, Generator, Request
 from raft.report.measures import f1
 from raft.settings import Cleaning
-from raft.store.folders import place, regular
 from raft.text import normalise
 from raft.text.languages import of_text
 from raft.text.replies import json_readings
@@ -40,7 +38,6 @@ JUDGE_SCHEMA: Mapping[str, Any] = {
 }
 _MARK = re.compile(r"\bmark\b\W{1,6}(\d(?:\.\d+)?)", re.IGNORECASE)
 _OF_FIVE = re.compile(r"([1-4](?:\.\d+)?|5(?:\.0+)?)(?:\s*(?:/|out of)\s*5)?")
-_BULLET = re.compile(r"^\s*(?:[-*+•]\s+|\d+[.)]\s+)?")
 Row = dict[str, Any]
 Passages = Callable[[Row], str]
 """Returns headings and texts of a row's golden chunks."""
@@ -83,30 +80,8 @@ def chosen(settings: Cleaning, folder: Path | None, *, seed: int) -> list[Filter
 
 
 def read_rubric(name: str, folder: Path | None = None) -> list[str]:
-    """Return the questions of a rubric: a file (Markdown or YAML) with one a line, bulleted, numbered or bare.
-
-    Blank lines, and those that begin with #, are passed over. "default" is `rubric.yaml` of the prompts.
-
-    Raises:
-        UsageError: the file cannot be read, holds no question, or a line is none.
-    """
-    try:
-        if name == "default":
-            text = prompts.load_text("rubric.yaml", folder)
-        else:
-            text = regular(place(name, "cleaning.rubric")).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        hint = "--set cleaning.rubric=default   (or the path of a file of yes/no questions)"
-        raise UsageError(f"The rubric cannot be read: {error}.", where=name, hint=hint) from None
-    lines = [_BULLET.sub("", line).strip("\"' \t") for line in text.splitlines() if not line.lstrip().startswith("#")]
-    lines = [line for line in lines if line]
-    wrong = next((line for line in lines if not line.endswith(("?", "？", "؟"))), None)
-    if wrong is not None or not lines:
-        said = f"A line of the rubric is no question: {wrong}" if wrong else "The rubric has no question."
-        raise UsageError(
-            said, where=name, hint="write one yes/no question a line, with its question mark; # begins a note"
-        )
-    return lines
+    """Return the questions of `cleaning.rubric`, as `prompts.rubric` does; "default": those in `rubric.yaml`."""
+    return prompts.rubric(name, lambda: prompts.load_text("rubric.yaml", folder), setting="cleaning.rubric")
 
 
 def agreement(answer: str, said: str, *, kind: str, language: str = "en") -> float:

@@ -7,11 +7,12 @@ read with the seed alone; a pair's id holds its answers' digest too, so that rat
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from raft.errors import UsageError
+from raft.evaluation.form import cut
 from raft.report.page import fill
 from raft.text import from_json
 
@@ -52,6 +53,15 @@ def pairs(
         if key in system and key in baseline and _plain(system[key]) != _plain(baseline[key]):
             drawn[_digest("draw", seed, key)] = _pair(row, system[key], baseline[key], seed)
     return [drawn[order] for order in sorted(drawn)[: max(0, n)]]
+
+
+def in_one_form(pairs: Iterable[Pair]) -> list[Pair]:
+    """Return the pairs with both answers cut by the same rule (`form.cut`), without those that read the same then.
+
+    A short answer beside a paragraph tells which is the tuned model's. The ids stay: what was chosen is known by them.
+    """
+    made = [replace(pair, a=cut(pair.a, pair.question), b=cut(pair.b, pair.question)) for pair in pairs]
+    return [pair for pair in made if _plain(pair.a) != _plain(pair.b)]
 
 
 def _pair(row: Mapping[str, Any], system: str, baseline: str, seed: int) -> Pair:
@@ -138,22 +148,23 @@ def added_ratings(path: Path, chosen: Mapping[str, str]) -> str:
 
 
 def count(chosen: Mapping[str, str], pairs: Iterable[Pair], seed: int) -> dict[str, int]:
-    """Return how many `pairs` there are, how many are `rated`, and of these `wins`, `losses` and `ties`.
+    """Return how many `pairs` there are, how many are `rated`, and of these `wins`, `losses`, `ties` and `both_wrong`.
 
-    Wins are the tuned system's. "tie" and "both wrong" both count as ties; choices of other pairs do not count.
+    Wins are the tuned system's. Choices of other pairs do not count.
     """
     known = {pair.pair_id: pair for pair in pairs}
-    counts = {"pairs": len(known), "rated": 0, "wins": 0, "losses": 0, "ties": 0}
+    counts = {"pairs": len(known), **dict.fromkeys(("rated", "wins", "losses", "ties", "both_wrong"), 0)}
     for pair_id in known.keys() & chosen.keys():
         counts["rated"] += 1
-        counts[_outcome(chosen[pair_id], _contender_is_a(seed, known[pair_id].question_id))] += 1
+        counts[outcome(chosen[pair_id], known[pair_id], seed)] += 1
     return counts
 
 
-def _outcome(choice: str, contender_is_a: bool) -> str:
+def outcome(choice: str, pair: Pair, seed: int) -> str:
+    """Return what a choice (one of `CHOICES`) means for the tuned system, as `count` names it."""
     if choice not in ("a", "b"):
-        return "ties"
-    return "wins" if (choice == "a") == contender_is_a else "losses"
+        return "ties" if choice == "tie" else "both_wrong"
+    return "wins" if (choice == "a") == _contender_is_a(seed, pair.question_id) else "losses"
 
 
 def _lines(path: Path | str) -> list[tuple[int, str]]:

@@ -16,7 +16,7 @@ from raft.report.measures import ANSWER_MEASURES, MEASURES
 from raft.text import PIECE, spaced
 
 TOO_FEW = 20
-"""Under 20 documents: too few to tell. The percentile bootstrap is too narrow there."""
+"""Under 20 documents, or what else is resampled: too few to tell. The percentile bootstrap is too narrow there."""
 DRAWS = 2000
 """Resamples of an interval; about 1,000 are the least for steady ends (Efron and Tibshirani 1993)."""
 
@@ -32,7 +32,8 @@ Rows = NDArray[np.intp]
 class Interval:
     """A measure's value over so many questions, with its 95 percent interval.
 
-    `groups` is how many documents they come from; under `TOO_FEW` the interval is too narrow to decide by.
+    `groups` is how many documents they come from, or what else was resampled; under `TOO_FEW` the interval is too
+    narrow to decide by.
     """
 
     value: float
@@ -125,6 +126,36 @@ def win_rate(wins: int, losses: int, ties: int) -> Interval | None:
     centre = (share + _Z**2 / (2 * pairs)) / shrink
     half = _Z / shrink * math.sqrt(share * (1 - share) / pairs + _Z**2 / (4 * pairs**2))
     return Interval(share, max(0.0, centre - half), min(1.0, centre + half), pairs, pairs)
+
+
+def sign_test(wins: int, losses: int) -> float | None:
+    """Return how likely so uneven a choice is (0 to 1, two-sided) where neither side is better; None without a choice.
+
+    The exact binomial test of one half; ties are left out.
+
+    References:
+        Dixon and Mood: The statistical sign test. JASA 41(236), 1946.
+    """
+    choices = wins + losses
+    tail = sum(math.comb(choices, count) for count in range(min(wins, losses) + 1))
+    return min(1.0, 2 * tail / 2**choices) if choices else None
+
+
+def kappa(pairs: Sequence[tuple[Hashable, Hashable]]) -> tuple[float, float | None] | None:
+    """Return the share of pairs of judgements that agree (0 to 1), and Cohen's kappa; None without any.
+
+    Kappa is 1 for full agreement, 0 for that of chance, and None where both judge all alike.
+
+    References:
+        Cohen: A coefficient of agreement for nominal scales. Educational and Psychological Measurement 20(1), 1960.
+    """
+    if not pairs:
+        return None
+    same = sum(one == other for one, other in pairs) / len(pairs)
+    named = {name for pair in pairs for name in pair}
+    shares = [[sum(pair[place] == name for pair in pairs) / len(pairs) for place in (0, 1)] for name in named]
+    chance = sum(one * other for one, other in shares)
+    return same, None if len(named) == 1 else (same - chance) / (1 - chance)
 
 
 def percentile(values: Sequence[float | None], share: float) -> float | None:

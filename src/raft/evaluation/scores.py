@@ -1,10 +1,11 @@
 """From the scores of single answers to the figures of a benchmark: means with intervals, differences, costs, speed."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any, Literal
 
 from raft.evaluation.metrics import (
+    TOO_FEW,
     Interval,
     bootstrap_mean,
     macro_f1_difference,
@@ -15,7 +16,7 @@ from raft.evaluation.metrics import (
     recall_at,
     reciprocal_rank,
 )
-from raft.rag.relevant import GRAINS, Grain, Sources, ranks, unanswerable
+from raft.rag.relevant import GRAINS, Grain, Sources, golden_of, ranks, unanswerable
 from raft.report.measures import COLUMNS, contains_reference, f1
 from raft.text import contains, normalise
 
@@ -28,6 +29,26 @@ _RECALLS = (1, 3, 5)
 _DEPTH = 10  # ranks that MRR and nDCG look at
 Table = Mapping[tuple[str, str], Mapping[str, Any]]
 """Scores of one system's answers to one question set, by condition and question id."""
+
+
+Unit = Literal["documents", "sections", "questions"]
+"""What a bootstrap resamples."""
+
+
+def resampled(question_ids: Sequence[str], sources: Sources, sections: Mapping[str, str]) -> tuple[Sources, Unit]:
+    """Return the sources with the groups that these questions are resampled in, and what the groups are.
+
+    These are documents where there are `TOO_FEW` or more. With fewer, nothing can be told of other documents, whatever
+    is resampled; of new questions about the same documents it can: their sections are resampled (by chunk id, those of
+    the chunks that bear the answers), and where these are as few or not known, single questions.
+    """
+    if len({sources.group(one) for one in question_ids}) >= TOO_FEW:
+        return sources, "documents"
+    chunks = {one: golden_of(sources.relevant.get(one, ()), sources.hits.get(one, ())) or "" for one in question_ids}
+    found = {one: sections[chunk] for one, chunk in chunks.items() if chunk in sections}
+    if len(set(found.values())) >= TOO_FEW:
+        return replace(sources, documents={one: found.get(one, one) for one in question_ids}), "sections"
+    return replace(sources, documents={one: one for one in question_ids}), "questions"
 
 
 def intervals(table: Table, sources: Sources, classes: Sequence[str]) -> dict[str, Any]:
@@ -158,6 +179,37 @@ def measured_by(counts: Mapping[Grain, int]) -> str:
 
 def _first(chunks: Sequence[str], hits: Sequence[str]) -> int | None:
     return min((rank for rank in ranks(chunks, hits) if rank is not None), default=None)
+
+
+def refused(
+    questions: Sequence[Mapping[str, Any]],
+    asked: Collection[tuple[str, str]],
+    unasked: Collection[tuple[str, str]],
+    sources: Sources,
+    k: int,
+) -> dict[str, int]:
+    """Return how many questions no model was asked, since what was found seemed not to be about them.
+
+    Of those `answerable` so many were `answerable_refused`, `found_refused` of them although search had brought a chunk
+    that bears the answer; of those that nothing shown answers (`unanswerable`) so many were `unanswerable_refused`.
+
+    Args:
+        questions: rows of `tables.EVALUATION`, of one set.
+        asked: condition and question id of what the systems were given.
+        unasked: those of it that were refused without a model.
+        sources: where the answers stand, and what search brings.
+        k: chunks retrieved for a question.
+    """
+    rows = {row["question_id"]: row for row in questions}
+    names = ("answerable", "answerable_refused", "found_refused", "unanswerable", "unanswerable_refused")
+    found = dict.fromkeys(names, 0)
+    for condition, name in asked:
+        kind = "unanswerable" if condition == WITHHELD or unanswerable(rows[name]) else "answerable"
+        away = (condition, name) in unasked
+        found[kind] += 1
+        found[f"{kind}_refused"] += away
+        found["found_refused"] += away and kind == "answerable" and bool(sources.retrieved(name, k))
+    return found
 
 
 def missed(question_ids: Sequence[str], sources: Sources, k: int) -> float | None:

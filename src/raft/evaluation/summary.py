@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from itertools import product
 from typing import Any
@@ -10,9 +10,23 @@ from typing import Any
 import polars as pl
 
 from raft.errors import RaftError, typed
+from raft.evaluation.form import cut_answers
 from raft.evaluation.lengths import LONG, apart, typical
 from raft.evaluation.metrics import bleu, score_answer
-from raft.evaluation.scores import ANSWERABLE, WITHHELD, Table, differences, intervals, missed, retrieval, serving, why
+from raft.evaluation.scores import (
+    ANSWERABLE,
+    WITHHELD,
+    Table,
+    Unit,
+    differences,
+    intervals,
+    missed,
+    refused,
+    resampled,
+    retrieval,
+    serving,
+    why,
+)
 from raft.evaluation.systems import LARGER, TUNED, System, baseline
 from raft.evaluation.verdict import decide, economics, evidence
 from raft.rag.grounding import Passage
@@ -136,13 +150,16 @@ def summary(
     k: int,
     header: Mapping[str, Any],
     passages: Mapping[str, Passage] | None = None,
+    sections: Mapping[str, str] | None = None,
+    unasked: Collection[tuple[str, str]] | None = None,
     blind: Mapping[str, Any] | None = None,
     trained: Sequence[str] = (),
     with_bleu: bool = False,
 ) -> dict[str, Any]:
     """Return the contents of `benchmark.json`: what was asked, each system's figures with intervals, and the verdict.
 
-    Documents, not questions, are resampled; `against` pairs each system with the baseline on the same questions.
+    Documents are resampled, or what `scores.resampled` says; `against` pairs each system with the baseline on the same
+    questions.
 
     Args:
         answers: a frame of `tables.ANSWERS`.
@@ -161,6 +178,8 @@ def summary(
             so that they fit into each model's context, and `wrong_references`: `question_id` and `question` of those
             that were left out; `refusal` is the threshold in use: `least`, `promised`, and how many were `left_out`.
         passages: by chunk id what the systems were shown.
+        sections: by chunk id the section that it is of, named as no other section of the corpus.
+        unasked: condition and question id of what was refused without a model; None: nothing is refused so.
         blind: what a blind comparison by people gave, or None.
         trained: the answers of the training rows, or of some of them, to compare their length with the references'.
         with_bleu: whether BLEU is measured too.
@@ -173,6 +192,7 @@ def summary(
     classes = {name: labels(rows) for name, rows in by_set.items()}
     asked = {name: {key for (_, one), table in scores.items() if one == name for key in table} for name in sets}
     ids = {name: sorted({question_id for _, question_id in keys}) for name, keys in asked.items()}
+    units = {name: resampled(ids[name], sources, sections or {}) for name in sets}
     measured = [system for system in systems if any(name == system.name for name, _ in scores)]
     to_beat = baseline(baseline_tuning, {system.name for system in measured})
     figures = {}
@@ -181,7 +201,7 @@ def summary(
         served = serving(rows, timings.get(system.name, {}), prices.get(system.name, {}))
         figures[system.name] = {
             **asdict(system),
-            "sets": _sets(system.name, to_beat, scores, sources, classes),
+            "sets": _sets(system.name, to_beat, scores, units, classes),
             **served,
         }
     costs = economics(
@@ -194,8 +214,9 @@ def summary(
     )
     known = evidence(
         scores,
-        sources,
+        units[sets[0]][0],
         question_set=sets[0],
+        cut=_cut(answers, by_set[sets[0]], to_beat, sources),
         by_people=sets[0] not in _GENERATED,
         baseline=to_beat,
         measure="accuracy" if classes[sets[0]] else "f1",
@@ -205,6 +226,8 @@ def summary(
         k=k,
         costs=costs["sentences"],
         apart=apart(trained, by_set[sets[0]]["answers"].explode().drop_nulls().to_list()),
+        resampled=units[sets[0]][1],
+        documents=len({sources.group(one) for one in ids[sets[0]]}),
     )
     shown = {one for row in answers["shown"].to_list() for one in row or []}
     told = ("raft", "date", "run", "hardware", "seconds", "shortened", "wrong_references", "refusal")
@@ -213,10 +236,15 @@ def summary(
         **{name: header.get(name) for name in told},
         "k": k,
         "verdict": decide(known, min_gain=min_gain),
-        "question_sets": [_described(name, by_set[name], asked[name], sources) for name in sets],
+        "question_sets": [
+            {**_described(name, by_set[name], asked[name], sources), "resampled": units[name][1]} for name in sets
+        ],
         "arms": list(figures.values()),
         "baseline_tuning": [dict(row) for row in baseline_tuning],
-        "retrieval": {name: retrieval(ids[name], sources) for name in sets},
+        "refused": None
+        if unasked is None
+        else {name: refused(by_set[name].to_dicts(), sorted(asked[name]), unasked, sources, k) for name in sets},
+        "retrieval": {name: retrieval(ids[name], units[name][0]) for name in sets},
         "capability": _plain(capability),
         "training": None if training is None else dict(training),
         "economics": costs,
@@ -256,6 +284,17 @@ def _tables(scores: pl.DataFrame) -> dict[tuple[str, str], dict[tuple[str, str],
     return found
 
 
+def _cut(answers: pl.DataFrame, questions: pl.DataFrame, system: str | None, sources: Sources) -> Table:
+    """Return the scores of a system's replies, cut to their answers by rule, to the questions of one set."""
+    own = answers.filter(
+        (pl.col("arm") == system)
+        & (pl.col("condition") == ANSWERABLE)
+        & pl.col("question_set").is_in(questions["split"].unique().implode())
+    )
+    tables = _tables(score(cut_answers(own, questions), questions, relevant=sources.relevant)) if own.height else {}
+    return next(iter(tables.values()), {})
+
+
 def _ordered(names: Iterable[str]) -> list[str]:
     """Return the question sets, the primary one first: the user's, others that people wrote, then generated ones."""
     return sorted(names, key=lambda name: (name != "user", _GENERATED.index(name) if name in _GENERATED else -1, name))
@@ -265,11 +304,12 @@ def _sets(
     system: str,
     to_beat: str | None,
     scores: Mapping[tuple[str, str], Table],
-    sources: Sources,
+    units: Mapping[str, tuple[Sources, Unit]],
     classes: Mapping[str, Sequence[str]],
 ) -> dict[str, Any]:
     found = {}
     for name, closed in classes.items():
+        sources, _ = units[name]
         table, theirs = scores.get((system, name)), scores.get((str(to_beat), name))
         if table is not None:
             paired = theirs is not None and system != to_beat

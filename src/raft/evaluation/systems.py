@@ -19,6 +19,9 @@ UNTUNED = ("rag", "rag_few")
 GOLDEN = "golden"
 """The untuned model with the chunk that bears the answer given: what perfect retrieval would bring."""
 
+OTHER = "other"
+"""An adapter tuned on another corpus: it has learned the form of the answers, and nothing of these documents."""
+
 LARGER = "model:"
 """The name of a larger model's system begins so."""
 
@@ -169,6 +172,7 @@ class BenchmarkModels:
     """Who takes part: the student as it is, tuned once it was trained, and what it is compared with.
 
     `previous` has the best adapter before this one, `other` one that was tuned on another corpus; `larger` are untuned.
+    `judge` compares what was answered.
     """
 
     base: OpenedModel
@@ -176,6 +180,7 @@ class BenchmarkModels:
     previous: OpenedModel | None = None
     other: OpenedModel | None = None
     larger: Sequence[OpenedModel] = ()
+    judge: OpenedModel | None = None
 
     def prompt_limits(self) -> list[tuple[Tokenizer, int]]:
         """Return the limits of those that tell; what takes an adapter has the limit of its base."""

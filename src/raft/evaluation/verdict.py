@@ -9,9 +9,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
+from raft.evaluation.form import Parts, parts
 from raft.evaluation.metrics import TOO_FEW, Interval
-from raft.evaluation.scores import Table, difference, mean, shared_means, stronger
-from raft.evaluation.systems import GOLDEN, TITLES, TUNED, UNTUNED, title
+from raft.evaluation.scores import Table, Unit, difference, mean, shared_means, stronger
+from raft.evaluation.systems import GOLDEN, OTHER, TITLES, TUNED, UNTUNED, title
 from raft.rag.relevant import Sources
 from raft.report.measures import MEASURES
 
@@ -54,6 +55,9 @@ class Evidence:
         stronger: an untuned system with retrieval that scored higher on these questions than the baseline, which was
             chosen on others, and system minus it.
         apart: how what was trained on differs from what is asked for (`lengths.apart`); None: it doesn't.
+        parts: what of the gain is form, and what substance; None where nothing tells.
+        resampled: what the intervals resample.
+        documents: how many the questions are about; None: not known.
     """
 
     run: str
@@ -72,6 +76,9 @@ class Evidence:
     refused: Interval | None = None
     stronger: tuple[str, Interval] | None = None
     apart: str | None = None
+    parts: Parts | None = None
+    resampled: Unit = "documents"
+    documents: int | None = None
 
 
 def evidence(
@@ -82,10 +89,15 @@ def evidence(
     baseline: str | None,
     measure: Literal["f1", "accuracy"],
     missed: float | None,
+    cut: Table | None = None,
     **rest: Any,
 ) -> Evidence:
-    """Gather a verdict's evidence from the scores by system and question set; `rest` is taken over as it is."""
+    """Gather a verdict's evidence from the scores by system and question set; `rest` is taken over as it is.
+
+    `cut` has the scores of the baseline's replies on that set, cut to their answers by rule (`form.cut`).
+    """
     ours, theirs, golden = (scores.get((str(name), question_set), {}) for name in (TUNED, baseline, GOLDEN))
+    other = scores.get((OTHER, question_set), {})
     untuned = {name: scores.get((name, question_set), {}) for name in UNTUNED}
     with_golden, retrieved = shared_means(golden, theirs, measure)
     if retrieved is None:
@@ -101,6 +113,7 @@ def evidence(
         contained=difference(ours, theirs, "contains", sources),
         refused=difference(ours, theirs, "false_refusals", sources),
         stronger=stronger(untuned, ours, theirs, measure, sources),
+        parts=parts(ours, theirs, other=other, cut=cut or {}, measure=measure, sources=sources),
         **rest,
     )
 
@@ -110,7 +123,7 @@ def dispensable(name: str, *, tuned: bool) -> bool:
 
     Before there is a `tuned` model, the verdict is whether one is worth it, which the golden system tells.
     """
-    return name in TITLES and name not in (TUNED, *UNTUNED, "other", *(() if tuned else (GOLDEN,)))
+    return name in TITLES and name not in (TUNED, *UNTUNED, OTHER, *(() if tuned else (GOLDEN,)))
 
 
 @dataclass(frozen=True)
@@ -127,10 +140,11 @@ def decide(evidence: Evidence, *, min_gain: float) -> dict[str, Any]:
 
     - `ship`: the interval of the gain is above zero, the gain is at least `min_gain`, general capability falls by less
       than 3 points on each set (the mean of the set's changes, not the end of its interval, is what counts), and the
-      questions were written by people, about at least 20 documents.
+      questions were written by people. About fewer than 20 documents it holds for these documents alone.
     - `investigate`: the gain is above zero but smaller, or is not above zero against a plain RAG that turned out better
-      than the one chosen beforehand; capability falls by 3 to 5 points, or was not measured; there are too few
-      documents to rule the gain out; or all questions were written by a model.
+      than the one chosen beforehand; it is form alone (`form_alone`); capability falls by 3 to 5 points, or was not
+      measured; there are too few questions, or too few about few documents to rule the gain out; or all questions were
+      written by a model.
     - `keep plain RAG`: everything else.
     - `not tuned yet`: no tuned system was measured. Then the advice is the retriever first where misses are more than
       half of what is lost; to try tuning where the score is low with the golden chunk given, or over the questions
@@ -143,13 +157,15 @@ def decide(evidence: Evidence, *, min_gain: float) -> dict[str, Any]:
         findings = [_untuned(evidence)]
         decision: Decision = "not tuned yet"
     else:
-        findings = [_gain(evidence, min_gain), *_stronger(evidence), *_capability(evidence), *_questions(evidence)]
+        findings = [_gain(evidence, min_gain), *_form(evidence), *_stronger(evidence)]
+        findings += [*_capability(evidence), *_questions(evidence, min_gain)]
         decision = min((finding.decision for finding in findings), key=_ORDER.index)
     told = [f"To know: {evidence.apart}"] if evidence.apart else []
     reasons = [*(finding.reason for finding in findings), *_cautions(evidence), *told]
     if decision == "keep plain RAG":
         reasons += ["Keep plain RAG: on these figures the tuned model does not pay.", *evidence.costs]
-    shipped = f'Ship the tuned model: raft ask {evidence.run} "a question of yours"'
+    these = "" if evidence.resampled == "documents" else ", for these documents"
+    shipped = f'Ship the tuned model{these}: raft ask {evidence.run} "a question of yours"'
     advice = next((one.advice for one in findings if one.decision == decision and one.advice), shipped)
     return {
         "decision": decision,
@@ -159,6 +175,11 @@ def decide(evidence: Evidence, *, min_gain: float) -> dict[str, Any]:
         "contender": known.system,
         "baseline": known.baseline,
         "gain": asdict(evidence.gain) if evidence.gain else None,
+        "form": asdict(evidence.parts.form) if evidence.parts else None,
+        "substance": asdict(evidence.parts.substance) if evidence.parts else None,
+        "form_by": evidence.parts.by if evidence.parts else None,
+        "resampled": evidence.resampled,
+        "documents": evidence.documents,
         "headroom": dict(evidence.headroom) if evidence.headroom else None,
         "advice": advice,
     }
@@ -191,11 +212,42 @@ def _gain(evidence: Evidence, min_gain: float) -> _Finding:
             return _Finding("ship", f"{measured}: the interval is above zero, and the gain reaches {wanted}.")
         reason = f"{measured}: the interval is above zero, but the gain is under {wanted}."
         advice = f"Train on more rows: raft build CORPUS --out {run} --questions-per-chunk 3, then raft train {run}"
-        return _Finding("investigate", reason, advice)
-    if gain.groups < TOO_FEW and _least(gain.high, min_gain):
+        return _Finding("investigate", reason, _a_format(run) if form_alone(evidence) else advice)
+    few = gain.groups < TOO_FEW or evidence.resampled != "documents"
+    if few and _least(gain.high, min_gain):
         reason = f"{measured}: the interval holds zero, and {wanted} too, on few documents."
-        return _Finding("investigate", reason, _more_questions(run))
+        return _Finding("investigate", reason, _more_questions(gain, min_gain, run))
     return _Finding("keep plain RAG", f"{measured}: the interval is not above zero.", _instead(evidence))
+
+
+def form_alone(evidence: Evidence) -> bool:
+    """Tell whether all that was gained is form: no substance above zero, and no more replies that hold the answer."""
+    told = evidence.parts is not None and not _above_zero(evidence.parts.substance)
+    return told and _above_zero(evidence.gain) and not _above_zero(evidence.contained)
+
+
+def _form(evidence: Evidence) -> Iterator[_Finding]:
+    """Yield what of a gain is form, and what substance; form alone is not shipped."""
+    if evidence.parts is None or not _above_zero(evidence.gain):
+        return
+    by = {
+        "other": "what an adapter of another corpus gains too",
+        "cut": f"what the replies of {evidence.baseline} gain where they are cut to their answers by rule",
+    }[evidence.parts.by]
+    form, substance = (_with_interval(part) for part in (evidence.parts.form, evidence.parts.substance))
+    measured = f"Of the gain {form} are form, {by}, and {substance} are substance"
+    if form_alone(evidence):
+        alone = "form alone, since no more replies hold the answer, either. An answer format would buy this"
+        yield _Finding("investigate", f"{measured}: {alone}.", _a_format(evidence.run))
+    else:
+        yield _Finding("ship", f"{measured}.")
+
+
+def _a_format(run: str) -> str:
+    return (
+        "An answer format would buy this without tuning, by a prompt of your own, a rule that cuts the replies, or "
+        f"answer_style.format: raft bench {run} --set answer_style.format='the answer alone, in a few words'"
+    )
 
 
 def _cautions(evidence: Evidence) -> Iterator[str]:
@@ -203,9 +255,10 @@ def _cautions(evidence: Evidence) -> Iterator[str]:
     if evidence.system is None or evidence.gain is None or not _above_zero(evidence.gain):
         return
     against = f"To know: against {evidence.baseline},"
-    if evidence.measure == "f1" and evidence.contained and not _above_zero(evidence.contained):
+    held = evidence.contained
+    if evidence.measure == "f1" and held and not (_above_zero(held) or form_alone(evidence)):
         what = "more of its replies hold a reference somewhere: what is gained is mostly an answer that stands alone"
-        yield f"{against} {_with_interval(evidence.contained)} {what}."
+        yield f"{against} {_with_interval(held)} {what}."
     if evidence.refused and _above_zero(evidence.refused):
         yield f"{against} {_with_interval(evidence.refused)} more of what can be answered is refused."
 
@@ -255,14 +308,21 @@ def _capability(evidence: Evidence) -> Iterator[_Finding]:
             yield _Finding("keep plain RAG", reason, gentler)
 
 
-def _questions(evidence: Evidence) -> Iterator[_Finding]:
-    gain, advice = evidence.gain, _more_questions(evidence.run)
+def _questions(evidence: Evidence, min_gain: float) -> Iterator[_Finding]:
+    gain, unit = evidence.gain, evidence.resampled
     if gain and gain.groups < TOO_FEW:
-        count = f"{gain.groups} document{'s' * (gain.groups != 1)}"
-        reason = f"The questions are about {count}: under {TOO_FEW} are too few to tell."
-        yield _Finding("investigate", reason, advice)
+        count = f"{gain.groups} {unit if gain.groups != 1 else unit[:-1]}"
+        reason = f"There are questions about {count}" if unit != "questions" else f"There are {count}"
+        advice = _more_questions(gain, min_gain, evidence.run)
+        yield _Finding("investigate", f"{reason}: under {TOO_FEW} are too few to tell.", advice)
+    elif gain and unit != "documents":
+        about = f"The questions are about {evidence.documents} document{'s' * (evidence.documents != 1)}"
+        why = f"so {gain.groups} {unit} were resampled, not documents"
+        holds = "the intervals hold for new questions about these documents, and say nothing of others"
+        yield _Finding("ship", f"{about}, {why}: {holds}.")
     if not evidence.by_people:
         written = f"All questions of {evidence.question_set} were written by a model"
+        advice = f"Write questions of your own, 100 or more: {_measure_with(evidence.run)}"
         yield _Finding("investigate", f"{written}, which is reason to investigate at most.", advice)
 
 
@@ -328,11 +388,25 @@ def _instead(evidence: Evidence) -> str:
     )
 
 
-def _more_questions(run: str) -> str:
-    return (
-        f"Write questions of your own about {TOO_FEW} documents or more: raft build CORPUS --out {run} "
-        f"--eval questions.jsonl, then raft bench {run}"
-    )
+def more_questions(gain: Interval, min_gain: float) -> int:
+    """Return how many more questions would tell the gain (or one of `min_gain`, where it is smaller) from none.
+
+    Then half of the interval is narrower than the gain, if questions differ as they do now: its width falls with the
+    root of their number. There are never fewer than `TOO_FEW` in all.
+    """
+    half, wanted = (gain.high - gain.low) / 2, max(gain.value, min_gain, 0.01)
+    needed = math.floor(gain.questions * (half / wanted) ** 2) + 1
+    return max(1, needed - gain.questions, TOO_FEW - gain.questions)
+
+
+def _more_questions(gain: Interval, min_gain: float, run: str) -> str:
+    more, told = more_questions(gain, min_gain), max(gain.value, min_gain, 0.01)
+    what = f"about {more:,} more would tell a gain of {_plain(told)} points from none, if they differ as these do"
+    return f"Write more questions about these documents, {what}: {_measure_with(run)}"
+
+
+def _measure_with(run: str) -> str:
+    return f"raft build CORPUS --out {run} --eval questions.jsonl, then raft bench {run}"
 
 
 def _above_zero(gain: Interval | None) -> bool:

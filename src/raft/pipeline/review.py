@@ -15,7 +15,7 @@ from raft.curation.coverage import NOT_CHOSEN
 from raft.curation.decisions import APPROVED, DIFFER, Decision, Said
 from raft.curation.split import LEAK
 from raft.errors import DamagedArtifact
-from raft.evaluation.metrics import win_rate
+from raft.evaluation.metrics import kappa, win_rate
 from raft.pipeline.asking import SURVEY, surveyed_languages
 from raft.pipeline.pairs import asked_in
 from raft.settings import Settings
@@ -218,7 +218,6 @@ def figures(run: Run, settings: Settings) -> dict[str, Any]:
 
     References:
         Wilson: Probable inference, the law of succession, and statistical inference. JASA 22(158), 1927.
-        Cohen: A coefficient of agreement for nominal scales. Educational and Psychological Measurement 20(1), 1960.
     """
     return Opinions(run, settings).figures()
 
@@ -247,13 +246,11 @@ def _agreement(found: Said) -> dict[str, Any] | None:
         for own in found.values()
         for one, two in combinations(sorted(own), 2)
     ]
-    if not pairs:
+    agreed = kappa(pairs)
+    if agreed is None:
         return None
-    same = sum(one == two for one, two in pairs) / len(pairs)
-    first, second = (sum(pair[place] for pair in pairs) / len(pairs) for place in (0, 1))
-    chance = first * second + (1 - first) * (1 - second)
-    kappa = None if chance == 1 else round((same - chance) / (1 - chance), 3)
-    return {"rows": len(pairs), "share": round(same, 4), "kappa": kappa}
+    same, beyond = agreed
+    return {"rows": len(pairs), "share": round(same, 4), "kappa": None if beyond is None else round(beyond, 3)}
 
 
 def _worded(found: dict[str, Any]) -> dict[str, Any]:
@@ -276,8 +273,8 @@ def _words(found: Mapping[str, Any]) -> Iterable[str]:
         right = dropped["seen"] - dropped["wrong"]
         yield f"of those that the rules dropped, {right:,} of {dropped['seen']:,} are right"
     if agreement:
-        kappa = "" if agreement["kappa"] is None else f" (kappa {agreement['kappa']:.2f})"
-        yield f"reviewers agree on {100 * agreement['share']:.0f} percent of {agreement['rows']:,} rows{kappa}"
+        beyond = "" if agreement["kappa"] is None else f" (kappa {agreement['kappa']:.2f})"
+        yield f"reviewers agree on {100 * agreement['share']:.0f} percent of {agreement['rows']:,} rows{beyond}"
     if found.get("differ"):
         yield f"they differ on {len(found['differ']):,}, which count as rejected until they agree"
     if found["gone"]:

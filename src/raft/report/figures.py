@@ -8,7 +8,7 @@ NOT_MEASURED = "not measured"
 UNKNOWN = "unknown"
 TOO_FEW = "too few to tell"
 FEW_GROUPS = 20
-"""Under so many resampled documents a bootstrap interval is too narrow to be believed."""
+"""Under so many resampled groups a bootstrap interval is too narrow to be believed."""
 
 DECISIONS: Mapping[str, tuple[str, str]] = {
     "ship": ("Ship the tuned model.", "It answers better than plain RAG, and the rules for shipping are met."),
@@ -30,7 +30,7 @@ def measured(interval: Mapping[str, Any] | None) -> bool:
 
 
 def few(interval: Mapping[str, Any]) -> bool:
-    """Tell whether an interval rests on too few documents."""
+    """Tell whether an interval rests on too few documents, or on whatever else is resampled."""
     return interval["groups"] < FEW_GROUPS or not (known(interval.get("low")) and known(interval.get("high")))
 
 
@@ -45,7 +45,7 @@ def share(value: float | None, *, signed: bool = False) -> str:
 
 
 def spread(interval: Mapping[str, Any], *, signed: bool = False) -> str:
-    """Return the bounds of an interval, or that there are too few documents to tell."""
+    """Return the bounds of an interval, or that there are too few to tell."""
     if few(interval):
         return TOO_FEW
     return f"{share(interval['low'], signed=signed)} to {share(interval['high'], signed=signed)}"
@@ -56,6 +56,25 @@ def full(interval: Mapping[str, Any] | None, *, signed: bool = False) -> str:
     if interval is None or not measured(interval):
         return NOT_MEASURED
     return f"{share(interval['value'], signed=signed)} ({spread(interval, signed=signed)})"
+
+
+def headline(verdict: Mapping[str, Any]) -> str:
+    """Return what was gained, of which so much is form and so much substance, in one line; "" without a gain.
+
+    `verdict` is that of `benchmark.json`; where it tells no parts, as before raft 0.3, the gain stands alone.
+    """
+    gain, form, substance = (verdict.get(name) for name in ("gain", "form", "substance"))
+    if not measured(gain):
+        return ""
+    told = f"gain {_bracketed(gain, ' points')}"
+    if not (measured(form) and measured(substance)):
+        return told
+    return f"{told}: {_bracketed(form, ' of form')}, {_bracketed(substance, ' of substance')}"
+
+
+def _bracketed(interval: Any, unit: str) -> str:
+    bounds = TOO_FEW if few(interval) else f"{share(interval['low'])}, {share(interval['high'])}"
+    return f"{share(interval['value'])}{unit} [{bounds}]"
 
 
 def value(interval: Mapping[str, Any] | None) -> str:
@@ -73,6 +92,76 @@ def money(dollars: float | None) -> str:
     if dollars is None or not known(dollars):
         return UNKNOWN
     return f"${dollars:,.2f}" if dollars == 0 or abs(dollars) >= 0.1 else f"${dollars:,.4f}"
+
+
+def chosen_blindly(blind: Mapping[str, Any]) -> str:
+    """Return what people chose between pairs of answers, in words; `blind` is that of `benchmark.json`.
+
+    A choice of neither counted as a tie before raft 0.3, whatever was meant by it.
+    """
+    told = (
+        f"{blind['rated']} of {blind['pairs']} pairs rated: the tuned model's answer was chosen {blind['wins']} times,"
+    )
+    told += f" the baseline's {blind['losses']} times"
+    if "both_wrong" not in blind:
+        return f"{told}, neither {blind['ties']} times. Win rate: {full(blind['win_rate'])}."
+    told += f", both were equally good {blind['ties']} times and both wrong {blind['both_wrong']} times."
+    won = blind.get("preferred")
+    if won is None or not measured(won):
+        return f"{told} One was never better than the other."
+    bounds = f"95 % interval {share(won['low'])} to {share(won['high'])}"
+    test = f"sign test p = {blind['sign_test']:.2g}"
+    return f"{told} Where one was better, it was the tuned model's in {share(won['value'])} percent ({bounds}, {test})."
+
+
+def judged(judge: Mapping[str, Any]) -> list[str]:
+    """Return what a judge said of pairs of answers, in sentences; `judge` is that of `benchmark.json`."""
+    chosen = judge["wins"] + judge["losses"] + judge["ties"]
+    lost = f"; to {judge['unusable']} there is no usable reply" if judge["unusable"] else ""
+    told = (
+        f"{judge['model']} compared {judge['pairs']} pairs in both orders{lost}. It chose alike in both for {chosen},"
+    )
+    told += (
+        f" another for {judge['disagreed']}, which do not count: the tuned model's answer {judge['wins']} times, the"
+    )
+    lines = [f"{told} baseline's {judge['losses']} times, neither {judge['ties']} times."]
+    won = judge.get("preferred")
+    if won is not None and measured(won):
+        bounds = f"95 % interval {share(won['low'])} to {share(won['high'])}, sign test p = {judge['sign_test']:.2g}"
+        lines.append(f"Where one was better, it was the tuned model's in {share(won['value'])} percent ({bounds}).")
+    for one in judge["yes"]:
+        shares = f"{share(one['contender'])} for the tuned model, {share(one['baseline'])} for the baseline"
+        lines.append(f"Percent yes to “{one['question']}”: {shares}.")
+    people = judge.get("people")
+    if people:
+        beyond = "" if people["kappa"] is None else f", Cohen's kappa {people['kappa']:.2f}"
+        lines.append(f"It chose as people did on {share(people['share'])} percent of {people['pairs']} pairs{beyond}.")
+    return lines
+
+
+def parts_shown(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return what each part of the tuned system adds on the verdict's questions, by its name, in words.
+
+    What was refused was never asked, so that of the refusals only bounds can be told. `facts` is `benchmark.json`.
+    """
+    verdict, lines = facts["verdict"], []
+    if measured(verdict.get("gain")):
+        against = "tuned against baseline with the same passages and the same refusals"
+        lines.append(("reader", f"{headline(verdict)}; {against}"))
+    told = (facts.get("refused") or {}).get(verdict["question_set"])
+    if told:
+        with_one, without = told["answerable"], told["unanswerable"]
+        said = f"{told['answerable_refused']} of {with_one} questions with an answer were refused unasked"
+        said += (
+            f" ({told['found_refused']} although it was found), {told['unanswerable_refused']} of {without} without one"
+        )
+        most = [
+            share(told[f"{kind}_refused"] / told[kind] if told[kind] else 0.0)
+            for kind in ("answerable", "unanswerable")
+        ]
+        bounds = f"asked all the same, at most {most[0]} points more right answers and {most[1]} more false ones"
+        lines.append(("refusal", f"{said}; {bounds}"))
+    return lines
 
 
 def documents_shown(facts: Mapping[str, Any]) -> str:

@@ -81,7 +81,8 @@ def _environment() -> Environment:
     )
     filters = (cell, code_spans, sentence, figures.amount, figures.duration, figures.full, figures.money)
     shown = (figures.share, figures.spread, figures.tick, figures.value)
-    made.filters.update({one.__name__: one for one in (*filters, *shown)})
+    told = (figures.headline, figures.chosen_blindly, figures.judged, figures.parts_shown)
+    made.filters.update({one.__name__: one for one in (*filters, *shown, *told)})
     made.globals["NO_FIGURE"] = (figures.NOT_MEASURED,)
     made.tests.update(measured=figures.measured, few=figures.few)
     return made

@@ -313,9 +313,12 @@ def _gain_plot(verdict: Facts) -> Markup | None:
     gain = verdict.get("gain")
     if not measured(gain):
         return None
-    dot = replace(_dot("", gain, "contender", signed=True), shown="")
+    rows = [replace(_dot("", gain, "contender", signed=True), shown="")]
+    if measured(verdict.get("form")) and measured(verdict.get("substance")):
+        rows = [_dot("gain", gain, "contender", signed=True)]
+        rows += [_dot(f"of {part}", verdict[part], "other", signed=True) for part in ("form", "substance")]
     words = f"Gain of {full(gain, signed=True)} {MEASURES[verdict['measure']].title} points over the baseline"
-    return dots([dot], title=words, reference=0.0, reference_label="no difference")
+    return dots(rows, title=words, reference=0.0, reference_label="no difference")
 
 
 def _question_set(facts: Facts, name: str) -> dict[str, Any]:

@@ -76,7 +76,7 @@ PATHS = (
     "benchmark.other_adapter",
 )
 """Settings that are paths: a relative one is taken from the folder of the file that it stands in."""
-PATHS_OR_NAMES = ("benchmark.capability", "cleaning.rubric", "cleaning.learned")
+PATHS_OR_NAMES = ("benchmark.capability", "benchmark.judge.rubric", "cleaning.rubric", "cleaning.learned")
 """Settings that are paths where there is such a file beside the YAML file, and names otherwise."""
 
 
@@ -163,6 +163,8 @@ def _addresses(settings: Settings) -> list[tuple[str, str]]:
     """Return the addresses that are set, with their names."""
     found = {"generator.api_base": settings.generator.api_base, "index.api_base": settings.index.api_base}
     found["index.url"] = settings.index.url
+    judge = settings.benchmark.judge
+    found["benchmark.judge.api_base"] = judge.api_base if judge else None
     found |= {f"benchmark.larger[{place}]": one.api_base for place, one in enumerate(settings.benchmark.larger)}
     return [(key, address) for key, address in found.items() if address]
 
@@ -216,8 +218,10 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _change(tree: dict[str, Any], key: str, change: Callable[[str], str]) -> None:
     """Change the text, or each text of the list, that stands at a dotted key; whatever else stands there is left."""
-    section, _, name = key.rpartition(".")
-    owner = tree.get(section) if section else tree
+    *sections, name = key.split(".")
+    owner: Any = tree
+    for section in sections:
+        owner = owner.get(section) if isinstance(owner, dict) else None
     if not isinstance(owner, dict):
         return
     value = owner.get(name)

@@ -5,7 +5,16 @@ from os import PathLike
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    field_validator,
+    model_validator,
+)
 
 from raft.kinds import KINDS, Kind
 from raft.prompts import Where
@@ -296,6 +305,20 @@ class Larger(_Section):
     output_price: Price | None = Field(None, description="dollars per million output tokens")
 
 
+class Judge(Larger):
+    """A model that compares answers; prices are dollars per million tokens."""
+
+    rubric: str = Field(
+        "default", description="a file of yes/no questions, one a line; default: prompts/preference.yaml"
+    )
+    questions: Count = Field(100, description="on how many questions it compares the two answers, in both orders")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, given: Any) -> Any:
+        return {"model": given} if isinstance(given, str) else given
+
+
 class Benchmark(_Section):
     """What is measured, against what, and from when on tuning is worth it."""
 
@@ -324,6 +347,12 @@ class Benchmark(_Section):
     )
     bleu: bool = Field(False, description="also measure BLEU, for those who compare with figures that have it")
     other_adapter: Place | None = Field(None, description="an adapter tuned on another corpus's rows")
+    judge: Judge | None = Field(
+        None,
+        description="a model that compares the tuned model's answers with the baseline's by a rubric of yes/no "
+        "questions, as the generator is named, or a section: model, api_base, rubric, questions, input_price, "
+        "output_price; what it says is shown, and decides nothing",
+    )
 
 
 class Settings(_Section):

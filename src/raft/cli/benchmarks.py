@@ -1,0 +1,76 @@
+"""What a benchmark says to a person."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from raft.evaluation.metrics import TOO_FEW
+from raft.report.figures import chosen_blindly, headline, judged, left_out, parts_shown
+from raft.report.measures import MEASURES
+
+Facts = Mapping[str, Any]
+
+
+def benchmark(facts: Facts) -> str:
+    """Return the outcome of a benchmark as text; `facts` is the contents of `benchmark.json`."""
+    verdict = facts["verdict"]
+    gained = headline(verdict)
+    lines = [f"Verdict: {verdict['decision']}{f', {gained}' if gained else ''}", ""]
+    lines += [f"  {reason}" for reason in verdict["reasons"]]
+    lines += ["", f"  {verdict['advice']}" if verdict.get("advice") else ""]
+    for described in facts["question_sets"]:
+        lines += ["", *_table(facts, described)]
+    if added := parts_shown(facts):
+        lines += ["", "  what each part adds:", *(f"    {part:<9} {said}" for part, said in added)]
+    lines += ["", *_capability(facts)]
+    if facts.get("blind"):
+        lines.append(f"  blind: {chosen_blindly(facts['blind'])}")
+    if facts.get("judge"):
+        first, *rest = judged(facts["judge"])
+        lines += [f"  judge: {first}", *(f"         {line}" for line in rest)]
+    if facts.get("wrong_references"):
+        lines.append(f"  {left_out(facts)}")
+    lines.append(f"  report: {facts['run']}/report.html, every answer as a table: {facts['run']}/report.csv")
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _table(facts: Facts, described: Facts) -> Iterator[str]:
+    name = described["name"]
+    unit = described.get("resampled") or "documents"
+    count = described["questions"] if unit == "questions" else described["documents"]
+    few = f"; too few {unit} to tell" if unit != "sections" and count < TOO_FEW else ""
+    few = few or (f"; {unit} are resampled" if unit != "documents" else "")
+    yield (
+        f"  {name}: {described['questions']} questions by {described['written_by']}, "
+        f"{described['documents']} documents{few}"
+    )
+    closed = any((system["sets"].get(name) or {}).get("accuracy") for system in facts["arms"])
+    first, second = ("accuracy", "macro_f1") if closed else ("f1", "exact_match")
+    heads = (MEASURES[first].title, "95 %", MEASURES[second].title, "refused", "invented", "s a question")
+    yield f"    {'':<40} {heads[0]:>8} {heads[1]:>13} {heads[2]:>11} {heads[3]:>8} {heads[4]:>9} {heads[5]:>13}"
+    for system in facts["arms"]:
+        scores = system["sets"].get(name)
+        if scores is None:
+            continue
+        main = scores.get(first)
+        spread = f"{100 * main['low']:.1f}-{100 * main['high']:.1f}" if main else ""
+        latency = f"{system['latency']['median']:.2f}" if system["latency"] else ""
+        yield (
+            f"    {system['title']:<40.40} {_share(main):>8} {spread:>13} {_share(scores.get(second)):>11} "
+            f"{_share(scores.get('false_refusals')):>8} {_share(scores.get('false_answers')):>9} {latency:>13}"
+        )
+
+
+def _share(interval: Facts | None) -> str:
+    return f"{100 * interval['value']:.1f}" if interval else "-"
+
+
+def _capability(facts: Facts) -> Iterator[str]:
+    for one in (facts["capability"] or {}).values():
+        change = one.get("change")
+        if change is None:
+            yield f"  {one['title']}: not measured"
+            continue
+        yield (
+            f"  {one['title']}: {100 * one['before']:.1f} before tuning, {100 * one['after']:.1f} after "
+            f"({100 * change['value']:+.1f} [{100 * change['low']:+.1f}, {100 * change['high']:+.1f}])"
+        )
