@@ -50,6 +50,12 @@ class Prompt:
         return tuple({"role": role, "content": text} for role, text in chat if text)
 
 
+def also(messages: tuple[Message, ...], words: str) -> tuple[Message, ...]:
+    """Return a chat whose first turn also says some words; without words as it is."""
+    first, *rest = messages
+    return ({"role": first["role"], "content": f"{first['content']}\n\n{words}"}, *rest) if words else messages
+
+
 def packaged(kind: str) -> dict[str, str]:
     """Return the files that come with the package, name to text; `kind` is "prompts" or "pipelines"."""
     folder = files("raft") / kind

@@ -9,7 +9,7 @@ from typing import Any
 
 from raft.generation.tasks import Row, Task, in_language, must, room, row_of
 from raft.kinds import KINDS, traits
-from raft.prompts import Prompt
+from raft.prompts import Prompt, also
 from raft.protocols import Request
 from raft.rag.format import abstention
 from raft.text import as_written, find_quote, from_json
@@ -39,8 +39,12 @@ def items_ask(
     *,
     language: Language = EN,
     wording: Prompt | None = None,
+    like: str = "",
 ) -> Task:
-    """Ask for `count` questions with answers and quotes as JSON, in a language that `wording` (language.md) names."""
+    """Ask for `count` questions with answers and quotes as JSON, in a language that `wording` (language.md) names.
+
+    `like` is what is said of questions that people have asked (like.md).
+    """
     own = dict(zip(EN.decided, language.decided, strict=False))
     messages = prompt.render(
         count=str(count),
@@ -48,7 +52,7 @@ def items_ask(
         context=chunk["heading"],
         passage=chunk["text"],
     )
-    messages = in_language(messages, wording, language) if wording else messages
+    messages = also(in_language(messages, wording, language) if wording else messages, like)
 
     def read(reply: str) -> list[Row]:
         return [_item(item, chunk, language, own) for item in parse_items(reply, kinds)[0][:count]]
