@@ -120,8 +120,18 @@ def people(study: Study) -> list[tuple[str, str]]:
     return found
 
 
+def apart(ours: Counter[Any], theirs: Counter[Any]) -> float:
+    """Return the total variation distance (0 to 1) of two distributions."""
+    names = {*ours, *theirs}
+    return sum(abs(ours[name] / ours.total() - theirs[name] / theirs.total()) for name in names) / 2
+
+
+THEIRS: list[tuple[str, str]] = []
+"""People's questions, once they are read."""
+
+
 def line(name: str, pairs: Sequence[tuple[str, str]]) -> str:
-    """Return a row of the table: questions with what their chunks say."""
+    """Return a row of the table: questions with what their chunks say, and how far they are from people's."""
     sources = [source for _, source in pairs]
     rows = [{"question": question, "source": source} for question, source in pairs]
     told = wording.measures(rows, lambda row: str(row["source"]))
@@ -130,7 +140,11 @@ def line(name: str, pairs: Sequence[tuple[str, str]]) -> str:
     counts = sorted(word_count(question) for question, _ in pairs)
     low, high = counts[len(counts) // 10], counts[len(counts) * 9 // 10]
     shares = f"{100 * told['overlap']:.0f} | {100 * told['all']:.0f} | {told['words']:.1f} ({low} to {high})"
-    return f"| {name} | {len(sources)} | {shares} | {first} |"
+    far = [
+        apart(Counter(part(question) for question, _ in pairs), Counter(part(question) for question, _ in THEIRS))
+        for part in (lambda text: normalise(text).partition(" ")[0], lambda text: word_count(text) // 3)
+    ]
+    return f"| {name} | {len(sources)} | {shares} | {first} | {far[0]:.2f} | {far[1]:.2f} |"
 
 
 def spread(rows: Sequence[Any], count: int) -> list[Any]:
@@ -211,6 +225,7 @@ def main() -> None:
     with closing(Ledger(given.run / "ledger.sqlite")) as ledger:
         study = Study(given.run, ledger, given.model)
         theirs = people(study)
+        THEIRS.extend(theirs)
         examples = [question for question, _ in spread(theirs, 20)]
         if given.part == "people":
             kept: Mapping[str, Any] = {row["question_id"]: row for row in study.kept(study.questions)}

@@ -130,6 +130,12 @@ def test_a_wording_that_fails_a_check_is_left_out(text, why):
     assert [*stats["left_out"]] == [why]
 
 
+def test_a_wording_that_is_another_question_is_left_out():
+    """A wording that nearly equals the question for another fact would cost one of the two, and is no row."""
+    other = make_question(ROWS["ferry#1"], GOOD.lower(), "Ines Holm", kind="name")
+    assert reword(says(GOOD), [BICYCLE, other], k=1)[1]["left_out"] == {"duplicate": 1}
+
+
 def test_a_wording_that_is_answered_otherwise_is_left_out():
     """A reader of the chunk has to answer a wording alike; one that says nothing of use does not."""
     assert reword(says(GOOD, read="22 euros"), [BICYCLE])[1]["left_out"] == {"read otherwise": 1}

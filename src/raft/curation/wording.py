@@ -20,7 +20,7 @@ from raft import prompts
 from raft.corpus import pii
 from raft.curation import reading
 from raft.curation.clean import HUMAN, judged, kept, passages_of, round_trip
-from raft.curation.duplicates import REWORDED, one_wording
+from raft.curation.duplicates import DUPLICATE, REWORDED, one_wording
 from raft.curation.user_questions import personal_data, refused
 from raft.errors import UsageError, typed
 from raft.kinds import traits
@@ -206,7 +206,8 @@ def reword(
     Worded anew is what the rules of cleaning keep, and what finds its chunk again, once a fact; neither what people
     wrote, nor what is answered with yes or no, by steps or by nothing, nor a question on a document that is held out.
     A wording is left out unless it passes the rules too, has the same numbers, dates, codes and names, has no more
-    words of its chunk than the old one, finds that among `k` results, and is answered alike by a reader of the chunk.
+    words of its chunk than the old one, is no duplicate of a question for another fact, finds its chunk among `k`
+    results, and is answered alike by a reader of it.
 
     Args:
         questions: of `tables.QUESTIONS`.
@@ -248,12 +249,15 @@ def reword(
     wordings: dict[str, tuple[Row, Row]] = {}
     turns = [(row, turn) for row in old for turn in range(how.each)]
     outcomes = generator.complete(_request(row, texts, how, turn, seed) for row, turn in turns)
+    others = _Others(questions)
     for (row, _), outcome in zip(turns, outcomes, strict=True):
         text = read_reply(outcome.text) if isinstance(outcome, Completion) else ""
         why = changed_wrongly(row["question"], text, passage(row)) if text else "no question"
         name = identify(row["golden_chunk_ids"], row["kind"], text)
-        if why is None and (name in wordings or name in raw):
+        if why is None and (name in wordings or name in others.names):
             why = SAME
+        if why is None and others.ask(text, row):
+            why = DUPLICATE
         if why is not None:
             reasons[why] += 1
             continue
@@ -280,6 +284,24 @@ def reword(
         "after": measures(kept(found), passage),
     }
     return tables.frame(tables.QUESTIONS, [new for new, _ in good]), stats
+
+
+class _Others:
+    """All questions of a table and what they ask for: none may be nearly equal to a wording of another fact."""
+
+    def __init__(self, questions: pl.DataFrame) -> None:
+        self._rows = questions.select("question_id", "question", "answer", "golden_chunk_ids").to_dicts()
+        self.names = frozenset(row["question_id"] for row in self._rows)
+        self._index = NearIndex(row["question"] for row in self._rows)
+        for row in self._rows:
+            self._index.add(row["question"])
+
+    def ask(self, text: str, row: Row) -> bool:
+        """Tell whether a question for another fact than a row's is nearly equal to a text."""
+        asked = (self._rows[number] for number in self._index.find(text))
+        return any(
+            (one["answer"], one["golden_chunk_ids"]) != (row["answer"], row["golden_chunk_ids"]) for one in asked
+        )
 
 
 def _may_be_asked(row: Row, held_out: frozenset[str]) -> bool:
