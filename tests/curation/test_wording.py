@@ -13,6 +13,7 @@ from raft.curation import wording
 from raft.curation.coverage import choose
 from raft.errors import RaftError, UsageError
 from raft.generation.generate import question_id
+from raft.protocols import Completion, Failure
 from raft.rag.format import ABSTENTION
 from raft.store import tables
 from raft.testing import HashEmbedder, OverlapRetriever, ScriptedGenerator, make_chunks, make_question
@@ -142,6 +143,18 @@ def test_a_wording_that_is_answered_otherwise_is_left_out():
     assert reword(says(GOOD, read=" "), [BICYCLE])[1]["left_out"] == {"read otherwise": 1}
 
 
+def test_a_wording_that_nobody_reads_is_left_out():
+    """Where no reply of the reader comes, nobody knows whether a wording is answered alike, and the question stays."""
+
+    class Deaf(ScriptedGenerator):
+        def complete(self, requests):
+            for request in requests:
+                last = request.messages[-1]["role"]
+                yield Failure("refused", "no") if last == "user" else Completion(GOOD, "some-model")
+
+    assert reword(Deaf(lambda _: ""), [BICYCLE])[1]["left_out"] == {"read otherwise": 1}
+
+
 def test_a_wording_has_to_find_its_chunk():
     """A wording whose chunk is not among the results of a search is left out."""
     vague = "What do I pay at Skarn for things on board, or by Ines, or Holm?".replace("Ines", "ines").replace("H", "h")
@@ -235,7 +248,7 @@ def candidate(question, **changes):
 
 def test_of_candidates_the_one_stays_that_repeats_least():
     """Of several questions for one fact the one with the smallest share of its chunk's words stays; without, all do."""
-    near, far = BICYCLE, candidate("What do I pay for taking a bicycle on the Skarn boat?")
+    near, far = BICYCLE, candidate("What do bicycles pay at Skarn?")  # with fewer words to be understood by
     assert reasons([near, far]) == ["other wording", None]
     assert reasons([far, near]) == [None, "other wording"]
     assert reasons([near, far], wordings=False) == [None, None]
