@@ -83,7 +83,7 @@ def pairs():
 
 def raft(one, other, threshold):
     """Tell by the rules of cleaning, with both questions about one chunk."""
-    from raft.curation import clean
+    from raft.curation import duplicates
 
     rows = [
         {"question_id": str(n), "question": q, "answer": a, "kind": "fact", "golden_chunk_ids": ["x"], "doc_ids": ["x"]}
@@ -91,7 +91,7 @@ def raft(one, other, threshold):
     ]
     texts = [row["question"] for row in rows]
     vectors = _Saved(os.environ["VECTORS"]).encode(texts) if "VECTORS" in os.environ else _embedder().embed(texts)
-    return bool(clean._same(rows, vectors, threshold))
+    return bool(duplicates._same(rows, vectors, threshold))
 
 
 def _embedder(known={}):  # noqa: B006  kept between calls

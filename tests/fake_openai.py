@@ -371,8 +371,18 @@ def _text(turn: Mapping[str, Any]) -> str:
 
 
 def reply_to(body: Mapping[str, Any]) -> str:
-    """Return the text of the reply to a request: items as JSON for a passage, otherwise an echo of the last turn."""
+    """Return the text of the reply to a request: items as JSON for a passage, otherwise an echo of the last turn.
+
+    A question about a sentence's first words is worded anew (`reword.md`), and read (`reader.md`), by these words.
+    """
     text = _text(body["messages"][-1])
+    asked = next((_text(turn) for turn in reversed(body["messages"]) if turn["role"] == "user"), text)
+    about = re.search(r"^Question: .*? about (.*)\?$", asked, re.MULTILINE)
+    if about and "\nReword it: " in asked:
+        return f"What can you people tell me about {about[1]}?"
+    if about and asked.startswith("Passage:"):
+        said = next((one for one in re.split(r"(?<=[.!?])\s+", asked) if about[1] in one), "")
+        return " ".join(said.split()[-3:]).rstrip(".")
     passage = re.search(r'"""\n(.*)\n"""', text, re.DOTALL)
     if not passage:
         return f"echo: {text}"

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raft.cli import messages
-from raft.curation.clean import _same
+from raft.curation.duplicates import _same
 from raft.similarity import near, set_apart, turned_round
 
 APART = [

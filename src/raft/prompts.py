@@ -53,6 +53,12 @@ class Prompt:
         return tuple({"role": role, "content": text} for role, text in chat if text)
 
 
+def also(messages: tuple[Message, ...], words: str) -> tuple[Message, ...]:
+    """Return a chat whose first turn also says some words; without words as it is."""
+    first, *rest = messages
+    return ({"role": first["role"], "content": f"{first['content']}\n\n{words}"}, *rest) if words else messages
+
+
 def packaged(kind: str) -> dict[str, str]:
     """Return the files that come with the package, name to text; `kind` is "prompts" or "pipelines"."""
     folder = files("raft") / kind
@@ -95,6 +101,12 @@ def load_text(file: str, folder: Path | None = None) -> str:
     return known[file]
 
 
+def listed(text: str) -> list[str]:
+    """Return the lines of a text without bullets, numbers and quotes around; blank ones and notes (#) are none."""
+    lines = [_BULLET.sub("", line).strip("\"' \t") for line in text.splitlines() if not line.lstrip().startswith("#")]
+    return [line for line in lines if line]
+
+
 def rubric(name: str, default: Callable[[], str], *, setting: str) -> list[str]:
     """Return the questions of a rubric: a file (Markdown or YAML) with one a line, bulleted, numbered or bare.
 
@@ -109,8 +121,7 @@ def rubric(name: str, default: Callable[[], str], *, setting: str) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         hint = f"--set {setting}=default   (or the path of a file of yes/no questions)"
         raise UsageError(f"The rubric cannot be read: {error}.", where=name, hint=hint) from None
-    lines = [_BULLET.sub("", line).strip("\"' \t") for line in text.splitlines() if not line.lstrip().startswith("#")]
-    lines = [line for line in lines if line]
+    lines = listed(text)
     wrong = next((line for line in lines if not line.endswith(("?", "？", "؟"))), None)
     if wrong is not None or not lines:
         said = f"A line of the rubric is no question: {wrong}" if wrong else "The rubric has no question."

@@ -19,7 +19,7 @@ from raft.curation import decisions, learned, reading, user_questions
 from raft.curation.pairs import read_pairs
 from raft.errors import UsageError
 from raft.kinds import KINDS
-from raft.pipeline.asking import asked_later, survey_chunks
+from raft.pipeline.asking import asked_later, examples, survey_chunks
 from raft.pipeline.build import STEPS, Components, cut_chunks, make_all, set_aside
 from raft.pipeline.estimate import Estimate, confirm, count_calls
 from raft.pipeline.read import changes, read_documents
@@ -204,6 +204,7 @@ def _described(corpus: str | Path | Sequence[str | Path] | None, out: str | Path
     reading.chosen(chosen.cleaning, chosen.prompts, seed=chosen.seed)  # a rubric that is none is told at once
     if chosen.cleaning.learned:
         _check_scorer(chosen.cleaning.learned)
+    examples(chosen)
     if chosen.questions.qa:
         read_pairs(chosen.questions.qa)
     elif chosen.questions.limit == 0:
@@ -258,6 +259,7 @@ def _not_documents(chosen: Settings, file: str | Path | None) -> dict[Path, str]
     found = {chosen.evaluation: "your questions to measure with", chosen.prompts: "a folder of prompts"}
     found |= {
         chosen.questions.qa: "your pairs of questions and answers",
+        chosen.questions.like: "examples of how people ask",
         chosen.decisions: "what people decided",
         Path(chosen.cleaning.learned) if chosen.cleaning.learned else None: "weights of the learned filter",
         chosen.ledger: "the ledger",

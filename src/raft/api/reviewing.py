@@ -14,6 +14,7 @@ import polars as pl
 from raft.api.run import Built, formerly_listen
 from raft.curation import clean, decisions, learned
 from raft.curation.decisions import Decision
+from raft.curation.duplicates import DUPLICATE
 from raft.errors import RaftError, UsageError, typed
 from raft.pipeline import review as reviewed
 from raft.pipeline.read import documents_listed
@@ -359,7 +360,7 @@ def duplicates(folder: str | Path) -> list[Row]:
     rows = {row["question_id"]: row for row in Built(folder).cleaned.iter_rows(named=True)}
     clusters: dict[str, list[Row]] = {}
     for row in rows.values():
-        if row["reason"] == clean.DUPLICATE and row["duplicate_of"] in rows:
+        if row["reason"] == DUPLICATE and row["duplicate_of"] in rows:
             clusters.setdefault(row["duplicate_of"], []).append(row)
 
     def alike(row: Row) -> tuple[float, str]:

@@ -18,6 +18,7 @@ from raft.errors import DamagedArtifact, UsageError, typed
 from raft.examples import export as exporting
 from raft.pipeline import review as reviewed
 from raft.pipeline.build import STEPS, searched
+from raft.pipeline.pairs import asked_in
 from raft.pipeline.read import documents_listed
 from raft.protocols import OnEvent, Retriever
 from raft.rag.answering import WhenUnsupported
@@ -218,10 +219,10 @@ class Built(Shown):
         """Return what was built in numbers, as JSON values; a step that a build left behind is `stale`."""
         steps: dict[str, Any] = {}
         unused = set() if self.settings.index.hybrid else {"lexical"}
-        unused |= set() if self.settings.questions.qa else {"qa"}
+        unused |= {"qa", "reworded"} - {name.partition(".")[0] for name in asked_in(self.settings)}
         stale = lineage.stale(self.manifest["steps"]) & {*STEPS} - unused
         for name, line in self.manifest["steps"].items():
-            if name == "qa" and name in unused:  # the pairs of a build before
+            if name in ("qa", "reworded") and name in unused:  # the rows of a build before
                 continue
             rows = {artifact: entry["rows"] for artifact, entry in line["artifacts"].items() if "rows" in entry}
             steps[name] = {"rows": rows, **{k: line[k] for k in line if k not in _UNTOLD}}

@@ -238,8 +238,9 @@ def status(
     now = "   (a build is running, or a training)" if running else ""
     lines = [f"{facts['run']}   raft {facts['raft']}{now}", ""]
     lines.append(f"  {'step':<11} {'rows':>9} {'seconds':>9} {'calls':>8} {'dollars':>9}  finished")
-    own, last = ([name] if name in facts["steps"] else [] for name in ("qa", "refusal"))
-    for name in ("documents", "chunks", "survey", "index", "lexical", "questions", *own, "cleaned", "examples", *last):
+    own, new, last = ([name] if name in facts["steps"] else [] for name in ("qa", "reworded", "refusal"))
+    asked = ("questions", *own, *new)
+    for name in ("documents", "chunks", "survey", "index", "lexical", *asked, "cleaned", "examples", *last):
         line = facts["steps"].get(name)
         if line is None:
             lines.append(f"  {name:<11} {'-':>9}")

@@ -9,36 +9,24 @@ back. What they approved or wrote, only the rules of `_OF_THE_SOURCE` drop, and 
 import re
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from functools import partial
-from itertools import chain
 from typing import Any, NamedTuple
 
-import numpy as np
 import polars as pl
 
 from raft.curation import decisions, figures, learned
+from raft.curation.duplicates import drop_duplicates, one_wording
 from raft.curation.reading import Filter, mark
 from raft.kinds import traits
 from raft.prompts import Prompt
 from raft.protocols import Embedder, Generator, Retriever, Scorer
 from raft.rag.format import is_no_answer
-from raft.similarity import (
-    BLOCK,
-    NearIndex,
-    cosine_blocks,
-    holds_text,
-    names,
-    nearest,
-    same_answer,
-    same_marks,
-    set_apart,
-    turned_round,
-)
+from raft.similarity import holds_text, names
 from raft.store import tables
 from raft.text import contains, content_words, embedded_text, find_quote, normalise, word_count
 from raft.text.languages import EN, Language, of_text, stems
-from raft.text.values import UNSPACED, covers, fact_values, facts, rough_values
+from raft.text.values import UNSPACED, covers, fact_values, facts
 
-ROUND_TRIP, DUPLICATE, REJECTED = "round trip", "duplicate", "rejected by a person"
+ROUND_TRIP, REJECTED = "round trip", "rejected by a person"
 HUMAN, UNSAID, ABSENT = decisions.HUMAN, "no document says it", "answer not in chunk"
 _OF_THE_SOURCE = ("malformed", ABSENT, "quote not verbatim")
 _BATCH = 256
@@ -66,6 +54,7 @@ def clean(
     filters: Sequence[Filter] = (),
     reader: Generator | None = None,
     decided: decisions.Decided | None = None,
+    wordings: bool = False,
 ) -> pl.DataFrame:
     """Return all questions, in their order, as `tables.CLEANED`: each with the reason why it is dropped, or none.
 
@@ -79,33 +68,36 @@ def clean(
     `languages` are those of the documents, by doc_id, but English. What no person has judged is filtered by `weights`
     over the likelihoods of the `scorer`, then by `filters`, which ask the `reader`, and then by the judge.
     `decided` is what people have said, by question_id (`decisions.decided`); what they have written stands in
-    `questions` already.
+    `questions` already. With `wordings`, of several wordings of one fact one is left (`duplicates.one_wording`).
     """
     texts = {row["chunk_id"]: row for row in chunks.select("chunk_id", "heading", "text").iter_rows(named=True)}
     limits = {"min_words": min_words, "max_words": max_words, "max_answer_words": max_answer_words}
     said = {name: verdict for name, (verdict, *_) in (decided or {}).items()}
     good = {name: verdict for name, verdict in said.items() if verdict != decisions.REJECTED}
     rows = [judged(row, texts, limits, languages or {}, good) for row in questions.iter_rows(named=True)]
-    _round_trip(_kept(rows), texts, retriever=retriever, k=round_trip_k, held_out=held_out, good=good)
-    passages = partial(_passages, texts=texts)
+    round_trip(kept(rows), texts, retriever=retriever, k=round_trip_k, held_out=held_out, good=good)
+    passages = passages_of(texts)
 
     def unsaid() -> list[Row]:
-        return [row for row in _kept(rows) if row["question_id"] not in said]
+        return [row for row in kept(rows) if row["question_id"] not in said]
 
     if weights is not None and scorer is not None:
-        learned.drop(_kept(rows), weights, *scorer, spared=said)
+        learned.drop(kept(rows), weights, *scorer, spared=said)
     for one in filters:
         if reader is not None:
             one.apply(unsaid(), passages, reader, held_out)
     if judge is not None and judge_prompt is not None:
         mark(unsaid(), passages, judge=judge, prompt=judge_prompt, minimum=judge_minimum)
-    _deduplicate(_kept(rows), embedder=embedder, similarity=similarity)
-    for row in _kept(rows):
+    if wordings:
+        one_wording(rows, passages, decided=said)
+    drop_duplicates(kept(rows), embedder=embedder, similarity=similarity)
+    for row in kept(rows):
         row["reason"] = REJECTED if said.get(row["question_id"]) == decisions.REJECTED else None
     return tables.frame(tables.CLEANED, rows)
 
 
-def _kept(rows: Iterable[Row]) -> list[Row]:
+def kept(rows: Iterable[Row]) -> list[Row]:
+    """Return the rows that nothing drops so far."""
     return [row for row in rows if row["reason"] is None]
 
 
@@ -144,12 +136,17 @@ def _reason(row: Row, candidate: "Candidate", verdict: str | None) -> str | None
     return next((why for why, applies in rules if applies(candidate)), None)
 
 
+def passages_of(texts: Mapping[str, Row]) -> Callable[[Row], str]:
+    """Return what returns headings and texts of a row's golden chunks, of chunks by id."""
+    return partial(_passages, texts=texts)
+
+
 def _passages(row: Row, texts: Mapping[str, Row]) -> str:
     golden = (texts[chunk_id] for chunk_id in row["golden_chunk_ids"] if chunk_id in texts)
     return "\n\n".join(embedded_text(chunk["heading"], chunk["text"]) for chunk in golden)
 
 
-def _round_trip(
+def round_trip(
     rows: list[Row],
     texts: Mapping[str, Row],
     *,
@@ -181,97 +178,6 @@ def _rank(golden: Row, results: Mapping[str, str]) -> int | None:
     if golden["chunk_id"] in results:
         return found.index(golden["chunk_id"]) + 1
     return next((rank for rank, name in enumerate(found, 1) if holds_text(results[name], golden["text"])), None)
-
-
-def _deduplicate(rows: list[Row], *, embedder: Embedder, similarity: float) -> None:
-    """Drop each row that says the same as a better one that is kept, best rows first."""
-    first: dict[str, Row] = {}
-    for row in sorted(rows, key=_worth):
-        first.setdefault(normalise(row["question"]), row)
-    distinct = list(first.values())
-    if distinct:
-        vectors = embedder.embed([row["question"] for row in distinct])
-        same = _same(distinct, vectors, similarity)
-        better = {text: distinct[same.get(number, number)] for number, text in enumerate(first)}
-        _measure(distinct, vectors, [number for number in range(len(distinct)) if number not in same])
-        for row in rows:
-            kept = better[normalise(row["question"])]
-            if row is not kept:
-                row["reason"], row["duplicate_of"] = DUPLICATE, kept["question_id"]
-
-
-def _worth(row: Row) -> tuple[Any, ...]:
-    """Sort the better question first: a person's, untouched quotes, more to be understood by, found sooner; by id."""
-    rank = row["scores"]["golden_rank"]
-    specific = len(content_words(row["question"]))
-    told = (row["model"] != HUMAN, row["original_quotes"] is not None, -specific)
-    return (*told, rank is None, rank or 0, row["question_id"])
-
-
-def _same(rows: list[Row], vectors: np.ndarray, similarity: float) -> dict[int, int]:
-    """Return, for each row that says the same as an earlier row that is kept, that row's number."""
-    same: dict[int, int] = {}
-    kept: list[int] = []
-    lexical = NearIndex(row["question"] for row in rows)
-    alike = _Alike(rows, vectors, similarity)
-    for start in range(0, len(rows), BLOCK):
-        block = range(start, min(start + BLOCK, len(rows)))
-        candidates = alike.pairs([*block], [*kept, *block])
-        for number in block:
-            near = (kept[place] for place in lexical.find(rows[number]["question"]))
-            meant = (one for one in candidates.get(number, ()) if one not in same and alike.confirmed(number, one))
-            match = next(chain(near, meant), None)
-            if match is None:
-                kept.append(number)
-                lexical.add(rows[number]["question"])
-            else:
-                same[number] = match
-    return same
-
-
-class _Alike:
-    """Rows that mean the same: a cosine of at least `similarity`, the same marks, and one answer or one source."""
-
-    def __init__(self, rows: list[Row], vectors: np.ndarray, similarity: float) -> None:
-        self.rows, self.vectors, self.similarity = rows, vectors, similarity
-        self.facts = _codes(rough_values(row["question"]) for row in rows)
-        self.answers = _codes(  # "yes" to two questions does not make them one
-            number if traits(row["kind"]).fixed else normalise(row["answer"]) for number, row in enumerate(rows)
-        )
-        self.sources = _codes(tuple(sorted(row["golden_chunk_ids"] or row["doc_ids"])) for row in rows)
-
-    def pairs(self, block: list[int], others: list[int]) -> dict[int, list[int]]:
-        """Return for each row of the block the earlier ones among the others that may mean the same."""
-        found: dict[int, list[int]] = {}
-        one, two = np.array(block), np.array(others)
-        for left, right in cosine_blocks(self.vectors[one], self.vectors[two], self.similarity):
-            mine, theirs = one[left], two[right]
-            fits = (theirs < mine) & (self.facts[mine] == self.facts[theirs])
-            fits &= (self.answers[mine] == self.answers[theirs]) | (self.sources[mine] == self.sources[theirs])
-            for number, other in zip(mine[fits].tolist(), theirs[fits].tolist(), strict=True):
-                found.setdefault(number, []).append(other)
-        return found
-
-    def confirmed(self, number: int, other: int) -> bool:
-        """Tell whether two rows that may mean the same do, by their names and answers."""
-        one, two = self.rows[number], self.rows[other]
-        asked = one["question"], two["question"]
-        apart = turned_round(*asked) or set_apart(*asked)
-        return not apart and same_marks(*asked) and same_answer(one["answer"], two["answer"])
-
-
-def _measure(rows: list[Row], vectors: np.ndarray, kept: list[int]) -> None:
-    """Note each row's cosine to the nearest kept row other than itself."""
-    columns = {number: column for column, number in enumerate(kept)}
-    own = [columns.get(number, -1) for number in range(len(rows))]
-    for row, cosine in zip(rows, nearest(vectors, vectors[kept], own=own).tolist(), strict=True):
-        row["scores"]["similarity"] = None if np.isnan(cosine) else round(cosine, 4)
-
-
-def _codes(values: Iterable[Any]) -> np.ndarray:
-    """Number equal values alike, so that blocks of them can be compared at once."""
-    seen: dict[Any, int] = {}
-    return np.array([seen.setdefault(value, len(seen)) for value in values], dtype=np.int64)
 
 
 _DEBRIS = re.compile(

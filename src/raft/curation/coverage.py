@@ -3,12 +3,14 @@
 import hashlib
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from math import log
 from typing import Any
 
 import polars as pl
 
 from raft.curation.decisions import HUMAN
+from raft.curation.wording import Likeness
 from raft.text import normalise, sentences
 
 NOT_CHOSEN = "not chosen"
@@ -19,7 +21,13 @@ Row = Mapping[str, Any]
 
 
 def choose(
-    cleaned: pl.DataFrame, headings: Mapping[str, str], keep: int, *, seed: int, first: Container[str] = ()
+    cleaned: pl.DataFrame,
+    headings: Mapping[str, str],
+    keep: int,
+    *,
+    seed: int,
+    first: Container[str] = (),
+    like: Sequence[str] = (),
 ) -> pl.DataFrame:
     """Return all rows of `tables.CLEANED`; of the kept ones all but `keep` get the reason "not chosen".
 
@@ -27,9 +35,17 @@ def choose(
     the section with the fewest, and there the kind with the fewest; ties by a hash of (seed, question_id). What is
     chosen does not depend on the rows' order, and a larger `keep` only adds to it. `headings` are by chunk_id; `first`
     are the ids of rows that people approved, which come before all others, as pairs of the user's own do.
+
+    Where there are examples of how people ask (`like`), ties are broken so that first words and lengths follow theirs
+    (weighted sampling without replacement by Efraimidis and Spirakis, 2006): what is chosen then depends on all rows.
     """
     kept = [row for row in cleaned.iter_rows(named=True) if row["reason"] is None]
-    ranks = {row["question_id"]: _tie(seed, row["question_id"]) for row in kept}
+    ranks: dict[str, Any] = {row["question_id"]: _tie(seed, row["question_id"]) for row in kept}
+    if like and kept:
+        alike = Likeness(like, [row["question"] for row in kept])
+        for row in kept:
+            drawn = (int(ranks[row["question_id"]][:16], 16) + 1) / (16**16 + 1)  # never 0
+            ranks[row["question_id"]] = (-log(drawn) / alike.weight(row["question"]), row["question_id"])
     parts: tuple[Callable[[Row], Any], ...] = (
         lambda row: (row["doc_ids"], _section(row, headings), row["kind"]),
         lambda row: (row["doc_ids"], _section(row, headings)),

@@ -110,7 +110,7 @@ def _read_again(
         Alberti et al.: Synthetic QA Corpora Generation with Roundtrip Consistency. ACL 2019, arXiv 1906.05416.
         Puri et al.: Training Question Answering Models From Synthetic Data. EMNLP 2020, arXiv 2002.09599.
     """
-    for row, agreed in _answered(rows, "reader", model, prompt, lambda row: {"passage": passages(row)}):
+    for row, agreed in answered(rows, "reader", model, prompt, lambda row: {"passage": passages(row)}):
         row["reason"] = READ_OTHERWISE if agreed < least else None
 
 
@@ -131,15 +131,18 @@ def _ask_without(
     yes or no asked for: half of it is guessed.
     """
     asked = [row for row in rows if held_out.isdisjoint(row["doc_ids"]) and not traits(row["kind"]).fixed]
-    for row, agreed in _answered(asked, "closed book", model, prompt, lambda row: {"style": ""}):
+    for row, agreed in answered(asked, "closed book", model, prompt, lambda row: {"style": ""}):
         drawn = int(hashlib.sha256(f"closed book:{seed}:{row['question_id']}".encode()).hexdigest()[:16], 16) / 16**16
         row["reason"] = KNOWN if agreed >= least and drawn >= share else None
 
 
-def _answered(
+def answered(
     rows: Sequence[Row], name: str, model: Generator, prompt: Prompt, shown: Callable[[Row], Mapping[str, str]]
 ) -> Iterator[tuple[Row, float]]:
-    """Yield each row that the model answers, with how far it says the same, which is noted under a name."""
+    """Yield each row that the model answers, with how far it says the same (`agreement`), which is noted under a name.
+
+    `shown` returns what the prompt is given of a row beside question and answer.
+    """
     asked = [row for row in rows if traits(row["kind"]).answered and not traits(row["kind"]).steps]
     for row, said in _replies(asked, model, prompt, shown, max_tokens=READER_TOKENS):
         agreed = agreement(row["answer"], said, kind=row["kind"], language=of_text(row["question"]).code)

@@ -10,7 +10,7 @@ What the model does not deliver is recorded as a failure, with its reply.
 import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -47,6 +47,8 @@ _T = TypeVar("_T")
 REPLY_TOKENS = 44
 SHORTEST, LONGEST = 8, 45
 """Words of a sentence that is asked about."""
+WARM = 0.8
+"""Temperature of all candidates for a question but the first."""
 MOST_ANSWER_WORDS = 10
 _COPIED = ("number", "date", "name", "fact")
 MOST_FACTS = 3
@@ -235,8 +237,11 @@ class Plan:
     tasks: Iterator[Task]
 
 
-def read_prompts(folder: Path | None) -> Prompts:
-    """Return the prompts that questions are asked with; `folder` holds those that replace the package's."""
+def read_prompts(folder: Path | None, *, like: str = "") -> Prompts:
+    """Return the prompts that questions are asked with; `folder` holds those that replace the package's.
+
+    `like` is what is said of questions that people have asked (like.md); only those who write items are told.
+    """
     return Prompts(
         answer_first=prompts.load("answer_first", folder),
         items=prompts.load("items", folder),
@@ -246,6 +251,7 @@ def read_prompts(folder: Path | None) -> Prompts:
         decision=prompts.load("decision", folder),
         language=prompts.load("language", folder),
         prefixes=tuple(read_prefixes(prompts.load_text("openings.yaml", folder))),
+        like=like,
     )
 
 
@@ -258,6 +264,7 @@ def plan(
     kinds: Sequence[str],
     per_chunk: float,
     limit: int | None,
+    candidates: int = 1,
 ) -> Plan:
     """Return what `ask` would ask; the arguments are its own."""
     surveyed = list(known.sizes)
@@ -271,7 +278,16 @@ def plan(
         tasks = planning.plan_items(wanted, known, given, used, kinds)
     else:
         tasks = planning.plan_facts(wanted, known, given, used, kinds, strategy=strategy)
-    return Plan(sum(given.values()), tasks)
+    return Plan(sum(given.values()), _again(tasks, candidates) if candidates > 1 else tasks)
+
+
+def _again(tasks: Iterable[Task], times: int) -> Iterator[Task]:
+    """Yield each task, and those that ask a model once more for each other time, warmer."""
+    for task in tasks:
+        yield task
+        if task.request is not None:
+            for turn in range(1, times):
+                yield replace(task, request=replace(task.request, temperature=WARM, sample=turn))
 
 
 def ask(
@@ -286,6 +302,7 @@ def ask(
     limit: int | None,
     model: str,
     failures: list[dict[str, Any]],
+    candidates: int = 1,
     planned: Callable[[int], None] = lambda count: None,
 ) -> Iterator[pl.DataFrame]:
     """Yield frames of `tables.QUESTIONS`, lazily, in the order of the chunks (frames of `tables.CHUNKS`).
@@ -293,9 +310,10 @@ def ask(
     Documents that the survey, with what is `needed`, does not know are not asked about. `strategy` is "rules",
     "rules_first", "answer_first", "spans" or "items"; `per_chunk` is an average; `model` is recorded in each row that
     it wrote. Rows of `tables.FAILURES` are appended to `failures`, and `planned` is told how many questions the budget
-    allows.
+    allows; for each a model is asked as often as there shall be `candidates`.
     """
-    found = plan(chunks, known, used, strategy=strategy, kinds=kinds, per_chunk=per_chunk, limit=limit)
+    shape: dict[str, Any] = {"kinds": kinds, "per_chunk": per_chunk, "limit": limit, "candidates": candidates}
+    found = plan(chunks, known, used, strategy=strategy, **shape)
     planned(found.questions)
     seen: set[str] = set()
     for task, outcome in _outcomes(found.tasks, generator, asks=strategy != "rules"):
@@ -307,7 +325,8 @@ def ask(
         rows = [_row(row, task, model) for row in task.read(reply)]
         uncached = list({row["question_id"]: row for row in rows if row["question_id"] not in seen}.values())
         seen.update(row["question_id"] for row in uncached)
-        repeated = ["the same question was asked of the same chunk before"] * (len(rows) - len(uncached))
+        alike = 0 if candidates > 1 else len(rows) - len(uncached)  # a candidate may be another one
+        repeated = ["the same question was asked of the same chunk before"] * alike
         lost = [("repeated", why) for why in repeated] + [("malformed", why) for why in task.refused(reply)]
         failures += [{**failed, **vars(Failure(kind, why, reply, attempts))} for kind, why in lost]
         if uncached:

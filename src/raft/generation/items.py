@@ -9,7 +9,7 @@ from typing import Any
 
 from raft.generation.tasks import Row, Task, in_language, must, room, row_of
 from raft.kinds import KINDS, traits
-from raft.prompts import Prompt
+from raft.prompts import Prompt, also
 from raft.protocols import Request
 from raft.rag.format import abstention
 from raft.text import as_written, find_quote, from_json
@@ -41,8 +41,12 @@ def items_ask(
     *,
     language: Language = EN,
     wording: Prompt | None = None,
+    like: str = "",
 ) -> Task:
-    """Ask for `count` questions with answers and quotes as JSON, in a language that `wording` (language.md) names."""
+    """Ask for `count` questions with answers and quotes as JSON, in a language that `wording` (language.md) names.
+
+    `like` is what is said of questions that people have asked (like.md).
+    """
     own = dict(zip(EN.decided, language.decided, strict=False))
     messages = prompt.render(
         count=str(count),
@@ -50,7 +54,7 @@ def items_ask(
         context=chunk["heading"],
         passage=chunk["text"],
     )
-    messages = in_language(messages, wording, language) if wording else messages
+    messages = also(in_language(messages, wording, language) if wording else messages, like)
     each = ITEM_TOKENS + (_SENTENCES if any(KINDS[kind].sentences for kind in kinds) else 0)
 
     def read(reply: str) -> list[Row]:

@@ -9,7 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import groupby
 from typing import Any
 
@@ -217,6 +217,7 @@ class Prompts:
     decision: Prompt
     prefixes: tuple[Opening, ...]
     language: Prompt | None = None
+    like: str = ""
 
 
 def budgets(sizes: Mapping[str, int], chunks: int, *, per_chunk: float, limit: int | None) -> dict[str, int]:
@@ -277,7 +278,8 @@ def plan_items(
         for position, row in enumerate(rows):
             if parts.get(str(position)):
                 count = parts[str(position)]
-                yield items_ask(prompts.items, row, count, single, language=language, wording=prompts.language)
+                ask = partial(items_ask, language=language, wording=prompts.language, like=prompts.like)
+                yield ask(prompts.items, row, count, single)
 
 
 def spread_out(options: _Options, count: int) -> Iterator[tuple[Chunk, StatedFact]]:

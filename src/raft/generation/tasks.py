@@ -8,7 +8,7 @@ from typing import Any
 
 from raft.generation.facts import StatedFact
 from raft.kinds import traits
-from raft.prompts import Prompt
+from raft.prompts import Prompt, also
 from raft.protocols import Message, Request
 from raft.rag.format import ABSTENTION
 from raft.text import as_written, contains, content_words, normalise
@@ -47,11 +47,7 @@ class Task:
 
 def in_language(messages: tuple[Message, ...], prompt: Prompt, language: Language) -> tuple[Message, ...]:
     """Return a chat whose first turn also says, by `prompts/language.md`, what language is written in but English."""
-    if language is EN:
-        return messages
-    first, *rest = messages
-    (told,) = prompt.render(language=language.name)
-    return {"role": first["role"], "content": f"{first['content']}\n\n{told['content']}"}, *rest
+    return messages if language is EN else also(messages, prompt.render(language=language.name)[0]["content"])
 
 
 def room(tokens: int, text: str, language: Language) -> int:

@@ -9,8 +9,9 @@ from typing import Any
 import polars as pl
 
 from raft import prompts
-from raft.curation import learned, reading
+from raft.curation import figures, learned, reading, wording
 from raft.curation.pairs import read_pairs
+from raft.curation.user_questions import register
 from raft.errors import RaftError, typed
 from raft.examples.examples import RESTYLED_TOKENS
 from raft.generation import by_rule, generate, items, plan
@@ -24,7 +25,7 @@ from raft.pipeline.read import (
     tallied,
 )
 from raft.prompts import Prompt
-from raft.protocols import Generator, OnEvent
+from raft.protocols import Generator, Indexes, OnEvent
 from raft.rag.format import render_style
 from raft.settings import Settings
 from raft.store import artifacts, lineage, tables
@@ -88,8 +89,7 @@ def surveyed_languages(run: Run) -> dict[str, str]:
 
 def ask_questions(run: Run, settings: Settings, generator: Generator, *, strategy: str, on_event: OnEvent) -> None:
     """Chunks that were surveyed to `questions.parquet`; what is not delivered to `failures.parquet`."""
-    used = generate.read_prompts(settings.prompts)
-    asked = settings.questions
+    used, asked = question_prompts(settings), settings.questions
     kinds = [kind for kind, its in KINDS.items() if its.version and kind in asked.kinds]
     by_model = {
         "generator": generator,
@@ -108,6 +108,8 @@ def ask_questions(run: Run, settings: Settings, generator: Generator, *, strateg
         **({"languages": VERSION, "wording": used.language} if surveyed_languages(run) else {}),
         **(records_told(run) if plan.needed(strategy, asked.kinds) else {}),
         **asked.model_dump(mode="json", include={"per_chunk", "limit", "kinds"}),
+        **({"candidates": asked.candidates} if asked.candidates > 1 and strategy != "rules" else {}),
+        **({"like": used.like} if used.like and strategy == "items" else {}),
     }
     former = [asked.way, *(["answer_first"] if asked.way == "auto" and strategy == "rules_first" else [])]
     line = run.make(
@@ -150,6 +152,7 @@ def _ask(
     model: str,
     embedder: str,
     on_event: OnEvent,
+    candidates: int = 1,
     **_: Any,
 ) -> Mapping[str, Output]:
     failures: list[dict[str, Any]] = []
@@ -172,14 +175,124 @@ def _ask(
         limit=limit,
         model=model,
         failures=failures,
+        candidates=candidates,
         planned=lambda count: on_event("planned", {"questions": count, "left_out": missing}),
     )
     questions = tallied(frames, partial(count_questions, step.stats))
     return {"questions.parquet": questions, "failures.parquet": failed()}
 
 
+def examples(settings: Settings) -> list[str]:
+    """Return the user's own questions of `questions.like`, none of which is measured with; none without the file.
+
+    Raises:
+        UsageError: the file is not what it should be, or holds a question of `evaluation`.
+        RaftError: personal data was found in it, and `privacy.found` is "refuse".
+    """
+    file, own = settings.questions.like, settings.evaluation
+    if file is None:
+        return []
+    measured = register(own)["question"].to_list() if own else []
+    return wording.read_examples(file, measured, found=settings.privacy.found)
+
+
+def question_prompts(settings: Settings) -> Prompts:
+    """Return the prompts that questions are asked with."""
+    return generate.read_prompts(settings.prompts, like=wording.shown(examples(settings), settings.prompts))
+
+
+def rewording(settings: Settings) -> wording.Asked:
+    """Return what is asked to word questions anew."""
+    each, least = settings.questions.candidates, settings.cleaning.reader_minimum
+    return wording.asked(settings.prompts, examples(settings), each=each, least=least)
+
+
+def reword_questions(
+    run: Run,
+    settings: Settings,
+    generator: Generator,
+    indexes: Indexes,
+    *,
+    searched: Sequence[str],
+    held_out: frozenset[str],
+    k: int,
+) -> None:
+    """Questions to `reworded.parquet`: other wordings of a share of them; nothing where that is 0.
+
+    `searched` are the steps that make what is searched, `held_out` the documents whose questions stay as they are, and
+    `k` says among how many results a wording must find its chunk.
+    """
+    if not settings.questions.reword:
+        return
+    how, spoken = rewording(settings), surveyed_languages(run)
+    run.make(
+        "reworded",
+        _reword,
+        version=1,
+        outputs=["reworded.parquet"],
+        inputs=["questions.parquet", "chunks.parquet", *searched],
+        using={
+            "how": how.identity,
+            "share": settings.questions.reword,
+            "seed": settings.seed,
+            "k": k,
+            "limits": settings.cleaning.model_dump(include={"min_words", "max_words", "max_answer_words"}),
+            "held_out": sorted(held_out),
+            "generator": generator,
+            "attempts": settings.generator.attempts,
+            "figures": figures.VERSION,
+            **({"languages": spoken, "spoken": VERSION} if spoken else {}),
+        },
+        beside={
+            "asked": how,
+            "model": settings.generator.model,
+            "indexes": indexes,
+            "noted": asks(settings, "reworded"),
+        },
+    )
+
+
+def _reword(
+    step: Step,
+    *,
+    asked: wording.Asked,
+    indexes: Indexes,
+    noted: Mapping[str, Any],
+    held_out: Sequence[str],
+    languages: Mapping[str, str] | None = None,
+    generator: Generator,
+    model: str,
+    share: float,
+    seed: int,
+    k: int,
+    limits: Mapping[str, int],
+    **_: Any,
+) -> Mapping[str, Output]:
+    questions = step.run.read("questions.parquet")
+    golden = set(questions["golden_chunk_ids"].explode().drop_nulls())
+    parts = (part.filter(pl.col("chunk_id").is_in(golden)) for part in step.run.stream("chunks.parquet"))
+    with indexes.open(exact=True) as retriever:
+        reworded, stats = wording.reword(
+            questions,
+            pl.concat(parts),
+            asked,
+            generator=generator,
+            model=model,
+            retriever=retriever,
+            share=share,
+            seed=seed,
+            k=k,
+            limits=limits,
+            languages=languages or {},
+            held_out=frozenset(held_out),
+            identify=generate.question_id,
+        )
+    step.stats.update(stats, **noted)
+    return {"reworded.parquet": reworded}
+
+
 def asked_later(settings: Settings) -> dict[str, list[tuple[str, Prompt, int]]]:
-    """Return what "cleaned" and "examples" ask about each question: identity, prompt and most tokens of a reply.
+    """Return what "reworded", "cleaned" and "examples" ask about each question: identity, prompt and tokens of a reply.
 
     Raises:
         UsageError: a prompt cannot be read.
@@ -192,8 +305,14 @@ def asked_later(settings: Settings) -> dict[str, list[tuple[str, Prompt, int]]]:
     style, form = render_style(**settings.answer_style.model_dump()), settings.answer_style.format
     worded = prompts.load("restyle", settings.prompts)
     alone = isinstance(form, dict) and len(form.get("properties", {})) == 1  # a field that needs no model
-    examples = [(f"{worded.digest} {style}", worded, RESTYLED_TOKENS)] if style and not alone else []
-    return {"cleaned": cleaned, "examples": examples}
+    styled = [(f"{worded.digest} {style}", worded, RESTYLED_TOKENS)] if style and not alone else []
+    found = {"cleaned": cleaned, "examples": styled}
+    if not settings.questions.reword:
+        return found
+    how = rewording(settings)
+    words = [(f"{how.identity} {turn}", how.prompt, wording.REWORD_TOKENS) for turn in range(how.each)]
+    reads = [(f"{how.reader.digest} {turn}", how.reader, reading.READER_TOKENS) for turn in range(how.each)]
+    return {"reworded": [*words, *reads], **found}
 
 
 def asks(settings: Settings, step: str) -> dict[str, Any]:
@@ -216,6 +335,10 @@ def asks(settings: Settings, step: str) -> dict[str, Any]:
     )
     pairs = read_pairs(settings.questions.qa).rows if settings.questions.qa else []
     before: list[Any] = [later["cleaned"], settings.questions.keep] if step == "examples" else []
+    if settings.questions.candidates > 1 or settings.questions.like:
+        before.append([settings.questions.candidates, examples(settings)])
+    if settings.questions.reword and step != "reworded":
+        before.append([settings.questions.reword, later["reworded"]])
     if settings.cleaning.learned:
         before.append(learned.load(settings.cleaning.learned).identity)
     of, _ = lineage.key(step, 1, {"chosen": chosen, "pairs": pairs, "before": before}, None, {})

@@ -23,7 +23,14 @@ from raft.curation.user_questions import own_questions
 from raft.errors import RaftError, typed
 from raft.examples.examples import build_examples, restyle
 from raft.examples.export import chat_lines
-from raft.pipeline.asking import ask_questions, asks, survey_chunks, surveyed_languages
+from raft.pipeline.asking import (
+    ask_questions,
+    asks,
+    examples,
+    reword_questions,
+    survey_chunks,
+    surveyed_languages,
+)
 from raft.pipeline.pairs import asked_in, place_pairs
 from raft.pipeline.read import count_chunks, documents_listed, languages, read_documents, tallied, tell_languages
 from raft.pipeline.review import said
@@ -36,7 +43,10 @@ from raft.store.artifacts import Output
 from raft.store.run import Run, Step
 from raft.text.languages import VERSION
 
-STEPS = ("documents", "privacy", "chunks", "survey", "index", "lexical", "questions", "qa", "cleaned", "examples")
+STEPS = (
+    *("documents", "privacy", "chunks", "survey", "index", "lexical"),
+    *("questions", "qa", "reworded", "cleaned", "examples"),
+)
 """The steps of a build, in their order."""
 _CLEANED = 3
 """Version of the step "cleaned"; once it is raised, no run of before counts as cleaned."""
@@ -82,6 +92,16 @@ def make_all(
     fill_indexes(run, settings, components)
     ask_questions(run, settings, components.generator, strategy=strategy, on_event=on_event)
     place_pairs(run, settings, components.embedder, components.indexes, searched(settings))
+    if settings.questions.reword:
+        reword_questions(
+            run,
+            settings,
+            components.generator,
+            components.indexes,
+            searched=searched(settings),
+            held_out=_held_out(run, settings.split, settings.seed, _copies(run)),
+            k=_round_trip_k(run, settings.cleaning, settings.index.k),
+        )
     clean_and_split(run, settings, components, own)
     write_examples(run, settings, components)
 
@@ -164,6 +184,8 @@ def clean_and_split(run: Run, settings: Settings, components: Components, own: p
         **({"copies": copies} if copies else {}),
         **({"decided": decided} if decided else {}),
         **({"keep": settings.questions.keep} if settings.questions.keep else {}),
+        **({"like": examples(settings)} if settings.questions.keep and settings.questions.like else {}),
+        **({"wordings": True} if settings.questions.reword or settings.questions.candidates > 1 else {}),
         **({"languages": spoken, "spoken": VERSION} if spoken else {}),
     }
     run.make(
@@ -195,6 +217,8 @@ def _clean(
     asked: Sequence[str],
     noted: Mapping[str, Any],
     keep: int | None = None,
+    like: Sequence[str] = (),
+    wordings: bool = False,
     copies: Sequence[Sequence[str]] = (),
     languages: Mapping[str, str] | None = None,
     decided: Decided | None = None,
@@ -207,7 +231,7 @@ def _clean(
     limits = Cleaning.model_validate(rules)
     run, documents = step.run, documents_listed(step.run)
     questions = decisions.edited(pl.concat(map(run.read, asked)), decided or {})
-    held_out = split.hold_out(documents, share=parts.unseen, seed=seed, besides=parts.hold_out, copies=copies)
+    held_out = _held_out(run, parts, seed, copies)
     prompt, generator = judge or (None, None)
     golden = _golden_chunks(run, questions)
     with indexes.open(exact=True) as retriever:
@@ -217,7 +241,7 @@ def _clean(
             retriever=retriever,
             embedder=embedder,
             held_out=held_out,
-            round_trip_k=min(limits.round_trip or k, k, max(1, chunk_count(run) // 3)),
+            round_trip_k=_round_trip_k(run, limits, k),
             judge=generator,
             judge_prompt=prompt,
             languages=languages,
@@ -226,12 +250,13 @@ def _clean(
             scorer=scorer,
             filters=filters,
             reader=reader,
+            wordings=wordings,
             **limits.model_dump(include={"min_words", "max_words", "max_answer_words", "similarity", "judge_minimum"}),
         )
     if keep:
         approved = {name for name, (verdict, *_) in (decided or {}).items() if verdict != decisions.REJECTED}
         headings = dict(golden.select("chunk_id", "heading").iter_rows())
-        cleaned = choose(cleaned, headings, keep, seed=seed, first=approved)
+        cleaned = choose(cleaned, headings, keep, seed=seed, first=approved, like=like)
     parted = split.split(
         cleaned,
         held_out=held_out,
@@ -250,6 +275,16 @@ def _clean(
     step.stats["reasons"] = _counts(parted, "reason")
     step.stats["splits"] = _counts(parted, "split") | ({"user": evaluation.height} if evaluation is not None else {})
     return {"cleaned.parquet": parted, "eval.jsonl": measured}
+
+
+def _held_out(run: Run, parts: Split, seed: int, copies: Sequence[Sequence[str]]) -> frozenset[str]:
+    listed = documents_listed(run)
+    return split.hold_out(listed, share=parts.unseen, seed=seed, besides=parts.hold_out, copies=copies)
+
+
+def _round_trip_k(run: Run, limits: Cleaning, k: int) -> int:
+    """Return among how many results a golden chunk must be: never among most of a small corpus."""
+    return min(limits.round_trip or k, k, max(1, chunk_count(run) // 3))
 
 
 def _counts(table: pl.DataFrame, column: str) -> dict[str, int]:

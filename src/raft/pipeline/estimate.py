@@ -11,7 +11,7 @@ from raft.curation.pairs import read_pairs
 from raft.errors import UsageError
 from raft.generation import generate
 from raft.generation.plan import left_out
-from raft.pipeline.asking import asked_later, asks, read_survey
+from raft.pipeline.asking import asked_later, asks, question_prompts, read_survey
 from raft.pipeline.build import chunk_count
 from raft.pipeline.read import documents_listed
 from raft.protocols import Completion, Failure, Generator, Request
@@ -144,6 +144,7 @@ def rounded_up(amount: float) -> str:
 
 DOING = {
     "questions": "writing questions",
+    "reworded": "wording questions anew",
     "cleaned": "judging questions",
     "examples": "wording answers",
     "embeddings": "embedding texts",
@@ -235,7 +236,7 @@ _SECONDS: Pair = (0.5, 6.0)
 _QUESTION_BYTES = 250
 """A question with its answer."""
 _BYTES_A_CHUNK_TOKEN = 4.5
-_STEPS = ("questions", "cleaned", "examples")
+_STEPS = ("questions", "reworded", "cleaned", "examples")
 _TEXTS = 500
 
 
@@ -283,8 +284,8 @@ def count_calls(
     """
     left = _STEPS[_STEPS.index(begin) :] if begin in _STEPS else _STEPS
     part = partial(_part, model=settings.generator.model, price=found.price)
-    survey, used = read_survey(run), generate.read_prompts(settings.prompts)
-    asked_for = settings.questions.model_dump(include={"kinds", "per_chunk", "limit"})
+    survey, used, again = read_survey(run), question_prompts(settings), settings.questions.candidates
+    asked_for = settings.questions.model_dump(include={"kinds", "per_chunk", "limit", "candidates"})
 
     def plan() -> generate.Plan:
         return generate.plan(run.stream("chunks.parquet"), survey, used, strategy=strategy, **asked_for)
@@ -310,14 +311,15 @@ def count_calls(
         missing = [place for place in missing if place not in chosen]
     own = settings.questions.qa
     pairs = len(read_pairs(own).rows) if own else 0
-    parts, written = [], known.questions + pairs
+    parts, written, new = [], known.questions * again + pairs, round(known.questions * settings.questions.reword)
     if "questions" in left:
         parts.append(part("questions", load, seen, calls=calls, answered=calls - len(missing), fewest=1.0))
     replayed = 1 - len(missing) / calls if calls else 1.0
     chunks = run.manifest["steps"]["chunks"]["artifacts"]["chunks.parquet"]["digest"]
     for purpose, sizes in _later(run, settings):
         if purpose in left and sizes:
-            most = written * len(sizes)
+            about = {"reworded": new, "cleaned": written + new * again}.get(purpose, written)
+            most = about * len(sizes)
             line, now = run.manifest["steps"].get(purpose, {}), asks(settings, purpose)["asked"]
             share, paid = replayed if calls else None, found.paid(purpose)
             had = _asked_before(line, now, most, chunks=chunks, replayed=share, paid=paid)
@@ -327,7 +329,7 @@ def count_calls(
             parts.append(part(purpose, load, seen, calls=most, answered=had, fewest=0.5))
     seconds = _seconds(parts, settings, seen) if found.hosted and not settings.generator.batch_endpoint else None
     if found.embedded is not None:
-        parts.append(_embeddings(run, settings, written + pairs, found.embedded, found.embedder_price))
+        parts.append(_embeddings(run, settings, written + new * again + pairs, found.embedded, found.embedder_price))
     kinds, filtered = asked_for["kinds"] if asked_for["limit"] != 0 else [], settings.cleaning.learned
     without = left_out(strategy, kinds, survey, settings.index.embedder) if "questions" in left else ()
     return Estimate(
@@ -421,12 +423,10 @@ def _later(run: Run, settings: Settings) -> Iterator[tuple[str, list[tuple[float
     tokens = run.manifest["steps"]["chunks"]["notes"].get("tokens", 0)
     shown = _QUESTION_BYTES + _BYTES_A_CHUNK_TOKEN * tokens / max(1, chunk_count(run))
     worded = len(render_style(**settings.answer_style.model_dump())) + 2 * _QUESTION_BYTES
-    besides = {"cleaned": shown, "examples": worded}
+    besides = {"reworded": shown, "cleaned": shown, "examples": worded}
     for purpose, asked in asked_later(settings).items():
-        yield (
-            purpose,
-            [(_bytes(text for _, text in prompt.turns) + besides[purpose], room) for _, prompt, room in asked],
-        )
+        turns = ((_bytes(text for _, text in prompt.turns), room) for _, prompt, room in asked)
+        yield purpose, [(size + besides[purpose], room) for size, room in turns]
 
 
 def _asked_before(

@@ -16,7 +16,9 @@ from raft.store.run import Run, Step
 
 def asked_in(settings: Settings) -> list[str]:
     """Return the tables that hold the questions."""
-    return ["questions.parquet", *(["qa.parquet"] if settings.questions.qa else [])]
+    asked = settings.questions
+    more = {"qa.parquet": asked.qa, "reworded.parquet": asked.reword}
+    return ["questions.parquet", *(name for name, on in more.items() if on)]
 
 
 def place_pairs(run: Run, settings: Settings, embedder: Embedder, indexes: Indexes, searched: Sequence[str]) -> None:

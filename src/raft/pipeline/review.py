@@ -13,6 +13,7 @@ import polars as pl
 from raft.curation import clean, decisions
 from raft.curation.coverage import NOT_CHOSEN
 from raft.curation.decisions import APPROVED, DIFFER, Decision, Said
+from raft.curation.duplicates import DUPLICATE, OTHER_WORDING
 from raft.curation.split import LEAK
 from raft.errors import DamagedArtifact
 from raft.evaluation.metrics import kappa, win_rate
@@ -33,7 +34,7 @@ BESIDE = "sample, in another list"
 _LOOKED_AT = 5_000
 """Rows that suspicious ones are looked for among."""
 _MOST_EVALUATION, _MOST_HUMAN = 200, 1_000
-_NOT_WRONG = (clean.DUPLICATE, LEAK, NOT_CHOSEN)
+_NOT_WRONG = (DUPLICATE, OTHER_WORDING, LEAK, NOT_CHOSEN)
 Row = dict[str, Any]
 
 

@@ -72,6 +72,7 @@ PATHS = (
     "decisions",
     "corpus",
     "questions.qa",
+    "questions.like",
     "training.rehearsal_file",
     "benchmark.other_adapter",
 )

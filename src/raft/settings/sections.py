@@ -144,6 +144,19 @@ class Questions(_Section):
     keep: Count | None = Field(
         None, description="at most so many of the questions that pass all rules: those that cover most of the documents"
     )
+    candidates: Annotated[int, Field(ge=1, le=10), _Number] = Field(
+        1,
+        description="how often a model is asked for each question, and each rewording; of several wordings of one fact "
+        "that pass all rules the one that repeats least of its chunk stays",
+    )
+    reword: Share = Field(
+        0.0, description="share of the questions that the generator words anew, as people would; 0: none"
+    )
+    like: Place | None = Field(
+        None,
+        description="10 to 20 questions as people ask them, one a line: examples for the generator, and for keep the "
+        "first words and lengths to prefer; never those of --eval",
+    )
     qa: Place | None = Field(
         None, description="questions and answers that you have already (CSV, JSON, JSONL), to learn from as well"
     )

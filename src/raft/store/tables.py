@@ -92,6 +92,7 @@ ARTIFACTS: Mapping[str, pl.Schema] = {
     "chunks.parquet": CHUNKS,
     "questions.parquet": QUESTIONS,
     "qa.parquet": QUESTIONS,
+    "reworded.parquet": QUESTIONS,
     "failures.parquet": FAILURES,
     "cleaned.parquet": CLEANED,
     "examples.parquet": EXAMPLES,

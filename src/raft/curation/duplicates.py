@@ -1,0 +1,163 @@
+"""Which questions say the same, and which of these stays: duplicates, and several wordings of one question."""
+
+from collections.abc import Callable, Container, Iterable, Mapping
+from itertools import chain
+from typing import Any
+
+import numpy as np
+
+from raft.curation.decisions import HUMAN
+from raft.kinds import traits
+from raft.protocols import Embedder
+from raft.similarity import (
+    BLOCK,
+    NearIndex,
+    cosine_blocks,
+    nearest,
+    same_answer,
+    same_marks,
+    set_apart,
+    turned_round,
+)
+from raft.text import content_words, normalise, overlap
+from raft.text.values import rough_values
+
+DUPLICATE, OTHER_WORDING = "duplicate", "other wording"
+REWORDED = "reword@"
+"""What the `prompt` of a question begins with that was worded anew; it ends in the question_id of the one before."""
+Row = dict[str, Any]
+
+
+def one_wording(rows: list[Row], chunk: Callable[[Row], str], *, decided: Container[str] = ()) -> None:
+    """Drop, of the kept wordings of one fact, all but the best one; the others get the reason "other wording".
+
+    Wordings of one fact have the same golden chunks, quotes and answer, or are what one of them was reworded from. The
+    best is a person's, then one that a person has judged (`decided`, by question_id), then one that was reworded, then
+    that which repeats least of its golden chunks: `chunk` returns a row's headings and texts.
+    """
+    origins = {row["question_id"]: row for row in rows}
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        first = origins.get(origin(row) or "", row)
+        if first["reason"] is not None and row["reason"] is None:  # what holds of an answer, however it is asked for
+            row["reason"] = first["reason"]
+        if row["reason"] is None:
+            groups.setdefault(_fact(first), []).append(row)
+    for group in groups.values():
+        best, *others = sorted(
+            group,
+            key=lambda row: (
+                row["model"] != HUMAN,
+                row["question_id"] not in decided,
+                origin(row) is None,
+                round(overlap(row["question"], chunk(row)), 4),
+                _worth(row),
+            ),
+        )
+        for row in others:
+            row["reason"], row["duplicate_of"] = OTHER_WORDING, best["question_id"]
+
+
+def origin(row: Mapping[str, Any]) -> str | None:
+    """Return the question_id of what a question was reworded from, or None where it was not."""
+    prompt = row["prompt"] or ""
+    return prompt.rpartition(" ")[2] if prompt.startswith(REWORDED) else None
+
+
+def _fact(row: Row) -> str:
+    """Name the fact that a row asks for, and where it is stated; yes, no and what nothing answers are facts of none."""
+    if traits(row["kind"]).fixed:
+        return str(row["question_id"])
+    places = sorted((quote["chunk_id"], quote["start"], quote["end"]) for quote in row["quotes"])
+    return repr((sorted(row["golden_chunk_ids"]), places, normalise(row["answer"])))
+
+
+def drop_duplicates(rows: list[Row], *, embedder: Embedder, similarity: float) -> None:
+    """Drop each row that says the same as a better one that is kept, best rows first."""
+    first: dict[str, Row] = {}
+    for row in sorted(rows, key=_worth):
+        first.setdefault(normalise(row["question"]), row)
+    distinct = list(first.values())
+    if distinct:
+        vectors = embedder.embed([row["question"] for row in distinct])
+        same = _same(distinct, vectors, similarity)
+        better = {text: distinct[same.get(number, number)] for number, text in enumerate(first)}
+        _measure(distinct, vectors, [number for number in range(len(distinct)) if number not in same])
+        for row in rows:
+            kept = better[normalise(row["question"])]
+            if row is not kept:
+                row["reason"], row["duplicate_of"] = DUPLICATE, kept["question_id"]
+
+
+def _worth(row: Row) -> tuple[Any, ...]:
+    """Sort the better question first: a person's, untouched quotes, more to be understood by, found sooner; by id."""
+    rank = row["scores"]["golden_rank"]
+    specific = len(content_words(row["question"]))
+    told = (row["model"] != HUMAN, row["original_quotes"] is not None, -specific)
+    return (*told, rank is None, rank or 0, row["question_id"])
+
+
+def _same(rows: list[Row], vectors: np.ndarray, similarity: float) -> dict[int, int]:
+    """Return, for each row that says the same as an earlier row that is kept, that row's number."""
+    same: dict[int, int] = {}
+    kept: list[int] = []
+    lexical = NearIndex(row["question"] for row in rows)
+    alike = _Alike(rows, vectors, similarity)
+    for start in range(0, len(rows), BLOCK):
+        block = range(start, min(start + BLOCK, len(rows)))
+        candidates = alike.pairs([*block], [*kept, *block])
+        for number in block:
+            near = (kept[place] for place in lexical.find(rows[number]["question"]))
+            meant = (one for one in candidates.get(number, ()) if one not in same and alike.confirmed(number, one))
+            match = next(chain(near, meant), None)
+            if match is None:
+                kept.append(number)
+                lexical.add(rows[number]["question"])
+            else:
+                same[number] = match
+    return same
+
+
+class _Alike:
+    """Rows that mean the same: a cosine of at least `similarity`, the same marks, and one answer or one source."""
+
+    def __init__(self, rows: list[Row], vectors: np.ndarray, similarity: float) -> None:
+        self.rows, self.vectors, self.similarity = rows, vectors, similarity
+        self.facts = _codes(rough_values(row["question"]) for row in rows)
+        self.answers = _codes(  # "yes" to two questions does not make them one
+            number if traits(row["kind"]).fixed else normalise(row["answer"]) for number, row in enumerate(rows)
+        )
+        self.sources = _codes(tuple(sorted(row["golden_chunk_ids"] or row["doc_ids"])) for row in rows)
+
+    def pairs(self, block: list[int], others: list[int]) -> dict[int, list[int]]:
+        """Return for each row of the block the earlier ones among the others that may mean the same."""
+        found: dict[int, list[int]] = {}
+        one, two = np.array(block), np.array(others)
+        for left, right in cosine_blocks(self.vectors[one], self.vectors[two], self.similarity):
+            mine, theirs = one[left], two[right]
+            fits = (theirs < mine) & (self.facts[mine] == self.facts[theirs])
+            fits &= (self.answers[mine] == self.answers[theirs]) | (self.sources[mine] == self.sources[theirs])
+            for number, other in zip(mine[fits].tolist(), theirs[fits].tolist(), strict=True):
+                found.setdefault(number, []).append(other)
+        return found
+
+    def confirmed(self, number: int, other: int) -> bool:
+        """Tell whether two rows that may mean the same do, by their names and answers."""
+        one, two = self.rows[number], self.rows[other]
+        asked = one["question"], two["question"]
+        apart = turned_round(*asked) or set_apart(*asked)
+        return not apart and same_marks(*asked) and same_answer(one["answer"], two["answer"])
+
+
+def _measure(rows: list[Row], vectors: np.ndarray, kept: list[int]) -> None:
+    """Note each row's cosine to the nearest kept row other than itself."""
+    columns = {number: column for column, number in enumerate(kept)}
+    own = [columns.get(number, -1) for number in range(len(rows))]
+    for row, cosine in zip(rows, nearest(vectors, vectors[kept], own=own).tolist(), strict=True):
+        row["scores"]["similarity"] = None if np.isnan(cosine) else round(cosine, 4)
+
+
+def _codes(values: Iterable[Any]) -> np.ndarray:
+    """Number equal values alike, so that blocks of them can be compared at once."""
+    seen: dict[Any, int] = {}
+    return np.array([seen.setdefault(value, len(seen)) for value in values], dtype=np.int64)
