@@ -1,6 +1,6 @@
 """From the scores of single answers to the figures of a benchmark: means with intervals, differences, costs, speed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -124,6 +124,36 @@ def retrieval(question_ids: Sequence[str], sources: Sources) -> dict[str, Any]:
         "ndcg": resampled([ndcg(row, len(row), _DEPTH) for row in placed]),
         "bearing": len(known),
     }
+
+
+def compared(question_ids: Sequence[str], before: Sources, after: Sources, *, k: int) -> dict[str, Any]:
+    """Return how well two ways to search find the same relevant chunks, each with its interval, and the difference.
+
+    Of the questions for which a relevant chunk is known: `questions`, how many; `recall_at_1` and `recall_at_k`, the
+    share whose first 1 or `k` hold one; `mrr`, at ten ranks. Each of these has `before`, `after` and `difference`.
+    """
+    known = sorted(name for name in question_ids if before.retrieved(name, 1) is not None)
+    groups = [before.group(name) for name in known]
+
+    def firsts(sources: Sources) -> list[int | None]:
+        placed = (ranks(sources.relevant[name], sources.hits[name]) for name in known)
+        return [min((rank for rank in row if rank is not None), default=None) for row in placed]
+
+    pairs = firsts(before), firsts(after)
+    measures: dict[str, Callable[[int | None], float | None]] = {
+        "recall_at_1": lambda first: recall_at([first], 1),
+        "recall_at_k": lambda first: recall_at([first], k),
+        "mrr": lambda first: reciprocal_rank(first, _DEPTH),
+    }
+    found: dict[str, Any] = {"questions": len(known)}
+    for name, measure in measures.items():
+        old, new = ([measure(first) for first in part] for part in pairs)
+        both = {"before": bootstrap_mean(old, groups), "after": bootstrap_mean(new, groups)}
+        found[name] = {
+            **{one: _plain(value) for one, value in both.items()},
+            "difference": _plain(paired_difference(new, old, groups)),
+        }
+    return found
 
 
 def missed(question_ids: Sequence[str], sources: Sources, k: int) -> float | None:

@@ -318,11 +318,13 @@ def ask_all(
     known: contexts.Contexts,
     search: Search,
     *,
+    asker: str | None = None,
     on_event: OnEvent,
 ) -> dict[str, Any]:
     """Ask every system every question; returns the timings by system. Makes `answers.parquet`.
 
-    What a question is searched with, by `search`, is part of a retrieving system's latency.
+    What a question is searched with, by `search`, is part of a retrieving system's latency; `asker` is the identity of
+    a tuned retriever.
     """
     sets = known.questions["split"].unique(maintain_order=True).to_list()
 
@@ -359,6 +361,7 @@ def ask_all(
             "latency_questions": settings.benchmark.latency_questions,
             "answering": settings.answering.model_dump(mode="json", exclude={"false_answers"}),
             **({"refusal": known.head, "least": known.least} if known.head else {}),
+            **({"retriever": asker} if asker else {}),
         },
     )
     return dict(line["notes"])
