@@ -33,7 +33,8 @@ MEASURES = {
     "How many bar does the {} of Orlin Pumps bear?": ("bears {}", "{} bar"),
     "How many metres may the {} of Orlin Pumps fall?": ("may fall {}", "{} metres"),
 }
-SETTINGS = {"questions.limit": 0, "chunking.tokens": 32, "split.unseen": 0.2, "index.k": 2, "cleaning.round_trip": 50}
+SETTINGS = {"questions.limit": 0, "chunking.tokens": 32, "split.unseen": 0.2, "index.k": 2, "cleaning.round_trip": 50,
+            "answering.max_tokens": 8}  # fmt: skip
 QUESTION = "How many euros does the rotor of Orlin Pumps cost?"
 
 
@@ -63,7 +64,8 @@ def pairs(folder):
 
 def options(home, run):
     """Return how the run was built."""
-    return {"out": run, "eval": own(home), "qa": pairs(home), "settings": SETTINGS}
+    student = (home / "student").read_text(encoding="utf-8")
+    return {"out": run, "eval": own(home), "qa": pairs(home), "student": student, "settings": SETTINGS}
 
 
 def own(folder):
@@ -82,10 +84,11 @@ def own(folder):
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory):
+def home(tiny_student, tmp_path_factory):
     """A folder with a corpus, questions and a finished build, that no test writes to."""
     made = tmp_path_factory.mktemp("retriever")
     corpus(made / "corpus")
+    (made / "student").write_text(str(tiny_student), encoding="utf-8")
     raft.build(made / "corpus", **options(made, made / "run"))
     return made
 
@@ -281,3 +284,27 @@ def test_what_cannot_be_tuned_is_refused_with_the_next_command(plain, tmp_path):
         raft.train(plain, part="retriever")
     assert "--embedder" in str(told.value)
     assert not (plain / FOLDER).exists()
+
+
+def test_a_benchmark_shows_both_retrievers_side_by_side(run):
+    """What is measured holds recall and MRR of each set untuned and tuned; without a tuned retriever it holds none."""
+    settings = {"benchmark.contenders": "verdict", "benchmark.latency_questions": 1, "benchmark.capability": []}
+    measured = raft.bench(run, settings=settings)["retriever"]
+    assert (measured["used"], measured["k"]) == (True, 2)
+    known = card_of(run).measured["user"]
+    assert measured["sets"]["user"] == known
+    shutil.rmtree(run / FOLDER)
+    assert raft.bench(run, settings=settings)["retriever"] is None
+
+
+def test_a_refusal_head_is_of_the_retriever_that_it_learned_with(run):
+    """A head of before the retriever was tuned is told to be another's, and counts again once that is gone."""
+    shutil.move(run / FOLDER, run.parent / "kept")
+    raft.train(run, part="refusal", settings={"answering.false_answers": 0.3})
+    assert not raft.load(run).answerer().remarks or "refusal head" not in " ".join(raft.load(run).answerer().remarks)
+    shutil.move(run.parent / "kept", run / FOLDER)
+    assert "refusal head is of another" in " ".join(raft.load(run).answerer().remarks)
+    raft.train(run, part="refusal")
+    assert "refusal head" not in " ".join(raft.load(run).answerer().remarks)
+    shutil.rmtree(run / FOLDER)
+    assert "refusal head is of another" in " ".join(raft.load(run).answerer().remarks)
