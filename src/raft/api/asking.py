@@ -23,6 +23,7 @@ from raft.backends.hosted.model import HostedModel
 from raft.backends.local.weights import Weights
 from raft.errors import UsageError, typed
 from raft.pipeline.build import searched
+from raft.pipeline.retriever import lacks
 from raft.protocols import Completion, Failure, Generator, OnEvent, Request, Streamer, Tokenizer
 from raft.rag import answering
 from raft.rag.answering import WhenUnsupported
@@ -180,6 +181,8 @@ class Answerer:
         self._prompt = prompts.load(PROMPTS[settings.examples.quotes], settings.prompts)
         self._style = render_style(**settings.answer_style.model_dump())
         remarks: list[str] = []
+        if lack := lacks(existing(loaded.run.folder)):
+            remarks.append(f"{lack}: raft train {typed(loaded.run.folder)} --part retriever")
         if settings.answering.false_answers and (lack := loaded.refusal_lacks()):
             remarks.append(
                 f"nothing is promised of refusals, for {lack}: raft train {typed(loaded.run.folder)} --part refusal"

@@ -24,6 +24,7 @@ from raft.api.models import (
 )
 from raft.api.run import Built, adapter_for, formerly_listen, one_of, settings_of, together, writable
 from raft.backends import hub
+from raft.backends.embedding import open_embedder
 from raft.backends.local.weights import Weights
 from raft.backends.trainers.sft import hardware
 from raft.curation import split
@@ -36,6 +37,7 @@ from raft.evaluation.systems import BenchmarkModels, OpenedModel
 from raft.pipeline.bench import ask_all, choose_exemplars, line_up, prepare, trained_answers
 from raft.pipeline.build import searched
 from raft.pipeline.refusal import WRONG, wrong_references
+from raft.pipeline.retriever import compare, read_card, tuned_embedder, used
 from raft.pipeline.train import LEARNED
 from raft.protocols import Embedder, OnEvent
 from raft.rag.refusal import Refusal, question_digest
@@ -142,7 +144,13 @@ def bench(
         exemplars, tuning = choose_exemplars(run, chosen, taking_part, retriever, refusal=refusal, on_event=on_event)
         lineup = line_up(run, chosen, taking_part, known, exemplars)
         timings = ask_all(
-            run, chosen, lineup, known, uncached_search(retriever, chosen, opened(anew=True)), on_event=on_event
+            run,
+            chosen,
+            lineup,
+            known,
+            uncached_search(retriever, chosen, opened(anew=True)),
+            asker=used(run, retriever.embedder.identity),
+            on_event=on_event,
         )
         general = capability.check_capability(checks, taking_part, on_event=on_event)
         card = adapters.read_card(tuned) if tuned is not None else None
@@ -179,7 +187,10 @@ def bench(
             unasked=_unasked(known),
             passages={p.chunk_id: p for own in known.passages.values() for shown in own.values() for p in shown},
         )
-        facts["earlier"] = _remembered(run.folder, summary.digest_of(facts))
+        facts |= {
+            "retriever": _side_by_side(run, chosen, rows, retriever.embedder),
+            "earlier": _remembered(run.folder, summary.digest_of(facts)),
+        }
         _write(run.folder, facts)
         if tuned is not None:
             facts = _judged(
@@ -279,6 +290,17 @@ def _sections(run: Run) -> dict[str, str]:
     """Return by chunk id the section that it is of, with its document; chunks without a heading are left out."""
     chunks = run.read("chunks.parquet").select("chunk_id", "doc_id", "heading")
     return {name: f"{document} {heading}" for name, document, heading in chunks.iter_rows() if heading}
+
+
+def _side_by_side(run: Run, settings: Settings, rows: pl.DataFrame, embedder: Embedder) -> dict[str, Any] | None:
+    """Return what search finds untuned and tuned, by question set, and whether the latter is used; None without it."""
+    card = read_card(run)
+    if card is None or card.embedder != embedder.identity:
+        return None
+    indexes = models.open_indexes(run.folder, settings, embedder, run.manifest["collection"])
+    asker = tuned_embedder(run, card, open_embedder)
+    found = compare(run, settings, lambda one: indexes.open(exact=True, asker=one), rows, asker)
+    return {"used": card.used, "k": settings.index.k, "sets": found}
 
 
 def _remembered(folder: Path, line: dict[str, Any]) -> list[dict[str, Any]]:

@@ -32,6 +32,7 @@ from raft.pipeline.bench import Search
 from raft.pipeline.build import Components
 from raft.pipeline.estimate import UNASKED, CostContext
 from raft.pipeline.refusal import Reader, read_head
+from raft.pipeline.retriever import tuned, used
 from raft.protocols import Embedder, Failure, Generator, OnEvent, Request, Retriever, Tokenizer, Trainer
 from raft.rag.grounding import Passage
 from raft.rag.refusal import Pair, Refusal, Seen, asked, by_head, by_rule
@@ -84,7 +85,7 @@ def open_components(folder: Path, settings: Settings, ledger: Ledger, collection
         generator=generator,
         embedder=embedder,
         student=_student(settings.student),
-        indexes=_indexes(folder, settings, embedder, collection),
+        indexes=open_indexes(folder, settings, embedder, collection),
         scorer=_scorer(settings, model, ledger),
     )
 
@@ -170,8 +171,10 @@ class _Nobody:
         yield [(i, Failure(UNASKED, "it was not asked yet")) for i, is_wanted in enumerate(wanted) if is_wanted]
 
 
-def open_retriever(folder: Path, settings: Settings, collection: str, ledger: Callable[[], Ledger]) -> Retriever:
-    """Open the index of a run directory for searching.
+def open_retriever(
+    folder: Path, settings: Settings, collection: str, ledger: Callable[[], Ledger], *, untuned: bool = False
+) -> Retriever:
+    """Open the index of a run directory for searching, with its tuned retriever where one is used.
 
     `ledger` is called where embedding questions costs money: they are paid for and kept there.
 
@@ -184,12 +187,12 @@ def open_retriever(folder: Path, settings: Settings, collection: str, ledger: Ca
         embedder = question_embedder(settings, ledger(), collection)
     else:
         embedder = open_embedder(name, settings.index.api_base)
-    indexes = _indexes(folder, settings, embedder, collection)
-    made = Run(folder).manifest["steps"].get("lexical", {}).get("artifacts", {}).get("lexical", {}).get("digest")
+    indexes, run = open_indexes(folder, settings, embedder, collection), Run(folder)
+    made = run.manifest["steps"].get("lexical", {}).get("artifacts", {}).get("lexical", {}).get("digest")
     if settings.index.hybrid and made is not None and indexes.lexical_digest() not in (None, made):
         hint = again(folder, remark="makes it anew")
         raise DamagedArtifact("The lexical index is damaged.", where=folder / "lexical", hint=hint)
-    return indexes.open()
+    return indexes.open(asker=None if untuned else tuned(run, embedder, open_embedder))
 
 
 def open_reader(
@@ -231,7 +234,8 @@ def refusal_lacks(run: Run, settings: Settings, embedder: Embedder | None = None
     if head is None:
         return "the run has no refusal head of its questions of now"
     reader = open_reader(settings, embedder or open_embedder(settings.index.embedder, settings.index.api_base))
-    if (head.embedder, head.reader, head.hybrid) != (reader.embedder, reader.reader, settings.index.hybrid):
+    made = head.embedder, head.reader, head.hybrid, head.retriever
+    if made != (reader.embedder, reader.reader, settings.index.hybrid, used(run, reader.embedder)):
         return "the refusal head is of another student, prompt, embedder or way to search"
     return ""
 
@@ -287,7 +291,8 @@ def uncached_search(retriever: Retriever, settings: Settings, refusal: Refusal |
     return search
 
 
-def _indexes(folder: Path, settings: Settings, embedder: Embedder, collection: str) -> Indexes:
+def open_indexes(folder: Path, settings: Settings, embedder: Embedder, collection: str) -> Indexes:
+    """Return the indexes of a run directory; nothing is opened yet."""
     return Indexes(folder, embedder, hybrid=settings.index.hybrid, url=settings.index.url, collection=collection)
 
 

@@ -11,16 +11,18 @@ from raft import prompts
 from raft.api import models
 from raft.api.run import Built, adapter_for, formerly_listen, settings_of, together, writable
 from raft.backends import hub
+from raft.backends.embedding import open_embedder
 from raft.backends.local.weights import give_back_memory
-from raft.backends.trainers import merge
+from raft.backends.trainers import merge, questions
 from raft.backends.trainers.check import check_student
 from raft.errors import UsageError, typed
 from raft.pipeline.build import searched
 from raft.pipeline.refusal import check_questions, train_head
+from raft.pipeline.retriever import Searching, train_retriever, used
 from raft.pipeline.train import Replay, examples_digest, train_adapter
 from raft.protocols import OnEvent, Request, TrainingPlan
 from raft.rag.format import PROMPTS, render_style
-from raft.settings import Settings
+from raft.settings import Index, Settings
 from raft.store import adapters, folders, lineage
 from raft.store.again import again
 from raft.store.budget import enter
@@ -31,6 +33,7 @@ from raft.training import tune
 _CHANGEABLE: Mapping[str | None, tuple[str, ...]] = {
     "adapter": ("training.", "seed", "student", "examples.max_tokens"),
     "refusal": ("answering.false_answers",),
+    "retriever": (),
 }
 """Settings that a training reads; others have had their effect when the run was built."""
 
@@ -39,7 +42,7 @@ _CHANGEABLE: Mapping[str | None, tuple[str, ...]] = {
 def train(
     folder: str | Path,
     *,
-    part: Literal["adapter", "refusal"] | None = None,
+    part: Literal["adapter", "refusal", "retriever"] | None = None,
     backend: str | None = None,
     epochs: float | None = None,
     learning_rate: float | None = None,
@@ -55,7 +58,8 @@ def train(
     Args:
         folder: the run directory.
         part: "adapter", that alone; "refusal", the refusal head alone, for `answering.false_answers` or else
-            0.1 (0: nothing is promised any more); None: the adapter, and the head where a rate is set.
+            0.1 (0: nothing is promised any more); "retriever", what embeds the questions; None: the adapter, and the
+            head where a rate is set.
         backend: "auto", "peft" or "unsloth".
         epochs: most passes over the rows.
         learning_rate: the highest learning rate.
@@ -63,10 +67,11 @@ def train(
         settings: other settings of the training by their dotted names, e.g. `{"training.rehearsal": 0}`. Another
             `student` (which must have the same tokenizer) becomes the run's.
         on_event: told "begins", "rows", "training" (each step with its loss), "refusal" (what the head promises),
-            "made" or "reused".
+            "retriever" (its card), "made" or "reused".
 
     Returns:
-        The adapter's card, as in `adapters/<id>/card.json`; of a refusal head alone, what it promises.
+        The adapter's card, as in `adapters/<id>/card.json`; of a refusal head alone, what it promises; of a
+        retriever, its card (`pipeline.retriever.Card`).
 
     Raises:
         UsageError: a setting is wrong, or the student cannot be trained here; nothing was started.
@@ -75,7 +80,8 @@ def train(
     """
     others = together({}, settings)
     if part not in (None, *_CHANGEABLE):
-        raise UsageError(f"There is no part {part}.", where="part", hint="--part adapter, or --part refusal")
+        hint = "--part adapter, --part refusal or --part retriever"
+        raise UsageError(f"There is no part {part}.", where="part", hint=hint)
     _check_changeable(others, folder, part)
     built = Built(folder)
     own = {"backend": backend, "epochs": epochs, "learning_rate": learning_rate, "rank": rank}
@@ -83,10 +89,13 @@ def train(
     models.check(chosen, asked={chosen.student: None})
     on_event = on_event or (lambda event, facts: None)
     run = writable(built, on_event)
+    given = [name for name, value in own.items() if value is not None]
+    if given and part in ("refusal", "retriever"):
+        hint = f"raft train {typed(folder)} --part {part}"
+        raise UsageError(f"The part {part} has no {', '.join(given)}.", where=f"--part {part}", hint=hint)
+    if part == "retriever":
+        return _retriever(run, chosen, on_event)
     if part == "refusal":
-        if given := [name for name in ("backend", "epochs", "learning_rate", "rank") if own[name] is not None]:
-            hint = f"raft train {typed(folder)} --part refusal"
-            raise UsageError(f"A refusal head has no {', '.join(given)}.", where="--part refusal", hint=hint)
         if "answering.false_answers" in others and not chosen.answering.false_answers:
             with run.writing():
                 run.describe(settings=chosen.model_dump(mode="json"))
@@ -125,7 +134,38 @@ def _refusal(run: Run, chosen: Settings, on_event: OnEvent) -> dict[str, Any]:
         models.check_keys({chosen.index.embedder: chosen.index.api_base}, ledger)
         retriever = models.open_retriever(run.folder, chosen, name, lambda: ledger)
         reader = models.open_reader(chosen, retriever.embedder, ledger)
+        reader = reader._replace(retriever=used(run, reader.embedder))
         return train_head(run, chosen, retriever, reader, on_event=on_event)
+
+
+def _retriever(run: Run, chosen: Settings, on_event: OnEvent) -> dict[str, Any]:
+    """Tune the run's retriever; return its card."""
+    name = run.manifest["collection"]
+    with run.writing(), closing(Ledger(chosen.ledger or run.folder / "ledger.sqlite")) as ledger:
+        run.require(*searched(chosen), "cleaned")
+        searching = _searching(run.folder, chosen, ledger, name)
+        return train_retriever(run, chosen, searching, on_event=on_event).model_dump()
+
+
+def _searching(folder: Path, settings: Settings, ledger: Ledger, collection: str) -> Searching:
+    """Open what a retriever is tuned with; the vectors of its chunks are taken from the ledger.
+
+    Raises:
+        UsageError: the embedder is hosted.
+    """
+    name = settings.index.embedder
+    if hub.is_hosted(name):
+        what = f"{name} is hosted: its weights are not to be had, so it cannot be tuned."
+        hint = f"raft build ... --embedder {Index().embedder}   (or another local one, then the same command)"
+        raise UsageError(what, where="index.embedder", hint=hint)
+    embedder = models.question_embedder(settings, ledger, collection)
+    return Searching(
+        embedder=embedder,
+        search=lambda asker: models.open_indexes(folder, settings, embedder, collection).open(exact=True, asker=asker),
+        tune=partial(questions.tune, name, seed=settings.seed),
+        open=open_embedder,
+        trainer=questions.IDENTITY,
+    )
 
 
 def _check_changeable(changes: Mapping[str, Any], folder: str | Path, part: str | None = None) -> None:

@@ -59,6 +59,15 @@ class SentenceEmbedder:
         )
         return np.asarray(vectors, dtype=np.float32).reshape(len(texts), -1 if texts else self._dimensions)
 
+    def load(self) -> Any:
+        """Return the SentenceTransformer itself.
+
+        Raises:
+            MissingExtra: sentence-transformers is not installed.
+            UsageError: the model's weights are not to be had.
+        """
+        return self._model
+
     @property
     def _dimensions(self) -> int:
         return int(self._model.get_embedding_dimension())

@@ -456,7 +456,7 @@ def bench(*, run: Path, assignments: tuple[str, ...], quiet: bool, as_json: bool
 
 @main.command()
 @RUN
-@click.option("--part", type=click.Choice(["adapter", "refusal"]), help="The adapter alone, or when to refuse alone.")
+@click.option("--part", type=click.Choice(["adapter", "refusal", "retriever"]), help="One part alone.")
 @click.option("--backend", metavar="NAME", help="What trains: auto, peft, unsloth, ...  [default: as set]")
 @click.option("--epochs", type=float, metavar="N", help="Most passes over the rows.")
 @click.option("--learning-rate", type=float, metavar="X", help="The highest learning rate.")
@@ -468,7 +468,7 @@ def bench(*, run: Path, assignments: tuple[str, ...], quiet: bool, as_json: bool
 def train(*, run: Path, assignments: tuple[str, ...], quiet: bool, as_json: bool, **options: Any) -> None:
     """Tune an adapter of the student on the rows of RUN. Resumes by itself."""
     from raft import api, settings
-    from raft.cli import messages
+    from raft.cli import messages, retrieval
     from raft.cli.progress import Progress
 
     if options["part"] != "refusal":
@@ -478,7 +478,7 @@ def train(*, run: Path, assignments: tuple[str, ...], quiet: bool, as_json: bool
     with Progress(silent=quiet) as progress:
         given = settings.parse_assignments(assignments)
         card = api.train(run, settings=given, on_event=progress, **options)
-    said = messages.refusing if options["part"] == "refusal" else messages.trained
+    said = {"refusal": messages.refusing, "retriever": retrieval.tuned}.get(options["part"], messages.trained)
     show(card, as_json, lambda card: said(card, str(run)))
 
 

@@ -23,6 +23,7 @@ _DOING = {
     "cleaned": "cleaning and splitting",
     "examples": "building examples",
     "refusal": "learning when to refuse",
+    "retriever": "tuning the retriever",
 }
 
 

@@ -1,6 +1,6 @@
 """From the scores of single answers to the figures of a benchmark: means with intervals, differences, costs, speed."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any, Literal
 
@@ -140,7 +140,7 @@ def retrieval(question_ids: Sequence[str], sources: Sources) -> dict[str, Any]:
     """
     known = sorted(name for name in question_ids if sources.retrieved(name, 1) is not None)
     firsts = [[_first(part, sources.hits[name]) for part in sources.sought(name)] for name in known]
-    best = [min((rank for rank in row if rank is not None), default=None) for row in firsts]
+    best = [_best(row) for row in firsts]
     placed = [
         ranks(sources.relevant[name], sources.hits[name]) if sources.grain(name) == "chunk" else row
         for name, row in zip(known, firsts, strict=True)
@@ -178,7 +178,11 @@ def measured_by(counts: Mapping[Grain, int]) -> str:
 
 
 def _first(chunks: Sequence[str], hits: Sequence[str]) -> int | None:
-    return min((rank for rank in ranks(chunks, hits) if rank is not None), default=None)
+    return _best(ranks(chunks, hits))
+
+
+def _best(row: Sequence[int | None]) -> int | None:
+    return min((rank for rank in row if rank is not None), default=None)
 
 
 def refused(
@@ -209,6 +213,34 @@ def refused(
         found[kind] += 1
         found[f"{kind}_refused"] += away
         found["found_refused"] += away and kind == "answerable" and bool(sources.retrieved(name, k))
+
+
+def compared(question_ids: Sequence[str], before: Sources, after: Sources, *, k: int) -> dict[str, Any]:
+    """Return how well two ways to search find the same relevant chunks, each with its interval, and the difference.
+
+    Of the questions for which a relevant chunk is known: `questions`, how many; `recall_at_1`, `recall_at_k` and `mrr`
+    as `retrieval` tells them. Each of these has `before`, `after` and `difference`.
+    """
+    known = sorted(name for name in question_ids if before.retrieved(name, 1) is not None)
+    groups = [before.group(name) for name in known]
+
+    def firsts(sources: Sources) -> list[list[int | None]]:
+        return [[_first(part, sources.hits[name]) for part in sources.sought(name)] for name in known]
+
+    pairs = firsts(before), firsts(after)
+    measures: dict[str, Callable[[list[int | None]], float | None]] = {
+        "recall_at_1": lambda row: recall_at(row, 1),
+        "recall_at_k": lambda row: recall_at(row, k),
+        "mrr": lambda row: reciprocal_rank(_best(row), _DEPTH),
+    }
+    found: dict[str, Any] = {"questions": len(known)}
+    for name, measure in measures.items():
+        old, new = ([measure(row) for row in part] for part in pairs)
+        both = {"before": bootstrap_mean(old, groups), "after": bootstrap_mean(new, groups)}
+        found[name] = {
+            **{one: _plain(value) for one, value in both.items()},
+            "difference": _plain(paired_difference(new, old, groups)),
+        }
     return found
 
 

@@ -195,15 +195,28 @@ class _Allowed:
         self.answers = [row["answer"], *filter(None, [recipe.styled.get(row["question_id"])])] if telling else []
 
     def __call__(self, name: str) -> bool:
-        if name not in self.pool or any(name == golden["chunk_id"] for golden in self.golden):
+        if name not in self.pool:
             return False
         chunk = self.recipe.chunks[name]
-        text = f"{_title(chunk, self.recipe)}\n{chunk['text']}"
-        if any(mentions_answer(text, answer) for answer in self.answers):
-            return False
-        if any(contains(text, quote) for quote in self.quotes):
-            return False
-        return not any(same_text(chunk["text"], golden["text"]) for golden in self.golden)
+        return not bears(chunk, _title(chunk, self.recipe), self.golden, self.answers, self.quotes)
+
+
+def bears(chunk: Row, title: str, golden: Sequence[Row], answers: Sequence[str], quotes: Sequence[str]) -> bool:
+    """Tell whether a chunk is or repeats one of the golden ones, or holds an answer or a quote: it is no distractor.
+
+    Args:
+        chunk: a row of `tables.CHUNKS`.
+        title: of its document and section, as it is shown.
+        golden: rows of the golden chunks.
+        answers: those that tell (no yes or no).
+        quotes: texts of the quotes that bear them.
+    """
+    if any(chunk["chunk_id"] == one["chunk_id"] for one in golden):
+        return True
+    text = f"{title}\n{chunk['text']}"
+    if any(mentions_answer(text, answer) for answer in answers) or any(contains(text, quote) for quote in quotes):
+        return True
+    return any(same_text(chunk["text"], one["text"]) for one in golden)
 
 
 def _title(chunk: Row, recipe: _Recipe) -> str:

@@ -319,11 +319,13 @@ def ask_all(
     known: contexts.Contexts,
     search: Search,
     *,
+    asker: str | None = None,
     on_event: OnEvent,
 ) -> dict[str, Any]:
     """Ask every system every question; returns the timings by system. Makes `answers.parquet`.
 
-    What a question is searched with, by `search`, is part of a retrieving system's latency.
+    What a question is searched with, by `search`, is part of a retrieving system's latency; `asker` is the identity of
+    a tuned retriever.
     """
     sets = known.questions["split"].unique(maintain_order=True).to_list()
 
@@ -361,6 +363,7 @@ def ask_all(
             "answering": settings.answering.model_dump(mode="json", exclude={"false_answers"}),
             **({"refusal": known.head, "least": known.least} if known.head else {}),
             **({"places": places} if (places := _named_places(known)) else {}),
+            **({"retriever": asker} if asker else {}),
         },
     )
     return dict(line["notes"])

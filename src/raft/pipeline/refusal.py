@@ -46,6 +46,8 @@ class Reader(NamedTuple):
     seen: Seen
     embedder: str
     reader: str | None
+    retriever: str | None = None
+    """What embeds the questions that are searched for; None: the embedder."""
 
 
 def train_head(
@@ -74,6 +76,7 @@ def train_head(
         "reader": reader.reader,
         "k": settings.index.k,
         "seed": settings.seed,
+        **({"retriever": reader.retriever} if reader.retriever else {}),
         **({"wrong": wrong} if (wrong := wrong_references(run)) else {}),
     }
     run.step(
@@ -149,6 +152,7 @@ def learn_head(run: Run, settings: Settings, retriever: Retriever, reader: Reade
         whose="yours" if given else "the run's",
         calibrated=tuple(sorted(map(question_digest, set_on))) if given else (),
         hybrid=settings.index.hybrid,
+        retriever=reader.retriever,
         k=settings.index.k,
         **scores,
     )

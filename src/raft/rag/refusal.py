@@ -68,6 +68,7 @@ class Head(BaseModel, frozen=True, extra="forbid"):
         reader: identity of what reads question and passage, with the digest of its prompt; None where the student is
             hosted.
         hybrid: whether words are searched beside vectors.
+        retriever: identity of what embeds the questions that are searched for; None: the embedder.
         k: how many passages the threshold is set on; of more, the first count.
         signals: of words and vectors (`Seen.measure`), and of the reader's log-odds where there is one.
         reading: of the reader's hidden state; None without one.
@@ -90,6 +91,7 @@ class Head(BaseModel, frozen=True, extra="forbid"):
     answerable: tuple[FiniteFloat, ...]
     unanswerable: Annotated[tuple[FiniteFloat, ...], Field(min_length=1)]
     calibrated: tuple[str, ...] = ()
+    retriever: str | None = None
 
     @model_validator(mode="after")
     def _one_of_each_signal(self) -> Self:

@@ -24,7 +24,7 @@ _LEDGER = {"completions", "embeddings"}
 _REPORTS = ("report.csv", "blind.html", "blind.json", "ratings.jsonl", "benchmarks.jsonl")
 DRAFT = re.compile(rf"\.(?:{'|'.join(map(re.escape, (*_FILES, *_REPORTS)))})\.\d{{8}}\.draft")
 """Names that a file has while it is written, and after a kill."""
-_FOLDERS = ("index", "lexical", "adapters", "refusal", "scratch")
+_FOLDERS = ("index", "lexical", "adapters", "refusal", "retriever", "scratch")
 
 
 def place(path: str | Path, name: str) -> Path:

@@ -54,11 +54,12 @@ class ChromaIndex(AbstractContextManager["ChromaIndex"]):
     Close it (or use it in a `with` block) before its folder is deleted.
 
     Args:
-        embedder: embeds chunks and queries.
+        embedder: embeds chunks, and queries.
         folder: where the index lies; it is made if it is missing. Not together with `url`.
         url: address of a Chroma server, `http://host:port`.
         name: the collection's name; on a server each run needs its own.
         exact: compare queries with every vector: Chroma's graph, made by several threads, differs from build to build.
+        asker: embeds queries in the place of `embedder`, into the same space.
 
     Attributes:
         embedder: as given.
@@ -77,10 +78,12 @@ class ChromaIndex(AbstractContextManager["ChromaIndex"]):
         url: str | None = None,
         name: str = "chunks",
         exact: bool = False,
+        asker: Embedder | None = None,
     ) -> None:
         if (folder is None) == (url is None):
             raise UsageError("An index lies in a folder or on a server.", hint="give a folder or index.url, not both")
         self.embedder, self._folder, self._name, self._exact = embedder, folder, name, exact
+        self._asker = asker or embedder
         self._where = str(folder or url)
         self._client = _open_folder(folder) if folder else _open_server(str(url))
         try:
@@ -129,8 +132,9 @@ class ChromaIndex(AbstractContextManager["ChromaIndex"]):
 
     @cached_property
     def identity(self) -> str:
-        """What search results depend on: the embedder and the indexed chunks, all of which are read for it."""
-        return f"chroma:{self.digest()}"
+        """What search results depend on: the embedders and the indexed chunks, all of which are read for it."""
+        own = "" if self._asker is self.embedder else f":{self._asker.identity}"
+        return f"chroma:{self.digest()}{own}"
 
     def contents(self) -> dict[str, str]:
         """Return the indexed chunk ids, each with the digest of the text that was embedded."""
@@ -159,7 +163,7 @@ class ChromaIndex(AbstractContextManager["ChromaIndex"]):
         if not queries or not size:
             return pl.DataFrame(schema=HITS)
         find = self._exactly if self._exact else self._nearest
-        reply = find(self.embedder.embed(queries), min(k + _SPARE, size))
+        reply = find(self._asker.embed(queries), min(k + _SPARE, size))
         rows = [
             {"query": query, "chunk_id": chunk_id, "doc_id": entry["doc_id"], "score": 1.0 - distance, "text": text}
             for query, columns in enumerate(

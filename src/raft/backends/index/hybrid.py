@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -86,7 +87,14 @@ class HybridRetriever(AbstractContextManager["HybridRetriever"]):
 
 
 def open_retriever(
-    run: Path, embedder: Embedder, *, hybrid: bool, url: str | None = None, name: str = "chunks", exact: bool = False
+    run: Path,
+    embedder: Embedder,
+    *,
+    hybrid: bool,
+    url: str | None = None,
+    name: str = "chunks",
+    exact: bool = False,
+    asker: Embedder | None = None,
 ) -> ChromaIndex | HybridRetriever:
     """Open the index of a run directory for searching.
 
@@ -97,6 +105,7 @@ def open_retriever(
         url: a Chroma server, instead of `index/`.
         name: the collection's name.
         exact: as for `ChromaIndex`.
+        asker: as for `ChromaIndex`.
 
     Raises:
         RaftError: there is no index, or another embedder made it.
@@ -107,7 +116,8 @@ def open_retriever(
         if not path.exists():
             what = "lexical index" if path.name == "lexical" else "index"
             raise RaftError(f"The run has no {what}.", where=path, hint=again(run, remark="makes it anew"))
-    dense = ChromaIndex(embedder, folder=None if url else run / "index", url=url, name=name, exact=exact)
+    folder = None if url else run / "index"
+    dense = ChromaIndex(embedder, folder=folder, url=url, name=name, exact=exact, asker=asker)
     if not hybrid:
         return dense
     try:
@@ -168,11 +178,10 @@ class Indexes:
         """Build the lexical index anew."""
         LexicalIndex.build(chunks(), self._run / "lexical")
 
-    def open(self, *, exact: bool = False) -> ChromaIndex | HybridRetriever:
-        """Open the indexes for searching, `exact` as for `ChromaIndex`; raises what `open_retriever` does."""
-        return open_retriever(
-            self._run, self._embedder, hybrid=self._hybrid, url=self._url, name=self._collection, exact=exact
-        )
+    def open(self, *, exact: bool = False, asker: Embedder | None = None) -> ChromaIndex | HybridRetriever:
+        """Open the indexes for searching, `exact` and `asker` as for `ChromaIndex`; it raises as `open_retriever`."""
+        how: dict[str, Any] = {"hybrid": self._hybrid, "url": self._url, "name": self._collection}
+        return open_retriever(self._run, self._embedder, **how, exact=exact, asker=asker)
 
     def _dense(self) -> ChromaIndex:
         folder = None if self._url else self._run / "index"
