@@ -74,6 +74,8 @@ class Progress:
         elif event in ("planned", "left out"):
             self._planned = facts.get("questions", self._planned)
             self._leave_out(facts)
+        elif event == "round":
+            self._say(f"{'round':<10} {_round(facts)}")
         elif event == "estimated":
             self._calls = {part["purpose"]: part["calls"] for part in facts["parts"]}
             self._say(f"{'estimate':<10} {messages.estimated(facts)}")
@@ -192,6 +194,11 @@ def _changes(facts: Mapping[str, Any]) -> str:
 def _edited(facts: Mapping[str, Any]) -> str:
     files = " and ".join(facts["files"])
     return f"{'edited':<10} {files}, by hand: written anew now (changes that are to last: raft review RUN)"
+
+
+def _round(facts: Mapping[str, Any]) -> str:
+    asked, kept = f"{facts['asked']:,} asked for so far", f"{facts['kept']:,} of {facts['wanted']:,} wanted are kept"
+    return f"{facts['round']}: {asked}, {kept}"
 
 
 def _money(facts: Mapping[str, Any]) -> str:

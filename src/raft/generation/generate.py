@@ -64,6 +64,7 @@ _REFERS = re.compile(
 _REPLY = re.compile(r"\A\s*(?:Answer:\s*)?(?P<answer>[^\n]+)\n+Question:\s*(?P<question>[^\n]+)")
 _EDGES = " \t\"'“”‘’.,;:。、，；：「」『』«»„،؛।"
 _UNSPACED = re.compile(f"[{UNSPACED}]")
+_ENDLESS = 10**9
 
 
 def plan_spans(
@@ -245,6 +246,7 @@ def read_prompts(folder: Path | None) -> Prompts:
         span=prompts.load("span", folder),
         decision=prompts.load("decision", folder),
         language=prompts.load("language", folder),
+        others=prompts.load("others", folder),
         prefixes=tuple(read_prefixes(prompts.load_text("openings.yaml", folder))),
     )
 
@@ -260,18 +262,40 @@ def plan(
     limit: int | None,
 ) -> Plan:
     """Return what `ask` would ask; the arguments are its own."""
-    surveyed = list(known.sizes)
-    wanted = (frame.filter(pl.col("doc_id").is_in(surveyed)) for frame in chunks)
     shares = budgets(known.sizes, known.chunks, per_chunk=per_chunk, limit=limit)
-    asked = {doc: planning.askable(strategy, kinds, known.language(doc)) for doc in shares}
-    given = {doc: share for doc, share in shares.items() if asked[doc]}
+    given = {doc: share for doc, share in shares.items() if planning.askable(strategy, kinds, known.language(doc))}
+    return Plan(sum(given.values()), _tasks(chunks, known, given, used, strategy=strategy, kinds=kinds))
+
+
+def everything(
+    chunks: Iterator[pl.DataFrame], known: Survey, used: Prompts, *, strategy: str, kinds: Sequence[str]
+) -> Iterator[Task]:
+    """Yield each task that a plan of any size can have, in the order of the chunks; "items" have no end."""
+    given = {doc: _ENDLESS for doc in known.sizes if planning.askable(strategy, kinds, known.language(doc))}
+    return _tasks(chunks, known, given, used, strategy=strategy, kinds=kinds)
+
+
+def surveyed(chunks: Iterator[pl.DataFrame], known: Survey) -> Iterator[pl.DataFrame]:
+    """Yield the chunks of the documents that a survey knows."""
+    named = list(known.sizes)
+    return (frame.filter(pl.col("doc_id").is_in(named)) for frame in chunks)
+
+
+def _tasks(
+    chunks: Iterator[pl.DataFrame],
+    known: Survey,
+    given: Mapping[str, int],
+    used: Prompts,
+    *,
+    strategy: str,
+    kinds: Sequence[str],
+) -> Iterator[Task]:
+    wanted = surveyed(chunks, known)
     if strategy == "spans":
-        tasks = plan_spans(wanted, known, given, used, kinds)
-    elif strategy == "items":
-        tasks = planning.plan_items(wanted, known, given, used, kinds)
-    else:
-        tasks = planning.plan_facts(wanted, known, given, used, kinds, strategy=strategy)
-    return Plan(sum(given.values()), tasks)
+        return plan_spans(wanted, known, given, used, kinds)
+    if strategy == "items":
+        return planning.plan_items(wanted, known, given, used, kinds)
+    return planning.plan_facts(wanted, known, given, used, kinds, strategy=strategy)
 
 
 def ask(
@@ -297,8 +321,24 @@ def ask(
     """
     found = plan(chunks, known, used, strategy=strategy, kinds=kinds, per_chunk=per_chunk, limit=limit)
     planned(found.questions)
-    seen: set[str] = set()
-    for task, outcome in _outcomes(found.tasks, generator, asks=strategy != "rules"):
+    put = put_tasks(found.tasks, generator, asks=strategy != "rules", model=model, failures=failures, seen=set())
+    yield from (tables.frame(tables.QUESTIONS, rows) for _, rows in put)
+
+
+def put_tasks(
+    tasks: Iterable[Task],
+    generator: Generator,
+    *,
+    asks: bool,
+    model: str,
+    failures: list[dict[str, Any]],
+    seen: set[str],
+) -> Iterator[tuple[Task, list[Row]]]:
+    """Yield each task that brought questions with them, rows of `tables.QUESTIONS`.
+
+    Without `asks` no model is there; `seen` are the ids of questions that came before, and grows.
+    """
+    for task, outcome in _outcomes(tasks, generator, asks=asks):
         failed = {"stage": "questions", "item_id": task.item_id}
         if isinstance(outcome, Failure):
             failures.append({**failed, **vars(outcome)})
@@ -311,7 +351,7 @@ def ask(
         lost = [("repeated", why) for why in repeated] + [("malformed", why) for why in task.refused(reply)]
         failures += [{**failed, **vars(Failure(kind, why, reply, attempts))} for kind, why in lost]
         if uncached:
-            yield tables.frame(tables.QUESTIONS, uncached)
+            yield task, uncached
 
 
 def _outcomes(

@@ -39,8 +39,13 @@ def items_ask(
     *,
     language: Language = EN,
     wording: Prompt | None = None,
+    others: Prompt | None = None,
+    had: Sequence[str] = (),
 ) -> Task:
-    """Ask for `count` questions with answers and quotes as JSON, in a language that `wording` (language.md) names."""
+    """Ask for `count` questions with answers and quotes as JSON, in a language that `wording` (language.md) names.
+
+    Where the chunk was asked before, `others` (others.md) says that they are to be others than the questions it `had`.
+    """
     own = dict(zip(EN.decided, language.decided, strict=False))
     messages = prompt.render(
         count=str(count),
@@ -49,6 +54,9 @@ def items_ask(
         passage=chunk["text"],
     )
     messages = in_language(messages, wording, language) if wording else messages
+    if others and had:
+        (told,) = others.render(questions="\n".join(f"  - {question}" for question in had))
+        messages = (*messages[:-1], {**messages[-1], "content": f"{messages[-1]['content']}\n\n{told['content']}"})
 
     def read(reply: str) -> list[Row]:
         return [_item(item, chunk, language, own) for item in parse_items(reply, kinds)[0][:count]]
@@ -57,7 +65,7 @@ def items_ask(
         messages, room(ITEM_TOKENS * count + 40, chunk["text"], language), schema=_items_schema(kinds), check=read
     )
     return Task(
-        request, read, chunk["chunk_id"], (chunk["doc_id"],), prompt, lambda reply: parse_items(reply, kinds)[1]
+        request, read, chunk["chunk_id"], (chunk["doc_id"],), prompt, lambda reply: parse_items(reply, kinds)[1], count
     )
 
 
