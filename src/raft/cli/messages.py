@@ -8,10 +8,10 @@ from typing import Any
 import polars as pl
 
 from raft.api.run import FAULT
+from raft.cli.kept import kept_rows
 from raft.corpus.pii import counted
 from raft.errors import pasted, typed
 from raft.evaluation.metrics import TOO_FEW
-from raft.generation.rounds import in_words
 from raft.pipeline.estimate import DOING, as_text, cost_text
 from raft.rag.grounding import ceiled
 from raft.report.figures import left_out
@@ -174,12 +174,7 @@ def _rows(
     reasons, splits = stats["cleaned"]["reasons"], stats["cleaned"]["splits"]
     kept = {split: splits[split] for split in ("train", "valid", "eval_seen", "eval_unseen") if split in splits}
     yield "kept", f"{sum(kept.values()):,} ({_list(kept)})"
-    if wanted := stats["questions"].get("wanted"):
-        yield "wanted", in_words(wanted, reasons, sum(failed.values()))
-    if covered := stats["cleaned"].get("coverage"):
-        listed = [part for part in ("documents", "sections", "facts") if part in covered]  # runs of before lack facts
-        *shares, last = ["{:,} of {:,} {}".format(*covered[part], part) for part in listed]
-        yield "covered", f"{', '.join(shares)} and {last} have a question; they begin with {_list(covered['begin'])}"
+    yield from kept_rows(stats)
     if reasons:
         yield "dropped", f"{sum(reasons.values()):,} ({_list(reasons)})"
     if "user" in splits:

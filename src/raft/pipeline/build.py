@@ -19,6 +19,7 @@ from raft.corpus.documents import Source
 from raft.curation import clean, decisions, figures, learned, reading, split
 from raft.curation.coverage import COVERED, choose, coverage
 from raft.curation.decisions import Decided
+from raft.curation.likeness import likeness
 from raft.curation.user_questions import own_questions
 from raft.errors import RaftError, typed
 from raft.examples.examples import build_examples, restyle
@@ -243,6 +244,9 @@ def _clean(
     split.check_leaks(parted, measured, held_out=held_out)
     step.stats.update(noted, held_out=sorted(held_out))
     step.stats["coverage"] = coverage(parted, run.stream("chunks.parquet", [*COVERED]))
+    paths = dict(documents.select("doc_id", "path").iter_rows())
+    kept = parted.filter(pl.col("reason").is_null())
+    step.stats["likeness"] = likeness(kept, evaluation, run.stream("chunks.parquet", [*COVERED]), paths)
     step.stats["reasons"] = _counts(parted, "reason")
     step.stats["splits"] = _counts(parted, "split") | ({"user": evaluation.height} if evaluation is not None else {})
     return {"cleaned.parquet": parted, "eval.jsonl": measured}

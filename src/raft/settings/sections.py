@@ -134,8 +134,8 @@ class Questions(_Section):
     )
     keep: Count | None = Field(
         None,
-        description="how many questions that pass all rules are wanted: rounds ask for more until so many do, or nothing "
-        "is left to ask; of more, those stay that cover most of the documents",
+        description="so many questions that pass all rules are wanted: rounds ask for more until there are so many, or "
+        "nothing is left to ask; of more, those stay that cover most of the documents",
     )
     qa: Place | None = Field(
         None, description="questions and answers that you have already (CSV, JSON, JSONL), to learn from as well"
