@@ -11,7 +11,10 @@ def kept_rows(stats: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield label and text of each row; `stats` are the notes of a run's steps."""
     asked, cleaned = stats["questions"], stats["cleaned"]
     if wanted := asked.get("wanted"):
-        yield "wanted", rounds.in_words(wanted, cleaned["reasons"], sum(asked.get("failures", {}).values()))
+        yield (
+            "wanted",
+            rounds.in_words(wanted, cleaned["reasons"], cleaned["splits"], sum(asked.get("failures", {}).values())),
+        )
     alike = cleaned.get("likeness")
     if covered := cleaned.get("coverage"):
         listed = [part for part in ("documents", "sections", "facts") if part in covered]  # runs of before lack facts

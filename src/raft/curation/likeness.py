@@ -9,8 +9,9 @@ import polars as pl
 
 from raft.kinds import traits
 from raft.rag.format import is_no_answer
-from raft.text import content_words, embedded_text, normalise, word_count
+from raft.text import embedded_text, normalise, overlap, word_count
 
+_READ = ("chunk_id", "doc_id", "heading", "text", "boilerplate")
 _FIRST = 5
 _OWN = 300
 """Most of the user's own questions whose source is looked for."""
@@ -25,31 +26,29 @@ def likeness(
 
     Of each: `questions` (how many); `begin`, the commonest first words with their share of all (0 to 1); `words`, the
     lower quartile, the median and the upper quartile of lengths in words; and of those whose source is known,
-    `overlap`: `of` how many, the `mean` share (0 to 1) of a question's content words that stand in its golden chunk or
-    the headings above it, and the share of questions that have them `all` there.
+    `overlap`: `of` how many, the `mean` share (0 to 1) of a question's content words whose stems stand in its golden
+    chunk or the headings above it, and the share of questions that have them `all` there.
 
     The golden chunk of an own question is, of the chunks that hold one of its answers word for word (those of its
     document, where it names one), the one with most of its words. `kept` has columns of `tables.CLEANED` and `own` of
     `tables.EVALUATION`; `chunks` are frames with chunk_id, doc_id, heading, text and boilerplate; `paths` are those of
     the documents by doc_id.
     """
-    golden = {name: frozenset[str]() for names in kept["golden_chunk_ids"] for name in names}
+    golden = dict.fromkeys((name for names in kept["golden_chunk_ids"] for name in names), "")
     asked = [] if own is None else _sought(own)
     best: dict[str, float] = {}
     for frame in chunks:
-        for name, doc_id, heading, text, boilerplate in frame.select(
-            "chunk_id", "doc_id", "heading", "text", "boilerplate"
-        ).iter_rows():
-            whole, words = embedded_text(heading, text), None
+        for name, doc_id, heading, text, boilerplate in frame.select(_READ).iter_rows():
+            whole = embedded_text(heading, text)
             if name in golden:
-                golden[name] = words = content_words(whole)
+                golden[name] = whole
             plain = f" {normalise(text)} " if asked and not boilerplate else ""
-            for one, document, answers, wanted in asked if plain else ():
-                if document in (None, paths.get(doc_id)) and any(answer in plain for answer in answers):
-                    words = content_words(whole) if words is None else words
-                    best[one] = max(best.get(one, 0.0), _share(wanted, words))
+            for row, answers in asked if plain else ():
+                if row["document"] in (None, paths.get(doc_id)) and any(answer in plain for answer in answers):
+                    share = overlap(row["question"], whole)
+                    best[row["question_id"]] = max(best.get(row["question_id"], 0.0), share)
     shares = [
-        _share(content_words(row["question"]), frozenset().union(*(golden[name] for name in row["golden_chunk_ids"])))
+        overlap(row["question"], "\n".join(golden[name] for name in row["golden_chunk_ids"]))
         for row in kept.iter_rows(named=True)
         if row["golden_chunk_ids"] and traits(row["kind"]).answered
     ]
@@ -57,19 +56,15 @@ def likeness(
     return found if own is None else {**found, "own": _figures(own["question"].to_list(), [*best.values()])}
 
 
-def _sought(own: pl.DataFrame) -> list[tuple[str, str | None, list[str], frozenset[str]]]:
-    """Return id, document, answers and content words of own questions, evenly spread where there are many."""
-    found = []
-    for place in range(min(_OWN, own.height)):
-        row = own.row(place * own.height // min(_OWN, own.height), named=True)
-        answers = [f" {normalise(one)} " for one in row["answers"] if len(one) >= _LONG and not is_no_answer(one)]
-        if answers:
-            found.append((row["question_id"], row["document"], answers, content_words(row["question"])))
-    return found
-
-
-def _share(wanted: frozenset[str], there: frozenset[str]) -> float:
-    return len(wanted & there) / len(wanted) if wanted else 1.0
+def _sought(own: pl.DataFrame) -> list[tuple[dict[str, Any], list[str]]]:
+    """Return own questions with their answers as they are looked for, evenly spread where there are many."""
+    rows = own.to_dicts()
+    chosen = (rows[place * len(rows) // min(_OWN, len(rows))] for place in range(min(_OWN, len(rows))))
+    found = [
+        (row, [f" {normalise(one)} " for one in row["answers"] if len(one) >= _LONG and not is_no_answer(one)])
+        for row in chosen
+    ]
+    return [(row, answers) for row, answers in found if answers]
 
 
 def _figures(questions: Sequence[str], shares: Sequence[float]) -> dict[str, Any]:
@@ -77,7 +72,7 @@ def _figures(questions: Sequence[str], shares: Sequence[float]) -> dict[str, Any
     begun = Counter(normalise(question).partition(" ")[0] for question in questions)
     first = sorted(begun.items(), key=lambda one: (-one[1], one[0]))[:_FIRST]
     lengths = sorted(map(word_count, questions))
-    low, high = (quantiles(lengths, n=4)[::2]) if len(lengths) > 1 else (lengths or [0]) * 2
+    low, high = (quantiles(lengths, n=4, method="inclusive")[::2]) if len(lengths) > 1 else (lengths or [0]) * 2
     found: dict[str, Any] = {
         "questions": len(questions),
         "begin": {word: round(times / count, 3) for word, times in first},

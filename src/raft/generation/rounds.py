@@ -206,20 +206,22 @@ _ENDS = {
 }
 
 
-def in_words(facts: Mapping[str, Any], reasons: Mapping[str, int], failed: int) -> str:
+def in_words(facts: Mapping[str, Any], reasons: Mapping[str, int], splits: Mapping[str, int], failed: int) -> str:
     """Return how many of the wanted questions there are, in how many rounds, and where some are missing, why.
 
-    `facts` are a step's notes of its rounds, `reasons` how many questions cleaning dropped for each, `failed` how many
-    requests brought none.
+    `facts` are a step's notes of its rounds, `reasons` how many questions cleaning dropped for each, `splits` how many
+    of the kept ones went where, `failed` how many requests brought none.
     """
     many, end = len(facts["rounds"]), facts["ended"]
     text = f"{min(facts['keep'], facts['kept']):,} of {facts['keep']:,}"
     told = f"{facts['asked']:,} asked for in {many} round{'s' * (many != 1)}"
+    took = "splitting and leaks leave" if reasons.get("leak") else "splitting leaves"
+    rows = f"; {took} {splits.get('train', 0):,} to train on"
     if not end:
-        return f"{text}: {told}"
+        return f"{text}: {told}{rows}"
     lost = Counter({f"'{reason}'": count for reason, count in reasons.items()})
     lost.update({"no usable reply": failed} if failed else {})
     most = ", ".join(f"{reason} {count:,}" for reason, count in lost.most_common(3))
     why = f"; most were lost to {most}" if most else ""
     advice = "a larger questions.limit" if end == "limit" else "more documents, another questions.way or kinds"
-    return f"{text}: {_ENDS[end]} ({told}){why};\nmore come from {advice}, or a better generator"
+    return f"{text}: {_ENDS[end]} ({told}){why}{rows};\nmore come from {advice}, or a better generator"
