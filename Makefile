@@ -15,7 +15,7 @@ UNSLOTH_ALONE := $(CURDIR)/.unsloth/$(UNSLOTH)
 .PHONY: demo test fast lint types format audit clean unsloth-check
 
 demo: $(READY)
-	$(BIN)/raft build examples/handbook --pipeline embedded --eval examples/questions.jsonl --out runs/demo
+	$(BIN)/raft build examples/handbook --pipeline embedded --eval examples/questions.jsonl --out runs/demo --set questions.keep=160
 
 test: $(READY)
 	$(PYTEST)

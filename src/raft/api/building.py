@@ -21,7 +21,8 @@ from raft.errors import UsageError
 from raft.kinds import KINDS
 from raft.pipeline.asking import asked_later, examples, survey_chunks
 from raft.pipeline.build import STEPS, Components, cut_chunks, make_all, set_aside
-from raft.pipeline.estimate import Estimate, confirm, count_calls
+from raft.pipeline.counting import count_calls
+from raft.pipeline.estimate import Estimate, confirm
 from raft.pipeline.read import changes, read_documents
 from raft.pipeline.review import edited_by_hand
 from raft.protocols import OnEvent
@@ -104,7 +105,8 @@ def build(
         out: the run directory; None: `runs/<name of the corpus>`.
         on_event: told what happens: "begins", "made" and "reused" with a step's name, "changes" (names of files that
             are `changed`, `new` or `gone`), "edited" (`files` of rows that were changed by hand and are written anew),
-            "left out" (sentences of what is not asked), "estimated", "planned", "asked", "embedded",
+            "left out" (sentences of what is not asked), "estimated", "planned", "asked", "embedded", "round" (with
+            `questions.keep`: the number of the `round`, what was `asked` and `kept` so far, and `wanted`),
             "waiting" (the endpoint asks to) and "stopping" (replies in flight are waited for).
         **options: any of these (`Options`), each None where it is not said:
             pipeline: a YAML file, or the name of one that comes with the package ("embedded", "hosted").

@@ -30,7 +30,7 @@ from raft.evaluation.contexts import depth
 from raft.evaluation.systems import OpenedModel
 from raft.pipeline.bench import Search
 from raft.pipeline.build import Components
-from raft.pipeline.estimate import UNASKED, CostContext
+from raft.pipeline.counting import UNASKED, CostContext
 from raft.pipeline.refusal import Reader, read_head
 from raft.pipeline.retriever import tuned, used
 from raft.protocols import Embedder, Failure, Generator, OnEvent, Request, Retriever, Tokenizer, Trainer

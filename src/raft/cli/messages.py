@@ -8,6 +8,7 @@ from typing import Any
 import polars as pl
 
 from raft.api.run import FAULT
+from raft.cli.kept import kept_rows
 from raft.corpus.pii import counted
 from raft.errors import pasted, typed
 from raft.pipeline.estimate import DOING, as_text, cost_text
@@ -168,10 +169,7 @@ def _rows(
     reasons, splits = stats["cleaned"]["reasons"], stats["cleaned"]["splits"]
     kept = {split: splits[split] for split in ("train", "valid", "eval_seen", "eval_unseen") if split in splits}
     yield "kept", f"{sum(kept.values()):,} ({_list(kept)})"
-    if covered := stats["cleaned"].get("coverage"):
-        listed = [part for part in ("documents", "sections", "facts") if part in covered]  # runs of before lack facts
-        *shares, last = ["{:,} of {:,} {}".format(*covered[part], part) for part in listed]
-        yield "covered", f"{', '.join(shares)} and {last} have a question; they begin with {_list(covered['begin'])}"
+    yield from kept_rows(stats)
     if reasons:
         yield "dropped", f"{sum(reasons.values()):,} ({_list(reasons)})"
     if "user" in splits:
@@ -204,6 +202,8 @@ def _advice(run: str, steps: Mapping[str, Any], *, judged: bool) -> Iterator[str
             more = f"more pairs in {steps['qa']['notes']['file']},\n  or from the documents: leave --limit 0 out."
         if spare := steps["cleaned"]["notes"]["reasons"].get("not chosen"):
             more = f"a larger questions.keep: {spare} were not chosen."
+        elif (wanted := steps["questions"]["notes"].get("wanted")) and not wanted["ended"]:
+            more = f"a larger questions.keep ({wanted['keep']:,} were wanted)."
         yield f"  {kept} training questions are few: {FEW_ROWS} or more are worth tuning on. More come from {more}\n"
     train = f"raft train {run}                       # or raft export {run} --format openai, axolotl or hf"
     some = "more rows" if judged else "some rows before you train on them"

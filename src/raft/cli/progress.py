@@ -67,8 +67,8 @@ class Progress:
             )
             told = "unchanged" if event == "reused" else _made(facts["line"]) + self._anew()
             self._say(f"{facts['step']:<10} {told}")
-        elif event in ("changes", "edited"):
-            self._say(f"{'corpus':<10} {_changes(facts)}" if event == "changes" else _edited(facts))
+        elif event in _TOLD:
+            self._say(_TOLD[event](facts))
         elif event == "embedded":
             self._embedded += facts["new"]
             self._say(self._embedding(), lasting=False)
@@ -187,12 +187,20 @@ def _changes(facts: Mapping[str, Any]) -> str:
         more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
         return ", ".join(names[:_NAMED]) + more
 
-    return ", ".join(f"{len(names):,} {state} ({named(names)})" for state, names in facts.items())
+    return f"{'corpus':<10} " + ", ".join(f"{len(names):,} {state} ({named(names)})" for state, names in facts.items())
 
 
 def _edited(facts: Mapping[str, Any]) -> str:
     files = " and ".join(facts["files"])
     return f"{'edited':<10} {files}, by hand: written anew now (changes that are to last: raft review RUN)"
+
+
+def _round(facts: Mapping[str, Any]) -> str:
+    asked, kept = f"{facts['asked']:,} asked for so far", f"{facts['kept']:,} of {facts['wanted']:,} wanted are kept"
+    return f"{'round':<10} {facts['round']}: {asked}, {kept}"
+
+
+_TOLD = {"changes": _changes, "edited": _edited, "round": _round}
 
 
 def _money(facts: Mapping[str, Any]) -> str:

@@ -213,6 +213,7 @@ def refused(
         found[kind] += 1
         found[f"{kind}_refused"] += away
         found["found_refused"] += away and kind == "answerable" and bool(sources.retrieved(name, k))
+    return found
 
 
 def compared(question_ids: Sequence[str], before: Sources, after: Sources, *, k: int) -> dict[str, Any]:

@@ -66,6 +66,7 @@ _REFERS = re.compile(
 _REPLY = re.compile(r"\A\s*(?:Answer:\s*)?(?P<answer>[^\n]+)\n+Question:\s*(?P<question>[^\n]+)")
 _EDGES = " \t\"'“”‘’.,;:。、，；：「」『』«»„،؛।"
 _UNSPACED = re.compile(f"[{UNSPACED}]")
+_ENDLESS = 10**9
 
 
 def plan_spans(
@@ -250,6 +251,7 @@ def read_prompts(folder: Path | None, *, like: str = "") -> Prompts:
         span=prompts.load("span", folder),
         decision=prompts.load("decision", folder),
         language=prompts.load("language", folder),
+        others=prompts.load("others", folder),
         prefixes=tuple(read_prefixes(prompts.load_text("openings.yaml", folder))),
         like=like,
     )
@@ -267,22 +269,45 @@ def plan(
     candidates: int = 1,
 ) -> Plan:
     """Return what `ask` would ask; the arguments are its own."""
-    surveyed = list(known.sizes)
-    wanted = (frame.filter(pl.col("doc_id").is_in(surveyed)) for frame in chunks)
     shares = budgets(known.sizes, known.chunks, per_chunk=per_chunk, limit=limit)
-    asked = {doc: planning.askable(strategy, kinds, known.language(doc)) for doc in shares}
-    given = {doc: share for doc, share in shares.items() if asked[doc]}
+    given = {doc: share for doc, share in shares.items() if planning.askable(strategy, kinds, known.language(doc))}
+    tasks = _tasks(chunks, known, given, used, strategy=strategy, kinds=kinds)
+    return Plan(sum(given.values()), again(tasks, candidates))
+
+
+def everything(
+    chunks: Iterator[pl.DataFrame], known: Survey, used: Prompts, *, strategy: str, kinds: Sequence[str]
+) -> Iterator[Task]:
+    """Yield each task that a plan of any size can have, in the order of the chunks; "items" have no end."""
+    given = {doc: _ENDLESS for doc in known.sizes if planning.askable(strategy, kinds, known.language(doc))}
+    return _tasks(chunks, known, given, used, strategy=strategy, kinds=kinds)
+
+
+def surveyed(chunks: Iterator[pl.DataFrame], known: Survey) -> Iterator[pl.DataFrame]:
+    """Yield the chunks of the documents that a survey knows."""
+    named = list(known.sizes)
+    return (frame.filter(pl.col("doc_id").is_in(named)) for frame in chunks)
+
+
+def _tasks(
+    chunks: Iterator[pl.DataFrame],
+    known: Survey,
+    given: Mapping[str, int],
+    used: Prompts,
+    *,
+    strategy: str,
+    kinds: Sequence[str],
+) -> Iterator[Task]:
+    wanted = surveyed(chunks, known)
     if strategy == "spans":
-        tasks = plan_spans(wanted, known, given, used, kinds)
-    elif strategy == "items":
-        tasks = planning.plan_items(wanted, known, given, used, kinds)
-    else:
-        tasks = planning.plan_facts(wanted, known, given, used, kinds, strategy=strategy)
-    return Plan(sum(given.values()), _again(tasks, candidates) if candidates > 1 else tasks)
+        return plan_spans(wanted, known, given, used, kinds)
+    if strategy == "items":
+        return planning.plan_items(wanted, known, given, used, kinds)
+    return planning.plan_facts(wanted, known, given, used, kinds, strategy=strategy)
 
 
-def _again(tasks: Iterable[Task], times: int) -> Iterator[Task]:
-    """Yield each task, and those that ask a model once more for each other time, warmer."""
+def again(tasks: Iterable[Task], times: int) -> Iterator[Task]:
+    """Yield each task, and those that ask a model once more for each other of so many times, warmer."""
     for task in tasks:
         yield task
         if task.request is not None:
@@ -315,8 +340,27 @@ def ask(
     shape: dict[str, Any] = {"kinds": kinds, "per_chunk": per_chunk, "limit": limit, "candidates": candidates}
     found = plan(chunks, known, used, strategy=strategy, **shape)
     planned(found.questions)
-    seen: set[str] = set()
-    for task, outcome in _outcomes(found.tasks, generator, asks=strategy != "rules"):
+    how: dict[str, Any] = {"model": model, "failures": failures, "seen": set(), "candidates": candidates}
+    put = put_tasks(found.tasks, generator, asks=strategy != "rules", **how)
+    yield from (tables.frame(tables.QUESTIONS, rows) for _, rows in put)
+
+
+def put_tasks(
+    tasks: Iterable[Task],
+    generator: Generator,
+    *,
+    asks: bool,
+    model: str,
+    failures: list[dict[str, Any]],
+    seen: set[str],
+    candidates: int = 1,
+) -> Iterator[tuple[Task, list[Row]]]:
+    """Yield each task that brought questions with them, rows of `tables.QUESTIONS`.
+
+    Without `asks` no model is there; `seen` are the ids of questions that came before, and grows. Each task is there
+    as often as there shall be `candidates` (`again`).
+    """
+    for task, outcome in _outcomes(tasks, generator, asks=asks):
         failed = {"stage": "questions", "item_id": task.item_id}
         if isinstance(outcome, Failure):
             failures.append({**failed, **vars(outcome)})
@@ -330,7 +374,7 @@ def ask(
         lost = [("repeated", why) for why in repeated] + [("malformed", why) for why in task.refused(reply)]
         failures += [{**failed, **vars(Failure(kind, why, reply, attempts))} for kind, why in lost]
         if uncached:
-            yield tables.frame(tables.QUESTIONS, uncached)
+            yield task, uncached
 
 
 def _outcomes(

@@ -42,10 +42,13 @@ def items_ask(
     language: Language = EN,
     wording: Prompt | None = None,
     like: str = "",
+    others: Prompt | None = None,
+    had: Sequence[str] = (),
 ) -> Task:
     """Ask for `count` questions with answers and quotes as JSON, in a language that `wording` (language.md) names.
 
-    `like` is what is said of questions that people have asked (like.md).
+    `like` is what is said of questions that people have asked (like.md). Where the chunk was asked before, `others`
+    (others.md) says that they are to be others than the questions it `had`.
     """
     own = dict(zip(EN.decided, language.decided, strict=False))
     messages = prompt.render(
@@ -55,6 +58,9 @@ def items_ask(
         passage=chunk["text"],
     )
     messages = also(in_language(messages, wording, language) if wording else messages, like)
+    if others and had:
+        (told,) = others.render(questions="\n".join(f"  - {question}" for question in had))
+        messages = (*messages[:-1], {**messages[-1], "content": f"{messages[-1]['content']}\n\n{told['content']}"})
     each = ITEM_TOKENS + (_SENTENCES if any(KINDS[kind].sentences for kind in kinds) else 0)
 
     def read(reply: str) -> list[Row]:
@@ -64,7 +70,7 @@ def items_ask(
         messages, room(each * count + 40, chunk["text"], language), schema=_items_schema(kinds), check=read
     )
     return Task(
-        request, read, chunk["chunk_id"], (chunk["doc_id"],), prompt, lambda reply: parse_items(reply, kinds)[1]
+        request, read, chunk["chunk_id"], (chunk["doc_id"],), prompt, lambda reply: parse_items(reply, kinds)[1], count
     )
 
 

@@ -218,6 +218,7 @@ class Prompts:
     prefixes: tuple[Opening, ...]
     language: Prompt | None = None
     like: str = ""
+    others: Prompt | None = None
 
 
 def budgets(sizes: Mapping[str, int], chunks: int, *, per_chunk: float, limit: int | None) -> dict[str, int]:
@@ -251,7 +252,7 @@ def plan_facts(
 
     With "rules" no model is asked, with "rules_first" for what rules make no question of.
     """
-    shares = _Shares([] if strategy == "rules" else kinds)
+    shares = Shares([] if strategy == "rules" else kinds)
     for doc, rows in documents(frames):
         left = given.get(doc, 0)
         left -= yield from _comparisons(rows, known, prompts, shares, left)
@@ -268,7 +269,7 @@ def plan_items(
     frames: Iterable[pl.DataFrame], known: Survey, given: Mapping[str, int], prompts: Prompts, kinds: Sequence[str]
 ) -> Iterator[Task]:
     """Yield what to ask a capable model: several questions with answers and quotes, a chunk."""
-    shares = _Shares(kinds)
+    shares = Shares(kinds)
     for doc, rows in documents(frames):
         left, language = given.get(doc, 0), known.language(doc)
         single = [kind for kind in askable("items", kinds, language) if KINDS[kind].meaning]
@@ -305,7 +306,7 @@ def _rules_first(options: _Options, count: int) -> list[tuple[Chunk, StatedFact]
     return sorted(chosen, key=lambda pair: places[pair[0]["chunk_id"]])
 
 
-class _Shares:
+class Shares:
     """Grants comparisons and unanswerable questions their share of the budget; fractions are carried on."""
 
     def __init__(self, kinds: Sequence[str]) -> None:
@@ -324,7 +325,7 @@ class _Shares:
 
 
 def _comparisons(
-    rows: Sequence[Chunk], known: Survey, prompts: Prompts, shares: _Shares, budget: int
+    rows: Sequence[Chunk], known: Survey, prompts: Prompts, shares: Shares, budget: int
 ) -> Generator[Task, None, int]:
     found = _options([row for row in rows if row["chunk_id"] in known.paired], known, prompts, COMPARED)
     options = [(row, [t for t in own if (row["chunk_id"], t.start, t.answer) in known.pairs]) for row, own in found]
@@ -336,7 +337,7 @@ def _comparisons(
 
 
 def _unanswerable(
-    rows: Sequence[Chunk], known: Survey, prompts: Prompts, shares: _Shares, budget: int
+    rows: Sequence[Chunk], known: Survey, prompts: Prompts, shares: Shares, budget: int
 ) -> Generator[Task, None, int]:
     options = _options(rows if known.vocabulary else [], known, prompts, COMPARED)
     count = shares.take("unanswerable", budget, sum(len(found) for _, found in options))

@@ -34,7 +34,7 @@ class Task:
 
     Without a request the rows are known already, and `read` is told nothing.
     `read` makes rows as `row_of` does of it, `refused` says what is wrong with those of its parts that are not read;
-    `item_id` is the chunk that it is about.
+    `item_id` is the chunk that it is about, `count` how many questions it asks for.
     """
 
     request: Request | None
@@ -43,6 +43,7 @@ class Task:
     doc_ids: tuple[str, ...]
     prompt: Prompt | None
     refused: Callable[[str], list[str]] = lambda reply: []
+    count: int = 1
 
 
 def in_language(messages: tuple[Message, ...], prompt: Prompt, language: Language) -> tuple[Message, ...]:

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,16 +14,12 @@ from raft.curation.pairs import read_pairs
 from raft.curation.user_questions import register
 from raft.errors import RaftError, typed
 from raft.examples.examples import RESTYLED_TOKENS
-from raft.generation import by_rule, generate, items, plan
+from raft.generation import by_rule, generate, items, plan, rounds
 from raft.generation.facts import read_prefixes
 from raft.generation.plan import Prompts, Survey
 from raft.kinds import KINDS
-from raft.pipeline.read import (
-    count_questions,
-    languages,
-    records_told,
-    tallied,
-)
+from raft.pipeline.read import count_questions, languages, records_told, tallied
+from raft.pipeline.rounds import Checks, Source, ask_in_rounds
 from raft.prompts import Prompt
 from raft.protocols import Generator, Indexes, OnEvent
 from raft.rag.format import render_style
@@ -87,8 +83,13 @@ def surveyed_languages(run: Run) -> dict[str, str]:
     return found
 
 
-def ask_questions(run: Run, settings: Settings, generator: Generator, *, strategy: str, on_event: OnEvent) -> None:
-    """Chunks that were surveyed to `questions.parquet`; what is not delivered to `failures.parquet`."""
+def ask_questions(
+    run: Run, settings: Settings, generator: Generator, *, strategy: str, on_event: OnEvent, checks: Checks | None
+) -> None:
+    """Chunks that were surveyed to `questions.parquet`; what is not delivered to `failures.parquet`.
+
+    With `questions.keep`, and the `checks` that it takes, in rounds.
+    """
     used, asked = question_prompts(settings), settings.questions
     kinds = [kind for kind, its in KINDS.items() if its.version and kind in asked.kinds]
     by_model = {
@@ -111,14 +112,26 @@ def ask_questions(run: Run, settings: Settings, generator: Generator, *, strateg
         **({"candidates": asked.candidates} if asked.candidates > 1 and strategy != "rules" else {}),
         **({"like": used.like} if used.like and strategy == "items" else {}),
     }
-    former = [asked.way, *(["answer_first"] if asked.way == "auto" and strategy == "rules_first" else [])]
+    keep, pairs = asked.keep, len(read_pairs(asked.qa).rows) if asked.qa else 0
+    topped: dict[str, Any] = {}
+    if checks is not None:
+        topped = {"keep": keep, "pairs": pairs, "rounds": rounds.VERSION, "checks": checks.using}
+        topped |= {"others": used.others} if strategy == "items" else {}
+    former = (
+        [] if topped else [asked.way, *(["answer_first"] if asked.way == "auto" and strategy == "rules_first" else [])]
+    )
     line = run.make(
         "questions",
         _ask,
         version=3,
         outputs=["questions.parquet", "failures.parquet"],
-        inputs=["chunks.parquet", SURVEY],
-        using={**using, "way": strategy, **({"by_rule": by_rule.VERSION} if strategy.startswith("rules") else {})},
+        inputs=["chunks.parquet", SURVEY, *(checks.inputs if checks else [])],
+        using={
+            **using,
+            **topped,
+            "way": strategy,
+            **({"by_rule": by_rule.VERSION} if strategy.startswith("rules") else {}),
+        },
         formerly=[(3, {**using, "way": way}) for way in former],
         beside={
             **unasked,
@@ -126,6 +139,8 @@ def ask_questions(run: Run, settings: Settings, generator: Generator, *, strateg
             "model": settings.generator.model,
             "embedder": settings.index.embedder,
             "on_event": on_event,
+            "apply": checks.apply if checks else None,
+            "of": wanted_of(settings),
         },
     )
     if not line["artifacts"]["questions.parquet"]["rows"] and not asked.qa:
@@ -152,7 +167,11 @@ def _ask(
     model: str,
     embedder: str,
     on_event: OnEvent,
+    apply: Callable[[pl.DataFrame], pl.DataFrame] | None,
+    of: str,
     candidates: int = 1,
+    keep: int | None = None,
+    pairs: int = 0,
     **_: Any,
 ) -> Mapping[str, Output]:
     failures: list[dict[str, Any]] = []
@@ -164,20 +183,38 @@ def _ask(
         step.stats["failures"] = dict(Counter(row["kind"] for row in failures))
         yield tables.frame(tables.FAILURES, failures)
 
-    frames = generate.ask(
-        step.run.stream("chunks.parquet"),
-        known,
-        generator,
-        used,
-        strategy=way,
-        kinds=kinds,
-        per_chunk=per_chunk,
-        limit=limit,
-        model=model,
-        failures=failures,
-        candidates=candidates,
-        planned=lambda count: on_event("planned", {"questions": count, "left_out": missing}),
-    )
+    if keep is None or apply is None:
+        frames = generate.ask(
+            step.run.stream("chunks.parquet"),
+            known,
+            generator,
+            used,
+            strategy=way,
+            kinds=kinds,
+            per_chunk=per_chunk,
+            limit=limit,
+            model=model,
+            failures=failures,
+            candidates=candidates,
+            planned=lambda count: on_event("planned", {"questions": count, "left_out": missing}),
+        )
+    else:
+        step.stats["of"] = of
+        frames = ask_in_rounds(
+            Source(step.run, known, used, way, kinds),
+            generator,
+            keep=keep,
+            candidates=candidates,
+            limit=limit,
+            per_chunk=per_chunk,
+            pairs=pairs,
+            model=model,
+            failures=failures,
+            apply=apply,
+            stats=step.stats,
+            on_event=on_event,
+            left_out=missing,
+        )
     questions = tallied(frames, partial(count_questions, step.stats))
     return {"questions.parquet": questions, "failures.parquet": failed()}
 
@@ -321,6 +358,23 @@ def asks(settings: Settings, step: str) -> dict[str, Any]:
     if not later[step]:
         return {}
     cheap = {*type(settings.cleaning).model_fields} - {*reading.SETTINGS, "judge", "judge_minimum"}
+    before: list[Any] = [later["cleaned"], settings.questions.keep] if step == "examples" else []
+    if settings.questions.reword and step != "reworded":
+        before.append([settings.questions.reword, later["reworded"]])
+    cleaning = True if step == "examples" else cheap
+    of = _digest_of(
+        step, settings, before, split=True if step == "examples" else {"unseen", "hold_out"}, cleaning=cleaning
+    )
+    return {"asked": {"by": later[step], "of": of}}
+
+
+def wanted_of(settings: Settings) -> str:
+    """Return a digest of all settings that decide which rounds `questions.keep` takes, for the notes of the step."""
+    before = [settings.questions.keep, settings.generator.attempts]
+    return _digest_of("wanted", settings, before, split={"unseen", "hold_out"}, cleaning=True)
+
+
+def _digest_of(step: str, settings: Settings, before: list[Any], *, split: Any, cleaning: Any) -> str:
     chosen = settings.model_dump(
         mode="json",
         include={
@@ -328,18 +382,14 @@ def asks(settings: Settings, step: str) -> dict[str, Any]:
             "questions": {"way", "kinds", "per_chunk", "limit"},
             "index": {"embedder", "k", "hybrid"},
             "seed": True,
-            "split": True if step == "examples" else {"unseen", "hold_out"},
-            "cleaning": True if step == "examples" else cheap,
+            "split": split,
+            "cleaning": cleaning,
         },
         exclude={"cleaning": {"learned"}},
     )
     pairs = read_pairs(settings.questions.qa).rows if settings.questions.qa else []
-    before: list[Any] = [later["cleaned"], settings.questions.keep] if step == "examples" else []
     if settings.questions.candidates > 1 or settings.questions.like:
-        before.append([settings.questions.candidates, examples(settings)])
-    if settings.questions.reword and step != "reworded":
-        before.append([settings.questions.reword, later["reworded"]])
+        before = [*before, [settings.questions.candidates, examples(settings)]]
     if settings.cleaning.learned:
-        before.append(learned.load(settings.cleaning.learned).identity)
-    of, _ = lineage.key(step, 1, {"chosen": chosen, "pairs": pairs, "before": before}, None, {})
-    return {"asked": {"by": later[step], "of": of}}
+        before = [*before, learned.load(settings.cleaning.learned).identity]
+    return lineage.key(step, 1, {"chosen": chosen, "pairs": pairs, "before": before}, None, {})[0]

@@ -19,6 +19,7 @@ from raft.corpus.documents import Source
 from raft.curation import clean, decisions, figures, learned, reading, split
 from raft.curation.coverage import COVERED, choose, coverage
 from raft.curation.decisions import Decided
+from raft.curation.likeness import likeness
 from raft.curation.user_questions import own_questions
 from raft.errors import RaftError, typed
 from raft.examples.examples import build_examples, restyle
@@ -34,6 +35,7 @@ from raft.pipeline.asking import (
 from raft.pipeline.pairs import asked_in, place_pairs
 from raft.pipeline.read import count_chunks, documents_listed, languages, read_documents, tallied, tell_languages
 from raft.pipeline.review import said
+from raft.pipeline.rounds import Checks
 from raft.prompts import Prompt
 from raft.protocols import Embedder, Generator, Indexes, OnEvent, Scorer, Tokenizer
 from raft.rag.format import PROMPTS, render_style, shown_text
@@ -90,8 +92,9 @@ def make_all(
     cut_chunks(run, settings, components.embedder)
     survey_chunks(run, settings, strategy=strategy, aside=aside)
     fill_indexes(run, settings, components)
-    ask_questions(run, settings, components.generator, strategy=strategy, on_event=on_event)
     place_pairs(run, settings, components.embedder, components.indexes, searched(settings))
+    checks = checks_of(run, settings, components) if settings.questions.keep else None
+    ask_questions(run, settings, components.generator, strategy=strategy, on_event=on_event, checks=checks)
     if settings.questions.reword:
         reword_questions(
             run,
@@ -162,32 +165,54 @@ def fill_indexes(run: Run, settings: Settings, components: Components) -> None:
         run.step("lexical", lexical, version=1, outputs={"lexical": indexes.lexical_digest}, inputs=read, using=using)
 
 
-def clean_and_split(run: Run, settings: Settings, components: Components, own: pl.DataFrame | None) -> None:
-    """Questions to `cleaned.parquet` (each with its reason, or its split) and `eval.jsonl`; `own` are the user's."""
+def _rules(run: Run, settings: Settings, components: Components) -> dict[str, Any]:
+    """Return all that decides which questions pass, but what people decided and the user's own questions."""
     parts, k, copies, spoken = settings.split, settings.index.k, _copies(run), surveyed_languages(run)
     judge = [prompts.load("judge", settings.prompts), components.generator] if settings.cleaning.judge else None
     filters = reading.chosen(settings.cleaning, settings.prompts, seed=settings.seed)
     weights = learned.load(settings.cleaning.learned) if settings.cleaning.learned else None
     scorer = [prompts.load("right", settings.prompts), components.scorer] if weights else None
-    noted = asks(settings, "cleaned")
-    decided = decisions.decided(said(run, settings)[0])
-    using = {
+    return {
         "rules": settings.cleaning.model_dump(mode="json", exclude=set(reading.SETTINGS)),
         "split": parts.model_dump(mode="json", exclude=None if parts.hold_out else {"hold_out"}),
         "k": k,
         "seed": settings.seed,
         "embedder": components.embedder,
-        "evaluation": own,
         "judge": judge,
         **({"weights": weights, "scorer": scorer} if weights else {}),
         **({"filters": filters, "reader": components.generator} if filters else {}),
         **({"copies": copies} if copies else {}),
-        **({"decided": decided} if decided else {}),
-        **({"keep": settings.questions.keep} if settings.questions.keep else {}),
-        **({"like": examples(settings)} if settings.questions.keep and settings.questions.like else {}),
         **({"wordings": True} if settings.questions.reword or settings.questions.candidates > 1 else {}),
         **({"languages": spoken, "spoken": VERSION} if spoken else {}),
     }
+
+
+def checks_of(run: Run, settings: Settings, components: Components) -> Checks:
+    """Return how the rounds of `questions.keep` tell what is kept: as the step "cleaned" does."""
+    using = _rules(run, settings, components)
+    pairs = [name for name in asked_in(settings) if name not in ("questions.parquet", "reworded.parquet")]
+    held_out = _held_out(run, settings.split, settings.seed, using.get("copies", ()))
+
+    def apply(questions: pl.DataFrame) -> pl.DataFrame:
+        whole = pl.concat([questions, *map(run.read, pairs)])
+        return _passed(run, whole, held_out, components.indexes, **using)[0]
+
+    keyed = {**using, "version": _CLEANED, "figures": figures.VERSION}
+    return Checks(keyed, ["chunks.parquet", *pairs, *searched(settings)], apply)
+
+
+def clean_and_split(run: Run, settings: Settings, components: Components, own: pl.DataFrame | None) -> None:
+    """Questions to `cleaned.parquet` (each with its reason, or its split) and `eval.jsonl`; `own` are the user's."""
+    parts, k, noted = settings.split, settings.index.k, asks(settings, "cleaned")
+    decided = decisions.decided(said(run, settings)[0])
+    using = {
+        **_rules(run, settings, components),
+        "evaluation": own,
+        **({"decided": decided} if decided else {}),
+        **({"keep": settings.questions.keep} if settings.questions.keep else {}),
+        **({"like": examples(settings)} if settings.questions.keep and settings.questions.like else {}),
+    }
+    weights = using.get("weights")
     run.make(
         "cleaned",
         _clean,
@@ -206,32 +231,76 @@ def clean_and_split(run: Run, settings: Settings, components: Components, own: p
 def _clean(
     step: Step,
     *,
-    rules: Mapping[str, Any],
     parts: Split,
-    k: int,
     seed: int,
     embedder: Embedder,
     evaluation: pl.DataFrame | None,
-    judge: tuple[Prompt, Generator] | None,
     indexes: Indexes,
     asked: Sequence[str],
     noted: Mapping[str, Any],
     keep: int | None = None,
     like: Sequence[str] = (),
-    wordings: bool = False,
     copies: Sequence[Sequence[str]] = (),
+    decided: Decided | None = None,
+    **rules: Any,
+) -> Mapping[str, Output]:
+    run, documents = step.run, documents_listed(step.run)
+    questions = decisions.edited(pl.concat(map(run.read, asked)), decided or {})
+    held_out = _held_out(run, parts, seed, copies)
+    cleaned, golden = _passed(run, questions, held_out, indexes, embedder=embedder, decided=decided, **rules)
+    if keep:
+        approved = {name for name, (verdict, *_) in (decided or {}).items() if verdict != decisions.REJECTED}
+        headings = dict(golden.select("chunk_id", "heading").iter_rows())
+        cleaned = choose(cleaned, headings, keep, seed=seed, first=approved, like=like)
+    parted = split.split(
+        cleaned,
+        held_out=held_out,
+        user_questions=evaluation,
+        embedder=embedder,
+        similarity=rules["rules"]["similarity"],
+        seen=parts.seen,
+        valid=parts.valid,
+        seed=seed,
+        copies=copies,
+    )
+    measured = split.evaluation_rows(parted, documents, evaluation)
+    split.check_leaks(parted, measured, held_out=held_out)
+    step.stats.update(noted, held_out=sorted(held_out))
+    step.stats["coverage"] = coverage(parted, run.stream("chunks.parquet", [*COVERED]))
+    paths = dict(documents.select("doc_id", "path").iter_rows())
+    kept = parted.filter(pl.col("reason").is_null())
+    step.stats["likeness"] = likeness(kept, evaluation, run.stream("chunks.parquet", [*COVERED]), paths)
+    step.stats["reasons"] = _counts(parted, "reason")
+    step.stats["splits"] = _counts(parted, "split") | ({"user": evaluation.height} if evaluation is not None else {})
+    return {"cleaned.parquet": parted, "eval.jsonl": measured}
+
+
+def _held_out(run: Run, parts: Split, seed: int, copies: Sequence[Sequence[str]]) -> frozenset[str]:
+    listed = documents_listed(run)
+    return split.hold_out(listed, share=parts.unseen, seed=seed, besides=parts.hold_out, copies=copies)
+
+
+def _passed(
+    run: Run,
+    questions: pl.DataFrame,
+    held_out: frozenset[str],
+    indexes: Indexes,
+    *,
+    rules: Mapping[str, Any],
+    k: int,
+    embedder: Embedder,
+    judge: tuple[Prompt, Generator] | None,
     languages: Mapping[str, str] | None = None,
     decided: Decided | None = None,
     weights: learned.Weights | None = None,
     scorer: tuple[Prompt, Scorer] | None = None,
     filters: Sequence[reading.Filter] = (),
     reader: Generator | None = None,
+    wordings: bool = False,
     **_: Any,
-) -> Mapping[str, Output]:
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Return questions with the reason why each is dropped, before any is chosen or split, and their golden chunks."""
     limits = Cleaning.model_validate(rules)
-    run, documents = step.run, documents_listed(step.run)
-    questions = decisions.edited(pl.concat(map(run.read, asked)), decided or {})
-    held_out = _held_out(run, parts, seed, copies)
     prompt, generator = judge or (None, None)
     golden = _golden_chunks(run, questions)
     with indexes.open(exact=True) as retriever:
@@ -253,33 +322,7 @@ def _clean(
             wordings=wordings,
             **limits.model_dump(include={"min_words", "max_words", "max_answer_words", "similarity", "judge_minimum"}),
         )
-    if keep:
-        approved = {name for name, (verdict, *_) in (decided or {}).items() if verdict != decisions.REJECTED}
-        headings = dict(golden.select("chunk_id", "heading").iter_rows())
-        cleaned = choose(cleaned, headings, keep, seed=seed, first=approved, like=like)
-    parted = split.split(
-        cleaned,
-        held_out=held_out,
-        user_questions=evaluation,
-        embedder=embedder,
-        similarity=limits.similarity,
-        seen=parts.seen,
-        valid=parts.valid,
-        seed=seed,
-        copies=copies,
-    )
-    measured = split.evaluation_rows(parted, documents, evaluation)
-    split.check_leaks(parted, measured, held_out=held_out)
-    step.stats.update(noted, held_out=sorted(held_out))
-    step.stats["coverage"] = coverage(parted, run.stream("chunks.parquet", [*COVERED]))
-    step.stats["reasons"] = _counts(parted, "reason")
-    step.stats["splits"] = _counts(parted, "split") | ({"user": evaluation.height} if evaluation is not None else {})
-    return {"cleaned.parquet": parted, "eval.jsonl": measured}
-
-
-def _held_out(run: Run, parts: Split, seed: int, copies: Sequence[Sequence[str]]) -> frozenset[str]:
-    listed = documents_listed(run)
-    return split.hold_out(listed, share=parts.unseen, seed=seed, besides=parts.hold_out, copies=copies)
+    return cleaned, golden
 
 
 def _round_trip_k(run: Run, limits: Cleaning, k: int) -> int:

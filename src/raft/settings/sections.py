@@ -136,13 +136,15 @@ class Questions(_Section):
         "items: ask the model for questions, answers and quotes as JSON (capable models); auto: by the model",
     )
     per_chunk: Annotated[float, Field(gt=0, le=1000), _Number] = Field(
-        1.0, description="questions asked for, a chunk, on average"
+        1.0, description="questions asked for, a chunk, on average; with `keep`, at most so many in the first round"
     )
     limit: Annotated[int, Field(ge=0, le=10**9), _Number] | None = Field(
         None, description="at most so many questions, spread evenly over the documents; 0 with `qa`: that file's alone"
     )
     keep: Count | None = Field(
-        None, description="at most so many of the questions that pass all rules: those that cover most of the documents"
+        None,
+        description="so many questions that pass all rules are wanted: rounds ask for more until there are so many, or "
+        "nothing is left to ask; of more, those stay that cover most of the documents",
     )
     candidates: Annotated[int, Field(ge=1, le=10), _Number] = Field(
         1,
