@@ -246,6 +246,18 @@ def test_a_document_that_is_all_there_is_tells_nothing():
     assert known.ids("user", "golden") == ["said"]
 
 
+def test_a_long_document_is_withheld_and_others_are_shown():
+    """Where search brings chunks of the named document alone, it is asked for more, so that others can be shown."""
+    many = [f"What a pump from Halden costs is said in its part {number} of the list." for number in range(40)]
+    chunks = make_chunks({"d0": many, "d1": CHUNKS.filter(doc_id="d1")["text"].to_list()})
+    retriever = OverlapRetriever(chunks)
+    known = contexts.contexts(
+        tables.frame(tables.EVALUATION, [asked(0, LONG)]), chunks, DOCUMENTS, retriever, k=2, share=1, seed=0
+    )
+    assert {name.partition("#")[0] for name in known.sources.hits["q0"]} == {"d0"}
+    assert set(ids(known.passages["q0"]["withheld"])) == {"d1#0", "d1#1"}
+
+
 @given(st.integers(1, 6), st.sampled_from(["comparison", "bridge"]))
 def test_what_needs_several_documents_is_given_all_of_them(k, kind):
     """A question of several documents is shown a chunk of each as golden, as far as there is room, or none."""
