@@ -371,8 +371,10 @@ def _text(turn: Mapping[str, Any]) -> str:
 
 
 def reply_to(body: Mapping[str, Any]) -> str:
-    """Return the text of the reply to a request: items as JSON for a passage, otherwise an echo of the last turn."""
+    """Return the reply to a request: items as JSON for a passage, the first answer for a rubric, else an echo."""
     text = _text(body["messages"][-1])
+    if points := re.findall(r"^(\d+)\. .*\?$", text.partition("\nRubric:\n")[2], re.MULTILINE):
+        return json.dumps({**{number: {"A": "yes", "B": "no"} for number in points}, "better": "A"})
     passage = re.search(r'"""\n(.*)\n"""', text, re.DOTALL)
     if not passage:
         return f"echo: {text}"
