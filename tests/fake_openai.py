@@ -373,9 +373,12 @@ def _text(turn: Mapping[str, Any]) -> str:
 def reply_to(body: Mapping[str, Any]) -> str:
     """Return the text of the reply to a request: items as JSON for a passage, otherwise an echo of the last turn.
 
-    A question about a sentence's first words is worded anew (`reword.md`), and read (`reader.md`), by these words.
+    Of a rubric it chooses the first answer. A question about a sentence's first words is worded anew (`reword.md`), and
+    read (`reader.md`), by these words.
     """
     text = _text(body["messages"][-1])
+    if points := re.findall(r"^(\d+)\. .*\?$", text.partition("\nRubric:\n")[2], re.MULTILINE):
+        return json.dumps({**{number: {"A": "yes", "B": "no"} for number in points}, "better": "A"})
     asked = next((_text(turn) for turn in reversed(body["messages"]) if turn["role"] == "user"), text)
     about = re.search(r"^Question: .*? about (.*)\?$", asked, re.MULTILINE)
     if about and "\nReword it: " in asked:

@@ -12,12 +12,15 @@ from click.testing import CliRunner
 from test_train import build_for, told
 
 import raft
-from conftest import Cut, Fakes
+from conftest import Cut, FakeEmbedder, Fakes
+from fake_openai import FakeOpenAI
+from raft import api
+from raft.api import models
 from raft.cli import benchmarks, main
 from raft.errors import UsageError
 from raft.report import figures
 from raft.store import adapters, ledger
-from raft.store.budget import Budget, Price
+from raft.store.budget import Budget, CapReached, Price
 
 pytest.importorskip("torch")
 pytest.importorskip("peft")
@@ -324,6 +327,24 @@ def test_a_judge_compares_in_both_orders_and_decides_nothing(after, tmp_path, fa
     assert "Judged by a model" in (run / "report.html").read_text(encoding="utf-8")
     fakes.forget()
     assert bench(run, **options)["judge"] == judge and fakes.asked == [], "what was paid for is not asked again"
+
+
+def test_a_judge_is_paid_from_the_runs_cap(after, tmp_path, monkeypatch):
+    """Its calls over the wire are in the run's spending, stop before the cap, and go on with a higher one."""
+    run, home = shutil.copytree(after[0], tmp_path / "run"), after[2]
+    monkeypatch.setattr(models, "open_embedder", lambda name, *_, **__: FakeEmbedder(name, Fakes()))
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
+    with FakeOpenAI() as server:
+        judge = {"model": "openai/judge", "api_base": server.url, "input_price": 100.0, "output_price": 100.0}
+        chosen = {"benchmark.contenders": "verdict", "benchmark.judge": judge}
+        with pytest.raises(CapReached):
+            bench(run, questions=home / "own.jsonl", settings={**chosen, "generator.max_cost": 0.06})
+        assert (run / "benchmark.json").exists(), "what was measured is there"
+        facts = bench(run, questions=home / "own.jsonl", settings={**chosen, "generator.max_cost": 5.0})
+        assert facts["judge"]["disagreed"] == facts["judge"]["pairs"] > 0 == facts["judge"]["unusable"]
+        assert sum(server.answered.values()) == 2 * facts["judge"]["pairs"]
+    (row,) = [row for row in api.state(run)["money"]["rows"] if row["model"].startswith("openai/judge")]
+    assert (row["purpose"], row["calls"]) == ("benchmark", 2 * facts["judge"]["pairs"]) and row["cost"] > 0
 
 
 def test_what_a_judge_needs_is_looked_at_before_the_work(run, fakes):

@@ -21,6 +21,7 @@ FORM_ALONE = Parts(gain(0.08, 0.04), gain(0.01, -0.02), "cut")
     ("question", "reply", "left"),
     [
         ("What is the capital of France?", "The capital of France is Paris.", "Paris"),
+        ("What is the name of Doctor Who granddaughter?", "The name of Doctor Who's granddaughter is Susan.", "Susan"),
         ("Was ist die Hauptstadt von Frankreich?", "Die Hauptstadt von Frankreich ist Paris.", "Paris"),
         ("How long may it be kept?", "Based on the documents, it may be kept 30 days [2]. More is a fee.", "30 days"),
         ("How long may it be kept?", 'Sure!\n\nAnswer: 30 days\nQuote [1]: "kept 30 days"', "30 days"),

@@ -37,6 +37,7 @@ _ASKS: tuple[tuple[FactKind, frozenset[str]], ...] = (
 )
 """By what a question asks for (`Grammar.asks`): which value answers it."""
 _YEAR = re.compile(r"(?:1\d|20)\d\d")
+_OWNED = re.compile(r"['’]s$")
 _RESTATES = 3  # words of the question in a row: less may be chance
 _EDGES = " \t\n.,;:!。，、"
 
@@ -93,9 +94,9 @@ def _value(sentence: str, question: str) -> str:
 
 def _not_restated(sentence: str, question: str) -> str:
     """Return a sentence without what it says again of the question at its beginning and its end."""
-    asked = set(normalise(question).split())
+    asked = {_OWNED.sub("", word) for word in normalise(question).split()}
     found = list(re.finditer(r"\S+", sentence))
-    again = [normalise(word.group()) in asked for word in found]
+    again = [_OWNED.sub("", normalise(word.group())) in asked for word in found]
     if all(again):
         return sentence
     begins, ends = again.index(False), len(again) - again[::-1].index(False)
