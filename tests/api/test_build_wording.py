@@ -121,6 +121,15 @@ def test_what_a_person_rejects_takes_its_wording_along(tmp_path):
     assert said[row["prompt"].rpartition(" ")[2]] == "other wording"
 
 
+@pytest.mark.parametrize("name", ["HuggingFaceTB/SmolLM2-135M-Instruct", "models/smollm2-135m"])
+def test_too_small_a_model_is_refused(tmp_path, name):
+    """The smallest model, which was found to ask for something else, is refused before anything is read."""
+    with pytest.raises(UsageError, match="cannot word questions anew") as error:
+        raft.build(write_corpus(tmp_path / "corpus"), out=tmp_path / "run", generator=name, settings=REWORD)
+    assert "--generator" in str(error.value.hint)
+    assert not (tmp_path / "run").exists()
+
+
 def test_rewording_can_be_taken_back(tmp_path):
     """Built without rewording again, the run is what it would have been, and no table of before is counted."""
     corpus = write_corpus(tmp_path / "corpus")
