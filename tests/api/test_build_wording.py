@@ -11,6 +11,8 @@ from conftest import FakeEmbedder, Fakes, tables_of, write_corpus
 from fake_openai import FakeOpenAI
 from raft.api import models
 from raft.errors import UsageError
+from raft.pipeline.asking import reworded_at_most
+from raft.settings import load
 from raft.store.budget import CapReached
 from raft.testing import WordTokenizer
 
@@ -100,6 +102,9 @@ def test_an_estimate_counts_the_wordings(tmp_path):
     (part,) = [part for part in found.parts if part.purpose == "reworded"]
     assert part.calls >= built.manifest["steps"]["reworded"]["calls"] > 0
     assert part.calls == 2 * found.questions
+    few = load(None, {"questions.reword": 0.25})
+    assert reworded_at_most(few, 400) == 135
+    assert (reworded_at_most(few, 0), reworded_at_most(few, 1)) == (0, 1)
 
 
 def test_what_a_person_rejects_takes_its_wording_along(tmp_path):

@@ -11,7 +11,7 @@ from raft.curation.pairs import read_pairs
 from raft.errors import UsageError
 from raft.generation import generate
 from raft.generation.plan import left_out
-from raft.pipeline.asking import asked_later, asks, question_prompts, read_survey
+from raft.pipeline.asking import asked_later, asks, question_prompts, read_survey, reworded_at_most
 from raft.pipeline.build import chunk_count
 from raft.pipeline.read import documents_listed
 from raft.protocols import Completion, Failure, Generator, Request
@@ -311,7 +311,7 @@ def count_calls(
         missing = [place for place in missing if place not in chosen]
     own = settings.questions.qa
     pairs = len(read_pairs(own).rows) if own else 0
-    parts, written, new = [], known.questions * again + pairs, round(known.questions * settings.questions.reword)
+    parts, written, new = [], known.questions * again + pairs, reworded_at_most(settings, known.questions)
     if "questions" in left:
         parts.append(part("questions", load, seen, calls=calls, answered=calls - len(missing), fewest=1.0))
     replayed = 1 - len(missing) / calls if calls else 1.0
