@@ -11,6 +11,8 @@ from conftest import FakeEmbedder, Fakes, tables_of, write_corpus
 from fake_openai import FakeOpenAI
 from raft.api import models
 from raft.errors import UsageError
+from raft.pipeline.asking import reworded_at_most
+from raft.settings import load
 from raft.store.budget import CapReached
 from raft.testing import WordTokenizer
 
@@ -100,6 +102,9 @@ def test_an_estimate_counts_the_wordings(tmp_path):
     (part,) = [part for part in found.parts if part.purpose == "reworded"]
     assert part.calls >= built.manifest["steps"]["reworded"]["calls"] > 0
     assert part.calls == 2 * found.questions
+    few = load(None, {"questions.reword": 0.25})
+    assert reworded_at_most(few, 400) == 135
+    assert (reworded_at_most(few, 0), reworded_at_most(few, 1)) == (0, 1)
 
 
 def test_what_a_person_rejects_takes_its_wording_along(tmp_path):
@@ -119,6 +124,15 @@ def test_what_a_person_rejects_takes_its_wording_along(tmp_path):
     said = dict(after.select("question_id", "reason").iter_rows())
     assert said[row["question_id"]] == "rejected by a person"
     assert said[row["prompt"].rpartition(" ")[2]] == "other wording"
+
+
+@pytest.mark.parametrize("name", ["HuggingFaceTB/SmolLM2-135M-Instruct", "models/smollm2-135m"])
+def test_too_small_a_model_is_refused(tmp_path, name):
+    """The smallest model, which was found to ask for something else, is refused before anything is read."""
+    with pytest.raises(UsageError, match="cannot word questions anew") as error:
+        raft.build(write_corpus(tmp_path / "corpus"), out=tmp_path / "run", generator=name, settings=REWORD)
+    assert "--generator" in str(error.value.hint)
+    assert not (tmp_path / "run").exists()
 
 
 def test_rewording_can_be_taken_back(tmp_path):

@@ -11,6 +11,7 @@ from raft.generation.generate import (
     SHORTEST,
     kind_of,
     parse_span,
+    plan,
     plan_spans,
     read_prompts,
     span_ask,
@@ -220,6 +221,20 @@ def test_a_sentence_is_asked_about_once():
     """A chunk with fewer sentences than questions is asked about each of them once."""
     asks = asked(chunk(0, "\n\n".join(sentence(number) for number in range(3))), questions=20)
     assert [statement_of(ask) for ask in asks] == [sentence(number) for number in range(3)]
+
+
+def test_candidates_are_asked_for_again_and_warmer():
+    """Where candidates are wanted, each request comes so often, the others warmer; what is asked stays."""
+    frame = tables.frame(tables.CHUNKS, [chunk(0, "\n\n".join(sentence(number) for number in range(3)))])
+    known, shape = Survey(sizes={"a": 40}, chunks=1), {"strategy": "spans", "per_chunk": 9, "limit": None}
+
+    def requests(kinds, **more):
+        return [task.request for task in plan(iter([frame]), known, USED, kinds=kinds, **shape, **more).tasks]
+
+    once, thrice = requests(KINDS), requests(KINDS, candidates=3)
+    assert [request.messages for request in thrice] == [request.messages for request in once for _ in range(3)]
+    assert [(request.temperature, request.sample) for request in thrice[:3]] == [(0.0, 0), (0.8, 1), (0.8, 2)]
+    assert len(requests(("decision",), candidates=3)) == len(requests(("decision",))) > 0
 
 
 def test_exact_facts_are_given_where_more_questions_are_wanted():

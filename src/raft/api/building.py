@@ -207,6 +207,12 @@ def _described(corpus: str | Path | Sequence[str | Path] | None, out: str | Path
     if chosen.cleaning.learned:
         _check_scorer(chosen.cleaning.learned)
     examples(chosen)
+    if chosen.questions.reword and chosen.generator.model.rpartition("/")[2].lower().startswith("smollm2-135m"):
+        raise UsageError(
+            f"{chosen.generator.model} cannot word questions anew: it repeats them, or asks for something else.",
+            where="questions.reword",
+            hint="--generator openai/gpt-4o-mini   (or another capable model), or --set questions.reword=0",
+        )
     if chosen.questions.qa:
         read_pairs(chosen.questions.qa)
     elif chosen.questions.limit == 0:

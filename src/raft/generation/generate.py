@@ -47,6 +47,7 @@ _T = TypeVar("_T")
 REPLY_TOKENS = 44
 SHORTEST, LONGEST = 8, 45
 """Words of a sentence that is asked about."""
+_BY_FACT = ("answer_first", "span", "items")
 WARM = 0.8
 """Temperature of all candidates for a question but the first."""
 MOST_ANSWER_WORDS = 10
@@ -307,10 +308,13 @@ def _tasks(
 
 
 def again(tasks: Iterable[Task], times: int) -> Iterator[Task]:
-    """Yield each task, and those that ask a model once more for each other of so many times, warmer."""
+    """Yield each task, and those that ask a model for a fact once more for each other of so many times, warmer.
+
+    Of decisions, comparisons and what nothing answers no two wordings could be told to be one: they are asked once.
+    """
     for task in tasks:
         yield task
-        if task.request is not None:
+        if task.request is not None and task.prompt and task.prompt.name in _BY_FACT:
             for turn in range(1, times):
                 yield replace(task, request=replace(task.request, temperature=WARM, sample=turn))
 

@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from math import ceil
 from typing import Any
 
 import polars as pl
@@ -242,6 +243,12 @@ def rewording(settings: Settings) -> wording.Asked:
     """Return what is asked to word questions anew."""
     each, least = settings.questions.candidates, settings.cleaning.reader_minimum
     return wording.asked(settings.prompts, examples(settings), each=each, least=least)
+
+
+def reworded_at_most(settings: Settings, questions: int) -> int:
+    """Return how many of so many questions are worded anew at most: a drawn number, and four deviations."""
+    share = settings.questions.reword
+    return min(questions, ceil(share * questions + 4 * (share * (1 - share) * questions) ** 0.5))
 
 
 def reword_questions(

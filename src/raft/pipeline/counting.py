@@ -12,7 +12,7 @@ from raft.generation import generate, rounds
 from raft.generation.plan import left_out
 from raft.generation.rounds import Asked
 from raft.generation.tasks import Task
-from raft.pipeline.asking import asked_later, asks, question_prompts, read_survey, wanted_of
+from raft.pipeline.asking import asked_later, asks, question_prompts, read_survey, reworded_at_most, wanted_of
 from raft.pipeline.build import chunk_count
 from raft.pipeline.estimate import Estimate, Pair, Part
 from raft.pipeline.read import documents_listed
@@ -115,7 +115,7 @@ def count_calls(
         later = _rounds(source, noted, rounds.most_of(asked_for.keep, asked_for.limit), found.room, again)
     first = max(known.questions, done)
     parts, written = [], (first + later.questions) * again + pairs
-    new = round((asked_for.keep or first) * asked_for.reword)
+    new = reworded_at_most(settings, first + later.questions)
     if "questions" in left:
         least = load.size / (load.size + later.load.size) if later.load.size else 1.0
         load.join(later.load)
