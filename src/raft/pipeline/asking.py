@@ -4,7 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from math import ceil
+from math import ceil, sqrt
 from typing import Any
 
 import polars as pl
@@ -248,7 +248,7 @@ def rewording(settings: Settings) -> wording.Asked:
 def reworded_at_most(settings: Settings, questions: int) -> int:
     """Return how many of so many questions are worded anew at most: a drawn number, and four deviations."""
     share = settings.questions.reword
-    return min(questions, ceil(share * questions + 4 * (share * (1 - share) * questions) ** 0.5))
+    return min(questions, ceil(share * questions + 4 * sqrt(share * (1 - share) * questions)))
 
 
 def reword_questions(
