@@ -94,5 +94,7 @@ def _said(one: Mapping[str, Any]) -> str:
     low, middle, high = one["words"]
     text = f"{middle:g} words ({low:g} to {high:g})"
     if overlap := one.get("overlap"):
-        text += f", {overlap['mean']:.0%} of them from the passage (all in {overlap['all']:.0%} of {overlap['of']:,})"
-    return text + "; they begin with " + ", ".join(f"{word} {share:.0%}" for word, share in one["begin"].items())
+        text += f"; {overlap['mean']:.0%} of the content words stand in the passage"
+        text += f" (all of them in {overlap['all']:.0%} of {overlap['of']:,})"
+    begun = sorted(one["begin"].items(), key=lambda pair: (-pair[1], pair[0]))  # a manifest sorts by name
+    return text + "; they begin with " + ", ".join(f"{word} {share:.0%}" for word, share in begun)
