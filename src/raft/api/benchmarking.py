@@ -31,10 +31,9 @@ from raft.curation import split
 from raft.curation.user_questions import own_questions
 from raft.errors import DamagedArtifact, UsageError, typed
 from raft.evaluation import capability, human, judge, summary
-from raft.evaluation.contexts import Context, Contexts
 from raft.evaluation.metrics import sign_test, win_rate
 from raft.evaluation.systems import BenchmarkModels, OpenedModel
-from raft.pipeline.bench import ask_all, choose_exemplars, line_up, prepare, trained_answers
+from raft.pipeline.bench import ask_all, choose_exemplars, line_up, prepare, sections, trained_answers
 from raft.pipeline.build import searched
 from raft.pipeline.refusal import WRONG, wrong_references
 from raft.pipeline.retriever import compare, read_card, tuned_embedder, used
@@ -183,8 +182,8 @@ def bench(
             },
             trained=trained_answers(run),
             with_bleu=chosen.benchmark.bleu,
-            sections=_sections(run),
-            unasked=_unasked(known),
+            sections=sections(run),
+            unasked=known.unasked(),
             passages={p.chunk_id: p for own in known.passages.values() for shown in own.values() for p in shown},
         )
         facts |= {
@@ -272,24 +271,6 @@ def _without_calibrated(rows: pl.DataFrame, refusal: Refusal | None, folder: Pat
             hint=f"raft bench {typed(folder)} --questions FILE   (with others)",
         )
     return kept
-
-
-def _unasked(known: Contexts) -> set[tuple[str, str]] | None:
-    """Return condition and id of the questions that no model is asked; None where none is refused before."""
-    conditions: list[tuple[str, Context]] = [("answerable", "retrieved"), ("withheld", "withheld")]
-    places = [(name, condition, context) for name in known.passages for condition, context in conditions]
-    unasked = {
-        (condition, name)
-        for name, condition, context in places
-        if context in known.passages[name] and not known.worth_asking(name, context)
-    }
-    return unasked if known.least else None
-
-
-def _sections(run: Run) -> dict[str, str]:
-    """Return by chunk id the section that it is of, with its document; chunks without a heading are left out."""
-    chunks = run.read("chunks.parquet").select("chunk_id", "doc_id", "heading")
-    return {name: f"{document} {heading}" for name, document, heading in chunks.iter_rows() if heading}
 
 
 def _side_by_side(run: Run, settings: Settings, rows: pl.DataFrame, embedder: Embedder) -> dict[str, Any] | None:

@@ -87,6 +87,17 @@ class Contexts:
         shown = self.passages[name][context]
         return bool(shown) and (not self.least or self.relevance[name][context] >= self.least)
 
+    def unasked(self) -> set[tuple[str, str]] | None:
+        """Return condition and id of the questions that no model is asked; None where none is refused before."""
+        conditions: list[tuple[str, Context]] = [("answerable", "retrieved"), ("withheld", "withheld")]
+        places = [(name, condition, context) for name in self.passages for condition, context in conditions]
+        unasked = {
+            (condition, name)
+            for name, condition, context in places
+            if context in self.passages[name] and not self.worth_asking(name, context)
+        }
+        return unasked if self.least else None
+
 
 def contexts(
     questions: pl.DataFrame,

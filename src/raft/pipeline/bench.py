@@ -445,3 +445,9 @@ def _of(questions: pl.DataFrame, name: str) -> pl.DataFrame:
 
 def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, ensure_ascii=False, default=str, sort_keys=True).encode()).hexdigest()
+
+
+def sections(run: Run) -> dict[str, str]:
+    """Return by chunk id the section that it is of, with its document; chunks without a heading are left out."""
+    chunks = run.read("chunks.parquet").select("chunk_id", "doc_id", "heading")
+    return {name: f"{document} {heading}" for name, document, heading in chunks.iter_rows() if heading}
