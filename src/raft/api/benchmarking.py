@@ -36,7 +36,7 @@ from raft.evaluation.systems import BenchmarkModels, OpenedModel
 from raft.pipeline.bench import ask_all, choose_exemplars, line_up, prepare, sections, trained_answers
 from raft.pipeline.build import searched
 from raft.pipeline.refusal import WRONG, wrong_references
-from raft.pipeline.retriever import compare, read_card, tuned_embedder, used
+from raft.pipeline.retriever import compare, read_card, taught_by, tuned_embedder, used
 from raft.pipeline.train import LEARNED
 from raft.protocols import Embedder, OnEvent
 from raft.rag.refusal import Refusal, question_digest
@@ -127,11 +127,10 @@ def bench(
                 where=run.folder,
                 hint=f"raft train {typed(run.folder)}",
             )
-        if tuned is not None:
-            again = f"raft bench {typed(folder)} {f'--questions {questions} ' if questions else ''}--drop-leaks"
-            rows = _without_leaks(
-                rows, tuned, chosen, question_embedder(chosen, ledger, name), again=None if drop_leaks else again
-            )
+        again = f"raft bench {typed(folder)} {f'--questions {questions} ' if questions else ''}--drop-leaks"
+        rows = _without_leaks(
+            rows, tuned, run, chosen, question_embedder(chosen, ledger, name), again=None if drop_leaks else again
+        )
         opener = partial(open_model, settings=chosen, ledger=ledger, run=name, on_event=on_event)
         weights = Weights(chosen.student)
         taking_part = _taking_part(run.folder, chosen, tuned, addresses, opener, weights=weights)
@@ -301,29 +300,33 @@ def _earlier(folder: Path) -> list[dict[str, Any]]:
 
 
 def _without_leaks(
-    rows: pl.DataFrame, adapter: Path, settings: Settings, embedder: Embedder, *, again: str | None
+    rows: pl.DataFrame, adapter: Path | None, run: Run, settings: Settings, embedder: Embedder, *, again: str | None
 ) -> pl.DataFrame:
-    """Return the questions that the adapter did not learn from; `again` is said where some are refused instead."""
-    file = adapter / LEARNED
-    if not file.is_file():
-        return rows
-    learned = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-    found = split.collisions(learned, rows, embedder=embedder, similarity=settings.cleaning.similarity)
-    if found and again:
-        question, other = found[0]
-        raise UsageError(
-            f"{len(found)} of the {len(rows)} questions say the same as one that the adapter was trained on.",
-            where=f"{other} and the training question {question!r}",
-            hint=f"{again}   (measures without them)",
-        )
-    kept = rows.filter(~pl.col("question_id").is_in([name for _, name in found]))
-    if kept.is_empty():
-        raise UsageError(
-            "The adapter was trained on each of these questions.",
-            where=adapter,
-            hint="raft bench RUN --questions FILE   (with questions that are not among the training rows)",
-        )
-    return kept
+    """Return the questions that adapter and retriever did not learn from; `again` is said where some are refused."""
+    parts = {
+        "adapter": adapter and adapter / LEARNED,
+        "tuned retriever": taught_by(run, embedder.identity),
+    }
+    for part, file in parts.items():
+        if file is None or not file.is_file():
+            continue
+        learned = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        found = split.collisions(learned, rows, embedder=embedder, similarity=settings.cleaning.similarity)
+        if found and again:
+            question, other = found[0]
+            raise UsageError(
+                f"{len(found)} of the {len(rows)} questions say the same as one that the {part} was trained on.",
+                where=f"{other} and the training question {question!r}",
+                hint=f"{again}   (measures without them)",
+            )
+        rows = rows.filter(~pl.col("question_id").is_in([name for _, name in found]))
+        if rows.is_empty():
+            raise UsageError(
+                f"The {part} was trained on each of these questions.",
+                where=file.parent,
+                hint="raft bench RUN --questions FILE   (with questions that are not among the training rows)",
+            )
+    return rows
 
 
 def _taking_part(

@@ -171,9 +171,7 @@ class _Nobody:
         yield [(i, Failure(UNASKED, "it was not asked yet")) for i, is_wanted in enumerate(wanted) if is_wanted]
 
 
-def open_retriever(
-    folder: Path, settings: Settings, collection: str, ledger: Callable[[], Ledger], *, untuned: bool = False
-) -> Retriever:
+def open_retriever(folder: Path, settings: Settings, collection: str, ledger: Callable[[], Ledger]) -> Retriever:
     """Open the index of a run directory for searching, with its tuned retriever where one is used.
 
     `ledger` is called where embedding questions costs money: they are paid for and kept there.
@@ -192,7 +190,7 @@ def open_retriever(
     if settings.index.hybrid and made is not None and indexes.lexical_digest() not in (None, made):
         hint = again(folder, remark="makes it anew")
         raise DamagedArtifact("The lexical index is damaged.", where=folder / "lexical", hint=hint)
-    return indexes.open(asker=None if untuned else tuned(run, embedder, open_embedder))
+    return indexes.open(asker=tuned(run, embedder, open_embedder))
 
 
 def open_reader(

@@ -238,10 +238,15 @@ def status(
     now = "   (a build is running, or a training)" if running else ""
     lines = [f"{facts['run']}   raft {facts['raft']}{now}", ""]
     lines.append(f"  {'step':<11} {'rows':>9} {'seconds':>9} {'calls':>8} {'dollars':>9}  finished")
-    own, new, last = ([name] if name in facts["steps"] else [] for name in ("qa", "reworded", "refusal"))
-    asked = ("questions", *own, *new)
-    for name in ("documents", "chunks", "survey", "index", "lexical", *asked, "cleaned", "examples", *last):
+    told = (
+        *("documents", "chunks", "survey", "index", "lexical", "qa", "questions", "reworded"),
+        "cleaned",
+        "examples",
+    )
+    for name in (*told, "refusal", "retriever"):
         line = facts["steps"].get(name)
+        if line is None and name in ("qa", "reworded", "refusal", "retriever"):  # not of every run
+            continue
         if line is None:
             lines.append(f"  {name:<11} {'-':>9}")
             continue

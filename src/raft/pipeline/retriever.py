@@ -204,6 +204,13 @@ def used(run: Run, embedder: str) -> str | None:
     return card.identity if card is not None and card.used and card.embedder == embedder else None
 
 
+def taught_by(run: Run, embedder: str) -> Path | None:
+    """Return the file of the questions that a tuned retriever in use was trained on; None where none is used."""
+    card = read_card(run)
+    used = card is not None and card.used and card.embedder == embedder
+    return run.folder / FOLDER / card.name / LEARNED if card is not None and used else None
+
+
 def lacks(run: Run) -> str:
     """Return why a tuned retriever that was to be used cannot be; "" where it can, or there is none."""
     card = read_card(run)

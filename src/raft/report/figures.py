@@ -161,7 +161,23 @@ def parts_shown(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
         ]
         bounds = f"asked all the same, at most {most[0]} points more right answers and {most[1]} more false ones"
         lines.append(("refusal", f"{said}; {bounds}"))
+    tuned = facts.get("retriever")
+    found = tuned and tuned["sets"].get(verdict["question_set"])
+    if found and found["questions"]:
+        lines.append(("retriever", _searched(found, tuned["k"], used=tuned["used"])))
     return lines
+
+
+def _searched(found: Mapping[str, Any], k: int, *, used: bool) -> str:
+    names = {"recall_at_1": "recall@1", "recall_at_k": f"recall@{k}", "mrr": "MRR"}
+    told = (
+        f"{title} {value(found[name]['before'])} untuned, {value(found[name]['after'])} tuned "
+        f"({full(found[name]['difference'], signed=True)})"
+        for name, title in names.items()
+        if name != "recall_at_k" or k > 1
+    )
+    state = "used" if used else "not used: it is not better on the run's own questions"
+    return f"{', '.join(told)} over {found['questions']:,} questions; {state}"
 
 
 def documents_shown(facts: Mapping[str, Any]) -> str:
