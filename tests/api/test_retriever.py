@@ -15,6 +15,7 @@ from raft.cli import main
 from raft.errors import DamagedArtifact, RaftError, UsageError
 from raft.pipeline import retriever
 from raft.pipeline.retriever import CARD, FOLDER, Card
+from raft.report.figures import parts_shown
 from raft.store import artifacts
 
 pytest.importorskip("torch")
@@ -289,12 +290,30 @@ def test_what_cannot_be_tuned_is_refused_with_the_next_command(plain, tmp_path):
 def test_a_benchmark_shows_both_retrievers_side_by_side(run):
     """What is measured holds recall and MRR of each set untuned and tuned; without a tuned retriever it holds none."""
     settings = {"benchmark.contenders": "verdict", "benchmark.latency_questions": 1, "benchmark.capability": []}
-    measured = raft.bench(run, settings=settings)["retriever"]
+    facts = raft.bench(run, settings=settings)
+    measured = facts["retriever"]
+    said = dict(parts_shown(facts))["retriever"]
+    assert "untuned" in said and "tuned" in said and said.endswith("questions; used")
     assert (measured["used"], measured["k"]) == (True, 2)
     known = card_of(run).measured["user"]
     assert measured["sets"]["user"] == known
     shutil.rmtree(run / FOLDER)
     assert raft.bench(run, settings=settings)["retriever"] is None
+
+
+def test_a_question_that_it_learned_from_is_not_measured_with(run, tmp_path):
+    """A benchmark refuses questions that the retriever in use was trained on, or leaves them out where it is told to."""
+    learned = json.loads(next((run / FOLDER).glob("*/learned.jsonl")).read_text().splitlines()[0])["question"]
+    questions = tmp_path / "questions.jsonl"
+    rows = [{"question": learned, "answers": ["x"]}, {"question": "Who feeds the harbour cat?", "answers": []}]
+    questions.write_text("\n".join(map(json.dumps, rows)) + "\n", encoding="utf-8")
+    settings = {"benchmark.contenders": "verdict", "benchmark.latency_questions": 1, "benchmark.capability": []}
+    with pytest.raises(UsageError, match=r"tuned retriever was trained on(.|\n)*--drop-leaks"):
+        raft.bench(run, questions=questions, settings=settings)
+    facts = raft.bench(run, questions=questions, drop_leaks=True, settings=settings)
+    assert facts["question_sets"][0]["questions"] == 1
+    shutil.rmtree(run / FOLDER)
+    assert raft.bench(run, questions=questions, settings=settings)["question_sets"][0]["questions"] == 2
 
 
 def test_a_refusal_head_is_of_the_retriever_that_it_learned_with(run):

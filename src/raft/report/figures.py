@@ -161,8 +161,8 @@ def parts_shown(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
         ]
         bounds = f"asked all the same, at most {most[0]} points more right answers and {most[1]} more false ones"
         lines.append(("refusal", f"{said}; {bounds}"))
-    tuned = facts.get("retriever")
-    found = tuned and tuned["sets"].get(verdict["question_set"])
+    tuned = facts.get("retriever") or {"sets": {}}
+    found = tuned["sets"].get(verdict["question_set"])
     if found and found["questions"]:
         lines.append(("retriever", _searched(found, tuned["k"], used=tuned["used"])))
     return lines
