@@ -302,7 +302,7 @@ def test_a_benchmark_shows_both_retrievers_side_by_side(run):
 
 
 def test_a_question_that_it_learned_from_is_not_measured_with(run, tmp_path):
-    """A benchmark refuses questions that the retriever in use was trained on, or leaves them out where it is told to."""
+    """A benchmark refuses questions that the retriever in use learned from, or leaves them out when told to."""
     learned = json.loads(next((run / FOLDER).glob("*/learned.jsonl")).read_text().splitlines()[0])["question"]
     questions = tmp_path / "questions.jsonl"
     rows = [{"question": learned, "answers": ["x"]}, {"question": "Who feeds the harbour cat?", "answers": []}]
