@@ -174,9 +174,10 @@ def test_a_signal_ends_what_is_in_flight_first(plain, sign):
 def test_a_second_ctrl_c_ends_at_once(plain):
     """Who presses Ctrl-C twice waits for nothing: the process ends with 130 while the model is still busy."""
     with serving(plain, before=SLOW.format(seconds=600)) as server:
-        with closing(socket.create_connection(("127.0.0.1", int(server.address.rsplit(":", 1)[1])))) as line:
-            body = json.dumps(GOOD).encode()
-            head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        body = json.dumps(GOOD).encode()
+        head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        line = socket.create_connection(("127.0.0.1", int(server.address.rsplit(":", 1)[1])))
+        with closing(line):
             line.sendall(head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
             while not any("asked" in one for one in server.said):
                 threading.Event().wait(0.01)
