@@ -101,7 +101,7 @@ class Served:
     def __enter__(self):
         self.engine.start()
         self._thread.start()
-        assert self.engine.ready.wait(120)
+        assert self.engine.ready.wait(600)
         return self
 
     def __exit__(self, *_):

@@ -2,7 +2,8 @@
 
 import json
 import socket
-from contextlib import closing
+from contextlib import closing, suppress
+from dataclasses import replace
 
 import pytest
 
@@ -216,6 +217,26 @@ def test_who_hangs_up_stops_the_writing(served, source):
     source.gate.set()
     assert source.left.wait(30)
     works(served)
+
+
+def test_a_slow_reader_is_closed(served, source, monkeypatch):
+    """Who does not take an answer is closed, and holds up nobody."""
+    monkeypatch.setattr(served_http, "PATIENCE", 0.05)
+    sent, ask, size = json.dumps(GOOD).encode(), source.ask, 60_000_000
+    source.ask = lambda question, **more: replace(ask(question, **more), text="x" * size)
+    head = b"POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+    with closing(socket.create_connection(("127.0.0.1", served.port), timeout=30)) as line:
+        line.sendall(head % (CHAT.encode(), len(sent)) + sent)
+        until(lambda: 'outcome="answered"' in served.ask("/metrics")[2])
+        source.ask = ask
+        works(served)
+        there = served._server.server_state.connections
+        until(lambda: served.ask("/healthz") and not [one for one in there if one.transport.get_write_buffer_size()])
+        read = 0
+        with suppress(ConnectionResetError):
+            while piece := line.recv(1 << 20):
+                read += len(piece)
+    assert read < size
 
 
 def until(holds):

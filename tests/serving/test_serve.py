@@ -18,8 +18,9 @@ from test_train import build_for
 import raft
 from conftest import Fakes, write_corpus
 from raft.cli import main
-from raft.errors import UsageError
+from raft.errors import RaftError, UsageError
 from raft.serving.keys import new_key, owner, read
+from raft.serving.snapshots import Snapshot
 from served import ask, pieces, said
 
 QUESTION = "How heavy is the Delta garden pump?"
@@ -102,6 +103,7 @@ def serving(run, *options, before=INSTANT):
         process.stderr.close()
 
 
+@pytest.mark.slow
 def test_the_openai_package_is_answered_by_a_tuned_model(tuned):
     """OpenAI's own package reads the answer of the run's adapter, whole, streamed, and refused."""
     openai = pytest.importorskip("openai")
@@ -127,6 +129,7 @@ def test_the_openai_package_is_answered_by_a_tuned_model(tuned):
     assert list((tuned / "scratch").glob("serving-*")) == []
 
 
+@pytest.mark.slow
 def test_litellm_and_curl_are_answered(plain, on_this_machine):
     """Litellm and curl read what they know from OpenAI, quotes as annotations."""
     litellm = pytest.importorskip("litellm")
@@ -220,6 +223,19 @@ def test_what_cannot_be_served_is_one_screen(plain, tmp_path):
     (tmp_path / "empty.txt").write_text("# nobody\n")
     assert screen(plain, "--keys", tmp_path / "empty.txt")[0] == 2
     assert screen("--new-key", "ada")[0] == 2
+
+
+def test_a_model_that_does_not_load_ends_the_server(plain, monkeypatch):
+    """Where the model cannot be loaded the server ends, with the error in one screen, and leaves nothing behind."""
+
+    def fails(snapshot):
+        raise RaftError("There is no such model.", hint="name another")
+
+    Fakes().install(monkeypatch.setattr)
+    monkeypatch.setattr(Snapshot, "warm", fails)
+    code, said = screen(plain, "--port", 0)
+    assert (code, "There is no such model." in said) == (1, True)
+    assert list((plain / "scratch").glob("serving-*")) == []
 
 
 def test_a_key_is_told_once_and_not_kept(tmp_path):

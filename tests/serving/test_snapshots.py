@@ -11,7 +11,7 @@ from filelock import FileLock
 
 import raft
 from conftest import Fakes, last_of_user, reply_by_rule, write_corpus
-from raft.errors import DamagedArtifact, RunLocked, UsageError
+from raft.errors import DamagedArtifact, RaftError, RunLocked, UsageError
 from raft.serving.snapshots import Snapshots
 from raft.store import run as locking
 from raft.store.run import unchanged
@@ -178,8 +178,13 @@ def test_what_cannot_be_asked_is_not_served(home, tmp_path):
     with pytest.raises(DamagedArtifact, match="not finished"), opened(home / "run"):
         pass
     manifest.write_text(sound)
+    database = home / "run" / "index" / "chroma.sqlite3"
+    database.write_bytes(b"no database" * 999)
+    with pytest.raises(DamagedArtifact) as told, opened(home / "run") as snapshots:
+        snapshots.take()
+    assert str(told.value.where) == str(database), "the run's own file is named, not that of the copy"
     shutil.rmtree(home / "run" / "index")
-    with pytest.raises((raft.RaftError, OSError)), opened(home / "run") as snapshots:
+    with pytest.raises(RaftError, match="has no index"), opened(home / "run") as snapshots:
         snapshots.take()
 
 

@@ -65,11 +65,22 @@ class LoadedRun:
 
     def search(self, questions: Sequence[str], k: int) -> list[list[Passage]]:
         """Return the best `k` passages for each question, boilerplate left out."""
+        return self._opened().search(questions, k)
+
+    def open(self) -> None:
+        """Open the index and the tables now.
+
+        Raises:
+            RaftError: they cannot be used.
+        """
+        self._opened()
+
+    def _opened(self) -> "_Corpus":
         stamp = (self.run.folder / "manifest.json").stat().st_mtime_ns
         if self._corpus is None or self._corpus.stamp != stamp:
             self._let_go()
             self._corpus = _Corpus(self.whole(), self.settings, stamp, self.paying)
-        return self._corpus.search(questions, k)
+        return self._corpus
 
     def close(self) -> None:
         """Let go of the run's files."""

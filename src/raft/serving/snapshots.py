@@ -26,6 +26,7 @@ from raft.errors import RaftError, RunLocked, of_system
 from raft.pipeline.build import searched
 from raft.protocols import OnEvent
 from raft.store import adapters, artifacts
+from raft.store.again import again
 from raft.store.run import existing, unchanged
 
 _LINKED = ("documents.parquet", "chunks.parquet", "lexical", "refusal", "retriever")
@@ -143,8 +144,13 @@ class Snapshots:
                 return self._latest
             except BaseException as error:
                 shutil.rmtree(folder, ignore_errors=True)
-                if left and isinstance(error, RaftError) and folder.name in str(error.where):  # the copy is at fault
+                if not isinstance(error, RaftError):
+                    raise
+                if left and str(folder) in str(error.where):
                     continue
+                for name in ("what", "where", "hint"):  # nobody shall look for what was deleted again
+                    told = getattr(error, name)
+                    setattr(error, name, told and str(told).replace(str(folder), str(self._run)))
                 raise
         raise AssertionError
 
@@ -164,15 +170,19 @@ class Snapshots:
         loaded = LoadedRun(existing(folder), chosen, before)
         try:
             adapter = str(self._adapter) if self._adapter else BASE
+            loaded.open()
             answerer = Answerer(loaded, self._model, adapter, self._on_event)
             if before is not None and not hub.is_hosted(chosen.index.embedder):
-                loaded.search(["What is it about?"], 1)  # opened before it is needed
+                loaded.search(["What is it about?"], 1)  # the embedder is loaded before it is needed
             return Snapshot(folder, answerer, loaded, self._digest)
         except BaseException:
             loaded.close()
             raise
 
     def _copy(self, folder: Path, *, remote: bool) -> None:
+        if not remote and not (self._run / "index" / "chroma.sqlite3").is_file():
+            hint = again(self._run, remark="makes it anew")
+            raise RaftError("The run has no index.", where=self._run / "index", hint=hint)
         folder.mkdir()
         shutil.copyfile(self._run / "manifest.json", folder / "manifest.json")  # a person may edit it in its place
         for name in _LINKED:
@@ -199,10 +209,9 @@ class Snapshots:
             return self.take()
         except RunLocked:  # it will be looked at when it is done
             return None
-        except (RaftError, OSError, KeyError, shutil.Error) as error:
+        except Exception as error:  # whatever it is, what was there before can still be asked
             self._stamp = stamp
-            why = str(error.what if isinstance(error, RaftError) else error)
-            self._on_event("kept", {"why": why.replace(str(self._home), str(self._run))})
+            self._on_event("kept", {"why": str(error.what if isinstance(error, RaftError) else error)})
             return None
 
     def watch(self, ended: Event, found: Any) -> None:
