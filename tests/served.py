@@ -145,3 +145,13 @@ def said(events):
     """Return the text of a stream's pieces."""
     choices = [choice for event in events for choice in event.get("choices", [])]
     return "".join(choice["delta"].get("content") or "" for choice in choices)
+
+
+def until(holds, process=None):
+    """Wait until something holds that another process brings about; not for ever."""
+    for _ in range(30_000):
+        if holds():
+            return
+        assert process is None or process.poll() is None, "the process has ended"
+        Event().wait(0.01)
+    raise AssertionError("it never came to be")

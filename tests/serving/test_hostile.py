@@ -12,7 +12,7 @@ from raft.errors import RaftError
 from raft.serving import engine as engines
 from raft.serving import server
 from raft.serving.keys import new_key, read
-from served import Served, Source, pieces, said
+from served import Served, Source, pieces, said, until
 
 CHAT = "/v1/chat/completions"
 GOOD = {"model": "raft", "messages": [{"role": "user", "content": "How long may a parcel be returned?"}]}
@@ -237,14 +237,6 @@ def test_a_slow_reader_is_closed(served, source, monkeypatch):
             while piece := line.recv(1 << 20):
                 read += len(piece)
     assert read < size
-
-
-def until(holds):
-    """Ask again and again until something holds."""
-    for _ in range(2_000):
-        if holds():
-            return
-    pytest.fail("it never came to be")
 
 
 def test_too_many_are_sent_away(served, source, monkeypatch):

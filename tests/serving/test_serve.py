@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import stat
@@ -21,7 +22,7 @@ from raft.cli import main
 from raft.errors import RaftError, UsageError
 from raft.serving.keys import new_key, owner, read
 from raft.serving.snapshots import Snapshot
-from served import ask, pieces, said
+from served import ask, pieces, said, until
 
 QUESTION = "How heavy is the Delta garden pump?"
 GOOD = {"model": "raft", "messages": [{"role": "user", "content": QUESTION}]}
@@ -166,8 +167,7 @@ def test_a_signal_ends_what_is_in_flight_first(plain, sign):
         answers = []
         asking = threading.Thread(target=lambda: answers.append(ask(server.address, "/v1/chat/completions", GOOD)[0]))
         asking.start()
-        while not any("asked" in line for line in server.said):
-            asking.join(0.01)
+        until(lambda: any("asked" in line for line in server.said), server.process)
         assert server.end(sign) == 0
         asking.join(30)
     assert answers == [200]
@@ -182,13 +182,32 @@ def test_a_second_ctrl_c_ends_at_once(plain):
         line = socket.create_connection(("127.0.0.1", int(server.address.rsplit(":", 1)[1])))
         with closing(line):
             line.sendall(head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
-            while not any("asked" in one for one in server.said):
-                threading.Event().wait(0.01)
+            until(lambda: any("asked" in one for one in server.said), server.process)
             server.process.send_signal(signal.SIGINT)
-            while ask_health(server.address):
-                threading.Event().wait(0.01)
+            until(lambda: not ask_health(server.address))
             assert server.end(signal.SIGINT) == 130
     assert "not answered" in server.said[-1]
+
+
+def test_a_build_is_taken_over_without_a_restart(plain, tmp_path):
+    """A server notices by itself that a build in another process has finished, and answers from it."""
+    home = shutil.copytree(plain.parent, tmp_path / "home")
+    with serving(home / "run") as server:
+        before = raft_of(server.address)["index"]
+        (home / "corpus" / "new.md").write_text("# Delta garden pump\n\nThe Delta garden pump of 2026 weighs 9.5 kg.\n")
+        with pytest.MonkeyPatch.context() as patch:
+            Fakes().install(patch.setattr)
+            raft.build(home / "corpus", out=home / "run", settings={"generator.attempts": 2})
+        until(lambda: any("taken over: 7 documents" in line for line in server.said), server.process)
+        after = raft_of(server.address)
+        assert after["index"] != before
+        assert "new.md" in [passage["document"] for passage in after["passages"]]
+        assert len(list((home / "run" / "scratch").glob("serving-*/[0-9]*"))) == 1, "the old copy is gone"
+
+
+def raft_of(address):
+    """Return what raft says beside an answer."""
+    return json.loads(ask(address, "/v1/chat/completions", {**GOOD, "raft": {"passages": True}})[2])["raft"]
 
 
 def ask_health(address):
