@@ -70,8 +70,10 @@ def tell(name: str, seconds: float, times: list[float]) -> None:
 
 def alone(requests: int) -> None:
     """Measure the server with an engine that answers at once."""
+    from raft.serving import engine  # noqa: PLC0415
     from served import Served, Source  # noqa: PLC0415
 
+    engine.GATHER = 0.0
     with Served(Source()) as served:
         questions = [f"How long may parcel {number} be returned?" for number in range(requests)]
         ask_many(served.port, questions[:50], stream=False, callers=CALLERS)

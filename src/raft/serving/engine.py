@@ -18,6 +18,10 @@ WAITING = 128
 """Most questions that wait; one more is sent away."""
 
 
+GATHER = 0.005
+"""Seconds that a batch which is not full waits for others: callers who were answered together come back together."""
+
+
 class Source(Protocol):
     """Something to answer from (`snapshots.Snapshot`).
 
@@ -145,6 +149,8 @@ class Engine:
         """Wait for something to do; return what is answered next, perhaps nothing, or None at the end."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._next or self._ended)
+            if GATHER and self._waiting and not any(job.streamed for job in self._waiting):
+                self._changed.wait_for(lambda: len(self._waiting) >= self._source.batch or self._ended, GATHER)
             taken, self._next = self._next, None
             jobs = self._due()
             ended = self._ended and not jobs and not self._waiting
