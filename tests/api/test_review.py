@@ -24,7 +24,8 @@ from click.testing import CliRunner
 import raft
 from browser import Driven, needs_chromium
 from conftest import Fakes, write_corpus
-from raft.api import review_page
+from raft.api import http as served
+from raft.api.http import Connection
 from raft.cli import main, messages
 from raft.cli.progress import Progress
 from raft.curation import clean, decisions, figures, learned
@@ -832,7 +833,7 @@ def line_to(page, stack):
 
 def test_of_connections_that_asked_the_one_that_waits_longest_makes_room(home, monkeypatch):
     """A page that was opened first and is in use stays; one that asked before it, and nothing since, is closed."""
-    monkeypatch.setattr(review_page, "_MOST_LINES", 3)
+    monkeypatch.setattr(Connection, "MOST", 3)
     with opened(home / "run") as page, ExitStack() as stack:
         lines = [http.client.HTTPConnection(page.place.hostname, page.place.port, timeout=20) for _ in range(3)]
         for line in lines:
@@ -851,7 +852,7 @@ def test_of_connections_that_asked_the_one_that_waits_longest_makes_room(home, m
 
 def test_requests_in_flight_are_bounded_too(home, monkeypatch):
     """Where each connection is being answered, a new one is closed, and the others are answered."""
-    monkeypatch.setattr(review_page, "_MOST_LINES", 2)
+    monkeypatch.setattr(Connection, "MOST", 2)
     with opened(home / "run") as page, ExitStack() as stack:
         head = f"POST {page.place.path}undo HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
         lines = [line_to(page, stack) for _ in range(2)]
@@ -866,7 +867,7 @@ def test_requests_in_flight_are_bounded_too(home, monkeypatch):
 
 def test_a_head_that_does_not_come_is_not_waited_for(home, monkeypatch):
     """A connection that sends nothing, or the pieces of a head one by one, is closed after its time."""
-    monkeypatch.setattr(review_page, "_PATIENCE", 0.05)
+    monkeypatch.setattr(served, "PATIENCE", 0.05)
     with opened(home / "run") as page:
         for sent in (b"", b"GET / HTTP/1.1\r\nhost: local"):
             with closing(socket.create_connection((page.place.hostname, page.place.port), timeout=20)) as line:

@@ -261,3 +261,52 @@ def test_a_quote_of_what_looks_like_a_mark_is_found(line):
     for copied in (as_shown, " ".join(text.split())):
         ((_, quote),) = parse(f'Answer: 3 kg\nQuote [1]: "{copied}"').quotes
         assert find_verbatim(quote, text) == (0, len(text))
+
+
+PIECES = (
+    "Answer:",
+    "Answer",
+    "Quote [1]:",
+    "Quote",
+    "**",
+    "\n",
+    " ",
+    "\\",
+    "[1]",
+    "Question:",
+    ' "30 days"',
+    "30 days",
+    "<_|",
+)
+PIECES += ("im_end|>", "<", "_", "|>", "[_", "INST]", "*", ":", "Q", "\r", "\x85", "e.")
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=14), st.integers(0, 3))
+def test_what_is_settled_of_an_answer_is_never_taken_back(pieces, form):
+    """However a reply is cut, what was settled of it begins the next that is settled, and the answer of the whole."""
+    reply = ("", "Answer: ", 'Quote [1]: "30 days"\nAnswer: ', "Answer: 30 days\n")[form] + "".join(pieces)
+    answer, before = parse(reply).answer, ""
+    for end in range(len(reply) + 1):
+        now = format.settled(reply[:end])
+        assert now.startswith(before), (reply[:end], before)
+        assert answer.startswith(now), reply[:end]
+        before = now
+
+
+@pytest.mark.parametrize(
+    ("reply", "said"),
+    [
+        ("Answ", ""),
+        ("Answer: 30", "30"),
+        ("Answer: 30 days\n", "30 days"),
+        ("Answer: 30 days\nQuo", "30 days"),
+        ('Answer: 30 days\nQuote [1]: "within 30', "30 days"),
+        ("Answer: 30 days\nQuickly", "30 days\nQuickly"),
+        ('Quote [1]: "within 30', ""),
+        ('Quote [1]: "x"\nAnswer: 30', "30"),
+        ("It is 30", "It is 30"),
+    ],
+)
+def test_an_answer_is_settled_word_by_word(reply, said):
+    """All of an answer that can be read already is settled, and nothing of its quotes or marks."""
+    assert format.settled(reply) == said

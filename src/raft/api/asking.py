@@ -20,6 +20,7 @@ from raft.api.budgets import budget_of
 from raft.backends import hub
 from raft.backends.asking import Model
 from raft.backends.hosted.model import HostedModel
+from raft.backends.local.generate import LocalModel
 from raft.backends.local.weights import Weights
 from raft.errors import UsageError, typed
 from raft.pipeline.build import searched
@@ -50,23 +51,48 @@ class LoadedRun:
     """What the answerers of one run directory share: index, corpus, and the weights of each model.
 
     What another process writes into the run directory meanwhile is seen by the next question.
+
+    Args:
+        run: the run directory.
+        settings: those that it was built with.
+        before: another loading of the run, whose weights are used again.
     """
 
-    def __init__(self, run: Run, settings: Settings) -> None:
+    def __init__(self, run: Run, settings: Settings, before: "LoadedRun | None" = None) -> None:
         self.run, self.settings = run, settings
         self._corpus: _Corpus | None = None
-        self._weights: dict[str, Weights] = {}
+        self._weights: dict[str, Weights] = before._weights if before else {}
         self._models: dict[tuple[str, Path | None], Model | HostedModel] = {}
 
     def search(self, questions: Sequence[str], k: int) -> list[list[Passage]]:
         """Return the best `k` passages for each question, boilerplate left out."""
+        return self._opened().search(questions, k)
+
+    def open(self) -> None:
+        """Open the index and the tables now.
+
+        Raises:
+            RaftError: they cannot be used.
+        """
+        self._opened()
+
+    def _opened(self) -> "_Corpus":
         stamp = (self.run.folder / "manifest.json").stat().st_mtime_ns
         if self._corpus is None or self._corpus.stamp != stamp:
-            if self._corpus is not None and hasattr(self._corpus.index, "close"):  # let go of the index's files
-                self._corpus.index.close()
-            self._corpus = None
+            self._let_go()
             self._corpus = _Corpus(self.whole(), self.settings, stamp, self.paying)
-        return self._corpus.search(questions, k)
+        return self._corpus
+
+    def close(self) -> None:
+        """Let go of the run's files."""
+        self._let_go()
+        if "_ledger" in self.__dict__:
+            self._ledger.close()
+
+    def _let_go(self) -> None:
+        if self._corpus is not None and hasattr(self._corpus.index, "close"):
+            self._corpus.index.close()
+        self._corpus = None
 
     def whole(self) -> Run:
         """Return the run as it is now; DamagedArtifact where what is searched is missing, or of two builds."""
@@ -213,6 +239,13 @@ class Answerer:
             if trained != now:
                 yield f"the {name} is not the one that the adapter was trained with; it may answer worse"
 
+    def warm(self) -> None:
+        """Load now what the first question would: the embedder, where it is on this machine, and a local model."""
+        if not hub.is_hosted(self._loaded.settings.index.embedder):
+            self._loaded.search(["What is it about?"], 1)
+        if isinstance(self._asked, LocalModel):
+            self._asked.render([{"role": "user", "content": "What is it about?"}])
+
     def ask_all(
         self,
         questions: Sequence[str],
@@ -220,13 +253,17 @@ class Answerer:
         k: int | None = None,
         when_unsupported: WhenUnsupported | None = None,
         min_relevance: float | None = None,
+        searched: Sequence[str] | None = None,
     ) -> list[Answer]:
-        """Return one checked answer a question, in order, as `ask` does; a local model answers them in batches."""
+        """Return one checked answer a question, in order, as `ask` does; a local model answers them in batches.
+
+        `searched` is what is searched for in the place of each question, where that does not stand alone.
+        """
         with closing(Ledger(Path(":memory:"))) as ledger:
             attempts = self._loaded.settings.generator.attempts
             budget = self._loaded.budget(self.model)
             generator = models.asker(self._asked, ledger, budget, attempts=attempts, on_event=self._on_event)
-            return self._answers(questions, generator, k, when_unsupported, min_relevance)
+            return self._answers(questions, generator, k, when_unsupported, min_relevance, searched=searched)
 
     def ask(
         self,
@@ -235,12 +272,14 @@ class Answerer:
         k: int | None = None,
         when_unsupported: WhenUnsupported | None = None,
         min_relevance: float | None = None,
+        searched: str | None = None,
         on_event: Tell | None = None,
     ) -> Answer:
         """Return one checked answer; `k`, `when_unsupported` and `min_relevance` are None where the settings hold.
 
-        `on_event` is told the reply piece by piece while it is written, where the model can do so and no piece may have
-        to be taken back: not with "retry" and "refuse".
+        `searched` is what is searched for in the place of the question, where that does not stand alone. `on_event` is
+        told the reply piece by piece while it is written, where the model can do so and no piece may have to be taken
+        back: not with "retry" and "refuse". What it raises ends the writing.
 
         Raises:
             UsageError: the question is empty, or not even one passage fits beside it into the model's context.
@@ -249,9 +288,15 @@ class Answerer:
         wanted = when_unsupported or self._loaded.settings.answering.when_unsupported
         if on_event is not None and wanted == "mark" and hasattr(self._asked, "stream"):
             spoken = _Spoken(self.model, self._asked, self._tokenizer, on_event)
-            (answer,) = self._answers([question], spoken, k, wanted, min_relevance)
+            (answer,) = self._answers([question], spoken, k, wanted, min_relevance, searched=[searched or question])
         else:
-            (answer,) = self.ask_all([question], k=k, when_unsupported=wanted, min_relevance=min_relevance)
+            (answer,) = self.ask_all(
+                [question],
+                k=k,
+                when_unsupported=wanted,
+                min_relevance=min_relevance,
+                searched=[searched or question],
+            )
         return answer
 
     def _answers(
@@ -261,6 +306,8 @@ class Answerer:
         k: int | None,
         when_unsupported: WhenUnsupported | None,
         least: float | None,
+        *,
+        searched: Sequence[str] | None,
     ) -> list[Answer]:
         asked = [whole(question).strip() for question in questions]
         if not all(asked):
@@ -272,10 +319,11 @@ class Answerer:
         if not asked:
             return []
         settings, begun = self._loaded.settings, time.monotonic()
-        found = self._loaded.search(asked, k or settings.index.k)
+        wanted = [whole(one).strip() for one in searched] if searched else asked
+        found = self._loaded.search(wanted, k or settings.index.k)
         shown = [self._fitting(*pair) for pair in zip(asked, found, strict=True)]
         refusal = self._loaded.refusal(least)
-        little = refusal.under(asked, shown) if refusal else None
+        little = refusal.under(wanted, shown) if refusal else None
         seconds = (time.monotonic() - begun) / len(asked)
         said = answering.answer_all(
             asked,
@@ -333,9 +381,10 @@ class _Spoken:
     def complete(self, requests: Iterable[Request]) -> Iterator[Completion | Failure]:
         for request in requests:
             begun, pieces = time.monotonic(), []
-            for piece in self._model.stream(request):
-                pieces.append(piece)
-                self._tell(piece)
+            with closing(self._model.stream(request)) as stream:  # type: ignore[type-var]  # a generator
+                for piece in stream:
+                    pieces.append(piece)
+                    self._tell(piece)
             text = "".join(pieces)
             yield Completion(
                 text=text,

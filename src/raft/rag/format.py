@@ -37,6 +37,15 @@ ABSTENTION = EN.abstention
 
 _HEAD = re.compile(r"^(?:\*\*)?(?:(Answer)|Quote[ \t]*(?:\[?(\d{1,6})\]?)?)[ \t]*:(?:\*\*)?", re.MULTILINE)
 _LAST = re.compile(r"(?:\n(?:\*\*)?Quote[ \t]*(?:\[?\d{1,6}\]?)?[ \t]*:[^\n]*)+\Z")
+_MAY_BEGIN = re.compile(
+    r"\*{0,2}(?:A(?:n(?:s(?:w(?:e(?:r[ \t]*)?)?)?)?)?|Q(?:u(?:o(?:t(?:e[ \t]*(?:\[?\d{0,6}\]?[ \t]*)?)?)?)?)?)?"
+)
+_QUOTE_LINE = re.compile(r"(?:\*\*)?Quote[ \t]*(?:\[?\d{1,6}\]?)?[ \t]*:.*", re.DOTALL)
+_LINE_END = r"\n\r\v\f\x85\u2028\u2029"
+_MAY_BE_MARKED = re.compile(rf"[{_LINE_END}][ \t\xa0]*(?:\*\*)?\\[^{_LINE_END}]*\Z")
+_MAY_BE_SPELLED = re.compile(
+    r"[<\[](?:_+[^\n]{0,64})?\Z"
+)  # a control token, as `as_text` spells it, or the beginning of one
 _NUMBER = r"[ \t]*\[?\d{1,6}\]?"
 _MARK = rf"\\*(?=\[\d{{1,6}}\]|(?:Question|Answer|Quote|(?:Quote|Document){_NUMBER})[ \t]*(?:\*\*)?[:：])"
 _MARKED = re.compile(rf"(?<=[\n\r\v\f\x85\u2028\u2029])([ \t\xa0]*(?:\*\*)?)({_MARK})", re.IGNORECASE)
@@ -208,6 +217,32 @@ def parse(reply: str) -> Parsed:
             break
         quotes += _quote(head, whole[head.end() : end])
     return Parsed(whole, (), is_abstention(whole), followed=False)
+
+
+def settled(reply: str) -> str:
+    """Return what is settled of a reply's answer while the reply is written: it can be read, and is not taken back.
+
+    However the reply goes on, the answer that `parse` finds in the whole of it begins with this. The form's own marks
+    are no part of it, nor is what may become one.
+    """
+    text = _before(_MAY_BE_SPELLED, reply.lstrip())
+    if _MAY_BEGIN.fullmatch(text):
+        return ""
+    if not _HEAD.match(text):  # it does not keep to the form, and all of it is the answer
+        return as_written(text.rstrip())
+    head = next((one for one in _HEAD.finditer(text) if one.group(1)), None)
+    if head is None or text[head.end() :] == "*":
+        return ""
+    lines = text[head.end() :].rstrip().split("\n")
+    while len(lines) > 1 and (_QUOTE_LINE.fullmatch(lines[-1]) or _MAY_BEGIN.fullmatch(lines[-1])):
+        lines.pop()
+    said = _before(_MAY_BE_MARKED, "\n".join(lines)).strip()
+    return as_written(_MARKED.sub(lambda line: line[1] + line[2][1:], said))
+
+
+def _before(mark: re.Pattern[str], text: str) -> str:
+    found = mark.search(text)
+    return text[: found.start()] if found else text
 
 
 def up_to_answer(reply: str) -> str:

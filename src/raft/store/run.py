@@ -29,8 +29,9 @@ from raft.version import __version__
 if sys.platform != "win32":
     import fcntl
 
-_TRIES = 1_000
-"""How often the lock is tried while nobody is in the way but readers, who share it for an instant."""
+_TRIES = 30_000
+"""How often the lock is tried, a millisecond apart, while nobody is in the way but readers: most share it for an
+instant, a server while it copies the index."""
 
 
 @contextmanager
@@ -67,6 +68,39 @@ def is_locked(folder: Path) -> bool:
     return False
 
 
+@contextmanager
+def unchanged(folder: Path) -> Iterator[None]:
+    """Keep others from writing to a run directory for a moment: a build that begins meanwhile waits.
+
+    Raises:
+        RunLocked: another process is writing.
+    """
+    try:
+        file = (folder / ".lock").open("rb")
+    except OSError:  # nobody has ever written there, or it cannot be read, as on Windows while it is locked
+        if is_locked(folder):
+            raise _in_use(folder) from None
+        yield
+        return
+    with file:
+        try:
+            if sys.platform != "win32":  # there nobody can share a lock
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            else:
+                file.read(1)
+        except (BlockingIOError, PermissionError):
+            raise _in_use(folder) from None
+        yield
+
+
+def _in_use(folder: Path) -> RunLocked:
+    return RunLocked(
+        "Another raft is writing to this run directory.",
+        where=folder,
+        hint=f"wait for it (raft status {typed(folder)}), or choose another --out",
+    )
+
+
 def _acquire(lock: FileLock, folder: Path) -> None:
     for _ in range(_TRIES):
         try:
@@ -77,11 +111,7 @@ def _acquire(lock: FileLock, folder: Path) -> None:
             time.sleep(0.001)
         else:
             return
-    raise RunLocked(
-        "Another raft is writing to this run directory.",
-        where=folder,
-        hint=f"wait for it (raft status {typed(folder)}), or choose another --out",
-    )
+    raise _in_use(folder)
 
 
 FORMAT = 1

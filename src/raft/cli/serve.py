@@ -1,0 +1,73 @@
+"""The command that serves the answers of a run, and the one that makes keys for who may ask."""
+
+# ruff: noqa: PLC0415  heavy modules are imported by the command that needs them
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from raft.cli.commands import QUIET, Place, acting, echo, main
+from raft.errors import UsageError, typed
+
+
+@main.command()
+@click.argument("run", type=Place(), required=False)
+@click.option("--host", metavar="ADDRESS", default="127.0.0.1", show_default=True, help="Where to listen.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0: any that is free.")
+@click.option("--keys", type=Place(), metavar="FILE", help="Who may ask: a file that --new-key writes.")
+@click.option("--new-key", metavar="NAME", help="Make a key for NAME, print it once, and add its hash to --keys.")
+@click.option("--model", metavar="MODEL", help="Any model: hub name, folder, provider/name.  [default: the student]")
+@click.option("--adapter", metavar="ID", help="An adapter's id, or none.  [default: the current one]")
+@QUIET
+@acting
+def serve(*, run: Path | None, new_key: str | None, quiet: bool, **options: Any) -> None:
+    """Answer from RUN over HTTP, as OpenAI's chat completions do; a finished build is taken over as it runs."""
+    if new_key is not None:
+        _make_key(new_key, run, options["keys"])
+        return
+    if run is None:
+        raise UsageError("Which run?", where="raft serve", hint="raft serve RUN")
+    from raft.serving.server import serve as start
+
+    def told(event: str, facts: Mapping[str, Any]) -> None:
+        for line in () if quiet and event != "opened" else _lines(event, facts):
+            echo(f"raft: {line}", err=True)
+
+    start(run, on_event=told, **options)
+
+
+def _make_key(name: str, run: Path | None, keys: Path | None) -> None:
+    from raft.serving.keys import new_key
+
+    if keys is None:
+        raise UsageError(
+            "Where are keys kept?", where="--new-key", hint=f"raft serve --new-key {typed(name)} --keys FILE"
+        )
+    echo(new_key(keys, name))
+    echo(
+        f"raft: this is {name}'s key; it is not shown again\n"
+        f"  next:  raft serve {typed(run or 'RUN')} --host 0.0.0.0 --keys {typed(keys)}",
+        err=True,
+    )
+
+
+def _lines(event: str, facts: Mapping[str, Any]) -> list[str]:
+    """Return what is said of an event of the server, a line each."""
+    if event == "opened":
+        by = f"{facts['model']}, adapter {facts['adapter'] or 'none'}"
+        where = f"{facts['address']}/v1   (model {facts['name']}: {by}), and a page at {facts['address']}/"
+        return [*facts["remarks"], f"listening at {where}", "Ctrl-C ends it when what is in flight is answered"]
+    if event == "ready":
+        return [f"ready after {facts['seconds']:.1f} s"]
+    if event == "refreshed":
+        return [f"a build was taken over: {facts['documents']:,} documents, index {facts['index'][:12]}"]
+    if event == "kept":
+        return [
+            f"the run has changed and cannot be taken over; answers come from what was there before. {facts['why']}"
+        ]
+    if event == "stumbled":
+        error = facts["error"]
+        return [f"a question was not answered, for a reason that nobody foresaw: {type(error).__name__}: {error}"]
+    return []

@@ -1,0 +1,418 @@
+"""The server: requests in OpenAI's form to the engine, its answers back, and a page for people."""
+
+import asyncio
+import base64
+import hashlib
+import ipaddress
+import json
+import re
+import socket
+import time
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import suppress
+from functools import cached_property
+from importlib.resources import files
+from pathlib import Path
+from threading import Event, Thread
+from types import FrameType
+from typing import Any, cast
+
+import uvicorn
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
+from starlette.types import Message, Receive, Scope, Send
+
+from raft.api.http import HEADERS, HOME, PATIENCE, Connection, Refused, check_local, config, json_body, listen
+from raft.errors import RaftError, UsageError, typed
+from raft.protocols import OnEvent
+from raft.rag.format import settled
+from raft.serving import keys as keyring
+from raft.serving import metrics, openai
+from raft.serving.engine import Busy, Engine, Job
+from raft.serving.snapshots import Snapshot, Snapshots
+from raft.store.budget import CapReached
+
+PORT = 8080
+LARGEST = 1 << 20
+"""Most bytes of a request."""
+SECONDS = 120.0
+"""Within which a request is answered, or told that it is not; what is in flight when the server ends has them too."""
+_LARGEST_HEAD = 16 << 10
+_AGAIN = {"Retry-After": "2"}
+
+
+class _Connection(Connection):
+    """A connection whose every error is JSON."""
+
+    MOST = 512
+
+    def send_400_response(self, msg: str) -> None:
+        """Say that what came is no HTTP, or that its head is too long."""
+        body = json.dumps(openai.error(400, msg)).encode()
+        head = b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\nconnection: close\r\n"
+        self.transport.write(head + b"content-length: %d\r\n\r\n" % len(body) + body)
+        self.transport.close()
+
+
+class Application:
+    """What is asked and answered over HTTP, as an ASGI application.
+
+    Args:
+        engine: answers.
+        name: the run's, by which its system is called; "raft" is another name of it.
+        keys: names by the digests of their keys (`keys.read`); None: anybody on this machine may ask.
+        count: counts.
+        on_event: told "stumbled" with an `error` that nobody foresaw.
+    """
+
+    def __init__(
+        self, engine: Engine, name: str, keys: Mapping[str, str] | None, count: metrics.Metrics, on_event: OnEvent
+    ) -> None:
+        self._engine, self._keys, self._count, self._on_event = engine, keys, count, on_event
+        self._names, self._since = tuple(dict.fromkeys((name, "raft"))), time.time()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            return
+        request, begun = Request(scope, receive), False
+
+        async def sent(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            async with asyncio.timeout(PATIENCE):  # for who reads too slowly
+                await send(message)
+
+        try:
+            response = await self._answered(request)
+        except Refused as refused:
+            response = _refusal(refused)
+        except ClientDisconnect:
+            return
+        except Exception as error:
+            self._on_event("stumbled", {"error": error})
+            response = _refusal(Refused(500, "something went wrong here that nobody foresaw", "internal_error"))
+        for name, value in HEADERS.items():
+            response.headers.setdefault(name, value)
+        try:
+            await response(scope, receive, sent)
+        except TimeoutError:
+            transport = getattr(getattr(receive, "__self__", None), "transport", None)
+            if transport is not None:
+                transport.abort()
+        except Exception as error:
+            self._on_event("stumbled", {"error": error})
+
+    async def _answered(self, request: Request) -> Response:
+        path, method = request.url.path, request.method
+        if sum(len(name) + len(value) for name, value in request.headers.raw) > _LARGEST_HEAD:
+            raise Refused(431, "the head of the request is too long", headers={"Connection": "close"})
+        if path in ("/healthz", "/readyz"):
+            ready = path == "/healthz" or self._engine.ready.is_set()
+            return JSONResponse({"status": "ok" if ready else "loading"}, 200 if ready else 503)
+        if self._keys is None:
+            check_local(request)
+        if path == "/" and method in ("GET", "HEAD"):
+            return HTMLResponse(_PAGE.text, headers={"Content-Security-Policy": _PAGE.policy})
+        self._check_key(request)
+        if path == "/v1/chat/completions":
+            _allow(method, "POST")
+            return await self._chat(request)
+        if path == "/v1/models" or path.startswith("/v1/models/"):
+            _allow(method, "GET")
+            wanted = path.removeprefix("/v1/models").removeprefix("/")
+            if wanted and wanted not in self._names:
+                raise openai.unknown_model(wanted, self._names)
+            return JSONResponse(
+                openai.model(wanted, self._since) if wanted else openai.models(self._names, self._since)
+            )
+        if path == "/metrics":
+            _allow(method, "GET")
+            return Response(self._count.text(self._engine.waiting), media_type=metrics.TYPE)
+        if path == "/":
+            _allow(method, "GET")
+        raise Refused(404, f"there is nothing at {path[:200]}; there are /v1/chat/completions and /v1/models")
+
+    def _check_key(self, request: Request) -> None:
+        if self._keys is None:
+            return
+        kind, _, given = request.headers.get("authorization", "").partition(" ")
+        if kind.lower() != "bearer" or keyring.owner(self._keys, given.strip()) is None:
+            self._count.ended("invalid")
+            raise Refused(
+                401,
+                "a key is needed: Authorization: Bearer KEY",
+                "invalid_api_key",
+                headers={"WWW-Authenticate": "Bearer"},
+            )
+
+    async def _chat(self, request: Request) -> Response:
+        try:
+            asked = openai.read_request(await json_body(request, LARGEST), self._names)
+            exchange = _Exchange(asked, request.receive, self._engine)
+        except Refused:
+            self._count.ended("invalid")
+            raise
+        except Busy:
+            self._count.ended("busy")
+            raise Refused(503, "too many questions wait; ask again in a moment", "overloaded", headers=_AGAIN) from None
+        reply, heard = openai.Reply(self._names[0], asked), ""
+        kind, value = "piece", cast("Any", None)
+        while kind == "piece" and not heard:  # a stream begins with its first piece: until then an error is a status
+            kind, value = await self._next(exchange)
+            heard = value if kind == "piece" and asked.streamed else ""
+        if kind == "gone":
+            return Response(status_code=499)
+        if kind == "failed":
+            raise value
+        if asked.streamed:
+            chunks = self._streamed(exchange, reply, heard, None if kind == "piece" else value)
+            return _Stream(chunks, media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
+        return JSONResponse(reply.whole(*value[:2]))
+
+    async def _next(self, exchange: "_Exchange") -> tuple[str, Any]:
+        """Return what happens next to a question, failures as `Refused`; each end is counted once."""
+        kind, value = await exchange.next()
+        if kind == "answered":
+            answer, _, waited = value
+            if answer.error is not None:
+                kind, value = "failed", Refused(502, f"the model did not answer: {answer.error}", "no_answer")
+            else:
+                self._count.answered(answer, waited)
+        elif kind == "failed":
+            value = _failure(value)
+        if kind != "piece":
+            exchange.close()
+            late = kind == "failed" and value.status == 504
+            invalid = kind == "failed" and value.status < 500
+            self._count.ended("late" if late else "invalid" if invalid else kind)
+        return kind, value
+
+    async def _streamed(
+        self, exchange: "_Exchange", reply: openai.Reply, heard: str, ended: Any
+    ) -> AsyncGenerator[bytes]:
+        told = ""
+        try:
+            yield _event(reply.piece(""))
+            while ended is None:
+                if (text := settled(heard)) != told:
+                    yield _event(reply.piece(text[len(told) :]))
+                    told = text
+                kind, value = await self._next(exchange)
+                if kind == "piece":
+                    heard += value
+                elif kind == "answered":
+                    ended = value
+                elif kind == "gone":
+                    return
+                else:
+                    yield _event(_told(value)) + _DONE
+                    return
+            answer, source, _ = ended
+            if answer.text != told and answer.text.startswith(told):
+                yield _event(reply.piece(answer.text[len(told) :]))
+            for one in reply.last(answer, source):
+                yield _event(one)
+            yield _DONE
+        finally:
+            exchange.close()
+
+
+class _Exchange:
+    """A question on its way through the engine: what happens to it, one after the other, until its time is over."""
+
+    def __init__(self, asked: openai.Asked, receive: Receive, engine: Engine) -> None:
+        self._loop, self._events = asyncio.get_running_loop(), asyncio.Queue[tuple[str, Any]]()
+        self._job = Job(asked.question, asked.searched, asked.streamed, self._tell)
+        engine.submit(self._job)
+        self._until, self._receive = self._loop.time() + SECONDS, receive
+        self._watch = self._loop.create_task(self._gone())
+
+    def _tell(self, kind: str, value: Any) -> None:
+        with suppress(RuntimeError):  # the loop has ended
+            self._loop.call_soon_threadsafe(self._events.put_nowait, (kind, value))
+
+    async def _gone(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self._events.put_nowait(("gone", None))
+
+    async def next(self) -> tuple[str, Any]:
+        try:
+            async with asyncio.timeout_at(self._until):
+                return await self._events.get()
+        except TimeoutError:
+            return "failed", Refused(504, f"it was not answered within {SECONDS:g} seconds", "timeout")
+        except asyncio.CancelledError:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        self._job.left.set()
+        self._watch.cancel()
+
+
+class _Stream(StreamingResponse):
+    """A stream that does not itself wait for the other end to hang up: the exchange does."""
+
+    def __init__(self, chunks: AsyncGenerator[bytes], **options: Any) -> None:
+        super().__init__(chunks, **options)
+        self._chunks = chunks
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self.stream_response(send)
+        finally:
+            await self._chunks.aclose()
+
+
+def _failure(error: Exception) -> Refused:
+    if isinstance(error, Refused):
+        return error
+    if isinstance(error, UsageError):
+        return Refused(400, error.what, "invalid_question")
+    if isinstance(error, CapReached):
+        return Refused(429, error.what, "insufficient_quota")
+    if isinstance(error, RaftError):
+        return Refused(502, error.what, "engine_error")
+    return Refused(500, "something went wrong here that nobody foresaw", "internal_error")
+
+
+def _told(refused: Refused) -> dict[str, Any]:
+    return openai.error(refused.status, str(refused), refused.code, refused.param)
+
+
+def _refusal(refused: Refused) -> Response:
+    return JSONResponse(_told(refused), refused.status, headers=refused.headers)
+
+
+def _event(data: Mapping[str, Any]) -> bytes:
+    return b"data: " + json.dumps(data, ensure_ascii=False).encode() + b"\n\n"
+
+
+_DONE = b"data: [DONE]\n\n"
+
+
+def _allow(method: str, *known: str) -> None:
+    if method not in known:
+        raise Refused(405, f"{' and '.join(known)} alone is understood here", headers={"Allow": ", ".join(known)})
+
+
+class _Page:
+    @cached_property
+    def text(self) -> str:
+        return files("raft.serving").joinpath("page.html").read_text(encoding="utf-8")
+
+    @cached_property
+    def policy(self) -> str:
+        """What the page may do: run its own script, use its own style, and ask this server."""
+
+        def digests(tag: str) -> str:
+            found = re.findall(rf"<{tag}>(.*?)</{tag}>", self.text, re.DOTALL)
+            hashes = (base64.b64encode(hashlib.sha256(one.encode()).digest()).decode() for one in found)
+            return " ".join(f"'sha256-{one}'" for one in hashes)
+
+        own = f"default-src 'none'; script-src {digests('script')}; style-src {digests('style')}; connect-src 'self'"
+        return f"{own}; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+
+
+_PAGE = _Page()
+
+
+class _Server(uvicorn.Server):
+    """A server that the first Ctrl-C or SIGTERM ends when what is in flight is answered, and the second at once."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self.force_exit = self.should_exit
+        self.should_exit = True
+
+
+def serve(
+    run: Path | str,
+    *,
+    host: str = HOME,
+    port: int = PORT,
+    keys: Path | None = None,
+    model: str | None = None,
+    adapter: str | None = None,
+    on_event: OnEvent | None = None,
+) -> None:
+    """Serve the answers of a run until Ctrl-C or SIGTERM: `POST /v1/chat/completions` as OpenAI has it, and a page.
+
+    A build that finishes meanwhile is taken over between two answers.
+
+    Args:
+        run: the run directory.
+        host: the address to listen at; others than this machine's own need `keys`.
+        port: the port; 0: any that is free.
+        keys: a file of keys (`raft serve --new-key`), one of which each request must bring.
+        model: a model's name; None: the run's student.
+        adapter: an adapter's id or the beginning of it, or "none"; None: the current one, unless `model` is given.
+        on_event: told "opened" with the `address`, `remarks`, `model` and `adapter`; "ready" with the `seconds` that
+            loading took; "refreshed" with `documents` and `index` when a build was taken over, "kept" with `why` when
+            it was not; "stumbled" with an `error` that nobody foresaw; "stopping" with how many are `waiting`.
+
+    Raises:
+        UsageError: another address without keys, or the file of keys has none.
+        RaftError: the port is taken, or the run cannot be asked (`raft.load(run).ask`).
+        KeyboardInterrupt: Ctrl-C a second time.
+    """
+    tell = on_event or (lambda event, facts: None)
+    if keys is None and not _is_home(host):
+        raise UsageError(
+            "Whoever reaches another address than this machine's own could ask, and nobody would be asked for a key.",
+            where=f"--host {host}",
+            hint=f"raft serve --new-key NAME --keys keys.txt, then raft serve {typed(run)} --host {typed(host)} "
+            "--keys keys.txt",
+        )
+    known = keyring.read(keys) if keys is not None else None
+    with listen(host, port) as listening, Snapshots(run, model, adapter, tell) as snapshots:
+        _serve(listening, snapshots, known, tell)
+
+
+def _serve(listening: socket.socket, snapshots: Snapshots, known: Mapping[str, str] | None, tell: OnEvent) -> None:
+    failed: list[Exception] = []
+    count, ended, first = metrics.Metrics(), Event(), snapshots.take()
+
+    def heard(event: str, facts: dict[str, Any]) -> None:
+        if event == "failed":
+            failed.append(facts["error"])
+            server.should_exit = True
+        else:
+            tell(event, facts)
+
+    def found(snapshot: Snapshot) -> None:
+        count.refreshed()
+        engine.offer(snapshot)
+        tell("refreshed", {"documents": snapshot.documents, "index": snapshot.index})
+
+    engine = Engine(first, heard)
+    application = Application(engine, snapshots.name, known, count, tell)
+    server = _Server(config(application, _Connection, graceful=int(SECONDS)))
+    watching = Thread(target=snapshots.watch, args=(ended, found), name="raft-watch", daemon=True)
+    told = {"address": _address(listening), "name": snapshots.name, "remarks": snapshots.remarks}
+    tell("opened", {**told, "model": first.answerer.model, "adapter": first.answerer.adapter})
+    engine.start()
+    watching.start()
+    try:
+        server.run(sockets=[listening])
+    finally:
+        ended.set()
+        watching.join(PATIENCE)
+        engine.end(0.0 if server.force_exit else PATIENCE)
+    if failed:
+        raise failed[0]
+    if server.force_exit:
+        raise KeyboardInterrupt("stopped; what was in flight was not answered")
+
+
+def _is_home(host: str) -> bool:
+    with suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return host == "localhost"
+
+
+def _address(listening: socket.socket) -> str:
+    host, port = listening.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+    return f"http://{shown}:{port}"

@@ -1,0 +1,157 @@
+"""A server of answers in a thread, for tests and benchmarks, with a source that answers by rule."""
+
+import http.client
+import json
+import threading
+from contextlib import closing
+from dataclasses import replace
+from threading import Event
+from urllib.parse import urlsplit
+
+from raft.api.http import HOME, config, listen
+from raft.rag.answering import read_reply
+from raft.rag.grounding import Passage
+from raft.serving.engine import Engine
+from raft.serving.metrics import Metrics
+from raft.serving.server import Application, _Connection, _Server
+
+PASSAGE = Passage(
+    "c1", "d1", "refunds/home page.pdf", "Refunds", 3, 40, "A parcel may be returned within 30 days of delivery.", 0.9
+)
+REPLY = 'Answer: 30 days\nQuote [1]: "may be returned within 30 days"'
+
+
+class Source:
+    """Answers at once, or when it is let; it remembers what it was asked.
+
+    Attributes:
+        asked: what was asked, a list a call.
+        searched: what was searched for.
+        reply: returns the text of a reply to a question, or raises.
+        gate: what each call waits for.
+        inside: set when a call has begun.
+        left: set when a reply was not listened to until its end.
+        closed: set when nobody answers from it any more.
+    """
+
+    batch, longest, system, adapter_digest = 4, 192, "raft", "f" * 64
+
+    def __init__(self, index="a" * 64):
+        self.index, self.answerer = index, self
+        self.asked, self.searched, self.reply = [], [], lambda question: REPLY
+        self.gate, self.inside, self.left, self.closed = Event(), Event(), Event(), Event()
+        self.gate.set()
+
+    def warm(self):
+        """There is nothing to load."""
+
+    def close(self):
+        """Nobody asks any more."""
+        self.closed.set()
+
+    def _enter(self, questions, searched):
+        self.asked.append(list(questions))
+        self.searched += searched
+        self.inside.set()
+        assert self.gate.wait(30)
+
+    def _answer(self, question):
+        answer = read_reply(question, self.reply(question), [PASSAGE], model="tiny", adapter="0123abcd")
+        seconds = {"retrieval": 0.001, "generation": 0.002}
+        return replace(answer, tokens={"input": 50, "output": 9}, seconds=seconds, cost=0.0)
+
+    def ask_all(self, questions, *, searched):
+        """Answer several questions."""
+        self._enter(questions, searched)
+        return [self._answer(question) for question in questions]
+
+    def ask(self, question, *, searched, on_event):
+        """Answer one question, and tell its reply word by word."""
+        self._enter([question], [searched])
+        answer = self._answer(question)
+        try:
+            for place in range(0, len(answer.raw), 3):
+                on_event(answer.raw[place : place + 3])
+        except BaseException:
+            self.left.set()
+            raise
+        return answer
+
+
+class Served:
+    """A server in a thread, a context manager; `ask` and `chat` ask it.
+
+    Args:
+        source: what answers first.
+        name: the run's.
+        keys: names by digests of keys; None: nobody needs one.
+    """
+
+    def __init__(self, source, name="handbook", keys=None):
+        self.events = []
+        self.engine = Engine(source, lambda event, facts: self.events.append((event, facts)))
+        self.count = Metrics()
+        app = Application(self.engine, name, keys, self.count, lambda event, facts: self.events.append((event, facts)))
+        self._socket = listen(HOME, 0)
+        self.port = self._socket.getsockname()[1]
+        self.address = f"http://{HOME}:{self.port}"
+        self._server = _Server(config(app, _Connection))
+        self._thread = threading.Thread(target=lambda: self._server.run(sockets=[self._socket]), daemon=True)
+
+    def __enter__(self):
+        self.engine.start()
+        self._thread.start()
+        assert self.engine.ready.wait(600)
+        return self
+
+    def __exit__(self, *_):
+        self._server.should_exit = True
+        self._thread.join(30)
+        self.engine.end(30)
+        self._socket.close()
+        assert not self._thread.is_alive()
+
+    def ask(self, path, sent=None, *, body=None, method=None, headers=None):
+        """Return status, headers and text of the answer to a request."""
+        return ask(self.address, path, sent, body=body, method=method, headers=headers)
+
+    def chat(self, question, **more):
+        """Return the whole reply to a question; `more` is of the request."""
+        messages = [{"role": "user", "content": question}] if isinstance(question, str) else question
+        status, _, text = self.ask("/v1/chat/completions", {"model": "raft", "messages": messages, **more})
+        assert status == 200, text
+        return pieces(text) if more.get("stream") else json.loads(text)
+
+
+def ask(address, path, sent=None, *, body=None, method=None, headers=None):
+    """Return status, headers and text of the answer to a request."""
+    place = urlsplit(address)
+    with closing(http.client.HTTPConnection(place.hostname, place.port, timeout=120)) as line:
+        body = json.dumps(sent) if sent is not None else body
+        usual = {"content-type": "application/json"} if body is not None else {}
+        line.request(method or ("GET" if body is None else "POST"), path, body, {**usual, **(headers or {})})
+        answer = line.getresponse()
+        return answer.status, answer.headers, answer.read().decode()
+
+
+def pieces(text):
+    """Return the events of a stream, which ends as it should."""
+    events = text.split("\n\n")
+    assert events[-2:] == ["data: [DONE]", ""], text
+    return [json.loads(event.removeprefix("data: ")) for event in events[:-2]]
+
+
+def said(events):
+    """Return the text of a stream's pieces."""
+    choices = [choice for event in events for choice in event.get("choices", [])]
+    return "".join(choice["delta"].get("content") or "" for choice in choices)
+
+
+def until(holds, process=None):
+    """Wait until something holds that another process brings about; not for ever."""
+    for _ in range(30_000):
+        if holds():
+            return
+        assert process is None or process.poll() is None, "the process has ended"
+        Event().wait(0.01)
+    raise AssertionError("it never came to be")

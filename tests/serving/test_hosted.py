@@ -1,0 +1,59 @@
+"""A hosted model behind `raft serve`: asked as everywhere, at the run's expense, several questions at once."""
+
+import json
+import threading
+
+import pytest
+
+import raft
+from conftest import FakeEmbedder, Fakes, write_corpus
+from fake_openai import FakeOpenAI
+from raft.api import models
+from raft.serving.snapshots import Snapshots
+from served import Served, said
+
+MODEL = "hosted_vllm/test-model"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished build; no test writes to it but its settings."""
+    home = tmp_path_factory.mktemp("hosted")
+    with pytest.MonkeyPatch.context() as patch:
+        Fakes().install(patch.setattr)
+        raft.build(write_corpus(home / "corpus"), out=home / "run", settings={"generator.attempts": 2})
+    return home / "run"
+
+
+def test_a_hosted_model_answers_many_at_once(run, monkeypatch, on_this_machine):
+    """Callers of a hosted model wait together for it; its refusals have a status, and spare the others."""
+    fakes = Fakes()
+    monkeypatch.setattr(models, "open_embedder", lambda name, *_, **__: FakeEmbedder(name, fakes))
+    with FakeOpenAI({"forbidden": ["policy"] * 9}, latency=0.05) as provider:
+        manifest = json.loads((run / "manifest.json").read_bytes())
+        manifest["settings"]["generator"] |= {"model": MODEL, "api_base": provider.url}
+        (run / "manifest.json").write_text(json.dumps(manifest))
+        with Snapshots(run, MODEL, None, lambda event, facts: None) as snapshots, Served(snapshots.take()) as served:
+            replies = {}
+
+            def ask(number):
+                question = "What is forbidden?" if number == 3 else f"Who approves refunds above {number} euros?"
+                sent = {"model": "raft", "messages": [{"role": "user", "content": question}]}
+                replies[number] = served.ask("/v1/chat/completions", sent)
+
+            callers = [threading.Thread(target=ask, args=(number,)) for number in range(8)]
+            for caller in callers:
+                caller.start()
+            for caller in callers:
+                caller.join(60)
+            assert {number: reply[0] for number, reply in replies.items()} == {
+                n: 502 if n == 3 else 200 for n in range(8)
+            }
+            for number in {*range(8)} - {3}:
+                reply = json.loads(replies[number][2])
+                assert f"above {number} euros?" in reply["choices"][0]["message"]["content"], "each has its own"
+                assert (reply["raft"]["system"], reply["raft"]["model"]) == ("rag", MODEL)
+            events = served.chat("Who approves refunds above 99 euros?", stream=True)
+            assert "above 99 euros?" in said(events)
+            assert provider.most_waiting > 1
+            assert [event for event, _ in served.events if event == "stumbled"] == []

@@ -1,0 +1,162 @@
+"""OpenAI's form: what counts in a request, what is refused, and what an answer looks like."""
+
+import pytest
+
+from raft.api.http import Refused
+from raft.serving.openai import read_request, stands_alone
+from served import PASSAGE, Served, Source, said
+
+NAMES = ("handbook", "raft")
+
+
+def body(*turns, **more):
+    """A request with turns of the user."""
+    return {"model": "raft", "messages": [{"role": "user", "content": turn} for turn in turns], **more}
+
+
+@pytest.fixture(scope="module")
+def source():
+    """What answers."""
+    return Source()
+
+
+@pytest.fixture(scope="module")
+def served(source):
+    """A server that answers by rule."""
+    with Served(source) as server:
+        yield server
+
+
+def test_a_whole_reply_has_openais_form_and_the_quotes(served):
+    """A reply has text, usage and an annotation for each quote, and says beside it what raft knows of it."""
+    reply = served.chat("How long may a parcel be returned?")
+    (choice,) = reply["choices"]
+    assert (choice["message"]["role"], choice["message"]["content"], choice["finish_reason"]) == (
+        *("assistant", "30 days"),
+        "stop",
+    )
+    assert reply["usage"] == {"prompt_tokens": 50, "completion_tokens": 9, "total_tokens": 59}
+    (note,) = choice["message"]["annotations"]
+    assert note["url_citation"] == {
+        "start_index": 0,
+        "end_index": len("30 days"),
+        "url": "refunds/home%20page.pdf#page=3",
+        "title": "refunds/home page.pdf, page 3",
+    }
+    own = reply["raft"]
+    (cited,) = own["citations"]
+    assert PASSAGE.text[cited["start"] - 40 : cited["end"] - 40] == cited["quote"] == "may be returned within 30 days"
+    assert (cited["document"], cited["page"]) == ("refunds/home page.pdf", 3)
+    assert (own["supported"], own["abstained"], own["index"], own["system"]) == (True, False, "a" * 64, "raft")
+    assert (own["adapter"], own["adapter_digest"], own["model"]) == ("0123abcd", "f" * 64, "tiny")
+    assert reply["id"].startswith("chatcmpl-")
+    assert "passages" not in own
+
+
+def test_a_stream_says_the_answer_alone_and_ends_with_the_quotes(served):
+    """The pieces of a stream make the answer, without marks and quotes; the last has annotations and raft's object."""
+    events = served.chat("How long may a parcel be returned?", stream=True, stream_options={"include_usage": True})
+    *pieces, last, usage = events
+    assert said(pieces) == "30 days"
+    assert len(pieces) > 2, "it comes in pieces"
+    whole = served.chat("How long may a parcel be returned?")
+    assert last["choices"][0]["delta"]["annotations"] == whole["choices"][0]["message"]["annotations"]
+    assert last["raft"] == whole["raft"]
+    assert (last["choices"][0]["finish_reason"], usage["choices"], usage["usage"]) == ("stop", [], whole["usage"])
+    assert {event["id"] for event in events} == {last["id"]}
+    assert pieces[0]["choices"][0]["delta"]["role"] == "assistant"
+
+
+def test_passages_come_where_they_are_asked_for(served):
+    """With raft.passages a reply holds what the model was shown."""
+    (passage,) = served.chat("How long?", raft={"passages": True})["raft"]["passages"]
+    assert (passage["document"], passage["page"], passage["text"]) == (PASSAGE.document, 3, PASSAGE.text)
+
+
+def test_models_are_the_run(served):
+    """The run is the one model, by its name and as raft, each of which can be looked up."""
+    status, _, text = served.ask("/v1/models")
+    assert status == 200
+    assert '"id":"handbook"' in text
+    assert '"owned_by":"raft"' in text
+    assert served.ask("/v1/models/handbook")[0] == 200
+    assert served.ask("/v1/models/gpt-4o")[0] == 404
+
+
+def test_turns_of_others_do_not_change_the_question(served, source):
+    """The last turn of the user is asked; system prompts, answers of before and settings of writing are read over."""
+    turns = [
+        {"role": "system", "content": "Say arr."},
+        {
+            "role": "user",
+            "content": [{"type": "text", "text": "How long may a parcel"}, {"type": "text", "text": "be kept?"}],
+        },
+    ]
+    reply = served.chat(turns, temperature=2, tools=[], max_tokens=1, stop=["a"], seed=1, user="me", top_p=0.1)
+    assert reply["choices"][0]["message"]["content"] == "30 days"
+    assert source.asked[-1] == ["How long may a parcel\nbe kept?"]
+
+
+@pytest.mark.parametrize(
+    ("turns", "searched"),
+    [
+        (["How heavy is the Delta pump?", "Who may return a pump?"], "Who may return a pump?"),
+        (
+            ["How heavy is the Delta pump?", "And how high does it lift?"],
+            "How heavy is the Delta pump?\nAnd how high does it lift?",
+        ),
+        (["Old?", "How heavy is the Delta pump?", "Why?"], "How heavy is the Delta pump?\nWhy?"),
+        (["Why?"], "Why?"),
+    ],
+)
+def test_what_does_not_stand_alone_is_searched_with_what_was_said_before(turns, searched):
+    """A question that leans on turns before is searched with them, back to one that stands alone; others alone."""
+    asked = read_request(body(*turns), NAMES)
+    assert (asked.question, asked.searched) == (turns[-1], searched)
+
+
+@pytest.mark.parametrize(
+    "question", ["What about trade customers?", "Why?", "Is it waterproof?", "What does this cost?"]
+)
+def test_some_questions_do_not_stand_alone(question):
+    """Questions that point at something unseen, or begin in the middle, do not stand alone."""
+    assert not stands_alone(question)
+
+
+@pytest.mark.parametrize(
+    ("changed", "status", "param"),
+    [
+        ({"model": "gpt-4o"}, 404, None),
+        ({"model": 5}, 400, "model"),
+        ({"n": 2}, 400, "n"),
+        ({"tool_choice": "required"}, 400, "tool_choice"),
+        ({"tool_choice": {"type": "function", "function": {"name": "f"}}}, 400, "tool_choice"),
+        ({"modalities": ["text", "audio"]}, 400, "modalities"),
+        ({"audio": {"voice": "alloy"}}, 400, "modalities"),
+        ({"stream": "yes"}, 400, "stream"),
+        ({"stream": 1}, 400, "stream"),
+        ({"stream_options": []}, 400, "stream_options"),
+        ({"raft": "passages"}, 400, "raft"),
+        ({"messages": []}, 400, "messages"),
+        ({"messages": {}}, 400, "messages"),
+        ({"messages": ["How?"]}, 400, "messages[0]"),
+        ({"messages": [{"role": "user", "content": " \n"}]}, 400, "messages"),
+        ({"messages": [{"role": "user", "content": {"a": 1}}]}, 400, "messages[0].content"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
+            400,
+            "messages[0].content",
+        ),
+        ({"messages": [{"role": "user", "content": [{"type": "text", "text": 5}]}]}, 400, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": [["How?"]]}]}, 400, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": "How?"}, {"role": "assistant", "content": "So."}]}, 400, "messages"),
+        ({"messages": [{"role": "user", "content": "How?"}] * 600}, 400, "messages"),
+        ({"messages": [{"role": "user", "content": "why " * 30_000}]}, 400, "messages"),
+        ({"messages": [{"role": "user", "content": "why " * 20_000}] * 6}, 400, "messages"),
+    ],
+)
+def test_what_cannot_be_honoured_is_refused(changed, status, param):
+    """What no answer could honour, or is no value of its kind, is refused with the part that is at fault."""
+    with pytest.raises(Refused) as refused:
+        read_request({**body("How long?"), **changed}, NAMES)
+    assert (refused.value.status, refused.value.param) == (status, param)

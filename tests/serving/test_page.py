@@ -1,0 +1,80 @@
+"""The page of a server in a real browser: asked by keys, read as it is written, quotes lit up in their passages."""
+
+import pytest
+
+from browser import Driven, needs_chromium
+from raft.serving.keys import new_key, read
+from served import Served, Source
+
+HOSTILE = '<img src=x onerror="document.title=1"></script><script>document.title=1</script>'
+
+
+@needs_chromium
+@pytest.mark.parametrize(("width", "height"), [(1100, 800), (390, 780)])
+def test_a_person_asks_and_sees_what_the_answer_rests_on(tmp_path, width, height):
+    """By keys alone a question is asked, and its answer, verdict and quote in its passage are seen; markup is text."""
+    source = Source()
+    with Served(source) as served, Driven(served.address, tmp_path, width=width, height=height) as page:
+        page.until("document.activeElement.id === 'question'")
+        page.write(f"How long may a parcel be returned? {HOSTILE}")
+        page.press("Enter")
+        page.until("document.querySelector('details mark')")
+        assert page.value("document.querySelector('.answer').textContent") == "30 days"
+        assert page.value("document.querySelector('mark').textContent") == "may be returned within 30 days"
+        assert page.value("document.querySelector('summary').textContent") == "Quoted: refunds/home page.pdf, page 3"
+        assert page.value("document.querySelector('.good').textContent").startswith("Supported")
+        assert HOSTILE in page.value("document.querySelector('h2').textContent")
+        assert page.value("document.title") == "Ask the documents"
+        assert page.value("document.documentElement.scrollWidth <= innerWidth")
+        page.picture(tmp_path / "page.png")
+        page.write("And then?")
+        page.press("Enter")
+        page.until("document.querySelectorAll('details mark').length === 2")
+        assert source.searched[-1].endswith("And then?")
+        assert source.searched[-1].startswith("How long"), "the page sends what was said before"
+
+
+@needs_chromium
+def test_a_person_stops_what_is_written(tmp_path):
+    """Escape stops an answer, for whom the model then does not write, and the question can be asked again."""
+    source = Source()
+    with Served(source) as served, Driven(served.address, tmp_path, width=800, height=600) as page:
+        source.gate.clear()
+        page.until("document.activeElement.id === 'question'")
+        page.write("How long?")
+        page.press("Enter")
+        page.until("!document.getElementById('stop').hidden")
+        assert source.inside.wait(30)
+        page.press("Escape")
+        page.until("document.querySelector('.warn').textContent === 'Stopped.'")
+        assert page.value("document.getElementById('question').value") == "How long?"
+        source.gate.set()
+        assert source.left.wait(30)
+
+
+@needs_chromium
+def test_a_person_gives_a_key(tmp_path):
+    """Where the server asks for keys the page has a place for one, and is answered with it."""
+    key = new_key(tmp_path / "keys.txt", "ada")
+    keys = read(tmp_path / "keys.txt")
+    with Served(Source(), keys=keys) as served, Driven(served.address, tmp_path, width=800, height=600) as page:
+        page.until("document.activeElement.id === 'question'")
+        page.write("How long?")
+        page.press("Enter")
+        page.until("document.activeElement.id === 'key'")
+        page.write(key)
+        page.press("Enter")
+        page.until("document.querySelector('details mark')")
+
+
+def test_the_page_may_run_nothing_but_its_own():
+    """The page's policy names its one script and style by digest, and lets it ask this server alone."""
+    with Served(Source()) as served:
+        status, headers, text = served.ask("/")
+    policy = headers["Content-Security-Policy"]
+    assert status == 200
+    assert policy.startswith("default-src 'none'; script-src 'sha256-")
+    assert "unsafe" not in policy
+    assert "connect-src 'self'" in policy
+    assert "http://" not in text
+    assert "https://" not in text

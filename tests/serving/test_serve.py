@@ -1,0 +1,277 @@
+"""`raft serve`, as it is typed: asked by the clients that people have, ended by signals, and refused in one screen."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import threading
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from test_train import build_for
+
+import raft
+from conftest import Fakes, write_corpus
+from raft.cli import main
+from raft.errors import RaftError, UsageError
+from raft.serving.keys import new_key, owner, read
+from raft.serving.snapshots import Snapshot
+from served import ask, pieces, said, until
+
+QUESTION = "How heavy is the Delta garden pump?"
+GOOD = {"model": "raft", "messages": [{"role": "user", "content": QUESTION}]}
+PROGRAM = """
+import sys
+sys.path.insert(0, sys.argv.pop(1))
+from conftest import Fakes
+fakes = Fakes()
+{before}
+from raft.cli import main
+main()
+"""
+
+
+@pytest.fixture(scope="module")
+def tuned(tiny_student, tmp_path_factory):
+    """A finished build for a tiny student, with an adapter."""
+    pytest.importorskip("peft")
+    pytest.importorskip("trl")
+    run = build_for(tiny_student, tmp_path_factory.mktemp("served"))
+    raft.train(run, learning_rate=0.05)
+    return run
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """A finished build whose models cost nothing."""
+    home = tmp_path_factory.mktemp("plain")
+    with pytest.MonkeyPatch.context() as patch:
+        Fakes().install(patch.setattr)
+        raft.build(write_corpus(home / "corpus"), out=home / "run", settings={"generator.attempts": 2})
+    return home / "run"
+
+
+class Process:
+    """A server in a process of its own.
+
+    Attributes:
+        address: where it listens.
+        said: what it said, line by line, all of it when it has ended.
+    """
+
+    def __init__(self, process):
+        self.process, self.said, self.address = process, [], None
+        for line in process.stderr:
+            self.said.append(line)
+            if "listening at" in line:
+                self.address = line.split()[3].removesuffix("/v1")
+            if "ready after" in line:
+                break
+        self._reading = threading.Thread(target=lambda: self.said.extend(process.stderr), daemon=True)
+        self._reading.start()
+
+    def end(self, sign=signal.SIGTERM):
+        """Send a signal; return the exit code."""
+        self.process.send_signal(sign)
+        code = self.process.wait(60)
+        self._reading.join(60)
+        assert "Traceback" not in "".join(self.said)
+        return code
+
+
+INSTANT = "fakes.install(setattr); fakes.reply = lambda request: 'Answer: 7.5 kg'"
+AROUND = "fakes.install_around_student(setattr)"
+
+
+@contextmanager
+def serving(run, *options, before=INSTANT):
+    """Serve a run in a process."""
+    code = PROGRAM.format(before=before)
+    command = [sys.executable, "-c", code, str(Path(__file__).parents[1]), "serve", str(run), "--port", "0", *options]
+    settings = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=settings)
+    try:
+        yield Process(process)
+    finally:
+        process.kill()
+        process.wait(30)
+        process.stderr.close()
+
+
+@pytest.mark.slow
+def test_the_openai_package_is_answered_by_a_tuned_model(tuned):
+    """OpenAI's own package reads the answer of the run's adapter, whole, streamed, and refused."""
+    openai = pytest.importorskip("openai")
+    with serving(tuned, before=AROUND) as server:
+        client = openai.OpenAI(base_url=f"{server.address}/v1", api_key="none", max_retries=0)
+        (first, second) = client.models.list().data
+        assert (first.id, second.id, first.owned_by) == ("run", "raft", "raft")
+        reply = client.chat.completions.create(**GOOD, extra_body={"raft": {"passages": True}})
+        text = reply.choices[0].message.content
+        assert text
+        assert reply.raft["adapter"] == raft.load(tuned).adapters[0]["adapter"]
+        assert reply.raft["passages"][0]["document"] == "manuals/delta.md"
+        assert reply.usage.completion_tokens > 0
+        chunks = list(client.chat.completions.create(**GOOD, stream=True, stream_options={"include_usage": True}))
+        assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == text
+        assert chunks[-2].raft["index"] == reply.raft["index"]
+        assert chunks[-1].usage.completion_tokens > 0
+        with pytest.raises(openai.NotFoundError):
+            client.chat.completions.create(**{**GOOD, "model": "gpt-4o"})
+        with pytest.raises(openai.BadRequestError, match="one choice"):
+            client.chat.completions.create(**GOOD, n=2)
+        assert server.end() == 0
+    assert list((tuned / "scratch").glob("serving-*")) == []
+
+
+@pytest.mark.slow
+def test_litellm_and_curl_are_answered(plain, on_this_machine):
+    """Litellm and curl read what they know from OpenAI, quotes as annotations."""
+    litellm = pytest.importorskip("litellm")
+    before = "fakes.install(setattr); fakes.reply = lambda request: 'Answer: 7.5 kg\\nQuote [1]: \"weighs 7.5 kg\"'"
+    with serving(plain, before=before) as server:
+        given = {"model": "openai/run", "api_base": f"{server.address}/v1", "api_key": "none"}
+        reply = litellm.completion(messages=GOOD["messages"], **given)
+        assert reply.choices[0].message.content == "7.5 kg"
+        assert reply.choices[0].message.annotations[0]["url_citation"]["title"] == "manuals/delta.md"
+        stream = litellm.completion(messages=GOOD["messages"], stream=True, **given)
+        assert "".join(chunk.choices[0].delta.content or "" for chunk in stream) == "7.5 kg"
+        command = ["curl", "-sN", f"{server.address}/v1/chat/completions", "-H", "Content-Type: application/json"]
+        sent = json.dumps({**GOOD, "stream": True})
+        done = subprocess.run([*command, "-d", sent], capture_output=True, text=True, check=True, timeout=60)
+        assert said(pieces(done.stdout)) == "7.5 kg"
+
+
+SLOW = """
+import threading
+gate = threading.Event()
+fakes.install(setattr)
+def slow(request):
+    print("asked", file=sys.stderr, flush=True)
+    gate.wait({seconds})
+    return "Answer: 7.5 kg"
+fakes.reply = slow
+"""
+
+
+@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_what_is_in_flight_first(plain, sign):
+    """After SIGTERM or Ctrl-C who waits is still answered; then the process ends well, and leaves nothing behind."""
+    with serving(plain, before=SLOW.format(seconds=1)) as server:
+        answers = []
+        asking = threading.Thread(target=lambda: answers.append(ask(server.address, "/v1/chat/completions", GOOD)[0]))
+        asking.start()
+        until(lambda: any("asked" in line for line in server.said), server.process)
+        assert server.end(sign) == 0
+        asking.join(30)
+    assert answers == [200]
+    assert list((plain / "scratch").glob("serving-*")) == []
+
+
+def test_a_second_ctrl_c_ends_at_once(plain):
+    """Who presses Ctrl-C twice waits for nothing: the process ends with 130 while the model is still busy."""
+    with serving(plain, before=SLOW.format(seconds=600)) as server:
+        body = json.dumps(GOOD).encode()
+        head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        line = socket.create_connection(("127.0.0.1", int(server.address.rsplit(":", 1)[1])))
+        with closing(line):
+            line.sendall(head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+            until(lambda: any("asked" in one for one in server.said), server.process)
+            server.process.send_signal(signal.SIGINT)
+            until(lambda: not ask_health(server.address))
+            assert server.end(signal.SIGINT) == 130
+    assert "not answered" in server.said[-1]
+
+
+def test_a_build_is_taken_over_without_a_restart(plain, tmp_path):
+    """A server notices by itself that a build in another process has finished, and answers from it."""
+    home = shutil.copytree(plain.parent, tmp_path / "home")
+    with serving(home / "run") as server:
+        before = raft_of(server.address)["index"]
+        (home / "corpus" / "new.md").write_text("# Delta garden pump\n\nThe Delta garden pump of 2026 weighs 9.5 kg.\n")
+        with pytest.MonkeyPatch.context() as patch:
+            Fakes().install(patch.setattr)
+            raft.build(home / "corpus", out=home / "run", settings={"generator.attempts": 2})
+        until(lambda: any("taken over: 7 documents" in line for line in server.said), server.process)
+        after = raft_of(server.address)
+        assert after["index"] != before
+        assert "new.md" in [passage["document"] for passage in after["passages"]]
+        assert len(list((home / "run" / "scratch").glob("serving-*/[0-9]*"))) == 1, "the old copy is gone"
+
+
+def raft_of(address):
+    """Return what raft says beside an answer."""
+    return json.loads(ask(address, "/v1/chat/completions", {**GOOD, "raft": {"passages": True}})[2])["raft"]
+
+
+def ask_health(address):
+    """Tell whether a server still takes connections."""
+    try:
+        return ask(address, "/healthz")[0] == 200
+    except OSError:
+        return False
+
+
+def screen(*arguments):
+    """Return exit code and what a refused command said."""
+    result = CliRunner().invoke(main, ["serve", *map(str, arguments)])
+    assert "Traceback" not in result.output
+    assert "next:" in result.output
+    return result.exit_code, result.output
+
+
+def test_what_cannot_be_served_is_one_screen(plain, tmp_path):
+    """Other addresses without keys, a taken port, no run, and no file of keys are told with the next command."""
+    code, said = screen(plain, "--host", "0.0.0.0")
+    assert (code, "--new-key" in said) == (2, True)
+    with closing(socket.socket()) as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        code, said = screen(plain, "--port", taken.getsockname()[1])
+    assert (code, "in use" in said, "--port 0" in said) == (1, True, True)
+    assert screen(tmp_path / "none", "--port", 0)[0] == 2
+    assert screen()[0] == 2
+    code, said = screen(plain, "--keys", tmp_path / "none.txt")
+    assert (code, "--new-key" in said) == (2, True)
+    (tmp_path / "empty.txt").write_text("# nobody\n")
+    assert screen(plain, "--keys", tmp_path / "empty.txt")[0] == 2
+    assert screen("--new-key", "ada")[0] == 2
+
+
+def test_a_model_that_does_not_load_ends_the_server(plain, monkeypatch):
+    """Where the model cannot be loaded the server ends, with the error in one screen, and leaves nothing behind."""
+
+    def fails(snapshot):
+        raise RaftError("There is no such model.", hint="name another")
+
+    Fakes().install(monkeypatch.setattr)
+    monkeypatch.setattr(Snapshot, "warm", fails)
+    code, said = screen(plain, "--port", 0)
+    assert (code, "There is no such model." in said) == (1, True)
+    assert list((plain / "scratch").glob("serving-*")) == []
+
+
+def test_a_key_is_told_once_and_not_kept(tmp_path):
+    """A new key is printed, its file has its digest alone and is its owner's, and it opens the server for its name."""
+    path = tmp_path / "keys.txt"
+    result = CliRunner().invoke(main, ["serve", "--new-key", "ada", "--keys", str(path)])
+    key = result.stdout.strip()
+    assert (result.exit_code, key[:5], key in path.read_text()) == (0, "raft-", False)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    other = new_key(path, "bo@example.org")
+    known = read(path)
+    assert (owner(known, key), owner(known, other), owner(known, "raft-")) == ("ada", "bo@example.org", None)
+    for wrong in ("ada", "", "two words", "a\nb", "x" * 65):
+        with pytest.raises(UsageError):
+            new_key(path, wrong)
+    assert read(path) == known
+    path.write_text(f"ada {key}\n")
+    with pytest.raises(UsageError) as told:
+        read(path)
+    assert key not in str(told.value), "a key in the place of its digest is not shown"

@@ -1,0 +1,243 @@
+"""Snapshots: a server answers from a finished build, whole, while others build, and takes over what they make."""
+
+import json
+import os
+import shutil
+import threading
+from contextlib import contextmanager
+
+import pytest
+from filelock import FileLock
+
+import raft
+from conftest import Fakes, last_of_user, reply_by_rule, write_corpus
+from raft.errors import DamagedArtifact, RaftError, RunLocked, UsageError
+from raft.serving.snapshots import Snapshots
+from raft.store import run as locking
+from raft.store.run import unchanged
+from served import Served
+
+SETTINGS = {"chunking.tokens": 60, "questions.per_chunk": 1, "generator.attempts": 2}
+MODEL = "openai/replying"
+REQUESTS = int(os.environ.get("RAFT_REQUESTS", "200"))
+
+
+def reply(request):
+    """Answer with the first sentence of the first document that is shown, word for word."""
+    documents = last_of_user(request).partition("[1]")[2].splitlines()
+    sentence = next((line for line in documents[1:] if "." in line and not line.startswith("[")), "none.")
+    return f'Answer: {sentence}\nQuote [1]: "{sentence}"'
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A finished build that no test writes to."""
+    home = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        Fakes().install(patch.setattr)
+        raft.build(write_corpus(home / "corpus"), out=home / "run", settings=SETTINGS)
+    return home
+
+
+@pytest.fixture
+def home(whole, tmp_path, fake_models):
+    """A copy of the finished build, with its corpus; models cost nothing, and quote when they answer."""
+    asks = "Question:"
+    fake_models.reply = lambda asked: reply(asked) if asks in last_of_user(asked) else reply_by_rule(asked)
+    return shutil.copytree(whole, tmp_path / "home")
+
+
+@contextmanager
+def opened(run, told=None):
+    """Open the snapshots of a run, answered by a model that quotes what it is shown."""
+    with Snapshots(run, MODEL, None, lambda *event: told.append(event) if told is not None else None) as snapshots:
+        yield snapshots
+
+
+def rebuild(home):
+    """Build again, while a server has the run open."""
+    return raft.build(home / "corpus", out=home / "run", settings=SETTINGS)
+
+
+def texts(folder):
+    """Return the text of each document of a run by its path."""
+    return dict(raft.load(folder).documents.select("path", "text").iter_rows())
+
+
+def index_of(run):
+    """Return the digest of a run's index."""
+    return json.loads((run / "manifest.json").read_bytes())["steps"]["index"]["artifacts"]["index"]["digest"]
+
+
+def test_a_build_changes_nothing_in_a_snapshot(home):
+    """What is answered from a snapshot is the same before, during and after a build that deletes what it rests on."""
+    with opened(home / "run") as snapshots:
+        snapshot = snapshots.take()
+        before = snapshot.answerer.ask("How heavy is the Delta garden pump?")
+        (home / "corpus" / "manuals" / "delta.md").unlink()
+        rebuild(home)
+        after = snapshot.answerer.ask("How heavy is the Delta garden pump?")
+        assert (after.text, after.citations, after.passages) == (before.text, before.citations, before.passages)
+        assert any(passage.document == "manuals/delta.md" for passage in after.passages)
+        fresh = snapshots.look()
+        assert (fresh.index, snapshot.index != fresh.index) == (index_of(home / "run"), True)
+        found = fresh.answerer.ask("How heavy is the Delta garden pump?")
+        assert all(passage.document != "manuals/delta.md" for passage in found.passages)
+        for one in (snapshot, fresh):
+            one.close()
+
+
+def test_nothing_new_is_no_snapshot(home):
+    """A run that did not change, or in whose manifest only what no answer depends on did, is not copied again."""
+    with opened(home / "run") as snapshots:
+        snapshots.take().close()
+        assert snapshots.look() is None
+        manifest = json.loads((home / "run" / "manifest.json").read_bytes())
+        (home / "run" / "manifest.json").write_text(json.dumps({**manifest, "remark": "benchmarked"}))
+        assert snapshots.look() is None
+
+
+def test_a_build_that_writes_is_not_copied(home):
+    """While a build writes nothing is taken; when it has finished, what it made is."""
+    with opened(home / "run") as snapshots:
+        snapshots.take().close()
+        (home / "corpus" / "new.md").write_text("# New\n\nThe new pump weighs 99 kg and costs 12 euros.\n")
+        rebuild(home)
+        with FileLock(home / "run" / ".lock"):
+            assert snapshots.look() is None
+            with pytest.raises(RunLocked):
+                snapshots.take()
+        fresh = snapshots.look()
+        assert fresh.documents == 7
+        fresh.close()
+
+
+def test_a_build_waits_while_a_run_is_copied(home, monkeypatch):
+    """A build that begins while the run is being copied waits for it, and is not refused."""
+    order, waits, is_locked = [], threading.Event(), locking.is_locked
+
+    def looked(folder):
+        waits.set()
+        return is_locked(folder)
+
+    monkeypatch.setattr(locking, "is_locked", looked)
+    building = threading.Thread(target=lambda: (rebuild(home), order.append("built")))
+    with unchanged(home / "run"):
+        building.start()
+        assert waits.wait(60)
+        order.append("copied")
+    building.join(60)
+    assert order == ["copied", "built"]
+
+
+def test_a_build_that_was_stopped_is_not_taken_over(home):
+    """A server goes on with what it has where a build was stopped, says so once, and takes the next one over."""
+    told = []
+    with opened(home / "run", told) as snapshots:
+        snapshot, manifest = snapshots.take(), home / "run" / "manifest.json"
+        sound = manifest.read_text()
+        broken = json.loads(sound)
+        broken["steps"]["index"]["unfinished"] = True
+        manifest.write_text(json.dumps(broken))
+        assert snapshots.look() is snapshots.look() is None
+        ((event, facts),) = told
+        assert (event, "not finished" in facts["why"]) == ("kept", True)
+        assert snapshot.answerer.ask("How heavy is the Delta garden pump?").passages
+        (home / "corpus" / "travel.md").unlink()
+        rebuild(home)
+        fresh = snapshots.look()
+        assert fresh.documents == 5
+        for one in (snapshot, fresh):
+            one.close()
+
+
+def test_what_a_killed_server_left_is_removed(home):
+    """The next server removes the copies of one that was killed, and none of one that lives."""
+    scratch = home / "run" / "scratch"
+    (scratch / "serving-killed00" / "1").mkdir(parents=True)
+    (scratch / "serving-killed00" / "1" / "manifest.json").write_text("{}")
+    with opened(home / "run") as living:
+        assert not (scratch / "serving-killed00").exists()
+        snapshot = living.take()
+        with opened(home / "run"):
+            assert len(list(scratch.glob("serving-*"))) == 2
+            assert snapshot.answerer.ask("How heavy is the Delta garden pump?").passages
+        snapshot.close()
+    assert list(scratch.glob("serving-*")) == []
+
+
+def test_what_cannot_be_asked_is_not_served(home, tmp_path):
+    """No run, a run that was left half new, and a run without its index are refused as asking refuses them."""
+    with pytest.raises(UsageError, match="no run directory"), opened(tmp_path):
+        pass
+    manifest = home / "run" / "manifest.json"
+    sound = manifest.read_text()
+    broken = json.loads(sound)
+    broken["steps"]["index"]["unfinished"] = True
+    manifest.write_text(json.dumps(broken))
+    with pytest.raises(DamagedArtifact, match="not finished"), opened(home / "run"):
+        pass
+    manifest.write_text(sound)
+    database = home / "run" / "index" / "chroma.sqlite3"
+    database.write_bytes(b"no database" * 999)
+    with pytest.raises(DamagedArtifact) as told, opened(home / "run") as snapshots:
+        snapshots.take()
+    assert str(told.value.where) == str(database), "the run's own file is named, not that of the copy"
+    shutil.rmtree(home / "run" / "index")
+    with pytest.raises(RaftError, match="has no index"), opened(home / "run") as snapshots:
+        snapshots.take()
+
+
+def test_two_hundred_questions_during_three_builds(home):
+    """While builds add, change and delete documents no request fails, and each answer is of the index that it names."""
+    known, replies = {index_of(home / "run"): texts(home / "run")}, []
+    going = threading.Event()
+
+    def change(number):
+        corpus = home / "corpus"
+        if number == 0:
+            (corpus / "new.md").write_text("# Delta garden pump\n\nThe Delta garden pump of 2026 weighs 9.5 kg.\n")
+        elif number == 1:
+            path = corpus / "manuals" / "delta.md"
+            path.write_text(path.read_text().replace("7.5 kg", "8.25 kg"))
+        else:
+            (corpus / "new.md").unlink()
+        rebuild(home)
+        known[index_of(home / "run")] = texts(home / "run")
+
+    with opened(home / "run") as snapshots, Served(snapshots.take()) as served:
+
+        def ask(number):
+            while len(replies) < REQUESTS or not going.is_set():
+                reply = served.chat("How heavy is the Delta garden pump?", raft={"passages": True}, stream=number == 0)
+                replies.append(reply[-1]["raft"] if number == 0 else reply["raft"])
+
+        callers = [threading.Thread(target=ask, args=(number,)) for number in range(4)]
+        for caller in callers:
+            caller.start()
+        for number in range(3):
+            change(number)
+            fresh = snapshots.look()
+            assert fresh is not None
+            served.engine.offer(fresh)
+        seen = len(replies)
+        while len(replies) < seen + 20 and all(caller.is_alive() for caller in callers):
+            callers[0].join(0.01)
+        going.set()
+        for caller in callers:
+            caller.join(60)
+            assert not caller.is_alive()
+        assert [event for event, _ in served.events if event == "stumbled"] == []
+        assert 'outcome="failed"' not in served.ask("/metrics")[2]
+    assert len(replies) >= REQUESTS
+    assert len({reply["index"] for reply in replies}) >= 3
+    assert replies[-1]["index"] == index_of(home / "run")
+    for one in replies:
+        corpus = known[one["index"]]
+        assert one["passages"]
+        for passage in one["passages"]:
+            text = corpus[passage["document"]]
+            assert text[passage["start"] : passage["start"] + len(passage["text"])] == passage["text"]
+        for cited in one["citations"]:
+            assert corpus[cited["document"]][cited["start"] : cited["end"]] == cited["quote"]
+    assert any(one["citations"] for one in replies)
