@@ -4,7 +4,7 @@ import pytest
 
 from browser import Driven, needs_chromium
 from raft.serving.keys import new_key, read
-from served import Served, Source
+from served import Served, Source, until
 
 HOSTILE = '<img src=x onerror="document.title=1"></script><script>document.title=1</script>'
 
@@ -48,6 +48,7 @@ def test_a_person_stops_what_is_written(tmp_path):
         page.press("Escape")
         page.until("document.querySelector('.warn').textContent === 'Stopped.'")
         assert page.value("document.getElementById('question').value") == "How long?"
+        until(lambda: 'outcome="gone"} 1.0' in served.ask("/metrics")[2])  # the server has heard of it
         source.gate.set()
         assert source.left.wait(30)
 
