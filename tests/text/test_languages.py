@@ -95,9 +95,9 @@ def test_letters_keep_the_marks_that_carry_them():
     assert word_count("水泵的重量是多少？") == 4 and word_count("How heavy is it?") == 4
 
 
-@given(st.text(alphabet=st.characters(max_codepoint=0x24F)))
+@given(st.text(alphabet=st.characters(max_codepoint=0x24F, exclude_categories=["No"])))
 def test_latin_text_is_cut_into_words_as_ever(text):
-    """What is written in Latin letters is normalised as it always was."""
+    """What is written in Latin letters, exponents apart, is normalised as it always was."""
     import unicodedata
 
     folded = unicodedata.normalize("NFKC", text).casefold()

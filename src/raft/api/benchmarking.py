@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
@@ -115,7 +115,7 @@ def bench(
     checks = _checks(chosen.benchmark.capability, files_alone=untrained)
     run = writable(built, on_event)
     name = run.manifest["collection"]
-    with run.writing(), closing(Ledger(chosen.ledger or run.folder / "ledger.sqlite")) as ledger:
+    with run.writing(), closing(Ledger(chosen.ledger or run.folder / "ledger.sqlite")) as ledger, ExitStack() as stack:
         models.check_keys(others, ledger)
         enter(ledger, name, "benchmark")
         run.require(*searched(chosen), "examples")
@@ -134,7 +134,7 @@ def bench(
         opener = partial(open_model, settings=chosen, ledger=ledger, run=name, on_event=on_event)
         weights = Weights(chosen.student)
         taking_part = _taking_part(run.folder, chosen, tuned, addresses, opener, weights=weights)
-        retriever = open_retriever(run.folder, chosen, name, lambda: ledger)
+        retriever = stack.push(open_retriever(run.folder, chosen, name, lambda: ledger))
         opened = partial(open_refusal, run, chosen, retriever.embedder, weights=weights)
         refusal = _promised(run, chosen, retriever.embedder, opened(ledger=ledger))
         every, rows = rows.height, _without_calibrated(rows, refusal, run.folder)

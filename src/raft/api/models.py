@@ -19,7 +19,8 @@ from raft.backends.hosted.flowing import FlowingGenerator, UncachedGenerator
 from raft.backends.hosted.manners import Manners
 from raft.backends.hosted.model import HostedModel
 from raft.backends.hosted.providers import addresses_in_environment, check_key, is_own, provider_of
-from raft.backends.index.hybrid import Indexes
+from raft.backends.index.chroma import ChromaIndex
+from raft.backends.index.hybrid import HybridRetriever, Indexes
 from raft.backends.local.generate import LocalModel
 from raft.backends.local.states import StateEmbedder
 from raft.backends.local.weights import Weights
@@ -171,8 +172,10 @@ class _Nobody:
         yield [(i, Failure(UNASKED, "it was not asked yet")) for i, is_wanted in enumerate(wanted) if is_wanted]
 
 
-def open_retriever(folder: Path, settings: Settings, collection: str, ledger: Callable[[], Ledger]) -> Retriever:
-    """Open the index of a run directory for searching, with its tuned retriever where one is used.
+def open_retriever(
+    folder: Path, settings: Settings, collection: str, ledger: Callable[[], Ledger]
+) -> ChromaIndex | HybridRetriever:
+    """Open the index of a run directory for searching, with its tuned retriever where one is used; close it.
 
     `ledger` is called where embedding questions costs money: they are paid for and kept there.
 

@@ -132,10 +132,10 @@ def _refusal(run: Run, chosen: Settings, on_event: OnEvent) -> dict[str, Any]:
         enter(ledger, name, "refusal")
         run.require(*searched(chosen), "cleaned")
         models.check_keys({chosen.index.embedder: chosen.index.api_base}, ledger)
-        retriever = models.open_retriever(run.folder, chosen, name, lambda: ledger)
-        reader = models.open_reader(chosen, retriever.embedder, ledger)
-        reader = reader._replace(retriever=used(run, reader.embedder))
-        return train_head(run, chosen, retriever, reader, on_event=on_event)
+        with models.open_retriever(run.folder, chosen, name, lambda: ledger) as retriever:
+            reader = models.open_reader(chosen, retriever.embedder, ledger)
+            reader = reader._replace(retriever=used(run, reader.embedder))
+            return train_head(run, chosen, retriever, reader, on_event=on_event)
 
 
 def _retriever(run: Run, chosen: Settings, on_event: OnEvent) -> dict[str, Any]:

@@ -1,6 +1,9 @@
 """The index of vectors."""
 
+import gc
+import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -239,3 +242,19 @@ def test_a_server_must_answer(embedder):
         ChromaIndex(embedder, url="localhost")
     with pytest.raises(UsageError):
         ChromaIndex(embedder)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="no list of open files here")
+def test_an_index_that_nobody_closes_leaves_no_file_open(tmp_path, embedder):
+    """Whoever opens runs in a loop, and forgets to close them, does not run out of files."""
+
+    def opened():
+        gc.collect()
+        return len(os.listdir("/proc/self/fd"))
+
+    with ChromaIndex(embedder, folder=tmp_path / "index") as index:
+        index.sync([chunks()])
+    before = opened()
+    for _ in range(3):
+        ChromaIndex(embedder, folder=tmp_path / "index").search(["word1"], 1)
+    assert opened() <= before

@@ -8,6 +8,7 @@ import hashlib
 import pickle
 import sqlite3
 import struct
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing
 from functools import cached_property
@@ -86,6 +87,8 @@ class ChromaIndex(AbstractContextManager["ChromaIndex"]):
         self._asker = asker or embedder
         self._where = str(folder or url)
         self._client = _open_folder(folder) if folder else _open_server(str(url))
+        self._end = weakref.finalize(self, self._client.close)  # whoever forgets to close it leaves no file open
+        self._end.atexit = False
         try:
             self._collection = self._find()
             self._check()
@@ -98,7 +101,7 @@ class ChromaIndex(AbstractContextManager["ChromaIndex"]):
 
     def close(self) -> None:
         """Let go of the files; the folder can then be deleted, moved or opened again."""
-        self._client.close()
+        self._end()
 
     def sync(self, chunks: Iterable[pl.DataFrame]) -> Changes:
         """Make the index hold exactly these chunks; only new and changed ones are embedded.
