@@ -1,7 +1,6 @@
 """The index of vectors."""
 
 import gc
-import os
 import shutil
 from pathlib import Path
 
@@ -250,7 +249,7 @@ def test_an_index_that_nobody_closes_leaves_no_file_open(tmp_path, embedder):
 
     def opened():
         gc.collect()
-        return len(os.listdir("/proc/self/fd"))
+        return len([*Path("/proc/self/fd").iterdir()])
 
     with ChromaIndex(embedder, folder=tmp_path / "index") as index:
         index.sync([chunks()])
