@@ -71,6 +71,8 @@ def tune(
     model = SentenceEmbedder(name).load()
     losses = tune_model(model, pairs, seed=seed, learning_rate=learning_rate, epochs=epochs)
     model.save(str(out), create_model_card=False)
+    for path in out.rglob("*.safetensors"):  # written for the owner alone; who may read the run may search with it
+        path.chmod((out / "modules.json").stat().st_mode)
     return losses
 
 
