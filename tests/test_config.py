@@ -229,6 +229,8 @@ def test_half_an_emoji_in_a_setting_is_made_whole():
         ("split.unseen", True, "split.unseen is a number, and it is True."),
         ("questions.qa", [{"question": "Who?"}], "questions.qa is the path of a file or a folder, and it is [{"),
         ("questions.qa", "", "questions.qa is the path of a file or a folder, and it is ''."),
+        ("benchmark.judge", "", "benchmark.judge.model is the name of a model, and it is ''."),
+        ("student", " ", "student is the name of a model, and it is ' '."),
     ],
 )
 def test_an_error_names_what_was_typed(tmp_path, key, value, said):

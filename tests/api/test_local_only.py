@@ -1,5 +1,6 @@
 """`local_only`: what is not on this machine is refused before anything is started."""
 
+import json
 import os
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from conftest import Fakes, write_corpus
 from raft import api
 from raft.api.models import check
 from raft.backends import hub
-from raft.errors import UsageError
+from raft.errors import RaftError, UsageError
 from raft.settings import Generator, Index, Larger, Settings
 
 ADDRESSES = ("BASE_URL", "API_BASE", "_PROXY", "_proxy")
@@ -266,3 +267,13 @@ def test_a_training_refuses_a_hosted_student(run):
     """A student that is not on this machine is refused before anything is looked up."""
     with pytest.raises(UsageError, match="local_only"):
         raft.train(run.folder, settings={"student": "openai/gpt-4o"})
+
+
+def test_a_retriever_is_tuned_without_a_student(run):
+    """Where the student is not on this machine its retriever is looked at all the same."""
+    file = run.folder / "manifest.json"
+    manifest = json.loads(file.read_text(encoding="utf-8"))
+    manifest["settings"]["student"] = "openai/gpt-4o"
+    file.write_text(json.dumps(manifest), encoding="utf-8")
+    with pytest.raises(RaftError, match="50 questions at least"):
+        raft.train(run.folder, part="retriever")

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 import raft
 from conftest import write_corpus
-from raft.cli import main
+from raft.cli import main, retrieval
 from raft.errors import DamagedArtifact, RaftError, UsageError
 from raft.pipeline import retriever
 from raft.pipeline.retriever import CARD, FOLDER, Card
@@ -148,6 +148,8 @@ def test_it_is_tuned_once_and_says_what_it_found(plain):
     told = (plain / FOLDER / "README.md").read_text(encoding="utf-8")
     assert f"tuned on {card['questions']} questions" in told
     assert card["why"] in told
+    few = [one for one in card["measured"].values() if one["mrr"]["difference"]["groups"] < 20]
+    assert few and told.count("(too few to tell)") == 3 * len(few)
     assert {path: artifacts.digest(path) for path in plain.glob("*.parquet")} == before
     model = plain / FOLDER / card["name"]
     stamp = (model / "model.safetensors").stat().st_mtime_ns
@@ -279,6 +281,12 @@ def test_what_cannot_be_tuned_is_refused_with_the_next_command(plain, tmp_path):
         raft.train(plain, part="retriever")
     assert "questions-per-chunk" in str(told.value)
     manifest = json.loads((plain / "manifest.json").read_text())
+    manifest["settings"]["questions"]["keep"] = 40
+    (plain / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(RaftError, match="50 questions at least") as told:
+        raft.train(plain, part="retriever")
+    assert "questions.keep=80" in str(told.value) and "questions-per-chunk" not in str(told.value)
+    manifest = json.loads((plain / "manifest.json").read_text())
     manifest["settings"]["index"]["embedder"] = "openai/text-embedding-3-small"
     (plain / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(UsageError, match="is hosted") as told:
@@ -314,6 +322,43 @@ def test_a_question_that_it_learned_from_is_not_measured_with(run, tmp_path):
     assert facts["question_sets"][0]["questions"] == 1
     shutil.rmtree(run / FOLDER)
     assert raft.bench(run, questions=questions, settings=settings)["question_sets"][0]["questions"] == 2
+
+
+def test_one_that_is_not_used_is_shown_with_its_reason(run, tmp_path):
+    """The reason is its card's, and it is measured without the questions that it learned from, which others keep."""
+    use(run, used=False)
+    learned = json.loads(next((run / FOLDER).glob("*/learned.jsonl")).read_text().splitlines()[0])["question"]
+    questions = tmp_path / "questions.jsonl"
+    rows = [{"question": learned, "answers": ["x"], "document": "valve.md"}]
+    rows += [{"question": "what do I pay for a valve?", "answers": ["19 euros"], "document": "valve.md"}]
+    questions.write_text("\n".join(map(json.dumps, rows)) + "\n", encoding="utf-8")
+    settings = {"benchmark.contenders": "verdict", "benchmark.latency_questions": 1, "benchmark.capability": []}
+    facts = raft.bench(run, questions=questions, settings=settings)
+    assert facts["question_sets"][0]["questions"] == 2
+    assert facts["retriever"]["sets"]["user"]["questions"] == 1
+    assert dict(parts_shown(facts))["retriever"].endswith(f"1 questions; not used: {card_of(run).why}")
+    told = {**facts, "retriever": {**facts["retriever"], "why": "20 are too few"}}
+    assert dict(parts_shown(told))["retriever"].endswith("not used: 20 are too few")
+
+
+def test_a_damaged_one_that_is_not_used_is_told_before_anybody_is_asked(run):
+    """A benchmark does not ask for an hour to end without a result."""
+    use(run, used=False)
+    next((run / FOLDER).rglob("*.safetensors")).write_bytes(b"x")
+    events = []
+    with pytest.raises(DamagedArtifact, match="tuned retriever"):
+        raft.bench(run, on_event=lambda name, _: events.append(name))
+    assert "asking" not in events
+
+
+def test_a_few_documents_are_told_to_be_too_few(run):
+    """The terminal prints no interval that rests on fewer than 20 documents, sections or questions."""
+    card = card_of(run).model_dump()
+    assert card["measured"]["user"]["resampled"] != "documents", "they are of fourteen"
+    for one in card["measured"].values():
+        for name in ("recall_at_1", "recall_at_k", "mrr"):
+            one[name]["difference"]["groups"] = 19
+    assert retrieval.tuned(card, "run").count("(too few to tell)") == 9
 
 
 def test_a_refusal_head_is_of_the_retriever_that_it_learned_with(run):

@@ -143,6 +143,18 @@ def test_few_questions_are_said_to_be_few(kept, few):
     assert ("--questions-per-chunk" in text) is few
 
 
+@pytest.mark.parametrize("ended", [None, "all was asked"])
+def test_a_run_with_a_wanted_number_is_told_what_brings_more(ended):
+    """Where `questions.keep` ends the build, more questions a chunk bring nothing, and are not advised."""
+    wanted = {"keep": 40, "kept": 40, "asked": 50, "ended": ended, "rounds": []}
+    notes = {"notes": {"splits": {"train": 30}, "reasons": {}}}
+    text = "\n".join(
+        messages._advice("RUN", changed(cleaned=notes, questions={"notes": {"wanted": wanted}})["steps"], judged=False)
+    )
+    assert "per-chunk" not in text
+    assert ("larger questions.keep" in text) is (ended is None)
+
+
 def test_what_was_left_out_of_documents_is_said_with_counts():
     """The summary adds up what readers left out, the most first, and says how to see what was read."""
     notes = {"left_out": {"a.pdf": {"running lines": 12}, "b.html": {"hidden parts": 3, "running lines": 1}}}

@@ -33,6 +33,17 @@ FORM_ALONE = Parts(gain(0.08, 0.04), gain(0.01, -0.02), "cut")
         ("Darf man es zurückgeben?", "Ja, man darf es zurückgeben.", "Ja"),
         ("Who may enter?", "No employee may enter.", "No employee may enter"),
         ("How is it reset?", "To reset it:\n1. Hold the button.\n2. Wait.", "Hold the button"),
+        (
+            "How much do adults pay?",
+            "Members under 18 pay 20 euros; adults pay 45 euros. More is a gift.",
+            "Members under 18 pay 20 euros; adults pay 45 euros.",
+        ),
+        (
+            "For how many years is the fabric covered?",
+            "The warranty is 12 years for the frame and 3 years for the fabric.",
+            "The warranty is 12 years for the frame and 3 years for the fabric.",
+        ),
+        ("How long may it be kept?", "It may be kept 30 days, 30 days and no more.", "30 days"),
         ("Is it the Delta?", "The Delta is it.", "The Delta is it"),
         ("How long?", ABSTENTION, ABSTENTION),
         ("How long?", '{"days": 30}', '{"days": 30}'),
@@ -86,6 +97,7 @@ def test_a_gain_of_form_alone_is_not_shipped():
     found = decide(parts=FORM_ALONE, contained=gain(0.0, -0.05))
     assert found["decision"] == "investigate"
     assert any("form alone" in reason for reason in found["reasons"])
+    assert any("at least +8.0 points" in reason and "at most +1.0" in reason for reason in found["reasons"])
     assert "answer format would buy this" in found["advice"] and "answer_style.format" in found["advice"]
     assert found["form"]["value"] == 0.08 and found["substance"]["value"] == 0.01 and found["form_by"] == "cut"
     smaller = decide(gain=gain(0.02, 0.01), parts=FORM_ALONE, contained=gain(0.0, -0.05))
@@ -115,7 +127,9 @@ def test_the_headline_says_what_was_gained():
     told = {"gain": vars(gain(0.313, 0.269, 0.359)), "form": vars(gain(0.195, 0.15, 0.24))}
     told["substance"] = vars(gain(0.118, 0.08, 0.15))
     said = "gain 31.3 points [26.9, 35.9]: 19.5 of form [15.0, 24.0], 11.8 of substance [8.0, 15.0]"
-    assert figures.headline(told) == said
+    assert figures.headline({**told, "form_by": "other"}) == said
+    bounds = said.replace("19.5", "at least 19.5").replace("11.8", "at most 11.8")
+    assert figures.headline({**told, "form_by": "cut"}) == bounds, "a rule finds not all that is form"
     assert figures.headline({"gain": told["gain"]}) == "gain 31.3 points [26.9, 35.9]"
     assert figures.headline({"gain": None}) == figures.headline({}) == ""
 

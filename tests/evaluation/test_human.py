@@ -111,16 +111,35 @@ PARAGRAPH = "According to the documents, goods of that region may be returned wi
 
 
 def test_both_answers_are_shown_in_one_form():
-    """A paragraph is cut to its answer as the other is, what reads the same then makes no pair, and ids stay."""
+    """Preamble and citations go from either side and no sentence does; what reads the same then makes no pair."""
     wordy = {key: PARAGRAPH.format(number + 20) for number, key in enumerate(BASELINE)}
-    wordy["q05"] = PARAGRAPH.format(15)
+    wordy["q05"] = "Based on the provided documents, the answer is **15 days** [1]"
     whole = drawn(n=60, baseline=wordy)
     shown = human.in_one_form(whole)
     assert {pair.question_id for pair in whole} - {pair.question_id for pair in shown} == {"q05"}
     assert {pair.pair_id for pair in shown} < {pair.pair_id for pair in whole}
-    assert all(re.fullmatch(r"\d\d days", side) for pair in shown for side in (pair.a, pair.b))
+    kept = r"\d\d days|goods of that region may be returned within \d\d days\. Do keep the receipt\."
+    assert all(re.fullmatch(kept, side) for pair in shown for side in (pair.a, pair.b))
     page = human.page(shown)
-    assert "According" not in page and "receipt" not in page and "[2]" not in page
+    assert "According" not in page and "[2]" not in page
+
+
+@pytest.mark.parametrize(
+    "right",
+    [
+        "Members under 18 pay 20 euros; adults pay 45 euros.",
+        "The warranty is 12 years for the frame and 3 years for the fabric.",
+        "It closes at 6 p.m. on weekdays and at 8 p.m. on Saturdays.",
+        "First, you should contact support. Then wait 5 days.",
+        "In addition to the required documents, you need a passport.",
+        "Certainly. Within 30 days.",
+    ],
+)
+def test_a_right_answer_is_shown_whole(right):
+    """People and judge see all that an answer says: what a rule chooses from it may be wrong."""
+    rows = [{"question_id": "q", "question": "How much do adults pay, for how many years, and when does it close?"}]
+    (pair,) = human.in_one_form(human.pairs(rows, {"q": "45 euros"}, {"q": right}, 1, 3))
+    assert {pair.a, pair.b} == {"45 euros", right}
 
 
 def test_the_two_sides_of_a_pair_are_the_same_elements():

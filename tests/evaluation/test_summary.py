@@ -313,6 +313,27 @@ def test_of_few_documents_something_finer_is_resampled(count, unit, groups):
     assert summarised(said, asked, many, sections=sections)["verdict"]["resampled"] == "documents"
 
 
+def test_a_question_without_a_place_counts_as_no_document():
+    """Of three documents and twenty questions about none, the verdict is for these three, however many groups."""
+    names = [f"q{number:02}" for number in range(60)]
+    asked = [question(name, document=f"{number % 3}.md") for number, name in enumerate(names)]
+    places = {row["question_id"]: row["document"] for row in asked}
+    lost = [f"z{number:02}" for number in range(20)]
+    asked += [question(name, ABSTENTION, document=None) for name in lost]
+    said = [answer(text, name, arm) for name in [*names, *lost] for text, arm in (("x", "rag"), ("30 days", "raft"))]
+    facts = summarised(said, asked, Sources({}, {}, {**places, **{name: name for name in lost}}, {}))
+    assert (facts["verdict"]["resampled"], facts["verdict"]["documents"]) == ("questions", 3)
+    assert facts["question_sets"][0]["documents"] == 3
+
+
+def test_the_advice_has_what_brings_more_rows():
+    """Where tuning lost, the next command has the option that the run takes for more questions."""
+    said = [answer("x", arm="raft"), answer("30 days")]
+    header = {"run": "runs/demo", "more_rows": "--set questions.keep=80"}
+    found = summarised(said, [question()], header=header)["verdict"]
+    assert "--set questions.keep=80" in found["advice"]
+
+
 def test_a_gain_in_form_alone_is_told():
     """Where plain RAG's replies hold the answer too, and the contender refuses more, the verdict's reasons say so."""
     names = [f"q{number}" for number in range(24)]

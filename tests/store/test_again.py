@@ -13,7 +13,7 @@ import raft
 from raft import settings
 from raft.cli import main
 from raft.errors import pasted
-from raft.store.again import again
+from raft.store.again import again, more_questions, option
 from raft.text.secrets import HIDDEN
 
 
@@ -212,3 +212,12 @@ def test_a_remark_is_what_stands_behind_the_command(command, line):
     """Three spaces and a bracket within a value are no remark, and the pasted line says the command alone."""
     assert pasted(command) == line
     assert shlex.split(line, comments=True) == shlex.split(command.partition("   (goes")[0].partition("   (l")[0])
+
+
+def test_more_questions_are_asked_for_by_what_ends_the_build():
+    """A larger wanted number where there is one, and else more questions a chunk, as an option that can be typed."""
+    assert option(more_questions({"questions": {"per_chunk": 1.5, "keep": None}})) == "--questions-per-chunk 3.0"
+    assert option(more_questions({"questions": {"per_chunk": 1.5, "keep": 40}})) == "--set questions.keep=80"
+    assert option(more_questions({"questions": {"per_chunk": 1.5}})) == "--questions-per-chunk 3.0", (
+        "of an earlier raft"
+    )

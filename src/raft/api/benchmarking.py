@@ -36,7 +36,7 @@ from raft.evaluation.systems import BenchmarkModels, OpenedModel
 from raft.pipeline.bench import ask_all, choose_exemplars, line_up, prepare, sections, trained_answers
 from raft.pipeline.build import searched
 from raft.pipeline.refusal import WRONG, wrong_references
-from raft.pipeline.retriever import compare, read_card, taught_by, tuned_embedder, used
+from raft.pipeline.retriever import Card, opened, side_by_side, taught_by, used
 from raft.pipeline.train import LEARNED
 from raft.protocols import Embedder, OnEvent
 from raft.rag.refusal import Refusal, question_digest
@@ -45,7 +45,7 @@ from raft.report.shown import Benchmark, Verdict
 from raft.settings import Settings
 from raft.settings.sections import Judge
 from raft.store import adapters, artifacts
-from raft.store.again import again
+from raft.store.again import again, more_questions, option
 from raft.store.budget import enter
 from raft.store.ledger import Ledger
 from raft.store.run import Run
@@ -135,8 +135,9 @@ def bench(
         weights = Weights(chosen.student)
         taking_part = _taking_part(run.folder, chosen, tuned, addresses, opener, weights=weights)
         retriever = stack.push(open_retriever(run.folder, chosen, name, lambda: ledger))
-        opened = partial(open_refusal, run, chosen, retriever.embedder, weights=weights)
-        refusal = _promised(run, chosen, retriever.embedder, opened(ledger=ledger))
+        searching = opened(run, retriever.embedder, open_embedder)  # before the work: it may be damaged
+        refusals = partial(open_refusal, run, chosen, retriever.embedder, weights=weights)
+        refusal = _promised(run, chosen, retriever.embedder, refusals(ledger=ledger))
         every, rows = rows.height, _without_calibrated(rows, refusal, run.folder)
         known = prepare(run, chosen, rows, retriever, taking_part, refusal=refusal)
         exemplars, tuning = choose_exemplars(run, chosen, taking_part, retriever, refusal=refusal, on_event=on_event)
@@ -146,7 +147,7 @@ def bench(
             chosen,
             lineup,
             known,
-            uncached_search(retriever, chosen, opened(anew=True)),
+            uncached_search(retriever, chosen, refusals(anew=True)),
             asker=used(run, retriever.embedder.identity),
             on_event=on_event,
         )
@@ -174,6 +175,7 @@ def bench(
                 "run": str(folder),
                 "hardware": hardware(),
                 "shortened": known.shortened,
+                "more_rows": option(more_questions(run.manifest["settings"])),
                 "seconds": round(time.monotonic() - begun, 1),
                 "wrong_references": wrong,
                 "refusal": refusal
@@ -186,7 +188,7 @@ def bench(
             passages={p.chunk_id: p for own in known.passages.values() for shown in own.values() for p in shown},
         )
         facts |= {
-            "retriever": _side_by_side(run, chosen, rows, retriever.embedder),
+            "retriever": searching and _side_by_side(run, chosen, rows, retriever.embedder, searching),
             "earlier": _remembered(run.folder, summary.digest_of(facts)),
         }
         _write(run.folder, facts)
@@ -272,15 +274,12 @@ def _without_calibrated(rows: pl.DataFrame, refusal: Refusal | None, folder: Pat
     return kept
 
 
-def _side_by_side(run: Run, settings: Settings, rows: pl.DataFrame, embedder: Embedder) -> dict[str, Any] | None:
-    """Return what search finds untuned and tuned, by question set, and whether the latter is used; None without it."""
-    card = read_card(run)
-    if card is None or card.embedder != embedder.identity:
-        return None
+def _side_by_side(
+    run: Run, settings: Settings, rows: pl.DataFrame, embedder: Embedder, tuned: tuple[Card, Embedder]
+) -> dict[str, Any]:
+    """Return what search finds untuned and tuned, by question set, and whether the latter is used."""
     indexes = models.open_indexes(run.folder, settings, embedder, run.manifest["collection"])
-    asker = tuned_embedder(run, card, open_embedder)
-    found = compare(run, settings, lambda one: indexes.open(exact=True, asker=one), rows, asker)
-    return {"used": card.used, "k": settings.index.k, "sets": found}
+    return side_by_side(run, settings, (embedder, lambda one: indexes.open(exact=True, asker=one)), rows, tuned)
 
 
 def _remembered(folder: Path, line: dict[str, Any]) -> list[dict[str, Any]]:

@@ -202,8 +202,9 @@ def _advice(run: str, steps: Mapping[str, Any], *, judged: bool) -> Iterator[str
             more = f"more pairs in {steps['qa']['notes']['file']},\n  or from the documents: leave --limit 0 out."
         if spare := steps["cleaned"]["notes"]["reasons"].get("not chosen"):
             more = f"a larger questions.keep: {spare} were not chosen."
-        elif (wanted := steps["questions"]["notes"].get("wanted")) and not wanted["ended"]:
-            more = f"a larger questions.keep ({wanted['keep']:,} were wanted)."
+        elif wanted := steps["questions"]["notes"].get("wanted"):
+            larger = f"a larger questions.keep ({wanted['keep']:,} were wanted)."
+            more = more.replace(", --questions-per-chunk", "") if wanted["ended"] else larger
         yield f"  {kept} training questions are few: {FEW_ROWS} or more are worth tuning on. More come from {more}\n"
     train = f"raft train {run}                       # or raft export {run} --format openai, axolotl or hf"
     some = "more rows" if judged else "some rows before you train on them"

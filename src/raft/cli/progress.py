@@ -246,7 +246,7 @@ def _rows(facts: Mapping[str, Any]) -> str:
 
 def _few(facts: Mapping[str, Any]) -> str:
     rows, step = facts["rows"], facts["batch"]
-    more = "more come from more documents, or: raft build ... --questions-per-chunk N"
+    more = "more come from more documents, or: raft build ... --questions-per-chunk N (or a larger questions.keep)"
     if rows < step:
         return f"{rows:,} do not fill one step of {step:,} (training.batch): little is learned from so few; {more}"
     return f"{rows:,} are under {FEW_ROWS}, where tuning rarely beats plain RAG; {more}"

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from raft.errors import typed
+from raft.report.figures import spread
 
 _SETS = {"all": "of all together", "user": "of your own", "eval_unseen": "about documents held out whole"}
 
@@ -36,7 +37,7 @@ def _table(card: Mapping[str, Any]) -> Iterator[str]:
     for name, one in sets.items() if len(sets) != 2 else [*sets.items()][:1]:
         for key, label in (("recall_at_1", "recall@1"), ("recall_at_k", f"recall@{card['k']}"), ("mrr", "MRR")):
             before, after, by = (one[key][part] for part in ("before", "after", "difference"))
-            by = f"{100 * by['value']:+.1f} [{100 * by['low']:+.1f}, {100 * by['high']:+.1f}]"
+            by = f"{100 * by['value']:+.1f} ({spread(by, signed=True)})"
             told = f"{label:<9} {100 * before['value']:5.1f} untuned, {100 * after['value']:5.1f} tuned: {by}"
             about = f"   ({one['questions']:,} questions {_SETS[name]})" if key == "recall_at_1" else ""
             yield f"  {'measured' if (name, key) == ('all', 'recall_at_1') else '':<9} {told}{about}"

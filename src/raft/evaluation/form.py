@@ -24,9 +24,14 @@ _QUOTES = re.compile(r"\n[ \t>*_]{0,8}quote[ \t]{0,8}(?:\[?\d{1,6}\]?)?[ \t*_]{0
 _MARKS = re.compile(r"[ \t]*\[\d{1,6}\]|\*\*")
 _ITEM = re.compile(r"^[ \t]*(?:[-*•]|\d{1,2}[.)])[ \t]+", re.MULTILINE)
 _CHATTER = re.compile(r"(?:sure|certainly|of course|great question|hello|hi)\b[^.:]{0,40}[.!:]*", re.IGNORECASE)
+_SHOWN = r"(?:documents?|context|passages?|texts?|excerpts?|sources?|information)"
 _PREAMBLE = re.compile(
-    r"(?:(?:based on|according to|as (?:stated|mentioned|described|given|per)|in|from|given)\b[^,.]{0,80}?"
-    r"\b(?:documents?|context|passages?|texts?|excerpts?|sources?|information)\b[^,.]{0,40},\s*)?"
+    r"(?:(?:(?:according to|as (?:stated|mentioned|described|given|per))(?:\s+[\w'’-]+){0,6}?"
+    # what else begins so may be a condition: "In addition to the documents, you need ..."
+    r"|(?:based on|in|from|given)(?:\s+(?:the|these|this|your|all|provided|given|above|available|following|shown"
+    rf"|relevant|retrieved|in|of|from|{_SHOWN})){{0,6}}?)"
+    rf"\s+{_SHOWN}(?:\s+(?:\d+|above|below|provided|given|shown|available|you\s+(?:gave|provided)(?:\s+me)?))?,\s*"
+    r"|(?:based on|according to),\s*)?"
     r"(?:(?:the|my|your)?\s*(?:\w+\s+)?answer(?:\s+to\b[^,.:]{0,60}?)?\s+(?:is|would be)\s*:?\s+(?:that\s+)?)?",
     re.IGNORECASE,
 )
@@ -46,50 +51,72 @@ def cut(reply: str, question: str) -> str:
     """Return the part of a reply that answers, by rule: what an answer format would leave of it.
 
     Of the form's `Answer:` line, where there is one, or else of all, this is the first sentence without preamble,
-    citations and emphasis. Of that sentence it is, where the question asks for a number, a date or a person, the first
-    of that kind which the question does not name; else what is left where three or more words of the question are said
-    again at its beginning or its end. A yes or no that stands alone is all. A reply that abstains, or is JSON, stays as
-    it is.
+    citations and emphasis. Of that sentence it is, where the question asks for a number, a date or a person, the one of
+    that kind which the question does not name (all of the sentence where there are several: no rule tells which is
+    right); else what is left where three or more words of the question are said again at its beginning or its end. A
+    yes or no that stands alone is all. A reply that abstains, or is JSON, stays as it is.
+
+    What another sentence answers is lost, so that a measurement with it says at least how much is form.
 
     The characters of the result stand in the reply in their order: it is never longer, and nothing is added.
     """
     whole = reply.strip()
     if not whole or whole[0] in "{[" or is_abstention(whole):
         return whole
-    marked = _ANSWER.search(whole)
-    said = _QUOTES.sub("", whole[marked.end() :] if marked else whole)
-    said = _ITEM.sub("\n", _MARKS.sub("", said)).strip()  # an empty line ends a sentence
+    said = _ITEM.sub("\n", _unmarked(whole)).strip()  # an empty line ends a sentence
     if not said or is_abstention(said):
         return said or whole
     first = _first_sentence(said)
     decided = first.split(",")[0].strip(_EDGES)
     if normalise(decided) in map(normalise, of_text(question).decided):
         return decided
-    return _value(first, question) or _not_restated(first, question).strip(_EDGES) or first
+    values = _values(first, question)
+    if values:
+        return first if len(values) > 1 else values[0]
+    return _not_restated(first, question).strip(_EDGES) or first
+
+
+def bare(reply: str) -> str:
+    """Return a reply without what belongs to its form: marks, preamble, quotes, citations and emphasis.
+
+    All that it says stays, other than in `cut`. A reply that abstains, or is JSON, stays as it is.
+    """
+    whole = reply.strip()
+    if not whole or whole[0] in "{[" or is_abstention(whole):
+        return whole
+    return _without_preamble(_unmarked(whole)) or whole
+
+
+def _unmarked(whole: str) -> str:
+    marked = _ANSWER.search(whole)
+    return _MARKS.sub("", _QUOTES.sub("", whole[marked.end() :] if marked else whole)).strip()
+
+
+def _without_preamble(text: str) -> str:
+    begun = _PREAMBLE.match(text)
+    return text[begun.end() :] if begun and text[begun.end() :].strip(_EDGES) else text
 
 
 def _first_sentence(text: str) -> str:
     """Return the first sentence that is more than a greeting or an announcement, without its preamble."""
     parts = [text[start:end] for start, end in sentences(text)] or [text]
     telling = (one for one in parts if not (_CHATTER.fullmatch(one) or one.rstrip().endswith(":")))
-    first = next(telling, parts[0])
-    begun = _PREAMBLE.match(first)
-    return first[begun.end() :] if begun and first[begun.end() :].strip(_EDGES) else first
+    return _without_preamble(next(telling, parts[0]))
 
 
-def _value(sentence: str, question: str) -> str:
-    """Return the first value of the kind that a question asks for, and does not name itself; "" without one."""
+def _values(sentence: str, question: str) -> list[str]:
+    """Return the values of the kind that a question asks for, and does not name itself."""
     grammar = of_text(question).grammar
     wanted = {name for name, asks in grammar.asks.items() if asks.search(question)} if grammar else set()
     kind = next((kind for kind, names in _ASKS if names & wanted), None)
     if kind is None:
-        return ""
+        return []
     asked = {*normalise(question).split(), "the", "a", "an"}
-    for fact in facts(sentence):
-        fits = fact.kind == kind or (kind == "date" and _YEAR.fullmatch(fact.text))
-        if fits and not asked.issuperset(normalise(fact.text).split()):
-            return fact.text
-    return ""
+    fitting = [
+        one.text for one in facts(sentence) if one.kind == kind or (kind == "date" and _YEAR.fullmatch(one.text))
+    ]
+    told = {normalise(one): one for one in reversed(fitting) if not asked.issuperset(normalise(one).split())}
+    return list(told.values())
 
 
 def _not_restated(sentence: str, question: str) -> str:

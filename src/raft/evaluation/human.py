@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from raft.errors import UsageError
-from raft.evaluation.form import cut
+from raft.evaluation.form import bare
 from raft.report.page import fill
 from raft.text import from_json
 
@@ -56,11 +56,12 @@ def pairs(
 
 
 def in_one_form(pairs: Iterable[Pair]) -> list[Pair]:
-    """Return the pairs with both answers cut by the same rule (`form.cut`), without those that read the same then.
+    """Return the pairs with both answers without their form (`form.bare`), without those that read the same then.
 
-    A short answer beside a paragraph tells which is the tuned model's. The ids stay: what was chosen is known by them.
+    They are not cut: a rule that chooses from an answer may choose wrongly, and a right one would be judged by that. So
+    their length may still tell which is the tuned model's. The ids stay: what was chosen is known by them.
     """
-    made = [replace(pair, a=cut(pair.a, pair.question), b=cut(pair.b, pair.question)) for pair in pairs]
+    made = [replace(pair, a=bare(pair.a), b=bare(pair.b)) for pair in pairs]
     return [pair for pair in made if _plain(pair.a) != _plain(pair.b)]
 
 

@@ -1,7 +1,7 @@
 """What no string measure can tell: a model compares the answers of two systems by a rubric. It decides no verdict.
 
-It is shown the pairs that experts are shown, cut to one form, in both orders: a model that judges often prefers what it
-reads first (Zheng et al.: Judging LLM-as-a-judge. NeurIPS 2023, arXiv 2306.05685), and such a choice does not count.
+It is shown the pairs that experts are shown, in both orders: a model that judges often prefers what it reads first
+(Zheng et al.: Judging LLM-as-a-judge. NeurIPS 2023, arXiv 2306.05685), and such a choice does not count.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,6 +1,6 @@
 """From the scores of single answers to the figures of a benchmark: means with intervals, differences, costs, speed."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any, Literal
 
@@ -42,13 +42,18 @@ def resampled(question_ids: Sequence[str], sources: Sources, sections: Mapping[s
     is resampled; of new questions about the same documents it can: their sections are resampled (by chunk id, those of
     the chunks that bear the answers), and where these are as few or not known, single questions.
     """
-    if len({sources.group(one) for one in question_ids}) >= TOO_FEW:
+    if document_count(question_ids, sources) >= TOO_FEW:
         return sources, "documents"
     chunks = {one: golden_of(sources.relevant.get(one, ()), sources.hits.get(one, ())) or "" for one in question_ids}
     found = {one: sections[chunk] for one, chunk in chunks.items() if chunk in sections}
     if len(set(found.values())) >= TOO_FEW:
         return replace(sources, documents={one: found.get(one, one) for one in question_ids}), "sections"
     return replace(sources, documents={one: one for one in question_ids}), "questions"
+
+
+def document_count(question_ids: Iterable[str], sources: Sources) -> int:
+    """Return how many documents questions are about; one of which no document is known is a group, and no document."""
+    return len({group for one in question_ids if (group := sources.group(one)) != one})
 
 
 def intervals(table: Table, sources: Sources, classes: Sequence[str]) -> dict[str, Any]:
@@ -140,7 +145,7 @@ def retrieval(question_ids: Sequence[str], sources: Sources) -> dict[str, Any]:
     """
     known = sorted(name for name in question_ids if sources.retrieved(name, 1) is not None)
     firsts = [[_first(part, sources.hits[name]) for part in sources.sought(name)] for name in known]
-    best = [_best(row) for row in firsts]
+    best = [_least_rank(row) for row in firsts]
     placed = [
         ranks(sources.relevant[name], sources.hits[name]) if sources.grain(name) == "chunk" else row
         for name, row in zip(known, firsts, strict=True)
@@ -178,10 +183,10 @@ def measured_by(counts: Mapping[Grain, int]) -> str:
 
 
 def _first(chunks: Sequence[str], hits: Sequence[str]) -> int | None:
-    return _best(ranks(chunks, hits))
+    return _least_rank(ranks(chunks, hits))
 
 
-def _best(row: Sequence[int | None]) -> int | None:
+def _least_rank(row: Sequence[int | None]) -> int | None:
     return min((rank for rank in row if rank is not None), default=None)
 
 
@@ -216,14 +221,18 @@ def refused(
     return found
 
 
-def compared(question_ids: Sequence[str], before: Sources, after: Sources, *, k: int) -> dict[str, Any]:
+def compared(
+    question_ids: Sequence[str], before: Sources, after: Sources, *, k: int, sections: Mapping[str, str]
+) -> dict[str, Any]:
     """Return how well two ways to search find the same relevant chunks, each with its interval, and the difference.
 
     Of the questions for which a relevant chunk is known: `questions`, how many; `recall_at_1`, `recall_at_k` and `mrr`
-    as `retrieval` tells them. Each of these has `before`, `after` and `difference`.
+    as `retrieval` tells them. Each of these has `before`, `after` and `difference`; `resampled` is what their
+    intervals resample (`resampled`, which takes the `sections`).
     """
     known = sorted(name for name in question_ids if before.retrieved(name, 1) is not None)
-    groups = [before.group(name) for name in known]
+    by_unit, unit = resampled(known, before, sections)
+    groups = [by_unit.group(name) for name in known]
 
     def firsts(sources: Sources) -> list[list[int | None]]:
         return [[_first(part, sources.hits[name]) for part in sources.sought(name)] for name in known]
@@ -232,9 +241,9 @@ def compared(question_ids: Sequence[str], before: Sources, after: Sources, *, k:
     measures: dict[str, Callable[[list[int | None]], float | None]] = {
         "recall_at_1": lambda row: recall_at(row, 1),
         "recall_at_k": lambda row: recall_at(row, k),
-        "mrr": lambda row: reciprocal_rank(_best(row), _DEPTH),
+        "mrr": lambda row: reciprocal_rank(_least_rank(row), _DEPTH),
     }
-    found: dict[str, Any] = {"questions": len(known)}
+    found: dict[str, Any] = {"questions": len(known), "resampled": unit}
     for name, measure in measures.items():
         old, new = ([measure(row) for row in part] for part in pairs)
         both = {"before": bootstrap_mean(old, groups), "after": bootstrap_mean(new, groups)}

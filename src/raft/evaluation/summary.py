@@ -19,6 +19,7 @@ from raft.evaluation.scores import (
     Table,
     Unit,
     differences,
+    document_count,
     intervals,
     missed,
     refused,
@@ -176,7 +177,8 @@ def summary(
         k: chunks retrieved for a question.
         header: `raft`, `date`, `run`, `hardware`, `seconds`, `shortened`: how many questions show fewer than k chunks,
             so that they fit into each model's context, and `wrong_references`: `question_id` and `question` of those
-            that were left out; `refusal` is the threshold in use: `least`, `promised`, and how many were `left_out`.
+            that were left out; `more_rows` as in `Evidence`; `refusal` is the threshold in use: `least`, `promised`,
+            and how many were `left_out`.
         passages: by chunk id what the systems were shown.
         sections: by chunk id the section that it is of, named as no other section of the corpus.
         unasked: condition and question id of what was refused without a model; None: nothing is refused so.
@@ -227,7 +229,8 @@ def summary(
         costs=costs["sentences"],
         apart=apart(trained, by_set[sets[0]]["answers"].explode().drop_nulls().to_list()),
         resampled=units[sets[0]][1],
-        documents=len({sources.group(one) for one in ids[sets[0]]}),
+        documents=document_count(ids[sets[0]], sources),
+        **({"more_rows": header["more_rows"]} if header.get("more_rows") else {}),
     )
     shown = {one for row in answers["shown"].to_list() for one in row or []}
     told = ("raft", "date", "run", "hardware", "seconds", "shortened", "wrong_references", "refusal")
@@ -335,7 +338,7 @@ def _described(name: str, questions: pl.DataFrame, asked: set[tuple[str, str]], 
         "name": name,
         "questions": sum(condition != WITHHELD for condition, _ in asked),
         "withheld": sum(condition == WITHHELD for condition, _ in asked),
-        "documents": len({sources.group(one) for one in ids}),
+        "documents": document_count(ids, sources),
         "answer_words": words,
         "long_answers": words is not None and words >= LONG,
         "written_by": "a model" if name in _GENERATED else "people",

@@ -22,7 +22,7 @@ from raft.rag.grounding import ceiled
 from raft.rag.refusal import DIGITS, Head, Learned, Pair, Seen, learn, question_digest, threshold
 from raft.settings import Settings
 from raft.store import artifacts, lineage, tables
-from raft.store.again import again
+from raft.store.again import again, more_questions
 from raft.store.run import Run, Step
 
 HEAD, CARD = "refusal/head.json", "refusal/README.md"
@@ -170,11 +170,11 @@ def check_questions(run: Run) -> None:
 
 
 def _too_few(run: Run, count: int) -> RaftError:
-    each = run.manifest["settings"]["questions"]["per_chunk"]
+    more = more_questions(run.manifest["settings"])
     return RaftError(
         f"A refusal head learns from {LEAST} questions at least, and the run has {count} for it.",
         where=run.folder,
-        hint=again(run.folder, {"questions.per_chunk": 2 * each}, remark="asks for more; without a head, "
+        hint=again(run.folder, more, remark="asks for more; without a head, "
                    "answering.min_relevance decides"),
     )  # fmt: skip
 

@@ -20,20 +20,23 @@ from jinja2 import Template
 from pydantic import BaseModel, ValidationError
 
 from raft.backends.trainers.questions import Pairs
+from raft.curation.split import collisions
 from raft.errors import DamagedArtifact, RaftError, typed
 from raft.evaluation.contexts import contexts
 from raft.evaluation.scores import compared
 from raft.examples.examples import bears
 from raft.kinds import traits
+from raft.pipeline.bench import sections
 from raft.pipeline.build import searched
 from raft.pipeline.read import documents_listed
 from raft.pipeline.refusal import wrong_references
 from raft.protocols import Embedder, OnEvent, Retriever
 from raft.rag.format import title_line
 from raft.rag.relevant import is_short, search_all
+from raft.report.figures import spread
 from raft.settings import Settings
 from raft.store import artifacts, folders
-from raft.store.again import again
+from raft.store.again import again, more_questions
 from raft.store.run import Run, Step
 from raft.text import embedded_text
 
@@ -146,7 +149,7 @@ def train_retriever(run: Run, settings: Settings, searching: Searching, *, on_ev
     card = read_card(run)
     assert card is not None
     template = Template((files(str(__package__)) / "retriever.md").read_text(encoding="utf-8"))
-    artifacts.atomically(run.folder / README, template.render(card=card) + "\n")
+    artifacts.atomically(run.folder / README, template.render(card=card, spread=spread) + "\n")
     on_event("retriever", card.model_dump())
     return card
 
@@ -198,6 +201,17 @@ def tuned_embedder(run: Run, card: Card, open_embedder: Callable[[str], Embedder
     return found
 
 
+def opened(run: Run, embedder: Embedder, open_embedder: Callable[[str], Embedder]) -> tuple[Card, Embedder] | None:
+    """Return card and embedder of a retriever that was tuned for this embedder's index, used or not; None without one.
+
+    Raises:
+        DamagedArtifact: it is not what was trained.
+    """
+    card = read_card(run)
+    known = card is not None and card.embedder == embedder.identity
+    return (card, tuned_embedder(run, card, open_embedder)) if card is not None and known else None
+
+
 def used(run: Run, embedder: str) -> str | None:
     """Return the identity of what embeds questions, where a tuned one for the index of this embedder is used."""
     card = read_card(run)
@@ -207,8 +221,11 @@ def used(run: Run, embedder: str) -> str | None:
 def taught_by(run: Run, embedder: str) -> Path | None:
     """Return the file of the questions that a tuned retriever in use was trained on; None where none is used."""
     card = read_card(run)
-    used = card is not None and card.used and card.embedder == embedder
-    return run.folder / FOLDER / card.name / LEARNED if card is not None and used else None
+    return _taught_by(run, card) if card is not None and used(run, embedder) else None
+
+
+def _taught_by(run: Run, card: Card) -> Path:
+    return run.folder / FOLDER / card.name / LEARNED
 
 
 def lacks(run: Run) -> str:
@@ -234,11 +251,10 @@ def check_questions(run: Run) -> None:
     """
     count = len(_taught(run))
     if count < LEAST:
-        each = run.manifest["settings"]["questions"]["per_chunk"]
         raise RaftError(
             f"A retriever is tuned on {LEAST} questions at least, and the run has {count} to train on.",
             where=run.folder,
-            hint=again(run.folder, {"questions.per_chunk": 2 * each}, remark="asks for more"),
+            hint=again(run.folder, more_questions(run.manifest["settings"]), remark="asks for more"),
         )
 
 
@@ -342,7 +358,7 @@ def _tuned(home: Path, searching: Searching, pairs: Pairs) -> tuple[Sequence[flo
 def _bearing(
     row: Mapping[str, Any], hits: Sequence[str], known: Mapping[str, Mapping[str, Any]], titles: Mapping[str, str]
 ) -> set[str]:
-    """Return the golden chunks of a question, and those of its hits that bear its answer as well."""
+    """Return the golden chunks of a question, and those of its first hits (`DEPTH`) that bear its answer as well."""
     golden = [dict(known[one]) for one in row["golden_chunk_ids"] if one in known]
     answers = [] if is_short(row["answer"], row["question"]) else [row["answer"]]
     quotes = [quote["text"] for quote in row["quotes"]]
@@ -376,7 +392,30 @@ def compare(
             known = contexts(rows, chunks, documents, retriever, k=k, share=0.0, seed=settings.seed)
             found.append(known.sources)
     sets = questions.group_by("split", maintain_order=True).agg("question_id").iter_rows()
-    return {name: compared(ids, *found, k=k) for name, ids in sets}
+    by_chunk = sections(run)
+    return {name: compared(ids, *found, k=k, sections=by_chunk) for name, ids in sets}
+
+
+def side_by_side(
+    run: Run,
+    settings: Settings,
+    searching: tuple[Embedder, Search],
+    questions: pl.DataFrame,
+    tuned: tuple[Card, Embedder],
+) -> dict[str, Any]:
+    """Return what a benchmark says of a tuned retriever (`opened`): whether it is used, why, and `compare`, as `sets`.
+
+    Questions that say the same as one that it learned from are left out, whether it is used or not. `searching` is the
+    untuned embedder, and what opens the indexes.
+    """
+    (card, asker), (embedder, search) = tuned, searching
+    learned, kept = _taught_by(run, card), questions
+    if learned.is_file():
+        rows = [json.loads(line) for line in learned.read_text(encoding="utf-8").splitlines()]
+        found = collisions(rows, questions, embedder=embedder, similarity=settings.cleaning.similarity)
+        kept = questions.filter(~pl.col("question_id").is_in([name for _, name in found]))
+    sets = compare(run, settings, search, kept, asker) if kept.height else {}
+    return {"used": card.used, "why": card.why, "k": settings.index.k, "sets": sets}
 
 
 def _verdict(measured: Mapping[str, Mapping[str, Any]]) -> tuple[bool, str]:

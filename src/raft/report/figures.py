@@ -69,7 +69,8 @@ def headline(verdict: Mapping[str, Any]) -> str:
     told = f"gain {_bracketed(gain, ' points')}"
     if not (measured(form) and measured(substance)):
         return told
-    return f"{told}: {_bracketed(form, ' of form')}, {_bracketed(substance, ' of substance')}"
+    least, most = ("at least ", "at most ") if verdict.get("form_by") == "cut" else ("", "")
+    return f"{told}: {least}{_bracketed(form, ' of form')}, {most}{_bracketed(substance, ' of substance')}"
 
 
 def _bracketed(interval: Any, unit: str) -> str:
@@ -164,11 +165,11 @@ def parts_shown(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     tuned = facts.get("retriever") or {"sets": {}}
     found = tuned["sets"].get(verdict["question_set"])
     if found and found["questions"]:
-        lines.append(("retriever", _searched(found, tuned["k"], used=tuned["used"])))
+        lines.append(("retriever", _searched(found, tuned["k"], used=tuned["used"], why=tuned.get("why"))))
     return lines
 
 
-def _searched(found: Mapping[str, Any], k: int, *, used: bool) -> str:
+def _searched(found: Mapping[str, Any], k: int, *, used: bool, why: str | None) -> str:
     names = {"recall_at_1": "recall@1", "recall_at_k": f"recall@{k}", "mrr": "MRR"}
     told = (
         f"{title} {value(found[name]['before'])} untuned, {value(found[name]['after'])} tuned "
@@ -176,7 +177,7 @@ def _searched(found: Mapping[str, Any], k: int, *, used: bool) -> str:
         for name, title in names.items()
         if name != "recall_at_k" or k > 1
     )
-    state = "used" if used else "not used: it is not better on the run's own questions"
+    state = "used" if used else f"not used: {why}" if why else "not used"
     return f"{', '.join(told)} over {found['questions']:,} questions; {state}"
 
 

@@ -34,7 +34,14 @@ def _path(value: Any) -> Any:
     return value
 
 
+def _named(value: str) -> str:
+    if not value.strip():
+        raise ValueError("is the name of a model")
+    return value
+
+
 _Number = BeforeValidator(_no_bool)
+Model = Annotated[str, AfterValidator(_named)]
 Share = Annotated[float, Field(ge=0, le=1), _Number]
 Count = Annotated[int, Field(ge=1, le=10**9), _Number]
 Positive = Annotated[float, Field(gt=0, le=10**9), _Number]
@@ -79,7 +86,7 @@ Address = Annotated[str, PlainSerializer(shown_address, when_used="json")]
 class Index(_Section):
     """Where chunks are looked up."""
 
-    embedder: str = Field(
+    embedder: Model = Field(
         "sentence-transformers/all-MiniLM-L6-v2", description="a hub name, a folder, or provider/name"
     )
     api_base: Address | None = Field(None, description="address of a self-hosted embedder")
@@ -94,7 +101,7 @@ class Index(_Section):
 class Generator(_Section):
     """The cheap model that writes the questions."""
 
-    model: str = Field(
+    model: Model = Field(
         "HuggingFaceTB/SmolLM2-135M-Instruct",
         description="a hub name, a folder, or provider/name for a hosted model (openai/gpt-4o-mini)",
     )
@@ -314,7 +321,7 @@ class Answering(_Section):
 class Larger(_Section):
     """A larger model that the benchmark compares with; prices are dollars per million tokens."""
 
-    model: str = Field(description="a hub name, a folder, or provider/name")
+    model: Model = Field(description="a hub name, a folder, or provider/name")
     api_base: Address | None = Field(None, description="address of a self-hosted endpoint")
     input_price: Price | None = Field(None, description="dollars per million input tokens")
     output_price: Price | None = Field(None, description="dollars per million output tokens")
@@ -374,7 +381,7 @@ class Settings(_Section):
     """One whole experiment."""
 
     corpus: tuple[str, ...] = Field((), description="files, folders or globs")
-    student: str = Field("HuggingFaceTB/SmolLM2-135M-Instruct", description="the small model that is tuned")
+    student: Model = Field("HuggingFaceTB/SmolLM2-135M-Instruct", description="the small model that is tuned")
     seed: Annotated[int, Field(ge=0, lt=2**32), _Number] = Field(0, description="seed of every random choice")
     prompts: Place | None = Field(None, description="folder whose prompts replace those of the package")
     ledger: Place | None = Field(None, description="the ledger's file; none: ledger.sqlite in the run directory")

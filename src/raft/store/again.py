@@ -50,6 +50,22 @@ def again(run: Path | str, change: Mapping[str, Any] | None = None, *, remark: s
     return " ".join(parts) + (f"   ({remarks})" if remarks else "")
 
 
+def more_questions(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what to change, by its dotted name, for a build to write more questions; `settings` are a manifest's.
+
+    A build that goes on until so many are kept (`questions.keep`) does not end with more for a larger
+    `questions.per_chunk`.
+    """
+    asked = settings["questions"]
+    name = "keep" if asked.get("keep") else "per_chunk"
+    return {f"questions.{name}": 2 * asked[name]}
+
+
+def option(change: Mapping[str, Any]) -> str:
+    """Return settings by dotted name as options of `raft build`, as they are typed."""
+    return " ".join(_option(key, value) for key, value in change.items())
+
+
 def _told(run: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(regular(run / "manifest.json").read_bytes())

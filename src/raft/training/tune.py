@@ -171,7 +171,7 @@ def _check(examples: pl.DataFrame, plan: TrainingPlan) -> None:
             "There is no row to train on.",
             where=file,
             hint="raft show RUN cleaned --only dropped   (says why questions were dropped), then raft build with more "
-            "--questions-per-chunk",
+            "--questions-per-chunk, or a larger questions.keep",
         )
     rows, valid = (examples.filter(pl.col("split") == split) for split in ("train", "valid"))
     both = valid.join(rows, on="question_id", how="semi")
