@@ -88,3 +88,11 @@ def test_personal_data_in_pairs_is_refused(corpus, tmp_path, fake_models):
     settings = {**SETTINGS, "split.unseen": 0.0, "privacy.found": "refuse"}
     with pytest.raises(RaftError, match="The questions hold personal data"):
         api.build(corpus, out=tmp_path / "run", qa=tmp_path / "faq.csv", limit=0, settings=settings)
+
+
+def test_personal_data_in_examples_is_named(corpus, tmp_path, fake_models):
+    """What examples of how people ask hold is told as it is of documents and own questions."""
+    (tmp_path / "like.txt").write_text("Who answers at ada.berg@example.com on working days?\n")
+    settings = {**SETTINGS, "questions.like": str(tmp_path / "like.txt")}
+    built = api.build(corpus, out=tmp_path / "run", settings=settings)
+    assert "in your own questions, left as they are" in messages.summary(built.summary())

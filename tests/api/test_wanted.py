@@ -150,7 +150,7 @@ def test_documents_that_are_exhausted_are_said_to_be(home, fake_models):
     told = noted(built)
     assert (told["ended"], told["kept"]) == ("all", passed(built))
     said = messages.summary(built.summary())
-    assert f"{told['kept']} of 300: all that can be asked of the documents was asked" in said
+    assert f"{told['kept']} of 300: the documents were asked until nothing new came of them" in said
     assert "most were lost to" in said
     assert "more come from more documents" in said
 

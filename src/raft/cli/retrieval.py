@@ -1,6 +1,7 @@
 """What is said of a tuned retriever."""
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from raft.errors import typed
@@ -21,10 +22,11 @@ def tuned(card: Mapping[str, Any], run: str) -> str:
         f"  card      {run}/retriever/README.md",
         "",
     ]
-    run = typed(run)
+    refuses, run = (Path(run) / "refusal").is_dir(), typed(run)
     lines.append(f"  next:  raft bench {run}                         # with both retrievers side by side")
-    if card["used"]:
+    if card["used"] and refuses:
         lines.append(f"         raft train {run} --part refusal          # what refused before was set on the other")
+    if card["used"]:
         lines.append(f"         rm -r {run}/retriever                    # to search untuned again")
     else:
         lines.append(f"         raft ask {run} 'your question'           # searches untuned, as before")

@@ -199,7 +199,7 @@ def ended(asked: int, barren: int, rounds: int, *, keep: int, limit: int | None)
 
 
 _ENDS = {
-    "all": "all that can be asked of the documents was asked",
+    "all": "the documents were asked until nothing new came of them",
     "limit": "questions.limit was asked",
     "most": f"{MOST} questions were asked for each wanted one",
     "barren": f"{BARREN} rounds in a row brought nothing new",

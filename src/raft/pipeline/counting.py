@@ -230,14 +230,15 @@ def _done(run: Run, settings: Settings, chunks: str) -> int:
 def _rounds(source: Source, asked: Asked, most: int, extra: int, again: int) -> _Later:
     """Return what rounds after the first ask at most, of `most` questions in all; those by rule cost nothing."""
     left, load, calls, questions = max(0, most - asked.count), _Load(extra=extra), 0, 0
-    for task in source.later(asked, source.room(asked)) if left else ():
+    room = source.room(asked) if left else {}
+    for task in source.later(asked, room) if left else ():
         questions += task.count
         if task.request:
             calls += 1
             load.add(task.request)
             load.size += source.writes_items * rounds.AGAIN * _QUESTION_BYTES
     if source.writes_items and calls:  # they have no end, and each may ask for one question
-        questions = wanted = left
+        questions = wanted = min(left, (rounds.ROUNDS - 1) * sum(room.values()))
     else:
         wanted = min(calls, left)
     found = _Later(min(left, questions), wanted * again, _Load(extra=extra))

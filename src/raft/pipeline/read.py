@@ -186,7 +186,8 @@ def look_through(run: Run, settings: Settings) -> None:
     # without a count nobody has looked: what was sent then may have held anything
     held = before.get("in") != 0 or "questions" in before
     sent = "chunks" in run.manifest["steps"] and not before.get("redacted") and held
-    own = [file for file in (settings.evaluation, settings.questions.qa) if file and mode != "ignore"]
+    files = settings.evaluation, settings.questions.qa, settings.questions.like
+    own = [file for file in files if file and mode != "ignore"]
     questions = dict(sum((Counter(personal_data(file)) for file in own), Counter()))
     line = run.make(
         "privacy",
