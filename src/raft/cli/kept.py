@@ -59,20 +59,18 @@ def more_rows(run: str, steps: Mapping[str, Any]) -> str:
     """Return what brings more questions to train on, with a command that wants enough of them where there may be."""
     asked, cleaned = steps["questions"], steps["cleaned"]["notes"]
     if "qa" in steps and not any(asked["rows"].values()):
-        return f"more pairs in {steps['qa']['notes']['file']},\n  or from the documents: leave --limit 0 out."
+        return f"\n  more pairs in {steps['qa']['notes']['file']},\n  or from the documents: leave --limit 0 out."
     spare, wanted, splits = cleaned["reasons"].get(NOT_CHOSEN), asked["notes"].get("wanted"), cleaned["splits"]
     if wanted and wanted["ended"] and not spare:
-        return "more\n  documents, or a better generator (--generator openai/gpt-4o-mini)."
+        return "\n  more documents, or a better generator (--generator openai/gpt-4o-mini)."
     kept = sum(count for split, count in splits.items() if split != "user")
-    parted = min(2.0, kept / max(1, splits.get("train", 0)))  # some are kept to measure with
+    parted = kept / splits["train"] if splits.get("train") else 2.0  # some are kept to measure with
     change: dict[str, Any] = {"questions.keep": math.ceil(FEW_ROWS * parted / 10) * 10}
     if "--limit " in again(run, change):  # it would end the rounds
         change["questions.limit"] = None
     why = f" ({spare:,} were not chosen)" if spare else f" ({wanted['keep']:,} were wanted)" if wanted else ""
-    command = pasted(again(run, change))
-    return (
-        f"more\n  documents, a better generator (--generator openai/gpt-4o-mini), or more questions{why}:\n  {command}"
-    )
+    others = "more documents, a better generator (--generator openai/gpt-4o-mini), or more questions"
+    return f"\n  {others}{why}:\n  {pasted(again(run, change))}"
 
 
 def _wanted(facts: Mapping[str, Any], reasons: Mapping[str, int], splits: Mapping[str, int], failed: int) -> str:

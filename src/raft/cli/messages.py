@@ -196,7 +196,7 @@ def seen(found: Mapping[str, Any]) -> list[str]:
 def _advice(run: str, steps: Mapping[str, Any], few: str, *, judged: bool) -> Iterator[str]:
     kept = steps["cleaned"]["notes"]["splits"].get("train", 0)
     if kept < FEW_ROWS:
-        yield f"  {kept} training questions are few: {FEW_ROWS} or more are worth tuning on. More come from {few}\n"
+        yield f"  {kept} training questions are few: {FEW_ROWS} or more are worth tuning on. More come from{few}\n"
     train = f"raft train {run}                       # or raft export {run} --format openai, axolotl or hf"
     some = "more rows" if judged else "some rows before you train on them"
     look = f"raft review {run}                      # judge {some}"
