@@ -1,11 +1,13 @@
 """A wanted number of questions: rounds top up until so many are kept, evenly, and never ask twice."""
 
+import shlex
 import shutil
 from collections import Counter
 from pathlib import Path
 
 import polars as pl
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,10 +15,14 @@ import raft
 from conftest import Cut, FakeEmbedder, Fakes, tables_of, write_corpus
 from fake_openai import FakeOpenAI
 from raft.api import models
-from raft.cli import messages
+from raft.cli import main, messages
 from raft.generation import rounds
+from raft.generation.plan import Survey
+from raft.pipeline import counting
+from raft.pipeline.asking import question_prompts
+from raft.settings import load
 from raft.store.budget import CapReached
-from raft.testing import WordTokenizer
+from raft.testing import WordTokenizer, make_chunks
 
 SETTINGS = {"chunking.tokens": 60, "questions.way": "answer_first", "generator.attempts": 2}
 HANDBOOK = Path(__file__).parents[2] / "examples" / "handbook"
@@ -184,6 +190,55 @@ def test_pairs_of_the_users_own_count(home, tmp_path, fake_models):
     assert noted(built)["rounds"][0][0] == 8
     assert passed(built) == 7
     assert "human" in built.cleaned.filter(pl.col("reason").is_null())["model"].to_list()
+
+
+def test_pairs_are_no_yield_of_a_round(home, tmp_path, fake_models, monkeypatch):
+    """The second round is as large as what the first one's questions brought says, the user's pairs not counted."""
+    file, rates, shared_out = tmp_path / "qa.csv", [], rounds.shared_out
+
+    def noting(kept, room, wanted, most, rate):
+        rates.append(rate)
+        return shared_out(kept, room, wanted, most, rate)
+
+    monkeypatch.setattr(rounds, "shared_out", noting)
+    file.write_text("question,answer\nHow many days may trade customers return a pump?,10 days\n", encoding="utf-8")
+    asked, kept = noted(build(home, 20, qa=file))["rounds"][0]
+    assert rates[0] == (kept - 1 + 1) / (asked + 2)
+
+
+def test_a_later_round_names_no_more_questions_than_an_estimate_counts():
+    """Of all questions that came of a chunk its newest are named, and take no more room than is reckoned with."""
+    frames = [make_chunks({"a": ["The pump weighs 7 kg."]})]
+    row = frames[0].row(0, named=True)
+    asked, prompts = rounds.Asked(), question_prompts(load(None, {"questions.way": "items"}))
+
+    def size():
+        given = {row["doc_id"]: 1}
+        (task,) = rounds.more_items(frames, Survey(), asked, given, prompts=prompts, kinds=["fact"])
+        said = "".join(turn["content"] for turn in task.request.messages)
+        return len(said.encode()), said
+
+    bare, _ = size()
+    words = "and so on " * 12
+    asked.questions["a#0"] += [f"What is said of number {number}, {words}?" for number in range(40)]
+    named, said = size()
+    assert ("number 39," in said, "number 29," in said) == (True, False)
+    assert named - bare <= rounds.NAMED * counting._QUESTION_BYTES
+
+
+@pytest.mark.parametrize("change", [{"questions.limit": 14}, {"questions.keep": 6}])
+def test_the_commands_after_a_build_work(home, fake_models, monkeypatch, change):
+    """Each command that a summary names does what it says when it is pasted: one wants enough questions to train on."""
+    monkeypatch.chdir(home[1].parent)
+    built = raft.build(home[0], out=home[1], settings={**SETTINGS, **change})
+    lines = [line.strip().removeprefix("next:").strip() for line in messages.summary(built.summary()).splitlines()]
+    commands = [line for line in lines if line.startswith(("raft build", "raft show"))]
+    assert len(commands) >= 2
+    for command in sorted(commands, reverse=True):  # those that read first
+        done = CliRunner().invoke(main, shlex.split(command, comments=True)[1:])
+        assert done.exit_code == 0, (command, done.output)
+    told = noted(raft.load(home[1]))
+    assert (told["keep"] >= 200, told["ended"]) == (True, "all")
 
 
 def test_an_estimate_says_what_rounds_may_ask(home, fake_models):

@@ -91,7 +91,7 @@ def squeezed(text):
         "1,400 written (number 1,000, date 400); 100 failed:",
         "90: what came did not keep to the form or the facts that were asked for",
         "10: the reply was cut off at the token limit",
-        "raft show runs/handbook failures (says what was wrong, with each reply)",
+        "raft show runs/handbook failures # says what was wrong, with each reply",
         "kept 1,200 (train 900, valid 100, eval_seen 120, eval_unseen 80",
         "dropped 200 (duplicate 150, leak 50)",
         "900 to train on, 100 to validate with; 2 had to lose distractors to fit",
@@ -140,7 +140,42 @@ def test_few_questions_are_said_to_be_few(kept, few):
     notes = {"notes": {"splits": {"train": kept}, "reasons": {}}}
     text = messages.summary(changed(cleaned=notes, examples={"rows": {"train.jsonl": 3 * kept}}))
     assert (f"{kept} training questions are few" in text) is few
-    assert ("--questions-per-chunk" in text) is few
+    assert ("raft build CORPUS --out runs/handbook --set questions.keep=" in text) is few
+
+
+WANTED = {"keep": 160, "kept": 160, "asked": 200, "ended": None, "rounds": [[200, 160]]}
+
+
+@pytest.mark.parametrize(
+    ("reasons", "said"),
+    [
+        ({"leak": 6}, "160 of 160: 200 asked for in 1 round; splitting and leaks leave 120"),
+        ({"leak": 1, "rejected by a person": 5}, "155 of 160: 200 asked for in 1 round; 5 were rejected since;"),
+        ({"leak": 6, "rejected by a person": 5}, "160 of 160: 200 asked for in 1 round; splitting"),
+        ({"leak": 2, "duplicate": 9}, "156 of 160: 200 asked for in 1 round; splitting"),
+    ],
+)
+def test_as_many_are_said_to_be_kept_as_are(reasons, said):
+    """What cleaning kept counts, whatever the rounds counted before people and rewordings; leaks are kept ones too."""
+    notes = {"splits": {"train": 120, "valid": 14, "eval_seen": 20, "user": 50}, "reasons": reasons}
+    facts = changed(questions={"notes": {"wanted": WANTED}}, cleaned={"notes": notes})
+    assert f"wanted {said}" in squeezed(messages.summary(facts))
+
+
+def test_questions_that_stay_in_another_wording_are_no_fault():
+    """The summary says how many were worded anew and what it changed, and drops none for it."""
+    figures = {"before": {"overlap": 0.841}, "after": {"overlap": 0.7249}}
+    reworded = line({"reworded.parquet": 70}, {"asked": 60, "questions": 41, "wordings": 70, **figures})
+    facts = changed(cleaned={"notes": {"reasons": {"duplicate": 5, "other wording": 41}}})
+    facts["steps"]["reworded"] = reworded
+    said = squeezed(messages.summary(facts))
+    assert "worded anew 41 of 60 questions; they share 72 instead of 84 percent of their words" in said
+    assert "dropped 5 (duplicate 5); 41 stay in another wording" in said
+    reworded["notes"] |= {"asked": 0, "questions": 0, "before": {}, "after": {}}
+    facts["steps"]["cleaned"]["notes"]["reasons"] = {"other wording": 1}
+    said = squeezed(messages.summary(facts))
+    assert "worded anew 0 of 0 questions " in said
+    assert "dropped none; 1 stays in another wording" in said
 
 
 @pytest.mark.parametrize("ended", [None, "all was asked"])

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from raft.curation.likeness import in_words, likeness
 from raft.store import tables
+from raft.text import normalise
 
 CHUNKS = pl.DataFrame(
     {
@@ -59,6 +60,25 @@ def test_own_questions_are_measured_in_the_chunk_that_bears_their_answer():
     said = in_words(found).splitlines()
     assert [line.partition(":")[0] for line in said] == ["the kept ones", "your own"]
     assert "of 2)" in said[1]
+
+
+@given(st.lists(st.text("ab7. ", max_size=8), max_size=4), st.lists(st.text("ab7. ", max_size=30), max_size=4))
+def test_an_answer_is_found_wherever_it_stands(answers, texts):
+    """A question has a source where a text has one of its answers word for word, and nowhere else."""
+    count = len(texts)
+    chunks = pl.DataFrame(
+        {
+            "chunk_id": [str(number) for number in range(count)],
+            "doc_id": ["a"] * count,
+            "heading": [""] * count,
+            "text": texts,
+            "boilerplate": [False] * count,
+        },
+        schema=CHUNKS.schema,
+    )
+    found = likeness(kept("What?"), own(("What?", answers, None)), [chunks], PATHS)["own"]
+    plain = [normalise(one) for one in answers if len(one) >= 3]
+    assert ("overlap" in found) == any(f" {one} " in f" {normalise(text)} " for one in plain if one for text in texts)
 
 
 @given(st.lists(st.text("abc ?", max_size=12), max_size=8))

@@ -95,6 +95,7 @@ def test_pages_of_several_lines_count(tmp_path):
         ({"documents": ["rules.md", "rules.md"]}, "stands twice"),
         ({"documents": ["rules.md"], "document": "rules.md"}, "not both"),
         ({"documents": ["rules.md"], "page": 1}, "not both"),
+        ({"documents": ["rules.md", {"document": "plans/a.pdf", "pages": [3]}]}, "document and page"),
     ],
 )
 def test_a_wrong_place_is_named(tmp_path, line, said):

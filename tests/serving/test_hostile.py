@@ -271,7 +271,10 @@ def test_a_failure_within_a_stream_is_an_event(served, source):
     assert error_of(json.dumps(events[-1]))["message"] == "The provider has gone."
 
 
-@pytest.mark.parametrize(("fault", "status"), [(RaftError("It is gone.", hint="x"), 502), (ValueError("secret"), 500)])
+@pytest.mark.parametrize(
+    ("fault", "status"),
+    [(RaftError("It is gone.", hint="x"), 502), (ValueError("secret"), 500), (FileNotFoundError("/secret"), 503)],
+)
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_failure_has_a_status(served, source, fault, status, stream):
     """A failure before the first piece has a status of its own; what nobody foresaw is not told to strangers."""

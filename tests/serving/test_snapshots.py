@@ -1,8 +1,10 @@
 """Snapshots: a server answers from a finished build, whole, while others build, and takes over what they make."""
 
+import errno
 import json
 import os
 import shutil
+import tempfile
 import threading
 from contextlib import contextmanager
 
@@ -151,6 +153,24 @@ def test_a_build_that_was_stopped_is_not_taken_over(home):
             one.close()
 
 
+def test_a_run_that_comes_back_is_watched_on(home):
+    """A run that is moved away is told of once; when it is back, the next build is taken over as ever."""
+    told = []
+    with opened(home / "run", told) as snapshots:
+        first = snapshots.take()
+        (home / "run").rename(home / "away")
+        assert [snapshots.look() for _ in range(3)] == [None] * 3
+        assert [event for event, _ in told] == ["kept"]
+        (home / "away").rename(home / "run")
+        assert snapshots.look() is None
+        (home / "corpus" / "new.md").write_text("# New\n\nThe new hall opens at 06:45.\n", encoding="utf-8")
+        rebuild(home)
+        after = snapshots.look()
+        assert after is not None and after.documents == first.documents + 1
+        after.close()
+        first.close()
+
+
 def test_what_a_killed_server_left_is_removed(home):
     """The next server removes the copies of one that was killed, and none of one that lives."""
     scratch = home / "run" / "scratch"
@@ -164,6 +184,18 @@ def test_what_a_killed_server_left_is_removed(home):
             assert snapshot.answerer.ask("How heavy is the Delta garden pump?").passages
         snapshot.close()
     assert list(scratch.glob("serving-*")) == []
+
+
+def test_a_run_that_cannot_be_written_to_is_to_be_copied(home, monkeypatch):
+    """Where the run lies on what is mounted to be read alone, the command that serves a copy is named."""
+
+    def refuse(**_):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), "scratch")
+
+    monkeypatch.setattr(tempfile, "mkdtemp", refuse)
+    with pytest.raises(RaftError, match="Read-only") as told, opened(home / "run"):
+        pass
+    assert f"cp -r {home / 'run'} {home / 'run'}-served && raft serve {home / 'run'}-served" in str(told.value)
 
 
 def test_what_cannot_be_asked_is_not_served(home, tmp_path):

@@ -174,7 +174,9 @@ def listen(host: str, port: int) -> socket.socket:
             listening.close()
         where = f"port {port}" if host == HOME else f"{host}, port {port}"
         raise RaftError(
-            f"Nothing can listen here: {error}.", where=where, hint="--port 0   (any that is free)"
+            f"Nothing can listen here: {getattr(error, 'strerror', None) or error}.",
+            where=where,
+            hint="the same command with --port 0   (any that is free)",
         ) from None
     return listening
 

@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 
 from raft.api.run import FAULT
-from raft.cli.kept import kept_rows
+from raft.cli.kept import dropped_row, kept_rows, more_rows
 from raft.corpus.pii import counted
 from raft.errors import pasted, typed
 from raft.pipeline.estimate import DOING, as_text, cost_text
@@ -117,7 +117,7 @@ def summary(facts: Mapping[str, Any]) -> str:
     for label, text in _rows(run, steps, facts.get("skipped") or [], seen(reviewed)):
         head, *rest = text.split("\n")
         lines += [f"  {label:<11} {head}", *(f"  {'':<11}   {line}" for line in rest)]
-    lines += ["", *_advice(run, steps, judged=bool(reviewed.get("sample")))]
+    lines += ["", *_advice(run, steps, more_rows(facts["run"], steps), judged=bool(reviewed.get("sample")))]
     return "\n".join(lines)
 
 
@@ -159,7 +159,7 @@ def _rows(
     text = f"{asked['questions.parquet']:,} written ({_list(stats['questions'].get('kinds', {}))})"
     text += f"; {asked['failures.parquet']:,} failed:" if failed else ""
     lines = [f"{count:,}: {_FAILED.get(kind, kind)}" for kind, count in failed.items()]
-    lines += [f"raft show {run} failures   (says what was wrong, with each reply)"] if failed else []
+    lines += [f"raft show {run} failures   # says what was wrong, with each reply"] if failed else []
     yield "questions", "\n".join([text, *lines, *stats["questions"].get("left_out", [])])
     if pairs := stats.get("qa"):
         unknown = [f"{name}: no such document, so all are searched" for name in pairs["unknown"]]
@@ -170,8 +170,7 @@ def _rows(
     kept = {split: splits[split] for split in ("train", "valid", "eval_seen", "eval_unseen") if split in splits}
     yield "kept", f"{sum(kept.values()):,} ({_list(kept)})"
     yield from kept_rows(stats)
-    if reasons:
-        yield "dropped", f"{sum(reasons.values()):,} ({_list(reasons)})"
+    yield from dropped_row(reasons)
     if "user" in splits:
         own = f"{splits['user']:,} question{'s' * (splits['user'] != 1)}"
         yield "your own", f"{own} to measure with; none like them is left to train on"
@@ -194,18 +193,10 @@ def seen(found: Mapping[str, Any]) -> list[str]:
     return [f"{found['seen']:,} of {found['rows']:,} rows were seen by a person", *text]
 
 
-def _advice(run: str, steps: Mapping[str, Any], *, judged: bool) -> Iterator[str]:
+def _advice(run: str, steps: Mapping[str, Any], few: str, *, judged: bool) -> Iterator[str]:
     kept = steps["cleaned"]["notes"]["splits"].get("train", 0)
     if kept < FEW_ROWS:
-        more = "more\n  documents, --questions-per-chunk, or a better generator (--generator openai/gpt-4o-mini)."
-        if "qa" in steps and not any(steps["questions"]["rows"].values()):
-            more = f"more pairs in {steps['qa']['notes']['file']},\n  or from the documents: leave --limit 0 out."
-        if spare := steps["cleaned"]["notes"]["reasons"].get("not chosen"):
-            more = f"a larger questions.keep: {spare} were not chosen."
-        elif wanted := steps["questions"]["notes"].get("wanted"):
-            larger = f"a larger questions.keep ({wanted['keep']:,} were wanted)."
-            more = more.replace(", --questions-per-chunk", "") if wanted["ended"] else larger
-        yield f"  {kept} training questions are few: {FEW_ROWS} or more are worth tuning on. More come from {more}\n"
+        yield f"  {kept} training questions are few: {FEW_ROWS} or more are worth tuning on. More come from{few}\n"
     train = f"raft train {run}                       # or raft export {run} --format openai, axolotl or hf"
     some = "more rows" if judged else "some rows before you train on them"
     look = f"raft review {run}                      # judge {some}"

@@ -1,6 +1,6 @@
 """How far the generated questions are from those that people ask: words taken from the source, first words, lengths."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import median, quantiles
 from typing import Any
@@ -35,7 +35,7 @@ def likeness(
     the documents by doc_id.
     """
     golden = dict.fromkeys((name for names in kept["golden_chunk_ids"] for name in names), "")
-    asked = [] if own is None else _sought(own)
+    asked = {} if own is None else _sought(own)
     best: dict[str, float] = {}
     for frame in chunks:
         for name, doc_id, heading, text, boilerplate in frame.select(_READ).iter_rows():
@@ -43,10 +43,11 @@ def likeness(
             if name in golden:
                 golden[name] = whole
             plain = f" {normalise(text)} " if asked and not boilerplate else ""
-            for row, answers in asked if plain else ():
-                if row["document"] in (None, paths.get(doc_id)) and any(answer in plain for answer in answers):
-                    share = overlap(row["question"], whole)
-                    best[row["question_id"]] = max(best.get(row["question_id"], 0.0), share)
+            for word in asked.keys() & plain.split():
+                for row, answer in asked[word]:
+                    if row["document"] in (None, paths.get(doc_id)) and answer in plain:
+                        share = overlap(row["question"], whole)
+                        best[row["question_id"]] = max(best.get(row["question_id"], 0.0), share)
     shares = [
         overlap(row["question"], "\n".join(golden[name] for name in row["golden_chunk_ids"]))
         for row in kept.iter_rows(named=True)
@@ -56,15 +57,20 @@ def likeness(
     return found if own is None else {**found, "own": _figures(own["question"].to_list(), [*best.values()])}
 
 
-def _sought(own: pl.DataFrame) -> list[tuple[dict[str, Any], list[str]]]:
-    """Return own questions with their answers as they are looked for, evenly spread where there are many."""
+def _sought(own: pl.DataFrame) -> dict[str, list[tuple[dict[str, Any], str]]]:
+    """Return own questions with each answer as it is looked for, by its longest word: where that is, it may be.
+
+    Where there are many they are evenly spread.
+    """
     rows = own.to_dicts()
     chosen = (rows[place * len(rows) // min(_OWN, len(rows))] for place in range(min(_OWN, len(rows))))
-    found = [
-        (row, [f" {normalise(one)} " for one in row["answers"] if len(one) >= _LONG and not is_no_answer(one)])
-        for row in chosen
-    ]
-    return [(row, answers) for row, answers in found if answers]
+    found = defaultdict[str, list[tuple[dict[str, Any], str]]](list)
+    for row in chosen:
+        for answer in row["answers"]:
+            plain = normalise(answer)
+            if plain and len(answer) >= _LONG and not is_no_answer(answer):
+                found[max(plain.split(), key=len)].append((row, f" {plain} "))
+    return found
 
 
 def _figures(questions: Sequence[str], shares: Sequence[float]) -> dict[str, Any]:

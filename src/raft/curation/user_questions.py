@@ -174,7 +174,10 @@ def _places(value: Mapping[str, Any], where: str) -> list[Place]:
         raise _wrong("A line names one document, with its page, or the documents that are needed: not both.", where)
     if not isinstance(documents, list) or not documents:
         raise _wrong("The documents are a list of paths, or of objects with document and page.", where)
-    places = [_place(one if isinstance(one, dict) else {"document": one}, where) for one in documents]
+    objects = [one if isinstance(one, dict) else {"document": one} for one in documents]
+    if unknown := [key for one in objects for key in one if key not in ("document", "page")]:
+        raise _wrong(f"The keys of a document are document and page: {_PAGED}; {', '.join(unknown)} is none.", where)
+    places = [_place(one, where) for one in objects]
     named = [place["document"] for place in places]
     if twice := next((name for name in named if named.count(name) > 1), None):
         raise _wrong(f"The document {twice} stands twice; its pages are a list: {_PAGED}.", where)

@@ -12,7 +12,6 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Any
 
 import polars as pl
 
@@ -22,7 +21,7 @@ from raft.generation.plan import Prompts, Shares, Survey, askable, budgets, docu
 from raft.generation.tasks import Row, Task
 from raft.kinds import KINDS
 
-VERSION = 1
+VERSION = 2
 """Raised when other rounds are asked."""
 MORE, MOST, ROUNDS, BARREN = 1.25, 4, 8, 2
 """Questions that the first round asks for each wanted one, and most in all; most rounds, and most in a row that keep
@@ -30,6 +29,8 @@ nothing new."""
 _LEAST_YIELD = 0.1
 AGAIN = 3
 """Most questions that a chunk is asked for in a later round, where a model writes items."""
+NAMED = 10
+"""Most of a chunk's earlier questions that a later round names, the newest of them: an estimate counts so many."""
 
 
 @dataclass
@@ -183,7 +184,7 @@ def more_items(
                     wording=prompts.language,
                     like=prompts.like,
                     others=prompts.others,
-                    had=asked.questions.get(row["chunk_id"], ()),
+                    had=asked.questions.get(row["chunk_id"], [])[-NAMED:],
                 )
 
 
@@ -196,33 +197,3 @@ def ended(asked: int, barren: int, rounds: int, *, keep: int, limit: int | None)
     if asked >= most_of(keep, limit):
         return "limit" if limit is not None and limit <= MOST * keep else "most"
     return "barren" if barren >= BARREN else "rounds" if rounds >= ROUNDS else None
-
-
-_ENDS = {
-    "all": "the documents were asked until nothing new came of them",
-    "limit": "questions.limit was asked",
-    "most": f"{MOST} questions were asked for each wanted one",
-    "barren": f"{BARREN} rounds in a row brought nothing new",
-    "rounds": f"{ROUNDS} rounds were asked",
-}
-
-
-def in_words(facts: Mapping[str, Any], reasons: Mapping[str, int], splits: Mapping[str, int], failed: int) -> str:
-    """Return how many of the wanted questions there are, in how many rounds, and where some are missing, why.
-
-    `facts` are a step's notes of its rounds, `reasons` how many questions cleaning dropped for each, `splits` how many
-    of the kept ones went where, `failed` how many requests brought none.
-    """
-    many, end = len(facts["rounds"]), facts["ended"]
-    text = f"{min(facts['keep'], facts['kept']):,} of {facts['keep']:,}"
-    told = f"{facts['asked']:,} asked for in {many} round{'s' * (many != 1)}"
-    took = "splitting and leaks leave" if reasons.get("leak") else "splitting leaves"
-    rows = f"; {took} {splits.get('train', 0):,} to train on"
-    if not end:
-        return f"{text}: {told}{rows}"
-    lost = Counter({f"'{reason}'": count for reason, count in reasons.items()})
-    lost.update({"no usable reply": failed} if failed else {})
-    most = ", ".join(f"{reason} {count:,}" for reason, count in lost.most_common(3))
-    why = f"; most were lost to {most}" if most else ""
-    advice = "a larger questions.limit" if end == "limit" else "more documents, another questions.way or kinds"
-    return f"{text}: {_ENDS[end]} ({told}){why}{rows};\nmore come from {advice}, or a better generator"

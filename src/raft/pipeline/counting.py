@@ -124,15 +124,15 @@ def count_calls(
     for purpose, sizes in _later(run, settings):
         if purpose in left and sizes:
             about = {"reworded": new, "cleaned": written + new * again}.get(purpose, written)
-            most = about * len(sizes)
+            calls_most = about * len(sizes)
             line, now = run.manifest["steps"].get(purpose, {}), asks(settings, purpose)["asked"]
             share, paid = replayed if calls else None, found.paid(purpose)
-            had = _asked_before(line, now, most, chunks=chunks, replayed=share, paid=paid)
-            rest = (most - had) / len(sizes)
+            had = _asked_before(line, now, calls_most, chunks=chunks, replayed=share, paid=paid)
+            rest = (calls_most - had) / len(sizes)
             load = _Load(rest * sum(size for size, _ in sizes), rest * sum(room + found.room for _, room in sizes))
             # half of the questions, say, are dropped before it is their turn
             least = 0.5 * (first * again + pairs) / max(1, written)
-            parts.append(part(purpose, load, seen, calls=most, answered=had, fewest=least))
+            parts.append(part(purpose, load, seen, calls=calls_most, answered=had, fewest=least))
     seconds = _seconds(parts, settings, seen) if found.hosted and not settings.generator.batch_endpoint else None
     if found.embedded is not None:
         parts.append(_embeddings(run, settings, written + new * again + pairs, found.embedded, found.embedder_price))
@@ -154,6 +154,7 @@ def count_calls(
         confirm_above=settings.generator.confirm_above,
         attempts=settings.generator.attempts,
         keep=asked_for.keep,
+        batched=settings.generator.batch_endpoint,
         most=first + later.questions,
         left_out=tuple(without),
         scorer=learned.load(filtered).model if filtered and "cleaned" in left and strategy != "rules" else None,
@@ -236,7 +237,7 @@ def _rounds(source: Source, asked: Asked, most: int, extra: int, again: int) -> 
         if task.request:
             calls += 1
             load.add(task.request)
-            load.size += source.writes_items * rounds.AGAIN * _QUESTION_BYTES
+            load.size += source.writes_items * rounds.NAMED * _QUESTION_BYTES
     if source.writes_items and calls:  # they have no end, and each may ask for one question
         questions = wanted = min(left, (rounds.ROUNDS - 1) * sum(room.values()))
     else:

@@ -74,6 +74,7 @@ class Estimate:
     left_out: tuple[str, ...] = ()
     attempts: int = 1
     scorer: str | None = None
+    batched: bool = False
 
     @property
     def calls(self) -> int:
@@ -167,6 +168,8 @@ def as_text(facts: Mapping[str, Any]) -> str:
         read = f"{facts['scorer']} reads the questions on this machine, at most {facts['questions']:,}"
         lines.append(f"  {'filter':<11} {read}: it takes time and no money (cleaning.learned)")
     lines.append(f"  {'cost':<11} {cost_text(facts)}")
+    if facts["keep"] and facts["batched"] and facts["calls"]:
+        lines.append(f"  {'batches':<11} each round is a batch of its own: up to {ROUNDS} turnarounds of the provider")
     if facts["seconds"] is not None and facts["calls"]:
         low, high = facts["seconds"]
         lines.append(f"  {'time':<11} {long(low)} to {long(high)} at the limits that are set")

@@ -91,7 +91,7 @@ def ask_in_rounds(
     """Yield frames of `tables.QUESTIONS`, round by round, until `keep` rows pass all rules that `apply` says.
 
     The user has so many `pairs`, of which the first round takes the best. What came of it is noted in
-    `stats["wanted"]`: `keep`, `kept`, `asked`, `ended` (why fewer are kept, of `rounds.in_words`) and `rounds`, each
+    `stats["wanted"]`: `keep`, `kept`, `asked`, `ended` (`rounds.ended`, or "all") and `rounds`, each
     with what was asked and kept until then.
     """
     asked, rows, kept, barren, told = Asked(), list[dict[str, Any]](), set[str](), 0, list[list[int]]()
@@ -108,10 +108,10 @@ def ask_in_rounds(
             rows += came
             yield tables.frame(tables.QUESTIONS, came)
         checked = apply(tables.frame(tables.QUESTIONS, rows)).filter(pl.col("reason").is_null())
-        gained = {*checked["question_id"]} - kept
-        progress = checked.height - len(kept)
-        asked.close(gained)
-        kept = {*checked["question_id"]}
+        before_kept, kept = kept, {*checked["question_id"]}
+        asked.close(kept - before_kept)
+        # the user's pairs are kept too, and no question that was asked has brought them
+        progress = len(kept & asked.homes.keys()) - len(before_kept & asked.homes.keys())
         told.append([asked.count, len(kept)])
         barren = 0 if progress > 0 else barren + 1
         on_event("round", {"round": len(told), "asked": asked.count, "kept": len(kept), "wanted": keep})

@@ -275,6 +275,8 @@ def _failure(error: Exception) -> Refused:
         return Refused(429, error.what, "insufficient_quota")
     if isinstance(error, RaftError):
         return Refused(502, error.what, "engine_error")
+    if isinstance(error, OSError):  # it was moved away, say; the terminal is told more
+        return Refused(503, "the files of the run cannot be read", "engine_error")
     return Refused(500, "something went wrong here that nobody foresaw", "internal_error")
 
 

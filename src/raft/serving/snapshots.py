@@ -6,6 +6,7 @@ When a build has finished, a new copy is made beside the old one, opened, and ta
 build that was stopped, or whose parts do not belong together, is not taken over.
 """
 
+import errno
 import hashlib
 import json
 import shutil
@@ -22,7 +23,7 @@ from raft.api import models
 from raft.api.asking import BASE, Answerer, LoadedRun
 from raft.api.run import Built
 from raft.backends import hub
-from raft.errors import RaftError, RunLocked, of_system
+from raft.errors import RaftError, RunLocked, of_system, typed
 from raft.pipeline.build import searched
 from raft.protocols import OnEvent
 from raft.store import adapters, artifacts
@@ -104,7 +105,13 @@ class Snapshots:
         try:
             self._open_home()
         except OSError as error:
-            raise of_system(error, where=built.folder) from None
+            told = of_system(error, where=built.folder)
+            if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+                copy = typed(f"{built.folder}-served")
+                told.hint = (
+                    f"cp -r {typed(built.folder)} {copy} && raft serve {copy}   (a server writes to RUN/scratch)"
+                )
+            raise told from None
 
     def _open_home(self) -> None:
         scratch = self._run / "scratch"
@@ -198,10 +205,10 @@ class Snapshots:
 
         What cannot be taken over is told once, as "kept".
         """
+        stamp = self._stamped()
+        if stamp == self._stamp:
+            return None
         try:
-            stamp = self._stamped()
-            if stamp == self._stamp:
-                return None
             with unchanged(self._run):
                 if _content(existing(self._run).manifest) == self._content:
                     self._stamp = stamp
@@ -221,8 +228,11 @@ class Snapshots:
             if snapshot is not None:
                 found(snapshot)
 
-    def _stamped(self) -> tuple[int, int, int]:
-        state = (self._run / "manifest.json").stat()
+    def _stamped(self) -> tuple[int, int, int] | None:
+        try:
+            state = (self._run / "manifest.json").stat()
+        except OSError:  # the run was moved away, and may come back
+            return None
         return state.st_mtime_ns, state.st_size, state.st_ino
 
 
