@@ -211,7 +211,11 @@ def test_an_estimate_counts_candidates_and_their_wordings(tmp_path, fake_models,
     more = {"questions.way": way, "chunking.tokens": 60, "questions.candidates": 3, "questions.reword": 0.5}
     more |= {"cleaning.judge": True, "generator.attempts": 1}
     options = {"out": tmp_path / "run", "generator": "openai/some-model", "settings": more}
-    found = {part.purpose: part.calls for part in raft.estimate(corpus, **options, price=(1.0, 1.0)).parts}
+    whole = raft.estimate(corpus, **options, price=(1.0, 1.0))
+    found = {part.purpose: part.calls for part in whole.parts}
+    new = reworded_at_most(load(None, {"questions.reword": 0.5}), whole.questions)
+    assert found["reworded"] == 2 * 3 * new
+    assert found["cleaned"] == whole.questions * (3 if way == "answer_first" else 1) + 3 * new
     built = raft.build(corpus, **options, price=(1.0, 1.0), max_cost=50.0)
     for step in ("questions", "reworded", "cleaned"):
         assert found.get(step, 0) >= built.manifest["steps"][step].get("calls", 0)
