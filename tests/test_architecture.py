@@ -225,7 +225,7 @@ def loaded_prompts():
         for node in ast.walk(tree):
             if isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
                 called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-                if called in ("load", "load_text"):
+                if called in ("load", "load_addition", "load_text"):
                     found.add(node.args[0].value)
     return {name if "." in str(name) else f"{name}.md" for name in found if isinstance(name, str)}
 

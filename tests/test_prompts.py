@@ -66,6 +66,18 @@ def test_missing_prompts_and_folders_are_errors(tmp_path):
         prompts.load("answer", tmp_path / "missing")
 
 
+@pytest.mark.parametrize(
+    "text", ["## system\nBe kind.\n\n## user\n$questions", "## system\n$questions", "## user\n", "## user\n$other"]
+)
+def test_what_is_put_behind_another_prompt_is_one_turn(tmp_path, text):
+    """A prompt that is put behind another one is refused when it is loaded, unless it is one turn of the user's."""
+    (tmp_path / "others.md").write_text(text, encoding="utf-8")
+    with pytest.raises(UsageError) as error:
+        prompts.load_addition("others", tmp_path)
+    assert error.value.hint
+    assert prompts.load_addition("like", tmp_path) == prompts.load("like")
+
+
 @pytest.mark.parametrize("name", [name[:-3] for name in prompts.packaged("prompts") if name.endswith(".md")])
 def test_each_packaged_prompt_is_a_chat_with_a_note(name):
     """Every prompt of the package parses, ends with the user's or a begun turn, and says what it is for."""

@@ -80,6 +80,22 @@ def load(name: str, folder: Path | None = None) -> Prompt:
     return parse(name, load_text(f"{name}.md", folder))
 
 
+def load_addition(name: str, folder: Path | None = None) -> Prompt:
+    """Return a prompt whose words, with $questions, are put behind those of another one: one turn, the user's.
+
+    Raises:
+        UsageError: as `load`, or it has other turns, no words or another placeholder.
+    """
+    found = load(name, folder)
+    if [role for role, _ in found.turns] != ["user"] or len(found.render(questions="-")) != 1:
+        what = f"The prompt {name} is put behind another one, and has to be one turn, the user's, with words in it."
+        where = folder / f"{name}.md" if folder else f"{name}.md"
+        raise UsageError(
+            what, where=where, hint="raft init my-pipeline   (its prompts have it as it was: one `## user`)"
+        )
+    return found
+
+
 def load_text(file: str, folder: Path | None = None) -> str:
     """Return a file of the prompts as text: from `folder` if it holds that file, otherwise from the package.
 

@@ -569,6 +569,21 @@ def test_questions_that_were_learned(run, tmp_path):
         bench(run, questions=write(tmp_path / "leaks.jsonl", leaks), drop_leaks=True)
 
 
+def test_questions_that_the_generator_was_shown(run, tmp_path):
+    """One's own questions that say the same as examples of questions.like are refused, or left out; no other ones."""
+    manifest = run / "manifest.json"
+    made = raft.load(run).evaluation["question"][0]
+    facts = {**json.loads(manifest.read_text(encoding="utf-8")), "like": [OWN[0]["question"].lower(), made]}
+    manifest.write_text(json.dumps(facts), encoding="utf-8")
+    own = write(tmp_path / "own.jsonl", OWN[:3])
+    with pytest.raises(UsageError, match=r"1 of the 3 questions .* shown in questions\.like(.|\n)*--drop-leaks"):
+        bench(run, questions=own)
+    facts = bench(run, questions=own, drop_leaks=True)
+    assert OWN[0]["question"] not in {row["question"] for row in facts["questions"]}
+    assert {OWN[1]["question"], OWN[2]["question"]} <= {row["question"] for row in facts["questions"]}
+    assert made in {row["question"] for row in bench(run)["questions"]}
+
+
 def test_labels_of_a_closed_set(run, fakes, tmp_path):
     """Where the answers are a few labels, each arm that has likelihoods answers with one, and nothing is withheld."""
     labels, things = ("yes", "no", "maybe"), ("oil", "sand", "salt", "tar")

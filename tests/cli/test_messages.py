@@ -165,29 +165,17 @@ def test_as_many_are_said_to_be_kept_as_are(reasons, said):
 def test_questions_that_stay_in_another_wording_are_no_fault():
     """The summary says how many were worded anew and what it changed, and drops none for it."""
     figures = {"before": {"overlap": 0.841}, "after": {"overlap": 0.7249}}
-    reworded = line({"reworded.parquet": 70}, {"asked": 60, "questions": 41, "wordings": 70, **figures})
+    reworded = line({"reworded.parquet": 70}, {"drawn": 60, "questions": 41, "wordings": 70, **figures})
     facts = changed(cleaned={"notes": {"reasons": {"duplicate": 5, "other wording": 41}}})
     facts["steps"]["reworded"] = reworded
     said = squeezed(messages.summary(facts))
     assert "worded anew 41 of 60 questions; they share 72 instead of 84 percent of their words" in said
     assert "dropped 5 (duplicate 5); 41 stay in another wording" in said
-    reworded["notes"] |= {"asked": 0, "questions": 0, "before": {}, "after": {}}
+    reworded["notes"] |= {"drawn": 0, "questions": 0, "before": {}, "after": {}}
     facts["steps"]["cleaned"]["notes"]["reasons"] = {"other wording": 1}
     said = squeezed(messages.summary(facts))
     assert "worded anew 0 of 0 questions " in said
     assert "dropped none; 1 stays in another wording" in said
-
-
-@pytest.mark.parametrize("ended", [None, "all was asked"])
-def test_a_run_with_a_wanted_number_is_told_what_brings_more(ended):
-    """Where `questions.keep` ends the build, more questions a chunk bring nothing, and are not advised."""
-    wanted = {"keep": 40, "kept": 40, "asked": 50, "ended": ended, "rounds": []}
-    notes = {"notes": {"splits": {"train": 30}, "reasons": {}}}
-    text = "\n".join(
-        messages._advice("RUN", changed(cleaned=notes, questions={"notes": {"wanted": wanted}})["steps"], judged=False)
-    )
-    assert "per-chunk" not in text
-    assert ("larger questions.keep" in text) is (ended is None)
 
 
 def test_what_was_left_out_of_documents_is_said_with_counts():

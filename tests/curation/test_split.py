@@ -240,6 +240,51 @@ def test_the_final_check_refuses_a_leak():
         check(cleaned(same), frozenset())
 
 
+def reworded(number, text):
+    """Return a question that stays as an other wording of it, and that wording, which names it."""
+    before = question(number)
+    new = question(number, text, prompt=f"reword@1 {before['question_id']}")
+    return [{**before, "reason": "other wording", "duplicate_of": new["question_id"]}, new]
+
+
+def test_a_question_that_was_worded_anew_is_still_a_leak():
+    """A measured question that equals another wording of what would be learned makes that a leak, by name."""
+    rows = [*reworded(0, "What do I have to pay for boiling water?"), *ROWS[1:]]
+    assert split_up(rows, seen=0.0)["reason"].to_list()[:2] == ["other wording", None]
+    result = split_up(rows, user_questions=user("how much does the kettle cost"), seen=0.0)
+    assert result.select("reason", "duplicate_of", "split").rows()[1] == ("leak", "u0", None)
+    check(result, frozenset(), user("how much does the kettle cost"))
+
+
+def test_a_leak_is_found_through_a_duplicate_of_its_wording():
+    """Where the wording that stayed is a duplicate of another row, that row stands for the question, and leaks."""
+    before, new = reworded(0, "What do I have to pay for boiling water?")
+    other = question(0, "What is to be paid for boiling water?")
+    rows = [before, {**new, "reason": "duplicate", "duplicate_of": other["question_id"]}, other, *ROWS[1:]]
+    result = split_up(rows, user_questions=user("How much does the kettle cost?"), seen=0.0)
+    assert result["reason"].to_list()[:3] == ["other wording", "duplicate", "leak"]
+
+
+def test_what_was_measured_before_it_was_worded_anew_is_not_learned():
+    """A question that equals what a measured one was reworded from is a leak as well."""
+    before, new = reworded(0, "What do I have to pay for boiling water?")
+    same = {**question(1, before["question"]), "question_id": "same"}
+    result = split_up([before, new, same, *ROWS[1:]], held_out=frozenset({"d0"}), seen=0.0)
+    assert result["split"][1] == "eval_unseen"
+    assert result.row(2, named=True)["reason"] == "leak"
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_the_final_check_looks_at_other_wordings(named):
+    """What is learned may neither have been reworded from a measured question nor be chosen in its place."""
+    before, new = reworded(0, "What do I have to pay for boiling water?")
+    pair = [before, {**new, "prompt": "fact"}] if named else [{**before, "duplicate_of": None}, new]
+    rows = [pair[0], {**pair[1], "split": "train"}, {**ROWS[1], "split": "eval_seen"}]
+    check(cleaned(rows), frozenset())
+    with pytest.raises(RaftError, match="boiling water"):
+        check(cleaned(rows), frozenset(), user("how much does kettle cost"))
+
+
 @pytest.mark.parametrize("own", ["how much does  kettle cost", "How much does the KETTLE cost ?"])
 def test_the_final_check_does_not_rest_on_what_drops_leaks(monkeypatch, own):
     """With dropping, its index and its comparisons out of order, a leak that is left still fails the build."""

@@ -79,12 +79,11 @@ def clean(rows, **changes):
         min_words=3,
         max_words=40,
         max_answer_words=60,
-        similarity=0.99,
         round_trip_k=2,
         judge=None,
         judge_prompt=None,
         judge_minimum=0.6,
-        **{"wordings": True, **changes},
+        **{"wordings": True, "similarity": 0.99, **changes},
     )
 
 
@@ -102,7 +101,7 @@ def test_a_good_wording_takes_the_questions_place():
     assert row["prompt"].endswith(f" {BICYCLE['question_id']}")
     same = ("kind", "answer", "quotes", "golden_chunk_ids", "doc_ids", "reasoning")
     assert {name: row[name] for name in same} == {name: BICYCLE[name] for name in same}
-    assert (stats["asked"], stats["wordings"], stats["questions"], stats["left_out"]) == (1, 1, 1, {})
+    assert (stats["drawn"], stats["wordings"], stats["questions"], stats["left_out"]) == (1, 1, 1, {})
     assert stats["after"]["overlap"] < stats["before"]["overlap"]
     cleaned = clean([BICYCLE, row])
     assert cleaned["reason"].to_list() == ["other wording", None]
@@ -118,7 +117,7 @@ def test_a_good_wording_takes_the_questions_place():
         ("How much does a bicycle cost?", "other facts"),
         ("How many euros does it cost on Skarn?", "read otherwise"),
         ("Is a bicycle taken for 4 euros on the Skarn boat?", "other facts"),
-        ("The price of a bicycle on the Skarn boat.", "not a question"),
+        ("The price of a bicycle on the Skarn boat.", "no question"),
         ("Here is one: what do I pay for a bicycle on the Skarn boat?", "malformed"),
         ("According to the passage, what do I pay for a bicycle on the Skarn boat?", "does not stand alone"),
         ("", "no question"),
@@ -166,7 +165,7 @@ def test_what_is_not_a_models_to_change_is_not_asked_about():
     """Neither a pair of people, nor what nothing answers, nor a question on a held-out document is worded anew."""
     model = says(GOOD)
     _, stats = reword(model)
-    assert stats["asked"] == 2
+    assert stats["drawn"] == 2
     told = " ".join(request.messages[-2]["content"] for request in model.requests if request.max_tokens == 64)
     assert "Lund" not in told
     assert "Ines" not in told
@@ -177,7 +176,7 @@ def test_no_call_is_spent_on_what_the_rules_drop():
     bad = make_question(ROWS["ferry#0"], "Bicycle euros Skarn ferry.", "4 euros")
     lost = make_question(ROWS["ferry#0"], "Why does the mill at Orrest grind rye?", "4 euros")
     model = says(GOOD)
-    assert reword(model, [bad, lost], k=1)[1]["asked"] == 0
+    assert reword(model, [bad, lost], k=1)[1]["drawn"] == 0
     assert model.requests == []
 
 
@@ -228,7 +227,7 @@ def test_rewording_never_touches_anything_else(text, read):
         assert [row[name] for name in ("answer", "quotes", "golden_chunk_ids", "kind")] == [
             before[name] for name in ("answer", "quotes", "golden_chunk_ids", "kind")
         ]
-    assert stats["wordings"] + sum(stats["left_out"].values()) == stats["asked"] == 2
+    assert stats["wordings"] + sum(stats["left_out"].values()) == stats["drawn"] == 2
     if not new.height:
         table = tables.frame(tables.QUESTIONS, [BICYCLE, MILL])
         assert pl.concat([table, new]).equals(table)
@@ -241,14 +240,18 @@ def test_overlap_is_a_share(question, source):
     assert overlap(question, question) == 1
 
 
+TASK = {"prompt": "answer_first@0123456789ab of abcdef012345"}
+FIRST = {**BICYCLE, **TASK}
+
+
 def candidate(question, **changes):
-    """Return another question for the bicycle's price."""
-    return {**make_question(ROWS["ferry#0"], question, "4 euros", kind="number"), **changes}
+    """Return another question for the bicycle's price, of one task unless told otherwise."""
+    return {**make_question(ROWS["ferry#0"], question, "4 euros", kind="number"), **TASK, **changes}
 
 
 def test_of_candidates_the_one_stays_that_repeats_least():
-    """Of several questions for one fact the one with the smallest share of its chunk's words stays; without, all do."""
-    near, far = BICYCLE, candidate("What do bicycles pay at Skarn?")  # with fewer words to be understood by
+    """Of several questions of one task the one with the smallest share of its chunk's words stays; without, all do."""
+    near, far = FIRST, candidate("What do bicycles pay at Skarn?")  # with fewer words to be understood by
     assert reasons([near, far]) == ["other wording", None]
     assert reasons([far, near]) == [None, "other wording"]
     assert reasons([near, far], wordings=False) == [None, None]
@@ -256,15 +259,77 @@ def test_of_candidates_the_one_stays_that_repeats_least():
 
 def test_a_candidate_that_fails_a_rule_does_not_count():
     """A candidate that repeats less and is dropped by a rule leaves the other in its place."""
-    assert reasons([BICYCLE, candidate("Price of a bicycle on the Skarn boat")]) == [None, "not a question"]
+    assert reasons([FIRST, candidate("Price of a bicycle on the Skarn boat")]) == [None, "not a question"]
+
+
+def test_what_two_tasks_asked_are_two_questions():
+    """One quote and one answer do not make one question of two: only what one task brought are wordings of it."""
+    other = candidate("What do bicycles pay at Skarn?", prompt="answer_first@0123456789ab of 012345abcdef")
+    assert reasons([FIRST, other]) == [None, None]
+    assert reasons([BICYCLE, candidate("What do bicycles pay at Skarn?", prompt="by_rule@5")]) == [None, None]
+
+
+def test_what_people_wrote_or_approved_is_never_another_wording():
+    """Neither a user's own pair nor a row that was approved is dropped for another wording, whichever is better."""
+    own = candidate("What do bicycles pay at Skarn?", model="human", prompt="faq.csv, line 2")
+    assert reasons([own, candidate("What do I pay with a bicycle at Skarn?", prompt="faq.csv, line 3")]) == [None, None]
+    rows = [FIRST, candidate("What do bicycles pay at Skarn?"), candidate(GOOD)]
+    said = {row["question_id"]: ["approved"] for row in rows[:2]}
+    assert reasons(rows, decided=said) == [None, None, "other wording"]
+
+
+def test_a_rejected_candidate_leaves_the_fact_to_another():
+    """Where people reject the wording that was chosen, the next best one takes its place."""
+    far = candidate("What do bicycles pay at Skarn?")
+    said = {far["question_id"]: ["rejected"]}
+    assert reasons([FIRST, candidate(GOOD), far], decided=said) == ["other wording", None, "rejected by a person"]
+
+
+def test_a_rejected_rewording_gives_the_question_back():
+    """A rewording that people reject leaves the question before in its place, however nearly they say the same."""
+    near = {**BICYCLE, "question_id": "new", "prompt": f"reword@1 {BICYCLE['question_id']}"}
+    near["question"] = "How much does one bicycle cost on the Skarn ferry?"
+    assert reasons([BICYCLE, near], similarity=0.5) == ["other wording", None]
+    said = {"new": ["rejected"]}
+    assert reasons([BICYCLE, near], similarity=0.5, decided=said) == [None, "rejected by a person"]
+
+
+def test_of_candidates_the_best_is_reworded_and_the_share_is_of_facts():
+    """A share of the facts is reworded, however many candidates each has, and of these the one that stays."""
+    texts = [f"A bicycle costs {n + 3} euros on the ferry {n + 100}." for n in range(40)]
+    chunks = make_chunks({"lines": texts})
+    rows = []
+    for n, row in enumerate(chunks.iter_rows(named=True)):
+        for text in (f"How much does a bicycle cost on the ferry {n + 100}?", f"What do bicycles pay at {n + 100}?"):
+            prompt = f"answer_first@0123456789ab of {n:012x}"
+            rows.append({**make_question(row, text, f"{n + 3} euros", kind="number"), "prompt": prompt})
+    model = says("?")
+    _, stats = wording.reword(
+        tables.frame(tables.QUESTIONS, rows),
+        chunks,
+        wording.asked(None, (), each=1, least=0.5),
+        generator=model,
+        model="some-model",
+        retriever=OverlapRetriever(chunks),
+        share=0.5,
+        limits={"min_words": 3, "max_words": 40, "max_answer_words": 60},
+        languages={},
+        identify=question_id,
+        seed=0,
+        k=40,
+        held_out=frozenset(),
+    )
+    assert 12 <= stats["drawn"] <= 28
+    assert all("What do bicycles pay" in request.messages[-2]["content"] for request in model.requests)
 
 
 def test_what_a_person_has_judged_comes_before_a_wording():
     """What a person approved stays in spite of a wording, and what they rejected takes its wordings along."""
     row = candidate(GOOD, prompt=f"reword@1 {BICYCLE['question_id']}")
-    for verdict, expected in (("approved", None), ("rejected", "rejected by a person")):
+    rejected = "rejected by a person"
+    for verdict, expected in (("approved", [None, "other wording"]), ("rejected", [rejected, rejected])):
         said = {BICYCLE["question_id"]: [verdict]}
-        assert reasons([BICYCLE, row], decided=said) == [expected, "other wording"]
+        assert reasons([BICYCLE, row], decided=said) == expected
 
 
 def test_a_wording_of_what_is_dropped_is_dropped():
@@ -368,6 +433,38 @@ def test_a_reply_is_read_whatever_is_around_it():
     assert wording.read_reply("Question: **who pays?**") == "who pays?"
     with pytest.raises(ValueError, match="no question"):
         wording.read_reply(" \n New question: ")
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "**New question:** who pays?",
+        "**New question: who pays?**",
+        "Here is the reworded question:\n\nwho pays?",
+        "Sure! Here you go:\n> who pays?",
+        "1. who pays?\n2. who has to?",
+        "- who pays?",
+        "* `who pays?`",
+        "Sure! New question: who pays?",
+        "Sure!\n### New question\n“who pays?”",
+    ],
+)
+def test_what_chats_put_around_a_question_is_taken_off(reply):
+    """A reply in the usual forms of chats is read: with a label, marks, a bullet or number, or a line that leads in."""
+    assert wording.read_reply(reply) == "who pays?"
+
+
+@pytest.mark.parametrize("reply", ["Sure!", "Here is the question:", "I cannot do that.", "The price of it"])
+def test_a_reply_that_asks_nothing_is_refused(reply):
+    """A reply without a question is refused, so that it is asked for again."""
+    with pytest.raises(ValueError, match="no question"):
+        wording.read_reply(reply)
+
+
+def test_questions_without_a_mark_are_read_where_a_language_has_them():
+    """In a language that asks without a mark such a question is read, and so is any language's own mark."""
+    assert wording.read_reply("1. 営業時間は何時までですか。") == "営業時間は何時までですか。"
+    assert wording.read_reply("New question: كم ثمن الدراجة؟") == "كم ثمن الدراجة؟"
 
 
 def test_a_line_of_examples_reads_as_the_hint_says(tmp_path):

@@ -9,6 +9,7 @@ from raft.generation.generate import (
     LONGEST,
     MOST_ANSWER_WORDS,
     SHORTEST,
+    again,
     kind_of,
     parse_span,
     plan,
@@ -229,12 +230,23 @@ def test_candidates_are_asked_for_again_and_warmer():
     known, shape = Survey(sizes={"a": 40}, chunks=1), {"strategy": "spans", "per_chunk": 9, "limit": None}
 
     def requests(kinds, **more):
-        return [task.request for task in plan(iter([frame]), known, USED, kinds=kinds, **shape, **more).tasks]
+        return [one.request for one in plan(iter([frame]), known, USED, **{**shape, "kinds": kinds, **more}).tasks]
 
     once, thrice = requests(KINDS), requests(KINDS, candidates=3)
     assert [request.messages for request in thrice] == [request.messages for request in once for _ in range(3)]
     assert [(request.temperature, request.sample) for request in thrice[:3]] == [(0.0, 0), (0.8, 1), (0.8, 2)]
     assert len(requests(("decision",), candidates=3)) == len(requests(("decision",))) > 0
+    assert len(requests(KINDS, strategy="items", candidates=3)) == len(requests(KINDS, strategy="items")) > 0
+
+
+def test_candidates_name_the_task_that_brought_them():
+    """Rows of one task are told by their prompt to be of one question, and rows of others to be none; alone, not."""
+    rows = [chunk(0, "\n\n".join(sentence(number) for number in range(3)))]
+    once = asked(*rows, questions=3)
+    thrice = [*again(once, 3)]
+    assert len({task.asked for task in thrice}) == len(once) > 1
+    assert [task.asked for task in thrice[:3]] == [thrice[0].asked] * 3
+    assert {task.asked for task in again(once, 1)} == {""}
 
 
 def test_exact_facts_are_given_where_more_questions_are_wanted():

@@ -60,6 +60,8 @@ _EARLIER = "benchmarks.jsonl"
 _BUILT_WITH = ("corpus", "evaluation", "chunking.", "questions.", "cleaning.", "split.", "examples.", "training.")
 """Settings that had their effect before there was anything to measure."""
 
+_SHOWN = "generator was shown in questions.like"
+
 
 @formerly_listen
 def bench(
@@ -301,29 +303,34 @@ def _earlier(folder: Path) -> list[dict[str, Any]]:
 def _without_leaks(
     rows: pl.DataFrame, adapter: Path | None, run: Run, settings: Settings, embedder: Embedder, *, again: str | None
 ) -> pl.DataFrame:
-    """Return the questions that adapter and retriever did not learn from; `again` is said where some are refused."""
-    parts = {
-        "adapter": adapter and adapter / LEARNED,
-        "tuned retriever": taught_by(run, embedder.identity),
+    """Return the questions that nothing measured learned from or was shown; `again` is said where some are refused."""
+    files = {
+        "adapter was trained on": adapter and adapter / LEARNED,
+        "tuned retriever was trained on": taught_by(run, embedder.identity),
     }
-    for part, file in parts.items():
-        if file is None or not file.is_file():
-            continue
-        learned = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-        found = split.collisions(learned, rows, embedder=embedder, similarity=settings.cleaning.similarity)
+    parts = {
+        part: [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        for part, file in files.items()
+        if file is not None and file.is_file()
+    }
+    shown = run.manifest.get("like") or []
+    parts[_SHOWN] = [{"question_id": one, "question": one} for one in shown]
+    for part, learned in parts.items():
+        among = rows.filter(split="user") if part == _SHOWN else rows  # what was generated is of the corpus
+        found = split.collisions(learned, among, embedder=embedder, similarity=settings.cleaning.similarity)
         if found and again:
             question, other = found[0]
             raise UsageError(
-                f"{len(found)} of the {len(rows)} questions say the same as one that the {part} was trained on.",
-                where=f"{other} and the training question {question!r}",
+                f"{len(found)} of the {len(rows)} questions say the same as one that the {part}.",
+                where=f"{other} and {question!r}",
                 hint=f"{again}   (measures without them)",
             )
         rows = rows.filter(~pl.col("question_id").is_in([name for _, name in found]))
         if rows.is_empty():
             raise UsageError(
-                f"The {part} was trained on each of these questions.",
-                where=file.parent,
-                hint="raft bench RUN --questions FILE   (with questions that are not among the training rows)",
+                f"The {part} each of these questions.",
+                where=run.folder,
+                hint="raft bench RUN --questions FILE   (with others)",
             )
     return rows
 

@@ -98,7 +98,7 @@ def _wanted(facts: Mapping[str, Any], reasons: Mapping[str, int], splits: Mappin
 
 
 def _reworded(facts: Mapping[str, Any]) -> str:
-    text = f"{facts['questions']:,} of {facts['asked']:,} questions"
+    text = f"{facts['questions']:,} of {facts['drawn']:,} questions"
     if not (facts["before"] and facts["after"]):
         return text
     after, before = (facts[when]["overlap"] for when in ("after", "before"))

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from raft.curation import decisions, figures, learned
-from raft.curation.duplicates import drop_duplicates, one_wording
+from raft.curation.duplicates import drop_duplicates, one_wording, origin
 from raft.curation.reading import Filter, mark
 from raft.kinds import traits
 from raft.prompts import Prompt
@@ -68,7 +68,7 @@ def clean(
     `languages` are those of the documents, by doc_id, but English. What no person has judged is filtered by `weights`
     over the likelihoods of the `scorer`, then by `filters`, which ask the `reader`, and then by the judge.
     `decided` is what people have said, by question_id (`decisions.decided`); what they have written stands in
-    `questions` already. With `wordings`, of several wordings of one fact one is left (`duplicates.one_wording`).
+    `questions` already. With `wordings`, of several wordings of one question one is left (`duplicates.one_wording`).
     """
     texts = {row["chunk_id"]: row for row in chunks.select("chunk_id", "heading", "text").iter_rows(named=True)}
     limits = {"min_words": min_words, "max_words": max_words, "max_answer_words": max_answer_words}
@@ -88,11 +88,15 @@ def clean(
             one.apply(unsaid(), passages, reader, held_out)
     if judge is not None and judge_prompt is not None:
         mark(unsaid(), passages, judge=judge, prompt=judge_prompt, minimum=judge_minimum)
+    rejected = said.keys() - good.keys()
     if wordings:
-        one_wording(rows, passages, decided=said)
+        for row in kept(rows):  # the question before stays, which may be a twin: so this is said before duplicates
+            if (first := origin(row)) and {first, row["question_id"]} & rejected:
+                row["reason"] = REJECTED
+        one_wording(rows, passages, approved=good, rejected=rejected)
     drop_duplicates(kept(rows), embedder=embedder, similarity=similarity)
     for row in kept(rows):
-        row["reason"] = REJECTED if said.get(row["question_id"]) == decisions.REJECTED else None
+        row["reason"] = REJECTED if row["question_id"] in rejected else None
     return tables.frame(tables.CLEANED, rows)
 
 

@@ -11,7 +11,7 @@ import polars as pl
 
 from raft.curation.decisions import HUMAN
 from raft.curation.wording import Likeness
-from raft.text import normalise, sentences
+from raft.text import draw, normalise, sentences
 
 NOT_CHOSEN = "not chosen"
 COVERED = ("chunk_id", "doc_id", "heading", "text", "boilerplate")
@@ -44,7 +44,7 @@ def choose(
     if like and kept:
         alike = Likeness(like, [row["question"] for row in kept])
         for row in kept:
-            drawn = (int(ranks[row["question_id"]][:16], 16) + 1) / (16**16 + 1)  # never 0
+            drawn = max(draw(f"keep:{seed}:{row['question_id']}"), 16.0**-16)  # never 0
             ranks[row["question_id"]] = (-log(drawn) / alike.weight(row["question"]), row["question_id"])
     parts: tuple[Callable[[Row], Any], ...] = (
         lambda row: (row["doc_ids"], _section(row, headings), row["kind"]),

@@ -1,5 +1,6 @@
 """Which questions say the same, and which of these stays: duplicates, and several wordings of one question."""
 
+import re
 from collections.abc import Callable, Container, Iterable, Mapping
 from itertools import chain
 from typing import Any
@@ -25,37 +26,60 @@ from raft.text.values import rough_values
 DUPLICATE, OTHER_WORDING = "duplicate", "other wording"
 REWORDED = "reword@"
 """What the `prompt` of a question begins with that was worded anew; it ends in the question_id of the one before."""
+WORDINGS = 2
+"""Raised when another wording stays."""
+_TASK = re.compile(r"@[0-9a-f]{12} of ([0-9a-f]{12})\Z")
 Row = dict[str, Any]
 
 
-def one_wording(rows: list[Row], chunk: Callable[[Row], str], *, decided: Container[str] = ()) -> None:
-    """Drop, of the kept wordings of one fact, all but the best one; the others get the reason "other wording".
+def one_wording(
+    rows: list[Row], chunk: Callable[[Row], str], *, approved: Container[str] = (), rejected: Container[str] = ()
+) -> None:
+    """Drop, of the kept wordings of one question, all but the best one; the others get the reason "other wording".
 
-    Wordings of one fact have the same golden chunks, quotes and answer, or are what one of them was reworded from. The
-    best is a person's, then one that a person has judged (`decided`, by question_id), then one that was reworded, then
-    that which repeats least of its golden chunks: `chunk` returns a row's headings and texts.
+    Wordings of one question came of one task that was asked several times (`questions.candidates`), or were reworded
+    from one of these; what two tasks brought are two questions, whatever their answers. The best is one that a person
+    wrote or `approved` (question_ids), which is never dropped here, then one that was reworded, then that which repeats
+    least of its golden chunks: `chunk` returns a row's headings and texts. What people `rejected` counts for none.
     """
     origins = {row["question_id"]: row for row in rows}
     groups: dict[str, list[Row]] = {}
+
+    def judged(row: Row) -> bool:
+        return row["model"] == HUMAN or row["question_id"] in approved
+
     for row in rows:
         first = origins.get(origin(row) or "", row)
         if first["reason"] is not None and row["reason"] is None:  # what holds of an answer, however it is asked for
             row["reason"] = first["reason"]
-        if row["reason"] is None:
-            groups.setdefault(_fact(first), []).append(row)
+        if row["reason"] is None and row["question_id"] not in rejected:
+            groups.setdefault(_task(first), []).append(row)
     for group in groups.values():
         best, *others = sorted(
             group,
             key=lambda row: (
-                row["model"] != HUMAN,
-                row["question_id"] not in decided,
+                not judged(row),
                 origin(row) is None,
                 round(overlap(row["question"], chunk(row)), 4),
                 _worth(row),
             ),
         )
         for row in others:
-            row["reason"], row["duplicate_of"] = OTHER_WORDING, best["question_id"]
+            if not judged(row):
+                row["reason"], row["duplicate_of"] = OTHER_WORDING, best["question_id"]
+
+
+def stand_ins(rows: Iterable[Row]) -> dict[str, str]:
+    """Return of each other wording, by its question_id, that of the row which is kept in its place."""
+    known = {row["question_id"]: row for row in rows}
+    found: dict[str, str] = {}
+    for name, row in known.items():
+        best = row
+        while best["reason"] in (OTHER_WORDING, DUPLICATE) and best["duplicate_of"] in known:
+            best = known[best["duplicate_of"]]
+        if row["reason"] == OTHER_WORDING and best["reason"] is None:
+            found[name] = best["question_id"]
+    return found
 
 
 def origin(row: Mapping[str, Any]) -> str | None:
@@ -64,12 +88,10 @@ def origin(row: Mapping[str, Any]) -> str | None:
     return prompt.rpartition(" ")[2] if prompt.startswith(REWORDED) else None
 
 
-def _fact(row: Row) -> str:
-    """Name the fact that a row asks for, and where it is stated; yes, no and what nothing answers are facts of none."""
-    if traits(row["kind"]).fixed:
-        return str(row["question_id"])
-    places = sorted((quote["chunk_id"], quote["start"], quote["end"]) for quote in row["quotes"])
-    return repr((sorted(row["golden_chunk_ids"]), places, normalise(row["answer"])))
+def _task(row: Row) -> str:
+    """Name what was asked for a row, of rows that came of one task alike; a row of none is its own."""
+    found = _TASK.search(row["prompt"] or "")
+    return f"task {found[1]}" if found else str(row["question_id"])
 
 
 def drop_duplicates(rows: list[Row], *, embedder: Embedder, similarity: float) -> None:

@@ -85,9 +85,14 @@ def _figures(questions: Sequence[str], shares: Sequence[float]) -> dict[str, Any
         "words": [round(low, 1), median(lengths or [0]), round(high, 1)],
     }
     if shares:
-        whole = sum(share == 1.0 for share in shares) / len(shares)
-        found["overlap"] = {"of": len(shares), "mean": round(sum(shares) / len(shares), 3), "all": round(whole, 3)}
+        found["overlap"] = {"of": len(shares), **repeated(shares)}
     return found
+
+
+def repeated(shares: Sequence[float]) -> dict[str, float]:
+    """Return of the shares (0 to 1) of questions' words that stand in their chunks the `mean`, and how many are 1."""
+    whole = sum(share == 1.0 for share in shares) / len(shares)
+    return {"mean": round(sum(shares) / len(shares), 3), "all": round(whole, 3)}
 
 
 def in_words(facts: Mapping[str, Any]) -> str:

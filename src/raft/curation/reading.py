@@ -4,7 +4,6 @@ It is asked about what cheaper rules keep, before duplicates are looked for. Eac
 what was asked, its verdict from 0 to 1, and what was said; a question without a usable reply is kept.
 """
 
-import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from raft.prompts import Prompt
 from raft.protocols import Completion, Generator, Request
 from raft.report.measures import f1
 from raft.settings import Cleaning
-from raft.text import normalise
+from raft.text import draw, normalise
 from raft.text.languages import of_text
 from raft.text.replies import json_readings
 from raft.text.values import agree, fact_values
@@ -132,8 +131,7 @@ def _ask_without(
     """
     asked = [row for row in rows if held_out.isdisjoint(row["doc_ids"]) and not traits(row["kind"]).fixed]
     for row, agreed in answered(asked, "closed book", model, prompt, lambda row: {"style": ""}):
-        drawn = int(hashlib.sha256(f"closed book:{seed}:{row['question_id']}".encode()).hexdigest()[:16], 16) / 16**16
-        row["reason"] = KNOWN if agreed >= least and drawn >= share else None
+        row["reason"] = KNOWN if agreed >= least and draw(f"closed book:{seed}:{row['question_id']}") >= share else None
 
 
 def answered(

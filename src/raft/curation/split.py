@@ -4,7 +4,6 @@ Documents are held out whole, and their near-copies with them, before any questi
 split by the fact that they ask for, so that two questions for one fact never stand on both sides.
 """
 
-import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,11 +13,12 @@ from typing import Any
 
 import polars as pl
 
+from raft.curation.duplicates import OTHER_WORDING, origin, stand_ins
 from raft.errors import RaftError, UsageError
 from raft.protocols import Embedder
 from raft.similarity import NearIndex, conflicting, cosine_blocks
 from raft.store import tables
-from raft.text import normalise
+from raft.text import draw, normalise
 
 LEAK = "leak"
 MOST_HELD_OUT = 0.2
@@ -90,13 +90,13 @@ def _drawn(sizes: Mapping[str, int], *, share: float, seed: int) -> frozenset[st
         return frozenset()
     held: set[str] = set()
     total, size = sum(sizes.values()), 0
-    for doc_id in sorted(sizes, key=lambda name: (_draw(seed, name), name)):
+    for doc_id in sorted(sizes, key=lambda name: (draw(f"{seed}:{name}"), name)):
         if held and size >= share * total:
             break
         if size + sizes[doc_id] <= MOST_HELD_OUT * total:
             held.add(doc_id)
             size += sizes[doc_id]
-    return frozenset(held or {min(sizes, key=lambda name: (sizes[name], _draw(seed, name)))})
+    return frozenset(held or {min(sizes, key=lambda name: (sizes[name], draw(f"{seed}:{name}")))})
 
 
 def split(
@@ -117,7 +117,8 @@ def split(
     hash of (seed, golden chunks and answer); there is always a `train` row, and a `valid` row where there are at
     least ten rows for at least two facts. A `train` or `valid` question that is equal or nearly equal to an
     evaluation question, or whose cosine with it is at least `similarity` unless each names what the other does not,
-    is dropped with reason `leak`, and `duplicate_of` names that question.
+    is dropped with reason `leak`, and `duplicate_of` names that question. So is one that is kept in the place of such a
+    question, as another wording of it.
 
     The frames are of `tables.CLEANED` and `tables.EVALUATION`; `held_out` are doc_ids that `hold_out` returned; `seen`
     and `valid` are shares (0 to 1) of the rows outside these documents; `copies` are groups of doc_ids that say the
@@ -134,15 +135,15 @@ def split(
     measured = [(row["question_id"], row["question"]) for row in kept if row["split"] not in _LEARNED]
     if user_questions is not None:
         measured += user_questions.select("question_id", "question").iter_rows()
+    by_id, wordings = {row["question_id"]: row for row in learned}, stand_ins(rows)
+    standing = [(row, wordings[row["question_id"]]) for row in rows if row["question_id"] in wordings]
+    measured += [(best, row["question"]) for row, best in standing if best not in by_id]
+    learned += [row for row, best in standing if best in by_id]
     for row, other in _leaks(learned, measured, embedder=embedder, similarity=similarity):
-        row["reason"], row["duplicate_of"], row["split"] = LEAK, other, None
+        leaked = by_id[wordings.get(row["question_id"], row["question_id"])]
+        leaked["reason"], leaked["duplicate_of"], leaked["split"] = LEAK, other, None
     _ensure_valid([row for row in kept if row["split"] in (*_LEARNED, "eval_seen")], share=valid, seed=seed)
     return tables.frame(tables.CLEANED, rows)
-
-
-def _draw(seed: int, name: str) -> float:
-    """Return a number from 0 to 1 that depends on seed and name alone."""
-    return int(hashlib.sha256(f"{seed}:{name}".encode()).hexdigest()[:16], 16) / 16**16
 
 
 def _fact(row: Row, first: Mapping[str, str]) -> str:
@@ -156,17 +157,17 @@ def _fact(row: Row, first: Mapping[str, str]) -> str:
 
 def _share_out(rows: list[Row], *, seen: float, valid: float, seed: int) -> None:
     for row in rows:
-        drawn = _draw(seed, row["fact"])
+        drawn = draw(f"{seed}:{row['fact']}")
         row["split"] = "eval_seen" if drawn < seen else "valid" if drawn < seen + valid else "train"
     if rows and not any(row["split"] == "train" for row in rows):
-        last = max((row["fact"] for row in rows), key=lambda fact: _draw(seed, fact))
+        last = max((row["fact"] for row in rows), key=lambda fact: draw(f"{seed}:{fact}"))
         _move(rows, last, "train")
     _ensure_valid(rows, share=valid, seed=seed)
 
 
 def _ensure_valid(rows: list[Row], *, share: float, seed: int) -> None:
     """Give `valid` one fact of `train`, if it has none and `train` keeps another."""
-    facts = sorted({row["fact"] for row in rows if row["split"] == "train"}, key=lambda fact: _draw(seed, fact))
+    facts = sorted({row["fact"] for row in rows if row["split"] == "train"}, key=lambda fact: draw(f"{seed}:{fact}"))
     wanted = share > 0 and len(rows) >= 10 and len(facts) > 1
     if wanted and not any(row["split"] == "valid" for row in rows):
         _move(rows, facts[0], "valid")
@@ -214,7 +215,8 @@ def check_leaks(cleaned: pl.DataFrame, measured: pl.DataFrame, *, held_out: froz
 
     Raises:
         RaftError: a train or valid row touches a held-out document, asks what an evaluation question asks in the same
-            words (but for case, punctuation and articles), or asks for the same answer from the same chunks.
+            words (but for case, punctuation and articles), as it stands or as it was before it was reworded or chosen
+            of several wordings, or asks for the same answer from the same chunks.
     """
     asked = {_bare(row["question"]): row["question_id"] for row in measured.iter_rows(named=True)}
     answered = {
@@ -222,10 +224,16 @@ def check_leaks(cleaned: pl.DataFrame, measured: pl.DataFrame, *, held_out: froz
         for row in measured.filter(split="eval_seen").iter_rows(named=True)
         if row["golden_chunk_ids"]
     }
+    texts = dict(cleaned.select("question_id", "question").iter_rows())
+    others: dict[str, list[str]] = {}
+    for row in cleaned.filter(reason=OTHER_WORDING).iter_rows(named=True):
+        others.setdefault(row["duplicate_of"], []).append(row["question"])
     for row in cleaned.filter(pl.col("split").is_in(_LEARNED)).iter_rows(named=True):
         if not held_out.isdisjoint(row["doc_ids"]):
             raise _leaked(row, "a held-out document")
-        same = asked.get(_bare(row["question"])) or answered.get((*sorted(row["golden_chunk_ids"]), row["answer"]))
+        worded = [row["question"], texts.get(origin(row) or "", ""), *others.get(row["question_id"], ())]
+        same = next((asked[_bare(text)] for text in worded if _bare(text) in asked), None)
+        same = same or answered.get((*sorted(row["golden_chunk_ids"]), row["answer"]))
         if same is not None:
             raise _leaked(row, f"the evaluation question {same}")
 

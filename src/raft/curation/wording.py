@@ -4,7 +4,6 @@ Generated questions repeat the words of the chunk that they were made from, and 
 answers worse when people ask in words of their own.
 """
 
-import hashlib
 import re
 from bisect import bisect_left
 from collections import Counter
@@ -18,7 +17,7 @@ import polars as pl
 
 from raft import prompts
 from raft.corpus import pii
-from raft.curation import reading
+from raft.curation import likeness, reading
 from raft.curation.clean import HUMAN, judged, kept, passages_of, round_trip
 from raft.curation.duplicates import DUPLICATE, REWORDED, one_wording
 from raft.curation.user_questions import personal_data, refused
@@ -29,7 +28,8 @@ from raft.protocols import Completion, Generator, Request, Retriever
 from raft.similarity import NearIndex, same_marks, set_apart, turned_round
 from raft.store import tables
 from raft.store.folders import regular
-from raft.text import as_written, from_json, normalise, overlap, word_count
+from raft.text import as_written, draw, from_json, normalise, overlap, word_count
+from raft.text.languages import of_text
 
 REWORD_TOKENS = 64
 WARM = 0.7
@@ -39,7 +39,8 @@ SHOWN = 20
 LONGEST = 500
 """Most characters of such an example."""
 LOST, SAME, CLOSER, OTHERWISE = "other facts", "same words", "nearer to the source", reading.READ_OTHERWISE
-_LABEL = re.compile(r"\A\s*(?:(?:new |reworded )?question\s*:)?\s*", re.IGNORECASE)
+_LABEL = re.compile(r".*\b(?:question|rewording)\s*:\s*", re.IGNORECASE)
+_MARKS = re.compile(r"[*`]+|\A\s*(?:[-+•#>]+\s+|\d+[.)]\s+)+")
 _LINE = '{"question": "how long do i have to send a parcel back?"}'
 _SMOOTH = 2.0
 Row = dict[str, Any]
@@ -139,7 +140,7 @@ def _first(question: str) -> str:
 
 
 @dataclass(frozen=True)
-class Asked:
+class Rewording:
     """What is asked to word questions anew.
 
     Attributes:
@@ -164,7 +165,7 @@ class Asked:
         return repr((self.prompt.digest, self.reader.digest, self.like, self.manners, self.each, self.least))
 
 
-def asked(folder: Path | None, examples: Sequence[str], *, each: int, least: float) -> Asked:
+def asked(folder: Path | None, examples: Sequence[str], *, each: int, least: float) -> Rewording:
     """Return what is asked, with the prompts of the package or those of a user's `folder`.
 
     Raises:
@@ -174,7 +175,7 @@ def asked(folder: Path | None, examples: Sequence[str], *, each: int, least: flo
     if not manners:
         raise UsageError("There is no manner to word questions in.", where="registers.yaml", hint="write one a line")
     how = prompts.load("reword", folder), prompts.load("reader", folder), shown(examples, folder)
-    return Asked(*how, tuple(manners), each, least)
+    return Rewording(*how, tuple(manners), each, least)
 
 
 def shown(examples: Sequence[str], folder: Path | None) -> str:
@@ -182,13 +183,13 @@ def shown(examples: Sequence[str], folder: Path | None) -> str:
     count = min(SHOWN, len(examples))
     some = [examples[place * len(examples) // count] for place in range(count)]
     lines = "\n".join(f"- {one}" for one in some)
-    return prompts.load("like", folder).render(questions=lines)[0]["content"] if some else ""
+    return prompts.load_addition("like", folder).render(questions=lines)[0]["content"] if some else ""
 
 
 def reword(
     questions: pl.DataFrame,
     chunks: pl.DataFrame,
-    how: Asked,
+    how: Rewording,
     *,
     generator: Generator,
     model: str,
@@ -203,11 +204,12 @@ def reword(
 ) -> tuple[pl.DataFrame, dict[str, Any]]:
     """Return other wordings of a share of the questions, as `tables.QUESTIONS`; kinds, answers and quotes stay.
 
-    Worded anew is what the rules of cleaning keep, and what finds its chunk again, once a fact; neither what people
-    wrote, nor what is answered with yes or no, by steps or by nothing, nor a question on a document that is held out.
-    A wording is left out unless it passes the rules too, has the same numbers, dates, codes and names, has no more
-    words of its chunk than the old one, is no duplicate of a question for another fact, finds its chunk among `k`
-    results, and is answered alike by a reader of it.
+    Worded anew is what the rules of cleaning keep, and what finds its chunk again; of candidates for one question the
+    one that stays, so that no wording takes a better one's place. Neither is what people wrote, what is answered with
+    yes or no, by steps or by nothing, nor a question on a document that is held out. A wording is left out unless it
+    passes the rules too, has the same numbers, dates, codes and names, has no more words of its chunk than the old one,
+    is no duplicate of a question for another fact, finds its chunk among `k` results, and is answered alike by a
+    reader of it.
 
     Args:
         questions: of `tables.QUESTIONS`.
@@ -216,7 +218,7 @@ def reword(
         generator: which words and reads.
         model: its name, for the rows.
         retriever: finds chunks.
-        share: of the questions (0 to 1), drawn by (seed, question_id).
+        share: of these questions (0 to 1), drawn by (seed, question_id).
         seed: of the draws.
         k: results among which the golden chunk must be.
         limits: words of a question and an answer, as `clean.clean` is given.
@@ -225,7 +227,7 @@ def reword(
         identify: returns the question_id of golden chunks, kind and question.
 
     Returns:
-        The rows, whose `prompt` names the question_id that each was reworded from; and how many questions were "asked"
+        The rows, whose `prompt` names the question_id that each was reworded from; and how many questions were "drawn"
         about, how many "wordings" are left, of how many "questions", why others were "left_out", and the `measures` of
         what was asked about ("before") and of what is left ("after").
 
@@ -241,10 +243,9 @@ def reword(
         return found
 
     raw = {row["question_id"]: row for row in questions.iter_rows(named=True) if _may_be_asked(row, held_out)}
-    drawn = [row for name, row in raw.items() if _draw(seed, name) < share]
-    found = judge(drawn)
+    found = judge([*raw.values()])
     one_wording(found, passage)
-    old = kept(found)
+    old = [row for row in kept(found) if _draw(seed, row["question_id"]) < share]
     reasons: Counter[str] = Counter()
     wordings: dict[str, tuple[Row, Row]] = {}
     turns = [(row, turn) for row in old for turn in range(how.each)]
@@ -276,7 +277,7 @@ def reword(
     reasons.update(new["reason"] for new in found if new["reason"] is not None)
     good = [wordings[new["question_id"]] for new in kept(found)]
     stats = {
-        "asked": len(old),
+        "drawn": len(old),
         "wordings": len(good),
         "questions": len({row["question_id"] for _, row in good}),
         "left_out": dict(sorted(reasons.items(), key=lambda one: (-one[1], one[0]))),
@@ -311,10 +312,10 @@ def _may_be_asked(row: Row, held_out: frozenset[str]) -> bool:
 
 
 def _draw(seed: int, name: str) -> float:
-    return int(hashlib.sha256(f"reword:{seed}:{name}".encode()).hexdigest()[:16], 16) / 16**16
+    return draw(f"reword:{seed}:{name}")
 
 
-def _request(row: Row, texts: Mapping[str, Row], how: Asked, turn: int, seed: int) -> Request:
+def _request(row: Row, texts: Mapping[str, Row], how: Rewording, turn: int, seed: int) -> Request:
     start = int(_draw(seed, f"manner:{row['question_id']}") * len(how.manners))
     chunk = texts.get(row["quotes"][0]["chunk_id"], {"heading": ""})
     messages = how.prompt.render(
@@ -329,16 +330,24 @@ def _request(row: Row, texts: Mapping[str, Row], how: Asked, turn: int, seed: in
 
 
 def read_reply(reply: str) -> str:
-    """Return the question in a reply: its first line, without a label or marks around it.
+    """Return the question in a reply: the first line that asks, without what chats put around it.
+
+    That is a label ("New question:", wherever it stands), a bullet or number, quotes and marks of Markdown; a line
+    that ends in a colon only leads in.
 
     Raises:
         ValueError: it holds none.
     """
-    lines = [_LABEL.sub("", line).strip().strip('"“”*').strip() for line in as_written(reply).splitlines()]
-    line = next((" ".join(line.split()) for line in lines if line), "")
-    if not normalise(line):
-        raise ValueError("it has no question")
-    return line
+    for line in as_written(reply).splitlines():
+        text = " ".join(_LABEL.sub("", _MARKS.sub("", line)).strip().strip('"“”').split())
+        if normalise(text) and not text.endswith((":", "：")) and _asks(text):
+            return text
+    raise ValueError("it has no question")
+
+
+def _asks(text: str) -> bool:
+    language = of_text(text)
+    return any(mark in text for mark in language.marks) or language.asks(text)
 
 
 def changed_wrongly(before: str, after: str, source: str) -> str | None:
@@ -362,9 +371,9 @@ def measures(rows: Sequence[Row], source: Callable[[Row], str]) -> dict[str, flo
     """
     if not rows:
         return {}
-    shares = [overlap(row["question"], source(row)) for row in rows]
+    shares = likeness.repeated([overlap(row["question"], source(row)) for row in rows])
     return {
-        "overlap": round(sum(shares) / len(rows), 4),
-        "all": round(sum(share == 1 for share in shares) / len(rows), 4),
+        "overlap": shares["mean"],
+        "all": shares["all"],
         "words": round(sum(word_count(row["question"]) for row in rows) / len(rows), 2),
     }

@@ -22,6 +22,7 @@ from raft.generation import by_rule, yes_no
 from raft.generation import plan as planning
 from raft.generation.facts import StatedFact, digest, plain, read_prefixes, statements, targets
 from raft.generation.plan import Prompts, Survey, budgets, documents, is_notice
+from raft.generation.rounds import name_of
 from raft.generation.tasks import (
     Row,
     Task,
@@ -47,7 +48,9 @@ _T = TypeVar("_T")
 REPLY_TOKENS = 44
 SHORTEST, LONGEST = 8, 45
 """Words of a sentence that is asked about."""
-_BY_FACT = ("answer_first", "span", "items")
+_BY_FACT = ("answer_first", "span")
+CHOSEN_OF = ("rules_first", "answer_first", "spans")
+"""Strategies that ask for one question at a time, of which there can be candidates."""
 WARM = 0.8
 """Temperature of all candidates for a question but the first."""
 MOST_ANSWER_WORDS = 10
@@ -252,7 +255,7 @@ def read_prompts(folder: Path | None, *, like: str = "") -> Prompts:
         span=prompts.load("span", folder),
         decision=prompts.load("decision", folder),
         language=prompts.load("language", folder),
-        others=prompts.load("others", folder),
+        others=prompts.load_addition("others", folder),
         prefixes=tuple(read_prefixes(prompts.load_text("openings.yaml", folder))),
         like=like,
     )
@@ -310,13 +313,17 @@ def _tasks(
 def again(tasks: Iterable[Task], times: int) -> Iterator[Task]:
     """Yield each task, and those that ask a model for a fact once more for each other of so many times, warmer.
 
-    Of decisions, comparisons and what nothing answers no two wordings could be told to be one: they are asked once.
+    Of items a second reply mostly asks for other facts; decisions, comparisons and what nothing answers are checked
+    less by their words. They are asked once.
     """
     for task in tasks:
-        yield task
-        if task.request is not None and task.prompt and task.prompt.name in _BY_FACT:
-            for turn in range(1, times):
-                yield replace(task, request=replace(task.request, temperature=WARM, sample=turn))
+        if times == 1 or task.request is None or task.prompt is None or task.prompt.name not in _BY_FACT:
+            yield task
+            continue
+        asked = name_of(task)[:12]
+        for turn in range(times):
+            request = replace(task.request, temperature=WARM, sample=turn) if turn else task.request
+            yield replace(task, request=request, asked=asked)
 
 
 def ask(
@@ -416,5 +423,11 @@ def _row(row: Row, task: Task, model: str) -> Row:
         "golden_chunk_ids": golden,
         "doc_ids": list(task.doc_ids),
         "model": model if task.prompt else by_rule.MODEL,
-        "prompt": f"{task.prompt.name}@{task.prompt.digest[:12]}" if task.prompt else f"by_rule@{by_rule.VERSION}",
+        "prompt": _provenance(task),
     }
+
+
+def _provenance(task: Task) -> str:
+    """Name the prompt of a row, and of candidates what was asked, by which they are told to be of one question."""
+    named = f"{task.prompt.name}@{task.prompt.digest[:12]}" if task.prompt else f"by_rule@{by_rule.VERSION}"
+    return f"{named} of {task.asked}" if task.asked else named

@@ -34,7 +34,8 @@ class Task:
 
     Without a request the rows are known already, and `read` is told nothing.
     `read` makes rows as `row_of` does of it, `refused` says what is wrong with those of its parts that are not read;
-    `item_id` is the chunk that it is about, `count` how many questions it asks for.
+    `item_id` is the chunk that it is about, `count` how many questions it asks for; `asked` names what is asked where
+    it is asked several times, to choose from what comes.
     """
 
     request: Request | None
@@ -44,6 +45,7 @@ class Task:
     prompt: Prompt | None
     refused: Callable[[str], list[str]] = lambda reply: []
     count: int = 1
+    asked: str = ""
 
 
 def in_language(messages: tuple[Message, ...], prompt: Prompt, language: Language) -> tuple[Message, ...]:

@@ -3,8 +3,9 @@
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from math import ceil, sqrt
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -110,7 +111,11 @@ def ask_questions(
         **({"languages": VERSION, "wording": used.language} if surveyed_languages(run) else {}),
         **(records_told(run) if plan.needed(strategy, asked.kinds) else {}),
         **asked.model_dump(mode="json", include={"per_chunk", "limit", "kinds"}),
-        **({"candidates": asked.candidates} if asked.candidates > 1 and strategy != "rules" else {}),
+        **(
+            {"candidates": candidates, "tasks": "named"}
+            if (candidates := candidates_of(settings, strategy)) > 1
+            else {}
+        ),
         **({"like": used.like} if used.like and strategy == "items" else {}),
     }
     keep, pairs = asked.keep, len(read_pairs(asked.qa).rows) if asked.qa else 0
@@ -228,10 +233,27 @@ def examples(settings: Settings) -> list[str]:
         RaftError: personal data was found in it, and `privacy.found` is "refuse".
     """
     file, own = settings.questions.like, settings.evaluation
-    if file is None:
-        return []
+    return [] if file is None else [*_examples(file, own, settings.privacy.found, _state(file), own and _state(own))]
+
+
+@lru_cache(maxsize=4)
+def _examples(file: Path, own: Path | None, found: str, *_: Any) -> list[str]:
+    """Read the examples once for all steps of a build that ask for them, while both files are what they were."""
     measured = register(own)["question"].to_list() if own else []
-    return wording.read_examples(file, measured, found=settings.privacy.found)
+    return wording.read_examples(file, measured, found=found)
+
+
+def _state(file: Path) -> Any:
+    try:
+        now = file.stat()
+    except OSError:  # what reads it tells
+        return None
+    return now.st_ino, now.st_size, now.st_mtime_ns
+
+
+def candidates_of(settings: Settings, strategy: str) -> int:
+    """Return how often a model is asked for each question; the rewordings of one are as many with any strategy."""
+    return settings.questions.candidates if strategy in generate.CHOSEN_OF else 1
 
 
 def question_prompts(settings: Settings) -> Prompts:
@@ -239,14 +261,17 @@ def question_prompts(settings: Settings) -> Prompts:
     return generate.read_prompts(settings.prompts, like=wording.shown(examples(settings), settings.prompts))
 
 
-def rewording(settings: Settings) -> wording.Asked:
+def rewording(settings: Settings) -> wording.Rewording:
     """Return what is asked to word questions anew."""
     each, least = settings.questions.candidates, settings.cleaning.reader_minimum
     return wording.asked(settings.prompts, examples(settings), each=each, least=least)
 
 
 def reworded_at_most(settings: Settings, questions: int) -> int:
-    """Return how many of so many questions are worded anew at most: a drawn number, and four deviations."""
+    """Return how many of so many questions are worded anew at most: a drawn number, and four deviations.
+
+    Candidates for one question are one: it is drawn among those that stay.
+    """
     share = settings.questions.reword
     return min(questions, ceil(share * questions + 4 * sqrt(share * (1 - share) * questions)))
 
@@ -260,11 +285,12 @@ def reword_questions(
     searched: Sequence[str],
     held_out: frozenset[str],
     k: int,
+    rules: int,
 ) -> None:
     """Questions to `reworded.parquet`: other wordings of a share of them; nothing where that is 0.
 
     `searched` are the steps that make what is searched, `held_out` the documents whose questions stay as they are, and
-    `k` says among how many results a wording must find its chunk.
+    `k` says among how many results a wording must find its chunk; `rules` is the version of those that judge it.
     """
     if not settings.questions.reword:
         return
@@ -272,7 +298,7 @@ def reword_questions(
     run.make(
         "reworded",
         _reword,
-        version=1,
+        version=2,
         outputs=["reworded.parquet"],
         inputs=["questions.parquet", "chunks.parquet", *searched],
         using={
@@ -285,6 +311,7 @@ def reword_questions(
             "generator": generator,
             "attempts": settings.generator.attempts,
             "figures": figures.VERSION,
+            "rules": rules,
             **({"languages": spoken, "spoken": VERSION} if spoken else {}),
         },
         beside={
@@ -299,7 +326,7 @@ def reword_questions(
 def _reword(
     step: Step,
     *,
-    asked: wording.Asked,
+    asked: wording.Rewording,
     indexes: Indexes,
     noted: Mapping[str, Any],
     held_out: Sequence[str],

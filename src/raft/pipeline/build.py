@@ -19,6 +19,7 @@ from raft.corpus.documents import Source
 from raft.curation import clean, decisions, figures, learned, reading, split
 from raft.curation.coverage import COVERED, choose, coverage
 from raft.curation.decisions import Decided
+from raft.curation.duplicates import WORDINGS
 from raft.curation.likeness import likeness
 from raft.curation.user_questions import own_questions
 from raft.errors import RaftError, typed
@@ -104,6 +105,7 @@ def make_all(
             searched=searched(settings),
             held_out=_held_out(run, settings.split, settings.seed, _copies(run)),
             k=_round_trip_k(run, settings.cleaning, settings.index.k),
+            rules=_CLEANED,
         )
     clean_and_split(run, settings, components, own)
     write_examples(run, settings, components)
@@ -168,6 +170,8 @@ def fill_indexes(run: Run, settings: Settings, components: Components) -> None:
 def _rules(run: Run, settings: Settings, components: Components) -> dict[str, Any]:
     """Return all that decides which questions pass, but what people decided and the user's own questions."""
     parts, k, copies, spoken = settings.split, settings.index.k, _copies(run), surveyed_languages(run)
+    asked = settings.questions
+    several = asked.reword or (asked.candidates > 1 and asked.way not in ("rules", "items"))
     judge = [prompts.load("judge", settings.prompts), components.generator] if settings.cleaning.judge else None
     filters = reading.chosen(settings.cleaning, settings.prompts, seed=settings.seed)
     weights = learned.load(settings.cleaning.learned) if settings.cleaning.learned else None
@@ -182,7 +186,7 @@ def _rules(run: Run, settings: Settings, components: Components) -> dict[str, An
         **({"weights": weights, "scorer": scorer} if weights else {}),
         **({"filters": filters, "reader": components.generator} if filters else {}),
         **({"copies": copies} if copies else {}),
-        **({"wordings": True} if settings.questions.reword or settings.questions.candidates > 1 else {}),
+        **({"wordings": WORDINGS} if several else {}),
         **({"languages": spoken, "spoken": VERSION} if spoken else {}),
     }
 
@@ -225,6 +229,8 @@ def clean_and_split(run: Run, settings: Settings, components: Components, own: p
         settings={"index": {"k": k, "hybrid": settings.index.hybrid}},
     )
     # not among the notes, which a step that is reused keeps
+    shown = examples(settings) or None
+    run.describe(**({"like": shown} if shown or run.manifest.get("like") else {}))  # none of which may be measured with
     run.describe(decided=decisions.digests(decided), weights=weights.model_dump(mode="json") if weights else None)
 
 
@@ -296,7 +302,7 @@ def _passed(
     scorer: tuple[Prompt, Scorer] | None = None,
     filters: Sequence[reading.Filter] = (),
     reader: Generator | None = None,
-    wordings: bool = False,
+    wordings: int = 0,
     **_: Any,
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Return questions with the reason why each is dropped, before any is chosen or split, and their golden chunks."""
@@ -319,7 +325,7 @@ def _passed(
             scorer=scorer,
             filters=filters,
             reader=reader,
-            wordings=wordings,
+            wordings=wordings > 0,
             **limits.model_dump(include={"min_words", "max_words", "max_answer_words", "similarity", "judge_minimum"}),
         )
     return cleaned, golden

@@ -12,7 +12,15 @@ from raft.generation import generate, rounds
 from raft.generation.plan import left_out
 from raft.generation.rounds import Asked
 from raft.generation.tasks import Task
-from raft.pipeline.asking import asked_later, asks, question_prompts, read_survey, reworded_at_most, wanted_of
+from raft.pipeline.asking import (
+    asked_later,
+    asks,
+    candidates_of,
+    question_prompts,
+    read_survey,
+    reworded_at_most,
+    wanted_of,
+)
 from raft.pipeline.build import chunk_count
 from raft.pipeline.estimate import Estimate, Pair, Part
 from raft.pipeline.read import documents_listed
@@ -94,7 +102,7 @@ def count_calls(
         settings.questions,
         settings.questions.qa,
     )
-    again = asked_for.candidates if strategy != "rules" else 1
+    again, each = candidates_of(settings, strategy), asked_for.candidates
     pairs = len(read_pairs(own).rows) if own else 0
     source, most, noted = Source(run, survey, used, strategy, asked_for.kinds), asked_for.limit, Asked()
     if asked_for.keep:
@@ -123,7 +131,7 @@ def count_calls(
     replayed = 1 - missing / calls if calls else 1.0
     for purpose, sizes in _later(run, settings):
         if purpose in left and sizes:
-            about = {"reworded": new, "cleaned": written + new * again}.get(purpose, written)
+            about = {"reworded": new, "cleaned": written + new * each}.get(purpose, written)
             calls_most = about * len(sizes)
             line, now = run.manifest["steps"].get(purpose, {}), asks(settings, purpose)["asked"]
             share, paid = replayed if calls else None, found.paid(purpose)
@@ -135,7 +143,7 @@ def count_calls(
             parts.append(part(purpose, load, seen, calls=calls_most, answered=had, fewest=least))
     seconds = _seconds(parts, settings, seen) if found.hosted and not settings.generator.batch_endpoint else None
     if found.embedded is not None:
-        parts.append(_embeddings(run, settings, written + new * again + pairs, found.embedded, found.embedder_price))
+        parts.append(_embeddings(run, settings, written + new * each + pairs, found.embedded, found.embedder_price))
     kinds, filtered = asked_for.kinds if asked_for.limit != 0 else (), settings.cleaning.learned
     without = left_out(strategy, kinds, survey, settings.index.embedder) if "questions" in left else ()
     return Estimate(

@@ -155,8 +155,8 @@ class Questions(_Section):
     )
     candidates: Annotated[int, Field(ge=1, le=10), _Number] = Field(
         1,
-        description="how often a model is asked for each question, and each rewording; of several wordings of one fact "
-        "that pass all rules the one that repeats least of its chunk stays",
+        description="how often a model is asked for each question (but items), and each rewording; of several wordings "
+        "of one question that pass all rules the one that repeats least of its chunk stays",
     )
     reword: Share = Field(
         0.0, description="share of the questions that the generator words anew, as people would; 0: none"

@@ -1,5 +1,6 @@
 """Pure functions over text: normal forms, words, sentences, quote alignment, in whatever language and script."""
 
+import hashlib
 import json
 import os
 import re
@@ -49,6 +50,11 @@ _EXPONENT, _NOTE_MARK = re.compile("(?<=\\d)(?=[⁰¹²³⁴-⁹⁺⁻])"), re.c
 
 STEM = 5
 """Letters by which words are told apart where their endings do not matter."""
+
+
+def draw(name: str) -> float:
+    """Return a number from 0 to 1 that depends on a text alone, as drawn evenly from all such numbers."""
+    return int(hashlib.sha256(name.encode()).hexdigest()[:16], 16) / 16**16
 
 
 def whole(value: Any) -> Any:
