@@ -10,6 +10,7 @@ import raft
 from conftest import FakeEmbedder, Fakes, reply_by_rule, tables_of, write_corpus
 from fake_openai import FakeOpenAI
 from raft.api import models
+from raft.cli import messages
 from raft.errors import UsageError
 from raft.pipeline import asking
 from raft.pipeline import build as steps
@@ -43,6 +44,7 @@ def test_kept_questions_are_worded_anew(tmp_path):
     with FakeOpenAI(limit=2000) as server:
         plain = build(corpus, tmp_path / "plain", server)
         built = build(corpus, tmp_path / "run", server, REWORD)
+    assert "worded anew " in messages.summary(built.summary())
     new = built.cleaned.filter(pl.col("prompt").str.starts_with("reword@"))
     old = {row["question_id"]: row for row in plain.cleaned.iter_rows(named=True)}
     assert new["reason"].null_count() >= 5
