@@ -73,6 +73,12 @@ def test_passages_come_where_they_are_asked_for(served):
     assert (passage["document"], passage["page"], passage["text"]) == (PASSAGE.document, 3, PASSAGE.text)
 
 
+@pytest.mark.parametrize(("said", "probe"), [({}, False), ({"raft": {}}, False), ({"raft": {"probe": True}}, True)])
+def test_a_request_says_that_it_is_a_probe(said, probe):
+    """Who watches the system says so with raft.probe; whoever says nothing is a user."""
+    assert read_request(body("How long?", **said), NAMES).probe is probe
+
+
 def test_models_are_the_run(served):
     """The run is the one model, by its name and as raft, each of which can be looked up."""
     status, _, text = served.ask("/v1/models")
@@ -137,6 +143,7 @@ def test_some_questions_do_not_stand_alone(question):
         ({"stream": 1}, 400, "stream"),
         ({"stream_options": []}, 400, "stream_options"),
         ({"raft": "passages"}, 400, "raft"),
+        ({"raft": {"probe": "yes"}}, 400, "probe"),
         ({"messages": []}, 400, "messages"),
         ({"messages": {}}, 400, "messages"),
         ({"messages": ["How?"]}, 400, "messages[0]"),

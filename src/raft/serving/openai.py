@@ -42,6 +42,7 @@ class Asked:
         streamed: piece by piece.
         usage: with a last piece of a stream that counts tokens.
         passages: with the passages that the model was shown.
+        probe: asked by who watches the system, and not by a user: production answers it, and it is no traffic.
     """
 
     question: str
@@ -49,6 +50,7 @@ class Asked:
     streamed: bool
     usage: bool
     passages: bool
+    probe: bool = False
 
 
 def read_request(body: Mapping[str, Any], names: Sequence[str]) -> Asked:
@@ -71,7 +73,7 @@ def read_request(body: Mapping[str, Any], names: Sequence[str]) -> Asked:
     turns = _turns(body.get("messages"))
     options = {name: _object(body, name) for name in ("stream_options", "raft")}
     flags = {"stream": body.get("stream"), "include_usage": options["stream_options"].get("include_usage")}
-    flags["passages"] = options["raft"].get("passages")
+    flags |= {name: options["raft"].get(name) for name in ("passages", "probe")}
     for name, value in flags.items():
         if value not in (None, True, False) or (isinstance(value, int) and not isinstance(value, bool)):
             raise _invalid(name, "it is true or false")
