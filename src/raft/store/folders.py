@@ -18,13 +18,16 @@ _EMPTY = {MARK, ".lock", ".DS_Store", ".gitkeep", ".gitignore"}
 """What may lie in a folder that counts as empty."""
 TABLES = (*tables.ARTIFACTS, "train.jsonl", "valid.jsonl")
 """What steps make, and write as drafts first."""
-_FILES = (*TABLES, "manifest.json", "ledger.sqlite", "survey.json", "benchmark.json", "report.html", "report.md")
+_FILES = (
+    *TABLES,
+    *("manifest.json", "ledger.sqlite", "registry.sqlite", "survey.json", "benchmark.json", "report.html", "report.md"),
+)
 _LEDGER = {"completions", "embeddings"}
 """Tables of every ledger, of the first raft's too."""
 _REPORTS = ("report.csv", "blind.html", "blind.json", "ratings.jsonl", "benchmarks.jsonl")
 DRAFT = re.compile(rf"\.(?:{'|'.join(map(re.escape, (*_FILES, *_REPORTS)))})\.\d{{8}}\.draft")
 """Names that a file has while it is written, and after a kill."""
-_FOLDERS = ("index", "lexical", "adapters", "refusal", "retriever", "scratch")
+_FOLDERS = ("index", "lexical", "adapters", "benchmarks", "refusal", "retriever", "scratch")
 
 
 def place(path: str | Path, name: str) -> Path:
