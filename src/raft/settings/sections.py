@@ -377,6 +377,15 @@ class Benchmark(_Section):
     )
 
 
+class Serving(_Section):
+    """What a server keeps of what it is asked; privacy.found says what becomes of personal data in it."""
+
+    traffic: bool = Field(True, description="keep questions, answers and feedback in traffic.sqlite")
+    retention_days: Annotated[float, Field(gt=0, le=36500), _Number] = Field(
+        90.0, description="days after which they are deleted, but for feedback that was accepted"
+    )
+
+
 class Settings(_Section):
     """One whole experiment."""
 
@@ -400,3 +409,4 @@ class Settings(_Section):
     training: Training = Training()
     answering: Answering = Answering()
     benchmark: Benchmark = Benchmark()
+    serving: Serving = Serving()
