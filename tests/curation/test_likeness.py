@@ -4,7 +4,8 @@ import polars as pl
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raft.curation.likeness import in_words, likeness
+from raft.curation.likeness import likeness
+from raft.report.figures import wording_shown
 from raft.store import tables
 from raft.text import normalise
 
@@ -57,9 +58,9 @@ def test_own_questions_are_measured_in_the_chunk_that_bears_their_answer():
     assert found["own"]["questions"] == 4
     assert found["own"]["overlap"]["of"] == 2
     assert found["own"]["begin"]["by"] == 0.5
-    said = in_words(found).splitlines()
-    assert [line.partition(":")[0] for line in said] == ["the kept ones", "your own"]
-    assert "of 2)" in said[1]
+    said = wording_shown(found)
+    assert [whose for whose, _, _ in said] == ["the kept ones", "your own"]
+    assert "of 2)" in said[1][1]
 
 
 @given(st.lists(st.text("ab7. ", max_size=8), max_size=4), st.lists(st.text("ab7. ", max_size=30), max_size=4))
@@ -91,4 +92,4 @@ def test_any_questions_have_figures(questions):
         assert low <= middle <= high
         shares = [*one["begin"].values(), *(one.get("overlap", {}).get(name, 0) for name in ("mean", "all"))]
         assert all(0 <= share <= 1 for share in shares)
-    assert in_words(found)
+    assert len(wording_shown(found)) == len(found)

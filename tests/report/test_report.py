@@ -455,6 +455,22 @@ def test_commands_are_set_as_code():
 OPTIONAL = ["capability", "training", "blind", "economics", "retrieval", "baseline_tuning", "hardware", "seconds"]
 
 
+def test_page_and_summary_tell_how_questions_are_worded_and_whether_all_their_documents_are_found():
+    """What a build's questions look like, and for how many search brings each document, stands in page and summary."""
+    facts = benchmark()
+    figure = {"questions": 90, "words": [12, 16, 19], "begin": {"how": 0.4, "<marquee>": 0.1}}
+    facts["wording"] = {"generated": {**figure, "overlap": {"of": 80, "mean": 0.84, "all": 0.29}}, "own": figure}
+    several = {"questions": 17, "all_found": {"1": interval(0.31), "5": None}}
+    facts["retrieval"]["user"]["together"] = several
+    page, summary = report.html(facts), report.markdown(facts)
+    for said in (page, summary):
+        assert "84% of the content words stand in the passage (all of them in 29% of 80)" in said
+        assert "they begin with how 40%" in said and "<marquee>" not in said
+        assert "user: 17 questions need several documents; all found for 31.0" in said
+    facts["wording"] = None
+    assert "Wording of the questions" not in report.html(facts)
+
+
 @pytest.mark.parametrize("name", OPTIONAL)
 def test_a_section_that_was_not_measured_is_said_to_be(name):
     """Without one of its sections the page and the summary are made all the same, and say nothing of None."""

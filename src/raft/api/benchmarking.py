@@ -180,6 +180,7 @@ def bench(
                 "more_rows": option(more_questions(run.manifest["settings"])),
                 "seconds": round(time.monotonic() - begun, 1),
                 "wrong_references": wrong,
+                "wording": run.manifest["steps"].get("cleaned", {}).get("notes", {}).get("likeness"),
                 "refusal": refusal
                 and {"least": refusal.least, "promised": refusal.promised, "left_out": every - rows.height},
             },

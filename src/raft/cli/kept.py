@@ -5,13 +5,13 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from raft.curation import likeness
 from raft.curation.clean import REJECTED
 from raft.curation.coverage import NOT_CHOSEN
 from raft.curation.duplicates import OTHER_WORDING
 from raft.curation.split import LEAK
 from raft.errors import pasted
 from raft.generation.rounds import BARREN, MOST, ROUNDS
+from raft.report.figures import wording_shown
 from raft.store.again import again
 from raft.training.tune import FEW_ROWS
 
@@ -41,7 +41,7 @@ def kept_rows(stats: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         text = f"{', '.join(shares)} and {last} have a question"
         yield "covered", text if alike else f"{text}; they begin with {begin}"
     if alike:
-        yield "wording", likeness.in_words(alike)
+        yield "wording", "\n".join(f"{whose}: {words}\n  {begin}" for whose, words, begin in wording_shown(alike))
 
 
 def dropped_row(reasons: Mapping[str, int]) -> Iterator[tuple[str, str]]:

@@ -93,19 +93,3 @@ def repeated(shares: Sequence[float]) -> dict[str, float]:
     """Return of the shares (0 to 1) of questions' words that stand in their chunks the `mean`, and how many are 1."""
     whole = sum(share == 1.0 for share in shares) / len(shares)
     return {"mean": round(sum(shares) / len(shares), 3), "all": round(whole, 3)}
-
-
-def in_words(facts: Mapping[str, Any]) -> str:
-    """Return the figures of `likeness` as lines of a summary."""
-    names = {"generated": "the kept ones", "own": "your own"}
-    return "\n".join(f"{names[name]}: {_said(facts[name])}" for name in names if name in facts)
-
-
-def _said(one: Mapping[str, Any]) -> str:
-    low, middle, high = one["words"]
-    text = f"{middle:g} words ({low:g} to {high:g})"
-    if overlap := one.get("overlap"):
-        text += f"; {overlap['mean']:.0%} of the content words stand in the passage"
-        text += f" (all of them in {overlap['all']:.0%} of {overlap['of']:,})"
-    begun = sorted(one["begin"].items(), key=lambda pair: (-pair[1], pair[0]))  # a manifest sorts by name
-    return text + "; they begin with " + ", ".join(f"{word} {share:.0%}" for word, share in begun)

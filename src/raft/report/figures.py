@@ -181,6 +181,38 @@ def _searched(found: Mapping[str, Any], k: int, *, used: bool, why: str | None) 
     return f"{', '.join(told)} over {found['questions']:,} questions; {state}"
 
 
+def together_shown(facts: Mapping[str, Any]) -> list[str]:
+    """Return, for each set with questions that need several documents, for how many search found each of them."""
+    lines = []
+    for name, one in (facts.get("retrieval") or {}).items():
+        if several := one.get("together"):
+            found = ", ".join(f"{full(share)} of them in the first {k}" for k, share in several["all_found"].items())
+            count = several["questions"]
+            lines.append(
+                f"{name}: {count:,} question{'s' * (count != 1)} need several documents; all found for {found}."
+            )
+    return lines
+
+
+def wording_shown(likeness: Mapping[str, Any] | None) -> list[tuple[str, str, str]]:
+    """Return of the kept questions, and of the user's own, whose they are, how they are worded, and how they begin.
+
+    `likeness` are a build's figures (`curation.likeness`), None for a build of before.
+    """
+    names = {"generated": "the kept ones", "own": "your own"}
+    return [(name, *_worded(likeness[key])) for key, name in names.items() if likeness and key in likeness]
+
+
+def _worded(one: Mapping[str, Any]) -> tuple[str, str]:
+    low, middle, high = one["words"]
+    text = f"{middle:g} words ({low:g} to {high:g})"
+    if overlap := one.get("overlap"):
+        text += f"; {overlap['mean']:.0%} of the content words stand in the passage"
+        text += f" (all of them in {overlap['all']:.0%} of {overlap['of']:,})"
+    begun = sorted(one["begin"].items(), key=lambda pair: (-pair[1], pair[0]))  # a manifest sorts by name
+    return text, "they begin with " + ", ".join(f"{word} {share:.0%}" for word, share in begun)
+
+
 def documents_shown(facts: Mapping[str, Any]) -> str:
     """Return how many documents were shown for a question, in words; `facts` is what `benchmark.json` holds."""
     fewer = facts.get("shortened") or 0
