@@ -121,6 +121,17 @@ def test_a_run_keeps_what_its_questions_name(measured):
     assert kept["places"].drop_nulls().list.len().to_list() == [1, 2]
 
 
+def test_an_estimate_refuses_a_page_that_is_not_there(tiny_student, tmp_path):
+    """Before anything is paid, an estimate says which line of the questions names a page that its document lacks."""
+    corpus = write_corpus(tmp_path / "corpus")
+    pdf(corpus / "harbour.pdf", PLANS["harbour"])
+    file = tmp_path / "questions.jsonl"
+    file.write_text(json.dumps({"question": "When?", "answers": ["Then"], "document": "harbour.pdf", "page": 3}))
+    with pytest.raises(raft.RaftError, match="page") as refused:
+        raft.estimate(corpus, out=tmp_path / "run", eval=file, generator="openai/fake", student=str(tiny_student))
+    assert "line 1" in str(refused.value.where)
+
+
 def test_long_answers_are_told_and_bleu_is_measured_where_it_is_wanted(measured):
     """Where references are sentences ROUGE-L stands beside F1, and the verdict says so; BLEU is on request."""
     run, facts, _ = measured

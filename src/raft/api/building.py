@@ -23,7 +23,7 @@ from raft.pipeline.asking import asked_later, examples, survey_chunks
 from raft.pipeline.build import STEPS, Components, cut_chunks, make_all, set_aside
 from raft.pipeline.counting import count_calls
 from raft.pipeline.estimate import Estimate, confirm
-from raft.pipeline.read import changes, read_documents
+from raft.pipeline.read import changes, documents_listed, read_documents
 from raft.pipeline.review import edited_by_hand
 from raft.protocols import OnEvent
 from raft.settings import Settings
@@ -353,6 +353,8 @@ def _estimated(task: Task, site: OpenRun, on_event: OnEvent, sample: int = 0) ->
     """Return what a build would ask from where it has come to; what that takes is made in a trial, and kept for it."""
     trial = site.run.trial(lambda name, state: tell_step(trial, on_event, name, state))
     read_documents(trial, task.settings, task.sources)
+    if task.settings.evaluation:  # a page or a document that is not there ends the build; told before anything is paid
+        user_questions.own_questions(task.settings, task.settings.evaluation, documents_listed(trial))
     aside = set_aside(trial, task.settings)
     cut_chunks(trial, task.settings, site.components.embedder)
     survey_chunks(trial, task.settings, strategy=task.strategy, aside=aside)
