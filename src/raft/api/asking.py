@@ -214,8 +214,9 @@ class Answerer:
                 f"nothing is promised of refusals, for {lack}: raft train {typed(loaded.run.folder)} --part refusal"
             )
         folder = self._chosen(adapter, given=model is not None, remarks=remarks)
-        if folder is not None and not hub.is_hosted(self.model):
-            adapters.check_base(folder, hub.identity(self.model), self.model)
+        if folder is not None:
+            if not hub.is_hosted(self.model):  # an engine says itself what it has
+                adapters.check_base(folder, hub.identity(self.model), self.model)
             remarks += self._differences(adapters.read_card(folder))
         self.adapter = folder.name if folder else None
         self.remarks = tuple(remarks)

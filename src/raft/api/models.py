@@ -14,6 +14,7 @@ from raft.api.budgets import FREE, budget_of, price_of
 from raft.backends import hub
 from raft.backends.asking import AskingGenerator, Model, Reply
 from raft.backends.embedding import open_embedder
+from raft.backends.hosted import lora
 from raft.backends.hosted.batches import BatchModel
 from raft.backends.hosted.flowing import FlowingGenerator, UncachedGenerator
 from raft.backends.hosted.manners import Manners
@@ -38,6 +39,7 @@ from raft.protocols import Embedder, Failure, Generator, OnEvent, Request, Retri
 from raft.rag.grounding import Passage
 from raft.rag.refusal import Pair, Refusal, Seen, asked, by_head, by_rule
 from raft.settings import TRAINERS, Settings
+from raft.store import adapters
 from raft.store.again import again
 from raft.store.batches import BatchBook
 from raft.store.budget import Budget, PaidEmbedder
@@ -382,9 +384,11 @@ def open_bare(
     if not hub.is_hosted(name):
         return LocalModel(name, batch=settings.answering.batch, adapter=adapter, weights=weights)
     if adapter is not None:
-        raise UsageError(
-            "A hosted model takes no adapter from here.", where=name, hint="leave out --adapter, or name a local model"
-        )
+        if not lora.takes_adapters(name):
+            hint = f"leave out --adapter, or name a local model, or a vLLM: --model {lora.PROVIDER}/NAME"
+            raise UsageError("A hosted model takes no adapter from here.", where=name, hint=hint)
+        made_of, card = adapters.digest(adapter) or "", adapters.read_card(adapter)
+        name = lora.loaded(name, adapter, made_of, card, api_base=api_base)
     return _hosted(name, settings, api_base)
 
 
