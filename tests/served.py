@@ -12,8 +12,10 @@ from raft.api.http import HOME, config, listen
 from raft.rag.answering import read_reply
 from raft.rag.grounding import Passage
 from raft.serving.engine import Engine
+from raft.serving.feedback import Recorder
 from raft.serving.metrics import Metrics
 from raft.serving.server import Application, _Connection, _Server
+from raft.settings import Settings
 
 PASSAGE = Passage(
     "c1", "d1", "refunds/home page.pdf", "Refunds", 3, 40, "A parcel may be returned within 30 days of delivery.", 0.9
@@ -85,13 +87,20 @@ class Served:
         source: what answers first.
         name: the run's.
         keys: names by digests of keys; None: nobody needs one.
+        run: the folder that traffic is kept in; None: nothing is kept.
+        settings: of the run.
     """
 
-    def __init__(self, source, name="handbook", keys=None):
+    def __init__(self, source, name="handbook", keys=None, *, run=None, settings=None):
         self.events = []
         self.engine = Engine(source, lambda event, facts: self.events.append((event, facts)))
         self.count = Metrics()
-        app = Application(self.engine, name, keys, self.count, lambda event, facts: self.events.append((event, facts)))
+
+        def told(event, facts):
+            self.events.append((event, facts))
+
+        self.recorder = Recorder(run, settings or Settings(), told) if run is not None else None
+        app = Application(self.engine, name, keys, self.count, told, recorder=self.recorder)
         self._socket = listen(HOME, 0)
         self.port = self._socket.getsockname()[1]
         self.address = f"http://{HOME}:{self.port}"
@@ -108,6 +117,8 @@ class Served:
         self._server.should_exit = True
         self._thread.join(30)
         self.engine.end(30)
+        if self.recorder:
+            self.recorder.close()
         self._socket.close()
         assert not self._thread.is_alive()
 

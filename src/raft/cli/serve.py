@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from raft.cli.commands import QUIET, Place, acting, echo, main
-from raft.errors import UsageError, typed
+from raft.errors import RaftError, UsageError, typed
 
 
 @main.command()
@@ -58,7 +58,9 @@ def _lines(event: str, facts: Mapping[str, Any]) -> list[str]:
     if event == "opened":
         by = f"{facts['model']}, adapter {facts['adapter'] or 'none'}"
         where = f"{facts['address']}/v1   (model {facts['name']}: {by}), and a page at {facts['address']}/"
-        return [*facts["remarks"], f"listening at {where}", "Ctrl-C ends it when what is in flight is answered"]
+        kept = "questions, answers and feedback are kept in traffic.sqlite (serving.traffic=false: nothing is)"
+        said = [*facts["remarks"], *([kept] if facts["kept"] else [])]
+        return [*said, f"listening at {where}", "Ctrl-C ends it when what is in flight is answered"]
     if event == "ready":
         return [f"ready after {facts['seconds']:.1f} s"]
     if event == "refreshed":
@@ -69,5 +71,7 @@ def _lines(event: str, facts: Mapping[str, Any]) -> list[str]:
         ]
     if event == "stumbled":
         error = facts["error"]
-        return [f"a question was not answered, for a reason that nobody foresaw: {type(error).__name__}: {error}"]
+        foreseen = isinstance(error, RaftError)  # of the traffic: that of an answer is told to who asked
+        unforeseen = f"a question was not answered, for a reason that nobody foresaw: {type(error).__name__}: {error}"
+        return str(error).splitlines() if foreseen else [unforeseen]
     return []

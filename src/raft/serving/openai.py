@@ -204,12 +204,22 @@ def usage(answer: Answer) -> dict[str, int]:
 
 
 class Reply:
-    """The reply to one request, whole or in pieces; `name` is the model's."""
+    """The reply to one request, whole or in pieces; `name` is the model's.
+
+    Attributes:
+        id: by which feedback names it.
+        begun: when the request came, in seconds since 1970.
+    """
 
     def __init__(self, name: str, asked: Asked) -> None:
-        self._asked = asked
-        self._head = {"id": f"chatcmpl-{secrets.token_hex(12)}", "created": int(time.time()), "model": name}
-        self._begun = False
+        self._asked, self.id, self.begun = asked, f"chatcmpl-{secrets.token_hex(12)}", time.time()
+        self._head = {"id": self.id, "created": int(self.begun), "model": name}
+        self._begun, self._since = False, time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the request came."""
+        return time.monotonic() - self._since
 
     def whole(self, answer: Answer, source: Source) -> dict[str, Any]:
         """Return a whole reply."""

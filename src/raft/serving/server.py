@@ -29,6 +29,8 @@ from raft.rag.format import settled
 from raft.serving import keys as keyring
 from raft.serving import metrics, openai
 from raft.serving.engine import Busy, Engine, Job
+from raft.serving.feedback import LARGEST as LARGEST_FEEDBACK
+from raft.serving.feedback import Recorder, feedback_is_off, not_kept, read_feedback
 from raft.serving.snapshots import Snapshot, Snapshots
 from raft.store.budget import CapReached
 
@@ -63,12 +65,21 @@ class Application:
         keys: names by the digests of their keys (`keys.read`); None: anybody on this machine may ask.
         count: counts.
         on_event: told "stumbled" with an `error` that nobody foresaw.
+        recorder: keeps replies and what is said of them; None: nothing is kept.
     """
 
     def __init__(
-        self, engine: Engine, name: str, keys: Mapping[str, str] | None, count: metrics.Metrics, on_event: OnEvent
+        self,
+        engine: Engine,
+        name: str,
+        keys: Mapping[str, str] | None,
+        count: metrics.Metrics,
+        on_event: OnEvent,
+        *,
+        recorder: Recorder | None = None,
     ) -> None:
         self._engine, self._keys, self._count, self._on_event = engine, keys, count, on_event
+        self._recorder = recorder
         self._names, self._since = tuple(dict.fromkeys((name, "raft"))), time.time()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -113,11 +124,15 @@ class Application:
         if self._keys is None:
             check_local(request)
         if path == "/" and method in ("GET", "HEAD"):
-            return HTMLResponse(_PAGE.text, headers={"Content-Security-Policy": _PAGE.policy})
-        self._check_key(request)
+            page = _PAGE.text if self._recorder and self._recorder.on else _PAGE.quiet
+            return HTMLResponse(page, headers={"Content-Security-Policy": _PAGE.policy})
+        caller = self._caller(request)
         if path == "/v1/chat/completions":
             _allow(method, "POST")
-            return await self._chat(request)
+            return await self._chat(request, caller)
+        if path == "/v1/feedback":
+            _allow(method, "POST")
+            return await self._feedback(request, caller)
         if path == "/v1/models" or path.startswith("/v1/models/"):
             _allow(method, "GET")
             wanted = path.removeprefix("/v1/models").removeprefix("/")
@@ -131,13 +146,17 @@ class Application:
             return Response(self._count.text(self._engine.waiting), media_type=metrics.TYPE)
         if path == "/":
             _allow(method, "GET")
-        raise Refused(404, f"there is nothing at {path[:200]}; there are /v1/chat/completions and /v1/models")
+        raise Refused(
+            404, f"there is nothing at {path[:200]}; there are /v1/chat/completions, /v1/feedback and /v1/models"
+        )
 
-    def _check_key(self, request: Request) -> None:
+    def _caller(self, request: Request) -> str:
+        """Return the name of who asks, "" where nobody needs a key."""
         if self._keys is None:
-            return
+            return ""
         kind, _, given = request.headers.get("authorization", "").partition(" ")
-        if kind.lower() != "bearer" or keyring.owner(self._keys, given.strip()) is None:
+        name = keyring.owner(self._keys, given.strip())
+        if kind.lower() != "bearer" or name is None:
             self._count.ended("invalid")
             raise Refused(
                 401,
@@ -145,19 +164,30 @@ class Application:
                 "invalid_api_key",
                 headers={"WWW-Authenticate": "Bearer"},
             )
+        return name
 
-    async def _chat(self, request: Request) -> Response:
+    async def _feedback(self, request: Request, caller: str) -> Response:
+        said = read_feedback(await json_body(request, LARGEST_FEEDBACK))
+        if self._recorder is None:
+            raise feedback_is_off()
+        try:
+            number = await asyncio.wrap_future(self._recorder.feedback(caller, **said))
+        except RaftError as error:
+            raise not_kept(error) from None
+        return JSONResponse({"object": "feedback", "id": number, **said})
+
+    async def _chat(self, request: Request, caller: str) -> Response:
         try:
             asked = openai.read_request(await json_body(request, LARGEST), self._names)
-            exchange = _Exchange(asked, request.receive, self._engine)
+            reply = openai.Reply(self._names[0], asked)
+            exchange = _Exchange(asked, reply, caller, request.receive, self._engine)
         except Refused:
             self._count.ended("invalid")
             raise
         except Busy:
             self._count.ended("busy")
             raise Refused(503, "too many questions wait; ask again in a moment", "overloaded", headers=_AGAIN) from None
-        reply, heard = openai.Reply(self._names[0], asked), ""
-        kind, value = "piece", cast("Any", None)
+        kind, value, heard = "piece", cast("Any", None), ""
         while kind == "piece" and not heard:  # a stream begins with its first piece: until then an error is a status
             kind, value = await self._next(exchange)
             heard = value if kind == "piece" and asked.streamed else ""
@@ -166,7 +196,7 @@ class Application:
         if kind == "failed":
             raise value
         if asked.streamed:
-            chunks = self._streamed(exchange, reply, heard, None if kind == "piece" else value)
+            chunks = self._streamed(exchange, heard, None if kind == "piece" else value)
             return _Stream(chunks, media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
         return JSONResponse(reply.whole(*value[:2]))
 
@@ -174,24 +204,26 @@ class Application:
         """Return what happens next to a question, failures as `Refused`; each end is counted once."""
         kind, value = await exchange.next()
         if kind == "answered":
-            answer, _, waited = value
+            answer, source, waited = value
             if answer.error is not None:
                 kind, value = "failed", Refused(502, f"the model did not answer: {answer.error}", "no_answer")
             else:
                 self._count.answered(answer, waited)
+                if self._recorder:
+                    self._recorder.answered(exchange, answer, source, waited)
         elif kind == "failed":
             value = _failure(value)
         if kind != "piece":
             exchange.close()
+            if self._recorder and kind == "failed" and value.status >= 500:
+                self._recorder.failed(exchange)
             late = kind == "failed" and value.status == 504
             invalid = kind == "failed" and value.status < 500
             self._count.ended("late" if late else "invalid" if invalid else kind)
         return kind, value
 
-    async def _streamed(
-        self, exchange: "_Exchange", reply: openai.Reply, heard: str, ended: Any
-    ) -> AsyncGenerator[bytes]:
-        told = ""
+    async def _streamed(self, exchange: "_Exchange", heard: str, ended: Any) -> AsyncGenerator[bytes]:
+        reply, told = exchange.reply, ""
         try:
             yield _event(reply.piece(""))
             while ended is None:
@@ -221,7 +253,8 @@ class Application:
 class _Exchange:
     """A question on its way through the engine: what happens to it, one after the other, until its time is over."""
 
-    def __init__(self, asked: openai.Asked, receive: Receive, engine: Engine) -> None:
+    def __init__(self, asked: openai.Asked, reply: openai.Reply, caller: str, receive: Receive, engine: Engine) -> None:
+        self.asked, self.reply, self.caller = asked, reply, caller
         self._loop, self._events = asyncio.get_running_loop(), asyncio.Queue[tuple[str, Any]]()
         self._job = Job(asked.question, asked.searched, asked.streamed, self._tell)
         engine.submit(self._job)
@@ -306,6 +339,11 @@ class _Page:
         return files("raft.serving").joinpath("page.html").read_text(encoding="utf-8")
 
     @cached_property
+    def quiet(self) -> str:
+        """The page where no feedback is kept."""
+        return self.text.replace("<body>", '<body class="quiet">', 1)
+
+    @cached_property
     def policy(self) -> str:
         """What the page may do: run its own script, use its own style, and ask this server."""
 
@@ -350,9 +388,10 @@ def serve(
         keys: a file of keys (`raft serve --new-key`), one of which each request must bring.
         model: a model's name; None: the run's student.
         adapter: an adapter's id or the beginning of it, or "none"; None: the current one, unless `model` is given.
-        on_event: told "opened" with the `address`, `remarks`, `model` and `adapter`; "ready" with the `seconds` that
-            loading took; "refreshed" with `documents` and `index` when a build was taken over, "kept" with `why` when
-            it was not; "stumbled" with an `error` that nobody foresaw; "stopping" with how many are `waiting`.
+        on_event: told "opened" with the `address`, `remarks`, `model`, `adapter` and whether traffic is `kept`; "ready"
+            with the `seconds` that loading took; "refreshed" with `documents` and `index` when a build was taken over,
+            "kept" with `why` when it was not; "stumbled" with an `error` that nobody foresaw; "stopping" with how many
+            are `waiting`.
 
     Raises:
         UsageError: another address without keys, or the file of keys has none.
@@ -369,10 +408,12 @@ def serve(
         )
     known = keyring.read(keys) if keys is not None else None
     with listen(host, port) as listening, Snapshots(run, model, adapter, tell) as snapshots:
-        _serve(listening, snapshots, known, tell)
+        _serve(listening, Path(run), snapshots, known, tell)
 
 
-def _serve(listening: socket.socket, snapshots: Snapshots, known: Mapping[str, str] | None, tell: OnEvent) -> None:
+def _serve(
+    listening: socket.socket, run: Path, snapshots: Snapshots, known: Mapping[str, str] | None, tell: OnEvent
+) -> None:
     failed: list[Exception] = []
     count, ended, first = metrics.Metrics(), Event(), snapshots.take()
 
@@ -386,13 +427,15 @@ def _serve(listening: socket.socket, snapshots: Snapshots, known: Mapping[str, s
     def found(snapshot: Snapshot) -> None:
         count.refreshed()
         engine.offer(snapshot)
+        recorder.follow(snapshot.loaded.settings)
         tell("refreshed", {"documents": snapshot.documents, "index": snapshot.index})
 
     engine = Engine(first, heard)
-    application = Application(engine, snapshots.name, known, count, tell)
+    recorder = Recorder(run, first.loaded.settings, tell)
+    application = Application(engine, snapshots.name, known, count, tell, recorder=recorder)
     server = _Server(config(application, _Connection, graceful=int(SECONDS)))
     watching = Thread(target=snapshots.watch, args=(ended, found), name="raft-watch", daemon=True)
-    told = {"address": _address(listening), "name": snapshots.name, "remarks": snapshots.remarks}
+    told = {"address": _address(listening), "name": snapshots.name, "remarks": snapshots.remarks, "kept": recorder.on}
     tell("opened", {**told, "model": first.answerer.model, "adapter": first.answerer.adapter})
     engine.start()
     watching.start()
@@ -402,6 +445,7 @@ def _serve(listening: socket.socket, snapshots: Snapshots, known: Mapping[str, s
         ended.set()
         watching.join(PATIENCE)
         engine.end(0.0 if server.force_exit else PATIENCE)
+        recorder.close()
     if failed:
         raise failed[0]
     if server.force_exit:
