@@ -13,7 +13,7 @@ from typing import Any
 import polars as pl
 
 from raft import prompts
-from raft.api import models
+from raft.api import models, versions
 from raft.api.models import (
     open_model,
     open_refusal,
@@ -40,7 +40,6 @@ from raft.pipeline.retriever import Card, opened, side_by_side, taught_by, used
 from raft.pipeline.train import LEARNED
 from raft.protocols import Embedder, OnEvent
 from raft.rag.refusal import Refusal, question_digest
-from raft.report import report
 from raft.report.shown import Benchmark, Verdict
 from raft.settings import Settings
 from raft.settings.sections import Judge
@@ -48,14 +47,9 @@ from raft.store import adapters, artifacts
 from raft.store.again import again, more_questions, option
 from raft.store.budget import enter
 from raft.store.ledger import Ledger
+from raft.store.registry import Version
 from raft.store.run import Run
 from raft.version import __version__
-
-_MEASURED = "measured.json"
-"""Beside an adapter: what its last benchmark measured."""
-
-_EARLIER = "benchmarks.jsonl"
-"""In the run directory: a line of figures (`summary.digest_of`) a benchmark."""
 
 _BUILT_WITH = ("corpus", "evaluation", "chunking.", "questions.", "cleaning.", "split.", "examples.", "training.")
 """Settings that had their effect before there was anything to measure."""
@@ -69,6 +63,7 @@ def bench(
     *,
     questions: str | Path | None = None,
     adapter: str | None = None,
+    version: str | None = None,
     larger: Sequence[str] = (),
     drop_leaks: bool = False,
     blind_pairs: int | None = None,
@@ -86,6 +81,8 @@ def bench(
         folder: the run directory.
         questions: your own questions (JSONL); None: the run's evaluation sets.
         adapter: id of the adapter; None: the current one.
+        version: one of the registry's (`store.registry`). One that was made of an adapter is measured beside it, and
+            its report lies in `benchmarks/<version>/`.
         larger: more models to compare with, by name.
         drop_leaks: leave out questions that the adapter was trained on, instead of refusing the file.
         blind_pairs: also write `blind.html` with so many anonymous pairs of answers for experts.
@@ -108,11 +105,12 @@ def bench(
     on_event = on_event or (lambda event, facts: None)
     built = Built(folder)
     chosen = settings_of(built, changes)
+    adapter, made, place = versions.to_measure(built, version, adapter)
     addresses = _addresses(chosen, larger)
     others = addresses | _judge(chosen)
     models.check(chosen, asked={chosen.student: None, **others})
     if ratings is not None and blind_pairs is None:  # looked at before the work
-        human.read_ratings(ratings, _pairs(built.folder))
+        human.read_ratings(ratings, _pairs(place))
     untrained = adapter is None and adapters.current(built.folder) is None
     checks = _checks(chosen.benchmark.capability, files_alone=untrained)
     run = writable(built, on_event)
@@ -129,13 +127,19 @@ def bench(
                 where=run.folder,
                 hint=f"raft train {typed(run.folder)}",
             )
-        again = f"raft bench {typed(folder)} {f'--questions {questions} ' if questions else ''}--drop-leaks"
         rows = _without_leaks(
-            rows, tuned, run, chosen, question_embedder(chosen, ledger, name), again=None if drop_leaks else again
+            rows,
+            tuned,
+            run,
+            chosen,
+            question_embedder(chosen, ledger, name),
+            again=None
+            if drop_leaks
+            else f"raft bench {typed(folder)} {f'--questions {questions} ' if questions else ''}--drop-leaks",
         )
         opener = partial(open_model, settings=chosen, ledger=ledger, run=name, on_event=on_event)
         weights = Weights(chosen.student)
-        taking_part = _taking_part(run.folder, chosen, tuned, addresses, opener, weights=weights)
+        taking_part = _taking_part(run.folder, chosen, tuned, addresses, opener, weights=weights, made=made)
         retriever = stack.push(open_retriever(run.folder, chosen, name, lambda: ledger))
         searching = opened(run, retriever.embedder, open_embedder)  # before the work: it may be damaged
         refusals = partial(open_refusal, run, chosen, retriever.embedder, weights=weights)
@@ -191,20 +195,21 @@ def bench(
             passages={p.chunk_id: p for own in known.passages.values() for shown in own.values() for p in shown},
         )
         facts |= {
+            "version": made and made.id,
             "retriever": searching and _side_by_side(run, chosen, rows, retriever.embedder, searching),
-            "earlier": _remembered(run.folder, summary.digest_of(facts)),
+            "earlier": versions.remembered(place, summary.digest_of(facts)),
         }
-        _write(run.folder, facts)
+        versions.write(place, facts)
         if tuned is not None:
             facts = _judged(
-                _rated(facts, run.folder, chosen.seed, blind_pairs, ratings),
-                run.folder,
+                _rated(facts, place, chosen.seed, blind_pairs, ratings),
+                place,
                 chosen,
                 taking_part.judge,
                 on_event,
             )
             if facts["blind"] is not None or "judge" in facts:
-                _write(run.folder, facts)
+                versions.write(place, facts)
         if tuned is not None and card is not None and tuned.parent == run.folder / "adapters":
             adapters.write_card(tuned, card)
     return Benchmark({**facts, "verdict": Verdict(facts["verdict"])})
@@ -285,22 +290,6 @@ def _side_by_side(
     return side_by_side(run, settings, (embedder, lambda one: indexes.open(exact=True, asker=one)), rows, tuned)
 
 
-def _remembered(folder: Path, line: dict[str, Any]) -> list[dict[str, Any]]:
-    """Write the line of a benchmark behind those of the run's others, and return these, oldest first."""
-    others = [one for one in _earlier(folder) if one != line]
-    kept = [json.dumps(one, ensure_ascii=False) + "\n" for one in [*others, line]]
-    artifacts.atomically(folder / _EARLIER, "".join(kept))
-    return others
-
-
-def _earlier(folder: Path) -> list[dict[str, Any]]:
-    """Return what is kept of the run's benchmarks, oldest first; what cannot be read is left out."""
-    try:
-        return [json.loads(line) for line in (folder / _EARLIER).read_text(encoding="utf-8").splitlines()]
-    except (OSError, ValueError):
-        return []
-
-
 def _without_leaks(
     rows: pl.DataFrame, adapter: Path | None, run: Run, settings: Settings, embedder: Embedder, *, again: str | None
 ) -> pl.DataFrame:
@@ -344,13 +333,14 @@ def _taking_part(
     open_one: Callable[..., OpenedModel],
     *,
     weights: Weights,
+    made: Version | None,
 ) -> BenchmarkModels:
     student = settings.student
     other = settings.benchmark.other_adapter if tuned is not None else None
     other = adapter_for(folder, str(other), student) if other is not None else None
     marking = settings.benchmark.judge
-    before = _previous(folder, tuned, hub.identity(student)) if tuned is not None else None
-    return BenchmarkModels(
+    before = versions.previous(folder, tuned, hub.identity(student)) if tuned is not None else None
+    found = BenchmarkModels(
         base=open_one(student, weights=weights),
         tuned=open_one(student, adapter=tuned, weights=weights) if tuned else None,
         previous=open_one(student, adapter=before, weights=weights) if before else None,
@@ -358,6 +348,7 @@ def _taking_part(
         larger=[open_one(name, api_base=address) for name, address in larger.items()],
         judge=open_one(marking.model, api_base=marking.api_base) if marking and tuned else None,
     )
+    return versions.beside(found, folder, made, open_one) if made else found
 
 
 def _addresses(settings: Settings, names: Sequence[str]) -> dict[str, str | None]:
@@ -365,18 +356,6 @@ def _addresses(settings: Settings, names: Sequence[str]) -> dict[str, str | None
     known = {settings.generator.model: settings.generator.api_base}
     known |= {one.model: one.api_base for one in settings.benchmark.larger if one.api_base}
     return {name: known.get(name) for name in [*(one.model for one in settings.benchmark.larger), *names]}
-
-
-def _previous(folder: Path, tuned: Path, identity: str) -> Path | None:
-    """Return the best other adapter of this base model, by what its benchmark measured; None without any."""
-    cards = [card for card in adapters.listed(folder) if card.get("base_identity") == identity]
-    others = [folder / "adapters" / card["adapter"] for card in cards if card["adapter"] != tuned.name]
-    measured = [path for path in others if (path / _MEASURED).is_file() and adapters.digest(path)]
-
-    def value(path: Path) -> float:
-        return float(json.loads((path / _MEASURED).read_text(encoding="utf-8"))["value"])
-
-    return max(measured, key=value, default=None)
 
 
 def _build_cost(manifest: Mapping[str, Any], spending: Sequence[Mapping[str, Any]], embedder: str) -> float | None:
@@ -481,18 +460,3 @@ def _rated(
     rate, preferred = win_rate(wins, losses, counted["rated"] - wins - losses), win_rate(wins, losses, 0)
     told = {"win_rate": rate and asdict(rate), "preferred": preferred and asdict(preferred)}
     return {**facts, "blind": {**counted, **told, "sign_test": sign_test(wins, losses)}}
-
-
-def _write(folder: Path, facts: dict[str, Any]) -> None:
-    artifacts.atomically(folder / "benchmark.json", json.dumps(facts, ensure_ascii=False, indent=1, default=str))
-    artifacts.atomically(folder / "report.html", report.html(facts))
-    artifacts.atomically(folder / "report.md", report.markdown(facts))
-    artifacts.atomically(folder / "report.csv", report.rows_as_csv(facts))
-    verdict = facts["verdict"]
-    system = next((one for one in facts["arms"] if one["name"] == verdict["contender"]), None)
-    if system and system["adapter"]:
-        score = (system["sets"].get(verdict["question_set"]) or {}).get(verdict["measure"])
-        home = folder / "adapters" / system["adapter"]
-        if score and home.is_dir():
-            kept = {"value": score["value"], "measure": verdict["measure"], "question_set": verdict["question_set"]}
-            artifacts.atomically(home / _MEASURED, json.dumps(kept))

@@ -29,7 +29,8 @@ def benchmark(facts: Facts) -> str:
         lines += [f"  judge: {first}", *(f"         {line}" for line in rest)]
     if facts.get("wrong_references"):
         lines.append(f"  {left_out(facts)}")
-    lines.append(f"  report: {facts['run']}/report.html, every answer as a table: {facts['run']}/report.csv")
+    place = f"{facts['run']}/benchmarks/{facts['version']}" if facts.get("version") else facts["run"]
+    lines.append(f"  report: {place}/report.html, every answer as a table: {place}/report.csv")
     return "\n".join(line.rstrip() for line in lines)
 
 

@@ -428,6 +428,7 @@ def _lines() -> Iterator[str]:
 @RUN
 @click.option("--questions", metavar="FILE", help="Your own questions: JSONL with question, answers, document.")
 @click.option("--adapter", metavar="ID", help="The adapter to measure.  [default: the current one]")
+@click.option("--version", metavar="ID", help="A version of the registry, beside the adapter that it was made of.")
 @click.option("--model", "larger", multiple=True, metavar="NAME", help="A larger model to compare with; repeatable.")
 @click.option("--drop-leaks", is_flag=True, help="Leave out questions that the adapter was trained on.")
 @click.option(

@@ -22,6 +22,9 @@ GOLDEN = "golden"
 OTHER = "other"
 """An adapter tuned on another corpus: it has learned the form of the answers, and nothing of these documents."""
 
+ORIGINAL = "original"
+"""The adapter that what is measured was made of: merged into one model, in another format, in fewer bits."""
+
 LARGER = "model:"
 """The name of a larger model's system begins so."""
 
@@ -35,6 +38,7 @@ TITLES: Mapping[str, str] = {
     "raft": "tuned + RAG",
     "tuned_golden": "tuned model, golden document given",
     "other": "tuned on another corpus + RAG",
+    "original": "the adapter that it was made of + RAG",
     "previous": "the adapter before this one + RAG",
 }
 
@@ -172,6 +176,7 @@ class BenchmarkModels:
     """Who takes part: the student as it is, tuned once it was trained, and what it is compared with.
 
     `previous` has the best adapter before this one, `other` one that was tuned on another corpus; `larger` are untuned.
+    `original` is the adapter that `tuned` was made of, where that is no adapter itself.
     `judge` compares what was answered.
     """
 
@@ -179,6 +184,7 @@ class BenchmarkModels:
     tuned: OpenedModel | None = None
     previous: OpenedModel | None = None
     other: OpenedModel | None = None
+    original: OpenedModel | None = None
     larger: Sequence[OpenedModel] = ()
     judge: OpenedModel | None = None
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from raft.evaluation.form import Parts, parts
 from raft.evaluation.metrics import TOO_FEW, Interval
 from raft.evaluation.scores import Table, Unit, difference, mean, shared_means, stronger
-from raft.evaluation.systems import GOLDEN, OTHER, TITLES, TUNED, UNTUNED, title
+from raft.evaluation.systems import GOLDEN, ORIGINAL, OTHER, TITLES, TUNED, UNTUNED, title
 from raft.rag.relevant import Sources
 from raft.report.measures import MEASURES
 
@@ -127,7 +127,7 @@ def dispensable(name: str, *, tuned: bool) -> bool:
 
     Before there is a `tuned` model, the verdict is whether one is worth it, which the golden system tells.
     """
-    return name in TITLES and name not in (TUNED, *UNTUNED, OTHER, *(() if tuned else (GOLDEN,)))
+    return name in TITLES and name not in (TUNED, *UNTUNED, OTHER, ORIGINAL, *(() if tuned else (GOLDEN,)))
 
 
 @dataclass(frozen=True)

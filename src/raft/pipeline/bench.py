@@ -250,6 +250,7 @@ def line_up(
         ("golden", models.base, 0),
         ("tuned_closed", models.tuned, 0),
         ("raft", models.tuned, 0),
+        ("original", models.original, 0),
         ("tuned_golden", models.tuned, 0),
         ("other", models.other, 0),
         ("previous", models.previous, 0),

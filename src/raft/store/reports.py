@@ -1,8 +1,14 @@
-"""What was measured of each version: the last benchmark in `benchmark.json`, each one's in `benchmarks/`."""
+"""What was measured of each version of a run.
+
+`benchmark.json` is the last benchmark of an adapter; a copy of it stays in `benchmarks/<adapter>/` when another adapter
+is measured. What was made of an adapter is measured into a folder of its own there.
+"""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from raft.store import artifacts
 
@@ -12,32 +18,36 @@ FOLDER = "benchmarks"
 
 @dataclass(frozen=True)
 class Report:
-    """The benchmark of a version: where it lies, its digest (SHA-256, hex), and what it decided ("ship", ...)."""
+    """The benchmark of a version.
+
+    `path` is where it lies, `digest` its SHA-256 (hex), `verdict` what it decided ("ship", ...), `facts` what it holds.
+    """
 
     path: Path
     digest: str
     verdict: str
+    facts: Mapping[str, Any]
+
+
+def place(run: Path, version_id: str) -> Path:
+    """Return the folder in which the benchmark of a version stays."""
+    return run / FOLDER / version_id
 
 
 def of(run: Path, version_id: str) -> Report | None:
     """Return the last benchmark whose verdict is about a version; None where there is none that can be read."""
-    for path in (run / LAST, run / FOLDER / f"{version_id}.json"):
-        if (verdict := _verdict(path, version_id)) is not None:
-            return Report(path, artifacts.digest(path), verdict)
+    for path in (run / LAST, place(run, version_id) / LAST):
+        try:
+            facts = json.loads(path.read_bytes())
+            verdict = facts["verdict"]
+            contender = next((one for one in facts["arms"] if one["name"] == verdict["contender"]), None)
+            if contender and contender.get("adapter") == version_id:
+                return Report(path, artifacts.digest(path), str(verdict["decision"]), facts)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            continue
     return None
 
 
 def keep(run: Path, version_id: str) -> None:
     """Keep the last benchmark as that of a version, for when another one takes its place."""
-    artifacts.link(run / LAST, run / FOLDER / f"{version_id}.json")
-
-
-def _verdict(path: Path, version_id: str) -> str | None:
-    """Return what a benchmark decided of a version; None where it is about another one, or cannot be read."""
-    try:
-        facts = json.loads(path.read_bytes())
-        told = facts["verdict"]
-        about = {one["name"]: one.get("adapter") for one in facts["arms"]}
-        return str(told["decision"]) if about.get(told["contender"]) == version_id else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
+    artifacts.link(run / LAST, place(run, version_id) / LAST)
