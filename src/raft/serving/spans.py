@@ -1,0 +1,140 @@
+"""OpenTelemetry spans of a server, off unless `raft serve --spans` is given: one of each request, one of its search.
+
+Names are those of OpenTelemetry's conventions for generative AI (opentelemetry.io/docs/specs/semconv/gen-ai, which are
+in development, so that they stand here alone); what they have no name for begins with `raft.`. No text of a question,
+an answer or a document is in a span. Where the spans go is told by OpenTelemetry's own variables
+(`OTEL_EXPORTER_OTLP_ENDPOINT`, ...), and a request's `traceparent` is the parent of its span.
+"""
+
+# ruff: noqa: PLC0415  OpenTelemetry is imported where spans are wanted
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from raft.errors import UsageError
+from raft.rag.grounding import Answer
+from raft.serving.engine import Source
+from raft.version import __version__
+
+OPERATION = "gen_ai.operation.name"
+PROVIDER = "gen_ai.provider.name"
+REQUEST_MODEL, REQUEST_STREAM = "gen_ai.request.model", "gen_ai.request.stream"
+RESPONSE_ID, RESPONSE_MODEL = "gen_ai.response.id", "gen_ai.response.model"
+INPUT_TOKENS, OUTPUT_TOKENS = "gen_ai.usage.input_tokens", "gen_ai.usage.output_tokens"
+DATA_SOURCE = "gen_ai.data_source.id"
+ERROR = "error.type"
+_SECOND = 1_000_000_000  # nanoseconds, in which OpenTelemetry counts
+
+
+class Spans:
+    """Where a server's spans go.
+
+    Args:
+        provider: an `opentelemetry.sdk.trace.TracerProvider`; None: one that exports by OTLP over gRPC.
+
+    Raises:
+        UsageError: OpenTelemetry is not installed.
+    """
+
+    def __init__(self, provider: Any = None) -> None:
+        try:
+            from opentelemetry import propagate, trace
+        except ImportError:
+            raise _missing() from None
+        self._trace, self._propagate = trace, propagate
+        self._provider = provider or _exporting()
+        self._tracer = self._provider.get_tracer("raft", __version__)
+
+    def ended(
+        self,
+        *,
+        seconds: float,
+        headers: Mapping[str, str],
+        model: str,
+        streamed: bool,
+        outcome: str,
+        reply_id: str = "",
+        answer: Answer | None = None,
+        source: Source | None = None,
+        waited: float = 0.0,
+    ) -> None:
+        """Tell of a request that ends now.
+
+        Args:
+            seconds: that it took.
+            headers: of the request; `traceparent` and `tracestate` of them count.
+            model: the name that was asked for.
+            streamed: whether it was answered piece by piece.
+            outcome: "answered", or why not (`metrics.Metrics`).
+            reply_id: of the reply.
+            answer: the answer, where there is one.
+            source: what it was answered from.
+            waited: seconds that it waited for the model.
+        """
+        end = time.time_ns()
+        begun = end - int(seconds * _SECOND)
+        facts: dict[str, Any] = {OPERATION: "chat", PROVIDER: "raft", REQUEST_MODEL: model, REQUEST_STREAM: streamed}
+        facts |= {RESPONSE_ID: reply_id} if reply_id else {}
+        if answer is not None and source is not None:
+            facts |= _answered(answer, source, waited)
+        if outcome != "answered":
+            facts[ERROR] = outcome
+        parent = self._propagate.extract({name.lower(): value for name, value in headers.items()})
+        span = self._tracer.start_span(
+            f"chat {model}", parent, self._trace.SpanKind.SERVER, attributes=facts, start_time=begun
+        )
+        if outcome != "answered":
+            span.set_status(self._trace.StatusCode.ERROR, outcome)
+        if answer is not None and source is not None:
+            self._searched(answer, source, begun + int(waited * _SECOND), self._trace.set_span_in_context(span))
+        span.end(end)
+
+    def _searched(self, answer: Answer, source: Source, begun: int, parent: Any) -> None:
+        facts: dict[str, Any] = {OPERATION: "retrieval", PROVIDER: "raft", DATA_SOURCE: source.index}
+        facts["raft.passages"] = len(answer.passages)
+        kind = self._trace.SpanKind.INTERNAL
+        span = self._tracer.start_span("retrieval", parent, kind, attributes=facts, start_time=begun)
+        span.end(begun + int(answer.seconds.get("retrieval", 0.0) * _SECOND))
+
+    def close(self) -> None:
+        """Send what is left."""
+        self._provider.shutdown()
+
+
+def _answered(answer: Answer, source: Source, waited: float) -> dict[str, Any]:
+    known = {
+        RESPONSE_MODEL: answer.model,
+        INPUT_TOKENS: answer.tokens.get("input"),
+        OUTPUT_TOKENS: answer.tokens.get("output"),
+        DATA_SOURCE: source.index,
+        "raft.adapter": source.adapter_digest,
+        "raft.system": source.system,
+        "raft.supported": answer.supported,
+        "raft.abstained": answer.abstained,
+        "raft.waited": waited,
+        "raft.cost": answer.cost,
+    }
+    return {name: value for name, value in known.items() if value is not None}
+
+
+def _exporting() -> Any:
+    try:
+        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+        from opentelemetry.sdk.resources import SERVICE_NAME, OTELResourceDetector, Resource
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+    except ImportError:
+        raise _missing() from None
+    named = Resource.create({SERVICE_NAME: "raft"}).merge(OTELResourceDetector().detect())  # a user's name counts
+    provider = TracerProvider(resource=named)
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    return provider
+
+
+def _missing() -> UsageError:
+    return UsageError(
+        "OpenTelemetry is not installed.",
+        where="--spans",
+        hint="pip install 'raft-pipeline[spans]', or leave --spans out",
+    )
