@@ -4,14 +4,14 @@
     python benchmarks/serving.py --run RUN     # and 16 callers of its local model, beside ask_all
     RAFT_REQUESTS=1000 python -m pytest tests/serving/test_snapshots.py -k three_builds    # questions during rebuilds
 
-Callers keep their connections. Times of the server alone are those of one processor that callers and server share.
+Callers keep their connections. The server alone is a process of its own, and so are its 16 callers or one.
 """
 
 import argparse
 import http.client
 import json
-import resource
 import statistics
+import subprocess
 import sys
 import threading
 import time
@@ -24,12 +24,10 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 CALLERS = 16
 
 
-def resident() -> float:
-    """Return the megabytes that this process has in memory now."""
-    status = Path("/proc/self/status")
-    if not status.exists():  # not Linux: the most that it ever had
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return int(status.read_text().partition("VmRSS:")[2].split()[0]) / 1024
+def resident(pid: int) -> float:
+    """Return the megabytes that a process has in memory now; no number where there is no /proc."""
+    status = Path(f"/proc/{pid}/status")
+    return int(status.read_text().partition("VmRSS:")[2].split()[0]) / 1024 if status.exists() else float("nan")
 
 
 def ask_many(port: int, questions: list[str], *, stream: bool, callers: int) -> tuple[float, list[float]]:
@@ -68,24 +66,46 @@ def tell(name: str, seconds: float, times: list[float]) -> None:
     print(f"{name:44} {len(times):6,} {seconds:9.2f} s {rate:9.1f} /s   p50 {middle:9.1f} ms   p99 {late:9.1f} ms")
 
 
-def alone(requests: int) -> None:
-    """Measure the server with an engine that answers at once."""
+def instant() -> None:
+    """Serve an engine that answers at once, until the standard input ends; print its port."""
     from raft.serving import engine  # noqa: PLC0415
     from served import Served, Source  # noqa: PLC0415
 
     engine.GATHER = 0.0
-    with Served(Source()) as served:
+    source = Source()
+    source.asked = source.searched = Forgetful()
+    with Served(source) as served:
+        print(served.port, flush=True)
+        sys.stdin.read()
+
+
+class Forgetful(list[object]):
+    """A list that keeps nothing: what a source remembers for tests is no part of a server's memory."""
+
+    def append(self, _: object) -> None:
+        """Keep nothing."""
+
+    def __iadd__(self, _: object) -> "Forgetful":  # type: ignore[misc,override]
+        return self
+
+
+def alone(requests: int) -> None:
+    """Measure the server, in a process of its own, with an engine that answers at once."""
+    command = [sys.executable, __file__, "--instant"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdin and child.stdout
+        port, asked = int(child.stdout.readline()), 0
         questions = [f"How long may parcel {number} be returned?" for number in range(requests)]
-        ask_many(served.port, questions[:50], stream=False, callers=CALLERS)
-        before = resident()
+        ask_many(port, questions[:200], stream=False, callers=CALLERS)
+        ask_many(port, questions[:200], stream=True, callers=CALLERS)
+        before = resident(child.pid)
         for stream in (False, True):
             for callers in (1, CALLERS):
-                how = "streamed" if stream else "whole"
-                tell(
-                    f"server alone, {how}, {callers} caller{'s' * (callers > 1)}",
-                    *ask_many(served.port, questions, stream=stream, callers=callers),
-                )
-        print(f"memory before {before:.1f} MB, after {4 * requests:,} questions {resident():.1f} MB")
+                how = f"server alone, {'streamed' if stream else 'whole'}, {callers} caller{'s' * (callers > 1)}"
+                tell(how, *ask_many(port, questions, stream=stream, callers=callers))
+                asked += requests
+        print(f"memory of the server before {before:.1f} MB, after {asked:,} questions {resident(child.pid):.1f} MB")
+        child.stdin.close()
 
 
 def local(run: Path, requests: int) -> None:
@@ -117,7 +137,11 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=1000, help="questions to the server alone")
     parser.add_argument("--run", type=Path, help="a run whose local model is asked too")
     parser.add_argument("--questions", type=int, default=32, help="questions to the local model")
+    parser.add_argument("--instant", action="store_true", help=argparse.SUPPRESS)  # what the measuring process starts
     given = parser.parse_args()
+    if given.instant:
+        instant()
+        return
     alone(given.requests)
     if given.run:
         local(given.run, given.questions)

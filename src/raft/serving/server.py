@@ -8,7 +8,8 @@ import json
 import re
 import socket
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections import deque
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import suppress
 from functools import cached_property
 from importlib.resources import files
@@ -251,17 +252,25 @@ class Application:
 
 
 class _Exchange:
-    """A question on its way through the engine: what happens to it, one after the other, until its time is over."""
+    """A question on its way through the engine: what happens to it, one after the other, until its time is over.
+
+    Pieces of a reply that come faster than they are sent on are sent on as one.
+    """
 
     def __init__(self, asked: openai.Asked, reply: openai.Reply, caller: str, receive: Receive, engine: Engine) -> None:
         self.asked, self.reply, self.caller = asked, reply, caller
         self._loop, self._events = asyncio.get_running_loop(), asyncio.Queue[tuple[str, Any]]()
+        self._pieces = deque[str]()
         self._job = Job(asked.question, asked.searched, asked.streamed, self._tell)
         engine.submit(self._job)
         self._until, self._receive = self._loop.time() + SECONDS, receive
         self._watch = self._loop.create_task(self._gone())
 
     def _tell(self, kind: str, value: Any) -> None:
+        if kind == "piece":
+            self._pieces.append(value)
+            if len(self._pieces) > 1:  # the first of them is on its way, and brings the others along
+                return
         with suppress(RuntimeError):  # the loop has ended
             self._loop.call_soon_threadsafe(self._events.put_nowait, (kind, value))
 
@@ -273,12 +282,17 @@ class _Exchange:
     async def next(self) -> tuple[str, Any]:
         try:
             async with asyncio.timeout_at(self._until):
-                return await self._events.get()
+                kind, value = await self._events.get()
+                return kind, value if kind != "piece" else "".join(self._drained())
         except TimeoutError:
             return "failed", Refused(504, f"it was not answered within {SECONDS:g} seconds", "timeout")
         except asyncio.CancelledError:
             self.close()
             raise
+
+    def _drained(self) -> Iterator[str]:
+        while self._pieces:
+            yield self._pieces.popleft()
 
     def close(self) -> None:
         self._job.left.set()
