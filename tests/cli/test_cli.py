@@ -619,7 +619,7 @@ def test_export_says_where(raft, copied):
 @pytest.mark.parametrize("arguments", [[], ["--merged", "--gguf"], ["--format", "hf", "--merged"]])
 def test_one_thing_is_exported_at_a_time(raft, copied, arguments):
     """`export` without a form, or with two, says what there is."""
-    refused(raft("export", copied, *arguments), 2, "--format, --merged or --gguf")
+    refused(raft("export", copied, *arguments), 2, "--format, --merged, --gguf or --4bit")
 
 
 def test_rows_have_no_adapter(raft, copied):

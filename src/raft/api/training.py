@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from raft import prompts
-from raft.api import models
+from raft.api import models, versions
 from raft.api.run import Built, adapter_for, formerly_listen, settings_of, together, writable
 from raft.backends import hub
 from raft.backends.embedding import open_embedder
@@ -23,10 +23,11 @@ from raft.pipeline.train import Replay, examples_digest, train_adapter
 from raft.protocols import OnEvent, Request, TrainingPlan
 from raft.rag.format import PROMPTS, render_style
 from raft.settings import Index, Settings
-from raft.store import adapters, folders, lineage
+from raft.store import adapters, folders, lineage, registry
 from raft.store.again import again
 from raft.store.budget import enter
 from raft.store.ledger import Ledger
+from raft.store.registry import Kind
 from raft.store.run import Run
 from raft.training import tune
 
@@ -234,45 +235,64 @@ def approve(folder: str | Path, by: str, *, adapter: str | None = None, note: st
 
 
 def export_model(
-    folder: str | Path, *, adapter: str | None = None, gguf: bool = False, out: str | Path | None = None
+    folder: str | Path,
+    *,
+    adapter: str | None = None,
+    gguf: bool = False,
+    four_bits: bool = False,
+    out: str | Path | None = None,
 ) -> Path:
     """Write student and adapter as one model, for servers that load no adapters; return where it lies.
 
-    A folder also holds the adapter's card, its prompt, and a README that says how to serve it.
+    It becomes a version of its own in the registry (`raft registry list RUN`). A folder also holds the adapter's card,
+    its prompt, and a README that says how to serve it.
 
     Args:
         folder: the run directory.
         adapter: the adapter's id, or the beginning of it; None: the current one.
         gguf: write one GGUF file, for llama.cpp and what builds on it, rather than a folder of safetensors.
-        out: the folder (or, for GGUF, the file); None: `export-merged-<id>` or `<id>.gguf` in the run directory.
+        four_bits: write the folder's linear layers in 4 bits (NF4), a quarter of the size.
+        out: the folder (or, for GGUF, the file); None: `export-merged-<id>`, `export-4bit-<id>` or `<id>.gguf` in the
+            run directory.
 
     Raises:
         UsageError: there is no such adapter, it is of another base model, `out` is in use, or nothing here writes GGUF.
+        MissingExtra: 4 bits are wanted, and bitsandbytes is not installed.
         RaftError: base or adapter cannot be read, or the conversion failed.
     """
     built = Built(folder)
     student = built.settings.student
     models.check(built.settings, asked={student: None})
     found = adapter_for(built.folder, adapter, student)
-    usual = built.folder / (f"{found.name}.gguf" if gguf else f"export-merged-{found.name}")
-    target = usual if out is None else folders.place(out, "--out")
-    if not gguf:
-        chosen = built.settings
-        prompt, style = prompts.load(PROMPTS[chosen.examples.quotes], chosen.prompts), chosen.answer_style.model_dump()
-        turns = prompt.render(documents="$documents", question="$question", style=render_style(**style))
-        remarks = [remark.replace(str(folder), "RUN") for remark in export_remarks(folder, adapter)]
-        tokens = chosen.examples.max_tokens + chosen.answering.max_tokens
-        adapters.write_served(merge.merge(student, found, target), found, turns, tokens=tokens, remarks=remarks)
-        return target
-    merge.require(found)
+    kind: Kind = "gguf" if gguf else "4bit" if four_bits else "merged"
+    usual = f"{found.name}.gguf" if gguf else f"export-{kind}-{found.name}"
+    target = built.folder / usual if out is None else folders.place(out, "--out")
+    if kind == "gguf":
+        merge.require(found)
+    elif kind == "4bit":
+        merge.require_bitsandbytes()
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(
             f"The folder cannot be made: {error.strerror}.", where=target.parent, hint="choose another --out"
         ) from None
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".draft-") as work:
-        return merge.export_gguf(merge.merge(student, found, Path(work) / "model"), target)
+    if kind == "merged":
+        merge.merge(student, found, target)
+    else:
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".draft-") as work:
+            whole = merge.merge(student, found, Path(work) / "model")
+            (merge.export_gguf if gguf else merge.four_bits)(whole, target)
+    if not gguf:
+        chosen = built.settings
+        prompt, style = prompts.load(PROMPTS[chosen.examples.quotes], chosen.prompts), chosen.answer_style.model_dump()
+        turns = prompt.render(documents="$documents", question="$question", style=render_style(**style))
+        remarks = [remark.replace(str(folder), "RUN") for remark in export_remarks(folder, adapter)]
+        tokens = chosen.examples.max_tokens + chosen.answering.max_tokens
+        adapters.write_served(target, found, turns, tokens=tokens, bits=4 if four_bits else 16, remarks=remarks)
+    if found.parent == built.folder / "adapters":
+        registry.register(built.folder, adapter=found.name, kind=kind, path=target, by=versions.somebody())
+    return target
 
 
 def export_remarks(folder: str | Path, adapter: str | None = None) -> list[str]:

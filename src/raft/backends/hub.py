@@ -234,8 +234,8 @@ def offline(refused: bool) -> None:
 def resolve(name: str) -> str:
     """Turn a model's name into a folder where one is at hand, otherwise return the hub name itself.
 
-    Tried in this order: a folder, `$RAFT_MODELS/<name>` and `$RAFT_MODELS/<last part>`, models that an installed
-    package carries.
+    Tried in this order: a folder, a GGUF file (unpacked, its weights as they were rounded), `$RAFT_MODELS/<name>` and
+    `$RAFT_MODELS/<last part>`, models that an installed package carries.
 
     Raises:
         UsageError: `name` looks like a path, and there is no such folder.
@@ -243,6 +243,8 @@ def resolve(name: str) -> str:
     """
     if name and at_home(name).is_dir():
         return str(at_home(name))
+    if name.endswith(".gguf") and at_home(name).is_file():
+        return str(_unpacked(at_home(name), at_home(name).stem))
     loaded = os.environ.get("RAFT_MODELS")
     if loaded and _HUB_NAME.fullmatch(name):
         for part in (name, name.rpartition("/")[2]):

@@ -306,25 +306,25 @@ def _cut(run: Path, table: str, shown: int, count: int, only: str | None = None)
 )
 @click.option("--merged", is_flag=True, help="Student and adapter as one model, for transformers, vLLM and others.")
 @click.option("--gguf", is_flag=True, help="Student and adapter as one GGUF file, for llama.cpp and others.")
-@click.option("--adapter", metavar="ID", help="With --merged or --gguf: the adapter.  [default: the current one]")
+@click.option("--4bit", "four_bits", is_flag=True, help="As --merged, with its linear layers in 4 bits (NF4).")
+@click.option("--adapter", metavar="ID", help="Of a tuned model: the adapter.  [default: the current one]")
 @click.option("--out", type=Place(), help="Where to.  [default: in RUN]")
 @JSON
 @acting
-def export(*, run: Path, form: str | None, merged: bool, gguf: bool, adapter: str | None, out: Path | None,
-           as_json: bool) -> None:  # fmt: skip
+def export(*, run: Path, form: str | None, merged: bool, gguf: bool, four_bits: bool, adapter: str | None,
+           out: Path | None, as_json: bool) -> None:  # fmt: skip
     """Write the training rows of RUN for a trainer or a service, or its tuned model for a server."""
     from raft import api
 
-    if (form is not None) + merged + gguf != 1:
-        raise UsageError(
-            "One thing is exported at a time: --format, --merged or --gguf.", hint=f"raft export {typed(run)} --merged"
-        )
+    if (form is not None) + merged + gguf + four_bits != 1:
+        what = "One thing is exported at a time: --format, --merged, --gguf or --4bit."
+        raise UsageError(what, hint=f"raft export {typed(run)} --merged")
     if form is not None and adapter is not None:
         raise UsageError("Training rows have no adapter.", where="--adapter", hint=f"raft export {typed(run)} --merged")
     if form is not None:
         made = api.export(run, format=form, out=out)
     else:
-        made = api.export_model(run, adapter=adapter, gguf=gguf, out=out)
+        made = api.export_model(run, adapter=adapter, gguf=gguf, four_bits=four_bits, out=out)
         for remark in api.export_remarks(run, adapter):
             echo(f"raft: {remark}", err=True)
     show({"path": str(made)}, as_json, lambda facts: made)

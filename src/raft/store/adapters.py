@@ -118,14 +118,19 @@ def readme(card: Mapping[str, Any], benchmark: Mapping[str, Any] | None = None, 
     return f"{made}\n"
 
 
-def write_served(folder: Path, adapter: Path, turns: Sequence[Message], *, tokens: int, remarks: Sequence[str]) -> None:
+def write_served(
+    folder: Path, adapter: Path, turns: Sequence[Message], *, tokens: int, bits: int, remarks: Sequence[str]
+) -> None:
     """Write beside a merged model its card, the turns of its prompt, and a README that says how it is served.
 
-    `tokens` is how many prompt and reply may have together; `remarks` are what a person should know of the adapter.
+    `tokens` is how many prompt and reply may have together, `bits` how many a weight of a linear layer has; `remarks`
+    are what a person should know of the adapter.
     """
     card = read_card(adapter)
     template = (files(str(__package__)) / "served.md").read_text(encoding="utf-8")
-    serving = Template(template).render(card=card, base=_shown_name(str(card["base"])), tokens=tokens, remarks=remarks)
+    serving = Template(template).render(
+        card=card, base=_shown_name(str(card["base"])), tokens=tokens, bits=bits, remarks=remarks
+    )
     artifacts.atomically(folder / CARD, (adapter / CARD).read_text(encoding="utf-8"))
     artifacts.atomically(folder / "prompt.json", json.dumps(list(turns), ensure_ascii=False, indent=1) + "\n")
     artifacts.atomically(folder / README, f"{readme(card, _benchmark(adapter), merged=True)}{serving}\n")
