@@ -430,7 +430,7 @@ def check(settings: Settings, *, asked: Mapping[str, str | None] | None = None) 
     named.append(("index.embedder", settings.index.embedder, settings.index.api_base))
     found = [f"{role} {name}: {why}" for role, name, address in named for why in _why_remote(name, address)]
     url = settings.index.url
-    found += [f"index.url: {why}" for why in (_why_off_loopback(url) if url else ())]
+    found += [f"index.url: {why}" for why in (why_off_loopback(url) if url else ())]
     if found:
         raise UsageError(
             "local_only is set, and not everything that would be asked is on this machine.",
@@ -471,10 +471,10 @@ def _why_remote(name: str, api_base: str | None) -> Iterator[str]:
     # which of the variables wins is the vendor's affair: each one that is set has to name this machine
     given = [api_base] if api_base else addresses_in_environment(name) or [provider.address or ""]
     for address in given:
-        yield from _why_off_loopback(address) if address else ["it has no address (api_base)"]
+        yield from why_off_loopback(address) if address else ["it has no address (api_base)"]
 
 
-def _why_off_loopback(address: str) -> Iterator[str]:
+def why_off_loopback(address: str) -> Iterator[str]:
     """Say why an address is not this machine's own; nothing where it is. No name is looked up."""
     if not address.isprintable() or set(address) & set(" \\"):
         yield "its address is malformed"

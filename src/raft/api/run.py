@@ -25,7 +25,7 @@ from raft.rag.answering import WhenUnsupported
 from raft.rag.grounding import Answer
 from raft.report.shown import Shown, State
 from raft.settings import Settings
-from raft.store import adapters, artifacts, folders, lineage, tables
+from raft.store import adapters, artifacts, folders, lineage, registry, tables
 from raft.store.again import again
 from raft.store.ledger import Ledger
 from raft.store.run import Run, existing, is_locked
@@ -302,20 +302,18 @@ def state(folder: str | Path) -> State:
 
     That is `running`: another raft builds, trains or measures. `money` is what the run itself spent: `rows` by step and
     model (`Ledger.spending`), `spent` in dollars with lost calls at their worst case, `open` for what is under way at
-    most, `cap` and what is `left` of it (None without one).
+    most, `cap` and what is `left` of it (None without one). `registered` is what is in production, if anything is.
 
     Raises:
         UsageError: there is no run directory at `folder`.
     """
     built = Built(folder)
     path = built.settings.ledger or built.folder / "ledger.sqlite"
-    spent: list[dict[str, Any]] = []
-    rows: list[dict[str, Any]] = []
+    spent, rows = list[dict[str, Any]](), list[dict[str, Any]]()
     if path.is_file():
         with closing(Ledger(path)) as ledger:
             spent, rows = ledger.spent(), ledger.spending(built.manifest.get("collection", ""))
-    running = is_locked(built.folder)
-    if not running:  # what a killed process left open was perhaps billed: the next build counts it as lost
+    if not (running := is_locked(built.folder)):  # what a killed process left open was perhaps billed
         for row in rows:
             row["lost"], row["lost_cost"] = row["lost"] + row["open"], row["lost_cost"] + row["open_cost"]
             row["open"], row["open_cost"] = 0, 0.0
@@ -329,6 +327,7 @@ def state(folder: str | Path) -> State:
         money={"rows": rows, "spent": paid, "open": under_way, "cap": cap, "left": left},
         adapters=[adapters.line(card) for card in built.adapters],
         running=running,
+        registered=registry.told(built.folder),
     )
 
 

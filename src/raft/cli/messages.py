@@ -9,6 +9,7 @@ import polars as pl
 
 from raft.api.run import FAULT
 from raft.cli.kept import dropped_row, kept_rows, more_rows
+from raft.cli.registry import in_production
 from raft.corpus.pii import counted
 from raft.errors import pasted, typed
 from raft.pipeline.estimate import DOING, as_text, cost_text
@@ -224,7 +225,9 @@ def status(
     spent: Sequence[Mapping[str, Any]],
     running: bool,
     adapters: Sequence[Mapping[str, Any]] = (),
+    *,
     money: Mapping[str, Any] | None = None,
+    registered: Mapping[str, Any] | None = None,
 ) -> str:
     """Return the state of a run step by step, its adapters (`adapters.line`), what it cost, what its ledger holds."""
     now = "   (a build is running, or a training)" if running else ""
@@ -258,6 +261,7 @@ def status(
     if adapters:
         lines += ["", f"  {'adapter':<14} {'rows':>7} {'valid loss':>11}  {'trained':<17} approved by"]
         lines += map(_adapter, adapters)
+    lines += in_production(registered)
     if money and money["rows"]:
         lines += ["", *spending(money)]
     lines += ["", "  ledger (all that was ever asked from it)"]

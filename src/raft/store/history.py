@@ -79,7 +79,9 @@ def writing(run: Path, by: str) -> Iterator[sqlite3.Connection]:
     """
     if not by.strip():
         raise UsageError(
-            "The history keeps who said so, and no name is given.", where="--by", hint="--by 'Marta Quill'"
+            "The history keeps who said so, and no name is given.",
+            where="--by",
+            hint="the same command with --by 'Marta Quill'",
         )
     path = run / FILE
     with _told(path), closing(sqlite3.connect(path, timeout=_PATIENCE, isolation_level=None)) as database:

@@ -5,47 +5,45 @@ part of it: a build renews it for all of them. What is in production follows fro
 (`store.history`), and is kept nowhere else. Paths in it are relative to the run directory, which may be moved.
 """
 
-import hashlib
-import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from os.path import relpath
 from pathlib import Path
 from sqlite3 import Connection
-from typing import Any, Literal
+from typing import Any
 
-from raft.errors import DamagedArtifact, UsageError, typed
-from raft.store import adapters, artifacts, reports
+from raft.errors import DamagedArtifact, RaftError, UsageError, typed
+from raft.store import adapters, reports
 from raft.store.history import FILE, add, lines, reading, writing
 from raft.store.run import existing
+from raft.store.versions import PLAIN, Kind, Version, approved_by, content_digest, objections, whole
 
-Kind = Literal["rag", "adapter", "merged", "gguf", "4bit"]
-
-PLAIN = "0"
-"""The version that is plain RAG: the run's student untuned, with the index."""
+__all__ = [
+    "ALIASES",
+    "PLAIN",
+    "Kind",
+    "Standing",
+    "Version",
+    "approved_by",
+    "as_known",
+    "content_digest",
+    "find",
+    "history",
+    "nominate",
+    "objections",
+    "promote",
+    "register",
+    "retire",
+    "rollback",
+    "standing",
+    "told",
+    "versions",
+    "whole",
+    "withdraw",
+]
 
 ALIASES = ("production", "candidate", "previous")
-_BESIDE = ("README.md", "card.json")
-"""Files of an exported model that tell of it and are no part of it."""
-
-
-@dataclass(frozen=True)
-class Version:
-    """One of what may answer.
-
-    `id` is "0" for plain RAG, an adapter's own, or `<adapter>-<kind>`; `model` the name of the base model; `adapter`
-    the adapter that it is, or was made of; `digest` its content's (SHA-256, hex; "" for plain RAG); `path` where it
-    lies, relative to the run directory, None for plain RAG.
-    """
-
-    id: str
-    kind: Kind
-    model: str
-    adapter: str | None
-    digest: str
-    path: str | None
-    retired: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,13 +75,14 @@ class _Fold:
         self.before: list[str] = []  # the productions that a rollback goes back to, the nearest last
         self.production = self.candidate = ""
         self.revision, self.share, self.shadow = 0, 0.0, 0.0
-        self.line: Mapping[str, Any] = {}
+        self.line: dict[str, Any] = {}
         for line in history:
             self.add(line)
 
-    def add(self, line: Mapping[str, Any]) -> str:
-        """Take in a line; return the version that was in production before, "" for none."""
+    def add(self, line: Mapping[str, Any]) -> dict[str, Any]:
+        """Take in a line; return it with `former`, the version that was in production before it, "" for none."""
         former, version = self.production, str(line["version"])
+        line = {**line, "former": former}
         self.revision = line["line"]
         names = ("kind", "model", "adapter", "path")
         self.known[version] = Version(version, digest=line["digest"], **{name: line[name] for name in names})
@@ -102,7 +101,7 @@ class _Fold:
             self.production, self.line = version, line
         if line["action"] == "withdraw" or self.candidate == self.production:
             self.candidate, self.share, self.shadow = "", 0.0, 0.0
-        return former
+        return line
 
     def previous(self) -> str:
         """Return the id of the version that a rollback goes to, "" where nothing stood before."""
@@ -143,6 +142,15 @@ def standing(run: Path) -> Standing:
     return _Fold(found).standing(partial(_plain, run)) if found else Standing()
 
 
+def told(run: Path) -> dict[str, Any] | None:
+    """Return what stands now as JSON values, None without a registry; `lacks` says why, where it cannot be read."""
+    try:
+        now = standing(run)
+    except RaftError as error:
+        return {"lacks": str(error)}
+    return asdict(now) if now.revision else None
+
+
 def history(run: Path) -> list[dict[str, Any]]:
     """Return the lines of the history, oldest first.
 
@@ -157,7 +165,7 @@ def history(run: Path) -> list[dict[str, Any]]:
     with reading(run) as database:
         found = lines(database) if database else []
     fold = _Fold()
-    return [{**line, "former": fold.add(line)} for line in found]
+    return [fold.add(line) for line in found]
 
 
 def versions(run: Path) -> list[Version]:
@@ -276,7 +284,7 @@ def nominate(run: Path, version_id: str, *, share: float, shadow: float, by: str
             hint = f"raft registry candidate {typed(run)} {version_id} --by NAME --{name} 0.1"
             raise UsageError(f"A {name} lies between 0 and 1, and {value:g} does not.", where=f"--{name}", hint=hint)
     version = find(run, version_id)
-    _check_content(run, version)
+    whole(run, as_known(run, version))
     with writing(run, by) as database:
         fold = _Fold(lines(database))
         if version.id == fold.production:
@@ -286,7 +294,7 @@ def nominate(run: Path, version_id: str, *, share: float, shadow: float, by: str
             again = f"raft registry candidate {typed(run)} {version.id} --share {share:g} --by {typed(by)}"
             raise UsageError(f"{version.id} was retired.", where=run / FILE, hint=f"{again} --because 'WHY'")
         return _append(
-            database, run, "candidate", _seen(fold, version), by=by, because=because, share=share, shadow=shadow
+            database, run, fold, "candidate", _seen(fold, version), by=by, because=because, share=share, shadow=shadow
         )
 
 
@@ -304,7 +312,7 @@ def withdraw(run: Path, *, by: str, because: str, version_id: str | None = None)
         version = fold.version(fold.candidate, partial(_plain, run))
         if version is None or version_id not in (None, version.id):
             return None
-        return _append(database, run, "withdraw", version, by=by, because=because)
+        return _append(database, run, fold, "withdraw", version, by=by, because=because)
 
 
 def retire(run: Path, version_id: str, *, by: str, because: str = "") -> dict[str, Any]:
@@ -329,7 +337,7 @@ def retire(run: Path, version_id: str, *, by: str, because: str = "") -> dict[st
         elif version.id in fold.retired:
             what, hint = f"{version.id} was retired before", f"raft registry log {place}"
         else:
-            return _append(database, run, "retire", _seen(fold, version), by=by, because=because)
+            return _append(database, run, fold, "retire", _seen(fold, version), by=by, because=because)
     raise UsageError(f"{what}: it is not retired.", where=run / FILE, hint=hint)
 
 
@@ -357,62 +365,14 @@ def register(run: Path, *, adapter: str, kind: Kind, path: Path, by: str, becaus
             name = f"{adapter}-{kind}-{count}"
         version = Version(name, kind, base, adapter, digest, place, name in fold.retired)
         if fold.known.get(name) != replace(version, retired=False):
-            _append(database, run, "register", version, by=by, because=because)
+            _append(database, run, fold, "register", version, by=by, because=because)
         return version
-
-
-def whole(run: Path, version: Version) -> Path | None:
-    """Return where the files of a version lie, None for plain RAG, once they are known to be those of its digest.
-
-    Raises:
-        DamagedArtifact: they are missing, or changed.
-    """
-    if version.path is None:
-        return None
-    place = run / version.path
-    found = content_digest(place)
-    if found != version.digest or not found:
-        what = "have changed since it became a version" if found else "are missing or damaged"
-        hint = f"raft registry promote {typed(run)} 0 --by NAME   (plain RAG answers; or bring its files back)"
-        raise DamagedArtifact(f"The files of version {version.id} {what}.", where=place, hint=hint)
-    return place
-
-
-def content_digest(place: Path) -> str | None:
-    """Return the digest (SHA-256, hex) of an adapter's folder, a model's folder or a file; None where none is whole.
-
-    What only tells of a model (`_BESIDE`) does not count.
-    """
-    if (place / adapters.CONFIG).is_file():
-        return adapters.digest(place)
-    try:
-        if place.is_file():
-            return artifacts.digest(place)
-        files = sorted(one for one in place.rglob("*") if one.is_file() and one.name not in _BESIDE)
-        rows = [[one.relative_to(place).as_posix(), artifacts.digest(one)] for one in files]
-    except OSError:
-        return None
-    return hashlib.sha256(json.dumps(rows).encode()).hexdigest() if (place / "config.json").is_file() else None
-
-
-def objections(run: Path, version: Version) -> list[str]:
-    """Return what stands against a version in production, each in words; nothing for plain RAG."""
-    if version.id == PLAIN:
-        return []
-    report, found = reports.of(run, version.id), []
-    if report is None:
-        found.append("no benchmark of this run measured it")
-    elif report.verdict != "ship":
-        found.append(f"its verdict is {report.verdict}")
-    if not _approved_by(run, version):
-        found.append("nobody has approved it")
-    return found
 
 
 def _put(run: Path, action: str, version: Version | None, by: str, because: str) -> dict[str, Any]:
     """Put a version into production; None: the one that a rollback goes to."""
     if version is not None:
-        _check_content(run, version)
+        whole(run, as_known(run, version))
     with writing(run, by) as database:
         fold = _Fold(lines(database))
         if version is None:
@@ -420,9 +380,9 @@ def _put(run: Path, action: str, version: Version | None, by: str, because: str)
                 what = "Nothing was in production before what is now" if fold.production else "Nothing is in production"
                 raise UsageError(f"{what}.", where=run / FILE, hint=f"raft registry list {typed(run)}")
             version = find(run, name)
-            _check_content(run, version)
+            whole(run, as_known(run, version))
         if version.id == fold.production:
-            return dict(fold.line)
+            return fold.line
         known_before = action == "rollback" and version.id in fold.before and version.id not in fold.retired
         against = [] if known_before else objections(run, version)
         against += [f"{version.id} was retired"] if version.id in fold.retired else []
@@ -435,7 +395,7 @@ def _put(run: Path, action: str, version: Version | None, by: str, because: str)
                 where=run / (version.path or FILE),
                 hint=f"{next_one} --adapter {version.adapter}; or, if you know better:\n         {again}",
             )
-        return _append(database, run, action, _seen(fold, version), by=by, because=because)
+        return _append(database, run, fold, action, _seen(fold, version), by=by, because=because)
 
 
 def _measured_by(version: Version) -> str:
@@ -446,9 +406,9 @@ def _name(version_id: str) -> str:
     return "Plain RAG" if version_id == PLAIN else version_id
 
 
-def _check_content(run: Path, version: Version) -> None:
-    """Check that a version's files are whole, and those that the history knows."""
-    whole(run, _Fold(history(run)).known.get(version.id, version))
+def as_known(run: Path, version: Version) -> Version:
+    """Return a version with the digest that the history knows, where it does: its files have to be those."""
+    return _Fold(history(run)).known.get(version.id, version)
 
 
 def _seen(fold: _Fold, version: Version) -> Version:
@@ -457,23 +417,21 @@ def _seen(fold: _Fold, version: Version) -> Version:
     return replace(version, digest=known.digest if known else version.digest)
 
 
-def _approved_by(run: Path, version: Version) -> str:
-    """Return who approved the adapter that a version is, or was made of; "" for nobody."""
-    if version.adapter is None:
-        return ""
-    try:
-        return str(adapters.read_card(run / "adapters" / version.adapter).get("approved_by") or "")
-    except DamagedArtifact:
-        return ""
-
-
 def _append(
-    database: Connection, run: Path, action: str, version: Version, *, by: str, because: str, **facts: float
+    database: Connection,
+    run: Path,
+    fold: _Fold,
+    action: str,
+    version: Version,
+    *,
+    by: str,
+    because: str,
+    **facts: float,
 ) -> dict[str, Any]:
     """Write a line; it is there for good once the transaction around it ends."""
     report = reports.of(run, version.id)
     kept = {"kind": version.kind, "model": version.model, "adapter": version.adapter, "path": version.path}
-    return add(
+    line = add(
         database,
         who=by,
         why=because,
@@ -482,5 +440,6 @@ def _append(
         digest=version.digest,
         report=report.digest if report else "",
         verdict=report.verdict if report else "",
-        facts={**kept, "approved_by": _approved_by(run, version), **facts},
+        facts={**kept, "approved_by": approved_by(run, version), **facts},
     )
+    return fold.add(line)

@@ -1,0 +1,275 @@
+"""The commands of the registry: what is in production, who put it there, and how it is changed."""
+
+# ruff: noqa: PLC0415  heavy modules are imported by the command that needs them
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PurePath
+from typing import Any
+
+import click
+
+from raft.cli.commands import JSON, RUN, acting, echo, main, show
+from raft.cli.usage import Commands
+from raft.errors import UsageError, typed
+from raft.report import figures
+from raft.report.measures import MEASURES
+
+_BY = click.option("--by", metavar="NAME", default="", help="Who says so; the history keeps it.")
+_BECAUSE = click.option("--because", metavar="TEXT", default="", help="Why; the history keeps it.")
+_ID = click.argument("version", metavar="ID")
+_NONE = "none"
+
+
+@main.group(cls=Commands)
+def registry() -> None:
+    """Say which version answers, since when and who said so; put another one there, and go back."""
+
+
+@registry.command("list")
+@RUN
+@JSON
+@acting
+def list_versions(run: Path, as_json: bool) -> None:
+    """List the versions of RUN: plain RAG (0), its adapters, and what was exported of them."""
+    from raft.api import registry as api
+
+    found = api.listed(run)
+    if not as_json:
+        echo(_table(found, run))
+    for line in found if as_json else ():
+        show(line, as_json, str)
+
+
+@registry.command("show")
+@RUN
+@_ID
+@JSON
+@acting
+def show_version(run: Path, version: str, as_json: bool) -> None:
+    """Show version ID of RUN (or production, candidate, previous) with its figures and its history."""
+    from raft.api import registry as api
+
+    show(api.shown(run, version), as_json, lambda facts: "\n".join(_one(facts, run)))
+
+
+@registry.command()
+@RUN
+@_ID
+@_BY
+@_BECAUSE
+@JSON
+@acting
+def promote(*, run: Path, version: str, by: str, because: str, as_json: bool) -> None:
+    """Put version ID into production. A running server takes it over by itself."""
+    from raft.api import registry as api
+
+    show(api.promote(run, version, by=by, because=because), as_json, lambda line: _changed(line, run))
+
+
+@registry.command()
+@RUN
+@_ID
+@click.option(
+    "--share", type=click.FloatRange(0, 1), metavar="X", help="Share of conversations that it answers, 0 to 1."
+)
+@click.option("--shadow", type=click.FloatRange(0, 1), metavar="X", help="Share of requests that both answer, 0 to 1.")
+@_BY
+@_BECAUSE
+@JSON
+@acting
+def candidate(*, run: Path, version: str, share: float | None, shadow: float | None, by: str, because: str,
+              as_json: bool) -> None:  # fmt: skip
+    """Try version ID on a share of the conversations, or in the shadow of production; ID none ends it."""
+    from raft.api import registry as api
+
+    if version == _NONE:
+        if share is not None or shadow is not None:
+            hint = f"raft registry candidate {typed(run)} none --by {typed(by or 'NAME')}"
+            raise UsageError("No candidate has no share.", where="--share, --shadow", hint=hint)
+        withdrawn = api.withdraw(run, by=by, because=because)
+        show(
+            withdrawn,
+            as_json,
+            lambda line: f"{line['version']} is not tried any more" if line else "There is no candidate",
+        )
+        return
+    if share is None and shadow is None:
+        hint = f"raft registry candidate {typed(run)} {version} --by {typed(by or 'NAME')} --share 0.1 --shadow 0.05"
+        raise UsageError("A candidate is tried on a share, or in the shadow.", where="--share, --shadow", hint=hint)
+    line = api.candidate(run, version, share=share or 0.0, shadow=shadow or 0.0, by=by, because=because)
+    show(line, as_json, lambda line: f"{line['version']} is tried: {_tried(line)}\n{_next(run, 'log')}")
+
+
+@registry.command()
+@RUN
+@click.option("--to", metavar="ID", help="The version to go back to.  [default: what was in production before]")
+@_BY
+@_BECAUSE
+@JSON
+@acting
+def rollback(*, run: Path, to: str | None, by: str, because: str, as_json: bool) -> None:
+    """Go back to what was in production before; at last to plain RAG (0). A running server follows by itself."""
+    from raft.api import registry as api
+
+    show(api.rollback(run, by=by, because=because, to=to), as_json, lambda line: _changed(line, run))
+
+
+@registry.command()
+@RUN
+@_ID
+@_BY
+@_BECAUSE
+@JSON
+@acting
+def retire(*, run: Path, version: str, by: str, because: str, as_json: bool) -> None:
+    """Take version ID out of use; its files stay."""
+    from raft.api import registry as api
+
+    line = api.retire(run, version, by=by, because=because)
+    show(line, as_json, lambda line: f"{line['version']} is retired\n{_next(run, 'list')}")
+
+
+@registry.command()
+@RUN
+@JSON
+@acting
+def log(run: Path, as_json: bool) -> None:
+    """Print the history of RUN's registry, oldest line first: who put which version where, when and why."""
+    from raft.api import registry as api
+
+    found = api.log(run)
+    for line in found:
+        show(line, as_json, _said)
+    if not found:
+        echo(f"nothing was ever promoted\n{_next(run, 'list')}", err=True)
+
+
+@registry.command()
+@RUN
+@click.option("--mlflow", "url", required=True, metavar="URL", help="The address of an MLflow server.")
+@click.option("--name", metavar="NAME", help="Of the registered model there.  [default: the run's folder]")
+@JSON
+@acting
+def push(run: Path, url: str, name: str | None, as_json: bool) -> None:
+    """Mirror versions, aliases, cards and figures of RUN to an MLflow server; no document or question is sent."""
+    from raft.api import registry as api
+
+    show(api.push(run, url, name=name), as_json, _pushed)
+
+
+def _changed(line: Mapping[str, Any], run: Path) -> str:
+    former = line["former"]
+    stood = f", in the place of {_named(former)}" if former and former != line["version"] else ""
+    text = f"{_named(line['version'])} is in production since {_when(line['at'])}, by {line['who']}{stood}"
+    return f"{text}\n{_next(run, 'log')}"
+
+
+def _next(run: Path, command: str) -> str:
+    return f"  next:  raft registry {command} {typed(run)}"
+
+
+def _named(version: str) -> str:
+    return "0 (plain RAG)" if version == "0" else version
+
+
+def _when(at: str) -> str:
+    return f"{at[:16].replace('T', ' ')} UTC"
+
+
+def _tried(facts: Mapping[str, Any]) -> str:
+    shares = {"of conversations meet it": facts["share"], "of requests are answered by both": facts["shadow"]}
+    return ", ".join(f"{100 * share:g} percent {words}" for words, share in shares.items() if share) or "on nothing yet"
+
+
+def _table(found: Sequence[Mapping[str, Any]], run: Path) -> str:
+    width = max(len(one["id"]) for one in found)
+    lines = [f"  {'version':<{width}}  {'kind':<8} {'verdict':<14} {'gain':>6}  approved by"]
+    for one in found:
+        gain = f"{100 * one['gain']['value']:+.1f}" if one["gain"] else ""
+        kind, verdict = "plain" if one["kind"] == "rag" else one["kind"], one["verdict"] or "-"
+        state = [*(alias.upper() if alias == "production" else alias for alias in one["aliases"])]
+        state += ["retired"] * one["retired"] + [one["lacks"]] * bool(one["lacks"])
+        told = f"   {', '.join(state)}" if state else ""
+        lines.append(f"  {one['id']:<{width}}  {kind:<8} {verdict:<14} {gain:>6}  {one['approved_by'] or '-'}{told}")
+    stands = next((one for one in found if "since" in one), None)
+    tried = next((one for one in found if "share" in one), None)
+    if stands:
+        lines += ["", f"  in production since {_when(stands['since'])}, by {stands['by']}{_why(stands['because'])}"]
+        lines += [f"  {tried['id']} is tried: {_tried(tried)}"] if tried else []
+        return "\n".join(lines)
+    best = next((one["id"] for one in reversed(found) if one["kind"] != "rag"), "0")
+    lines += ["", "  nothing is in production: a server answers with the current adapter"]
+    return "\n".join([*lines, f"  next:  raft registry promote {typed(run)} {best} --by NAME"])
+
+
+def _one(facts: Mapping[str, Any], run: Path) -> Iterator[str]:
+    state = ", ".join([*facts["aliases"], *["retired"] * facts["retired"]])
+    kind = {"rag": "plain RAG", "adapter": "an adapter", "gguf": "a GGUF file", "4bit": "a model in 4 bits"}
+    yield f"{facts['id']}: {kind.get(facts['kind'], 'a merged model')} of {PurePath(facts['model']).name}"
+    yield f"  state     {state or 'neither in production nor tried'}"
+    if facts["path"]:
+        yield f"  where     {run}/{facts['path']}"
+        yield f"  digest    {facts['digest'] or '-'}"
+    if facts["lacks"]:
+        yield f"  ! {facts['lacks']}"
+    yield f"  approved  {facts['approved_by'] or 'by nobody yet'}"
+    gain = f", {figures.full(facts['gain'], signed=True)} points" if facts["gain"] else ""
+    yield (
+        f"  verdict   {facts['verdict']}{gain} ({facts['measured']})"
+        if facts["verdict"]
+        else "  verdict   not measured"
+    )
+    for title, sets in {facts["id"]: facts["figures"], **facts["compared"]}.items():
+        for name, scores in sets.items():
+            told = ", ".join(f"{MEASURES[measure].title} {figures.full(one)}" for measure, one in scores.items())
+            yield f"    {title} on {name}: {told}"
+    for line in facts["history"]:
+        yield f"  {_said(line)}"
+    if not facts["verdict"] and facts["kind"] != "rag":
+        flag = "adapter" if facts["kind"] == "adapter" else "version"
+        yield f"  next:  raft bench {typed(run)} --{flag} {facts['id']}"
+
+
+def _said(line: Mapping[str, Any]) -> str:
+    what = {
+        "register": "was made",
+        "promote": "put into production",
+        "rollback": "gone back to",
+        "candidate": "tried",
+        "withdraw": "not tried any more",
+        "retire": "retired",
+    }[line["action"]]
+    text = f"{line['line']:>4}  {_when(line['at'])}  {_named(line['version'])} {what}, by {line['who']}"
+    text += f": {_tried(line)}" if line["action"] == "candidate" else ""
+    if line["action"] in ("promote", "rollback"):
+        text += f", in the place of {_named(line['former'])}" if line["former"] else ""
+        if line["version"] != "0":
+            report = f" (report {line['report'][:12]})" if line["report"] else ""
+            approved = f"approved by {line['approved_by']}" if line["approved_by"] else "approved by nobody"
+            text += f"; verdict {line['verdict'] or 'none'}{report}, {approved}"
+    return text + _why(line["why"])
+
+
+def _why(because: str) -> str:
+    return f"\n      because: {because}" if because else ""
+
+
+def _pushed(facts: Mapping[str, Any]) -> str:
+    counts = ", ".join(f"{len(facts[name])} {words}" for name, words in
+                       {"new": "new", "changed": "changed", "same": "as they were"}.items())  # fmt: skip
+    aliases = ", ".join(f"{alias} {one}" for alias, one in facts["aliases"].items() if one) or "none"
+    return f"Versions of the registered model {facts['name']} at {facts['url']}: {counts}; aliases: {aliases}"
+
+
+def in_production(facts: Mapping[str, Any] | None) -> Iterator[str]:
+    """Yield what `raft status` says of the registry; `facts` are those of `store.registry.told`."""
+    if facts is None:
+        return
+    if "lacks" in facts:
+        yield from ("", *(f"  {line}" for line in facts["lacks"].splitlines()))
+    elif facts["production"]:
+        why = f": {facts['because']}" if facts["because"] else ""
+        version = _named(facts["production"]["id"])
+        yield from ("", f"  in production: {version} since {_when(facts['since'])}, by {facts['by']}{why}")
+    if facts.get("candidate"):
+        yield f"  {facts['candidate']['id']} is tried: {_tried(facts)}"

@@ -1,0 +1,94 @@
+"""The versions of a run: what each is made of, whether its files are still those, and what stands against it."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from raft.errors import DamagedArtifact, typed
+from raft.store import adapters, artifacts, reports
+
+Kind = Literal["rag", "adapter", "merged", "gguf", "4bit"]
+
+PLAIN = "0"
+"""The version that is plain RAG: the run's student untuned, with the index."""
+
+_BESIDE = ("README.md", "card.json")
+"""Files of an exported model that tell of it and are no part of it."""
+
+
+@dataclass(frozen=True)
+class Version:
+    """One of what may answer.
+
+    `id` is "0" for plain RAG, an adapter's own, or `<adapter>-<kind>`; `model` the name of the base model; `adapter`
+    the adapter that it is, or was made of; `digest` its content's (SHA-256, hex; "" for plain RAG); `path` where it
+    lies, relative to the run directory, None for plain RAG.
+    """
+
+    id: str
+    kind: Kind
+    model: str
+    adapter: str | None
+    digest: str
+    path: str | None
+    retired: bool = False
+
+
+def whole(run: Path, version: Version) -> Path | None:
+    """Return where the files of a version lie, None for plain RAG, once they are known to be those of its digest.
+
+    Raises:
+        DamagedArtifact: they are missing, or changed.
+    """
+    if version.path is None:
+        return None
+    place = run / version.path
+    found = content_digest(place)
+    if found != version.digest or not found:
+        what = "have changed since it became a version" if found else "are missing or damaged"
+        hint = f"raft registry promote {typed(run)} 0 --by NAME   (plain RAG answers; or bring its files back)"
+        raise DamagedArtifact(f"The files of version {version.id} {what}.", where=place, hint=hint)
+    return place
+
+
+def content_digest(place: Path) -> str | None:
+    """Return the digest (SHA-256, hex) of an adapter's folder, a model's folder or a file; None where none is whole.
+
+    What only tells of a model (`_BESIDE`) does not count.
+    """
+    if (place / adapters.CONFIG).is_file():
+        return adapters.digest(place)
+    try:
+        if place.is_file():
+            return artifacts.digest(place)
+        files = sorted(one for one in place.rglob("*") if one.is_file() and one.name not in _BESIDE)
+        rows = [[one.relative_to(place).as_posix(), artifacts.digest(one)] for one in files]
+    except OSError:
+        return None
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest() if (place / "config.json").is_file() else None
+
+
+def objections(run: Path, version: Version) -> list[str]:
+    """Return what stands against a version in production, each in words; nothing for plain RAG."""
+    if version.id == PLAIN:
+        return []
+    report, found = reports.of(run, version.id), []
+    if report is None:
+        found.append("no benchmark of this run measured it")
+    elif report.verdict != "ship":
+        found.append(f"its verdict is {report.verdict}")
+    if not approved_by(run, version):
+        found.append("nobody has approved it")
+    return found
+
+
+def approved_by(run: Path, version: Version) -> str:
+    """Return who approved the adapter that a version is, or was made of; "" for nobody."""
+    if version.adapter is None:
+        return ""
+    try:
+        return str(adapters.read_card(run / "adapters" / version.adapter).get("approved_by") or "")
+    except DamagedArtifact:
+        return ""
