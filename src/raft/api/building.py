@@ -16,7 +16,7 @@ from raft.backends import hub
 from raft.backends.hosted.providers import look_for
 from raft.corpus.documents import Source, find_sources
 from raft.curation import decisions, learned, reading, user_questions
-from raft.curation.pairs import read_pairs
+from raft.curation.pairs import files_of, pairs_of
 from raft.errors import UsageError
 from raft.kinds import KINDS
 from raft.pipeline.asking import asked_later, examples, survey_chunks
@@ -213,9 +213,8 @@ def _described(corpus: str | Path | Sequence[str | Path] | None, out: str | Path
             where="questions.reword",
             hint="--generator openai/gpt-4o-mini   (or another capable model), or --set questions.reword=0",
         )
-    if chosen.questions.qa:
-        read_pairs(chosen.questions.qa)
-    elif chosen.questions.limit == 0:
+    pairs_of(chosen.questions)  # looked at before the work
+    if chosen.questions.limit == 0 and not files_of(chosen.questions):
         hint = "--qa FILE   (questions and answers that you have already), or a limit of 1 or more"
         raise UsageError("questions.limit is 0, and no pairs are given.", where="questions.limit", hint=hint)
     if chosen.decisions:
@@ -265,8 +264,8 @@ def _not_documents(chosen: Settings, file: str | Path | None) -> dict[Path, str]
     home = at_home(file).parent if file is not None else Path()
     copies = [home / kind / name for kind in ("pipelines", "prompts") for name in prompts.packaged(kind)]
     found = {chosen.evaluation: "your questions to measure with", chosen.prompts: "a folder of prompts"}
+    found |= dict.fromkeys(files_of(chosen.questions), "your pairs of questions and answers")
     found |= {
-        chosen.questions.qa: "your pairs of questions and answers",
         chosen.questions.like: "examples of how people ask",
         chosen.decisions: "what people decided",
         Path(chosen.cleaning.learned) if chosen.cleaning.learned else None: "weights of the learned filter",

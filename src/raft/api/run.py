@@ -351,7 +351,7 @@ def table(folder: str | Path, name: str, *, only: str | None = None) -> pl.DataF
             hint=f"raft show {typed(folder)} cleaned",
         )
     built = Built(folder)
-    if name == "qa" and not built.settings.questions.qa:
+    if name == "qa" and "qa.parquet" not in asked_in(built.settings):
         hint = again(folder, {"questions.qa": "FILE"}, remark="questions and answers that you have already")
         raise UsageError("The run was built without pairs of your own.", where=folder, hint=hint)
     found = built._run.read(known[name])

@@ -7,9 +7,10 @@ import csv
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import chain
 from math import isfinite
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -22,10 +23,11 @@ from raft.errors import UsageError, typed
 from raft.protocols import Retriever
 from raft.rag.format import is_no_answer
 from raft.rag.relevant import ABOUT, is_short, search_all
+from raft.settings import Questions
 from raft.similarity import names
 from raft.store import tables
 from raft.store.folders import regular
-from raft.text import contains, content_words, embedded_text, from_json, normalise, sentences
+from raft.text import contains, content_words, embedded_text, find_quote, from_json, normalise, sentences
 from raft.text.languages import of_text, stems
 from raft.text.values import covers, fact_values
 
@@ -67,10 +69,22 @@ class Pairs:
     wrong: list[str]
 
 
-def read_pairs(path: Path, *, redact: bool = False) -> Pairs:
+def files_of(asked: Questions) -> list[Path]:
+    """Return the files of questions and answers to learn from that settings name."""
+    return [file for file in (asked.qa, asked.people) if file is not None]
+
+
+def pairs_of(asked: Questions) -> list[Row]:
+    """Return the pairs of all files that settings name, those of `questions.qa` first; it raises as `read_pairs`."""
+    own = read_pairs(asked.qa).rows if asked.qa else []
+    return own + (read_pairs(asked.people, located=True).rows if asked.people else [])
+
+
+def read_pairs(path: Path, *, redact: bool = False, located: bool = False) -> Pairs:
     """Read a file of questions and answers: CSV or TSV with a header, JSON, or JSON lines; columns by `NAMES`.
 
-    A chat (`messages`) is the last question with its answer. With `redact`, personal data is replaced.
+    A chat (`messages`) is the last question with its answer. With `redact`, personal data is replaced. With `located` a
+    row says where its answer stands, by a `document` or a `quote`, and has both.
 
     Raises:
         UsageError: the file is missing or empty, is none of these, or no row of it is a pair.
@@ -93,6 +107,11 @@ def read_pairs(path: Path, *, redact: bool = False) -> Pairs:
         if isinstance(row, str):
             wrong.append(f"{path.name}, {line}: {row}")
             continue
+        if located:
+            row["quote"] = _quote(record)
+            if not row["document"] and not row["quote"]:
+                wrong.append(f"{path.name}, {line}: it names neither document nor quote")
+                continue
         row = {part: pii.cleaned(value)[0] for part, value in row.items()} if redact else row
         if (key := (normalise(row["question"]), row["answer"], row["document"])) in found:
             wrong.append(f"{path.name}, {line}: it stands twice")
@@ -102,7 +121,8 @@ def read_pairs(path: Path, *, redact: bool = False) -> Pairs:
         there = f"; the fields are {', '.join([*fields][:12])}" if fields else ""
         if b"\0" in data:
             there += f"; line {data[: data.index(0)].count(10) + 1} has a NUL byte: save the file as UTF-8 text"
-        raise _wrong(f"No row has a question and an answer{there}.", "; ".join(wrong[:5]) or path)
+        wanted = "a question, an answer, and a document or a quote" if located else "a question and an answer"
+        raise _wrong(f"No row has {wanted}{there}.", "; ".join(wrong[:5]) or path)
     return Pairs([*found.values()], wrong)
 
 
@@ -182,6 +202,11 @@ def _pair(record: Mapping[str, Any]) -> dict[str, str] | str:
     return next((f"it has no {what}" for what in ("question", "answer") if not row[what]), row)
 
 
+def _quote(record: Any) -> str:
+    given = {str(name).strip().casefold(): value for name, value in record.items()}.get("quote")
+    return given.strip() if isinstance(given, str) else ""
+
+
 def _last_pair(turns: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """Return the last question of a chat that has an answer, with the last thing that is said to it."""
     asked, pair = "", dict[str, str]()
@@ -219,6 +244,9 @@ def find_sources(
     A pair's golden chunk is the one that bears its answer best, among what search brings for question and answer, and
     in the document that the pair names; a pair that no chunk bears has no golden chunk. `model` is "human", `prompt`
     the file's `name` with the line. `kind_of` tells the kind of an answer.
+
+    Where a pair has a `quote` its golden chunk is the one in which that stands, if the chunk has all numbers, dates and
+    codes of the answer; where it stands nowhere so, the answer decides.
     """
     known = {row["chunk_id"]: row for row in chunks.iter_rows(named=True) if not row["boilerplate"]}
     held: dict[str, list[str]] = {}
@@ -237,16 +265,54 @@ def find_sources(
         places = [*dict.fromkeys([one for one in found if one in known] + held.get(doc_id or "", []))]
         if doc_id is not None:
             places = [one for one in places if known[one]["doc_id"] == doc_id]
-        rows.append(_row(pair, [known[one] for one in places], name, kind_of))
+        others = known if doc_id is None and pair.get("quote") else ()
+        quoted = _quoted(pair, [known[one] for one in places], (known[one] for one in others))
+        rows.append(_row(pair, [known[one] for one in places], quoted, name, kind_of))
     return tables.frame(tables.QUESTIONS, rows), [*unknown]
 
 
-def _row(pair: Row, places: Sequence[Row], name: str, kind_of: Callable[[str], str]) -> Row:
+def _quoted(pair: Row, places: Sequence[Row], others: Iterable[Row]) -> tuple[Row, Row] | None:
+    """Return the chunk in which the quote of a pair stands with the facts of its answer, and the quote; or None.
+
+    It is looked for in `places`, the best first, and word for word in `others` too.
+    """
+    quote = pair.get("quote")
+    if not quote:
+        return None
+    said = fact_values(DECIDED.sub("", pair["answer"], count=1))
+    exact = (chunk for chunk in chain(places, others) if quote in chunk["text"])
+    for chunk in chain(exact, places):
+        span = find_quote(quote, chunk["text"])
+        if span and covers(fact_values(embedded_text(chunk["heading"], chunk["text"])), said):
+            start, end = span
+            return chunk, {"chunk_id": chunk["chunk_id"], "start": start, "end": end, "text": chunk["text"][start:end]}
+    return None
+
+
+def lost(pair: Row, unknown: Sequence[str]) -> str:
+    """Return why a pair that says where its answer stands has no golden chunk."""
+    document = pair["document"]
+    where = "" if not document else f" of {document}"
+    if document in unknown:
+        return f"there is no document {document}, and no passage bears its answer"
+    if pair["quote"]:
+        return f"no passage{where} holds its quote and the facts of its answer, and none bears the answer by itself"
+    return f"no passage{where} bears its answer"
+
+
+def _row(
+    pair: Row, places: Sequence[Row], quoted: tuple[Row, Row] | None, name: str, kind_of: Callable[[str], str]
+) -> Row:
     question, answer = pair["question"], pair["answer"]
     kind = "decision" if is_short(answer, question) else kind_of(answer)
     kind = "unanswerable" if is_no_answer(answer) else kind
-    ranked = [(*borne, -rank, chunk) for rank, chunk in enumerate(places) if (borne := bears(question, answer, chunk))]
-    chunk = max(ranked, key=lambda one: one[:-1])[-1] if ranked and kind != "unanswerable" else None
+    chunk, borne = None, list[Row]()
+    if quoted and kind != "unanswerable":
+        chunk, borne = quoted[0], [quoted[1]]
+    elif kind != "unanswerable":
+        ranked = [(*how, -rank, one) for rank, one in enumerate(places) if (how := bears(question, answer, one))]
+        chunk = max(ranked, key=lambda one: one[:-1])[-1] if ranked else None
+        borne = quotes(question, answer, chunk) if chunk else []
     about = chunk or (places[0] if places and kind == "unanswerable" else None)
     golden = [chunk["chunk_id"]] if chunk else []
     told = "\n".join([HUMAN, *golden, pair["document"], normalise(question), answer])
@@ -255,7 +321,7 @@ def _row(pair: Row, places: Sequence[Row], name: str, kind_of: Callable[[str], s
         "kind": kind,
         "question": question,
         "answer": answer,
-        "quotes": quotes(question, answer, chunk) if chunk else [],
+        "quotes": borne,
         "golden_chunk_ids": golden,
         "doc_ids": [about["doc_id"]] if about else [],
         "model": HUMAN,

@@ -12,7 +12,7 @@ import polars as pl
 
 from raft import prompts
 from raft.curation import figures, learned, reading, wording
-from raft.curation.pairs import read_pairs
+from raft.curation.pairs import files_of, pairs_of
 from raft.curation.user_questions import register
 from raft.errors import RaftError, typed
 from raft.examples.examples import RESTYLED_TOKENS
@@ -118,7 +118,7 @@ def ask_questions(
         ),
         **({"like": used.like} if used.like and strategy == "items" else {}),
     }
-    keep, pairs = asked.keep, len(read_pairs(asked.qa).rows) if asked.qa else 0
+    keep, pairs = asked.keep, len(pairs_of(asked))
     topped: dict[str, Any] = {}
     if checks is not None:
         topped = {"keep": keep, "pairs": pairs, "rounds": rounds.VERSION, "checks": checks.using}
@@ -149,7 +149,7 @@ def ask_questions(
             "of": wanted_of(settings),
         },
     )
-    if not line["artifacts"]["questions.parquet"]["rows"] and not asked.qa:
+    if not line["artifacts"]["questions.parquet"]["rows"] and not files_of(asked):
         came = [f"{row['message']}: {row['reply'][:200]!r}" for row in run.read("failures.parquet").head(3).to_dicts()]
         raise RaftError(
             "The generator wrote no usable question." if came else "Nothing in the corpus can be asked for.",
@@ -421,7 +421,7 @@ def _digest_of(step: str, settings: Settings, before: list[Any], *, split: Any, 
         },
         exclude={"cleaning": {"learned"}},
     )
-    pairs = read_pairs(settings.questions.qa).rows if settings.questions.qa else []
+    pairs = pairs_of(settings.questions)
     if settings.questions.candidates > 1 or settings.questions.like:
         before = [*before, [settings.questions.candidates, examples(settings)]]
     if settings.cleaning.learned:

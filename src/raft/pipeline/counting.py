@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from raft.curation import learned
-from raft.curation.pairs import read_pairs
+from raft.curation.pairs import pairs_of
 from raft.generation import generate, rounds
 from raft.generation.plan import left_out
 from raft.generation.rounds import Asked
@@ -96,14 +96,9 @@ def count_calls(
     """
     left = _STEPS[_STEPS.index(begin) :] if begin in _STEPS else _STEPS
     part = partial(_part, model=settings.generator.model, price=found.price)
-    survey, used, asked_for, own = (
-        read_survey(run),
-        question_prompts(settings),
-        settings.questions,
-        settings.questions.qa,
-    )
+    survey, used, asked_for = read_survey(run), question_prompts(settings), settings.questions
     again, each = candidates_of(settings, strategy), asked_for.candidates
-    pairs = len(read_pairs(own).rows) if own else 0
+    pairs = len(pairs_of(asked_for))
     source, most, noted = Source(run, survey, used, strategy, asked_for.kinds), asked_for.limit, Asked()
     if asked_for.keep:
         most = rounds.first_limit(asked_for.keep, asked_for.limit, pairs=pairs)

@@ -75,6 +75,7 @@ PATHS = (
     "corpus",
     "questions.qa",
     "questions.like",
+    "questions.people",
     "training.rehearsal_file",
     "benchmark.other_adapter",
 )

@@ -169,6 +169,11 @@ class Questions(_Section):
     qa: Place | None = Field(
         None, description="questions and answers that you have already (CSV, JSON, JSONL), to learn from as well"
     )
+    people: Place | None = Field(
+        None,
+        description="questions and answers that people gave (JSONL with question, answer, and document or quote, as "
+        "raft feedback --export writes it), to learn from as well",
+    )
     kinds: tuple[Kind, ...] = Field(
         ("fact", "number", "date", "name"),
         min_length=1,
