@@ -86,7 +86,9 @@ def false_stops(streams: int, requests: int) -> None:
 def finds(streams: int, requests: int) -> None:
     """Print after how many requests a candidate that is worse is stopped."""
     print(f"\nA candidate that is worse, {streams:,} streams; requests of both sides until it is stopped:\n")
-    print(f"| | share | 10 % | half | 90 % | 99 % | not within {requests:,} |\n| --- | --- | --- | --- | --- | --- | --- |")
+    print(
+        f"| | share | 10 % | half | 90 % | 99 % | not within {requests:,} |\n| --- | --- | --- | --- | --- | --- | --- |"
+    )
     for title, worse, slower in (
         ("unsupported 10 % for 5 %", doubled("unsupported"), 1.0),
         ("unsupported 20 % for 5 %", lambda rates, over: {**rates, "unsupported": 0.2}, 1.0),

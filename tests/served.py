@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from raft.api.http import HOME, config, listen
 from raft.rag.answering import read_reply
 from raft.rag.grounding import Passage
-from raft.serving.engine import Engine
+from raft.serving.engine import Engine, Sources
 from raft.serving.feedback import Recorder
 from raft.serving.metrics import Metrics
 from raft.serving.server import Application, _Connection, _Server
@@ -38,8 +38,9 @@ class Source:
 
     batch, longest, system, adapter_digest = 4, 192, "raft", "f" * 64
 
-    def __init__(self, index="a" * 64):
-        self.index, self.answerer = index, self
+    def __init__(self, index="a" * 64, version="0123abcd"):
+        self.index, self.answerer, self.version = index, self, version
+        self.model = "tiny"
         self.asked, self.searched, self.reply = [], [], lambda question: REPLY
         self.gate, self.inside, self.left, self.closed = Event(), Event(), Event(), Event()
         self.gate.set()
@@ -84,7 +85,7 @@ class Served:
     """A server in a thread, a context manager; `ask` and `chat` ask it.
 
     Args:
-        source: what answers first.
+        source: what answers first, or several `Sources`.
         name: the run's.
         keys: names by digests of keys; None: nobody needs one.
         run: the folder that traffic is kept in; None: nothing is kept.
@@ -93,7 +94,8 @@ class Served:
 
     def __init__(self, source, name="handbook", keys=None, *, run=None, settings=None):
         self.events = []
-        self.engine = Engine(source, lambda event, facts: self.events.append((event, facts)))
+        sources = source if isinstance(source, Sources) else Sources(source)
+        self.engine = Engine(sources, lambda event, facts: self.events.append((event, facts)))
         self.count = Metrics()
 
         def told(event, facts):

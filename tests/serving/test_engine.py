@@ -7,7 +7,7 @@ import pytest
 
 from raft.errors import RaftError, UsageError
 from raft.serving import engine as engines
-from raft.serving.engine import Busy, Engine, Job
+from raft.serving.engine import Busy, Engine, Job, Sources
 from served import REPLY, Source
 
 
@@ -22,7 +22,7 @@ def source():
 @pytest.fixture
 def engine(source):
     """An engine that has loaded."""
-    made = Engine(source, lambda event, facts: None)
+    made = Engine(Sources(source), lambda event, facts: None)
     made.start()
     assert made.ready.wait(30)
     yield made
@@ -54,8 +54,8 @@ def test_what_waits_together_is_answered_together(engine, source):
     others = [Asked(engine, f"other {number}") for number in range(6)]
     source.gate.set()
     for asked in (first, *others):
-        (kind, (answer, _, waited)), _ = asked.end()
-        assert (kind, answer.question, waited >= 0) == ("answered", asked.job.question, True)
+        (kind, told), _ = asked.end()
+        assert (kind, told.answer.question, told.waited >= 0) == ("answered", asked.job.question, True)
     assert source.asked == [["first"], [f"other {n}" for n in range(4)], ["other 4", "other 5"]]
 
 
@@ -135,14 +135,14 @@ def test_another_source_takes_over_between_two_answers(engine, source):
     source.gate.clear()
     first = Asked(engine, "first")
     assert source.inside.wait(30)
-    engine.offer(after)
-    engine.offer(later)
+    engine.offer(Sources(after))
+    engine.offer(Sources(later))
     assert after.closed.is_set(), "it was superseded before anybody asked it"
     second = Asked(engine, "second")
     assert not source.closed.is_set()
     source.gate.set()
-    assert first.end()[0][1][1] is source
-    assert second.end()[0][1][1] is later
+    assert first.end()[0][1].source is source
+    assert second.end()[0][1].source is later
     assert source.closed.wait(30)
 
 
@@ -154,7 +154,7 @@ def test_models_that_do_not_load_are_told():
         raise RaftError("There is no such model.", hint="name another")
 
     source.warm = warm
-    engine = Engine(source, lambda *event: told.put(event))
+    engine = Engine(Sources(source), lambda *event: told.put(event))
     engine.start()
     event, facts = told.get(timeout=30)
     assert (event, facts["error"].what) == ("failed", "There is no such model.")
@@ -163,7 +163,7 @@ def test_models_that_do_not_load_are_told():
 
 def test_the_end_waits_for_what_waits(source):
     """An engine that is ended answers what waits, and takes nothing on."""
-    engine = Engine(source, lambda event, facts: None)
+    engine = Engine(Sources(source), lambda event, facts: None)
     engine.start()
     source.gate.clear()
     asked = [Asked(engine, question) for question in ("first", "second")]

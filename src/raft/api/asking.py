@@ -21,7 +21,7 @@ from raft.backends import hub
 from raft.backends.asking import Model
 from raft.backends.hosted.model import HostedModel
 from raft.backends.local.generate import LocalModel
-from raft.backends.local.weights import Weights
+from raft.backends.local.weights import Weights, give_back_memory
 from raft.errors import UsageError, typed
 from raft.pipeline.build import searched
 from raft.pipeline.retriever import lacks
@@ -128,6 +128,16 @@ class LoadedRun:
                 api_base=address,
             )
         return self._models[key]
+
+    def holds(self, name: str) -> bool:
+        """Tell whether the weights of a model are in memory."""
+        return name in self._weights and self._weights[name].loaded
+
+    def forget(self, name: str) -> None:
+        """Let go of the weights of a model that nobody asks any more."""
+        if self._weights.pop(name, None) is not None:
+            self._models = {key: model for key, model in self._models.items() if key[0] != name}
+            give_back_memory()
 
     def budget(self, name: str) -> Budget | None:
         """Return what calls to a model are paid from; None for a local one."""
@@ -244,6 +254,10 @@ class Answerer:
         """Load now what the first question would: the embedder, where it is on this machine, and a local model."""
         if not hub.is_hosted(self._loaded.settings.index.embedder):
             self._loaded.search(["What is it about?"], 1)
+        self.load()
+
+    def load(self) -> None:
+        """Load a local model with its adapter now."""
         if isinstance(self._asked, LocalModel):
             self._asked.render([{"role": "user", "content": "What is it about?"}])
 

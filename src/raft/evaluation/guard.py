@@ -45,7 +45,11 @@ _ARMS: tuple[Arm, Arm] = ("production", "candidate")
 
 @dataclass(frozen=True)
 class Seen:
-    """What a reply told; `seconds` are those that the answer took (without its wait for the model), None: unknown."""
+    """What a reply told.
+
+    `seconds` are those that the model took (without the wait for it); None where they are unknown, or told with another
+    reply: what was answered in one call took one time, and tells it once.
+    """
 
     unsupported: bool = False
     abstained: bool = False
@@ -80,12 +84,7 @@ class Guard:
 
     def __init__(self) -> None:
         self.crossed: Figure | None = None
-        self._bets = np.zeros((len(SIGNALS), len(_RATES) * len(_MORE)))  # logarithms of products
-        self._came = dict.fromkeys(_ARMS, 0)
-        self._counts = {arm: np.zeros(len(SIGNALS) + 1, dtype=np.int64) for arm in _ARMS}
-        self._waiting = {arm: deque[Seen](maxlen=2 * _LARGEST) for arm in _ARMS}
-        self._sizes = dict.fromkeys(_ARMS, 1)
-        self._lately, self._slow, self._until_slow = deque[float](maxlen=_LATEST), math.inf, _FIRST
+        self._tests = {name: _Slow() if name == "slow" else _Test() for name in SIGNALS}
         self._seats = np.zeros(_SEATS, dtype=np.uint8)
 
     def saw(self, arm: Arm, seen: Seen, conversation: str = "") -> Figure | None:
@@ -97,44 +96,15 @@ class Guard:
             conversation: hexadecimal digits that stand for it, of which the first `EACH` replies count; "": unknown.
         """
         if not conversation or self._seated(conversation):
-            self._came[arm] += 1
-            self._waiting[arm].append(seen)
-            while all(len(self._waiting[one]) >= self._sizes[one] for one in _ARMS):
-                self._bet()
+            told = {"unsupported": seen.unsupported, "abstained": seen.abstained, "failed": seen.failed}
+            for name, value in {**told, "slow": seen.seconds}.items():
+                if value is not None and self._tests[name].saw(arm, float(value)) >= LIMIT and self.crossed is None:
+                    self.crossed = self._tests[name].figure(name)
         return self.crossed
 
     def figures(self) -> list[Figure]:
         """Return each signal as it stands, by the replies of the blocks that are whole."""
-        ours, theirs = self._counts["candidate"], self._counts["production"]
-        return [
-            Figure(name, int(ours[at]), int(ours[-1]), int(theirs[at]), int(theirs[-1]), evidence)
-            for at, (name, evidence) in enumerate(zip(SIGNALS, self._evidence().tolist(), strict=True))
-        ]
-
-    def _evidence(self) -> np.ndarray:
-        return np.exp(np.minimum(self._bets, 700)).mean(axis=1)
-
-    def _bet(self) -> None:
-        """Bet on a block that is whole, then choose how large the next one is, and from when on a reply is slow."""
-        for arm, (otherwise, happened) in zip(_ARMS, _factors(*(self._sizes[arm] for arm in _ARMS)), strict=True):
-            size = self._sizes[arm]
-            block = [self._waiting[arm].popleft() for _ in range(size)]
-            times = [sum(told) for told in zip(*(self._told(one) for one in block), strict=True)]
-            self._counts[arm] += [*times, size]
-            self._bets += np.outer(times, happened - otherwise) + size * otherwise
-            if arm == "production":
-                self._lately.extend(one.seconds for one in block if one.seconds is not None)
-                self._until_slow -= size
-        if self.crossed is None and self._evidence().max() >= LIMIT:
-            self.crossed = max(self.figures(), key=lambda one: one.evidence)
-        theirs, ours = (self._came[arm] for arm in _ARMS)
-        self._sizes = {"production": _times(theirs, ours), "candidate": _times(ours, theirs)}
-        if self._until_slow <= 0 and len(self._lately) >= _FIRST:
-            self._slow, self._until_slow = float(np.quantile(self._lately, _QUANTILE)), _FIRST
-
-    def _told(self, seen: Seen) -> tuple[bool, ...]:
-        slow = seen.seconds is not None and seen.seconds > self._slow
-        return seen.unsupported, seen.abstained, seen.failed, slow
+        return [test.figure(name) for name, test in self._tests.items()]
 
     def _seated(self, conversation: str) -> bool:
         """Tell whether a reply of a conversation counts still; of many conversations a few share a seat."""
@@ -144,17 +114,75 @@ class Guard:
         return free
 
 
+class _Test:
+    """The bets on one signal, which happened where a reply's value is above `limit`."""
+
+    limit = 0.5
+
+    def __init__(self) -> None:
+        self._bets = np.zeros(len(_RATES) * len(_MORE))  # logarithms of products
+        self._came, self._bet_on, self._happened = (dict.fromkeys(_ARMS, 0) for _ in range(3))
+        self._waiting = {arm: deque[float](maxlen=2 * _LARGEST) for arm in _ARMS}
+        self._sizes, self._evidence = dict.fromkeys(_ARMS, 1), 1.0
+
+    def saw(self, arm: Arm, value: float) -> float:
+        """Take in a value, and return the evidence."""
+        self._came[arm] += 1
+        self._waiting[arm].append(value)
+        while all(len(self._waiting[one]) >= self._sizes[one] for one in _ARMS):
+            self._bet()
+        return self._evidence
+
+    def figure(self, name: str) -> Figure:
+        """Return the signal as it stands."""
+        ours, theirs = ((self._happened[arm], self._bet_on[arm]) for arm in reversed(_ARMS))
+        return Figure(name, *ours, *theirs, self._evidence)
+
+    def _bet(self) -> None:
+        """Bet on a block that is whole, then choose how large the next one is."""
+        blocks = {arm: [self._waiting[arm].popleft() for _ in range(size)] for arm, size in self._sizes.items()}
+        for arm, (otherwise, more) in zip(_ARMS, _factors(*self._sizes.values()), strict=True):
+            happened = sum(value > self.limit for value in blocks[arm])
+            self._bets += happened * more + len(blocks[arm]) * otherwise
+            self._happened[arm] += happened
+            self._bet_on[arm] += len(blocks[arm])
+        self._evidence = float(np.exp(np.minimum(self._bets, 700)).mean())
+        theirs, ours = self._came.values()
+        self._sizes = {"production": _times(theirs, ours), "candidate": _times(ours, theirs)}
+        self._learn(blocks["production"])
+
+    def _learn(self, values: list[float]) -> None:
+        """Choose the limit for the next block."""
+
+
+class _Slow(_Test):
+    """Slow is what takes longer than 19 in 20 of production's latest, of those that were bet on."""
+
+    limit = math.inf
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lately, self._new = deque[float](maxlen=_LATEST), 0
+
+    def _learn(self, values: list[float]) -> None:
+        self._lately.extend(values)
+        self._new += len(values)
+        if self._new >= _FIRST:
+            self.limit, self._new = float(np.quantile(self._lately, _QUANTILE)), 0
+
+
 def _times(many: int, few: int) -> int:
     return max(1, min(_LARGEST, round(many / few)))
 
 
 @lru_cache(maxsize=512)
 def _factors(production: int, candidate: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return for production and candidate the logarithms of the bets' factors: where it did not happen, and where."""
+    """Return for production and candidate the logarithms of the bets' factors where it did not happen, and the rise
+    from there to those where it did."""
     theirs, ours = np.array(list(_alternatives())).T
     mean = (production * theirs + candidate * ours) / (production + candidate)
-    rows = [np.log([(1 - rate) / (1 - mean), rate / mean]) for rate in (theirs, ours)]
-    return rows[0], rows[1]
+    missed, met = (np.log([(1 - rate) / (1 - mean) for rate in (theirs, ours)]), np.log([theirs / mean, ours / mean]))
+    return np.stack([missed[0], met[0] - missed[0]]), np.stack([missed[1], met[1] - missed[1]])
 
 
 def _alternatives() -> Iterator[tuple[float, float]]:

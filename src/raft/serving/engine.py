@@ -3,6 +3,10 @@
 Questions that arrive together are answered together: a batch of sixteen takes a local model little longer than one.
 What is streamed is written alone, piece by piece. Streams and batches take turns, each kind in its order, so that
 neither starves the other.
+
+Several systems may answer (`Sources`): production, and for some a candidate. Which one does is settled when a question's
+turn has come, and no batch mixes two. Nobody waits for a shadow, an answer that no caller sees: it is written while
+nothing else is to do, and given up when somebody asks.
 """
 
 import time
@@ -10,20 +14,24 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from threading import Condition, Event, Thread
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from raft.errors import RaftError
+from raft.rag.grounding import Answer
+
+Arm = Literal["production", "candidate"]
 
 WAITING = 128
 """Most questions that wait; one more is sent away."""
-
+SHADOWS = 8
+"""Most shadows that wait; the oldest is given up for one more."""
 
 GATHER = 0.005
 """Seconds that a batch which is not full waits for others: callers who were answered together come back together."""
 
 
 class Source(Protocol):
-    """Something to answer from (`snapshots.Snapshot`).
+    """Something to answer from (`versions.Voice`).
 
     Attributes:
         answerer: a `raft.api.asking.Answerer`, or what asks as one.
@@ -32,6 +40,7 @@ class Source(Protocol):
         index: the digest of the index.
         system: what answers, as benchmarks name it: "raft" with an adapter, else "rag".
         adapter_digest: of the adapter's weights; None without one.
+        version: what answers, as the registry calls it; "" where it knows nothing of it.
     """
 
     answerer: Any
@@ -40,12 +49,52 @@ class Source(Protocol):
     index: str
     system: str
     adapter_digest: str | None
+    version: str
 
     def warm(self) -> None:
-        """Load the models now."""
+        """Load the models now; nothing where they are."""
 
     def close(self) -> None:
-        """Let go of the files."""
+        """Let go of what is not needed any more."""
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What answers at one time: production, a candidate where there is one, and what is kept loaded to change to."""
+
+    production: Source
+    candidate: Source | None = None
+    ready: tuple[Source, ...] = ()
+
+    def of(self, arm: Arm) -> tuple[Arm, Source]:
+        """Return who answers those who are to meet an arm: without a candidate production answers them all."""
+        if arm == "candidate" and self.candidate is not None:
+            return arm, self.candidate
+        return "production", self.production
+
+    def each(self) -> list[Source]:
+        """Return each of them once, production first."""
+        every = (self.production, *((self.candidate,) if self.candidate else ()), *self.ready)
+        return list({id(one): one for one in every}.values())
+
+
+@dataclass(frozen=True)
+class Answered:
+    """An answer, and where it came from.
+
+    Attributes:
+        answer: the answer.
+        source: what answered.
+        arm: whether as production or as the candidate.
+        waited: for how many seconds the question waited for its turn.
+        took: the seconds of the call of the model, told with one answer of those that it made together; else None.
+    """
+
+    answer: Answer
+    source: Source
+    arm: Arm
+    waited: float
+    took: float | None
 
 
 class Busy(Exception):
@@ -64,32 +113,41 @@ class Job:
         question: what is asked.
         searched: what is searched for.
         streamed: whether the reply is told piece by piece.
-        tell: told, in the engine's thread, ("piece", text of a reply), then either ("answered", (answer, source,
-            seconds that it waited)) or ("failed", an exception).
+        tell: told, in the engine's thread, ("piece", text of a reply), then either ("answered", an `Answered`) or
+            ("failed", an exception).
+        arm: whom it is to meet.
+        shadow: nobody waits for it; given up, and not told of, when somebody does for another.
         left: set when nobody waits for it any more; then it is not answered, and a reply not written to its end.
+        met: who answers it; None while it waits.
     """
 
     question: str
     searched: str
     streamed: bool
     tell: Callable[[str, Any], None]
+    arm: Arm = "production"
+    shadow: bool = False
     left: Event = field(default_factory=Event)
+    met: tuple[Arm, Source] | None = None
     came: float = field(default_factory=time.monotonic)
 
 
 class Engine:
-    """Answers questions in a thread of its own, from one source at a time.
+    """Answers questions in a thread of its own.
 
     Args:
-        first: opens the first source.
-        on_event: told "ready" with the `seconds` that loading took, and "failed" with the `error` where that failed.
+        first: what answers at first.
+        on_event: told "ready" with the `seconds` that loading took, and "failed" with the `error` where that failed;
+            "unfit" with a `source` that was offered and could not be loaded, and the `error`; "stumbled" with an
+            `error` that nobody foresaw.
     """
 
-    def __init__(self, first: Source, on_event: Callable[[str, dict[str, Any]], None]) -> None:
+    def __init__(self, first: Sources, on_event: Callable[[str, dict[str, Any]], None]) -> None:
         self.ready = Event()
-        self._source, self._on_event = first, on_event
-        self._next: Source | None = None
+        self.sources, self._on_event = first, on_event
+        self._next: Sources | None = None
         self._waiting: deque[Job] = deque()
+        self._shadows: deque[Job] = deque(maxlen=SHADOWS)
         self._changed, self._ended, self._streams_turn = Condition(), False, True
         self._thread = Thread(target=self._work, name="raft-engine", daemon=True)
 
@@ -116,16 +174,23 @@ class Engine:
             self._waiting.append(job)
             self._changed.notify()
 
-    def offer(self, source: Source) -> None:
-        """Answer from another source as soon as what is being answered is done; the one of now is closed then."""
+    def shadow(self, job: Job) -> None:
+        """Take on a question for whose answer nobody waits; it may be given up, and then nothing is told."""
         with self._changed:
-            superseded, self._next = self._next, source
+            self._shadows.append(job)
             self._changed.notify()
-        if superseded is not None:
-            superseded.close()
+
+    def offer(self, sources: Sources) -> None:
+        """Answer from other sources as soon as what is being answered is done; what is not among them is closed."""
+        with self._changed:
+            superseded, self._next = self._next, sources
+            unused = _without(superseded, self.sources, sources)
+            self._changed.notify()
+        for one in unused:
+            one.close()
 
     def end(self, seconds: float) -> None:
-        """Answer what waits, for at most so many seconds, and close the source."""
+        """Answer what waits, for at most so many seconds, and close the sources."""
         with self._changed:
             self._ended = True
             self._changed.notify()
@@ -134,44 +199,81 @@ class Engine:
     def _work(self) -> None:
         begun = time.monotonic()
         try:
-            self._source.warm()
+            self.sources.production.warm()
         except Exception as error:
             self._on_event("failed", {"error": error})
             return
+        self.sources = self._loaded(self.sources)
         self.ready.set()
         self._on_event("ready", {"seconds": time.monotonic() - begun})
         while (jobs := self._turn()) is not None:
             self._answer(jobs)
-        for one in filter(None, (self._source, self._next)):
+        for one in [*self.sources.each(), *_without(self._next, self.sources)]:
             one.close()
+
+    def _loaded(self, sources: Sources) -> Sources:
+        """Load what is offered; return it without what cannot be: then production stays what it was."""
+        unfit: list[Source] = []
+        for one in sources.each():
+            try:
+                one.warm()
+            except Exception as error:
+                unfit.append(one)
+                self._on_event("unfit", {"source": one, "error": error})
+        return Sources(
+            self.sources.production if sources.production in unfit else sources.production,
+            None if sources.candidate in unfit else sources.candidate,
+            tuple(one for one in sources.ready if one not in unfit),
+        )
 
     def _turn(self) -> list[Job] | None:
         """Wait for something to do; return what is answered next, perhaps nothing, or None at the end."""
         with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self._next or self._ended)
+            self._changed.wait_for(lambda: self._waiting or self._next or self._ended or self._shadows)
             if GATHER and self._waiting and not any(job.streamed for job in self._waiting):
-                self._changed.wait_for(lambda: len(self._waiting) >= self._source.batch or self._ended, GATHER)
+                batch = self.sources.production.batch
+                self._changed.wait_for(lambda: len(self._waiting) >= batch or self._ended or self._next, GATHER)
             taken, self._next = self._next, None
-            jobs = self._due()
-            ended = self._ended and not jobs and not self._waiting
         if taken is not None:
-            former, self._source = self._source, taken
-            former.close()
-        return None if ended else jobs
+            self._change(self._loaded(taken), taken)
+        with self._changed:
+            jobs = self._due() or self._spare()
+            return None if self._ended and not jobs and not self._waiting else jobs
+
+    def _change(self, sources: Sources, offered: Sources) -> None:
+        with self._changed:
+            former, self.sources = self.sources, sources
+            unused = _without(former, sources, self._next) + _without(offered, former, sources, self._next)
+        for one in unused:
+            one.close()
 
     def _due(self) -> list[Job]:
         waiting = [job for job in self._waiting if not job.left.is_set()]
         streams = [job for job in waiting if job.streamed]
         wholes = [job for job in waiting if not job.streamed]
-        source = self._next or self._source
-        due = streams[:1] if streams and (self._streams_turn or not wholes) else wholes[: source.batch]
+        due = streams[:1]
+        if wholes and not (streams and self._streams_turn):
+            first = self.sources.of(wholes[0].arm)
+            due = [job for job in wholes if self.sources.of(job.arm) == first][: first[1].batch]
+        for job in due:
+            job.met = self.sources.of(job.arm)
         self._streams_turn = not (due and due[0].streamed)
         self._waiting = deque(job for job in waiting if job not in due)
         return due
 
+    def _spare(self) -> list[Job]:
+        """Return a shadow to write, where there is one whose system still answers."""
+        while self._shadows and not self._ended:
+            job = self._shadows.popleft()
+            job.met = self.sources.of(job.arm)
+            if job.met[0] == job.arm:
+                return [job]
+        return []
+
     def _answer(self, jobs: list[Job]) -> None:
-        started, source = time.monotonic(), self._source
+        started = time.monotonic()
         if len(jobs) > 1:
+            arm, source = jobs[0].met or self.sources.of("production")
             try:
                 answers = source.answerer.ask_all(
                     [job.question for job in jobs], searched=[job.searched for job in jobs]
@@ -180,17 +282,20 @@ class Engine:
                 if not isinstance(error, RaftError):
                     self._on_event("stumbled", {"error": error})
             else:
-                for job, answer in zip(jobs, answers, strict=True):
-                    job.tell("answered", (answer, source, started - job.came))
+                took = time.monotonic() - started
+                for place, (job, answer) in enumerate(zip(jobs, answers, strict=True)):
+                    told = Answered(answer, source, arm, started - job.came, None if place else took)
+                    job.tell("answered", told)
                 return
         for job in jobs:
-            self._answer_one(job, source)
+            self._answer_one(job)
 
-    def _answer_one(self, job: Job, source: Source) -> None:
+    def _answer_one(self, job: Job) -> None:
         started = time.monotonic()
+        arm, source = job.met or self.sources.of("production")
 
         def heard(piece: str) -> None:
-            if job.left.is_set():
+            if job.left.is_set() or (job.shadow and self._waiting):
                 raise _Left
             if job.streamed:
                 job.tell("piece", piece)
@@ -204,4 +309,11 @@ class Engine:
                 self._on_event("stumbled", {"error": error})
             job.tell("failed", error)
         else:
-            job.tell("answered", (answer, source, started - job.came))
+            ended = time.monotonic()
+            job.tell("answered", Answered(answer, source, arm, started - job.came, ended - started))
+
+
+def _without(sources: Sources | None, *others: Sources | None) -> list[Source]:
+    """Return what is in some sources, and in none of the others."""
+    kept = {id(one) for other in others if other is not None for one in other.each()}
+    return [one for one in (sources.each() if sources is not None else ()) if id(one) not in kept]

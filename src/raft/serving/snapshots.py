@@ -13,20 +13,19 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from threading import Event
+from threading import Lock
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from raft import settings
 from raft.api import models
-from raft.api.asking import BASE, Answerer, LoadedRun
-from raft.api.run import Built
+from raft.api.asking import LoadedRun
 from raft.backends import hub
 from raft.errors import RaftError, RunLocked, of_system, typed
 from raft.pipeline.build import searched
 from raft.protocols import OnEvent
-from raft.store import adapters, artifacts
+from raft.store import artifacts
 from raft.store.again import again
 from raft.store.run import existing, unchanged
 
@@ -35,35 +34,46 @@ _LINKED = ("documents.parquet", "chunks.parquet", "lexical", "refusal", "retriev
 _MAKERS = ("documents", "chunks", "index", "lexical", "refusal", "retriever")
 """Steps that answers depend on."""
 _PREFIX = "serving-"
-_SECONDS = 1.0  # between two looks at the manifest
 _TRIES = 3  # of opening a copy: another process that opened the run's index meanwhile may have written to it
 
 
 class Snapshot:
-    """A run as a build left it, opened for answers.
+    """A run as a build left it, opened for answers, which several systems give.
+
+    It is there as long as it is the latest, or somebody answers from it.
 
     Attributes:
-        answerer: answers from it, with the server's model and adapter.
+        loaded: what the answerers share.
         index: the digest of the index; each answer names it.
-        system: what answers, as benchmarks name it: "raft" with an adapter, else "rag".
-        adapter_digest: of the adapter's weights; None without one.
-        longest: most tokens of an answer.
-        batch: how many questions are answered together.
+        documents: how many there are.
     """
 
-    def __init__(self, folder: Path, answerer: Answerer, loaded: LoadedRun, adapter_digest: str | None) -> None:
+    def __init__(self, folder: Path, loaded: LoadedRun) -> None:
         manifest = loaded.run.manifest
-        self.answerer, self.loaded, self._folder = answerer, loaded, folder
+        self.loaded, self._folder = loaded, folder
         self.index = str(manifest["steps"]["index"]["artifacts"]["index"]["digest"])
         self.documents = int(manifest["steps"]["documents"]["artifacts"]["documents.parquet"]["rows"])
-        self.adapter_digest, self.system = adapter_digest, "raft" if answerer.adapter else "rag"
-        self.longest = loaded.settings.answering.max_tokens
-        hosted = hub.is_hosted(answerer.model)
-        self.batch = loaded.settings.generator.concurrency if hosted else loaded.settings.answering.batch
+        self._users, self._latest, self._changing = set[int](), True, Lock()
 
-    def warm(self) -> None:
-        """Load the models now."""
-        self.answerer.warm()
+    def used_by(self, user: object) -> None:
+        """Note who answers from it."""
+        with self._changing:
+            self._users.add(id(user))
+
+    def left_by(self, user: object) -> None:
+        """Note that somebody does not any more."""
+        with self._changing:
+            self._users.discard(id(user))
+            unused = not self._users and not self._latest
+        if unused:
+            self.close()
+
+    def superseded(self) -> None:
+        """Note that there is a later one."""
+        with self._changing:
+            self._latest, unused = False, not self._users
+        if unused:
+            self.close()
 
     def close(self) -> None:
         """Let go of the files and delete them."""
@@ -76,41 +86,22 @@ class Snapshots:
 
     Args:
         run: the run directory.
-        model: a model's name; None: the run's student.
-        adapter: an adapter's id or the beginning of it, or "none"; None: the current one, unless `model` is given. It
-            stays the same whatever is trained later.
-        on_event: as for `Answerer`; and told "kept" where a build is not taken over, with the reason `why`.
-
-    Attributes:
-        remarks: what a person should know before the first answer.
-        name: the run's.
-
-    Raises:
-        RaftError: as `raft.load(run).ask` has it.
+        model: a model's name that answers; None: the run's student.
+        on_event: told "kept" where a build is not taken over, with the reason `why`.
     """
 
-    def __init__(self, run: Path | str, model: str | None, adapter: str | None, on_event: OnEvent) -> None:
-        built = Built(run)
-        answerer = built.answerer(model=model, adapter=adapter)
-        self.name, self.remarks = built.folder.resolve().name or "raft", answerer.remarks
-        self._run, self._model, self._on_event = built.folder, model, on_event
-        found = (
-            adapters.find(built.folder, answerer.adapter if adapter is None else adapter) if answerer.adapter else None
-        )
-        self._adapter = found.resolve() if found else None
-        self._digest = adapters.digest(found) if found else None
+    def __init__(self, run: Path, model: str | None, on_event: OnEvent) -> None:
+        self._run, self._model, self._on_event = run, model, on_event
         self._count, self._content = 0, ""
         self._latest: Snapshot | None = None
         self._stamp: tuple[int, int, int] | None = None
         try:
             self._open_home()
         except OSError as error:
-            told = of_system(error, where=built.folder)
+            told = of_system(error, where=run)
             if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-                copy = typed(f"{built.folder}-served")
-                told.hint = (
-                    f"cp -r {typed(built.folder)} {copy} && raft serve {copy}   (a server writes to RUN/scratch)"
-                )
+                copy = typed(f"{run}-served")
+                told.hint = f"cp -r {typed(run)} {copy} && raft serve {copy}   (a server writes to RUN/scratch)"
             raise told from None
 
     def _open_home(self) -> None:
@@ -176,12 +167,10 @@ class Snapshots:
         models.check(chosen, asked={asked: models.address_of(asked, chosen)})
         loaded = LoadedRun(existing(folder), chosen, before)
         try:
-            adapter = str(self._adapter) if self._adapter else BASE
             loaded.open()
-            answerer = Answerer(loaded, self._model, adapter, self._on_event)
             if before is not None and not hub.is_hosted(chosen.index.embedder):
                 loaded.search(["What is it about?"], 1)  # the embedder is loaded before it is needed
-            return Snapshot(folder, answerer, loaded, self._digest)
+            return Snapshot(folder, loaded)
         except BaseException:
             loaded.close()
             raise
@@ -220,13 +209,6 @@ class Snapshots:
             self._stamp = stamp
             self._on_event("kept", {"why": str(error.what if isinstance(error, RaftError) else error)})
             return None
-
-    def watch(self, ended: Event, found: Any) -> None:
-        """Look every second, until `ended` is set; `found` is told each new snapshot."""
-        while not ended.wait(_SECONDS):
-            snapshot = self.look()
-            if snapshot is not None:
-                found(snapshot)
 
     def _stamped(self) -> tuple[int, int, int] | None:
         try:

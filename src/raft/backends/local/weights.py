@@ -31,6 +31,11 @@ class Weights:
         self._tuned: Any = None
         self._known: dict[Path, str] = {}
 
+    @property
+    def loaded(self) -> bool:
+        """Whether they are in memory."""
+        return self._base is not None
+
     def use(self, adapter: Path | None) -> tuple[Any, Any]:
         """Return model and tokenizer with this adapter in use, or with none; loads what is not there yet.
 

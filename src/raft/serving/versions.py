@@ -1,0 +1,313 @@
+"""Which versions a server answers with: what the registry says, opened over the latest snapshot of the run.
+
+Production, candidate, what was in production before and plain RAG are kept loaded, so that to go from one to another
+takes no loading; the adapters of a run share its base model. A version that cannot be opened (its files changed, it was
+made for another base) changes nothing: what answered before goes on. A model of its own (`merged`, `4bit`) is loaded
+beside, while others answer.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from threading import Event, RLock, Thread
+from typing import Any
+
+from raft.api.asking import BASE, Answerer
+from raft.api.run import Built
+from raft.backends import hub
+from raft.errors import RaftError, UsageError, typed
+from raft.protocols import OnEvent
+from raft.serving.engine import Source, Sources
+from raft.serving.snapshots import Snapshot, Snapshots
+from raft.store import adapters, registry
+from raft.store.registry import PLAIN, Standing, Version
+
+LOOK = 0.25
+"""Seconds between two looks at the registry."""
+_LOOK_FOR_BUILDS = 1.0
+_ALONE = ("merged", "4bit")
+Offer = Callable[[Sources], None]
+
+
+class Voice:
+    """A version that answers from a snapshot, as the engine asks it (`engine.Source`).
+
+    Attributes:
+        answerer: answers from the snapshot.
+        version: what the registry calls it; "" where it knows nothing of it.
+        index: the digest of the index; each answer names it.
+        system: what answers, as benchmarks name it: "rag" for plain RAG, else "raft".
+        adapter_digest: of the adapter's weights, or of the model that was made with it; None for plain RAG.
+        longest: most tokens of an answer.
+        batch: how many questions are answered together.
+        snapshot: what it answers from.
+    """
+
+    def __init__(self, snapshot: Snapshot, answerer: Answerer, version: Version, users: Counter[str]) -> None:
+        settings = snapshot.loaded.settings
+        self.snapshot, self.answerer, self.version, self._users = snapshot, answerer, version.id, users
+        self.index, self.adapter_digest = snapshot.index, version.digest or None
+        self.system, self.longest = "raft" if version.kind != "rag" else "rag", settings.answering.max_tokens
+        self.batch = settings.generator.concurrency if hub.is_hosted(answerer.model) else settings.answering.batch
+        self.alone = version.kind in _ALONE
+        self._warm = False
+
+    def warm(self) -> None:
+        """Load the models now; nothing where they are."""
+        if not self._warm:
+            self._warm = True
+            self.snapshot.used_by(self)
+            self._users[self.answerer.model] += 1
+            self.answerer.warm()
+
+    def close(self) -> None:
+        """Let go of what nobody else uses."""
+        if self._warm:
+            self._warm = False
+            self._users[self.answerer.model] -= 1
+            if self.alone and not self._users[self.answerer.model]:
+                self.snapshot.loaded.forget(self.answerer.model)
+            self.snapshot.left_by(self)
+
+
+class Versions:
+    """The versions of one run that one server answers with; a context manager.
+
+    Args:
+        run: the run directory.
+        model: a model's name; None: the run's student.
+        adapter: an adapter's id or the beginning of it, or "none". Where it or `model` is given, the registry is not
+            looked at; where nothing is in production there, the adapter is that which is current now.
+        on_event: as for `Answerer`; and told "kept" with the reason `why` where a build is not taken over, or, with a
+            `version`, where that cannot answer; "changed" with the new `standing` of the registry.
+
+    Attributes:
+        name: the run's.
+        remarks: what a person should know before the first answer.
+        standing: what the registry said last; none of it where it is not looked at.
+        pinned: whether it is not looked at.
+
+    Raises:
+        RaftError: as `raft.load(run).ask` and `registry.standing` have it; or what is in production cannot answer.
+    """
+
+    def __init__(self, run: Path | str, model: str | None, adapter: str | None, on_event: OnEvent) -> None:
+        built = Built(run)
+        self._run, self._model, self._on_event = built.folder, model, on_event
+        self.name, self.pinned = built.folder.resolve().name or "raft", model is not None or adapter is not None
+        self.standing = Standing() if self.pinned else registry.standing(self._run)
+        answerer: Answerer
+        if self.standing.production is None:
+            answerer = built.answerer(model=model, adapter=adapter)
+            self._usual = self._given(answerer, adapter)
+        else:
+            self._usual = self.standing.production
+            answerer = built.answerer(**_options(self._usual, self._place(self._usual)))
+        self.remarks = (*answerer.remarks, *self._said())
+        self._snapshots = Snapshots(self._run, model, on_event)
+        self._snapshot: Snapshot | None = None
+        self._voices: dict[tuple[str, str], Voice] = {}
+        self._unfit: dict[tuple[str, str], str] = {}
+        self._users, self._loading = Counter[str](), set[str]()
+        self._now = self._usual
+        self._lock, self._stale, self.wake = RLock(), False, Event()
+
+    def _given(self, answerer: Answerer, adapter: str | None) -> Version:
+        """Return what answers where nothing is in production; it stays the same whatever is trained later."""
+        if answerer.adapter is None:
+            known = self._model is None
+            return Version(PLAIN if known else "", "rag", answerer.model, None, "", None)
+        found = adapters.find(self._run, answerer.adapter if adapter is None else adapter).resolve()
+        return Version(found.name, "adapter", answerer.model, found.name, adapters.digest(found) or "", str(found))
+
+    def _said(self) -> list[str]:
+        if self.pinned and registry.standing(self._run).revision:
+            return ["--model or --adapter is given: the registry is not looked at, and no candidate answers"]
+        return []
+
+    def __enter__(self) -> "Versions":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._snapshot is not None:
+            self._snapshot.close()
+        self._snapshots.__exit__()
+
+    def take(self) -> Sources:
+        """Return what answers first.
+
+        Raises:
+            RunLocked: a build is writing.
+            RaftError: the run was not finished, or cannot be used.
+        """
+        self._snapshot = self._snapshots.take()
+        production = self._voice(self._usual)
+        return Sources(production, *self._others(self.standing, production, patient=True))
+
+    def refresh(self, offer: Offer) -> Snapshot | None:
+        """Where a build has finished since the last look, offer to answer from it, and return it."""
+        found = self._snapshots.look()
+        if found is None:
+            return None
+        with self._lock:
+            former, self._snapshot = self._snapshot, found
+            kept, self._voices, self._unfit = self._voices, {}, {}
+            if not self._offer(self.standing, offer):
+                self._snapshot, self._voices = former, kept
+                found.superseded()
+                return None
+        if former is not None:
+            former.superseded()
+        return found
+
+    def look(self, offer: Offer) -> bool:
+        """Where the registry has changed since the last look, offer what it says, and tell whether it has."""
+        if self.pinned:
+            return False
+        try:
+            found = registry.standing(self._run)
+        except Exception as error:  # whatever it is, what was there before goes on
+            self._tell_once(("", ""), error)
+            return False
+        self._unfit.pop(("", ""), None)
+        with self._lock:
+            changed = found.revision != self.standing.revision
+            if not changed and not self._stale:
+                return False
+            if changed:
+                self._unfit = {}
+            self._stale, self.standing = False, found
+            self._offer(found, offer)
+        if changed:
+            self._on_event("changed", {"standing": found})
+        return True
+
+    def watch(self, ended: Event, offer: Offer, built: Callable[[Snapshot], None]) -> list[Thread]:
+        """Look at the registry, and for builds, until `ended` is set, in two threads: to copy an index takes its time.
+
+        `built` is told each build that was taken over; `wake`, when set, makes for a look at once.
+        """
+
+        def registered() -> None:
+            while not ended.is_set():
+                self.wake.wait(LOOK)
+                self.wake.clear()
+                self.look(offer)
+
+        def refreshed() -> None:
+            while not ended.wait(_LOOK_FOR_BUILDS):
+                found = self.refresh(offer)
+                if found is not None:
+                    built(found)
+
+        threads = [Thread(target=one, name=f"raft-{one.__name__}", daemon=True) for one in (registered, refreshed)]
+        for thread in threads:
+            thread.start()
+        return threads
+
+    def unfit(self, source: Source, error: Exception) -> None:
+        """Note that a version could not be loaded, so that it is not offered again as it is."""
+        self._tell_once((source.version, source.adapter_digest or ""), error)
+        self._again()
+
+    def _again(self) -> None:
+        self._stale = True
+        self.wake.set()
+
+    def _offer(self, standing: Standing, offer: Offer) -> bool:
+        """Offer what a standing says; where its production cannot answer, the one of before goes on."""
+        production = self._fit(standing.production or self._usual) or self._fit(self._now)
+        if production is None:
+            return False
+        self._now = next(one for one in (standing.production or self._usual, self._now) if one.id == production.version)
+        sources = Sources(production, *self._others(standing, production))
+        wanted = {one.answerer.model for one in sources.each() if isinstance(one, Voice)}
+        for model in [one.answerer.model for one in self._voices.values() if one.alone]:
+            if model not in wanted | self._loading and not self._users[model]:
+                production.snapshot.loaded.forget(model)
+        offer(sources)
+        return True
+
+    def _others(
+        self, standing: Standing, production: Voice, *, patient: bool = False
+    ) -> tuple[Voice | None, tuple[Voice, ...]]:
+        """Return the candidate, and what is kept loaded beside."""
+        candidate = standing.candidate and self._fit(standing.candidate, patient=patient)
+        if candidate is production:
+            candidate = None
+        plain = Version(PLAIN, "rag", production.answerer.model, None, "", None)
+        kept = (
+            [self._fit(one, patient=patient) for one in (standing.previous, plain) if one] if standing.revision else []
+        )
+        return candidate, tuple(one for one in kept if one is not None)
+
+    def _fit(self, version: Version, *, patient: bool = False) -> Voice | None:
+        """Return a version that can answer now, else None; why it cannot is told once."""
+        key = version.id, version.digest
+        if key in self._unfit:
+            return None
+        try:
+            voice = self._voice(version)
+        except Exception as error:
+            self._tell_once(key, error)
+            return None
+        model = voice.answerer.model
+        if not voice.alone or patient or voice.snapshot.loaded.holds(model):
+            return voice
+        if model not in self._loading:
+            self._loading.add(model)
+            Thread(target=self._load, args=(voice, key), name="raft-load", daemon=True).start()
+        return None
+
+    def _load(self, voice: Voice, key: tuple[str, str]) -> None:
+        try:
+            voice.answerer.load()
+        except Exception as error:
+            self._tell_once(key, error)
+        finally:
+            self._loading.discard(voice.answerer.model)
+            self._again()
+
+    def _voice(self, version: Version) -> Voice:
+        key = version.id, version.digest
+        if key not in self._voices:
+            assert self._snapshot is not None
+            options = _options(version, self._place(version))
+            answerer = Answerer(
+                self._snapshot.loaded, options["model"] or self._model, options["adapter"], self._on_event
+            )
+            self._voices[key] = Voice(self._snapshot, answerer, version, self._users)
+        return self._voices[key]
+
+    def _place(self, version: Version) -> Path | None:
+        """Return where the files of a version lie, None for plain RAG.
+
+        Raises:
+            DamagedArtifact: they are missing, or changed.
+            UsageError: this server cannot answer with it.
+        """
+        if version.kind == "gguf":
+            hint = f"raft registry promote {typed(self._run)} {version.adapter} --by NAME   (the adapter itself; "
+            raise UsageError(
+                f"Version {version.id} is a GGUF file, which this server does not run.",
+                where=self._run / (version.path or ""),
+                hint=f"{hint}llama-server -m FILE runs it)",
+            )
+        return registry.whole(self._run, version)
+
+    def _tell_once(self, key: tuple[str, str], error: Exception) -> None:
+        why = (
+            " ".join(f"{error.what} {error.hint and f'next: {error.hint}'}".split())
+            if isinstance(error, RaftError)
+            else f"{type(error).__name__}: {error}"
+        )
+        if self._unfit.get(key) != why:
+            self._unfit[key] = why
+            self._on_event("kept", {"why": why, **({"version": key[0]} if key[0] else {})})
+
+
+def _options(version: Version, place: Path | None) -> dict[str, Any]:
+    """Return which model and which adapter a version is, as `Answerer` takes them."""
+    if version.kind in _ALONE:
+        return {"model": str(place), "adapter": BASE}
+    return {"model": None, "adapter": str(place) if place else BASE}
