@@ -1,6 +1,6 @@
 """How often the guard over a candidate stops a sound one, and how soon it finds one that is worse.
 
-    python benchmarks/guard.py                 # 1,000 streams a row, looked at after every reply; about 10 minutes; 300 of the second table
+    python benchmarks/guard.py                 # 1,000 streams a row (300 of a worse candidate); about 15 minutes
     python benchmarks/guard.py --streams 100   # a look
 
 Replies are drawn: 5 percent unsupported, 10 percent abstentions, 1 percent errors, seconds log-normal (slow: above
@@ -86,9 +86,8 @@ def false_stops(streams: int, requests: int) -> None:
 def finds(streams: int, requests: int) -> None:
     """Print after how many requests a candidate that is worse is stopped."""
     print(f"\nA candidate that is worse, {streams:,} streams; requests of both sides until it is stopped:\n")
-    print(
-        f"| | share | 10 % | half | 90 % | 99 % | not within {requests:,} |\n| --- | --- | --- | --- | --- | --- | --- |"
-    )
+    print(f"| | share | 10 % | half | 90 % | 99 % | not within {requests:,} |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
     for title, worse, slower in (
         ("unsupported 10 % for 5 %", doubled("unsupported"), 1.0),
         ("unsupported 20 % for 5 %", lambda rates, over: {**rates, "unsupported": 0.2}, 1.0),

@@ -98,7 +98,7 @@ def test_what_fails_is_kept_and_probes_are_not(served, tmp_path):
     def fails(question):
         raise RaftError("It is gone.", hint="x")
 
-    served.engine._source.reply = fails
+    served.engine.sources.production.reply = fails
     messages = [{"role": "user", "content": QUESTION}]
     assert served.ask("/v1/chat/completions", {"model": "raft", "messages": messages})[0] == 502
     served.recorder.close()

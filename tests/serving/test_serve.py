@@ -21,7 +21,7 @@ from conftest import Fakes, write_corpus
 from raft.cli import main
 from raft.errors import RaftError, UsageError
 from raft.serving.keys import new_key, owner, read
-from raft.serving.snapshots import Snapshot
+from raft.serving.versions import Voice
 from served import ask, pieces, said, until
 
 QUESTION = "How heavy is the Delta garden pump?"
@@ -251,7 +251,7 @@ def test_a_model_that_does_not_load_ends_the_server(plain, monkeypatch):
         raise RaftError("There is no such model.", hint="name another")
 
     Fakes().install(monkeypatch.setattr)
-    monkeypatch.setattr(Snapshot, "warm", fails)
+    monkeypatch.setattr(Voice, "warm", fails)
     code, said = screen(plain, "--port", 0)
     assert (code, "There is no such model." in said) == (1, True)
     assert list((plain / "scratch").glob("serving-*")) == []

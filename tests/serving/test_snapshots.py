@@ -14,7 +14,7 @@ from filelock import FileLock
 import raft
 from conftest import Fakes, last_of_user, reply_by_rule, write_corpus
 from raft.errors import DamagedArtifact, RaftError, RunLocked, UsageError
-from raft.serving.snapshots import Snapshots
+from raft.serving.versions import Versions
 from raft.store import run as locking
 from raft.store.run import unchanged
 from served import Served
@@ -52,8 +52,15 @@ def home(whole, tmp_path, fake_models):
 @contextmanager
 def opened(run, told=None):
     """Open the snapshots of a run, answered by a model that quotes what it is shown."""
-    with Snapshots(run, MODEL, None, lambda *event: told.append(event) if told is not None else None) as snapshots:
-        yield snapshots
+    with Versions(run, MODEL, None, lambda *event: told.append(event) if told is not None else None) as versions:
+        yield versions
+
+
+def look(versions):
+    """Return what is offered where a build has finished since the last look, else None."""
+    offered = []
+    versions.refresh(offered.append)
+    return offered[0] if offered else None
 
 
 def rebuild(home):
@@ -74,44 +81,47 @@ def index_of(run):
 def test_a_build_changes_nothing_in_a_snapshot(home):
     """What is answered from a snapshot is the same before, during and after a build that deletes what it rests on."""
     with opened(home / "run") as snapshots:
-        snapshot = snapshots.take()
+        snapshot = snapshots.take().production
+        snapshot.warm()
         before = snapshot.answerer.ask("How heavy is the Delta garden pump?")
         (home / "corpus" / "manuals" / "delta.md").unlink()
         rebuild(home)
         after = snapshot.answerer.ask("How heavy is the Delta garden pump?")
         assert (after.text, after.citations, after.passages) == (before.text, before.citations, before.passages)
         assert any(passage.document == "manuals/delta.md" for passage in after.passages)
-        fresh = snapshots.look()
+        fresh = look(snapshots).production
+        again = snapshot.answerer.ask("How heavy is the Delta garden pump?")
+        assert again.text == before.text, "who answers from it still has it"
         assert (fresh.index, snapshot.index != fresh.index) == (index_of(home / "run"), True)
         found = fresh.answerer.ask("How heavy is the Delta garden pump?")
         assert all(passage.document != "manuals/delta.md" for passage in found.passages)
-        for one in (snapshot, fresh):
-            one.close()
+        folders = list((home / "run" / "scratch").glob("serving-*/[0-9]*"))
+        snapshot.close()
+        assert len(folders) == 2
+        assert len(list((home / "run" / "scratch").glob("serving-*/[0-9]*"))) == 1, "nobody answers from it any more"
 
 
 def test_nothing_new_is_no_snapshot(home):
     """A run that did not change, or in whose manifest only what no answer depends on did, is not copied again."""
     with opened(home / "run") as snapshots:
-        snapshots.take().close()
-        assert snapshots.look() is None
+        snapshots.take()
+        assert look(snapshots) is None
         manifest = json.loads((home / "run" / "manifest.json").read_bytes())
         (home / "run" / "manifest.json").write_text(json.dumps({**manifest, "remark": "benchmarked"}))
-        assert snapshots.look() is None
+        assert look(snapshots) is None
 
 
 def test_a_build_that_writes_is_not_copied(home):
     """While a build writes nothing is taken; when it has finished, what it made is."""
     with opened(home / "run") as snapshots:
-        snapshots.take().close()
+        snapshots.take()
         (home / "corpus" / "new.md").write_text("# New\n\nThe new pump weighs 99 kg and costs 12 euros.\n")
         rebuild(home)
         with FileLock(home / "run" / ".lock"):
-            assert snapshots.look() is None
+            assert look(snapshots) is None
             with pytest.raises(RunLocked):
                 snapshots.take()
-        fresh = snapshots.look()
-        assert fresh.documents == 7
-        fresh.close()
+        assert look(snapshots).production.snapshot.documents == 7
 
 
 def test_a_build_waits_while_a_run_is_copied(home, monkeypatch):
@@ -136,39 +146,34 @@ def test_a_build_that_was_stopped_is_not_taken_over(home):
     """A server goes on with what it has where a build was stopped, says so once, and takes the next one over."""
     told = []
     with opened(home / "run", told) as snapshots:
-        snapshot, manifest = snapshots.take(), home / "run" / "manifest.json"
+        snapshot, manifest = snapshots.take().production, home / "run" / "manifest.json"
         sound = manifest.read_text()
         broken = json.loads(sound)
         broken["steps"]["index"]["unfinished"] = True
         manifest.write_text(json.dumps(broken))
-        assert snapshots.look() is snapshots.look() is None
+        assert look(snapshots) is look(snapshots) is None
         ((event, facts),) = told
         assert (event, "not finished" in facts["why"]) == ("kept", True)
         assert snapshot.answerer.ask("How heavy is the Delta garden pump?").passages
         (home / "corpus" / "travel.md").unlink()
         rebuild(home)
-        fresh = snapshots.look()
-        assert fresh.documents == 5
-        for one in (snapshot, fresh):
-            one.close()
+        assert look(snapshots).production.snapshot.documents == 5
 
 
 def test_a_run_that_comes_back_is_watched_on(home):
     """A run that is moved away is told of once; when it is back, the next build is taken over as ever."""
     told = []
     with opened(home / "run", told) as snapshots:
-        first = snapshots.take()
+        first = snapshots.take().production.snapshot.documents
         (home / "run").rename(home / "away")
-        assert [snapshots.look() for _ in range(3)] == [None] * 3
+        assert [look(snapshots) for _ in range(3)] == [None] * 3
         assert [event for event, _ in told] == ["kept"]
         (home / "away").rename(home / "run")
-        assert snapshots.look() is None
+        assert look(snapshots) is None
         (home / "corpus" / "new.md").write_text("# New\n\nThe new hall opens at 06:45.\n", encoding="utf-8")
         rebuild(home)
-        after = snapshots.look()
-        assert after is not None and after.documents == first.documents + 1
-        after.close()
-        first.close()
+        after = look(snapshots)
+        assert after is not None and after.production.snapshot.documents == first + 1
 
 
 def test_what_a_killed_server_left_is_removed(home):
@@ -178,11 +183,10 @@ def test_what_a_killed_server_left_is_removed(home):
     (scratch / "serving-killed00" / "1" / "manifest.json").write_text("{}")
     with opened(home / "run") as living:
         assert not (scratch / "serving-killed00").exists()
-        snapshot = living.take()
+        snapshot = living.take().production
         with opened(home / "run"):
             assert len(list(scratch.glob("serving-*"))) == 2
             assert snapshot.answerer.ask("How heavy is the Delta garden pump?").passages
-        snapshot.close()
     assert list(scratch.glob("serving-*")) == []
 
 
@@ -249,9 +253,7 @@ def test_two_hundred_questions_during_three_builds(home):
             caller.start()
         for number in range(3):
             change(number)
-            fresh = snapshots.look()
-            assert fresh is not None
-            served.engine.offer(fresh)
+            assert snapshots.refresh(served.engine.offer) is not None
         seen = len(replies)
         while len(replies) < seen + 20 and all(caller.is_alive() for caller in callers):
             callers[0].join(0.01)

@@ -56,7 +56,8 @@ def _make_key(name: str, run: Path | None, keys: Path | None) -> None:
 def _lines(event: str, facts: Mapping[str, Any]) -> list[str]:
     """Return what is said of an event of the server, a line each."""
     if event == "opened":
-        by = f"{facts['model']}, adapter {facts['adapter'] or 'none'}"
+        version = f"version {facts['version']}: " if facts["version"] else ""
+        by = f"{version}{facts['model']}, adapter {facts['adapter'] or 'none'}"
         where = f"{facts['address']}/v1   (model {facts['name']}: {by}), and a page at {facts['address']}/"
         kept = "questions, answers and feedback are kept in traffic.sqlite (serving.traffic=false: nothing is)"
         said = [*facts["remarks"], *([kept] if facts["kept"] else [])]
@@ -65,9 +66,18 @@ def _lines(event: str, facts: Mapping[str, Any]) -> list[str]:
         return [f"ready after {facts['seconds']:.1f} s"]
     if event == "refreshed":
         return [f"a build was taken over: {facts['documents']:,} documents, index {facts['index'][:12]}"]
+    if event == "kept" and facts.get("version"):
+        return [f"version {facts['version']} cannot answer here; what was there before goes on. {facts['why']}"]
     if event == "kept":
         return [
             f"the run has changed and cannot be taken over; answers come from what was there before. {facts['why']}"
+        ]
+    if event == "changed":
+        return [_stands(facts["standing"])]
+    if event == "stopped":
+        return [
+            f"the guard has stopped the candidate {facts['candidate']}, production answers all: {facts['why']}",
+            f"  beside it: {facts['figures']}",
         ]
     if event == "stumbled":
         error = facts["error"]
@@ -75,3 +85,14 @@ def _lines(event: str, facts: Mapping[str, Any]) -> list[str]:
         unforeseen = f"a question was not answered, for a reason that nobody foresaw: {type(error).__name__}: {error}"
         return str(error).splitlines() if foreseen else [unforeseen]
     return []
+
+
+def _stands(standing: Any) -> str:
+    """Return what the registry says, in a line."""
+    production = f"version {standing.production.id} is in production" if standing.production else "nothing is promoted"
+    if standing.candidate is None:
+        return f"by the registry {production}, and there is no candidate"
+    shares = [f"{standing.share:.3g} of the conversations"] if standing.share else []
+    shares += [f"{standing.shadow:.3g} of the requests unseen"] if standing.shadow else []
+    meets = f"meets {' and '.join(shares)}" if shares else "meets nobody yet"
+    return f"by the registry {production}, and the candidate {standing.candidate.id} {meets}"

@@ -59,7 +59,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class Figure:
-    """One signal: how often it happened among the replies of either side, and the evidence that the candidate is worse."""
+    """One signal: how often it happened on either side, and the evidence that it happens more with the candidate."""
 
     name: str
     candidate: int
@@ -177,8 +177,10 @@ def _times(many: int, few: int) -> int:
 
 @lru_cache(maxsize=512)
 def _factors(production: int, candidate: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return for production and candidate the logarithms of the bets' factors where it did not happen, and the rise
-    from there to those where it did."""
+    """Return for production and for the candidate the logarithms of the bets' factors.
+
+    The first row is where it did not happen, the second how much more it is where it did.
+    """
     theirs, ours = np.array(list(_alternatives())).T
     mean = (production * theirs + candidate * ours) / (production + candidate)
     missed, met = (np.log([(1 - rate) / (1 - mean) for rate in (theirs, ours)]), np.log([theirs / mean, ours / mean]))

@@ -4,9 +4,9 @@ Questions that arrive together are answered together: a batch of sixteen takes a
 What is streamed is written alone, piece by piece. Streams and batches take turns, each kind in its order, so that
 neither starves the other.
 
-Several systems may answer (`Sources`): production, and for some a candidate. Which one does is settled when a question's
-turn has come, and no batch mixes two. Nobody waits for a shadow, an answer that no caller sees: it is written while
-nothing else is to do, and given up when somebody asks.
+Several systems may answer (`Sources`): production, and for some a candidate. Which one does is settled when a
+question's turn has come, and no batch mixes two. Nobody waits for a shadow, an answer that no caller sees: it is
+written while nothing else is to do, and given up when somebody asks.
 """
 
 import time

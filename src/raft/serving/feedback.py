@@ -14,9 +14,9 @@ from raft.api.http import Refused
 from raft.corpus import pii
 from raft.errors import RaftError
 from raft.protocols import OnEvent
-from raft.rag.grounding import Answer
 from raft.serving import openai
-from raft.serving.engine import Source
+from raft.serving.engine import Answered, Arm
+from raft.serving.routing import Route
 from raft.settings import Privacy, Serving, Settings
 from raft.store.traffic import Reply, Traffic, UnknownReply
 
@@ -27,6 +27,11 @@ LONGEST = 20_000
 _FIELDS = ("reply_id", "rating", "correction", "comment")
 _RATINGS = ("up", "down")
 _LONGEST_ID = 200
+_SAME = (
+    *("arm", "version", "index", "model", "adapter_digest", "supported", "abstained", "refused", "relevance"),
+    *("citations", "cost"),
+)
+"""What is kept of an answer as its object `raft` has it."""
 
 
 def read_feedback(body: Mapping[str, Any]) -> dict[str, Any]:
@@ -62,11 +67,24 @@ def _invalid(param: str, why: str) -> Refused:
 
 
 class Exchange(Protocol):
-    """A request that was taken on: what is asked, the reply to it, and the name of the caller ("" without keys)."""
+    """A request that was taken on.
+
+    Attributes:
+        asked: what is asked.
+        reply: the reply to it.
+        caller: the name of the key, "" without keys.
+        route: where it goes.
+        met: as what, and which version, answers it; it is told once its turn has come.
+    """
 
     asked: openai.Asked
     reply: openai.Reply
     caller: str
+    route: Route
+
+    @property
+    def met(self) -> tuple[Arm, str]:
+        """Return the two."""
 
 
 class Recorder:
@@ -110,33 +128,27 @@ class Recorder:
         if before is not None:
             before.close()
 
-    def answered(self, exchange: Exchange, answer: Answer, source: Source, waited: float) -> None:
-        """Keep a reply; the question waited so many seconds for its turn."""
-        said = openai.facts(answer, source, passages=False)
-        same = (
-            "index",
-            "model",
-            "adapter_digest",
-            "supported",
-            "abstained",
-            "refused",
-            "relevance",
-            "citations",
-            "cost",
-        )
-        facts = {name: said[name] for name in same}
-        facts |= {f"{kind}_tokens": answer.tokens.get(kind, 0) for kind in ("input", "output")}
-        self._keep(exchange, version=answer.adapter or "0", answer=answer.text, waited=waited, **facts)
+    def answered(self, exchange: Exchange, answered: Answered) -> None:
+        """Keep a reply."""
+        self._keep(exchange, **_facts(exchange.reply.id, answered))
+
+    def shadowed(self, reply_id: str, answered: Answered) -> None:
+        """Keep what the candidate says to the question of a reply."""
+        if self._traffic is not None:
+            seconds = sum(answered.answer.seconds.values())
+            self._traffic.shadowed(reply_id, seconds=seconds, **_facts(reply_id, answered))
 
     def failed(self, exchange: Exchange) -> None:
         """Keep that a question was not answered, and that it was the server's fault."""
-        self._keep(exchange, outcome="failed")
+        arm, version = exchange.met
+        self._keep(exchange, arm=arm, version=version, outcome="failed")
 
     def _keep(self, exchange: Exchange, **facts: Any) -> None:
         asked, reply, traffic = exchange.asked, exchange.reply, self._traffic
         if traffic is not None and not asked.probe:
             facts |= {"at": reply.begun + reply.seconds, "seconds": reply.seconds, "streamed": asked.streamed}
-            traffic.record(Reply(reply_id=reply.id, caller=exchange.caller, question=asked.question, **facts))
+            facts |= {"caller": exchange.caller, "conversation": exchange.route.conversation}
+            traffic.record(Reply(reply_id=reply.id, question=asked.question, **facts))
 
     def feedback(self, caller: str, **said: Any) -> "Future[int]":
         """Keep what a caller says of a reply (`read_feedback`); the future has its number once it is on disk.
@@ -152,6 +164,13 @@ class Recorder:
         """Write what waits."""
         if self._traffic is not None:
             self._traffic.close()
+
+
+def _facts(reply_id: str, answered: Answered) -> dict[str, Any]:
+    """Return what is kept of an answer."""
+    answer, said = answered.answer, openai.facts(reply_id, answered, passages=False)
+    facts = {name: said[name] for name in _SAME} | {"answer": answer.text, "waited": answered.waited}
+    return facts | {f"{kind}_tokens": answer.tokens.get(kind, 0) for kind in ("input", "output")}
 
 
 def _wanted(settings: Settings) -> tuple[Serving, Privacy]:

@@ -1,9 +1,9 @@
 """OpenAI's chat completions: what a request asks, what cannot be honoured, and the form of answers and errors.
 
-Of a request count `model`, the turns of the user, `stream`, `stream_options` and raft's own `raft`. A run has its own
-prompt and its own way to answer, so turns of other roles (system prompts, answers of before) and what tunes a model's
-writing (temperature, seed, max_tokens, stop, tools, response_format, ...) are read over. What would change the kind of
-what comes back, and cannot be had, is refused: several choices, a tool that must be called, sound, pictures.
+Of a request count `model`, the turns of the user, `user`, `stream`, `stream_options` and raft's own `raft`. A run has
+its own prompt and its own way to answer, so turns of other roles (system prompts, answers of before) and what tunes a
+model's writing (temperature, seed, max_tokens, stop, tools, response_format, ...) are read over. What would change the
+kind of what comes back, and cannot be had, is refused: several choices, a tool that must be called, sound, pictures.
 
 Each quote of an answer is an annotation `url_citation`, the one kind that OpenAI's schema of a message has: `url` is
 the document's path with `#page=N` where it has pages, `title` says both for people, and the span is that of the whole
@@ -22,7 +22,7 @@ from raft.api.http import Refused
 from raft.curation.clean import RULES, Candidate
 from raft.rag.format import spoken
 from raft.rag.grounding import Answer, Citation
-from raft.serving.engine import Source
+from raft.serving.engine import Answered, Source, Sources
 
 MOST_MESSAGES, LONGEST_QUESTION, MOST_CHARACTERS = 512, 100_000, 400_000
 """Messages of a request, characters of its question, and of all messages together."""
@@ -43,6 +43,8 @@ class Asked:
         usage: with a last piece of a stream that counts tokens.
         passages: with the passages that the model was shown.
         probe: asked by who watches the system, and not by a user: production answers it, and it is no traffic.
+        user: who asks, as the caller calls them; "" where they say nothing.
+        first: the first turn of the user.
     """
 
     question: str
@@ -51,6 +53,8 @@ class Asked:
     usage: bool
     passages: bool
     probe: bool = False
+    user: str = ""
+    first: str = ""
 
 
 def read_request(body: Mapping[str, Any], names: Sequence[str]) -> Asked:
@@ -77,8 +81,13 @@ def read_request(body: Mapping[str, Any], names: Sequence[str]) -> Asked:
     for name, value in flags.items():
         if value not in (None, True, False) or (isinstance(value, int) and not isinstance(value, bool)):
             raise _invalid(name, "it is true or false")
+    user = body.get("user")
+    if user is not None and not isinstance(user, str):
+        raise _invalid("user", "it is text")
     *earlier, question = turns
-    return Asked(question, _searched(question, earlier), *(bool(value) for value in flags.values()))
+    streamed, usage, passages, probe = (bool(value) for value in flags.values())
+    searched = _searched(question, earlier)
+    return Asked(question, searched, streamed, usage, passages, probe, user or "", turns[0])
 
 
 def unknown_model(model: str, names: Sequence[str]) -> Refused:
@@ -158,9 +167,13 @@ def _searched(question: str, earlier: Sequence[str]) -> str:
     return "\n".join(reversed(found))
 
 
-def facts(answer: Answer, source: Source, *, passages: bool) -> dict[str, Any]:
+def facts(reply_id: str, answered: Answered, *, passages: bool) -> dict[str, Any]:
     """Return what raft says of an answer beside it: the object `raft` of a reply."""
+    answer, source = answered.answer, answered.source
     return {
+        "id": reply_id,
+        "version": source.version,
+        "arm": answered.arm,
         "index": source.index,
         "system": source.system,
         "model": answer.model,
@@ -221,11 +234,12 @@ class Reply:
         """Seconds since the request came."""
         return time.monotonic() - self._since
 
-    def whole(self, answer: Answer, source: Source) -> dict[str, Any]:
+    def whole(self, answered: Answered) -> dict[str, Any]:
         """Return a whole reply."""
+        answer, source = answered.answer, answered.source
         message = {"role": "assistant", "content": answer.text, "refusal": None, "annotations": annotations(answer)}
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": _end(answer, source)}
-        return self._of("chat.completion", [choice], usage=usage(answer), **self._facts(answer, source))
+        return self._of("chat.completion", [choice], usage=usage(answer), **self._facts(answered))
 
     def piece(self, text: str) -> dict[str, Any]:
         """Return a piece of a stream with some of the answer's text."""
@@ -233,16 +247,18 @@ class Reply:
         self._begun = True
         return self._chunk({"index": 0, "delta": delta, "logprobs": None, "finish_reason": None})
 
-    def last(self, answer: Answer, source: Source) -> Iterator[dict[str, Any]]:
+    def last(self, answered: Answered) -> Iterator[dict[str, Any]]:
         """Yield what ends a stream: a piece with annotations and `raft`; where it was asked for, one with the usage."""
-        delta, said = {"annotations": annotations(answer)}, self._facts(answer, source)
+        answer, source = answered.answer, answered.source
+        delta, said = {"annotations": annotations(answer)}, self._facts(answered)
         yield self._chunk({"index": 0, "delta": delta, "logprobs": None, "finish_reason": _end(answer, source)}, **said)
         if self._asked.usage:
             yield self._chunk(usage=usage(answer))
 
-    def _facts(self, answer: Answer, source: Source) -> dict[str, Any]:
-        said = facts(answer, source, passages=self._asked.passages)
-        return {"system_fingerprint": f"{answer.adapter or 'none'}-{source.index[:12]}", "raft": said}
+    def _facts(self, answered: Answered) -> dict[str, Any]:
+        said = facts(self.id, answered, passages=self._asked.passages)
+        fingerprint = f"{answered.answer.adapter or 'none'}-{answered.source.index[:12]}"
+        return {"system_fingerprint": fingerprint, "raft": said}
 
     def _chunk(self, *choices: dict[str, Any], **more: Any) -> dict[str, Any]:
         return self._of("chat.completion.chunk", list(choices), **more)
@@ -255,14 +271,22 @@ def _end(answer: Answer, source: Source) -> str:
     return "length" if answer.tokens.get("output", 0) >= source.longest else "stop"
 
 
-def models(names: Iterable[str], since: float | None = None) -> dict[str, Any]:
+def models(names: Iterable[str], sources: Sources, since: float) -> dict[str, Any]:
     """Return the list of models."""
-    return {"object": "list", "data": [model(name, since) for name in names]}
+    return {"object": "list", "data": [model(name, sources, since) for name in names]}
 
 
-def model(name: str, since: float | None = None) -> dict[str, Any]:
-    """Return one model."""
-    return {"id": name, "object": "model", "created": int(since or time.time()), "owned_by": "raft"}
+def model(name: str, sources: Sources, since: float) -> dict[str, Any]:
+    """Return one model; its object `raft` says what answers in production, and which version is the candidate."""
+    now, candidate = sources.production, sources.candidate
+    said = {
+        "version": now.version,
+        "adapter_digest": now.adapter_digest,
+        "index": now.index,
+        "model": now.answerer.model,
+        "candidate": candidate.version if candidate else None,
+    }
+    return {"id": name, "object": "model", "created": int(since), "owned_by": "raft", "raft": said}
 
 
 def error(status: int, message: str, code: str | None = None, param: str | None = None) -> dict[str, Any]:

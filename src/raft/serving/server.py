@@ -1,20 +1,15 @@
 """The server: requests in OpenAI's form to the engine, its answers back, and a page for people."""
 
 import asyncio
-import base64
-import hashlib
 import ipaddress
 import json
-import re
 import socket
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import suppress
-from functools import cached_property
-from importlib.resources import files
 from pathlib import Path
-from threading import Event, Thread
+from threading import Event
 from types import FrameType
 from typing import Any, cast
 
@@ -29,10 +24,13 @@ from raft.protocols import OnEvent
 from raft.rag.format import settled
 from raft.serving import keys as keyring
 from raft.serving import metrics, openai
-from raft.serving.engine import Busy, Engine, Job
+from raft.serving.engine import Answered, Arm, Busy, Engine, Job, Sources
 from raft.serving.feedback import LARGEST as LARGEST_FEEDBACK
 from raft.serving.feedback import Recorder, feedback_is_off, not_kept, read_feedback
-from raft.serving.snapshots import Snapshot, Snapshots
+from raft.serving.page import PAGE
+from raft.serving.routing import HEADER, Route, Router, shadow
+from raft.serving.snapshots import Snapshot
+from raft.serving.versions import Versions
 from raft.store.budget import CapReached
 
 PORT = 8080
@@ -67,6 +65,7 @@ class Application:
         count: counts.
         on_event: told "stumbled" with an `error` that nobody foresaw.
         recorder: keeps replies and what is said of them; None: nothing is kept.
+        router: says which system answers; None: production does.
     """
 
     def __init__(
@@ -78,9 +77,10 @@ class Application:
         on_event: OnEvent,
         *,
         recorder: Recorder | None = None,
+        router: Router | None = None,
     ) -> None:
         self._engine, self._keys, self._count, self._on_event = engine, keys, count, on_event
-        self._recorder = recorder
+        self._recorder, self._router = recorder, router
         self._names, self._since = tuple(dict.fromkeys((name, "raft"))), time.time()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -125,8 +125,8 @@ class Application:
         if self._keys is None:
             check_local(request)
         if path == "/" and method in ("GET", "HEAD"):
-            page = _PAGE.text if self._recorder and self._recorder.on else _PAGE.quiet
-            return HTMLResponse(page, headers={"Content-Security-Policy": _PAGE.policy})
+            page = PAGE.text if self._recorder and self._recorder.on else PAGE.quiet
+            return HTMLResponse(page, headers={"Content-Security-Policy": PAGE.policy})
         caller = self._caller(request)
         if path == "/v1/chat/completions":
             _allow(method, "POST")
@@ -139,9 +139,8 @@ class Application:
             wanted = path.removeprefix("/v1/models").removeprefix("/")
             if wanted and wanted not in self._names:
                 raise openai.unknown_model(wanted, self._names)
-            return JSONResponse(
-                openai.model(wanted, self._since) if wanted else openai.models(self._names, self._since)
-            )
+            now = self._engine.sources, self._since
+            return JSONResponse(openai.model(wanted, *now) if wanted else openai.models(self._names, *now))
         if path == "/metrics":
             _allow(method, "GET")
             return Response(self._count.text(self._engine.waiting), media_type=metrics.TYPE)
@@ -180,8 +179,8 @@ class Application:
     async def _chat(self, request: Request, caller: str) -> Response:
         try:
             asked = openai.read_request(await json_body(request, LARGEST), self._names)
-            reply = openai.Reply(self._names[0], asked)
-            exchange = _Exchange(asked, reply, caller, request.receive, self._engine)
+            reply, route = openai.Reply(self._names[0], asked), self._route(request, asked, caller)
+            exchange = _Exchange(asked, reply, caller, route, receive=request.receive, engine=self._engine)
         except Refused:
             self._count.ended("invalid")
             raise
@@ -199,25 +198,42 @@ class Application:
         if asked.streamed:
             chunks = self._streamed(exchange, heard, None if kind == "piece" else value)
             return _Stream(chunks, media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
-        return JSONResponse(reply.whole(*value[:2]))
+        return JSONResponse(reply.whole(value))
+
+    def _route(self, request: Request, asked: openai.Asked, caller: str) -> Route:
+        if self._router is None:
+            return Route()
+        header = request.headers.get(HEADER, "").strip()
+        return self._router.route(caller=caller, user=asked.user, header=header, first=asked.first, probe=asked.probe)
+
+    def _ended(self, exchange: "_Exchange", answered: Answered | None) -> None:
+        """Keep a reply, None: it failed; show it to the guard, and have the candidate answer too where it is to."""
+        if answered is None and self._recorder:
+            self._recorder.failed(exchange)
+        elif answered is not None and self._recorder:
+            self._recorder.answered(exchange, answered)
+        if self._router is None or exchange.asked.probe:
+            return
+        self._router.saw(exchange.route, *exchange.met, answered)
+        if exchange.route.shadow and answered is not None and self._recorder and self._recorder.on:
+            asked = exchange.asked
+            self._engine.shadow(shadow(exchange.reply.id, asked.question, asked.searched, self._recorder.shadowed))
 
     async def _next(self, exchange: "_Exchange") -> tuple[str, Any]:
         """Return what happens next to a question, failures as `Refused`; each end is counted once."""
         kind, value = await exchange.next()
         if kind == "answered":
-            answer, source, waited = value
-            if answer.error is not None:
-                kind, value = "failed", Refused(502, f"the model did not answer: {answer.error}", "no_answer")
+            if value.answer.error is not None:
+                kind, value = "failed", Refused(502, f"the model did not answer: {value.answer.error}", "no_answer")
             else:
-                self._count.answered(answer, waited)
-                if self._recorder:
-                    self._recorder.answered(exchange, answer, source, waited)
+                self._count.answered(value.answer, value.waited)
+                self._ended(exchange, value)
         elif kind == "failed":
             value = _failure(value)
         if kind != "piece":
             exchange.close()
-            if self._recorder and kind == "failed" and value.status >= 500:
-                self._recorder.failed(exchange)
+            if kind == "failed" and value.status >= 500:
+                self._ended(exchange, None)
             late = kind == "failed" and value.status == 504
             invalid = kind == "failed" and value.status < 500
             self._count.ended("late" if late else "invalid" if invalid else kind)
@@ -241,10 +257,10 @@ class Application:
                 else:
                     yield _event(_told(value)) + _DONE
                     return
-            answer, source, _ = ended
+            answer = ended.answer
             if answer.text != told and answer.text.startswith(told):
                 yield _event(reply.piece(answer.text[len(told) :]))
-            for one in reply.last(answer, source):
+            for one in reply.last(ended):
                 yield _event(one)
             yield _DONE
         finally:
@@ -257,14 +273,29 @@ class _Exchange:
     Pieces of a reply that come faster than they are sent on are sent on as one.
     """
 
-    def __init__(self, asked: openai.Asked, reply: openai.Reply, caller: str, receive: Receive, engine: Engine) -> None:
-        self.asked, self.reply, self.caller = asked, reply, caller
+    def __init__(
+        self,
+        asked: openai.Asked,
+        reply: openai.Reply,
+        caller: str,
+        route: Route,
+        *,
+        receive: Receive,
+        engine: Engine,
+    ) -> None:
+        self.asked, self.reply, self.caller, self.route = asked, reply, caller, route
         self._loop, self._events = asyncio.get_running_loop(), asyncio.Queue[tuple[str, Any]]()
         self._pieces = deque[str]()
-        self._job = Job(asked.question, asked.searched, asked.streamed, self._tell)
+        self._job = Job(asked.question, asked.searched, asked.streamed, self._tell, route.arm)
         engine.submit(self._job)
         self._until, self._receive = self._loop.time() + SECONDS, receive
         self._watch = self._loop.create_task(self._gone())
+
+    @property
+    def met(self) -> tuple[Arm, str]:
+        """As what, and which version, answers; "" while its turn has not come."""
+        arm, source = self._job.met or (self.route.arm, None)
+        return arm, source.version if source else ""
 
     def _tell(self, kind: str, value: Any) -> None:
         if kind == "piece":
@@ -347,32 +378,6 @@ def _allow(method: str, *known: str) -> None:
         raise Refused(405, f"{' and '.join(known)} alone is understood here", headers={"Allow": ", ".join(known)})
 
 
-class _Page:
-    @cached_property
-    def text(self) -> str:
-        return files("raft.serving").joinpath("page.html").read_text(encoding="utf-8")
-
-    @cached_property
-    def quiet(self) -> str:
-        """The page where no feedback is kept."""
-        return self.text.replace("<body>", '<body class="quiet">', 1)
-
-    @cached_property
-    def policy(self) -> str:
-        """What the page may do: run its own script, use its own style, and ask this server."""
-
-        def digests(tag: str) -> str:
-            found = re.findall(rf"<{tag}>(.*?)</{tag}>", self.text, re.DOTALL)
-            hashes = (base64.b64encode(hashlib.sha256(one.encode()).digest()).decode() for one in found)
-            return " ".join(f"'sha256-{one}'" for one in hashes)
-
-        own = f"default-src 'none'; script-src {digests('script')}; style-src {digests('style')}; connect-src 'self'"
-        return f"{own}; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-
-
-_PAGE = _Page()
-
-
 class _Server(uvicorn.Server):
     """A server that the first Ctrl-C or SIGTERM ends when what is in flight is answered, and the second at once."""
 
@@ -401,11 +406,14 @@ def serve(
         port: the port; 0: any that is free.
         keys: a file of keys (`raft serve --new-key`), one of which each request must bring.
         model: a model's name; None: the run's student.
-        adapter: an adapter's id or the beginning of it, or "none"; None: the current one, unless `model` is given.
-        on_event: told "opened" with the `address`, `remarks`, `model`, `adapter` and whether traffic is `kept`; "ready"
-            with the `seconds` that loading took; "refreshed" with `documents` and `index` when a build was taken over,
-            "kept" with `why` when it was not; "stumbled" with an `error` that nobody foresaw; "stopping" with how many
-            are `waiting`.
+        adapter: an adapter's id or the beginning of it, or "none". Where neither it nor `model` is given, the version
+            answers that the registry has in production, and its candidate those who are to meet it; without one in
+            production the adapter that is current now.
+        on_event: told "opened" with the `address`, `remarks`, `model`, `adapter`, `version` and whether traffic is
+            `kept`; "ready" with the `seconds` that loading took; "refreshed" with `documents` and `index` when a build
+            was taken over; "changed" with the `standing` when the registry was; "kept" with `why` when one of them
+            changes nothing; "stopped" with `why` when the guard withdraws a candidate; "stumbled" with an `error` that
+            nobody foresaw; "stopping" with how many are `waiting`.
 
     Raises:
         UsageError: another address without keys, or the file of keys has none.
@@ -421,43 +429,52 @@ def serve(
             "--keys keys.txt",
         )
     known = keyring.read(keys) if keys is not None else None
-    with listen(host, port) as listening, Snapshots(run, model, adapter, tell) as snapshots:
-        _serve(listening, Path(run), snapshots, known, tell)
+    with listen(host, port) as listening, Versions(run, model, adapter, tell) as versions:
+        _serve(listening, Path(run), versions, known, tell)
 
 
 def _serve(
-    listening: socket.socket, run: Path, snapshots: Snapshots, known: Mapping[str, str] | None, tell: OnEvent
+    listening: socket.socket, run: Path, versions: Versions, known: Mapping[str, str] | None, tell: OnEvent
 ) -> None:
     failed: list[Exception] = []
-    count, ended, first = metrics.Metrics(), Event(), snapshots.take()
+    count, ended, first = metrics.Metrics(), Event(), versions.take()
 
     def heard(event: str, facts: dict[str, Any]) -> None:
         if event == "failed":
             failed.append(facts["error"])
             server.should_exit = True
+        elif event == "unfit":
+            versions.unfit(**facts)
         else:
             tell(event, facts)
 
-    def found(snapshot: Snapshot) -> None:
+    def offer(sources: Sources) -> None:
+        engine.offer(sources)
+        router.change(sources, versions.standing)
+
+    def built(snapshot: Snapshot) -> None:
         count.refreshed()
-        engine.offer(snapshot)
         recorder.follow(snapshot.loaded.settings)
         tell("refreshed", {"documents": snapshot.documents, "index": snapshot.index})
 
-    engine = Engine(first, heard)
-    recorder = Recorder(run, first.loaded.settings, tell)
-    application = Application(engine, snapshots.name, known, count, tell, recorder=recorder)
+    engine, snapshot = Engine(first, heard), versions.snapshot
+    recorder = Recorder(run, snapshot.loaded.settings, tell)
+    router = Router(run, str(snapshot.loaded.run.manifest["collection"]), tell, versions.wake.set)
+    router.change(first, versions.standing)
+    application = Application(engine, versions.name, known, count, tell, recorder=recorder, router=router)
     server = _Server(config(application, _Connection, graceful=int(SECONDS)))
-    watching = Thread(target=snapshots.watch, args=(ended, found), name="raft-watch", daemon=True)
-    told = {"address": _address(listening), "name": snapshots.name, "remarks": snapshots.remarks, "kept": recorder.on}
-    tell("opened", {**told, "model": first.answerer.model, "adapter": first.answerer.adapter})
+    told = {"address": _address(listening), "name": versions.name, "remarks": versions.remarks, "kept": recorder.on}
+    now = first.production
+    tell("opened", {**told, "model": now.answerer.model, "adapter": now.answerer.adapter, "version": now.version})
     engine.start()
-    watching.start()
+    watching = versions.watch(ended, offer, built)
     try:
         server.run(sockets=[listening])
     finally:
         ended.set()
-        watching.join(PATIENCE)
+        versions.wake.set()
+        for thread in watching:
+            thread.join(PATIENCE)
         engine.end(0.0 if server.force_exit else PATIENCE)
         recorder.close()
     if failed:

@@ -84,6 +84,7 @@ class Versions:
     Attributes:
         name: the run's.
         remarks: what a person should know before the first answer.
+        snapshot: the run as the latest build left it, once `take` has been called.
         standing: what the registry said last; none of it where it is not looked at.
         pinned: whether it is not looked at.
 
@@ -105,7 +106,7 @@ class Versions:
             answerer = built.answerer(**_options(self._usual, self._place(self._usual)))
         self.remarks = (*answerer.remarks, *self._said())
         self._snapshots = Snapshots(self._run, model, on_event)
-        self._snapshot: Snapshot | None = None
+        self.snapshot: Snapshot
         self._voices: dict[tuple[str, str], Voice] = {}
         self._unfit: dict[tuple[str, str], str] = {}
         self._users, self._loading = Counter[str](), set[str]()
@@ -129,8 +130,8 @@ class Versions:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._snapshot is not None:
-            self._snapshot.close()
+        if hasattr(self, "snapshot"):
+            self.snapshot.close()
         self._snapshots.__exit__()
 
     def take(self) -> Sources:
@@ -140,7 +141,7 @@ class Versions:
             RunLocked: a build is writing.
             RaftError: the run was not finished, or cannot be used.
         """
-        self._snapshot = self._snapshots.take()
+        self.snapshot = self._snapshots.take()
         production = self._voice(self._usual)
         return Sources(production, *self._others(self.standing, production, patient=True))
 
@@ -150,14 +151,13 @@ class Versions:
         if found is None:
             return None
         with self._lock:
-            former, self._snapshot = self._snapshot, found
+            former, self.snapshot = self.snapshot, found
             kept, self._voices, self._unfit = self._voices, {}, {}
             if not self._offer(self.standing, offer):
-                self._snapshot, self._voices = former, kept
+                self.snapshot, self._voices = former, kept
                 found.superseded()
                 return None
-        if former is not None:
-            former.superseded()
+        former.superseded()
         return found
 
     def look(self, offer: Offer) -> bool:
@@ -232,7 +232,7 @@ class Versions:
         self, standing: Standing, production: Voice, *, patient: bool = False
     ) -> tuple[Voice | None, tuple[Voice, ...]]:
         """Return the candidate, and what is kept loaded beside."""
-        candidate = standing.candidate and self._fit(standing.candidate, patient=patient)
+        candidate = self._fit(standing.candidate, patient=patient) if standing.candidate else None
         if candidate is production:
             candidate = None
         plain = Version(PLAIN, "rag", production.answerer.model, None, "", None)
@@ -271,12 +271,11 @@ class Versions:
     def _voice(self, version: Version) -> Voice:
         key = version.id, version.digest
         if key not in self._voices:
-            assert self._snapshot is not None
             options = _options(version, self._place(version))
             answerer = Answerer(
-                self._snapshot.loaded, options["model"] or self._model, options["adapter"], self._on_event
+                self.snapshot.loaded, options["model"] or self._model, options["adapter"], self._on_event
             )
-            self._voices[key] = Voice(self._snapshot, answerer, version, self._users)
+            self._voices[key] = Voice(self.snapshot, answerer, version, self._users)
         return self._voices[key]
 
     def _place(self, version: Version) -> Path | None:
