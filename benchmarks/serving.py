@@ -111,18 +111,18 @@ def alone(requests: int) -> None:
 def local(run: Path, requests: int) -> None:
     """Measure a run's local model behind the server, and beside it without one."""
     import raft  # noqa: PLC0415
-    from raft.serving.snapshots import Snapshots  # noqa: PLC0415
+    from raft.serving.versions import Versions  # noqa: PLC0415
     from served import Served  # noqa: PLC0415
 
     asked = raft.load(run).evaluation["question"].to_list()
     questions = [asked[number % len(asked)] for number in range(requests)]
     ignored: Callable[..., None] = lambda event, facts: None  # noqa: E731
-    with Snapshots(run, None, None, ignored) as snapshots:
-        snapshot = snapshots.take()
-        with Served(snapshot) as served:
-            snapshot.answerer.ask_all(questions[:2])
+    with Versions(run, None, None, ignored) as versions:
+        sources = versions.take()
+        with Served(sources) as served:
+            sources.production.answerer.ask_all(questions[:2])
             begun = time.perf_counter()
-            snapshot.answerer.ask_all(questions)
+            sources.production.answerer.ask_all(questions)
             seconds = time.perf_counter() - begun
             print(f"{'ask_all':44} {requests:6,} {seconds:9.2f} s {requests / seconds:9.1f} /s")
             tell(f"{CALLERS} callers", *ask_many(served.port, questions, stream=False, callers=CALLERS))

@@ -9,7 +9,7 @@ import raft
 from conftest import FakeEmbedder, Fakes, write_corpus
 from fake_openai import FakeOpenAI
 from raft.api import models
-from raft.serving.snapshots import Snapshots
+from raft.serving.versions import Versions
 from served import Served, said
 
 MODEL = "hosted_vllm/test-model"
@@ -33,7 +33,7 @@ def test_a_hosted_model_answers_many_at_once(run, monkeypatch, on_this_machine):
         manifest = json.loads((run / "manifest.json").read_bytes())
         manifest["settings"]["generator"] |= {"model": MODEL, "api_base": provider.url}
         (run / "manifest.json").write_text(json.dumps(manifest))
-        with Snapshots(run, MODEL, None, lambda event, facts: None) as snapshots, Served(snapshots.take()) as served:
+        with Versions(run, MODEL, None, lambda event, facts: None) as versions, Served(versions.take()) as served:
             replies = {}
 
             def ask(number):

@@ -58,7 +58,7 @@ def test_a_stream_says_the_answer_alone_and_ends_with_the_quotes(served):
     events = served.chat("How long may a parcel be returned?", stream=True, stream_options={"include_usage": True})
     *pieces, last, usage = events
     assert said(pieces) == "30 days"
-    assert len(pieces) > 2, "it comes in pieces"
+    assert len(pieces) >= 2, "it begins before it is whole"
     whole = served.chat("How long may a parcel be returned?")
     assert last["choices"][0]["delta"]["annotations"] == whole["choices"][0]["message"]["annotations"]
     assert last["raft"] == {**whole["raft"], "id": last["id"]}

@@ -2,7 +2,7 @@
 
 # ruff: noqa: PLC0415  heavy modules are imported by the command that needs them
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,36 +55,46 @@ def _make_key(name: str, run: Path | None, keys: Path | None) -> None:
 
 def _lines(event: str, facts: Mapping[str, Any]) -> list[str]:
     """Return what is said of an event of the server, a line each."""
-    if event == "opened":
-        version = f"version {facts['version']}: " if facts["version"] else ""
-        by = f"{version}{facts['model']}, adapter {facts['adapter'] or 'none'}"
-        where = f"{facts['address']}/v1   (model {facts['name']}: {by}), and a page at {facts['address']}/"
-        kept = "questions, answers and feedback are kept in traffic.sqlite (serving.traffic=false: nothing is)"
-        said = [*facts["remarks"], *([kept] if facts["kept"] else [])]
-        return [*said, f"listening at {where}", "Ctrl-C ends it when what is in flight is answered"]
-    if event == "ready":
-        return [f"ready after {facts['seconds']:.1f} s"]
-    if event == "refreshed":
-        return [f"a build was taken over: {facts['documents']:,} documents, index {facts['index'][:12]}"]
-    if event == "kept" and facts.get("version"):
+    said = _SAID.get(event)
+    return said(facts) if said else []
+
+
+def _opened(facts: Mapping[str, Any]) -> list[str]:
+    version = f"version {facts['version']}: " if facts["version"] else ""
+    by = f"{version}{facts['model']}, adapter {facts['adapter'] or 'none'}"
+    where = f"{facts['address']}/v1   (model {facts['name']}: {by}), and a page at {facts['address']}/"
+    kept = "questions, answers and feedback are kept in traffic.sqlite (serving.traffic=false: nothing is)"
+    said = [*facts["remarks"], *([kept] if facts["kept"] else [])]
+    return [*said, f"listening at {where}", "Ctrl-C ends it when what is in flight is answered"]
+
+
+def _refreshed(facts: Mapping[str, Any]) -> list[str]:
+    trained = [name for name in facts["changed"] if name in ("refusal", "retriever")]
+    if trained and trained == facts["changed"]:
+        return [f"what was trained meanwhile was taken over: {' and '.join(trained)}"]
+    return [f"a build was taken over: {facts['documents']:,} documents, index {facts['index'][:12]}"]
+
+
+def _kept(facts: Mapping[str, Any]) -> list[str]:
+    if facts.get("version"):
         return [f"version {facts['version']} cannot answer here; what was there before goes on. {facts['why']}"]
-    if event == "kept":
-        return [
-            f"the run has changed and cannot be taken over; answers come from what was there before. {facts['why']}"
-        ]
-    if event == "changed":
-        return [_stands(facts["standing"])]
-    if event == "stopped":
-        return [
-            f"the guard has stopped the candidate {facts['candidate']}, production answers all: {facts['why']}",
-            f"  beside it: {facts['figures']}",
-        ]
-    if event == "stumbled":
-        error = facts["error"]
-        foreseen = isinstance(error, RaftError)  # of the traffic: that of an answer is told to who asked
-        unforeseen = f"a question was not answered, for a reason that nobody foresaw: {type(error).__name__}: {error}"
-        return str(error).splitlines() if foreseen else [unforeseen]
-    return []
+    return [f"the run has changed and cannot be taken over; answers come from what was there before. {facts['why']}"]
+
+
+def _changed(facts: Mapping[str, Any]) -> list[str]:
+    return [_stands(facts["standing"])]
+
+
+def _stopped(facts: Mapping[str, Any]) -> list[str]:
+    first = f"the guard has stopped the candidate {facts['candidate']}, and production answers all: {facts['why']}"
+    return [first, f"  beside it: {facts['figures']}"]
+
+
+def _stumbled(facts: Mapping[str, Any]) -> list[str]:
+    error = facts["error"]
+    if isinstance(error, RaftError):  # of the traffic: that of an answer is told to who asked
+        return str(error).splitlines()
+    return [f"a question was not answered, for a reason that nobody foresaw: {type(error).__name__}: {error}"]
 
 
 def _stands(standing: Any) -> str:
@@ -96,3 +106,14 @@ def _stands(standing: Any) -> str:
     shares += [f"{standing.shadow:.3g} of the requests unseen"] if standing.shadow else []
     meets = f"meets {' and '.join(shares)}" if shares else "meets nobody yet"
     return f"by the registry {production}, and the candidate {standing.candidate.id} {meets}"
+
+
+_SAID: Mapping[str, Callable[[Mapping[str, Any]], list[str]]] = {
+    "opened": _opened,
+    "ready": lambda facts: [f"ready after {facts['seconds']:.1f} s"],
+    "refreshed": _refreshed,
+    "kept": _kept,
+    "changed": _changed,
+    "stopped": _stopped,
+    "stumbled": _stumbled,
+}

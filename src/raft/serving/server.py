@@ -410,10 +410,10 @@ def serve(
             answers that the registry has in production, and its candidate those who are to meet it; without one in
             production the adapter that is current now.
         on_event: told "opened" with the `address`, `remarks`, `model`, `adapter`, `version` and whether traffic is
-            `kept`; "ready" with the `seconds` that loading took; "refreshed" with `documents` and `index` when a build
-            was taken over; "changed" with the `standing` when the registry was; "kept" with `why` when one of them
-            changes nothing; "stopped" with `why` when the guard withdraws a candidate; "stumbled" with an `error` that
-            nobody foresaw; "stopping" with how many are `waiting`.
+            `kept`; "ready" with the `seconds` that loading took; "refreshed" with `documents`, `index` and the steps
+            that `changed` when a build or a training was taken over; "changed" with the `standing` when the registry
+            was; "kept" with `why` when one of them changes nothing; "stopped" with `why` when the guard withdraws a
+            candidate; "stumbled" with an `error` that nobody foresaw; "stopping" with how many are `waiting`.
 
     Raises:
         UsageError: another address without keys, or the file of keys has none.
@@ -452,10 +452,10 @@ def _serve(
         engine.offer(sources)
         router.change(sources, versions.standing)
 
-    def built(snapshot: Snapshot) -> None:
+    def built(snapshot: Snapshot, changed: list[str]) -> None:
         count.refreshed()
         recorder.follow(snapshot.loaded.settings)
-        tell("refreshed", {"documents": snapshot.documents, "index": snapshot.index})
+        tell("refreshed", {"documents": snapshot.documents, "index": snapshot.index, "changed": changed})
 
     engine, snapshot = Engine(first, heard), versions.snapshot
     recorder = Recorder(run, snapshot.loaded.settings, tell)

@@ -46,6 +46,7 @@ class Snapshot:
         loaded: what the answerers share.
         index: the digest of the index; each answer names it.
         documents: how many there are.
+        made: digests of what answers depend on, by the step that made it.
     """
 
     def __init__(self, folder: Path, loaded: LoadedRun) -> None:
@@ -53,6 +54,7 @@ class Snapshot:
         self.loaded, self._folder = loaded, folder
         self.index = str(manifest["steps"]["index"]["artifacts"]["index"]["digest"])
         self.documents = int(manifest["steps"]["documents"]["artifacts"]["documents.parquet"]["rows"])
+        self.made = {name: str(manifest["steps"].get(name, {}).get("artifacts")) for name in _MAKERS}
         self._users, self._latest, self._changing = set[int](), True, Lock()
 
     def used_by(self, user: object) -> None:

@@ -182,10 +182,11 @@ class Versions:
             self._on_event("changed", {"standing": found})
         return True
 
-    def watch(self, ended: Event, offer: Offer, built: Callable[[Snapshot], None]) -> list[Thread]:
+    def watch(self, ended: Event, offer: Offer, built: Callable[[Snapshot, list[str]], None]) -> list[Thread]:
         """Look at the registry, and for builds, until `ended` is set, in two threads: to copy an index takes its time.
 
-        `built` is told each build that was taken over; `wake`, when set, makes for a look at once.
+        `built` is told each build that was taken over, and which steps made something else; `wake`, when set, makes for
+        a look at once.
         """
 
         def registered() -> None:
@@ -196,9 +197,9 @@ class Versions:
 
         def refreshed() -> None:
             while not ended.wait(_LOOK_FOR_BUILDS):
-                found = self.refresh(offer)
+                before, found = self.snapshot.made, self.refresh(offer)
                 if found is not None:
-                    built(found)
+                    built(found, [name for name, made in found.made.items() if made != before[name]])
 
         threads = [Thread(target=one, name=f"raft-{one.__name__}", daemon=True) for one in (registered, refreshed)]
         for thread in threads:
