@@ -1,10 +1,10 @@
 """Runs raft in processes that end, without a farewell, at the n-th call that changes files.
 
-It is started with `faults.c` loaded. It reads a JSON object a line: `do` ("build", "train", "bench", "approve", or
-"command" with `arguments`), `run`, `corpus`, `kinds` (of calls that count: "rename fsync unlink mkdir write"), `at`
-(0: never), `shadow` ("" or a folder) and `log`; and writes one a line: `ended` (the exit status, negative for a signal;
-None for what was not done in time), `seen` (how many calls counted), `error` and `output`. Each is done in a fork of
-this process, in which everything is imported already and no thread runs.
+It is started with `faults.c` loaded. It reads a JSON object a line: `do` ("build", "train", "bench", "approve", "turns"
+with the id of an adapter, or "command", with `arguments`), `run`, `corpus`, `kinds` (of calls that count: "rename fsync
+unlink mkdir write"), `at` (0: never), `shadow` ("" or a folder) and `log`; and writes one a line: `ended` (the exit
+status, negative for a signal; None for what was not done in time), `seen` (how many calls counted), `error` and
+`output`. Each is done in a fork of this process, in which everything is imported already and no thread runs.
 """
 
 import ctypes
@@ -58,6 +58,17 @@ def approve(given):
     raft.approve(given["run"], "Marta")
 
 
+def turns(given):
+    """Put an adapter into production and go back, in turns; log each line of the history once it is acknowledged."""
+    from raft.store import registry
+
+    run, name = Path(given["run"]), given["arguments"][0]
+    for turn in range(4):
+        put = registry.rollback(run, by="Bo") if turn % 2 else registry.promote(run, name, by="Ann", because="a try")
+        with Path(given["log"]).open("a", encoding="utf-8") as log:
+            log.write(json.dumps(put) + "\n")
+
+
 def command(given):
     """Do what was typed, with models that cost nothing; the student is real where torch is imported."""
     from conftest import Fakes, reply_by_rule
@@ -83,7 +94,8 @@ def die(given, told):
     arguments = [str(given["run"]).encode(), given["kinds"].encode()]
     faults.faults_arm(*arguments, ctypes.c_long(given["at"]), given.get("shadow", "").encode())
     try:
-        {"build": build, "train": train, "bench": bench, "approve": approve, "command": command}[given["do"]](given)
+        does = {"build": build, "train": train, "bench": bench, "approve": approve, "turns": turns, "command": command}
+        does[given["do"]](given)
     except SystemExit as end:
         status = end.code or 0
     except BaseException:
