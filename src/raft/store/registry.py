@@ -13,7 +13,7 @@ from pathlib import Path
 from sqlite3 import Connection
 from typing import Any
 
-from raft.errors import DamagedArtifact, RaftError, UsageError, typed
+from raft.errors import DamagedArtifact, RaftError, UsageError, pasted, typed
 from raft.store import adapters, reports
 from raft.store.history import FILE, add, lines, reading, writing
 from raft.store.run import existing
@@ -384,22 +384,20 @@ def _put(run: Path, action: str, version: Version | None, by: str, because: str)
         if version.id == fold.production:
             return fold.line
         known_before = action == "rollback" and version.id in fold.before and version.id not in fold.retired
-        against = [] if known_before else objections(run, version)
-        against += [f"{version.id} was retired"] if version.id in fold.retired else []
+        against = {} if known_before else objections(run, version)
+        against |= {f"{version.id} was retired": ""} if version.id in fold.retired else {}
         if against and not because.strip():
-            flag = f"{version.id}" if action == "promote" else f"--to {version.id}"
-            again = f"raft registry {action} {typed(run)} {flag} --by {typed(by)} --because 'WHY'"
-            next_one = f"raft bench {typed(run)} {_measured_by(version)}, then raft approve {typed(run)} --by NAME"
+            flag = version.id if action == "promote" else f"--to {version.id}"
+            again = (
+                f"raft registry {action} {typed(run)} {flag} --by {typed(by)} --because 'WHY'   (if you know better)"
+            )
+            steps = [command for command in against.values() if command][:1]
             raise UsageError(
                 f"Version {version.id} is not put into production: {', and '.join(against)}.",
                 where=run / (version.path or FILE),
-                hint=f"{next_one} --adapter {version.adapter}; or, if you know better:\n         {again}",
+                hint="\n         ".join([*steps, pasted(again)]),
             )
         return _append(database, run, fold, action, _seen(fold, version), by=by, because=because)
-
-
-def _measured_by(version: Version) -> str:
-    return f"--{'adapter' if version.kind == 'adapter' else 'version'} {version.id}"
 
 
 def _name(version_id: str) -> str:

@@ -70,17 +70,22 @@ def content_digest(place: Path) -> str | None:
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest() if (place / "config.json").is_file() else None
 
 
-def objections(run: Path, version: Version) -> list[str]:
-    """Return what stands against a version in production, each in words; nothing for plain RAG."""
+def objections(run: Path, version: Version) -> dict[str, str]:
+    """Return what stands against a version in production, in words, each with the command that mends it, "" for none.
+
+    Nothing stands against plain RAG.
+    """
+    found: dict[str, str] = {}
     if version.id == PLAIN:
-        return []
-    report, found = reports.of(run, version.id), []
+        return found
+    report, place = reports.of(run, version.id), typed(run)
     if report is None:
-        found.append("no benchmark of this run measured it")
+        flag = "adapter" if version.kind == "adapter" else "version"
+        found["no benchmark of this run measured it"] = f"raft bench {place} --{flag} {version.id}"
     elif report.verdict != "ship":
-        found.append(f"its verdict is {report.verdict}")
+        found[f"its verdict is {report.verdict}"] = ""
     if not approved_by(run, version):
-        found.append("nobody has approved it")
+        found["nobody has approved it"] = f"raft approve {place} --by NAME --adapter {version.adapter}"
     return found
 
 
