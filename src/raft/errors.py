@@ -91,3 +91,9 @@ class OtherEmbedder(RaftError):
 
 class RunLocked(RaftError):
     """Another process is writing to the run directory."""
+
+
+class NotMeasured(RaftError):
+    """What production answers could not be asked; nothing is known of it but what was known before."""
+
+    exit_code = 12

@@ -391,6 +391,20 @@ class Serving(_Section):
     )
 
 
+class Monitor(_Section):
+    """From when on a fall of what production answers is told, and what counts as slow."""
+
+    look: Share = Field(0.03, description="fall of the score from which one looks into it, where it is certain")
+    act: Share = Field(0.05, description="fall from which one retrains or goes back, where it is certain")
+    slow: Positive = Field(10.0, description="seconds from which a reply to a user counts as slow")
+
+    @model_validator(mode="after")
+    def _in_order(self) -> "Monitor":
+        if self.act < self.look:
+            raise ValueError(f"act is at least look, and it is {self.act} with look {self.look}")
+        return self
+
+
 class Settings(_Section):
     """One whole experiment."""
 
@@ -415,3 +429,4 @@ class Settings(_Section):
     answering: Answering = Answering()
     benchmark: Benchmark = Benchmark()
     serving: Serving = Serving()
+    monitor: Monitor = Monitor()
