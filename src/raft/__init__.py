@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from raft.api.asking import Answerer
     from raft.api.benchmarking import bench
     from raft.api.building import build, estimate
+    from raft.api.monitoring import monitor
     from raft.api.reviewing import review
     from raft.api.run import Built, export, initialise, load, show, status
     from raft.api.training import approve, export_model, train
@@ -44,6 +45,7 @@ _HOMES = {
     "export_model": "raft.api.training",
     "initialise": "raft.api.run",
     "load": "raft.api.run",
+    "monitor": "raft.api.monitoring",
     "review": "raft.api.reviewing",
     "show": "raft.api.run",
     "status": "raft.api.run",
@@ -66,6 +68,7 @@ __all__ = [
     "export_model",
     "initialise",
     "load",
+    "monitor",
     "review",
     "show",
     "status",

@@ -3,6 +3,7 @@
 Pure functions: from scores, vectors and the tables of the traffic to figures.
 """
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -260,7 +261,7 @@ def topics(
     for place, number in zip(order, numbers, strict=True):
         members[number].append(place)
     asked = defaultdict[str, list[dict[str, Any]]](list)
-    for row in rows.select("question", "at", "conversation", "why").to_dicts():
+    for row in rows.select("question", "at", "conversation", "reply_id", "why").to_dicts():
         asked[_plain(row["question"])].append(row)
     found = []
     for places in members.values():
@@ -270,7 +271,7 @@ def topics(
         found.append(
             {
                 "times": len(own),
-                "conversations": len({row["conversation"] for row in own}),
+                "conversations": len({row["conversation"] or row["reply_id"] for row in own}),
                 "example": ranked[0][1],
                 "others": [text for _, text in ranked[1:5]],
                 "wordings": len(places),
@@ -283,32 +284,50 @@ def topics(
     return sorted(found, key=lambda one: (-one["times"], -one["conversations"], one["example"]))
 
 
+def questions_needed(difference: Interval, look: float) -> int:
+    """Return how many questions tell a fall of `look` (0 to 1) from none in four of five cases, as these ones vary."""
+    spread = (difference.high - difference.low) / 3.92
+    return math.ceil(difference.questions * (2.8 * spread / look) ** 2) if look > 0 else difference.questions
+
+
 def day(at: float) -> str:
     """Return the day (UTC) of a time in seconds."""
     return datetime.fromtimestamp(at, UTC).date().isoformat()
 
 
 RATES = ("unsupported", "abstained", "failed", "slow")
+_PERIODS = {"day": "1d", "week": "1w", "month": "1mo"}
 
 
 def rates(replies: pl.DataFrame, *, slow: float) -> dict[str, Any]:
-    """Return how often replies were unsupported, abstained, failed or slow: by `days`, and by `systems`.
+    """Return how often replies were unsupported, abstained, failed or slow: over time, and by system.
 
-    Each row has the arm, the version, how many `replies`, and for each rate the interval of Wilson as a dictionary,
-    None where nothing can be told: of fewer than `TRAFFIC_ENOUGH`. Unsupported is of those that can be checked, the
-    others are of those that were answered, failed of all. `slow` is in seconds.
+    `periods` has a row a `period` ("day", "week" or "month": the shortest that holds enough replies) and system,
+    `systems` one a system: its `arm` and `version`, how many `replies`, and for each of `RATES` the interval of Wilson
+    as a dictionary with `hits`, None where nothing can be told: of fewer than `TRAFFIC_ENOUGH`. Unsupported is of those
+    that can be checked, abstained and slow of those that were answered, failed of all. `slow` is in seconds.
     """
+    failed = pl.col("outcome") == "failed"
     flags = replies.with_columns(
-        pl.from_epoch(pl.col("at").cast(pl.Int64)).dt.date().cast(pl.String).alias("day"),
-        (pl.col("outcome") == "failed").alias("failed"),
-        (pl.col("seconds") >= slow).alias("slow"),
-        (~pl.col("supported")).alias("unsupported"),
-    ).with_columns(
-        pl.when(pl.col("failed")).then(None).otherwise(pl.col(name)).alias(name)
-        for name in ("abstained", "slow", "unsupported")
+        pl.from_epoch(pl.col("at").cast(pl.Int64)).alias("time"),
+        failed.alias("failed"),
+        *(
+            pl.when(failed).then(None).otherwise(flag).alias(name)
+            for name, flag in (
+                ("slow", pl.col("seconds") >= slow),
+                ("unsupported", ~pl.col("supported")),
+                ("abstained", pl.col("abstained")),
+            )
+        ),
     )
-    by = {"days": ["day", "arm", "version"], "systems": ["arm", "version"]}
-    return {name: [_rates(keys, part) for keys, part in _parts(flags, columns)] for name, columns in by.items()}
+    for name, length in _PERIODS.items():
+        period = name
+        over_time = flags.with_columns(pl.col("time").dt.truncate(length).dt.date().cast(pl.String).alias("begin"))
+        counts = over_time.group_by("begin", "arm", "version").len()["len"]
+        if counts.filter(counts >= TRAFFIC_ENOUGH).sum() > 0.5 * replies.height:
+            break
+    parts = {"periods": _parts(over_time, ["begin", "arm", "version"]), "systems": _parts(flags, ["arm", "version"])}
+    return {"period": period, **{name: [_rates(*one) for one in found] for name, found in parts.items()}}
 
 
 def _parts(rows: pl.DataFrame, columns: Sequence[str]) -> list[tuple[dict[str, Any], pl.DataFrame]]:
@@ -329,4 +348,6 @@ def _rates(keys: dict[str, Any], rows: pl.DataFrame) -> dict[str, Any]:
 
 def one_a_conversation(replies: pl.DataFrame) -> pl.DataFrame:
     """Return the first question of each conversation, oldest first: what follows it is no new evidence."""
-    return replies.sort("at", "reply_id").unique("conversation", keep="first", maintain_order=True)
+    whose = pl.when(pl.col("conversation") == "").then(pl.col("reply_id")).otherwise(pl.col("conversation"))
+    ordered = replies.sort("at", "reply_id").with_columns(whose.alias("_whose"))
+    return ordered.unique("_whose", keep="first", maintain_order=True).drop("_whose")

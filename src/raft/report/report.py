@@ -66,7 +66,7 @@ def dots(
     """
     values = [value for row in rows for value in (row.value, row.low, row.high) if value is not None]
     marks = ticks([*values, *([] if reference is None else [reference])])
-    scale = _Scale(marks[0], marks[-1], *((33, 58) if beside else (3, 94)))
+    scale = Scale(marks[0], marks[-1], *((33, 58) if beside else (3, 94)))
     row_height, label_at, dot_at = (28, 18, 14) if beside else (36, 12, 25)
     share = scale.share(reference or 0.0)
     top = 20 if reference_label else 4
@@ -96,7 +96,7 @@ def curve(
     """
     points = [point for point in (*train, *valid) if all(math.isfinite(number) for number in point)]
     steps, losses = ticks([step for step, _ in points]), ticks([loss for _, loss in points])
-    across, up = _Scale(steps[0], steps[-1], 9, 88), _Scale(losses[0], losses[-1], 86, -80)
+    across, up = Scale(steps[0], steps[-1], 9, 88), Scale(losses[0], losses[-1], 86, -80)
     return render(
         "curve.svg",
         title=title,
@@ -110,7 +110,7 @@ def curve(
     )
 
 
-def _points(series: Iterable[tuple[float, float]], across: "_Scale", up: "_Scale") -> str:
+def _points(series: Iterable[tuple[float, float]], across: "Scale", up: "Scale") -> str:
     return " ".join(
         f"{1000 * across.share(step):.1f},{1000 - 1000 * up.share(loss):.1f}"
         for step, loss in series
@@ -135,7 +135,7 @@ def ticks(values: Sequence[float], count: int = 5) -> list[float]:
 
 
 @dataclass(frozen=True)
-class _Scale:
+class Scale:
     """From a value to a percentage: `low` stands at `begin` percent, `high` is `length` percent further."""
 
     low: float
@@ -148,6 +148,7 @@ class _Scale:
         return (value - self.low) / (self.high - self.low)
 
     def __call__(self, value: float) -> str:
+        """Return the place of a value."""
         return f"{self.begin + self.length * self.share(value):.2f}%"
 
 

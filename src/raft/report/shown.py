@@ -8,6 +8,7 @@ from markupsafe import Markup
 
 from raft.report import figures
 from raft.report.measures import MEASURES
+from raft.report.monitor import headline, sentences
 
 
 class Shown(ABC):
@@ -70,3 +71,13 @@ class State(Shown, dict[str, Any]):
             stale = "made from what is gone" if line.get("stale") else ""
             steps[name] = " · ".join(filter(None, [rows and f"{rows} rows", f"finished {line.get('finished')}", stale]))
         return {**steps, **{f"adapter {one['adapter']}": f"{one['rows']:,} rows" for one in self["adapters"]}}
+
+
+class Monitored(Shown, dict[str, Any]):
+    """What `raft monitor` found: a dictionary that is shown in short."""
+
+    def _head(self) -> str:
+        return f"monitor of {self['run']}: {headline(self)}"
+
+    def _rows(self) -> Mapping[str, object]:
+        return {str(number): line for number, line in enumerate(sentences(self), 1)}

@@ -24,7 +24,7 @@ _FILES = (
 )
 _LEDGER = {"completions", "embeddings"}
 """Tables of every ledger, of the first raft's too."""
-_REPORTS = ("report.csv", "blind.html", "blind.json", "ratings.jsonl", "benchmarks.jsonl")
+_REPORTS = ("report.csv", "blind.html", "blind.json", "ratings.jsonl", "benchmarks.jsonl", "monitor.html")
 DRAFT = re.compile(rf"\.(?:{'|'.join(map(re.escape, (*_FILES, *_REPORTS)))})\.\d{{8}}\.draft")
 """Names that a file has while it is written, and after a kill."""
 _FOLDERS = ("index", "lexical", "adapters", "benchmarks", "refusal", "retriever", "scratch")

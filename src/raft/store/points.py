@@ -125,4 +125,6 @@ class Points:
             hint = "df -h; ls -l   (make room, or make the file writable, then run the same command again)"
             if broken:
                 hint = f"mv {typed(self.path)} {typed(self.path)}.damaged   (then the next measure is the first)"
-            raise RaftError(f"What was measured cannot be read or kept: {error}.", where=self.path, hint=hint) from error
+            raise RaftError(
+                f"What was measured cannot be read or kept: {error}.", where=self.path, hint=hint
+            ) from error

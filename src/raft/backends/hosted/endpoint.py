@@ -1,4 +1,4 @@
-"""Asking a server of raft's (`raft serve`) as its users do, one request a connection, and patiently where it is busy."""
+"""Asking a server of raft's (`raft serve`) as its users do: one request a connection, patiently where it is busy."""
 
 import http.client
 import json
@@ -14,6 +14,8 @@ from urllib.parse import urlsplit
 from raft.errors import NotMeasured, UsageError
 from raft.text.secrets import shown_address
 
+URL = "http://127.0.0.1:8080/v1"
+"""Where a server listens that nothing else is said of."""
 AT_ONCE = 4
 """Questions in flight: users ask the same server."""
 _SECONDS = 180.0  # a server itself gives up after two minutes
