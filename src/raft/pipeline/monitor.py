@@ -210,9 +210,10 @@ class Measuring:
             now, then = self._replies(point["id"]), self._replies(point["reference"])
             for row in self._rows:
                 after, before = now.get(row["key"]), then.get(row["key"])
-                scores = [one and one["score"] for one in (before, after)]
-                if after and before and None not in scores and scores[0] != scores[1]:
-                    said = {"before": before["answer"], "now": after["answer"], "change": scores[1] - scores[0]}
+                if not after or not before or None in (before["score"], after["score"]):
+                    continue
+                if change := after["score"] - before["score"]:
+                    said = {"before": before["answer"], "now": after["answer"], "change": change}
                     found.append({"question": row["question"], "answers": row["answers"], **said})
         worst = sorted(found, key=lambda one: (one["change"], one["question"]))[:_SHOWN]
         return {"measure": point, "worst": worst, "asked": asked}
