@@ -39,6 +39,7 @@ KEY = "RAFT_API_KEY"
 PAGE = "monitor.html"
 FORMAT = 1
 _RECENT, _DAYS = 2000, 7  # conversations that are looked at, and the days that are compared with those before
+_EXAMPLES = 10
 _WEEK = 86_400.0 * _DAYS
 
 Row = dict[str, Any]
@@ -231,7 +232,7 @@ def _by_vectors(built: Built, embedder: Embedder, replies: pl.DataFrame, openly:
         "by_people": own.by_people,
         "recently": _plain_drift(figures.drift(vectors[late], vectors[~late]) if len(vectors) else None),
         "days": _DAYS,
-        "far": far and _far(texts, *far),
+        "far": far and _far(texts, vectors, far, cosine),
         "similarity": cosine,
         "topics": figures.topics(openly, open_texts, open_vectors, cosine, whole[0] if whole else []),
     }
@@ -241,25 +242,28 @@ def _plain_drift(found: figures.Drift | None) -> Row | None:
     return None if found is None else asdict(found)
 
 
-def _far(texts: Sequence[str], flags: Sequence[bool], cosines: np.ndarray, known: np.ndarray) -> Row | None:
+def _far(
+    texts: Sequence[str], vectors: np.ndarray, found: tuple[list[bool], np.ndarray, np.ndarray], cosine: float
+) -> Row | None:
+    """Return how many questions are far, the farthest of them, one of each topic, and how near all are."""
+    flags, asked, known = found
     if len(texts) < figures.TRAFFIC_ENOUGH:
         return None
     share = win_rate(sum(flags), len(flags) - sum(flags), 0)
-    farthest = sorted(zip(cosines.max(axis=1).tolist(), texts, strict=True))
-    examples = [text for _, text in dict.fromkeys(one for one in farthest if one[1] in _chosen(texts, flags))][:10]
+    nearness = asked.max(axis=1)
+    examples: list[int] = []
+    for place in sorted(np.flatnonzero(flags).tolist(), key=lambda one: (float(nearness[one]), texts[one])):
+        if len(examples) < _EXAMPLES and not any(vectors[place] @ vectors[one] >= cosine for one in examples):
+            examples.append(place)
     places = np.linspace(0, 1, 21)
     return {
         "share": asdict(share) if share else None,
-        "examples": examples,
+        "examples": [texts[place] for place in examples],
         "quantiles": {
-            name: np.quantile(values.max(axis=1), places).round(4).tolist()
-            for name, values in (("asked", cosines), ("known", known))
+            name: np.quantile(values, places).round(4).tolist()
+            for name, values in (("asked", nearness), ("known", known.max(axis=1)))
         },
     }
-
-
-def _chosen(texts: Sequence[str], flags: Sequence[bool]) -> set[str]:
-    return {text for text, flag in zip(texts, flags, strict=True) if flag}
 
 
 class _Own:

@@ -105,7 +105,7 @@ def words(found: Mapping[str, Any]) -> str:
     if traffic and traffic["topics"]:
         lines += ["", f"  asked and not answered ({traffic['unanswered']:,} replies):"]
         for one in traffic["topics"][:10]:
-            note = ", off topic" if one["far"] else ""
+            note = ", another subject" if one["far"] else ""
             lines.append(f"    {one['times']:>5,} x  {one['example']}   (last {one['last']}{note})")
         if len(traffic["topics"]) > 10:
             lines.append(f"    and {len(traffic['topics']) - 10:,} more topics")

@@ -296,6 +296,7 @@ def day(at: float) -> str:
 
 
 RATES = ("unsupported", "abstained", "failed", "slow")
+_PERIODS_SHOWN = 31
 _PERIODS = {"day": "1d", "week": "1w", "month": "1mo"}
 
 
@@ -324,7 +325,10 @@ def rates(replies: pl.DataFrame, *, slow: float) -> dict[str, Any]:
         period = name
         over_time = flags.with_columns(pl.col("time").dt.truncate(length).dt.date().cast(pl.String).alias("begin"))
         counts = over_time.group_by("begin", "arm", "version").len()["len"]
-        if counts.filter(counts >= TRAFFIC_ENOUGH).sum() > 0.5 * replies.height:
+        if (
+            over_time["begin"].n_unique() <= _PERIODS_SHOWN
+            and counts.filter(counts >= TRAFFIC_ENOUGH).sum() > 0.5 * replies.height
+        ):
             break
     parts = {"periods": _parts(over_time, ["begin", "arm", "version"]), "systems": _parts(flags, ["arm", "version"])}
     return {"period": period, **{name: [_rates(*one) for one in found] for name, found in parts.items()}}

@@ -199,9 +199,20 @@ class Measuring:
             if against == "before":
                 change = _between_versions(change, found["version"])
             changed = [part for part in SERVED if then[part] != found[part]]
-            told = {"against": against, "reference": then["id"], "change": asdict(change), "changed": changed}
+            unclear = change.difference if change.state == "perhaps" else None
+            needed = figures.questions_needed(unclear, self._limits.look) if unclear else None
+            told = {"against": against, "reference": then["id"], "change": asdict(change)}
+            told |= {"changed": changed, "needed": needed}
             return {**found, "state": "first" if marked else change.state, **told}
-        return {**found, "state": "first", "against": None, "reference": None, "change": None, "changed": []}
+        return {
+            **found,
+            "state": "first",
+            "against": None,
+            "reference": None,
+            "change": None,
+            "changed": [],
+            "needed": None,
+        }
 
     def _with_worst(self, point: Row, *, asked: int) -> Row:
         """Return a point with the questions whose score changed since its reference, the greatest fall first."""

@@ -93,7 +93,10 @@ def _compared(facts: Facts, point: Facts) -> list[str]:
         told.append(f"Changed since: {', '.join(names[one] for one in point['changed'])}.")
         if "index" in point["changed"] and point["state"] in ("act", "look", "perhaps"):
             told.append("The documents are others: look whether the references are still right.")
-    elif change["replies"]:
+    if point["needed"]:
+        size = share(facts["look"])
+        told.append(f"About {point['needed']:,} questions would tell a fall of {size} from none four times of five.")
+    if change["replies"] and not point["changed"]:
         told.append("Nothing that the server tells has changed: chance, or a model behind an address that did.")
     return told
 
@@ -149,9 +152,8 @@ def drift_lines(found: Facts) -> list[str]:
         _drifted(found["recently"], f"the days before the last {found['days']}"),
     ]
     if found["far"]:
-        lines.append(
-            f"far from all that is indexed or trained on: {full(found['far']['share'])} % of the questions; 5 by rule"
-        )
+        many = f"{full(found['far']['share'])} percent of the questions, and at most 5 of the held-out ones"
+        lines.append(f"far from all that is indexed or trained on: {many}")
     return lines
 
 
@@ -194,7 +196,8 @@ def lines(
     ends = [x for row in rows for x, _ in row.points] + [x for x, _ in marks]
     first, last = min(ends, default=0.0), max(ends, default=1.0)
     steps = ticks(heights)
-    across = Scale(first - (last == first), last + (last == first), 9, 88)
+    beside = 0.03 * (last - first) or 1.0
+    across = Scale(first - beside, last + beside, 9, 88)
     up = Scale(steps[0], steps[-1], 86, -80)
     shown = [
         (row, " ".join(f"{1000 * across.share(x):.1f},{1000 - 1000 * up.share(y):.1f}" for x, y in row.points))
@@ -255,28 +258,32 @@ def _row(point: Facts) -> dict[str, Any]:
     }
 
 
-def _over_time(facts: Facts) -> Markup | None:
-    """Return the scores of all measures with their intervals, one line a version, with where a fall counts."""
-    point, history = facts["measure"], [one for one in facts["history"] if one["value"]]
-    point = point or (history[-1] if history else None)
-    if point is None:
+def _over_time(facts: Facts) -> tuple[Markup, list[tuple[str, str]], Markup | None] | None:
+    """Return the scores of all measures, the names of their lines, and the differences from their references."""
+    history = [one for one in facts["history"] if one["value"]]
+    if not history:
         return None
-    history = [one for one in history if one["measure"] == point["measure"]]
+    now = facts["measure"] or history[-1]
+    history = [one for one in history if one["measure"] == now["measure"]]
     versions = list(dict.fromkeys(one["version"] for one in reversed(history)))
-    rows = []
+    scores, differences = [], []
     for number, version in enumerate(versions):
         own = [one for one in history if one["version"] == version]
-        label = "plain RAG" if version == "0" else f"version {version}"
-        whiskers = [(one["at"], 100 * one["value"]["low"], 100 * one["value"]["high"]) for one in own]
-        points = [(one["at"], 100 * one["value"]["value"]) for one in own]
-        rows.append(Line(label, points, whiskers, _ROLES[min(number, 2)]))
-    then = next((one for one in history if one["id"] == point["reference"]), None)
-    guides = []
-    if then is not None and point["against"] == "itself":
-        base = 100 * then["value"]["value"]
-        guides = [(base - 100 * facts[name], f"{share(-facts[name])}: {what}") for name, what in _LIMITS]
-    marks = _dates([one["at"] for one in history])
-    return lines(rows, title=f"{MEASURES[point['measure']].title} of each measure", marks=marks, guides=guides)
+        label, role = "plain RAG" if version == "0" else f"version {version}", _ROLES[min(number, 2)]
+        scores.append(_line(label, role, [(one["at"], one["value"]) for one in own]))
+        changes = [(one["at"], one["change"]["difference"]) for one in own if one["against"] == "itself"]
+        differences += [_line(label, role, changes)] if changes else []
+    marks, title = _dates([one["at"] for one in history]), MEASURES[now["measure"]].title
+    guides = [(-100 * facts[name], f"{share(-facts[name])}: {what}") for name, what in _LIMITS]
+    plot = lines(scores, title=f"{title} of each measure", marks=marks)
+    what = f"Difference of each measure's {title} from that of its reference"
+    beside = lines(differences, title=what, marks=marks, guides=guides, least=(0.0,)) if differences else None
+    return plot, [(row.label, row.role) for row in scores], beside
+
+
+def _line(label: str, role: str, values: Sequence[tuple[float, Facts]]) -> Line:
+    points = [(at, 100 * one["value"]) for at, one in values]
+    return Line(label, points, [(at, 100 * one["low"], 100 * one["high"]) for at, one in values], role)
 
 
 _LIMITS = (("look", "look into it"), ("act", "retrain or go back"))
@@ -302,10 +309,8 @@ def _rate_plots(found: Facts) -> list[tuple[str, Markup, list[tuple[str, str]]]]
                 for one in found["rates"]["periods"]
                 if (one["arm"], one["version"]) == (system["arm"], system["version"]) and one[name]
             ]
-            points = [(at, 100 * rate["value"]) for at, rate in own]
-            whiskers = [(at, 100 * rate["low"], 100 * rate["high"]) for at, rate in own]
-            if points:
-                rows.append(Line(_system(system), points, whiskers, role))
+            if own:
+                rows.append(_line(_system(system), role, own))
         if rows:
             what = f"{title} (over {found['slow']:g} s)" if name == "slow" else title
             times = [at for row in rows for at, _ in row.points]
