@@ -150,10 +150,10 @@ def randomisation_test(
     seed: int = 0,
     draws: int = 20_000,
 ) -> float | None:
-    """Return how likely a difference as large (0 to 1, two-sided) is where ours and theirs differ by chance alone.
+    """Return how likely it is (0 to 1) that ours are as far below theirs where they differ by chance alone.
 
     Then each group's difference may as well have the other sign: all signs are tried, of many groups `draws` random
-    ones. So it holds for few differences too, where the percentile bootstrap is too narrow. Groups are as in
+    ones. It holds for few differences too, where the percentile bootstrap is too narrow. Groups are as in
     `bootstrap_mean`; None where nothing was measured by both.
 
     References:
@@ -167,14 +167,14 @@ def randomisation_test(
         return None
     units, _ = _units([groups[row] for row in kept])
     sums = np.bincount(units, weights=differences[kept])
-    sizes, found = sums[np.abs(sums) > 1e-12], abs(float(sums.sum()))
+    sizes, found = sums[np.abs(sums) > 1e-12], float(sums.sum())
     if len(sizes) <= _ALL_SIGNS:
         signs = 1 - 2 * (np.arange(2 ** len(sizes))[:, None] >> np.arange(len(sizes)) & 1)
-        return float((np.abs(signs @ sizes) >= found - 1e-9).mean())
+        return float((signs @ sizes <= found + 1e-9).mean())
     random, hits, batch = np.random.default_rng(seed), 0, max(1, _CELLS // len(sizes))
     for start in range(0, draws, batch):
         signs = 2 * random.integers(2, size=(min(batch, draws - start), len(sizes))) - 1
-        hits += int((np.abs(signs @ sizes) >= found - 1e-9).sum())
+        hits += int((signs @ sizes <= found + 1e-9).sum())
     return (1 + hits) / (1 + draws)
 
 

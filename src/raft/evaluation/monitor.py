@@ -51,7 +51,7 @@ class Change:
     Attributes:
         state: what it amounts to.
         difference: now minus then, with its 95 percent interval; None where no question was measured both times.
-        p: how likely so large a difference is by chance (`metrics.randomisation_test`).
+        p: how likely so large a fall is by chance (`metrics.randomisation_test`).
         certain: it is a fall, and hardly chance: the interval lies below zero, `p` is at most `CERTAIN`, and there are
             `TOO_FEW` groups or more.
         sure: it is so unlikely that a program may act upon it: `p` is at most `CERTAIN` shared over `LOOKS`.

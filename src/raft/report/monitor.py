@@ -12,7 +12,7 @@ from raft.errors import typed
 from raft.report.figures import full, share, spread
 from raft.report.measures import MEASURES
 from raft.report.page import fill, render
-from raft.report.report import Scale, ticks
+from raft.report.report import Scale, absolute, ticks
 
 Facts = Mapping[str, Any]
 TRAFFIC = "The traffic alone was looked at."
@@ -82,9 +82,9 @@ def _compared(facts: Facts, point: Facts) -> list[str]:
     when = datetime.fromtimestamp(then["at"], UTC).date().isoformat()
     what = "the first measure of this version" if point["against"] == "itself" else f"version {then['version']} before"
     what = "the measure chosen as the reference" if then["reference_from_here"] and what[:3] == "the" else what
-    chance = f"p {change['p']:.2g}" if change["p"] >= 0.001 else "p < 0.001"
+    chance = "" if found["value"] >= 0 else f"p {change['p']:.2g}, " if change["p"] >= 0.001 else "p < 0.001, "
     told = [
-        f"{share(found['value'], signed=True)} points against {what} ({when}): {_interval(found)}, {chance}, on "
+        f"{share(found['value'], signed=True)} points against {what} ({when}): {_interval(found)}, {chance}on "
         f"{found['questions']} questions.",
         f"{change['replies']} replies have other words; {change['worse']} scores fell, {change['better']} rose.",
     ]
@@ -212,13 +212,17 @@ def html(facts: Facts) -> str:
     tone, sign = _SIGNS.get(point["state"] if point else "", ("open", "○"))
     if facts["not_measured"]:
         tone, sign = "open", "–"
+    name, found = _name(facts["run"]), facts["traffic"]
+    if absolute(facts["run"]):  # who the page is sent to need not know where it lies
+        missing = facts["not_measured"]
+        missing = missing and {**missing, "hint": str(missing["hint"]).replace(facts["run"], name)}
+        facts = {**facts, "run": name, "not_measured": missing}
     about = [facts["at"].replace("T", " ").replace("+00:00", " UTC"), f"raft {facts['raft']}"]
-    found = facts["traffic"]
     return fill(
         "monitor",
         facts=facts,
-        title=f"{_name(facts['run'])}: {headline(facts)}",
-        run=_name(facts["run"]),
+        title=f"{name}: {headline(facts)}",
+        run=name,
         about=" · ".join(about),
         tone=tone,
         sign=sign,

@@ -262,7 +262,7 @@ def _shareable(facts: Facts) -> Facts:
     training = facts.get("training") or {}
     named = {str(facts["run"]), str(training.get("base")), *(str(system["model"]) for system in facts["arms"])}
     named |= {part for one in (facts.get("capability") or {}).values() for part in str(one["title"]).split()}
-    paths = sorted((one for one in named if _absolute(one)), key=len, reverse=True)
+    paths = sorted((one for one in named if absolute(one)), key=len, reverse=True)
 
     def told(value: Any) -> Any:
         if isinstance(value, Mapping):
@@ -276,8 +276,9 @@ def _shareable(facts: Facts) -> Facts:
     return told(facts) if paths else facts  # type: ignore[no-any-return]
 
 
-def _absolute(path: str) -> bool:
-    return path.startswith(("/", "~", "\\")) or PureWindowsPath(path).is_absolute()
+def absolute(path: str) -> bool:
+    """Tell whether a path says where on a machine something lies."""
+    return path.startswith(("/", "~", "\\")) or PureWindowsPath(path).isabsolute()
 
 
 def _name(run: str) -> str:
