@@ -278,7 +278,7 @@ def _shareable(facts: Facts) -> Facts:
 
 def absolute(path: str) -> bool:
     """Tell whether a path says where on a machine something lies."""
-    return path.startswith(("/", "~", "\\")) or PureWindowsPath(path).isabsolute()
+    return path.startswith(("/", "~", "\\")) or PureWindowsPath(path).is_absolute()
 
 
 def _name(run: str) -> str:
