@@ -78,9 +78,10 @@ class Driven:
         folder: where the browser keeps its profile.
         width: of the window, in pixels.
         height: likewise.
+        dark: whether the person likes it dark.
     """
 
-    def __init__(self, address, folder, *, width, height):
+    def __init__(self, address, folder, *, width, height, dark=False):
         theirs, self._write = os.pipe()
         self._read, back = os.pipe()
         os.set_inheritable(theirs, True)
@@ -103,6 +104,8 @@ class Driven:
         self._session = self.tell("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         mobile = width < 600
         self.tell("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=mobile)
+        if dark:
+            self.tell("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark"}])
         self.tell("Page.enable")
         self.tell("Page.navigate", url=address)
 

@@ -4,6 +4,7 @@ import pytest
 
 from browser import Driven, needs_chromium
 from raft.serving.keys import new_key, read
+from raft.store import traffic
 from served import Served, Source, until
 
 HOSTILE = '<img src=x onerror="document.title=1"></script><script>document.title=1</script>'
@@ -51,6 +52,68 @@ def test_a_person_stops_what_is_written(tmp_path):
         until(lambda: 'outcome="gone"} 1.0' in served.ask("/metrics")[2])  # the server has heard of it
         source.gate.set()
         assert source.left.wait(30)
+
+
+@needs_chromium
+@pytest.mark.parametrize(("width", "height", "dark"), [(1100, 800, False), (390, 780, False), (390, 780, True)])
+def test_a_person_says_that_an_answer_is_wrong(tmp_path, width, height, dark):
+    """By keys alone an answer is rated and corrected, which is kept; markup in it is text, and nothing overflows."""
+    with (
+        Served(Source(), run=tmp_path) as served,
+        Driven(served.address, tmp_path, width=width, height=height, dark=dark) as page,
+    ):
+        page.until("document.activeElement.id === 'question'")
+        page.write("How long may a parcel be returned?")
+        page.press("Enter")
+        page.until("document.querySelector('.feedback')")
+        page.value("document.querySelector('article summary').focus()")
+        for _ in range(2):
+            page.press("Tab")
+        assert page.value("document.activeElement.textContent") == "Wrong"
+        page.press("Enter")
+        page.until("document.querySelector('.feedback .good')")
+        assert page.value("document.activeElement.parentElement.textContent").startswith("What should the answer be?")
+        page.write(f"60 days {HOSTILE}")
+        page.press("Tab")
+        page.write("since May")
+        assert page.value("document.documentElement.scrollWidth <= innerWidth")
+        page.picture(tmp_path / "feedback.png")
+        page.press("Tab")
+        assert page.value("document.activeElement.textContent") == "Send"
+        shown = "((box) => box.top >= 0 && box.bottom <= document.getElementById('form').getBoundingClientRect().top)"
+        assert page.value(f"{shown}(document.activeElement.getBoundingClientRect())"), "the keyboard's place is seen"
+        page.press("Enter")
+        page.until("document.querySelector('.feedback [role=status]').textContent.includes('correction is kept')")
+        pressed = "[...document.querySelectorAll('.feedback [aria-pressed]')].map((one) => one.ariaPressed).join()"
+        assert page.value(pressed) == "false,true"
+        assert page.value("document.querySelector('.correction').hidden")
+        assert page.value("document.title") == "Ask the documents"
+    (row,) = traffic.feedback(tmp_path).to_dicts()
+    assert (row["rating"], row["correction"], row["comment"]) == ("down", f"60 days {HOSTILE}", "since May")
+    assert traffic.feedback(tmp_path, history=True).height == 2
+
+
+@needs_chromium
+def test_where_feedback_cannot_be_kept_a_person_is_told(tmp_path, monkeypatch):
+    """Where nothing is kept there are no thumbs; where it fails the page says that it was not kept."""
+    with Served(Source()) as served, Driven(served.address, tmp_path, width=390, height=780) as page:
+        page.until("document.activeElement.id === 'question'")
+        page.write("How long?")
+        page.press("Enter")
+        page.until("document.querySelector('.feedback')")
+        assert page.value("getComputedStyle(document.querySelector('.feedback')).display") == "none"
+    with Served(Source(), run=tmp_path) as served, Driven(served.address, tmp_path, width=390, height=780) as page:
+        page.until("document.activeElement.id === 'question'")
+        page.write("How long?")
+        page.press("Enter")
+        page.until("document.querySelector('.feedback')")
+
+        def fails(*_):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(traffic, "_insert", fails)
+        page.value("document.querySelector('.feedback button').click()")
+        page.until("document.querySelector('.feedback .warn').textContent.startsWith('It was not kept')")
 
 
 @needs_chromium
