@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from raft.api.asking import Answerer
     from raft.api.benchmarking import bench
     from raft.api.building import build, estimate
+    from raft.api.feedback import feedback
     from raft.api.monitoring import monitor
     from raft.api.reviewing import review
     from raft.api.run import Built, export, initialise, load, show, status
@@ -43,6 +44,7 @@ _HOMES = {
     "estimate": "raft.api.building",
     "export": "raft.api.run",
     "export_model": "raft.api.training",
+    "feedback": "raft.api.feedback",
     "initialise": "raft.api.run",
     "load": "raft.api.run",
     "monitor": "raft.api.monitoring",
@@ -66,6 +68,7 @@ __all__ = [
     "estimate",
     "export",
     "export_model",
+    "feedback",
     "initialise",
     "load",
     "monitor",

@@ -5,9 +5,9 @@ Whoever can open the page can write decisions, so each request has to know the t
 """
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, Protocol
 
 import uvicorn
 from starlette.applications import Starlette
@@ -16,12 +16,33 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 from starlette.types import Receive, Scope, Send
 
 from raft.api.http import HEADERS, HOME, Refused, check_local, config, json_body, listen
-from raft.api.reviewing import Session
 from raft.curation.decisions import APPROVED, EDITED, LONGEST, REASONS, REJECTED, is_edit
 from raft.errors import RaftError
-from raft.pipeline.review import LISTS
 
 _LARGEST = 64 << 10
+
+
+class Session(Protocol):
+    """Rows that one person is shown, in lists of ids, and what they have said of them (`reviewing.Session`)."""
+
+    lists: dict[str, list[str]]
+
+    def state(self) -> dict[str, Any]:
+        """Return the lists, this person's verdicts, and what all say."""
+
+    def view(self, name: str) -> dict[str, Any] | None:
+        """Return a row as the page shows it; None: it is not shown."""
+
+    def decide(
+        self, name: str, verdict: str, *, reason: str | None, edit: Mapping[str, str] | None, shown: str
+    ) -> None:
+        """Write a verdict down, onto the disk; ValueError: it cannot be, for a reason in words."""
+
+    def undo(self) -> str | None:
+        """Take the last verdict back, and return the id of its row; None: there is none."""
+
+    def figures(self) -> dict[str, Any]:
+        """Return what all verdicts say, as `text` in lines."""
 
 
 def application(session: Session, page: str, token: str, done: Callable[[], None]) -> Starlette:
@@ -90,7 +111,7 @@ def _decided(session: Session, sent: dict[str, Any]) -> Response:
     reason, edit = sent.get("reason"), sent.get("edit")
     if not isinstance(name, str) or session.view(name) is None:
         raise Refused(404, "there is no such row")
-    if verdict not in (APPROVED, EDITED, REJECTED) or shown not in LISTS:
+    if verdict not in (APPROVED, EDITED, REJECTED) or shown not in session.lists:
         raise Refused(400, "there is no such verdict")
     if (reason in REASONS) != (verdict == REJECTED) or (reason is not None and verdict != REJECTED):
         raise Refused(400, "a rejection has one of the reasons, and nothing else has")

@@ -2,7 +2,7 @@
 
 import getpass
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -22,6 +22,7 @@ from raft.protocols import OnEvent
 from raft.report.page import fill
 from raft.store import artifacts, tables
 from raft.store.again import again
+from raft.store.run import Run
 from raft.text import find_quote
 
 _AROUND = 1_500
@@ -83,7 +84,7 @@ def review(
         return {**reviewed.figures(built._run, built.settings), **written}
     from raft.api import review_page  # noqa: PLC0415  a server that other commands need not load
 
-    session = Session(built, _name(reviewer), sample, only)
+    session = Session(built, name_of(reviewer), sample, only)
     page = fill("review", title="Would you sign this row?", reviewer=session.reviewer, reasons=decisions.REASONS)
     review_page.serve(session, page, port, lambda address: (on_event or _nobody)("opened", session.about(address)))
     return {**session.figures(), "exported": 0, "learned": 0, "left": session.left()}
@@ -93,7 +94,12 @@ def _nobody(event: str, facts: Mapping[str, Any]) -> None:
     pass
 
 
-def _name(reviewer: str | None) -> str:
+def name_of(reviewer: str | None) -> str:
+    """Return who judges; None: the user's name on this machine.
+
+    Raises:
+        UsageError: it is no name.
+    """
     if reviewer is None:
         try:
             reviewer = getpass.getuser()
@@ -171,7 +177,9 @@ def _stamp(run: Path) -> tuple[int, int]:
 
 
 @dataclass(frozen=True)
-class _Chunk:
+class Chunk:
+    """A chunk with what stands around it in its document, as a person reads it."""
+
     text: str
     heading: str
     document: str
@@ -179,6 +187,29 @@ class _Chunk:
     start: int
     before: str
     after: str
+
+    def shown(self, quotes: Sequence[str], answer: str) -> dict[str, Any]:
+        """Return it as the page shows a source: in pieces, with how bright each is."""
+        spans = [span for quote in quotes if (span := find_quote(quote, self.text))]
+        pieces = [[self.before, 0], *_pieces(self.text, spans, answer), [self.after, 0]]
+        return {"document": self.document, "heading": self.heading, "page": self.page, "pieces": pieces}
+
+
+def cut(run: Run, wanted: Collection[str]) -> dict[str, Chunk]:
+    """Return chunks by id with what stands around them; of a document no more is kept."""
+    columns = ["chunk_id", "doc_id", "heading", "text", "page", "start", "end"]
+    by_document: dict[str, list[Row]] = {}
+    for part in run.stream("chunks.parquet", columns):
+        for row in part.filter(pl.col("chunk_id").is_in([*wanted])).iter_rows(named=True):
+            by_document.setdefault(row["doc_id"], []).append(row)
+    found = {}
+    for part in run.stream("documents.parquet", ["doc_id", "path", "text"]):
+        for doc_id, path, text in part.filter(pl.col("doc_id").is_in([*by_document])).iter_rows():
+            for row in by_document[doc_id]:
+                start, end = row["start"], row["end"]
+                around = text[max(0, start - _AROUND) : start], text[end : end + _AROUND]
+                found[row["chunk_id"]] = Chunk(row["text"], row["heading"], path, row["page"], start, *around)
+    return found
 
 
 class Session:
@@ -207,26 +238,7 @@ class Session:
         shown = {name for names in self.lists.values() for name in names}
         read = self._opinions.rows(shown)
         self._rows: dict[str, Row] = {name: _as_read(rows[name], read[name]) for name in shown}
-        self._chunks = self._cut({one for row in self._rows.values() for one in row["golden_chunk_ids"]})
-
-    def _cut(self, wanted: set[str]) -> dict[str, _Chunk]:
-        """Return chunks with what stands around them; of a document no more is kept."""
-        columns = ["chunk_id", "doc_id", "heading", "text", "page", "start", "end"]
-        parts = (
-            part.filter(pl.col("chunk_id").is_in([*wanted])) for part in self.run.stream("chunks.parquet", columns)
-        )
-        by_document: dict[str, list[Row]] = {}
-        for part in parts:
-            for row in part.iter_rows(named=True):
-                by_document.setdefault(row["doc_id"], []).append(row)
-        found = {}
-        for part in self.run.stream("documents.parquet", ["doc_id", "path", "text"]):
-            for doc_id, path, text in part.filter(pl.col("doc_id").is_in([*by_document])).iter_rows():
-                for row in by_document[doc_id]:
-                    start, end = row["start"], row["end"]
-                    around = text[max(0, start - _AROUND) : start], text[end : end + _AROUND]
-                    found[row["chunk_id"]] = _Chunk(row["text"], row["heading"], path, row["page"], start, *around)
-        return found
+        self._chunks = cut(self.run, {one for row in self._rows.values() for one in row["golden_chunk_ids"]})
 
     def about(self, address: str) -> dict[str, Any]:
         """Return what is told when the page can be opened."""
@@ -277,14 +289,7 @@ class Session:
             if chunk is None:
                 continue
             quotes = [one["text"] for one in row["quotes"] if one["chunk_id"] == chunk_id and one["text"]]
-            quotes = [text["quote"]] if text.get("quote") else quotes
-            spans = [span for quote in quotes if (span := find_quote(quote, chunk.text))]
-            yield {
-                "document": chunk.document,
-                "heading": chunk.heading,
-                "page": chunk.page,
-                "pieces": [[chunk.before, 0], *_pieces(chunk.text, spans, str(text["answer"])), [chunk.after, 0]],
-            }
+            yield chunk.shown([text["quote"]] if text.get("quote") else quotes, str(text["answer"]))
 
     def decide(
         self, name: str, verdict: str, *, reason: str | None, edit: Mapping[str, str] | None, shown: str

@@ -84,7 +84,7 @@ def read_pairs(path: Path, *, redact: bool = False, located: bool = False) -> Pa
     """Read a file of questions and answers: CSV or TSV with a header, JSON, or JSON lines; columns by `NAMES`.
 
     A chat (`messages`) is the last question with its answer. With `redact`, personal data is replaced. With `located` a
-    row says where its answer stands, by a `document` or a `quote`, and has both.
+    row says where its answer stands, by a `document` or a `quote`, and has both fields.
 
     Raises:
         UsageError: the file is missing or empty, is none of these, or no row of it is a pair.
@@ -109,7 +109,7 @@ def read_pairs(path: Path, *, redact: bool = False, located: bool = False) -> Pa
             continue
         if located:
             row["quote"] = _quote(record)
-            if not row["document"] and not row["quote"]:
+            if not row["document"] and not row["quote"] and not is_no_answer(row["answer"]):
                 wrong.append(f"{path.name}, {line}: it names neither document nor quote")
                 continue
         row = {part: pii.cleaned(value)[0] for part, value in row.items()} if redact else row

@@ -1,7 +1,7 @@
 "use strict";
 (() => {
   const byId = (id) => document.getElementById(id);
-  const names = { sample: "sample", suspicious: "most suspicious", dropped: "dropped by the rules", evaluation: "evaluation", human: "by people" };
+  const names = { sample: "sample", suspicious: "most suspicious", dropped: "dropped by the rules", evaluation: "evaluation", human: "by people", corrected: "corrected by users", wrong: "rated wrong", right: "rated right" };
   const post = { method: "POST", headers: { "content-type": "application/json" } };
   let lists = {};
   let mine = {};

@@ -1,0 +1,65 @@
+"""The command with which a person reviews what users said of a server's answers."""
+
+# ruff: noqa: PLC0415  heavy modules are imported by the command that needs them
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from raft.cli.commands import JSON, RUN, Place, acting, echo, main, show
+from raft.errors import pasted, typed
+
+_LONGEST = 70
+"""Most characters of a text in a list."""
+
+
+@main.command()
+@RUN
+@click.option("--by", metavar="NAME", help="Who decides.  [default: your name on this machine]")
+@click.option("--list", "listed", is_flag=True, help="Print what came, with its numbers, and open no page.")
+@click.option("--accept", type=int, multiple=True, metavar="ID", help="Accept feedback ID as it is; may be repeated.")
+@click.option("--reject", type=int, multiple=True, metavar="ID", help="Reject feedback ID; may be repeated.")
+@click.option("--export", type=Place(), metavar="FILE", help="Write what is accepted, for build (questions.people).")
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="Where the page listens.  [default: any]")
+@JSON
+@acting
+def feedback(*, run: Path, listed: bool, as_json: bool, **options: Any) -> None:
+    """Review on a page what users said of RUN's answers; what is accepted, the next build learns from."""
+    from raft.api.feedback import feedback as reviewed
+
+    def opened(event: str, facts: Mapping[str, Any]) -> None:
+        echo(
+            f"raft: open {facts['address']}   (this machine alone can; Ctrl-C, or Done on the page, ends it)", err=True
+        )
+
+    found = reviewed(run, page=not listed, on_event=opened, **options)
+    show(found, as_json, lambda found: "\n".join(_words(found, run, options["export"], listed=listed)))
+
+
+def _words(found: Mapping[str, Any], run: Path, export: Path | None, *, listed: bool) -> Iterator[str]:
+    from raft.store.again import again
+
+    if export is not None:
+        yield f"{found['exported']:,} rows to learn from written to {export}"
+        yield f"  next:  {pasted(again(run, {'questions.people': str(export)}))}"
+        return
+    for row in found["rows"] if listed else ():
+        yield from _row(row)
+    for line in found["text"]:
+        yield f"{line}."
+    if found["accepted"]:
+        yield f"  next:  raft feedback {typed(run)} --export people.jsonl"
+    elif found["rows"]:
+        yield f"  next:  raft feedback {typed(run)}" + ("" if listed else " --list")
+
+
+def _row(row: Mapping[str, Any]) -> Iterator[str]:
+    decided = f"{row['decision']} by {row['by']}" if row["decision"] else "open"
+    yield f"{row['id']:>6}  {row['rating'] or '-':<4}  {decided}"
+    told = {name: row[name] for name in ("question", "answer", "correction", "comment")}
+    for name, text in told.items():
+        if text:
+            short = " ".join(text.split())
+            yield f"        {name:<10}  {short if len(short) <= _LONGEST else short[: _LONGEST - 1] + '…'}"
