@@ -12,6 +12,7 @@ import certifi
 import hypothesis
 import pytest
 
+import raft
 from killing import Dying
 from raft.backends.asking import Reply
 from raft.corpus.readers import read
@@ -298,6 +299,26 @@ def one_authority(tmp_path_factory):
 def corpus(tmp_path):
     """A folder with six short documents."""
     return write_corpus(tmp_path / "corpus")
+
+
+@pytest.fixture(scope="module")
+def whole(request, tmp_path_factory):
+    """A finished build, with the settings that are a module's SETTINGS, that no test writes to, and its corpus."""
+    home = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        Fakes().install(patch.setattr)
+        raft.build(write_corpus(home / "corpus"), out=home / "run", settings=request.module.SETTINGS)
+    return home
+
+
+@pytest.fixture
+def source():
+    """What a server answers from, by rule; it is let in the end."""
+    from served import Source
+
+    made = Source()
+    yield made
+    made.gate.set()
 
 
 @pytest.fixture

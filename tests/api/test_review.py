@@ -23,7 +23,7 @@ from click.testing import CliRunner
 
 import raft
 from browser import Driven, needs_chromium
-from conftest import Fakes, write_corpus
+from conftest import Fakes
 from raft.api import http as served
 from raft.api.http import Connection
 from raft.cli import main, messages
@@ -35,16 +35,6 @@ from raft.pipeline.train import examples_digest
 from raft.store.run import Run
 
 SETTINGS = {"chunking.tokens": 60, "questions.per_chunk": 8, "generator.attempts": 2}
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """A finished build that no test writes to."""
-    home = tmp_path_factory.mktemp("whole")
-    with pytest.MonkeyPatch.context() as patch:
-        Fakes().install(patch.setattr)
-        raft.build(write_corpus(home / "corpus"), out=home / "run", settings=SETTINGS)
-    return home
 
 
 @pytest.fixture

@@ -12,14 +12,6 @@ from served import REPLY, Source
 
 
 @pytest.fixture
-def source():
-    """What answers; it is let in the end."""
-    made = Source()
-    yield made
-    made.gate.set()
-
-
-@pytest.fixture
 def engine(source):
     """An engine that has loaded."""
     made = Engine(Sources(source), lambda event, facts: None)

@@ -19,14 +19,6 @@ GOOD = {"model": "raft", "messages": [{"role": "user", "content": "How long may 
 
 
 @pytest.fixture
-def source():
-    """What answers; it is let in the end."""
-    made = Source()
-    yield made
-    made.gate.set()
-
-
-@pytest.fixture
 def served(source):
     """A server that answers by rule."""
     with Served(source) as made:

@@ -12,7 +12,7 @@ import pytest
 from filelock import FileLock
 
 import raft
-from conftest import Fakes, last_of_user, reply_by_rule, write_corpus
+from conftest import last_of_user, reply_by_rule
 from raft.errors import DamagedArtifact, RaftError, RunLocked, UsageError
 from raft.serving.versions import Versions
 from raft.store import run as locking
@@ -29,16 +29,6 @@ def reply(request):
     documents = last_of_user(request).partition("[1]")[2].splitlines()
     sentence = next((line for line in documents[1:] if "." in line and not line.startswith("[")), "none.")
     return f'Answer: {sentence}\nQuote [1]: "{sentence}"'
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """A finished build that no test writes to."""
-    home = tmp_path_factory.mktemp("whole")
-    with pytest.MonkeyPatch.context() as patch:
-        Fakes().install(patch.setattr)
-        raft.build(write_corpus(home / "corpus"), out=home / "run", settings=SETTINGS)
-    return home
 
 
 @pytest.fixture

@@ -111,7 +111,7 @@ def _decided(session: Session, sent: dict[str, Any]) -> Response:
     reason, edit = sent.get("reason"), sent.get("edit")
     if not isinstance(name, str) or session.view(name) is None:
         raise Refused(404, "there is no such row")
-    if verdict not in (APPROVED, EDITED, REJECTED) or shown not in session.lists:
+    if verdict not in (APPROVED, EDITED, REJECTED) or shown not in (*session.lists,):
         raise Refused(400, "there is no such verdict")
     if (reason in REASONS) != (verdict == REJECTED) or (reason is not None and verdict != REJECTED):
         raise Refused(400, "a rejection has one of the reasons, and nothing else has")
