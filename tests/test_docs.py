@@ -21,7 +21,7 @@ from raft.report import shown
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-NAMES = "init|build|review|train|ask|serve|bench|approve|status|show|export|monitor"
+NAMES = "init|build|review|train|ask|serve|bench|approve|status|show|export|monitor|feedback"
 COMMANDS = sorted(set(re.findall(rf"^\s*(raft (?:{NAMES})\b[^\n#`(]*)", README, re.MULTILINE)))
 BENCHMARKS = sorted(
     path.name
