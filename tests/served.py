@@ -90,9 +90,10 @@ class Served:
         keys: names by digests of keys; None: nobody needs one.
         run: the folder that traffic is kept in; None: nothing is kept.
         settings: of the run.
+        router: says who answers.
     """
 
-    def __init__(self, source, name="handbook", keys=None, *, run=None, settings=None):
+    def __init__(self, source, name="handbook", keys=None, *, run=None, settings=None, router=None):
         self.events = []
         sources = source if isinstance(source, Sources) else Sources(source)
         self.engine = Engine(sources, lambda event, facts: self.events.append((event, facts)))
@@ -102,7 +103,7 @@ class Served:
             self.events.append((event, facts))
 
         self.recorder = Recorder(run, settings or Settings(), told) if run is not None else None
-        app = Application(self.engine, name, keys, self.count, told, recorder=self.recorder)
+        app = Application(self.engine, name, keys, self.count, told, recorder=self.recorder, router=router)
         self._socket = listen(HOME, 0)
         self.port = self._socket.getsockname()[1]
         self.address = f"http://{HOME}:{self.port}"

@@ -38,6 +38,7 @@ EACH = 10
 
 _RATES = (0.003, 0.01, 0.025, 0.05, 0.1, 0.2, 0.35, 0.55)  # of production
 _MORE = (0.4, 0.75, 1.25, 2.0, 3.5, 6.0)  # by how much the log odds of the candidate are higher
+_CALM = 10  # replies of either side that are thought to have come before: the first do not make blocks lopsided
 _LARGEST, _FIRST, _LATEST, _QUANTILE = 100, 50, 500, 0.95
 _SEATS = 1 << 20
 _ARMS: tuple[Arm, Arm] = ("production", "candidate")
@@ -147,7 +148,7 @@ class _Test:
             self._happened[arm] += happened
             self._bet_on[arm] += len(blocks[arm])
         self._evidence = float(np.exp(np.minimum(self._bets, 700)).mean())
-        theirs, ours = self._came.values()
+        theirs, ours = (came + _CALM for came in self._came.values())
         self._sizes = {"production": _times(theirs, ours), "candidate": _times(ours, theirs)}
         self._learn(blocks["production"])
 

@@ -110,7 +110,7 @@ class Versions:
         self._voices: dict[tuple[str, str], Voice] = {}
         self._unfit: dict[tuple[str, str], str] = {}
         self._users, self._loading = Counter[str](), set[str]()
-        self._now = self._usual
+        self._now = self._former = self._usual
         self._lock, self._stale, self.wake = RLock(), False, Event()
 
     def _given(self, answerer: Answerer, adapter: str | None) -> Version:
@@ -189,26 +189,39 @@ class Versions:
         a look at once.
         """
 
-        def registered() -> None:
+        def registry() -> None:
+            self.wake.wait(LOOK)
+            self.wake.clear()
+            self.look(offer)
+
+        def builds() -> None:
+            if ended.wait(_LOOK_FOR_BUILDS):
+                return
+            before, found = self.snapshot.made, self.refresh(offer)
+            if found is not None:
+                built(found, [name for name, made in found.made.items() if made != before[name]])
+
+        def going(look: Callable[[], None]) -> None:
             while not ended.is_set():
-                self.wake.wait(LOOK)
-                self.wake.clear()
-                self.look(offer)
+                try:
+                    look()
+                except Exception as error:  # whatever it is, the next look may do
+                    self._on_event("stumbled", {"error": error})
+                    ended.wait(LOOK)
 
-        def refreshed() -> None:
-            while not ended.wait(_LOOK_FOR_BUILDS):
-                before, found = self.snapshot.made, self.refresh(offer)
-                if found is not None:
-                    built(found, [name for name, made in found.made.items() if made != before[name]])
-
-        threads = [Thread(target=one, name=f"raft-{one.__name__}", daemon=True) for one in (registered, refreshed)]
+        threads = [
+            Thread(target=going, args=(one,), name=f"raft-{one.__name__}", daemon=True) for one in (registry, builds)
+        ]
         for thread in threads:
             thread.start()
         return threads
 
     def unfit(self, source: Source, error: Exception) -> None:
         """Note that a version could not be loaded, so that it is not offered again as it is."""
-        self._tell_once((source.version, source.adapter_digest or ""), error)
+        with self._lock:
+            if source.version == self._now.id:
+                self._now = self._former
+            self._tell_once((source.version, source.adapter_digest or ""), error)
         self._again()
 
     def _again(self) -> None:
@@ -220,7 +233,9 @@ class Versions:
         production = self._fit(standing.production or self._usual) or self._fit(self._now)
         if production is None:
             return False
-        self._now = next(one for one in (standing.production or self._usual, self._now) if one.id == production.version)
+        wanted_now = standing.production or self._usual
+        if wanted_now != self._now and wanted_now.id == production.version:
+            self._former, self._now = self._now, wanted_now
         sources = Sources(production, *self._others(standing, production))
         wanted = {one.answerer.model for one in sources.each() if isinstance(one, Voice)}
         for model in [one.answerer.model for one in self._voices.values() if one.alone]:
@@ -237,20 +252,20 @@ class Versions:
         if candidate is production:
             candidate = None
         plain = Version(PLAIN, "rag", production.answerer.model, None, "", None)
-        kept = (
-            [self._fit(one, patient=patient) for one in (standing.previous, plain) if one] if standing.revision else []
-        )
+        wanted = [one for one in (standing.previous, plain) if one and standing.revision]
+        kept = [self._fit(one, patient=patient, quiet=True) for one in wanted]
         return candidate, tuple(one for one in kept if one is not None)
 
-    def _fit(self, version: Version, *, patient: bool = False) -> Voice | None:
-        """Return a version that can answer now, else None; why it cannot is told once."""
+    def _fit(self, version: Version, *, patient: bool = False, quiet: bool = False) -> Voice | None:
+        """Return a version that can answer now, else None; why it cannot is told once, unless nobody is to meet it."""
         key = version.id, version.digest
         if key in self._unfit:
             return None
         try:
             voice = self._voice(version)
         except Exception as error:
-            self._tell_once(key, error)
+            if not quiet:
+                self._tell_once(key, error)
             return None
         model = voice.answerer.model
         if not voice.alone or patient or voice.snapshot.loaded.holds(model):
