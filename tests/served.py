@@ -14,7 +14,7 @@ from raft.rag.grounding import Passage
 from raft.serving.engine import Engine, Sources
 from raft.serving.feedback import Recorder
 from raft.serving.metrics import Metrics
-from raft.serving.server import Application, _Connection, _Server
+from raft.serving.server import Application, Server, ServerConnection
 from raft.settings import Settings
 
 PASSAGE = Passage(
@@ -107,7 +107,7 @@ class Served:
         self._socket = listen(HOME, 0)
         self.port = self._socket.getsockname()[1]
         self.address = f"http://{HOME}:{self.port}"
-        self._server = _Server(config(app, _Connection))
+        self._server = Server(config(app, ServerConnection))
         self._thread = threading.Thread(target=lambda: self._server.run(sockets=[self._socket]), daemon=True)
 
     def __enter__(self):

@@ -82,7 +82,7 @@ def test_each_signal_is_watched(name):
             break
     crossed = made.crossed
     assert crossed.name == name and crossed.evidence >= LIMIT
-    assert crossed.candidate > 0 == crossed.production
+    assert crossed.candidate / crossed.candidate_replies > 2 * crossed.production / crossed.production_replies
     assert name == "slow" or crossed.candidate == crossed.candidate_replies
     assert SIGNALS[name] in str(crossed) and f"{LIMIT:g} to 1" in str(crossed)
 

@@ -174,8 +174,9 @@ def test_a_signal_ends_what_is_in_flight_first(plain, sign):
     assert list((plain / "scratch").glob("serving-*")) == []
 
 
-def test_a_second_ctrl_c_ends_at_once(plain):
-    """Who presses Ctrl-C twice waits for nothing: the process ends with 130 while the model is still busy."""
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_ends_at_once(plain, sign):
+    """Who presses Ctrl-C twice waits for nothing: the process ends with 130 while the model is busy, and tidies up."""
     with serving(plain, before=SLOW.format(seconds=600)) as server:
         body = json.dumps(GOOD).encode()
         head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
@@ -183,10 +184,11 @@ def test_a_second_ctrl_c_ends_at_once(plain):
         with closing(line):
             line.sendall(head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
             until(lambda: any("asked" in one for one in server.said), server.process)
-            server.process.send_signal(signal.SIGINT)
+            server.process.send_signal(sign)
             until(lambda: not ask_health(server.address))
-            assert server.end(signal.SIGINT) == 130
+            assert server.end(sign) == 130
     assert "not answered" in server.said[-1]
+    assert list((plain / "scratch").glob("serving-*[!k]")) == [], "nothing is left for the next one to tidy up"
 
 
 def test_a_build_is_taken_over_without_a_restart(plain, tmp_path):
@@ -229,7 +231,7 @@ def screen(*arguments):
 def test_what_cannot_be_served_is_one_screen(plain, tmp_path):
     """Other addresses without keys, a taken port, no run, and no file of keys are told with the next command."""
     code, said = screen(plain, "--host", "0.0.0.0")
-    assert (code, "--new-key" in said) == (2, True)
+    assert (code, "--new-key NAME --keys keys.txt && raft serve" in said) == (2, True)
     with closing(socket.socket()) as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

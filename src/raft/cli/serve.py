@@ -29,7 +29,7 @@ def serve(*, run: Path | None, new_key: str | None, quiet: bool, **options: Any)
         return
     if run is None:
         raise UsageError("Which run?", where="raft serve", hint="raft serve RUN")
-    from raft.serving.server import serve as start
+    from raft.serving.process import serve as start
 
     def told(event: str, facts: Mapping[str, Any]) -> None:
         for line in () if quiet and event != "opened" else _lines(event, facts):

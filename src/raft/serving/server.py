@@ -1,15 +1,11 @@
 """The server: requests in OpenAI's form to the engine, its answers back, and a page for people."""
 
 import asyncio
-import ipaddress
 import json
-import socket
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import suppress
-from pathlib import Path
-from threading import Event
 from types import FrameType
 from typing import Any, cast
 
@@ -18,22 +14,19 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
-from raft.api.http import HEADERS, HOME, PATIENCE, Connection, Refused, check_local, config, json_body, listen
-from raft.errors import RaftError, UsageError, typed
+from raft.api.http import HEADERS, PATIENCE, Connection, Refused, check_local, json_body
+from raft.errors import RaftError, UsageError
 from raft.protocols import OnEvent
 from raft.rag.format import settled
 from raft.serving import keys as keyring
 from raft.serving import metrics, openai
-from raft.serving.engine import Answered, Arm, Busy, Engine, Job, Sources
+from raft.serving.engine import Answered, Arm, Busy, Engine, Job
 from raft.serving.feedback import LARGEST as LARGEST_FEEDBACK
 from raft.serving.feedback import Recorder, feedback_is_off, not_kept, read_feedback
 from raft.serving.page import PAGE
 from raft.serving.routing import HEADER, Route, Router, shadow
-from raft.serving.snapshots import Snapshot
-from raft.serving.versions import Versions
 from raft.store.budget import CapReached
 
-PORT = 8080
 LARGEST = 1 << 20
 """Most bytes of a request."""
 SECONDS = 120.0
@@ -42,7 +35,7 @@ _LARGEST_HEAD = 16 << 10
 _AGAIN = {"Retry-After": "2"}
 
 
-class _Connection(Connection):
+class ServerConnection(Connection):
     """A connection whose every error is JSON."""
 
     MOST = 512
@@ -378,118 +371,10 @@ def _allow(method: str, *known: str) -> None:
         raise Refused(405, f"{' and '.join(known)} alone is understood here", headers={"Allow": ", ".join(known)})
 
 
-class _Server(uvicorn.Server):
+class Server(uvicorn.Server):
     """A server that the first Ctrl-C or SIGTERM ends when what is in flight is answered, and the second at once."""
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Note a signal."""
         self.force_exit = self.should_exit
         self.should_exit = True
-
-
-def serve(
-    run: Path | str,
-    *,
-    host: str = HOME,
-    port: int = PORT,
-    keys: Path | None = None,
-    model: str | None = None,
-    adapter: str | None = None,
-    on_event: OnEvent | None = None,
-) -> None:
-    """Serve the answers of a run until Ctrl-C or SIGTERM: `POST /v1/chat/completions` as OpenAI has it, and a page.
-
-    A build that finishes meanwhile is taken over between two answers.
-
-    Args:
-        run: the run directory.
-        host: the address to listen at; others than this machine's own need `keys`.
-        port: the port; 0: any that is free.
-        keys: a file of keys (`raft serve --new-key`), one of which each request must bring.
-        model: a model's name; None: the run's student.
-        adapter: an adapter's id or the beginning of it, or "none". Where neither it nor `model` is given, the version
-            answers that the registry has in production, and its candidate those who are to meet it; without one in
-            production the adapter that is current now.
-        on_event: told "opened" with the `address`, `remarks`, `model`, `adapter`, `version` and whether traffic is
-            `kept`; "ready" with the `seconds` that loading took; "refreshed" with `documents`, `index` and the steps
-            that `changed` when a build or a training was taken over; "changed" with the `standing` when the registry
-            was; "kept" with `why` when one of them changes nothing; "stopped" with `why` when the guard withdraws a
-            candidate; "stumbled" with an `error` that nobody foresaw; "stopping" with how many are `waiting`.
-
-    Raises:
-        UsageError: another address without keys, or the file of keys has none.
-        RaftError: the port is taken, or the run cannot be asked (`raft.load(run).ask`).
-        KeyboardInterrupt: Ctrl-C a second time.
-    """
-    tell = on_event or (lambda event, facts: None)
-    if keys is None and not _is_home(host):
-        raise UsageError(
-            "Whoever reaches another address than this machine's own could ask, and nobody would be asked for a key.",
-            where=f"--host {host}",
-            hint=f"raft serve --new-key NAME --keys keys.txt, then raft serve {typed(run)} --host {typed(host)} "
-            "--keys keys.txt",
-        )
-    known = keyring.read(keys) if keys is not None else None
-    with listen(host, port) as listening, Versions(run, model, adapter, tell) as versions:
-        _serve(listening, Path(run), versions, known, tell)
-
-
-def _serve(
-    listening: socket.socket, run: Path, versions: Versions, known: Mapping[str, str] | None, tell: OnEvent
-) -> None:
-    failed: list[Exception] = []
-    count, ended, first = metrics.Metrics(), Event(), versions.take()
-
-    def heard(event: str, facts: dict[str, Any]) -> None:
-        if event == "failed":
-            failed.append(facts["error"])
-            server.should_exit = True
-        elif event == "unfit":
-            versions.unfit(**facts)
-        else:
-            tell(event, facts)
-
-    def offer(sources: Sources) -> None:
-        engine.offer(sources)
-        router.change(sources, versions.standing)
-
-    def built(snapshot: Snapshot, changed: list[str]) -> None:
-        count.refreshed()
-        recorder.follow(snapshot.loaded.settings)
-        tell("refreshed", {"documents": snapshot.documents, "index": snapshot.index, "changed": changed})
-
-    engine, snapshot = Engine(first, heard), versions.snapshot
-    recorder = Recorder(run, snapshot.loaded.settings, tell)
-    router = Router(run, str(snapshot.loaded.run.manifest["collection"]), tell, versions.wake.set)
-    router.change(first, versions.standing)
-    application = Application(engine, versions.name, known, count, tell, recorder=recorder, router=router)
-    server = _Server(config(application, _Connection, graceful=int(SECONDS)))
-    told = {"address": _address(listening), "name": versions.name, "remarks": versions.remarks, "kept": recorder.on}
-    now = first.production
-    tell("opened", {**told, "model": now.answerer.model, "adapter": now.answerer.adapter, "version": now.version})
-    engine.start()
-    watching = versions.watch(ended, offer, built)
-    try:
-        server.run(sockets=[listening])
-    finally:
-        ended.set()
-        versions.wake.set()
-        for thread in watching:
-            thread.join(PATIENCE)
-        engine.end(0.0 if server.force_exit else PATIENCE)
-        recorder.close()
-    if failed:
-        raise failed[0]
-    if server.force_exit:
-        raise KeyboardInterrupt("stopped; what was in flight was not answered")
-
-
-def _is_home(host: str) -> bool:
-    with suppress(ValueError):
-        return ipaddress.ip_address(host).is_loopback
-    return host == "localhost"
-
-
-def _address(listening: socket.socket) -> str:
-    host, port = listening.getsockname()[:2]
-    shown = f"[{host}]" if ":" in host else host
-    return f"http://{shown}:{port}"

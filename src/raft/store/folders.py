@@ -24,7 +24,8 @@ _FILES = (
 )
 _LEDGER = {"completions", "embeddings"}
 """Tables of every ledger, of the first raft's too."""
-_REPORTS = ("report.csv", "blind.html", "blind.json", "ratings.jsonl", "benchmarks.jsonl", "monitor.html")
+_PAIRS = ("pairs.html", "pairs.json", "pairs-ratings.jsonl")
+_REPORTS = ("report.csv", "blind.html", "blind.json", "ratings.jsonl", "benchmarks.jsonl", "monitor.html", *_PAIRS)
 DRAFT = re.compile(rf"\.(?:{'|'.join(map(re.escape, (*_FILES, *_REPORTS)))})\.\d{{8}}\.draft")
 """Names that a file has while it is written, and after a kill."""
 _FOLDERS = ("index", "lexical", "adapters", "benchmarks", "refusal", "retriever", "scratch")
