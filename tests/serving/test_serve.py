@@ -191,6 +191,24 @@ def test_a_second_signal_ends_at_once(plain, sign):
     assert list((plain / "scratch").glob("serving-*[!k]")) == [], "nothing is left for the next one to tidy up"
 
 
+COPYING = """
+import threading
+from raft.serving.versions import Versions
+def take(versions):
+    print("raft: ready after copying", file=sys.stderr, flush=True)
+    threading.Event().wait(600)
+Versions.take = take
+"""
+
+
+def test_a_signal_before_it_listens_leaves_nothing(plain):
+    """SIGTERM while the run is still being copied ends the process, and what it had copied goes with it."""
+    with serving(plain, before=COPYING) as server:
+        assert list((plain / "scratch").glob("serving-????????"))
+        assert server.end(signal.SIGTERM) == 130
+    assert list((plain / "scratch").glob("serving-????????")) == []
+
+
 def test_a_build_is_taken_over_without_a_restart(plain, tmp_path):
     """A server notices by itself that a build in another process has finished, and answers from it."""
     home = shutil.copytree(plain.parent, tmp_path / "home")

@@ -1,11 +1,12 @@
 """A server as a process: a run is opened, answers are given until a signal, and nothing is left behind."""
 
 import ipaddress
+import signal
 import socket
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from threading import Event
+from threading import Event, current_thread, main_thread
 from typing import Any
 
 from raft.api.http import HOME, PATIENCE, config, listen
@@ -66,7 +67,7 @@ def serve(
             "--keys keys.txt",
         )
     known = keyring.read(keys) if keys is not None else None
-    with listen(host, port) as listening, Versions(run, model, adapter, tell) as versions:
+    with _tidy(), listen(host, port) as listening, Versions(run, model, adapter, tell) as versions:
         _serve(listening, Path(run), versions, known, tell)
 
 
@@ -118,6 +119,23 @@ def _serve(
         raise failed[0]
     if server.force_exit:
         raise KeyboardInterrupt("stopped; what was in flight was not answered")
+
+
+@contextmanager
+def _tidy() -> Iterator[None]:
+    """Have SIGTERM end what goes on before and after the server runs as Ctrl-C does: what lies in scratch goes too."""
+    if current_thread() is not main_thread():
+        yield
+        return
+
+    def end(*_: object) -> None:
+        raise KeyboardInterrupt("stopped")
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _is_home(host: str) -> bool:
