@@ -21,6 +21,7 @@ from raft.errors import DamagedArtifact, MissingExtra, UsageError
 from raft.store import adapters, registry, reports
 
 pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
 pytest.importorskip("peft")
 pytest.importorskip("trl")
 
@@ -67,7 +68,7 @@ def test_what_is_exported_becomes_a_version(run):
 
 
 def test_a_version_is_measured_beside_the_adapter_that_it_was_made_of(run):
-    """`bench --version` measures it against plain RAG and its adapter, into a folder of its own beside the run's report."""
+    """`bench --version` measures it against plain RAG and its adapter, and its report lies beside that of the run."""
     adapter = adapters.current(run)
     measure(run)
     first = (run / "benchmark.json").read_bytes()
@@ -160,10 +161,17 @@ def test_four_bits_need_a_package_and_say_so(run, monkeypatch):
     assert "raft-pipeline[4bit]" in refused.value.hint
 
 
-def test_a_model_in_four_bits_is_a_version_that_answers_and_is_measured(run):
+def test_a_model_in_four_bits_is_a_version_that_answers_and_is_measured(tiny_student, tmp_path, monkeypatch):
     """Where bitsandbytes is installed, its linear layers are in 4 bits, and it is measured as any version."""
     pytest.importorskip("bitsandbytes")
-    adapter = adapters.current(run)
+    student = shutil.copytree(tiny_student, tmp_path / "student")
+    config = transformers.AutoConfig.from_pretrained(student)
+    config.hidden_size = config.intermediate_size = 64  # its kernels take 32 rows at a time
+    config.head_dim = 32
+    transformers.LlamaForCausalLM(config).bfloat16().save_pretrained(student)
+    run = build_for(student, tmp_path)
+    Fakes().install_around_student(monkeypatch.setattr)
+    adapter = raft.train(run, epochs=0.1)["adapter"]
     out = raft.export_model(run, four_bits=True)
     assert json.loads((out / "config.json").read_text())["quantization_config"]["load_in_4bit"]
     assert "in 4 bits" in (out / "README.md").read_text()

@@ -44,6 +44,13 @@ class Commands(click.Group):
             return super().invoke(ctx)
 
 
+def _names(context: click.Context | None) -> list[str]:
+    """Return the names of a command as they are typed behind `raft`."""
+    if context is None or context.parent is None:
+        return []
+    return [*_names(context.parent), str(context.info_name)]
+
+
 @contextmanager
 def _told() -> Iterator[None]:
     try:
@@ -51,7 +58,7 @@ def _told() -> Iterator[None]:
     except click.UsageError as error:
         if type(error).__name__ == "NoArgsIsHelpError":  # a later click has it
             raise
-        where = f"raft {error.ctx.info_name}" if error.ctx and error.ctx.parent else "raft"
+        where = " ".join(["raft", *_names(error.ctx)])
         near = [f"{where} {one}" for one in getattr(error, "possibilities", None) or ()]
         hint = f"{near[0]} …   (or: {where} --help)" if near else f"{where} --help"
         told = UsageError(error.format_message(), where=where, hint=hint)
