@@ -151,6 +151,7 @@ def test_refusals_are_one_screen_with_the_next_command(raft):
     refused(raft("registry", "candidate", "run", OTHER, "--share", 2, "--by", "x"), 2, "--share")
     refused(raft("registry", "list", "corpus-or-what"), 2, "no run directory")
     refused(raft("registry", "promot", "run"), 2, "promote")
+    assert refused(raft("registry", "promote", "run"), 2, "ID") == "raft registry promote --help"
     refused(raft("bench", "run", "--version", "0"), 2, "Each benchmark measures plain RAG")
 
 
@@ -190,7 +191,7 @@ def test_changed_files_are_seen_in_the_list_and_refused(raft):
 
 
 def test_the_registry_is_mirrored_to_an_mlflow_server(raft):
-    """`push` sends versions, aliases, cards and figures, and neither questions nor answers; again, it changes nothing."""
+    """`push` sends versions, aliases, cards and figures, and no question or answer; again, it changes nothing."""
     raft("registry", "promote", "run", SHIPS, "--by", "Ann")
     facts = json.loads(Path("run", "benchmark.json").read_text())
     score = {"value": 0.5, "low": 0.4, "high": 0.6, "questions": 9, "groups": 3}
@@ -230,4 +231,4 @@ def test_every_command_of_the_registry_says_what_it_does(raft):
     told = raft("registry", "--help").stdout
     for name, command in main.commands["registry"].commands.items():
         assert name in told and command.help
-        assert raft("registry", name, "--help").stdout.startswith(f"Usage: raft registry {name} [OPTIONS] RUN")
+        assert f"registry {name} [OPTIONS] RUN" in raft("registry", name, "--help").stdout
