@@ -21,7 +21,7 @@ from raft.report import shown
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-NAMES = "init|build|review|train|ask|serve|bench|approve|status|show|export|monitor|feedback"
+NAMES = "init|build|review|train|ask|serve|bench|approve|status|show|export|monitor|feedback|registry"
 COMMANDS = sorted(set(re.findall(rf"^\s*(raft (?:{NAMES})\b[^\n#`(]*)", README, re.MULTILINE)))
 BENCHMARKS = sorted(
     path.name
@@ -40,6 +40,9 @@ def test_commands_of_the_readme_are_understood(line):
     """Each command line in the README has only arguments and options that exist."""
     _, name, *arguments = shlex.split(line.strip())
     command = main.commands[name]
+    while isinstance(command, click.Group):
+        name, *arguments = arguments
+        command = command.commands[name]
     with click.Context(command, help_option_names=["-h", "--help"]) as context:  # click keeps the first it is given
         command.parse_args(context, arguments)
 

@@ -13,7 +13,6 @@ from test_train import build_for
 import raft
 from conftest import Fakes
 from raft.api import registry as registered
-from raft.api import versions
 from raft.backends import hub
 from raft.backends.trainers import merge
 from raft.cli import main
@@ -108,21 +107,15 @@ def test_an_adapters_approval_is_not_given_by_the_figures_of_another(run):
     assert line["report"] == reports.of(run, f"{adapter}-merged").digest
 
 
-def test_a_version_answers_as_it_is_asked_for(run):
-    """Plain RAG answers without an adapter, an adapter with it, a merged model as it lies, once its files are whole."""
-    adapter = adapters.current(run)
-    expected = {
-        "0": (str(raft.load(run).settings.student), None),
-        adapter: (str(raft.load(run).settings.student), adapter),
-    }
-    expected[f"{adapter}-merged"] = (str((run / f"export-merged-{adapter}").resolve()), None)
-    for name, (model, loaded) in expected.items():
-        answerer = raft.load(run).answerer(**versions.asked(run, registry.find(run, name)))
-        assert (answerer.model, answerer.adapter) == (model, loaded)
+def test_a_merged_model_answers_from_where_it_lies(run):
+    """A version that is one model is a model's name like any other, once its files are known to be its own."""
+    found = registry.find(run, f"{adapters.current(run)}-merged")
+    answerer = raft.load(run).answerer(model=str(registry.whole(run, found)))
+    assert answerer.adapter is None
     assert answerer.ask("How long may a pump be returned?").passages
-    (run / f"export-merged-{adapter}" / "model.safetensors").write_bytes(b"others")
+    (run / found.path / "model.safetensors").write_bytes(b"others")
     with pytest.raises(DamagedArtifact, match="have changed"):
-        versions.asked(run, registry.find(run, f"{adapter}-merged"))
+        registry.whole(run, found)
 
 
 def test_what_cannot_be_measured_is_refused(run):

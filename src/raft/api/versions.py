@@ -56,19 +56,6 @@ def beside(
     return replace(models, tuned=replace(opened, adapter=version.id), original=models.tuned, previous=None)
 
 
-def asked(folder: str | Path, version: Version) -> dict[str, str | None]:
-    """Return by which `model` and `adapter` `Built.answerer` answers as a version does.
-
-    Raises:
-        DamagedArtifact: its files are missing, or changed since it became a version.
-    """
-    run = Path(folder)
-    found = registry.whole(run, version)
-    if version.kind == "adapter":
-        return {"model": None, "adapter": version.id}
-    return {"model": None if found is None else str(found.resolve()), "adapter": "none"}
-
-
 def somebody() -> str:
     """Return the name of who runs this process, as the machine has it."""
     try:
