@@ -11,7 +11,8 @@ from raft.api.run import Built
 from raft.backends import mlflow
 from raft.errors import DamagedArtifact, UsageError
 from raft.store import adapters, registry, reports
-from raft.store.registry import ALIASES, Standing, Version
+from raft.store.registry import ALIASES, Standing
+from raft.store.versions import Version
 
 _MEASURES = ("f1", "accuracy", "exact_match", "false_refusals", "false_answers")
 

@@ -13,7 +13,7 @@ from raft.errors import UsageError, typed
 from raft.evaluation.systems import BenchmarkModels, OpenedModel
 from raft.report import report
 from raft.store import adapters, artifacts, registry, reports
-from raft.store.registry import PLAIN, Version
+from raft.store.versions import PLAIN, Version
 
 _MEASURED = "measured.json"
 """Beside an adapter: what its last benchmark measured."""

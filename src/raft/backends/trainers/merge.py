@@ -142,7 +142,8 @@ def _tokenizer(base: str, adapter: Path) -> Any:
 def four_bits(merged: Path, out: Path) -> Path:
     """Write a merged model with its linear layers in 4 bits (NF4), for transformers and vLLM; return `out`.
 
-    It is made and read on a processor and on a card alike; embeddings and the last layer stay in bfloat16. The form of the numbers: Dettmers et al. 2023, "QLoRA: Efficient Finetuning of Quantized LLMs", section 3.
+    It is made and read on a processor and on a card alike; embeddings and the last layer stay in bfloat16. The form of
+    the numbers: Dettmers et al. 2023, "QLoRA: Efficient Finetuning of Quantized LLMs", section 3.
 
     Args:
         merged: the folder that `merge` wrote.
