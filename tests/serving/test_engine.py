@@ -167,3 +167,156 @@ def test_the_end_waits_for_what_waits(source):
     assert source.closed.is_set()
     with pytest.raises(Busy):
         Asked(engine, "late")
+
+
+def named(version):
+    """Return a source that answers as a version."""
+    made = Source(version=version)
+    made.reply = lambda question: f"Answer: {version}"
+    return made
+
+
+@pytest.fixture
+def two():
+    """Production, a candidate, and an engine that answers with both."""
+    sources = Sources(named("old"), named("new"))
+    made = Engine(sources, lambda event, facts: None)
+    made.start()
+    assert made.ready.wait(30)
+    yield sources.production, sources.candidate, made
+    for one in sources.each():
+        one.gate.set()
+    made.end(30)
+
+
+class Sent(Asked):
+    """A question that is to meet an arm."""
+
+    def __init__(self, engine, question, arm, *, streamed=False):
+        queue.Queue.__init__(self)
+        self.job = Job(question, question, streamed, lambda *told: self.put(told), arm)
+        engine.submit(self.job)
+
+
+def test_no_batch_mixes_two_versions(two):
+    """What waits together is answered by version, each with its own, in the order in which they came."""
+    old, new, engine = two
+    old.gate.clear()
+    first = Sent(engine, "first", "production")
+    assert old.inside.wait(30)
+    arms = ["candidate", "production", "candidate", "production", "candidate"]
+    others = [Sent(engine, f"{arm} {number}", arm) for number, arm in enumerate(arms)]
+    old.gate.set()
+    for asked in (first, *others):
+        (kind, told), _ = asked.end()
+        expected = "new" if asked.job.arm == "candidate" else "old"
+        assert (kind, told.answer.text, told.source.version, told.arm) == (
+            "answered",
+            expected,
+            expected,
+            asked.job.arm,
+        )
+    assert new.asked == [["candidate 0", "candidate 2", "candidate 4"]]
+    assert old.asked == [["first"], ["production 1", "production 3"]]
+
+
+def test_how_long_a_call_took_is_told_once(two):
+    """Of answers that one call made together one tells its seconds: they are one measurement."""
+    old, _, engine = two
+    old.gate.clear()
+    first = Sent(engine, "first", "production")
+    assert old.inside.wait(30)
+    others = [Sent(engine, f"{number}", "production") for number in range(4)]
+    old.gate.set()
+    took = [asked.end()[0][1].took for asked in (first, *others)]
+    assert [one is not None for one in took] == [True, True, False, False, False]
+
+
+def test_without_a_candidate_production_answers_all(two):
+    """Whoever waits for a candidate that is withdrawn meanwhile is answered by production, which says so."""
+    old, new, engine = two
+    old.gate.clear()
+    first = Sent(engine, "first", "production")
+    assert old.inside.wait(30)
+    waiting = Sent(engine, "waits", "candidate")
+    engine.offer(Sources(old))
+    old.gate.set()
+    assert first.end()[0][0] == "answered"
+    told = waiting.end()[0][1]
+    assert (told.arm, told.source.version) == ("production", "old")
+    assert new.closed.wait(30)
+    assert not old.closed.is_set()
+
+
+def test_a_shadow_is_written_while_nobody_waits(two):
+    """A shadow's turn comes after all who wait; somebody who asks while it is written ends it, and is answered."""
+    old, new, engine = two
+    old.gate.clear()
+    first, told = Sent(engine, "first", "production"), queue.Queue()
+    assert old.inside.wait(30)
+    engine.shadow(Job("shadow", "shadow", False, lambda *one: told.put(one), "candidate", shadow=True))
+    second = Sent(engine, "second", "candidate")
+    new.gate.clear()
+    old.gate.set()
+    assert first.end()[0][0] == "answered"
+    assert new.inside.wait(30)
+    new.gate.set()
+    assert second.end()[0][0] == "answered"
+    assert told.get(timeout=30)[1].answer.text == "new"
+    assert new.asked == [["second"], ["shadow"]]
+    new.inside.clear()
+    new.gate.clear()
+    engine.shadow(Job("given up", "given up", False, lambda *one: told.put(one), "candidate", shadow=True))
+    assert new.inside.wait(30)
+    third = Sent(engine, "third", "production")
+    new.gate.set()
+    assert third.end()[0][0] == "answered"
+    assert told.empty()
+    assert new.left.is_set()
+
+
+def test_shadows_do_not_pile_up(two):
+    """Of more shadows than may wait the oldest is given up, and none is written by another than the candidate."""
+    old, _, engine = two
+    old.gate.clear()
+    first, told = Sent(engine, "first", "production"), queue.Queue()
+    assert old.inside.wait(30)
+    for number in range(engines.SHADOWS + 3):
+        engine.shadow(Job(f"{number}", "", False, lambda *one: told.put(one), "candidate", shadow=True))
+    old.gate.set()
+    assert first.end()[0][0] == "answered"
+    said = [told.get(timeout=30)[1].answer.question for _ in range(engines.SHADOWS)]
+    assert said == [str(number) for number in range(3, engines.SHADOWS + 3)]
+    old.inside.clear()
+    old.gate.clear()
+    second = Sent(engine, "second", "production")
+    assert old.inside.wait(30)
+    engine.shadow(Job("nobody's", "", False, lambda *one: told.put(one), "candidate", shadow=True))
+    engine.offer(Sources(old))
+    old.gate.set()
+    assert second.end()[0][0] == "answered"
+    assert Sent(engine, "third", "production").end()[0][0] == "answered"
+    assert told.empty()
+
+
+def test_what_does_not_load_is_left_out(two):
+    """Of what is offered, what cannot be loaded is told and left out; production stays what it was."""
+    old, _, _ = two
+    told, bad = queue.Queue(), named("bad")
+
+    def warm():
+        raise RaftError("It does not fit.", hint="train another")
+
+    bad.warm = warm
+    engine = Engine(Sources(old), lambda *event: told.put(event))
+    engine.start()
+    assert told.get(timeout=30)[0] == "ready"
+    engine.offer(Sources(bad, named("other"), (old,)))
+    answered = Sent(engine, "first", "production").end()[0][1]
+    assert answered.source is old
+    event, facts = told.get(timeout=30)
+    assert (event, facts["source"]) == ("unfit", bad)
+    assert bad.closed.is_set()
+    assert not old.closed.is_set()
+    assert Sent(engine, "second", "candidate").end()[0][1].source.version == "other"
+    engine.end(30)

@@ -12,6 +12,7 @@ reaches 80 in at most one of 80 cases; over the four together in at most one of 
 """
 
 import math
+import zlib
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -34,13 +35,13 @@ MISTAKES = 0.05
 LIMIT = len(SIGNALS) / MISTAKES
 """Evidence in one signal at which a candidate is stopped."""
 EACH = 10
-"""Replies of one conversation that count, its first: no caller alone shall decide."""
+"""Replies of one conversation that count, its first."""
 
 _RATES = (0.003, 0.01, 0.025, 0.05, 0.1, 0.2, 0.35, 0.55)  # of production
 _MORE = (0.4, 0.75, 1.25, 2.0, 3.5, 6.0)  # by how much the log odds of the candidate are higher
 _CALM = 10  # replies of either side that are thought to have come before: the first do not make blocks lopsided
 _LARGEST, _FIRST, _LATEST, _QUANTILE = 100, 50, 500, 0.95
-_SEATS = 1 << 20
+_SEATS = 1 << 22
 _ARMS: tuple[Arm, Arm] = ("production", "candidate")
 
 
@@ -88,18 +89,22 @@ class Guard:
         self._tests = {name: _Slow() if name == "slow" else _Test() for name in SIGNALS}
         self._seats = np.zeros(_SEATS, dtype=np.uint8)
 
-    def saw(self, arm: Arm, seen: Seen, conversation: str = "") -> Figure | None:
+    def saw(self, arm: Arm, seen: Seen, conversation: str = "", question: str = "") -> Figure | None:
         """Take in a reply, and return what crossed the limit now or before.
+
+        The bets take replies as independent. So the same question again in a conversation, as where somebody tries once
+        more, does not count, nor does more than `EACH` replies of one conversation.
 
         Args:
             arm: who answered.
             seen: what the reply told.
-            conversation: hexadecimal digits that stand for it, of which the first `EACH` replies count; "": unknown.
+            conversation: stands for it; "": unknown, and the reply counts.
+            question: what was asked; "": unknown.
         """
-        if not conversation or self._seated(conversation):
+        if self.crossed is None and self._counts(conversation, question):
             told = {"unsupported": seen.unsupported, "abstained": seen.abstained, "failed": seen.failed}
             for name, value in {**told, "slow": seen.seconds}.items():
-                if value is not None and self._tests[name].saw(arm, float(value)) >= LIMIT and self.crossed is None:
+                if value is not None and self._tests[name].saw(arm, value) >= LIMIT and self.crossed is None:
                     self.crossed = self._tests[name].figure(name)
         return self.crossed
 
@@ -107,10 +112,15 @@ class Guard:
         """Return each signal as it stands, by the replies of the blocks that are whole."""
         return [test.figure(name) for name, test in self._tests.items()]
 
-    def _seated(self, conversation: str) -> bool:
-        """Tell whether a reply of a conversation counts still; of many conversations a few share a seat."""
-        seat = int(conversation[:12], 16) % _SEATS
-        free = bool(self._seats[seat] < EACH)
+    def _counts(self, conversation: str, question: str) -> bool:
+        if not conversation or (question and not self._seated(f"{conversation} {question}", 1)):
+            return not conversation
+        return self._seated(conversation, EACH)
+
+    def _seated(self, name: str, most: int) -> bool:
+        """Take a seat of those of a name, and tell whether there was one; of very many names some share theirs."""
+        seat = zlib.crc32(name.encode("utf-8", "surrogatepass")) % _SEATS
+        free = bool(self._seats[seat] < most)
         self._seats[seat] += free
         return free
 
@@ -142,12 +152,14 @@ class _Test:
     def _bet(self) -> None:
         """Bet on a block that is whole, then choose how large the next one is."""
         blocks = {arm: [self._waiting[arm].popleft() for _ in range(size)] for arm, size in self._sizes.items()}
-        for arm, (otherwise, more) in zip(_ARMS, _factors(*self._sizes.values()), strict=True):
-            happened = sum(value > self.limit for value in blocks[arm])
-            self._bets += happened * more + len(blocks[arm]) * otherwise
-            self._happened[arm] += happened
-            self._bet_on[arm] += len(blocks[arm])
-        self._evidence = float(np.exp(np.minimum(self._bets, 700)).mean())
+        factors = _factors(*self._sizes.values())
+        self._bets += factors["nothing"]
+        for arm, block in blocks.items():
+            if happened := sum(value > self.limit for value in block):
+                self._bets += happened * factors[arm]
+                self._happened[arm] += happened
+            self._bet_on[arm] += len(block)
+        self._evidence = float(np.exp(self._bets).sum()) / self._bets.size
         theirs, ours = (came + _CALM for came in self._came.values())
         self._sizes = {"production": _times(theirs, ours), "candidate": _times(ours, theirs)}
         self._learn(blocks["production"])
@@ -177,15 +189,18 @@ def _times(many: int, few: int) -> int:
 
 
 @lru_cache(maxsize=512)
-def _factors(production: int, candidate: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return for production and for the candidate the logarithms of the bets' factors.
+def _factors(production: int, candidate: int) -> dict[str, np.ndarray]:
+    """Return the logarithms of the bets' factors for a block of so many replies of either side.
 
-    The first row is where it did not happen, the second how much more it is where it did.
+    `nothing` is for a block in which it never happens, `production` and `candidate` what is added for each reply of
+    theirs in which it does.
     """
     theirs, ours = np.array(list(_alternatives())).T
     mean = (production * theirs + candidate * ours) / (production + candidate)
-    missed, met = (np.log([(1 - rate) / (1 - mean) for rate in (theirs, ours)]), np.log([theirs / mean, ours / mean]))
-    return np.stack([missed[0], met[0] - missed[0]]), np.stack([missed[1], met[1] - missed[1]])
+    otherwise = [np.log((1 - rate) / (1 - mean)) for rate in (theirs, ours)]
+    more = [np.log(rate / mean) - other for rate, other in zip((theirs, ours), otherwise, strict=True)]
+    nothing = production * otherwise[0] + candidate * otherwise[1]
+    return {"nothing": nothing, "production": more[0], "candidate": more[1]}
 
 
 def _alternatives() -> Iterator[tuple[float, float]]:

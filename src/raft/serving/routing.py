@@ -147,8 +147,8 @@ class Router:
             return Route("candidate", name)
         return Route(conversation=name, shadow=random.random() < trial.shadow)  # noqa: S311  a sample
 
-    def saw(self, route: Route, arm: Arm, version: str, answered: Answered | None) -> None:
-        """Show the guard a reply of a version as an arm; None: it failed."""
+    def saw(self, conversation: str, question: str, arm: Arm, version: str, answered: Answered | None) -> None:
+        """Show the guard a reply that a version gave as an arm; None: it failed."""
         trial = self._trial
         if trial is None or trial.guard.crossed is not None or version != getattr(trial, arm):
             return
@@ -156,7 +156,7 @@ class Router:
         if answered is not None:
             answer = answered.answer
             seen = Seen(answer.supported is False, answer.abstained, seconds=answered.took)
-        crossed = trial.guard.saw(arm, seen, route.conversation)
+        crossed = trial.guard.saw(arm, seen, conversation, question)
         if crossed is not None:
             self._stop(trial, crossed)
 
@@ -180,13 +180,15 @@ class Router:
         guard, arms = Guard(), {("production", production): "production", ("candidate", candidate): "candidate"}
         try:
             rows = traffic.replies(self._run, begun).select(
-                "arm", "version", "supported", "abstained", "outcome", "conversation"
+                "arm", "version", "supported", "abstained", "outcome", "conversation", "question"
             )
         except Exception as error:  # the guard begins anew
             self._on_event("stumbled", {"error": error})
             return guard
-        for arm, version, supported, abstained, outcome, name in rows.iter_rows():
+        for arm, version, supported, abstained, outcome, name, question in rows.iter_rows():
             known: Any = arms.get((arm, version))
             if known is not None:
-                guard.saw(known, Seen(supported is False, bool(abstained), outcome == "failed"), name or "")
+                guard.saw(
+                    known, Seen(supported is False, bool(abstained), outcome == "failed"), name or "", question or ""
+                )
         return guard

@@ -207,7 +207,7 @@ class Application:
             self._recorder.answered(exchange, answered)
         if self._router is None or exchange.asked.probe:
             return
-        self._router.saw(exchange.route, *exchange.met, answered)
+        self._router.saw(exchange.route.conversation, exchange.asked.question, *exchange.met, answered)
         if exchange.route.shadow and answered is not None and self._recorder and self._recorder.on:
             asked = exchange.asked
             self._engine.shadow(shadow(exchange.reply.id, asked.question, asked.searched, self._recorder.shadowed))
