@@ -18,10 +18,13 @@ from test_train import build_for
 
 import raft
 from conftest import Fakes, write_corpus
+from raft.api.training import export_model
 from raft.cli import main
 from raft.errors import RaftError, UsageError
 from raft.serving.keys import new_key, owner, read
 from raft.serving.versions import Voice
+from raft.store import registry, traffic
+from raft.store.registry import PLAIN
 from served import ask, pieces, said, until
 
 QUESTION = "How heavy is the Delta garden pump?"
@@ -225,9 +228,50 @@ def test_a_build_is_taken_over_without_a_restart(plain, tmp_path):
         assert len(list((home / "run" / "scratch").glob("serving-*/[0-9]*"))) == 1, "the old copy is gone"
 
 
-def raft_of(address):
+def raft_of(address, **more):
     """Return what raft says beside an answer."""
-    return json.loads(ask(address, "/v1/chat/completions", {**GOOD, "raft": {"passages": True}})[2])["raft"]
+    return json.loads(ask(address, "/v1/chat/completions", {**GOOD, "raft": {"passages": True}, **more})[2])["raft"]
+
+
+@pytest.mark.slow
+def test_versions_of_a_real_model_follow_the_registry(tuned, tmp_path):
+    """One process answers by turns with two adapters, with a merged model and with plain RAG, each in its own words."""
+    run = shutil.copytree(tuned, tmp_path / "run")
+    (first,) = [card["adapter"] for card in raft.load(run).adapters]
+    second = raft.train(run, learning_rate=0.2)["adapter"]
+    merged = f"{first}-merged"
+    export_model(run, adapter=first)
+    says = {}
+    with pytest.MonkeyPatch.context() as patch:
+        Fakes().install_around_student(patch.setattr)
+        for name, adapter in {first: first, second: second, PLAIN: "none"}.items():
+            says[name] = raft.load(run).ask(QUESTION, adapter=adapter).text
+        says[merged] = raft.load(run).ask(QUESTION, model=str(run / f"export-merged-{first}")).text
+    assert len({says[first], says[second], says[PLAIN]}) == 3, "they can be told apart"
+    registry.promote(run, first, by="Ann", because="a test")
+    with serving(run, before=AROUND) as server:
+
+        def answers(name):
+            body = {**GOOD, "user": "somebody"}
+            reply = json.loads(ask(server.address, "/v1/chat/completions", body)[2])
+            said = reply["choices"][0]["message"]["content"]
+            assert said == says[reply["raft"]["version"]]
+            return reply["raft"]["version"] == name
+
+        assert answers(first)
+        for name in (second, merged, PLAIN):
+            registry.promote(run, name, by="Ann", because="a test")
+            until(lambda name=name: answers(name), server.process)
+        for name in (merged, second, first):
+            registry.rollback(run, by="Ann")
+            until(lambda name=name: answers(name), server.process)
+        registry.nominate(run, second, share=1.0, shadow=0.0, by="Ann")
+        until(lambda: raft_of(server.address)["arm"] == "candidate", server.process)
+        assert answers(second)
+        assert server.end() == 0
+    assert any("is in production" in line for line in server.said)
+    rows = traffic.replies(run)
+    assert set(rows["version"]) == {first, second, merged, PLAIN}
 
 
 def ask_health(address):
