@@ -97,7 +97,8 @@ def _both(run: Path) -> pl.DataFrame:
         traffic.replies(run).select(*names, "question").rename({"version": "production", "answer": "production_says"})
     )
     joined = replies.join(shadows, on="reply_id", how="inner", maintain_order="left")
-    answered = (pl.col("outcome") == "answered") & (pl.col("outcome_right") == "answered")
+    answered = pl.all_horizontal(pl.col("outcome", "outcome_right") == "answered")
+    answered &= pl.all_horizontal(pl.col("production_says", "candidate_says").fill_null("") != "")
     return joined.filter(answered & (pl.col("candidate") != pl.col("production")))
 
 
