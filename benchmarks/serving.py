@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
@@ -74,7 +75,7 @@ def instant() -> None:
     engine.GATHER = 0.0
     source = Source()
     source.asked = source.searched = Forgetful()
-    with Served(source) as served:
+    with TemporaryDirectory() as run, Served(source, run=Path(run)) as served:  # with its traffic on disk
         print(served.port, flush=True)
         sys.stdin.read()
 
