@@ -9,6 +9,7 @@ from click.testing import CliRunner
 from raft import api
 from raft.cli import main, messages
 from raft.errors import RaftError, UsageError
+from raft.store.run import Run
 
 SETTINGS = {"chunking.tokens": 60, "generator.attempts": 2, "split.unseen": 0.0}
 APPROVAL, TRADE, SEAL, DESK = (
@@ -100,6 +101,21 @@ def test_rows_of_people_stand_beside_others(corpus, tmp_path, fake_models):
     assert again.cleaned.equals(cleaned)
     assert keys_of(again).items() >= keys.items()
     assert len(fake_models.asked) == asked
+
+
+def test_pairs_alone_are_keyed_as_before(corpus, tmp_path, fake_models, monkeypatch):
+    """Without people's rows the step of the pairs depends on what it always did: a finished run stays unchanged."""
+    keyed, make = {}, Run.make
+
+    def noting(run, name, *given, **more):
+        keyed[name] = {*more["using"]}
+        return make(run, name, *given, **more)
+
+    monkeypatch.setattr(Run, "make", noting)
+    pairs = written(tmp_path / "pairs.jsonl", [TRADE])
+    api.build(corpus, out=tmp_path / "run", qa=pairs, limit=0, settings=SETTINGS)
+    assert keyed["qa"] == {"name", "pairs", "wrong", "embedder"}
+    assert "people" not in keyed["cleaned"]
 
 
 def keys_of(built):
