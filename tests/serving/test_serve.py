@@ -18,6 +18,7 @@ from test_train import build_for
 
 import raft
 from conftest import Fakes, write_corpus
+from raft.api.feedback import accepted
 from raft.api.training import export_model
 from raft.cli import main
 from raft.errors import RaftError, UsageError
@@ -226,6 +227,21 @@ def test_a_build_is_taken_over_without_a_restart(plain, tmp_path):
         assert after["index"] != before
         assert "new.md" in [passage["document"] for passage in after["passages"]]
         assert len(list((home / "run" / "scratch").glob("serving-*/[0-9]*"))) == 1, "the old copy is gone"
+
+
+def test_feedback_reaches_the_run(plain, tmp_path):
+    """A server as it is typed keeps what it is asked and told in the run, says so, and ends with it all on disk."""
+    run = shutil.copytree(plain, tmp_path / "run", ignore=shutil.ignore_patterns("traffic.sqlite*"))
+    with serving(run) as server:
+        assert any("kept in traffic.sqlite" in line for line in server.said)
+        name = json.loads(ask(server.address, "/v1/chat/completions", GOOD)[2])["id"]
+        said = {"reply_id": name, "rating": "down", "correction": "7.5 kg"}
+        assert ask(server.address, "/v1/feedback", said)[0] == 200
+        assert ask(server.address, "/v1/chat/completions", GOOD)[0] == 200
+        assert server.end() == 0
+    assert traffic.replies(run)["question"].to_list() == [QUESTION, QUESTION]
+    assert raft.feedback(run, accept=[1], by="Marta Quill")["accepted"] == 1
+    assert accepted(run)[0]["document"] == "manuals/delta.md"
 
 
 def raft_of(address, **more):
