@@ -1,0 +1,147 @@
+"""Asking a server as its users do: patient with one that is busy, and wary of one that is none of raft's."""
+
+import json
+import threading
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from raft.backends.hosted.endpoint import Endpoint
+from raft.errors import NotMeasured, UsageError
+
+MEND = {"run": "raft serve RUN", "key": "--key-file FILE"}
+MODELS = json.dumps({"data": [{"id": "run", "raft": {"version": "0"}}]})
+GOOD = json.dumps({"choices": [{"message": {"content": "30 days"}}], "raft": {"index": "i"}})
+
+
+@contextmanager
+def server(*answers):
+    """Answer one request after the other with these (status, headers, text), the last one for ever; yield what came."""
+    left, came = list(answers), []
+
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, *_):
+            """Nothing is logged."""
+
+        def do_GET(self):
+            """Answer."""
+            length = int(self.headers.get("Content-Length") or 0)
+            came.append((self.path, dict(self.headers), self.rfile.read(length)))
+            status, headers, text = left.pop(0) if len(left) > 1 else left[0]
+            body = text.encode()
+            self.send_response(status)
+            for name, value in {"Content-Length": str(len(body)), **headers}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def do_POST(self):
+            """Answer."""
+            self.do_GET()
+
+    running = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{running.server_port}", came
+    finally:
+        running.shutdown()
+        running.server_close()
+
+
+def endpoint(url, key=None, waited=None):
+    """Return an endpoint that waits in no time."""
+    return Endpoint(url, key, mend=MEND, wait=(waited if waited is not None else []).append)
+
+
+@pytest.mark.parametrize("path", ["", "/", "/v1", "/v1/", "/raft/v1"])
+def test_an_address_is_that_of_the_server_or_of_its_v1(path):
+    """The models are asked for below /v1, whether that was typed or not."""
+    with server((200, {}, MODELS)) as (url, came):
+        assert endpoint(url + path).models()[0]["raft"] == {"version": "0"}
+    assert came[0][0] == ("/raft/v1/models" if "raft" in path else "/v1/models")
+
+
+@pytest.mark.parametrize(
+    ("status", "text"),
+    [(200, "<html>hello</html>"), (200, "[]"), (200, '{"data": 7}'), (200, '{"data": [{"id": "x"}]}'), (200, "{}"),
+     (200, '{"data": [7]}'), (404, "not here"), (500, "<h1>Oops</h1>"), (302, ""), (200, "")],
+)  # fmt: skip
+def test_what_is_no_server_of_rafts_is_said_to_be_none(status, text):
+    """Pages, other programs and other APIs are told from a server of raft's, in one sentence with a command."""
+    with server((status, {"Location": "http://127.0.0.1:1/"}, text)) as (url, _), pytest.raises(NotMeasured) as raised:
+        endpoint(url).models()
+    assert "no server of raft's" in str(raised.value) and "raft serve RUN" in str(raised.value)
+    assert raised.value.exit_code == 12
+
+
+def test_a_key_goes_to_the_address_alone():
+    """A server that sends a request elsewhere does not have the key sent there."""
+    with server((200, {}, MODELS)) as (other, elsewhere):
+        with server((307, {"Location": f"{other}/v1/models"}, "")) as (url, came), pytest.raises(NotMeasured):
+            endpoint(url, "raft-key").models()
+        assert came[0][1]["Authorization"] == "Bearer raft-key"
+        assert elsewhere == []
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_key_that_is_not_known_ends_it(status):
+    """Without a right key nothing more is asked, and the way to give one is told."""
+    refusal = json.dumps({"error": {"message": "a key is needed"}})
+    with server((status, {}, refusal)) as (url, came), pytest.raises(NotMeasured, match="key-file"):
+        [*endpoint(url, "wrong-key-123").ask_all("run", ["a?", "b?"])]
+    assert len(came) <= 2
+
+
+@pytest.mark.parametrize(("after", "waits"), [("7", 7.0), ("86400", 30.0), ("soon", 1.0), ("-3", 1.0), ("0", 1.0)])
+def test_a_busy_server_is_asked_again_but_not_waited_for_without_end(after, waits):
+    """As long as a server asks for, but half a minute at most; what is no number is passed over."""
+    waited = []
+    with server((503, {"Retry-After": after}, "{}"), (200, {}, GOOD)) as (url, _):
+        ((_, reply),) = endpoint(url, waited=waited).ask_all("run", ["How long?"])
+    assert reply["answer"] == "30 days" and waited == [waits]
+
+
+def test_a_question_that_fails_each_time_is_given_up():
+    """After four tries a question is lost, with the reason; others are still asked."""
+    waited = []
+    with server((502, {}, '{"error": {"message": "the model did not answer"}}')) as (url, came):
+        ((_, reply),) = endpoint(url, waited=waited).ask_all("run", ["How long?"])
+    assert reply == "it answers 502: the model did not answer"
+    assert (len(came), waited) == (4, [1.0, 2.0, 4.0])
+
+
+@pytest.mark.parametrize("text", ["{}", '{"choices": []}', '{"choices": [{"message": {"content": "x"}}]}', "[1]", "no"])
+def test_a_reply_of_another_form_is_no_reply(text):
+    """What lacks the answer or the object `raft` counts as lost, or as no server of raft's; never as an answer."""
+    with server((200, {}, text)) as (url, _):
+        try:
+            ((_, reply),) = endpoint(url).ask_all("run", ["How long?"])
+        except NotMeasured as error:
+            reply = str(error)
+    assert isinstance(reply, str)
+
+
+def test_a_wrong_request_is_not_repeated():
+    """What the server refuses for good is asked once."""
+    with server((400, {}, '{"error": {"message": "too long"}}')) as (url, came):
+        ((_, reply),) = endpoint(url).ask_all("run", ["x" * 10])
+    assert "too long" in reply and len(came) == 1
+
+
+def test_replies_come_with_the_number_of_their_question():
+    """Several questions are under way at once, and each reply is that of its question."""
+    with server((200, {}, GOOD)) as (url, came):
+        found = [*endpoint(url).ask_all("run", [f"{n}?" for n in range(10)])]
+    assert sorted(place for place, _ in found) == [*range(10)]
+    assert sorted(json.loads(body)["messages"][0]["content"] for _, _, body in came) == [f"{n}?" for n in range(10)]
+
+
+@pytest.mark.parametrize(
+    "url", ["http://ada:secret@127.0.0.1/v1", "http://127.0.0.1:99999/v1", "http://h/v1?key=secret"]
+)
+def test_an_address_with_more_in_it_is_refused(url):
+    """A password or a key in the address is refused, and not repeated."""
+    with pytest.raises(UsageError) as raised:
+        endpoint(url)
+    assert "secret" not in str(raised.value)
