@@ -512,6 +512,16 @@ def test_a_second_look_at_the_traffic_embeds_nothing(run, no_models):
     assert no_models.embedded == []
 
 
+def test_chunks_are_never_embedded_for_it(run, no_models):
+    """Where the ledger is gone, the chunks are not embedded anew: questions are compared with questions alone."""
+    (run / "ledger.sqlite").unlink()
+    traffic(run, [{"at": day(n), "question": f"Where is room {n}?"} for n in range(30)])
+    no_models.forget()
+    found = raft.monitor(run, traffic_only=True)["traffic"]
+    assert found["far"] is not None
+    assert not any("Home customers of Orlin Pumps may return" in text for text in no_models.embedded)
+
+
 def test_of_few_replies_nothing_is_told(run):
     """Fewer than twenty replies give no rate and no drift; what was asked is still listed."""
     traffic(run, [{"at": day(n), "question": f"Where is room {n}?", "abstained": n == 0} for n in range(5)])

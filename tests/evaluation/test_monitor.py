@@ -293,6 +293,20 @@ def test_topics_do_not_depend_on_the_order_of_replies(order):
     assert sum(one["times"] for one in usual) == 40
 
 
+@given(st.integers(0, 10_000), st.randoms(use_true_random=False))
+def test_topics_do_not_depend_on_the_order_of_their_questions(seed, order):
+    """Where several questions are equally near, the same ones are joined in whatever order they are given."""
+    draw = np.random.default_rng(seed)
+    vectors = draw.integers(-1, 2, size=(12, 3)) + 0.01
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    texts = [f"Question {letter}?" for letter in "abcdefghijkl"]
+    openly = monitor.unanswered(replies(*({"question": one, "abstained": True} for one in texts)), NOTHING)
+    places = list(range(12))
+    order.shuffle(places)
+    shuffled = monitor.topics(openly, [texts[one] for one in places], vectors[places], 0.5, [])
+    assert shuffled == monitor.topics(openly, texts, vectors, 0.5, [])
+
+
 def test_what_is_unanswered():
     """Refused, abstained and rated down leave a question open; failed replies and answers do not."""
     rows = replies({}, {"abstained": True}, {"abstained": True, "refused": True}, {}, {"outcome": "failed"})

@@ -94,9 +94,9 @@ def words(found: Mapping[str, Any]) -> str:
     """Return what was found as text."""
     from raft.report.monitor import advice, headline, sentences, traffic_lines
 
-    lines = [headline(found), ""]
-    if not found["not_measured"]:
-        lines += [f"  {one}" for one in sentences(found)]
+    lines = [headline(found)]
+    if not found["not_measured"] and (told := sentences(found)):
+        lines += ["", *(f"  {one}" for one in told)]
     traffic = found["traffic"]
     lines += [
         "",
