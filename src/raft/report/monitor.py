@@ -148,7 +148,7 @@ def drift_lines(found: Facts) -> list[str]:
         return []
     whose = "people's" if found["by_people"] else "generated"
     lines = [
-        _drifted(found["known"], f"the {whose} questions that it is measured with"),
+        _drifted(found["known"], f"{whose} questions that it is measured with"),
         _drifted(found["recently"], f"the days before the last {found['days']}"),
     ]
     if found["far"]:
@@ -159,10 +159,11 @@ def drift_lines(found: Facts) -> list[str]:
 
 def _drifted(found: Facts | None, than: str) -> str:
     if found is None:
-        return f"drift against {than}: too few questions to tell"
-    told = f"MMD² {found['mmd']:.4f}, p {found['p']:.3f}, {found['ours']} against {found['theirs']}"
-    word = "people ask something else than" if found["p"] <= 0.05 else "no drift is seen against"
-    return f"{word} {than} ({told})"
+        return f"what is asked against {than}: too few questions to tell"
+    size = f"{found['mmd']:.4f}".replace("-", "−")
+    told = f"MMD² {size}, p {found['p']:.3f}, {found['ours']} questions against {found['theirs']}"
+    word = "differs from" if found["p"] <= 0.05 else "is not seen to differ from"
+    return f"what is asked {word} {than} ({told})"
 
 
 def _system(one: Facts) -> str:
