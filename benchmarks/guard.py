@@ -8,13 +8,9 @@ production's 95th percentile). Which side answers is drawn for each conversation
 """
 
 import argparse
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 
 from raft.evaluation.guard import Guard, Seen
 

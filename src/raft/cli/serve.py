@@ -18,12 +18,16 @@ from raft.errors import RaftError, UsageError, typed
 @click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0: any that is free.")
 @click.option("--keys", type=Place(), metavar="FILE", help="Who may ask: a file that --new-key writes.")
 @click.option("--new-key", metavar="NAME", help="Make a key for NAME, print it once, and add its hash to --keys.")
-@click.option("--model", metavar="MODEL", help="Any model: hub name, folder, provider/name.  [default: the student]")
-@click.option("--adapter", metavar="ID", help="An adapter's id, or none.  [default: the current one]")
+@click.option("--model", metavar="MODEL", help="Any model, whatever the registry says: hub name, folder, provider/name.")
+@click.option("--adapter", metavar="ID", help="An adapter's id, or none, whatever the registry says.")
 @QUIET
 @acting
 def serve(*, run: Path | None, new_key: str | None, quiet: bool, **options: Any) -> None:
-    """Answer from RUN over HTTP, as OpenAI's chat completions do; a finished build is taken over as it runs."""
+    """Answer from RUN over HTTP, as OpenAI's chat completions do; finished builds are taken over as it runs.
+
+    The version in production answers (raft registry), and its candidate a share of the conversations; without one the
+    current adapter.
+    """
     if new_key is not None:
         _make_key(new_key, run, options["keys"])
         return
