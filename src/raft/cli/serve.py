@@ -18,7 +18,9 @@ from raft.errors import RaftError, UsageError, typed
 @click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0: any that is free.")
 @click.option("--keys", type=Place(), metavar="FILE", help="Who may ask: a file that --new-key writes.")
 @click.option("--new-key", metavar="NAME", help="Make a key for NAME, print it once, and add its hash to --keys.")
-@click.option("--model", metavar="MODEL", help="Any model, whatever the registry says: hub name, folder, provider/name.")
+@click.option(
+    "--model", metavar="MODEL", help="Any model, whatever the registry says: hub name, folder, provider/name."
+)
 @click.option("--adapter", metavar="ID", help="An adapter's id, or none, whatever the registry says.")
 @QUIET
 @acting

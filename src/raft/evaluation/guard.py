@@ -101,7 +101,7 @@ class Guard:
             conversation: stands for it; "": unknown, and the reply counts.
             question: what was asked; "": unknown.
         """
-        if self.crossed is None and self._counts(conversation, question):
+        if self.crossed is None and self._counts(arm, conversation, question):
             told = {"unsupported": seen.unsupported, "abstained": seen.abstained, "failed": seen.failed}
             for name, value in {**told, "slow": seen.seconds}.items():
                 if value is not None and self._tests[name].saw(arm, value) >= LIMIT and self.crossed is None:
@@ -112,10 +112,10 @@ class Guard:
         """Return each signal as it stands, by the replies of the blocks that are whole."""
         return [test.figure(name) for name, test in self._tests.items()]
 
-    def _counts(self, conversation: str, question: str) -> bool:
-        if not conversation or (question and not self._seated(f"{conversation} {question}", 1)):
+    def _counts(self, arm: Arm, conversation: str, question: str) -> bool:
+        if not conversation or (question and not self._seated(f"{arm} {conversation} {question}", 1)):
             return not conversation
-        return self._seated(conversation, EACH)
+        return self._seated(f"{arm} {conversation}", EACH)
 
     def _seated(self, name: str, most: int) -> bool:
         """Take a seat of those of a name, and tell whether there was one; of very many names some share theirs."""
