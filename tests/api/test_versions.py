@@ -2,7 +2,9 @@
 
 import json
 import shutil
+import sqlite3
 import sys
+from contextlib import closing
 from importlib.util import find_spec
 
 import pytest
@@ -64,6 +66,19 @@ def test_what_is_exported_becomes_a_version(run):
     assert registry.whole(run, found) == run / found.path
     assert [line["action"] for line in registry.history(run)] == ["register"]
     assert registry.standing(run).production is None
+
+
+def test_an_export_says_which_version_it_is_and_where_it_cannot_be_one(run, tmp_path):
+    """The screen names the version and what measures it; where the registry cannot be written, the model still is."""
+    adapter = adapters.current(run)
+    done = CliRunner().invoke(main, ["export", str(run), "--merged", "--out", str(tmp_path / "first")])
+    assert f"it is version {adapter}-merged; raft bench {run} --version {adapter}-merged" in done.stderr
+    with closing(sqlite3.connect(run / "registry.sqlite")) as database:
+        database.execute("PRAGMA user_version = 9")
+    done = CliRunner().invoke(main, ["export", str(run), "--merged", "--out", str(tmp_path / "second")])
+    assert (done.exit_code, done.stdout.strip()) == (0, str(tmp_path / "second"))
+    assert "it is no version" in done.stderr
+    assert (tmp_path / "second" / "model.safetensors").is_file()
 
 
 def test_a_version_is_measured_beside_the_adapter_that_it_was_made_of(run):

@@ -9,7 +9,7 @@ from typing import Any
 from raft.api import models, versions
 from raft.api.run import Built
 from raft.backends import mlflow
-from raft.errors import DamagedArtifact, UsageError
+from raft.errors import DamagedArtifact, RaftError, UsageError
 from raft.store import adapters, registry, reports
 from raft.store.registry import ALIASES, Standing
 from raft.store.versions import Version
@@ -120,6 +120,16 @@ def log(folder: str | Path) -> list[dict[str, Any]]:
         RaftError: the registry cannot be read.
     """
     return registry.history(Built(folder).folder)
+
+
+def version_at(folder: str | Path, path: Path) -> str | None:
+    """Return the id of the version whose files lie at a place; None where there is none, or no registry to be read."""
+    run = Built(folder).folder
+    try:
+        found = registry.versions(run)
+    except RaftError:
+        return None
+    return next((one.id for one in reversed(found) if one.path and (run / one.path).resolve() == path.resolve()), None)
 
 
 def push(folder: str | Path, url: str, *, name: str | None = None) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from raft.pipeline.train import Replay, examples_digest, train_adapter
 from raft.protocols import OnEvent, Request, TrainingPlan
 from raft.rag.format import PROMPTS, render_style
 from raft.settings import Index, Settings
-from raft.store import adapters, folders, lineage, registry
+from raft.store import adapters, folders, lineage
 from raft.store.again import again
 from raft.store.budget import enter
 from raft.store.ledger import Ledger
@@ -244,8 +244,8 @@ def export_model(
 ) -> Path:
     """Write student and adapter as one model, for servers that load no adapters; return where it lies.
 
-    It becomes a version of its own in the registry (`raft registry list RUN`). A folder also holds the adapter's card,
-    its prompt, and a README that says how to serve it.
+    It becomes a version of its own in the registry (`raft registry list RUN`), where that can be written. A folder also
+    holds the adapter's card, its prompt, and a README that says how to serve it.
 
     Args:
         folder: the run directory.
@@ -291,7 +291,7 @@ def export_model(
         tokens = chosen.examples.max_tokens + chosen.answering.max_tokens
         adapters.write_served(target, found, turns, tokens=tokens, bits=4 if four_bits else 16, remarks=remarks)
     if found.parent == built.folder / "adapters":
-        registry.register(built.folder, adapter=found.name, kind=kind, path=target, by=versions.somebody())
+        versions.note(built.folder, found.name, kind, target)
     return target
 
 

@@ -3,17 +3,18 @@
 import getpass
 import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from raft.api.run import Built, adapter_for
 from raft.backends import hub
-from raft.errors import UsageError, typed
+from raft.errors import RaftError, UsageError, typed
 from raft.evaluation.systems import BenchmarkModels, OpenedModel
 from raft.report import report
 from raft.store import adapters, artifacts, registry, reports
-from raft.store.versions import PLAIN, Version
+from raft.store.versions import PLAIN, Kind, Version
 
 _MEASURED = "measured.json"
 """Beside an adapter: what its last benchmark measured."""
@@ -56,12 +57,14 @@ def beside(
     return replace(models, tuned=replace(opened, adapter=version.id), original=models.tuned, previous=None)
 
 
-def somebody() -> str:
-    """Return the name of who runs this process, as the machine has it."""
+def note(run: Path, adapter: str, kind: Kind, path: Path) -> None:
+    """Note what was made of an adapter as a version, where the registry can be written: a run may be read-only."""
     try:
-        return getpass.getuser()
+        by = getpass.getuser()
     except (OSError, KeyError):  # a container may give its user no name
-        return "somebody"
+        by = "somebody"
+    with suppress(RaftError):
+        registry.register(run, adapter=adapter, kind=kind, path=path, by=by)
 
 
 def remembered(folder: Path, line: dict[str, Any]) -> list[dict[str, Any]]:

@@ -315,6 +315,7 @@ def export(*, run: Path, form: str | None, merged: bool, gguf: bool, four_bits: 
            out: Path | None, as_json: bool) -> None:  # fmt: skip
     """Write the training rows of RUN for a trainer or a service, or its tuned model for a server."""
     from raft import api
+    from raft.cli.registry import exported
 
     if (form is not None) + merged + gguf + four_bits != 1:
         what = "One thing is exported at a time: --format, --merged, --gguf or --4bit."
@@ -325,7 +326,7 @@ def export(*, run: Path, form: str | None, merged: bool, gguf: bool, four_bits: 
         made = api.export(run, format=form, out=out)
     else:
         made = api.export_model(run, adapter=adapter, gguf=gguf, four_bits=four_bits, out=out)
-        for remark in api.export_remarks(run, adapter):
+        for remark in [*exported(run, made), *api.export_remarks(run, adapter)]:
             echo(f"raft: {remark}", err=True)
     show({"path": str(made)}, as_json, lambda facts: made)
 

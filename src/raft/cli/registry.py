@@ -261,6 +261,17 @@ def _pushed(facts: Mapping[str, Any]) -> str:
     return f"Versions of the registered model {facts['name']} at {facts['url']}: {counts}; aliases: {aliases}"
 
 
+def exported(run: Path, made: Path) -> Iterator[str]:
+    """Yield what is said of a model that was exported: which version it is, or that the registry could not note it."""
+    from raft.api import registry as api
+
+    version = api.version_at(run, made)
+    if version is None:
+        yield "it is no version: the run's registry cannot be written or read, so it cannot be promoted"
+    else:
+        yield f"it is version {version}; raft bench {typed(run)} --version {version} measures it beside the adapter"
+
+
 def in_production(facts: Mapping[str, Any] | None) -> Iterator[str]:
     """Yield what `raft status` says of the registry; `facts` are those of `store.registry.told`."""
     if facts is None:
