@@ -158,8 +158,9 @@ class Session:
         found = {"accepted": kept, "rejected": verdicts.count(traffic.REJECTED), "open": verdicts.count(None)}
         up, down = (sum(row["rating"] == rating for row in self.rows.values()) for rating in ("up", "down"))
         corrected = sum(bool(row["correction"]) for row in self.rows.values())
+        answers = "answer was" if len(self.rows) == 1 else "answers were"
         text = [
-            f"{len(self.rows):,} {'answer was' if len(self.rows) == 1 else 'answers were'} spoken of: {up:,} rated right, {down:,} wrong, {corrected:,} corrected",
+            f"{len(self.rows):,} {answers} spoken of: {up:,} rated right, {down:,} wrong, {corrected:,} corrected",
             f"{kept:,} accepted to learn from, {found['rejected']:,} rejected, {found['open']:,} open",
         ]
         return {**found, "text": text}
