@@ -380,7 +380,6 @@ def test_the_guard_stops_a_candidate_in_a_running_server(run, says):
     promoted(run, FIRST)
     nominated(run, 0.5)
     with live(run) as server:
-        server.watch()
         count = 0
         while not server.heard:
             count += 1
@@ -389,10 +388,12 @@ def test_the_guard_stops_a_candidate_in_a_running_server(run, says):
         ((event, facts),) = server.heard
         assert (event, facts["candidate"]) == ("stopped", SECOND)
         assert {server.of(user=f"user {number}")["arm"] for number in range(count)} == {"production"}, "at once"
+        assert server.engine.sources.candidate is not None, "it is not for lack of one"
         until(lambda: registry.standing(run).candidate is None)
         line = registry.history(run)[-1]
         assert (line["action"], line["who"], line["version"]) == ("withdraw", "guard", SECOND)
         assert "abstentions" in line["why"] and f"{LIMIT:g} to 1" in line["why"]
+        server.watch()
         until(lambda: server.engine.sources.candidate is None)
         assert server.of()["version"] == FIRST
 
