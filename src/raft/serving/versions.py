@@ -15,7 +15,7 @@ from typing import Any
 from raft.api.asking import BASE, Answerer
 from raft.api.run import Built
 from raft.backends import hub
-from raft.errors import RaftError, UsageError, typed
+from raft.errors import RaftError, UsageError, pasted, typed
 from raft.protocols import OnEvent
 from raft.serving.engine import Source, Sources
 from raft.serving.snapshots import Snapshot, Snapshots
@@ -311,11 +311,9 @@ class Versions:
         return registry.whole(self._run, version)
 
     def _tell_once(self, key: tuple[str, str], error: Exception) -> None:
-        why = (
-            " ".join(f"{error.what} {error.hint and f'next: {error.hint}'}".split())
-            if isinstance(error, RaftError)
-            else f"{type(error).__name__}: {error}"
-        )
+        why = f"{type(error).__name__}: {error}"
+        if isinstance(error, RaftError):
+            why = f"{error.what} next: {' '.join(pasted(error.hint).split())}" if error.hint else error.what
         if self._unfit.get(key) != why:
             self._unfit[key] = why
             self._on_event("kept", {"why": why, **({"version": key[0]} if key[0] else {})})
