@@ -2,6 +2,7 @@
 
 import json
 import re
+from itertools import islice
 
 import polars as pl
 import pytest
@@ -324,3 +325,23 @@ def test_chat_lines_are_what_fine_tuning_takes():
     assert json.loads(lines[0]) == {"messages": table["messages"][0].to_list()}
     assert "groß" in lines[1]
     assert len(list(chat_lines(table, "valid"))) == 1
+
+
+@given(st.lists(st.booleans(), max_size=12), st.integers(0, 20), st.integers(0, 12))
+def test_no_more_is_looked_at_than_is_taken(allowed, begin, taken):
+    """What is looked at one by one comes in the order of the whole list, turned to its beginning, and no further."""
+    looked = []
+
+    def source():
+        for place, good in enumerate(allowed):
+            looked.append(place)
+            if good:
+                yield str(place)
+
+    lazy = examples._Lazy(source())
+    there = [str(place) for place, good in enumerate(allowed) if good]
+    assert lazy.reaches(begin) == (begin < len(there))
+    begin = begin if begin < len(there) else begin % max(1, len(there))
+    assert list(islice(lazy.around(begin), taken)) == (there[begin:] + there[:begin])[:taken]
+    if len(there) > begin + taken and taken:
+        assert len(looked) <= int(there[begin + taken - 1]) + 1

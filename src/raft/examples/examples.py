@@ -10,7 +10,7 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain
+from itertools import chain, islice
 from typing import Any
 
 import jsonschema
@@ -120,7 +120,7 @@ def _example(row: Row, hits: list[str], recipe: _Recipe, report: dict[str, Any],
     if not draft.shown:
         report["no_distractors"].append(row["question_id"])
         return None
-    fitted, tokens = _fitted(draft, recipe)
+    fitted, messages, tokens = _fitted(draft, recipe)
     if tokens > recipe.wanted.max_tokens:
         report["too_long"].append(row["question_id"])
         return None
@@ -129,7 +129,7 @@ def _example(row: Row, hits: list[str], recipe: _Recipe, report: dict[str, Any],
     return {
         "question_id": row["question_id"],
         "split": row["split"],
-        "messages": _messages(fitted, recipe),
+        "messages": messages,
         "golden_chunk_ids": row["golden_chunk_ids"],
         "golden_positions": [place for place, name in enumerate(fitted.shown) if name in fitted.golden],
         "document_chunk_ids": list(fitted.shown),
@@ -171,11 +171,13 @@ def _distractors(
 
     The rows of one question share out the retriever's best: each begins where the one before ended.
     """
-    ranked = [name for name in dict.fromkeys(hits) if allowed(name)]
     wanted = round(recipe.wanted.random_share * slots)
-    begin = copy * (slots - wanted) % max(1, len(ranked))
-    hard = ranked[begin:] + ranked[:begin]
-    chosen = hard[: slots - wanted]
+    each = slots - wanted
+    ranked = _Lazy(name for name in dict.fromkeys(hits) if allowed(name))  # looking costs more than all else here
+    first = copy * each
+    begin = first if ranked.reaches(first) else first % max(1, len(ranked.taken))
+    hard = ranked.around(begin)
+    chosen = list(islice(hard, each))
     drawn = draw.sample(recipe.pool, min(len(recipe.pool), _POOL))
     for name in chain((name for name in drawn if name not in chosen and allowed(name)), hard):
         if len(chosen) >= slots:
@@ -183,6 +185,27 @@ def _distractors(
         if name not in chosen:
             chosen.append(name)
     return chosen
+
+
+class _Lazy:
+    """A list that looks at no more of what it is made of than it is asked for; `taken` is what it has so far."""
+
+    def __init__(self, source: Iterator[str]) -> None:
+        self.taken: list[str] = []
+        self._source = source
+
+    def reaches(self, place: int) -> bool:
+        """Tell whether there is something at a place; where there is not, all of it has been taken."""
+        self.taken += islice(self._source, max(0, place + 1 - len(self.taken)))
+        return place < len(self.taken)
+
+    def around(self, begin: int) -> Iterator[str]:
+        """Yield it from a place on to the end, and then from the front to that place."""
+        place = begin
+        while self.reaches(place):
+            yield self.taken[place]
+            place += 1
+        yield from self.taken[:begin]
 
 
 class _Allowed:
@@ -223,16 +246,18 @@ def _title(chunk: Row, recipe: _Recipe) -> str:
     return title_line(recipe.titles.get(chunk["doc_id"]), chunk["heading"])
 
 
-def _fitted(draft: _Draft, recipe: _Recipe) -> tuple[_Draft, int]:
-    """Drop distractors from the end until the row fits; return what is left and its tokens."""
-    tokens = recipe.tokenizer.count_chat(_messages(draft, recipe))
+def _fitted(draft: _Draft, recipe: _Recipe) -> tuple[_Draft, list[Message], int]:
+    """Drop distractors from the end until the row fits; return what is left, its messages and their tokens."""
+    messages = _messages(draft, recipe)
+    tokens = recipe.tokenizer.count_chat(messages)
     while tokens > recipe.wanted.max_tokens:
         loose = [place for place, name in enumerate(draft.shown) if name not in draft.golden]
         if not loose or len(draft.shown) == 1:
             break
         draft = replace(draft, shown=draft.shown[: loose[-1]] + draft.shown[loose[-1] + 1 :])
-        tokens = recipe.tokenizer.count_chat(_messages(draft, recipe))
-    return draft, tokens
+        messages = _messages(draft, recipe)
+        tokens = recipe.tokenizer.count_chat(messages)
+    return draft, messages, tokens
 
 
 def _messages(draft: _Draft, recipe: _Recipe) -> list[Message]:

@@ -94,10 +94,19 @@ def normalise(text: str) -> str:
     Where a script has no spaces between words, each of its characters is a word (as in MLQA, arXiv 1910.07475). An
     exponent is none of its number's digits (10⁶ is not 106), and the mark of a note that stands apart is no word.
     """
+    return _passage_normalised(text) if len(text) <= _PASSAGE else _normalised(text)
+
+
+def _normalised(text: str) -> str:
     if not text.isascii():
         text = _EXPONENT.sub("^", _NOTE_MARK.sub("", text))
     folded = unicodedata.normalize("NFKC", text).casefold()
     return " ".join(words(folded))
+
+
+_PASSAGE = 4096  # characters; of what is longer, a document, nothing is kept
+_passage_normalised = lru_cache(maxsize=4096)(_normalised)
+"""A passage is found for many questions, and compared with each of their answers and quotes."""
 
 
 def words(text: str) -> list[str]:
