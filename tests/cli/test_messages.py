@@ -98,6 +98,7 @@ def squeezed(text):
         "1,610 replies (600 from the ledger), 320,000 tokens read and 32,000 written, $1.2500",
         "raft show runs/handbook examples",
         "raft export runs/handbook --format openai",
+        "raft serve runs/handbook # ask it on a page, or as OpenAI's API, tuned or not yet",
     ],
 )
 def test_a_summary_says_what_was_built(said):

@@ -210,6 +210,7 @@ def _advice(run: str, steps: Mapping[str, Any], few: str, *, judged: bool) -> It
     if steps["questions"]["rows"]["failures.parquet"]:
         yield f"         raft show {run} failures               # and what the generator did not deliver"
     yield f"         {look if judged else train}"
+    yield f"         raft serve {run}                       # ask it on a page, or as OpenAI's API, tuned or not yet"
 
 
 def _spending(steps: Mapping[str, Any]) -> str:
