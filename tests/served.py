@@ -31,6 +31,7 @@ class Source:
         searched: what was searched for.
         reply: returns the text of a reply to a question, or raises.
         gate: what each call waits for.
+        pause: what a stream waits for in the middle.
         inside: set when a call has begun.
         left: set when a reply was not listened to until its end.
         closed: set when nobody answers from it any more.
@@ -43,7 +44,9 @@ class Source:
         self.model = "tiny"
         self.asked, self.searched, self.reply = [], [], lambda question: REPLY
         self.gate, self.inside, self.left, self.closed = Event(), Event(), Event(), Event()
+        self.pause = Event()
         self.gate.set()
+        self.pause.set()
 
     def warm(self):
         """There is nothing to load."""
@@ -74,6 +77,7 @@ class Source:
         answer = self._answer(question)
         try:
             for place in range(0, len(answer.raw), 3):
+                assert place < len(answer.raw) // 3 or self.pause.wait(30)
                 on_event(answer.raw[place : place + 3])
         except BaseException:
             self.left.set()
@@ -90,10 +94,10 @@ class Served:
         keys: names by digests of keys; None: nobody needs one.
         run: the folder that traffic is kept in; None: nothing is kept.
         settings: of the run.
-        router: says who answers.
+        parts: others of the application (`router`, `follow_ups`, `spans`).
     """
 
-    def __init__(self, source, name="handbook", keys=None, *, run=None, settings=None, router=None):
+    def __init__(self, source, name="handbook", keys=None, *, run=None, settings=None, **parts):
         self.events = []
         sources = source if isinstance(source, Sources) else Sources(source)
         self.engine = Engine(sources, lambda event, facts: self.events.append((event, facts)))
@@ -103,7 +107,7 @@ class Served:
             self.events.append((event, facts))
 
         self.recorder = Recorder(run, settings or Settings(), told) if run is not None else None
-        app = Application(self.engine, name, keys, self.count, told, recorder=self.recorder, router=router)
+        app = Application(self.engine, name, keys, self.count, told, recorder=self.recorder, **parts)
         self._socket = listen(HOME, 0)
         self.port = self._socket.getsockname()[1]
         self.address = f"http://{HOME}:{self.port}"

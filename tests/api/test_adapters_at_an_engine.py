@@ -1,9 +1,5 @@
 """Adapters at a vLLM: called by their digests, loaded once, answered with; what it cannot do is said with a command."""
 
-import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-
 import pytest
 from test_train import build_for
 
@@ -12,6 +8,7 @@ from conftest import Fakes, HashEmbedder
 from raft.api import models
 from raft.errors import RaftError, UsageError
 from raft.store import adapters
+from stand_in import standing_in
 
 pytest.importorskip("torch")
 pytest.importorskip("peft")
@@ -68,32 +65,14 @@ def engine(tiny_student, monkeypatch):
     """An engine that listens, and whose address the environment has."""
     found = Engine(tiny_student.name)
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self):
-            """Answer."""
-            length = int(self.headers.get("content-length") or 0)
-            found.keys.append(self.headers.get("authorization"))
-            status, said = found.answer(self.path, json.loads(self.rfile.read(length) or b"null"))
-            data = said.encode() if isinstance(said, str) else json.dumps(said).encode()
-            self.send_response(status)
-            self.send_header("content-length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
+    def answer(method, path, headers, body):
+        found.keys.append(headers.get("authorization"))
+        return found.answer(path, body)
 
-        do_POST = do_GET  # noqa: N815  the library's name
-
-        def log_message(self, *_):
-            """Say nothing."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    monkeypatch.setenv("HOSTED_VLLM_API_BASE", f"http://127.0.0.1:{server.server_port}/v1")
-    monkeypatch.setattr(models, "open_embedder", lambda name, *_, **__: _Embedder(name))
-    yield found
-    server.shutdown()
-    server.server_close()
-    thread.join(10)
+    with standing_in(answer) as address:
+        monkeypatch.setenv("HOSTED_VLLM_API_BASE", f"{address}/v1")
+        monkeypatch.setattr(models, "open_embedder", lambda name, *_, **__: _Embedder(name))
+        yield found
 
 
 class _Embedder(HashEmbedder):

@@ -1,10 +1,14 @@
 """OpenAI's form: what counts in a request, what is refused, and what an answer looks like."""
 
+import http.client
+import json
+from contextlib import closing
+
 import pytest
 
 from raft.api.http import Refused
 from raft.serving.openai import read_request, stands_alone
-from served import PASSAGE, Served, Source, said
+from served import PASSAGE, REPLY, Served, Source, pieces, said
 
 NAMES = ("handbook", "raft")
 
@@ -56,15 +60,30 @@ def test_a_whole_reply_has_openais_form_and_the_quotes(served):
 def test_a_stream_says_the_answer_alone_and_ends_with_the_quotes(served):
     """The pieces of a stream make the answer, without marks and quotes; the last has annotations and raft's object."""
     events = served.chat("How long may a parcel be returned?", stream=True, stream_options={"include_usage": True})
-    *pieces, last, usage = events
-    assert said(pieces) == "30 days"
-    assert len(pieces) >= 2, "it begins before it is whole"
+    *written, last, usage = events
+    assert said(written) == "30 days"
     whole = served.chat("How long may a parcel be returned?")
     assert last["choices"][0]["delta"]["annotations"] == whole["choices"][0]["message"]["annotations"]
     assert last["raft"] == {**whole["raft"], "id": last["id"]}
     assert (last["choices"][0]["finish_reason"], usage["choices"], usage["usage"]) == ("stop", [], whole["usage"])
     assert {event["id"] for event in events} == {last["id"]}
-    assert pieces[0]["choices"][0]["delta"]["role"] == "assistant"
+    assert written[0]["choices"][0]["delta"]["role"] == "assistant"
+
+
+def test_a_stream_begins_before_the_reply_is_whole(served, source):
+    """What has been written is sent while the rest is still being written, and nothing of it is lost."""
+    source.reply = lambda question: "Answer: " + " ".join(str(number) for number in range(40))
+    source.pause.clear()
+    sent = {**body("How long may a parcel be returned?"), "stream": True}
+    with closing(http.client.HTTPConnection("127.0.0.1", served.port, timeout=60)) as line:
+        line.request("POST", "/v1/chat/completions", json.dumps(sent), {"content-type": "application/json"})
+        answer, begun = line.getresponse(), b""
+        while begun.count(b"\n\n") < 2:  # whose turn it is, and then the first words
+            begun += answer.read1(4096) or pytest.fail("the stream has ended")
+        source.pause.set()
+        text = (begun + answer.read()).decode()
+    source.reply = lambda question: REPLY
+    assert said(pieces(text)) == " ".join(str(number) for number in range(40))
 
 
 def test_passages_come_where_they_are_asked_for(served):

@@ -22,6 +22,7 @@ from raft.errors import RaftError, UsageError, typed
     "--model", metavar="MODEL", help="Any model, whatever the registry says: hub name, folder, provider/name."
 )
 @click.option("--adapter", metavar="ID", help="An adapter's id, or none, whatever the registry says.")
+@click.option("--spans", is_flag=True, help="Tell OpenTelemetry of each request (OTEL_EXPORTER_OTLP_ENDPOINT).")
 @QUIET
 @acting
 def serve(*, run: Path | None, new_key: str | None, quiet: bool, **options: Any) -> None:

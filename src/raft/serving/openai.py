@@ -45,6 +45,8 @@ class Asked:
         probe: asked by who watches the system, and not by a user: production answers it, and it is no traffic.
         user: who asks, as the caller calls them; "" where they say nothing.
         first: the first turn of the user.
+        leans_on: the turns before that the question does not stand without, oldest first.
+        worded: the question as a model has worded it (`serving.rewrite`), "" where it is the user's own.
     """
 
     question: str
@@ -55,6 +57,8 @@ class Asked:
     probe: bool = False
     user: str = ""
     first: str = ""
+    leans_on: tuple[str, ...] = ()
+    worded: str = ""
 
 
 def read_request(body: Mapping[str, Any], names: Sequence[str]) -> Asked:
@@ -86,8 +90,9 @@ def read_request(body: Mapping[str, Any], names: Sequence[str]) -> Asked:
         raise _invalid("user", "it is text")
     *earlier, question = turns
     streamed, usage, passages, probe = (bool(value) for value in flags.values())
-    searched = _searched(question, earlier)
-    return Asked(question, searched, streamed, usage, passages, probe, user or "", turns[0])
+    leans_on = _leans_on(question, earlier)
+    searched = "\n".join((*leans_on, question))
+    return Asked(question, searched, streamed, usage, passages, probe, user or "", turns[0], leans_on)
 
 
 def unknown_model(model: str, names: Sequence[str]) -> Refused:
@@ -156,15 +161,15 @@ def stands_alone(question: str) -> bool:
     return not (_LEANS(candidate) or _GOES_ON.match(question))
 
 
-def _searched(question: str, earlier: Sequence[str]) -> str:
-    """Return the question behind the turns before it, back to one that stands alone, where it does not itself."""
-    found, now = [question], question
+def _leans_on(question: str, earlier: Sequence[str]) -> tuple[str, ...]:
+    """Return the turns before a question, back to one that stands alone; none where the question does itself."""
+    found, now = list[str](), question
     for turn in reversed(earlier):
-        if stands_alone(now) or sum(map(len, found[1:])) + len(turn) > _EARLIER:
+        if stands_alone(now) or sum(map(len, found)) + len(turn) > _EARLIER:
             break
         found.append(turn)
         now = turn
-    return "\n".join(reversed(found))
+    return tuple(reversed(found))
 
 
 def facts(reply_id: str, answered: Answered, *, passages: bool) -> dict[str, Any]:
@@ -257,6 +262,7 @@ class Reply:
 
     def _facts(self, answered: Answered) -> dict[str, Any]:
         said = facts(self.id, answered, passages=self._asked.passages)
+        said |= {"question": self._asked.worded} if self._asked.worded else {}
         fingerprint = f"{answered.answer.adapter or 'none'}-{answered.source.index[:12]}"
         return {"system_fingerprint": fingerprint, "raft": said}
 

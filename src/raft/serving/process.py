@@ -16,9 +16,11 @@ from raft.serving import keys as keyring
 from raft.serving import metrics
 from raft.serving.engine import Engine, Sources
 from raft.serving.feedback import Recorder
+from raft.serving.follow_ups import FollowUps
 from raft.serving.routing import Router
 from raft.serving.server import SECONDS, Application, Server, ServerConnection
 from raft.serving.snapshots import Snapshot
+from raft.serving.spans import Spans
 from raft.serving.versions import Versions
 
 PORT = 8080
@@ -32,6 +34,7 @@ def serve(
     keys: Path | None = None,
     model: str | None = None,
     adapter: str | None = None,
+    spans: bool = False,
     on_event: OnEvent | None = None,
 ) -> None:
     """Serve the answers of a run until Ctrl-C or SIGTERM: `POST /v1/chat/completions` as OpenAI has it, and a page.
@@ -47,6 +50,7 @@ def serve(
         adapter: an adapter's id or the beginning of it, or "none". Where neither it nor `model` is given, the version
             answers that the registry has in production, and its candidate those who are to meet it; without one in
             production the adapter that is current now.
+        spans: whether OpenTelemetry is told of each request.
         on_event: told "opened" with the `address`, `remarks`, `model`, `adapter`, `version` and whether traffic is
             `kept`; "ready" with the `seconds` that loading took; "refreshed" with `documents`, `index` and the steps
             that `changed` when a build or a training was taken over; "changed" with the `standing` when the registry
@@ -68,11 +72,17 @@ def serve(
         )
     known = keyring.read(keys) if keys is not None else None
     with _tidy(), listen(host, port) as listening, Versions(run, model, adapter, tell) as versions:
-        _serve(listening, Path(run), versions, known, tell)
+        _serve(listening, Path(run), versions, known, tell, spans=Spans() if spans else None)
 
 
 def _serve(
-    listening: socket.socket, run: Path, versions: Versions, known: Mapping[str, str] | None, tell: OnEvent
+    listening: socket.socket,
+    run: Path,
+    versions: Versions,
+    known: Mapping[str, str] | None,
+    tell: OnEvent,
+    *,
+    spans: Spans | None,
 ) -> None:
     failed: list[Exception] = []
     count, ended, first = metrics.Metrics(), Event(), versions.take()
@@ -96,10 +106,13 @@ def _serve(
         tell("refreshed", {"documents": snapshot.documents, "index": snapshot.index, "changed": changed})
 
     engine, snapshot = Engine(first, heard), versions.snapshot
-    recorder = Recorder(run, snapshot.loaded.settings, tell)
-    router = Router(run, str(snapshot.loaded.run.manifest["collection"]), tell, versions.wake.set)
+    chosen, collection = snapshot.loaded.settings, str(snapshot.loaded.run.manifest["collection"])
+    follow_ups = FollowUps(chosen, collection, tell) if chosen.serving.rewrite else None
+    recorder = Recorder(run, chosen, tell)
+    router = Router(run, collection, tell, versions.wake.set)
     router.change(first, versions.standing)
-    application = Application(engine, versions.name, known, count, tell, recorder=recorder, router=router)
+    parts: dict[str, Any] = {"recorder": recorder, "router": router, "follow_ups": follow_ups, "spans": spans}
+    application = Application(engine, versions.name, known, count, tell, **parts)
     server = Server(config(application, ServerConnection, graceful=int(SECONDS)))
     told = {"address": _address(listening), "name": versions.name, "remarks": versions.remarks, "kept": recorder.on}
     now = first.production
@@ -115,6 +128,9 @@ def _serve(
             thread.join(PATIENCE)
         engine.end(0.0 if server.force_exit else PATIENCE)
         recorder.close()
+        for one in (follow_ups, spans):
+            if one is not None:
+                one.close()
     if failed:
         raise failed[0]
     if server.force_exit:

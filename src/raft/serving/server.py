@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from types import FrameType
 from typing import Any, cast
 
@@ -23,8 +24,10 @@ from raft.serving import metrics, openai
 from raft.serving.engine import Answered, Arm, Busy, Engine, Job
 from raft.serving.feedback import LARGEST as LARGEST_FEEDBACK
 from raft.serving.feedback import Recorder, feedback_is_off, not_kept, read_feedback
+from raft.serving.follow_ups import LATEST, FollowUps
 from raft.serving.page import PAGE
 from raft.serving.routing import HEADER, Route, Router, shadow
+from raft.serving.spans import Spans
 from raft.store.budget import CapReached
 
 LARGEST = 1 << 20
@@ -59,6 +62,8 @@ class Application:
         on_event: told "stumbled" with an `error` that nobody foresaw.
         recorder: keeps replies and what is said of them; None: nothing is kept.
         router: says which system answers; None: production does.
+        follow_ups: words what does not stand alone; None: it is searched with the turns before.
+        spans: is told of each request that ends; None: nobody is.
     """
 
     def __init__(
@@ -71,9 +76,11 @@ class Application:
         *,
         recorder: Recorder | None = None,
         router: Router | None = None,
+        follow_ups: FollowUps | None = None,
+        spans: Spans | None = None,
     ) -> None:
         self._engine, self._keys, self._count, self._on_event = engine, keys, count, on_event
-        self._recorder, self._router = recorder, router
+        self._recorder, self._router, self._follow_ups, self._spans = recorder, router, follow_ups, spans
         self._names, self._since = tuple(dict.fromkeys((name, "raft"))), time.time()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -171,9 +178,9 @@ class Application:
 
     async def _chat(self, request: Request, caller: str) -> Response:
         try:
-            asked = openai.read_request(await json_body(request, LARGEST), self._names)
+            asked = await self._alone(openai.read_request(await json_body(request, LARGEST), self._names))
             reply, route = openai.Reply(self._names[0], asked), self._route(request, asked, caller)
-            exchange = _Exchange(asked, reply, caller, route, receive=request.receive, engine=self._engine)
+            exchange = _Exchange(asked, reply, caller, route, request=request, engine=self._engine)
         except Refused:
             self._count.ended("invalid")
             raise
@@ -192,6 +199,17 @@ class Application:
             chunks = self._streamed(exchange, heard, None if kind == "piece" else value)
             return _Stream(chunks, media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
         return JSONResponse(reply.whole(value))
+
+    async def _alone(self, asked: openai.Asked) -> openai.Asked:
+        """Return what is asked with a question that stands alone, where it does not and something can word it so."""
+        if self._follow_ups is None or not asked.leans_on:
+            return asked
+        worded = self._follow_ups.threads.submit(self._follow_ups.alone, asked.question, asked.leans_on)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LATEST):
+                said = await asyncio.wrap_future(worded)
+                return replace(asked, question=said, searched=said, worded=said) if said else asked
+        return asked
 
     def _route(self, request: Request, asked: openai.Asked, caller: str) -> Route:
         if self._router is None:
@@ -229,7 +247,10 @@ class Application:
                 self._ended(exchange, None)
             late = kind == "failed" and value.status == 504
             invalid = kind == "failed" and value.status < 500
-            self._count.ended("late" if late else "invalid" if invalid else kind)
+            outcome = "late" if late else "invalid" if invalid else kind
+            self._count.ended(outcome)
+            if self._spans is not None:
+                self._spans.ended(exchange, self._names[0], outcome, value if kind == "answered" else None)
         return kind, value
 
     async def _streamed(self, exchange: "_Exchange", heard: str, ended: Any) -> AsyncGenerator[bytes]:
@@ -273,15 +294,17 @@ class _Exchange:
         caller: str,
         route: Route,
         *,
-        receive: Receive,
+        request: Request,
         engine: Engine,
     ) -> None:
+        self.headers: Mapping[str, str] = request.headers
+        self.begun = time.monotonic()
         self.asked, self.reply, self.caller, self.route = asked, reply, caller, route
         self._loop, self._events = asyncio.get_running_loop(), asyncio.Queue[tuple[str, Any]]()
         self._pieces = deque[str]()
         self._job = Job(asked.question, asked.searched, asked.streamed, self._tell, route.arm)
         engine.submit(self._job)
-        self._until, self._receive = self._loop.time() + SECONDS, receive
+        self._until, self._receive = self._loop.time() + SECONDS, request.receive
         self._watch = self._loop.create_task(self._gone())
 
     @property

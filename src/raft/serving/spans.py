@@ -10,11 +10,11 @@ an answer or a document is in a span. Where the spans go is told by OpenTelemetr
 
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from raft.errors import UsageError
-from raft.rag.grounding import Answer
-from raft.serving.engine import Source
+from raft.serving import openai
+from raft.serving.engine import Answered
 from raft.version import __version__
 
 OPERATION = "gen_ai.operation.name"
@@ -25,6 +25,22 @@ INPUT_TOKENS, OUTPUT_TOKENS = "gen_ai.usage.input_tokens", "gen_ai.usage.output_
 DATA_SOURCE = "gen_ai.data_source.id"
 ERROR = "error.type"
 _SECOND = 1_000_000_000  # nanoseconds, in which OpenTelemetry counts
+
+
+class Exchange(Protocol):
+    """A request that has ended.
+
+    Attributes:
+        asked: what was asked.
+        reply: the reply to it.
+        headers: of the request; `traceparent` and `tracestate` of them count.
+        begun: when it was taken on, in seconds of `time.monotonic`.
+    """
+
+    asked: openai.Asked
+    reply: openai.Reply
+    headers: Mapping[str, str]
+    begun: float
 
 
 class Spans:
@@ -46,63 +62,46 @@ class Spans:
         self._provider = provider or _exporting()
         self._tracer = self._provider.get_tracer("raft", __version__)
 
-    def ended(
-        self,
-        *,
-        seconds: float,
-        headers: Mapping[str, str],
-        model: str,
-        streamed: bool,
-        outcome: str,
-        reply_id: str = "",
-        answer: Answer | None = None,
-        source: Source | None = None,
-        waited: float = 0.0,
-    ) -> None:
+    def ended(self, exchange: Exchange, model: str, outcome: str, answered: Answered | None) -> None:
         """Tell of a request that ends now.
 
         Args:
-            seconds: that it took.
-            headers: of the request; `traceparent` and `tracestate` of them count.
-            model: the name that was asked for.
-            streamed: whether it was answered piece by piece.
+            exchange: the request.
+            model: what the system is called.
             outcome: "answered", or why not (`metrics.Metrics`).
-            reply_id: of the reply.
-            answer: the answer, where there is one.
-            source: what it was answered from.
-            waited: seconds that it waited for the model.
+            answered: the answer, None without one.
         """
         end = time.time_ns()
-        begun = end - int(seconds * _SECOND)
-        facts: dict[str, Any] = {OPERATION: "chat", PROVIDER: "raft", REQUEST_MODEL: model, REQUEST_STREAM: streamed}
-        facts |= {RESPONSE_ID: reply_id} if reply_id else {}
-        if answer is not None and source is not None:
-            facts |= _answered(answer, source, waited)
-        if outcome != "answered":
-            facts[ERROR] = outcome
-        parent = self._propagate.extract({name.lower(): value for name, value in headers.items()})
+        begun = end - int((time.monotonic() - exchange.begun) * _SECOND)
+        facts: dict[str, Any] = {OPERATION: "chat", PROVIDER: "raft", REQUEST_MODEL: model}
+        facts |= {REQUEST_STREAM: exchange.asked.streamed, RESPONSE_ID: exchange.reply.id}
+        facts |= _answered(answered) if answered else {ERROR: outcome}
+        parent = self._propagate.extract({name.lower(): value for name, value in exchange.headers.items()})
         span = self._tracer.start_span(
             f"chat {model}", parent, self._trace.SpanKind.SERVER, attributes=facts, start_time=begun
         )
-        if outcome != "answered":
+        if answered:
+            self._searched(answered, end, self._trace.set_span_in_context(span))
+        else:
             span.set_status(self._trace.StatusCode.ERROR, outcome)
-        if answer is not None and source is not None:
-            self._searched(answer, source, begun + int(waited * _SECOND), self._trace.set_span_in_context(span))
         span.end(end)
 
-    def _searched(self, answer: Answer, source: Source, begun: int, parent: Any) -> None:
-        facts: dict[str, Any] = {OPERATION: "retrieval", PROVIDER: "raft", DATA_SOURCE: source.index}
-        facts["raft.passages"] = len(answer.passages)
-        kind = self._trace.SpanKind.INTERNAL
-        span = self._tracer.start_span("retrieval", parent, kind, attributes=facts, start_time=begun)
-        span.end(begun + int(answer.seconds.get("retrieval", 0.0) * _SECOND))
+    def _searched(self, answered: Answered, end: int, parent: Any) -> None:
+        """Tell of the search of an answer, which ended when its writing began."""
+        seconds = answered.answer.seconds
+        until = end - int(sum(taken for part, taken in seconds.items() if part != "retrieval") * _SECOND)
+        facts: dict[str, Any] = {OPERATION: "retrieval", PROVIDER: "raft", DATA_SOURCE: answered.source.index}
+        facts["raft.passages"] = len(answered.answer.passages)
+        kind, begun = self._trace.SpanKind.INTERNAL, until - int(seconds.get("retrieval", 0.0) * _SECOND)
+        self._tracer.start_span("retrieval", parent, kind, attributes=facts, start_time=begun).end(until)
 
     def close(self) -> None:
         """Send what is left."""
         self._provider.shutdown()
 
 
-def _answered(answer: Answer, source: Source, waited: float) -> dict[str, Any]:
+def _answered(answered: Answered) -> dict[str, Any]:
+    answer, source = answered.answer, answered.source
     known = {
         RESPONSE_MODEL: answer.model,
         INPUT_TOKENS: answer.tokens.get("input"),
@@ -110,9 +109,11 @@ def _answered(answer: Answer, source: Source, waited: float) -> dict[str, Any]:
         DATA_SOURCE: source.index,
         "raft.adapter": source.adapter_digest,
         "raft.system": source.system,
+        "raft.version": source.version,
+        "raft.arm": answered.arm,
         "raft.supported": answer.supported,
         "raft.abstained": answer.abstained,
-        "raft.waited": waited,
+        "raft.waited": answered.waited,
         "raft.cost": answer.cost,
     }
     return {name: value for name, value in known.items() if value is not None}

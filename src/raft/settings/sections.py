@@ -389,6 +389,11 @@ class Serving(_Section):
     retention_days: Annotated[float, Field(gt=0, le=36500), _Number] = Field(
         90.0, description="days after which they are deleted, but for feedback that was accepted"
     )
+    rewrite: Model | None = Field(
+        None,
+        description="a hosted model (provider/name) that words a follow-up so that it stands alone; null: it is "
+        "searched with the turns before it",
+    )
 
 
 class Monitor(_Section):
