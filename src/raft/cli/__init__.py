@@ -1,6 +1,6 @@
 """The command line: arguments in, calls of `raft.api`, words out."""
 
-from raft.cli import feedback, monitor, pairs, registry, review, serve
+from raft.cli import feedback, monitor, registry, review, serve
 from raft.cli.commands import main
 
-__all__ = ["feedback", "main", "monitor", "pairs", "registry", "review", "serve"]
+__all__ = ["feedback", "main", "monitor", "registry", "review", "serve"]

@@ -1,12 +1,17 @@
 """The server: requests in OpenAI's form to the engine, its answers back, and a page for people."""
 
 import asyncio
+import base64
+import hashlib
 import json
+import re
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from functools import cached_property
+from importlib.resources import files
 from types import FrameType
 from typing import Any, cast
 
@@ -25,7 +30,6 @@ from raft.serving.engine import Answered, Arm, Busy, Engine, Job
 from raft.serving.feedback import LARGEST as LARGEST_FEEDBACK
 from raft.serving.feedback import Recorder, feedback_is_off, not_kept, read_feedback
 from raft.serving.follow_ups import LATEST, FollowUps
-from raft.serving.page import PAGE
 from raft.serving.routing import HEADER, Route, Router, shadow
 from raft.serving.spans import Spans
 from raft.store.budget import CapReached
@@ -125,8 +129,8 @@ class Application:
         if self._keys is None:
             check_local(request)
         if path == "/" and method in ("GET", "HEAD"):
-            page = PAGE.text if self._recorder and self._recorder.on else PAGE.quiet
-            return HTMLResponse(page, headers={"Content-Security-Policy": PAGE.policy})
+            page = _PAGE.text if self._recorder and self._recorder.on else _PAGE.quiet
+            return HTMLResponse(page, headers={"Content-Security-Policy": _PAGE.policy})
         caller = self._caller(request)
         if path == "/v1/chat/completions":
             _allow(method, "POST")
@@ -392,6 +396,35 @@ _DONE = b"data: [DONE]\n\n"
 def _allow(method: str, *known: str) -> None:
     if method not in known:
         raise Refused(405, f"{' and '.join(known)} alone is understood here", headers={"Allow": ", ".join(known)})
+
+
+class _Page:
+    """The page for people, and the policy under which it runs."""
+
+    @cached_property
+    def text(self) -> str:
+        """The page."""
+        return files("raft.serving").joinpath("page.html").read_text(encoding="utf-8")
+
+    @cached_property
+    def quiet(self) -> str:
+        """The page where no feedback is kept."""
+        return self.text.replace("<body>", '<body class="quiet">', 1)
+
+    @cached_property
+    def policy(self) -> str:
+        """What the page may do: run its own script, use its own style, and ask this server."""
+
+        def digests(tag: str) -> str:
+            found = re.findall(rf"<{tag}>(.*?)</{tag}>", self.text, re.DOTALL)
+            hashes = (base64.b64encode(hashlib.sha256(one.encode()).digest()).decode() for one in found)
+            return " ".join(f"'sha256-{one}'" for one in hashes)
+
+        own = f"default-src 'none'; script-src {digests('script')}; style-src {digests('style')}; connect-src 'self'"
+        return f"{own}; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+
+
+_PAGE = _Page()
 
 
 class Server(uvicorn.Server):
