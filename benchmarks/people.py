@@ -6,7 +6,7 @@ RAFT_DATA=FOLDER RAFT_MODELS=FOLDER python benchmarks/people.py --of runs/xquad 
 
 The first needs a run that `benchmarks/xquad.py` has built, and is the reference of the XQuAD study: as many questions
 that people asked about the `seen` articles take the place of the generated ones; rows, training and measuring are the
-study's. The others build with so many of these questions in `questions.people`, as a build takes what people said of a
+study's. The others build with so many of these questions in `questions.qa`, as a build takes what people said of a
 server's answers, beside the generated ones (which come from the ledger of the study's run, where that is there), and
 say what the second changes on the same questions. Only `dev` and `unseen` are registered as measured with there: what
 is measured with is never trained on. `--file` writes the file of people's rows alone.
@@ -31,7 +31,7 @@ STUDENT = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 
 def rows_of_people() -> list[dict[str, str]]:
-    """Return people's questions about the `seen` articles, as `questions.people` reads them."""
+    """Return people's questions about the `seen` articles, as `questions.qa` reads them."""
     rows = []
     for article in xquad_articles()["seen"]:
         document = f"seen/{article['title'].replace('/', '-')}.md"
@@ -95,7 +95,6 @@ def built_beside(home: Path, files: dict[str, Path], count: int, generator: str,
     """Build with so many of people's questions beside the generated ones; return the run."""
     folder, measured = home / f"beside-{count}", home / "dev-and-unseen.jsonl"
     measured.write_text("".join(files[part].read_text(encoding="utf-8") for part in ("dev", "unseen")), "utf-8")
-    people = {"questions.people": str(written(home / f"people-{count}.jsonl", count))} if count else {}
     ledger = home / "run" / "ledger.sqlite"
     built = raft.build(
         home / "corpus",
@@ -103,16 +102,16 @@ def built_beside(home: Path, files: dict[str, Path], count: int, generator: str,
         generator=generator,
         student=STUDENT,
         evaluation=measured,
+        qa=written(home / f"people-{count}.jsonl", count) if count else None,
         settings={
             **studies.BUILT,
             **xquad.STUDY.settings,
             "ledger": str(ledger if ledger.is_file() else home / "ledger.sqlite"),
             **own,
-            **people,
         },
         on_event=studies.on_event,
     )
-    print("rows", built.summary()["steps"]["cleaned"]["notes"].get("people"), built.examples.height)
+    print("rows", built.summary()["steps"]["cleaned"]["notes"].get("pairs"), built.examples.height)
     return folder
 
 

@@ -227,7 +227,7 @@ def test_half_an_emoji_in_a_setting_is_made_whole():
         ("questions.keep", True, "questions.keep is a number, and it is True."),
         ("questions.limit", False, "questions.limit is a number, and it is False."),
         ("split.unseen", True, "split.unseen is a number, and it is True."),
-        ("questions.qa", [{"question": "Who?"}], "questions.qa is the path of a file or a folder, and it is [{"),
+        ("questions.qa", [{"question": "Who?"}], "questions.qa[0] is the path of a file or a folder, and it is {"),
         ("questions.qa", "", "questions.qa is the path of a file or a folder, and it is ''."),
         ("benchmark.judge", "", "benchmark.judge.model is the name of a model, and it is ''."),
         ("student", " ", "student is the name of a model, and it is ' '."),

@@ -71,7 +71,7 @@ def test_what_is_accepted_is_learned_from(home, tmp_path, fake_models):
     assert (code, "2 accepted to learn from, 1 rejected, 1 open." in said) == (0, True)
     code, said = command(run, "--export", people)
     assert code == 0
-    assert f"questions.people={people}" in said
+    assert f"--qa {people}" in said
     trade, weight = map(json.loads, people.read_text(encoding="utf-8").splitlines())
     assert (trade["question"], trade["answer"]) == (ASKED["trade"][0], "10 days")
     assert trade["document"] == "refunds/trade.md", "the passage that bears it, not the one that was cited"
@@ -79,7 +79,7 @@ def test_what_is_accepted_is_learned_from(home, tmp_path, fake_models):
     assert " ".join(trade["quote"].split()) == said
     assert (trade["accepted_by"], len(trade["accepted_on"])) == ("Marta Quill", 10)
     assert (weight["answer"], weight["document"]) == ("7.5 kg", "manuals/delta.md")
-    built = raft.build(home / "corpus", out=run, settings={**SETTINGS, "questions.people": str(people)})
+    built = raft.build(home / "corpus", out=run, settings={**SETTINGS, "questions.qa": str(people)})
     rows = built.cleaned.filter(model="human")
     assert {*rows["question"]} == {trade["question"], weight["question"]}
     (quote,) = rows.filter(answer="10 days")["quotes"].item()
@@ -87,7 +87,10 @@ def test_what_is_accepted_is_learned_from(home, tmp_path, fake_models):
     assert rows.filter(pl.col("reason").is_null() | (pl.col("reason") == "round trip")).height == 2
     again = raft.load(run)
     assert [row["decision"] for row in traffic.decisions(run).to_dicts()] == ["accepted", "accepted", "rejected"]
-    assert again.summary()["steps"]["qa"]["notes"]["people"]["lost"] == []
+    assert again.summary()["steps"]["qa"]["notes"]["files"][0]["lost"] == []
+    for export, files in ((people, [people]), (tmp_path / "new.jsonl", [people, tmp_path / "new.jsonl"])):
+        assert " ".join(f"--qa {file}" for file in files) in command(run, "--export", export)[1]
+        assert f"--qa {files[0]} --qa {files[0]}" not in command(run, "--export", export)[1]
 
 
 def test_what_cannot_be_learned_from_is_not_accepted(home):

@@ -67,6 +67,15 @@ def test_a_file_is_read_in_each_form_and_under_each_name(tmp_path):
         assert found.wrong == [], name
 
 
+def test_a_quote_is_kept_as_it_stands(tmp_path):
+    """A row has its quote with its own line breaks, and none where it gives none, or an empty one."""
+    rows = [{**ROWS[0], "Quote": " lasts\n3 years "}, {**ROWS[1], "quote": " "}]
+    (tmp_path / "faq.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (first, second) = read_pairs(tmp_path / "faq.jsonl").rows
+    assert first["quote"] == "lasts\n3 years"
+    assert {*second} == {"line", "question", "answer", "document"}, "the key of a step holds them"
+
+
 def test_a_bad_row_is_told_with_its_line_and_stops_no_other(tmp_path):
     """Rows without an answer, twice the same, or that are no JSON are named by line; the others are read."""
     (tmp_path / "faq.csv").write_text('question,answer\n"How\nlong?",2 years\nWho?,\n\nHow long?,2 years\nWhen?,May\n')

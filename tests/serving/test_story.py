@@ -107,7 +107,7 @@ def test_a_run_goes_into_production_and_learns_from_its_users(corpus, tiny_stude
         assert (came["question"], came["correction"]) == (QUESTION, ANSWER)
         typed("feedback", "run", "--list", "--accept", came["id"], "--by", "Ada")
         typed("feedback", "run", "--list", "--export", "people.jsonl")
-        typed(*build, "--set", "questions.people=people.jsonl")
+        typed(*build, "--qa", "people.jsonl")
         ours = raft.load("run").cleaned.filter(pl.col("model") == "human")
         assert ours["question"].to_list() == [QUESTION]
         until(lambda: asked().raft["index"] == digest("run"), server.process)

@@ -13,7 +13,7 @@ import raft
 from raft import settings
 from raft.cli import main
 from raft.errors import pasted
-from raft.store.again import again, more_questions, option
+from raft.store.again import again, more_questions, option, pair_files
 from raft.text.secrets import HIDDEN
 
 
@@ -28,10 +28,10 @@ def made(folder, overrides, **told):
 
 def read_again(command):
     """Return the settings that a command says."""
-    options = {"--generator": "generator.model", "--limit": "questions.limit", "--qa": "questions.qa"}
+    options = {"--generator": "generator.model", "--limit": "questions.limit"}
     options |= {"--questions-per-chunk": "questions.per_chunk", "--seed": "seed", "--eval": "evaluation"}
     options |= {"--embedder": "index.embedder", "--student": "student", "--decisions": "decisions"}
-    words, told, file = iter(shlex.split(command, comments=True)[2:]), {"corpus": []}, None
+    words, told, file, pairs = iter(shlex.split(command, comments=True)[2:]), {"corpus": []}, None, []
     for word in words:
         if word == "--pipeline":
             file = next(words)
@@ -40,18 +40,20 @@ def read_again(command):
         elif word == "--set":
             key, value = settings.parse_assignment(next(words))
             told[key] = value
+        elif word == "--qa":
+            pairs.append(next(words))
         elif word.startswith("--"):
             told |= {options[word]: next(words)} if word != "--out" else {"out": next(words)}
         else:
             told["corpus"].append(word)
     told.pop("out")
-    return settings.named(file, told)
+    return settings.named(file, told | ({"questions.qa": pairs} if pairs else {}))
 
 
 VALUES = {
     "generator.model": st.sampled_from(["openai/gpt-4o-mini", "models/my model", "$HOME/it's"]),
     "questions.limit": st.integers(0, 50),
-    "questions.qa": st.sampled_from(["faq.csv", "our pairs (new).jsonl", "a;b.csv"]),
+    "questions.qa": st.sampled_from(["faq.csv", "our pairs (new).jsonl", ["a;b.csv", "it's.json"], ["c.csv"]]),
     "questions.kinds": st.lists(st.sampled_from(["fact", "date", "procedure"]), min_size=1, max_size=2),
     "evaluation": st.just("my questions.jsonl"),
     "index.embedder": st.sampled_from(["openai/text-embedding-3-small", "models/it's an embedder"]),
@@ -158,6 +160,18 @@ def test_paths_are_those_from_where_the_reader_stands(tmp_path, monkeypatch):
         assert not any("ledger" in word for word in words)
     (tmp_path / "docs").rename(tmp_path / "other")
     assert again("../runs/x").startswith("raft build docs --out ../runs/x ")
+
+
+@pytest.mark.parametrize("told", [None, "faq.csv", ["faq.csv", "more.jsonl"]])
+def test_files_of_pairs_are_those_of_the_build(tmp_path, monkeypatch, told):
+    """None, one as earlier rafts wrote it down, or several: they are named from the folder that one stands in."""
+    (tmp_path / "docs").mkdir()
+    assert pair_files(tmp_path) == []
+    tree = settings.named(None, {"questions.qa": told}).model_dump(mode="json")
+    assert tree["questions"]["qa"] == told
+    made(tmp_path / "x", {"corpus": ["docs"], "questions.qa": told}, home="..")
+    monkeypatch.chdir(tmp_path / "docs")
+    assert pair_files("../x") == [f"../{file}" for file in ([told] if isinstance(told, str) else told or [])]
 
 
 def test_a_run_that_is_reached_by_a_link_names_its_own_corpus(tmp_path, monkeypatch):

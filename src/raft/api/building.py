@@ -16,7 +16,7 @@ from raft.backends import hub
 from raft.backends.hosted.providers import look_for
 from raft.corpus.documents import Source, find_sources
 from raft.curation import decisions, learned, reading, user_questions
-from raft.curation.pairs import files_of, pairs_of
+from raft.curation.pairs import pairs_of
 from raft.errors import UsageError
 from raft.kinds import KINDS
 from raft.pipeline.asking import asked_later, examples, survey_chunks
@@ -47,7 +47,7 @@ class Options(TypedDict, total=False):
     seed: int | None
     eval: str | Path | None
     evaluation: str | Path | None
-    qa: str | Path | None
+    qa: str | Path | Sequence[str | Path] | None
     decisions: str | Path | None
     max_cost: float | None
     price: tuple[float, float] | None
@@ -117,8 +117,8 @@ def build(
             limit: at most so many questions, spread evenly over the documents.
             seed: seed of every random choice.
             eval: your own questions (JSONL with `question`, `answers` and optional `document`).
-            qa: questions and answers that you have already (CSV, JSON, JSONL), to learn from like generated ones; the
-                chunk that bears each is found. With a `limit` of 0 there are no others.
+            qa: a file, or several, of questions and answers that you have already (CSV, JSON, JSONL), to learn from
+                like generated ones; the chunk that bears each is found. With a `limit` of 0 there are no others.
             decisions: what people have decided on rows, beside the run's own (JSONL, as `review` writes it).
             pipeline_file, evaluation: other names of `pipeline` and `eval`.
             max_cost: dollars that the run may cost in all, over all its builds; None: what was said last time.
@@ -214,7 +214,7 @@ def _described(corpus: str | Path | Sequence[str | Path] | None, out: str | Path
             hint="--generator openai/gpt-4o-mini   (or another capable model), or --set questions.reword=0",
         )
     pairs_of(chosen.questions)  # looked at before the work
-    if chosen.questions.limit == 0 and not files_of(chosen.questions):
+    if chosen.questions.limit == 0 and not chosen.questions.qa:
         hint = "--qa FILE   (questions and answers that you have already), or a limit of 1 or more"
         raise UsageError("questions.limit is 0, and no pairs are given.", where="questions.limit", hint=hint)
     if chosen.decisions:
@@ -264,7 +264,7 @@ def _not_documents(chosen: Settings, file: str | Path | None) -> dict[Path, str]
     home = at_home(file).parent if file is not None else Path()
     copies = [home / kind / name for kind in ("pipelines", "prompts") for name in prompts.packaged(kind)]
     found = {chosen.evaluation: "your questions to measure with", chosen.prompts: "a folder of prompts"}
-    found |= dict.fromkeys(files_of(chosen.questions), "your pairs of questions and answers")
+    found |= dict.fromkeys(chosen.questions.qa, "your pairs of questions and answers")
     found |= {
         chosen.questions.like: "examples of how people ask",
         chosen.decisions: "what people decided",

@@ -49,7 +49,7 @@ def feedback(
         by: who decides; None: the user's name on this machine.
         accept: numbers of feedback that is accepted as it is; then no page is opened.
         reject: numbers of feedback that is not to be learned from; likewise.
-        export: a file; all rows that were accepted so far are written to it, for `questions.people`; likewise.
+        export: a file; all rows that were accepted so far are written to it, for `build(qa=...)`; likewise.
         page: whether a page is opened, which ends with its button, or with Ctrl-C.
         port: where the page listens; 0: any free port.
         on_event: told "opened" with the `address` of the page, `remarks` and what is `said` so far.
@@ -102,7 +102,7 @@ def _is_export(path: Path) -> bool:
 
 
 def accepted(run: Path) -> list[Row]:
-    """Return the rows that people accepted, as `questions.people` reads them: of each question the last."""
+    """Return the rows that people accepted, as `questions.qa` reads them: of each question the last."""
     found: dict[str, Row] = {}
     for one in _last(run).values():
         if one["decision"] != traffic.ACCEPTED:

@@ -185,7 +185,9 @@ def init(folder: Path, as_json: bool) -> None:
 @click.option(
     "--eval", "evaluation", metavar="FILE", help="Your own questions: JSONL with question, answers, document."
 )
-@click.option("--qa", metavar="FILE", help="Questions with answers to learn from: CSV, JSON, JSONL.")
+@click.option(
+    "--qa", metavar="FILE", multiple=True, help="Questions with answers to learn from: CSV, JSON, JSONL; repeatable."
+)
 @click.option("--decisions", metavar="FILE", help="What people decided on rows, beside the run's own (raft review).")
 @click.option("--estimate", is_flag=True, help="Say what it would ask and cost, and stop before the first call.")
 @click.option(
@@ -209,12 +211,10 @@ def build(*, corpus: tuple[str, ...], assignments: tuple[str, ...], pipeline: st
         raise UsageError(
             "A sample belongs to an estimate.", where="--sample", hint="raft build CORPUS --estimate --sample 10"
         )
-    told = {
-        **options,
-        "price": price_pair(price),
-        "pipeline_file": pipeline,
-        "settings": settings.parse_assignments(assignments),
-    }
+    qa = options["qa"]
+    options["qa"] = list(qa) if len(qa) > 1 else next(iter(qa), None)
+    options["settings"] = settings.parse_assignments(assignments)
+    told = {**options, "price": price_pair(price), "pipeline_file": pipeline}
     with Progress(silent=quiet) as progress:
         if estimate:
             facts = api.estimate(list(corpus) or None, sample=sample, on_event=progress, **told).summary()

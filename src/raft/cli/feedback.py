@@ -21,7 +21,7 @@ _LONGEST = 70
 @click.option("--list", "listed", is_flag=True, help="Print what came, with its numbers, and open no page.")
 @click.option("--accept", type=int, multiple=True, metavar="ID", help="Accept feedback ID as it is; may be repeated.")
 @click.option("--reject", type=int, multiple=True, metavar="ID", help="Reject feedback ID; may be repeated.")
-@click.option("--export", type=Place(), metavar="FILE", help="Write what is accepted, for build (questions.people).")
+@click.option("--export", type=Place(), metavar="FILE", help="Write what is accepted, for raft build --qa FILE.")
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="Where the page listens.  [default: any]")
 @JSON
 @acting
@@ -39,11 +39,12 @@ def feedback(*, run: Path, listed: bool, as_json: bool, **options: Any) -> None:
 
 
 def _words(found: Mapping[str, Any], run: Path, export: Path | None, *, listed: bool) -> Iterator[str]:
-    from raft.store.again import again
+    from raft.store.again import again, pair_files
 
     if export is not None:
+        files = {Path(file).resolve(): file for file in [*pair_files(run), str(export)]}
         yield f"{found['exported']:,} rows to learn from written to {export}"
-        yield f"  next:  {pasted(again(run, {'questions.people': str(export)}))}"
+        yield f"  next:  {pasted(again(run, {'questions.qa': [*files.values()]}))}"
         return
     for row in found["rows"] if listed else ():
         yield from _row(row)

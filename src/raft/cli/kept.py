@@ -55,39 +55,34 @@ def dropped_row(reasons: Mapping[str, int]) -> Iterator[tuple[str, str]]:
         yield "dropped", text
 
 
-def people_rows(pairs: Mapping[str, Any]) -> int:
-    """Return how many rows of the table of pairs are from `questions.people`; `pairs` are the notes of its step."""
-    theirs = pairs.get("people")
-    return int(theirs["rows"] - theirs.get("twice", 0)) if theirs else 0
+def pairs_told(steps: Mapping[str, Any]) -> list[list[str]]:
+    """Return of each file of pairs what became of its rows, and then, a line each, what is wrong with some."""
+    done, found = steps.get("cleaned", {"stale": True}), []
+    kept = None if done.get("stale") else done["notes"].get("pairs")  # runs of before lack it
+    for one in _files(steps):
+        faults = [*one["wrong"], *one.get("lost", ())]
+        text = f"{one['rows']:,} from {one['file']}"
+        text += "" if kept is None else f", {kept.get(one['file'], 0):,} of them kept"
+        text += f"; {one['twice']:,} stand in another file too" if one.get("twice") else ""
+        text += f"; {len(faults):,} cannot be learned from:" if faults else ""
+        found.append([text, *faults, *(f"{name}: no such document, so all are searched" for name in one["unknown"])])
+    return found
 
 
-def people_told(notes: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Return what became of the rows of `questions.people`, and what is wrong with some; nothing without any.
-
-    `notes` are those of each step.
-    """
-    theirs = notes.get("qa", {}).get("people")
-    if not theirs:
+def _files(steps: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the notes on each file of pairs; runs of before have one, of which less is known."""
+    if "qa" not in steps:
         return []
-    found = notes.get("cleaned", {}).get("people", {"splits": {}, "reasons": {}})
-    text = f"{theirs['rows']:,} from {theirs['file']}, {sum(found['splits'].values()):,} of them kept"
-    for counts in (found["splits"], found["reasons"]):
-        listed = ", ".join(f"{name} {count:,}" for name, count in counts.items())
-        text += f" ({listed})" if listed and counts is found["splits"] else f"; dropped: {listed}" if listed else ""
-    if twice := theirs.get("twice"):
-        text += f"; {twice:,} stand among the pairs too"
-    faults = [*theirs["wrong"], *theirs["lost"]]
-    text += f"; {len(faults):,} cannot be learned from:" if faults else ""
-    return [text, *faults]
+    notes, rows = steps["qa"]["notes"], steps["qa"]["rows"]["qa.parquet"]
+    return list(notes.get("files") or [{"rows": rows, **notes}])
 
 
 def more_rows(run: str, steps: Mapping[str, Any]) -> str:
     """Return what brings more questions to train on, with a command that wants enough of them where there may be."""
     asked, cleaned = steps["questions"], steps["cleaned"]["notes"]
     if "qa" in steps and not any(asked["rows"].values()):
-        told = steps["qa"]["notes"]
-        name = told.get("file") or told["people"]["file"]
-        return f"\n  more pairs in {name},\n  or from the documents: leave --limit 0 out."
+        names = ", ".join(one["file"] for one in _files(steps))
+        return f"\n  more pairs in {names},\n  or from the documents: leave --limit 0 out."
     spare, wanted, splits = cleaned["reasons"].get(NOT_CHOSEN), asked["notes"].get("wanted"), cleaned["splits"]
     if wanted and wanted["ended"] and not spare:
         return "\n  more documents, or a better generator (--generator openai/gpt-4o-mini)."

@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 
 from raft.api.run import FAULT
-from raft.cli.kept import dropped_row, kept_rows, more_rows, people_rows, people_told
+from raft.cli.kept import dropped_row, kept_rows, more_rows, pairs_told
 from raft.cli.registry import in_production
 from raft.corpus.pii import counted
 from raft.errors import pasted, typed
@@ -162,13 +162,8 @@ def _rows(
     lines = [f"{count:,}: {_FAILED.get(kind, kind)}" for kind, count in failed.items()]
     lines += [f"raft show {run} failures   # says what was wrong, with each reply"] if failed else []
     yield "questions", "\n".join([text, *lines, *stats["questions"].get("left_out", [])])
-    if "file" in (pairs := stats.get("qa", {})):
-        unknown = [f"{name}: no such document, so all are searched" for name in pairs["unknown"]]
-        told = f"{steps['qa']['rows']['qa.parquet'] - people_rows(pairs):,} from {pairs['file']}"
-        told += f"; {len(pairs['wrong']):,} rows of it are left out:" if pairs["wrong"] else ""
-        yield "pairs", "\n".join([told, *_some(pairs["wrong"]), *_some(unknown, 3)])
-    if theirs := people_told(stats):
-        yield "people", "\n".join([theirs[0], *_some(theirs[1:])])
+    for told, *faults in pairs_told(steps):
+        yield "pairs", "\n".join([told, *_some(faults)])
     reasons, splits = stats["cleaned"]["reasons"], stats["cleaned"]["splits"]
     kept = {split: splits[split] for split in ("train", "valid", "eval_seen", "eval_unseen") if split in splits}
     yield "kept", f"{sum(kept.values()):,} ({_list(kept)})"
@@ -261,8 +256,8 @@ def status(
         lines += ["", f"  a build was stopped; next:  {goes_on}"]
     if looked := seen(facts.get("reviewed") or {}):
         lines += ["", *(f"  {line}" for line in looked)]
-    if theirs := people_told({name: line.get("notes", {}) for name, line in facts["steps"].items()}):
-        lines += ["", f"  people: {theirs[0]}", *(f"    {line}" for line in _some(theirs[1:]))]
+    for pairs, *wrong in pairs_told(facts["steps"]):
+        lines += ["", f"  pairs: {pairs}", *(f"    {line}" for line in _some(wrong))]
     if adapters:
         lines += ["", f"  {'adapter':<14} {'rows':>7} {'valid loss':>11}  {'trained':<17} approved by"]
         lines += map(_adapter, adapters)

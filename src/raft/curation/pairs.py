@@ -63,32 +63,30 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Pairs:
-    """The pairs of a file, in order (line, question, answer, document), and what is wrong with the rows left out."""
+    """The pairs of a file, in order, and what is wrong with the rows left out.
+
+    A pair is line, question, answer and document, and the quote where one is given.
+    """
 
     rows: list[Row]
     wrong: list[str]
 
 
-def files_of(asked: Questions) -> list[Path]:
-    """Return the files of questions and answers to learn from that settings name."""
-    return [file for file in (asked.qa, asked.people) if file is not None]
-
-
 def pairs_of(asked: Questions) -> list[Row]:
-    """Return the pairs of all files that settings name, those of `questions.qa` first; it raises as `read_pairs`."""
-    own = read_pairs(asked.qa).rows if asked.qa else []
-    return own + (read_pairs(asked.people, located=True).rows if asked.people else [])
+    """Return the pairs of all files that settings name; it raises as `read_pairs`."""
+    return [row for file in asked.qa for row in read_pairs(file).rows]
 
 
-def read_pairs(path: Path, *, redact: bool = False, located: bool = False) -> Pairs:
+def read_pairs(path: Path, *, name: str = "", redact: bool = False) -> Pairs:
     """Read a file of questions and answers: CSV or TSV with a header, JSON, or JSON lines; columns by `NAMES`.
 
-    A chat (`messages`) is the last question with its answer. With `redact`, personal data is replaced. With `located` a
-    row says where its answer stands, by a `document` or a `quote`, and has both fields.
+    A chat (`messages`) is the last question with its answer. A `quote` is kept as it stands. With `redact`, personal
+    data is replaced. `name` is what the file is called where a row is wrong; its own where none is given.
 
     Raises:
         UsageError: the file is missing or empty, is none of these, or no row of it is a pair.
     """
+    name = name or path.name
     try:
         data = regular(path).read_bytes()
         text = readers.decode(data)
@@ -105,24 +103,18 @@ def read_pairs(path: Path, *, redact: bool = False, located: bool = False) -> Pa
         fields |= dict.fromkeys(map(str, record)) if isinstance(record, dict) else {}
         row = _pair(record) if isinstance(record, dict) else record if isinstance(record, str) else "it is no record"
         if isinstance(row, str):
-            wrong.append(f"{path.name}, {line}: {row}")
+            wrong.append(f"{name}, {line}: {row}")
             continue
-        if located:
-            row["quote"] = _quote(record)
-            if not row["document"] and not row["quote"] and not is_no_answer(row["answer"]):
-                wrong.append(f"{path.name}, {line}: it names neither document nor quote")
-                continue
         row = {part: pii.cleaned(value)[0] for part, value in row.items()} if redact else row
         if (key := (normalise(row["question"]), row["answer"], row["document"])) in found:
-            wrong.append(f"{path.name}, {line}: it stands twice")
+            wrong.append(f"{name}, {line}: it stands twice")
         else:
             found[key] = {"line": line, **row}
     if not found:
         there = f"; the fields are {', '.join([*fields][:12])}" if fields else ""
         if b"\0" in data:
             there += f"; line {data[: data.index(0)].count(10) + 1} has a NUL byte: save the file as UTF-8 text"
-        wanted = "a question, an answer, and a document or a quote" if located else "a question and an answer"
-        raise _wrong(f"No row has {wanted}{there}.", "; ".join(wrong[:5]) or path)
+        raise _wrong(f"No row has a question and an answer{there}.", "; ".join(wrong[:5]) or path)
     return Pairs([*found.values()], wrong)
 
 
@@ -191,7 +183,7 @@ _READERS: Mapping[str, Callable[[str, Path], Iterator[tuple[str, Any]]]] = {
 
 
 def _pair(record: Mapping[str, Any]) -> dict[str, str] | str:
-    """Return question, answer and document of a record, or what is wrong with it."""
+    """Return question, answer and document of a record, and its quote if it has one, or what is wrong with it."""
     fields = {str(name).strip().casefold(): value for name, value in record.items()}
     if isinstance(chat := fields.get("messages"), list):
         turns = [turn for turn in chat if isinstance(turn, dict)]
@@ -199,12 +191,9 @@ def _pair(record: Mapping[str, Any]) -> dict[str, str] | str:
             return "its messages have no question with an answer"
         fields |= last if turns else {}
     row = {what: next(filter(None, (_text(fields.get(name)) for name in known)), "") for what, known in NAMES.items()}
+    if isinstance(quote := fields.get("quote"), str) and quote.strip():
+        row["quote"] = quote.strip()
     return next((f"it has no {what}" for what in ("question", "answer") if not row[what]), row)
-
-
-def _quote(record: Any) -> str:
-    given = {str(name).strip().casefold(): value for name, value in record.items()}.get("quote")
-    return given.strip() if isinstance(given, str) else ""
 
 
 def _last_pair(turns: Sequence[Mapping[str, Any]]) -> dict[str, str]:
@@ -290,12 +279,12 @@ def _quoted(pair: Row, places: Sequence[Row], others: Iterable[Row]) -> tuple[Ro
 
 
 def lost(pair: Row, unknown: Sequence[str]) -> str:
-    """Return why a pair that says where its answer stands has no golden chunk."""
+    """Return why a pair with an answer has no golden chunk; `unknown` are documents that are none of the corpus."""
     document = pair["document"]
     where = "" if not document else f" of {document}"
     if document in unknown:
         return f"there is no document {document}, and no passage bears its answer"
-    if pair["quote"]:
+    if pair.get("quote"):
         return f"no passage{where} holds its quote and the facts of its answer, and none bears the answer by itself"
     return f"no passage{where} bears its answer"
 

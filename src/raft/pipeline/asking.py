@@ -12,7 +12,7 @@ import polars as pl
 
 from raft import prompts
 from raft.curation import figures, learned, reading, wording
-from raft.curation.pairs import files_of, pairs_of
+from raft.curation.pairs import pairs_of
 from raft.curation.user_questions import register
 from raft.errors import RaftError, typed
 from raft.examples.examples import RESTYLED_TOKENS
@@ -149,7 +149,7 @@ def ask_questions(
             "of": wanted_of(settings),
         },
     )
-    if not line["artifacts"]["questions.parquet"]["rows"] and not files_of(asked):
+    if not line["artifacts"]["questions.parquet"]["rows"] and not asked.qa:
         came = [f"{row['message']}: {row['reply'][:200]!r}" for row in run.read("failures.parquet").head(3).to_dicts()]
         raise RaftError(
             "The generator wrote no usable question." if came else "Nothing in the corpus can be asked for.",

@@ -225,10 +225,7 @@ def clean_and_split(run: Run, settings: Settings, components: Components, own: p
         inputs=[*asked_in(settings), "chunks.parquet", *searched(settings)],
         using={**using, "figures": figures.VERSION},
         formerly=[(3, using), (2, using)] if _CLEANED == 3 else [],  # else a raised version would clean nothing anew
-        beside={
-            **{"indexes": components.indexes, "parts": parts, "asked": asked_in(settings), "noted": noted},
-            "people": settings.questions.people and settings.questions.people.name,
-        },
+        beside={"indexes": components.indexes, "parts": parts, "asked": asked_in(settings), "noted": noted},
         settings={"index": {"k": k, "hybrid": settings.index.hybrid}},
     )
     # not among the notes, which a step that is reused keeps
@@ -247,7 +244,6 @@ def _clean(
     indexes: Indexes,
     asked: Sequence[str],
     noted: Mapping[str, Any],
-    people: str | None = None,
     keep: int | None = None,
     like: Sequence[str] = (),
     copies: Sequence[Sequence[str]] = (),
@@ -281,9 +277,9 @@ def _clean(
     kept = parted.filter(pl.col("reason").is_null())
     step.stats["likeness"] = likeness(kept, evaluation, run.stream("chunks.parquet", [*COVERED]), paths)
     step.stats["reasons"] = _counts(parted, "reason")
-    if people:
-        theirs = parted.filter(model=decisions.HUMAN).filter(pl.col("prompt").str.starts_with(f"{people}, "))
-        step.stats["people"] = {"splits": _counts(theirs, "split"), "reasons": _counts(theirs, "reason")}
+    if "qa.parquet" in asked:
+        pairs = kept.join(run.read("qa.parquet").select("question_id"), on="question_id", how="semi")
+        step.stats["pairs"] = Counter(prompt.rpartition(", ")[0] for prompt in pairs["prompt"])  # by their file
     step.stats["splits"] = _counts(parted, "split") | ({"user": evaluation.height} if evaluation is not None else {})
     return {"cleaned.parquet": parted, "eval.jsonl": measured}
 

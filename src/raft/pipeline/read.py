@@ -9,7 +9,6 @@ from typing import Any
 import polars as pl
 
 from raft.corpus import documents, pii, readers
-from raft.curation.pairs import files_of
 from raft.curation.user_questions import personal_data, refused
 from raft.errors import RaftError, typed
 from raft.evaluation.lengths import unlike_examples
@@ -133,7 +132,7 @@ def tell_languages(run: Run, settings: Settings, *, strategy: str, aside: frozen
     if lines := plan.left_out(strategy, kinds, known, settings.index.embedder):
         on_event("left out", {"left_out": lines})
     found = sorted({known.language(doc).name for doc in sizes})
-    if files_of(asked) or any(plan.askable(strategy, kinds, known.language(doc)) for doc in sizes):
+    if asked.qa or any(plan.askable(strategy, kinds, known.language(doc)) for doc in sizes):
         return
     again = f"raft build {' '.join(map(typed, settings.corpus))}"
     raise RaftError(
@@ -187,7 +186,7 @@ def look_through(run: Run, settings: Settings) -> None:
     # without a count nobody has looked: what was sent then may have held anything
     held = before.get("in") != 0 or "questions" in before
     sent = "chunks" in run.manifest["steps"] and not before.get("redacted") and held
-    files = settings.evaluation, *files_of(settings.questions), settings.questions.like
+    files = settings.evaluation, *settings.questions.qa, settings.questions.like
     own = [file for file in files if file and mode != "ignore"]
     questions = dict(sum((Counter(personal_data(file)) for file in own), Counter()))
     line = run.make(

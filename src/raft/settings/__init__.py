@@ -75,7 +75,6 @@ PATHS = (
     "corpus",
     "questions.qa",
     "questions.like",
-    "questions.people",
     "training.rehearsal_file",
     "benchmark.other_adapter",
 )

@@ -34,6 +34,17 @@ def _path(value: Any) -> Any:
     return value
 
 
+def _places(value: Any) -> Any:
+    if value is None:
+        return ()
+    return value if isinstance(value, list | tuple) else (_path(value),)
+
+
+def _as_given(places: tuple[Path, ...]) -> str | list[str] | None:
+    told = [*map(str, places)]
+    return told if len(told) > 1 else next(iter(told), None)
+
+
 def _named(value: str) -> str:
     if not value.strip():
         raise ValueError("is the name of a model")
@@ -47,6 +58,8 @@ Count = Annotated[int, Field(ge=1, le=10**9), _Number]
 Positive = Annotated[float, Field(gt=0, le=10**9), _Number]
 Price = Annotated[float, Field(ge=0, le=10**9), _Number]
 Place = Annotated[Path, BeforeValidator(_path), AfterValidator(at_home)]
+Places = Annotated[tuple[Place, ...], BeforeValidator(_places), PlainSerializer(_as_given)]
+"""Paths, of which one may be given by itself; it is written down as it was when there could be no more."""
 
 TRAINERS = {"peft": "sft:PeftTrainer", "unsloth": "unsloth:UnslothTrainer"}
 """What `training.backend` may name, with the class in `raft.backends.trainers` that it stands for."""
@@ -146,7 +159,7 @@ class Questions(_Section):
         1.0, description="questions asked for, a chunk, on average; with `keep`, at most so many in the first round"
     )
     limit: Annotated[int, Field(ge=0, le=10**9), _Number] | None = Field(
-        None, description="at most so many questions, spread evenly over the documents; 0 with `qa`: that file's alone"
+        None, description="at most so many questions, spread evenly over the documents; 0 with `qa`: its pairs alone"
     )
     keep: Count | None = Field(
         None,
@@ -166,13 +179,10 @@ class Questions(_Section):
         description="10 to 20 questions as people ask them, one a line: examples for the generator, and for keep the "
         "first words and lengths to prefer; never those of --eval",
     )
-    qa: Place | None = Field(
-        None, description="questions and answers that you have already (CSV, JSON, JSONL), to learn from as well"
-    )
-    people: Place | None = Field(
-        None,
-        description="questions and answers that people gave (JSONL with question, answer, and document or quote, as "
-        "raft feedback --export writes it), to learn from as well",
+    qa: Places = Field(
+        (),
+        description="a file of questions and answers that you have already (CSV, JSON, JSONL, or what raft feedback "
+        "--export writes), or a list of them, to learn from as well",
     )
     kinds: tuple[Kind, ...] = Field(
         ("fact", "number", "date", "name"),

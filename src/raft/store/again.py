@@ -50,6 +50,13 @@ def again(run: Path | str, change: Mapping[str, Any] | None = None, *, remark: s
     return " ".join(parts) + (f"   ({remarks})" if remarks else "")
 
 
+def pair_files(run: Path | str) -> list[str]:
+    """Return the files of `questions.qa` that a run was built with, as paths from here."""
+    told = _told(Path(run))
+    files = told.get("settings", {}).get("questions", {}).get("qa") or []
+    return list(_from_here(_home(Path(run), told), [files] if isinstance(files, str) else files))
+
+
 def more_questions(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return what to change, by its dotted name, for a build to write more questions; `settings` are a manifest's.
 
@@ -135,5 +142,5 @@ def _option(key: str, value: Any) -> str:
     if key == "local_only" and value is True:
         return "--local-only"
     if key in _OPTIONS and value is not None:
-        return f"{_OPTIONS[key]} {typed(value)}"
+        return " ".join(f"{_OPTIONS[key]} {typed(one)}" for one in (value if isinstance(value, list) else [value]))
     return f"--set {typed(f'{key}={yaml_value(value)}')}"
