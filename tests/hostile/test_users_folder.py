@@ -16,6 +16,7 @@ from raft.errors import RaftError, UsageError
 from raft.store import folders
 from raft.store.ledger import Ledger
 
+SETTINGS = {"chunking.tokens": 60}
 NAMES = [
     *("manifest.json", "train.jsonl", "documents.parquet", "ledger.sqlite", "scratch", "scratch/index-cards/a.txt"),
     *("scratch/trial/mine", "lexical/mine.txt", "lexical/about.json", "index/chroma.sqlite3", "index/mine.bin"),
@@ -43,13 +44,9 @@ def contents(folder):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(whole):
     """A folder with a corpus and its finished run, which no test writes to."""
-    home = tmp_path_factory.mktemp("finished")
-    with pytest.MonkeyPatch.context() as patch:
-        Fakes().install(patch.setattr)
-        api.build(write_corpus(home / "corpus"), out=home / "run", settings={"chunking.tokens": 60})
-    return home
+    return whole
 
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])

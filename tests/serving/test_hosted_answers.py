@@ -5,24 +5,20 @@ import threading
 
 import pytest
 
-import raft
-from conftest import FakeEmbedder, Fakes, write_corpus
+from conftest import FakeEmbedder, Fakes
 from fake_openai import FakeOpenAI
 from raft.api import models
 from raft.serving.versions import Versions
 from served import Served, said
 
 MODEL = "hosted_vllm/test-model"
+SETTINGS = {"generator.attempts": 2}
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def run(whole):
     """A finished build; no test writes to it but its settings."""
-    home = tmp_path_factory.mktemp("hosted")
-    with pytest.MonkeyPatch.context() as patch:
-        Fakes().install(patch.setattr)
-        raft.build(write_corpus(home / "corpus"), out=home / "run", settings={"generator.attempts": 2})
-    return home / "run"
+    return whole / "run"
 
 
 def test_a_hosted_model_answers_many_at_once(run, monkeypatch, on_this_machine):

@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from test_train import build_for
 
 import raft
-from conftest import Fakes, write_corpus
+from conftest import Fakes
 from raft.api.feedback import accepted
 from raft.api.training import export_model
 from raft.cli import main
@@ -28,6 +28,7 @@ from raft.store import registry, traffic
 from raft.store.registry import PLAIN
 from served import ask, pieces, said, until
 
+SETTINGS = {"generator.attempts": 2}
 QUESTION = "How heavy is the Delta garden pump?"
 GOOD = {"model": "raft", "messages": [{"role": "user", "content": QUESTION}]}
 PROGRAM = """
@@ -52,13 +53,9 @@ def tuned(tiny_student, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def plain(tmp_path_factory):
+def plain(whole):
     """A finished build whose models cost nothing."""
-    home = tmp_path_factory.mktemp("plain")
-    with pytest.MonkeyPatch.context() as patch:
-        Fakes().install(patch.setattr)
-        raft.build(write_corpus(home / "corpus"), out=home / "run", settings={"generator.attempts": 2})
-    return home / "run"
+    return whole / "run"
 
 
 class Process:

@@ -9,8 +9,7 @@ from contextlib import contextmanager
 import pytest
 from test_adapters import write_adapter
 
-import raft
-from conftest import FakeModel, Fakes, write_corpus
+from conftest import FakeModel, Fakes
 from raft.api import asking, models
 from raft.backends import hub
 from raft.errors import RaftError
@@ -23,21 +22,18 @@ from raft.store.registry import PLAIN
 from served import Served, until
 
 FIRST, SECOND, THIRD = "aaaa1111", "bbbb2222", "cccc3333"
+SETTINGS = {"generator.attempts": 2}
 BASE = "sha256:" + "a" * 64
 QUESTION = "How heavy is the Delta garden pump?"
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+def whole(whole):
     """A finished build with three adapters that no test writes to."""
-    home = tmp_path_factory.mktemp("versions")
-    with pytest.MonkeyPatch.context() as patch:
-        Fakes().install(patch.setattr)
-        raft.build(write_corpus(home / "corpus"), out=home / "run", settings={"generator.attempts": 2})
     for name in (FIRST, SECOND, THIRD):
-        write_adapter(home / "run", name, base_identity=BASE)
-    adapters.set_current(home / "run", FIRST)
-    return home
+        write_adapter(whole / "run", name, base_identity=BASE)
+    adapters.set_current(whole / "run", FIRST)
+    return whole
 
 
 class Named(FakeModel):

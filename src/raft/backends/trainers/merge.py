@@ -42,6 +42,11 @@ def merge(base: str, adapter: Path, out: Path) -> Path:
     adapters.check_weights(adapter)
     tokenizer = _tokenizer(base, adapter)
     model = merged(base, adapter)
+    return _written(model, tokenizer, out)
+
+
+def _written(model: Any, tokenizer: Any, out: Path) -> Path:
+    """Write a model with its tokenizer into a folder, which is there whole or not at all."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=".draft-") as work:
@@ -51,7 +56,7 @@ def merge(base: str, adapter: Path, out: Path) -> Path:
             draft.replace(out)
     except OSError as error:
         raise UsageError(
-            f"The merged model cannot be written: {error.strerror or error}.",
+            f"The model cannot be written: {error.strerror or error}.",
             where=error.filename or out,
             hint="choose another folder with --out",
         ) from None
@@ -172,13 +177,7 @@ def four_bits(merged: Path, out: Path) -> Path:
             f"The model cannot be written in 4 bits: {reason}", where=merged, hint="raft export RUN --merged"
         ) from None
     tokenizer = AutoTokenizer.from_pretrained(merged, trust_remote_code=False)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".draft-") as work:
-        draft = Path(work) / "model"
-        model.save_pretrained(draft)
-        tokenizer.save_pretrained(draft)
-        draft.replace(out)
-    return out
+    return _written(model, tokenizer, out)
 
 
 def require_bitsandbytes() -> None:
