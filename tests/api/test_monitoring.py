@@ -18,7 +18,7 @@ from raft.evaluation import monitor as monitoring
 from raft.store import registry
 from raft.store.points import Points
 from raft.store.traffic import Reply, Traffic
-from standin import StandIn
+from stand_in import StandIn
 
 COUNT = 40
 ASKED = {f"How heavy is part number {number} of the Delta pump?": f"{number + 100} kg" for number in range(COUNT)}
@@ -574,6 +574,24 @@ def test_it_stays_and_outlives_a_server_that_is_down(run, server, monkeypatch):
     assert code == 130
     assert slept == [7 * 86400.0, 3600.0, 7 * 86400.0]
     assert said.count("the next look is at") == 3
+
+
+def test_the_reference_is_the_first_look_that_measured(run, server, monkeypatch):
+    """With --every and --reference a server that is down at first does not lose the reference, and one is enough."""
+    look(run, server)
+    server.key = "a-key-is-needed"
+    slept = []
+
+    def sleep(seconds):
+        slept.append(seconds)
+        server.key = None
+        if len(slept) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("raft.cli.monitor.time.sleep", sleep)
+    assert typed(run, "--url", server.url, "--every", "7d", "--reference")[0] == 130
+    with Points(run) as points:
+        assert [point["reference_from_here"] for point in points.all()] == [False, True]
 
 
 @pytest.mark.parametrize("every", ["7", "0d", "x", "7 days", "-1d"])

@@ -293,6 +293,19 @@ def test_a_version_that_does_not_load_is_told_and_left_out(run, monkeypatch):
         assert server.of()["version"] == SECOND
 
 
+def test_a_change_that_was_cut_short_is_looked_at_again(run, monkeypatch):
+    """Where the history cannot be read in the middle of a change, the next look brings the candidate its share."""
+    promoted(run, FIRST)
+    with live(run) as server:
+        nominated(run, 1.0)
+        with monkeypatch.context() as patch:
+            patch.setattr(routing, "since", lambda _: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                server.look()
+        server.look()
+        assert server.of()["version"] == SECOND
+
+
 def nominated(run, share, shadow=0.0, name=SECOND):
     """Make a version the candidate."""
     return registry.nominate(run, name, share=share, shadow=shadow, by="Ann")

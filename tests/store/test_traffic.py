@@ -187,15 +187,19 @@ def test_a_disk_that_fails_is_told_and_stops_nobody(tmp_path):
 
 
 def test_too_many_replies_for_the_disk_are_given_up(tmp_path, monkeypatch):
-    """Replies that wait take a limited room: more are counted as lost, and nobody waits."""
+    """Replies that wait take a limited room: more are counted as lost, which is told once, and nobody waits."""
+    told = []
     monkeypatch.setattr(traffic, "WAITING", 3)
     monkeypatch.setattr(traffic, "GATHER", 30.0)
-    opened = Traffic(tmp_path)
+    opened = Traffic(tmp_path, on_event=lambda event, facts: told.append(facts["error"].what))
     for number in range(5):
         opened.record(reply(f"r{number}"))
     opened.close()
     assert opened.lost == 2
+    assert len(told) == 1 and "2 of them are not kept" in told[0]
     assert traffic.replies(tmp_path).height == 3
+    opened.record(reply("late"))
+    assert opened.lost == 3, "what comes after the end is no silent loss"
 
 
 def test_two_processes_write_to_one_file(tmp_path):

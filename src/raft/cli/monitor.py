@@ -62,6 +62,7 @@ def monitor(*, run: Path, every: float | None, as_json: bool, **options: Any) ->
         code: int = NOT_MEASURED
         try:
             code = _once(run, as_json=as_json, **options)
+            options["reference"] &= code == NOT_MEASURED  # once it is measured, it was this one
         except RaftError as error:  # the next look may find it mended
             if error.exit_code == 2:
                 raise
@@ -70,7 +71,6 @@ def monitor(*, run: Path, every: float | None, as_json: bool, **options: Any) ->
         then = datetime.now(UTC) + timedelta(seconds=rest)
         echo(f"raft: the next look is at {then.isoformat(' ', 'minutes')[:16]} UTC; Ctrl-C ends it", err=True)
         time.sleep(rest)
-        options["reference"] = False  # it was this one
 
 
 def _once(run: Path, *, assignments: tuple[str, ...], quiet: bool, as_json: bool, **options: Any) -> int:

@@ -49,8 +49,8 @@ _ARMS: tuple[Arm, Arm] = ("production", "candidate")
 class Seen:
     """What a reply told.
 
-    `seconds` are those that the model took (without the wait for it); None where they are unknown, or told with another
-    reply: what was answered in one call took one time, and tells it once.
+    `seconds` are those that the model took (without the wait for it); None where they are unknown, or cannot be
+    compared: a call takes longer the more answers it makes, and the larger share has the larger calls.
     """
 
     unsupported: bool = False

@@ -87,7 +87,8 @@ class Answered:
         source: what answered.
         arm: whether as production or as the candidate.
         waited: for how many seconds the question waited for its turn.
-        took: the seconds of the call of the model, told with one answer of those that it made together; else None.
+        took: the seconds of its call of the model; None where one call made several answers: how long that takes
+            depends on how many they are, and whoever answers more has larger ones.
     """
 
     answer: Answer
@@ -282,10 +283,8 @@ class Engine:
                 if not isinstance(error, RaftError):
                     self._on_event("stumbled", {"error": error})
             else:
-                took = time.monotonic() - started
-                for place, (job, answer) in enumerate(zip(jobs, answers, strict=True)):
-                    told = Answered(answer, source, arm, started - job.came, None if place else took)
-                    job.tell("answered", told)
+                for job, answer in zip(jobs, answers, strict=True):
+                    job.tell("answered", Answered(answer, source, arm, started - job.came, None))
                 return
         for job in jobs:
             self._answer_one(job)

@@ -1,4 +1,6 @@
-"""OpenTelemetry spans of a server, off unless `raft serve --spans` is given: one of each request, one of its search.
+"""OpenTelemetry spans of a server, off unless `raft serve --spans` is given: one of each question, one of its search.
+
+What was sent away before it became a question (no key, a busy server, no request in OpenAI's form) has none.
 
 Names are those of OpenTelemetry's conventions for generative AI (opentelemetry.io/docs/specs/semconv/gen-ai, which are
 in development, so that they stand here alone); what they have no name for begins with `raft.`. No text of a question,

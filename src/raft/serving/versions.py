@@ -177,7 +177,11 @@ class Versions:
             if changed:
                 self._unfit = {}
             self._stale, self.standing = False, found
-            self._offer(found, offer)
+            try:
+                self._offer(found, offer)
+            except BaseException:
+                self._stale = True  # the shares and the guard may not know of it yet
+                raise
         if changed:
             self._on_event("changed", {"standing": found})
         return True

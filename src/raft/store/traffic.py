@@ -29,7 +29,7 @@ FILE, FORMAT = "traffic.sqlite", 1
 Rating = Literal["up", "down"]
 ACCEPTED, REJECTED = "accepted", "rejected"
 WAITING = 10_000
-"""Most replies that wait to be written; where the disk is slower than that for long, the oldest are given up."""
+"""Most replies that wait to be written; where the disk is slower than that for long, those that come then are lost."""
 GATHER = 0.2
 """Seconds for which replies are gathered into one group, where nobody waits for what is written."""
 _GROUP = 1_000
@@ -174,7 +174,7 @@ class Traffic:
         run: the run directory.
         retention_days: after how many days replies and what was said of them are deleted.
         redact: what becomes of each text before it is written; None: it is written as it is.
-        on_event: told "stumbled" with an `error` where a group of replies could not be written; they are lost then.
+        on_event: told "stumbled" with an `error` where replies are lost: they could not be written, or came too fast.
 
     Raises:
         RaftError: the file cannot be used, or is of a later raft.
@@ -192,7 +192,7 @@ class Traffic:
         self._on_event = on_event or (lambda event, facts: None)
         self._waiting: deque[_Waiting] = deque()
         self._changed, self._urgent, self._ended, self._swept = Condition(), 0, False, 0.0
-        self.lost = 0
+        self.lost = self._untold = 0
         """How many replies could not be written."""
         _open(self._path).close()  # what is wrong with it is told here
         self._thread = Thread(target=self._work, name="raft-traffic", daemon=True)
@@ -244,8 +244,8 @@ class Traffic:
             if self._ended and done is not None:
                 done.set_exception(RaftError("The server ends.", where=self._path, hint="send it again in a moment"))
                 return
-            if len(self._waiting) >= WAITING and done is None:
-                self.lost += 1
+            if done is None and (self._ended or len(self._waiting) >= WAITING):
+                self.lost, self._untold = self.lost + 1, self._untold + 1
                 return
             self._waiting.append((table, row, done))
             self._urgent += done is not None
@@ -267,6 +267,7 @@ class Traffic:
                     database.close()
                 database = None
             group = self._next()
+            self._tell_of_lost()
         if database is not None:
             database.close()
 
@@ -279,6 +280,14 @@ class Traffic:
             group = [self._waiting.popleft() for _ in range(min(len(self._waiting), _GROUP))]
             self._urgent -= sum(done is not None for *_, done in group)
             return group or None
+
+    def _tell_of_lost(self) -> None:
+        with self._changed:
+            count, self._untold = self._untold, 0
+        if count:
+            what = f"The disk is slower than replies come: {count:,} of them are not kept."
+            hint = f"df -h {typed(self._path.parent)}   (is its disk a slow one, or a busy one?)"
+            self._on_event("stumbled", {"error": RaftError(what, where=self._path, hint=hint)})
 
     def _write(self, database: sqlite3.Connection, group: Sequence[_Waiting]) -> None:
         if not group:

@@ -1,14 +1,13 @@
 """Asking a server as its users do: patient with one that is busy, and wary of one that is none of raft's."""
 
 import json
-import threading
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
 from raft.backends.hosted.endpoint import Endpoint
 from raft.errors import NotMeasured, UsageError
+from stand_in import standing_in
 
 MEND = {"run": "raft serve RUN", "key": "--key-file FILE"}
 MODELS = json.dumps({"data": [{"id": "run", "raft": {"version": "0"}}]})
@@ -20,33 +19,13 @@ def server(*answers):
     """Answer one request after the other with these (status, headers, text), the last one for ever; yield what came."""
     left, came = list(answers), []
 
-    class Handler(BaseHTTPRequestHandler):
-        def log_message(self, *_):
-            """Nothing is logged."""
+    def answer(_, path, headers, body):
+        came.append((path, dict(headers), body))
+        status, more, text = left.pop(0) if len(left) > 1 else left[0]
+        return status, text, more
 
-        def do_GET(self):
-            """Answer."""
-            length = int(self.headers.get("Content-Length") or 0)
-            came.append((self.path, dict(self.headers), self.rfile.read(length)))
-            status, headers, text = left.pop(0) if len(left) > 1 else left[0]
-            body = text.encode()
-            self.send_response(status)
-            for name, value in {"Content-Length": str(len(body)), **headers}.items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(body)
-
-        def do_POST(self):
-            """Answer."""
-            self.do_GET()
-
-    running = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{running.server_port}", came
-    finally:
-        running.shutdown()
-        running.server_close()
+    with standing_in(answer) as address:
+        yield address, came
 
 
 def endpoint(url, key=None, waited=None):
@@ -134,7 +113,7 @@ def test_replies_come_with_the_number_of_their_question():
     with server((200, {}, GOOD)) as (url, came):
         found = [*endpoint(url).ask_all("run", [f"{n}?" for n in range(10)])]
     assert sorted(place for place, _ in found) == [*range(10)]
-    assert sorted(json.loads(body)["messages"][0]["content"] for _, _, body in came) == [f"{n}?" for n in range(10)]
+    assert sorted(body["messages"][0]["content"] for _, _, body in came) == [f"{n}?" for n in range(10)]
 
 
 @pytest.mark.parametrize(
