@@ -187,6 +187,9 @@ def test_feedback_is_reviewed_on_a_page(home, monkeypatch):
             ]
             == 422
         )
+        other = {**edit, "answer": "QK-999", "quote": "the part number QK-771-C"}
+        refused = page.ask("decide", {"id": "2", "verdict": "edited", "list": "right", "edit": other})
+        assert refused[0] == 422, "what is quoted has another number"
         state = page.judge("3", "rejected", "corrected", reason="wrong answer")
         assert state["mine"] == {"1": "approved", "4": "approved", "3": "rejected"}
         assert page.told("undo", {})["id"] == "3"
@@ -201,6 +204,16 @@ def test_feedback_is_reviewed_on_a_page(home, monkeypatch):
         (3, "rejected", "Ada", "wrong answer"),
         (3, "undone", "Ada", None),
     ]
+
+
+def test_a_quote_that_is_gone_is_shown_as_such(home):
+    """Where the documents have changed since a quote was accepted, the page says that no passage bears it any more."""
+    session = Session(Built(home / "run"), "Ada")
+    edit = {"question": ASKED["seal"][0], "answer": "QK-771-C", "quote": "the part number QK-771-C"}
+    session.decide("4", "edited", reason=None, edit=edit, shown="wrong")
+    later = Session(Built(home / "run"), "Ada")
+    later._chunks = {name: {**one, "text": "Nothing."} for name, one in session._chunks.items()}
+    assert "No passage of the documents bears this answer." in later.view("4")["doubts"]
 
 
 @needs_chromium

@@ -16,13 +16,13 @@ from raft.api.reviewing import cut, name_of
 from raft.api.run import Built
 from raft.corpus import pii
 from raft.curation.decisions import APPROVED, EDITED, REASONS, REJECTED
-from raft.curation.pairs import bears, quotes
+from raft.curation.pairs import bears, quoted, quotes
 from raft.errors import UsageError, typed
 from raft.protocols import OnEvent
 from raft.rag.format import is_no_answer
 from raft.report.page import fill
 from raft.store import artifacts, traffic
-from raft.text import find_quote, normalise
+from raft.text import normalise
 
 LISTS = ("corrected", "wrong", "right")
 """Feedback with a correction, without one on a wrong answer, and on a right one; who rated nothing said it is wrong."""
@@ -260,7 +260,10 @@ class Session:
             raise ValueError("what was asked is no longer kept")
         if not answer:
             raise ValueError("nobody has said what is right: edit the answer")
-        taught, _ = self._taught(row, question, answer, said.get("quote") or "")
+        quote = said.get("quote") or ""
+        taught, _ = self._taught(row, question, answer, quote)
+        if quote and not taught["document"]:
+            raise ValueError("no passage has this quote together with the numbers, dates and codes of the answer")
         if not taught["document"] and not is_no_answer(answer):
             raise ValueError("no passage of the documents bears this answer: mend the answer, or the documents")
         return {**made, "decision": traffic.ACCEPTED, **taught}
@@ -283,30 +286,27 @@ class Session:
     def _taught(self, row: Row, question: str, answer: str, quote: str = "") -> tuple[Row, str | None]:
         """Return the row to learn from, and its chunk; without a document where no passage bears the answer.
 
-        It is looked for in what the reply cited, then in the documents of that, then wherever the answer stands.
-
-        Raises:
-            ValueError: a quote that a person gave stands nowhere.
+        It is looked for in what the reply cited, then in the documents of that, then wherever the answer stands;
+        where a person gave a quote, it decides.
         """
         taught: Row = {"question": question, "answer": answer, "document": None, "quote": None}
         if quote:
             cited = [one["chunk_id"] for one in row["citations"] if one["chunk_id"] in self._chunks]
-            exact = (name for name, chunk in self._chunks.items() if quote in chunk["text"])
-            for name in (*cited, *exact, *self._chunks):
-                if span := find_quote(quote, self._chunks[name]["text"]):
-                    stands = self._chunks[name]["text"][slice(*span)]
-                    return {**taught, "document": self._path(name), "quote": stands}, name
-            raise ValueError("the quote stands in no passage")
+            chunks = [self._chunks[name] for name in (*cited, *self._chunks)]
+            if not (stands := quoted({"quote": quote, "answer": answer}, chunks)):
+                return taught, None
+            name = str(stands[1]["chunk_id"])
+            return {**taught, "document": self._path(name), "quote": stands[1]["text"]}, name
         for places in () if not answer or is_no_answer(answer) else self._places(row, answer):
             how = {name: bears(question, answer, self._chunks[name]) for name in places}
             borne = {name: worth for name, worth in how.items() if worth}
             if borne:
                 name = max(borne, key=lambda one: borne[one])  # of equals the first
-                found = quotes(question, answer, self._chunks[name])
+                stand = quotes(question, answer, self._chunks[name])
                 return {
                     **taught,
                     "document": self._path(name),
-                    "quote": found[0]["text"] if len(found) == 1 else None,
+                    "quote": stand[0]["text"] if len(stand) == 1 else None,
                 }, name
         return taught, None
 

@@ -255,12 +255,12 @@ def find_sources(
         if doc_id is not None:
             places = [one for one in places if known[one]["doc_id"] == doc_id]
         others = known if doc_id is None and pair.get("quote") else ()
-        quoted = _quoted(pair, [known[one] for one in places], (known[one] for one in others))
-        rows.append(_row(pair, [known[one] for one in places], quoted, name, kind_of))
+        stands = quoted(pair, [known[one] for one in places], (known[one] for one in others))
+        rows.append(_row(pair, [known[one] for one in places], stands, name, kind_of))
     return tables.frame(tables.QUESTIONS, rows), [*unknown]
 
 
-def _quoted(pair: Row, places: Sequence[Row], others: Iterable[Row]) -> tuple[Row, Row] | None:
+def quoted(pair: Row, places: Sequence[Row], others: Iterable[Row] = ()) -> tuple[Row, Row] | None:
     """Return the chunk in which the quote of a pair stands with the facts of its answer, and the quote; or None.
 
     It is looked for in `places`, the best first, and word for word in `others` too.
@@ -290,14 +290,14 @@ def lost(pair: Row, unknown: Sequence[str]) -> str:
 
 
 def _row(
-    pair: Row, places: Sequence[Row], quoted: tuple[Row, Row] | None, name: str, kind_of: Callable[[str], str]
+    pair: Row, places: Sequence[Row], stands: tuple[Row, Row] | None, name: str, kind_of: Callable[[str], str]
 ) -> Row:
     question, answer = pair["question"], pair["answer"]
     kind = "decision" if is_short(answer, question) else kind_of(answer)
     kind = "unanswerable" if is_no_answer(answer) else kind
     chunk, borne = None, list[Row]()
-    if quoted and kind != "unanswerable":
-        chunk, borne = quoted[0], [quoted[1]]
+    if stands and kind != "unanswerable":
+        chunk, borne = stands[0], [stands[1]]
     elif kind != "unanswerable":
         ranked = [(*how, -rank, one) for rank, one in enumerate(places) if (how := bears(question, answer, one))]
         chunk = max(ranked, key=lambda one: one[:-1])[-1] if ranked else None

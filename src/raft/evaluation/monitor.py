@@ -33,7 +33,7 @@ LOOKS = 52
 """Looks over which all chances of a fall that is acted upon together are at most `CERTAIN` (Bonferroni): one a week for
 a year."""
 TRAFFIC_ENOUGH = 20
-"""Under so many replies, or questions, nothing is told of them."""
+"""Under so many replies, or questions, neither rates nor drift are told of them."""
 _SAMPLE = 500  # vectors a side of the test of drift; its matrix has the square of twice as many numbers
 _PERMUTATIONS = 1000
 _SHARE_FAR = 0.05
