@@ -206,6 +206,20 @@ def test_feedback_is_reviewed_on_a_page(home, monkeypatch):
     ]
 
 
+def test_what_is_taken_back_is_ones_own(home):
+    """Who takes a decision back brings back what another one decided before, with their name, and no more."""
+    run = home / "run"
+    ada, bob = (Session(Built(run), name) for name in ("Ada", "Bob"))
+    ada.decide("1", "approved", reason=None, edit=None, shown="corrected")
+    bob.decide("1", "rejected", reason="wrong answer", edit=None, shown="corrected")
+    assert accepted(run) == []
+    assert bob.undo() == "1"
+    assert [row["accepted_by"] for row in accepted(run)] == ["Ada"]
+    assert bob.undo() is None
+    assert Session(Built(run), "Ada").undo() == "1"
+    assert accepted(run) == []
+
+
 def test_a_quote_that_is_gone_is_shown_as_such(home):
     """Where the documents have changed since a quote was accepted, the page says that no passage bears it any more."""
     session = Session(Built(home / "run"), "Ada")

@@ -212,14 +212,25 @@ class Session:
         self._write([self._decision(name, verdict, reason, edit)])
 
     def undo(self) -> str | None:
-        """Take this reviewer's last decision back, and return the number of its feedback; None: there is none."""
+        """Take this reviewer's last decision back, and return the number of its feedback; None: there is none.
+
+        What somebody else had decided on that feedback before counts again.
+        """
         mine = [
             one for one in self._decided.values() if one["by"] == self.reviewer and str(one["feedback_id"]) in self.rows
         ]
         if not mine:
             return None
         last = int(max(mine, key=lambda one: int(one["id"]))["feedback_id"])
-        self._write([{"feedback_id": last, "decision": _UNDONE, "by": self.reviewer}])
+        before: list[Row] = []
+        for one in traffic.decisions(self.run.folder).filter(feedback_id=last).iter_rows(named=True):
+            if one["decision"] != _UNDONE:
+                before.append(one)
+            elif before:
+                before.pop()
+        again = [one for one in before[-2:-1] if one["by"] != self.reviewer]
+        kept = [{name: value for name, value in one.items() if name not in ("id", "at")} for one in again]
+        self._write([{"feedback_id": last, "decision": _UNDONE, "by": self.reviewer}, *kept])
         return str(last)
 
     def settle(self, accept: Sequence[int], reject: Sequence[int]) -> None:
