@@ -45,7 +45,9 @@ def test_a_measure_that_was_stopped_is_gone_on_with(tmp_path):
 
 
 @pytest.mark.parametrize("table", ["begun", "replies", "points"])
-@pytest.mark.parametrize("statement", ["DELETE FROM {}", "UPDATE {} SET at = 0"])
+@pytest.mark.parametrize(
+    "statement", ["DELETE FROM {}", "UPDATE {} SET at = 0", "INSERT OR REPLACE INTO {0} SELECT * FROM {0}"]
+)
 def test_rows_are_never_changed(tmp_path, table, statement):
     """The database itself refuses to change or delete what was measured."""
     with Points(tmp_path) as points:

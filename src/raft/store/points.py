@@ -31,6 +31,15 @@ _APPEND_ONLY = "".join(
     f"BEGIN SELECT RAISE(ABORT, 'rows are never changed'); END;\n"
     for table in ("begun", "replies", "points")
     for word in ("update", "delete")
+) + "".join(  # INSERT OR REPLACE fires no trigger of DELETE
+    f"CREATE TRIGGER IF NOT EXISTS {table}_no_replace BEFORE INSERT ON {table} "  # noqa: S608
+    f"WHEN EXISTS (SELECT 1 FROM {table} WHERE {key} = {new}) "
+    f"BEGIN SELECT RAISE(ABORT, 'rows are never changed'); END;\n"
+    for table, key, new in (
+        ("begun", "id", "NEW.id"),
+        ("replies", "(point, question_id)", "(NEW.point, NEW.question_id)"),
+        ("points", "id", "NEW.id"),
+    )
 )
 _FRESH = 24 * 3600.0
 """Seconds for which a measure that was stopped is gone on with."""
