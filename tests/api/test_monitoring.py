@@ -5,6 +5,7 @@ import shutil
 import socket
 import sqlite3
 import time
+from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner
@@ -199,6 +200,20 @@ def test_act_goes_back_to_plain_rag(run, server):
     assert (line["who"], line["action"], line["version"]) == ("monitor", "rollback", "0")
     assert "v1 fell by 50.0 points" in line["why"]
     assert registry.standing(run).production.id == "0"
+
+
+def test_act_does_not_take_back_what_was_promoted_meanwhile(run, server, monkeypatch):
+    """A promotion between the last look at the registry and the going back stands: that version was not measured."""
+    registry.promote(run, "0", by="Marta")
+    look(run, server)
+    server.served["index"] = "j" * 64
+    server.reply = wrong(20)
+    stood = registry.standing(run)
+    measured = replace(stood, production=replace(stood.production, id="v1"))
+    monkeypatch.setattr(registry, "standing", lambda folder: measured)
+    found = look(run, server, act=True)
+    assert not found["acted"]["done"] and "is in production now, and v1 was measured" in found["acted"]["why"]
+    assert [line["who"] for line in registry.history(run)] == ["Marta"]
 
 
 @pytest.mark.parametrize("bad", [2, 7])

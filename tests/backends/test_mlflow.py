@@ -149,3 +149,45 @@ def test_mlflows_own_client_reads_what_was_mirrored(server):
     version = found.get_model_version_by_alias("handbook", "production")
     assert (version.tags["raft.version"], version.description) == ("aaa1", "# aaa1")
     assert found.get_run(version.run_id).data.metrics == {"user/f1": 0.5, "gain": 0.1}
+
+
+@pytest.mark.parametrize(
+    "reply", [{}, {"registered_model": None}, {"registered_model": {"tags": 7}}, {"registered_model": {"tags": [{}]}}]
+)
+def test_what_answers_with_other_objects_is_no_mlflow_server(server, monkeypatch, reply):
+    """A server whose replies lack what MLflow says is told of in words, whatever they are instead."""
+    url, holds = server
+    monkeypatch.setattr(holds, "answer", lambda method, path, given: reply)
+    with pytest.raises(RaftError, match="no MLflow server"):
+        push(url)
+
+
+def test_a_list_without_end_ends(server, monkeypatch):
+    """A server that names the same next page for ever is not asked for ever."""
+    url, holds = server
+    monkeypatch.setattr(holds, "post_runs_search", lambda **_: {"runs": [], "next_page_token": "2"}, raising=False)
+    assert push(url)["new"] == ["0", "aaa1", "aaa1-gguf"]
+    assert sum("runs/search" in call for call in holds.calls) == 2
+
+
+def test_what_is_too_long_is_not_read(server, monkeypatch):
+    """A reply has a size: a server that sends more is told of as none."""
+    url, holds = server
+    monkeypatch.setattr(mlflow, "_LARGEST", 1000)
+    monkeypatch.setattr(holds, "answer", lambda method, path, given: {"x": "y" * 2000})
+    with pytest.raises(RaftError, match="brings too much"):
+        push(url)
+
+
+@pytest.mark.parametrize("variable", ["MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_USERNAME"])
+def test_a_token_with_more_in_it_is_not_shown(server, monkeypatch, variable):
+    """A token of two lines cannot be sent, and is not repeated; the end of a line behind it is passed over."""
+    url, holds = server
+    monkeypatch.setenv(variable, "geheim-123\r\nX-Else: 1")
+    with pytest.raises(UsageError) as told:
+        push(url)
+    assert "geheim" not in str(told.value) and told.value.where == variable
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "geheim-123\r\n")
+    monkeypatch.delenv("MLFLOW_TRACKING_USERNAME", raising=False)
+    holds.token = "geheim-123"
+    assert push(url)["new"]

@@ -2,6 +2,8 @@
 
 import http.client
 import json
+import subprocess
+import sys
 from contextlib import closing
 
 import pytest
@@ -186,3 +188,16 @@ def test_what_cannot_be_honoured_is_refused(changed, status, param):
     with pytest.raises(Refused) as refused:
         read_request({**body("How long?"), **changed}, NAMES)
     assert (refused.value.status, refused.value.param) == (status, param)
+
+
+@pytest.mark.parametrize(
+    ("question", "alone"),
+    [("a" * 99_000 + " b c", True), ("_" * 99_000 + "? b c", True), ("!" * 50_000 + "ä" * 49_000 + "!", False)],
+)
+def test_a_question_is_looked_at_in_a_time_that_grows_with_its_length(question, alone):
+    """The longest question, of one word, keeps nobody else waiting: with the square of it, it would for minutes."""
+    program = "import sys; from raft.serving.openai import stands_alone; print(stands_alone(sys.stdin.read()))"
+    told = subprocess.run(
+        [sys.executable, "-c", program], input=question, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert told.stdout.strip() == str(alone)

@@ -74,6 +74,17 @@ def test_another_format_and_another_file_are_refused(tmp_path):
         Points(tmp_path)
 
 
+def test_another_programs_database_is_left_alone(tmp_path):
+    """A database in that place which holds no measures is named, and not changed."""
+    database = sqlite3.connect(tmp_path / "monitor.sqlite")
+    database.execute("CREATE TABLE customers (name TEXT)")
+    database.close()
+    before = (tmp_path / "monitor.sqlite").read_bytes()
+    with pytest.raises(RaftError, match="another program"):
+        Points(tmp_path)
+    assert (tmp_path / "monitor.sqlite").read_bytes() == before
+
+
 def test_a_reply_that_was_kept_outlives_a_kill(tmp_path):
     """What `reply` returned from is there after kill -9, whole; a point is there only with `end`."""
     program = textwrap.dedent(f"""

@@ -165,6 +165,37 @@ def test_a_later_format_and_a_damaged_file_are_refused(tmp_path):
         assert told.value.hint.startswith("mv ")
 
 
+@pytest.mark.parametrize("version", [0, 1, 7])
+def test_another_programs_database_is_left_alone(tmp_path, version):
+    """A database in that place which is none of traffic is named and not changed, whatever number it has."""
+    with closing(sqlite3.connect(tmp_path / FILE)) as database:
+        database.execute("CREATE TABLE customers (name TEXT)")
+        database.execute(f"PRAGMA user_version={version}")
+    before = (tmp_path / FILE).read_bytes()
+    for attempt in (lambda: Traffic(tmp_path), lambda: traffic.replies(tmp_path)):
+        with pytest.raises(RaftError, match="another program"):
+            attempt()
+    assert (tmp_path / FILE).read_bytes() == before
+
+
+def test_who_cannot_be_told_of_a_failing_disk_ends_nothing(tmp_path):
+    """Where the log is on the disk that is full too, feedback is refused all the same, and kept again afterwards."""
+
+    def told(event, facts):
+        raise OSError(28, "No space left on device")
+
+    opened = Traffic(tmp_path, on_event=told)
+    opened.record(reply("r1"))
+    assert opened.feedback("r1", rating="up")
+    with closing(sqlite3.connect(tmp_path / FILE)) as database:
+        database.execute("ALTER TABLE feedback RENAME TO elsewhere")
+        with pytest.raises(RaftError, match="cannot be used"):
+            opened.submit("r1", rating="up").result(30)
+        database.execute("ALTER TABLE elsewhere RENAME TO feedback")
+    assert opened.submit("r1", rating="down").result(30)
+    opened.close()
+
+
 def test_a_disk_that_fails_is_told_and_stops_nobody(tmp_path):
     """What cannot be written is counted and told; who gave feedback is told no; and it goes on once it can."""
     told = []

@@ -179,7 +179,11 @@ def _act(folder: Path, point: Row, measuring: Measuring) -> Row | None:
     fell = change["difference"]
     size = f"{-100 * fell['value']:.1f} points ({-100 * fell['high']:.1f} to {-100 * fell['low']:.1f})"
     because = f"version {point['version']} fell by {size} on {fell['questions']} held-out questions"
-    registry.rollback(folder, by="monitor", because=because, to=registry.PLAIN)
+    found = standing.id if standing else ""
+    try:
+        registry.rollback(folder, by="monitor", because=because, to=registry.PLAIN, instead_of=found)
+    except UsageError as error:  # somebody has put another one there since
+        return {"done": False, "why": f"{error.what.rstrip('.')}, and {point['version']} was measured"}
     return {"done": True, "why": because}
 
 

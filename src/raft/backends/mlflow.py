@@ -12,9 +12,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from raft.errors import RaftError, UsageError, typed
+from raft.text import from_json
 from raft.text.secrets import shown_address
 
 _SECONDS = 30.0  # for one call
+_LARGEST = 16 << 20  # of a reply, in bytes
+_PAGES = 1_000  # of a list that goes on and on
 _LONGEST = 5_000
 """Characters of a description and of a tag that every MLflow takes."""
 _OWNER, _VERSION, _DIGEST, _REPORT = "raft.run", "raft.version", "raft.digest", "raft.report"
@@ -56,28 +59,37 @@ def push(
         RaftError: no MLflow server answers there, or it refuses.
     """
     with _Server(url) as server:
-        _claim(server, name, owner)
-        experiment = _experiment(server, name)
-        runs = {_tags(run["data"]).get(_VERSION): run for run in _runs(server, experiment)}
-        known = {_tags(one).get(_VERSION): one for one in _model_versions(server, name)}
-        done: dict[str, list[str]] = {"new": [], "changed": [], "same": []}
-        numbers: dict[str, str] = {}
-        for version in versions:
-            former: Mapping[str, Any] | None = known.get(version.id)
-            if former and all(_tags(former).get(key) == value for key, value in _told(version).items()):
-                done["same"].append(version.id)
-            else:
-                run_id = _figures(server, experiment, version, runs.get(version.id))
-                former = _model_version(server, name, version, run_id, former)
-                done["changed" if version.id in known else "new"].append(version.id)
-            numbers[version.id] = str(former["version"])
-        for alias, version_id in aliases.items():
-            body = {"name": name, "alias": alias}
-            if version_id is not None:
-                server.post("registered-models/alias", {**body, "version": numbers[version_id]})
-            else:
-                server.call("DELETE", "registered-models/alias", body, absent=True)
-        return {"name": name, "url": shown_address(url), **done}
+        try:
+            return _pushed(server, name, owner, versions, aliases)
+        except (KeyError, TypeError, AttributeError):  # an object, but none that MLflow answers with
+            raise server.failed("What answers is no MLflow server: its replies lack what MLflow says") from None
+
+
+def _pushed(
+    server: "_Server", name: str, owner: str, versions: Sequence[Mirrored], aliases: Mapping[str, str | None]
+) -> dict[str, Any]:
+    _claim(server, name, owner)
+    experiment = _experiment(server, name)
+    runs = {_tags(run["data"]).get(_VERSION): run for run in _runs(server, experiment)}
+    known = {_tags(one).get(_VERSION): one for one in _model_versions(server, name)}
+    done: dict[str, list[str]] = {"new": [], "changed": [], "same": []}
+    numbers: dict[str, str] = {}
+    for version in versions:
+        former: Mapping[str, Any] | None = known.get(version.id)
+        if former and all(_tags(former).get(key) == value for key, value in _told(version).items()):
+            done["same"].append(version.id)
+        else:
+            run_id = _figures(server, experiment, version, runs.get(version.id))
+            former = _model_version(server, name, version, run_id, former)
+            done["changed" if version.id in known else "new"].append(version.id)
+        numbers[version.id] = str(former["version"])
+    for alias, version_id in aliases.items():
+        body = {"name": name, "alias": alias}
+        if version_id is not None:
+            server.post("registered-models/alias", {**body, "version": numbers[version_id]})
+        else:
+            server.call("DELETE", "registered-models/alias", body, absent=True)
+    return {"name": name, "url": server.shown, **done}
 
 
 def _figures(server: "_Server", experiment: str, version: Mirrored, run: Mapping[str, Any] | None) -> str:
@@ -147,8 +159,9 @@ def _experiment(server: "_Server", name: str) -> str:
 
 
 def _runs(server: "_Server", experiment: str) -> Iterator[dict[str, Any]]:
-    token = ""
-    while True:
+    token, seen = "", set[str]()
+    while token not in seen and len(seen) < _PAGES:
+        seen.add(token)
         body = {"experiment_ids": [experiment], "max_results": 500, **({"page_token": token} if token else {})}
         found = server.post("runs/search", body)
         yield from found.get("runs", ())
@@ -157,8 +170,9 @@ def _runs(server: "_Server", experiment: str) -> Iterator[dict[str, Any]]:
 
 
 def _model_versions(server: "_Server", name: str) -> Iterator[dict[str, Any]]:
-    token = ""
-    while True:
+    token, seen = "", set[str]()
+    while token not in seen and len(seen) < _PAGES:
+        seen.add(token)
         asked = {"filter": f"name='{name}'", "max_results": 500, **({"page_token": token} if token else {})}
         found = server.get("model-versions/search", asked)
         yield from found.get("model_versions", ())
@@ -168,7 +182,10 @@ def _model_versions(server: "_Server", name: str) -> Iterator[dict[str, Any]]:
 
 def _who() -> dict[str, Any]:
     """Return how calls say who is asking: by the variables that MLflow's own client reads."""
-    if token := os.environ.get("MLFLOW_TRACKING_TOKEN"):
+    for variable in ("MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
+        if not os.environ.get(variable, "").strip().isprintable():  # it is not shown
+            raise UsageError("It holds more than one line of text.", where=variable, hint=f"export {variable}=…")
+    if token := os.environ.get("MLFLOW_TRACKING_TOKEN", "").strip():
         return {"headers": {"Authorization": f"Bearer {token}"}}
     if name := os.environ.get("MLFLOW_TRACKING_USERNAME"):
         return {"auth": (name, os.environ.get("MLFLOW_TRACKING_PASSWORD", ""))}
@@ -205,25 +222,35 @@ class _Server:
 
         try:
             given: dict[str, Any] = {"params": body} if method == "GET" else {"json": body}
-            reply = self._client.request(method, path, **given)
+            reply, text = self._read(method, path, given)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise self._failed(f"No MLflow server answers: {error or type(error).__name__}") from None
+            raise self.failed(f"No MLflow server answers: {str(error) or type(error).__name__}") from None
         try:
-            found = reply.json()
+            found = from_json(text)
         except ValueError:
             found = None
         if reply.status_code in (401, 403):
             hint = "export MLFLOW_TRACKING_TOKEN=…   (or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD)"
             raise RaftError("The MLflow server does not let you in.", where=self.shown, hint=hint)
         if not isinstance(found, dict):
-            raise self._failed(f"What answers is no MLflow server: status {reply.status_code} for {path}")
+            raise self.failed(f"What answers is no MLflow server: status {reply.status_code} for {path}")
         if absent and found.get("error_code") == _ABSENT:
             return {}
         if reply.is_error:
             said = str(found.get("message") or found.get("error_code") or reply.status_code).splitlines()[0]
-            raise self._failed(f"The MLflow server refuses {path}: {said}")
+            raise self.failed(f"The MLflow server refuses {path}: {said}")
         return found
 
-    def _failed(self, what: str) -> RaftError:
+    def _read(self, method: str, path: str, given: Mapping[str, Any]) -> tuple[Any, bytes]:
+        """Return a reply and what is in it, which has a size and a time like everything that strangers send."""
+        until, text = time.monotonic() + _SECONDS, bytearray()
+        with self._client.stream(method, path, **given) as reply:
+            for piece in reply.iter_bytes():
+                text += piece
+                if len(text) > _LARGEST or time.monotonic() > until:
+                    raise self.failed(f"What answers is no MLflow server: {path} takes too long, or brings too much")
+        return reply, bytes(text)
+
+    def failed(self, what: str) -> RaftError:
         hint = f"curl {typed(self.shown.rstrip('/') + '/health')}   (says OK where one answers; then the same command)"
         return RaftError(f"{what}.", where=self.shown, hint=hint)

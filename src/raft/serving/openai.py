@@ -28,7 +28,7 @@ MOST_MESSAGES, LONGEST_QUESTION, MOST_CHARACTERS = 512, 100_000, 400_000
 """Messages of a request, characters of its question, and of all messages together."""
 _EARLIER = 1_000  # characters of turns before that a question is searched with
 _LEANS = dict(RULES)["does not stand alone"]
-_GOES_ON = re.compile(r"\W*(?:(?:and|but|or|so|also|then)\b|(?:what|how) about\b|(?:\w+\W*){1,2}$)", re.IGNORECASE)
+_GOES_ON = re.compile(r"\W*(?:(?:and|but|or|so|also|then)\b|(?:what|how) about\b|\w+(?:\W+\w+)?\W*$)", re.IGNORECASE)
 _TYPES = {400: "invalid_request_error", 401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 

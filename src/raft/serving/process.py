@@ -62,7 +62,12 @@ def serve(
         RaftError: the port is taken, or the run cannot be asked (`raft.load(run).ask`).
         KeyboardInterrupt: Ctrl-C a second time.
     """
-    tell = on_event or (lambda event, facts: None)
+
+    def tell(event: str, facts: dict[str, Any]) -> None:
+        with suppress(Exception):  # a closed terminal, a log on a full disk: answers and rollbacks go on
+            if on_event is not None:
+                on_event(event, facts)
+
     if keys is None and not _is_home(host):
         raise UsageError(
             "Whoever reaches another address than this machine's own could ask, and nobody would be asked for a key.",

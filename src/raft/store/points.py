@@ -103,6 +103,10 @@ class Points:
     def _open(self) -> None:
         with self._guarded():
             self._database = sqlite3.connect(self.path, timeout=60, isolation_level=None)
+            tables = {name for (name,) in self._database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+            if tables - {"begun", "replies", "points"}:
+                hint = f"mv {typed(self.path)} {typed(self.path)}.mine   (then the same command again)"
+                raise RaftError("The file is another program's, and holds no measures.", where=self.path, hint=hint)
             (version,) = self._database.execute("PRAGMA user_version").fetchone()
             if version not in (0, FORMAT):
                 raise RaftError(

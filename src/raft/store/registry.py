@@ -248,18 +248,22 @@ def promote(run: Path, version_id: str, *, by: str, because: str = "") -> dict[s
     return _put(run, "promote", find(run, version_id), by, because)
 
 
-def rollback(run: Path, *, by: str, because: str = "", to: str | None = None) -> dict[str, Any]:
+def rollback(
+    run: Path, *, by: str, because: str = "", to: str | None = None, instead_of: str | None = None
+) -> dict[str, Any]:
     """Go back to what was in production before, or to the version `to`; return the line of the history.
 
     What was gone back from is not gone back to: a second rollback goes one further, at last to plain RAG.
+    With `instead_of`, an id or "" for nothing, only that one is gone back from: another may be there meanwhile.
 
     Raises:
-        UsageError: nothing stood before, there is no such version, or no name is given; or `to` was never in
-            production, something stands against it as in `promote`, and no reason is given.
+        UsageError: nothing stood before, another than `instead_of` is in production, there is no such version, or no
+            name is given; or `to` was never in production, something stands against it as in `promote`, and no reason
+            is given.
         DamagedArtifact: as for `promote`.
         RaftError: as for `promote`.
     """
-    return _put(run, "rollback", None if to is None else find(run, to), by, because)
+    return _put(run, "rollback", None if to is None else find(run, to), by, because, instead_of=instead_of)
 
 
 def nominate(run: Path, version_id: str, *, share: float, shadow: float, by: str, because: str = "") -> dict[str, Any]:
@@ -369,12 +373,17 @@ def register(run: Path, *, adapter: str, kind: Kind, path: Path, by: str, becaus
         return version
 
 
-def _put(run: Path, action: str, version: Version | None, by: str, because: str) -> dict[str, Any]:
+def _put(
+    run: Path, action: str, version: Version | None, by: str, because: str, *, instead_of: str | None = None
+) -> dict[str, Any]:
     """Put a version into production; None: the one that a rollback goes to."""
     if version is not None:
         whole(run, as_known(run, version))
     with writing(run, by) as database:
         fold = _Fold(lines(database))
+        if instead_of not in (None, fold.production):
+            what = f"{_name(fold.production)} is in production now"
+            raise UsageError(f"{what}.", where=run / FILE, hint=f"raft registry log {typed(run)}")
         if version is None:
             if not (name := fold.previous()):
                 what = "Nothing was in production before what is now" if fold.production else "Nothing is in production"

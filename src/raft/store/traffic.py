@@ -335,7 +335,8 @@ class Traffic:
                 self.lost += 1
             elif not done.done():
                 done.set_exception(told)
-        self._on_event("stumbled", {"error": told})
+        with suppress(Exception):  # who cannot be told does not end the thread that others wait for
+            self._on_event("stumbled", {"error": told})
 
 
 def delete_older(database: sqlite3.Connection, before: float) -> None:
@@ -413,6 +414,7 @@ def _open(path: Path) -> sqlite3.Connection:
         try:
             for left in reversed(range(20)):  # SQLite does not wait where two processes make one file at once
                 try:
+                    _check_format(database, path)
                     database.execute("PRAGMA journal_mode=WAL")
                     break
                 except sqlite3.OperationalError:
@@ -421,7 +423,6 @@ def _open(path: Path) -> sqlite3.Connection:
                     time.sleep(0.05)
             database.execute("PRAGMA synchronous=FULL")
             database.execute("PRAGMA secure_delete=ON")  # what is deleted is gone from the file too
-            _check_format(database, path)
             with _transaction(database):
                 for statement in filter(str.strip, _MADE.split(";")):
                     database.execute(statement)
@@ -433,6 +434,10 @@ def _open(path: Path) -> sqlite3.Connection:
 
 
 def _check_format(database: sqlite3.Connection, path: Path) -> None:
+    tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    if tables and "replies" not in tables:  # all of ours are made at once
+        hint = f"mv {typed(path)} {typed(path)}.mine   (then the same command again)"
+        raise RaftError("The file is the database of another program, and no traffic.", where=path, hint=hint)
     (version,) = database.execute("PRAGMA user_version").fetchone()
     if version not in (0, FORMAT):
         what = f"The traffic has format {version}; this raft reads format {FORMAT}."

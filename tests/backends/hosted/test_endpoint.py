@@ -1,10 +1,13 @@
 """Asking a server as its users do: patient with one that is busy, and wary of one that is none of raft's."""
 
 import json
-from contextlib import contextmanager
+import socket
+import threading
+from contextlib import closing, contextmanager, suppress
 
 import pytest
 
+from raft.backends.hosted import endpoint as hosted
 from raft.backends.hosted.endpoint import Endpoint
 from raft.errors import NotMeasured, UsageError
 from stand_in import standing_in
@@ -44,7 +47,7 @@ def test_an_address_is_that_of_the_server_or_of_its_v1(path):
 @pytest.mark.parametrize(
     ("status", "text"),
     [(200, "<html>hello</html>"), (200, "[]"), (200, '{"data": 7}'), (200, '{"data": [{"id": "x"}]}'), (200, "{}"),
-     (200, '{"data": [7]}'), (404, "not here"), (500, "<h1>Oops</h1>"), (302, ""), (200, "")],
+     (200, '{"data": [7]}'), (200, "[" * 100_000), (404, "not here"), (500, "<h1>Oops</h1>"), (302, ""), (200, "")],
 )  # fmt: skip
 def test_what_is_no_server_of_rafts_is_said_to_be_none(status, text):
     """Pages, other programs and other APIs are told from a server of raft's, in one sentence with a command."""
@@ -72,7 +75,9 @@ def test_a_key_that_is_not_known_ends_it(status):
     assert len(came) <= 2
 
 
-@pytest.mark.parametrize(("after", "waits"), [("7", 7.0), ("86400", 30.0), ("soon", 1.0), ("-3", 1.0), ("0", 1.0)])
+@pytest.mark.parametrize(
+    ("after", "waits"), [("7", 7.0), ("86400", 30.0), ("soon", 1.0), ("\u00b2", 1.0), ("-3", 1.0), ("0", 1.0)]
+)
 def test_a_busy_server_is_asked_again_but_not_waited_for_without_end(after, waits):
     """As long as a server asks for, but half a minute at most; what is no number is passed over."""
     waited = []
@@ -124,3 +129,33 @@ def test_an_address_with_more_in_it_is_refused(url):
     with pytest.raises(UsageError) as raised:
         endpoint(url)
     assert "secret" not in str(raised.value)
+
+
+@pytest.mark.parametrize("head", ["", "HTTP/1.1 200 OK\r\nContent-Length: 99999\r\n\r\n", "HTTP/1.0 200 OK\r\n\r\n"])
+def test_who_drips_without_end_is_not_waited_for(monkeypatch, head):
+    """A server that sends a byte now and then, in its head or its body, is hung up on when the time is over."""
+    monkeypatch.setattr(hosted, "_SECONDS", 0.3)
+    over = threading.Event()
+    with closing(socket.create_server(("127.0.0.1", 0))) as listening:
+
+        def drip():
+            line, _ = listening.accept()
+            with line, suppress(OSError):
+                line.sendall(head.encode() or b"HTTP/1.1 200 OK\r\nX: ")
+                while not over.wait(0.02):
+                    line.sendall(b" ")
+
+        thread = threading.Thread(target=drip, daemon=True)
+        thread.start()
+        with pytest.raises(NotMeasured):
+            endpoint(f"http://127.0.0.1:{listening.getsockname()[1]}").models()
+        over.set()
+        thread.join(30)
+
+
+def test_half_a_pair_of_surrogates_does_not_come_through():
+    """What is read can be written: half a character in an answer is left out."""
+    text = GOOD.replace("30 days", "30 \\ud800days")
+    with server((200, {}, text)) as (url, _):
+        ((_, reply),) = endpoint(url).ask_all("run", ["How long?"])
+    assert reply["answer"] == "30 days"

@@ -2,16 +2,19 @@
 
 import http.client
 import json
+import re
+import socket
 import ssl
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, contextmanager, suppress
 from queue import SimpleQueue
-from threading import Thread
+from threading import Thread, Timer
 from typing import Any
 from urllib.parse import urlsplit
 
 from raft.errors import NotMeasured, UsageError
+from raft.text import from_json
 from raft.text.secrets import shown_address
 
 URL = "http://127.0.0.1:8080/v1"
@@ -140,12 +143,12 @@ class Endpoint:
         headers = {"Accept": "application/json", "User-Agent": "raft-monitor"}
         headers |= {"Authorization": f"Bearer {self._key}"} if self._key else {}
         headers |= {"Content-Type": "application/json"} if body is not None else {}
-        with closing(made):
+        with closing(made), _in_time(made):
             made.request(method, self._path + path, None if body is None else json.dumps(body), headers)
             answer = made.getresponse()
             text = answer.read(_LARGEST)
         try:
-            value = json.loads(text)
+            value = from_json(text)
         except ValueError:
             value = None
         if answer.status != 200:
@@ -162,10 +165,29 @@ class Endpoint:
         return NotMeasured(what, where=self.shown, hint=self._mend["run"])
 
 
+@contextmanager
+def _in_time(made: http.client.HTTPConnection) -> Iterator[None]:
+    """Connect, and hang up on whoever takes longer than `_SECONDS` for all, however steadily it drips."""
+    made.connect()
+    line = made.sock  # which a reply to be ended by hanging up takes from the connection
+
+    def hang_up() -> None:
+        with suppress(OSError):
+            line.shutdown(socket.SHUT_RDWR)
+
+    timer = Timer(_SECONDS, hang_up)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
 class _Status(Exception):
     """An answer that is none: its status, and for how many seconds the server asks to wait."""
 
     def __init__(self, status: int, why: str, after: str | None) -> None:
         super().__init__(f"it answers {status}: {why}")
         self.status = status
-        self.after = float(after) if after and after.isdigit() else None
+        self.after = float(after) if after and re.fullmatch(r"[0-9]{1,9}", after) else None
