@@ -1,5 +1,7 @@
 """Spans: what a server tells of a request, in the names of OpenTelemetry's conventions, without a word of its text."""
 
+import threading
+
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -75,3 +77,19 @@ def test_a_parent_that_is_none_begins_a_trace(told, parent):
     with Served(Source(), spans=telling) as served:
         assert served.ask("/v1/chat/completions", GOOD, headers={"traceparent": parent})[0] == 200
     assert found.get_finished_spans()[-1].parent is None
+
+
+def test_nobody_waits_long_for_spans_that_cannot_be_sent(monkeypatch):
+    """Where what they are sent to does not answer, the server ends all the same."""
+    monkeypatch.setattr(spans, "_PATIENCE", 0.01)
+    provider, over, ended = TracerProvider(), threading.Event(), threading.Event()
+
+    def shutdown():
+        assert over.wait(30)
+        ended.set()
+
+    monkeypatch.setattr(provider, "shutdown", shutdown)
+    Spans(provider).close()
+    assert not ended.is_set()
+    over.set()
+    assert ended.wait(30)

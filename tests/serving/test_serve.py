@@ -23,6 +23,7 @@ from raft.api.training import export_model
 from raft.cli import main
 from raft.errors import RaftError, UsageError
 from raft.serving.keys import new_key, owner, read
+from raft.serving.process import serve
 from raft.serving.versions import Voice
 from raft.store import registry, traffic
 from raft.store.registry import PLAIN
@@ -190,6 +191,27 @@ def test_a_second_signal_ends_at_once(plain, sign):
             assert server.end(sign) == 130
     assert "not answered" in server.said[-1]
     assert list((plain / "scratch").glob("serving-*[!k]")) == [], "nothing is left for the next one to tidy up"
+
+
+def test_a_listener_that_fails_ends_nothing(plain, monkeypatch):
+    """Where what is told cannot be written (the terminal was closed, the disk is full), the server serves on."""
+    fakes = Fakes()
+    fakes.install(monkeypatch.setattr)
+    fakes.reply = lambda request: "Answer: 7.5 kg"
+    answers = []
+
+    def asks(address):
+        until(lambda: ask(address, "/readyz")[0] == 200)
+        answers.append(ask(address, "/v1/chat/completions", GOOD)[0])
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def told(event, facts):
+        if event == "opened":
+            threading.Thread(target=asks, args=(facts["address"],), daemon=True).start()
+        raise OSError(28, "No space left on device")
+
+    serve(plain, port=0, on_event=told)
+    assert answers == [200]
 
 
 COPYING = """

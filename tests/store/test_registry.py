@@ -200,6 +200,25 @@ def test_without_a_name_nothing_is_written(run, by):
     assert registry.history(run) == []
 
 
+def test_a_name_that_is_no_text_is_kept_as_what_is_of_it(run):
+    """Bytes that are no UTF-8, as a shell may give them, are left out of a name and of a reason; the rest is kept."""
+    line = registry.promote(run, PLAIN, by="Ann\udcff", because="\udcfeso")
+    assert (line["who"], line["why"]) == ("Ann", "so")
+    with pytest.raises(UsageError, match="no name"):
+        registry.promote(run, "aaa1", by="\udcff")
+
+
+def test_what_is_gone_back_from_may_be_named(run):
+    """With `instead_of` a rollback is refused where another version has come into production meanwhile."""
+    free(run, "aab2")
+    registry.promote(run, "aab2", by="Ann")
+    with pytest.raises(UsageError, match="aab2 is in production now"):
+        registry.rollback(run, by="monitor", to=PLAIN, instead_of="aaa1")
+    assert ids(run)[0] == "aab2"
+    registry.rollback(run, by="monitor", to=PLAIN, instead_of="aab2")
+    assert ids(run)[0] == PLAIN
+
+
 def test_a_version_is_found_by_its_id_its_beginning_or_its_alias(run):
     """A beginning that several have is refused with their names, an unknown one with those that there are."""
     assert registry.find(run, "c").id == "ccc3"

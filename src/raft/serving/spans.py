@@ -12,6 +12,7 @@ an answer or a document is in a span. Where the spans go is told by OpenTelemetr
 
 import time
 from collections.abc import Mapping
+from threading import Thread
 from typing import Any, Protocol
 
 from raft.errors import UsageError
@@ -26,6 +27,7 @@ RESPONSE_ID, RESPONSE_MODEL = "gen_ai.response.id", "gen_ai.response.model"
 INPUT_TOKENS, OUTPUT_TOKENS = "gen_ai.usage.input_tokens", "gen_ai.usage.output_tokens"
 DATA_SOURCE = "gen_ai.data_source.id"
 ERROR = "error.type"
+_PATIENCE = 3.0  # seconds in which what is left is sent at the end
 _SECOND = 1_000_000_000  # nanoseconds, in which OpenTelemetry counts
 
 
@@ -98,8 +100,10 @@ class Spans:
         self._tracer.start_span("retrieval", parent, kind, attributes=facts, start_time=begun).end(until)
 
     def close(self) -> None:
-        """Send what is left."""
-        self._provider.shutdown()
+        """Send what is left, for a few seconds: where nothing listens, OpenTelemetry goes on trying for longer."""
+        ending = Thread(target=self._provider.shutdown, name="raft-spans", daemon=True)
+        ending.start()
+        ending.join(_PATIENCE)
 
 
 def _answered(answered: Answered) -> dict[str, Any]:
@@ -130,7 +134,7 @@ def _exporting() -> Any:
     except ImportError:
         raise _missing() from None
     named = Resource.create({SERVICE_NAME: "raft"}).merge(OTELResourceDetector().detect())  # a user's name counts
-    provider = TracerProvider(resource=named)
+    provider = TracerProvider(resource=named, shutdown_on_exit=False)  # the server ends it, and not for long
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     return provider
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from raft.errors import DamagedArtifact, RaftError, UsageError, typed
+from raft.text import whole
 
 FILE = "registry.sqlite"
 FORMAT = 1
@@ -45,8 +46,8 @@ def add(
     """
     row = {
         "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
-        "who": " ".join(who.split()),
-        "why": " ".join(why.split()),
+        "who": " ".join(whole(who).split()),
+        "why": " ".join(whole(why).split()),
         **columns,
         "facts": json.dumps(facts, ensure_ascii=False),
     }
@@ -77,7 +78,7 @@ def writing(run: Path, by: str) -> Iterator[sqlite3.Connection]:
         UsageError: no name is given.
         RaftError: the registry cannot be written, or is of a newer raft.
     """
-    if not by.strip():
+    if not whole(by).strip():
         raise UsageError(
             "The history keeps who said so, and no name is given.",
             where="--by",

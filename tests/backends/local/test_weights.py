@@ -1,6 +1,7 @@
 """Weights that adapters swap on, and the model that is spoken to: streams, scores, rendered chats."""
 
 import json
+import shutil
 import threading
 
 import pytest
@@ -219,3 +220,13 @@ def test_without_a_template_a_chat_is_plain_text(home, monkeypatch):
     monkeypatch.setattr(tokenizer, "chat_template", None)
     assert render(tokenizer, ASKED[0].messages) == "Where is depot 0?\n\n"
     assert render(tokenizer, ASKED[-1].messages) == "Where?\n\nThe depot is in"
+
+
+def test_an_adapter_that_is_in_memory_answers_on_without_its_files(home, tmp_path):
+    """Where the folder of an adapter that answers is taken away, it goes on answering as it did."""
+    gone = shutil.copytree(home / "one", tmp_path / "one")
+    weights = Weights(str(home / "student"))
+    before = logits(weights.use(gone))
+    shutil.rmtree(gone)
+    weights.use(None)
+    assert torch.equal(logits(weights.use(gone)), before)

@@ -52,7 +52,8 @@ class Weights:
         return model, tokenizer
 
     def _attach(self, model: Any, adapter: Path) -> None:
-        check_weights(adapter)
+        if adapter not in self._known:  # what is in memory answers on, whatever becomes of its files
+            check_weights(adapter)
         try:
             from peft import PeftModel
         except ImportError as error:
