@@ -63,7 +63,7 @@ def serve(
         KeyboardInterrupt: Ctrl-C a second time.
     """
 
-    def tell(event: str, facts: dict[str, Any]) -> None:
+    def tell(event: str, facts: Mapping[str, Any]) -> None:
         with suppress(Exception):  # a closed terminal, a log on a full disk: answers and rollbacks go on
             if on_event is not None:
                 on_event(event, facts)

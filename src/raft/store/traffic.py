@@ -317,11 +317,8 @@ class Traffic:
         return found
 
     def _unknown(self, reply_id: str) -> UnknownReply:
-        return UnknownReply(
-            f"There is no reply {reply_id[:100]} here, or it was deleted after {self._days:g} days.",
-            where=self._path,
-            hint="name the `id` of a reply that this server gave",
-        )
+        what = f"There is no reply {reply_id[:100]} here, or it was deleted after {self._days:g} days."
+        return UnknownReply(what, where=self._path, hint="name the `id` of a reply that this server gave")
 
     def _sweep(self, database: sqlite3.Connection) -> None:
         if time.monotonic() - self._swept >= _HOUR or not self._swept:
@@ -436,8 +433,7 @@ def _open(path: Path) -> sqlite3.Connection:
 def _check_format(database: sqlite3.Connection, path: Path) -> None:
     tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     if tables and "replies" not in tables:  # all of ours are made at once
-        hint = f"mv {typed(path)} {typed(path)}.mine   (then the same command again)"
-        raise RaftError("The file is the database of another program, and no traffic.", where=path, hint=hint)
+        raise RaftError("The file is another program's database.", where=path, hint=f"mv {typed(path)} FILE")
     (version,) = database.execute("PRAGMA user_version").fetchone()
     if version not in (0, FORMAT):
         what = f"The traffic has format {version}; this raft reads format {FORMAT}."
