@@ -69,6 +69,10 @@ def test_what_is_accepted_is_learned_from(home, tmp_path, fake_models):
     assert command(run, "--export", people)[0] == 2
     code, said = command(run, "--accept", CORRECTED, "--accept", RIGHT, "--reject", ABSENT, "--by", "Marta Quill")
     assert (code, "2 accepted to learn from, 1 rejected, 1 open." in said) == (0, True)
+    assert "passage     refunds/trade.md: Trade customers of Orlin Pumps" in said, (
+        "which raft has found, and may be wrong"
+    )
+    assert "Vincent Ashgrove" not in said
     code, said = command(run, "--export", people)
     assert code == 0
     assert f"--qa {people}" in said
@@ -139,6 +143,19 @@ def test_the_last_decision_counts(home):
     command(run, "--reject", CORRECTED, "--by", "Bob")
     assert accepted(run) == []
     assert traffic.decisions(run).select("decision", "by").rows() == [("accepted", "Ada"), ("rejected", "Bob")]
+
+
+def test_of_one_question_one_row_is_learned_from(home):
+    """What two users said of one question is accepted twice and learned from once, and that is told."""
+    run = home / "run"
+    given = Traffic(run)
+    given.record(Reply(reply_id="again", at=time.time(), question=ASKED["trade"][0], answer="", citations=[]))
+    given.feedback("again", correction="10 days")
+    given.close()
+    code, said = command(run, "--accept", CORRECTED, "--accept", 5)
+    assert (code, len(accepted(run))) == (0, 1)
+    assert "1 accepted to learn from (of one question the last), 0 rejected, 3 open." in said
+    assert command(run, "--export", home / "people.jsonl")[1].startswith("1 row to learn from written to")
 
 
 def test_accepted_rows_outlive_their_replies(home):

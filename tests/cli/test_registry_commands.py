@@ -59,9 +59,22 @@ def refused(result, code, *words):
     return re.search(r"  next:  (.+)", result.stderr)[1]
 
 
+def test_a_run_without_adapters_is_listed_as_it_answers(raft):
+    """Before a training plain RAG is the one version, in columns, and nobody is asked to approve it."""
+    shutil.rmtree("run/adapters")
+    listed = raft("registry", "list", "run").stdout
+    header, plain = listed.splitlines()[:2]
+    assert header.index("kind") == plain.index("plain")
+    assert "nothing is in production: a server answers untuned, as version 0\n" in listed
+    assert "  next:  raft registry promote run 0 --by NAME" in listed
+    assert "approved" not in raft("registry", "show", "run", "0").stdout
+
+
 def test_the_whole_way_from_a_report_to_production_and_back(raft):
     """Promoted, tried, withdrawn, gone back from and retired: each is told, and the log has all of it in order."""
-    assert "nothing is in production" in raft("registry", "list", "run").stdout
+    unsaid = raft("registry", "list", "run").stdout
+    assert "nothing is in production: a server answers with the current adapter" in unsaid
+    assert f"  next:  raft bench run --adapter {OTHER}" in unsaid, "which nobody has measured: it would be refused"
     done = raft("registry", "promote", "run", "aaa", "--by", "Marta Quill")
     assert re.match(rf"{SHIPS} is in production since 20..-..-.. ..:.. UTC, by Marta Quill\n", done.stdout)
     tried = raft("registry", "candidate", "run", "0", "--share", 0.1, "--shadow", 0.05, "--by", "Bo")
@@ -72,6 +85,7 @@ def test_the_whole_way_from_a_report_to_production_and_back(raft):
     assert "by Marta Quill" in listed and "0 is tried: 10 percent" in listed
     status = raft("status", "run").stdout
     assert re.search(rf"\n  in production: {SHIPS} since 20.* UTC, by Marta Quill\n  0 is tried: 10 percent", status)
+    assert "(raft ask answers with it)" in status and "(answers)" not in status, "a server has the registry's"
     assert "0 is not tried any more" in raft("registry", "candidate", "run", "none", "--by", "Bo").stdout
     assert "There is no candidate" in raft("registry", "candidate", "run", "none", "--by", "Bo").stdout
     back = raft("registry", "rollback", "run", "--by", "Bo", "--because", "it invents figures").stdout
@@ -139,7 +153,7 @@ def test_refusals_are_one_screen_with_the_next_command(raft):
     refused(raft("registry", "promote", "run", SHIPS), 2, "no name is given")
     assert refused(raft("registry", "show", "run", "zz"), 2, "There is no version zz") == "raft registry list run"
     assert refused(raft("registry", "promote", "run", "aa", "--by", "x"), 2, SHIPS, OTHER) == "raft registry list run"
-    refused(raft("registry", "show", "run", "production"), 2, "Nothing is production")
+    refused(raft("registry", "show", "run", "production"), 2, "Nothing is in production")
     refused(raft("registry", "rollback", "run", "--by", "x"), 2, "Nothing is in production")
     raft("registry", "promote", "run", SHIPS, "--by", "Ann")
     retired = refused(raft("registry", "retire", "run", SHIPS, "--by", "Ann"), 2, "is in production")

@@ -201,6 +201,23 @@ def test_a_person_is_told_what_to_type():
     assert monitor.advice(facts(**CASES["down"])) == ["raft serve /home/ada/runs/handbook"]
 
 
+def test_one_is_counted_like_many():
+    """A single reply and a single score are told in words that are right for one as for many."""
+    one = point(4, change=0.01)
+    one["change"] |= {"replies": 1, "worse": 1, "better": 0}
+    said = monitor.sentences(facts(measure=one))
+    assert "Replies in other words: 1; scores that fell: 1; that rose: 0." in said
+
+
+def test_topics_are_named_for_what_they_hold(found):
+    """What is rated wrong was answered: page and terminal say so where it stands among what was not."""
+    page, said = monitor.html(found), words(found)
+    assert "Asked and not answered" not in page
+    assert "asked and not answered (" not in said
+    if found["traffic"] and found["traffic"]["topics"]:
+        assert "asked, and not answered or rated wrong (" in said
+
+
 def test_no_home_is_told(found):
     """The page calls the run by its name alone: who it is sent to need not know where it lies."""
     page = monitor.html(found)

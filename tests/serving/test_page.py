@@ -36,6 +36,21 @@ def test_a_person_asks_and_sees_what_the_answer_rests_on(tmp_path, width, height
 
 
 @needs_chromium
+def test_an_answer_without_quotes_is_not_said_to_quote(tmp_path):
+    """Where an answer quotes nothing, the page says that it rests on what was read, and quotes nothing."""
+    source = Source()
+    source.reply = lambda question: "Answer: 30 days"
+    with Served(source) as served, Driven(served.address, tmp_path, width=800, height=600) as page:
+        page.until("document.activeElement.id === 'question'")
+        page.write("How long may a parcel be returned?")
+        page.press("Enter")
+        page.until("document.querySelector('summary')")
+        said = page.value("document.querySelector('.good').textContent")
+        assert said == "Supported by what was read; it quotes nothing."
+        assert page.value("document.querySelector('summary').textContent").startswith("Read: ")
+
+
+@needs_chromium
 def test_a_person_stops_what_is_written(tmp_path):
     """Escape stops an answer, for whom the model then does not write, and the question can be asked again."""
     source = Source()

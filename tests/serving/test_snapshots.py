@@ -109,8 +109,9 @@ def test_a_build_that_writes_is_not_copied(home):
         rebuild(home)
         with FileLock(home / "run" / ".lock"):
             assert look(snapshots) is None
-            with pytest.raises(RunLocked):
+            with pytest.raises(RunLocked) as caught:
                 snapshots.take()
+            assert "raft status" in caught.value.hint and "--out" not in caught.value.hint, "a server has none"
         assert look(snapshots).production.snapshot.documents == 7
 
 

@@ -227,7 +227,7 @@ def test_a_version_is_found_by_its_id_its_beginning_or_its_alias(run):
     for unknown in ("zz", "", " "):
         with pytest.raises(UsageError, match="there are 0, aaa1"):
             registry.find(run, unknown)
-    with pytest.raises(UsageError, match="Nothing is production"):
+    with pytest.raises(UsageError, match="Nothing is in production"):
         registry.find(run, "production")
     registry.promote(run, "aaa1", by="Bo")
     assert registry.find(run, "production") == registry.find(run, "aaa1")

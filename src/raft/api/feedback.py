@@ -149,19 +149,23 @@ class Session:
                 "decision": one.get("decision"),
                 "by": one.get("by"),
                 "note": one.get("note"),
+                "document": one.get("document"),
+                "quote": one.get("quote"),
             }
 
     def figures(self) -> dict[str, Any]:
         """Return how much feedback there is and what became of it, in numbers, and as `text`."""
         verdicts = [one["decision"] for one in self.listed()]
         kept = len(accepted(self.run.folder))
+        several = sum(one["decision"] == traffic.ACCEPTED for one in self._decided.values()) > kept
+        once = " (of one question the last)" if several else ""
         found = {"accepted": kept, "rejected": verdicts.count(traffic.REJECTED), "open": verdicts.count(None)}
         up, down = (sum(row["rating"] == rating for row in self.rows.values()) for rating in ("up", "down"))
         corrected = sum(bool(row["correction"]) for row in self.rows.values())
         answers = "answer was" if len(self.rows) == 1 else "answers were"
         text = [
             f"{len(self.rows):,} {answers} spoken of: {up:,} rated right, {down:,} wrong, {corrected:,} corrected",
-            f"{kept:,} accepted to learn from, {found['rejected']:,} rejected, {found['open']:,} open",
+            f"{kept:,} accepted to learn from{once}, {found['rejected']:,} rejected, {found['open']:,} open",
         ]
         return {**found, "text": text}
 

@@ -35,19 +35,22 @@ def feedback(*, run: Path, listed: bool, as_json: bool, **options: Any) -> None:
         )
 
     found = reviewed(run, page=not listed, on_event=opened, **options)
-    show(found, as_json, lambda found: "\n".join(_words(found, run, options["export"], listed=listed)))
+    show(found, as_json, lambda found: "\n".join(_words(found, run, options, listed=listed)))
 
 
-def _words(found: Mapping[str, Any], run: Path, export: Path | None, *, listed: bool) -> Iterator[str]:
+def _words(found: Mapping[str, Any], run: Path, options: Mapping[str, Any], *, listed: bool) -> Iterator[str]:
     from raft.store.again import again, pair_files
 
+    export, accept = options["export"], options["accept"]
     if export is not None:
         files = {Path(file).resolve(): file for file in [*pair_files(run), str(export)]}
-        yield f"{found['exported']:,} rows to learn from written to {export}"
+        rows = "row" if found["exported"] == 1 else "rows"
+        yield f"{found['exported']:,} {rows} to learn from written to {export}"
         yield f"  next:  {pasted(again(run, {'questions.qa': [*files.values()]}))}"
         return
-    for row in found["rows"] if listed else ():
-        yield from _row(row)
+    for row in found["rows"]:
+        if listed or row["id"] in accept:  # its passage was found by raft: a person has to see it
+            yield from _row(row)
     for line in found["text"]:
         yield f"{line}."
     if found["accepted"]:
@@ -60,6 +63,7 @@ def _row(row: Mapping[str, Any]) -> Iterator[str]:
     decided = f"{row['decision']} by {row['by']}" if row["decision"] else "open"
     yield f"{row['id']:>6}  {row['rating'] or '-':<4}  {decided}"
     told = {name: row[name] for name in ("question", "answer", "correction", "comment")}
+    told["passage"] = f"{row['document']}: {row['quote'] or ''}" if row["document"] else None
     for name, text in told.items():
         if text:
             short = " ".join(text.split())

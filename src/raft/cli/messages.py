@@ -260,7 +260,8 @@ def status(
         lines += ["", f"  pairs: {pairs}", *(f"    {line}" for line in _some(wrong))]
     if adapters:
         lines += ["", f"  {'adapter':<14} {'rows':>7} {'valid loss':>11}  {'trained':<17} approved by"]
-        lines += map(_adapter, adapters)
+        named = "raft ask answers with it" if (registered or {}).get("production") else "answers"
+        lines += [_adapter(one, named) for one in adapters]
     lines += in_production(registered)
     if money and money["rows"]:
         lines += ["", *spending(money)]
@@ -273,10 +274,10 @@ def status(
     return "\n".join(lines if spent else [*lines, "    nothing yet"])
 
 
-def _adapter(line: Mapping[str, Any]) -> str:
+def _adapter(line: Mapping[str, Any], current: str) -> str:
     loss = "-" if line["valid_loss"] is None else f"{line['valid_loss']:.4f}"
     trained = str(line["created"] or "")[:16].replace("T", " ")
-    mark = "   (answers)" if line["current"] else ""
+    mark = f"   ({current})" if line["current"] else ""
     approved = approval(line) if line.get("approval") else line["approved_by"] or "nobody yet"
     return f"  {line['adapter']:<14} {line['rows']:>7,} {loss:>11}  {trained:<17} {approved}{mark}"
 

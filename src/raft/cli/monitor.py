@@ -103,7 +103,7 @@ def words(found: Mapping[str, Any]) -> str:
         *(f"  traffic: {one}" if not place else f"    {one}" for place, one in enumerate(traffic_lines(found))),
     ]
     if traffic and traffic["topics"]:
-        lines += ["", f"  asked and not answered ({traffic['unanswered']:,} replies):"]
+        lines += ["", f"  asked, and not answered or rated wrong ({traffic['unanswered']:,} replies):"]
         for one in traffic["topics"][:10]:
             note = ", another subject" if one["far"] else ""
             lines.append(f"    {one['times']:>5,} x  {one['example']}   (last {one['last']}{note})")

@@ -182,7 +182,7 @@ def _tried(facts: Mapping[str, Any]) -> str:
 
 
 def _table(found: Sequence[Mapping[str, Any]], run: Path) -> str:
-    width = max(len(one["id"]) for one in found)
+    width = max(len("version"), *(len(one["id"]) for one in found))
     lines = [f"  {'version':<{width}}  {'kind':<8} {'verdict':<14} {'gain':>6}  approved by"]
     for one in found:
         gain = f"{100 * one['gain']['value']:+.1f}" if one["gain"] else ""
@@ -197,9 +197,14 @@ def _table(found: Sequence[Mapping[str, Any]], run: Path) -> str:
         lines += ["", f"  in production since {_when(stands['since'])}, by {stands['by']}{_why(stands['because'])}"]
         lines += [f"  {tried['id']} is tried: {_tried(tried)}"] if tried else []
         return "\n".join(lines)
-    best = next((one["id"] for one in reversed(found) if one["kind"] != "rag"), "0")
-    lines += ["", "  nothing is in production: a server answers with the current adapter"]
-    return "\n".join([*lines, f"  next:  raft registry promote {typed(run)} {best} --by NAME"])
+    best = next((one for one in reversed(found) if one["kind"] != "rag"), found[0])
+    tuned = any(one["kind"] == "adapter" for one in found)
+    answers = "with the current adapter" if tuned else "untuned, as version 0"
+    lines += ["", f"  nothing is in production: a server answers {answers}"]
+    if best["kind"] == "rag" or best["verdict"]:
+        return "\n".join([*lines, f"  next:  raft registry promote {typed(run)} {best['id']} --by NAME"])
+    flag = "adapter" if best["kind"] == "adapter" else "version"
+    return "\n".join([*lines, f"  next:  raft bench {typed(run)} --{flag} {best['id']}"])
 
 
 def _one(facts: Mapping[str, Any], run: Path) -> Iterator[str]:
@@ -212,7 +217,8 @@ def _one(facts: Mapping[str, Any], run: Path) -> Iterator[str]:
         yield f"  digest    {facts['digest'] or '-'}"
     if facts["lacks"]:
         yield f"  ! {facts['lacks']}"
-    yield f"  approved  {facts['approved_by'] or 'by nobody yet'}"
+    if facts["kind"] != "rag":  # which needs nobody's approval
+        yield f"  approved  {facts['approved_by'] or 'by nobody yet'}"
     gain = f", {figures.full(facts['gain'], signed=True)} points" if facts["gain"] else ""
     yield (
         f"  verdict   {facts['verdict']}{gain} ({facts['measured']})"

@@ -86,7 +86,8 @@ def _compared(facts: Facts, point: Facts) -> list[str]:
     told = [
         f"{share(found['value'], signed=True)} points against {what} ({when}): {_interval(found)}, {chance}on "
         f"{found['questions']} questions.",
-        f"{change['replies']} replies have other words; {change['worse']} scores fell, {change['better']} rose.",
+        f"Replies in other words: {change['replies']}; scores that fell: {change['worse']}; that rose: "
+        f"{change['better']}.",
     ]
     names = {"index": "the index", "adapter_digest": "the adapter's files", "model": "the model", "version": "version"}
     if point["changed"]:

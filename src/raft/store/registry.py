@@ -191,7 +191,9 @@ def find(run: Path, wanted: str) -> Version:
     if wanted in ALIASES:
         alias: Version | None = getattr(standing(run), wanted)
         if alias is None:
-            raise UsageError(f"Nothing is {wanted}.", where=run / FILE, hint=f"raft registry list {typed(run)}")
+            what = "There is no candidate" if wanted == "candidate" else "Nothing is in production"
+            what = "Nothing was in production before" if wanted == "previous" else what
+            raise UsageError(f"{what}.", where=run / FILE, hint=f"raft registry list {typed(run)}")
         wanted = alias.id
     fitting = [wanted] if wanted in every else sorted(one for one in every if wanted and one.startswith(wanted))
     first = fitting[0] if fitting else ""

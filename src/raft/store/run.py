@@ -79,7 +79,7 @@ def unchanged(folder: Path) -> Iterator[None]:
         file = (folder / ".lock").open("rb")
     except OSError:  # nobody has ever written there, or it cannot be read, as on Windows while it is locked
         if is_locked(folder):
-            raise _in_use(folder) from None
+            raise _in_use(folder, _LATER) from None
         yield
         return
     with file:
@@ -89,15 +89,18 @@ def unchanged(folder: Path) -> Iterator[None]:
             else:
                 file.read(1)
         except (BlockingIOError, PermissionError):
-            raise _in_use(folder) from None
+            raise _in_use(folder, _LATER) from None
         yield
 
 
-def _in_use(folder: Path) -> RunLocked:
+_LATER = "when it has finished, the same command again"
+
+
+def _in_use(folder: Path, otherwise: str = "or choose another --out") -> RunLocked:
     return RunLocked(
         "Another raft is writing to this run directory.",
         where=folder,
-        hint=f"wait for it (raft status {typed(folder)}), or choose another --out",
+        hint=f"wait for it (raft status {typed(folder)}), {otherwise}",
     )
 
 
