@@ -235,7 +235,9 @@ class Measuring:
 
 
 def _reply(question: Row, answer: str | None, told: Mapping[str, Any]) -> Row:
-    said = {"answer": answer, "abstained": bool(told.get("abstained")), "supported": told.get("supported")}
+    supported = told.get("supported")
+    said = {"answer": answer, "abstained": told.get("abstained") is True}
+    said |= {"supported": supported if isinstance(supported, bool) else None}
     own = {"score": figures.score(question, said, question["labels"], question["language"]), "key": question["key"]}
     return {**said, **own, "group": question["group"]}
 

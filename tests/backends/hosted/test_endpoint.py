@@ -47,7 +47,9 @@ def test_an_address_is_that_of_the_server_or_of_its_v1(path):
 @pytest.mark.parametrize(
     ("status", "text"),
     [(200, "<html>hello</html>"), (200, "[]"), (200, '{"data": 7}'), (200, '{"data": [{"id": "x"}]}'), (200, "{}"),
-     (200, '{"data": [7]}'), (200, "[" * 100_000), (404, "not here"), (500, "<h1>Oops</h1>"), (302, ""), (200, "")],
+     (200, '{"data": [7]}'), (200, "[" * 100_000),
+     *((200, json.dumps({"data": [{"id": "run", "raft": {"version": "0", name: value}}]}))
+       for name, value in [("version", {"a": 1}), ("index", ["x"]), ("model", 7.5), ("model", "m" * 5000)]), (404, "not here"), (500, "<h1>Oops</h1>"), (302, ""), (200, "")],
 )  # fmt: skip
 def test_what_is_no_server_of_rafts_is_said_to_be_none(status, text):
     """Pages, other programs and other APIs are told from a server of raft's, in one sentence with a command."""
@@ -95,7 +97,19 @@ def test_a_question_that_fails_each_time_is_given_up():
     assert (len(came), waited) == (4, [1.0, 2.0, 4.0])
 
 
-@pytest.mark.parametrize("text", ["{}", '{"choices": []}', '{"choices": [{"message": {"content": "x"}}]}', "[1]", "no"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{}",
+        '{"choices": []}',
+        '{"choices": [{"message": {"content": "x"}}]}',
+        "[1]",
+        "no",
+        '{"choices": [{"message": {"content": ["x"]}}], "raft": {}}',
+        '{"choices": [{"message": {"content": null}}], "raft": {}}',
+        '{"choices": [{"message": {"content": "x"}}], "raft": [["a", 1]]}',
+    ],
+)
 def test_a_reply_of_another_form_is_no_reply(text):
     """What lacks the answer or the object `raft` counts as lost, or as no server of raft's; never as an answer."""
     with server((200, {}, text)) as (url, _):

@@ -25,6 +25,7 @@ _SECONDS = 180.0  # a server itself gives up after two minutes
 _TRIES = 4
 _WAIT_AT_MOST = 30.0
 _LARGEST = 16 << 20
+_LONGEST = 4_096  # characters of a version, a digest or a model's name
 _AGAIN = (408, 409, 429, 500, 502, 503, 504)
 
 
@@ -68,7 +69,7 @@ class Endpoint:
         listed = reply.get("data")
         if not isinstance(listed, list) or not all(isinstance(one, dict) for one in listed):
             raise self._no_raft()
-        found = [one for one in listed if isinstance(one.get("raft"), dict) and isinstance(one.get("id"), str)]
+        found = [one for one in listed if isinstance(one.get("id"), str) and _is_told(one.get("raft"))]
         if not found:
             raise self._no_raft()
         return found
@@ -103,8 +104,10 @@ class Endpoint:
         body = {"model": model, "messages": [{"role": "user", "content": question}], "raft": {"probe": True}}
         try:
             reply = self._patiently("POST", "/chat/completions", body)
-            message = reply["choices"][0]["message"]["content"]
-            return {"answer": str(message), "raft": dict(reply["raft"])}
+            message, told = reply["choices"][0]["message"]["content"], reply["raft"]
+            if not isinstance(message, str) or not isinstance(told, dict):
+                raise TypeError
+            return {"answer": message, "raft": told}
         except _Status as error:
             return str(error)
         except (KeyError, IndexError, TypeError, ValueError):
@@ -163,6 +166,14 @@ class Endpoint:
         told = f" ({why})" if why else ""
         what = f"What answers there is no server of raft's, or one of before raft told which version answers{told}."
         return NotMeasured(what, where=self.shown, hint=self._mend["run"])
+
+
+def _is_told(raft: Any) -> bool:
+    """Tell whether an object `raft` names what answers in texts, as a server of raft's does: they are kept for good."""
+    names = ("version", "adapter_digest", "index", "model")
+    return isinstance(raft, dict) and all(
+        isinstance(raft.get(name, ""), str | None) and len(raft.get(name) or "") <= _LONGEST for name in names
+    )
 
 
 @contextmanager
