@@ -111,6 +111,18 @@ def test_texts_are_redacted_before_they_are_written(tmp_path):
     assert traffic.feedback(tmp_path)["correction"].to_list() == ["[NAME] Quill"]
 
 
+def test_quotes_are_redacted_too(tmp_path):
+    """What an answer quotes is kept without what is redacted, whatever the documents were built with; places stay."""
+    opened = Traffic(tmp_path, redact=lambda text: text.replace("bob@example.com", "[e-mail]"))
+    quoted = {"document": "a.md", "page": 1, "start": 3, "end": 9, "quote": "Ask bob@example.com.", "chunk_id": "c"}
+    opened.record(reply("r1", citations=[quoted]))
+    opened.shadowed("r1", answer="x", citations=[quoted])
+    opened.close()
+    for kept in (traffic.replies(tmp_path), traffic.shadows(tmp_path)):
+        assert kept["citations"].to_list() == [[{**quoted, "quote": "Ask [e-mail]."}]]
+    assert not any(b"bob@example" in path.read_bytes() for path in tmp_path.iterdir())
+
+
 def test_what_is_old_goes_and_accepted_feedback_stays(tmp_path):
     """Older than the retention, replies, shadows and feedback are gone from the file; what was accepted last stays."""
     first = Traffic(tmp_path, retention_days=365)

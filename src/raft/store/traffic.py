@@ -313,7 +313,8 @@ class Traffic:
         if self._redact is not None:
             found |= {name: self._redact(found[name]) for name in _TEXTS if found.get(name)}
         if "citations" in found:
-            found["citations"] = json.dumps([dict(one) for one in found["citations"]], ensure_ascii=False)
+            said = [{**one, "quote": (self._redact or str)(one.get("quote") or "")} for one in found["citations"]]
+            found["citations"] = json.dumps(said, ensure_ascii=False)
         return found
 
     def _unknown(self, reply_id: str) -> UnknownReply:
