@@ -216,6 +216,16 @@ def test_act_does_not_take_back_what_was_promoted_meanwhile(run, server, monkeyp
     assert [line["who"] for line in registry.history(run)] == ["Marta"]
 
 
+def test_act_is_not_said_where_the_server_does_not_follow(run, server):
+    """A server that was started with a version of its own stays with it: nothing is written, and it is said why."""
+    look(run, server)
+    server.served |= {"index": "j" * 64, "registry": False}
+    server.reply = wrong(20)
+    found = look(run, server, act=True)
+    assert (found["acted"]["done"], "--adapter" in found["acted"]["why"]) == (False, True)
+    assert registry.history(run) == []
+
+
 @pytest.mark.parametrize("bad", [2, 7])
 def test_act_does_nothing_that_chance_may_have_done(run, server, bad):
     """A fall that is certain for a person is not yet so for a program that looks every week."""

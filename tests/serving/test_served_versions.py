@@ -134,7 +134,7 @@ def test_the_registry_says_what_answers(run):
         assert said["id"].startswith("chatcmpl-")
         (first, _) = json.loads(server.ask("/v1/models")[2])["data"]
         told = {name: said[name] for name in ("version", "adapter_digest", "index", "model")}
-        assert first["raft"] == {**told, "candidate": None}
+        assert first["raft"] == {**told, "candidate": None, "registry": True}
         assert said["adapter_digest"] == adapters.digest(run / "adapters" / SECOND)
 
 
@@ -153,6 +153,7 @@ def test_a_given_adapter_is_no_matter_of_the_registry(run):
         assert any("registry" in one for one in server.versions.remarks)
         promoted(run, FIRST)
         assert (server.look(), server.of()["version"]) == (False, THIRD)
+        assert json.loads(server.ask("/v1/models")[2])["data"][0]["raft"]["registry"] is False
 
 
 def test_one_look_is_enough_to_go_back(run):

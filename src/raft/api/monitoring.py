@@ -164,8 +164,10 @@ def _act(folder: Path, point: Row, measuring: Measuring) -> Row | None:
     if point["state"] != "act" or point["version"] == registry.PLAIN:
         return None
     change = point["change"]
-    if not change["sure"]:
+    if not change["sure"] or not measuring.follows:
         told = f"it may still be chance: p is {change['p']:.2g}, and at most 0.05 / {figures.LOOKS} goes back by itself"
+        if change["sure"]:
+            told = "the server was started with --model or --adapter, and does not go by the registry: start it without"
         return {"done": False, "why": told}
     standing = registry.standing(folder).production
     if standing is not None and standing.id != point["version"]:

@@ -79,11 +79,14 @@ class Measuring:
         points: where measures are kept.
         limits: from when on a fall counts.
         on_event: told "asking" and "asked", how many questions.
+
+    Attributes:
+        follows: whether the server that was asked last goes by the registry.
     """
 
     def __init__(self, run: Run, rows: Sequence[Row], points: Points, limits: Monitor, on_event: OnEvent) -> None:
         self._run, self._rows, self._points = run, rows, points
-        self._limits, self._on_event = limits, on_event
+        self._limits, self._on_event, self.follows = limits, on_event, True
         self._digest = hashlib.sha256(json.dumps(sorted(row["key"] for row in rows)).encode()).hexdigest()[:16]
 
     def measure(self, endpoint: Endpoint, *, again: bool, reference: bool) -> Row:
@@ -140,6 +143,7 @@ class Measuring:
         listed, folder = endpoint.models(), self._run.folder
         chosen = next((one for one in listed if one["id"] == folder.resolve().name), None)
         told = (chosen or listed[0])["raft"]
+        self.follows = told.get("registry") is not False
         here = self._run.manifest["steps"].get("index", {}).get("artifacts", {}).get("index", {}).get("digest")
         if chosen is None and told.get("index") != here:  # a copy has another name, a build that is new another index
             names = ", ".join(str(one["id"])[:80] for one in listed[:3])

@@ -12,7 +12,7 @@ written while nothing else is to do, and given up when somebody asks.
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from threading import Condition, Event, Thread
 from typing import Any, Literal, Protocol
 
@@ -60,11 +60,15 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Sources:
-    """What answers at one time: production, a candidate where there is one, and what is kept loaded to change to."""
+    """What answers at one time: production, a candidate where there is one, and what is kept loaded to change to.
+
+    `follows`: whether that goes by the registry, so that a promotion there changes it.
+    """
 
     production: Source
     candidate: Source | None = None
     ready: tuple[Source, ...] = ()
+    follows: bool = True
 
     def of(self, arm: Arm) -> tuple[Arm, Source]:
         """Return who answers those who are to meet an arm: without a candidate production answers them all."""
@@ -221,10 +225,11 @@ class Engine:
             except Exception as error:
                 unfit.append(one)
                 self._on_event("unfit", {"source": one, "error": error})
-        return Sources(
-            self.sources.production if sources.production in unfit else sources.production,
-            None if sources.candidate in unfit else sources.candidate,
-            tuple(one for one in sources.ready if one not in unfit),
+        return replace(
+            sources,
+            production=self.sources.production if sources.production in unfit else sources.production,
+            candidate=None if sources.candidate in unfit else sources.candidate,
+            ready=tuple(one for one in sources.ready if one not in unfit),
         )
 
     def _turn(self) -> list[Job] | None:

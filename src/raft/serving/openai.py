@@ -283,7 +283,10 @@ def models(names: Iterable[str], sources: Sources, since: float) -> dict[str, An
 
 
 def model(name: str, sources: Sources, since: float) -> dict[str, Any]:
-    """Return one model; its object `raft` says what answers in production, and which version is the candidate."""
+    """Return one model; its object `raft` says what answers in production, and which version is the candidate.
+
+    `registry` in it says whether that goes by the run's registry.
+    """
     now, candidate = sources.production, sources.candidate
     said = {
         "version": now.version,
@@ -291,6 +294,7 @@ def model(name: str, sources: Sources, since: float) -> dict[str, Any]:
         "index": now.index,
         "model": now.answerer.model,
         "candidate": candidate.version if candidate else None,
+        "registry": sources.follows,
     }
     return {"id": name, "object": "model", "created": int(since), "owned_by": "raft", "raft": said}
 

@@ -143,7 +143,8 @@ class Versions:
         """
         self.snapshot = self._snapshots.take()
         production = self._voice(self._usual)
-        return Sources(production, *self._others(self.standing, production, patient=True))
+        others = self._others(self.standing, production, patient=True)
+        return Sources(production, *others, follows=not self.pinned)
 
     def refresh(self, offer: Offer) -> Snapshot | None:
         """Where a build has finished since the last look, offer to answer from it, and return it."""
@@ -240,7 +241,7 @@ class Versions:
         wanted_now = standing.production or self._usual
         if wanted_now != self._now and wanted_now.id == production.version:
             self._former, self._now = self._now, wanted_now
-        sources = Sources(production, *self._others(standing, production))
+        sources = Sources(production, *self._others(standing, production), follows=not self.pinned)
         wanted = {one.answerer.model for one in sources.each() if isinstance(one, Voice)}
         for model in [one.answerer.model for one in self._voices.values() if one.alone]:
             if model not in wanted | self._loading and not self._users[model]:
