@@ -112,6 +112,17 @@ def test_what_cannot_be_learned_from_is_not_accepted(home):
     assert traffic.decisions(run).is_empty()
 
 
+def test_a_passage_about_something_else_bears_no_correction(home):
+    """An answer that stands word for word where something else is meant is not taken for the answer to the question."""
+    given = Traffic(home / "run")
+    given.record(Reply(reply_id="new", at=time.time(), question="Who painted the harbour building?", answer="Nobody"))
+    given.feedback("new", correction="10 days")
+    given.close()
+    assert "10 days" in " ".join(raft.load(home / "run").chunks["text"])
+    code, said = command(home / "run", "--accept", 5)
+    assert (code, "no passage of the documents bears this answer" in said) == (2, True), said
+
+
 def test_a_run_without_feedback_says_how_it_comes(whole):
     """Where nobody has said anything the command says so, with how a run is served, and makes no file."""
     code, said = command(whole / "run")

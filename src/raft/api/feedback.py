@@ -20,9 +20,10 @@ from raft.curation.pairs import bears, quoted, quotes
 from raft.errors import UsageError, typed
 from raft.protocols import OnEvent
 from raft.rag.format import is_no_answer
+from raft.rag.relevant import ABOUT
 from raft.report.page import fill
 from raft.store import artifacts, traffic
-from raft.text import normalise
+from raft.text import embedded_text, normalise, overlap
 
 LISTS = ("corrected", "wrong", "right")
 """Feedback with a correction, without one on a wrong answer, and on a right one; who rated nothing said it is wrong."""
@@ -312,7 +313,7 @@ class Session:
                 return taught, None
             name = str(stands[1]["chunk_id"])
             return {**taught, "document": self._path(name), "quote": stands[1]["text"]}, name
-        for places in () if not answer or is_no_answer(answer) else self._places(row, answer):
+        for places in () if not answer or is_no_answer(answer) else self._places(row, question, answer):
             how = {name: bears(question, answer, self._chunks[name]) for name in places}
             borne = {name: worth for name, worth in how.items() if worth}
             if borne:
@@ -328,13 +329,15 @@ class Session:
     def _path(self, chunk_id: str) -> str:
         return self._paths[self._chunks[chunk_id]["doc_id"]]
 
-    def _places(self, row: Row, answer: str) -> Iterator[list[str]]:
+    def _places(self, row: Row, question: str, answer: str) -> Iterator[list[str]]:
         cited = list(dict.fromkeys(one["chunk_id"] for one in row["citations"]))
         documents = {one["document"] for one in row["citations"]}
         wanted = f" {normalise(answer)} "
         yield [name for name in cited if name in self._chunks]
         yield [name for name, chunk in self._chunks.items() if self._paths[chunk["doc_id"]] in documents]
-        yield [name for name in self._chunks if wanted in self._plain[name]]
+        chunks = ((name, chunk) for name, chunk in self._chunks.items() if wanted in self._plain[name])
+        whole = ((name, embedded_text(chunk["heading"], chunk["text"])) for name, chunk in chunks)
+        yield [name for name, text in whole if overlap(question, text) >= ABOUT]  # "60 days" stand in many a text
 
 
 def _reply(row: Row | None) -> Row:

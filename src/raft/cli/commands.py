@@ -497,4 +497,4 @@ def approve(run: Path, by: str, adapter: str | None, note: str, as_json: bool) -
     from raft.cli import messages
 
     card = api.approve(run, by, adapter=adapter, note=note)
-    show(card, as_json, lambda card: f"{card['adapter']} is approved by {messages.approval(card)}")
+    show(card, as_json, lambda card: messages.approved(card, str(run)))

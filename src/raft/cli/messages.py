@@ -296,6 +296,12 @@ def approval(card: Mapping[str, Any]) -> str:
     return f"{last['by']}, {last['at'][:10]}, verdict then: {verdict}" + (f" ({last['note']})" if last["note"] else "")
 
 
+def approved(card: Mapping[str, Any], run: str) -> str:
+    """Return what is said of an approval, and what may come next."""
+    told, then = f"{card['adapter']} is approved by {approval(card)}", "# raft serve answers with it then"
+    return f"{told}\n  next:  raft registry promote {typed(run)} {card['adapter']} --by NAME   {then}"
+
+
 def rows(table: pl.DataFrame, name: str) -> Iterator[str]:
     """Yield rows of a table as text, one block a row; chats are shown turn by turn."""
     for row in table.iter_rows(named=True):
