@@ -246,3 +246,12 @@ def test_every_command_of_the_registry_says_what_it_does(raft):
     for name, command in main.commands["registry"].commands.items():
         assert name in told and command.help
         assert f"registry {name} [OPTIONS] RUN" in raft("registry", name, "--help").stdout
+
+
+def test_a_shadow_needs_the_traffic_that_it_is_kept_in(raft):
+    """Where the run keeps no traffic, a candidate in the shadow is refused with what to type, and a share is not."""
+    manifest = json.loads(Path("run/manifest.json").read_bytes())
+    manifest["settings"]["serving"]["traffic"] = False
+    Path("run/manifest.json").write_text(json.dumps(manifest))
+    refused(raft("registry", "candidate", "run", OTHER, "--shadow", 0.1, "--by", "Bo"), 2, "keeps none", "--share 0.1")
+    assert raft("registry", "candidate", "run", OTHER, "--share", 0.1, "--by", "Bo", "--because", "x").exit_code == 0

@@ -308,6 +308,8 @@ def test_what_is_counted(served, source):
     assert float(lines['raft_requests_total{outcome="invalid"}']) == 1
     assert float(lines['raft_tokens_total{kind="input"}']) == 150
     assert float(lines['raft_seconds_count{part="queue"}']) == 3
-    assert float(lines["raft_abstentions_total"]) == 1
-    assert float(lines["raft_unsupported_answers_total"]) == 1
+    who = '{arm="production",version="0123abcd"}'
+    assert float(lines[f"raft_answers_total{who}"]) == 3
+    assert float(lines[f"raft_abstentions_total{who}"]) == 1
+    assert float(lines[f"raft_unsupported_answers_total{who}"]) == 1
     assert float(lines["raft_waiting"]) == 0

@@ -78,6 +78,14 @@ def test_names_are_those_of_the_conventions():
     assert len(ours) == 9 and ours <= known
 
 
+def test_what_a_caller_sends_beside_its_trace_is_not_read(told, caplog):
+    """A baggage header, which OpenTelemetry complains of where it is malformed, says nothing on the terminal."""
+    telling, found = told
+    with Served(Source(), spans=telling) as served:
+        assert served.ask("/v1/chat/completions", GOOD, headers={**PARENT, "baggage": "=;,\\"})[0] == 200
+    assert found.get_finished_spans() and not [one for one in caplog.records if "baggage" in one.name]
+
+
 @pytest.mark.parametrize("parent", ["nonsense", "00-00-00-00", "00-" + "f" * 5000])
 def test_a_parent_that_is_none_begins_a_trace(told, parent):
     """Whatever a caller sends as a parent, the request is answered and has a span."""

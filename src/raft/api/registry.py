@@ -9,7 +9,7 @@ from typing import Any
 from raft.api import models, versions
 from raft.api.run import Built
 from raft.backends import mlflow
-from raft.errors import DamagedArtifact, RaftError, UsageError
+from raft.errors import DamagedArtifact, RaftError, UsageError, typed
 from raft.store import adapters, registry, reports
 from raft.store.registry import ALIASES, Standing
 from raft.store.versions import Version
@@ -76,9 +76,17 @@ def candidate(
     """Make a version the candidate, as `store.registry.nominate` does; return the line of the history.
 
     Raises:
-        UsageError: as there, or the adapter was trained on another base model than the run's student.
+        UsageError: as there, or the adapter was trained on another base model than the run's student, or there is to
+            be a shadow, and the run keeps no traffic.
         RaftError: as there.
     """
+    if shadow and not Built(folder).settings.serving.traffic:
+        raise UsageError(
+            "What a shadow says is kept with the traffic, and the run keeps none.",
+            where="serving.traffic=false",
+            hint=f"raft registry candidate {typed(folder)} {typed(version)} --share 0.1 --by {typed(by or 'NAME')}"
+            "   (without --shadow), or build with --set serving.traffic=true",
+        )
     return registry.nominate(*_fit(folder, version), share=share, shadow=shadow, by=by, because=because)
 
 

@@ -241,7 +241,7 @@ class Application:
             if value.answer.error is not None:
                 kind, value = "failed", Refused(502, f"the model did not answer: {value.answer.error}", "no_answer")
             else:
-                self._count.answered(value.answer, value.waited)
+                self._count.answered(value)
                 self._ended(exchange, value)
         elif kind == "failed":
             value = _failure(value)

@@ -28,6 +28,7 @@ INPUT_TOKENS, OUTPUT_TOKENS = "gen_ai.usage.input_tokens", "gen_ai.usage.output_
 DATA_SOURCE = "gen_ai.data_source.id"
 ERROR = "error.type"
 _PATIENCE = 3.0  # seconds in which what is left is sent at the end
+_PARENT = ("traceparent", "tracestate")
 _SECOND = 1_000_000_000  # nanoseconds, in which OpenTelemetry counts
 
 
@@ -80,7 +81,7 @@ class Spans:
         facts: dict[str, Any] = {OPERATION: "chat", PROVIDER: "raft", REQUEST_MODEL: model}
         facts |= {REQUEST_STREAM: exchange.asked.streamed, RESPONSE_ID: exchange.reply.id}
         facts |= _answered(answered) if answered else {ERROR: outcome}
-        parent = self._propagate.extract({name.lower(): value for name, value in exchange.headers.items()})
+        parent = self._propagate.extract({name: exchange.headers[name] for name in _PARENT if name in exchange.headers})
         span = self._tracer.start_span(
             f"chat {model}", parent, self._trace.SpanKind.SERVER, attributes=facts, start_time=begun
         )
