@@ -16,14 +16,13 @@ from raft.api.reviewing import cut, name_of
 from raft.api.run import Built
 from raft.corpus import pii
 from raft.curation.decisions import APPROVED, EDITED, REASONS, REJECTED
-from raft.curation.pairs import bears, quoted, quotes
+from raft.curation.pairs import bears, means, quoted, quotes, rarity
 from raft.errors import UsageError, typed
 from raft.protocols import OnEvent
 from raft.rag.format import is_no_answer
-from raft.rag.relevant import ABOUT
 from raft.report.page import fill
 from raft.store import artifacts, traffic
-from raft.text import embedded_text, normalise, overlap
+from raft.text import normalise
 
 LISTS = ("corrected", "wrong", "right")
 """Feedback with a correction, without one on a wrong answer, and on a right one; who rated nothing said it is wrong."""
@@ -335,9 +334,9 @@ class Session:
         wanted = f" {normalise(answer)} "
         yield [name for name in cited if name in self._chunks]
         yield [name for name, chunk in self._chunks.items() if self._paths[chunk["doc_id"]] in documents]
-        chunks = ((name, chunk) for name, chunk in self._chunks.items() if wanted in self._plain[name])
-        whole = ((name, embedded_text(chunk["heading"], chunk["text"])) for name, chunk in chunks)
-        yield [name for name, text in whole if overlap(question, text) >= ABOUT]  # "60 days" stand in many a text
+        weights = rarity(question, self._plain.values())
+        there = [name for name in self._chunks if wanted in self._plain[name]]  # "60 days" stand in many a text
+        yield [name for name in there if means(weights, question, answer, self._chunks[name])]
 
 
 def _reply(row: Row | None) -> Row:

