@@ -1,6 +1,6 @@
 """What tells that nothing found answers a question, and what a threshold lets through.
 
-python benchmarks/refusal.py RUN QUESTIONS... [--own] [--rerank]
+python benchmarks/refusal.py RUN QUESTIONS... [--own] [--rerank] [--reader MODEL]
 
 RUN has a refusal head (`raft train RUN --part refusal`). Each question whose answer the documents hold is looked at
 with what the index brings, and with what it brings when every chunk that bears the answer is withheld; one that the
@@ -10,7 +10,7 @@ questions whose answer is shown is refused at a threshold at which so many of th
 has what the thresholds do that a person or a promise sets; with `--own` the head's is set on the run's questions alone,
 also where people's are registered. Questions that a threshold was set on are left out. With `--rerank` a third one says
 how often what bears the answer is among the first passages, as search brings them and in the order of the head's scores
-of the first 20.
+of the first 20. With `--reader` a head is learned anew that reads with another model than the run's student.
 """
 
 import argparse
@@ -96,7 +96,7 @@ def report(run: Run, settings: Settings, args: argparse.Namespace, ledger: Ledge
     kept = read_head(run)
     if kept is None:
         raise SystemExit("the run has no refusal head: raft train RUN --part refusal")
-    head = learn_head(run, settings, retriever, reader, theirs=False) if args.own else kept
+    head = learn_head(run, settings, retriever, reader, theirs=not args.own) if args.own or args.reader else kept
     rule = partial(relevance, embed=retriever.embedder.embed)
 
     def best(look: Callable[[Sequence[Pair]], np.ndarray]) -> Signal:
@@ -157,9 +157,12 @@ def main() -> None:
     parser.add_argument("questions", type=Path, nargs="+")
     parser.add_argument("--own", action="store_true", help="set the threshold on the run's own questions")
     parser.add_argument("--rerank", action="store_true", help="also order what search brings by the head")
+    parser.add_argument("--reader", metavar="MODEL", help="learn a head that reads with this one, in memory")
     args = parser.parse_args()
     run = existing(args.run)
     settings = Settings.model_validate(run.manifest["settings"])
+    if args.reader:
+        settings = settings.model_copy(update={"student": args.reader})
     with closing(Ledger(settings.ledger or run.folder / "ledger.sqlite")) as ledger:
         report(run, settings, args, ledger)
 

@@ -110,6 +110,8 @@ def run(study: Study, description: str) -> None:
     parser.add_argument("--generator", default="qwen2.5-coder-1.5b")
     parser.add_argument("--student", default="HuggingFaceTB/SmolLM2-135M-Instruct")
     parser.add_argument("--part", choices=study.parts, default=study.parts[-1], help="whose questions are asked")
+    whose = ["all", *study.parts]
+    parser.add_argument("--registered", choices=whose, default="all", help="whose questions the build is told of")
     parser.add_argument("--per-document", type=int, help="ask so many questions of each document, evenly spread")
     parser.add_argument("--questions", type=int, help="ask so many questions in all, evenly spread")
     parser.add_argument("--only", choices=["build", "train", "bench"])
@@ -125,7 +127,7 @@ def run(study: Study, description: str) -> None:
             out=args.out / "run",
             generator=args.generator,
             student=args.student,
-            evaluation=files["all"],
+            evaluation=files[args.registered],
             settings={**BUILT, **study.settings, **own},
             on_event=on_event,
         )
