@@ -101,6 +101,16 @@ def test_no_arrow_runs_up_or_sideways():
     assert arrows == set()
 
 
+def test_no_two_modules_need_each_other():
+    """No circle of imports, however long, runs through modules: each can be read after those that it imports."""
+    found = {name: {module_of(one) for one in imports(name)} - {None, name} for name in MODULES}
+    within = {name: {one for one in others if not name.startswith(f"{one}.")} for name, others in found.items()}
+    while ends := {name for name, others in within.items() if not others & within.keys()}:
+        for name in ends:
+            del within[name]
+    assert within == {}
+
+
 def test_the_house_fits_into_a_head():
     """The whole stays small: modules, lines, and modules that are a part of the only one that imports them."""
     house = {name: text for name, text in TEXTS.items() if not name.startswith(READERS)}

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from raft.cli.commands import JSON, RUN, Place, acting, echo, main, show
+from raft.cli.group import JSON, RUN, Place, acting, echo, main, show
 from raft.errors import pasted, typed
 
 _LONGEST = 70

@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from raft.backends.hosted.endpoint import URL
-from raft.cli.commands import JSON, QUIET, RUN, SET, Place, acting, echo, main, show
+from raft.cli.group import JSON, QUIET, RUN, SET, Place, acting, echo, main, show
 from raft.errors import NotMeasured, RaftError, pasted
 
 FINE, LOOK, ACT, NOT_MEASURED = 0, 10, 11, NotMeasured.exit_code

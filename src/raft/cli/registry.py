@@ -8,8 +8,7 @@ from typing import Any
 
 import click
 
-from raft.cli.commands import JSON, RUN, Place, acting, echo, main, show
-from raft.cli.usage import Commands
+from raft.cli.group import JSON, RUN, Commands, Place, acting, echo, main, show
 from raft.errors import UsageError, typed
 from raft.report import figures
 from raft.report.measures import MEASURES

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from raft.cli.commands import JSON, RUN, Place, acting, echo, main, show, tell_of_writers
+from raft.cli.group import JSON, RUN, Place, acting, echo, main, show, tell_of_writers
 from raft.errors import pasted, typed
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from raft.cli.commands import QUIET, Place, acting, echo, main
+from raft.cli.group import QUIET, Place, acting, echo, main
 from raft.errors import RaftError, UsageError, typed
 
 
