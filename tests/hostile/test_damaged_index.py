@@ -79,6 +79,16 @@ def test_a_damaged_index_is_refused_and_made_anew(whole, tmp_path, name, damage)
         assert indexes.digest() is not None
 
 
+def test_an_index_of_any_size_opens_again(tmp_path):
+    """An index whose vectors went to files while there was room for more opens again, and has each of its chunks."""
+    with ChromaIndex(HashEmbedder(), folder=tmp_path) as index:
+        index.sync([chunks().head(1_000)])  # written at a thousand, with room for 1,024
+    assert next(tmp_path.glob("*/data_level0.bin"))
+    with ChromaIndex(HashEmbedder(), folder=tmp_path) as index:
+        assert len(index.contents()) == 1_000
+        assert index.search(["pump valve hose"], k=5).height == 5
+
+
 def test_an_index_that_is_whole_opens_again_and_again(whole, tmp_path):
     """Opening and searching, which rewrite its files, leave an index that opens the next time too."""
     folder = shutil.copytree(whole, tmp_path / "index")

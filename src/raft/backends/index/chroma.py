@@ -371,11 +371,12 @@ def _read(folder: Path) -> None:
     _must(
         version == 1 and begin == 4 + 4 * width and label + 8 == size and begin < label and count <= room, "the header"
     )
-    _must((folder / "data_level0.bin").stat().st_size == room * size, "the size of the vectors")
+    kept, rest = divmod((folder / "data_level0.bin").stat().st_size, size)
+    _must(not rest and count <= kept <= room, "the size of the vectors")  # rows that are not filled yet may be left out
     if not count:
         return
     _must(entry < count, "the header")
-    rows = np.memmap(folder / "data_level0.bin", dtype=np.uint8, mode="r", shape=(room, size))
+    rows = np.memmap(folder / "data_level0.bin", dtype=np.uint8, mode="r", shape=(count, size))
     for start in range(0, count, _BLOCK * max(1, count // _MOST)):
         part = np.array(rows[start : min(count, start + _BLOCK)])
         links = part[:, :begin].copy().view("<u4")
