@@ -20,6 +20,7 @@ from raft.cli import main, messages
 from raft.errors import RaftError, RunLocked, UsageError
 from raft.examples.examples import check_examples
 from raft.kinds import KINDS
+from raft.pipeline import read
 from raft.rag.format import ABSTENTION, parse
 from raft.settings import parse_assignment
 from raft.store import lineage
@@ -440,6 +441,17 @@ def test_copies_of_a_document_are_held_out_together(corpus, copied, fake_models)
     held = set(made.manifest["steps"]["cleaned"]["notes"]["held_out"])
     for group in map(set, groups):
         assert held.isdisjoint(group) or (group <= held and learned.isdisjoint(group))
+
+
+def test_languages_are_told_once_for_the_same_documents(corpus, copied, fake_models, monkeypatch):
+    """A build with nothing to do reads no document to tell its language; one of other documents does."""
+    told = []
+    monkeypatch.setattr(read, "of_documents", lambda texts: told.append([*texts]) or {})
+    build(corpus, copied)
+    assert not told
+    (corpus / "new.md").write_text("# News\n\nThe depot opens at 7.15 on weekdays.\n", encoding="utf-8")
+    built = build(corpus, copied)
+    assert [len(texts) for texts in told] == [built.documents.height]
 
 
 def test_a_setting_that_names_no_document_changes_no_step(corpus, tmp_path, fake_models, monkeypatch):

@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from raft.backends.index import chroma
 from raft.backends.index.chroma import ChromaIndex
 from raft.backends.index.hybrid import Indexes
 from raft.errors import DamagedArtifact
@@ -77,6 +78,19 @@ def test_a_damaged_index_is_refused_and_made_anew(whole, tmp_path, name, damage)
         assert indexes.digest() is None
         assert indexes.sync(lambda: iter([chunks()]))["embedded"] == COUNT
         assert indexes.digest() is not None
+
+
+def test_of_very_many_vectors_a_share_is_looked_at(whole, tmp_path, monkeypatch):
+    """An index with more vectors than are all looked at opens where it is whole, and is refused where many are not."""
+    monkeypatch.setattr(chroma, "_MOST", 256)
+    monkeypatch.setattr(chroma, "_BLOCK", 64)
+    folder = shutil.copytree(whole, tmp_path / "index")
+    with ChromaIndex(HashEmbedder(), folder=folder) as index:
+        assert len(index.contents()) == COUNT
+    path = next(folder.glob("*/data_level0.bin"))
+    flip(path, path.stat().st_size // 2, path.stat().st_size)
+    with pytest.raises(DamagedArtifact), ChromaIndex(HashEmbedder(), folder=folder):
+        pass
 
 
 def test_an_index_of_any_size_opens_again(tmp_path):

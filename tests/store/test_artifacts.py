@@ -130,6 +130,18 @@ def test_a_lookup_returns_exactly_the_rows_of_a_key(sizes, order):
         assert find("d99") is None
 
 
+def test_a_finder_returns_the_rows_of_the_wanted_values_alone(tmp_path, small_groups):
+    """In whatever row groups they lie, the rows of the wanted ids come, each once; of unknown ids none."""
+    path, table = tmp_path / "documents.parquet", documents(12)
+    artifacts.write(path, table)
+    find = artifacts.finder(path, "doc_id")
+    for wanted in (table["doc_id"].unique().to_list(), ["d3", "d0", "d3", "d99"], ["d99"], []):
+        assert find(wanted).equals(table.filter(pl.col("doc_id").is_in(wanted)))
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(DamagedArtifact):
+        find(["d3"])
+
+
 def test_a_lookup_takes_several_columns_as_its_key(tmp_path, small_groups):
     """A key of two columns is found by a tuple of their values."""
     table = documents(12)

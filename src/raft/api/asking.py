@@ -5,7 +5,7 @@ written down there, and the run's cap holds.
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import cached_property
@@ -167,7 +167,7 @@ class _Corpus:
         documents = pl.concat(list(run.stream("documents.parquet", ["doc_id", "path", "title"])))
         self._paths = dict(documents.select("doc_id", "path").iter_rows())
         self._titles = dict(documents.select("doc_id", "title").iter_rows())
-        self._find: Callable[[Any], pl.DataFrame | None] | None = None
+        self._find: Callable[[Collection[str]], pl.DataFrame] | None = None
         self._chunks: dict[str, dict[str, Any]] = {}
 
     def refusal(self, least: float | None, weights: Weights) -> Refusal | None:
@@ -183,11 +183,9 @@ class _Corpus:
 
     def _known(self, found: Iterable[str]) -> Mapping[str, Mapping[str, Any]]:
         """Return the rows of these chunks, read from the row groups that hold them alone."""
-        self._find = self._find or artifacts.lookup(self._run.folder / "chunks.parquet", lambda part: part["chunk_id"])
-        for chunk_id in found:
-            rows = None if chunk_id in self._chunks else self._find(chunk_id)
-            if rows is not None:
-                self._chunks[chunk_id] = rows.row(0, named=True)
+        self._find = self._find or artifacts.finder(self._run.folder / "chunks.parquet", "chunk_id")
+        if unread := [name for name in found if name not in self._chunks]:
+            self._chunks |= {row["chunk_id"]: row for row in self._find(unread).iter_rows(named=True)}
         return self._chunks
 
 

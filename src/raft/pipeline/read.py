@@ -18,10 +18,12 @@ from raft.settings import Settings
 from raft.store.artifacts import Output
 from raft.store.run import Run, Step
 from raft.text.languages import BEGUN, of_documents
+from raft.text.languages import VERSION as LANGUAGES
 from raft.text.records import VERSION, records
 
 _RECORD = r"#\d+$"
 """What a document's name has behind its file's, where the file has several."""
+_BEGINNINGS = ["doc_id", "text", "error"]
 _NAMED = 1_000
 """Most documents with findings that are named in the manifest; the others are counted."""
 _SHOWN = 20
@@ -106,10 +108,16 @@ def documents_listed(run: Run) -> pl.DataFrame:
 
 
 def languages(run: Run) -> dict[str, str]:
-    """Return the language of each document that is not in English, by doc_id (ISO 639-1)."""
-    frames = run.stream("documents.parquet", ["doc_id", "text", "error"])
-    begun = (frame.filter(pl.col("error").is_null()).with_columns(pl.col("text").str.head(BEGUN)) for frame in frames)
-    return of_documents(pair for frame in begun for pair in frame.select("doc_id", "text").iter_rows())
+    """Return the language of each document that is not in English, by doc_id (ISO 639-1); told once for a corpus."""
+    digest = run.manifest["steps"]["documents"]["artifacts"]["documents.parquet"]["digest"]
+    known = run.manifest.get("languages", {})
+    if known.get("documents") != digest or known.get("version") != LANGUAGES:
+        frames = (one.filter(pl.col("error").is_null()) for one in run.stream("documents.parquet", _BEGINNINGS))
+        begun = (frame.select("doc_id", pl.col("text").str.head(BEGUN)) for frame in frames)
+        found = of_documents(pair for frame in begun for pair in frame.iter_rows())
+        known = {"documents": digest, "version": LANGUAGES, "found": found}
+        run.describe(languages=known)
+    return dict(known["found"])
 
 
 def tell_languages(run: Run, settings: Settings, *, strategy: str, aside: frozenset[str], on_event: OnEvent) -> None:

@@ -4,8 +4,10 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +146,33 @@ def lookup(path: Path, key: Callable[[pl.DataFrame], pl.Series]) -> Callable[[An
             return None
         parts = [group_rows(group)[[row for g, row in found if g == group]] for group in sorted({g for g, _ in found})]
         return pl.concat(parts)
+
+    return find
+
+
+def finder(path: Path, column: str) -> Callable[[Collection[str]], pl.DataFrame]:
+    """Return a function from values of a text column to the rows of a parquet table that have one of them.
+
+    Of the table that column alone is held in memory, and the row groups that hold the rows are read, each once a call.
+
+    Raises:
+        DamagedArtifact: it is missing, cannot be read, or lacks a column; the function raises it too.
+    """
+    with _reading(path), pq.ParquetFile(path) as file:
+        _check_columns(file, path)
+        groups = [pl.from_arrow(file.read_row_group(group, columns=[column])) for group in range(file.num_row_groups)]
+    held = pl.concat(
+        frame.with_columns(group=pl.lit(group), row=pl.int_range(pl.len()))  # type: ignore[union-attr]
+        for group, frame in enumerate(groups)
+    )
+
+    def find(wanted: Collection[str]) -> pl.DataFrame:
+        places = held.filter(pl.col(column).is_in([*wanted])).select("group", "row").rows()
+        parts = []
+        with _reading(path), pq.ParquetFile(path) as file:
+            for group, rows in groupby(places, key=itemgetter(0)):
+                parts.append(pl.from_arrow(file.read_row_group(group))[[row for _, row in rows]])
+            return pl.concat(parts) if parts else pl.from_arrow(file.schema_arrow.empty_table())  # type: ignore[return-value,arg-type,type-var]
 
     return find
 

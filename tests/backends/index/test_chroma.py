@@ -73,6 +73,16 @@ def test_a_sync_that_was_cut_off_is_completed(index, embedder):
     assert index.sync([chunks(300)]).embedded == len(embedder.texts) < 100
 
 
+def test_contents_are_what_chroma_says_itself(index):
+    """What is listed from Chroma's own tables is what it tells: no deleted chunks, and none of another collection."""
+    index.sync([chunks(300)])
+    index.sync([chunks(290, first=5, c7="changed")])
+    index._client.create_collection("another").add(ids=["x"], embeddings=[[1.0]], metadatas=[{"digest": "of x"}])
+    listed = index._listed()
+    assert len(listed) == 290 == index.size()
+    assert listed == index._paged() == index.contents()
+
+
 def test_digest_is_of_contents_not_of_history(tmp_path, index, embedder):
     """Two indexes of the same chunks have the same digest and identity, however they came about."""
     index.sync([chunks(6)])

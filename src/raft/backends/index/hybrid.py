@@ -149,7 +149,7 @@ class Indexes:
             return None
         try:
             with self._dense() as dense:
-                return dense.digest() if dense.contents() else None
+                return dense.digest() if dense.size() else None
         except (DamagedArtifact, OtherEmbedder):
             return None
 
