@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raft.cli import messages
+from raft.curation import duplicates
 from raft.curation.duplicates import _same
 from raft.similarity import near, set_apart, turned_round
 
@@ -66,6 +67,32 @@ def test_nothing_is_apart_from_itself(words):
     assert not turned_round(one, one) and not set_apart(one, one)
     assert set_apart(one, other) == set_apart(other, one)
     assert turned_round(one, other) == turned_round(other, one)
+
+
+@given(st.lists(st.tuples(*[st.integers(0, 2)] * 4), max_size=12), st.integers(1, 5))
+def test_what_may_mean_the_same_is_what_comparing_each_with_each_finds(drawn, block):
+    """Candidates of a row are, in order, the earlier ones near it that have its facts, and its answer or its source."""
+    rows = [
+        {
+            "question": f"What of {number} kg?",
+            "answer": f"for {answer} days",
+            "kind": "fact",
+            "golden_chunk_ids": [f"c{source}"],
+            "doc_ids": ["d"],
+        }
+        for number, answer, source, _ in drawn
+    ]
+    angles = np.array([0.3 * turn for *_, turn in drawn])
+    vectors = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+    alike = lambda one, other: one[0] == other[0] and (one[1] == other[1] or one[2] == other[2])  # noqa: E731
+    wanted = {
+        number: found
+        for number, row in enumerate(drawn)
+        if (found := [n for n in range(number) if alike(drawn[n], row) and abs(drawn[n][3] - row[3]) < 2])
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(duplicates, "BLOCK", block)
+        assert duplicates._Alike(rows, vectors, 0.9).pairs() == wanted
 
 
 def test_clusters_are_shown_with_what_was_kept_first():

@@ -155,3 +155,32 @@ def test_a_short_number_is_borne_where_the_text_is_about_the_question():
     """An answer of one digit stands anywhere, so that the chunk must hold words of the question too."""
     chunks = make_chunks({"a": ["Chapter 5", "The warranty of the pump lasts 5 years."]})
     assert borne(question("5", question="How many years does the pump's warranty last?"), chunks) == ["a#1"]
+
+
+PIECES = [
+    "12",
+    "1,250",
+    "2.5",
+    "98",
+    "05",
+    "days",
+    "thousand",
+    "kg",
+    "dozen",
+    "months",
+    "$",
+    "12/03/98",
+    "percent",
+    "to",
+    "5",
+]
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=9), st.lists(st.sampled_from(PIECES), min_size=1, max_size=3))
+def test_what_a_text_lacks_by_its_digits_it_does_not_hold(text, answer):
+    """That a text is passed over for its digits alone never changes whether it holds an answer."""
+    text, answer = " ".join(text), " ".join(answer)
+    told = relevant.holds_answer(text, answer)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(relevant, "_lacks_digits", lambda *_: False)
+        assert relevant.holds_answer(text, answer) is told

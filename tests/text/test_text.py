@@ -1,6 +1,7 @@
 """Pure functions over text."""
 
 import json
+import re
 from itertools import pairwise
 
 import pytest
@@ -126,3 +127,14 @@ def test_json_that_is_nested_without_end_is_an_error():
     """A hundred thousand brackets are no JSON that can be read, and end in the error of any other."""
     with pytest.raises(ValueError, match="nested too deeply"):
         from_json("[" * 100_000 + "]" * 100_000)
+
+
+@given(st.text(alphabet="ab1., _", max_size=4), st.text(alphabet="ab1., _", max_size=24))
+def test_places_are_those_of_a_pattern(wanted, around):
+    """A text is found where a pattern of it would find it, between characters that do not make it go on."""
+    assume(wanted)
+    before, after = re.compile(r"[\w.,]"), re.compile(r"\w|[.,:]\d")
+    pattern = rf"(?<![\w.,]){re.escape(wanted)}(?!\w|[.,:]\d)"
+    found = [match.span() for match in re.finditer(pattern, around)]
+    assert [*text.places(wanted, around, before, after)] == found
+    assert not [*text.places("", around, before, after)]

@@ -22,7 +22,7 @@ from raft.protocols import Embedder, Generator, Retriever, Scorer
 from raft.rag.format import is_no_answer
 from raft.similarity import holds_text, names
 from raft.store import tables
-from raft.text import contains, content_words, embedded_text, find_quote, normalise, word_count
+from raft.text import contains, content_words, embedded_text, find_quote, normalise, places, word_count
 from raft.text.languages import EN, Language, of_text, stems
 from raft.text.values import UNSPACED, covers, fact_values, facts
 
@@ -254,6 +254,7 @@ _PRONOUN = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 DECIDED = re.compile(r"\W*(?:yes|no|maybe|it depends)\b", re.IGNORECASE)
+_LETTER = re.compile(r"[^\W_]")
 _STEP = re.compile(r"(?:^|(?<=\s))\d+[.)]\s")
 
 
@@ -363,7 +364,7 @@ def supported(answer: str, source: str, *, share: float, language: Language = EN
     """
     answer = answer.strip()
     # as it is: between markup, or in "6pm-6am", where its word goes on
-    if contains(source, answer) or (answer and re.search(rf"(?<![^\W_]){re.escape(answer)}(?![^\W_])", source)):
+    if contains(source, answer) or any(places(answer, source, _LETTER, _LETTER)):
         return True
     wanted, there = content_words(answer, language), content_words(source, language)
     named = names(answer.partition(" ")[2]) & wanted  # the first word is capitalised as any sentence's

@@ -1,7 +1,7 @@
 """Which questions say the same, and which of these stays: duplicates, and several wordings of one question."""
 
 import re
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from itertools import chain
 from typing import Any
 
@@ -125,18 +125,16 @@ def _same(rows: list[Row], vectors: np.ndarray, similarity: float) -> dict[int, 
     kept: list[int] = []
     lexical = NearIndex(row["question"] for row in rows)
     alike = _Alike(rows, vectors, similarity)
-    for start in range(0, len(rows), BLOCK):
-        block = range(start, min(start + BLOCK, len(rows)))
-        candidates = alike.pairs([*block], [*kept, *block])
-        for number in block:
-            near = (kept[place] for place in lexical.find(rows[number]["question"]))
-            meant = (one for one in candidates.get(number, ()) if one not in same and alike.confirmed(number, one))
-            match = next(chain(near, meant), None)
-            if match is None:
-                kept.append(number)
-                lexical.add(rows[number]["question"])
-            else:
-                same[number] = match
+    candidates = alike.pairs()
+    for number, row in enumerate(rows):
+        near = (kept[place] for place in lexical.find(row["question"]))
+        meant = (one for one in candidates.get(number, ()) if one not in same and alike.confirmed(number, one))
+        match = next(chain(near, meant), None)
+        if match is None:
+            kept.append(number)
+            lexical.add(row["question"])
+        else:
+            same[number] = match
     return same
 
 
@@ -151,17 +149,21 @@ class _Alike:
         )
         self.sources = _codes(tuple(sorted(row["golden_chunk_ids"] or row["doc_ids"])) for row in rows)
 
-    def pairs(self, block: list[int], others: list[int]) -> dict[int, list[int]]:
-        """Return for each row of the block the earlier ones among the others that may mean the same."""
-        found: dict[int, list[int]] = {}
-        one, two = np.array(block), np.array(others)
-        for left, right in cosine_blocks(self.vectors[one], self.vectors[two], self.similarity):
-            mine, theirs = one[left], two[right]
-            fits = (theirs < mine) & (self.facts[mine] == self.facts[theirs])
-            fits &= (self.answers[mine] == self.answers[theirs]) | (self.sources[mine] == self.sources[theirs])
-            for number, other in zip(mine[fits].tolist(), theirs[fits].tolist(), strict=True):
-                found.setdefault(number, []).append(other)
-        return found
+    def pairs(self) -> dict[int, list[int]]:
+        """Return for each row the earlier ones that may mean the same, in their order.
+
+        Only rows with the facts and the answer, or the facts and the source, of one another are compared as vectors.
+        """
+        found: dict[int, set[int]] = {}
+        for codes in (self.answers, self.sources):
+            for group in _groups(self.facts, codes):
+                for start in range(0, len(group), BLOCK):
+                    one, two = group[start : start + BLOCK], group[: start + BLOCK]
+                    for left, right in cosine_blocks(self.vectors[one], self.vectors[two], self.similarity):
+                        for number, other in zip(one[left].tolist(), two[right].tolist(), strict=True):
+                            if other < number:
+                                found.setdefault(number, set()).add(other)
+        return {number: sorted(others) for number, others in found.items()}
 
     def confirmed(self, number: int, other: int) -> bool:
         """Tell whether two rows that may mean the same do, by their names and answers."""
@@ -169,6 +171,14 @@ class _Alike:
         asked = one["question"], two["question"]
         apart = turned_round(*asked) or set_apart(*asked)
         return not apart and same_marks(*asked) and same_answer(one["answer"], two["answer"])
+
+
+def _groups(*codes: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield the numbers of the rows, in their order, that have each of the codes in common, where there are several."""
+    both = np.stack(codes, axis=1)
+    _, which, counts = np.unique(both, axis=0, return_inverse=True, return_counts=True)
+    order = which.reshape(-1).argsort(kind="stable")
+    yield from (group for group in np.split(order, counts.cumsum()[:-1]) if len(group) > 1)
 
 
 def _measure(rows: list[Row], vectors: np.ndarray, kept: list[int]) -> None:

@@ -12,7 +12,7 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
 
-from raft.text import content_words, sentences
+from raft.text import content_words, places, sentences
 from raft.text.grammar import Grammar
 from raft.text.languages import EN, Language, stems
 from raft.text.records import pairs
@@ -22,6 +22,8 @@ from raft.text.verbs import FORMS
 _ENGLISH = replace(EN, stemmer="english")
 VERSION = 1
 """Raised when these rules come to say something else; runs that were cleaned without them stay as they are."""
+_GOES_ON, _GOES_ON_BEHIND = re.compile(r"[\w.,]"), re.compile(r"\w|[.,:]\d")
+"""What makes a word or a figure go on that stands before or behind a place."""
 _MARKUP = re.compile(r"[*_`|\[\]<>\n]")
 _DURATIONS = "second minute hour day night week month quarter year century working_day".replace("_", " ")
 _DENIED = re.compile(r"\b(?:no|not)\s$", re.IGNORECASE)
@@ -78,13 +80,10 @@ def sentence_of(quote: str, answer: str) -> str:
 def stated(answer: str, quote: str) -> Stated | None:
     """Return where a quote states an answer with a figure; None where it has none or several, or stands there twice."""
     line = " ".join(quote.split())
-    words = answer.split()
-    places = (
-        [*re.finditer(r"(?<![\w.,])" + r"\s".join(map(re.escape, words)) + r"(?!\w|[.,:]\d)", line)] if words else []
-    )
-    if len(places) != 1:
+    there = [*places(" ".join(answer.split()), line, _GOES_ON, _GOES_ON_BEHIND)]
+    if len(there) != 1:
         return None
-    start, end = places[0].span()
+    ((start, end),) = there
     found = [fact for fact in facts(line) if fact.kind in ("number", "date")]
     inside = [fact for fact in found if fact.start < end and fact.end > start]
     if len(inside) != 1:

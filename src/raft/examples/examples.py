@@ -34,10 +34,11 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class _Recipe:
-    """What all rows of one call have in common; `pool` are the chunks that may be shown."""
+    """What all rows of one call have in common; `pool` are the chunks that may be shown, in order and to look in."""
 
     chunks: Mapping[str, Row]
     pool: tuple[str, ...]
+    allowed: frozenset[str]
     titles: Mapping[str, str]
     styled: Mapping[str, str]
     prompt: Prompt
@@ -98,7 +99,9 @@ def build_examples(
     """
     known = {row["chunk_id"]: row for row in chunks.iter_rows(named=True)}
     pool = sorted(name for name, row in known.items() if not row["boilerplate"] and row["doc_id"] not in held_out)
-    recipe = _Recipe(known, tuple(pool), titles, styled_answers or {}, prompt, style, tokenizer, wanted, seed)
+    recipe = _Recipe(
+        known, tuple(pool), frozenset(pool), titles, styled_answers or {}, prompt, style, tokenizer, wanted, seed
+    )
     report: dict[str, Any] = {"shortened": {}, "too_long": [], "no_distractors": []}
     rows = cleaned.filter(pl.col("split").is_in(["train", "valid"])).to_dicts()
     hits = search_all([row["question"] for row in rows], retriever, 4 * wanted.documents + 10)
@@ -212,13 +215,13 @@ class _Allowed:
     """Tells whether a chunk may be a distractor of a row: it neither is, repeats nor holds what the row asks for."""
 
     def __init__(self, row: Row, golden: list[Row], recipe: _Recipe) -> None:
-        self.recipe, self.pool, self.golden = recipe, frozenset(recipe.pool), golden
+        self.recipe, self.golden = recipe, golden
         self.quotes = [quote["text"] for quote in row["quotes"]]
         telling = traits(row["kind"]).answered and not is_short(row["answer"], row["question"])
         self.answers = [row["answer"], *filter(None, [recipe.styled.get(row["question_id"])])] if telling else []
 
     def __call__(self, name: str) -> bool:
-        if name not in self.pool:
+        if name not in self.recipe.allowed:
             return False
         chunk = self.recipe.chunks[name]
         return not bears(chunk, _title(chunk, self.recipe), self.golden, self.answers, self.quotes)

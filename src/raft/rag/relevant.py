@@ -33,6 +33,7 @@ GRAINS: Mapping[Grain, str] = {
 
 _BATCH = 256  # queries
 _BARE = re.compile(r"\d{1,2}")
+_NO_DIGITS = re.compile(r"\D+")
 
 
 def holds_answer(text: str, answer: str) -> bool:
@@ -60,8 +61,25 @@ def mentions_answer(text: str, answer: str) -> bool:
 
 
 def _holds(text: str, answer: str) -> bool:
-    values, known = fact_values(answer), fact_values(text)
+    values = fact_values(answer)
+    if not values:
+        return contains(text, answer)
+    if _lacks_digits(text, values):
+        return False
+    known = fact_values(text)
     return covers(known, values) and (contains(text, answer) or any(_tells(value, known) for value in values))
+
+
+def _lacks_digits(text: str, values: Iterable[Value]) -> bool:
+    """Tell, a hundred times as fast as its values are read, that a text cannot say one of some values, by its digits.
+
+    Only numbers with a unit are looked for: a year may stand in a date with two digits; and twelve may be a dozen.
+    """
+    if not text.isascii() or "dozen" in text.lower():
+        return False
+    told = [value.stated for value in values if value.unit and isinstance(value.stated, Decimal)]
+    digits = _NO_DIGITS.sub("", text)
+    return any("".join(map(str, one.as_tuple().digits)).strip("0") not in digits for one in told)
 
 
 def _tells(value: Value, known: Iterable[Value]) -> bool:

@@ -213,6 +213,21 @@ def contains(text: str, answer: str) -> bool:
     return bool(wanted) and f" {wanted} " in f" {normalise(text)} "
 
 
+def places(wanted: str, text: str, before: re.Pattern[str], after: re.Pattern[str]) -> Iterator[tuple[int, int]]:
+    """Yield where a text holds another that is not behind a character of `before`, nor in front of what is `after`.
+
+    It finds what a pattern of the escaped text would, which takes as long to compile as a hundred such searches.
+    """
+    start = text.find(wanted) if wanted else -1
+    while start >= 0:
+        end = start + len(wanted)
+        if (start and before.match(text, start - 1)) or after.match(text, end):
+            start = text.find(wanted, start + 1)
+        else:
+            yield start, end
+            start = text.find(wanted, end)
+
+
 def find_quote(quote: str, text: str, *, least: float = 90.0) -> tuple[int, int] | None:
     """Return where a quote stands in a text: exactly, but for spaces and typography, or nearly.
 

@@ -176,6 +176,11 @@ class Fact:
 
 def facts(text: str) -> list[Fact]:
     """Return the exact facts of a text in reading order; where two overlap, dates win over codes, numbers and names."""
+    return [*_facts(text)]
+
+
+@lru_cache(maxsize=1024)  # rules ask several times for those of a question and of its quote
+def _facts(text: str) -> tuple[Fact, ...]:
     found: list[Fact] = []
     taken = bytearray(len(text))
     telling = _telling(text)
@@ -187,7 +192,7 @@ def facts(text: str) -> list[Fact]:
             if not any(taken[start:end]):
                 taken[start:end] = b"\1" * (end - start)
                 found.append(Fact(kind, match.group(), start, end))
-    return sorted(found, key=lambda fact: fact.start)
+    return tuple(sorted(found, key=lambda fact: fact.start))
 
 
 def _telling(text: str) -> bool:
