@@ -37,7 +37,7 @@ class Source:
         closed: set when nobody answers from it any more.
     """
 
-    batch, longest, system, adapter_digest = 4, 192, "raft", "f" * 64
+    batch, longest, system, adapter_digest, aside = 4, 192, "raft", "f" * 64, False
 
     def __init__(self, index="a" * 64, version="0123abcd"):
         self.index, self.answerer, self.version = index, self, version

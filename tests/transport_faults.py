@@ -1,6 +1,6 @@
 """What each fault of the fake server is to every transport: kind of error, and what it says."""
 
-from raft.backends.hosted.errors import AccessDenied, RateLimited, Rejected, Transient
+from raft.backends.hosted.errors import AccessDenied, RateLimited, Rejected, Transient, UnknownModel
 
 EXPECTED = [
     ("429", RateLimited, {"retry_after": 0.0}),
@@ -18,6 +18,6 @@ EXPECTED = [
     ("401", AccessDenied, {}),
     ("402", AccessDenied, {}),
     ("403", AccessDenied, {}),
-    ("404", AccessDenied, {}),
+    ("404", UnknownModel, {}),
     ("quota", AccessDenied, {}),
 ]

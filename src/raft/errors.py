@@ -65,6 +65,10 @@ class UsageError(RaftError):
     exit_code = 2
 
 
+class EndpointRefuses(UsageError):
+    """What is asked answers nobody: its address, a key, or the model's name there is at fault, and no request."""
+
+
 class MissingExtra(UsageError):
     """An optional package is needed that is not installed.
 

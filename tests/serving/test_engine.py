@@ -8,7 +8,7 @@ import pytest
 from raft.errors import RaftError, UsageError
 from raft.serving import engine as engines
 from raft.serving.engine import Busy, Engine, Job, Sources
-from served import REPLY, Source
+from served import REPLY, Source, until
 
 
 @pytest.fixture
@@ -320,3 +320,23 @@ def test_what_does_not_load_is_left_out(two):
     assert not old.closed.is_set()
     assert Sent(engine, "second", "candidate").end()[0][1].source.version == "other"
     engine.end(30)
+
+
+def test_what_is_asked_aside_waits_for_no_other(engine, source):
+    """As many as a batch are asked at once, each alone; one more waits for a place; a change closes none of them."""
+    aside, later = Source(version="aside"), Source(version="later")
+    aside.aside = later.aside = True
+    aside.gate.clear()
+    engine.offer(Sources(aside))
+    hung = [Asked(engine, f"hung {number}") for number in range(aside.batch)]
+    until(lambda: len(aside.asked) == aside.batch)
+    waits = Asked(engine, "one more")
+    assert engine.waiting == 1
+    engine.offer(Sources(later))
+    (kind, told), _ = waits.end()
+    assert (kind, told.source, told.answer.question) == ("answered", later, "one more")
+    assert not aside.closed.is_set(), "it is still being asked"
+    aside.gate.set()
+    assert [asked.end()[0][0] for asked in hung] == ["answered"] * aside.batch
+    assert aside.closed.wait(30)
+    assert sorted(aside.asked) == [[f"hung {number}"] for number in range(aside.batch)]

@@ -25,7 +25,7 @@ def test_a_hosted_model_answers_many_at_once(run, monkeypatch, on_this_machine):
     """Callers of a hosted model wait together for it; its refusals have a status, and spare the others."""
     fakes = Fakes()
     monkeypatch.setattr(models, "open_embedder", lambda name, *_, **__: FakeEmbedder(name, fakes))
-    with FakeOpenAI({"forbidden": ["policy"] * 9}, latency=0.05) as provider:
+    with FakeOpenAI({"forbidden": ["policy"] * 9}, latency=0.5) as provider:
         manifest = json.loads((run / "manifest.json").read_bytes())
         manifest["settings"]["generator"] |= {"model": MODEL, "api_base": provider.url}
         (run / "manifest.json").write_text(json.dumps(manifest))

@@ -10,6 +10,7 @@ from contextlib import closing
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from threading import RLock
 from typing import Any
 
 import polars as pl
@@ -19,6 +20,7 @@ from raft.api import models
 from raft.api.budgets import budget_of
 from raft.backends import hub
 from raft.backends.asking import Model
+from raft.backends.hosted.lora import TunedModel
 from raft.backends.hosted.model import HostedModel
 from raft.backends.local.generate import LocalModel
 from raft.backends.local.weights import Weights, give_back_memory
@@ -56,13 +58,17 @@ class LoadedRun:
         run: the run directory.
         settings: those that it was built with.
         before: another loading of the run, whose weights are used again.
+
+    Attributes:
+        turn: held by who searches: several may ask at once, and search one after the other.
     """
 
     def __init__(self, run: Run, settings: Settings, before: "LoadedRun | None" = None) -> None:
-        self.run, self.settings = run, settings
+        self.run, self.settings, self.turn = run, settings, RLock()
         self._corpus: _Corpus | None = None
         self._weights: dict[str, Weights] = before._weights if before else {}
         self._models: dict[tuple[str, Path | None], Model | HostedModel] = {}
+        self._at_engines: set[str] = before._at_engines if before else set()
 
     def search(self, questions: Sequence[str], k: int) -> list[list[Passage]]:
         """Return the best `k` passages for each question, boilerplate left out."""
@@ -120,13 +126,15 @@ class LoadedRun:
         if key not in self._models:
             address = models.address_of(name, self.settings)
             models.check_keys({name: address})
-            self._models[key] = models.open_bare(
+            self._models[key] = opened = models.open_bare(
                 name,
                 self.settings,
                 adapter=adapter,
                 weights=self._weights.setdefault(name, Weights(name)),
                 api_base=address,
             )
+            if isinstance(opened, TunedModel):
+                opened.held = self._at_engines
         return self._models[key]
 
     def holds(self, name: str) -> bool:
@@ -149,8 +157,9 @@ class LoadedRun:
 
     def paying(self) -> Ledger:
         """Return the run's ledger, which is opened where something may cost money."""
-        enter(self._ledger, self.run.manifest["collection"], "ask", alone=False)
-        return self._ledger
+        with self.turn:
+            enter(self._ledger, self.run.manifest["collection"], "ask", alone=False)
+            return self._ledger
 
     @cached_property
     def _ledger(self) -> Ledger:
@@ -192,6 +201,8 @@ class _Corpus:
 class Answerer:
     """One model, with an adapter or none, that answers from one run directory; `Built.answerer` returns one.
 
+    With `later`, an adapter is loaded at an engine by `load`, and not at once.
+
     Attributes:
         model: the model's name.
         adapter: id of its adapter, None for the model as it is.
@@ -208,6 +219,8 @@ class Answerer:
         model: str | None = None,
         adapter: str | None = None,
         on_event: OnEvent = lambda event, facts: None,
+        *,
+        later: bool = False,
     ) -> None:
         loaded.whole()  # what is missing is said before any advice
         self._loaded, settings, self._on_event = loaded, loaded.settings, on_event
@@ -229,6 +242,8 @@ class Answerer:
         self.adapter = folder.name if folder else None
         self.remarks = tuple(remarks)
         self._asked = loaded.model(self.model, folder)
+        if isinstance(self._asked, TunedModel) and not later:
+            self._asked.load()
 
     def _chosen(self, adapter: str | None, *, given: bool, remarks: list[str]) -> Path | None:
         if adapter == BASE or (adapter is None and given):
@@ -254,9 +269,16 @@ class Answerer:
             self._loaded.search(["What is it about?"], 1)
         self.load()
 
+    @property
+    def ready(self) -> bool:
+        """Whether no adapter is to be loaded at an engine before it answers."""
+        return not isinstance(self._asked, TunedModel) or self._asked.loaded
+
     def load(self) -> None:
-        """Load a local model with its adapter now."""
-        if isinstance(self._asked, LocalModel):
+        """Load a local model with its adapter now, or an adapter at an engine."""
+        if isinstance(self._asked, TunedModel):
+            self._asked.load()
+        elif isinstance(self._asked, LocalModel):
             self._asked.render([{"role": "user", "content": "What is it about?"}])
 
     def ask_all(
@@ -333,10 +355,11 @@ class Answerer:
             return []
         settings, begun = self._loaded.settings, time.monotonic()
         wanted = [whole(one).strip() for one in searched] if searched else asked
-        found = self._loaded.search(wanted, k or settings.index.k)
-        shown = [self._fitting(*pair) for pair in zip(asked, found, strict=True)]
-        refusal = self._loaded.refusal(least)
-        little = refusal.under(wanted, shown) if refusal else None
+        with self._loaded.turn:
+            found = self._loaded.search(wanted, k or settings.index.k)
+            shown = [self._fitting(*pair) for pair in zip(asked, found, strict=True)]
+            refusal = self._loaded.refusal(least)
+            little = refusal.under(wanted, shown) if refusal else None
         seconds = (time.monotonic() - begun) / len(asked)
         said = answering.answer_all(
             asked,

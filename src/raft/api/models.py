@@ -39,7 +39,6 @@ from raft.protocols import Embedder, Failure, Generator, OnEvent, Request, Retri
 from raft.rag.grounding import Passage
 from raft.rag.refusal import Pair, Refusal, Seen, asked, by_head, by_rule
 from raft.settings import TRAINERS, Settings
-from raft.store import adapters
 from raft.store.again import again
 from raft.store.batches import BatchBook
 from raft.store.budget import Budget, PaidEmbedder
@@ -343,6 +342,8 @@ def open_model(
         UsageError: the model is unknown, its package is not installed, or the run has a cap and its price is unknown.
     """
     model = open_bare(name, settings, adapter=adapter, weights=weights, api_base=api_base)
+    if isinstance(model, lora.TunedModel):
+        model.load()  # before any work is done in vain
     pay = partial(budget_of, name, settings, ledger, run, api_base=api_base)
     limit = most_tokens(name, settings)
     return OpenedModel(
@@ -387,15 +388,15 @@ def open_bare(
         if not lora.takes_adapters(name):
             hint = f"leave out --adapter, or name a local model, or a vLLM: --model {lora.PROVIDER}/NAME"
             raise UsageError("A hosted model takes no adapter from here.", where=name, hint=hint)
-        made_of, card = adapters.digest(adapter) or "", adapters.read_card(adapter)
-        name = lora.loaded(name, adapter, made_of, card, api_base=api_base)
+        return _hosted("", settings, api_base, partial(lora.TunedModel, name, adapter))
     return _hosted(name, settings, api_base)
 
 
-def _hosted(name: str, settings: Settings, api_base: str | None) -> HostedModel:
+def _hosted(
+    name: str, settings: Settings, api_base: str | None, tuned: Callable[..., HostedModel] | None = None
+) -> HostedModel:
     chosen = settings.generator
-    return HostedModel(
-        name,
+    return (tuned or partial(HostedModel, name))(
         api_base=api_base,
         concurrency=chosen.concurrency,
         timeout=chosen.timeout,

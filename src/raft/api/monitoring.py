@@ -167,7 +167,7 @@ def _act(folder: Path, point: Row, measuring: Measuring) -> Row | None:
     if not change["sure"] or not measuring.follows:
         told = f"it may still be chance: p is {change['p']:.2g}, and at most 0.05 / {figures.LOOKS} goes back by itself"
         if change["sure"]:
-            told = "the server was started with --model or --adapter, and does not go by the registry: start it without"
+            told = "the server goes not by the registry (--adapter, or a --model that is no vLLM): start it without"
         return {"done": False, "why": told}
     standing = registry.standing(folder).production
     if standing is not None and standing.id != point["version"]:

@@ -19,7 +19,9 @@ from raft.errors import RaftError, UsageError, typed
 @click.option("--keys", type=Place(), metavar="FILE", help="Who may ask: a file that --new-key writes.")
 @click.option("--new-key", metavar="NAME", help="Make a key for NAME, print it once, and add its hash to --keys.")
 @click.option(
-    "--model", metavar="MODEL", help="Any model, whatever the registry says: hub name, folder, provider/name."
+    "--model",
+    metavar="MODEL",
+    help="A vLLM with LoRA (hosted_vllm/BASE), or any other, whatever the registry says: hub name, provider/name.",
 )
 @click.option("--adapter", metavar="ID", help="An adapter's id, or none, whatever the registry says.")
 @click.option("--spans", is_flag=True, help="Tell OpenTelemetry of each request (OTEL_EXPORTER_OTLP_ENDPOINT).")

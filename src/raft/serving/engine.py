@@ -2,7 +2,8 @@
 
 Questions that arrive together are answered together: a batch of sixteen takes a local model little longer than one.
 What is streamed is written alone, piece by piece. Streams and batches take turns, each kind in its order, so that
-neither starves the other.
+neither starves the other. What makes batches itself, as a vLLM does, is asked by a thread a question, so that no answer
+waits for another one.
 
 Several systems may answer (`Sources`): production, and for some a candidate. Which one does is settled when a
 question's turn has come, and no batch mixes two. Nobody waits for a shadow, an answer that no caller sees: it is
@@ -10,7 +11,7 @@ written while nothing else is to do, and given up when somebody asks.
 """
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from threading import Condition, Event, Thread
@@ -36,6 +37,7 @@ class Source(Protocol):
     Attributes:
         answerer: a `raft.api.asking.Answerer`, or what asks as one.
         batch: how many questions are answered together.
+        aside: whether each of them is asked in a thread of its own.
         longest: most tokens of an answer.
         index: the digest of the index.
         system: what answers, as benchmarks name it: "raft" with an adapter, else "rag".
@@ -45,6 +47,7 @@ class Source(Protocol):
 
     answerer: Any
     batch: int
+    aside: bool
     longest: int
     index: str
     system: str
@@ -118,7 +121,7 @@ class Job:
         question: what is asked.
         searched: what is searched for.
         streamed: whether the reply is told piece by piece.
-        tell: told, in the engine's thread, ("piece", text of a reply), then either ("answered", an `Answered`) or
+        tell: told, in a thread of the engine's, ("piece", text of a reply), then either ("answered", an `Answered`) or
             ("failed", an exception).
         arm: whom it is to meet.
         shadow: nobody waits for it; given up, and not told of, when somebody does for another.
@@ -153,6 +156,7 @@ class Engine:
         self._next: Sources | None = None
         self._waiting: deque[Job] = deque()
         self._shadows: deque[Job] = deque(maxlen=SHADOWS)
+        self._flying, self._leaving = Counter[int](), dict[int, Source]()  # by the ids of sources that are asked aside
         self._changed, self._ended, self._streams_turn = Condition(), False, True
         self._thread = Thread(target=self._work, name="raft-engine", daemon=True)
 
@@ -191,8 +195,7 @@ class Engine:
             superseded, self._next = self._next, sources
             unused = _without(superseded, self.sources, sources)
             self._changed.notify()
-        for one in unused:
-            one.close()
+        self._close(unused)
 
     def end(self, seconds: float) -> None:
         """Answer what waits, for at most so many seconds, and close the sources."""
@@ -213,6 +216,8 @@ class Engine:
         self._on_event("ready", {"seconds": time.monotonic() - begun})
         while (jobs := self._turn()) is not None:
             self._answer(jobs)
+        with self._changed:
+            self._changed.wait_for(lambda: not self._flying.total())
         for one in [*self.sources.each(), *_without(self._next, self.sources)]:
             one.close()
 
@@ -235,8 +240,9 @@ class Engine:
     def _turn(self) -> list[Job] | None:
         """Wait for something to do; return what is answered next, perhaps nothing, or None at the end."""
         with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self._next or self._ended or self._shadows)
-            if GATHER and self._waiting and not any(job.streamed for job in self._waiting):
+            self._changed.wait_for(self._something)
+            alone = self.sources.production.aside or any(job.streamed for job in self._waiting)
+            if GATHER and self._waiting and not alone:
                 batch = self.sources.production.batch
                 self._changed.wait_for(lambda: len(self._waiting) >= batch or self._ended or self._next, GATHER)
             taken, self._next = self._next, None
@@ -246,15 +252,59 @@ class Engine:
             jobs = self._due() or self._spare()
             return None if self._ended and not jobs and not self._waiting else jobs
 
+    def _something(self) -> bool:
+        """Tell whether there is something to do."""
+        if self._next or (self._ended and not self._waiting) or (self._shadows and not self._flying.total()):
+            return True
+        return any(self._has_room(self.sources.of(job.arm)[1]) for job in self._waiting)
+
+    def _has_room(self, source: Source) -> bool:
+        return not source.aside or self._flying[id(source)] < source.batch
+
     def _change(self, sources: Sources, offered: Sources) -> None:
         with self._changed:
             former, self.sources = self.sources, sources
             unused = _without(former, sources, self._next) + _without(offered, former, sources, self._next)
-        for one in unused:
+            for one in sources.each():
+                self._leaving.pop(id(one), None)
+        self._close(unused)
+
+    def _close(self, sources: list[Source]) -> None:
+        """Close sources, those that are being asked when they have answered."""
+        with self._changed:
+            self._leaving |= {id(one): one for one in sources if self._flying[id(one)]}
+            idle = [one for one in sources if not self._flying[id(one)]]
+        for one in idle:
             one.close()
+
+    def _fly(self, job: Job) -> None:
+        """Have a question answered in a thread of its own."""
+        _, source = job.met or self.sources.of("production")
+        self._flying[id(source)] += 1
+
+        def answer() -> None:
+            try:
+                self._answer_one(job)
+            finally:
+                with self._changed:
+                    self._flying[id(source)] -= 1
+                    left = self._leaving.pop(id(source), None) if not self._flying[id(source)] else None
+                    self._changed.notify()
+                if left is not None:
+                    left.close()
+
+        Thread(target=answer, name="raft-aside", daemon=True).start()
 
     def _due(self) -> list[Job]:
         waiting = [job for job in self._waiting if not job.left.is_set()]
+        for job in [job for job in waiting if self.sources.of(job.arm)[1].aside]:
+            arm, source = self.sources.of(job.arm)
+            if self._has_room(source):
+                job.met = arm, source
+                waiting.remove(job)
+                self._fly(job)
+        full = [job for job in waiting if self.sources.of(job.arm)[1].aside]
+        waiting = [job for job in waiting if job not in full]
         streams = [job for job in waiting if job.streamed]
         wholes = [job for job in waiting if not job.streamed]
         due = streams[:1]
@@ -264,15 +314,17 @@ class Engine:
         for job in due:
             job.met = self.sources.of(job.arm)
         self._streams_turn = not (due and due[0].streamed)
-        self._waiting = deque(job for job in waiting if job not in due)
+        self._waiting = deque([*full, *(job for job in waiting if job not in due)])
         return due
 
     def _spare(self) -> list[Job]:
         """Return a shadow to write, where there is one whose system still answers."""
-        while self._shadows and not self._ended:
+        while self._shadows and not self._ended and not self._flying.total():
             job = self._shadows.popleft()
             job.met = self.sources.of(job.arm)
-            if job.met[0] == job.arm:
+            if job.met[0] == job.arm and job.met[1].aside:
+                self._fly(job)
+            elif job.met[0] == job.arm:
                 return [job]
         return []
 

@@ -46,10 +46,10 @@ def serve(
         host: the address to listen at; others than this machine's own need `keys`.
         port: the port; 0: any that is free.
         keys: a file of keys (`raft serve --new-key`), one of which each request must bring.
-        model: a model's name; None: the run's student.
-        adapter: an adapter's id or the beginning of it, or "none". Where neither it nor `model` is given, the version
-            answers that the registry has in production, and its candidate those who are to meet it; without one in
-            production the adapter that is current now.
+        model: a model's name; None: the run's student. At a vLLM (`hosted_vllm/BASE`) the registry holds as for that.
+        adapter: an adapter's id or the beginning of it, or "none". Where neither it nor another `model` is given, the
+            version answers that the registry has in production, and its candidate those who are to meet it; without one
+            in production the adapter that is current now.
         spans: whether OpenTelemetry is told of each request.
         on_event: told "opened" with the `address`, `remarks`, `model`, `adapter`, `version` and whether traffic is
             `kept`; "ready" with the `seconds` that loading took; "refreshed" with `documents`, `index` and the steps

@@ -21,7 +21,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingR
 from starlette.types import Message, Receive, Scope, Send
 
 from raft.api.http import HEADERS, PATIENCE, Connection, Refused, check_local, json_body
-from raft.errors import RaftError, UsageError
+from raft.errors import EndpointRefuses, RaftError, UsageError, pasted
 from raft.protocols import OnEvent
 from raft.rag.format import settled
 from raft.serving import keys as keyring
@@ -367,12 +367,13 @@ class _Stream(StreamingResponse):
 def _failure(error: Exception) -> Refused:
     if isinstance(error, Refused):
         return error
-    if isinstance(error, UsageError):
+    if isinstance(error, UsageError) and not isinstance(error, EndpointRefuses):
         return Refused(400, error.what, "invalid_question")
     if isinstance(error, CapReached):
         return Refused(429, error.what, "insufficient_quota")
     if isinstance(error, RaftError):
-        return Refused(502, error.what, "engine_error")
+        command = (error.hint or "").partition("\n")[0] if isinstance(error, EndpointRefuses) else ""
+        return Refused(502, f"{error.what} next: {pasted(command)}" if command else error.what, "engine_error")
     if isinstance(error, OSError):  # it was moved away, say; the terminal is told more
         return Refused(503, "the files of the run cannot be read", "engine_error")
     return Refused(500, "something went wrong here that nobody foresaw", "internal_error")

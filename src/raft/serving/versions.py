@@ -2,19 +2,20 @@
 
 Production, candidate, what was in production before and plain RAG are kept loaded, so that to go from one to another
 takes no loading; the adapters of a run share its base model. A version that cannot be opened (its files changed, it was
-made for another base) changes nothing: what answered before goes on. A model of its own (`merged`, `4bit`) is loaded
-beside, while others answer.
+made for another base) changes nothing: what answered before goes on. A model of its own (`merged`, `4bit`), and an
+adapter at a vLLM, is loaded beside, while others answer.
 """
 
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from threading import Event, RLock, Thread
-from typing import Any
+from time import monotonic
 
 from raft.api.asking import BASE, Answerer
 from raft.api.run import Built
 from raft.backends import hub
+from raft.backends.hosted import lora
 from raft.errors import RaftError, UsageError, pasted, typed
 from raft.protocols import OnEvent
 from raft.serving.engine import Source, Sources
@@ -25,6 +26,8 @@ from raft.store.registry import PLAIN, Standing, Version
 LOOK = 0.25
 """Seconds between two looks at the registry."""
 _LOOK_FOR_BUILDS = 1.0
+_ENGINE_AGAIN = 5.0
+"""Seconds after which an engine that could not be reached, or did not load an adapter, is asked to again."""
 _ALONE = ("merged", "4bit")
 Offer = Callable[[Sources], None]
 
@@ -40,6 +43,7 @@ class Voice:
         adapter_digest: of the adapter's weights, or of the model that was made with it; None for plain RAG.
         longest: most tokens of an answer.
         batch: how many questions are answered together.
+        aside: whether each of them is asked in a thread of its own: a vLLM makes batches itself, and paces nobody.
         snapshot: what it answers from.
     """
 
@@ -49,8 +53,15 @@ class Voice:
         self.index, self.adapter_digest = snapshot.index, version.digest or None
         self.system, self.longest = "raft" if version.kind != "rag" else "rag", settings.answering.max_tokens
         self.batch = settings.generator.concurrency if hub.is_hosted(answerer.model) else settings.answering.batch
+        paced = settings.generator.requests_per_minute or settings.generator.tokens_per_minute
+        self.aside = lora.takes_adapters(answerer.model) and hub.is_hosted(answerer.model) and not paced
         self.alone = version.kind in _ALONE
         self._warm = False
+
+    @property
+    def ready(self) -> bool:
+        """Whether it can answer without a loading that others would have to wait for."""
+        return self.snapshot.loaded.holds(self.answerer.model) if self.alone else self.answerer.ready
 
     def warm(self) -> None:
         """Load the models now; nothing where they are."""
@@ -75,9 +86,10 @@ class Versions:
 
     Args:
         run: the run directory.
-        model: a model's name; None: the run's student.
-        adapter: an adapter's id or the beginning of it, or "none". Where it or `model` is given, the registry is not
-            looked at; where nothing is in production there, the adapter is that which is current now.
+        model: a model's name; None: the run's student. A vLLM answers in its place with all versions that are
+            adapters; where it is any other, the registry is not looked at.
+        adapter: an adapter's id or the beginning of it, or "none". Where it is given, the registry is not looked at;
+            where nothing is in production there, the adapter is that which is current now.
         on_event: as for `Answerer`; and told "kept" with the reason `why` where a build is not taken over, or, with a
             `version`, where that cannot answer; "changed" with the new `standing` of the registry.
 
@@ -95,35 +107,54 @@ class Versions:
     def __init__(self, run: Path | str, model: str | None, adapter: str | None, on_event: OnEvent) -> None:
         built = Built(run)
         self._run, self._model, self._on_event = built.folder, model, on_event
-        self.name, self.pinned = built.folder.resolve().name or "raft", model is not None or adapter is not None
+        self.name = built.folder.resolve().name or "raft"
+        self._at_engine = model is not None and hub.is_hosted(model) and lora.takes_adapters(model)
+        self.pinned = adapter is not None or (model is not None and not self._at_engine)
         self.standing = Standing() if self.pinned else registry.standing(self._run)
-        answerer: Answerer
-        if self.standing.production is None:
-            answerer = built.answerer(model=model, adapter=adapter)
-            self._usual = self._given(answerer, adapter)
-        else:
-            self._usual = self.standing.production
-            answerer = built.answerer(**_options(self._usual, self._place(self._usual)))
+        try:
+            answerer = self._first(built, adapter)
+        except RaftError as error:
+            if self._at_engine and not self.pinned:
+                alone = (
+                    f"raft serve {typed(run)} --model {typed(model)} --adapter none   (the base model, come what may)"
+                )
+                error.hint = f"{pasted(error.hint or '')}\n  or:    {pasted(alone)}"
+            raise
         self.remarks = (*answerer.remarks, *self._said())
         self._snapshots = Snapshots(self._run, model, on_event)
         self.snapshot: Snapshot
         self._voices: dict[tuple[str, str], Voice] = {}
-        self._unfit: dict[tuple[str, str], str] = {}
-        self._users, self._loading = Counter[str](), set[str]()
+        self._unfit, self._told = set[tuple[str, str]](), dict[tuple[str, str], str]()
+        self._users, self._loading = Counter[str](), set[tuple[str, str]]()
+        self._due: dict[tuple[str, str], float] = {}
         self._now = self._former = self._usual
         self._lock, self._stale, self.wake = RLock(), False, Event()
+
+    def _first(self, built: Built, adapter: str | None) -> Answerer:
+        """Note what answers at first, and return it as it was opened to see whether it can."""
+        if self.standing.production is not None:
+            self._usual = self.standing.production
+            chosen, adapter = self._parts(self._usual)
+            return built.answerer(model=chosen, adapter=adapter)
+        any_yet = adapters.current(self._run) or adapters.listed(self._run)
+        if self._at_engine and adapter is None and any_yet:
+            adapter = adapters.find(self._run).name
+        answerer = built.answerer(model=self._model, adapter=adapter)
+        self._usual = self._given(answerer, adapter)
+        return answerer
 
     def _given(self, answerer: Answerer, adapter: str | None) -> Version:
         """Return what answers where nothing is in production; it stays the same whatever is trained later."""
         if answerer.adapter is None:
-            known = self._model is None
+            known = self._model is None or not self.pinned
             return Version(PLAIN if known else "", "rag", answerer.model, None, "", None)
         found = adapters.find(self._run, answerer.adapter if adapter is None else adapter).resolve()
         return Version(found.name, "adapter", answerer.model, found.name, adapters.digest(found) or "", str(found))
 
     def _said(self) -> list[str]:
         if self.pinned and registry.standing(self._run).revision:
-            return ["--model or --adapter is given: the registry is not looked at, and no candidate answers"]
+            given = "--adapter" if self._model is None or self._at_engine else "--model"
+            return [f"{given} is given: the registry is not looked at, and no candidate answers"]
         return []
 
     def __enter__(self) -> "Versions":
@@ -153,7 +184,8 @@ class Versions:
             return None
         with self._lock:
             former, self.snapshot = self.snapshot, found
-            kept, self._voices, self._unfit = self._voices, {}, {}
+            kept, self._voices = self._voices, {}
+            self._forgive()
             if not self._offer(self.standing, offer):
                 self.snapshot, self._voices = former, kept
                 found.superseded()
@@ -170,13 +202,17 @@ class Versions:
         except Exception as error:  # whatever it is, what was there before goes on
             self._tell_once(("", ""), error)
             return False
-        self._unfit.pop(("", ""), None)
+        self._told.pop(("", ""), None)
         with self._lock:
             changed = found.revision != self.standing.revision
-            if not changed and not self._stale:
+            due = [key for key, at in list(self._due.items()) if at <= monotonic()]
+            if not changed and not self._stale and not due:
                 return False
             if changed:
-                self._unfit = {}
+                self._forgive()
+            for key in due:
+                self._due.pop(key, None)
+                self._unfit.discard(key)
             self._stale, self.standing = False, found
             try:
                 self._offer(found, offer)
@@ -243,8 +279,9 @@ class Versions:
             self._former, self._now = self._now, wanted_now
         sources = Sources(production, *self._others(standing, production), follows=not self.pinned)
         wanted = {one.answerer.model for one in sources.each() if isinstance(one, Voice)}
+        loading = {one.answerer.model for key, one in self._voices.items() if key in self._loading}
         for model in [one.answerer.model for one in self._voices.values() if one.alone]:
-            if model not in wanted | self._loading and not self._users[model]:
+            if model not in wanted | loading and not self._users[model]:
                 production.snapshot.loaded.forget(model)
         offer(sources)
         return True
@@ -268,15 +305,16 @@ class Versions:
             return None
         try:
             voice = self._voice(version)
+            if patient and not voice.alone and not voice.ready:
+                voice.answerer.load()
         except Exception as error:
             if not quiet:
-                self._tell_once(key, error)
+                self._failed(key, error)
             return None
-        model = voice.answerer.model
-        if not voice.alone or patient or voice.snapshot.loaded.holds(model):
+        if voice.ready or (patient and voice.alone):
             return voice
-        if model not in self._loading:
-            self._loading.add(model)
+        if key not in self._loading:
+            self._loading.add(key)
             Thread(target=self._load, args=(voice, key), name="raft-load", daemon=True).start()
         return None
 
@@ -284,20 +322,33 @@ class Versions:
         try:
             voice.answerer.load()
         except Exception as error:
-            self._tell_once(key, error)
+            self._failed(key, error)
         finally:
-            self._loading.discard(voice.answerer.model)
+            self._loading.discard(key)
             self._again()
+
+    def _failed(self, key: tuple[str, str], error: Exception) -> None:
+        self._tell_once(key, error)
+        if self._at_engine and type(error) is RaftError:  # the engine is away, say: that passes
+            self._due[key] = monotonic() + _ENGINE_AGAIN
+
+    def _forgive(self) -> None:
+        """Have each version tried again that could not answer."""
+        self._unfit, self._told, self._due = set(), {}, {}
 
     def _voice(self, version: Version) -> Voice:
         key = version.id, version.digest
         if key not in self._voices:
-            options = _options(version, self._place(version))
-            answerer = Answerer(
-                self.snapshot.loaded, options["model"] or self._model, options["adapter"], self._on_event
-            )
+            answerer = Answerer(self.snapshot.loaded, *self._parts(version), self._on_event, later=True)
             self._voices[key] = Voice(self.snapshot, answerer, version, self._users)
         return self._voices[key]
+
+    def _parts(self, version: Version) -> tuple[str | None, str]:
+        """Return which model and which adapter a version is, as `Answerer` takes them."""
+        place = self._place(version)
+        if version.kind in _ALONE:
+            return str(place), BASE
+        return self._model, str(place) if place else BASE
 
     def _place(self, version: Version) -> Path | None:
         """Return where the files of a version lie, None for plain RAG.
@@ -306,12 +357,18 @@ class Versions:
             DamagedArtifact: they are missing, or changed.
             UsageError: this server cannot answer with it.
         """
+        hint = f"raft registry promote {typed(self._run)} {version.adapter} --by NAME   (the adapter itself; "
         if version.kind == "gguf":
-            hint = f"raft registry promote {typed(self._run)} {version.adapter} --by NAME   (the adapter itself; "
             raise UsageError(
                 f"Version {version.id} is a GGUF file, which this server does not run.",
                 where=self._run / (version.path or ""),
                 hint=f"{hint}llama-server -m FILE runs it)",
+            )
+        if version.kind in _ALONE and self._at_engine:
+            raise UsageError(
+                f"Version {version.id} is a model of its own, and a vLLM loads adapters.",
+                where=self._run / (version.path or ""),
+                hint=f"{hint}raft serve without --model runs it)",
             )
         return registry.whole(self._run, version)
 
@@ -319,13 +376,7 @@ class Versions:
         why = f"{type(error).__name__}: {error}"
         if isinstance(error, RaftError):
             why = f"{error.what} next: {' '.join(pasted(error.hint).split())}" if error.hint else error.what
-        if self._unfit.get(key) != why:
-            self._unfit[key] = why
+        self._unfit.add(key)
+        if self._told.get(key) != why:
+            self._told[key] = why
             self._on_event("kept", {"why": why, **({"version": key[0]} if key[0] else {})})
-
-
-def _options(version: Version, place: Path | None) -> dict[str, Any]:
-    """Return which model and which adapter a version is, as `Answerer` takes them."""
-    if version.kind in _ALONE:
-        return {"model": str(place), "adapter": BASE}
-    return {"model": None, "adapter": str(place) if place else BASE}

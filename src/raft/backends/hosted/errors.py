@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from raft.backends.asking import Reply
 from raft.backends.hosted.providers import key_variables
-from raft.errors import UsageError
+from raft.errors import EndpointRefuses
 from raft.protocols import Request
 from raft.text.secrets import shown
 
@@ -66,22 +66,26 @@ class Rejected(Fault):
 class AccessDenied(Fault):
     """No request is answered: the key, a permission, the model's name or the account's balance is at fault."""
 
-    def stop(self, model: str, where: str) -> UsageError:
+    def stop(self, model: str, where: str) -> EndpointRefuses:
         """Return the error to raise where a model cannot be asked at all."""
-        return UsageError(
+        return EndpointRefuses(
             f"The provider refuses {model}: {self.words}",
             where=where,
             hint=f"check the model's name and the key in the environment ({key_variables(model)[0]})",
         )
 
 
+class UnknownModel(AccessDenied):
+    """The endpoint has no model of that name (404)."""
+
+
 class NoEndpoint(AccessDenied):
     """What answers at the address speaks another language: a web page, a stream, a path that it does not have."""
 
-    def stop(self, model: str, where: str) -> UsageError:
+    def stop(self, model: str, where: str) -> EndpointRefuses:
         """Return the error to raise, with the address that was likely meant."""
         words = f"There is no chat endpoint of {model} at the address: {self.words}"
-        return UsageError(words, where=where, hint=_address_hint(where))
+        return EndpointRefuses(words, where=where, hint=_address_hint(where))
 
 
 def _address_hint(where: str) -> str:

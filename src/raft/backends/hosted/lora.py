@@ -5,16 +5,28 @@ for `GET /v1/models` and `POST /v1/load_lora_adapter` (docs.vllm.ai, "LoRA Adapt
 needs `VLLM_ALLOW_RUNTIME_LORA_UPDATING=True` there, and a folder of the adapter that the engine can read.
 """
 
+import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import partial
+from http.client import HTTPException
 from pathlib import Path
+from threading import Lock, Thread
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
+from raft.backends.asking import Reply
+from raft.backends.hosted.calls import RequestPool
+from raft.backends.hosted.errors import AccessDenied, Transport, UnknownModel
+from raft.backends.hosted.model import HostedModel
 from raft.backends.hosted.providers import address_of, key_of, whole_address
-from raft.errors import RaftError, UsageError, typed
+from raft.errors import DamagedArtifact, EndpointRefuses, RaftError, UsageError, typed
+from raft.protocols import Request as Asked
+from raft.store import adapters
+from raft.store.budget import Budget
 from raft.text import from_json
 from raft.text.secrets import shown_address
 
@@ -25,6 +37,7 @@ _MOST = 1 << 24  # bytes of a reply
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM takes as `--max-lora-rank`."""
 _ADDRESS = "export HOSTED_VLLM_API_BASE=http://HOST:8000/v1"
+_ANEW = "VLLM_ALLOW_RUNTIME_LORA_UPDATING=True vllm serve BASE --enable-lora   (start it anew)"
 
 
 def takes_adapters(name: str) -> bool:
@@ -32,21 +45,151 @@ def takes_adapters(name: str) -> bool:
     return name.partition("/")[0] == PROVIDER
 
 
-def loaded(name: str, adapter: Path, digest: str, card: Mapping[str, Any], *, api_base: str | None) -> str:
-    """Return what an adapter is called at the engine of a model, after loading it there where it is not yet.
+class TunedModel(HostedModel):
+    """A base model with an adapter at a vLLM, which is loaded there before the first call, and where it was lost.
+
+    An engine that was started anew has forgotten its adapters: where it answers that it does not know this one, that
+    is loaded again, once for all who met it, and what was asked is asked again.
 
     Args:
         name: `hosted_vllm/BASE`, the base model as the engine calls it.
-        adapter: the adapter's folder; the engine has to find it at the same path.
-        digest: of the adapter's weights and settings; its name at the engine.
-        card: the adapter's; its `base` has to be the model that the engine has, by the last part of its name, and the
-            engine started for matrices of its rank.
+        adapter: the adapter's folder; the engine has to find it at the same path. The digest of its weights and
+            settings is its name there. The `base` of its card has to be the model that the engine has, by the last part
+            of its name, and the engine started for matrices of its rank.
         api_base: the engine's address; None: that of the environment.
+        options: others of `HostedModel`.
 
-    Raises:
-        UsageError: no address is known, or the engine has no such base model, or the adapter was tuned on another.
-        RaftError: the engine cannot be reached, or does not load it.
+    Attributes:
+        loads: how often it was tried to load it.
+        held: the identities of what is known to be loaded; several may share it.
     """
+
+    exact = True
+
+    def __init__(self, name: str, adapter: Path, *, api_base: str | None, **options: Any) -> None:
+        digest, card = adapters.digest(adapter) or "", adapters.read_card(adapter)
+        super().__init__(f"{PROVIDER}/{digest}", api_base=api_base, **options)
+        self._load = partial(_load, name, adapter, digest, card, api_base)
+        self._lack: Exception | None = None
+        self._changing, self.loads, self.held = Lock(), 0, set[str]()
+
+    @property
+    def loaded(self) -> bool:
+        """Whether the engine has it, as far as is known."""
+        return self.identity in self.held
+
+    def load(self) -> None:
+        """Load the adapter at the engine; nothing where that was done.
+
+        Raises:
+            UsageError: no address is known, the engine has no such base model, or the adapter was tuned on another.
+            DamagedArtifact: the adapter's files are not those of its digest.
+            RaftError: the engine cannot be reached, or does not load it.
+        """
+        if self.loaded:  # it may be lost, and somebody be loading it again: who asks finds out
+            return
+        with self._changing:
+            if not self.loaded:
+                self._try(anew=False)
+
+    def load_again(self, seen: int) -> None:
+        """Load an adapter that the engine has lost, unless somebody did who met the same; `seen` were `loads` before.
+
+        Raises:
+            RaftError: as for `load`.
+        """
+        with self._changing:
+            if self.loads == seen:
+                self._try(anew=True)
+            elif self._lack is not None:
+                raise self._lack
+
+    def _try(self, *, anew: bool) -> None:
+        try:
+            self._load(anew=anew)
+        except Exception as error:
+            self._lack = error
+            raise
+        finally:
+            self.loads += 1  # at the end: who was sent away meanwhile is to have met the same
+        self._lack = None
+        self.held.add(self.identity)
+
+    def pool(self, budget: Budget) -> RequestPool:
+        """Return what sends calls, as `HostedModel.pool` does, once the adapter is loaded."""
+        self.load()
+        return super().pool(budget)
+
+    def _transport(self, key: str | None) -> Transport:
+        return _Loading(super()._transport(key), self)
+
+
+class _Loading:
+    """Sends requests, and has a lost adapter loaded again, once a request."""
+
+    def __init__(self, transport: Transport, model: TunedModel) -> None:
+        self._transport, self._model = transport, model
+        self.limits, self.close = transport.limits, transport.close
+
+    async def send(self, request: Asked) -> Reply:
+        seen = self._model.loads
+        try:
+            return await self._sent(request)
+        except UnknownModel:
+            pass
+        try:
+            await _aside(partial(self._model.load_again, seen))
+        except Exception as error:
+            raise _Lost(error) from None
+        try:
+            return await self._sent(request)
+        except UnknownModel as error:
+            said = RaftError(f"It says to have loaded it, and then: {error.words}", hint=_ANEW)
+            raise _Lost(said) from None
+
+    async def _sent(self, request: Asked) -> Reply:
+        try:
+            return await self._transport.send(request)
+        finally:
+            self.limits = self._transport.limits
+
+
+class _Lost(AccessDenied):
+    """An engine has lost an adapter, and does not answer with it again."""
+
+    def __init__(self, why: Exception) -> None:
+        super().__init__(str(getattr(why, "what", why)))
+        self._hint = getattr(why, "hint", None) or _ANEW
+
+    def stop(self, model: str, where: str) -> EndpointRefuses:
+        what = f"The engine has lost the adapter {model.partition('/')[2][:12]}: {self.words}"
+        return EndpointRefuses(what, where=where, hint=self._hint)
+
+
+async def _aside(function: Callable[[], None]) -> None:
+    """Wait for a function in a thread that no end of the process waits for."""
+    loop = asyncio.get_running_loop()
+    done = loop.create_future()
+
+    def tell(error: Exception | None) -> None:
+        if not done.done():
+            done.set_exception(error) if error else done.set_result(None)
+
+    def work() -> None:
+        error = None
+        try:
+            function()
+        except Exception as found:
+            error = found
+        with suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(tell, error)
+
+    Thread(target=work, name="raft-adapter", daemon=True).start()
+    await done
+
+
+def _load(name: str, adapter: Path, digest: str, card: Mapping[str, Any], api_base: str | None, *, anew: bool) -> None:
+    """Load an adapter at an engine where it is not yet; with `anew` though the engine should list it. See `load`."""
     address = address_of(name, whole_address(name, api_base))
     if not address:
         raise UsageError("The engine has no address.", where=name, hint=_ADDRESS)
@@ -66,16 +209,21 @@ def loaded(name: str, adapter: Path, digest: str, card: Mapping[str, Any], *, ap
             where=engine.where,
             hint=f"vllm serve {typed(tuned_on)} {engine.port} --enable-lora   (by another name: --served-model-name)",
         )
-    if digest not in found:
-        rank = _ranked(int(card["hyperparameters"].get("rank", _RANKS[0])))
-        engine.load(adapter.resolve(), digest, f"vllm serve {typed(base)} {engine.port} --enable-lora {rank}")
-    elif (parent := found[digest].get("parent")) and parent not in (base, found[base].get("root")):
+    if (parent := found.get(digest, {}).get("parent")) and parent not in (base, found[base].get("root")):
         raise UsageError(
             f"The engine has the adapter {adapter.name} upon {parent}, not upon {base}.",
             where=engine.where,
             hint=f"--model {PROVIDER}/{parent}",
         )
-    return f"{PROVIDER}/{digest}"
+    if digest in found and not anew:
+        return
+    if adapters.digest(adapter) != digest:
+        run = adapter.parent.parent if adapter.parent.name == "adapters" else "RUN"
+        hint = f"raft registry promote {typed(run)} 0 --by NAME   (plain RAG answers; or bring its files back)"
+        what = f"The files of the adapter {adapter.name} are missing, or have changed since it was opened."
+        raise DamagedArtifact(what, where=adapter, hint=hint)
+    rank = _ranked(int(card["hyperparameters"].get("rank", _RANKS[0])))
+    engine.load(adapter.resolve(), digest, f"vllm serve {typed(base)} {engine.port} --enable-lora {rank}")
 
 
 def _ranked(rank: int) -> str:
@@ -128,12 +276,13 @@ class _Engine:
         data = None if body is None else json.dumps(body).encode()
         try:
             asked = Request(f"{self._address}/{path}", data, headers)  # noqa: S310  the user's own address
-            with urlopen(asked, timeout=_SECONDS) as reply:  # noqa: S310
-                return reply.status, reply.read(_MOST).decode("utf-8", "replace")
-        except HTTPError as error:
-            with error:
-                return error.code, error.read(_MOST).decode("utf-8", "replace")
-        except (URLError, OSError, ValueError) as error:
+            try:
+                reply = urlopen(asked, timeout=_SECONDS)  # noqa: S310
+            except HTTPError as error:
+                reply = error
+            with reply:
+                return int(reply.status), reply.read(_MOST).decode("utf-8", "replace")
+        except (URLError, OSError, ValueError, HTTPException) as error:
             reason = getattr(error, "reason", error)
             hint = f"start it, or name another:  {_ADDRESS}"
             raise RaftError(f"The engine cannot be reached: {reason}.", where=self.where, hint=hint) from None

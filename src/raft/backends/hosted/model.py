@@ -40,7 +40,10 @@ class HostedModel:
 
     Attributes:
         identity: name, address and effort, which can change what is replied.
+        exact: whether a reply counts for nothing that says that another model wrote it.
     """
+
+    exact = False
 
     def __init__(
         self,
@@ -100,4 +103,5 @@ class HostedModel:
             timeout=self._timeout,
             connections=self.concurrency,
             manners=self._manners,
+            exact=self.exact,
         )

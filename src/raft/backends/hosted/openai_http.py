@@ -15,7 +15,15 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from raft.backends.asking import Reply
-from raft.backends.hosted.errors import AccessDenied, Fault, NoEndpoint, RateLimited, Rejected, Transient
+from raft.backends.hosted.errors import (
+    AccessDenied,
+    Fault,
+    NoEndpoint,
+    RateLimited,
+    Rejected,
+    Transient,
+    UnknownModel,
+)
 from raft.backends.hosted.manners import Manners
 from raft.backends.hosted.providers import provider_of
 from raft.protocols import Request
@@ -45,7 +53,7 @@ _TOO_LONG = re.compile(
 _CONTENT = re.compile(r"content.?(?:policy|filter|management)|safety system|moderation|flagged", re.I)
 _OVERLOAD = re.compile(r"overload|capacity|too many|rate.?limit|slow down|throttl|\bbusy\b", re.I)
 _PAGE = re.compile(r"\s*<(?:!doctype|html|head|body|\?xml)", re.I)
-_MODEL = re.compile(r"\bmodel\b|deployment", re.I)
+_MODEL = re.compile(r"\bmodel\b|deployment|\badapter\b", re.I)
 _SEEN = 120  # characters of what came that are shown
 _AGAIN = re.compile(
     r"(?:try again|retry|wait)\D{0,20}?((?:[\d.]+\s?(?:ms|[hms]|seconds?|minutes?|hours?)[ ,]*)+)", re.I
@@ -64,6 +72,7 @@ class DirectTransport:
         timeout: seconds for one reply, from the first byte sent to the last one read.
         connections: the most that are open at once; more requests than that wait for each other.
         manners: how the model wants to be asked, as far as is known; None: nothing is.
+        exact: whether a reply counts for nothing that says that another model wrote it.
     """
 
     def __init__(
@@ -75,10 +84,11 @@ class DirectTransport:
         timeout: float,
         connections: int,
         manners: Manners | None = None,
+        exact: bool = False,
     ) -> None:
         model = name.partition("/")[2] or name
         self._model = model if "/" in model else provider_of(name).folder + model
-        self._manners = manners or Manners(name)
+        self._manners, self._exact = manners or Manners(name), exact
         base, mark, query = api_base.strip().partition("?")
         base = base.rstrip("/")
         self._url = (base if base.endswith("/chat/completions") else f"{base}/chat/completions") + mark + query
@@ -100,7 +110,7 @@ class DirectTransport:
             begun = time.monotonic()
             status, headers, data = await self._post(self._body(request, refused))
             if status == 200:
-                reply = read_reply(data, time.monotonic() - begun)
+                reply = read_reply(data, time.monotonic() - begun, self._model if self._exact else None)
                 self._manners.learn(reply, refused)
                 return reply
             words, code = read_error(data, status)
@@ -190,6 +200,8 @@ def fault(status: int, words: str, *, code: str = "", retry_after: float | None 
     found: Fault = Rejected(words, kind="refused")
     if status < 500 and _CONTENT.search(said):
         pass
+    elif status == 404 and (code == "model_not_found" or _MODEL.search(said)):
+        found = UnknownModel(words)
     elif code in _DENIED_CODES or (status < 500 and status != 429 and _DENIED_WORDS.search(words)):
         found = AccessDenied(words)
     elif status in (429, 529) or (status == 503 and (retry_after is not None or _OVERLOAD.search(said))):
@@ -199,17 +211,18 @@ def fault(status: int, words: str, *, code: str = "", retry_after: float | None 
         found = Transient(words, billed=status in (408, 504, 524))
     elif status == 413 or _TOO_LONG.search(said):
         found = Rejected(words, kind="too long")
-    elif status in (401, 402, 403) or (status == 404 and _MODEL.search(said)):
+    elif status in (401, 402, 403):
         found = AccessDenied(words)
     elif status in (404, 405) or status < 400:
         found = NoEndpoint(words)
     return found
 
 
-def read_reply(data: bytes, seconds: float) -> Reply:
-    """Return what the body of a good response holds.
+def read_reply(data: bytes, seconds: float, model: str | None = None) -> Reply:
+    """Return what the body of a good response holds; with `model`, one that says to be another model's is refused.
 
     Raises:
+        Rejected: another model wrote it.
         Transient: it is no whole JSON.
         NoEndpoint: it is no chat completion at all.
         Fault: it is an error after all; some gateways send those with a good status.
@@ -229,6 +242,10 @@ def read_reply(data: bytes, seconds: float) -> Reply:
         if isinstance(tree, dict) and "choices" in tree:
             raise Transient("the reply's body is no chat completion", billed=True)
         raise no_reply(data.decode("utf-8", "replace"))
+    if model is not None and tree.get("model") not in (None, model):
+        raise Rejected(
+            f"the reply is said to be of {str(tree['model'])[:_SEEN]}, and {model} was asked", kind="refused"
+        )
     tokens = read_usage(tree.get("usage"))
     if not choices:
         return Reply("", "empty", *tokens, None, seconds)
