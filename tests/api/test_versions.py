@@ -19,7 +19,7 @@ from raft.backends import hub
 from raft.backends.trainers import merge
 from raft.cli import main
 from raft.errors import DamagedArtifact, MissingExtra, UsageError
-from raft.store import adapters, registry, reports
+from raft.store import adapters, fitness, registry, reports
 
 pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -63,7 +63,7 @@ def test_what_is_exported_becomes_a_version(run):
     adapter = adapters.current(run)
     found = registry.find(run, f"{adapter}-merged")
     assert (found.kind, found.adapter, found.path) == ("merged", adapter, f"export-merged-{adapter}")
-    assert registry.whole(run, found) == run / found.path
+    assert fitness.whole(run, found) == run / found.path
     assert [line["action"] for line in registry.history(run)] == ["register"]
     assert registry.standing(run).production is None
 
@@ -125,12 +125,12 @@ def test_an_adapters_approval_is_not_given_by_the_figures_of_another(run):
 def test_a_merged_model_answers_from_where_it_lies(run):
     """A version that is one model is a model's name like any other, once its files are known to be its own."""
     found = registry.find(run, f"{adapters.current(run)}-merged")
-    answerer = raft.load(run).answerer(model=str(registry.whole(run, found)))
+    answerer = raft.load(run).answerer(model=str(fitness.whole(run, found)))
     assert answerer.adapter is None
     assert answerer.ask("How long may a pump be returned?").passages
     (run / found.path / "model.safetensors").write_bytes(b"others")
     with pytest.raises(DamagedArtifact, match="have changed"):
-        registry.whole(run, found)
+        fitness.whole(run, found)
 
 
 def test_what_cannot_be_measured_is_refused(run):

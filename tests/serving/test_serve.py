@@ -26,7 +26,7 @@ from raft.serving.keys import new_key, owner, read
 from raft.serving.process import serve
 from raft.serving.versions import Voice
 from raft.store import registry, traffic
-from raft.store.registry import PLAIN
+from raft.store.fitness import PLAIN
 from served import ask, pieces, said, until
 
 SETTINGS = {"generator.attempts": 2}

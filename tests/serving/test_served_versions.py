@@ -18,7 +18,7 @@ from raft.serving import routing, versions
 from raft.serving.routing import HEADER, Router
 from raft.serving.versions import Versions
 from raft.store import adapters, registry, traffic
-from raft.store.registry import PLAIN
+from raft.store.fitness import PLAIN
 from served import Served, until
 
 FIRST, SECOND, THIRD = "aaaa1111", "bbbb2222", "cccc3333"

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from test_adapters import write_adapter
 
 from raft.errors import DamagedArtifact, RaftError, UsageError
-from raft.store import adapters, artifacts, history, registry, reports
+from raft.store import adapters, artifacts, fitness, history, registry, reports
+from raft.store.fitness import PLAIN
 from raft.store.history import FILE
-from raft.store.registry import PLAIN
 
 
 def write_run(folder, *names):
@@ -95,7 +95,7 @@ def test_plain_rag_may_always_go_into_production(run):
     """Version 0 needs no verdict, no approval and no reason."""
     registry.promote(run, PLAIN, by="Bo")
     assert ids(run) == (PLAIN, None, None)
-    assert registry.standing(run).production == registry.Version(PLAIN, "rag", "org/tiny", None, "", None)
+    assert registry.standing(run).production == fitness.Version(PLAIN, "rag", "org/tiny", None, "", None)
 
 
 def free(run, *names):
@@ -239,7 +239,7 @@ def test_a_version_whose_files_changed_or_went_is_refused(run):
     free(run, "aaa1", "aab2")
     registry.promote(run, "aaa1", by="Bo")
     registry.promote(run, "aab2", by="Bo")
-    registry.whole(run, registry.standing(run).production)
+    fitness.whole(run, registry.standing(run).production)
     weights = run / "adapters" / "aaa1" / adapters.WEIGHTS
     kept, others = weights.read_bytes(), (run / "adapters" / "ccc3" / adapters.WEIGHTS).read_bytes()
     for content, said in ((others, "have changed"), (None, "are missing or damaged")):
@@ -301,10 +301,31 @@ def test_the_database_of_another_program_is_left_alone(run):
 def test_a_damaged_registry_is_told_with_the_next_command(run, damage):
     """What is no database is said to be damaged, and not written over."""
     (run / FILE).write_bytes(damage)
-    with pytest.raises(DamagedArtifact, match="cannot be read") as told:
+    with pytest.raises(DamagedArtifact, match="is damaged") as told:
         registry.standing(run)
     assert told.value.hint.startswith("mv ")
     assert (run / FILE).read_bytes() == damage
+
+
+def test_an_empty_registry_is_damaged_and_not_one_in_which_nothing_was_promoted(run):
+    """A file of no bytes does not put plain RAG in production's place: it is refused, read or written, as it is."""
+    registry.promote(run, "aaa1", by="Ann", because="a try")
+    (run / FILE).write_bytes(b"")
+    for act in (registry.standing, registry.versions, lambda run: registry.promote(run, PLAIN, by="Ann")):
+        with pytest.raises(DamagedArtifact, match="empty") as told:
+            act(run)
+        assert told.value.hint.startswith(f"mv {run / FILE} {run / FILE}.damaged ")
+        assert (run / FILE).read_bytes() == b""
+    assert "empty" in registry.told(run)["lacks"]
+
+
+def test_a_promotion_that_is_refused_leaves_a_registry_that_is_read(run):
+    """The first line may be refused: what it leaves says that nothing was ever promoted, and takes the next one."""
+    with pytest.raises(UsageError, match="Nothing is in production"):
+        registry.rollback(run, by="Ann")
+    assert registry.standing(run) == registry.Standing()
+    registry.promote(run, "aaa1", by="Ann", because="a try")
+    assert ids(run) == ("aaa1", None, PLAIN)
 
 
 def test_what_a_kill_left_open_is_undone_also_where_nothing_can_be_written(run, tmp_path, monkeypatch):
@@ -348,7 +369,7 @@ def test_reading_leaves_no_file_and_a_run_that_was_moved_is_read_as_before(run, 
     assert sorted(run.iterdir()) == before
     moved = run.rename(tmp_path / "elsewhere")
     assert registry.standing(moved) == now
-    assert registry.whole(moved, now.production) == moved / "adapters" / "aaa1"
+    assert fitness.whole(moved, now.production) == moved / "adapters" / "aaa1"
     assert str(run).encode() not in (moved / FILE).read_bytes()
 
 
@@ -425,10 +446,10 @@ def test_a_merged_model_is_known_by_its_files_but_not_by_what_tells_of_it(run):
     made = registry.register(run, adapter="aaa1", kind="merged", path=folder, by="Bo")
     (folder / "README.md").write_text("about it")
     (folder / "card.json").write_text("{}")
-    assert registry.whole(run, made) == folder
+    assert fitness.whole(run, made) == folder
     (folder / "model.safetensors").write_bytes(b"two")
     with pytest.raises(DamagedArtifact):
-        registry.whole(run, made)
+        fitness.whole(run, made)
     (folder / "config.json").unlink()
     with pytest.raises(DamagedArtifact, match="no model here"):
         registry.register(run, adapter="aaa1", kind="merged", path=folder, by="Bo")

@@ -13,7 +13,7 @@ from typing import Any
 import polars as pl
 
 from raft import prompts
-from raft.api import models, versions
+from raft.api import measured, models
 from raft.api.models import (
     open_model,
     open_refusal,
@@ -46,8 +46,8 @@ from raft.settings.sections import Judge
 from raft.store import adapters, artifacts
 from raft.store.again import again, more_questions, option
 from raft.store.budget import enter
+from raft.store.fitness import Version
 from raft.store.ledger import Ledger
-from raft.store.registry import Version
 from raft.store.run import Run
 from raft.version import __version__
 
@@ -105,7 +105,7 @@ def bench(
     on_event = on_event or (lambda event, facts: None)
     built = Built(folder)
     chosen = settings_of(built, changes)
-    adapter, made, place = versions.to_measure(built, version, adapter)
+    adapter, made, place = measured.to_measure(built, version, adapter)
     addresses = _addresses(chosen, larger)
     others = addresses | _judge(chosen)
     models.check(chosen, asked={chosen.student: None, **others})
@@ -197,9 +197,9 @@ def bench(
         facts |= {
             "version": made and made.id,
             "retriever": searching and _side_by_side(run, chosen, rows, retriever.embedder, searching),
-            "earlier": versions.remembered(place, summary.digest_of(facts)),
+            "earlier": measured.remembered(place, summary.digest_of(facts)),
         }
-        versions.write(place, facts)
+        measured.write(place, facts)
         if tuned is not None:
             facts = _judged(
                 _rated(facts, place, chosen.seed, blind_pairs, ratings),
@@ -209,7 +209,7 @@ def bench(
                 on_event,
             )
             if facts["blind"] is not None or "judge" in facts:
-                versions.write(place, facts)
+                measured.write(place, facts)
         if tuned is not None and card is not None and tuned.parent == run.folder / "adapters":
             adapters.write_card(tuned, card)
     return Benchmark({**facts, "verdict": Verdict(facts["verdict"])})
@@ -339,7 +339,7 @@ def _taking_part(
     other = settings.benchmark.other_adapter if tuned is not None else None
     other = adapter_for(folder, str(other), student) if other is not None else None
     marking = settings.benchmark.judge
-    before = versions.previous(folder, tuned, hub.identity(student)) if tuned is not None else None
+    before = measured.previous(folder, tuned, hub.identity(student)) if tuned is not None else None
     found = BenchmarkModels(
         base=open_one(student, weights=weights),
         tuned=open_one(student, adapter=tuned, weights=weights) if tuned else None,
@@ -348,7 +348,7 @@ def _taking_part(
         larger=[open_one(name, api_base=address) for name, address in larger.items()],
         judge=open_one(marking.model, api_base=marking.api_base) if marking and tuned else None,
     )
-    return versions.beside(found, folder, made, open_one) if made else found
+    return measured.beside(found, folder, made, open_one) if made else found
 
 
 def _addresses(settings: Settings, names: Sequence[str]) -> dict[str, str | None]:

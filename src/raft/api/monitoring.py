@@ -28,6 +28,7 @@ from raft.settings import Settings
 from raft.similarity import nearest
 from raft.store import artifacts, registry, traffic
 from raft.store.budget import enter
+from raft.store.fitness import PLAIN
 from raft.store.folders import regular
 from raft.store.ledger import CachedEmbedder, Ledger
 from raft.store.points import Points
@@ -161,7 +162,7 @@ def _questions(built: Built, file: str | Path | None) -> pl.DataFrame:
 
 def _act(folder: Path, point: Row, measuring: Measuring) -> Row | None:
     """Go back to plain RAG where that is called for; return whether it was `done`, and why; None: not called for."""
-    if point["state"] != "act" or point["version"] == registry.PLAIN:
+    if point["state"] != "act" or point["version"] == PLAIN:
         return None
     change = point["change"]
     if not change["sure"] or not measuring.follows:
@@ -183,7 +184,7 @@ def _act(folder: Path, point: Row, measuring: Measuring) -> Row | None:
     because = f"version {point['version']} fell by {size} on {fell['questions']} held-out questions"
     found = standing.id if standing else ""
     try:
-        registry.rollback(folder, by="monitor", because=because, to=registry.PLAIN, instead_of=found)
+        registry.rollback(folder, by="monitor", because=because, to=PLAIN, instead_of=found)
     except UsageError as error:  # somebody has put another one there since
         return {"done": False, "why": f"{error.what.rstrip('.')}, and {point['version']} was measured"}
     return {"done": True, "why": because}

@@ -1,18 +1,20 @@
 """The registry of a run for scripts and the command line: its versions with their figures, and who put them where."""
 
+import getpass
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from raft.api import models, versions
-from raft.api.run import Built
-from raft.backends import mlflow
+from raft.api import models
+from raft.api.run import Built, adapter_for
+from raft.backends import hub, mlflow
 from raft.errors import DamagedArtifact, RaftError, UsageError, typed
 from raft.store import adapters, registry, reports
+from raft.store.fitness import Kind, Version, approved_by, whole
 from raft.store.registry import ALIASES, Standing
-from raft.store.versions import Version
 
 _MEASURES = ("f1", "accuracy", "exact_match", "false_refusals", "false_answers")
 
@@ -20,7 +22,7 @@ _MEASURES = ("f1", "accuracy", "exact_match", "false_refusals", "false_answers")
 def listed(folder: str | Path) -> list[dict[str, Any]]:
     """Return all versions of a run, plain RAG first, then adapters and what was made of them, as JSON values.
 
-    Each has what `store.registry.Version` has; `aliases`: what it is now; `verdict`, `gain` (in shares from 0 to 1) and
+    Each has what `store.fitness.Version` has; `aliases`: what it is now; `verdict`, `gain` (in shares from 0 to 1) and
     `measured` (a day) of its last benchmark, None without one; `approved_by`; `lacks`: why it cannot answer, "" where
     nothing is known against it. What is in production also has `since`, `by` and `because`, the candidate `share` and
     `shadow`.
@@ -52,7 +54,7 @@ def shown(folder: str | Path, version: str) -> dict[str, Any]:
     found = registry.find(run, version)
     line = _line(run, found, registry.standing(run))
     try:
-        registry.whole(run, registry.as_known(run, found))
+        whole(run, registry.as_known(run, found))
     except DamagedArtifact as error:
         line["lacks"] = error.what
     own, compared = _figures(run, found)
@@ -140,6 +142,16 @@ def version_at(folder: str | Path, path: Path) -> str | None:
     return next((one.id for one in reversed(found) if one.path and (run / one.path).resolve() == path.resolve()), None)
 
 
+def note(run: Path, adapter: str, kind: Kind, path: Path) -> None:
+    """Note what was made of an adapter as a version, where the registry can be written: a run may be read-only."""
+    try:
+        by = getpass.getuser()
+    except (OSError, KeyError):  # a container may give its user no name
+        by = "somebody"
+    with suppress(RaftError):
+        registry.register(run, adapter=adapter, kind=kind, path=path, by=by)
+
+
 def push(folder: str | Path, url: str, *, name: str | None = None) -> dict[str, Any]:
     """Mirror versions, aliases, cards and figures to an MLflow server; return what was new, changed or the same.
 
@@ -170,8 +182,26 @@ def _fit(folder: str | Path, version: str) -> tuple[Path, str]:
     """Return the run and the id of a version that its student can answer with."""
     built = Built(folder)
     found = registry.find(built.folder, version)
-    versions.check_base(built, found)
+    _check_base(built, found)
     return built.folder, found.id
+
+
+def _check_base(built: Built, version: Version) -> None:
+    """Check that an adapter is of the run's student, by its files where they are at hand, else by its name.
+
+    Raises:
+        UsageError: it is of another one.
+        DamagedArtifact: its card cannot be read.
+    """
+    if version.kind != "adapter":
+        return
+    student = built.settings.student
+    try:
+        hub.identity(student)
+    except UsageError:  # a machine that only serves by another one need not have it
+        if version.model == student:
+            return
+    adapter_for(built.folder, version.id, student)
 
 
 def _line(run: Path, version: Version, now: Standing) -> dict[str, Any]:
@@ -184,7 +214,7 @@ def _line(run: Path, version: Version, now: Standing) -> dict[str, Any]:
         "verdict": report and report.verdict,
         "gain": gain,
         "measured": report and report.facts.get("date"),
-        "approved_by": registry.approved_by(run, version),
+        "approved_by": approved_by(run, version),
         "lacks": _lacks(run, version),
     }
     if "production" in aliases:

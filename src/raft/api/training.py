@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from raft import prompts
-from raft.api import models, versions
+from raft.api import models, registry
 from raft.api.run import Built, adapter_for, formerly_listen, settings_of, together, writable
 from raft.backends import hub
 from raft.backends.embedding import open_embedder
@@ -26,8 +26,8 @@ from raft.settings import Index, Settings
 from raft.store import adapters, folders, lineage
 from raft.store.again import again
 from raft.store.budget import enter
+from raft.store.fitness import Kind
 from raft.store.ledger import Ledger
-from raft.store.registry import Kind
 from raft.store.run import Run
 from raft.training import tune
 
@@ -291,7 +291,7 @@ def export_model(
         tokens = chosen.examples.max_tokens + chosen.answering.max_tokens
         adapters.write_served(target, found, turns, tokens=tokens, bits=4 if four_bits else 16, remarks=remarks)
     if found.parent == built.folder / "adapters":
-        versions.note(built.folder, found.name, kind, target)
+        registry.note(built.folder, found.name, kind, target)
     return target
 
 

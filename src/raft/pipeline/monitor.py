@@ -23,7 +23,7 @@ from raft.pipeline.refusal import wrong_references
 from raft.protocols import OnEvent
 from raft.rag.relevant import Sources, group_of
 from raft.settings.sections import Monitor
-from raft.store import registry
+from raft.store.fitness import PLAIN
 from raft.store.points import Points
 from raft.store.run import Run
 from raft.text.languages import of_text
@@ -119,7 +119,7 @@ class Measuring:
         """Return when plain RAG was asked these questions, and the replies: the last measure of it, or benchmark."""
         keys = {row["key"] for row in self._rows}
         for one in reversed(self._points.all()):
-            found = self._replies(one["id"]) if one["version"] == registry.PLAIN else {}
+            found = self._replies(one["id"]) if one["version"] == PLAIN else {}
             if 2 * len(keys & found.keys()) >= len(keys):
                 return f"measured on {figures.day(one['at'])}", found
         if not (self._run.folder / "answers.parquet").is_file():
@@ -266,4 +266,4 @@ def _between_versions(change: figures.Change, version: str) -> figures.Change:
     state: figures.State = change.state
     if state == "act":
         state = "look"
-    return replace(change, state="first" if version == registry.PLAIN else state, sure=False)
+    return replace(change, state="first" if version == PLAIN else state, sure=False)

@@ -15,7 +15,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from raft.errors import DamagedArtifact, RaftError, UsageError, typed
+from filelock import FileLock
+
+from raft.errors import UsageError
+from raft.store.sqlite import Database
 from raft.text import whole
 
 FILE = "registry.sqlite"
@@ -33,6 +36,7 @@ _SCHEMA = (
     " WHEN NEW.line IS NOT (SELECT COALESCE(MAX(line), 0) + 1 FROM history)"
     " BEGIN SELECT RAISE(ABORT, 'the history only grows'); END",
 )
+_REGISTRY = Database("The registry", FORMAT, "then plain RAG answers until you promote anew; or bring back a copy")
 _COLUMNS = ("line", "at", "who", "why", "action", "version", "digest", "report", "verdict", "facts")
 _PATIENCE = 60.0  # seconds in which others may write first
 
@@ -85,15 +89,33 @@ def writing(run: Path, by: str) -> Iterator[sqlite3.Connection]:
             hint="the same command with --by 'Marta Quill'",
         )
     path = run / FILE
-    with _told(path), closing(sqlite3.connect(path, timeout=_PATIENCE, isolation_level=None)) as database:
-        database.execute("PRAGMA synchronous=EXTRA")
-        database.execute("BEGIN IMMEDIATE")  # the rollback at the end of an error is that of closing
-        _check(database, path)
-        if not database.execute("SELECT 1 FROM sqlite_master").fetchone():
-            for statement in (*_SCHEMA, f"PRAGMA application_id={_OURS}", f"PRAGMA user_version={FORMAT}"):
+    with _REGISTRY.guarded(path):
+        if not path.exists():
+            _make(path)
+        with closing(_opened(path)) as database:
+            database.execute("PRAGMA synchronous=EXTRA")
+            database.execute("BEGIN IMMEDIATE")  # the rollback at the end of an error is that of closing
+            _check(database, path)
+            yield database
+            database.execute("COMMIT")
+
+
+def _make(path: Path) -> None:
+    """Make an empty history elsewhere and put it there whole: a file of no bytes is then always damage."""
+    scratch = path.parent / "scratch"
+    scratch.mkdir(exist_ok=True)
+    with FileLock(scratch / "registry.lock", timeout=_PATIENCE):
+        if path.exists():  # others were faster
+            return
+        draft = scratch / FILE
+        for left in (draft, draft.with_name(f"{FILE}-journal")):  # by a kill
+            left.unlink(missing_ok=True)
+        with closing(sqlite3.connect(draft, isolation_level=None)) as database:
+            database.execute("PRAGMA synchronous=EXTRA")
+            database.execute("BEGIN IMMEDIATE")
+            for statement in (*_SCHEMA, f"PRAGMA application_id={_OURS}", f"PRAGMA user_version={FORMAT}", "COMMIT"):
                 database.execute(statement)
-        yield database
-        database.execute("COMMIT")
+        draft.replace(path)
 
 
 @contextmanager
@@ -104,10 +126,10 @@ def reading(run: Path) -> Iterator[sqlite3.Connection | None]:
     be written, a copy is read.
     """
     path = run / FILE
-    if not path.is_file() or not path.stat().st_size:
+    if not path.is_file():
         yield None
         return
-    with ExitStack() as stack, _told(path):
+    with ExitStack() as stack, _REGISTRY.guarded(path):
         try:
             database = stack.enter_context(closing(_opened(path)))
             _check(database, path)
@@ -120,8 +142,7 @@ def reading(run: Path) -> Iterator[sqlite3.Connection | None]:
                     shutil.copyfile(file, work / file.name)
             database = stack.enter_context(closing(_opened(work / path.name)))
             _check(database, path)
-        there = database.execute("SELECT 1 FROM sqlite_master WHERE name = 'history'").fetchone()
-        yield database if there else None
+        yield database
 
 
 def _opened(path: Path) -> sqlite3.Connection:
@@ -133,30 +154,13 @@ def _check(database: sqlite3.Connection, path: Path) -> None:
     """Check that a database is a registry that this raft reads.
 
     Raises:
+        DamagedArtifact: it is empty, as none that was made is.
         RaftError: it is of a newer raft, or another program's.
     """
-    (version,) = database.execute("PRAGMA user_version").fetchone()
     (owner,) = database.execute("PRAGMA application_id").fetchone()
-    tables = database.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0]
+    tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     if owner != _OURS and tables:
-        hint = f"mv {typed(path)} {typed(path)}.mine   (then the same command again)"
-        raise RaftError("The file is the database of another program, and no registry.", where=path, hint=hint)
-    if version > FORMAT:
-        raise RaftError(
-            f"The registry has format {version}; this raft reads format {FORMAT}.",
-            where=path,
-            hint="pip install --upgrade raft-pipeline",
-        )
-
-
-@contextmanager
-def _told(path: Path) -> Iterator[None]:
-    """Turn what SQLite says into words."""
-    try:
-        yield
-    except sqlite3.OperationalError as error:
-        what = f"The registry cannot be used: {error}."
-        raise RaftError(what, where=path, hint=f"ls -ld {typed(path.parent)} {typed(path)}") from None
-    except sqlite3.DatabaseError as error:
-        aside = f"mv {typed(path)} {typed(path)}.damaged   (then promote anew; or bring back a copy of the file)"
-        raise DamagedArtifact(f"The registry cannot be read: {error}.", where=path, hint=aside) from None
+        raise _REGISTRY.foreign(path)
+    _REGISTRY.check_format(database, path)
+    if "history" not in tables:
+        raise _REGISTRY.damaged(path, "it is empty: what was in production is not known")

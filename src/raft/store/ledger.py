@@ -13,7 +13,6 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,13 +20,15 @@ from typing import Any, TypeVar
 import numpy as np
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random
 
-from raft.errors import RaftError, typed
+from raft.errors import RaftError
 from raft.protocols import Embedder, Message, Request, Scorer, Tokenizer
 from raft.store import folders
 from raft.store.run import is_locked
+from raft.store.sqlite import Database
 from raft.text import whole
 
 FORMAT = 1
+_LEDGER = Database("The ledger", FORMAT, "what it held is then asked, and paid for, again")
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS completions (
   key TEXT PRIMARY KEY, model TEXT NOT NULL, attempt INTEGER NOT NULL, request TEXT NOT NULL, reply TEXT NOT NULL,
@@ -121,7 +122,7 @@ class Ledger:
         self.path = path
         self.shared: dict[str, Any] = {}
         self._lock = threading.RLock()  # what is written may depend on what is read in the same transaction
-        with self._guarded():
+        with _LEDGER.guarded(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             if path.is_file() and path.stat().st_size and folders.is_foreign(path):
                 hint = "--set ledger=another-file.sqlite"
@@ -130,13 +131,7 @@ class Ledger:
             _PATIENTLY(self._db.execute, "PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
             self._db.execute("PRAGMA wal_autocheckpoint=8000")  # pages; each checkpoint waits for the disk
-            (version,) = self._db.execute("PRAGMA user_version").fetchone()
-            if version not in (0, FORMAT):
-                raise RaftError(
-                    f"The ledger has format {version}; this raft reads format {FORMAT}.",
-                    where=path,
-                    hint="pip install --upgrade raft-pipeline",
-                )
+            _LEDGER.check_format(self._db, path)
             self._db.executescript(_SCHEMA)
             self._db.execute(f"PRAGMA user_version={FORMAT}")
         began = self.read("PRAGMA data_version")
@@ -236,7 +231,7 @@ class Ledger:
 
     def read(self, query: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         """Return the rows of a query; for modules that keep tables of their own in the ledger."""
-        with self._guarded(), self._lock:
+        with _LEDGER.guarded(self.path), self._lock:
             return self._db.execute(query, parameters).fetchall()
 
     def write(self, statement: str, rows: Iterable[Sequence[object]]) -> None:
@@ -246,7 +241,7 @@ class Ledger:
     def write_all(self, writings: Iterable[Writing]) -> int:
         """Carry out several statements, all or none, and return the number of the row that was inserted last."""
         last = 0
-        with self._guarded(), self._lock:
+        with _LEDGER.guarded(self.path), self._lock:
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 for statement, rows in writings:
@@ -264,17 +259,6 @@ class Ledger:
             part = keys[begin : begin + _BATCH]
             query = f"SELECT {columns} FROM {table} WHERE key IN ({','.join('?' * len(part))})"  # noqa: S608
             yield from self.read(query, part)
-
-    @contextmanager
-    def _guarded(self) -> Iterator[None]:
-        try:
-            yield
-        except (sqlite3.DatabaseError, OSError) as error:
-            broken = isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError)
-            hint = "df -h; ls -l   (make room, or make the file writable, then run the same command again)"
-            if broken:  # said of nothing else: what is moved aside is paid for again
-                hint = f"mv {typed(self.path)} {typed(self.path)}.damaged   (what it held is then asked again)"
-            raise RaftError(f"The ledger cannot be used: {error}.", where=self.path, hint=hint) from error
 
 
 def adding(entries: Iterable[Entry]) -> Writing:

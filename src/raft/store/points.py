@@ -7,15 +7,15 @@ for, and a point follows when all its replies are there, so that a measure that 
 import json
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from raft.errors import RaftError, typed
+from raft.store.sqlite import Database
 
 FILE = "monitor.sqlite"
 FORMAT = 1
+_POINTS = Database("The history of measures", FORMAT, "the next measure is then the first")
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS begun (id INTEGER PRIMARY KEY, at REAL NOT NULL, made_of TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS replies (
@@ -101,19 +101,12 @@ class Points:
         return {**facts, "id": point, "at": now}
 
     def _open(self) -> None:
-        with self._guarded():
+        with _POINTS.guarded(self.path):
             self._database = sqlite3.connect(self.path, timeout=60, isolation_level=None)
             tables = {name for (name,) in self._database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
             if tables - {"begun", "replies", "points"}:
-                hint = f"mv {typed(self.path)} {typed(self.path)}.mine   (then the same command again)"
-                raise RaftError("The file is another program's, and holds no measures.", where=self.path, hint=hint)
-            (version,) = self._database.execute("PRAGMA user_version").fetchone()
-            if version not in (0, FORMAT):
-                raise RaftError(
-                    f"What was measured is kept in format {version}; this raft reads format {FORMAT}.",
-                    where=self.path,
-                    hint="pip install --upgrade raft-pipeline",
-                )
+                raise _POINTS.foreign(self.path)
+            _POINTS.check_format(self._database, self.path)
             self._database.execute("PRAGMA journal_mode=WAL")
             self._database.execute("PRAGMA synchronous=FULL")
             self._database.executescript(f"{_SCHEMA}{_APPEND_ONLY}PRAGMA user_version={FORMAT};")
@@ -121,23 +114,10 @@ class Points:
     def _read(self, query: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         if self._database is None:
             return []
-        with self._guarded():
+        with _POINTS.guarded(self.path):
             return self._database.execute(query, values).fetchall()
 
     def _write(self, statement: str, values: Sequence[object]) -> int:
         assert self._database is not None
-        with self._guarded():
+        with _POINTS.guarded(self.path):
             return int(self._database.execute(statement, values).lastrowid or 0)
-
-    @contextmanager
-    def _guarded(self) -> Iterator[None]:
-        try:
-            yield
-        except (sqlite3.Error, OSError) as error:
-            broken = isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError)
-            hint = "df -h; ls -l   (make room, or make the file writable, then run the same command again)"
-            if broken:
-                hint = f"mv {typed(self.path)} {typed(self.path)}.damaged   (then the next measure is the first)"
-            raise RaftError(
-                f"What was measured cannot be read or kept: {error}.", where=self.path, hint=hint
-            ) from error

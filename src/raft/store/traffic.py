@@ -23,9 +23,11 @@ import polars as pl
 
 from raft.errors import RaftError, UsageError, typed
 from raft.protocols import OnEvent
+from raft.store.sqlite import Database
 from raft.text import whole
 
 FILE, FORMAT = "traffic.sqlite", 1
+_TRAFFIC = Database("The traffic", FORMAT, "a new one is made; feedback in it is lost")
 Rating = Literal["up", "down"]
 ACCEPTED, REJECTED = "accepted", "rejected"
 WAITING = 10_000
@@ -327,7 +329,7 @@ class Traffic:
             delete_older(database, time.time() - self._days * _DAY)
 
     def _failed(self, group: Sequence[_Waiting], error: BaseException) -> None:
-        told = error if isinstance(error, RaftError) else _unusable(self._path, error)
+        told = error if isinstance(error, RaftError) else _TRAFFIC.unusable(self._path, error)
         for *_, done in group:
             if done is None:
                 self.lost += 1
@@ -395,7 +397,7 @@ def decide(run: Path | str, rows: Sequence[Mapping[str, Any]]) -> None:
     if any(not str(row.get("by") or "").strip() for row in rows):
         raise UsageError("A decision needs the name of the person who decides.", hint="--by 'Marta Quill'")
     path = Path(run) / FILE
-    with _guarded(path), closing(_open(path)) as database, _transaction(database):
+    with _TRAFFIC.guarded(path), closing(_open(path)) as database, _transaction(database):
         for row in rows:
             _insert(database, "decisions", whole({"at": time.time(), **row}))
 
@@ -407,7 +409,7 @@ def _insert(database: sqlite3.Connection, table: str, row: Mapping[str, Any], ho
 
 
 def _open(path: Path) -> sqlite3.Connection:
-    with _guarded(path):
+    with _TRAFFIC.guarded(path):
         database = sqlite3.connect(path, timeout=30, check_same_thread=False, isolation_level=None)
         try:
             for left in reversed(range(20)):  # SQLite does not wait where two processes make one file at once
@@ -434,17 +436,14 @@ def _open(path: Path) -> sqlite3.Connection:
 def _check_format(database: sqlite3.Connection, path: Path) -> None:
     tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     if tables and "replies" not in tables:  # all of ours are made at once
-        raise RaftError("The file is another program's database.", where=path, hint=f"mv {typed(path)} FILE")
-    (version,) = database.execute("PRAGMA user_version").fetchone()
-    if version not in (0, FORMAT):
-        what = f"The traffic has format {version}; this raft reads format {FORMAT}."
-        raise RaftError(what, where=path, hint="pip install --upgrade raft-pipeline")
+        raise _TRAFFIC.foreign(path)
+    _TRAFFIC.check_format(database, path)
 
 
 def _read(run: Path | str, schema: pl.Schema, query: str, given: Sequence[Any] = ()) -> pl.DataFrame:
     path, rows = Path(run) / FILE, list[tuple[Any, ...]]()
     if path.is_file():
-        with _guarded(path), closing(_reading(path)) as database:
+        with _TRAFFIC.guarded(path), closing(_reading(path)) as database:
             _check_format(database, path)
             if database.execute("SELECT 1 FROM sqlite_master WHERE name = 'decisions'").fetchone():  # it was made whole
                 rows = database.execute(query.format(", ".join(f'"{name}"' for name in schema)), given).fetchall()
@@ -483,18 +482,3 @@ def _transaction(database: sqlite3.Connection) -> Iterator[None]:
             database.execute("ROLLBACK")
         raise
     database.execute("COMMIT")
-
-
-@contextmanager
-def _guarded(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (sqlite3.Error, OSError) as error:
-        raise _unusable(path, error) from error
-
-
-def _unusable(path: Path, error: BaseException) -> RaftError:
-    hint = "df -h; ls -l   (make room, or make the file writable, then run the same command again)"
-    if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
-        hint = f"mv {typed(path)} {typed(path)}.damaged   (a new one is made; feedback in it is lost)"
-    return RaftError(f"The traffic cannot be used: {error}.", where=path, hint=hint)

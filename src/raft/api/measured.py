@@ -1,20 +1,17 @@
-"""Versions that are measured, and where the figures of each are kept."""
+"""What of a version a benchmark measures, and where the figures of each are kept."""
 
-import getpass
 import json
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from raft.api.run import Built, adapter_for
-from raft.backends import hub
-from raft.errors import RaftError, UsageError, typed
+from raft.api.run import Built
+from raft.errors import UsageError, typed
 from raft.evaluation.systems import BenchmarkModels, OpenedModel
 from raft.report import report
 from raft.store import adapters, artifacts, registry, reports
-from raft.store.versions import PLAIN, Kind, Version
+from raft.store.fitness import PLAIN, Version, whole
 
 _MEASURED = "measured.json"
 """Beside an adapter: what its last benchmark measured."""
@@ -40,7 +37,7 @@ def to_measure(built: Built, wanted: str | None, adapter: str | None) -> tuple[s
     if adapter is not None and adapters.find(built.folder, adapter).name != found.adapter:
         what = f"Version {found.id} is of the adapter {found.adapter}."
         raise UsageError(what, where="--adapter", hint=f"raft bench {place} --version {found.id}")
-    registry.whole(built.folder, found)
+    whole(built.folder, found)
     if found.kind == "adapter":
         return found.id, None, built.folder
     return found.adapter, found, reports.place(built.folder, found.id)
@@ -55,16 +52,6 @@ def beside(
     """
     opened = open_one(str((run / str(version.path)).resolve()))
     return replace(models, tuned=replace(opened, adapter=version.id), original=models.tuned, previous=None)
-
-
-def note(run: Path, adapter: str, kind: Kind, path: Path) -> None:
-    """Note what was made of an adapter as a version, where the registry can be written: a run may be read-only."""
-    try:
-        by = getpass.getuser()
-    except (OSError, KeyError):  # a container may give its user no name
-        by = "somebody"
-    with suppress(RaftError):
-        registry.register(run, adapter=adapter, kind=kind, path=path, by=by)
 
 
 def remembered(folder: Path, line: dict[str, Any]) -> list[dict[str, Any]]:
@@ -112,21 +99,3 @@ def write(folder: Path, facts: Mapping[str, Any]) -> None:
             artifacts.atomically(home / _MEASURED, json.dumps(kept))
         if home.is_dir():
             reports.keep(folder, system["adapter"])
-
-
-def check_base(built: Built, version: Version) -> None:
-    """Check that an adapter is of the run's student, by its files where they are at hand, else by its name.
-
-    Raises:
-        UsageError: it is of another one.
-        DamagedArtifact: its card cannot be read.
-    """
-    if version.kind != "adapter":
-        return
-    student = built.settings.student
-    try:
-        hub.identity(student)
-    except UsageError:  # a machine that only serves by another one need not have it
-        if version.model == student:
-            return
-    adapter_for(built.folder, version.id, student)

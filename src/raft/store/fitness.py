@@ -1,4 +1,4 @@
-"""The versions of a run: what each is made of, whether its files are still those, and what stands against it."""
+"""Whether a version is fit to answer: what it is made of, whether its files are still those, what stands against it."""
 
 import hashlib
 import json
