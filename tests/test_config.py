@@ -1,5 +1,6 @@
 """Settings: one default each, one precedence, and errors that say what to type."""
 
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -207,6 +208,46 @@ def test_half_an_emoji_in_a_setting_is_made_whole():
     """Text of a setting can be stored, whether it was typed or stands in a file."""
     assert config.load(None, {"prompts": None, "answer_style.tone": "kind \ud83d"}).answer_style.tone == "kind "
     assert config.load_text('answer_style: {tone: "kind \\ud83d"}', where="x").answer_style.tone == "kind "
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [("1e3", 1000), ("1.5e3", 1500), ("2E2", 200), ("1,000", 1000), ("-1 000", -1000), ("1k", 1000), (1e3 + 0.5, None),
+     ("1,5", None), ("1e-3", None), ("many", None), ("1e99", None)],
+)  # fmt: skip
+def test_a_whole_number_that_yaml_does_not_read_is_written_out_in_the_hint(tmp_path, value, written):
+    """Typed or in a file, the hint says which whole number is meant, where one is."""
+    with pytest.raises(UsageError, match=r"index\.k is a whole number") as typed:
+        config.load(None, {"index.k": value})
+    with pytest.raises(UsageError, match=r"index\.k is a whole number") as filed:
+        config.load(
+            write(
+                tmp_path / "p.yaml",
+                f"index: {{k: '{value}'}}\n" if isinstance(value, str) else f"index: {{k: {value}}}\n",
+            )
+        )
+    if written is None:
+        assert typed.value.hint == filed.value.hint and typed.value.hint.startswith("raft init")
+        return
+    assert typed.value.hint == f"--set index.k={written}   (a whole number is written out)"
+    assert filed.value.hint == f"index.k: {written}   (a whole number is written out)"
+
+
+def test_every_setting_that_is_a_whole_number_has_that_hint():
+    """It is said of each such setting, also where the number may be none or has rules of its own."""
+    found = 0
+    for key in config.known_keys():
+        for value, wanted in (("1e1", "10"), ("1k", "1000")):
+            with suppress(UsageError):
+                config.load(None, {key: int(wanted)})
+                with suppress(UsageError):
+                    config.load(None, {key: 10.5})
+                    continue  # a fraction will do
+                with pytest.raises(UsageError) as told:
+                    config.load(None, {key: value})
+                assert told.value.hint.startswith(f"--set {key}={wanted}"), (key, told.value.hint)
+                found += 1
+    assert found > 20
 
 
 @pytest.mark.parametrize(

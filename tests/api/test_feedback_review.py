@@ -291,3 +291,15 @@ def test_what_a_reviewer_writes_is_redacted_too(home, fake_models):
     Session(Built(run), "Ada").decide("1", "edited", reason=None, edit=edit, shown="corrected")
     assert "[EMAIL]" in accepted(run)[0]["question"]
     assert not [path for path in run.glob("traffic.sqlite*") if b"ada.berg" in path.read_bytes()]
+
+
+def test_a_list_of_nothing_is_a_sentence_and_the_next_command(whole, tmp_path):
+    """Where nobody has said anything yet, `--list` says so in one sentence, with the command that changes it."""
+    run = shutil.copytree(whole, tmp_path / "home") / "run"
+    Traffic(run).close()
+    for _ in range(2):
+        code, said = command(run, "--list")
+        sentence, after = said.strip().splitlines()
+        assert (code, sentence) == (0, "Nobody has said anything of an answer yet.")
+        assert after.startswith(f"  next:  raft serve {run}   # ")
+        (run / "traffic.sqlite").unlink()

@@ -14,6 +14,7 @@ import raft
 from conftest import Fakes, write_corpus
 from raft.backends.hosted import endpoint as asking
 from raft.cli import main
+from raft.cli.progress import Progress
 from raft.errors import NotMeasured, UsageError
 from raft.evaluation import monitor as monitoring
 from raft.store import registry
@@ -429,6 +430,19 @@ def test_questions_of_a_file_are_asked(run, server, tmp_path):
     code, _, out = typed(run, "--url", server.url, "--questions", str(path), "--json")
     assert code == 0 and json.loads(out)["measure"]["count"] == 30
     assert sorted(server.asked) == sorted(some)
+
+
+def test_what_is_asked_is_said_as_it_is(run, server, tmp_path, capsys):
+    """The progress calls questions of a file by the file, and only the run's own held-out ones held out."""
+    path, (question, answer) = tmp_path / "own.jsonl", next(iter(ASKED.items()))
+    path.write_text(json.dumps({"question": question, "answers": [answer]}) + "\n")
+    for options, said in (({}, "the held-out questions"), ({"questions": path}, f"the questions in {path}")):
+        found = []
+        look(run, server, on_event=lambda event, facts, found=found: found.append((event, facts)), **options)
+        (asking_of,) = [facts["set"] for event, facts in found if event == "asking"]
+        assert asking_of == said
+        Progress()("asking", dict(found)["asking"])
+        assert f" of {said}" in capsys.readouterr().err
 
 
 def test_a_measure_of_other_questions_is_a_new_beginning(run, server, tmp_path):

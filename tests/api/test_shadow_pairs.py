@@ -41,7 +41,8 @@ def test_a_page_has_what_both_said_and_tells_nothing(run):
     """Each question that both answered is on the page with both answers, without version, key or reply's id."""
     answered(run, USUAL)
     told = pairs.write(run)
-    assert told == {"path": str(run / "pairs.html"), "pairs": 6, "candidate": NEW, "production": OLD}
+    counts = {"meant": 6, "shadowed": 6, "given_up": 0}
+    assert told == {"path": str(run / "pairs.html"), "pairs": 6, "candidate": NEW, "production": OLD, **counts}
     page = (run / "pairs.html").read_text(encoding="utf-8")
     for number in range(1, 7):
         assert f"How heavy is pump {number}?" in page
@@ -65,6 +66,23 @@ def test_what_cannot_be_compared_is_left_out(run):
     assert "99 kg" in page and "It weighs 1 kg" not in page
     assert not any(question in page for question in ("Alike?", "Another?", "Itself?", "Failed?"))
     assert pairs.write(run, count=2)["pairs"] == 2
+
+
+def test_how_many_were_given_up_beside_the_pairs_is_said(run):
+    """Replies that the candidate was to answer unseen and did not are counted, by the history of its shadow."""
+    answered(run, USUAL)
+    kept = Traffic(run)
+    for number in range(30, 44):
+        at = 1_800_000_000.0 + number if number < 40 else 1.0  # the last four before there was a candidate
+        kept.record(Reply(reply_id=f"r{number}", version=OLD, question="Who?", answer="Ann", at=at))
+    kept.close()
+    told = pairs.write(run)
+    assert (told["pairs"], told["meant"], told["shadowed"], told["given_up"]) == (6, 16, 6, 10)
+    said = CliRunner().invoke(main, ["registry", "pairs", str(run)]).output
+    assert f"of about 16 replies that {NEW} was to answer unseen, it answered 6; 10 were given up" in said
+    registry.nominate(run, OTHER, share=0.0, shadow=0.5, by="Ann")
+    with pytest.raises(UsageError, match="version cccc3333: 8 of 8 were given up"):
+        pairs.write(run, version=OTHER)
 
 
 def choose(run, pick):

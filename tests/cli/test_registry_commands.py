@@ -17,6 +17,7 @@ from conftest import Fakes, write_corpus
 from raft import api
 from raft.backends import hub
 from raft.cli import main
+from raft.cli.registry import answers
 from raft.store import artifacts, registry, reports
 
 SHIPS, OTHER = "aaa1bcde", "aab2cdef"
@@ -80,7 +81,7 @@ def test_the_whole_way_from_a_report_to_production_and_back(raft):
     tried = raft("registry", "candidate", "run", "0", "--share", 0.1, "--shadow", 0.05, "--by", "Bo")
     assert "0 is tried: 10 percent of conversations meet it, 5 percent of requests are answered by both" in tried.stdout
     listed = raft("registry", "list", "run").stdout
-    assert re.search(rf"  {SHIPS}  adapter  ship .*Ann   PRODUCTION\n", listed)
+    assert re.search(rf"  {SHIPS}  adapter  [0-9a-f]{{12}}  ship .*Ann   PRODUCTION\n", listed)
     assert re.search(r"\n  0 .*   candidate, previous\n", listed)
     assert "by Marta Quill" in listed and "0 is tried: 10 percent" in listed
     status = raft("status", "run").stdout
@@ -255,3 +256,20 @@ def test_a_shadow_needs_the_traffic_that_it_is_kept_in(raft):
     Path("run/manifest.json").write_text(json.dumps(manifest))
     refused(raft("registry", "candidate", "run", OTHER, "--shadow", 0.1, "--by", "Bo"), 2, "keeps none", "--share 0.1")
     assert raft("registry", "candidate", "run", OTHER, "--share", 0.1, "--by", "Bo", "--because", "x").exit_code == 0
+
+
+def test_a_merged_model_that_answers_is_named_by_its_version_and_digest(raft):
+    """A model that an adapter was merged into is not said to have none: it is told which version it is."""
+    made = Path("run", "export-merged")
+    made.mkdir()
+    (made / "config.json").write_text("{}")
+    (made / "model.safetensors").write_bytes(b"weights")
+    found = registry.register(Path("run"), adapter=SHIPS, kind="merged", path=made, by="Ann")
+    told = f"which is version {SHIPS}-merged (digest {found.digest[:12]})"
+    assert answers(Path("run"), str(made.resolve()), None) == f"{made.resolve()}, {told}"
+    assert answers(Path("run"), "org/tiny", None) == "org/tiny, adapter none"
+    assert answers(Path("run"), "org/tiny", SHIPS) == f"org/tiny, adapter {SHIPS}"
+    assert re.search(rf"  {SHIPS}-merged +merged +{found.digest[:12]} ", raft("registry", "list", "run").stdout)
+    shown = raft("registry", "show", "run", f"{SHIPS}-merged").stdout
+    assert shown.startswith(f"{SHIPS}-merged: a merged model of tiny, made of adapter {SHIPS}\n")
+    assert f"digest    {found.digest}\n" in shown

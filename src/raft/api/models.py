@@ -1,8 +1,8 @@
 """Models and indexes opened from the settings: the one place where a setting becomes a vendor's object."""
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from ipaddress import ip_address
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any, cast
@@ -14,7 +14,7 @@ from raft.api.budgets import FREE, budget_of, price_of
 from raft.backends import hub
 from raft.backends.asking import AskingGenerator, Model, Reply
 from raft.backends.embedding import open_embedder
-from raft.backends.hosted import lora
+from raft.backends.hosted import lora, providers
 from raft.backends.hosted.batches import BatchModel
 from raft.backends.hosted.flowing import FlowingGenerator, UncachedGenerator
 from raft.backends.hosted.manners import Manners
@@ -44,6 +44,7 @@ from raft.store.batches import BatchBook
 from raft.store.budget import Budget, PaidEmbedder
 from raft.store.ledger import CachedEmbedder, CachedScorer, Ledger
 from raft.store.run import Run
+from raft.text.secrets import is_loopback, tell_in_the_clear
 
 _BATCH_DISCOUNT = 0.5
 
@@ -452,6 +453,8 @@ def check_keys(asked: Mapping[str, str | None], ledger: Ledger | None = None) ->
     for name, address in asked.items():
         if hub.is_hosted(name) and not (ledger and ledger.read(known, (name, name))[0][0]):
             check_key(name, address)
+            if any(os.environ.get(one) for one in providers.key_variables(name)):
+                tell_in_the_clear(providers.address_of(name, address) or "https:")
 
 
 def address_of(name: str, settings: Settings) -> str | None:
@@ -486,14 +489,7 @@ def why_off_loopback(address: str) -> Iterator[str]:
     except ValueError:
         yield "its address is malformed"
         return
-    if not _is_loopback(host):
+    if not is_loopback(host):
         yield f"{host or 'its address'} is not the loopback"
     elif parts.scheme in getproxies() and not proxy_bypass(host):
         yield f"a proxy is set for {parts.scheme}, and NO_PROXY does not name {host}"
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -104,9 +104,9 @@ def monitor(
     with _alone(built.folder), Points(built.folder) as points:
         if not traffic_only:
             endpoint = _endpoint(built.folder, url, key, key_file, chosen)
-            measuring = Measuring(
-                built._run, held_out(built._run, _questions(built, questions)), points, chosen.monitor, tell
-            )
+            rows = held_out(built._run, _questions(built, questions))
+            of_file = None if questions is None else f"the questions in {questions}"
+            measuring = Measuring(built._run, rows, points, chosen.monitor, tell, asked=of_file)
             try:
                 facts |= measuring.measure(endpoint, again=again, reference=reference)
             except NotMeasured as error:
@@ -181,7 +181,7 @@ def _act(folder: Path, point: Row, measuring: Measuring) -> Row | None:
             return {"done": False, "why": told}
     fell = change["difference"]
     size = f"{-100 * fell['value']:.1f} points ({-100 * fell['high']:.1f} to {-100 * fell['low']:.1f})"
-    because = f"version {point['version']} fell by {size} on {fell['questions']} held-out questions"
+    because = f"version {point['version']} fell by {size} on {fell['questions']} of {measuring.asked}"
     found = standing.id if standing else ""
     try:
         registry.rollback(folder, by="monitor", because=because, to=PLAIN, instead_of=found)

@@ -6,6 +6,7 @@ alone), so that questions of users outlive the retention of the traffic nowhere 
 
 import json
 from dataclasses import asdict, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,10 @@ def write(
 ) -> dict[str, Any]:
     """Write a page of blind pairs; return its `path`, how many `pairs` it has, of which `candidate` and `production`.
 
+    With it: `meant`, how many replies of the time in the candidate's shadow it was to answer too (an expectation where
+    the shadow is a share), `shadowed`, how many it did, and `given_up`, the difference: an error, somebody who waited
+    for another answer, or more shadows than wait. All of them are of the traffic that is kept.
+
     A question that was asked more than once is there once. The production is the one that answered last beside the
     candidate.
 
@@ -43,10 +48,12 @@ def write(
     rows = _both(run)
     wanted = _wanted(run, rows, version)
     rows = rows.filter(pl.col("candidate") == wanted)
+    counts = _given_up(run, wanted)
     if rows.is_empty():
         share = "--shadow 0.1 --by NAME"
         hint = f"raft registry candidate {typed(run)} {wanted or 'ID'} {share}, then raft serve {typed(run)}"
-        what = "No question was answered by both production and " + (f"version {wanted}." if wanted else "a candidate.")
+        what = "No question was answered by both production and " + (f"version {wanted}" if wanted else "a candidate")
+        what += f": {counts['given_up']:,} of {counts['meant']:,} were given up." if counts["given_up"] else "."
         raise UsageError(what, where=run / traffic.FILE, hint=hint)
     production = rows["production"][-1]
     rows = rows.filter(pl.col("production") == production).unique("question", keep="last", maintain_order=True)
@@ -63,7 +70,7 @@ def write(
     facts = {"candidate": wanted, "production": production, "seed": seed, "pairs": [*earlier, *ids]}
     artifacts.atomically(run / KEPT, json.dumps(facts, indent=1))
     artifacts.atomically(path, page)
-    return {"path": str(path), "pairs": len(drawn), "candidate": wanted, "production": production}
+    return {"path": str(path), "pairs": len(drawn), "candidate": wanted, "production": production, **counts}
 
 
 def rated(folder: str | Path, ratings: str | Path) -> dict[str, Any]:
@@ -100,6 +107,21 @@ def _both(run: Path) -> pl.DataFrame:
     answered = pl.all_horizontal(pl.col("outcome", "outcome_right") == "answered")
     answered &= pl.all_horizontal(pl.col("production_says", "candidate_says").fill_null("") != "")
     return joined.filter(answered & (pl.col("candidate") != pl.col("production")))
+
+
+def _given_up(run: Path, wanted: str) -> dict[str, int]:
+    """Return how many replies the candidate was to answer unseen, how many it did, and how many were given up."""
+    replies = traffic.replies(run).filter((pl.col("arm") == "production") & (pl.col("outcome") == "answered"))
+    times, meant, begun, share = replies["at"], 0.0, 0.0, 0.0
+    end = {"action": "end", "version": "", "at": "9999-12-31T00:00:00+00:00"}
+    for line in [*registry.history(run), end]:
+        now = datetime.fromisoformat(line["at"]).timestamp()
+        if line["action"] in ("candidate", "withdraw", "end") or line["version"] == wanted:
+            meant += share * int(((times >= begun) & (times < now)).sum())
+            tried = line["action"] == "candidate" and line["version"] == wanted
+            begun, share = now, line["shadow"] if tried else 0.0
+    shadowed = traffic.shadows(run).filter(pl.col("version") == wanted).height
+    return {"meant": round(meant), "shadowed": shadowed, "given_up": max(0, round(meant) - shadowed)}
 
 
 def _wanted(run: Path, rows: pl.DataFrame, version: str | None) -> str:

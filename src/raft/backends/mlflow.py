@@ -13,7 +13,7 @@ from typing import Any
 
 from raft.errors import RaftError, UsageError, typed
 from raft.text import from_json
-from raft.text.secrets import shown_address
+from raft.text.secrets import shown_address, tell_in_the_clear
 
 _SECONDS = 30.0  # for one call
 _LARGEST = 16 << 20  # of a reply, in bytes
@@ -202,7 +202,10 @@ class _Server:
         if not url.startswith(("http://", "https://")):
             what = f"{self.shown} is no address of an MLflow server."
             raise UsageError(what, where="--mlflow", hint="--mlflow http://127.0.0.1:5000")
-        self._client = httpx.Client(base_url=f"{url.rstrip('/')}/api/2.0/mlflow/", timeout=_SECONDS, **_who())
+        who = _who()
+        if who:
+            tell_in_the_clear(url)
+        self._client = httpx.Client(base_url=f"{url.rstrip('/')}/api/2.0/mlflow/", timeout=_SECONDS, **who)
 
     def __enter__(self) -> "_Server":
         return self

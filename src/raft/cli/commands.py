@@ -238,7 +238,7 @@ def ask(*, run: Path, question: str | None, model: str | None, adapter: str | No
         no_stream: bool, as_json: bool, **options: Any) -> None:  # fmt: skip
     """Answer QUESTION from the documents of RUN, with quotes that were checked; without one, questions as they come."""
     from raft import api
-    from raft.cli import answers
+    from raft.cli import answers, registry
     from raft.cli.progress import Progress
 
     built, progress = api.load(run), Progress()
@@ -282,7 +282,7 @@ def ask(*, run: Path, question: str | None, model: str | None, adapter: str | No
             elif line.split()[0] == ":adapter":
                 chosen = line.removeprefix(":adapter").strip() or None
                 answerer, adapter = opened(chosen), chosen
-                echo(f"raft: {answerer.model}, adapter {answerer.adapter or 'none'}", err=True)
+                echo(f"raft: {registry.answers(run, answerer.model, answerer.adapter)}", err=True)
             elif line.startswith(":"):
                 echo(f"raft: {_HELP}", err=True)
             else:

@@ -48,6 +48,10 @@ def _words(found: Mapping[str, Any], run: Path, options: Mapping[str, Any], *, l
         yield f"{found['exported']:,} {rows} to learn from written to {export}"
         yield f"  next:  {pasted(again(run, {'questions.qa': [*files.values()]}))}"
         return
+    if not found["rows"]:
+        yield "Nobody has said anything of an answer yet."
+        yield f"  next:  raft serve {typed(run)}   # its page has thumbs, and there is POST /v1/feedback"
+        return
     for row in found["rows"]:
         if listed or row["id"] in accept:  # its passage was found by raft: a person has to see it
             yield from _row(row)

@@ -182,14 +182,15 @@ def _tried(facts: Mapping[str, Any]) -> str:
 
 def _table(found: Sequence[Mapping[str, Any]], run: Path) -> str:
     width = max(len("version"), *(len(one["id"]) for one in found))
-    lines = [f"  {'version':<{width}}  {'kind':<8} {'verdict':<14} {'gain':>6}  approved by"]
+    lines = [f"  {'version':<{width}}  {'kind':<8} {'digest':<12}  {'verdict':<14} {'gain':>6}  approved by"]
     for one in found:
         gain = f"{100 * one['gain']['value']:+.1f}" if one["gain"] else ""
         kind, verdict = "plain" if one["kind"] == "rag" else one["kind"], one["verdict"] or "-"
         state = [*(alias.upper() if alias == "production" else alias for alias in one["aliases"])]
         state += ["retired"] * one["retired"] + [one["lacks"]] * bool(one["lacks"])
         told = f"   {', '.join(state)}" if state else ""
-        lines.append(f"  {one['id']:<{width}}  {kind:<8} {verdict:<14} {gain:>6}  {one['approved_by'] or '-'}{told}")
+        line = f"  {one['id']:<{width}}  {kind:<8} {one['digest'][:12] or '-':<12}  {verdict:<14} {gain:>6}  "
+        lines.append(f"{line}{one['approved_by'] or '-'}{told}")
     stands = next((one for one in found if "since" in one), None)
     tried = next((one for one in found if "share" in one), None)
     if stands:
@@ -209,7 +210,8 @@ def _table(found: Sequence[Mapping[str, Any]], run: Path) -> str:
 def _one(facts: Mapping[str, Any], run: Path) -> Iterator[str]:
     state = ", ".join([*facts["aliases"], *["retired"] * facts["retired"]])
     kind = {"rag": "plain RAG", "adapter": "an adapter", "gguf": "a GGUF file", "4bit": "a model in 4 bits"}
-    yield f"{facts['id']}: {kind.get(facts['kind'], 'a merged model')} of {PurePath(facts['model']).name}"
+    made = f", made of adapter {facts['adapter']}" if facts["adapter"] not in (None, facts["id"]) else ""
+    yield f"{facts['id']}: {kind.get(facts['kind'], 'a merged model')} of {PurePath(facts['model']).name}{made}"
     yield f"  state     {state or 'neither in production nor tried'}"
     if facts["path"]:
         yield f"  where     {run}/{facts['path']}"
@@ -277,6 +279,19 @@ def exported(run: Path, made: Path) -> Iterator[str]:
         yield f"it is version {version}; raft bench {typed(run)} --version {version} measures it beside the adapter"
 
 
+def answers(run: Path, model: str, adapter: str | None) -> str:
+    """Return in words what answers: a model with its adapter, untuned, or a version that is a model of its own."""
+    from raft.api import registry as api
+
+    if adapter is not None:
+        return f"{model}, adapter {adapter}"
+    found = api.version_at(run, Path(model))
+    if found is None:
+        return f"{model}, adapter none"
+    digest = api.shown(run, found)["digest"]
+    return f"{model}, which is version {found} (digest {digest[:12]})"
+
+
 def in_production(facts: Mapping[str, Any] | None) -> Iterator[str]:
     """Yield what `raft status` says of the registry; `facts` are those of `store.registry.told`."""
     if facts is None:
@@ -319,6 +334,9 @@ def _written(facts: Mapping[str, Any], run: Path) -> str:
     return (
         f"{facts['path']}: {facts['pairs']} pairs, of {facts['candidate']} and {facts['production']} in production. It "
         "has users' questions: delete it when they are rated\n"
+        f"  of about {facts['meant']:,} replies that {facts['candidate']} was to answer unseen, it answered "
+        f"{facts['shadowed']:,}; {facts['given_up']:,} were given up (an error, or others waited); alike answers and a "
+        "question's earlier ones make no pair\n"
         f"  next:  raft registry pairs {typed(run)} --ratings ratings.jsonl   (which the page saves)"
     )
 

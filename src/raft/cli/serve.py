@@ -38,9 +38,12 @@ def serve(*, run: Path | None, new_key: str | None, quiet: bool, **options: Any)
         return
     if run is None:
         raise UsageError("Which run?", where="raft serve", hint="raft serve RUN")
+    from raft.cli.registry import answers
     from raft.serving.process import serve as start
 
     def told(event: str, facts: Mapping[str, Any]) -> None:
+        if event == "opened":
+            facts = {**facts, "by": answers(run, facts["model"], facts["adapter"])}
         for line in () if quiet and event != "opened" else _lines(event, facts):
             echo(f"raft: {line}", err=True)
 
@@ -69,8 +72,7 @@ def _lines(event: str, facts: Mapping[str, Any]) -> list[str]:
 
 
 def _opened(facts: Mapping[str, Any]) -> list[str]:
-    version = f"version {facts['version']}: " if facts["version"] else ""
-    by = f"{version}{facts['model']}, adapter {facts['adapter'] or 'none'}"
+    by = f"version {facts['version']}: {facts['by']}" if facts["version"] else facts["by"]
     where = f"{facts['address']}/v1   (model {facts['name']}: {by}), and a page at {facts['address']}/"
     kept = "questions, answers and feedback are kept in traffic.sqlite (serving.traffic=false: nothing is)"
     said = [*facts["remarks"], *([kept] if facts["kept"] else [])]

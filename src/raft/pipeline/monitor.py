@@ -79,12 +79,25 @@ class Measuring:
         points: where measures are kept.
         limits: from when on a fall counts.
         on_event: told "asking" and "asked", how many questions.
+        asked: what these are, in words; None: the run's own, by who wrote them.
 
     Attributes:
+        asked: what the questions are, in words.
         follows: whether the server that was asked last goes by the registry.
     """
 
-    def __init__(self, run: Run, rows: Sequence[Row], points: Points, limits: Monitor, on_event: OnEvent) -> None:
+    def __init__(
+        self,
+        run: Run,
+        rows: Sequence[Row],
+        points: Points,
+        limits: Monitor,
+        on_event: OnEvent,
+        *,
+        asked: str | None = None,
+    ) -> None:
+        by_people = bool(rows) and rows[0]["split"] == "user"
+        self.asked = asked or ("questions that people wrote" if by_people else "the held-out questions")
         self._run, self._rows, self._points = run, rows, points
         self._limits, self._on_event, self.follows = limits, on_event, True
         self._digest = hashlib.sha256(json.dumps(sorted(row["key"] for row in rows)).encode()).hexdigest()[:16]
@@ -156,7 +169,7 @@ class Measuring:
         """Ask what was not asked yet, keep each reply, and return how many; None: production changed meanwhile."""
         known = self._points.replies(number)
         left = [row for row in self._rows if row["question_id"] not in known]
-        asking = {"arm": "production", "set": "held out", "condition": "", "questions": len(left)}
+        asking = {"arm": "production", "set": self.asked, "condition": "", "questions": len(left)}
         self._on_event("asking", asking)
         lost: list[tuple[Row, str]] = []
         for place, said in endpoint.ask_all(name, [row["question"] for row in left]):

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -279,6 +280,7 @@ _WANTED = {  # what a value has to be, by the beginning of the name that pydanti
 def _explain(error: ValidationError, overrides: Mapping[str, Any], where_from: object) -> UsageError:
     lines: list[str] = []
     given: list[str] = []
+    hints: list[str] = []
     for problem in error.errors():
         parts = [str(part) for part in problem["loc"]]
         where = re.sub(r"\.(\d+)", r"[\1]", ".".join(parts))
@@ -293,8 +295,24 @@ def _explain(error: ValidationError, overrides: Mapping[str, Any], where_from: o
             )
             was = "" if kind == "missing" else f", and it is {problem['input']!r}"
             lines.append(f"{where} {wanted.removeprefix('Value error, ')}{was}.")
+            number = _written_out(problem["input"]) if "number" in wanted else None
+            if number is not None:
+                hints.append(f"--set {typed(f'{where}={number}')}" if where in overrides else f"{where}: {number}")
     said = " ".join(f"--set {typed(f'{key}={yaml_value(overrides[key])}')}" for key in dict.fromkeys(given))
-    return UsageError(" ".join(lines), where=said or where_from or "the settings", hint=_EXPLAINED)
+    hint = f"{' '.join(hints)}   (a whole number is written out)" if hints else _EXPLAINED
+    return UsageError(" ".join(lines), where=said or where_from or "the settings", hint=hint)
+
+
+def _written_out(value: Any) -> int | None:
+    """Return the whole number that a text means which YAML does not read as one: 1e3, 1,000, 1 000 or 1k."""
+    text = str(value).strip().lower()
+    if re.fullmatch(r"[+-]?\d{1,3}([,' ]\d{3})+", text):
+        return int(re.sub(r"\D", "", text)) * (-1 if text[0] == "-" else 1)
+    found = re.fullmatch(r"([+-]?\d{1,15}(?:\.\d{1,15})?)(?:e\+?(\d{1,2})|(k|m))?", text)
+    if found is None:
+        return None
+    number = Decimal(found[1]).scaleb(int(found[2] or {"k": 3, "m": 6}.get(found[3], 0)))
+    return int(number) if number == int(number) and abs(number) < 10**15 else None
 
 
 def known_keys(section: type[BaseModel] = Settings, prefix: str = "") -> list[str]:

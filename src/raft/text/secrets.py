@@ -3,10 +3,13 @@
 Each rule yields (start, end) of what it found.
 """
 
+import logging
 import re
 from collections.abc import Iterator
+from ipaddress import ip_address
 from urllib.parse import unquote, urlsplit
 
+_LOG = logging.getLogger("raft")  # what nobody handles goes to stderr, a line each
 Spans = Iterator[tuple[int, int]]
 
 _KEYS = tuple(
@@ -156,6 +159,30 @@ def malformed(address: str) -> str | None:
     if parts.scheme not in ("http", "https"):
         return "begins with http:// or https://"
     return None if (parts.hostname or "").strip(".") else "names a host"
+
+
+_TOLD: set[str] = set()
+
+
+def tell_in_the_clear(address: str) -> None:
+    """Warn, once an address, that a key which is sent there goes unencrypted over a network: http, and not loopback."""
+    shown_so = shown_address(address)
+    try:
+        parts = urlsplit(address if "//" in address else f"//{address}", "http")
+        host = (parts.hostname or "").removesuffix(".")
+    except ValueError:  # it is refused elsewhere
+        return
+    if parts.scheme == "http" and host and not is_loopback(host) and shown_so not in _TOLD:
+        _TOLD.add(shown_so)
+        _LOG.warning("raft: the key goes to %s unencrypted, for all on the way to read: use https", shown_so)
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether a host's name or number means this machine alone; no name is looked up."""
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def masked(text: str) -> str:

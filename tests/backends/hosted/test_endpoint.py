@@ -144,6 +144,18 @@ def test_replies_come_with_the_number_of_their_question():
     assert sorted(body["messages"][0]["content"] for _, _, body in came) == [f"{n}?" for n in range(10)]
 
 
+def test_a_key_that_goes_over_a_network_in_the_clear_is_told_once(caplog):
+    """A key for http to another machine is warned of on one line, without the key; https and this machine are not."""
+    for url in ("https://far.example", "http://127.0.0.1:8080", "http://localhost/v1", "http://[::1]:1/v1"):
+        endpoint(url, "raft-key")
+    endpoint("http://keyless.example", None)
+    assert caplog.messages == []
+    for _ in range(2):
+        endpoint("http://far.example:8080/v1", "raft-key")
+    (said,) = caplog.messages
+    assert "http://far.example:8080/v1 unencrypted" in said and "raft-key" not in said and "\n" not in said
+
+
 @pytest.mark.parametrize(
     "url", ["http://ada:secret@127.0.0.1/v1", "http://127.0.0.1:99999/v1", "http://h/v1?key=secret"]
 )

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from raft.errors import NotMeasured, UsageError
 from raft.text import from_json
-from raft.text.secrets import shown_address
+from raft.text.secrets import shown_address, tell_in_the_clear
 
 URL = "http://127.0.0.1:8080/v1"
 """Where a server listens that nothing else is said of."""
@@ -34,7 +34,8 @@ class Endpoint:
 
     Args:
         url: such as http://127.0.0.1:8080/v1.
-        key: sent as `Authorization: Bearer KEY`; nothing else is told of it. None: nobody asks for one.
+        key: sent as `Authorization: Bearer KEY`; nothing else is told of it, but that it goes over http where it does.
+            None: nobody asks for one.
         mend: commands by what they mend: "run" (nothing listens), "key" (a key is needed).
         wait: waits so many seconds before another try.
 
@@ -58,6 +59,8 @@ class Endpoint:
         path = place.path.rstrip("/")
         self._path = path if path.endswith("/v1") else f"{path}/v1"
         self._key, self._mend, self._wait = key, mend, wait
+        if key:
+            tell_in_the_clear(url)
 
     def models(self) -> list[dict[str, Any]]:
         """Return the models that there are, each with its object `raft`.
