@@ -1,6 +1,7 @@
 """The house keeps its shape: who may import whom, how large it is, what stays light, and where things are said."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -37,7 +38,7 @@ HEAVY = (
     *("bm25s", "tokenizers", "huggingface_hub", "gguf", "accelerate", "onnxruntime"),
 )
 SLOW_TO_IMPORT = ("torch", "transformers", "chromadb", "litellm", "datasets", "unsloth", "sentence_transformers")
-LONGEST, MODULES_AT_MOST, LINES_AT_MOST, ROOMS_AT_MOST = 500, 194, 43_800, 25
+LONGEST, MODULES_AT_MOST, LINES_AT_MOST, ROOMS_AT_MOST = 500, 194, 44_000, 25
 READERS = "raft.corpus.readers."
 """One format a file, each known by a row: they are no part of what has to be borne in mind, and are not counted."""
 LONE, LONE_AT_MOST = 60, 15
@@ -287,3 +288,54 @@ def test_each_module_of_tests_has_a_name_of_its_own():
     """Two modules of one name in two folders could not be collected together."""
     names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
     assert sorted(names) == sorted(set(names))
+
+
+PLACEHOLDER = re.compile(r"(?<![\w$./=-])[A-Z][A-Z-]+(?![\w.=])|…|\.\.\.|=\[?[A-Z]{2,}")
+FILLED_IN = {
+    "RUN": ("raft.backends.trainers.", "raft.training."),  # by `errors.names_run`
+    # of a run that does not know any more what it was built from; a report is shared, and tells no path
+    "CORPUS": ("raft.store.again", "raft.settings", "raft.evaluation.verdict"),
+    "...": ("raft.backends.hosted.providers",),  # a key, or the whole address with one, which nobody shows
+    "NAME": (
+        "raft.serving.keys",
+        "raft.serving.process",
+        "raft.serving.versions",
+        "raft.backends.hosted.lora",
+    ),  # of a key, or of who decides
+}
+"""Words that stand for something in a command that is shown, and where alone they may."""
+
+
+def commands(tree):
+    """Yield each command of raft, with its line, that a string of a module shows, but for help texts and docstrings."""
+    passed = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    passed |= {
+        id(one.value) for one in ast.walk(tree) if isinstance(one, ast.keyword) and one.arg in ("help", "description")
+    }
+    waiting = [tree]
+    while waiting:
+        node = waiting.pop()
+        if id(node) in passed:
+            continue
+        if isinstance(node, ast.JoinedStr):
+            text = "".join(str(part.value) if isinstance(part, ast.Constant) else "x" for part in node.values)
+            waiting += [part for part in node.values if not isinstance(part, ast.Constant)]
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            text = node.value
+        else:
+            waiting += ast.iter_child_nodes(node)
+            continue
+        for found in re.finditer(r"(?:\braft [a-z]|--[a-z]|\b(?:export|mv|cp|pip) )(?:(?! {2,}[(#]|\n).)*", text):
+            yield node.lineno, found[0]
+
+
+def test_a_command_that_is_shown_can_be_typed_as_it_stands():
+    """No hint has a word in capitals, or dots, in the place of what the reader would have to know."""
+    found = {
+        f"{name}:{line}: {command}"
+        for name, tree in TREES.items()
+        for line, command in commands(tree)
+        for word in PLACEHOLDER.findall(command)
+        if not name.startswith(FILLED_IN.get(word, "-"))
+    }
+    assert found == set()

@@ -8,7 +8,8 @@ import yaml
 
 from raft import prompts
 from raft import settings as config
-from raft.errors import RaftError, UsageError
+from raft.api import training
+from raft.errors import RaftError, UsageError, names_run
 from raft.kinds import KINDS
 
 
@@ -367,3 +368,17 @@ def test_a_run_of_before_may_have_a_malformed_address(tmp_path):
     assert config.changed(kept, {"index.k": 3}).index.k == 3
     with pytest.raises(UsageError, match="malformed"):
         config.changed(kept, {"generator.api_base": "http://[::1/v1"})
+
+
+def test_what_knows_no_run_is_told_with_the_run_in_its_hint(tmp_path):
+    """What a trainer raises names the run that is trained, or exported, in its hint, as it is typed."""
+
+    @names_run
+    def train(folder, **_options):
+        raise RaftError("It fails.", hint="raft train RUN --set training.bits=16")
+
+    for given, options in (((tmp_path / "my run",), {}), ((), {"folder": tmp_path / "my run"})):
+        with pytest.raises(RaftError) as told:
+            train(*given, **options)
+        assert told.value.hint == f"raft train '{tmp_path / 'my run'}' --set training.bits=16"
+    assert all(hasattr(one, "__wrapped__") for one in (training.train, training.export_model))

@@ -1,9 +1,16 @@
 """Errors that a user can act on: what was wrong, where, and the next command to type."""
 
 import errno
+import getpass
 import re
 import shlex
+from collections.abc import Callable
 from contextlib import suppress
+from functools import wraps
+from typing import ParamSpec, TypeVar
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 
 class RaftError(Exception):
@@ -40,6 +47,34 @@ def pasted(command: str) -> str:
             shlex.split(command[: match.start()])
             return f"{command[: match.start()]}   # {command[match.end() : -1]}"
     return command
+
+
+def me(given: str = "") -> str:
+    """Return a name that was given, or else who is at work on this machine, as it is typed behind `--by`."""
+    if given.strip():
+        return typed(given)
+    try:
+        return typed(getpass.getuser())
+    except (OSError, KeyError):  # a container may give its user no name
+        return "somebody"
+
+
+def names_run(call: Callable[_P, _T]) -> Callable[_P, _T]:
+    """Have the hints of what a function raises name the run, its first argument, where they say `RUN`.
+
+    What trains or merges knows nothing of runs.
+    """
+
+    @wraps(call)
+    def named(*given: _P.args, **options: _P.kwargs) -> _T:
+        try:
+            return call(*given, **options)
+        except RaftError as error:
+            run = given[0] if given else options["folder"]
+            error.hint = error.hint and re.sub(r"\bRUN\b", lambda _: typed(run), error.hint)
+            raise
+
+    return named
 
 
 def typed(path: object) -> str:

@@ -138,7 +138,7 @@ def test_pairs_stand_beside_generated_questions(corpus, tmp_path, fake_models):
     assert not [name for name, line in again.summary()["steps"].items() if line.get("stale")]
     assert not [said for said in told(again) if "\n  qa " in said or "one.jsonl" in said]
     shown = CliRunner().invoke(main, ["show", str(tmp_path / "run"), "qa"])
-    assert (shown.exit_code, "--qa FILE" in shown.output) == (2, True)
+    assert (shown.exit_code, "--qa pairs.jsonl" in shown.output) == (2, True)
 
 
 def test_files_of_one_name_are_told_apart(corpus, pairs, tmp_path, fake_models):
@@ -219,7 +219,7 @@ def test_nothing_to_ask_is_refused(corpus, pairs, tmp_path, fake_models):
     """
     with pytest.raises(UsageError, match="no pairs are given") as refused:
         api.build(corpus, out=tmp_path / "run", limit=0)
-    assert "--qa FILE" in refused.value.hint
+    assert "behind --qa" in refused.value.hint
     with pytest.raises(UsageError, match="no such file"):
         api.build(corpus, out=tmp_path / "run", qa=[pairs, tmp_path / "none.jsonl"])
     assert not (tmp_path / "run").exists()

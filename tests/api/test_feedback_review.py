@@ -302,4 +302,4 @@ def test_a_list_of_nothing_is_a_sentence_and_the_next_command(whole, tmp_path):
         sentence, after = said.strip().splitlines()
         assert (code, sentence) == (0, "Nobody has said anything of an answer yet.")
         assert after.startswith(f"  next:  raft serve {run}   # ")
-        (run / "traffic.sqlite").unlink()
+        (run / "traffic.sqlite").unlink(missing_ok=True)

@@ -17,6 +17,7 @@ from raft.cli import main
 from raft.cli.progress import Progress
 from raft.errors import NotMeasured, UsageError
 from raft.evaluation import monitor as monitoring
+from raft.pipeline.monitor import Measuring
 from raft.store import registry
 from raft.store.points import Points
 from raft.store.traffic import Reply, Traffic
@@ -363,7 +364,7 @@ def test_a_key_is_needed_and_never_told(run, server, tmp_path, monkeypatch):
     """Without the key it is refused; with it in a file or the environment it measures; no output has it."""
     server.key = "raft-secret-1234567890"
     code, said, _ = typed(run, "--url", server.url)
-    assert code == 12 and "401" in said and "--key-file FILE" in said
+    assert code == 12 and "401" in said and "--key-file key.txt" in said
     (tmp_path / "key").write_text(f"{server.key}\n")
     code, said, out = typed(run, "--url", server.url, "--key-file", str(tmp_path / "key"))
     assert code == 0 and server.key not in said + out
@@ -419,7 +420,7 @@ def test_without_questions_nothing_can_be_measured(run, server):
     """A run without held-out questions says how to give some."""
     (run / "eval.jsonl").write_text("")
     code, said, _ = typed(run, "--url", server.url)
-    assert code == 2 and "--questions FILE" in said
+    assert code == 2 and "--questions questions.jsonl" in said
 
 
 def test_questions_of_a_file_are_asked(run, server, tmp_path):
@@ -433,10 +434,12 @@ def test_questions_of_a_file_are_asked(run, server, tmp_path):
 
 
 def test_what_is_asked_is_said_as_it_is(run, server, tmp_path, capsys):
-    """The progress calls questions of a file by the file, and only the run's own held-out ones held out."""
+    """The progress calls questions of a file by the file, people's theirs, and generated ones alone held out."""
     path, (question, answer) = tmp_path / "own.jsonl", next(iter(ASKED.items()))
     path.write_text(json.dumps({"question": question, "answers": [answer]}) + "\n")
-    for options, said in (({}, "the held-out questions"), ({"questions": path}, f"the questions in {path}")):
+    generated = Measuring(raft.load(run)._run, [{"split": "eval_unseen", "key": "x"}], None, None, print)
+    assert generated.asked == "the held-out questions"
+    for options, said in (({}, "questions that people wrote"), ({"questions": path}, f"the questions in {path}")):
         found = []
         look(run, server, on_event=lambda event, facts, found=found: found.append((event, facts)), **options)
         (asking_of,) = [facts["set"] for event, facts in found if event == "asking"]

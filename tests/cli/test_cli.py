@@ -77,7 +77,7 @@ def test_a_missing_corpus(raft, fake_models):
 
 def test_no_corpus(raft, fake_models):
     """Without a corpus the command to type is shown."""
-    refused(raft("build"), 2, "raft build FOLDER")
+    refused(raft("build"), 2, "raft build .")
 
 
 def test_a_corpus_without_readable_files(raft, fake_models, tmp_path):
@@ -728,7 +728,7 @@ def test_a_price_below_nothing(raft, fake_models, corpus):
 
 def test_a_sample_without_an_estimate(raft, fake_models, corpus):
     """A sample belongs to an estimate; the command is shown."""
-    refused(raft("build", corpus, "--sample", "5"), 2, "--estimate --sample")
+    refused(raft("build", corpus, "--sample", "5"), 2, "--sample 5 --estimate")
 
 
 def test_an_estimate_is_printed(raft, fake_models, corpus):
@@ -754,7 +754,9 @@ def test_a_dear_build_is_refused_first(raft, fake_models, corpus):
 
 def test_an_unknown_price_is_refused_first(raft, fake_models, corpus):
     """A provider whose price nobody knows is not asked; with a cap neither."""
-    refused(raft("build", corpus, "--generator", "openai/some-model", *FAST), 2, "openai/some-model", "--price IN/OUT")
+    refused(
+        raft("build", corpus, "--generator", "openai/some-model", *FAST), 2, "openai/some-model", "--price 0.15/0.60"
+    )
     assert fake_models.asked == []
 
 

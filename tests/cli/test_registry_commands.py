@@ -1,7 +1,9 @@
 """The registry's commands: what they print for people and programs, and each refusal on one screen."""
 
+import getpass
 import json
 import re
+import shlex
 import shutil
 import sqlite3
 from contextlib import closing
@@ -18,6 +20,7 @@ from raft import api
 from raft.backends import hub
 from raft.cli import main
 from raft.cli.registry import answers
+from raft.errors import me
 from raft.store import artifacts, registry, reports
 
 SHIPS, OTHER = "aaa1bcde", "aab2cdef"
@@ -67,7 +70,7 @@ def test_a_run_without_adapters_is_listed_as_it_answers(raft):
     header, plain = listed.splitlines()[:2]
     assert header.index("kind") == plain.index("plain")
     assert "nothing is in production: a server answers untuned, as version 0\n" in listed
-    assert "  next:  raft registry promote run 0 --by NAME" in listed
+    assert f"  next:  raft registry promote run 0 --by {me()}" in listed
     assert "approved" not in raft("registry", "show", "run", "0").stdout
 
 
@@ -138,12 +141,12 @@ def test_what_was_not_found_fit_is_refused_with_what_to_do_first(raft):
     )
     assert first == f"raft bench run --adapter {OTHER}"
     measured(Path("run"), OTHER)
-    second = refused(raft("registry", "promote", "run", OTHER, "--by", "Bo"), 2, "nobody", "--because 'WHY'")
-    assert second == f"raft approve run --by NAME --adapter {OTHER}"
+    second = refused(raft("registry", "promote", "run", OTHER, "--by", "Bo"), 2, "nobody", "--because 'I know better'")
+    assert second == f"raft approve run --by {me()} --adapter {OTHER}"
     measured(Path("run"), OTHER, "keep plain RAG")
     api.approve("run", "Ann", adapter=OTHER)
     third = refused(raft("registry", "promote", "run", OTHER, "--by", "Bo"), 2, "its verdict is keep plain RAG")
-    assert third == f"raft registry promote run {OTHER} --by Bo --because 'WHY'   # if you know better"
+    assert third == f"raft registry promote run {OTHER} --by Bo --because 'I know better'"
     assert raft("registry", "promote", "run", OTHER, "--by", "Bo", "--because", "the law").exit_code == 0
     assert "in production: aab2cdef since" in raft("status", "run").stdout
     assert ": the law" in raft("status", "run").stdout
@@ -198,7 +201,7 @@ def test_changed_files_are_seen_in_the_list_and_refused(raft):
     back = refused(
         raft("registry", "promote", "run", SHIPS, "--by", "Ann"), 1, "have changed since it became a version"
     )
-    assert back.startswith("raft registry promote run 0 --by NAME")
+    assert back.startswith(f"raft registry promote run 0 --by {me()}")
     weights.unlink()
     assert "its files are damaged" in raft("registry", "list", "run").stdout
     shutil.rmtree(weights.parent)
@@ -271,5 +274,13 @@ def test_a_merged_model_that_answers_is_named_by_its_version_and_digest(raft):
     assert answers(Path("run"), "org/tiny", SHIPS) == f"org/tiny, adapter {SHIPS}"
     assert re.search(rf"  {SHIPS}-merged +merged +{found.digest[:12]} ", raft("registry", "list", "run").stdout)
     shown = raft("registry", "show", "run", f"{SHIPS}-merged").stdout
-    assert shown.startswith(f"{SHIPS}-merged: a merged model of tiny, made of adapter {SHIPS}\n")
+    assert shown.startswith(f"{SHIPS}-merged: a merged model of SmolLM2-135M-Instruct, made of adapter {SHIPS}\n")
     assert f"digest    {found.digest}\n" in shown
+
+
+def test_the_same_command_is_spelled_out(raft):
+    """A hint that says "the same command with ..." shows what was typed, with the option in the place of its own."""
+    typed = ["registry", "promote", "run", OTHER, "--by", " ", "--because", "it's urgent"]
+    said = refused(raft(*typed), 2, "no name is given")
+    assert shlex.split(said) == ["raft", *typed[:4], *typed[6:], "--by", getpass.getuser()]
+    assert raft(*shlex.split(said)[1:]).exit_code == 0

@@ -281,7 +281,7 @@ def test_a_finished_build_may_be_built_again(home, fake_models):
 def test_an_unknown_price_stops_a_build(home, fake_models):
     """A provider whose price nobody knows is not asked before a price is given; one's own endpoint is."""
     bare = {"generator.input_price": None, "generator.output_price": None}
-    with pytest.raises(UsageError, match="--price IN/OUT"):
+    with pytest.raises(UsageError, match=r"the same command with --price 0\.15/0\.60"):
         raft.build(**options(home, bare))
     assert fake_models.asked == []
     raft.build(**options(home, {**bare, "generator.api_base": "http://127.0.0.1:9/v1"}))

@@ -10,6 +10,7 @@ import pytest
 
 from browser import Driven, lines_of_picture, needs_chromium
 from raft.cli.monitor import words
+from raft.errors import me
 from raft.report import monitor
 from raft.report.shown import Monitored
 
@@ -195,7 +196,7 @@ def test_a_certain_fall_is_told_from_one_that_may_be_nothing(name, said):
 
 def test_a_person_is_told_what_to_type():
     """After a certain fall the page names training and going back; after one that may be nothing, how to take it."""
-    assert monitor.advice(facts())[1].startswith("raft registry rollback /home/ada/runs/handbook --to 0 --by NAME")
+    assert monitor.advice(facts())[1].startswith(f"raft registry rollback /home/ada/runs/handbook --to 0 --by {me()}")
     assert any("--reference" in one for one in monitor.advice(facts(**CASES["perhaps"])))
     assert "About 800 questions" in " ".join(monitor.sentences(facts(**CASES["perhaps"])))
     assert monitor.advice(facts(**CASES["down"])) == ["raft serve /home/ada/runs/handbook"]

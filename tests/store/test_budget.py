@@ -374,7 +374,7 @@ def test_a_budget_may_keep_no_replies(ledger):
 def test_a_cap_that_a_benchmark_reaches_names_its_own_command(ledger):
     """A benchmark takes the cap as a setting."""
     enter(ledger, "one", "benchmark")
-    with pytest.raises(CapReached, match=r"raft bench \.\.\. --set generator.max_cost=10"):
+    with pytest.raises(CapReached, match=r"the same command with --set generator.max_cost=10"):
         budget_of(ledger).open("k", 6.0)
 
 

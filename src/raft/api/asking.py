@@ -346,7 +346,9 @@ class Answerer:
     ) -> list[Answer]:
         asked = [whole(question).strip() for question in questions]
         if not all(asked):
-            raise UsageError("A question is empty.", hint="raft ask RUN 'How long is the warranty?'")
+            raise UsageError(
+                "A question is empty.", hint=f"raft ask {typed(self._loaded.run.folder)} 'How long is the warranty?'"
+            )
         if k is not None and k < 1:
             raise UsageError(f"{k} passages cannot be shown.", where="k", hint="--k 5")
         if least is not None and not 0 <= least <= 1:
@@ -392,7 +394,7 @@ class Answerer:
                 f"The question and one passage do not fit into the context of {self.model}: "
                 f"{self._limit:,} tokens beside the answer.",
                 where=question[:200],
-                hint="ask a shorter question, or a model with a longer context: --model NAME",
+                hint="ask a shorter question, or name a model with a longer context behind --model",
             )
         return kept
 

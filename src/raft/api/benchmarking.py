@@ -245,7 +245,7 @@ def _questions(built: Built, file: str | Path | None) -> pl.DataFrame:
         raise UsageError(
             "The run holds no questions to measure with.",
             where=built.folder / "eval.jsonl",
-            hint=f"raft bench {typed(built.folder)} --questions FILE   (JSONL with question and answers)",
+            hint=f"raft bench {typed(built.folder)} --questions questions.jsonl   (a file of yours)",
         )
     return found
 
@@ -277,7 +277,7 @@ def _without_calibrated(rows: pl.DataFrame, refusal: Refusal | None, folder: Pat
         raise UsageError(
             "The threshold of refusals was set on each of these questions.",
             where=folder / "refusal",
-            hint=f"raft bench {typed(folder)} --questions FILE   (with others)",
+            hint=f"raft bench {typed(folder)} --questions questions.jsonl   (a file of yours, with others)",
         )
     return kept
 
@@ -320,7 +320,7 @@ def _without_leaks(
             raise UsageError(
                 f"The {part} each of these questions.",
                 where=run.folder,
-                hint="raft bench RUN --questions FILE   (with others)",
+                hint=f"raft bench {typed(run.folder)} --questions questions.jsonl   (a file of yours, with others)",
             )
     return rows
 

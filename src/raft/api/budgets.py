@@ -25,18 +25,18 @@ def budget_of(
         return None
     price, cap = price_of(name, settings, api_base), settings.generator.max_cost if run else None
     if cap is not None and price is None:
-        larger = f"--set 'benchmark.larger=[{{model: {name}, input_price: IN, output_price: OUT}}]'"
+        larger = f"--set 'benchmark.larger=[{{model: {name}, input_price: 0.15, output_price: 0.60}}]'"
         judge = settings.benchmark.judge
-        told = f"--set 'benchmark.judge={{model: {name}, input_price: IN, output_price: OUT}}'"
+        told = f"--set 'benchmark.judge={{model: {name}, input_price: 0.15, output_price: 0.60}}'"
         ways = {
             **({judge.model: told} if judge else {}),
-            settings.index.embedder: "--set index.input_price=IN",
-            settings.generator.model: "--price IN/OUT",
+            settings.index.embedder: "--set index.input_price=0.02",
+            settings.generator.model: "--price 0.15/0.60",
         }
         raise UsageError(
             f"The price of {name} is unknown, so that a cap of {dollars(cap)} could not be kept.",
             where="generator.max_cost",
-            hint=f"{ways.get(name, larger)}   (dollars per million tokens, those read and those written)",
+            hint=f"{ways.get(name, larger)}   (with yours: dollars per million tokens, those read and those written)",
         )
     return Budget(ledger, run=run, model=name, price=price, cap=cap, keeps=keeps)
 
@@ -69,7 +69,7 @@ def _told_price(name: str, settings: Settings) -> Price | None:
                 raise UsageError(
                     f"Only one of the two prices of {name} is given, and the other is unknown.",
                     where="input_price, output_price",
-                    hint="--price IN/OUT   (dollars per million tokens read and written)",
+                    hint="--price 0.15/0.60   (with yours: dollars per million tokens read and written)",
                 )
             return Price(known.input if read is None else read, known.output if written is None else written)
     return list_price(name)

@@ -199,7 +199,7 @@ def _described(corpus: str | Path | Sequence[str | Path] | None, out: str | Path
     given["corpus"] = [str(part) for part in ([corpus] if isinstance(corpus, str | Path) else corpus or [])] or None
     chosen = settings.named(file, together(given, more))
     if not chosen.corpus:
-        raise UsageError("No corpus is given.", hint="raft build FOLDER")
+        raise UsageError("No corpus is given.", hint="raft build .   (or the folder of your documents)")
     models.check(chosen)
     if chosen.evaluation:  # looked at before the work
         user_questions.register(chosen.evaluation)
@@ -215,7 +215,7 @@ def _described(corpus: str | Path | Sequence[str | Path] | None, out: str | Path
         )
     pairs_of(chosen.questions)  # looked at before the work
     if chosen.questions.limit == 0 and not chosen.questions.qa:
-        hint = "--qa FILE   (questions and answers that you have already), or a limit of 1 or more"
+        hint = "--limit 1   (or more; or name a file of pairs that you have already behind --qa)"
         raise UsageError("questions.limit is 0, and no pairs are given.", where="questions.limit", hint=hint)
     if chosen.decisions:
         decisions.read(chosen.decisions)

@@ -145,11 +145,15 @@ def _endpoint(folder: Path, url: str, key: str | None, key_file: str | Path | No
         key, where = os.environ.get(KEY), KEY
     key = key.strip() if key else None
     if key and not (key.isascii() and key.isprintable() and " " not in key):  # it is not shown
-        raise UsageError("That is no key: one line of letters and digits.", where=where, hint="--key-file FILE")
+        raise UsageError(
+            "That is no key: one line of letters and digits.",
+            where=where,
+            hint="--key-file key.txt   (a file with the key alone)",
+        )
     shown = "" if url == URL else f" --url {typed(url)}"
     mend = {
         "run": f"raft serve {run}   (or --url where it is served; or raft monitor {run} --traffic-only)",
-        "key": f"raft monitor {run}{shown} --key-file FILE   (or {KEY}; raft serve --new-key makes one)",
+        "key": f"raft monitor {run}{shown} --key-file key.txt   (or {KEY}; raft serve --new-key makes one)",
     }
     return Endpoint(url, key, mend=mend)
 

@@ -13,7 +13,7 @@ from typing import Any
 import polars as pl
 
 from raft.api.run import Built
-from raft.errors import DamagedArtifact, UsageError, typed
+from raft.errors import DamagedArtifact, UsageError, me, typed
 from raft.evaluation import human
 from raft.evaluation.metrics import sign_test, win_rate
 from raft.store import artifacts, registry, traffic
@@ -50,8 +50,8 @@ def write(
     rows = rows.filter(pl.col("candidate") == wanted)
     counts = _given_up(run, wanted)
     if rows.is_empty():
-        share = "--shadow 0.1 --by NAME"
-        hint = f"raft registry candidate {typed(run)} {wanted or 'ID'} {share}, then raft serve {typed(run)}"
+        trial = f"raft registry candidate {typed(run)} {wanted} --shadow 0.1 --by {me()} && raft serve {typed(run)}"
+        hint = trial if wanted else f"raft registry list {typed(run)}   (shows what can be tried, as candidate)"
         what = "No question was answered by both production and " + (f"version {wanted}" if wanted else "a candidate")
         what += f": {counts['given_up']:,} of {counts['meant']:,} were given up." if counts["given_up"] else "."
         raise UsageError(what, where=run / traffic.FILE, hint=hint)

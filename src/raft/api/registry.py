@@ -1,6 +1,5 @@
 """The registry of a run for scripts and the command line: its versions with their figures, and who put them where."""
 
-import getpass
 import re
 from collections.abc import Mapping
 from contextlib import suppress
@@ -11,8 +10,9 @@ from typing import Any
 from raft.api import models
 from raft.api.run import Built, adapter_for
 from raft.backends import hub, mlflow
-from raft.errors import DamagedArtifact, RaftError, UsageError, typed
+from raft.errors import DamagedArtifact, RaftError, UsageError, me, typed
 from raft.store import adapters, registry, reports
+from raft.store.again import again
 from raft.store.fitness import Kind, Version, approved_by, whole
 from raft.store.registry import ALIASES, Standing
 
@@ -86,7 +86,7 @@ def candidate(
         raise UsageError(
             "What a shadow says is kept with the traffic, and the run keeps none.",
             where="serving.traffic=false",
-            hint=f"raft registry candidate {typed(folder)} {typed(version)} --share 0.1 --by {typed(by or 'NAME')}"
+            hint=f"raft registry candidate {typed(folder)} {typed(version)} --share 0.1 --by {me(by)}"
             "   (without --shadow), or build with --set serving.traffic=true",
         )
     return registry.nominate(*_fit(folder, version), share=share, shadow=shadow, by=by, because=because)
@@ -144,12 +144,8 @@ def version_at(folder: str | Path, path: Path) -> str | None:
 
 def note(run: Path, adapter: str, kind: Kind, path: Path) -> None:
     """Note what was made of an adapter as a version, where the registry can be written: a run may be read-only."""
-    try:
-        by = getpass.getuser()
-    except (OSError, KeyError):  # a container may give its user no name
-        by = "somebody"
     with suppress(RaftError):
-        registry.register(run, adapter=adapter, kind=kind, path=path, by=by)
+        registry.register(run, adapter=adapter, kind=kind, path=path, by=me())
 
 
 def push(folder: str | Path, url: str, *, name: str | None = None) -> dict[str, Any]:
@@ -169,7 +165,7 @@ def push(folder: str | Path, url: str, *, name: str | None = None) -> dict[str, 
     built = Built(folder)
     off = [*models.why_off_loopback(url)] if built.settings.local_only else []
     if off:
-        hint = "mirror it to a server at 127.0.0.1, ::1 or localhost, or: raft build ... --set local_only=false"
+        hint = again(folder, {"local_only": False}, remark="or mirror it to a server at 127.0.0.1, ::1 or localhost")
         raise UsageError(f"local_only is set, and {off[0]}.", where="--mlflow", hint=hint)
     now, run = registry.standing(built.folder), built.folder
     chosen = re.sub(r"[^\w.-]+", "-", name or run.resolve().name).strip("-") or "raft"

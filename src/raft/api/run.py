@@ -352,7 +352,7 @@ def table(folder: str | Path, name: str, *, only: str | None = None) -> pl.DataF
         )
     built = Built(folder)
     if name == "qa" and "qa.parquet" not in asked_in(built.settings):
-        hint = again(folder, {"questions.qa": "FILE"}, remark="questions and answers that you have already")
+        hint = again(folder, {"questions.qa": "pairs.jsonl"}, remark="a file that you have already")
         raise UsageError("The run was built without pairs of your own.", where=folder, hint=hint)
     found = built._run.read(known[name])
     if only is None:
@@ -482,7 +482,7 @@ def initialise(folder: str | Path) -> list[Path]:
     files = {
         f"{kind}/{name}": text for kind in ("pipelines", "prompts") for name, text in prompts.packaged(kind).items()
     }
-    head = f"# raft build CORPUS --pipeline {typed(target / 'raft.yaml')}\n# Paths are relative to this file.\n\n"
+    head = f"# raft build --pipeline {typed(target / 'raft.yaml')}\n# Paths are relative to this file.\n\n"
     files["raft.yaml"] = head + settings.commented_yaml({"prompts": "prompts"})
     written = []
     try:

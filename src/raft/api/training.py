@@ -15,7 +15,7 @@ from raft.backends.embedding import open_embedder
 from raft.backends.local.weights import give_back_memory
 from raft.backends.trainers import merge, questions
 from raft.backends.trainers.check import check_student
-from raft.errors import UsageError, typed
+from raft.errors import UsageError, names_run, typed
 from raft.pipeline.build import searched
 from raft.pipeline.refusal import check_questions, train_head
 from raft.pipeline.retriever import Searching, train_retriever, used
@@ -40,6 +40,7 @@ _CHANGEABLE: Mapping[str | None, tuple[str, ...]] = {
 
 
 @formerly_listen
+@names_run
 def train(
     folder: str | Path,
     *,
@@ -157,7 +158,7 @@ def _searching(folder: Path, settings: Settings, ledger: Ledger, collection: str
     name = settings.index.embedder
     if hub.is_hosted(name):
         what = f"{name} is hosted: its weights are not to be had, so it cannot be tuned."
-        hint = f"raft build ... --embedder {Index().embedder}   (or another local one, then the same command)"
+        hint = again(folder, {"index.embedder": Index().embedder}, remark="or another local one; then the same command")
         raise UsageError(what, where="index.embedder", hint=hint)
     embedder = models.question_embedder(settings, ledger, collection)
     return Searching(
@@ -234,6 +235,7 @@ def approve(folder: str | Path, by: str, *, adapter: str | None = None, note: st
     return adapters.approve(adapters.find(Built(folder).folder, adapter), by, note)
 
 
+@names_run
 def export_model(
     folder: str | Path,
     *,

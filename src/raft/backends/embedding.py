@@ -126,7 +126,7 @@ class HostedEmbedder:
         vectors = np.asarray(rows, dtype=np.float32).reshape(len(texts), -1 if texts else 0)
         lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
         if not np.all(lengths > 0) or not np.all(np.isfinite(lengths)):
-            hint = "raft build ... --embedder NAME   (another model; what was embedded by this one is kept)"
+            hint = "give another --embedder, and run the same command: what was embedded by this one is kept"
             raise RaftError("The provider sent a vector without a direction.", where=self.identity, hint=hint)
         unit: np.ndarray = vectors / lengths
         return unit

@@ -173,7 +173,7 @@ def _render(template: str, messages: Sequence[Message], settings: Mapping[str, A
             messages=list(messages), add_generation_prompt=False, **PLAINLY, **tokens
         )
     except Exception as error:  # a template is a program of others
-        hint = "--student NAME   (a model whose template takes several turns)"
+        hint = "name a --student whose template takes several turns"
         raise UsageError(f"The model's chat template refuses these messages: {error}", hint=hint) from None
 
 

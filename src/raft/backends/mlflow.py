@@ -184,7 +184,11 @@ def _who() -> dict[str, Any]:
     """Return how calls say who is asking: by the variables that MLflow's own client reads."""
     for variable in ("MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
         if not os.environ.get(variable, "").strip().isprintable():  # it is not shown
-            raise UsageError("It holds more than one line of text.", where=variable, hint=f"export {variable}=…")
+            raise UsageError(
+                "It holds more than one line of text.",
+                where=variable,
+                hint=f"unset {variable}   (or set it to one line)",
+            )
     if token := os.environ.get("MLFLOW_TRACKING_TOKEN", "").strip():
         return {"headers": {"Authorization": f"Bearer {token}"}}
     if name := os.environ.get("MLFLOW_TRACKING_USERNAME"):
@@ -233,7 +237,7 @@ class _Server:
         except ValueError:
             found = None
         if reply.status_code in (401, 403):
-            hint = "export MLFLOW_TRACKING_TOKEN=…   (or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD)"
+            hint = "read -rs MLFLOW_TRACKING_TOKEN; export MLFLOW_TRACKING_TOKEN   (or ..._USERNAME and ..._PASSWORD)"
             raise RaftError("The MLflow server does not let you in.", where=self.shown, hint=hint)
         if not isinstance(found, dict):
             raise self.failed(f"What answers is no MLflow server: status {reply.status_code} for {path}")

@@ -30,7 +30,7 @@ def init(folder: Path, as_json: bool) -> None:
     written = api.initialise(folder)
     done = f"{len(written)} files written to {folder}" if written else f"{folder} has all files already"
     file = typed(folder / "raft.yaml")
-    done += f"\n  next:  edit {file}, then raft build CORPUS --pipeline {file}"
+    done += f"\n  next:  edit {file}, then raft build --pipeline {file}   # with your documents as corpus in it"
     show({"folder": str(folder), "written": [str(path) for path in written]}, as_json, lambda facts: done)
 
 
@@ -87,9 +87,7 @@ def build(*, corpus: tuple[str, ...], assignments: tuple[str, ...], pipeline: st
     from raft.cli.progress import Progress
 
     if sample and not estimate:
-        raise UsageError(
-            "A sample belongs to an estimate.", where="--sample", hint="raft build CORPUS --estimate --sample 10"
-        )
+        raise UsageError("A sample belongs to an estimate.", where="--sample", hint="the same command with --estimate")
     qa = options["qa"]
     options["qa"] = list(qa) if len(qa) > 1 else next(iter(qa), None)
     options["settings"] = settings.parse_assignments(assignments)

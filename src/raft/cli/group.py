@@ -7,6 +7,8 @@ An error names the next command, and what may be given once is given once.
 
 import json
 import os
+import re
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -20,6 +22,7 @@ import click
 from raft.errors import RaftError, UsageError, of_system, typed
 from raft.store.children import import_path
 from raft.text import printable
+from raft.text.secrets import shown
 from raft.version import __version__
 
 _DEBUG = click.option("--debug", is_flag=True, help="Show the traceback of an error.")
@@ -69,6 +72,7 @@ def acting(command: Callable[..., None]) -> Callable[..., None]:
             if debug:
                 raise
             told = of_system(error) if isinstance(error, OSError) else error
+            told.hint = told.hint and spelled_out(told.hint)
             echo(f"raft: {told}", err=True)
             sys.exit(told.exit_code)
         except KeyboardInterrupt as stop:
@@ -110,6 +114,23 @@ def tell_of_writers(run: Path) -> None:
         echo(f"raft: a build is running, or a training: what is here may change (raft status {typed(run)})", err=True)
 
 
+_TYPED = "raft.typed"
+_SAME = re.compile(r"\bthe same command(?: again| with (--[\w-]+))(?=[ \n]|$)")
+
+
+def spelled_out(hint: str) -> str:
+    """Return a hint with what was typed in the place of "the same command again", or "with" an option of its own."""
+    context = click.get_current_context(silent=True)
+    found, same = _SAME.match(hint), context.meta.get(_TYPED) if context else None
+    if not found or not same:
+        return hint
+    words, option = shlex.split(same), found[1]
+    if option and option != "--set":  # which may be repeated
+        places = [place for place, word in enumerate(words) if word == option]
+        words = [word for place, word in enumerate(words) if place not in places and place - 1 not in places]
+    return shown(" ".join(filter(None, [shlex.join(words), option]))) + hint[found.end() :]
+
+
 class Command(click.Command):
     """A command that refuses an option with a value which is given twice: only one of the two would count."""
 
@@ -124,6 +145,7 @@ class Command(click.Command):
         for one in once:
             if once.count(one) > 1:
                 raise click.UsageError(f"{one.opts[-1]} is given more than once.", ctx)
+        ctx.meta[_TYPED] = shlex.join(["raft", *_names(ctx), *args])
         return super().parse_args(ctx, args)
 
 
@@ -159,7 +181,7 @@ def _told() -> Iterator[None]:
             raise
         where = " ".join(["raft", *_names(error.ctx)])
         near = [f"{where} {one}" for one in getattr(error, "possibilities", None) or ()]
-        hint = f"{near[0]} …   (or: {where} --help)" if near else f"{where} --help"
+        hint = f"{near[0]} --help   (is meant, perhaps; or: {where} --help)" if near else f"{where} --help"
         told = UsageError(error.format_message(), where=where, hint=hint)
         click.echo(printable(f"raft: {told}"), err=True)
         sys.exit(told.exit_code)
@@ -174,7 +196,7 @@ def main(context: click.Context) -> None:
     for name in _NAMESAKES:
         with suppress(PackageNotFoundError):
             distribution(name)
-            hint = f"pip uninstall {name} raft-pipeline, then pip install raft-pipeline"
+            hint = f"pip uninstall {name} raft-pipeline && pip install raft-pipeline"
             echo(f"raft: the package {name}, which brings a raft too, is installed beside this one: {hint}", err=True)
 
 

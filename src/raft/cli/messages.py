@@ -11,7 +11,7 @@ from raft.api.run import FAULT
 from raft.cli.kept import dropped_row, kept_rows, more_rows, pairs_told
 from raft.cli.registry import in_production
 from raft.corpus.pii import counted
-from raft.errors import pasted, typed
+from raft.errors import me, pasted, typed
 from raft.pipeline.estimate import DOING, as_text, cost_text
 from raft.rag.grounding import ceiled
 from raft.store.again import again
@@ -32,9 +32,9 @@ def estimate(facts: Mapping[str, Any]) -> str:
 def advice(facts: Mapping[str, Any]) -> Iterator[str]:
     """Yield the next commands after an estimate."""
     if facts["model"] in facts["unpriced"] and facts["own"]:
-        yield "  next:  the same command without --estimate; or with --price IN/OUT, to know what it costs"
+        yield "  next:  the same command without --estimate; or with --price 0.15/0.60, to know the costs"
     elif facts["model"] in facts["unpriced"]:
-        yield "  next:  the same command with --price IN/OUT (dollars per million tokens, e.g. --price 0.15/0.60)"
+        yield "  next:  the same command with --price 0.15/0.60   # dollars per million tokens read and written: yours"
     elif facts["cap"] is None and facts["known_dollars"][1] > 0:
         high = facts["spent"] + facts["known_dollars"][1]
         yield f"  next:  the same command without --estimate, and with --max-cost {max(0.01, round(high + 0.005, 2)):g}"
@@ -299,7 +299,7 @@ def approval(card: Mapping[str, Any]) -> str:
 def approved(card: Mapping[str, Any], run: str) -> str:
     """Return what is said of an approval, and what may come next."""
     told, then = f"{card['adapter']} is approved by {approval(card)}", "# raft serve answers with it then"
-    return f"{told}\n  next:  raft registry promote {typed(run)} {card['adapter']} --by NAME   {then}"
+    return f"{told}\n  next:  raft registry promote {typed(run)} {card['adapter']} --by {me()}   {then}"
 
 
 def rows(table: pl.DataFrame, name: str) -> Iterator[str]:
@@ -374,7 +374,7 @@ def trained(card: Mapping[str, Any], run: str) -> str:
     run = typed(run)
     lines.append(f"  next:  raft ask {run} 'your question'")
     lines.append(f"         raft bench {run}                 # is it better than plain RAG?")
-    lines.append(f"         raft approve {run} --by NAME     # when you have seen that it is")
+    lines.append(f"         raft approve {run} --by {me()}     # when you have seen that it is")
     return "\n".join(lines)
 
 
@@ -407,7 +407,10 @@ def refusing(facts: Mapping[str, Any], run: str) -> str:
     ]
     if facts["promised"] > facts["wanted"]:
         few = f"{without} are too few to promise {facts['wanted']:g}"
-        lines += ["", f"  ! {few}: questions of your own help (raft build ... --eval FILE)"]
+        lines += [
+            "",
+            f"  ! {few}: questions of your own help ({again(run, {'evaluation': 'questions.jsonl'})}, a file of yours)",
+        ]
     other = f"raft train {typed(run)} --part refusal --set answering.false_answers=0.2"
     lines += ["", f"  next:  raft ask {typed(run)} 'your question'", f"         {other}   # another rate"]
     return "\n".join(lines)

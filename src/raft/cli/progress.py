@@ -192,7 +192,7 @@ def _changes(facts: Mapping[str, Any]) -> str:
 
 def _edited(facts: Mapping[str, Any]) -> str:
     files = " and ".join(facts["files"])
-    return f"{'edited':<10} {files}, by hand: written anew now (changes that are to last: raft review RUN)"
+    return f"{'edited':<10} {files}, by hand: written anew now (changes that are to last are made in raft review)"
 
 
 def _round(facts: Mapping[str, Any]) -> str:
@@ -246,7 +246,7 @@ def _rows(facts: Mapping[str, Any]) -> str:
 
 def _few(facts: Mapping[str, Any]) -> str:
     rows, step = facts["rows"], facts["batch"]
-    more = "more come from more documents, or: raft build ... --questions-per-chunk N (or a larger questions.keep)"
+    more = "more come from more documents, or from a build with more --questions-per-chunk (or a larger questions.keep)"
     if rows < step:
         return f"{rows:,} do not fill one step of {step:,} (training.batch): little is learned from so few; {more}"
     return f"{rows:,} are under {FEW_ROWS}, where tuning rarely beats plain RAG; {more}"

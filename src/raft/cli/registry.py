@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from raft.cli.group import JSON, RUN, Commands, Place, acting, echo, main, show
-from raft.errors import UsageError, typed
+from raft.errors import UsageError, me, typed
 from raft.report import figures
 from raft.report.measures import MEASURES
 
@@ -83,7 +83,7 @@ def candidate(*, run: Path, version: str, share: float | None, shadow: float | N
 
     if version == _NONE:
         if share is not None or shadow is not None:
-            hint = f"raft registry candidate {typed(run)} none --by {typed(by or 'NAME')}"
+            hint = f"raft registry candidate {typed(run)} none --by {me(by)}"
             raise UsageError("No candidate has no share.", where="--share, --shadow", hint=hint)
         withdrawn = api.withdraw(run, by=by, because=because)
         show(
@@ -93,7 +93,7 @@ def candidate(*, run: Path, version: str, share: float | None, shadow: float | N
         )
         return
     if share is None and shadow is None:
-        hint = f"raft registry candidate {typed(run)} {version} --by {typed(by or 'NAME')} --share 0.1 --shadow 0.05"
+        hint = f"raft registry candidate {typed(run)} {version} --by {me(by)} --share 0.1 --shadow 0.05"
         raise UsageError("A candidate is tried on a share, or in the shadow.", where="--share, --shadow", hint=hint)
     line = api.candidate(run, version, share=share or 0.0, shadow=shadow or 0.0, by=by, because=because)
     show(line, as_json, lambda line: f"{line['version']} is tried: {_tried(line)}\n{_next(run, 'log')}")
@@ -202,7 +202,7 @@ def _table(found: Sequence[Mapping[str, Any]], run: Path) -> str:
     answers = "with the current adapter" if tuned else "untuned, as version 0"
     lines += ["", f"  nothing is in production: a server answers {answers}"]
     if best["kind"] == "rag" or best["verdict"]:
-        return "\n".join([*lines, f"  next:  raft registry promote {typed(run)} {best['id']} --by NAME"])
+        return "\n".join([*lines, f"  next:  raft registry promote {typed(run)} {best['id']} --by {me()}"])
     flag = "adapter" if best["kind"] == "adapter" else "version"
     return "\n".join([*lines, f"  next:  raft bench {typed(run)} --{flag} {best['id']}"])
 
@@ -354,5 +354,5 @@ def _chosen(facts: Mapping[str, Any], run: Path) -> str:
         )
     better = facts["wins"] > facts["losses"]
     return f"{told}\n  next:  raft registry {'promote' if better else 'show'} {typed(run)} {facts['candidate']}" + (
-        " --by NAME" if better else ""
+        f" --by {me()}" if better else ""
     )

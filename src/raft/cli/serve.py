@@ -37,7 +37,7 @@ def serve(*, run: Path | None, new_key: str | None, quiet: bool, **options: Any)
         _make_key(new_key, run, options["keys"])
         return
     if run is None:
-        raise UsageError("Which run?", where="raft serve", hint="raft serve RUN")
+        raise UsageError("Which run?", where="raft serve", hint=f"raft serve {_some_run()}")
     from raft.cli.registry import answers
     from raft.serving.process import serve as start
 
@@ -50,17 +50,23 @@ def serve(*, run: Path | None, new_key: str | None, quiet: bool, **options: Any)
     start(run, on_event=told, **options)
 
 
+def _some_run() -> str:
+    """Return the newest run below this folder, as it is typed, or else one as `raft build` names it by itself."""
+    found = [one for way in ("", "*/", "*/*/") for one in Path().glob(f"{way}manifest.json") if one.is_file()]
+    return typed(max(found, key=lambda one: one.stat().st_mtime).parent if found else "runs/handbook")
+
+
 def _make_key(name: str, run: Path | None, keys: Path | None) -> None:
     from raft.serving.keys import new_key
 
     if keys is None:
         raise UsageError(
-            "Where are keys kept?", where="--new-key", hint=f"raft serve --new-key {typed(name)} --keys FILE"
+            "Where are keys kept?", where="--new-key", hint=f"raft serve --new-key {typed(name)} --keys keys.txt"
         )
     echo(new_key(keys, name))
     echo(
         f"raft: this is {name}'s key; it is not shown again\n"
-        f"  next:  raft serve {typed(run or 'RUN')} --host 0.0.0.0 --keys {typed(keys)}",
+        f"  next:  raft serve {typed(run) if run else _some_run()} --host 0.0.0.0 --keys {typed(keys)}",
         err=True,
     )
 

@@ -77,7 +77,7 @@ def matching(documents: pl.DataFrame, globs: Sequence[str]) -> frozenset[str]:
             near = get_close_matches(glob, paths.values(), n=1, cutoff=0)
             raise UsageError(
                 f"split.hold_out: no document matches {glob}." + (f" Did you mean {near[0]}?" if near else ""),
-                hint="raft show RUN documents   (lists the paths)",
+                hint="name one of the files of the corpus, as a path below it or a pattern",
             )
         found |= hits
     if found and len(found) == len(paths):

@@ -294,7 +294,7 @@ def _capability(evidence: Evidence) -> Iterator[_Finding]:
     changes = {name: one for name, one in (evidence.capability or {}).items() if one["change"] is not None}
     if not changes:
         reason = "General capability was not measured; without it the most that can be said is to investigate."
-        advice = f"Measure what tuning cost elsewhere: raft bench {evidence.run} --set benchmark.capability=[FILE]"
+        advice = f"Measure what it cost elsewhere: raft bench {evidence.run} --set benchmark.capability=yours.jsonl"
         yield _Finding("investigate", reason, advice)
     gentler = f"Tune more gently: raft train {evidence.run} --set training.rehearsal=0.3"
     for name, one in changes.items():

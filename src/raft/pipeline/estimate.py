@@ -116,14 +116,14 @@ def confirm(found: Estimate) -> None:
         raise UsageError(
             f"What this build costs is unknown, since the price of {found.model} is. Nothing was asked yet.\n{words}",
             where="generator.input_price, generator.output_price",
-            hint="raft build ... --price IN/OUT   (dollars per million tokens read and written, e.g. 0.15/0.60)",
+            hint="the same command with --price 0.15/0.60   (dollars per million tokens read and written: yours)",
         )
     high = found.known_dollars[1]
     if high > found.confirm_above:
         raise UsageError(
             f"This build may cost {dollars(high)}: say how much it may cost at most. Nothing was asked yet.\n{words}",
             where=f"generator.confirm_above is {dollars(found.confirm_above)}",
-            hint=f"raft build ... --max-cost {rounded_up(found.spent + high)}",
+            hint=f"the same command with --max-cost {rounded_up(found.spent + high)}",
         )
 
 

@@ -51,7 +51,7 @@ def held_out(run: Run, questions: pl.DataFrame) -> list[Row]:
     wrong = pl.Series(wrong_references(run), dtype=pl.String)
     chosen = (own if own.height else questions).filter(~pl.col("question_id").is_in(wrong.implode()))
     if chosen.is_empty():
-        hint = f"raft monitor {typed(run.folder)} --questions FILE   (JSONL with question and answers)"
+        hint = f"raft monitor {typed(run.folder)} --questions questions.jsonl   (a file of yours)"
         raise UsageError("The run holds no questions to measure with.", where=run.folder / "eval.jsonl", hint=hint)
     rows = chosen.to_dicts()
     documents = {row["question_id"]: group_of(row, None, {}) for row in rows}

@@ -78,7 +78,7 @@ def read_documents(run: Run, settings: Settings, sources: Sequence[documents.Sou
         raise RaftError(
             "No document of the corpus can be read.",
             where="; ".join(tried),
-            hint="pip install 'raft-pipeline[docs]' brings the readers of PDF, DOCX, XLSX, EPUB and HTML",
+            hint="pip install 'raft-pipeline[docs]'   (brings the readers of PDF, DOCX, XLSX, EPUB and HTML)",
         )
     look_through(run, settings)
 

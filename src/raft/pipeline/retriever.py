@@ -423,7 +423,7 @@ def _verdict(measured: Mapping[str, Mapping[str, Any]]) -> tuple[bool, str]:
     every = measured.get("all", {"questions": 0})
     if every["questions"] < ENOUGH:
         few = f"{every['questions']} questions are too few to tell by"
-        return False, f"{few} (your own count: raft build CORPUS --eval FILE)"
+        return False, f"{few} (your own count: raft build takes a file of them with --eval)"
     recall, mrr = every["recall_at_k"]["difference"]["value"], every["mrr"]["difference"]["value"]
     if recall < 0:
         return False, "more questions do not find what bears their answers"

@@ -8,7 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from raft.errors import typed
+from raft.errors import me, typed
 from raft.report.figures import full, share, spread
 from raft.report.measures import MEASURES
 from raft.report.page import fill, render
@@ -114,7 +114,7 @@ def advice(facts: Facts) -> list[str]:
     state = point["state"] if point else ""
     if facts["acted"] and facts["acted"]["done"]:
         return [f"raft registry log {run}", f"raft train {run}"]
-    back = [f"raft registry rollback {run} --to 0 --by NAME --because 'it got worse'"]
+    back = [f"raft registry rollback {run} --to 0 --by {me()} --because 'it got worse'"]
     if state == "act":
         return [f"raft train {run}", *(back if point["version"] != "0" else [])]
     if state in ("look", "perhaps"):

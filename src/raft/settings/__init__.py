@@ -185,7 +185,8 @@ def parse_assignment(text: str) -> tuple[str, Any]:
     try:
         return key.strip(), yaml.safe_load(value)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise UsageError(f"The value of {key} is no YAML: {error}", where="--set", hint=f"--set '{key}=...'") from None
+        hint = f"--set {typed(f'{key}={yaml_value(value)}')}   (in quotes, as text)"
+        raise UsageError(f"The value of {key} is no YAML: {error}", where="--set", hint=hint) from None
 
 
 def parse_assignments(texts: Sequence[str]) -> dict[str, Any]:

@@ -111,7 +111,7 @@ class Budget:
             raise UsageError(
                 f"The price of {model} is unknown, so a cap of {dollars(cap)} could not be kept.",
                 where="max_cost",
-                hint="--price IN/OUT, in dollars per million tokens read and written, for example --price 0.15/0.60",
+                hint="--price 0.15/0.60   (with yours: dollars per million tokens read and written)",
             )
         self.price, self.cap = price, cap
         self._model, self._keeps = model, keeps
@@ -250,18 +250,15 @@ class Budget:
         """Return the error that says that a call which may cost `worst` dollars would pass the cap."""
         cap = self.cap or 0.0
         measuring = self.purpose == "benchmark"
-        way = "raft bench ... --set generator.max_cost=" if measuring else "raft build ... --max-cost "
-        then = (
-            "raises the cap of the run; then ask again"
-            if self.purpose == "ask"
-            else "the same command with a higher cap"
-        )
+        way = f"the same command with {'--set generator.max_cost=' if measuring else '--max-cost '}"
+        if self.purpose == "ask":
+            way = "build the run again, which raises its cap, and then ask again: raft build with --max-cost "
         flying = f", up to {dollars(self.in_flight)} more are under way" if self.in_flight else ""
         return CapReached(
             f"The cap of {dollars(cap)} would be passed: {dollars(self.spent)} are spent{flying}, and the next call"
             f" may cost {dollars(worst or 0.0)}. Everything that came is kept and not paid for twice.",
             where=f"{self._model}, {self.purpose}",
-            hint=f"{way}{2 * max(cap, self.spent):.2g}   ({then})",
+            hint=f"{way}{2 * max(cap, self.spent):.2g}",
         )
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from raft.errors import DamagedArtifact, typed
+from raft.errors import DamagedArtifact, me, typed
 from raft.store import adapters, artifacts, reports
 
 Kind = Literal["rag", "adapter", "merged", "gguf", "4bit"]
@@ -48,7 +48,7 @@ def whole(run: Path, version: Version) -> Path | None:
     found = content_digest(place)
     if found != version.digest or not found:
         what = "have changed since it became a version" if found else "are missing or damaged"
-        hint = f"raft registry promote {typed(run)} 0 --by NAME   (plain RAG answers; or bring its files back)"
+        hint = f"raft registry promote {typed(run)} 0 --by {me()}   (plain RAG answers; or bring its files back)"
         raise DamagedArtifact(f"The files of version {version.id} {what}.", where=place, hint=hint)
     return place
 
@@ -85,7 +85,7 @@ def objections(run: Path, version: Version) -> dict[str, str]:
     elif report.verdict != "ship":
         found[f"its verdict is {report.verdict}"] = ""
     if not approved_by(run, version):
-        found["nobody has approved it"] = f"raft approve {place} --by NAME --adapter {version.adapter}"
+        found["nobody has approved it"] = f"raft approve {place} --by {me()} --adapter {version.adapter}"
     return found
 
 

@@ -134,7 +134,7 @@ def clear(folder: Path, made: str) -> None:
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if (path.is_symlink() or not path.is_dir()) and not re.fullmatch(made, name):
-            hint = f"mv {typed(path)} SOMEWHERE-ELSE   (then the same command again)"
+            hint = f"mv {typed(path)} {typed(path)}.mine   (then the same command again)"
             raise UsageError("Something that raft did not make lies where it has to delete.", where=path, hint=hint)
     if folder.exists():
         shutil.rmtree(folder)

@@ -17,7 +17,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from raft.errors import UsageError
+from raft.errors import UsageError, me
 from raft.store.sqlite import Database
 from raft.text import whole
 
@@ -86,7 +86,7 @@ def writing(run: Path, by: str) -> Iterator[sqlite3.Connection]:
         raise UsageError(
             "The history keeps who said so, and no name is given.",
             where="--by",
-            hint="the same command with --by 'Marta Quill'",
+            hint=f"the same command with --by {me()}",
         )
     path = run / FILE
     with _REGISTRY.guarded(path):

@@ -13,7 +13,7 @@ from pathlib import Path
 from sqlite3 import Connection
 from typing import Any
 
-from raft.errors import DamagedArtifact, RaftError, UsageError, pasted, typed
+from raft.errors import DamagedArtifact, RaftError, UsageError, me, pasted, typed
 from raft.store import adapters, reports
 from raft.store.fitness import PLAIN, Kind, Version, approved_by, content_digest, objections, whole
 from raft.store.history import FILE, add, lines, reading, writing
@@ -265,7 +265,7 @@ def nominate(run: Path, version_id: str, *, share: float, shadow: float, by: str
     """
     for name, value in {"share": share, "shadow": shadow}.items():
         if not 0 <= value <= 1:
-            hint = f"raft registry candidate {typed(run)} {version_id} --by NAME --{name} 0.1"
+            hint = f"raft registry candidate {typed(run)} {version_id} --by {me(by)} --{name} 0.1"
             raise UsageError(f"A {name} lies between 0 and 1, and {value:g} does not.", where=f"--{name}", hint=hint)
     version = find(run, version_id)
     whole(run, as_known(run, version))
@@ -276,7 +276,7 @@ def nominate(run: Path, version_id: str, *, share: float, shadow: float, by: str
             raise UsageError(f"{what}.", where=run / FILE, hint=f"raft registry list {typed(run)}")
         if version.id in fold.retired and not because.strip():
             again = f"raft registry candidate {typed(run)} {version.id} --share {share:g} --by {typed(by)}"
-            raise UsageError(f"{version.id} was retired.", where=run / FILE, hint=f"{again} --because 'WHY'")
+            raise UsageError(f"{version.id} was retired.", where=run / FILE, hint=f"{again} --because 'I know better'")
         return _append(
             database, run, fold, "candidate", _seen(fold, version), by=by, because=because, share=share, shadow=shadow
         )
@@ -377,9 +377,7 @@ def _put(
         against |= {f"{version.id} was retired": ""} if version.id in fold.retired else {}
         if against and not because.strip():
             flag = version.id if action == "promote" else f"--to {version.id}"
-            again = (
-                f"raft registry {action} {typed(run)} {flag} --by {typed(by)} --because 'WHY'   (if you know better)"
-            )
+            again = f"raft registry {action} {typed(run)} {flag} --by {typed(by)} --because 'I know better'"
             steps = [command for command in against.values() if command][:1]
             raise UsageError(
                 f"Version {version.id} is not put into production: {', and '.join(against)}.",

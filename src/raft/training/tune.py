@@ -170,8 +170,8 @@ def _check(examples: pl.DataFrame, plan: TrainingPlan) -> None:
         raise RaftError(
             "There is no row to train on.",
             where=file,
-            hint="raft show RUN cleaned --only dropped   (says why questions were dropped), then raft build with more "
-            "--questions-per-chunk, or a larger questions.keep",
+            hint="raft show RUN cleaned --only dropped   (says why questions were dropped; then build with more "
+            "--questions-per-chunk, or a larger questions.keep)",
         )
     rows, valid = (examples.filter(pl.col("split") == split) for split in ("train", "valid"))
     both = valid.join(rows, on="question_id", how="semi")

@@ -11,7 +11,7 @@ from typing import Any
 from raft.backends import hub
 from raft.backends.local.cpu_inference import use_cpu_attention
 from raft.backends.vendors import quiet
-from raft.errors import MissingExtra, RaftError
+from raft.errors import MissingExtra, RaftError, typed
 from raft.store.adapters import CONFIG, WEIGHTS, check_weights, tensors
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
@@ -79,10 +79,11 @@ class Weights:
         except (RuntimeError, ValueError, KeyError, TypeError) as error:
             # Layers of the adapter may be in the model by now: it is loaded anew when it is next used.
             self._base, self._tuned, self._known = None, None, {}
+            run = adapter.parent.parent if adapter.parent.name == "adapters" else adapter.parent
             raise RaftError(
                 f"The adapter does not fit {self.name}: {str(error).splitlines()[0]}",
                 where=adapter,
-                hint="raft train RUN   (tunes an adapter of this student)",
+                hint=f"raft train {typed(run)}   (tunes an adapter of this student)",
             ) from None
         return name
 

@@ -98,7 +98,7 @@ def tune_model(model: Any, pairs: Pairs, *, seed: int, learning_rate: float, epo
                 loss = _loss(model, [prompt + pairs.questions[row] for row in batch], chunks, pairs, batch)
                 step += 1
                 if not math.isfinite(loss.item()):
-                    hint = "raft build ... --embedder NAME   (another one: the weights of this one take no training)"
+                    hint = "build the run with another --embedder: the weights of this one take no training"
                     raise RaftError("The loss is no number.", where=f"step {step} of {steps}", hint=hint)
                 for group in optimiser.param_groups:
                     group["lr"] = learning_rate * min(step / warming, (steps - step + 1) / max(1, steps - warming), 1.0)

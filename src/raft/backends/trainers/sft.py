@@ -353,7 +353,7 @@ def _no_memory(plan: TrainingPlan, error: BaseException) -> RaftError:
     return RaftError(
         f"Memory is short: {str(error).splitlines()[0] if str(error) else type(error).__name__}",
         where=f"{plan.student}, rows of up to {plan.max_tokens:,} tokens",
-        hint="raft train RUN --set examples.max_tokens=1024 (after raft build with it), or a smaller --student",
+        hint="raft train RUN --set training.batch=1   (or build with a smaller examples.max_tokens or --student)",
     )
 
 
