@@ -18,7 +18,7 @@ from raft.backends import hub
 from raft.errors import RaftError, UsageError, pasted, typed
 from raft.protocols import OnEvent
 from raft.serving.engine import Source, Sources
-from raft.serving.snapshots import Snapshot, Snapshots
+from raft.serving.snapshots import Snapshot, Snapshots, told_of_builds
 from raft.store import adapters, registry
 from raft.store.registry import PLAIN, Standing, Version
 
@@ -98,12 +98,13 @@ class Versions:
         self.name, self.pinned = built.folder.resolve().name or "raft", model is not None or adapter is not None
         self.standing = Standing() if self.pinned else registry.standing(self._run)
         answerer: Answerer
-        if self.standing.production is None:
-            answerer = built.answerer(model=model, adapter=adapter)
-            self._usual = self._given(answerer, adapter)
-        else:
-            self._usual = self.standing.production
-            answerer = built.answerer(**_options(self._usual, self._place(self._usual)))
+        with told_of_builds(self._run):
+            if self.standing.production is None:
+                answerer = built.answerer(model=model, adapter=adapter)
+                self._usual = self._given(answerer, adapter)
+            else:
+                self._usual = self.standing.production
+                answerer = built.answerer(**_options(self._usual, self._place(self._usual)))
         self.remarks = (*answerer.remarks, *self._said())
         self._snapshots = Snapshots(self._run, model, on_event)
         self.snapshot: Snapshot
@@ -138,7 +139,7 @@ class Versions:
         """Return what answers first.
 
         Raises:
-            RunLocked: a build is writing.
+            RunLocked: a build is writing what answers rest on.
             RaftError: the run was not finished, or cannot be used.
         """
         self.snapshot = self._snapshots.take()
