@@ -143,7 +143,6 @@ CREATE INDEX IF NOT EXISTS feedback_by_reply ON feedback (reply_id, caller);
 CREATE TABLE IF NOT EXISTS decisions (id INTEGER PRIMARY KEY AUTOINCREMENT, {_declared(DECISIONS)});
 """
 
-
 _ACCEPTED = (
     "SELECT feedback_id FROM decisions WHERE id IN (SELECT MAX(id) FROM decisions GROUP BY feedback_id)"
     " AND decision = 'accepted'"
@@ -159,7 +158,6 @@ _OLD = (
 _THEIRS = "SELECT 1 FROM replies WHERE reply_id = :reply_id AND (caller IN ('', :caller) OR :caller = '')"
 """A reply that a caller may speak of: with keys their own, or one of when none were needed; without keys any."""
 _COUNTED = "id = (SELECT MAX(id) FROM feedback AS later WHERE (later.reply_id, later.caller) = (f.reply_id, f.caller))"
-
 
 _Waiting = tuple[str, dict[str, Any], Future[int] | None]
 """A table, a row of it, and who waits until it is written."""
