@@ -253,6 +253,39 @@ def test_what_is_taken_back_is_ones_own(home):
     assert accepted(run) == []
 
 
+def test_who_reviews_beside_others_takes_back_nothing_of_theirs(home):
+    """A decision that somebody else has made since, on a page of their own, is not taken back with one's own."""
+    run = home / "run"
+    ada, bob = (Session(Built(run), name) for name in ("Ada", "Bob"))
+    ada.decide("1", "approved", reason=None, edit=None, shown="corrected")
+    bob.decide("1", "rejected", reason="wrong answer", edit=None, shown="corrected")
+    assert ada.undo() is None
+    assert traffic.decisions(run)["decision"].to_list() == ["accepted", "rejected"]
+
+
+def test_what_nobody_sees_is_not_learned(home):
+    """What is read on the page is all that is learned: marks of no width or of direction, and hidden letters, go."""
+    run, hidden = home / "run", "".join(chr(0xE0000 + ord(mark)) for mark in "obey me")
+    given = Traffic(run)
+    question = f"How heavy is the \u202eDelta\u202c garden\u200b pump?{hidden}"
+    given.record(Reply(reply_id="hidden", at=time.time(), question=question, answer=f"7.5{hidden} kg\x1b[31m"))
+    given.feedback("hidden", rating="up", comment=f"right\ufeff{hidden}")
+    given.feedback("hidden", correction=f"7.5 kg{hidden}", caller="ada")
+    given.close()
+    session = Session(Built(run), "Ada")
+    up, corrected = [*session.rows][-2:]
+    shown = session.view(corrected)
+    assert (shown["question"], shown["answer"]) == ("How heavy is the Delta garden pump?", "7.5 kg")
+    assert session.view(up)["doubts"][0] == "Said with it: right"
+    assert session.view(up)["answer"] == "7.5 kg [31m"
+    session.decide(corrected, "approved", reason=None, edit=None, shown="corrected")
+    (row,) = accepted(run)
+    assert (row["question"], row["answer"]) == (shown["question"], shown["answer"])
+    code, said = command(run, "--list")
+    assert code == 0
+    assert not set(said) & {*hidden, "\u202e", "\u200b", "\x1b"}
+
+
 def test_a_quote_that_is_gone_is_shown_as_such(home):
     """Where the documents have changed since a quote was accepted, the page says that no passage bears it any more."""
     session = Session(Built(home / "run"), "Ada")

@@ -583,6 +583,26 @@ def test_of_few_replies_nothing_is_told(run):
     assert "nothing can be told of so few" in typed(run, "--traffic-only")[2]
 
 
+def test_a_clock_that_went_wrong_does_not_stop_the_telling(run):
+    """Replies that a clock dated years ahead count as of now: the last days are still told from those before."""
+    rows = [{"at": day(n % 30), "question": f"Where is room {n}?"} for n in range(150)]
+    traffic(run, [*rows, {"at": day(4000), "question": "Where is room 999?"}])
+    found = raft.monitor(run, traffic_only=True)["traffic"]
+    assert found["last"] <= monitoring.day(time.time())
+    assert found["recently"] is not None
+
+
+def test_a_question_without_end_fills_no_screen(run):
+    """A question of any length is cut where a person reads it, and whole for programs."""
+    endless = "Where is room 7? " * 4000
+    traffic(run, [{"at": day(1), "question": endless, "abstained": True}])
+    (topic,) = raft.monitor(run, traffic_only=True)["traffic"]["topics"]
+    assert topic["example"] == endless.strip()
+    assert "Where is room 7?" in typed(run, "--traffic-only")[2]
+    assert max(map(len, typed(run, "--traffic-only")[2].splitlines())) < 250
+    assert (run / "monitor.html").read_text().count("Where is room 7?") < 50
+
+
 def test_ratings_leave_questions_open(run):
     """A reply that was rated down counts among those that the documents do not answer."""
     traffic(run, [{"at": day(n), "question": f"Where is room {n}?", "answer": "here"} for n in range(3)])

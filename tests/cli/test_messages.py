@@ -273,7 +273,7 @@ def test_other_rows_are_shown_field_by_field():
 def test_names_and_texts_cannot_speak_to_the_terminal(tmp_path, fake_models, as_json):
     """Escape sequences, C1 controls and direction marks in names and texts are printed as what they are, not obeyed."""
     corpus = write_corpus(tmp_path / "corpus")
-    bad = "red\x1b[31m\x9b2J\u202egnp.exe\ud83d"
+    bad = "red\x1b[31m\x9b2J\u202egnp.exe\u200b\U000e0041\ud83d"
     (corpus / "a\x1b]0;owned\x07b.md").write_text("# Title\n\nThe pump weighs 14 kg.\n")
     (corpus / "c.md").write_text(f"# Title {bad[:-1]}\n\nThe \u202efan\x1b[2J weighs 15 kg.\n")
     shutil.copy(corpus / "c.md", corpus / "d\u202e.md")
@@ -282,6 +282,6 @@ def test_names_and_texts_cannot_speak_to_the_terminal(tmp_path, fake_models, as_
     for arguments in (["status", run, *as_json], ["show", run, "documents", "-n", "99", *as_json], ["show", run, bad]):
         told = CliRunner().invoke(main, arguments)
         said = told.output
-        assert not set(said) & set("\x1b\x9b\x07\u202e"), arguments
+        assert not set(said) & set("\x1b\x9b\x07\u202e\u200b\U000e0041"), arguments
         if as_json and told.exit_code == 0:
             json.loads(said.splitlines()[0] if arguments[0] == "show" else said)

@@ -275,6 +275,22 @@ def test_a_shadow_is_written_while_nobody_waits(two):
     assert new.left.is_set()
 
 
+def test_a_shadow_does_not_keep_the_server(two):
+    """A shadow that is being written when the server ends is given up: nobody waits for it."""
+    _, new, engine = two
+    told = queue.Queue()
+    new.gate.clear()
+    engine.shadow(Job("shadow", "shadow", False, lambda *one: told.put(one), "candidate", shadow=True))
+    assert new.inside.wait(30)
+    ending = threading.Thread(target=engine.end, args=(30,))
+    ending.start()
+    until(lambda: engine._ended)
+    new.gate.set()
+    ending.join(30)
+    assert new.left.is_set()
+    assert told.empty()
+
+
 def test_shadows_do_not_pile_up(two):
     """Of more shadows than may wait the oldest is given up, and none is written by another than the candidate."""
     old, _, engine = two

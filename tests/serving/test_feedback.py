@@ -73,21 +73,25 @@ def test_feedback_is_kept_with_its_reply(served, tmp_path, stream):
 
 
 def test_a_later_feedback_of_a_caller_counts(tmp_path):
-    """Each key's holder has one feedback on a reply that counts, the last; keys are asked for as elsewhere."""
+    """Whoever was answered has one feedback on a reply that counts, the last; to others' keys it is unknown."""
     keys = {name: new_key(tmp_path / "keys.txt", name) for name in ("ada", "bob")}
     with Served(Source(), keys=read(tmp_path / "keys.txt"), run=tmp_path) as served:
         heads = {name: {"authorization": f"Bearer {key}"} for name, key in keys.items()}
         messages = [{"role": "user", "content": QUESTION}]
         sent = {"model": "raft", "messages": messages}
         name = json.loads(served.ask("/v1/chat/completions", sent, headers=heads["ada"])[2])["id"]
-        for who, rating in [("ada", "up"), ("bob", "up"), ("ada", "down")]:
-            assert served.ask(PATH, {"reply_id": name, "rating": rating}, headers=heads[who])[0] == 200
+        for who, rating in [("ada", "up"), ("bob", "up"), ("ada", "down"), ("bob", "up")]:
+            status, _, text = served.ask(PATH, {"reply_id": name, "rating": rating}, headers=heads[who])
+            assert status == (200 if who == "ada" else 404)
+            assert status == 200 or error_of(text)["code"] == "unknown_reply"
         status, _, text = served.ask(PATH, {"reply_id": name, "rating": "up"})
         assert (status, error_of(text)["type"]) == (401, "authentication_error")
     assert traffic.replies(tmp_path)["caller"].to_list() == ["ada"]
     counted = {row["caller"]: row["rating"] for row in traffic.feedback(tmp_path).to_dicts()}
-    assert counted == {"ada": "down", "bob": "up"}
-    assert traffic.feedback(tmp_path, history=True).height == 3
+    assert counted == {"ada": "down"}
+    assert traffic.feedback(tmp_path, history=True).height == 2
+    with Served(Source(), run=tmp_path) as served:
+        assert served.ask(PATH, {"reply_id": name, "rating": "up"})[0] == 200, "where no keys are needed, anybody"
 
 
 def test_what_fails_is_kept_and_probes_are_not(served, tmp_path):

@@ -18,12 +18,16 @@ from test_train import build_for
 
 import raft
 from conftest import Fakes
+from raft.api.asking import LoadedRun
 from raft.api.feedback import accepted
 from raft.api.training import export_model
 from raft.cli import main
 from raft.errors import RaftError, UsageError
+from raft.serving.engine import Engine
 from raft.serving.keys import new_key, owner, read
 from raft.serving.process import serve
+from raft.serving.routing import Router
+from raft.serving.snapshots import Snapshots
 from raft.serving.versions import Voice
 from raft.store import registry, traffic
 from raft.store.fitness import PLAIN
@@ -230,6 +234,51 @@ def test_a_signal_before_it_listens_leaves_nothing(plain):
         assert list((plain / "scratch").glob("serving-????????"))
         assert server.end(signal.SIGTERM) == 130
     assert list((plain / "scratch").glob("serving-????????")) == []
+
+
+@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "place", [(Snapshots, "_copy"), (LoadedRun, "open"), (Router, "change"), (Engine, "start"), (Engine, "end"), None]
+)
+def test_a_signal_at_any_stage_leaves_nothing(plain, monkeypatch, place, sign):
+    """A signal while a run is copied, opened, announced or loaded, or a second one while the server ends, ends it all.
+
+    No copy, no thread and no open port is left.
+    """
+    fakes, before = Fakes(), {*threading.enumerate()}
+    fakes.install(monkeypatch.setattr)
+    signals = {one: signal.signal(one, signal.default_int_handler) for one in (signal.SIGINT, signal.SIGTERM)}
+    if place:
+        usual = getattr(*place)
+
+        def interrupted(*given, **named):
+            found = usual(*given, **named)
+            signal.raise_signal(sign)
+            return found
+
+        monkeypatch.setattr(*place, interrupted)
+    addresses = []
+
+    def told(event, facts):
+        if event == "opened":
+            addresses.append(facts["address"])
+            if place is None:
+                signal.raise_signal(sign)
+        if event == "ready":
+            os.kill(os.getpid(), sign)
+
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            serve(plain, port=0, on_event=told)
+    finally:
+        for one, usual_handler in signals.items():
+            signal.signal(one, usual_handler)
+    left = [thread for thread in threading.enumerate() if thread not in before and thread.name.startswith("raft-")]
+    for thread in left:
+        thread.join(60)
+    assert not any(thread.is_alive() for thread in left)
+    assert list((plain / "scratch").glob("serving-????????")) == []
+    assert not addresses or not ask_health(addresses[0])
 
 
 def test_a_build_is_taken_over_without_a_restart(plain, tmp_path):

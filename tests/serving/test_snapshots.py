@@ -4,17 +4,21 @@ import errno
 import json
 import os
 import shutil
+import sqlite3
 import tempfile
 import threading
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from pathlib import Path
 
 import pytest
 from filelock import FileLock
 
 import raft
 from conftest import last_of_user, reply_by_rule
-from raft.errors import DamagedArtifact, RaftError, RunLocked, UsageError
+from raft.errors import DamagedArtifact, RaftError, RunLocked, UsageError, of_system
+from raft.serving.snapshots import Snapshots
 from raft.serving.versions import Versions
+from raft.store import artifacts
 from raft.store import run as locking
 from raft.store.run import unchanged
 from served import Served
@@ -101,18 +105,83 @@ def test_nothing_new_is_no_snapshot(home):
         assert look(snapshots) is None
 
 
-def test_a_build_that_writes_is_not_copied(home):
-    """While a build writes nothing is taken; when it has finished, what it made is."""
+def test_a_build_that_writes_is_not_taken_over(home):
+    """While a build writes a running server takes nothing of it; when it has finished, what it made is."""
     with opened(home / "run") as snapshots:
         snapshots.take()
         (home / "corpus" / "new.md").write_text("# New\n\nThe new pump weighs 99 kg and costs 12 euros.\n")
         rebuild(home)
         with FileLock(home / "run" / ".lock"):
             assert look(snapshots) is None
-            with pytest.raises(RunLocked) as caught:
-                snapshots.take()
-            assert "raft status" in caught.value.hint and "--out" not in caught.value.hint, "a server has none"
         assert look(snapshots).production.snapshot.documents == 7
+
+
+def test_a_server_starts_while_a_build_asks(home, fake_models):
+    """A build whose index is made, and which goes on asking for hours, keeps no server from starting with it."""
+    asks, goes_on, usual = threading.Event(), threading.Event(), fake_models.reply
+
+    def reply(request):
+        if "Question:" in last_of_user(request):
+            return usual(request)
+        asks.set()
+        assert goes_on.wait(60)
+        return usual(request)
+
+    fake_models.reply = reply
+    (home / "corpus" / "new.md").write_text("# New\n\nThe Zeta pump weighs 99 kg and costs 12 euros.\n")
+    building = threading.Thread(target=rebuild, args=(home,))
+    building.start()
+    try:
+        assert asks.wait(60)
+        assert locking.is_locked(home / "run")
+        with opened(home / "run") as snapshots:
+            first = snapshots.take().production
+            first.warm()
+            assert (first.snapshot.documents, first.index) == (7, index_of(home / "run"))
+            found = first.answerer.ask("How heavy is the Zeta pump?")
+            assert any(passage.document == "new.md" for passage in found.passages)
+            assert look(snapshots) is None
+            goes_on.set()
+            building.join(60)
+            assert not locking.is_locked(home / "run")
+            look(snapshots)
+            assert first.answerer.ask("How heavy is the Zeta pump?").text == found.text
+            first.close()
+    finally:
+        goes_on.set()
+        building.join(60)
+    assert list((home / "run" / "scratch").glob("serving-*")) == []
+
+
+@pytest.mark.parametrize("change", ["unfinished", "while it is copied", "the index alone"])
+def test_a_server_does_not_start_on_what_a_build_is_changing(home, monkeypatch, change):
+    """What is half new, or becomes so while it is copied, is refused with who is at work, and never answered from."""
+    manifest, usual = home / "run" / "manifest.json", Snapshots._copy
+    sound = manifest.read_text()
+
+    def busy(snapshots, folder):
+        found = usual(snapshots, folder)
+        if change == "while it is copied":
+            manifest.write_text(json.dumps({**json.loads(sound), "remark": str(folder)}))
+        elif change == "the index alone":
+            with closing(sqlite3.connect(folder / "index" / "chroma.sqlite3")) as database, database:
+                database.execute("DELETE FROM embeddings WHERE id = (SELECT MIN(id) FROM embeddings)")
+        return found
+
+    monkeypatch.setattr(Snapshots, "_copy", busy)
+    expected = DamagedArtifact if change == "the index alone" else RunLocked
+    with FileLock(home / "run" / ".lock"), pytest.raises(expected) as caught:
+        if change == "unfinished":
+            broken = json.loads(sound)
+            broken["steps"]["index"]["unfinished"] = True
+            manifest.write_text(json.dumps(broken))
+        with opened(home / "run") as snapshots:
+            snapshots.take()
+    assert "raft status" in caught.value.hint
+    assert "--out" not in caught.value.hint, "a server has none"
+    assert str(home / "run") in str(caught.value.where)
+    assert "scratch" not in str(caught.value.where)
+    assert list((home / "run" / "scratch").glob("serving-*")) == []
 
 
 def test_a_build_waits_while_a_run_is_copied(home, monkeypatch):
@@ -191,6 +260,37 @@ def test_a_run_that_cannot_be_written_to_is_to_be_copied(home, monkeypatch):
     with pytest.raises(RaftError, match="Read-only") as told, opened(home / "run"):
         pass
     assert f"cp -r {home / 'run'} {home / 'run'}-served && raft serve {home / 'run'}-served" in str(told.value)
+
+
+def test_a_full_disk_is_told_in_a_line(home, monkeypatch):
+    """Where the copy of the index finds no room, that is what is said, with the file; nothing is left of it."""
+
+    def full(source, target):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(source), None, str(target))
+
+    with opened(home / "run") as snapshots, monkeypatch.context() as patch:
+        patch.setattr(shutil, "copyfile", full)
+        patch.setattr(artifacts, "link", lambda *_: None)
+        with pytest.raises(OSError, match="No space left on device") as caught:
+            snapshots.take()
+    told = of_system(caught.value)
+    assert "df -h" in told.hint
+    assert str(home / "run") in str(told.where)
+    assert list((home / "run" / "scratch").glob("serving-*")) == []
+
+
+def test_files_that_are_links_are_served(home):
+    """A run whose files lie elsewhere, behind relative links, is served as any other."""
+    run, there = home / "run", home / "there"
+    there.mkdir()
+    for name in ("documents.parquet", "chunks.parquet", "index", "lexical"):
+        if (run / name).exists():
+            shutil.move(run / name, there / name)
+            (run / name).symlink_to(Path("..") / "there" / name)
+    (home / "link").symlink_to("run")
+    with opened(home / "link") as snapshots:
+        assert snapshots.take().production.answerer.ask("How heavy is the Delta garden pump?").passages
+    assert (run / "documents.parquet").is_symlink()
 
 
 def test_what_cannot_be_asked_is_not_served(home, tmp_path):

@@ -1,6 +1,7 @@
 """A run directory: each step once per distinct input, and the same bytes whatever happened in between."""
 
 import json
+import os
 import shutil
 import sqlite3
 import subprocess
@@ -307,6 +308,16 @@ def test_a_folder_that_cannot_be_made_is_a_usage_error(tmp_path):
     with pytest.raises(UsageError, match="cannot be written") as caught:
         build(tmp_path / "file" / "run")
     assert "--out" in caught.value.hint
+
+
+@pytest.mark.parametrize("opens", [folders.claim, run.existing])
+def test_a_path_that_is_not_utf8_is_refused(tmp_path, opens):
+    """Where a folder on the way has a name of no letters, building and opening say so, and make nothing there."""
+    odd = tmp_path / os.fsdecode(b"caf\xe9") / "run"
+    with pytest.raises(UsageError, match="UTF-8") as caught:
+        opens(odd)
+    assert f"ls -d {tmp_path}/caf?/run" in caught.value.hint
+    assert not odd.parent.exists()
 
 
 @pytest.mark.parametrize("version", [0, 2, "1", None])

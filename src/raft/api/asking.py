@@ -82,6 +82,10 @@ class LoadedRun:
         """
         self._opened()
 
+    def index_digest(self) -> str:
+        """Return the digest of what is indexed, all of which is read for it, as the manifest has it."""
+        return self._opened().index.digest()
+
     def _opened(self) -> "_Corpus":
         stamp = (self.run.folder / "manifest.json").stat().st_mtime_ns
         if self._corpus is None or self._corpus.stamp != stamp:

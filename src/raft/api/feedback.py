@@ -15,6 +15,7 @@ from typing import Any
 from raft.api.reviewing import cut, name_of
 from raft.api.run import Built
 from raft.corpus import pii
+from raft.corpus.readers import clean
 from raft.curation.decisions import APPROVED, EDITED, REASONS, REJECTED
 from raft.curation.pairs import bears, means, quoted, quotes, rarity
 from raft.errors import UsageError, typed
@@ -130,7 +131,8 @@ class Session:
         self.run, self.settings, self.reviewer = built._run, built.settings, reviewer
         said = traffic.feedback(built.folder)
         replies = {row["reply_id"]: row for row in traffic.replies(built.folder).iter_rows(named=True)}
-        self.rows = {str(row["id"]): {**row, **_reply(replies.get(row["reply_id"]))} for row in said.to_dicts()}
+        rows = ({**row, **_reply(replies.get(row["reply_id"]))} for row in said.to_dicts())
+        self.rows = {str(row["id"]): _seen(row) for row in rows}
         self._decided = _last(built.folder)
         self.lists: dict[str, list[str]] = {name: [] for name in LISTS}
         for name, row in self.rows.items():
@@ -220,6 +222,7 @@ class Session:
 
         What somebody else had decided on that feedback before counts again.
         """
+        self._decided = _last(self.run.folder)  # others review too
         mine = [
             one for one in self._decided.values() if one["by"] == self.reviewer and str(one["feedback_id"]) in self.rows
         ]
@@ -343,6 +346,11 @@ def _reply(row: Row | None) -> Row:
     """Return what a reviewer is shown of a reply; of one that was deleted nothing is left."""
     parts = ("question", "answer", "citations", "version", "arm", "model")
     return {part: row[part] for part in parts} if row else {**dict.fromkeys(parts), "citations": []}
+
+
+def _seen(row: Row) -> Row:
+    """Return feedback without what nobody sees: what is learned from it is what a person has read."""
+    return {**row, **{name: clean(row[name]) for name in ("question", "answer", "correction", "comment") if row[name]}}
 
 
 def _answer(row: Row) -> str:

@@ -1,6 +1,7 @@
 """Watching: what production answers now against what it answered, and what its users ask; a run in, a page out."""
 
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict
@@ -197,6 +198,8 @@ def _act(folder: Path, point: Row, measuring: Measuring) -> Row | None:
 def _traffic(built: Built, settings: Settings, tell: OnEvent) -> Row | None:
     """Return what the traffic tells; None where there is none."""
     replies = traffic.replies(built.folder)
+    # what a clock that went wrong dated later than now would be the latest for as long as that
+    replies = replies.with_columns(pl.min_horizontal("at", pl.lit(time.time()))).sort("at", "reply_id")
     if replies.is_empty():
         return None
     feedback = traffic.feedback(built.folder)

@@ -10,6 +10,7 @@ import click
 
 from raft.cli.group import JSON, RUN, Place, acting, echo, main, show
 from raft.errors import pasted, typed
+from raft.text import shortened
 
 _LONGEST = 70
 """Most characters of a text in a list."""
@@ -70,5 +71,4 @@ def _row(row: Mapping[str, Any]) -> Iterator[str]:
     told["passage"] = f"{row['document']}: {row['quote'] or ''}" if row["document"] else None
     for name, text in told.items():
         if text:
-            short = " ".join(text.split())
-            yield f"        {name:<10}  {short if len(short) <= _LONGEST else short[: _LONGEST - 1] + '…'}"
+            yield f"        {name:<10}  {shortened(text, _LONGEST)}"

@@ -15,10 +15,12 @@ import click
 from raft.backends.hosted.endpoint import URL
 from raft.cli.group import JSON, QUIET, RUN, SET, Place, acting, echo, main, show
 from raft.errors import NotMeasured, RaftError, pasted
+from raft.text import shortened
 
 FINE, LOOK, ACT, NOT_MEASURED = 0, 10, 11, NotMeasured.exit_code
 """Exit codes for cron. 1 and 2 are those of any command: a failure, and wrong usage."""
 _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+_LONGEST = 120  # characters of a question that somebody asked
 _AGAIN = 3600.0  # seconds after which what could not be measured is tried again
 
 
@@ -106,7 +108,9 @@ def words(found: Mapping[str, Any]) -> str:
         lines += ["", f"  asked, and not answered or rated wrong ({traffic['unanswered']:,} replies):"]
         for one in traffic["topics"][:10]:
             note = ", another subject" if one["far"] else ""
-            lines.append(f"    {one['times']:>5,} x  {one['example']}   (last {one['last']}{note})")
+            lines.append(
+                f"    {one['times']:>5,} x  {shortened(one['example'], _LONGEST)}   (last {one['last']}{note})"
+            )
         if len(traffic["topics"]) > 10:
             lines.append(f"    and {len(traffic['topics']) - 10:,} more topics")
     lines += ["", f"  page: {found['run']}/monitor.html"]

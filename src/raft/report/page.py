@@ -17,6 +17,7 @@ from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup, escape
 
 from raft.report import figures
+from raft.text import shortened
 
 _HERE = str(__package__)
 
@@ -82,7 +83,7 @@ def _environment() -> Environment:
     filters = (cell, code_spans, sentence, figures.amount, figures.duration, figures.full, figures.money)
     shown = (figures.share, figures.spread, figures.tick, figures.value)
     told = (figures.headline, figures.chosen_blindly, figures.judged)
-    listed = (figures.parts_shown, figures.together_shown, figures.wording_shown)
+    listed = (figures.parts_shown, figures.together_shown, figures.wording_shown, shortened)
     made.filters.update({one.__name__: one for one in (*filters, *shown, *told, *listed)})
     made.globals["NO_FIGURE"] = (figures.NOT_MEASURED,)
     made.tests.update(measured=figures.measured, few=figures.few)

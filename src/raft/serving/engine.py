@@ -202,7 +202,8 @@ class Engine:
         with self._changed:
             self._ended = True
             self._changed.notify()
-        self._thread.join(seconds)
+        if self._thread.ident is not None:  # it was started
+            self._thread.join(seconds)
 
     def _work(self) -> None:
         begun = time.monotonic()
@@ -351,7 +352,7 @@ class Engine:
         arm, source = job.met or self.sources.of("production")
 
         def heard(piece: str) -> None:
-            if job.left.is_set() or (job.shadow and self._waiting):
+            if job.left.is_set() or (job.shadow and (self._waiting or self._ended)):
                 raise _Left
             if job.streamed:
                 job.tell("piece", piece)

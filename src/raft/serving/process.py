@@ -4,7 +4,7 @@ import ipaddress
 import signal
 import socket
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from threading import Event, current_thread, main_thread
 from typing import Any
@@ -112,30 +112,30 @@ def _serve(
 
     engine, snapshot = Engine(first, heard), versions.snapshot
     chosen, collection = snapshot.loaded.settings, str(snapshot.loaded.run.manifest["collection"])
-    follow_ups = FollowUps(chosen, collection, tell) if chosen.serving.rewrite else None
-    recorder = Recorder(run, chosen, tell)
-    router = Router(run, collection, tell, versions.wake.set)
-    router.change(first, versions.standing)
-    parts: dict[str, Any] = {"recorder": recorder, "router": router, "follow_ups": follow_ups, "spans": spans}
-    application = Application(engine, versions.name, known, count, tell, **parts)
-    server = Server(config(application, ServerConnection, graceful=int(SECONDS)))
-    told = {"address": _address(listening), "name": versions.name, "remarks": versions.remarks, "kept": recorder.on}
-    now = first.production
-    tell("opened", {**told, "model": now.answerer.model, "adapter": now.answerer.adapter, "version": now.version})
-    engine.start()
-    watching = versions.watch(ended, offer, built)
-    try:
-        server.run(sockets=[listening])
-    finally:
-        ended.set()
-        versions.wake.set()
-        for thread in watching:
-            thread.join(PATIENCE)
-        engine.end(0.0 if server.force_exit else PATIENCE)
-        recorder.close()
-        for one in (follow_ups, spans):
+    with ExitStack() as parting:  # another signal while one part ends does not keep the others from it
+        follow_ups = FollowUps(chosen, collection, tell) if chosen.serving.rewrite else None
+        recorder = Recorder(run, chosen, tell)
+        for one in (spans, follow_ups, recorder):
             if one is not None:
-                one.close()
+                parting.callback(one.close)
+        router = Router(run, collection, tell, versions.wake.set)
+        router.change(first, versions.standing)
+        parts: dict[str, Any] = {"recorder": recorder, "router": router, "follow_ups": follow_ups, "spans": spans}
+        application = Application(engine, versions.name, known, count, tell, **parts)
+        server = Server(config(application, ServerConnection, graceful=int(SECONDS)))
+        told = {"address": _address(listening), "name": versions.name, "remarks": versions.remarks, "kept": recorder.on}
+        now = first.production
+        tell("opened", {**told, "model": now.answerer.model, "adapter": now.answerer.adapter, "version": now.version})
+        parting.callback(lambda: engine.end(0.0 if server.force_exit else PATIENCE))
+        engine.start()
+        watching = versions.watch(ended, offer, built)
+        try:
+            server.run(sockets=[listening])
+        finally:
+            ended.set()
+            versions.wake.set()
+            for thread in watching:
+                thread.join(PATIENCE)
     if failed:
         raise failed[0]
     if server.force_exit:

@@ -4,6 +4,10 @@ Chroma's client sees nothing of what another process writes, and a build changes
 has the run to itself: files that builds replace by a rename are linked, the index is copied, while no build writes.
 When a build has finished, a new copy is made beside the old one, opened, and takes its place between two answers. A
 build that was stopped, or whose parts do not belong together, is not taken over.
+
+A server that starts while something writes to the run does not wait for its end, which may be hours away: what answers
+rest on is changed in the first minutes of a build, and never by a training. The manifest is written before such a
+change and after it, so a copy during which it stayed the same file is whole.
 """
 
 import errno
@@ -11,7 +15,8 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -22,9 +27,10 @@ from raft import settings
 from raft.api import models
 from raft.api.asking import LoadedRun
 from raft.backends import hub
-from raft.errors import RaftError, RunLocked, of_system, typed
+from raft.errors import DamagedArtifact, RaftError, RunLocked, of_system, typed
 from raft.pipeline.build import searched
 from raft.protocols import OnEvent
+from raft.settings import Settings
 from raft.store import artifacts
 from raft.store.again import again
 from raft.store.run import existing, unchanged
@@ -130,17 +136,20 @@ class Snapshots:
         shutil.rmtree(self._home, ignore_errors=True)
 
     def take(self) -> Snapshot:
-        """Return the run as it is now, opened.
+        """Return the run as it is now, opened, also while a build or a training writes to other parts of it.
 
         Raises:
-            RunLocked: a build is writing.
+            RunLocked: a build is writing what answers rest on.
             RaftError: it was not finished, or cannot be used.
         """
+        return self._take(beside=True)
+
+    def _take(self, *, beside: bool) -> Snapshot:
         for left in reversed(range(_TRIES)):
             self._count += 1
             folder = self._home / str(self._count)
             try:
-                self._latest = self._taken(folder)
+                self._latest = self._taken(folder, beside=beside)
                 return self._latest
             except BaseException as error:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -154,15 +163,9 @@ class Snapshots:
                 raise
         raise AssertionError
 
-    def _taken(self, folder: Path) -> Snapshot:
+    def _taken(self, folder: Path, *, beside: bool) -> Snapshot:
         before = self._latest.loaded if self._latest else None
-        with unchanged(self._run):
-            self._stamp = self._stamped()
-            run = existing(self._run)
-            chosen = settings.of_manifest(run.manifest["settings"], self._run)
-            run.require(*searched(chosen))
-            self._copy(folder, remote=bool(chosen.index.url))
-            self._content = _content(run.manifest)
+        chosen, moving = self._copied(folder, beside=beside)
         # what is paid for stays in the run's own ledger
         chosen = chosen.model_copy(update={"ledger": chosen.ledger or self._run / "ledger.sqlite"})
         asked = self._model or chosen.student
@@ -170,6 +173,8 @@ class Snapshots:
         loaded = LoadedRun(existing(folder), chosen, before)
         try:
             loaded.open()
+            if moving and not chosen.index.url:
+                self._compare(folder, loaded)
             if before is not None and not hub.is_hosted(chosen.index.embedder):
                 loaded.search(["What is it about?"], 1)  # the embedder is loaded before it is needed
             return Snapshot(folder, loaded)
@@ -177,7 +182,43 @@ class Snapshots:
             loaded.close()
             raise
 
-    def _copy(self, folder: Path, *, remote: bool) -> None:
+    def _copied(self, folder: Path, *, beside: bool) -> tuple[Settings, bool]:
+        """Copy the run; return its settings, and whether another process was writing, which is refused but `beside`."""
+        try:
+            with unchanged(self._run):
+                return self._copy(folder), False
+        except RunLocked as error:
+            if not beside:
+                raise
+            locked = error
+        for _ in range(_TRIES):
+            stamp = self._stamped()
+            try:
+                chosen = self._copy(folder)
+            except FileNotFoundError:  # it was replaced
+                pass
+            except (RaftError, OSError) as error:
+                if not isinstance(error, RaftError) and stamp == self._stamped():
+                    raise
+            else:
+                if stamp == self._stamped():
+                    return chosen, True
+            shutil.rmtree(folder, ignore_errors=True)
+        raise locked
+
+    def _compare(self, folder: Path, loaded: LoadedRun) -> None:
+        """Compare a copied index with what the manifest says: whoever opens the original may write to its files."""
+        known = loaded.run.manifest["steps"]["index"]["artifacts"]["index"]["digest"]
+        if loaded.index_digest() != known:
+            hint = f"wait for the other raft (raft status {typed(self._run)}), then the same command again"
+            raise DamagedArtifact("The index changed while it was copied.", where=folder / "index", hint=hint)
+
+    def _copy(self, folder: Path) -> Settings:
+        self._stamp = self._stamped()
+        run = existing(self._run)
+        chosen = settings.of_manifest(run.manifest["settings"], self._run)
+        run.require(*searched(chosen))
+        self._content, remote = _content(run.manifest), bool(chosen.index.url)
         if not remote and not (self._run / "index" / "chroma.sqlite3").is_file():
             hint = again(self._run, remark="makes it anew")
             raise RaftError("The run has no index.", where=self._run / "index", hint=hint)
@@ -189,7 +230,11 @@ class Snapshots:
                 if path.is_file():
                     artifacts.link(path, folder / path.relative_to(self._run))
         if not remote:
-            shutil.copytree(self._run / "index", folder / "index")
+            for path in filter(Path.is_file, sorted((self._run / "index").rglob("*"))):
+                target = folder / path.relative_to(self._run)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, target)
+        return chosen
 
     def look(self) -> Snapshot | None:
         """Return the run as a build has left it that finished since the last look; None where there is nothing new.
@@ -204,7 +249,7 @@ class Snapshots:
                 if _content(existing(self._run).manifest) == self._content:
                     self._stamp = stamp
                     return None
-            return self.take()
+            return self._take(beside=False)
         except RunLocked:  # it will be looked at when it is done
             return None
         except Exception as error:  # whatever it is, what was there before can still be asked
@@ -218,6 +263,22 @@ class Snapshots:
         except OSError:  # the run was moved away, and may come back
             return None
         return state.st_mtime_ns, state.st_size, state.st_ino
+
+
+@contextmanager
+def told_of_builds(run: Path) -> Iterator[None]:
+    """Where a run is found unfinished, say that a build is making it, if one is.
+
+    Raises:
+        RunLocked: it is.
+    """
+    try:
+        yield
+    except DamagedArtifact as error:
+        if str(error.where) != str(run):  # an adapter, say
+            raise
+        with unchanged(run):
+            raise
 
 
 def _content(manifest: Mapping[str, Any]) -> str:

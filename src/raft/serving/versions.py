@@ -19,7 +19,7 @@ from raft.backends.hosted import lora
 from raft.errors import RaftError, UsageError, pasted, typed
 from raft.protocols import OnEvent
 from raft.serving.engine import Source, Sources
-from raft.serving.snapshots import Snapshot, Snapshots
+from raft.serving.snapshots import Snapshot, Snapshots, told_of_builds
 from raft.store import adapters, registry
 from raft.store.registry import PLAIN, Standing, Version
 
@@ -112,7 +112,8 @@ class Versions:
         self.pinned = adapter is not None or (model is not None and not self._at_engine)
         self.standing = Standing() if self.pinned else registry.standing(self._run)
         try:
-            answerer = self._first(built, adapter)
+            with told_of_builds(self._run):
+                answerer = self._first(built, adapter)
         except RaftError as error:
             if self._at_engine and not self.pinned:
                 alone = (
@@ -169,7 +170,7 @@ class Versions:
         """Return what answers first.
 
         Raises:
-            RunLocked: a build is writing.
+            RunLocked: a build is writing what answers rest on.
             RaftError: the run was not finished, or cannot be used.
         """
         self.snapshot = self._snapshots.take()

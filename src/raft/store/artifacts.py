@@ -64,7 +64,7 @@ def link(source: Path, target: Path) -> None:
     draft.unlink(missing_ok=True)
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        os.link(source, draft)
+        os.link(source.resolve(), draft)
     except OSError:
         shutil.copyfile(source, draft)
     draft.replace(target)

@@ -75,6 +75,23 @@ def is_ours(folder: Path) -> bool:
     return _tables(folder / "ledger.sqlite") >= _LEDGER
 
 
+def check_name(folder: Path) -> None:
+    """Check that a run directory's path can be written down.
+
+    Raises:
+        UsageError: it is not UTF-8, and the libraries that keep tables and vectors take no other.
+    """
+    whole = str(folder.absolute())
+    try:
+        whole.encode()
+    except UnicodeEncodeError:
+        pattern = whole.encode(errors="replace").decode()  # a question mark stands for any byte, in a shell too
+        what = "The path of a run directory has to be UTF-8, and this one is not."
+        raise UsageError(
+            what, where=pattern, hint=f"ls -d {pattern}   (mv it, or the folder above it, to another name)"
+        ) from None
+
+
 def is_foreign(path: Path) -> bool:
     """Tell whether a file is a database with tables, and none of them is a ledger's."""
     found = _tables(path)
@@ -100,10 +117,11 @@ def claim(folder: Path, option: str = "--out") -> None:
     """Make a folder raft's own, so that what it writes there replaces nothing of the user's.
 
     Raises:
-        UsageError: it is no folder, or holds something and was not made by raft; or something of the user's lies where
-            raft's files belong.
+        UsageError: it is no folder, its path is not UTF-8, or it holds something and was not made by raft; or something
+            of the user's lies where raft's files belong.
         OSError: it cannot be written to.
     """
+    check_name(folder)
     if folder.exists() and not folder.is_dir():
         raise UsageError("There is a file in the place of the folder.", where=folder, hint=f"{option} another-folder")
     if folder.exists() and any(map(_counts, folder.iterdir())) and not is_ours(folder):

@@ -445,8 +445,9 @@ def existing(folder: Path) -> Run:
     """Open a run directory that must exist.
 
     Raises:
-        UsageError: there is no run directory at `folder`.
+        UsageError: there is no run directory at `folder`, or its path is not UTF-8.
     """
+    folders.check_name(folder)
     if not (folder / "manifest.json").is_file() or not folders.is_ours(folder):
         hint, near = again(folder), Path("runs", folder.name)
         if near != folder and (near / "manifest.json").is_file():  # the corpus was named in its place

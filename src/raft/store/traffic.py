@@ -145,7 +145,6 @@ CREATE INDEX IF NOT EXISTS feedback_by_reply ON feedback (reply_id, caller);
 CREATE TABLE IF NOT EXISTS decisions (id INTEGER PRIMARY KEY AUTOINCREMENT, {_declared(DECISIONS)});
 """
 
-
 _ACCEPTED = (
     "SELECT feedback_id FROM decisions WHERE id IN (SELECT MAX(id) FROM decisions GROUP BY feedback_id)"
     " AND decision = 'accepted'"
@@ -158,8 +157,9 @@ _OLD = (
     ("decisions", "id", "at < :before AND feedback_id NOT IN (SELECT id FROM feedback)"),
 )
 """What is deleted, one after the other: table, key, and which rows."""
+_THEIRS = "SELECT 1 FROM replies WHERE reply_id = :reply_id AND (caller IN ('', :caller) OR :caller = '')"
+"""A reply that a caller may speak of: with keys their own, or one of when none were needed; without keys any."""
 _COUNTED = "id = (SELECT MAX(id) FROM feedback AS later WHERE (later.reply_id, later.caller) = (f.reply_id, f.caller))"
-
 
 _Waiting = tuple[str, dict[str, Any], Future[int] | None]
 """A table, a row of it, and who waits until it is written."""
@@ -219,7 +219,7 @@ class Traffic:
         """Write down what a caller says of a reply, and return its number once it is on disk.
 
         Raises:
-            UnknownReply: there is no such reply.
+            UnknownReply: there is no such reply, or it was given to a caller with another key.
             RaftError: it could not be written.
         """
         return self.submit(reply_id, rating=rating, correction=correction, comment=comment, caller=caller).result()
@@ -300,7 +300,7 @@ class Traffic:
             for table, row, done in ready:
                 if done is None:
                     _insert(database, table, row, "OR REPLACE ")
-                elif database.execute("SELECT 1 FROM replies WHERE reply_id = ?", (row["reply_id"],)).fetchone():
+                elif database.execute(_THEIRS, row).fetchone():
                     kept.append((done, _insert(database, table, row)))
                 else:
                     kept.append((done, self._unknown(row["reply_id"])))

@@ -44,7 +44,10 @@ _ONE_BY_ONE = re.compile(rf"[{UNSPACED}][{MARKS}]*")
 PAIRED = re.compile(rf"[{UNSPACED}{SYLLABLES}]+")
 """What is told apart by pairs of neighbours, since a word has no end in it that could be seen."""
 
-_HIDDEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
+_HIDDEN = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
+    r"\ud800-\udfff\U000e0000-\U000e0fff]"
+)
 
 _EXPONENT, _NOTE_MARK = re.compile("(?<=\\d)(?=[⁰¹²³⁴-⁹⁺⁻])"), re.compile(r"(?<!\S)[⁰¹²³⁴-⁹]+(?!\w)")
 
@@ -84,8 +87,22 @@ def at_home(path: str | Path) -> Path:
 
 
 def printable(text: str) -> str:
-    """Return a text with control characters, direction marks and half characters escaped, as in JSON; lines stay."""
-    return _HIDDEN.sub(lambda mark: f"\\u{ord(mark[0]):04x}", text)
+    """Return a text with control characters, what has no width, marks of direction and half characters escaped.
+
+    They are escaped as in JSON, which so stays what it says; lines stay.
+    """
+    return _HIDDEN.sub(_escaped, text)
+
+
+def _escaped(mark: re.Match[str]) -> str:
+    units = mark[0].encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{units[place : place + 2].hex()}" for place in range(0, len(units), 2))
+
+
+def shortened(text: str, most: int) -> str:
+    """Return a text on one line, in at most so many characters."""
+    line = " ".join(text.split())
+    return line if len(line) <= most else f"{line[: most - 1]}…"
 
 
 def normalise(text: str) -> str:

@@ -80,6 +80,10 @@ class HybridRetriever(AbstractContextManager["HybridRetriever"]):
         """Let go of the files."""
         self._dense.close()
 
+    def digest(self) -> str:
+        """Return the digest of the vectors' index (`ChromaIndex.digest`)."""
+        return self._dense.digest()
+
     def search(self, queries: Sequence[str], k: int) -> pl.DataFrame:
         """Return the best `k` chunks of each query as a frame of `tables.HITS`; the score is that of `fuse`."""
         depth = max(k, DEPTH)
