@@ -37,7 +37,7 @@ HEAVY = (
     *("bm25s", "tokenizers", "huggingface_hub", "gguf", "accelerate", "onnxruntime"),
 )
 SLOW_TO_IMPORT = ("torch", "transformers", "chromadb", "litellm", "datasets", "unsloth", "sentence_transformers")
-LONGEST, MODULES_AT_MOST, LINES_AT_MOST, ROOMS_AT_MOST = 500, 194, 43_800, 25
+LONGEST, MODULES_AT_MOST, LINES_AT_MOST, ROOMS_AT_MOST = 500, 194, 44_300, 25
 READERS = "raft.corpus.readers."
 """One format a file, each known by a row: they are no part of what has to be borne in mind, and are not counted."""
 LONE, LONE_AT_MOST = 60, 15

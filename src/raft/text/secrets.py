@@ -4,10 +4,12 @@ Each rule yields (start, end) of what it found.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from urllib.parse import unquote, urlsplit
 
 Spans = Iterator[tuple[int, int]]
+ApiBase = str | Sequence[str] | None
+"""Where a model is asked: an address, several that answer the same, or None for the provider's own."""
 
 _KEYS = tuple(
     (marker, re.compile(rf"{re.escape(marker)}{rest}"))
@@ -142,6 +144,16 @@ def shown_address(address: str) -> str:
     scheme, _, rest = whole.partition("//")
     host, slash, path = rest.partition("/")
     return f"{scheme}//{host}{_IN_PATH.sub(HIDDEN, slash + path)}".removeprefix(bare)
+
+
+def each_address(given: ApiBase) -> tuple[str, ...]:
+    """Return the addresses where one may be given, several, or none."""
+    return (given,) if isinstance(given, str) else tuple(given or ())
+
+
+def shown_addresses(given: ApiBase) -> str:
+    """Return one or more addresses as `shown_address`, a comma between them."""
+    return ", ".join(map(shown_address, each_address(given)))
 
 
 def malformed(address: str) -> str | None:
