@@ -5,6 +5,7 @@ import selectors
 import threading
 
 from raft.backends.asking import Reply
+from raft.backends.hosted import endpoints
 from raft.backends.hosted.calls import RequestPool
 from raft.backends.hosted.rate_limit import RateLimiter
 
@@ -127,6 +128,5 @@ class Hosted:
         """Return a flight to the endpoint."""
         self.flights += 1
         limiter = RateLimiter(self.concurrency)
-        return RequestPool(
-            self.endpoint.transport, limiter=limiter, budget=budget, model=self.name, where="memory", loop=SimulatedLoop
-        )
+        places = endpoints.Endpoints([endpoints.Endpoint("memory", limiter, self.endpoint.transport)])
+        return RequestPool(places, budget=budget, model=self.name, loop=SimulatedLoop)

@@ -27,7 +27,7 @@ from raft.backends.local.weights import Weights, give_back_memory
 from raft.errors import UsageError, typed
 from raft.pipeline.build import searched
 from raft.pipeline.retriever import lacks
-from raft.protocols import Completion, Failure, Generator, OnEvent, Request, Streamer, Tokenizer
+from raft.protocols import Completion, Embedder, Failure, Generator, OnEvent, Request, Streamer, Tokenizer
 from raft.rag import answering
 from raft.rag.answering import WhenUnsupported
 from raft.rag.format import PROMPTS, render_style
@@ -115,7 +115,7 @@ class LoadedRun:
 
     def refusal_lacks(self) -> str:
         """Return why the run's refusal head cannot be used; "" where it can."""
-        return models.refusal_lacks(existing(self.run.folder), self.settings)
+        return models.refusal_lacks(existing(self.run.folder), self.settings, self._embedder)
 
     def refusal(self, least: float | None) -> Refusal | None:
         """Return what decides, of what `search` found, that no model is asked; `least` is a person's own threshold."""
@@ -123,6 +123,12 @@ class LoadedRun:
         return self._corpus.refusal(
             least, self._weights.setdefault(self.settings.student, Weights(self.settings.student))
         )
+
+    @property
+    def _embedder(self) -> Embedder:
+        if self._corpus is not None:
+            return self._corpus.index.embedder
+        return models.search_embedder(self.settings, self.run.manifest["collection"], self.paying)
 
     def model(self, name: str, adapter: Path | None) -> Model | HostedModel:
         """Return a model with an adapter, or none; weights are loaded once."""

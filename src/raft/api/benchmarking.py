@@ -49,6 +49,7 @@ from raft.store.budget import enter
 from raft.store.fitness import Version
 from raft.store.ledger import Ledger
 from raft.store.run import Run
+from raft.text.secrets import ApiBase
 from raft.version import __version__
 
 _BUILT_WITH = ("corpus", "evaluation", "chunking.", "questions.", "cleaning.", "split.", "examples.", "training.")
@@ -329,7 +330,7 @@ def _taking_part(
     folder: Path,
     settings: Settings,
     tuned: Path | None,
-    larger: Mapping[str, str | None],
+    larger: Mapping[str, ApiBase],
     open_one: Callable[..., OpenedModel],
     *,
     weights: Weights,
@@ -351,9 +352,9 @@ def _taking_part(
     return measured.beside(found, folder, made, open_one) if made else found
 
 
-def _addresses(settings: Settings, names: Sequence[str]) -> dict[str, str | None]:
+def _addresses(settings: Settings, names: Sequence[str]) -> dict[str, ApiBase]:
     """Return the larger models of a benchmark, set and given by name, with their addresses."""
-    known = {settings.generator.model: settings.generator.api_base}
+    known: dict[str, ApiBase] = {settings.generator.model: settings.generator.api_base}
     known |= {one.model: one.api_base for one in settings.benchmark.larger if one.api_base}
     return {name: known.get(name) for name in [*(one.model for one in settings.benchmark.larger), *names]}
 
@@ -394,7 +395,7 @@ def _every_pair(facts: Mapping[str, Any], seed: int) -> list[human.Pair]:
     return human.pairs(asked, ours, theirs, len(asked), seed)
 
 
-def _judge(settings: Settings) -> dict[str, str | None]:
+def _judge(settings: Settings) -> dict[str, ApiBase]:
     """Return the model of `benchmark.judge` with its address; its rubric is looked at before the work."""
     chosen = settings.benchmark.judge
     return {chosen.model: chosen.api_base} if chosen and _rubric(chosen, settings) else {}

@@ -10,7 +10,8 @@ from typing import Any, TypedDict, Unpack
 
 from raft import prompts, settings
 from raft.api import models
-from raft.api.models import cost_context, open_components
+from raft.api.budgets import cost_context
+from raft.api.models import open_components
 from raft.api.run import Built, formerly_listen, one_of, tell_step, together
 from raft.backends import hub
 from raft.backends.hosted.providers import look_for
@@ -107,7 +108,10 @@ def build(
             are `changed`, `new` or `gone`), "edited" (`files` of rows that were changed by hand and are written anew),
             "left out" (sentences of what is not asked), "estimated", "planned", "asked", "embedded", "round" (with
             `questions.keep`: the number of the `round`, what was `asked` and `kept` so far, and `wanted`),
-            "waiting" (the endpoint asks to) and "stopping" (replies in flight are waited for).
+            "waiting" (the endpoint asks to), "refusing" (one of several endpoints, `where`, refuses all calls) and
+            "stopping" (replies in flight are waited for). Where a model has several endpoints, "asked" and "embedded"
+            have its `model` and `endpoints` (`where`, how many it `answered`, how often it was `left_out`, its last
+            `words`, and whether it was `denied`).
         **options: any of these (`Options`), each None where it is not said:
             pipeline: a YAML file, or the name of one that comes with the package ("embedded", "hosted").
             generator: the model that writes the questions.

@@ -10,16 +10,16 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from raft import prompts
-from raft.api.budgets import FREE, budget_of, price_of
+from raft.api.budgets import budget_of
 from raft.backends import hub
-from raft.backends.asking import AskingGenerator, Model, Reply
+from raft.backends.asking import AskingGenerator, Model
 from raft.backends.embedding import open_embedder
 from raft.backends.hosted import lora, providers
 from raft.backends.hosted.batches import BatchModel
+from raft.backends.hosted.endpoints import endpoint_facts
 from raft.backends.hosted.flowing import FlowingGenerator, UncachedGenerator
-from raft.backends.hosted.manners import Manners
 from raft.backends.hosted.model import HostedModel
-from raft.backends.hosted.providers import addresses_in_environment, check_key, is_own, provider_of
+from raft.backends.hosted.providers import addresses_in_environment, check_key, provider_of
 from raft.backends.index.chroma import ChromaIndex
 from raft.backends.index.hybrid import HybridRetriever, Indexes
 from raft.backends.local.generate import LocalModel
@@ -27,26 +27,23 @@ from raft.backends.local.states import StateEmbedder
 from raft.backends.local.weights import Weights
 from raft.backends.trainers import unsloth
 from raft.curation import learned
-from raft.errors import DamagedArtifact, UsageError
+from raft.errors import DamagedArtifact, UsageError, typed
 from raft.evaluation.contexts import depth
 from raft.evaluation.systems import OpenedModel
 from raft.pipeline.bench import Search
 from raft.pipeline.build import Components
-from raft.pipeline.counting import UNASKED, CostContext
 from raft.pipeline.refusal import Reader, read_head
 from raft.pipeline.retriever import tuned, used
-from raft.protocols import Embedder, Failure, Generator, OnEvent, Request, Retriever, Tokenizer, Trainer
+from raft.protocols import Embedder, Generator, OnEvent, Retriever, Tokenizer, Trainer
 from raft.rag.grounding import Passage
 from raft.rag.refusal import Pair, Refusal, Seen, asked, by_head, by_rule
 from raft.settings import TRAINERS, Settings
 from raft.store.again import again
 from raft.store.batches import BatchBook
 from raft.store.budget import Budget, PaidEmbedder
-from raft.store.ledger import CachedEmbedder, CachedScorer, Ledger
+from raft.store.ledger import CachedEmbedder, CachedScorer, Ledger, known_as
 from raft.store.run import Run
-from raft.text.secrets import is_loopback, tell_in_the_clear
-
-_BATCH_DISCOUNT = 0.5
+from raft.text.secrets import ApiBase, each_address, is_loopback, shown_address, tell_in_the_clear
 
 
 def open_components(folder: Path, settings: Settings, ledger: Ledger, collection: str, on_event: OnEvent) -> Components:
@@ -62,19 +59,30 @@ def open_components(folder: Path, settings: Settings, ledger: Ledger, collection
     if budget is None:
         model = LocalModel(chosen.model, batch=chosen.batch)
     elif chosen.batch_endpoint:
+        if not isinstance(chosen.api_base, str | None):
+            raise UsageError(
+                "A batch is asked of one endpoint, and generator.api_base has several.",
+                where="generator.batch_endpoint",
+                hint="--set generator.batch_endpoint=false   (or one address: --set "
+                f"{typed(f'generator.api_base={shown_address(chosen.api_base[0])}')})",
+            )
         model = BatchModel(
             chosen.model,
             api_base=chosen.api_base,
             timeout=chosen.timeout,
             effort=chosen.reasoning_effort,
+            known_as=[str(chosen.api_base), *known_as(ledger, chosen.model, chosen.api_base)]
+            if chosen.api_base
+            else (),
             book=BatchBook(ledger, collection),
             price=budget.price,
             budget=budget,
             say=on_event,
         )
     else:
-        model = _hosted(chosen.model, settings, chosen.api_base)
-        if BatchBook(ledger, collection).unfinished(model.identity):
+        model = _hosted(chosen.model, settings, chosen.api_base, ledger)
+        book = BatchBook(ledger, collection)
+        if any(book.unfinished(identity) for identity in model.identities):
             raise UsageError(
                 f"A batch that this run has asked of {chosen.model} is still under way: to ask directly now would be"
                 " paid for twice.",
@@ -140,40 +148,6 @@ def asker(
     )
 
 
-def cost_context(settings: Settings, ledger: Ledger, collection: str, components: Components) -> CostContext:
-    """Return what an estimate has to know of prices, and of what the ledger holds already."""
-    chosen, hosted = settings.generator, hub.is_hosted(settings.generator.model)
-    price = price_of(chosen.model, settings, chosen.api_base) if hosted else FREE
-    name, identity = chosen.model, components.generator.identity
-    asked_before = bool(ledger.read("SELECT EXISTS (SELECT 1 FROM completions WHERE model = ?)", (name,))[0][0])
-    embedder = settings.index.embedder
-    paying = hub.is_hosted(embedder) and isinstance(components.embedder, CachedEmbedder)
-    rows = ledger.spending(collection)
-    return CostContext(
-        price=price.times(_BATCH_DISCOUNT) if price and chosen.batch_endpoint else price,
-        embedder_price=price_of(embedder, settings, settings.index.api_base),
-        hosted=hosted,
-        own=not hosted or is_own(chosen.model, chosen.api_base),
-        replay=AskingGenerator(_Nobody(name, identity), ledger, attempts=chosen.attempts) if asked_before else None,
-        paid=lambda purpose: sum(row["calls"] for row in rows if row["purpose"] == purpose),
-        embedded=cast("CachedEmbedder", components.embedder).known if paying else None,
-        spent=sum(row["cost"] + row["lost_cost"] for row in rows),
-        room=Manners(name, chosen.reasoning_effort).room if hosted else 0,
-    )
-
-
-class _Nobody:
-    """A model that answers nothing: what is left is what the ledger answers."""
-
-    window = 512
-
-    def __init__(self, name: str, identity: str) -> None:
-        self.name, self.identity = name, identity
-
-    def answer(self, calls: Sequence[Request], wanted: Sequence[bool]) -> Iterator[list[tuple[int, Reply | Failure]]]:
-        yield [(i, Failure(UNASKED, "it was not asked yet")) for i, is_wanted in enumerate(wanted) if is_wanted]
-
-
 def open_retriever(
     folder: Path, settings: Settings, collection: str, ledger: Callable[[], Ledger]
 ) -> ChromaIndex | HybridRetriever:
@@ -185,17 +159,20 @@ def open_retriever(
         UsageError: the run has a cap, and the embedder's price is unknown.
         DamagedArtifact: an index is not what the build made.
     """
-    name = settings.index.embedder
-    if hub.is_hosted(name):
-        embedder = question_embedder(settings, ledger(), collection)
-    else:
-        embedder = open_embedder(name, settings.index.api_base)
+    embedder = search_embedder(settings, collection, ledger)
     indexes, run = open_indexes(folder, settings, embedder, collection), Run(folder)
     made = run.manifest["steps"].get("lexical", {}).get("artifacts", {}).get("lexical", {}).get("digest")
     if settings.index.hybrid and made is not None and indexes.lexical_digest() not in (None, made):
         hint = again(folder, remark="makes it anew")
         raise DamagedArtifact("The lexical index is damaged.", where=folder / "lexical", hint=hint)
     return indexes.open(asker=tuned(run, embedder, open_embedder))
+
+
+def search_embedder(settings: Settings, collection: str, ledger: Callable[[], Ledger]) -> Embedder:
+    """Open the embedder that searches, as `open_retriever` does."""
+    if hub.is_hosted(settings.index.embedder):
+        return question_embedder(settings, ledger(), collection)
+    return open_embedder(settings.index.embedder)
 
 
 def open_reader(
@@ -227,8 +204,8 @@ def open_reader(
     return Reader(Seen(embed, read), embedder.identity, f"{states.identity}:{prompt.digest}")
 
 
-def refusal_lacks(run: Run, settings: Settings, embedder: Embedder | None = None) -> str:
-    """Return why the run's refusal head cannot be used; "" where it can. `embedder` is the index's, where it is open.
+def refusal_lacks(run: Run, settings: Settings, embedder: Embedder) -> str:
+    """Return why the run's refusal head cannot be used; "" where it can. `embedder` is the index's.
 
     Raises:
         DamagedArtifact: the head cannot be read.
@@ -236,7 +213,7 @@ def refusal_lacks(run: Run, settings: Settings, embedder: Embedder | None = None
     head = read_head(run)
     if head is None:
         return "the run has no refusal head of its questions of now"
-    reader = open_reader(settings, embedder or open_embedder(settings.index.embedder, settings.index.api_base))
+    reader = open_reader(settings, embedder)
     made = head.embedder, head.reader, head.hybrid, head.retriever
     if made != (reader.embedder, reader.reader, settings.index.hybrid, used(run, reader.embedder)):
         return "the refusal head is of another student, prompt, embedder or way to search"
@@ -304,16 +281,18 @@ def question_embedder(
 ) -> Embedder:
     """Open the embedder with what the ledger holds already; what it does not is paid for by the run of that name.
 
-    `on_event` is told of texts that were embedded ("embedded", `new`).
+    `on_event` is told of texts that were embedded ("embedded", `new`; of several endpoints also `model`, `endpoints`).
 
     Raises:
         UsageError: the run has a cap, and the embedder's price is unknown.
     """
     name, address = settings.index.embedder, settings.index.api_base
-    embedder = open_embedder(name, address)
+    known = known_as(ledger, name, address) if hub.is_hosted(name) else ()
+    embedder = open_embedder(name, address, known_as=known)
     budget = budget_of(name, settings, ledger, run, api_base=address)
     paid = PaidEmbedder(embedder, budget) if budget else embedder
-    return CachedEmbedder(paid, ledger, lambda count: on_event("embedded", {"new": count}))
+    facts = partial(endpoint_facts, name, getattr(embedder, "tallies", ()))
+    return CachedEmbedder(paid, ledger, lambda count: on_event("embedded", {"new": count, **facts()}))
 
 
 def open_model(
@@ -323,7 +302,7 @@ def open_model(
     *,
     adapter: Path | None = None,
     weights: Weights | None = None,
-    api_base: str | None = None,
+    api_base: ApiBase = None,
     run: str = "",
     on_event: OnEvent = lambda event, facts: None,
 ) -> OpenedModel:
@@ -342,7 +321,7 @@ def open_model(
     Raises:
         UsageError: the model is unknown, its package is not installed, or the run has a cap and its price is unknown.
     """
-    model = open_bare(name, settings, adapter=adapter, weights=weights, api_base=api_base)
+    model = open_bare(name, settings, adapter=adapter, weights=weights, api_base=api_base, ledger=ledger)
     if isinstance(model, lora.TunedModel):
         model.load()  # before any work is done in vain
     pay = partial(budget_of, name, settings, ledger, run, api_base=api_base)
@@ -369,16 +348,18 @@ def open_bare(
     *,
     adapter: Path | None = None,
     weights: Weights | None = None,
-    api_base: str | None = None,
+    api_base: ApiBase = None,
+    ledger: Ledger | None = None,
 ) -> HostedModel | LocalModel:
-    """Open a model that answers questions as it is, without a ledger.
+    """Open a model that answers questions as it is: nothing is looked up, and nothing kept.
 
     Args:
         name: a hub name, a folder, or provider/name.
         settings: the experiment.
         adapter: the folder of an adapter.
         weights: the model's weights, where several adapters share them.
-        api_base: address of a self-hosted endpoint.
+        api_base: address of a self-hosted endpoint, or of several.
+        ledger: what knows the name of its endpoints, where its replies are to be kept.
 
     Raises:
         UsageError: the model is unknown, its package is not installed, or it is hosted and an adapter is given.
@@ -389,12 +370,16 @@ def open_bare(
         if not lora.takes_adapters(name):
             hint = f"leave out --adapter, or name a local model, or a vLLM: --model {lora.PROVIDER}/NAME"
             raise UsageError("A hosted model takes no adapter from here.", where=name, hint=hint)
-        return _hosted("", settings, api_base, partial(lora.TunedModel, name, adapter))
-    return _hosted(name, settings, api_base)
+        return _hosted("", settings, api_base, ledger, partial(lora.TunedModel, name, adapter))
+    return _hosted(name, settings, api_base, ledger)
 
 
 def _hosted(
-    name: str, settings: Settings, api_base: str | None, tuned: Callable[..., HostedModel] | None = None
+    name: str,
+    settings: Settings,
+    api_base: ApiBase,
+    ledger: Ledger | None,
+    tuned: Callable[..., HostedModel] | None = None,
 ) -> HostedModel:
     chosen = settings.generator
     return (tuned or partial(HostedModel, name))(
@@ -404,6 +389,7 @@ def _hosted(
         requests_per_minute=chosen.requests_per_minute,
         tokens_per_minute=chosen.tokens_per_minute,
         effort=chosen.reasoning_effort if name == chosen.model else None,
+        known_as=known_as(ledger, name or lora.PROVIDER, api_base) if ledger else (),
     )
 
 
@@ -414,7 +400,7 @@ def open_trainer(backend: str) -> Trainer:
     return cast("Trainer", resolve_name(f"raft.backends.trainers.{TRAINERS[backend]}")())
 
 
-def check(settings: Settings, *, asked: Mapping[str, str | None] | None = None) -> None:
+def check(settings: Settings, *, asked: Mapping[str, ApiBase] | None = None) -> None:
     """Let a command go on, or refuse it under `local_only`; from then on hub downloads are refused too, or allowed.
 
     `asked` are the models that the command asks, with their addresses (None: the provider's own), by default the
@@ -427,7 +413,7 @@ def check(settings: Settings, *, asked: Mapping[str, str | None] | None = None) 
     if not settings.local_only:
         return
     generator = settings.generator
-    wanted = {generator.model: generator.api_base} if asked is None else asked
+    wanted: Mapping[str, ApiBase] = {generator.model: generator.api_base} if asked is None else asked
     named = [("the model", name, address) for name, address in wanted.items()]
     named.append(("index.embedder", settings.index.embedder, settings.index.api_base))
     found = [f"{role} {name}: {why}" for role, name, address in named for why in _why_remote(name, address)]
@@ -441,7 +427,7 @@ def check(settings: Settings, *, asked: Mapping[str, str | None] | None = None) 
         )
 
 
-def check_keys(asked: Mapping[str, str | None], ledger: Ledger | None = None) -> None:
+def check_keys(asked: Mapping[str, ApiBase], ledger: Ledger | None = None) -> None:
     """Check that there are the keys of hosted models, by name with their addresses, before work is done in vain.
 
     A model that the `ledger` knows may be asked nothing new, and is told of when it is.
@@ -452,19 +438,20 @@ def check_keys(asked: Mapping[str, str | None], ledger: Ledger | None = None) ->
     known = "SELECT EXISTS (SELECT 1 FROM completions WHERE model = ?) OR EXISTS (SELECT 1 FROM calls WHERE model = ?)"
     for name, address in asked.items():
         if hub.is_hosted(name) and not (ledger and ledger.read(known, (name, name))[0][0]):
-            check_key(name, address)
-            if any(os.environ.get(one) for one in providers.key_variables(name)):
-                tell_in_the_clear(providers.address_of(name, address) or "https:")
+            for one in each_address(address) or (None,):
+                check_key(name, one)
+                if any(os.environ.get(key) for key in providers.key_variables(name)):
+                    tell_in_the_clear(providers.address_of(name, one) or "https:")
 
 
-def address_of(name: str, settings: Settings) -> str | None:
-    """Return the address that the settings give for a model that answers; None: its provider's own."""
+def address_of(name: str, settings: Settings) -> ApiBase:
+    """Return the address, or addresses, that the settings give for a model that answers; None: its provider's own."""
     if name == settings.generator.model:
         return settings.generator.api_base
     return next((one.api_base for one in settings.benchmark.larger if one.model == name), None)
 
 
-def _why_remote(name: str, api_base: str | None) -> Iterator[str]:
+def _why_remote(name: str, api_base: ApiBase) -> Iterator[str]:
     """Say why a model is not on this machine; nothing where it is."""
     if not hub.is_hosted(name):
         return
@@ -473,7 +460,7 @@ def _why_remote(name: str, api_base: str | None) -> Iterator[str]:
         yield f"{name.partition('/')[0]} is not on this machine"
         return
     # which of the variables wins is the vendor's affair: each one that is set has to name this machine
-    given = [api_base] if api_base else addresses_in_environment(name) or [provider.address or ""]
+    given = [*each_address(api_base)] or addresses_in_environment(name) or [provider.address or ""]
     for address in given:
         yield from why_off_loopback(address) if address else ["it has no address (api_base)"]
 

@@ -70,6 +70,7 @@ class AskingGenerator:
         self._model, self._ledger, self._attempts = model, ledger, attempts
         self._progress = progress or (lambda new, replayed: None)
         self.identity = model.identity
+        self.identities: Sequence[str] = getattr(model, "identities", (model.identity,))
         self.totals = no_totals()
 
     def complete(self, requests: Iterable[Request]) -> Iterator[Completion | Failure]:
@@ -93,7 +94,8 @@ class AskingGenerator:
 
     def _attempt(self, calls: Sequence[Request], attempt: int) -> list[tuple[Entry | Failure, bool]]:
         keys = [request_key(call, self._model.identity, attempt) for call in calls]
-        known: dict[str, Entry | Failure] = dict(self._ledger.find(keys))
+        asked = [(key, call, attempt) for key, call in zip(keys, calls, strict=True)]
+        known: dict[str, Entry | Failure] = dict(known_replies(self._ledger, asked, self.identities[1:]))
         self._count([entry for entry in known.values() if isinstance(entry, Entry)], replayed=True)
         replayed = set(known)
         first = {key: i for i, key in reversed(list(enumerate(keys)))}
@@ -117,6 +119,19 @@ class AskingGenerator:
         add_up(self.totals, entries, replayed=replayed)
         if entries:
             self._progress(0 if replayed else len(entries), len(entries) if replayed else 0)
+
+
+def known_replies(ledger: Ledger, asked: Sequence[tuple[str, Request, int]], others: Sequence[str]) -> dict[str, Entry]:
+    """Return what a ledger has of calls (key, request, attempt), by key.
+
+    `others` are more identities that they may have been asked under: of endpoints that answer the same. What stands
+    under the key itself counts first.
+    """
+    found = ledger.find(list({key for key, _, _ in asked}))
+    for identity in others:
+        left = {request_key(call, identity, attempt): key for key, call, attempt in asked if key not in found}
+        found |= {left[entry.key]: entry for entry in ledger.find(list(left)).values()} if left else {}
+    return found
 
 
 def no_totals() -> dict[str, float]:

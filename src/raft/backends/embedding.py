@@ -1,31 +1,37 @@
 """Embedders: sentence-transformers on this machine, or a hosted model through litellm."""
 
+import time
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 
 from raft.backends import hub
+from raft.backends.hosted.endpoints import Standing, Tally
+from raft.backends.hosted.errors import AccessDenied, Fault, RateLimited, Transient
 from raft.backends.hosted.litellm import was_sent
-from raft.backends.hosted.providers import identity_of, price_list, whole_address
+from raft.backends.hosted.openai_http import retry_after
+from raft.backends.hosted.providers import identities_of, price_list, whole_address
 from raft.backends.hub import HostedTokenizer, LocalTokenizer
 from raft.backends.vendors import import_litellm, quiet
-from raft.errors import MissingExtra, RaftError
+from raft.errors import MissingExtra, RaftError, typed
 from raft.protocols import Embedder, Tokenizer
 from raft.text import secrets
+from raft.text.secrets import ApiBase, each_address, shown_address, shown_addresses
 
 _UNKNOWN_LIMIT = 512
 """Tokens that a text may have when nothing says how many the model takes; all common embedders take as many."""
 
 
-def open_embedder(name: str, api_base: str | None = None) -> Embedder:
+def open_embedder(name: str, api_base: ApiBase = None, *, known_as: Sequence[str] = ()) -> Embedder:
     """Return the embedder of a folder, a hub name or `provider/name`; nothing heavy is loaded until texts are embedded.
 
     Raises:
         UsageError: there is no such model.
     """
-    return HostedEmbedder(name, api_base=api_base) if hub.is_hosted(name) else SentenceEmbedder(name)
+    hosted = hub.is_hosted(name)
+    return HostedEmbedder(name, api_base=api_base, known_as=known_as) if hosted else SentenceEmbedder(name)
 
 
 class SentenceEmbedder:
@@ -94,24 +100,38 @@ class HostedEmbedder:
 
     Args:
         name: `provider/name`; the provider's key is read from its usual environment variable.
-        api_base: address of a self-hosted endpoint.
+        api_base: address of a self-hosted endpoint, or of several that embed the same.
+        known_as: addresses that it has in keys of vectors, as `store.ledger.known_as` says; none: the given ones.
         batch: texts in one request, and so what is paid for and kept before the next one (`window`).
         attempts: how often a request is sent before it fails.
         timeout: seconds that one request may take.
 
     Attributes:
+        identities: names that vectors are looked for under; they are kept under the first, its `identity`.
+        tallies: what became of the calls, an endpoint each.
         each_try: sends what it is given, for these texts; whoever pays for each try puts something else here. An error
             with a false `billed` was not charged for.
     """
 
     def __init__(
-        self, name: str, *, api_base: str | None = None, batch: int = 128, attempts: int = 5, timeout: float = 60.0
+        self,
+        name: str,
+        *,
+        api_base: ApiBase = None,
+        known_as: Sequence[str] = (),
+        batch: int = 128,
+        attempts: int = 5,
+        timeout: float = 60.0,
     ) -> None:
         self.name, self.window = name, batch
-        self.identity = identity_of(name, api_base)
+        self.identities = identities_of(name, known_as or api_base)
+        self.identity = self.identities[0]
         self.tokenizer: Tokenizer = HostedTokenizer(name)
         self.max_tokens = _hosted_limit(name)
         self._api_base, self._attempts, self._timeout = api_base, attempts, timeout
+        self.tallies = tuple(Tally(shown_address(one or name)) for one in each_address(api_base) or ("",))
+        self._endpoints = list(zip(each_address(api_base) or (None,), map(Standing, self.tallies), strict=True))
+        self._taken = 0
         self.each_try: Callable[[Sequence[str], Callable[[], Any]], Any] = lambda texts, send: send()
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
@@ -132,7 +152,6 @@ class HostedEmbedder:
         return unit
 
     def _ask(self, texts: list[str]) -> list[list[float]]:
-        litellm = import_litellm()
         from openai import OpenAIError
         from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
 
@@ -142,26 +161,8 @@ class HostedEmbedder:
             stop=stop_after_attempt(self._attempts),
             reraise=True,
         )
-
-        def send() -> Any:
-            try:
-                return litellm.embedding(
-                    model=self.name,
-                    input=texts,
-                    api_base=whole_address(self.name, self._api_base),
-                    timeout=self._timeout,
-                    encoding_format="float",
-                    drop_params=True,
-                    num_retries=0,
-                    max_retries=0,
-                )
-            except OpenAIError as error:
-                status = getattr(error, "status_code", None) or 0
-                error.billed = was_sent(error) and (status == 408 or not 400 <= status < 500)  # type: ignore[attr-defined]
-                raise
-
         try:
-            reply = retrying(self.each_try, texts, send)
+            reply = retrying(self._tried, texts)
         except OpenAIError as error:
             raise _refusal(self.identity, error, self._api_base) from None
         vectors = [item["embedding"] for item in sorted(reply.data, key=lambda item: int(item["index"]))]
@@ -173,6 +174,74 @@ class HostedEmbedder:
             )
         return vectors
 
+    def _tried(self, texts: list[str]) -> Any:
+        """Try texts once: at one endpoint after the other, as long as any is left that has not failed and is well."""
+        failed: set[int] = set()
+        while True:
+            place = self._choice(failed)
+            address, standing = self._endpoints[place]
+            self._taken += 1
+            begun, single = time.monotonic(), standing.take(self._taken)
+            try:
+                reply = self.each_try(texts, partial(self._send, texts, address))
+            except Exception as error:
+                fault = _fault_of(error)
+                failed.add(place)
+                if fault is None:
+                    standing.drop(single=single)
+                    raise
+                standing.fail(time.monotonic(), begun, fault, single=single)
+                left = [one for number, (_, one) in enumerate(self._endpoints) if number not in failed]
+                denied = isinstance(fault, AccessDenied)
+                if not any(one.well or (denied and not one.denied) for one in left):
+                    raise
+                continue
+            standing.answer(time.monotonic(), single=single)
+            standing.tally.answered += 1
+            return reply
+
+    def _choice(self, failed: set[int]) -> int:
+        """Return the number of the endpoint to ask: one that is well, used longest ago, or the first to be so again."""
+        now = time.monotonic()
+
+        def rank(number: int) -> tuple[bool, float, bool, int]:
+            standing = self._endpoints[number][1]
+            return standing.denied, standing.wait(now), number in failed, standing.used
+
+        return min(range(len(self._endpoints)), key=rank)
+
+    def _send(self, texts: list[str], address: str | None) -> Any:
+        from openai import OpenAIError
+
+        try:
+            return import_litellm().embedding(
+                model=self.name,
+                input=texts,
+                api_base=whole_address(self.name, address),
+                timeout=self._timeout,
+                encoding_format="float",
+                drop_params=True,
+                num_retries=0,
+                max_retries=0,
+            )
+        except OpenAIError as error:
+            status = getattr(error, "status_code", None) or 0
+            error.billed = was_sent(error) and (status == 408 or not 400 <= status < 500)  # type: ignore[attr-defined]
+            raise
+
+
+def _fault_of(error: Exception) -> Fault | None:
+    """Return what an error says of the endpoint; None where it is about the request."""
+    from litellm import exceptions as of
+
+    words = secrets.masked(str(error))
+    if isinstance(error, of.AuthenticationError | of.PermissionDeniedError | of.NotFoundError):
+        return AccessDenied(words)
+    if isinstance(error, of.RateLimitError):
+        headers = getattr(getattr(error, "response", None), "headers", None) or {}
+        return RateLimited(words, retry_after=retry_after(headers, words))
+    return Transient(words, billed=False, reached=was_sent(error)) if _is_transient(error) else None
+
 
 def _is_transient(error: BaseException) -> bool:
     from litellm import exceptions as of
@@ -181,11 +250,12 @@ def _is_transient(error: BaseException) -> bool:
     return isinstance(error, away | of.RateLimitError) and "insufficient_quota" not in str(error)
 
 
-def _refusal(identity: str, error: Exception, api_base: str | None) -> RaftError:
+def _refusal(identity: str, error: Exception, api_base: ApiBase) -> RaftError:
     """The provider's own words, with the next thing to try."""
     from litellm import exceptions
 
-    address = f"--set index.api_base={secrets.shown_address(api_base or 'http://127.0.0.1:8000/v1')}"
+    given = shown_addresses(api_base) or "http://127.0.0.1:8000/v1"
+    address = f"--set {typed(f'index.api_base=[{given}]') if ', ' in given else f'index.api_base={given}'}"
     words = secrets.masked(secrets.shown(str(error).strip().partition("\n")[0]))[:500]
     if isinstance(error, exceptions.AuthenticationError | exceptions.PermissionDeniedError):
         what, hint = "The provider refuses the key", "set the provider's key in its environment variable"

@@ -11,6 +11,8 @@ from raft.text import printable
 from raft.training.tune import FEW_ROWS
 
 _EVERY_SECONDS = 30.0
+_WORDS = 100
+"""Letters that are shown of why an endpoint was left out."""
 _NAMED = 3
 """Most files that are named of those that have changed."""
 _DOING = {
@@ -38,6 +40,7 @@ class Progress:
         self._live: Any = None
         self._planned = self._answered = self._replayed = self._embedded = self._chunks = 0
         self._left_out: set[str] = set()
+        self._endpoints: dict[str, Sequence[Mapping[str, Any]]] = {}
         self._calls: dict[str, int] = {}
         self._begun = self._told = time.monotonic()
         self._step = ""
@@ -52,11 +55,14 @@ class Progress:
         return self
 
     def __exit__(self, *_: object) -> None:
+        for model, endpoints in self._endpoints.items():
+            self._say(_endpoints(model, endpoints))
         if self._live is not None:
             self._live.stop()
 
     def __call__(self, event: str, facts: Mapping[str, Any]) -> None:
         """Take note of an event."""
+        self._endpoints.update({facts["model"]: facts["endpoints"]} if "endpoints" in facts else {})
         if event == "begins":
             self._step, self._begun = facts["step"], time.monotonic()
             self._answered = self._replayed = self._embedded = 0
@@ -83,7 +89,7 @@ class Progress:
             self._answered += facts["new"]
             self._replayed += facts["replayed"]
             self._say(self._rate() if "in_flight" not in facts else self._calls_in_flight(facts), lasting=False)
-        elif event in ("waiting", "stopping"):
+        elif event in ("waiting", "refusing", "stopping"):
             self._say(_held_up(facts))
         elif event == "batch":
             self._say(_batch(facts), lasting=False)
@@ -97,7 +103,7 @@ class Progress:
 
     def held_up(self, event: str, facts: Mapping[str, Any]) -> None:
         """Take note of an event if it says what is being waited for."""
-        if event in ("waiting", "stopping"):
+        if event in ("waiting", "refusing", "stopping"):
             self(event, facts)
 
     def _leave_out(self, facts: Mapping[str, Any]) -> None:
@@ -213,8 +219,21 @@ def _money(facts: Mapping[str, Any]) -> str:
 def _held_up(facts: Mapping[str, Any]) -> str:
     if "seconds" in facts:
         return f"{'waiting':<10} {facts['model']} asks to wait {facts['seconds']:,} s: {facts['words']}"
+    if "where" in facts:
+        return f"{'refused':<10} {facts['model']} by {facts['where']}, and others go on: {facts['words']}"
     again = "Ctrl-C again" if facts["interrupted"] else "Ctrl-C"
     return f"waiting for {facts['replies']:,} replies that are being paid for; {again} to drop them"
+
+
+def _endpoints(model: str, endpoints: Sequence[Mapping[str, Any]]) -> str:
+    """Return in one line how many calls each endpoint answered, and which was left out."""
+    told = []
+    for one in endpoints:
+        times = f"left out {one['left_out']:,} time{'s' * (one['left_out'] > 1)}" if one["left_out"] else ""
+        why = "refuses all calls" if one["denied"] else times
+        remark = f" ({why}: {one['words'][:_WORDS]})" if why else ""
+        told.append(f"{one['where']} {one['answered']:,}{remark}")
+    return f"{'endpoints':<10} {model}, calls answered: {', '.join(told)}"
 
 
 def _batch(facts: Mapping[str, Any]) -> str:

@@ -421,6 +421,8 @@ def _digest_of(step: str, settings: Settings, before: list[Any], *, split: Any, 
         },
         exclude={"cleaning": {"learned"}},
     )
+    if isinstance(chosen["generator"]["api_base"], list):  # another endpoint is no other model
+        chosen["generator"]["api_base"] = chosen["generator"]["api_base"][0]
     pairs = pairs_of(settings.questions)
     if settings.questions.candidates > 1 or settings.questions.like:
         before = [*before, [settings.questions.candidates, examples(settings)]]

@@ -1,5 +1,6 @@
 """Settings: read from a YAML file and flags, checked, and written again; `sections` has each with its default."""
 
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
@@ -33,7 +34,7 @@ from raft.settings.sections import (
     Training,
 )
 from raft.text import at_home, whole
-from raft.text.secrets import malformed, shown_address
+from raft.text.secrets import HIDDEN, malformed, shown_address
 
 __all__ = [
     "TRAINERS",
@@ -156,21 +157,63 @@ def _validated(tree: dict[str, Any], overrides: Mapping[str, Any] | None, where:
         raise UsageError(f"split.unseen is at most {_MOST_UNSEEN}, and it is {unseen}.", where=given, hint=hint)
     for key, address in _addresses(settings):
         named = key if key in overrides else key.partition("[")[0]
-        if (where != _CHANGED or named in overrides) and (why := malformed(address)):
-            typed_so = f"--set {typed(f'{key}={shown_address(address)}')}" if named in overrides else where
+        if where == _CHANGED and named not in overrides:
+            continue
+        several = not isinstance(address, str)
+        if wrong := _wrong_list(address) if several else malformed(str(address)):
+            what = [*map(shown_address, address)] if several else shown_address(str(address))
+            said = json.dumps(what, ensure_ascii=False) if several else what
+            typed_so = f"--set {typed(f'{key}={said}')}" if named in overrides else where
             hint = "an address is http://host:port, as in --set generator.api_base=http://127.0.0.1:8000/v1"
-            raise UsageError(f"{key} {why}, and it is {shown_address(address)!r}.", where=typed_so, hint=hint)
+            if several:
+                hint = f"--set {typed(f'{key}={_mended(address)}')}"
+                if "[" in key:  # an entry of a list has no option of its own
+                    hint = f"api_base: {_mended(address)}   (in that entry of {named})"
+            raise UsageError(f"{key} {wrong}, and it is {what!r}.", where=typed_so, hint=hint)
     return settings
 
 
-def _addresses(settings: Settings) -> list[tuple[str, str]]:
+def _wrong_list(addresses: Sequence[str]) -> str | None:
+    """Return why several addresses cannot be asked, in words that go on from the setting's name."""
+    for address in addresses:
+        if why := malformed(address):
+            return f"has an address, {shown_address(address)}, that {why}"
+        if shown_address(address) != address:
+            return (
+                f"has an address, {shown_address(address)}, with a password or a key in it: in a list keys come from"
+                " the environment"
+            )
+    places = [address.rstrip("/").casefold() for address in addresses]
+    twice = next((address for address, place in zip(addresses, places, strict=True) if places.count(place) > 1), None)
+    if twice:
+        return f"has {twice} twice"
+    return None if addresses else "has at least one address"
+
+
+def _mended(addresses: Sequence[str]) -> str:
+    """Return a list of addresses as it may have been meant, for `--set`."""
+    plain = [re.sub(r"//[^/]*@|[?#].*", lambda found: "//" * found[0].startswith("//"), one) for one in addresses]
+    whole = [one if "://" in one else f"http://{one.removeprefix('//')}" for one in plain]
+    good = {
+        one.rstrip("/").casefold(): one
+        for one in reversed(whole)
+        if not malformed(one) and HIDDEN not in shown_address(one)
+    }
+    told = [*reversed(good.values())] or ["http://127.0.0.1:8000/v1"]
+    return told[0] if len(told) == 1 else json.dumps(told, ensure_ascii=False)
+
+
+def _addresses(settings: Settings) -> list[tuple[str, str | tuple[str, ...]]]:
     """Return the addresses that are set, with their names."""
-    found = {"generator.api_base": settings.generator.api_base, "index.api_base": settings.index.api_base}
+    found: dict[str, str | tuple[str, ...] | None] = {
+        "generator.api_base": settings.generator.api_base,
+        "index.api_base": settings.index.api_base,
+    }
     found["index.url"] = settings.index.url
     judge = settings.benchmark.judge
     found["benchmark.judge.api_base"] = judge.api_base if judge else None
     found |= {f"benchmark.larger[{place}]": one.api_base for place, one in enumerate(settings.benchmark.larger)}
-    return [(key, address) for key, address in found.items() if address]
+    return [(key, address) for key, address in found.items() if address or address == ()]
 
 
 def parse_assignment(text: str) -> tuple[str, Any]:

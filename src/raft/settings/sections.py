@@ -12,6 +12,7 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainSerializer,
+    PlainValidator,
     field_validator,
     model_validator,
 )
@@ -96,13 +97,32 @@ Address = Annotated[str, PlainSerializer(shown_address, when_used="json")]
 """Where a model or an index is asked; what is written down of it is without passwords and keys."""
 
 
+def _addresses(value: Any) -> Any:
+    told = tuple(value) if isinstance(value, list | tuple) else (value,)
+    if not all(isinstance(one, str) for one in told):
+        raise ValueError("is an address, or a list of addresses")
+    return told[0] if len(told) == 1 else told
+
+
+def _shown_addresses(value: str | tuple[str, ...]) -> str | list[str]:
+    return shown_address(value) if isinstance(value, str) else [*map(shown_address, value)]
+
+
+Addresses = Annotated[
+    str | tuple[str, ...], PlainValidator(_addresses), PlainSerializer(_shown_addresses, when_used="json")
+]
+"""Where a model is asked: an address, or several that answer the same; a list of one is that one."""
+
+
 class Index(_Section):
     """Where chunks are looked up."""
 
     embedder: Model = Field(
         "sentence-transformers/all-MiniLM-L6-v2", description="a hub name, a folder, or provider/name"
     )
-    api_base: Address | None = Field(None, description="address of a self-hosted embedder")
+    api_base: Addresses | None = Field(
+        None, description="address of a self-hosted embedder, or a list of several that embed the same"
+    )
     input_price: Price | None = Field(None, description="dollars per million tokens embedded; none: litellm's list")
     hybrid: bool = Field(True, description="fuse lexical search (BM25) with the vectors by reciprocal rank")
     k: Count = Field(5, description="chunks retrieved for a question")
@@ -118,10 +138,16 @@ class Generator(_Section):
         "HuggingFaceTB/SmolLM2-135M-Instruct",
         description="a hub name, a folder, or provider/name for a hosted model (openai/gpt-4o-mini)",
     )
-    api_base: Address | None = Field(None, description="address of a self-hosted endpoint")
-    concurrency: Count = Field(64, description="most requests in flight at a hosted model")
-    requests_per_minute: Count | None = Field(None, description="most requests a minute; none: what the endpoint takes")
-    tokens_per_minute: Count | None = Field(None, description="most tokens a minute; none: what the endpoint takes")
+    api_base: Addresses | None = Field(
+        None, description="address of a self-hosted endpoint, or a list of several that serve the same model"
+    )
+    concurrency: Count = Field(64, description="most requests in flight at a hosted model, at each of its endpoints")
+    requests_per_minute: Count | None = Field(
+        None, description="most requests a minute at each endpoint; none: what it takes"
+    )
+    tokens_per_minute: Count | None = Field(
+        None, description="most tokens a minute at each endpoint; none: what it takes"
+    )
     batch: Count = Field(32, description="requests in one batch of a local model")
     attempts: Count = Field(3, description="how often one request is asked before it is recorded as a failure")
     timeout: Positive = Field(120.0, description="seconds a hosted model may take for one reply")
@@ -337,7 +363,9 @@ class Larger(_Section):
     """A larger model that the benchmark compares with; prices are dollars per million tokens."""
 
     model: Model = Field(description="a hub name, a folder, or provider/name")
-    api_base: Address | None = Field(None, description="address of a self-hosted endpoint")
+    api_base: Addresses | None = Field(
+        None, description="address of a self-hosted endpoint, or a list of several that serve the same model"
+    )
     input_price: Price | None = Field(None, description="dollars per million input tokens")
     output_price: Price | None = Field(None, description="dollars per million output tokens")
 

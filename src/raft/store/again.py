@@ -134,7 +134,7 @@ def _shown(value: Any, name: str = "") -> Any:
     if isinstance(value, Mapping):
         return {key: _shown(one, key.rpartition(".")[2]) for key, one in value.items()}
     if isinstance(value, list | tuple):
-        return [_shown(one) for one in value]
+        return [_shown(one, name) for one in value]
     return shown_address(value) if name in _ADDRESSES and isinstance(value, str) else value
 
 

@@ -320,6 +320,7 @@ class PaidEmbedder:
     def __init__(self, embedder: Embedder, budget: Budget) -> None:
         self._embedder, self._budget = embedder, budget
         self.identity: str = embedder.identity
+        self.identities: Sequence[str] = getattr(embedder, "identities", (embedder.identity,))
         self.tokenizer: Tokenizer = embedder.tokenizer
         self.max_tokens: int = embedder.max_tokens
         self.window: int = getattr(embedder, "window", 512)

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -26,6 +27,7 @@ from raft.store import folders
 from raft.store.run import is_locked
 from raft.store.sqlite import Database
 from raft.text import whole
+from raft.text.secrets import ApiBase, each_address, shown_address
 
 FORMAT = 1
 _LEDGER = Database("The ledger", FORMAT, "what it held is then asked, and paid for, again")
@@ -42,6 +44,9 @@ CREATE TABLE IF NOT EXISTS calls (
   state TEXT NOT NULL CHECK (state IN ('open', 'paid', 'lost', 'batch')), created REAL NOT NULL
 );
 CREATE INDEX IF NOT EXISTS calls_by_key ON calls (key);
+CREATE TABLE IF NOT EXISTS endpoints (
+  model TEXT NOT NULL, address TEXT NOT NULL, known_as TEXT NOT NULL, PRIMARY KEY (model, address)
+) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS runs (name TEXT PRIMARY KEY, place TEXT NOT NULL, cap REAL, created REAL NOT NULL);
 """
 _OWN = "."  # the place of the run in whose folder the ledger lies, wherever both are moved
@@ -267,6 +272,24 @@ def adding(entries: Iterable[Entry]) -> Writing:
     return _ADD, [tuple(whole([*vars(entry).values(), now])) for entry in entries]
 
 
+def known_as(ledger: Ledger, model: str, api_base: ApiBase) -> tuple[str, ...]:
+    """Return the addresses under which replies of a model are kept: that for new ones first, then others to look at.
+
+    Keys of replies hold one address. Of several that answer the same the ledger takes note which it is, and that stays,
+    so that an address may be added or taken away, the first one too, and nothing is asked again. Of one that was never
+    among several, it is that one; of none, there are none.
+    """
+    given = [shown_address(one) for one in each_address(api_base)]
+    rows = ledger.read("SELECT address, known_as FROM endpoints WHERE model = ?", (model,)) if given else []
+    settled: dict[str, str] = dict(rows)
+    names = list(dict.fromkeys(settled[one] for one in given if one in settled)) or given[:1]
+    if len(given) > 1 and (new := [one for one in given if one not in settled]):
+        add = "INSERT INTO endpoints (model, address, known_as) VALUES (?,?,?) ON CONFLICT DO NOTHING"
+        ledger.write(add, [(model, one, names[0]) for one in new])
+    same = [address for address, name in rows if name in names]
+    return tuple(dict.fromkeys([*names, *given, *same]))
+
+
 class AwaitedElsewhere(Exception):
     """Another run of this ledger asks for the same now, and will have stored it soon; nothing was sent."""
 
@@ -286,12 +309,14 @@ class CachedEmbedder:
         self._embedder, self._ledger, self._told = embedder, ledger, told
         self._size: int = getattr(embedder, "window", self.WINDOW)
         self.identity: str = embedder.identity
+        self._others: Sequence[str] = getattr(embedder, "identities", ())[1:]
         self.tokenizer: Tokenizer = embedder.tokenizer
         self.max_tokens: int = embedder.max_tokens
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """Return a float32 array of shape (len(texts), dimensions) whose rows have length 1."""
-        vectors = _cached(self._ledger, self._keys(texts), texts, self._size, self._embed)
+        keys, others = self._keys(texts), self._elsewhere(texts)
+        vectors = _cached(self._ledger, keys, texts, self._size, self._embed, elsewhere=others)
         return np.stack(vectors).astype(np.float32) if vectors else np.empty((0, 0), dtype=np.float32)
 
     def uncached(self, texts: Sequence[str]) -> np.ndarray:
@@ -302,16 +327,25 @@ class CachedEmbedder:
     def known(self, texts: Sequence[str]) -> list[bool]:
         """Tell of each text whether it is in the ledger."""
         keys = self._keys(texts)
-        found = {key for (key,) in self._ledger.select("key", "embeddings", keys)}
-        return [key in found for key in keys]
+        others = self._elsewhere(texts)
+        every = [*keys, *(other for some in others.values() for other in some)]
+        found = {key for (key,) in self._ledger.select("key", "embeddings", every)}
+        return [not found.isdisjoint((key, *others.get(key, ()))) for key in keys]
+
+    def _elsewhere(self, texts: Sequence[str]) -> Mapping[str, Sequence[str]]:
+        """Return by key under which others the same may be, where several endpoints embed the same."""
+        if not self._others:
+            return {}
+        by_identity = [self._keys(texts, identity) for identity in self._others]
+        return dict(zip(self._keys(texts), zip(*by_identity, strict=True), strict=True))
 
     def _embed(self, texts: Sequence[str]) -> np.ndarray:
         vectors = self._embedder.embed(texts)
         self._told(len(texts))
         return vectors
 
-    def _keys(self, texts: Sequence[str]) -> list[str]:
-        return [_digest(f"{self.identity}\n{text}") for text in texts]
+    def _keys(self, texts: Sequence[str], identity: str | None = None) -> list[str]:
+        return [_digest(f"{identity or self.identity}\n{text}") for text in texts]
 
 
 class CachedScorer:
@@ -340,7 +374,13 @@ class CachedScorer:
 
 
 def _cached(
-    ledger: Ledger, keys: Sequence[str], asked: Sequence[_T], window: int, ask: Callable[[list[_T]], np.ndarray]
+    ledger: Ledger,
+    keys: Sequence[str],
+    asked: Sequence[_T],
+    window: int,
+    ask: Callable[[list[_T]], np.ndarray],
+    *,
+    elsewhere: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> list[np.ndarray]:
     # A window is stored whole, so that a build that was killed asks the same batches when it goes on: the last bits of
     # a vector depend on what it was batched with.
@@ -348,6 +388,9 @@ def _cached(
     for begin in range(0, len(keys), window):
         part = keys[begin : begin + window]
         known = ledger.find_vectors(part)
+        if left := {key: elsewhere[key] for key in part if key not in known and key in elsewhere}:
+            there = ledger.find_vectors([other for others in left.values() for other in others])
+            known |= {key: there[other] for key, others in left.items() for other in reversed(others) if other in there}
         while missing := {key: one for key, one in zip(part, asked[begin:], strict=False) if key not in known}:
             try:
                 made = ask(list(missing.values())).astype(np.float32)

@@ -5,12 +5,14 @@ Each rule yields (start, end) of what it found.
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from ipaddress import ip_address
 from urllib.parse import unquote, urlsplit
 
 _LOG = logging.getLogger("raft")  # what nobody handles goes to stderr, a line each
 Spans = Iterator[tuple[int, int]]
+ApiBase = str | Sequence[str] | None
+"""Where a model is asked: an address, several that answer the same, or None for the provider's own."""
 
 _KEYS = tuple(
     (marker, re.compile(rf"{re.escape(marker)}{rest}"))
@@ -145,6 +147,16 @@ def shown_address(address: str) -> str:
     scheme, _, rest = whole.partition("//")
     host, slash, path = rest.partition("/")
     return f"{scheme}//{host}{_IN_PATH.sub(HIDDEN, slash + path)}".removeprefix(bare)
+
+
+def each_address(given: ApiBase) -> tuple[str, ...]:
+    """Return the addresses where one may be given, several, or none."""
+    return (given,) if isinstance(given, str) else tuple(given or ())
+
+
+def shown_addresses(given: ApiBase) -> str:
+    """Return one or more addresses as `shown_address`, a comma between them."""
+    return ", ".join(map(shown_address, each_address(given)))
 
 
 def malformed(address: str) -> str | None:

@@ -7,6 +7,7 @@ from itertools import pairwise
 import pytest
 
 from raft.backends.asking import Reply
+from raft.backends.hosted import endpoints
 from raft.backends.hosted.calls import Call, RequestPool
 from raft.backends.hosted.errors import AccessDenied, RateLimited, Rejected, Transient
 from raft.backends.hosted.openai_http import read_usage
@@ -42,7 +43,8 @@ def budget(ledger, cap=None, price=PRICE):
 def pool(endpoint, budget, most=4, **options):
     """Return a flight to an endpoint."""
     options = {"limiter": RateLimiter(most), "model": "m", "where": "here", "loop": SimulatedLoop, **options}
-    return RequestPool(endpoint.transport, budget=budget, **options)
+    place = endpoints.Endpoint(options.pop("where"), options.pop("limiter"), endpoint.transport)
+    return RequestPool(endpoints.Endpoints([place]), budget=budget, **options)
 
 
 def send(endpoint, budget, *texts, **options):

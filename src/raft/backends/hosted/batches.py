@@ -14,7 +14,7 @@ from raft.backends.asking import RETRY_TEMPERATURE, Reply
 from raft.backends.hosted.batch_api import BatchProvider, Stand, Unlisted
 from raft.backends.hosted.errors import AccessDenied, Fault, RateLimited, Rejected, Transient
 from raft.backends.hosted.manners import MOST_ROOM
-from raft.backends.hosted.providers import identity_of
+from raft.backends.hosted.providers import identities_of
 from raft.errors import RaftError, UsageError
 from raft.protocols import Failure, Request
 from raft.store.batches import Batch, BatchBook, Bill
@@ -40,6 +40,7 @@ class BatchModel:
         api_base: address of an endpoint of one's own.
         timeout: seconds for one HTTP request; a batch takes hours.
         effort: how long a reasoning model thinks; None: as little as it can.
+        known_as: as for `HostedModel`.
         book: where the run's batches are written down.
         price: of the model when it is asked directly; a batch is reckoned at half of it. None when it is unknown.
         budget: what the run may still spend.
@@ -53,13 +54,15 @@ class BatchModel:
         api_base: str | None,
         timeout: float,
         effort: str | None = None,
+        known_as: Sequence[str] = (),
         book: BatchBook,
         price: Price | None,
         budget: Budget,
         say: Callable[[str, Mapping[str, Any]], None] | None = None,
     ) -> None:
         self.name = name
-        self.identity = identity_of(name, api_base, effort)
+        self.identities = identities_of(name, known_as or api_base, effort)
+        self.identity = self.identities[0]
         self.window = _WINDOW
         self._open = partial(BatchProvider, name, api_base=api_base, timeout=timeout, effort=effort)
         self._refused: dict[str, frozenset[str]] = {}  # what was known when a batch was made, by its name

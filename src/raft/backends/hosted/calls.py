@@ -8,17 +8,17 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
-from typing import Literal, Self
+from typing import Self
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
 from raft.backends.asking import Reply, entry_of
-from raft.backends.hosted.errors import AccessDenied, RateLimited, Rejected, Transient, Transport
-from raft.backends.hosted.rate_limit import RateLimiter
-from raft.errors import RaftError
+from raft.backends.hosted.endpoints import Endpoint, Endpoints, Place
+from raft.backends.hosted.errors import AccessDenied, Fault, RateLimited, Rejected, Transient
+from raft.errors import EndpointRefuses, RaftError
 from raft.protocols import Failure, Request
 from raft.store.budget import Budget, Payment, TransactionBatcher, believed, most_tokens
 from raft.store.ledger import LOOK_SECONDS, Entry
@@ -52,12 +52,13 @@ class _Trouble:
     broken: int = 0
     lost: int = 0
 
-    def note(self, fault: RateLimited | Transient, now: float) -> None:
+    def note(self, fault: Fault, now: float, *, moves: bool) -> None:
+        """Count a fault; where the call `moves` to another endpoint at once it is no try, but may have cost money."""
         self.since = min(self.since, now)
         if isinstance(fault, RateLimited):
-            self.busy += 1
-        else:
-            self.broken += 1
+            self.busy += not moves
+        elif isinstance(fault, Transient):
+            self.broken += not moves
             self.lost += fault.billed
 
 
@@ -70,39 +71,32 @@ def _wait(state: RetryCallState) -> float:
     return 0.0 if isinstance(_fault(state), RateLimited) else _WAITS(state)
 
 
-def _too_long(fault: BaseException | None) -> bool:
-    return isinstance(fault, RateLimited) and (fault.retry_after or 0.0) > _PATIENCE_SECONDS
-
-
 class RequestPool:
-    """Sends calls, as many at a time as the endpoint bears; a context manager.
+    """Sends calls, as many at a time as the endpoints bear; a context manager.
 
     Args:
-        transport: makes what sends one call, inside the event loop.
-        limiter: how many at a time and how fast.
+        endpoints: where they go.
         budget: what they are paid from.
         model: the model's name, for entries and errors.
-        where: the endpoint's address, for errors.
         loop: makes the event loop.
         roomy: returns what is sent for a request, at the moment that it is: what was learned by then counts.
 
     Attributes:
-        pause: until when (`time.monotonic`) the endpoint has asked to wait, and in which words; None: it has not.
+        endpoints: as given.
+        pause: until when (`time.monotonic`) all endpoints have asked to wait, and in which words; None: they have not.
     """
 
     def __init__(
         self,
-        transport: Callable[[], Transport],
+        endpoints: Endpoints,
         *,
-        limiter: RateLimiter,
         budget: Budget,
         model: str,
-        where: str,
         loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop,
         roomy: Callable[[Request], Request] = lambda request: request,
     ) -> None:
-        self.limiter = limiter
-        self._make, self._budget, self._model, self._where = transport, budget, model, where
+        self.endpoints = endpoints
+        self._budget, self._model = budget, model
         self._make_loop, self._roomy = loop, roomy
         self._results: SimpleQueue[tuple[Call, Outcome] | None] = SimpleQueue()  # None: no more will come
         self._outstanding, self._ended = 0, False
@@ -110,7 +104,6 @@ class RequestPool:
         self._in_flight: set[asyncio.Task[None]] = set()
         self._halted, self._error = False, None  # type: bool, BaseException | None
         self._answered_at, self._tokens_ratio = float("-inf"), 1.0
-        self._limits: Mapping[str, float] = {}
         self.pause: tuple[float, str] | None = None
 
     def __enter__(self) -> Self:
@@ -118,7 +111,7 @@ class RequestPool:
         self._batcher = TransactionBatcher(self._budget, self._loop)
         self._stopping, self._settled = asyncio.Event(), asyncio.Event()
         self._ready, self._opened = (
-            asyncio.Semaphore(max(1, self.limiter.most // 8)),
+            asyncio.Semaphore(max(1, self.endpoints.most // 8)),
             0,
         )  # written down, and not sent yet
         self._thread = threading.Thread(target=self._run, name="raft-pool", daemon=True)
@@ -131,7 +124,7 @@ class RequestPool:
     @property
     def room(self) -> int:
         """How many more calls may be submitted now: a little more than can be sent, so that none is waited for."""
-        return max(0, int(2 * self.limiter.limit) + _AHEAD - self._outstanding)
+        return max(0, int(2 * self.endpoints.limit) + _AHEAD - self._outstanding)
 
     def submit(self, call: Call) -> None:
         """Have a call sent as soon as pace and budget allow; `collect` tells what becomes of it."""
@@ -199,9 +192,11 @@ class RequestPool:
             self._loop.close()
 
     async def _serve(self) -> None:
-        transport: Transport | None = None
+        made: list[Endpoint] = []
         try:
-            self._transport = transport = self._make()
+            for endpoint in self.endpoints.all:
+                endpoint.transport = endpoint.make()
+                made.append(endpoint)
             await self._stopping.wait()
         finally:
             self._halted = True
@@ -209,8 +204,8 @@ class RequestPool:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
             await self._batcher.flush()  # replies that came while the pool was being closed
-            if transport is not None:
-                await transport.close()
+            for endpoint in made:
+                await endpoint.transport.close()
 
     def _begin(self, call: Call) -> None:
         if not self._halted:
@@ -239,12 +234,12 @@ class RequestPool:
         except Rejected as error:
             result = Failure(error.kind, error.words)
         except (RateLimited, Transient) as error:
-            if self._halted or self._answered_at <= trouble.since:
+            if self._halted or self._answered_at <= trouble.since or self.endpoints.hopeless():
                 self._halt(self._away(error))
                 return
             result = Failure("error", error.words)
         except AccessDenied as error:
-            self._halt(error.stop(self._model, self._where))
+            self._halt(self._denied(error))
             return
         except Exception as error:
             self._halt(error)
@@ -254,7 +249,7 @@ class RequestPool:
     async def _answered(self, call: Call, trouble: _Trouble) -> Entry:
         """Send a call until it is answered or given up."""
         try:
-            return await self._send(call, trouble)
+            return await self._tried(call, trouble)
         except (RateLimited, Transient) as error:
             first = error  # tenacity takes so much time that it is not troubled with first tries
         retrying = AsyncRetrying(
@@ -267,47 +262,68 @@ class RequestPool:
             with attempt:
                 if attempt.retry_state.attempt_number == 1:
                     raise first
-                return await self._send(call, trouble)
+                return await self._tried(call, trouble)
         raise first
 
-    async def _send(self, call: Call, trouble: _Trouble) -> Entry:
-        """Send a call once and keep its reply."""
+    async def _tried(self, call: Call, trouble: _Trouble) -> Entry:
+        """Try a call once: at one endpoint after the other, as long as any is left that has not failed it and is well.
+
+        An endpoint that refuses all calls says nothing of this one, which waits for another if need be.
+        """
+        failed: set[Endpoint] = set()
+        while True:
+            try:
+                return await self._send(call, failed)
+            except (RateLimited, Transient, AccessDenied) as error:
+                denied = isinstance(error, AccessDenied)
+                moves = self.endpoints.well(failed) or (denied and self.endpoints.several)
+                trouble.note(error, self._loop.time(), moves=moves)
+                if not moves or self._halted or (denied and self.endpoints.denied()):
+                    raise
+
+    async def _send(self, call: Call, failed: set[Endpoint]) -> Entry:
+        """Send a call once and keep its reply; an endpoint that fails it comes to those that have `failed`."""
         guess = most_tokens(call.request) / _BYTES_A_TOKEN + call.request.max_tokens
-        call, worst, number = await self._admitted(call, guess)
-        if isinstance(number, Entry):
+        call, worst, came = await self._admitted(call, guess, failed)
+        if isinstance(came, Entry):
             self._answered_at = self._loop.time()
-            return number
-        outcome: Literal["ok", "busy", "broken"] = "broken"
-        begun, wait = self._loop.time(), None
+            return came
+        (number, place), fault, answered = came, None, False  # type: tuple[int, Place], Fault | None, bool
         task = asyncio.current_task()
         assert task is not None
         self._in_flight.add(task)
         try:
             try:
-                reply = await self._sent(number, call)
-                outcome = "ok"
-                self._answered_at = self._loop.time()
+                reply = await self._sent(number, call, place.endpoint)
+                answered, self._answered_at = True, self._loop.time()
             except Rejected:
-                outcome, self._answered_at = "ok", self._loop.time()
+                answered, self._answered_at = True, self._loop.time()
                 raise
-            except (RateLimited, Transient) as error:
-                if isinstance(error, RateLimited):
-                    outcome, wait = "busy", error.retry_after
-                    self.pause = (time.monotonic() + (wait or 0.0), error.words)
-                trouble.note(error, self._loop.time())
+            except (RateLimited, Transient, AccessDenied) as error:
+                fault = error
+                failed.add(place.endpoint)
                 raise
             finally:  # the next call may go while this one is written down
-                self.limiter.leave(outcome, seconds=self._loop.time() - begun, retry_after=wait)
+                self.endpoints.leave(place, fault, answered=answered)
+                self._note_pause(fault)
             payment, entry = self._payment(number, call, reply, worst)
             if used := entry.input_tokens + entry.output_tokens:
                 self._tokens_ratio += (min(4.0, used / guess) - self._tokens_ratio) / 32
             await self._batcher.pay(payment)
+            place.endpoint.standing.tally.answered += 1
             return entry
         finally:
             self._in_flight.discard(task)
             self._settled.set()
 
-    async def _admitted(self, call: Call, guess: float) -> tuple[Call, float | None, int | Entry]:
+    def _note_pause(self, fault: Fault | None) -> None:
+        if isinstance(fault, RateLimited) and not (self.endpoints.several and self.endpoints.well()):
+            wait = self.endpoints.wait(self._loop.time()) if self.endpoints.several else fault.retry_after or 0.0
+            self.pause = (time.monotonic() + wait, fault.words)
+
+    async def _admitted(
+        self, call: Call, guess: float, failed: set[Endpoint]
+    ) -> tuple[Call, float | None, tuple[int, Place] | Entry]:
         """Write a call down, as it is sent, and wait for its place in flight; its reply, where another run paid it."""
         request, price = call.request, self._budget.price
         while True:
@@ -319,17 +335,18 @@ class RequestPool:
                 try:
                     number = await self._batcher.open(call.key, worst)
                     if isinstance(number, int):
-                        await self._entered(number, max(1, round(guess * self._tokens_ratio)))
+                        tokens = max(1, round(guess * self._tokens_ratio))
+                        return call, worst, (number, await self._entered(number, tokens, failed))
                 finally:
                     self._opened -= 1
                     self._settled.set()
-            if number is not None:
+            if isinstance(number, Entry):
                 return call, worst, number
             await asyncio.sleep(LOOK_SECONDS)
 
-    async def _entered(self, number: int, tokens: int) -> None:
+    async def _entered(self, number: int, tokens: int, failed: set[Endpoint]) -> Place:
         try:
-            await self.limiter.enter(tokens)
+            return await self.endpoints.enter(tokens, failed)
         except asyncio.CancelledError:
             self._budget.release(number)  # it was not sent
             raise
@@ -341,12 +358,12 @@ class RequestPool:
             self._settled.clear()
             await self._settled.wait()  # what comes back may have cost less than the most it could
 
-    async def _sent(self, number: int, call: Call) -> Reply:
+    async def _sent(self, number: int, call: Call, endpoint: Endpoint) -> Reply:
         if self._halted:
             self._budget.release(number)
             raise asyncio.CancelledError
         try:
-            reply = await self._transport.send(call.request)
+            reply = await endpoint.transport.send(call.request)
         except (RateLimited, Rejected, AccessDenied):
             self._budget.release(number)
             raise
@@ -356,7 +373,7 @@ class RequestPool:
         except BaseException:  # cut off, or an error that no transport may raise
             self._budget.lose(number)
             raise
-        self._listen()
+        endpoint.listen()
         return reply
 
     def _payment(self, number: int, call: Call, reply: Reply, worst: float | None) -> tuple[Payment, Entry]:
@@ -369,25 +386,36 @@ class RequestPool:
         entry = entry_of(kept, call.key, call.request, attempt=call.attempt, model=self._model)
         return Payment(number, entry, cost, read, written), entry
 
-    def _listen(self) -> None:
-        if self._transport.limits is not self._limits:
-            self._limits = self._transport.limits
-            self.limiter.advise(**self._limits)
-
     def _gives_up(self, fault: BaseException | None, trouble: _Trouble) -> bool:
         alone = self._answered_at > trouble.since
-        away = self._loop.time() - max(trouble.since, self._answered_at) >= _PATIENCE_SECONDS
-        if self._halted or away or _too_long(fault):
+        now = self._loop.time()
+        away = now - max(trouble.since, self._answered_at) >= _PATIENCE_SECONDS or self.endpoints.hopeless()
+        if self._halted or away or self._too_long(fault):
             return True
         if isinstance(fault, RateLimited):
             return alone and trouble.busy >= _BUSY_ALONE
         return trouble.broken >= _TRIES or (alone and trouble.lost >= _LOST_ALONE)
 
+    def _too_long(self, fault: BaseException | None) -> bool:
+        asks = (fault.retry_after or 0.0) if isinstance(fault, RateLimited) else 0.0
+        return (self.endpoints.wait(self._loop.time()) if self.endpoints.several else asks) > _PATIENCE_SECONDS
+
     def _away(self, fault: RateLimited | Transient) -> RaftError:
-        wait = fault.retry_after if isinstance(fault, RateLimited) and _too_long(fault) else None
+        wait = fault.retry_after if isinstance(fault, RateLimited) and self._too_long(fault) else None
         asks = f" (it asks to wait {wait:,.0f} seconds)" if wait else ""
-        return RaftError(
-            f"The endpoint of {self._model} does not answer: {fault.words}{asks}",
-            where=self._where,
-            hint="run the same command again later: replies that came are kept and not paid for twice",
-        )
+        kept = "run the same command again later: replies that came are kept and not paid for twice"
+        if not self.endpoints.several:
+            said = f"The endpoint of {self._model} does not answer: {fault.words}{asks}"
+            return RaftError(said, where=self.endpoints.where, hint=kept)
+        said = f"None of the {len(self.endpoints.all)} endpoints of {self._model} answers: {self._words()}{asks}"
+        return RaftError(said, where=self.endpoints.where, hint=f"start one of {self.endpoints.where}, and {kept}")
+
+    def _denied(self, fault: AccessDenied) -> RaftError:
+        if not self.endpoints.several:
+            return fault.stop(self._model, self.endpoints.where)
+        said = f"All {len(self.endpoints.all)} endpoints of {self._model} refuse it: {self._words()}"
+        hint = fault.stop(self._model, self.endpoints.all[0].where).hint
+        return EndpointRefuses(said, where=self.endpoints.where, hint=hint)
+
+    def _words(self) -> str:
+        return "; ".join(f"{one.where}: {one.standing.tally.words}" for one in self.endpoints.all)

@@ -44,11 +44,12 @@ class RateLimited(Fault):
 class Transient(Fault):
     """A call that failed by chance (5xx, cut, timed out, a body that cannot be read): it may be sent again.
 
-    `billed` tells whether the provider may have charged for it, as for one that was cut, timed out or came garbled.
+    `billed` tells whether the provider may have charged for it, as for one that was cut, timed out or came garbled;
+    `reached`, whether anything listened at all.
     """
 
-    def __init__(self, words: str, *, billed: bool) -> None:
-        self.billed = billed
+    def __init__(self, words: str, *, billed: bool, reached: bool = True) -> None:
+        self.billed, self.reached = billed, reached
         super().__init__(words)
 
 

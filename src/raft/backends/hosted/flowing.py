@@ -11,8 +11,20 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-from raft.backends.asking import FINAL, Model, Reply, add_up, asked_again, entry_of, judge, needs_room, no_totals
+from raft.backends.asking import (
+    FINAL,
+    Model,
+    Reply,
+    add_up,
+    asked_again,
+    entry_of,
+    judge,
+    known_replies,
+    needs_room,
+    no_totals,
+)
 from raft.backends.hosted.calls import Call, RequestPool
+from raft.backends.hosted.endpoints import endpoint_facts
 from raft.backends.hosted.model import HostedModel
 from raft.errors import RaftError
 from raft.protocols import Completion, Failure, OnEvent, Request
@@ -70,9 +82,11 @@ class FlowingGenerator:
         max_failures: share of requests without a usable reply at which a call of `complete` stops; None: never.
         progress: told about twice a second, and at the end: "new" and "replayed" replies since it was last told,
             calls "in_flight" and their "limit", dollars of the run ("cost", None where the price is unknown), its
-            "cap", "input_tokens", "output_tokens" and "failures" so far.
-        say: told "waiting" (the endpoint's "words", the "seconds" that it asks to wait) and "stopping" ("replies" that
-            are waited for, since they are being paid for, and whether it was "interrupted" by the user).
+            "cap", "input_tokens", "output_tokens" and "failures" so far; where the model has several endpoints, its
+            name ("model") and their "endpoints", each as a `Tally`.
+        say: told "waiting" (the endpoint's "words", the "seconds" that it asks to wait), "refusing" ("where" is one of
+            several endpoints, which refuses all calls, and its "words") and "stopping" ("replies" that are waited for,
+            since they are being paid for, and whether it was "interrupted" by the user).
     """
 
     def __init__(
@@ -87,12 +101,13 @@ class FlowingGenerator:
         say: OnEvent = lambda event, facts: None,
     ) -> None:
         self._model, self._ledger, self._budget, self._say = model, ledger, budget, say
-        self._waiting = _Waiting(model.name, say)
+        self._waiting, self._refusing = _Waiting(model.name, say), _Refusing(model.name, say)
         self._attempts, self._max_failures, self._progress = attempts, max_failures, progress
         self._ahead = max(_AHEAD_OF_EACH * model.concurrency, _LEAST_AHEAD)
         self._new = self._replayed = self._failures = 0
         self._told_at = time.monotonic()
         self.identity = model.identity
+        self.identities: Sequence[str] = getattr(model, "identities", (model.identity,))
         self.totals = no_totals()
 
     def complete(self, requests: Iterable[Request]) -> Iterator[Completion | Failure]:
@@ -123,9 +138,9 @@ class FlowingGenerator:
                     self._tell(pool)
             except BaseException as stop:
                 if pool:
-                    if pool.limiter.in_flight:
+                    if pool.endpoints.in_flight:
                         by_user = isinstance(stop, KeyboardInterrupt)
-                        self._say("stopping", {"replies": pool.limiter.in_flight, "interrupted": by_user})
+                        self._say("stopping", {"replies": pool.endpoints.in_flight, "interrupted": by_user})
                     pool.drain()  # it is being paid for, and the ledger keeps it
                 raise
             finally:
@@ -143,7 +158,8 @@ class FlowingGenerator:
         looked_up, window.unknown = window.unknown, []
         for slot in looked_up:
             slot.key = request_key(slot.call, self._model.identity, slot.attempt)
-        known = self._ledger.find(list({slot.key for slot in looked_up if slot.key not in window.asked}))
+        new = [(slot.key, slot.call, slot.attempt) for slot in looked_up if slot.key not in window.asked]
+        known = known_replies(self._ledger, new, self.identities[1:])
         self._count(list(known.values()), replayed=True)
         for slot in looked_up:
             if slot.key in known:
@@ -218,19 +234,21 @@ class FlowingGenerator:
     def _tell(self, pool: RequestPool | None, *, at_once: bool = False) -> None:
         now = time.monotonic()
         self._waiting.tell(pool)
+        self._refusing.tell(pool)
         if self._progress is None or (not at_once and now - self._told_at < _TELL_SECONDS):
             return
         facts = {
             "new": self._new,
             "replayed": self._replayed,
-            "in_flight": pool.limiter.in_flight if pool else 0,
-            "limit": int(pool.limiter.limit) if pool else 0,
+            "in_flight": pool.endpoints.in_flight if pool else 0,
+            "limit": int(pool.endpoints.limit) if pool else 0,
             "cost": self._budget.spent if self._budget.price else None,
             "cap": self._budget.cap,
             "input_tokens": int(self.totals["input_tokens"]),
             "output_tokens": int(self.totals["output_tokens"]),
             "failures": self._failures,
         }
+        facts |= endpoint_facts(self._model.name, getattr(self._model, "tallies", ()))
         self._new = self._replayed = 0
         self._told_at = now
         self._progress(facts)
@@ -247,6 +265,19 @@ class _Waiting:
         if until - max(now, self._until) > _WORTH_TELLING:
             self._until = until
             self._say("waiting", {"model": self._model, "seconds": round(until - now), "words": words})
+
+
+class _Refusing:
+    """Tells "refusing" once for each of several endpoints that refuses all calls while others answer."""
+
+    def __init__(self, model: str, say: OnEvent) -> None:
+        self._model, self._say, self._told = model, say, set[str]()
+
+    def tell(self, pool: RequestPool | None) -> None:
+        for one in pool.endpoints.all if pool and pool.endpoints.several else ():
+            if one.standing.denied and one.where not in self._told:
+                self._told.add(one.where)
+                self._say("refusing", {"model": self._model, "where": one.where, "words": one.standing.tally.words})
 
 
 class UncachedGenerator:

@@ -145,7 +145,7 @@ class LitellmTransport:
                 return Rejected(words, kind=kind)
         if isinstance(status, int) and (headers or 400 <= status < 500) and status not in (200, 408):
             return wire.fault(status, words, code=code, retry_after=wire.retry_after(headers or {}, words))
-        return Transient(words, billed=was_sent(error))
+        return Transient(words, billed=was_sent(error), reached=was_sent(error))
 
     def _words(self, error: Exception) -> tuple[str, str]:
         for one in _chain(error):  # what came, before anybody put it into other words

@@ -7,7 +7,7 @@ needs `VLLM_ALLOW_RUNTIME_LORA_UPDATING=True` there, and a folder of the adapter
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from http.client import HTTPException
@@ -28,7 +28,7 @@ from raft.protocols import Request as Asked
 from raft.store import adapters
 from raft.store.budget import Budget
 from raft.text import from_json
-from raft.text.secrets import shown_address
+from raft.text.secrets import ApiBase, each_address, shown_address
 
 PROVIDER = "hosted_vllm"
 _SECONDS = 120.0
@@ -51,12 +51,14 @@ class TunedModel(HostedModel):
     An engine that was started anew has forgotten its adapters: where it answers that it does not know this one, that
     is loaded again, once for all who met it, and what was asked is asked again.
 
+    Of several engines one is enough: that another has not loaded it, it says itself when it is asked.
+
     Args:
         name: `hosted_vllm/BASE`, the base model as the engine calls it.
         adapter: the adapter's folder; the engine has to find it at the same path. The digest of its weights and
             settings is its name there. The `base` of its card has to be the model that the engine has, by the last part
             of its name, and the engine started for matrices of its rank.
-        api_base: the engine's address; None: that of the environment.
+        api_base: the engine's address, or those of several; None: that of the environment.
         options: others of `HostedModel`.
 
     Attributes:
@@ -66,10 +68,10 @@ class TunedModel(HostedModel):
 
     exact = True
 
-    def __init__(self, name: str, adapter: Path, *, api_base: str | None, **options: Any) -> None:
+    def __init__(self, name: str, adapter: Path, *, api_base: ApiBase, **options: Any) -> None:
         digest, card = adapters.digest(adapter) or "", adapters.read_card(adapter)
         super().__init__(f"{PROVIDER}/{digest}", api_base=api_base, **options)
-        self._load = partial(_load, name, adapter, digest, card, api_base)
+        self._load = partial(_load_somewhere, name, adapter, digest, card, each_address(api_base) or (None,))
         self._lack: Exception | None = None
         self._changing, self.loads, self.held = Lock(), 0, set[str]()
 
@@ -120,8 +122,8 @@ class TunedModel(HostedModel):
         self.load()
         return super().pool(budget)
 
-    def _transport(self, key: str | None) -> Transport:
-        return _Loading(super()._transport(key), self)
+    def _transport(self, given: str | None, key: str | None) -> Transport:
+        return _Loading(super()._transport(given, key), self)
 
 
 class _Loading:
@@ -186,6 +188,26 @@ async def _aside(function: Callable[[], None]) -> None:
 
     Thread(target=work, name="raft-adapter", daemon=True).start()
     await done
+
+
+def _load_somewhere(
+    name: str,
+    adapter: Path,
+    digest: str,
+    card: Mapping[str, Any],
+    addresses: Sequence[str | None],
+    *,
+    anew: bool,
+) -> None:
+    """Load an adapter at each engine, as `_load` does; one that does is enough."""
+    lacks: list[RaftError] = []
+    for address in addresses:
+        try:
+            _load(name, adapter, digest, card, address, anew=anew)
+        except RaftError as error:
+            lacks.append(error)
+    if len(lacks) == len(addresses):
+        raise lacks[0]
 
 
 def _load(name: str, adapter: Path, digest: str, card: Mapping[str, Any], api_base: str | None, *, anew: bool) -> None:

@@ -3,9 +3,11 @@
 A provider that speaks as OpenAI does is asked directly, every other one through litellm.
 """
 
+from collections.abc import Sequence
 from functools import partial
 
 from raft.backends.hosted.calls import RequestPool
+from raft.backends.hosted.endpoints import Endpoint, Endpoints, Tally
 from raft.backends.hosted.errors import Transport
 from raft.backends.hosted.litellm import LitellmTransport
 from raft.backends.hosted.manners import Manners
@@ -13,7 +15,7 @@ from raft.backends.hosted.openai_http import DirectTransport
 from raft.backends.hosted.providers import (
     address_of,
     check_key,
-    identity_of,
+    identities_of,
     key_of,
     litellm_key,
     no_address,
@@ -23,23 +25,26 @@ from raft.backends.hosted.providers import (
 from raft.backends.hosted.rate_limit import RateLimiter
 from raft.backends.vendors import fastest_loop
 from raft.store.budget import Budget
-from raft.text.secrets import shown_address
+from raft.text.secrets import ApiBase, each_address, shown_address
 
 
 class HostedModel:
-    """A chat model at an endpoint.
+    """A chat model at an endpoint, or at several that answer the same.
 
     Args:
         name: `provider/model`, for example `openai/gpt-4o-mini`.
-        api_base: address of a self-hosted endpoint.
-        concurrency: most requests in flight.
+        api_base: address of a self-hosted endpoint, or of several.
+        concurrency: most requests in flight at one endpoint.
         timeout: seconds for one reply.
-        requests_per_minute: most requests a minute; None for what the endpoint takes.
-        tokens_per_minute: most tokens a minute; None for what the endpoint takes.
+        requests_per_minute: most requests a minute at one endpoint; None for what it takes.
+        tokens_per_minute: most tokens a minute at one endpoint; None for what it takes.
         effort: how long a reasoning model thinks; None: as little as it can.
+        known_as: addresses that it has in keys of replies, as `store.addresses.known_as` says; none: the given ones.
 
     Attributes:
-        identity: name, address and effort, which can change what is replied.
+        identities: name, address and effort, which can change what is replied; replies are looked for under each, and
+            kept under the first, which is its `identity`.
+        tallies: what became of the calls, an endpoint each.
         exact: whether a reply counts for nothing that says that another model wrote it.
     """
 
@@ -49,17 +54,21 @@ class HostedModel:
         self,
         name: str,
         *,
-        api_base: str | None,
+        api_base: ApiBase,
         concurrency: int,
         timeout: float,
         requests_per_minute: float | None = None,
         tokens_per_minute: float | None = None,
         effort: str | None = None,
+        known_as: Sequence[str] = (),
     ) -> None:
-        self.name, self.concurrency = name, concurrency
-        self.identity = identity_of(name, api_base, effort)
+        self._given: tuple[str | None, ...] = each_address(api_base) or (None,)
+        self.name, self.concurrency = name, concurrency * len(self._given)
+        self.identities = identities_of(name, known_as or api_base, effort)
+        self.identity = self.identities[0]
+        self.tallies: tuple[Tally, ...] = ()
         self._direct, self._manners = provider_of(name).direct, Manners(name, effort)
-        self._given, self._timeout = api_base, timeout
+        self._timeout, self._connections = timeout, concurrency
         self._limited = partial(
             RateLimiter, concurrency, requests_per_minute=requests_per_minute, tokens_per_minute=tokens_per_minute
         )
@@ -70,38 +79,43 @@ class HostedModel:
         Raises:
             UsageError: there is no key in the environment, or no address that can be asked.
         """
-        self._given = whole_address(self.name, self._given)
-        if self._direct and not self._address:
-            raise no_address(self.name)
-        check_key(self.name, self._given)
+        self._given = tuple(whole_address(self.name, one) for one in self._given)
+        for given in self._given:
+            if self._direct and not self._address(given):
+                raise no_address(self.name)
+            check_key(self.name, given)
+        self.tallies = self.tallies or tuple(Tally(self._where(given)) for given in self._given)
+        endpoints = [
+            Endpoint(
+                self._where(given),
+                self._limited(alone=not self._manners.met),
+                partial(self._transport, given, self._key(given)),
+                tally,
+            )
+            for given, tally in zip(self._given, self.tallies, strict=True)
+        ]
         return RequestPool(
-            partial(self._transport, self._key()),
-            limiter=self._limited(alone=not self._manners.met),
-            budget=budget,
-            model=self.name,
-            where=shown_address(self._address or self.name),
-            loop=fastest_loop,
-            roomy=self._manners.roomy,
+            Endpoints(endpoints), budget=budget, model=self.name, loop=fastest_loop, roomy=self._manners.roomy
         )
 
-    @property
-    def _address(self) -> str | None:
-        return address_of(self.name, self._given) if self._direct else self._given
+    def _address(self, given: str | None) -> str | None:
+        return address_of(self.name, given) if self._direct else given
 
-    def _key(self) -> str | None:
-        return (key_of if self._direct else litellm_key)(self.name, self._given)
+    def _where(self, given: str | None) -> str:
+        return shown_address(self._address(given) or self.name)
 
-    def _transport(self, key: str | None) -> Transport:
+    def _key(self, given: str | None) -> str | None:
+        return (key_of if self._direct else litellm_key)(self.name, given)
+
+    def _transport(self, given: str | None, key: str | None) -> Transport:
         if not self._direct:
-            return LitellmTransport(
-                self.name, api_base=self._given, key=key, timeout=self._timeout, manners=self._manners
-            )
+            return LitellmTransport(self.name, api_base=given, key=key, timeout=self._timeout, manners=self._manners)
         return DirectTransport(
             self.name,
-            api_base=self._address or "",
+            api_base=self._address(given) or "",
             key=key,
             timeout=self._timeout,
-            connections=self.concurrency,
+            connections=self._connections,
             manners=self._manners,
             exact=self.exact,
         )

@@ -145,7 +145,8 @@ class DirectTransport:
         except aiohttp.ClientSSLError as error:
             raise NoEndpoint(self._masked(f"no safe connection to {self._url}: {error}")) from None
         except (aiohttp.ConnectionTimeoutError, aiohttp.ClientConnectorError) as error:
-            raise Transient(self._masked(f"no connection to {self._url}: {error}"), billed=False) from None
+            words = self._masked(f"no connection to {self._url}: {error}")
+            raise Transient(words, billed=False, reached=False) from None
         except TimeoutError:
             raise Transient(
                 self._masked(f"no reply from {self._url} within {self._timeout:g} seconds"), billed=True

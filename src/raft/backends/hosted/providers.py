@@ -7,6 +7,7 @@ provider's own is part of a model's identity, and only what is on this machine c
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
@@ -18,7 +19,7 @@ from urllib.parse import urlsplit
 from raft.backends.vendors import import_litellm
 from raft.errors import UsageError
 from raft.store.budget import Price
-from raft.text.secrets import HIDDEN, malformed, shown_address
+from raft.text.secrets import HIDDEN, ApiBase, each_address, malformed, shown_address
 
 
 @dataclass(frozen=True)
@@ -144,11 +145,21 @@ def identity_of(name: str, api_base: str | None, effort: str | None = None) -> s
     return (name if known else f"{name}@{shown_address(address)}") + (f" effort={effort}" if effort else "")
 
 
-def is_free(name: str, api_base: str | None) -> bool:
-    """Tell whether a hosted model costs nothing where no price of it is known: it is on this machine.
+def identities_of(name: str, api_base: ApiBase, effort: str | None = None) -> tuple[str, ...]:
+    """Return what a hosted model is known by at each of its addresses, as `identity_of` does; each once."""
+    known = [identity_of(name, one, effort) for one in each_address(api_base) or (None,)]
+    return tuple(dict.fromkeys(known))
+
+
+def is_free(name: str, api_base: ApiBase) -> bool:
+    """Tell whether a hosted model costs nothing where no price of it is known: it is on this machine, wherever asked.
 
     What listens here in the name of a provider that is elsewhere passes on what it is asked, and the bill.
     """
+    return all(_is_free(name, one) for one in each_address(api_base) or (None,))
+
+
+def _is_free(name: str, api_base: str | None) -> bool:
     provider, address = provider_of(name), address_of(name, api_base)
     if provider.gateway or (address and not provider.local):
         return False
@@ -163,12 +174,23 @@ def _is_loopback(address: str) -> bool:
         return False
 
 
-def look_for(name: str, api_base: str | None) -> None:
+def look_for(name: str, api_base: ApiBase) -> None:
     """Check that a server on this machine listens where a model is to be asked, and that ollama has the model.
+
+    Of several addresses one is enough.
 
     Raises:
         UsageError: nobody listens there, or ollama does not have it; the hint starts the one and brings the other.
     """
+    *others, last = each_address(api_base) or (None,)
+    for one in others:
+        with suppress(UsageError):
+            _look_for(name, one)
+            return
+    _look_for(name, last)
+
+
+def _look_for(name: str, api_base: str | None) -> None:
     address = whole_address(name, address_of(name, api_base))
     if not address or not provider_of(name).own or not _is_loopback(address):
         return
@@ -268,7 +290,7 @@ def no_address(name: str) -> UsageError:
     )
 
 
-def is_own(name: str, api_base: str | None) -> bool:
+def is_own(name: str, api_base: ApiBase) -> bool:
     """Tell whether a hosted model is one's own: it has an address of its own, or its provider is a local program."""
     return bool(api_base) or provider_of(name).own
 

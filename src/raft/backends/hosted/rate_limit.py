@@ -8,12 +8,14 @@ not help. What the endpoint says is obeyed. Time is the running event loop's, so
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from typing import Literal
 
 _FIRST = 8  # calls in flight at the beginning
 _ALONE_SECONDS = 3.0  # that others wait for what an unknown endpoint replies to the first call
 _SLOWER = 4.0  # replies that take so many times as long as they did say that more calls would only queue
 _SAME = 1e-9  # seconds, less than which are rounding
+_NOW = 1e-6  # seconds that nobody waits for
 _CATCH_UP = 0.05  # seconds that a late timer may make up for
 _OFTEN = 50  # accepted calls; cuts that follow each other sooner are too many
 _TELLING = 20  # accepted calls that a rate is measured over, at least
@@ -34,6 +36,9 @@ class RateLimiter:
         requests_per_minute: most calls a minute; None for what the endpoint takes.
         tokens_per_minute: most tokens a minute, likewise.
         alone: the first call goes alone, for nothing is known of the endpoint: what it refuses, it refuses once.
+
+    Attributes:
+        more: called when others may go beside the first call; for whoever keeps those that wait (`Endpoints`).
     """
 
     def __init__(
@@ -46,6 +51,7 @@ class RateLimiter:
     ) -> None:
         self.limit, self.in_flight = 1.0 if alone else float(min(most, _FIRST)), 0
         self.most, self._alone = most, alone
+        self.more: Callable[[], None] = lambda: None
         self._requests, self._tokens = requests_per_minute, tokens_per_minute
         self._due = {"requests": 0.0, "tokens": 0.0, "learned": 0.0}
         self._waiting: deque[tuple[asyncio.Future[None], int]] = deque()
@@ -61,11 +67,8 @@ class RateLimiter:
 
     async def enter(self, tokens: int) -> None:
         """Wait until one more call, of so many tokens, may be sent; those who came first go first."""
-        loop = asyncio.get_running_loop()
-        if not self._mark and self._alone:
-            loop.call_later(_ALONE_SECONDS, self._open)
-        self._mark = self._mark or (loop.time(), 0)
-        granted: asyncio.Future[None] = loop.create_future()
+        self._begin()
+        granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((granted, tokens))
         self._admit()
         try:
@@ -81,26 +84,45 @@ class RateLimiter:
         loop = asyncio.get_running_loop()
         while self._waiting and self.in_flight < max(1, int(self.limit)):
             granted, tokens = self._waiting[0]
-            wait = max(*self._due.values(), self._pause_until) - loop.time()
+            wait = self.wait(loop.time())
             if granted.done():
                 self._waiting.popleft()
-            elif wait > 1e-6:
+            elif wait:
                 if self._timer is None:  # what comes back meanwhile may shorten or lengthen the wait
                     self._timer = loop.call_later(min(wait, 0.25), self._wake)
                 return
             else:
                 self._waiting.popleft()
-                self._book(loop.time(), tokens)
-                self.in_flight += 1
-                if self.in_flight >= int(self.limit):
-                    self._full_at = loop.time()
+                self.take(loop.time(), tokens)
                 granted.set_result(None)
+
+    def wait(self, now: float) -> float:
+        """Return the seconds until one more call may be sent: 0 for now, infinity where one has to come back first."""
+        if self.in_flight >= max(1, int(self.limit)):
+            return float("inf")
+        wait = max(*self._due.values(), self._pause_until) - now
+        return wait if wait > _NOW else 0.0
+
+    def take(self, now: float, tokens: int) -> None:
+        """Note that a call of so many tokens is sent; for whoever asked `wait` and keeps those that wait."""
+        self._begin()
+        self._book(now, tokens)
+        self.in_flight += 1
+        if self.in_flight >= int(self.limit):
+            self._full_at = now
+
+    def _begin(self) -> None:
+        loop = asyncio.get_running_loop()
+        if not self._mark and self._alone:
+            loop.call_later(_ALONE_SECONDS, self._open)
+        self._mark = self._mark or (loop.time(), 0)
 
     def _open(self) -> None:
         """Let others go beside the first call, whose outcome is known or takes long."""
         if self._alone:
             self._alone, self.limit = False, max(self.limit, float(min(self.most, _FIRST)))
             self._admit()
+            self.more()
 
     def _wake(self) -> None:
         self._timer = None
