@@ -64,21 +64,21 @@ def main() -> None:
     parser.add_argument("--part", choices=xquad.STUDY.parts, default="unseen", help="whose questions are asked")
     parser.add_argument("--beside", type=int, metavar="N", help="build with so many of them beside the generated ones")
     parser.add_argument("--file", type=Path, help="write all of them to this file, and do nothing else")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="another setting of the builds")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="another setting, for all steps")
     args = parser.parse_args()
     if args.file is not None:
         print(written(args.file, None))
         return
-    files = xquad.prepare(args.of)
+    files, own = xquad.prepare(args.of), studies.settings_of(args.set)
     if args.beside is None:
         folder = ablations.copied(args.of / "run", args.of / "people")
         given = ablations.Given(xquad.STUDY, {}, {}, args.of, files, {}, STUDENT, args.generator, None, None)
         ablations.built(folder, given, {})
         ablations.changed_rows(folder, ablations.Variant(people=True))
     else:
-        folder = built_beside(args.of, files, args.beside, args.generator, studies.settings_of(args.set))
+        folder = built_beside(args.of, files, args.beside, args.generator, own)
     raft.train(folder, settings=xquad.STUDY.training, on_event=studies.on_event)
-    said = ablations.ask(folder, files[args.part], {**studies.MEASURED, **xquad.STUDY.measuring})
+    said = ablations.ask(folder, files[args.part], {**studies.MEASURED, **xquad.STUDY.measuring, **studies.of_measuring(own)})
     print("tuned on people's questions," if args.beside is None else f"{args.beside} of people's questions,", args.part)
     show(said)
     if args.beside is None:
