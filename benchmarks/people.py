@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("--part", choices=xquad.STUDY.parts, default="unseen", help="whose questions are asked")
     parser.add_argument("--beside", type=int, metavar="N", help="build with so many of them beside the generated ones")
     parser.add_argument("--file", type=Path, help="write all of them to this file, and do nothing else")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="another setting, for all steps")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a further setting")
     args = parser.parse_args()
     if args.file is not None:
         print(written(args.file, None))
@@ -78,7 +78,8 @@ def main() -> None:
     else:
         folder = built_beside(args.of, files, args.beside, args.generator, own)
     raft.train(folder, settings=xquad.STUDY.training, on_event=studies.on_event)
-    said = ablations.ask(folder, files[args.part], {**studies.MEASURED, **xquad.STUDY.measuring, **studies.of_measuring(own)})
+    measuring = {**studies.MEASURED, **xquad.STUDY.measuring, **studies.of_measuring(own)}
+    said = ablations.ask(folder, files[args.part], measuring)
     print("tuned on people's questions," if args.beside is None else f"{args.beside} of people's questions,", args.part)
     show(said)
     if args.beside is None:
