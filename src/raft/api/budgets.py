@@ -13,7 +13,7 @@ from raft.pipeline.counting import UNASKED, CostContext
 from raft.protocols import Failure, Request
 from raft.settings import Settings
 from raft.store.budget import Budget, Price, dollars
-from raft.store.ledger import CachedEmbedder, Ledger
+from raft.store.ledger import CachedEmbedder, Ledger, kept_under
 from raft.text.secrets import ApiBase
 
 FREE = Price(0.0, 0.0)
@@ -89,7 +89,7 @@ def cost_context(settings: Settings, ledger: Ledger, collection: str, components
     """Return what an estimate has to know of prices, and of what the ledger holds already."""
     chosen, hosted = settings.generator, hub.is_hosted(settings.generator.model)
     price = price_of(chosen.model, settings, chosen.api_base) if hosted else FREE
-    name, identities = chosen.model, getattr(components.generator, "identities", (components.generator.identity,))
+    name, identities = chosen.model, kept_under(components.generator)
     asked_before = bool(ledger.read("SELECT EXISTS (SELECT 1 FROM completions WHERE model = ?)", (name,))[0][0])
     embedder = settings.index.embedder
     paying = hub.is_hosted(embedder) and isinstance(components.embedder, CachedEmbedder)

@@ -41,7 +41,7 @@ from raft.settings import TRAINERS, Settings
 from raft.store.again import again
 from raft.store.batches import BatchBook
 from raft.store.budget import Budget, PaidEmbedder
-from raft.store.ledger import CachedEmbedder, CachedScorer, Ledger, known_as
+from raft.store.ledger import CachedEmbedder, CachedScorer, Ledger, kept_under, known_as
 from raft.store.run import Run
 from raft.text.secrets import ApiBase, each_address, is_loopback, shown_address, tell_in_the_clear
 
@@ -82,7 +82,7 @@ def open_components(folder: Path, settings: Settings, ledger: Ledger, collection
     else:
         model = _hosted(chosen.model, settings, chosen.api_base, ledger)
         book = BatchBook(ledger, collection)
-        if any(book.unfinished(identity) for identity in model.identities):
+        if any(book.unfinished(identity) for identity in kept_under(model)):
             raise UsageError(
                 f"A batch that this run has asked of {chosen.model} is still under way: to ask directly now would be"
                 " paid for twice.",

@@ -19,7 +19,7 @@ import numpy as np
 
 from raft.errors import RaftError, UsageError
 from raft.protocols import Embedder, Request, Tokenizer
-from raft.store.ledger import AwaitedElsewhere, Entry, Ledger, Writing, adding
+from raft.store.ledger import AwaitedElsewhere, Entry, Ledger, Writing, adding, kept_under
 
 _TOKENS_A_TURN = 16
 """What a chat template puts around one turn, at most."""
@@ -320,7 +320,7 @@ class PaidEmbedder:
     def __init__(self, embedder: Embedder, budget: Budget) -> None:
         self._embedder, self._budget = embedder, budget
         self.identity: str = embedder.identity
-        self.identities: Sequence[str] = getattr(embedder, "identities", (embedder.identity,))
+        self.identities = kept_under(embedder)
         self.tokenizer: Tokenizer = embedder.tokenizer
         self.max_tokens: int = embedder.max_tokens
         self.window: int = getattr(embedder, "window", 512)

@@ -272,6 +272,12 @@ def adding(entries: Iterable[Entry]) -> Writing:
     return _ADD, [tuple(whole([*vars(entry).values(), now])) for entry in entries]
 
 
+def kept_under(model: Any) -> Sequence[str]:
+    """Return the identities under which replies or vectors of a model may be kept: its own first, others after it."""
+    found: Sequence[str] = getattr(model, "identities", (model.identity,))
+    return found
+
+
 def known_as(ledger: Ledger, model: str, api_base: ApiBase) -> tuple[str, ...]:
     """Return the addresses under which replies of a model are kept: that for new ones first, then others to look at.
 
@@ -309,7 +315,7 @@ class CachedEmbedder:
         self._embedder, self._ledger, self._told = embedder, ledger, told
         self._size: int = getattr(embedder, "window", self.WINDOW)
         self.identity: str = embedder.identity
-        self._others: Sequence[str] = getattr(embedder, "identities", ())[1:]
+        self._others = kept_under(embedder)[1:]
         self.tokenizer: Tokenizer = embedder.tokenizer
         self.max_tokens: int = embedder.max_tokens
 

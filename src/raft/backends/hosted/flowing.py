@@ -29,7 +29,7 @@ from raft.backends.hosted.model import HostedModel
 from raft.errors import RaftError
 from raft.protocols import Completion, Failure, OnEvent, Request
 from raft.store.budget import Budget
-from raft.store.ledger import Entry, Ledger, request_key
+from raft.store.ledger import Entry, Ledger, kept_under, request_key
 
 _LEAST_AHEAD = 64
 _AHEAD_OF_EACH = 8
@@ -107,7 +107,7 @@ class FlowingGenerator:
         self._new = self._replayed = self._failures = 0
         self._told_at = time.monotonic()
         self.identity = model.identity
-        self.identities: Sequence[str] = getattr(model, "identities", (model.identity,))
+        self.identities = kept_under(model)
         self.totals = no_totals()
 
     def complete(self, requests: Iterable[Request]) -> Iterator[Completion | Failure]:
