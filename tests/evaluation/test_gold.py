@@ -1,7 +1,7 @@
 """Bearing: which chunks hold a question's answer, and what retrieval made of them."""
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from raft.rag import relevant
@@ -157,26 +157,13 @@ def test_a_short_number_is_borne_where_the_text_is_about_the_question():
     assert borne(question("5", question="How many years does the pump's warranty last?"), chunks) == ["a#1"]
 
 
-PIECES = [
-    "12",
-    "1,250",
-    "2.5",
-    "98",
-    "05",
-    "days",
-    "thousand",
-    "kg",
-    "dozen",
-    "months",
-    "$",
-    "12/03/98",
-    "percent",
-    "to",
-    "5",
-]
+PIECES = ["12", "1,250", "2.5", "98", "days", "thousand", "kg", "dozen", "months", "$", "12/03/98", "percent", "to"]
 
 
 @given(st.lists(st.sampled_from(PIECES), max_size=9), st.lists(st.sampled_from(PIECES), min_size=1, max_size=3))
+@example(["5", "dozen", "days"], ["60", "days"])
+@example(["12/03/98"], ["1998"])
+@example(["1.5", "thousand", "kg"], ["1,500", "kg"])
 def test_what_a_text_lacks_by_its_digits_it_does_not_hold(text, answer):
     """That a text is passed over for its digits alone never changes whether it holds an answer."""
     text, answer = " ".join(text), " ".join(answer)

@@ -5,7 +5,7 @@ import re
 from itertools import pairwise
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from raft import text
@@ -130,6 +130,7 @@ def test_json_that_is_nested_without_end_is_an_error():
 
 
 @given(st.text(alphabet="ab1., _", max_size=4), st.text(alphabet="ab1., _", max_size=24))
+@example("a a", "ba a a")
 def test_places_are_those_of_a_pattern(wanted, around):
     """A text is found where a pattern of it would find it, between characters that do not make it go on."""
     assume(wanted)
