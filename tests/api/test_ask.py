@@ -18,7 +18,7 @@ from raft.errors import DamagedArtifact, RaftError, UsageError
 from raft.rag.answering import read_reply
 from raft.rag.format import ABSTENTION
 from raft.rag.grounding import Answer, Citation, Passage
-from raft.store import adapters, tables
+from raft.store import adapters, artifacts, tables
 
 pytest.importorskip("torch")
 pytest.importorskip("peft")
@@ -138,8 +138,15 @@ def test_what_no_document_supports(run, fakes, way):
     assert said.supported is {"mark": False, "retry": True, "refuse": None}[way]
 
 
-def test_boilerplate_makes_room(run, fakes):
-    """No chunk that is boilerplate is shown; as many others as are wanted take its place."""
+def test_boilerplate_makes_room(run, fakes, monkeypatch):
+    """No chunk that is boilerplate is shown; as many others as are wanted take its place, and no more rows are read."""
+    read, finder = [], artifacts.finder
+
+    def opened(*given):
+        find = finder(*given)
+        return lambda wanted: read.append({*wanted}) or find(wanted)
+
+    monkeypatch.setattr(artifacts, "finder", opened)
     built = raft.load(run)
     best = built.ask(QUESTION, model=replying(fakes, "Answer: 1"), k=3).passages[0].chunk_id
     marked = built.chunks.to_dicts()
@@ -149,6 +156,8 @@ def test_boilerplate_makes_room(run, fakes):
     shown = [passage.chunk_id for passage in raft.load(run).ask(QUESTION, model="openai/replying", k=3).passages]
     assert best not in shown
     assert len(shown) == 3
+    first, then, more = read  # of the run as it was, and with another best one
+    assert first == then and then | more == {best, *shown} and len(more) == 1
 
 
 def test_the_prompt_fits_into_the_context(run, tmp_path, tiny_student):

@@ -188,6 +188,7 @@ class _Corpus:
         self._titles = dict(documents.select("doc_id", "title").iter_rows())
         self._find: Callable[[Collection[str]], pl.DataFrame] | None = None
         self._chunks: dict[str, dict[str, Any]] = {}
+        self._read, self._boilerplate = set[str](), list[str]()
 
     def refusal(self, least: float | None, weights: Weights) -> Refusal | None:
         if least not in self._refusals:
@@ -196,16 +197,24 @@ class _Corpus:
         return self._refusals[least]
 
     def search(self, questions: Sequence[str], k: int) -> list[list[Passage]]:
-        hits = self.index.search(questions, max(_DEPTH, 4 * k))
-        known, queries = self._known(hits["chunk_id"].unique()), len(questions)
-        return answering.passages_of(hits, known, paths=self._paths, titles=self._titles, queries=queries, k=k)
+        hits = self._best(self.index.search(questions, max(_DEPTH, 4 * k)), k)
+        queries = len(questions)
+        return answering.passages_of(hits, self._chunks, paths=self._paths, titles=self._titles, queries=queries, k=k)
 
-    def _known(self, found: Iterable[str]) -> Mapping[str, Mapping[str, Any]]:
-        """Return the rows of these chunks, read from the row groups that hold them alone."""
-        self._find = self._find or artifacts.finder(self._run.folder / "chunks.parquet", "chunk_id")
-        if unread := [name for name in found if name not in self._chunks]:
+    def _best(self, hits: pl.DataFrame, k: int) -> pl.DataFrame:
+        """Return the best `k` hits of each query but boilerplate; no rows but theirs are read, each with its group."""
+        hits = hits.sort("query", "rank").unique(["query", "chunk_id"], keep="first", maintain_order=True)
+        while True:
+            best = (
+                hits.filter(~pl.col("chunk_id").is_in(self._boilerplate)).group_by("query", maintain_order=True).head(k)
+            )
+            unread = {*best["chunk_id"]} - self._read
+            if not unread:
+                return best
+            self._find = self._find or artifacts.finder(self._run.folder / "chunks.parquet", "chunk_id")
             self._chunks |= {row["chunk_id"]: row for row in self._find(unread).iter_rows(named=True)}
-        return self._chunks
+            self._read |= unread
+            self._boilerplate += [name for name in unread if name in self._chunks and self._chunks[name]["boilerplate"]]
 
 
 class Answerer:
