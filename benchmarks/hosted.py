@@ -87,8 +87,8 @@ def requests(count: int | None = None) -> Iterator[Request]:
 class ThroughLitellm(HostedModel):
     """A hosted model that is asked through litellm even where it could be asked directly."""
 
-    def _transport(self, key: str | None) -> Transport:
-        return LitellmTransport(self.name, api_base=self._given, key=key, timeout=self._timeout)
+    def _transport(self, given: str | None, key: str | None) -> Transport:
+        return LitellmTransport(self.name, api_base=given, key=key, timeout=self._timeout)
 
 
 def raft_calls(model: HostedModel, source: Iterator[Request]) -> int:
@@ -285,8 +285,8 @@ class Watched(HostedModel):
 
     late: list[float]
 
-    def _transport(self, key: str | None) -> Transport:
-        transport = super()._transport(key)
+    def _transport(self, given: str | None, key: str | None) -> Transport:
+        transport = super()._transport(given, key)
         watch, close = asyncio.get_running_loop().create_task(self._watch()), transport.close
 
         async def close_both() -> None:

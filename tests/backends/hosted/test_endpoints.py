@@ -2,6 +2,7 @@
 
 import asyncio
 import sqlite3
+import threading
 from contextlib import ExitStack, closing, suppress
 from itertools import pairwise
 from pathlib import Path
@@ -346,9 +347,9 @@ def test_an_embedder_goes_from_one_endpoint_to_the_next(monkeypatch):
 class Counted(FakeOpenAI):
     """A server that tells of each request before it takes it; `watch` returns True where it has seen to it itself."""
 
-    def __init__(self, **options):
+    def __init__(self, watch=lambda connection, data: False, **options):
         super().__init__(**options)
-        self.watch = lambda connection, data: False
+        self.watch = watch
 
     def __exit__(self, *_):
         with suppress(RuntimeError):  # it has died
@@ -363,30 +364,30 @@ class Counted(FakeOpenAI):
 class Storm:
     """Three servers: the first dies after some requests and comes back, the third answers 429 for a while.
 
-    Once the first is back, the others keep their calls until it was asked: no clock decides what is met.
+    Once the first is to come back, the others keep their calls until it was asked: no clock decides what is met.
     """
 
     def __init__(self, stack, *, dies_after=8, back_after=12, busy=5):
         self.stack, self.dies_after, self.back_after, self.busy = stack, dies_after, back_after, busy
         self.servers = [stack.enter_context(Counted()) for _ in range(3)]
         self.urls = [server.url for server in self.servers]
-        self.later, self.held = None, []
+        self.later, self.dead, self.keeps, self.held, self.lock = None, False, False, [], threading.Lock()
         first, second, third = self.servers
         first.watch, second.watch, third.watch = self._dying, self._reviving, self._busy
 
     def _dying(self, connection, data):
-        if self.servers[0].came >= self.dies_after:
+        self.dead = self.servers[0].came >= self.dies_after
+        if self.dead:
             self.servers[0].stop()
-            return True
-        return False
+        return self.dead
 
     def _reviving(self, connection, data):
-        self.back_after -= not self.servers[0]._thread.is_alive()
+        self.back_after -= self.dead
         if self.later is None and self.back_after <= 0:
-            self.later = self.stack.enter_context(
-                Counted(port=int(self.urls[0].rpartition(":")[2].removesuffix("/v1")))
-            )
-            self.later.watch = self._back
+            self.keeps = True
+            self.servers[0]._thread.join()
+            port = int(self.urls[0].removesuffix("/v1").rpartition(":")[2])
+            self.later = self.stack.enter_context(Counted(port=port, watch=self._back))
         return self._kept(self.servers[1], connection, data)
 
     def _busy(self, connection, data):
@@ -396,14 +397,15 @@ class Storm:
             return True
         return self._kept(self.servers[2], connection, data)
 
-    def _kept(self, server, connection, data):
-        if self.later is None or self.later.came:
-            return False
-        self.held.append((server, connection, data))
-        return True
+    def _kept(self, *request):
+        with self.lock:
+            if self.keeps:
+                self.held.append(request)
+            return self.keeps
 
     def _back(self, connection, data):
-        held, self.held = self.held, []
+        with self.lock:
+            self.keeps, held, self.held = False, self.held, []
         for server, *request in held:
             server._loop.call_soon_threadsafe(server.take, *request)
         return False

@@ -160,7 +160,7 @@ def test_where_a_call_goes(monkeypatch):
 
     def way(name, base=None):
         own = HostedModel(name, api_base=base, concurrency=1, timeout=5)
-        transport = own._transport(own._key())
+        transport = own._transport(base, own._key(base))
         return transport._url.removesuffix("/chat/completions") if isinstance(transport, DirectTransport) else None
 
     base = "http://127.0.0.1:1/v1"
@@ -192,7 +192,7 @@ def test_the_table_of_providers_agrees_with_litellm(monkeypatch):
             assert litellm.get_llm_provider(f"{name}/m")[3] in (known.address, None)
             assert set(needed) <= {*known.keys, f"{name.upper()}_API_KEY"}
             with pytest.raises(UsageError, match="_API_KEY"):
-                HostedModel(f"{name}/m", api_base=None, concurrency=1, timeout=5)._key()
+                HostedModel(f"{name}/m", api_base=None, concurrency=1, timeout=5)._key(None)
 
 
 @pytest.mark.parametrize(("fault", "kind"), [("context", "too long"), ("policy", "refused"), ("400", "refused")])
