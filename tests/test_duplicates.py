@@ -90,9 +90,29 @@ def test_what_may_mean_the_same_is_what_comparing_each_with_each_finds(drawn, bl
         for number, row in enumerate(drawn)
         if (found := [n for n in range(number) if alike(drawn[n], row) and abs(drawn[n][3] - row[3]) < 2])
     }
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(duplicates, "BLOCK", block)
-        assert duplicates._Alike(rows, vectors, 0.9).pairs() == wanted
+    found = {}
+    for pairs in parts(rows, vectors, block, kept=range(len(rows))):
+        found |= pairs
+    assert found == wanted
+
+
+def test_rows_that_all_mean_the_same_are_not_all_paired_with_each_other():
+    """Of a thousand rows that say one thing each is compared with those of its block and the one that was kept."""
+    row = {"question": "Who?", "answer": "Orlin", "kind": "fact", "golden_chunk_ids": ["c"], "doc_ids": ["d"]}
+    vectors = np.tile(np.array([1, 0], dtype=np.float32), (1000, 1))
+    found = [*parts([row] * 1000, vectors, 20, kept=[0])]
+    assert sum(len(others) for pairs in found for others in pairs.values()) < 1000 * 20
+
+
+def parts(rows, vectors, block, kept):
+    """Yield the pairs of each block of rows, and then keep those of it that are to be."""
+    alike = duplicates._Alike(rows, vectors, 0.9)
+    for start in range(0, len(rows), block):
+        part = range(start, min(start + block, len(rows)))
+        yield alike.pairs(part)
+        for number in part:
+            if number in kept:
+                alike.keep(number)
 
 
 def test_clusters_are_shown_with_what_was_kept_first():

@@ -356,3 +356,25 @@ def test_what_is_asked_aside_waits_for_no_other(engine, source):
     assert [asked.end()[0][0] for asked in hung] == ["answered"] * aside.batch
     assert aside.closed.wait(30)
     assert sorted(aside.asked) == [[f"hung {number}"] for number in range(aside.batch)]
+
+
+def test_what_comes_back_while_it_is_asked_stays_open(two):
+    """A candidate that was taken back and named again is not closed by the answer that came in between."""
+    old, new, engine = two
+    new.aside = True
+    new.gate.clear()
+    asked = Sent(engine, "first", "candidate")
+    assert new.inside.wait(30)
+    engine.offer(Sources(old))
+    assert Sent(engine, "second", "production").end()[0][1].source is old
+    assert not new.closed.is_set()
+
+    def warm():
+        new.gate.set()
+        assert asked.end()[0][0] == "answered"
+        until(lambda: not engine._flying.total())
+
+    new.warm = warm
+    engine.offer(Sources(old, new))
+    assert Sent(engine, "third", "candidate").end()[0][1].source is new
+    assert not new.closed.is_set()

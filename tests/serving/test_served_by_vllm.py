@@ -4,7 +4,7 @@ import json
 import shutil
 import threading
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 
 import pytest
 from test_adapters import write_adapter
@@ -12,12 +12,16 @@ from test_served_versions import FIRST, PLAIN, QUESTION, SECOND, Live, nominated
 
 from conftest import FakeEmbedder, Fakes
 from raft.api import models
-from raft.backends.hosted import calls
+from raft.backends.hosted import calls, lora
+from raft.backends.hosted.flowing import FlowingGenerator
 from raft.errors import RaftError, UsageError
+from raft.protocols import Completion, Request
 from raft.serving import server as servers
 from raft.serving import versions
 from raft.serving.versions import Versions
 from raft.store import adapters, registry
+from raft.store.budget import Budget
+from raft.store.ledger import Ledger
 from served import said, until
 from stand_in import standing_in
 
@@ -424,3 +428,26 @@ def test_a_reply_that_never_comes_is_waited_for_by_its_caller_alone(run, engine,
         caller.join(60)
         gate.set()
         assert told[0][0] == 504
+
+
+def test_each_of_two_engines_loads_for_itself(tmp_path, monkeypatch):
+    """One that lost an adapter and loads none is told of in its own words; the other is not asked to load it again."""
+    adapter, engines = write_adapter(tmp_path / "run", FIRST, base=f"org/{BASE}"), [Engine(), Engine()]
+    with ExitStack() as stack:
+        where = [f"{stack.enter_context(standing_in(one.answer))}/v1" for one in engines]
+        model = lora.TunedModel(MODEL, adapter, api_base=where, concurrency=2, timeout=30)
+        ledger = stack.enter_context(closing(Ledger(tmp_path / "ledger.sqlite")))
+        budget = Budget(ledger, run="r", model=model.name, price=None, cap=None)
+        generator = FlowingGenerator(model, ledger, budget, attempts=1)
+
+        def ask(number):
+            return generator.complete([Request(({"role": "user", "content": f"{number}?"},), max_tokens=9)])
+
+        said = [*ask(1), *ask(2)]
+        assert [one.loads for one in engines] == [[adapters.digest(adapter)]] * 2
+        engines[0].restart()
+        engines[0].updates = False
+        said += [*ask(3), *ask(4)]
+    assert all(isinstance(one, Completion) for one in said)
+    assert "does not load the adapter" in model.tallies[0].words and not model.tallies[1].words
+    assert len(engines[1].loads) == 1

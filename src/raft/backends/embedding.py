@@ -131,7 +131,6 @@ class HostedEmbedder:
         self._api_base, self._attempts, self._timeout = api_base, attempts, timeout
         self.tallies = tuple(Tally(shown_address(one or name)) for one in each_address(api_base) or ("",))
         self._endpoints = list(zip(each_address(api_base) or (None,), map(Standing, self.tallies), strict=True))
-        self._taken = 0
         self.each_try: Callable[[Sequence[str], Callable[[], Any]], Any] = lambda texts, send: send()
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
@@ -180,8 +179,7 @@ class HostedEmbedder:
         while True:
             place = self._choice(failed)
             address, standing = self._endpoints[place]
-            self._taken += 1
-            begun, single = time.monotonic(), standing.take(self._taken)
+            begun, single = time.monotonic(), standing.take()
             try:
                 reply = self.each_try(texts, partial(self._send, texts, address))
             except Exception as error:
@@ -206,7 +204,7 @@ class HostedEmbedder:
 
         def rank(number: int) -> tuple[bool, float, bool, int]:
             standing = self._endpoints[number][1]
-            return standing.denied, standing.wait(now), number in failed, standing.used
+            return standing.denied, standing.wait(now), number in failed, standing.tally.used
 
         return min(range(len(self._endpoints)), key=rank)
 

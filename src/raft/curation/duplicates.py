@@ -1,7 +1,7 @@
 """Which questions say the same, and which of these stays: duplicates, and several wordings of one question."""
 
 import re
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -125,16 +125,19 @@ def _same(rows: list[Row], vectors: np.ndarray, similarity: float) -> dict[int, 
     kept: list[int] = []
     lexical = NearIndex(row["question"] for row in rows)
     alike = _Alike(rows, vectors, similarity)
-    candidates = alike.pairs()
-    for number, row in enumerate(rows):
-        near = (kept[place] for place in lexical.find(row["question"]))
-        meant = (one for one in candidates.get(number, ()) if one not in same and alike.confirmed(number, one))
-        match = next(chain(near, meant), None)
-        if match is None:
-            kept.append(number)
-            lexical.add(row["question"])
-        else:
-            same[number] = match
+    for start in range(0, len(rows), BLOCK):
+        block = range(start, min(start + BLOCK, len(rows)))
+        candidates = alike.pairs(block)
+        for number in block:
+            near = (kept[place] for place in lexical.find(rows[number]["question"]))
+            meant = (one for one in candidates.get(number, ()) if one not in same and alike.confirmed(number, one))
+            match = next(chain(near, meant), None)
+            if match is None:
+                kept.append(number)
+                lexical.add(rows[number]["question"])
+                alike.keep(number)
+            else:
+                same[number] = match
     return same
 
 
@@ -143,26 +146,37 @@ class _Alike:
 
     def __init__(self, rows: list[Row], vectors: np.ndarray, similarity: float) -> None:
         self.rows, self.vectors, self.similarity = rows, vectors, similarity
-        self.facts = _codes(rough_values(row["question"]) for row in rows)
-        self.answers = _codes(  # "yes" to two questions does not make them one
+        facts = _codes(rough_values(row["question"]) for row in rows)
+        answers = _codes(  # "yes" to two questions does not make them one
             number if traits(row["kind"]).fixed else normalise(row["answer"]) for number, row in enumerate(rows)
         )
-        self.sources = _codes(tuple(sorted(row["golden_chunk_ids"] or row["doc_ids"])) for row in rows)
+        sources = _codes(tuple(sorted(row["golden_chunk_ids"] or row["doc_ids"])) for row in rows)
+        self._groups = _codes(zip(facts, answers, strict=True)), _codes(zip(facts, sources, strict=True))
+        self._kept: tuple[dict[int, list[int]], ...] = ({}, {})  # by group
 
-    def pairs(self) -> dict[int, list[int]]:
-        """Return for each row the earlier ones that may mean the same, in their order.
+    def keep(self, number: int) -> None:
+        """Note that a row is kept; of the others those of later blocks are compared with it."""
+        for groups, kept in zip(self._groups, self._kept, strict=True):
+            kept.setdefault(groups[number], []).append(number)
+
+    def pairs(self, block: Sequence[int]) -> dict[int, list[int]]:
+        """Return for each row of the next block the earlier ones, in it or kept, that may mean the same, in order.
 
         Only rows with the facts and the answer, or the facts and the source, of one another are compared as vectors.
         """
         found: dict[int, set[int]] = {}
-        for codes in (self.answers, self.sources):
-            for group in _groups(self.facts, codes):
-                for start in range(0, len(group), BLOCK):
-                    one, two = group[start : start + BLOCK], group[: start + BLOCK]
-                    for left, right in cosine_blocks(self.vectors[one], self.vectors[two], self.similarity):
-                        for number, other in zip(one[left].tolist(), two[right].tolist(), strict=True):
-                            if other < number:
-                                found.setdefault(number, set()).add(other)
+        for groups, kept in zip(self._groups, self._kept, strict=True):
+            together: dict[int, list[int]] = {}
+            for number in block:
+                together.setdefault(groups[number], []).append(number)
+            for group, mine in together.items():
+                one, two = np.array(mine), np.array([*kept.get(group, ()), *mine])
+                if len(two) == 1:
+                    continue
+                for left, right in cosine_blocks(self.vectors[one], self.vectors[two], self.similarity):
+                    for number, other in zip(one[left].tolist(), two[right].tolist(), strict=True):
+                        if other < number:
+                            found.setdefault(number, set()).add(other)
         return {number: sorted(others) for number, others in found.items()}
 
     def confirmed(self, number: int, other: int) -> bool:
@@ -173,14 +187,6 @@ class _Alike:
         return not apart and same_marks(*asked) and same_answer(one["answer"], two["answer"])
 
 
-def _groups(*codes: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield the numbers of the rows, in their order, that have each of the codes in common, where there are several."""
-    both = np.stack(codes, axis=1)
-    _, which, counts = np.unique(both, axis=0, return_inverse=True, return_counts=True)
-    order = which.reshape(-1).argsort(kind="stable")
-    yield from (group for group in np.split(order, counts.cumsum()[:-1]) if len(group) > 1)
-
-
 def _measure(rows: list[Row], vectors: np.ndarray, kept: list[int]) -> None:
     """Note each row's cosine to the nearest kept row other than itself."""
     columns = {number: column for column, number in enumerate(kept)}
@@ -189,7 +195,7 @@ def _measure(rows: list[Row], vectors: np.ndarray, kept: list[int]) -> None:
         row["scores"]["similarity"] = None if np.isnan(cosine) else round(cosine, 4)
 
 
-def _codes(values: Iterable[Any]) -> np.ndarray:
-    """Number equal values alike, so that blocks of them can be compared at once."""
+def _codes(values: Iterable[Any]) -> list[int]:
+    """Number equal values alike."""
     seen: dict[Any, int] = {}
-    return np.array([seen.setdefault(value, len(seen)) for value in values], dtype=np.int64)
+    return [seen.setdefault(value, len(seen)) for value in values]

@@ -247,6 +247,8 @@ class Engine:
                 batch = self.sources.production.batch
                 self._changed.wait_for(lambda: len(self._waiting) >= batch or self._ended or self._next, GATHER)
             taken, self._next = self._next, None
+            for one in taken.each() if taken is not None else ():
+                self._leaving.pop(id(one), None)  # it stays open, though its last answer may come now
         if taken is not None:
             self._change(self._loaded(taken), taken)
         with self._changed:
@@ -266,8 +268,6 @@ class Engine:
         with self._changed:
             former, self.sources = self.sources, sources
             unused = _without(former, sources, self._next) + _without(offered, former, sources, self._next)
-            for one in sources.each():
-                self._leaving.pop(id(one), None)
         self._close(unused)
 
     def _close(self, sources: list[Source]) -> None:

@@ -1,6 +1,5 @@
 """A server as a process: a run is opened, answers are given until a signal, and nothing is left behind."""
 
-import ipaddress
 import signal
 import socket
 from collections.abc import Iterator, Mapping
@@ -22,6 +21,7 @@ from raft.serving.server import SECONDS, Application, Server, ServerConnection
 from raft.serving.snapshots import Snapshot
 from raft.serving.spans import Spans
 from raft.serving.versions import Versions
+from raft.text.secrets import is_loopback
 
 PORT = 8080
 
@@ -68,7 +68,7 @@ def serve(
             if on_event is not None:
                 on_event(event, facts)
 
-    if keys is None and not _is_home(host):
+    if keys is None and not is_loopback(host):
         raise UsageError(
             "Whoever reaches another address than this machine's own could ask, and nobody would be asked for a key.",
             where=f"--host {host}",
@@ -157,12 +157,6 @@ def _tidy() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _is_home(host: str) -> bool:
-    with suppress(ValueError):
-        return ipaddress.ip_address(host).is_loopback
-    return host == "localhost"
 
 
 def _address(listening: socket.socket) -> str:

@@ -16,12 +16,13 @@ from raft.api.asking import BASE, Answerer
 from raft.api.run import Built
 from raft.backends import hub
 from raft.backends.hosted import lora
-from raft.errors import RaftError, UsageError, pasted, typed
+from raft.errors import RaftError, UsageError, me, pasted, typed
 from raft.protocols import OnEvent
 from raft.serving.engine import Source, Sources
 from raft.serving.snapshots import Snapshot, Snapshots, told_of_builds
 from raft.store import adapters, registry
-from raft.store.registry import PLAIN, Standing, Version
+from raft.store.fitness import PLAIN, Version, whole
+from raft.store.registry import Standing
 
 LOOK = 0.25
 """Seconds between two looks at the registry."""
@@ -358,7 +359,7 @@ class Versions:
             DamagedArtifact: they are missing, or changed.
             UsageError: this server cannot answer with it.
         """
-        hint = f"raft registry promote {typed(self._run)} {version.adapter} --by NAME   (the adapter itself; "
+        hint = f"raft registry promote {typed(self._run)} {version.adapter} --by {me()}   (the adapter itself; "
         if version.kind == "gguf":
             raise UsageError(
                 f"Version {version.id} is a GGUF file, which this server does not run.",
@@ -371,7 +372,7 @@ class Versions:
                 where=self._run / (version.path or ""),
                 hint=f"{hint}raft serve without --model runs it)",
             )
-        return registry.whole(self._run, version)
+        return whole(self._run, version)
 
     def _tell_once(self, key: tuple[str, str], error: Exception) -> None:
         why = f"{type(error).__name__}: {error}"

@@ -19,8 +19,6 @@ from raft.store.fitness import PLAIN, Kind, Version, approved_by, content_digest
 from raft.store.history import FILE, add, lines, reading, writing
 from raft.store.run import existing
 
-__all__ = ["PLAIN", "Version", "whole"]  # which `serving/versions.py` asks for here
-
 ALIASES = ("production", "candidate", "previous")
 
 

@@ -20,7 +20,7 @@ from raft.api import models
 from raft.backends.embedding import HostedEmbedder
 from raft.backends.hosted import endpoints as choosing
 from raft.backends.hosted.calls import Call, RequestPool
-from raft.backends.hosted.endpoints import Endpoint, Endpoints, Tally
+from raft.backends.hosted.endpoints import Endpoint, Endpoints, Standing, Tally
 from raft.backends.hosted.errors import AccessDenied, NoEndpoint, RateLimited, Transient
 from raft.backends.hosted.rate_limit import RateLimiter
 from raft.errors import RaftError, UsageError
@@ -30,6 +30,7 @@ from raft.store.ledger import CachedEmbedder, Entry, Ledger, known_as, request_k
 from raft.testing import HashEmbedder, WordTokenizer
 from simulated import Endpoint as Memory
 from simulated import SimulatedLoop
+from simulated import run as simulated
 
 MODEL = "openai/test-model"
 REFUSED = Transient("connection refused", billed=False, reached=False)
@@ -144,9 +145,9 @@ def call(text):
     return Call(request_key(request, "m", 0), request, 0)
 
 
-def ask(ledger, memories, texts, most=4):
-    """Return what becomes of calls to endpoints in memory, their tallies, and the seconds that it took."""
-    tallies = [Tally(f"http://e{place}/v1") for place in range(len(memories))]
+def ask(ledger, memories, texts, most=4, tallies=None):
+    """Return what becomes of calls to endpoints in memory, and their tallies, which may be those of a pool before."""
+    tallies = tallies or [Tally(f"http://e{place}/v1") for place in range(len(memories))]
     places = [
         Endpoint(tally.where, RateLimiter(most), memory.transport, tally)
         for tally, memory in zip(tallies, memories, strict=True)
@@ -277,6 +278,68 @@ def test_a_call_that_no_endpoint_bears_is_given_up_alone(ledger):
     results, _ = ask(ledger, [Memory(plan), Memory(plan)], ["poison", *(f"number {i}" for i in range(500))], most=2)
     assert isinstance(results.pop("poison"), Failure)
     assert all(isinstance(one, Entry) for one in results.values())
+
+
+def test_pools_of_one_call_share_the_endpoints_too(ledger):
+    """Where each question has a pool of its own, as in a server, endpoints take turns; one that is out is let be."""
+    memories, tallies = [Memory(), Failing(REFUSED, lambda now: now < 1), Memory()], None
+    for number in range(8):
+        results, tallies = ask(ledger, memories, [f"number {number}"], tallies=tallies)
+        assert all(isinstance(one, Entry) for one in results.values())
+    assert [one.answered for one in tallies] == [4, 0, 4]
+    assert len(memories[1].times) == 1
+
+
+def test_a_pool_that_begins_where_all_were_out_asks_at_once(ledger):
+    """What a former pool knew of endpoints, all of which were away, keeps nobody waiting."""
+    tallies = [Tally("http://e0/v1", until=1e9, outs=99), Tally("http://e1/v1", until=1e9, outs=99)]
+    memories = [Memory(), Memory()]
+    ask(ledger, memories, ["one", "two"], tallies=tallies)
+    assert all(len(memory.times) == 1 and memory.times[0] < 1 for memory in memories)
+
+
+def test_an_endpoint_that_is_away_for_days_stops_nobody():
+    """However often an endpoint is left out, or asks for fewer calls, it is tried again within half a minute."""
+    standing, now = Standing(Tally("http://e0/v1")), 0.0
+    for number in range(3000):
+        standing.fail(now, now, REFUSED, single=number > 0)
+        assert standing.until is not None and 0 < standing.until - now <= 30
+        now = standing.until
+        standing.take()
+
+    async def refused():
+        limiter, loop = RateLimiter(4), asyncio.get_running_loop()
+        for _ in range(3000):
+            await limiter.enter(1)
+            limiter.leave("busy", seconds=0.0)
+        return loop.time()
+
+    assert simulated(refused()) <= 3000 * 7
+
+
+def test_calls_that_fail_while_each_endpoint_is_being_tried_wait_for_what_comes_of_it(ledger):
+    """Where both endpoints are out and a single call is at each, others that fail meanwhile do not end the run."""
+
+    class Waking(Memory):
+        async def send(self, request):
+            if asyncio.get_running_loop().time() >= 1:
+                self.latency = 100.0
+                return await super().send(request)
+            self.seen.append(request)
+            await asyncio.sleep(10 * len(self.seen))
+            raise BROKEN
+
+    results, _ = ask(ledger, [Waking(), Waking()], [f"number {i}" for i in range(8)])
+    assert all(isinstance(one, Entry) for one in results.values())
+
+
+def test_a_call_that_costs_each_time_is_not_sent_to_every_endpoint(ledger):
+    """A request that times out wherever it is sent is given up after three tries that may be billed, not one each."""
+    timeout = Transient("no reply within 60 seconds", billed=True)
+    memories = [Memory({"poison": [timeout] * 40}) for _ in range(8)]
+    results, _ = ask(ledger, memories, ["poison", *(f"number {i}" for i in range(200))], most=2)
+    assert isinstance(results.pop("poison"), Failure) and all(isinstance(one, Entry) for one in results.values())
+    assert sum(memory.texts.count("poison") for memory in memories) == 3
 
 
 A, B, C = "http://127.0.0.1:1/v1", "http://127.0.0.1:2/v1", "http://127.0.0.1:3/v1"

@@ -278,7 +278,7 @@ class RequestPool:
                 denied = isinstance(error, AccessDenied)
                 moves = self.endpoints.well(failed) or (denied and self.endpoints.several)
                 trouble.note(error, self._loop.time(), moves=moves)
-                if not moves or self._halted or (denied and self.endpoints.denied()):
+                if not moves or self._halted or self._lost(trouble) or (denied and self.endpoints.denied()):
                     raise
 
     async def _send(self, call: Call, failed: set[Endpoint]) -> Entry:
@@ -318,8 +318,7 @@ class RequestPool:
 
     def _note_pause(self, fault: Fault | None) -> None:
         if isinstance(fault, RateLimited) and not (self.endpoints.several and self.endpoints.well()):
-            wait = self.endpoints.wait(self._loop.time()) if self.endpoints.several else fault.retry_after or 0.0
-            self.pause = (time.monotonic() + wait, fault.words)
+            self.pause = (time.monotonic() + self._asked_to_wait(fault), fault.words)
 
     async def _admitted(
         self, call: Call, guess: float, failed: set[Endpoint]
@@ -394,11 +393,20 @@ class RequestPool:
             return True
         if isinstance(fault, RateLimited):
             return alone and trouble.busy >= _BUSY_ALONE
-        return trouble.broken >= _TRIES or (alone and trouble.lost >= _LOST_ALONE)
+        return trouble.broken >= _TRIES or self._lost(trouble)
+
+    def _lost(self, trouble: _Trouble) -> bool:
+        return self._answered_at > trouble.since and trouble.lost >= _LOST_ALONE
 
     def _too_long(self, fault: BaseException | None) -> bool:
-        asks = (fault.retry_after or 0.0) if isinstance(fault, RateLimited) else 0.0
-        return (self.endpoints.wait(self._loop.time()) if self.endpoints.several else asks) > _PATIENCE_SECONDS
+        return self._asked_to_wait(fault) > _PATIENCE_SECONDS
+
+    def _asked_to_wait(self, fault: BaseException | None) -> float:
+        """Return the seconds until anything may be asked; 0 where only what is in flight can tell."""
+        if self.endpoints.several:
+            wait = self.endpoints.wait(self._loop.time())
+            return wait if wait < float("inf") else 0.0
+        return (fault.retry_after or 0.0) if isinstance(fault, RateLimited) else 0.0
 
     def _away(self, fault: RateLimited | Transient) -> RaftError:
         wait = fault.retry_after if isinstance(fault, RateLimited) and self._too_long(fault) else None

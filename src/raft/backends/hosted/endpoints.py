@@ -6,7 +6,8 @@ a single call before others follow. What one reply says of the endpoint is decid
 
 import asyncio
 from collections.abc import Callable, Container, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
+from itertools import count
 from typing import Any, Literal
 
 from raft.backends.hosted.errors import AccessDenied, Fault, RateLimited, Transient, Transport
@@ -15,6 +16,8 @@ from raft.backends.hosted.rate_limit import RateLimiter
 _FIRST_OUT, _LONGEST_OUT = 0.5, 30.0  # seconds that an endpoint is left out
 _FAULTS = 3  # in a row, after which an endpoint is left out though it answered not long ago
 _NOW = 1e-6  # seconds that nobody waits for
+_TOLD = ("where", "answered", "left_out", "words", "denied")  # of a tally
+_NUMBERS = count(1)
 HOPELESS = 8
 """Single calls in a row that an endpoint did not answer; where all have come to it, none is asked any more."""
 
@@ -29,6 +32,9 @@ class Tally:
         left_out: how often it was left out.
         words: what it, or the network, said when it last failed.
         denied: whether it refuses all calls, as with a wrong key or an unknown model.
+        until: until when it is left out, as far as the pool knows that heard of it last.
+        outs: how often in a row, likewise.
+        used: when it was last taken, as a number that grows.
     """
 
     where: str
@@ -36,32 +42,41 @@ class Tally:
     left_out: int = 0
     words: str = ""
     denied: bool = False
+    until: float | None = None
+    outs: int = 0
+    used: int = 0
 
 
 def endpoint_facts(name: str, tallies: Sequence[Tally]) -> dict[str, Any]:
     """Return the facts of a model's "endpoints" for whoever is told of progress; none where it has one alone."""
-    return {"model": name, "endpoints": [asdict(one) for one in tallies]} if len(tallies) > 1 else {}
+    told = [{fact: getattr(one, fact) for fact in _TOLD} for one in tallies]
+    return {"model": name, "endpoints": told} if len(told) > 1 else {}
 
 
 @dataclass
 class Standing:
-    """How one endpoint stands. Times are seconds of one clock, whichever it is.
+    """How one endpoint stands in one pool, as the last pool left it. Times are seconds of one clock, whichever it is.
 
     Attributes:
         until: until when it is left out; None: it takes calls.
         trying: whether a single call is out to see if it answers again.
         outs: how often in a row it has been left out; a single call that is answered makes it nought.
-        used: when it was last taken, as a number that grows.
     """
 
     tally: Tally
-    until: float | None = None
+    until: float | None = field(init=False)
+    outs: int = field(init=False)
     trying: bool = False
-    outs: int = 0
-    used: int = 0
     _faults: int = 0
     _heard: float = float("-inf")
     _denied: bool = False
+
+    def __post_init__(self) -> None:
+        self.until, self.outs = self.tally.until, self.tally.outs
+
+    def set(self, until: float | None, outs: int) -> None:
+        """Leave it out until then, or not any more; those who come later go by it too."""
+        self.until, self.outs = self.tally.until, self.tally.outs = until, outs
 
     @property
     def well(self) -> bool:
@@ -80,9 +95,9 @@ class Standing:
         wait = (self.until or now) - now
         return wait if wait > _NOW else 0.0
 
-    def take(self, number: int) -> bool:
-        """Note that a call goes there, the `number`th of all; tell whether it is the single one that tries it."""
-        self.used = number
+    def take(self) -> bool:
+        """Note that a call goes there; tell whether it is the single one that tries it."""
+        self.tally.used = next(_NUMBERS)
         self.trying = self.until is not None
         return self.trying
 
@@ -90,7 +105,8 @@ class Standing:
         """Note that a call was answered, whatever the reply; `single`: it is the one that tried the endpoint."""
         self._heard, self._faults = now, 0
         if single:
-            self.until, self.trying, self.outs = None, False, 0
+            self.trying = False
+            self.set(None, 0)
 
     def drop(self, *, single: bool) -> None:
         """Note that a call ended before anybody could answer it."""
@@ -115,10 +131,10 @@ class Standing:
             unheard = self._heard <= begun or not _reached(fault)
             failed = single or unheard or self._faults >= _FAULTS
         if self.until is not None and not single:
-            self.until = max(self.until, now + wait)
+            self.set(max(self.until, now + wait), self.outs)
         elif failed:
-            self.until = now + max(wait, min(_LONGEST_OUT, _FIRST_OUT * 2**self.outs))
-            self.outs += 1
+            out = min(_LONGEST_OUT, _FIRST_OUT * 2 ** min(self.outs, HOPELESS))
+            self.set(now + max(wait, out), self.outs + 1)
             self._faults = 0
             self.tally.left_out += 1
 
@@ -184,7 +200,9 @@ class Endpoints:
         self.several = len(self.all) > 1
         self._waiting: list[_Waiting] = []
         self._timer: asyncio.TimerHandle | None = None
-        self._taken = 0
+        if not self.well():  # all were left out when the last call went: whether one is back is seen by asking
+            for one in self.all:
+                one.standing.set(None, 0)
         for one in self.all if self.several else ():
             one.limiter.more = self._admit
 
@@ -275,9 +293,8 @@ class Endpoints:
                 left.append(one)
                 soonest = min(soonest, wait)
                 continue
-            self._taken += 1
             endpoint.limiter.take(now, one.tokens)
-            one.granted.set_result(Place(endpoint, now, single=endpoint.standing.take(self._taken)))
+            one.granted.set_result(Place(endpoint, now, single=endpoint.standing.take()))
         self._waiting = left
         if self._timer is not None:
             self._timer.cancel()
@@ -291,5 +308,5 @@ class Endpoints:
         paced = {one: one.limiter.wait(now) for one in may}
         free = [one for one in may if not paced[one]]
         if free:
-            return min(free, key=lambda one: (one.limiter.in_flight, one.standing.used)), 0.0
+            return min(free, key=lambda one: (one.limiter.in_flight, one.standing.tally.used)), 0.0
         return None, min([*paced.values(), *(wait for wait in waits.values() if wait)])

@@ -7,7 +7,7 @@ needs `VLLM_ALLOW_RUNTIME_LORA_UPDATING=True` there, and a folder of the adapter
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from http.client import HTTPException
@@ -23,7 +23,7 @@ from raft.backends.hosted.calls import RequestPool
 from raft.backends.hosted.errors import AccessDenied, Transport, UnknownModel
 from raft.backends.hosted.model import HostedModel
 from raft.backends.hosted.providers import address_of, key_of, whole_address
-from raft.errors import DamagedArtifact, EndpointRefuses, RaftError, UsageError, typed
+from raft.errors import DamagedArtifact, EndpointRefuses, RaftError, UsageError, me, typed
 from raft.protocols import Request as Asked
 from raft.store import adapters
 from raft.store.budget import Budget
@@ -51,7 +51,8 @@ class TunedModel(HostedModel):
     An engine that was started anew has forgotten its adapters: where it answers that it does not know this one, that
     is loaded again, once for all who met it, and what was asked is asked again.
 
-    Of several engines one is enough: that another has not loaded it, it says itself when it is asked.
+    Of several engines one is enough: that another has not loaded it, it says itself when it is asked, and it is loaded
+    there then; what it says to that is its own fault alone.
 
     Args:
         name: `hosted_vllm/BASE`, the base model as the engine calls it.
@@ -62,7 +63,6 @@ class TunedModel(HostedModel):
         options: others of `HostedModel`.
 
     Attributes:
-        loads: how often it was tried to load it.
         held: the identities of what is known to be loaded; several may share it.
     """
 
@@ -71,17 +71,17 @@ class TunedModel(HostedModel):
     def __init__(self, name: str, adapter: Path, *, api_base: ApiBase, **options: Any) -> None:
         digest, card = adapters.digest(adapter) or "", adapters.read_card(adapter)
         super().__init__(f"{PROVIDER}/{digest}", api_base=api_base, **options)
-        self._load = partial(_load_somewhere, name, adapter, digest, card, each_address(api_base) or (None,))
-        self._lack: Exception | None = None
-        self._changing, self.loads, self.held = Lock(), 0, set[str]()
+        load = partial(_load, name, adapter, digest, card)
+        self._engines = [_Loader(partial(load, one)) for one in each_address(api_base) or (None,)]
+        self._changing, self.held = Lock(), set[str]()
 
     @property
     def loaded(self) -> bool:
-        """Whether the engine has it, as far as is known."""
+        """Whether an engine has it, as far as is known."""
         return self.identity in self.held
 
     def load(self) -> None:
-        """Load the adapter at the engine; nothing where that was done.
+        """Load the adapter at each engine, of which one that does is enough; nothing where that was done.
 
         Raises:
             UsageError: no address is known, the engine has no such base model, or the adapter was tuned on another.
@@ -91,31 +91,15 @@ class TunedModel(HostedModel):
         if self.loaded:  # it may be lost, and somebody be loading it again: who asks finds out
             return
         with self._changing:
-            if not self.loaded:
-                self._try(anew=False)
-
-    def load_again(self, seen: int) -> None:
-        """Load an adapter that the engine has lost, unless somebody did who met the same; `seen` were `loads` before.
-
-        Raises:
-            RaftError: as for `load`.
-        """
-        with self._changing:
-            if self.loads == seen:
-                self._try(anew=True)
-            elif self._lack is not None:
-                raise self._lack
-
-    def _try(self, *, anew: bool) -> None:
-        try:
-            self._load(anew=anew)
-        except Exception as error:
-            self._lack = error
-            raise
-        finally:
-            self.loads += 1  # at the end: who was sent away meanwhile is to have met the same
-        self._lack = None
-        self.held.add(self.identity)
+            lacks: list[RaftError] = []
+            for engine in () if self.loaded else self._engines:
+                try:
+                    engine.load()
+                except RaftError as error:
+                    lacks.append(error)
+            if len(lacks) == len(self._engines):
+                raise lacks[0]
+            self.held.add(self.identity)
 
     def pool(self, budget: Budget) -> RequestPool:
         """Return what sends calls, as `HostedModel.pool` does, once the adapter is loaded."""
@@ -123,24 +107,55 @@ class TunedModel(HostedModel):
         return super().pool(budget)
 
     def _transport(self, given: str | None, key: str | None) -> Transport:
-        return _Loading(super()._transport(given, key), self)
+        return _Loading(super()._transport(given, key), self._engines[self._given.index(given)])
+
+
+class _Loader:
+    """Loads an adapter at one engine, for one caller at a time; `loads` is how often that was tried."""
+
+    def __init__(self, load: Callable[..., None]) -> None:
+        self._load, self._changing, self.loads = load, Lock(), 0
+        self._lack: Exception | None = None
+
+    def load(self) -> None:
+        """Load it where it is not yet; it raises as `TunedModel.load`."""
+        with self._changing:
+            self._try(anew=False)
+
+    def load_again(self, seen: int) -> None:
+        """Load what the engine has lost, unless somebody did who met the same; `seen` were `loads` before."""
+        with self._changing:
+            if self.loads == seen:
+                self._try(anew=True)
+            elif self._lack is not None:
+                raise self._lack
+
+    def _try(self, *, anew: bool) -> None:
+        self._lack = None
+        try:
+            self._load(anew=anew)
+        except Exception as error:
+            self._lack = error
+            raise
+        finally:
+            self.loads += 1  # at the end: who was sent away meanwhile is to have met the same
 
 
 class _Loading:
     """Sends requests, and has a lost adapter loaded again, once a request."""
 
-    def __init__(self, transport: Transport, model: TunedModel) -> None:
-        self._transport, self._model = transport, model
+    def __init__(self, transport: Transport, engine: _Loader) -> None:
+        self._transport, self._engine = transport, engine
         self.limits, self.close = transport.limits, transport.close
 
     async def send(self, request: Asked) -> Reply:
-        seen = self._model.loads
+        seen = self._engine.loads
         try:
             return await self._sent(request)
         except UnknownModel:
             pass
         try:
-            await _aside(partial(self._model.load_again, seen))
+            await _aside(partial(self._engine.load_again, seen))
         except Exception as error:
             raise _Lost(error) from None
         try:
@@ -190,26 +205,6 @@ async def _aside(function: Callable[[], None]) -> None:
     await done
 
 
-def _load_somewhere(
-    name: str,
-    adapter: Path,
-    digest: str,
-    card: Mapping[str, Any],
-    addresses: Sequence[str | None],
-    *,
-    anew: bool,
-) -> None:
-    """Load an adapter at each engine, as `_load` does; one that does is enough."""
-    lacks: list[RaftError] = []
-    for address in addresses:
-        try:
-            _load(name, adapter, digest, card, address, anew=anew)
-        except RaftError as error:
-            lacks.append(error)
-    if len(lacks) == len(addresses):
-        raise lacks[0]
-
-
 def _load(name: str, adapter: Path, digest: str, card: Mapping[str, Any], api_base: str | None, *, anew: bool) -> None:
     """Load an adapter at an engine where it is not yet; with `anew` though the engine should list it. See `load`."""
     address = address_of(name, whole_address(name, api_base))
@@ -241,7 +236,7 @@ def _load(name: str, adapter: Path, digest: str, card: Mapping[str, Any], api_ba
         return
     if adapters.digest(adapter) != digest:
         run = adapter.parent.parent if adapter.parent.name == "adapters" else "RUN"
-        hint = f"raft registry promote {typed(run)} 0 --by NAME   (plain RAG answers; or bring its files back)"
+        hint = f"raft registry promote {typed(run)} 0 --by {me()}   (plain RAG answers; or bring its files back)"
         what = f"The files of the adapter {adapter.name} are missing, or have changed since it was opened."
         raise DamagedArtifact(what, where=adapter, hint=hint)
     rank = _ranked(int(card["hyperparameters"].get("rank", _RANKS[0])))

@@ -11,7 +11,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,7 +18,7 @@ from urllib.parse import urlsplit
 from raft.backends.vendors import import_litellm
 from raft.errors import UsageError
 from raft.store.budget import Price
-from raft.text.secrets import HIDDEN, ApiBase, each_address, malformed, shown_address
+from raft.text.secrets import HIDDEN, ApiBase, each_address, is_loopback, malformed, shown_address
 
 
 @dataclass(frozen=True)
@@ -167,11 +166,10 @@ def _is_free(name: str, api_base: str | None) -> bool:
 
 
 def _is_loopback(address: str) -> bool:
-    try:
-        host = (urlsplit(address if "://" in address else f"http://{address}").hostname or "").removesuffix(".")
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        return False
+    with suppress(ValueError):
+        host = urlsplit(address if "://" in address else f"http://{address}").hostname or ""
+        return is_loopback(host.removesuffix("."))
+    return False
 
 
 def look_for(name: str, api_base: ApiBase) -> None:

@@ -198,7 +198,7 @@ class RateLimiter:
             return  # to come again at once is no wish for fewer calls, and slowing down was of no use
         self._refused += 1
         if self._refused > 1 and not retry_after:
-            self._pause_until = max(self._pause_until, now + min(0.25 * 2**self._refused, _LONGEST_PAUSE))
+            self._pause_until = max(self._pause_until, now + min(0.25 * 2 ** min(self._refused, 9), _LONGEST_PAUSE))
         self._cuts += 1
         if self._cuts == 1:
             self._first_cut_at = now
