@@ -110,10 +110,8 @@ class RequestPool:
         self._loop = self._make_loop()
         self._batcher = TransactionBatcher(self._budget, self._loop)
         self._stopping, self._settled = asyncio.Event(), asyncio.Event()
-        self._ready, self._opened = (
-            asyncio.Semaphore(max(1, self.endpoints.most // 8)),
-            0,
-        )  # written down, and not sent yet
+        self._ready = asyncio.Semaphore(max(1, self.endpoints.most // 8))
+        self._opened = 0  # written down, and not sent yet
         self._thread = threading.Thread(target=self._run, name="raft-pool", daemon=True)
         self._thread.start()
         return self

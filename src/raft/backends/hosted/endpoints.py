@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, Literal
 
-from raft.backends.hosted.errors import AccessDenied, Fault, RateLimited, Transient, Transport
+from raft.backends.hosted.errors import AccessDenied, Fault, RateLimited, Transport
 from raft.backends.hosted.rate_limit import RateLimiter
 
 _FIRST_OUT, _LONGEST_OUT = 0.5, 30.0  # seconds that an endpoint is left out
@@ -60,6 +60,7 @@ class Standing:
     Attributes:
         until: until when it is left out; None: it takes calls.
         trying: whether a single call is out to see if it answers again.
+        denied: whether it refuses all calls.
         outs: how often in a row it has been left out; a single call that is answered makes it nought.
     """
 
@@ -67,9 +68,9 @@ class Standing:
     until: float | None = field(init=False)
     outs: int = field(init=False)
     trying: bool = False
+    denied: bool = False
     _faults: int = 0
     _heard: float = float("-inf")
-    _denied: bool = False
 
     def __post_init__(self) -> None:
         self.until, self.outs = self.tally.until, self.tally.outs
@@ -81,16 +82,11 @@ class Standing:
     @property
     def well(self) -> bool:
         """Tell whether it takes calls, many at a time."""
-        return self.until is None and not self._denied
-
-    @property
-    def denied(self) -> bool:
-        """Tell whether it refuses all calls."""
-        return self._denied
+        return self.until is None and not self.denied
 
     def wait(self, now: float) -> float:
         """Return the seconds until it may be asked: 0 for now, infinity where only what comes back can tell."""
-        if self._denied or self.trying:
+        if self.denied or self.trying:
             return float("inf")
         wait = (self.until or now) - now
         return wait if wait > _NOW else 0.0
@@ -121,14 +117,14 @@ class Standing:
         self.tally.words = fault.words
         self.trying = self.trying and not single
         if isinstance(fault, AccessDenied):
-            self._denied = self.tally.denied = True
+            self.denied = self.tally.denied = True
             return
         wait = (fault.retry_after or 0.0) if isinstance(fault, RateLimited) else 0.0
         if isinstance(fault, RateLimited):
             failed = single or wait > 0  # else its own limiter slows down, which is all it wants
         else:
             self._faults += 1
-            unheard = self._heard <= begun or not _reached(fault)
+            unheard = self._heard <= begun or not getattr(fault, "reached", True)
             failed = single or unheard or self._faults >= _FAULTS
         if self.until is not None and not single:
             self.set(max(self.until, now + wait), self.outs)
@@ -137,10 +133,6 @@ class Standing:
             self.set(now + max(wait, out), self.outs + 1)
             self._faults = 0
             self.tally.left_out += 1
-
-
-def _reached(fault: Fault) -> bool:
-    return fault.reached if isinstance(fault, Transient) else True
 
 
 @dataclass(eq=False)

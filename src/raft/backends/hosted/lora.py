@@ -23,7 +23,7 @@ from raft.backends.hosted.calls import RequestPool
 from raft.backends.hosted.errors import AccessDenied, Transport, UnknownModel
 from raft.backends.hosted.model import HostedModel
 from raft.backends.hosted.providers import address_of, key_of, whole_address
-from raft.errors import DamagedArtifact, EndpointRefuses, RaftError, UsageError, me, typed
+from raft.errors import DamagedArtifact, EndpointRefuses, RaftError, UsageError, typed
 from raft.protocols import Request as Asked
 from raft.store import adapters
 from raft.store.budget import Budget
@@ -236,7 +236,8 @@ def _load(name: str, adapter: Path, digest: str, card: Mapping[str, Any], api_ba
         return
     if adapters.digest(adapter) != digest:
         run = adapter.parent.parent if adapter.parent.name == "adapters" else "RUN"
-        hint = f"raft registry promote {typed(run)} 0 --by {me()}   (plain RAG answers; or bring its files back)"
+        # a server's callers read it: it names no user of the machine
+        hint = f"raft registry promote {typed(run)} 0 --by NAME   (plain RAG answers; or bring its files back)"
         what = f"The files of the adapter {adapter.name} are missing, or have changed since it was opened."
         raise DamagedArtifact(what, where=adapter, hint=hint)
     rank = _ranked(int(card["hyperparameters"].get("rank", _RANKS[0])))
