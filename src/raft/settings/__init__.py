@@ -155,6 +155,12 @@ def _validated(tree: dict[str, Any], overrides: Mapping[str, Any] | None, where:
         given = f"--set split.unseen={unseen}" if "split.unseen" in overrides else where
         hint = f"--set split.unseen={_MOST_UNSEEN}, or name documents to hold out in split.hold_out"
         raise UsageError(f"split.unseen is at most {_MOST_UNSEEN}, and it is {unseen}.", where=given, hint=hint)
+    _check_addresses(settings, overrides, where)
+    return settings
+
+
+def _check_addresses(settings: Settings, overrides: Mapping[str, Any], where: object) -> None:
+    """Refuse addresses that are none, several in one text, and a list with one of them twice, with what to type."""
     for key, address in _addresses(settings):
         named = key if key in overrides else key.partition("[")[0]
         if where == _CHANGED and named not in overrides:
@@ -163,21 +169,19 @@ def _validated(tree: dict[str, Any], overrides: Mapping[str, Any] | None, where:
         parts = _BETWEEN.split(address) if isinstance(address, str) and key != "index.url" else []
         if len(parts) > 1:
             hint = f"--set {typed(f'{key}={_mended(parts)}')}" if named in overrides else f"api_base: {_mended(parts)}"
-            wrong = f"has {len(parts)} addresses in one text, and several are a list"
-            raise UsageError(
-                f"{key} {wrong}: {', '.join(map(shown_address, parts))}.", where=where or "--set", hint=hint
-            )
+            shown = ", ".join(map(shown_address, parts))
+            what = f"{key} has {len(parts)} addresses in one text, and several are a list: {shown}."
+            raise UsageError(what, where=where or "--set", hint=hint)
         if wrong := _wrong_list(address) if several else malformed(str(address)):
-            what = [*map(shown_address, address)] if several else shown_address(str(address))
-            said = json.dumps(what, ensure_ascii=False) if several else what
+            given = [*map(shown_address, address)] if several else shown_address(str(address))
+            said = json.dumps(given, ensure_ascii=False) if several else given
             typed_so = f"--set {typed(f'{key}={said}')}" if named in overrides else where
             hint = "an address is http://host:port, as in --set generator.api_base=http://127.0.0.1:8000/v1"
             if several:
                 hint = f"--set {typed(f'{key}={_mended(address)}')}"
                 if "[" in key:  # an entry of a list has no option of its own
                     hint = f"api_base: {_mended(address)}   (in that entry of {named})"
-            raise UsageError(f"{key} {wrong}, and it is {what!r}.", where=typed_so, hint=hint)
-    return settings
+            raise UsageError(f"{key} {wrong}, and it is {given!r}.", where=typed_so, hint=hint)
 
 
 _BETWEEN = re.compile(r"[,;\s]+(?=https?://)")
