@@ -70,9 +70,8 @@ def test_what_is_accepted_is_learned_from(home, tmp_path, fake_models):
     assert command(run, "--export", people)[0] == 2
     code, said = command(run, "--accept", CORRECTED, "--accept", RIGHT, "--reject", ABSENT, "--by", "Marta Quill")
     assert (code, "2 accepted to learn from, 1 rejected, 1 open." in said) == (0, True)
-    assert "passage     refunds/trade.md: Trade customers of Orlin Pumps" in said, (
-        "which raft has found, and may be wrong"
-    )
+    passage = "Trade customers of Orlin Pumps may return a pump within 10 days of delivery."
+    assert f"passage     refunds/trade.md: {passage}" in said, "which raft has found, and may be wrong: whole"
     assert "Vincent Ashgrove" not in said
     code, said = command(run, "--export", people)
     assert code == 0

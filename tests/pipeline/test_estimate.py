@@ -340,6 +340,7 @@ def test_an_estimate_in_words():
     told = estimate.as_text(made(measured=40, spent=0.5, cap=3.0).summary())
     for said in ("40 replies of this model", "$0.50 spent before", "the cap is $3.00"):
         assert said in told
+    assert "1 reply of this model" in estimate.as_text(made(measured=1).summary())
     batched = {"keep": 30, "most": 120, "batched": True}
     assert "a batch of its own: up to 8 turnarounds" in estimate.as_text(made(**batched).summary())
     assert "turnarounds" not in estimate.as_text(made(**{**batched, "batched": False}).summary())

@@ -129,8 +129,10 @@ def test_a_whole_id_wins_over_a_longer_one(run):
 )
 def test_an_adapter_that_is_not_there_is_an_error_with_those_that_are(run, wanted, said):
     """An unknown id, and a beginning that several have, are answered with the ids."""
-    with pytest.raises(UsageError, match=said):
+    with pytest.raises(UsageError, match=said) as caught:
         adapters.find(run, wanted)
+    if wanted != "abc":
+        assert caught.value.hint.startswith("--adapter f00d "), "an id that can be typed"
 
 
 def test_a_run_without_adapters_says_how_to_get_one(tmp_path):

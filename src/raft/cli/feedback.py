@@ -13,7 +13,7 @@ from raft.errors import pasted, typed
 from raft.text import shortened
 
 _LONGEST = 70
-"""Most characters of a text in a list."""
+"""Most characters of a text in a list, but for a passage: whether it is about the question, its end may say."""
 
 
 @main.command()
@@ -71,4 +71,5 @@ def _row(row: Mapping[str, Any]) -> Iterator[str]:
     told["passage"] = f"{row['document']}: {row['quote'] or ''}" if row["document"] else None
     for name, text in told.items():
         if text:
-            yield f"        {name:<10}  {shortened(text, _LONGEST)}"
+            said = " ".join(text.split()) if name == "passage" else shortened(text, _LONGEST)
+            yield f"        {name:<10}  {said}"

@@ -174,7 +174,8 @@ def as_text(facts: Mapping[str, Any]) -> str:
         low, high = facts["seconds"]
         lines.append(f"  {'time':<11} {long(low)} to {long(high)} at the limits that are set")
     guessed = "experience with other models; --sample 10 asks ten calls and knows better"
-    based = f"{facts['measured']:,} replies of this model" if facts["measured"] else guessed
+    replies = "reply" if facts["measured"] == 1 else "replies"
+    based = f"{facts['measured']:,} {replies} of this model" if facts["measured"] else guessed
     return "\n".join([*lines, f"  {'rests on':<11} {based}"])
 
 

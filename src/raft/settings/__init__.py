@@ -160,6 +160,13 @@ def _validated(tree: dict[str, Any], overrides: Mapping[str, Any] | None, where:
         if where == _CHANGED and named not in overrides:
             continue
         several = not isinstance(address, str)
+        parts = _BETWEEN.split(address) if isinstance(address, str) and key != "index.url" else []
+        if len(parts) > 1:
+            hint = f"--set {typed(f'{key}={_mended(parts)}')}" if named in overrides else f"api_base: {_mended(parts)}"
+            wrong = f"has {len(parts)} addresses in one text, and several are a list"
+            raise UsageError(
+                f"{key} {wrong}: {', '.join(map(shown_address, parts))}.", where=where or "--set", hint=hint
+            )
         if wrong := _wrong_list(address) if several else malformed(str(address)):
             what = [*map(shown_address, address)] if several else shown_address(str(address))
             said = json.dumps(what, ensure_ascii=False) if several else what
@@ -171,6 +178,10 @@ def _validated(tree: dict[str, Any], overrides: Mapping[str, Any] | None, where:
                     hint = f"api_base: {_mended(address)}   (in that entry of {named})"
             raise UsageError(f"{key} {wrong}, and it is {what!r}.", where=typed_so, hint=hint)
     return settings
+
+
+_BETWEEN = re.compile(r"[,;\s]+(?=https?://)")
+"""What stands between addresses that were meant as a list and given as one text."""
 
 
 def _wrong_list(addresses: Sequence[str]) -> str | None:

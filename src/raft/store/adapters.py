@@ -235,7 +235,8 @@ def _located(run_folder: Path, wanted: str | None) -> Path:
     if chosen in names:
         return home / str(chosen)
     what = f"There is no adapter {chosen}" if chosen else "No adapter is chosen"
-    raise UsageError(f"{what}; there are {', '.join(names)}.", where=home, hint="name one of them with --adapter")
+    hint = f"--adapter {typed(names[-1])}" + "   (or another one of them)" * (len(names) > 1)
+    raise UsageError(f"{what}; there are {', '.join(names)}.", where=home, hint=hint)
 
 
 def current(run_folder: Path) -> str | None:

@@ -558,12 +558,14 @@ WRONG = [
     ([A, "http://127.0.0.1:1/v1/"], "twice", f"generator.api_base={A}"),
     ([A, "127.0.0.1:2/v1"], "begins with http", f'generator.api_base=["{A}", "http://127.0.0.1:2/v1"]'),
     ([A, "http://me:geheim1@127.0.0.1:2/v1"], "password or a key", f'generator.api_base=["{A}", "{B}"]'),
+    (f"{A},{B}", "2 addresses in one text", f'generator.api_base=["{A}", "{B}"]'),
+    (f"{A}; http://me:geheim1@127.0.0.1:2/v1", "in one text", f'generator.api_base=["{A}", "{B}"]'),
 ]
 
 
 @pytest.mark.parametrize(("base", "says", "mends"), WRONG)
 def test_a_wrong_list_is_told_with_what_to_type(base, says, mends):
-    """An empty list, an address twice, without a scheme or with a password: one error, no secret, a whole command."""
+    """An empty list, an address twice, a bad one, or two in one text: one error, no secret, a whole command."""
     with pytest.raises(UsageError, match=says) as caught:
         config.load(None, {"generator.api_base": base})
     assert mends in caught.value.hint and caught.value.hint.startswith("--set ")
