@@ -144,6 +144,15 @@ def test_replies_come_with_the_number_of_their_question():
     assert sorted(body["messages"][0]["content"] for _, _, body in came) == [f"{n}?" for n in range(10)]
 
 
+@pytest.mark.parametrize("url", ["localhost:18802", "localhost:18802/v1/", "//me:geheim1@h/v1"])
+def test_an_address_without_a_scheme_is_told_with_it(url):
+    """Where only the scheme is missing the hint is that address; of any other an example, and no password."""
+    with pytest.raises(UsageError) as raised:
+        endpoint(url)
+    place = "localhost:18802" if "localhost" in url else "127.0.0.1:8080"
+    assert raised.value.hint.startswith(f"--url http://{place}/v1   ("), raised.value.hint
+
+
 def test_a_key_that_goes_over_a_network_in_the_clear_is_told_once(caplog):
     """A key for http to another machine is warned of on one line, without the key; https and this machine are not."""
     for url in ("https://far.example", "http://127.0.0.1:8080", "http://localhost/v1", "http://[::1]:1/v1"):

@@ -54,7 +54,8 @@ class Endpoint:
             place = urlsplit("")
             self._host = None
         if place.scheme not in ("http", "https") or not self._host or place.username or place.query:
-            hint = "--url http://127.0.0.1:8080/v1   (where raft serve says that it listens)"
+            bare = re.fullmatch(r"([\w.-]+(?::\d{1,5})?)(?:/v1)?/?", url)  # its scheme was left out
+            hint = f"--url http://{bare[1] if bare else '127.0.0.1:8080'}/v1   (where raft serve says that it listens)"
             raise UsageError("That is no address of a server.", where=f"--url {self.shown}", hint=hint)
         path = place.path.rstrip("/")
         self._path = path if path.endswith("/v1") else f"{path}/v1"
