@@ -130,3 +130,24 @@ def test_a_training_on_few_rows_says_so_before_it_begins(told, count, words):
     line = told(("rows", rows))
     assert line.startswith(f"few rows   {words}" if words else "training on 200 rows")
     assert ("--questions-per-chunk" in line) == bool(words)
+
+
+def test_the_last_line_says_who_answered(told):
+    """How many calls each endpoint answered, which was left out or refuses all, and why, is the last line of all."""
+    facts = {"left_out": 0, "words": "", "denied": False}
+    places = [
+        {**facts, "where": "http://a/v1", "answered": 1412},
+        {**facts, "where": "http://b/v1", "answered": 97, "left_out": 3, "words": "no connection"},
+        {**facts, "where": "http://c/v1", "answered": 0, "words": "wrong key", "denied": True},
+    ]
+    line = told(("begins", {"step": "questions"}), ("asked", {**ASKED, "model": "vllm/m", "endpoints": places}))
+    assert line == (
+        "endpoints  vllm/m, calls answered: http://a/v1 1,412, http://b/v1 97 (left out 3 times: no connection),"
+        " http://c/v1 0 (refuses all calls: wrong key)"
+    )
+
+
+def test_an_endpoint_that_refuses_all_is_told_at_once(told):
+    """The address, the model and the provider's words are on one line, and that others go on."""
+    line = told(("refusing", {"model": "vllm/m", "where": "http://c/v1", "words": "wrong key"}))
+    assert line == "refused    vllm/m by http://c/v1, and others go on: wrong key"
