@@ -340,7 +340,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--chunks", default="10000,100000", help="how many, or several numbers with commas")
     parser.add_argument("--home", type=Path, default=Path("runs/scale"), help="what was measured there is kept")
-    parser.add_argument("--only", default=",".join(STEPS), help=f"measure these alone of {', '.join(STEPS)}; '': none")
+    parser.add_argument("--only", help=f"these of {', '.join(STEPS)}; '': none  [default: what is not measured yet]")
     parser.add_argument("--write", metavar="NAME", help="of a table and a plot in results/")
     parser.add_argument("--step", help=argparse.SUPPRESS)
     chosen = parser.parse_args()
@@ -354,7 +354,8 @@ def main() -> None:
         if not home.is_dir():
             write_corpus(home / "corpus", size)
         found[size] = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {}
-        for name in filter(None, chosen.only.split(",")):
+        new = [name for name in STEPS if name not in found[size]]
+        for name in new if chosen.only is None else filter(None, chosen.only.split(",")):
             print(f"{size:,}: {TITLES[name]}", file=sys.stderr, flush=True)
             found[size][name] = measure(name, home)
             kept.write_text(json.dumps(found[size], indent=1), encoding="utf-8")
