@@ -199,13 +199,13 @@ class Versions:
         """Where the registry has changed since the last look, offer what it says, and tell whether it has."""
         if self.pinned:
             return False
-        try:
-            found = registry.standing(self._run)
-        except Exception as error:  # whatever it is, what was there before goes on
-            self._tell_once(("", ""), error)
-            return False
-        self._told.pop(("", ""), None)
-        with self._lock:
+        with self._lock:  # reading too: of two looks at once the later one knows more
+            try:
+                found = registry.standing(self._run)
+            except Exception as error:  # whatever it is, what was there before goes on
+                self._tell_once(("", ""), error)
+                return False
+            self._told.pop(("", ""), None)
             changed = found.revision != self.standing.revision
             due = [key for key, at in list(self._due.items()) if at <= monotonic()]
             if not changed and not self._stale and not due:
