@@ -61,6 +61,15 @@ def test_a_second_reader_labels_known_pairs(labels, rows):
     assert {row["label"] for row in second} <= {*labels.LABELS}
 
 
+def test_what_rules_made_elsewhere_is_labelled_by_the_same_rubric(labels, rows):
+    """Pairs that rules made of other documents have labels of the rubric, and are told apart from all other pairs."""
+    others = labels.read(labels.BY_RULE)
+    assert {row["corpus"] for row in others} == {*labels.OTHERS}
+    assert {row["label"] for row in others} <= {*labels.LABELS}
+    test_pairs_are_told_apart([*rows, *others])
+    test_quotes_lie_in_their_passages(others)
+
+
 def test_pairs_of_the_example_are_found_in_its_documents(labels):
     """Passages and quotes of the example handbook are found in it, and a quote is a part of its passage."""
     pairs = labels.load(["example"])
@@ -73,6 +82,7 @@ def test_pairs_of_the_example_are_found_in_its_documents(labels):
 def test_pairs_of_other_corpora_are_found_in_their_documents(labels, rows):
     """With the public sources at hand, every pair is loaded."""
     assert labels.load().height == len(rows)
+    assert labels.load(labels.OTHERS, labels.BY_RULE).height == len(labels.read(labels.BY_RULE))
 
 
 def test_a_text_that_moved_is_found_where_it_stands_now(labels):

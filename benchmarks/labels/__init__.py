@@ -3,7 +3,8 @@
 `pairs.jsonl` holds a pair a line: who asked what in which way, the pipeline's reason for dropping it (null: kept), and
 the label. Passage and quote are no part of it: they are offsets into the document's text as raft reads it, with
 digests, and `load` finds them again, in `examples/handbook` or in `$RAFT_DATA`. `second.jsonl` holds the labels of a
-second reader, who saw neither these labels nor the reasons. `benchmarks/` must be on the path.
+second reader, who saw neither these labels nor the reasons. `by_rule.jsonl` has pairs that rules made of documents that
+their author had not read, labelled by the author before a rule was changed for them. `benchmarks/` must be on the path.
 """
 
 import hashlib
@@ -23,7 +24,7 @@ from raft.corpus.documents import find_sources, read_documents
 from raft.errors import RaftError
 
 HERE = Path(__file__).parent
-PAIRS, SECOND = HERE / "pairs.jsonl", HERE / "second.jsonl"
+PAIRS, SECOND, BY_RULE = HERE / "pairs.jsonl", HERE / "second.jsonl", HERE / "by_rule.jsonl"
 HANDBOOK = HERE.parents[1] / "examples" / "handbook"
 LABELS = (
     "right",
@@ -37,26 +38,39 @@ LABELS = (
     "twice",
 )
 CORPORA = ("example", "18f", "xquad")
+OTHERS = ("18f others", "xquad others", "pubmedqa")
+"""The corpora of `by_rule.jsonl`."""
 
 
 def corpus(name: str, work: Path) -> Path:
     """Return the folder with the documents of a corpus; what `$RAFT_DATA` holds of it is copied to `work`.
 
-    Of the 18F handbook these are 28 pages, drawn by a seed; of XQuAD the articles that are `seen`.
+    Of the 18F handbook these are 28 pages, drawn by a seed; of XQuAD the articles that are `seen`; and `others` are the
+    rest of either.
 
     Raises:
         UsageError: RAFT_DATA is not set, or lacks the corpus.
     """
     if name == "example":
         return HANDBOOK
-    if name == "xquad":
+    if name.startswith("xquad"):
         from xquad import prepare  # noqa: PLC0415  it needs all that a study needs
 
         prepare(work)
-        return work / "corpus" / "seen"
+        if name == "xquad":
+            return work / "corpus" / "seen"
+        shutil.rmtree(work / "corpus" / "seen")
+        return work / "corpus"
+    if name == "pubmedqa":
+        from pubmedqa import prepare as abstracts  # noqa: PLC0415
+
+        abstracts(work)
+        return work / "corpus"
     whole = data_file("kb_18f_handbook/SOURCE.txt").parent
-    sized = (path for path in (whole / "pages").rglob("*.md") if 2_500 <= path.stat().st_size <= 14_000)
-    for page in random.Random("18f").sample(sorted(path.relative_to(whole).as_posix() for path in sized), 28):
+    pages = {path.relative_to(whole).as_posix(): path.stat().st_size for path in (whole / "pages").rglob("*.md")}
+    sized = sorted(page for page, size in pages.items() if 2_500 <= size <= 14_000)
+    drawn = {*random.Random("18f").sample(sized, 28)}
+    for page in drawn if name == "18f" else pages.keys() - drawn:
         copy = work / page
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(whole / page, copy)
@@ -75,8 +89,8 @@ def documents(name: str) -> pl.DataFrame:
         return pl.concat(read_documents(sources, text_field="text"))
 
 
-def load(corpora: Sequence[str] = CORPORA) -> pl.DataFrame:
-    """Return the labelled pairs of these corpora, with the texts of `passage` and `quotes`.
+def load(corpora: Sequence[str] = CORPORA, file: Path = PAIRS) -> pl.DataFrame:
+    """Return the labelled pairs of these corpora in a file, with the texts of `passage` and `quotes`.
 
     A text that stands elsewhere in its document by now, since it is read otherwise, is found by its digest, and
     `passage_start` and `quote_starts` say where it stands.
@@ -85,7 +99,7 @@ def load(corpora: Sequence[str] = CORPORA) -> pl.DataFrame:
         UsageError: RAFT_DATA is not set, or lacks a corpus.
         RaftError: documents are missing, or hold a passage or a quote no more; all of them are named.
     """
-    rows = [row for row in read(PAIRS) if row["corpus"] in corpora]
+    rows = [row for row in read(file) if row["corpus"] in corpora]
     found = {name: documents(name) for name in {row["corpus"] for row in rows}}
     texts = {(name, path): text for name in found for path, text in found[name].select("path", "text").iter_rows()}
     full = [{**row, **_texts(row, texts.get((row["corpus"], row["document"]), ""))} for row in rows]

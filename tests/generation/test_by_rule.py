@@ -68,6 +68,39 @@ REFUSED = [
     "Spare sails ordered before 14:00 on a working day leave the loft on the same day.",
     "Owners must register boats by 1 March of the year.",
     "Unless the owner pays within 9 days, the boat is sold by the harbour.",
+    "In 2013, a fourth basin–Tornby West–was formally opened.",
+    "The gate to the harbour of Tornby is on Mill Street by Lindt Brothers.",
+    "The harbour rules were often published by Tornby University press.",
+    "In May 1990 to June 1994, all boats of members were kept in Tornby.",
+    "The harbour of Tornby was surveyed on old boats of members from January 2000 to January 2006.",
+    "A member may use the berth from 30 days before the season to 60 days after the season.",
+    "Members will get the keys of the loft within 3 days of the deposit and any other papers of the office.",
+    "The growth of the Tornby harbour continued after the death of Ada Lindt in 1927.",
+    "In 1975, Ada Lindt signed a plan on the harbour pier of Tornby in which the rent was named.",
+    "The office sends 9 keys to a skipper, the person who does the mooring in Tornby.",
+    "The winter survey of the north group versus the south group was 32 weeks in Tornby.",
+    "The rate of repairs of Tornby boats was 93% compared to 94% of guests in the spring race.",
+    "The survey of all ropes was done in 39 boats with broken masts of Tornby.",
+    "In winter, 10 or more bags of salt were given in Tornby.",
+    "Rust of old hulls was seen in 66% boats which lay in Tornby.",
+    "A member must have to attend the harbour meeting in Tornby 2 weeks later.",
+    "Members can receive 3 days of harbour leave to plan or attend races of the club.",
+    "Members can receive 3 days of harbour leave to plan and attend races of the club.",
+    "You can use up to 13 days per year of leave for repairs, hull cleaning, and/or going to races of the club.",
+    "In total, 19 boats were kept in the harbour of Tornby.",
+    "The last 20 years have seen a marked rise of the Tornby harbour.",
+    "You need to have been a sailor for 12 months in order to use the pier of Tornby.",
+    "Few members estimated costs within 25% of true cost of a berth.",
+]
+LEANING = [
+    "Our targets for the harbour:\n\n- At least 85 percent of boats are moored on time in Tornby.",
+    "# Objectives\n\nUp to 6 guests of a member may be brought along on Sundays.",
+    "Owners may take up to 12 days per season for repairs. Single owners may take up to 20 days for repairs of boats.",
+    "Ropes are due within 10 days of the deposit. Fire drills of the harbour are due within 20 days.",
+    "The meeting is held in Tornby. The fee is paid within 9 days of the season in Tornby.",
+    "Boats are sold once. The new owner reports the sale of a boat with form WN-88 within 60 days.",
+    "The verdict of the board is final. A member may turn to the court of Tornby within 12 months of the verdict.",
+    "Boats lie in Tornby. Their fee is paid within 9 days by each skipper of the harbour.",
 ]
 
 
@@ -86,6 +119,46 @@ def test_a_question_is_the_sentence_turned_round(sentence, pairs):
 def test_nothing_is_asked_of_a_sentence_that_is_not_understood(sentence):
     """Where it is not plain what the figure belongs to, there is no question rather than a wrong one."""
     assert made(sentence) == []
+
+
+@pytest.mark.parametrize("text", LEANING, ids=[text[:30] for text in LEANING])
+def test_nothing_is_asked_of_a_sentence_that_leans_on_its_neighbours(text):
+    """A target is no fact; what the sentence before says for both, and of what a thing is, no question may lack."""
+    heading, _, body = text.removeprefix("# ").rpartition("\n\n") if text.startswith("#") else ("", "", text)
+    last = body.rpartition(". ")[2]
+    assert [one.answer for one in rule_targets(body, KINDS, heading=heading) if one.statement in last] == []
+
+
+def test_a_sentence_that_stands_alone_is_asked_about_behind_any_other():
+    """The same sentences are asked about where nothing is a target, the figure is complete, or a heading names it."""
+    answers = [
+        [target.answer for target in rule_targets(text, KINDS, heading=heading)]
+        for text, heading in (
+            (LEANING[0].replace("targets", "figures"), ""),
+            (LEANING[1].rpartition("\n\n")[2], "Guests"),
+            (LEANING[2].replace("20 days for", "20 days per season for"), ""),
+            (LEANING[4], "Terms > Fee"),
+            (LEANING[4].replace("The fee is paid", "The skipper pays"), ""),
+        )
+    ]
+    asked = [["At least 85 percent"], ["Up to 6"], ["up to 20 days", "up to 12 days"], ["9 days"], ["9 days"]]
+    assert answers == asked
+
+
+def test_a_first_word_is_no_name_for_its_capital():
+    """Nothing else names what such a question is about, so that its document is named; a real name is enough."""
+    texts = ["Sails and ropes of members are sold after 9 days.", "Tornby keeps ropes of members for 9 days."]
+    texts[1] += " All members know of Tornby by now."
+    chunks = make_chunks({"a": texts}).with_columns(heading=pl.lit("Terms of the club"))
+    used, known = generate.read_prompts(None), planning.survey([chunks], (), frozenset())
+    frames = generate.ask(
+        iter([chunks]), known, Never(), used, strategy="rules", kinds=KINDS, per_chunk=9.0, limit=None, model="",
+        failures=[],
+    )  # fmt: skip
+    assert pl.concat(frames)["question"].to_list() == [
+        "According to Terms of the club, after how many days are sails and ropes of members sold?",
+        "For how many days does Tornby keep ropes of members?",
+    ]
 
 
 SPOKEN = """

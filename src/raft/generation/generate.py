@@ -36,6 +36,8 @@ from raft.generation.tasks import (
     row_of,
     section,
 )
+from raft.generation.titles import Titles
+from raft.kinds import traits
 from raft.prompts import Prompt
 from raft.protocols import Completion, Failure, Generator, Request
 from raft.store import tables
@@ -339,6 +341,7 @@ def ask(
     model: str,
     failures: list[dict[str, Any]],
     candidates: int = 1,
+    titles: Titles | None = None,
     planned: Callable[[int], None] = lambda count: None,
 ) -> Iterator[pl.DataFrame]:
     """Yield frames of `tables.QUESTIONS`, lazily, in the order of the chunks (frames of `tables.CHUNKS`).
@@ -346,12 +349,14 @@ def ask(
     Documents that the survey, with what is `needed`, does not know are not asked about. `strategy` is "rules",
     "rules_first", "answer_first", "spans" or "items"; `per_chunk` is an average; `model` is recorded in each row that
     it wrote. Rows of `tables.FAILURES` are appended to `failures`, and `planned` is told how many questions the budget
-    allows; for each a model is asked as often as there shall be `candidates`.
+    allows; for each a model is asked as often as there shall be `candidates`. With `titles`, a question that names
+    nothing of what its document is about is completed with its title.
     """
     shape: dict[str, Any] = {"kinds": kinds, "per_chunk": per_chunk, "limit": limit, "candidates": candidates}
     found = plan(chunks, known, used, strategy=strategy, **shape)
     planned(found.questions)
     how: dict[str, Any] = {"model": model, "failures": failures, "seen": set(), "candidates": candidates}
+    how["titles"] = titles
     put = put_tasks(found.tasks, generator, asks=strategy != "rules", **how)
     yield from (tables.frame(tables.QUESTIONS, rows) for _, rows in put)
 
@@ -365,11 +370,12 @@ def put_tasks(
     failures: list[dict[str, Any]],
     seen: set[str],
     candidates: int = 1,
+    titles: Titles | None = None,
 ) -> Iterator[tuple[Task, list[Row]]]:
     """Yield each task that brought questions with them, rows of `tables.QUESTIONS`.
 
     Without `asks` no model is there; `seen` are the ids of questions that came before, and grows. Each task is there
-    as often as there shall be `candidates` (`again`).
+    as often as there shall be `candidates` (`again`). `titles` are as in `ask`.
     """
     for task, outcome in _outcomes(tasks, generator, asks=asks):
         failed = {"stage": "questions", "item_id": task.item_id}
@@ -377,7 +383,7 @@ def put_tasks(
             failures.append({**failed, **vars(outcome)})
             continue
         reply, attempts = (outcome.text, outcome.attempts) if outcome else ("", 0)
-        rows = [_row(row, task, model) for row in task.read(reply)]
+        rows = [_row(_titled(row, task, titles), task, model) for row in task.read(reply)]
         uncached = list({row["question_id"]: row for row in rows if row["question_id"] not in seen}.values())
         seen.update(row["question_id"] for row in uncached)
         alike = 0 if candidates > 1 else len(rows) - len(uncached)  # a candidate may be another one
@@ -408,6 +414,12 @@ def _outcomes(
             yield waiting.popleft(), None
         yield waiting.popleft(), outcome
     yield from ((task, None) for task in waiting)
+
+
+def _titled(row: Row, task: Task, titles: Titles | None) -> Row:
+    if titles is None or not traits(row["kind"]).answered or len(task.doc_ids) != 1:
+        return row
+    return {**row, "question": titles.complete(row["question"], row["answer"], task.doc_ids[0])}
 
 
 def question_id(golden_chunk_ids: Sequence[str], kind: str, question: str) -> str:

@@ -353,7 +353,8 @@ def _options(
     found = []
     for row in rows:
         stated = list(statements(row["text"]))
-        made = rule_targets(row["text"], kinds, stated=stated) if strategy != "answer_first" else []
+        ruled = strategy != "answer_first"
+        made = rule_targets(row["text"], kinds, stated=stated, heading=section(row)) if ruled else []
         done = {target.start for target in made}
         others = targets(row["text"], prompts.prefixes, kinds, stated=stated) if strategy != "rules" else []
         found.append((row, [*made, *(target for target in others if target.start not in done)]))

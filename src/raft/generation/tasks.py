@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from raft.generation.facts import StatedFact
+from raft.generation.titles import according
 from raft.kinds import traits
 from raft.prompts import Prompt, also
 from raft.protocols import Message, Request
@@ -216,7 +217,7 @@ def _named(question: str, context: str) -> str:
     named = _stemmed(title) & _stemmed(question)
     if not title or len(named) * 2 > len(content_words(title)):
         return question
-    return f"According to {title}, {question[0].lower()}{question[1:]}"
+    return according(title, question)
 
 
 def _title(heading: str) -> str:

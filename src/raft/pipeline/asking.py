@@ -16,11 +16,11 @@ from raft.curation.pairs import pairs_of
 from raft.curation.user_questions import register
 from raft.errors import RaftError, typed
 from raft.examples.examples import RESTYLED_TOKENS
-from raft.generation import by_rule, generate, items, plan, rounds
+from raft.generation import by_rule, generate, items, plan, rounds, titles
 from raft.generation.facts import read_prefixes
 from raft.generation.plan import Prompts, Survey
 from raft.kinds import KINDS
-from raft.pipeline.read import count_questions, languages, records_told, tallied
+from raft.pipeline.read import count_questions, documents_listed, languages, records_told, tallied
 from raft.pipeline.rounds import Checks, Source, ask_in_rounds
 from raft.prompts import Prompt
 from raft.protocols import Generator, Indexes, OnEvent
@@ -29,7 +29,7 @@ from raft.settings import Settings
 from raft.store import artifacts, lineage, tables
 from raft.store.artifacts import Output
 from raft.store.run import Run, Step
-from raft.text.languages import VERSION
+from raft.text.languages import EN, VERSION
 
 SURVEY = "survey.json"
 
@@ -117,6 +117,7 @@ def ask_questions(
             else {}
         ),
         **({"like": used.like} if used.like and strategy == "items" else {}),
+        **({"titled": titles.VERSION} if asked.titled else {}),
     }
     keep, pairs = asked.keep, len(pairs_of(asked))
     topped: dict[str, Any] = {}
@@ -131,7 +132,10 @@ def ask_questions(
         _ask,
         version=3,
         outputs=["questions.parquet", "failures.parquet"],
-        inputs=["chunks.parquet", SURVEY, *(checks.inputs if checks else [])],
+        inputs=[
+            *("chunks.parquet", SURVEY, *(checks.inputs if checks else [])),
+            *(["documents.parquet"] if asked.titled else []),
+        ],
         using={
             **using,
             **topped,
@@ -178,10 +182,12 @@ def _ask(
     candidates: int = 1,
     keep: int | None = None,
     pairs: int = 0,
+    titled: int = 0,
     **_: Any,
 ) -> Mapping[str, Output]:
     failures: list[dict[str, Any]] = []
     known = read_survey(step.run)
+    named = _titles(step.run, known) if titled else None
     missing = plan.left_out(way, kinds if limit != 0 else [], known, embedder)
     step.stats.update({"left_out": missing} if missing else {})
 
@@ -202,6 +208,7 @@ def _ask(
             model=model,
             failures=failures,
             candidates=candidates,
+            titles=named,
             planned=lambda count: on_event("planned", {"questions": count, "left_out": missing}),
         )
     else:
@@ -211,6 +218,7 @@ def _ask(
             generator,
             keep=keep,
             candidates=candidates,
+            titles=named,
             limit=limit,
             per_chunk=per_chunk,
             pairs=pairs,
@@ -223,6 +231,12 @@ def _ask(
         )
     questions = tallied(frames, partial(count_questions, step.stats))
     return {"questions.parquet": questions, "failures.parquet": failed()}
+
+
+def _titles(run: Run, known: Survey) -> titles.Titles:
+    """Return the titles of the documents in English."""
+    rows = documents_listed(run).select("doc_id", "title").iter_rows()
+    return titles.Titles({doc: title for doc, title in rows if title and known.language(doc) is EN})
 
 
 def examples(settings: Settings) -> list[str]:
@@ -426,6 +440,8 @@ def _digest_of(step: str, settings: Settings, before: list[Any], *, split: Any, 
     pairs = pairs_of(settings.questions)
     if settings.questions.candidates > 1 or settings.questions.like:
         before = [*before, [settings.questions.candidates, examples(settings)]]
+    if settings.questions.titled:
+        before = [*before, ["titled", titles.VERSION]]
     if settings.cleaning.learned:
         before = [*before, learned.load(settings.cleaning.learned).identity]
     return lineage.key(step, 1, {"chosen": chosen, "pairs": pairs, "before": before}, None, {})[0]

@@ -11,6 +11,7 @@ from raft.generation import generate, rounds
 from raft.generation.plan import Prompts, Survey
 from raft.generation.rounds import Asked
 from raft.generation.tasks import Task
+from raft.generation.titles import Titles
 from raft.kinds import KINDS
 from raft.protocols import Generator, OnEvent
 from raft.store import tables
@@ -78,6 +79,7 @@ def ask_in_rounds(
     *,
     keep: int,
     candidates: int,
+    titles: Titles | None,
     limit: int | None,
     per_chunk: float,
     pairs: int,
@@ -102,6 +104,7 @@ def ask_in_rounds(
         before = asked.count
         each = generate.again(asked.noting(tasks), candidates)
         how: dict[str, Any] = {"model": model, "failures": failures, "seen": seen, "candidates": candidates}
+        how["titles"] = titles
         put = generate.put_tasks(each, generator, asks=source.strategy != "rules", **how)
         for task, came in put:
             asked.came(task.item_id, came)

@@ -197,6 +197,10 @@ class Questions(_Section):
         description="how often a model is asked for each question (but items), and each rewording; of several wordings "
         "of one question that pass all rules the one that repeats least of its chunk stays",
     )
+    titled: bool = Field(
+        False,
+        description="complete a question that names nothing of what its document is about with the document's title",
+    )
     reword: Share = Field(
         0.0, description="share of the questions that the generator words anew, as people would; 0: none"
     )
