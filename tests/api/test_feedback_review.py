@@ -101,6 +101,8 @@ def test_what_cannot_be_learned_from_is_not_accepted(home):
     """No document says it, nobody said what is right, a number is none or stands twice: nothing at all is written."""
     run = home / "run"
     for arguments, why in [
+        (("--accept", ABSENT), f"--accept {ABSENT}"),
+        (("--reject", 99), "--reject 99"),
         (("--accept", ABSENT), "no passage of the documents bears this answer"),
         (("--accept", WRONG), "nobody has said what is right"),
         (("--accept", 99), "There is no feedback 99"),
@@ -108,7 +110,7 @@ def test_what_cannot_be_learned_from_is_not_accepted(home):
         (("--reject", RIGHT, "--accept", WRONG), "nobody has said what is right"),
     ]:
         code, said = command(run, *arguments)
-        assert (code, why in said, "next:" in said) == (2, True, True), said
+        assert (code, why in said, "next:" in said, "--accept, --reject" in said) == (2, True, True, False), said
     assert traffic.decisions(run).is_empty()
 
 

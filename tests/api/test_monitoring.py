@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner
+from filelock import FileLock
 
 import raft
 from conftest import Fakes, write_corpus
@@ -489,12 +490,20 @@ def test_two_do_not_measure_at_once(run, server):
         try:
             look(run, server)
         except NotMeasured as error:
-            told.append(error.what)
+            told.append((error.what, error.hint))
         return ASKED[question]
 
     server.reply = asked
     look(run, server)
-    assert told and set(told) == {"Another raft monitor is at work on this run."}
+    assert {what for what, _ in told} == {"Another raft monitor is at work on this run."}
+    assert {hint for _, hint in told} == {"the same command again   (when it is done)"}
+
+
+def test_who_comes_second_is_told_the_command_as_it_was_typed(run, server):
+    """The command to type again names the address that was typed."""
+    with FileLock(run / "scratch" / "monitor.lock"):
+        code, said, _ = typed(run, "--url", server.url)
+    assert code == 12 and f"raft monitor {run} --url {server.url}   # when it is done" in said
 
 
 def test_local_only_holds(run):

@@ -619,7 +619,12 @@ def test_export_says_where(raft, copied):
 @pytest.mark.parametrize("arguments", [[], ["--merged", "--gguf"], ["--format", "hf", "--merged"]])
 def test_one_thing_is_exported_at_a_time(raft, copied, arguments):
     """`export` without a form, or with two, says what there is."""
-    refused(raft("export", copied, *arguments), 2, "--format, --merged, --gguf or --4bit")
+    refused(
+        raft("export", copied, *arguments),
+        2,
+        "--format, --merged, --gguf or --4bit",
+        f"export {copied} --format openai",
+    )
 
 
 def test_rows_have_no_adapter(raft, copied):
@@ -738,10 +743,40 @@ def test_an_estimate_is_printed(raft, fake_models, corpus):
     for words in ("6 documents", "for writing questions", "$1/$4 a million tokens", "  next:  ", "--max-cost"):
         assert words in result.stdout
     assert fake_models.asked == []
+    (line,) = [line for line in result.stdout.splitlines() if "  next:  " in line]
+    assert line.startswith(f"  next:  raft build {corpus} {' '.join(PRICED)} --max-cost "), (
+        "what was typed, as it builds"
+    )
     sampled = raft("build", corpus, "--estimate", "--sample", "2", "--json", *PRICED)
     facts = json.loads(sampled.stdout)
     assert facts["parts"][0]["answered"] == 2 <= len(fake_models.asked)
     assert facts["dollars"][0] < facts["dollars"][1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "then"),
+    [
+        ((), ""),
+        (("--sample=0", "--set", "seed=3"), " --set seed=3"),
+        (("--generator", "openai/some-model"), " --generator openai/some-model --estimate --price 0.15/0.60"),
+        (("--seed", "3", *PRICED), f" --seed 3 {' '.join(PRICED)} --max-cost "),
+    ],
+)
+def test_an_estimate_ends_with_the_command_that_builds(raft, fake_models, corpus, arguments, then):
+    """What was typed is written out without --estimate and --sample, with what is needed besides; it can be typed."""
+    printed = raft("build", "--estimate", corpus, "--sample", "0", *arguments) if then != " --set seed=3" else None
+    printed = printed or raft("build", "--estimate", corpus, *arguments)
+    line = printed.stdout.splitlines()[-1].partition("   #")[0]
+    assert f"{line} ".startswith(f"  next:  raft build {corpus}{then}") and "the same command" not in printed.output
+
+
+def test_an_estimate_names_what_cannot_be_read(raft, fake_models, corpus):
+    """Files that a build would not read are named with their reasons, as by the build."""
+    (corpus / "broken.pdf").write_bytes(b"%PDF-1.7")
+    told = raft("build", corpus, "--estimate").stdout
+    built = raft("build", corpus).stdout
+    (reason,) = [line.strip() for line in built.splitlines() if "broken.pdf: " in line]
+    assert "  unreadable  1 could not be read:" in told and f"    {reason}" in told
 
 
 def test_a_dear_build_is_refused_first(raft, fake_models, corpus):

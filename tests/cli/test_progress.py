@@ -19,15 +19,15 @@ ESTIMATED = {
 
 @pytest.fixture
 def told(monkeypatch, capsys):
-    """Tell a listener of events a minute apart by its clock; return the last line that it wrote."""
+    """Tell a listener of events a minute apart by its clock; return the last line that it wrote, or the last ones."""
     clock = iter(range(0, 100_000, 60))
     monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(clock)))
 
-    def on_event(*events):
+    def on_event(*events, last=1):
         with Progress() as listener:
             for event, facts in events:
                 listener(event, facts)
-        return capsys.readouterr().err.splitlines()[-1]
+        return "\n".join(capsys.readouterr().err.splitlines()[-last:])
 
     return on_event
 
@@ -133,18 +133,23 @@ def test_a_training_on_few_rows_says_so_before_it_begins(told, count, words):
 
 
 def test_the_last_line_says_who_answered(told):
-    """How many calls each endpoint answered, which was left out or refuses all, and why, is the last line of all."""
+    """How many calls each endpoint answered, who was left out or refuses all, and why in full, is told last."""
     facts = {"left_out": 0, "words": "", "denied": False}
     places = [
         {**facts, "where": "http://a/v1", "answered": 1412},
-        {**facts, "where": "http://b/v1", "answered": 97, "left_out": 3, "words": "no connection"},
+        {**facts, "where": "http://b/v1", "answered": 97, "left_out": 3, "words": "no connection: " + "late " * 30},
         {**facts, "where": "http://c/v1", "answered": 0, "words": "wrong key", "denied": True},
     ]
-    line = told(("begins", {"step": "questions"}), ("asked", {**ASKED, "model": "vllm/m", "endpoints": places}))
-    assert line == (
-        "endpoints  vllm/m, calls answered: http://a/v1 1,412, http://b/v1 97 (left out 3 times: no connection),"
-        " http://c/v1 0 (refuses all calls: wrong key)"
-    )
+    facts = {**ASKED, "model": "vllm/m", "endpoints": places}
+    line = told(("begins", {"step": "questions"}), ("asked", facts), last=6)
+    assert line.split("\n") == [
+        "endpoints  vllm/m, calls answered:",
+        "             http://a/v1 1,412",
+        "             http://b/v1    97   left out 3 times:",
+        f"               no connection: {'late ' * 30}".rstrip(),
+        "             http://c/v1     0   refuses all calls:",
+        "               wrong key",
+    ]
 
 
 def test_an_endpoint_that_refuses_all_is_told_at_once(told):

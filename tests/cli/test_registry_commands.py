@@ -108,6 +108,16 @@ def test_the_whole_way_from_a_report_to_production_and_back(raft):
     assert "state     retired" in shown and "verdict   ship" in shown and "retired, by Bo" in shown
 
 
+def test_who_promotes_what_was_retired_is_told_so(raft):
+    """With a reason it goes into production, and the command says that it was retired, when, by whom and why."""
+    raft("registry", "retire", "run", OTHER, "--by", "Bo", "--because", "invents figures")
+    refused(raft("registry", "promote", "run", OTHER, "--by", "Ann"), 2, f"{OTHER} was retired on 20", "by Bo (invents")
+    told = raft("registry", "promote", "run", OTHER, "--by", "Ann", "--because", "mended").stdout
+    assert re.search(r"\nit was retired before, on 20.* UTC, by Bo\n +because: invents figures\n", told)
+    raft("registry", "promote", "run", SHIPS, "--by", "Ann")
+    assert "retired" not in raft("registry", "promote", "run", OTHER, "--by", "Ann", "--because", "again").stdout
+
+
 def test_programs_read_one_object_a_line(raft):
     """With --json each version and each line of the history is an object on a line of its own, and so is a change."""
     line = json.loads(raft("registry", "promote", "run", SHIPS, "--by", "Ann", "--json").stdout)

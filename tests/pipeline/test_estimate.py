@@ -195,7 +195,7 @@ def test_an_unknown_price_is_never_nothing(home, fake_models):
     assert (found.dollars, found.unpriced, found.price) == (None, [HOSTED], None)
     assert "unknown" in words
     assert "$" not in words
-    assert any("--price" in line for line in messages.advice(found.summary()))
+    assert any("--price" in line for line in messages.advice(found.summary(), "raft build docs"))
 
 
 def test_half_a_price_is_none(home, fake_models):
@@ -344,8 +344,8 @@ def test_an_estimate_in_words():
     batched = {"keep": 30, "most": 120, "batched": True}
     assert "a batch of its own: up to 8 turnarounds" in estimate.as_text(made(**batched).summary())
     assert "turnarounds" not in estimate.as_text(made(**{**batched, "batched": False}).summary())
-    (line,) = messages.advice(made(spent=0.5).summary())
-    assert "--max-cost 2.5" in line
+    (line,) = messages.advice(made(spent=0.5).summary(), "raft build docs")
+    assert line == "  next:  raft build docs --max-cost 2.5"
 
 
 @pytest.fixture

@@ -358,6 +358,27 @@ def test_what_is_asked_aside_waits_for_no_other(engine, source):
     assert sorted(aside.asked) == [[f"hung {number}"] for number in range(aside.batch)]
 
 
+def test_where_no_thread_can_be_started_the_asker_is_told_and_others_are_answered(engine, monkeypatch):
+    """A system without a thread left fails one question; the engine lives, and gives its place to the next."""
+    aside = Source(version="aside")
+    aside.aside, aside.batch = True, 1
+    engine.offer(Sources(aside))
+    assert Asked(engine, "before").end()[0][0] == "answered"
+
+    class Full:
+        def __init__(self, **_):
+            pass
+
+        def start(self):
+            raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engines, "Thread", Full)
+        (kind, error), _ = Asked(engine, "one").end()
+    assert kind == "failed" and isinstance(error, RaftError) and "thread" in error.what
+    assert Asked(engine, "after").end()[0][0] == "answered"
+
+
 def test_what_comes_back_while_it_is_asked_stays_open(two):
     """A candidate that was taken back and named again is not closed by the answer that came in between."""
     old, new, engine = two

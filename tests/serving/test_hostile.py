@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from raft.api import http as served_http
-from raft.errors import RaftError
+from raft.errors import EndpointRefuses, RaftError, UsageError
 from raft.serving import engine as engines
 from raft.serving import server
 from raft.serving.keys import new_key, read
@@ -265,7 +265,14 @@ def test_a_failure_within_a_stream_is_an_event(served, source):
 
 @pytest.mark.parametrize(
     ("fault", "status"),
-    [(RaftError("It is gone.", hint="x"), 502), (ValueError("secret"), 500), (FileNotFoundError("/secret"), 503)],
+    [
+        (RaftError("It is gone.", hint="x"), 502),
+        (RaftError("Not read: /srv/secret/adapters/0a1 is damaged.", hint="x"), 502),
+        (EndpointRefuses("It has changed.", hint="raft registry promote ../secret/run 0a1 --by Ann"), 502),
+        (UsageError("Not in '~/secret/run'.", hint="x"), 400),
+        (ValueError("secret"), 500),
+        (FileNotFoundError("/secret"), 503),
+    ],
 )
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_failure_has_a_status(served, source, fault, status, stream):

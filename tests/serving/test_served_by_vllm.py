@@ -300,7 +300,8 @@ def test_other_files_are_never_loaded_under_a_digest(run, engine):
         shutil.copy(run / "adapters" / SECOND / adapters.WEIGHTS, run / "adapters" / FIRST / adapters.WEIGHTS)
         engine.restart()
         status, message = failed(server)
-        assert status == 502 and "have changed" in message and "raft registry promote" in message
+        assert status == 502 and "have changed" in message and f"raft registry promote {run.name} " in message
+        assert str(run.parent) not in message, "where the run lies is nothing for who asks"
         assert len(engine.loads) == 1 and not engine.adapters
 
 

@@ -177,12 +177,14 @@ def test_what_answers_is_not_retired_and_what_is_retired_needs_a_reason(run):
     registry.retire(run, "aaa1", by="Bo", because="old")
     assert ids(run) == ("aab2", None, PLAIN)
     assert registry.find(run, "aaa1").retired
-    with pytest.raises(UsageError, match="was retired"):
+    with pytest.raises(UsageError, match=r"aaa1 was retired on 20\d\d-\d\d-\d\d by Bo \(old\)"):
         registry.promote(run, "aaa1", by="Bo")
     with pytest.raises(UsageError, match="was retired"):
         registry.nominate(run, "aaa1", share=0, shadow=1, by="Bo")
-    registry.promote(run, "aaa1", by="Bo", because="the others are worse")
+    line = registry.promote(run, "aaa1", by="Ann", because="the others are worse")
+    assert [line["was_retired"][name] for name in ("who", "why", "action")] == ["Bo", "old", "retire"]
     assert not registry.find(run, "aaa1").retired
+    assert "was_retired" not in registry.history(run)[-1]
 
 
 @pytest.mark.parametrize("by", ["", "  "])

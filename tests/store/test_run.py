@@ -289,6 +289,21 @@ def test_two_writers_are_one_too_many(folder):
     assert build(folder) == []
 
 
+def test_what_a_running_build_has_not_made_yet_is_said_to_be_under_way(folder):
+    """While another process builds, what does not belong to the rest is waited for; nobody is told to build again."""
+    with pytest.raises(RaftError, match="failed"):
+        build(folder, {**CORPUS, "d.md": "New."}, fail="questions")
+    command = [sys.executable, "-c", HOLDER, str(folder / ".lock")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(DamagedArtifact, match="A build is running here, and questions does not belong") as caught:
+            run.existing(folder).require("questions")
+        other.stdin.close()
+    assert caught.value.hint.startswith(f"raft status {folder}") and "raft build" not in caught.value.hint
+    with Run(folder).writing(), pytest.raises(DamagedArtifact, match="was not finished"):
+        run.existing(folder).require("questions")
+
+
 def test_a_run_in_the_same_process_is_locked_too(folder):
     """Two runs of one process do not write to one folder at once either."""
     with Run(folder).writing(), pytest.raises(RunLocked), Run(folder).writing():

@@ -37,7 +37,7 @@ from raft.settings import Settings
 from raft.store import adapters, artifacts
 from raft.store.budget import Budget, enter
 from raft.store.ledger import Ledger
-from raft.store.run import Run, existing
+from raft.store.run import Run, existing, is_written_by_others
 from raft.text import whole
 
 BASE = "none"
@@ -108,7 +108,7 @@ class LoadedRun:
         """Return the run as it is now; DamagedArtifact where what is searched is missing, or of two builds."""
         run = existing(self.run.folder)
         for name in ("documents.parquet", "chunks.parquet"):
-            if not (run.folder / name).is_file():
+            if not (run.folder / name).is_file() and not is_written_by_others(run.folder):
                 raise artifacts.missing(run.folder / name)
         run.require(*searched(self.settings))
         return run

@@ -372,4 +372,5 @@ def _estimated(task: Task, site: OpenRun, on_event: OnEvent, sample: int = 0) ->
         sample=sample,
         ask=site.components.generator.complete,
     )
-    return replace(found, run=str(site.run.folder))
+    lost = tuple((path, reason) for path, reason in trial.manifest["steps"]["documents"]["notes"].get("unreadable", []))
+    return replace(found, run=str(site.run.folder), unreadable=lost)

@@ -246,8 +246,9 @@ class Session:
         Raises:
             UsageError: a number is none, stands twice, or cannot be learned from.
         """
-        rows, where = [], "--accept, --reject"
+        rows = []
         for number, verdict in [*((one, APPROVED) for one in accept), *((one, REJECTED) for one in reject)]:
+            where = f"{'--accept' if verdict == APPROVED else '--reject'} {number}"
             hint = f"raft feedback {typed(self.run.folder)} --list"
             if str(number) not in self.rows:
                 raise UsageError(f"There is no feedback {number}.", where=where, hint=hint)

@@ -126,7 +126,7 @@ def _alone(folder: Path) -> Iterator[None]:
         with FileLock(folder / "scratch" / "monitor.lock", timeout=0):
             yield
     except Timeout:
-        hint = f"raft monitor {typed(folder)}   (when it is done)"
+        hint = "the same command again   (when it is done)"
         raise NotMeasured("Another raft monitor is at work on this run.", where=folder, hint=hint) from None
 
 

@@ -6,12 +6,13 @@ import json
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from raft.cli.group import JSON, QUIET, RUN, SET, Place, acting, echo, main, show, tell_of_writers
+from raft.cli.group import JSON, QUIET, RUN, SET, Place, acting, echo, main, show, tell_of_writers, the_same
 from raft.errors import RaftError, UsageError, typed
 from raft.kinds import KINDS
 
@@ -97,7 +98,8 @@ def build(*, corpus: tuple[str, ...], assignments: tuple[str, ...], pipeline: st
             facts = api.estimate(list(corpus) or None, sample=sample, on_event=progress, **told).summary()
         else:
             facts = api.build(list(corpus) or None, on_event=progress, **told).summary()
-    show(facts, as_json, messages.estimate if estimate else messages.summary)
+    build_it = the_same("--sample", flags=("--estimate",)) if estimate else None
+    show(facts, as_json, partial(messages.estimate, build=build_it) if estimate else messages.summary)
 
 
 @main.command()
@@ -193,10 +195,12 @@ def export(*, run: Path, form: str | None, merged: bool, gguf: bool, four_bits: 
     """Write the training rows of RUN for a trainer or a service, or its tuned model for a server."""
     from raft import api
     from raft.cli.registry import exported
+    from raft.store import adapters
 
     if (form is not None) + merged + gguf + four_bits != 1:
         what = "One thing is exported at a time: --format, --merged, --gguf or --4bit."
-        raise UsageError(what, hint=f"raft export {typed(run)} --merged")
+        one = "--merged" if adapters.listed(run) else "--format openai"
+        raise UsageError(what, hint=f"raft export {typed(run)} {one}")
     if form is not None and adapter is not None:
         raise UsageError("Training rows have no adapter.", where="--adapter", hint=f"raft export {typed(run)} --merged")
     if form is not None:

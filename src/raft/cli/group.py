@@ -10,7 +10,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import wraps
 from importlib.metadata import PackageNotFoundError, distribution
@@ -120,15 +120,25 @@ _SAME = re.compile(r"\bthe same command(?: again| with (--[\w-]+))(?=[ \n]|$)")
 
 def spelled_out(hint: str) -> str:
     """Return a hint with what was typed in the place of "the same command again", or "with" an option of its own."""
-    context = click.get_current_context(silent=True)
-    found, same = _SAME.match(hint), context.meta.get(_TYPED) if context else None
+    found = _SAME.match(hint)
+    option = found[1] if found else None
+    same = the_same(*([option] if option and option != "--set" else []))  # which may be repeated
     if not found or not same:
         return hint
-    words, option = shlex.split(same), found[1]
-    if option and option != "--set":  # which may be repeated
-        places = [place for place, word in enumerate(words) if word == option]
-        words = [word for place, word in enumerate(words) if place not in places and place - 1 not in places]
-    return shown(" ".join(filter(None, [shlex.join(words), option]))) + hint[found.end() :]
+    return " ".join(filter(None, [same, option])) + hint[found.end() :]
+
+
+def the_same(*without: str, flags: Sequence[str] = ()) -> str | None:
+    """Return what was typed, without options that take a value, and `flags`, that take none; None: nobody typed."""
+    context = click.get_current_context(silent=True)
+    same = context.meta.get(_TYPED) if context else None
+    if not same:
+        return None
+    said = tuple(f"{one}=" for one in without)
+    words = [word for word in shlex.split(same) if word not in flags and not word.startswith(said)]
+    places = [place for place, word in enumerate(words) if word in without]
+    words = [word for place, word in enumerate(words) if place not in places and place - 1 not in places]
+    return shown(shlex.join(words))
 
 
 class Command(click.Command):

@@ -24,22 +24,25 @@ def estimated(facts: Mapping[str, Any]) -> str:
     return f"{facts['calls']:,} calls to make, {cost_text(facts)}"
 
 
-def estimate(facts: Mapping[str, Any]) -> str:
-    """Return an estimate as text, with the next command; `facts` is what `Estimate.summary` returns."""
-    return "\n".join([as_text(facts), "", *advice(facts)])
+def estimate(facts: Mapping[str, Any], build: str | None = None) -> str:
+    """Return an estimate as text, with the next command; `facts` is what `Estimate.summary` returns.
+
+    `build` is the command that builds what was estimated; the one of the run, where nobody typed any.
+    """
+    return "\n".join([as_text(facts), "", *advice(facts, build or again(facts["run"]))])
 
 
-def advice(facts: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the next commands after an estimate."""
+def advice(facts: Mapping[str, Any], build: str) -> Iterator[str]:
+    """Yield the next command after an estimate, as it is typed."""
     if facts["model"] in facts["unpriced"] and facts["own"]:
-        yield "  next:  the same command without --estimate; or with --price 0.15/0.60, to know the costs"
+        yield f"  next:  {build}   # and --price 0.15/0.60 with --estimate tells what it costs"
     elif facts["model"] in facts["unpriced"]:
-        yield "  next:  the same command with --price 0.15/0.60   # dollars per million tokens read and written: yours"
+        yield f"  next:  {build} --estimate --price 0.15/0.60   # dollars per million tokens read and written: yours"
     elif facts["cap"] is None and facts["known_dollars"][1] > 0:
         high = facts["spent"] + facts["known_dollars"][1]
-        yield f"  next:  the same command without --estimate, and with --max-cost {max(0.01, round(high + 0.005, 2)):g}"
+        yield f"  next:  {build} --max-cost {max(0.01, round(high + 0.005, 2)):g}"
     else:
-        yield "  next:  the same command without --estimate"
+        yield f"  next:  {build}"
 
 
 def spending(facts: Mapping[str, Any]) -> list[str]:

@@ -7,11 +7,11 @@ from typing import Any, Self
 
 from raft.cli import messages
 from raft.pipeline.estimate import DOING, count, long
-from raft.text import printable
+from raft.text import printable, shortened
 from raft.training.tune import FEW_ROWS
 
 _EVERY_SECONDS = 30.0
-_WORDS = 100
+_WORDS = 300
 """Letters that are shown of why an endpoint was left out."""
 _NAMED = 3
 """Most files that are named of those that have changed."""
@@ -226,14 +226,15 @@ def _held_up(facts: Mapping[str, Any]) -> str:
 
 
 def _endpoints(model: str, endpoints: Sequence[Mapping[str, Any]]) -> str:
-    """Return in one line how many calls each endpoint answered, and which was left out."""
-    told = []
+    """Return how many calls each endpoint answered, a line each, and why one was left out, on a line below."""
+    lines, width = [f"{'endpoints':<10} {model}, calls answered:"], max(len(one["where"]) for one in endpoints)
+    most = max(len(f"{one['answered']:,}") for one in endpoints)
     for one in endpoints:
         times = f"left out {one['left_out']:,} time{'s' * (one['left_out'] > 1)}" if one["left_out"] else ""
         why = "refuses all calls" if one["denied"] else times
-        remark = f" ({why}: {one['words'][:_WORDS]})" if why else ""
-        told.append(f"{one['where']} {one['answered']:,}{remark}")
-    return f"{'endpoints':<10} {model}, calls answered: {', '.join(told)}"
+        lines.append(f"{'':<10}   {one['where']:<{width}} {one['answered']:>{most},}{f'   {why}:' if why else ''}")
+        lines += [f"{'':<10}     {shortened(one['words'], _WORDS)}"] if why else []
+    return "\n".join(lines)
 
 
 def _batch(facts: Mapping[str, Any]) -> str:

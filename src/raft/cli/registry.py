@@ -160,6 +160,8 @@ def _changed(line: Mapping[str, Any], run: Path) -> str:
     former = line["former"]
     stood = f", in the place of {_named(former)}" if former and former != line["version"] else ""
     text = f"{_named(line['version'])} is in production since {_when(line['at'])}, by {line['who']}{stood}"
+    if before := line.get("was_retired"):
+        text += f"\nit was retired before, on {_when(before['at'])}, by {before['who']}{_why(before['why'])}"
     return f"{text}\n{_next(run, 'log')}"
 
 

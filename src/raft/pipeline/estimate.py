@@ -54,6 +54,7 @@ class Estimate:
         left_out: a sentence for each language in which kinds of question are not asked.
         attempts: how often one call is made at most, where its reply is of no use.
         scorer: the local model that reads the questions for `cleaning.learned`; None: none does.
+        unreadable: path and reason of each document that cannot be read.
     """
 
     run: str
@@ -75,6 +76,7 @@ class Estimate:
     attempts: int = 1
     scorer: str | None = None
     batched: bool = False
+    unreadable: tuple[tuple[str, str], ...] = ()
 
     @property
     def calls(self) -> int:
@@ -101,6 +103,10 @@ class Estimate:
         """Return everything as JSON values."""
         derived = {name: getattr(self, name) for name in ("calls", "unpriced", "known_dollars", "dollars")}
         return {**asdict(self), **derived}
+
+
+_NAMED = 10
+"""Most documents that are named of those that cannot be read, as after a build."""
 
 
 def confirm(found: Estimate) -> None:
@@ -157,7 +163,12 @@ def as_text(facts: Mapping[str, Any]) -> str:
         corpus += f" {facts['most']:,} in {ROUNDS}"
     else:
         corpus += f"{facts['questions']:,} questions wanted"
-    lines = [f"  {'corpus':<11} {corpus}", *(f"  {'left out':<11} {line}" for line in facts["left_out"])]
+    lines = [f"  {'corpus':<11} {corpus}"]
+    if lost := [f"{path}: {reason}" for path, reason in facts["unreadable"]]:
+        more = [f"and {len(lost) - _NAMED:,} more"] if len(lost) > _NAMED else []
+        lines += [f"  {'unreadable':<11} {len(lost):,} could not be read:"]
+        lines += [f"  {'':<11}   {one}" for one in [*lost[:_NAMED], *more]]
+    lines += [f"  {'left out':<11} {line}" for line in facts["left_out"]]
     for part in facts["parts"]:
         lines.append(f"  {'texts' if part['purpose'] == 'embeddings' else 'calls':<11} {_part_text(part)}")
     if facts["calls"] and facts["attempts"] > 1:

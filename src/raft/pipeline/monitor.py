@@ -125,7 +125,8 @@ class Measuring:
             if asked is not None:
                 told = self._told(number, made_of, history, marked=reference)
                 return self._with_worst(self._points.end(number, told), asked=asked)
-        hint = f"raft monitor {typed(self._run.folder)}   (when no build, promotion or rollback is under way)"
+        command = f"raft monitor {typed(self._run.folder)} --url {typed(endpoint.shown)}"
+        hint = f"{command}   (when no build, promotion or rollback is under way)"
         raise NotMeasured("What is in production changed while it was measured.", where=endpoint.shown, hint=hint)
 
     def plain(self) -> tuple[str, dict[str, Row]] | None:

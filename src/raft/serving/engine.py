@@ -27,6 +27,8 @@ WAITING = 128
 SHADOWS = 8
 """Most shadows that wait; the oldest is given up for one more."""
 
+_NO_THREAD = "ulimit -u   (how many processes and threads this user may have)"
+
 GATHER = 0.005
 """Seconds that a batch which is not full waits for others: callers who were answered together come back together."""
 
@@ -294,7 +296,11 @@ class Engine:
                 if left is not None:
                     left.close()
 
-        Thread(target=answer, name="raft-aside", daemon=True).start()
+        try:
+            Thread(target=answer, name="raft-aside", daemon=True).start()
+        except RuntimeError as error:  # the system has no thread left
+            self._flying[id(source)] -= 1
+            job.tell("failed", RaftError(f"No thread can be started to ask the model: {error}.", hint=_NO_THREAD))
 
     def _due(self) -> list[Job]:
         waiting = [job for job in self._waiting if not job.left.is_set()]

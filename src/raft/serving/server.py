@@ -239,7 +239,8 @@ class Application:
         kind, value = await exchange.next()
         if kind == "answered":
             if value.answer.error is not None:
-                kind, value = "failed", Refused(502, f"the model did not answer: {value.answer.error}", "no_answer")
+                said = f"the model did not answer: {value.answer.error}"
+                kind, value = "failed", Refused(502, _without_paths(said), "no_answer")
             else:
                 self._count.answered(value)
                 self._ended(exchange, value)
@@ -368,15 +369,24 @@ def _failure(error: Exception) -> Refused:
     if isinstance(error, Refused):
         return error
     if isinstance(error, UsageError) and not isinstance(error, EndpointRefuses):
-        return Refused(400, error.what, "invalid_question")
+        return Refused(400, _without_paths(error.what), "invalid_question")
     if isinstance(error, CapReached):
         return Refused(429, error.what, "insufficient_quota")
     if isinstance(error, RaftError):
         command = (error.hint or "").partition("\n")[0] if isinstance(error, EndpointRefuses) else ""
-        return Refused(502, f"{error.what} next: {pasted(command)}" if command else error.what, "engine_error")
+        told = f"{error.what} next: {pasted(command)}" if command else error.what
+        return Refused(502, _without_paths(told), "engine_error")
     if isinstance(error, OSError):  # it was moved away, say; the terminal is told more
         return Refused(503, "the files of the run cannot be read", "engine_error")
     return Refused(500, "something went wrong here that nobody foresaw", "internal_error")
+
+
+_PATH = re.compile(r"(?<![\w:/.])(?:~|\.{0,2})/(?:[^\s/'\",;:()]+/)*([^\s/'\",;:()]+)")
+
+
+def _without_paths(text: str) -> str:
+    """Return a text with the last part alone of each path: where files lie here is nothing for who asks."""
+    return _PATH.sub(r"\1", text)
 
 
 def _told(refused: Refused) -> dict[str, Any]:

@@ -47,7 +47,7 @@ class _Fold:
 
     def __init__(self, history: Iterable[Mapping[str, Any]] = ()) -> None:
         self.known: dict[str, Version] = {}
-        self.retired: set[str] = set()
+        self.retired: dict[str, Mapping[str, Any]] = {}  # each with its line of the history
         self.before: list[str] = []  # the productions that a rollback goes back to, the nearest last
         self.production = self.candidate = ""
         self.revision, self.share, self.shadow = 0, 0.0, 0.0
@@ -63,9 +63,9 @@ class _Fold:
         names = ("kind", "model", "adapter", "path")
         self.known[version] = Version(version, digest=line["digest"], **{name: line[name] for name in names})
         if line["action"] == "retire":
-            self.retired.add(version)
+            self.retired[version] = line
         elif line["action"] in ("promote", "rollback", "candidate"):
-            self.retired.discard(version)
+            self.retired.pop(version, None)
         if line["action"] == "candidate":
             self.candidate, self.share, self.shadow = version, line["share"], line["shadow"]
         elif line["action"] == "promote":
@@ -210,7 +210,8 @@ def promote(run: Path, version_id: str, *, by: str, because: str = "") -> dict[s
     """Put a version into production; return its line of the history.
 
     Whatever stands against it (no verdict `ship`, nobody approved it, it was retired) is outweighed by `because`, which
-    is kept; plain RAG may always go into production. What is there already stays, and its line is returned.
+    is kept; plain RAG may always go into production. What is there already stays, and its line is returned. Of one that
+    was retired the line has `was_retired`, the line of the history that says when, by whom and why.
 
     Args:
         run: the run directory.
@@ -274,7 +275,8 @@ def nominate(run: Path, version_id: str, *, share: float, shadow: float, by: str
             raise UsageError(f"{what}.", where=run / FILE, hint=f"raft registry list {typed(run)}")
         if version.id in fold.retired and not because.strip():
             again = f"raft registry candidate {typed(run)} {version.id} --share {share:g} --by {typed(by)}"
-            raise UsageError(f"{version.id} was retired.", where=run / FILE, hint=f"{again} --because 'I know better'")
+            what = f"{_retired(fold.retired[version.id])}."
+            raise UsageError(what, where=run / FILE, hint=f"{again} --because 'I know better'")
         return _append(
             database, run, fold, "candidate", _seen(fold, version), by=by, because=because, share=share, shadow=shadow
         )
@@ -372,7 +374,8 @@ def _put(
             return fold.line
         known_before = action == "rollback" and version.id in fold.before and version.id not in fold.retired
         against = {} if known_before else objections(run, version)
-        against |= {f"{version.id} was retired": ""} if version.id in fold.retired else {}
+        retired = fold.retired.get(version.id)
+        against |= {_retired(retired): ""} if retired else {}
         if against and not because.strip():
             flag = version.id if action == "promote" else f"--to {version.id}"
             again = f"raft registry {action} {typed(run)} {flag} --by {typed(by)} --because 'I know better'"
@@ -382,7 +385,14 @@ def _put(
                 where=run / (version.path or FILE),
                 hint="\n         ".join([*steps, pasted(again)]),
             )
-        return _append(database, run, fold, action, _seen(fold, version), by=by, because=because)
+        line = _append(database, run, fold, action, _seen(fold, version), by=by, because=because)
+        return {**line, "was_retired": retired} if retired else line
+
+
+def _retired(line: Mapping[str, Any]) -> str:
+    """Return in words that a version was retired, when, by whom and why; `line` is that of the history."""
+    why = f" ({line['why']})" if line["why"] else ""
+    return f"{line['version']} was retired on {line['at'][:10]} by {line['who']}{why}"
 
 
 def _name(version_id: str) -> str:

@@ -34,6 +34,10 @@ _TRIES = 30_000
 instant, a server while it copies the index."""
 
 
+_MINE: list[Path] = []
+"""The run directories that this process holds."""
+
+
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
     """Hold a run directory, made if missing, for writing; it raises as `Run.writing`."""
@@ -47,10 +51,18 @@ def held(folder: Path) -> Iterator[None]:
             where=error.filename or folder,
             hint="choose another folder with --out",
         ) from None
+    own = folder.resolve()
+    _MINE.append(own)
     try:
         yield
     finally:
+        _MINE.remove(own)
         lock.release()
+
+
+def is_written_by_others(folder: Path) -> bool:
+    """Tell whether another process is writing to the run directory now."""
+    return folder.resolve() not in _MINE and is_locked(folder)
 
 
 def is_locked(folder: Path) -> bool:
@@ -311,6 +323,12 @@ class Run:
         unfit = [name for name in steps if name in stale or name not in self.manifest["steps"]]
         if unfit:
             verb = "do" if len(unfit) > 1 else "does"
+            if is_written_by_others(self.folder):
+                raise DamagedArtifact(
+                    f"A build is running here, and {', '.join(unfit)} {verb} not belong to what is there yet.",
+                    where=self.folder,
+                    hint=f"raft status {typed(self.folder)}   (says how far it is; {_LATER})",
+                )
             raise DamagedArtifact(
                 f"A build of this run was not finished: {', '.join(unfit)} {verb} not belong to what is there.",
                 where=self.folder,

@@ -314,6 +314,25 @@ def test_a_pool_that_begins_where_all_were_out_asks_at_once(ledger):
     assert all(len(memory.times) == 1 and memory.times[0] < 1 for memory in memories)
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (
+            "no connection to http://e0:8000/v1/chat/completions: [Errno 111] refused",
+            "no connection: [Errno 111] refused",
+        ),
+        ("the connection to http://e0:8000/v1/chat/completions broke: reset", "the connection broke: reset"),
+        ("http://e0:8000/v1 is no home of http://e0:80", "is no home of http://e0:80"),
+        ("overloaded", "overloaded"),
+    ],
+)
+def test_what_an_endpoint_said_is_told_without_its_address(words, told):
+    """The address stands beside the words already."""
+    standing = Standing(Tally("http://e0:8000/v1"))
+    standing.fail(0.0, 0.0, Transient(words, billed=False), single=False)
+    assert standing.tally.words == told
+
+
 def test_an_endpoint_that_is_away_for_days_stops_nobody():
     """However often an endpoint is left out, or asks for fewer calls, it is tried again within half a minute."""
     standing, now = Standing(Tally("http://e0/v1")), 0.0

@@ -5,6 +5,7 @@ a single call before others follow. What one reply says of the endpoint is decid
 """
 
 import asyncio
+import re
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
@@ -30,7 +31,7 @@ class Tally:
         where: its address, as it is shown.
         answered: replies that were kept.
         left_out: how often it was left out.
-        words: what it, or the network, said when it last failed.
+        words: what it, or the network, said when it last failed, without its address.
         denied: whether it refuses all calls, as with a wrong key or an unknown model.
         until: until when it is left out, as far as the pool knows that heard of it last.
         outs: how often in a row, likewise.
@@ -45,6 +46,11 @@ class Tally:
     until: float | None = None
     outs: int = 0
     used: int = 0
+
+
+def _bare(words: str, where: str) -> str:
+    """Return what was said of an endpoint without its address, which is told beside it."""
+    return re.sub(rf"\s(?:(?:to|at|by|of|from)\s)?{re.escape(where.rstrip('/'))}[\w/.-]*\b", "", f" {words}").strip()
 
 
 def endpoint_facts(name: str, tallies: Sequence[Tally]) -> dict[str, Any]:
@@ -114,7 +120,7 @@ class Standing:
         A fault while others were answered is chance, up to so many in a row; those who were in flight when the endpoint
         was left out say nothing new.
         """
-        self.tally.words = fault.words
+        self.tally.words = _bare(fault.words, self.tally.where)
         self.trying = self.trying and not single
         if isinstance(fault, AccessDenied):
             self.denied = self.tally.denied = True
