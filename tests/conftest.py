@@ -322,6 +322,21 @@ def source():
 
 
 @pytest.fixture
+def fakes(monkeypatch):
+    """The embedder costs nothing, and so does a hosted model; the student is real."""
+    found = Fakes()
+    found.install_around_student(monkeypatch.setattr)
+    return found
+
+
+@pytest.fixture
+def no_hub(monkeypatch):
+    """No hub is asked, and no folder of models is known."""
+    monkeypatch.delenv("RAFT_MODELS", raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+
+@pytest.fixture
 def fake_models(monkeypatch):
     """Builds use models that cost nothing; index, ledger and run directory are real."""
     fakes = Fakes()

@@ -141,6 +141,45 @@ class Served:
         return pieces(text) if more.get("stream") else json.loads(text)
 
 
+class Callers:
+    """Threads that call a function with their numbers, a context manager; all have ended when it ends.
+
+    Args:
+        count: how many.
+        call: what each calls, with its number; whoever raises makes no more calls.
+        again: call it again and again until the end, rather than once.
+
+    Attributes:
+        problems: what was raised. At the end there is none.
+    """
+
+    def __init__(self, count, call, *, again=False):
+        self.problems, self._over = [], Event()
+
+        def run(number):
+            try:
+                call(number)
+                while again and not self._over.is_set():
+                    call(number)
+            except BaseException as error:
+                self.problems.append(error)
+
+        self._threads = [threading.Thread(target=run, args=(number,), daemon=True) for number in range(count)]
+
+    def __enter__(self):
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, kind, *_):
+        self._over.set()
+        for thread in self._threads:
+            thread.join(120)
+        if kind is None:
+            assert self.problems == []
+            assert not any(thread.is_alive() for thread in self._threads), "somebody is still calling"
+
+
 def ask(address, path, sent=None, *, body=None, method=None, headers=None):
     """Return status, headers and text of the answer to a request."""
     place = urlsplit(address)

@@ -37,14 +37,6 @@ def finished(tiny_student, tmp_path_factory):
 
 
 @pytest.fixture
-def fakes(monkeypatch):
-    """The embedder costs nothing, and so does a hosted model; the student is real."""
-    found = Fakes()
-    found.install_around_student(monkeypatch.setattr)
-    return found
-
-
-@pytest.fixture
 def run(finished, tmp_path, fakes):
     """A copy of the finished build."""
     return shutil.copytree(finished, tmp_path / "run")

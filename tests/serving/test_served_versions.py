@@ -20,7 +20,7 @@ from raft.serving.routing import HEADER, Router
 from raft.serving.versions import Versions
 from raft.store import adapters, registry, traffic
 from raft.store.fitness import PLAIN
-from served import Served, until
+from served import Callers, Served, said, until
 
 FIRST, SECOND, THIRD = "aaaa1111", "bbbb2222", "cccc3333"
 SETTINGS = {"generator.attempts": 2}
@@ -186,46 +186,30 @@ def test_one_look_is_enough_to_go_back(run):
 def test_a_rollback_during_traffic_drops_no_request(run):
     """While four callers ask, one of them in streams, a promotion and a rollback come into effect and nobody fails."""
     promoted(run, FIRST)
-    replies, over, problems = [], threading.Event(), []
+    replies, effects = [], []
     with live(run) as server:
         server.watch()
 
         def call(number):
-            while not over.is_set():
-                try:
-                    before = len(replies)
-                    reply = server.chat(f"{QUESTION} {number}", stream=number == 0)
-                    said = (reply[-1] if number == 0 else reply)["raft"]
-                    text = (
-                        "".join(choice["delta"].get("content") or "" for piece in reply for choice in piece["choices"])
-                        if number == 0
-                        else reply["choices"][0]["message"]["content"]
-                    )
-                    assert text == f"by {said['version']}", "it was written by whom it names"
-                    replies.append((before, said["version"]))
-                except Exception as error:
-                    problems.append(error)
-                    return
+            before = len(replies)
+            reply = server.chat(f"{QUESTION} {number}", stream=number == 0)
+            answered = (reply[-1] if number == 0 else reply)["raft"]
+            text = said(reply) if number == 0 else reply["choices"][0]["message"]["content"]
+            assert text == f"by {answered['version']}", "it was written by whom it names"
+            replies.append((before, answered["version"]))
 
-        callers = [threading.Thread(target=call, args=(number,)) for number in range(4)]
-        for caller in callers:
-            caller.start()
-        effects = []
-        for change, version in (
-            (lambda: promoted(run, SECOND), SECOND),
-            (lambda: registry.rollback(run, by="Ann"), FIRST),
-        ):
-            seen = len(replies)
-            until(lambda seen=seen: problems or len(replies) >= seen + 60)
-            change()
-            until(lambda version=version: problems or replies[-1][1] == version)
-            effects.append((len(replies), version))
-        seen = len(replies)
-        until(lambda: problems or (len(replies) >= seen + 60 and len(replies) >= 220))
-        over.set()
-        for caller in callers:
-            caller.join(60)
-        assert problems == []
+        with Callers(4, call, again=True) as callers:
+            for change, version in (
+                (lambda: promoted(run, SECOND), SECOND),
+                (lambda: registry.rollback(run, by="Ann"), FIRST),
+            ):
+                seen = len(replies)
+                until(lambda seen=seen: callers.problems or len(replies) >= seen + 60)
+                change()
+                until(lambda version=version: callers.problems or replies[-1][1] == version)
+                effects.append((len(replies), version))
+            wanted = max(len(replies) + 60, 220)
+            until(lambda: callers.problems or len(replies) >= wanted)
         assert 'outcome="failed"' not in server.ask("/metrics")[2]
         assert [event for event, _ in server.events if event == "stumbled"] == []
     (second, _), (back, _) = effects

@@ -21,7 +21,7 @@ from raft.serving.versions import Versions
 from raft.store import artifacts
 from raft.store import run as locking
 from raft.store.run import unchanged
-from served import Served
+from served import Callers, Served, until
 
 SETTINGS = {"chunking.tokens": 60, "questions.per_chunk": 1, "generator.attempts": 2}
 MODEL = "openai/replying"
@@ -318,7 +318,6 @@ def test_what_cannot_be_asked_is_not_served(home, tmp_path):
 def test_two_hundred_questions_during_three_builds(home):
     """While builds add, change and delete documents no request fails, and each answer is of the index that it names."""
     known, replies = {index_of(home / "run"): texts(home / "run")}, []
-    going = threading.Event()
 
     def change(number):
         corpus = home / "corpus"
@@ -335,23 +334,15 @@ def test_two_hundred_questions_during_three_builds(home):
     with opened(home / "run") as snapshots, Served(snapshots.take()) as served:
 
         def ask(number):
-            while len(replies) < REQUESTS or not going.is_set():
-                reply = served.chat("How heavy is the Delta garden pump?", raft={"passages": True}, stream=number == 0)
-                replies.append(reply[-1]["raft"] if number == 0 else reply["raft"])
+            reply = served.chat("How heavy is the Delta garden pump?", raft={"passages": True}, stream=number == 0)
+            replies.append(reply[-1]["raft"] if number == 0 else reply["raft"])
 
-        callers = [threading.Thread(target=ask, args=(number,)) for number in range(4)]
-        for caller in callers:
-            caller.start()
-        for number in range(3):
-            change(number)
-            assert snapshots.refresh(served.engine.offer) is not None
-        seen = len(replies)
-        while len(replies) < seen + 20 and all(caller.is_alive() for caller in callers):
-            callers[0].join(0.01)
-        going.set()
-        for caller in callers:
-            caller.join(60)
-            assert not caller.is_alive()
+        with Callers(4, ask, again=True) as callers:
+            for number in range(3):
+                change(number)
+                assert snapshots.refresh(served.engine.offer) is not None
+            wanted = max(REQUESTS, len(replies) + 20)
+            until(lambda: callers.problems or len(replies) >= wanted)
         assert [event for event, _ in served.events if event == "stumbled"] == []
         assert 'outcome="failed"' not in served.ask("/metrics")[2]
     assert len(replies) >= REQUESTS

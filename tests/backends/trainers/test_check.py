@@ -19,11 +19,7 @@ GIB = 1 << 30
 TEMPLATE = "{% for m in messages %}{{ m['role'] }} {{ m['content'] }}\n{% endfor %}"
 
 
-@pytest.fixture(autouse=True)
-def _no_hub(monkeypatch):
-    """No test asks a hub."""
-    monkeypatch.delenv("RAFT_MODELS", raising=False)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+pytestmark = pytest.mark.usefixtures("no_hub")
 
 
 @pytest.fixture
