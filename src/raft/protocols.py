@@ -132,7 +132,9 @@ class Indexes(Protocol):
 
     def build_lexical(self, chunks: Callable[[], Iterator[pl.DataFrame]]) -> None: ...
 
-    def open(self, *, exact: bool = False) -> AbstractContextManager[Retriever]: ...
+    def searching(self) -> AbstractContextManager[Retriever]:
+        """Return what a build searches with: exactly, and no question twice until the chunks change."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,11 @@ from raft.text.values import agree, covers, fact_values, rough_values
 BLOCK = 2000
 """Rows of vectors compared at once: two blocks and their cosines take about 30 MB at 384 dimensions."""
 
+_ASKED, _PRODUCTS = 256, 1 << 25  # queries compared with all vectors at a time, and their cosines: 128 MB at most
+_GROUPS = 4
+_SLACK = 1e-5
+"""More than products of matrices and sums by themselves differ by, in float32."""
+
 NEAR = 92.0
 """Token-sort ratio (0 to 100) from which two questions are nearly equal as strings."""
 
@@ -257,18 +262,45 @@ def _blocks(rows: np.ndarray, columns: np.ndarray) -> Iterator[tuple[int, int, n
             yield top, left, rows[top : top + BLOCK] @ columns[left : left + BLOCK].T
 
 
-def nearest(rows: np.ndarray, columns: np.ndarray, *, own: Sequence[int] | None) -> np.ndarray:
-    """Return the highest cosine of each row with any of the columns, NaN where there is none; vectors have length 1.
-
-    `own` is for each row the number of the column that is the row itself and is not compared, -1 for none.
-    """
+def nearest(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Return the highest cosine of each row with any of the columns, NaN where there is none; vectors have length 1."""
     best = np.full(len(rows), np.nan, dtype=np.float32)
-    for top, left, cosines in _blocks(rows, columns):
-        for row, column in enumerate(own[top : top + BLOCK] if own is not None else ()):
-            if left <= column < left + cosines.shape[1]:
-                cosines[row, column - left] = np.nan
+    for top, _, cosines in _blocks(rows, columns):
         best[top : top + BLOCK] = np.fmax(best[top : top + BLOCK], np.fmax.reduce(cosines, axis=1))
     return best
+
+
+def nearest_rows(queries: np.ndarray, vectors: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows of the `count` vectors that are nearest to each query, nearest first, and their cosine distances.
+
+    All are float32 and of length 1, one a row; distances are rounded to the sixth digit, beyond which is noise, and of
+    equal ones the first row comes first. There are at least `count` vectors.
+
+    A product of matrices only says which are near: how it is rounded depends on its shape and on the number of
+    threads. What counts is the sum for each pair by itself, so that a query finds the same whatever is asked beside it.
+    """
+    places = np.empty((len(queries), count), dtype=np.int64)
+    distances = np.empty((len(queries), count), dtype=np.float32)
+    asked = max(1, min(_ASKED, _PRODUCTS // len(vectors)))
+    for begin in range(0, len(queries), asked):
+        part = queries[begin : begin + asked]
+        products = part @ vectors.T
+        least = _least(products, count) - _SLACK
+        for number, query in enumerate(part, begin):
+            near = np.flatnonzero(products[number - begin] >= least[number - begin])
+            exact = np.round(1.0 - np.einsum("ij,j->i", vectors[near], query), 6)
+            order = exact.argsort(kind="stable")[:count]
+            places[number], distances[number] = near[order], exact[order]
+    return places, distances
+
+
+def _least(products: np.ndarray, count: int) -> np.ndarray:
+    """Return for each row a number that at least `count` of its products reach, and few more."""
+    # as many groups reach it with their best, which costs a look at each product and no sorting of all
+    wide = products.shape[1] // (_GROUPS * count)
+    if wide > 1:
+        products = products[:, : _GROUPS * count * wide].reshape(len(products), -1, wide).max(axis=2)
+    return np.partition(products, -count, axis=1)[:, -count]
 
 
 def holds_text(text: str, other: str) -> bool:

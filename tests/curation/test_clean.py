@@ -1,8 +1,8 @@
 """Cleaning: each question with a reason, none deleted."""
 
 import json
-import math
 
+import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given, settings
@@ -287,12 +287,17 @@ def test_a_mark_is_read_whatever_it_is_wrapped_in(reply):
     assert read_mark(reply) == 0.75
 
 
-def test_kept_questions_know_the_nearest_other():
-    """Each compared question has its cosine to the nearest kept one but itself."""
-    scores = [row["similarity"] for row in clean(GOOD[:2])["scores"]]
-    vectors = HashEmbedder().embed([row["question"] for row in GOOD[:2]])
-    assert all(math.isclose(score, float(vectors[0] @ vectors[1]), abs_tol=1e-4) for score in scores)
-    assert clean(GOOD[:1])["scores"][0]["similarity"] is None
+def test_a_dropped_question_knows_how_alike_the_kept_one_is():
+    """A duplicate in other words has its cosine with the kept question; neither has what is kept or has its words."""
+    texts = [
+        "How many paid days of leave do the employees have each year?",
+        "how many paid days of leave do the employees have each year ?",
+        "How many days of paid leave do employees have?",
+    ]
+    same = [ask("leave#0", text, "25 days") for text in texts]
+    cosine = float(np.prod(HashEmbedder().embed([texts[0], texts[2]]), axis=0).sum())
+    found = {(row["reason"], row["scores"]["similarity"]) for row in clean(same, similarity=0.7).iter_rows(named=True)}
+    assert found == {(None, None), ("duplicate", None), ("duplicate", round(cosine, 4))}
 
 
 def test_no_questions_are_no_problem():

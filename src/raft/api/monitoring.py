@@ -321,7 +321,7 @@ class _Own:
         return figures.far(asked, known)[0], asked, known
 
     def _to_questions(self, vectors: np.ndarray) -> np.ndarray | None:
-        return nearest(vectors, self._trained, own=None) if len(self._trained) else None
+        return nearest(vectors, self._trained) if len(self._trained) else None
 
     def _to_chunks(self, vectors: np.ndarray) -> np.ndarray | None:
         """Return the cosine to the nearest chunk; None where the ledger lacks one: nothing is embedded for it."""
@@ -333,5 +333,5 @@ class _Own:
                 some = texts[start : start + CachedEmbedder.WINDOW]
                 if isinstance(self._embedder, CachedEmbedder) and not all(self._embedder.known(some)):
                     return None
-                best = np.maximum(best, nearest(vectors, self._embedder.embed(some), own=None))
+                best = np.maximum(best, nearest(vectors, self._embedder.embed(some)))
         return best if best.max(initial=-1.0) > -1.0 else None

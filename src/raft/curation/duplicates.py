@@ -14,7 +14,6 @@ from raft.similarity import (
     BLOCK,
     NearIndex,
     cosine_blocks,
-    nearest,
     same_answer,
     same_marks,
     set_apart,
@@ -95,7 +94,10 @@ def _task(row: Row) -> str:
 
 
 def drop_duplicates(rows: list[Row], *, embedder: Embedder, similarity: float) -> None:
-    """Drop each row that says the same as a better one that is kept, best rows first."""
+    """Drop each row that says the same as a better one that is kept, best rows first.
+
+    `scores.similarity` of what is dropped is its cosine with the kept one, and null where both have the same words.
+    """
     first: dict[str, Row] = {}
     for row in sorted(rows, key=_worth):
         first.setdefault(normalise(row["question"]), row)
@@ -104,7 +106,9 @@ def drop_duplicates(rows: list[Row], *, embedder: Embedder, similarity: float) -
         vectors = embedder.embed([row["question"] for row in distinct])
         same = _same(distinct, vectors, similarity)
         better = {text: distinct[same.get(number, number)] for number, text in enumerate(first)}
-        _measure(distinct, vectors, [number for number in range(len(distinct)) if number not in same])
+        for number, other in same.items():
+            cosine = np.einsum("i,i", vectors[number].astype(float), vectors[other].astype(float))
+            distinct[number]["scores"]["similarity"] = round(float(cosine), 4)
         for row in rows:
             kept = better[normalise(row["question"])]
             if row is not kept:
@@ -185,14 +189,6 @@ class _Alike:
         asked = one["question"], two["question"]
         apart = turned_round(*asked) or set_apart(*asked)
         return not apart and same_marks(*asked) and same_answer(one["answer"], two["answer"])
-
-
-def _measure(rows: list[Row], vectors: np.ndarray, kept: list[int]) -> None:
-    """Note each row's cosine to the nearest kept row other than itself."""
-    columns = {number: column for column, number in enumerate(kept)}
-    own = [columns.get(number, -1) for number in range(len(rows))]
-    for row, cosine in zip(rows, nearest(vectors, vectors[kept], own=own).tolist(), strict=True):
-        row["scores"]["similarity"] = None if np.isnan(cosine) else round(cosine, 4)
 
 
 def _codes(values: Iterable[Any]) -> list[int]:

@@ -356,7 +356,7 @@ def _reword(
     questions = step.run.read("questions.parquet")
     golden = set(questions["golden_chunk_ids"].explode().drop_nulls())
     parts = (part.filter(pl.col("chunk_id").is_in(golden)) for part in step.run.stream("chunks.parquet"))
-    with indexes.open(exact=True) as retriever:
+    with indexes.searching() as retriever:
         reworded, stats = wording.reword(
             questions,
             pl.concat(parts),

@@ -216,15 +216,15 @@ def clean_and_split(run: Run, settings: Settings, components: Components, own: p
         **({"keep": settings.questions.keep} if settings.questions.keep else {}),
         **({"like": examples(settings)} if settings.questions.keep and settings.questions.like else {}),
     }
-    weights = using.get("weights")
+    now, weights = {**using, "figures": figures.VERSION}, using.get("weights")
     run.make(
         "cleaned",
         _clean,
         version=_CLEANED,
         outputs=["cleaned.parquet", "eval.jsonl"],
         inputs=[*asked_in(settings), "chunks.parquet", *searched(settings)],
-        using={**using, "figures": figures.VERSION},
-        formerly=[(3, using), (2, using)] if _CLEANED == 3 else [],  # else a raised version would clean nothing anew
+        using={**now, "alike": 1},
+        formerly=[(3, now), (3, using), (2, using)] if _CLEANED == 3 else [],  # else a raised version would do nothing
         beside={"indexes": components.indexes, "parts": parts, "asked": asked_in(settings), "noted": noted},
         settings={"index": {"k": k, "hybrid": settings.index.hybrid}},
     )
@@ -312,7 +312,7 @@ def _passed(
     limits = Cleaning.model_validate(rules)
     prompt, generator = judge or (None, None)
     golden = _golden_chunks(run, questions)
-    with indexes.open(exact=True) as retriever:
+    with indexes.searching() as retriever:
         cleaned = clean.clean(
             questions,
             golden,
@@ -362,12 +362,12 @@ def write_examples(run: Run, settings: Settings, components: Components) -> None
     line = run.make(
         "examples",
         _write_examples,
-        version=5,
+        version=6,
         outputs=["examples.parquet", "train.jsonl", "valid.jsonl"],
         inputs=["cleaned.parquet", "chunks.parquet", *searched(settings)],
         using=using,
         beside={"indexes": components.indexes, "noted": asks(settings, "examples")},
-        formerly=[(4, using), (3, using)],  # finished runs keep theirs: 1 distractor in 100 held the answer
+        formerly=[(5, using), (4, using), (3, using)],  # finished runs keep theirs: 1 distractor in 100 held the answer
         settings=settings.model_dump(mode="json", include={"student", "examples", "answer_style", "prompts"}),
     )
     if not line["artifacts"]["train.jsonl"]["rows"]:
@@ -428,7 +428,7 @@ def _write_examples(
         step.stats["not_restyled"] = failed
         if schema is not None:
             cleaned = cleaned.filter(~pl.col("question_id").is_in(failed))
-    with indexes.open(exact=True) as retriever:
+    with indexes.searching() as retriever:
         made, report = build_examples(
             cleaned,
             run.read("chunks.parquet"),

@@ -60,7 +60,7 @@ def _place(
 ) -> Mapping[str, Output]:
     chunks, documents = step.run.read("chunks.parquet"), documents_listed(step.run)
     placed, step.stats["files"] = tables.frame(tables.QUESTIONS, []), []
-    with indexes.open(exact=True) as retriever:
+    with indexes.searching() as retriever:
         for file in files or [only]:
             name, pairs = file["name"], file["pairs"]
             rows, unknown = find_sources(pairs, chunks, documents, retriever=retriever, name=name, kind_of=kind_of)

@@ -4,8 +4,11 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import polars as pl
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
 from raft.backends.index.bm25 import LexicalIndex, words
@@ -136,6 +139,27 @@ def test_damage_is_reported(tmp_path, index, name, how):
         path.write_bytes(content)
     with pytest.raises(DamagedArtifact):
         LexicalIndex.load(tmp_path / "lexical")
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    """An index of 600 chunks whose words are as frequent as those of a language, and the words, common ones first."""
+    rng = np.random.default_rng(0)
+    drawn = (400 * rng.random((600, 12)) ** 3).astype(int)
+    texts = {f"c{number:03}": ("", " ".join(f"word{word}" for word in row)) for number, row in enumerate(drawn)}
+    return LexicalIndex.build([chunks(texts)], tmp_path_factory.mktemp("many") / "lexical")
+
+
+@settings(deadline=None)
+@given(asked=st.lists(st.integers(0, 399), min_size=1, max_size=8), k=st.integers(1, 60))
+def test_the_best_are_those_of_all_scores(many, asked, k):
+    """What is found rare words first is what scoring every chunk and sorting finds, equal scores by chunk_id."""
+    query = " ".join(f"word{word}" for word in asked)
+    scores = many._ranking.get_scores([word for word in words(query) if word in many._ranking.vocab_dict])
+    order = np.lexsort((np.arange(600), -scores))[:k]
+    hits = many.search([query], k)
+    assert hits["chunk_id"].to_list() == [f"c{row:03}" for row in order if scores[row] > 0]
+    assert hits["score"].to_list() == [float(scores[row]) for row in order if scores[row] > 0]
 
 
 def test_hybrid_finds_what_either_finds(tmp_path):

@@ -1,12 +1,14 @@
 """Fusing rankings."""
 
 import polars as pl
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
-from raft.backends.index.hybrid import fuse
+from raft.backends.index.hybrid import DEPTH, Indexes, fuse
 from raft.store.tables import HITS, frame
+from raft.testing import HashEmbedder
 
 IDS = [f"c{number}" for number in range(12)]
 rankings = st.lists(st.lists(st.sampled_from(IDS), unique=True, max_size=8), min_size=1, max_size=4)
@@ -75,3 +77,72 @@ def test_queries_are_fused_apart():
 def test_nothing_fused_is_an_empty_frame():
     """No lists, or empty ones, give an empty frame of the right columns."""
     assert fuse([], 5).schema == fuse([hits()], 5).schema == HITS
+
+
+class CountingEmbedder(HashEmbedder):
+    """Remembers what it was asked to embed."""
+
+    def __init__(self):
+        super().__init__()
+        self.texts = []
+
+    def embed(self, texts):
+        """Embed, and remember."""
+        self.texts += texts
+        return super().embed(texts)
+
+
+def chunks(count):
+    """So many chunks, each with a word of its own and some that others have."""
+    rows = [
+        {"chunk_id": f"c{n:03}", "doc_id": f"d{n % 7}", "heading": "", "text": f"own{n} fifth{n % 5} ninth{n % 9} all"}
+        for n in range(count)
+    ]
+    return pl.DataFrame(rows)
+
+
+QUESTIONS = ["own3 fifth1", "ninth2 all", "nothing of it", "fifth4", "own80 own81 ninth0"]
+
+
+@pytest.fixture(params=[True, False], ids=["words too", "vectors alone"])
+def indexes(request, tmp_path):
+    """Indexes of 100 chunks, and the texts that were embedded since."""
+    embedder = CountingEmbedder()
+    found = Indexes(tmp_path, embedder, hybrid=request.param, url=None, collection="chunks")
+    found.sync(lambda: iter([chunks(100)]))
+    found.build_lexical(lambda: iter([chunks(100)]))
+    embedder.texts.clear()
+    return found, embedder.texts
+
+
+def test_a_build_searches_for_each_question_once_and_finds_the_same(indexes):
+    """What a build finds again, for more or fewer chunks and in another order, is what searching anew finds."""
+    found, embedded = indexes
+    for queries, k in ((QUESTIONS[:3], 3), (QUESTIONS[::-1] + QUESTIONS[:2], 30), (QUESTIONS, DEPTH), ([], 5)):
+        with found.searching() as searching, found.open(exact=True) as anew:
+            again = searching.search(queries, k)
+            asked = [*embedded]
+            assert_frame_equal(again, anew.search(queries, k), check_exact=True)
+            embedded[:] = asked
+    assert sorted(embedded) == sorted(QUESTIONS)
+
+
+def test_more_chunks_than_are_kept_are_searched_for(indexes):
+    """As many chunks as are asked for come, though fewer are kept in mind."""
+    found, _ = indexes
+    with found.searching() as searching, found.open(exact=True) as anew:
+        first = searching.search(QUESTIONS, 5)
+        assert_frame_equal(searching.search(QUESTIONS, DEPTH + 20), anew.search(QUESTIONS, DEPTH + 20))
+        assert_frame_equal(searching.search(QUESTIONS, 5), first)
+
+
+def test_changed_chunks_are_searched_anew(indexes):
+    """Once the chunks have changed, a question that was searched for finds those that are there now."""
+    found, _ = indexes
+    with found.searching() as searching:
+        assert searching.search(["own3 fifth1"], 1)["chunk_id"].to_list() == ["c003"]
+    found.sync(lambda: iter([chunks(3)]))
+    found.build_lexical(lambda: iter([chunks(3)]))
+    with found.searching() as searching:
+        hits = searching.search(["own3 fifth1"], 5)["chunk_id"]
+        assert set(hits) <= {"c000", "c001", "c002"} and hits[0] == "c001"

@@ -22,14 +22,16 @@ import polars as pl
 from raft.backends.vendors import quiet
 from raft.errors import DamagedArtifact, OtherEmbedder, RaftError, UsageError
 from raft.protocols import Embedder
+from raft.similarity import nearest_rows
 from raft.store.tables import HITS
 from raft.text import embedded_text
 
 _BATCH = 256
 _PAGE = 5000
-_QUERIES = 64  # compared with all vectors at a time
 _SPARE = 10
 """Neighbours asked for beyond k, so that ties at the end are broken by chunk_id and not by the graph."""
+
+_CHUNK = {name: HITS[name] for name in ("chunk_id", "doc_id", "text")}
 
 _VECTORS = "SELECT id FROM segments JOIN max_seq_id ON id = segment_id WHERE scope = 'VECTOR'"
 """Segments of vectors that Chroma has written to files; where they are gone, it finds only the newest chunks."""
@@ -187,18 +189,10 @@ class ChromaIndex(AbstractContextManager["ChromaIndex"]):
         if not queries or not size:
             return pl.DataFrame(schema=HITS)
         find = self._exactly if self._exact else self._nearest
-        reply = find(self._asker.embed(queries), min(k + _SPARE, size))
-        rows = [
-            {"query": query, "chunk_id": chunk_id, "doc_id": entry["doc_id"], "score": 1.0 - distance, "text": text}
-            for query, columns in enumerate(
-                zip(reply["ids"], reply["metadatas"], reply["distances"], reply["documents"], strict=True)
-            )
-            for chunk_id, entry, distance, text in zip(*columns, strict=True)
-        ]
         # float32 noise below the sixth digit must not decide an order
         return (
-            pl.DataFrame(rows, schema={name: kind for name, kind in HITS.items() if name != "rank"})
-            .with_columns(pl.col("score").round(6))
+            find(self._asker.embed(queries), k, size)
+            .with_columns(score=(1.0 - pl.col("distance")).round(6))
             .sort("query", "score", "chunk_id", descending=[False, True, False])
             .with_columns(rank=pl.int_range(1, pl.len() + 1, dtype=pl.Int64).over("query"))
             .filter(pl.col("rank") <= k)
@@ -252,47 +246,45 @@ class ChromaIndex(AbstractContextManager["ChromaIndex"]):
         size = self._guard(self._collection.count)
         if size:
             axis = np.eye(1, self._collection.metadata["dimensions"], dtype=np.float32)
-            self._nearest(axis, min(_SPARE, size))
+            self._query(axis, min(_SPARE, size))
 
-    def _nearest(self, vectors: np.ndarray, count: int) -> Any:
+    def _nearest(self, vectors: np.ndarray, k: int, size: int) -> pl.DataFrame:
+        reply = self._query(vectors, min(k + _SPARE, size))
+        rows = [
+            {"query": query, "chunk_id": chunk_id, "doc_id": entry["doc_id"], "distance": distance, "text": text}
+            for query, columns in enumerate(
+                zip(reply["ids"], reply["metadatas"], reply["distances"], reply["documents"], strict=True)
+            )
+            for chunk_id, entry, distance, text in zip(*columns, strict=True)
+        ]
+        return pl.DataFrame(rows, schema={"query": pl.Int64, **_CHUNK, "distance": pl.Float64})
+
+    def _query(self, vectors: np.ndarray, count: int) -> Any:
         include = ["documents", "metadatas", "distances"]
         return self._guard(self._collection.query, query_embeddings=vectors, n_results=count, include=include)
 
-    def _exactly(self, vectors: np.ndarray, count: int) -> dict[str, list[list[Any]]]:
-        ids, matrix = self._everything
-        places: list[tuple[np.ndarray, np.ndarray]] = []
-        found: dict[str, list[Any]] = {}
-        for begin in range(0, len(vectors), _QUERIES):
-            distances = np.round(1.0 - vectors[begin : begin + _QUERIES] @ matrix.T, 6)
-            for row in distances:
-                near = np.flatnonzero(row <= np.partition(row, count - 1)[count - 1])
-                # ids are sorted, so that among equals the smaller one comes first
-                order = near[row[near].argsort(kind="stable")][:count]
-                places.append((order, row[order]))
-        wanted = sorted({int(place) for order, _ in places for place in order})
-        for begin in range(0, len(wanted), _PAGE):
-            names = [ids[place] for place in wanted[begin : begin + _PAGE]]
-            page = self._guard(self._collection.get, ids=names, include=["documents", "metadatas"])
-            found |= {one: rest for one, *rest in zip(page["ids"], page["documents"], page["metadatas"], strict=True)}
-        return {
-            "ids": [[ids[place] for place in order] for order, _ in places],
-            "documents": [[found[ids[place]][0] for place in order] for order, _ in places],
-            "metadatas": [[found[ids[place]][1] for place in order] for order, _ in places],
-            "distances": [near.tolist() for _, near in places],
-        }
+    def _exactly(self, vectors: np.ndarray, k: int, size: int) -> pl.DataFrame:
+        chunks, matrix = self._everything
+        places, distances = nearest_rows(vectors, matrix, min(k, size))
+        query = pl.Series("query", np.arange(places.size) // places.shape[1], dtype=pl.Int64)
+        distance = pl.Series("distance", distances.ravel(), dtype=pl.Float64)
+        return chunks[places.ravel()].with_columns(query, distance)
 
     @cached_property
-    def _everything(self) -> tuple[list[str], np.ndarray]:
-        ids: list[str] = []
-        parts: list[np.ndarray] = []
-        while len(ids) % _PAGE == 0:
-            page = self._guard(self._collection.get, limit=_PAGE, offset=len(ids), include=["embeddings"])
+    def _everything(self) -> tuple[pl.DataFrame, np.ndarray]:
+        """All chunks in the order of their ids, so that among equals the smaller one comes first, and their vectors."""
+        parts: list[pl.DataFrame] = []
+        vectors: list[np.ndarray] = []
+        while sum(map(len, parts)) % _PAGE == 0:
+            include = ["embeddings", "documents", "metadatas"]
+            page = self._guard(self._collection.get, limit=_PAGE, offset=sum(map(len, parts)), include=include)
             if not page["ids"]:
                 break
-            ids += page["ids"]
-            parts.append(np.asarray(page["embeddings"], dtype=np.float32))
-        order = sorted(range(len(ids)), key=ids.__getitem__)
-        return [ids[place] for place in order], np.concatenate(parts)[order]
+            owners = [entry["doc_id"] for entry in page["metadatas"]]
+            parts.append(pl.DataFrame([page["ids"], owners, page["documents"]], schema=_CHUNK))
+            vectors.append(np.asarray(page["embeddings"], dtype=np.float32))
+        chunks = pl.concat(parts).with_row_index("row").sort("chunk_id")
+        return chunks.drop("row"), np.concatenate(vectors)[chunks["row"]]
 
     def _guard(self, call: Any, *args: Any, **options: Any) -> Any:
         """Call Chroma; what it says of unreadable files becomes an error that a caller can act on."""

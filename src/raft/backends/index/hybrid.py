@@ -3,9 +3,11 @@
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from raft.backends.index.bm25 import LexicalIndex
@@ -52,6 +54,7 @@ def fuse(hits: Sequence[pl.DataFrame], k: int, constant: int = 60) -> pl.DataFra
 
 
 _MADE = r"chroma\.sqlite3(?:-journal|-wal|-shm)?|[0-9a-f-]{36}/[\w.]+"
+_CHUNK = ("chunk_id", "doc_id", "text")
 DEPTH = 50
 """Chunks that each list contributes to the fusion; fixed, so that a larger k only lengthens a result."""
 
@@ -88,6 +91,70 @@ class HybridRetriever(AbstractContextManager["HybridRetriever"]):
         """Return the best `k` chunks of each query as a frame of `tables.HITS`; the score is that of `fuse`."""
         depth = max(k, DEPTH)
         return fuse([self._dense.search(queries, depth), self._lexical.search(queries, depth)], k)
+
+
+class RememberingRetriever(AbstractContextManager["RememberingRetriever"]):
+    """Another retriever, which is asked for each question once, however many steps of a build ask; a `Retriever`.
+
+    Of each question it keeps the numbers of the first `DEPTH` chunks, with their scores, and the texts of each chunk
+    once. It may be closed and used again.
+
+    Args:
+        embedder: that of the other one.
+        opened: opens the other one, once a question comes that is new; what is searched must not change.
+    """
+
+    def __init__(self, embedder: Embedder, opened: Callable[[], ChromaIndex | HybridRetriever]) -> None:
+        self.embedder, self._open = embedder, opened
+        self._retriever: ChromaIndex | HybridRetriever | None = None
+        self._hits: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        self._numbers: dict[str, int] = {}
+        self._chunks: list[tuple[str, str, str]] = []
+
+    def __exit__(self, *_: object) -> None:
+        if self._retriever is not None:
+            self._retriever.close()
+        self._retriever = None
+
+    @property
+    def identity(self) -> str:
+        """That of the other one."""
+        return self._opened().identity
+
+    def search(self, queries: Sequence[str], k: int) -> pl.DataFrame:
+        """Return what the other one does: of the first `DEPTH` chunks, a larger `k` only adds to a smaller one's."""
+        if k > DEPTH:
+            return self._opened().search(queries, k)
+        if new := [query for query in dict.fromkeys(queries) if query not in self._hits]:
+            self._add(new, self._opened().search(new, DEPTH))
+        hits = [(numbers[:k], scores[:k]) for numbers, scores in map(self._hits.__getitem__, queries)]
+        counts = np.array([len(numbers) for numbers, _ in hits], dtype=np.int64)
+        chunks = [self._chunks[number] for numbers, _ in hits for number in numbers.tolist()]
+        columns = {
+            "query": np.repeat(np.arange(len(hits)), counts),
+            "rank": np.arange(1, len(chunks) + 1) - np.repeat(counts.cumsum() - counts, counts),
+            **{name: [chunk[place] for chunk in chunks] for place, name in enumerate(_CHUNK)},
+            "score": np.concatenate([np.empty(0), *(scores for _, scores in hits)]),
+        }
+        return pl.DataFrame(columns, schema_overrides=HITS).select(list(HITS))
+
+    def _opened(self) -> ChromaIndex | HybridRetriever:
+        self._retriever = self._retriever or self._open()
+        return self._retriever
+
+    def _add(self, queries: Sequence[str], hits: pl.DataFrame) -> None:
+        names, fresh = hits["chunk_id"].to_list(), list[int]()
+        for place, name in enumerate(names):
+            if name not in self._numbers:
+                self._numbers[name] = len(self._numbers)
+                fresh.append(place)
+        self._chunks += hits[fresh].select(_CHUNK).iter_rows()
+        numbers = np.array([self._numbers[name] for name in names], dtype=np.uint32)
+        ends = hits["query"].to_numpy().searchsorted(np.arange(len(queries) + 1))
+        scores = hits["score"].to_numpy()
+        for number, query in enumerate(queries):
+            part = slice(ends[number], ends[number + 1])
+            self._hits[query] = numbers[part].copy(), scores[part].copy()
 
 
 def open_retriever(
@@ -145,6 +212,7 @@ class Indexes:
     def __init__(self, run: Path, embedder: Embedder, *, hybrid: bool, url: str | None, collection: str) -> None:
         self._run, self._embedder = run, embedder
         self._hybrid, self._url, self._collection = hybrid, url, collection
+        self._searching = self._remembering()
 
     def digest(self) -> str | None:
         """Return the digest of the sorted (chunk id, text digest) pairs and the embedder; None if there are none."""
@@ -159,6 +227,7 @@ class Indexes:
 
     def sync(self, chunks: Callable[[], Iterator[pl.DataFrame]]) -> dict[str, int]:
         """Make the index hold exactly these chunks; a damaged one, or one of another embedder, is made anew."""
+        self._searching = self._remembering()
         try:
             with self._dense() as dense:
                 return dense.sync(chunks())._asdict()
@@ -180,12 +249,20 @@ class Indexes:
 
     def build_lexical(self, chunks: Callable[[], Iterator[pl.DataFrame]]) -> None:
         """Build the lexical index anew."""
+        self._searching = self._remembering()
         LexicalIndex.build(chunks(), self._run / "lexical")
 
     def open(self, *, exact: bool = False, asker: Embedder | None = None) -> ChromaIndex | HybridRetriever:
         """Open the indexes for searching, `exact` and `asker` as for `ChromaIndex`; it raises as `open_retriever`."""
         how: dict[str, Any] = {"hybrid": self._hybrid, "url": self._url, "name": self._collection}
         return open_retriever(self._run, self._embedder, **how, exact=exact, asker=asker)
+
+    def searching(self) -> RememberingRetriever:
+        """Return what a build searches with: exactly, and no question twice until the indexes change."""
+        return self._searching
+
+    def _remembering(self) -> RememberingRetriever:
+        return RememberingRetriever(self._embedder, partial(self.open, exact=True))
 
     def _dense(self) -> ChromaIndex:
         folder = None if self._url else self._run / "index"
