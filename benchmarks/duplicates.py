@@ -4,8 +4,14 @@
     python benchmarks/duplicates.py vectors v.npz             # of the same embedder, for semhash
     VECTORS=v.npz python benchmarks/duplicates.py semhash 0.8 0.9 0.95      # in an environment that has it
     python benchmarks/duplicates.py datasketch 0.5 0.7 0.9
+    python benchmarks/duplicates.py rensa 0.4
+    python benchmarks/duplicates.py raft 0.92 --many FILE     # how long each takes of many: of raft, datasketch, rensa
     python benchmarks/duplicates.py text-dedup 0.7           # its MinHash; NGRAM=1 for other n-grams than its 5 words
     python benchmarks/duplicates.py text-dedup-simhash 3     # bits that may differ; NGRAM: of characters, 3
+
+FILE has rows of `questions.parquet` as JSON lines. Vectors are given there (`scale.Given`), and take no time: raft is
+timed with them, with answers and sources, as cleaning calls it; the others with an index of 128 permutations of words
+that each question is looked up in and then put into, whatever is found.
 
 `text-dedup` wants pyspark, unisim and more, which these two do without: `pip install --no-deps text-dedup==0.4.0`, and
 bitarray, click-option-group, datasets, ftfy, regex, "rich<14", scipy and xxhash.
@@ -16,10 +22,13 @@ goes with each question, since `raft` looks at it; the others compare the questi
 
 # ruff: noqa: E501, PLC0415  the planted pairs are read as a table
 import argparse
+import json
 import os
 import sys
+import time
 from collections import Counter
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 
@@ -130,15 +139,75 @@ def vectors(file):
 
 def datasketch(one, other, threshold):
     """Tell by MinHash over words (128 permutations)."""
+    left, right = (_hashed(text) for text, _ in (one, other))
+    return left.jaccard(right) >= threshold
+
+
+def _hashed(text):
     from datasketch import MinHash
 
-    hashes = []
-    for text, _ in (one, other):
-        hashed = MinHash(num_perm=128)
-        for word in text.lower().split():
-            hashed.update(word.encode())
-        hashes.append(hashed)
-    return hashes[0].jaccard(hashes[1]) >= threshold
+    hashed = MinHash(num_perm=128)
+    hashed.update_batch([word.encode() for word in text.lower().split()])
+    return hashed
+
+
+def rensa(one, other, threshold):
+    """Tell by rensa's MinHash over words (128 permutations)."""
+    left, right = (_hashed_by_rensa(text) for text, _ in (one, other))
+    return left.jaccard(right) >= threshold
+
+
+def _hashed_by_rensa(text):
+    from rensa import RMinHash
+
+    hashed = RMinHash(num_perm=128, seed=42)
+    hashed.update(text.lower().split())
+    return hashed
+
+
+def _many_by_raft(rows, threshold):
+    from raft.curation import duplicates
+    from scale import Given
+
+    given = Given()
+    cleaned = [{**row, "reason": None, "original_quotes": None, "scores": {"golden_rank": 1}} for row in rows]
+    begun = time.process_time()
+    duplicates.drop_duplicates(cleaned, embedder=given, similarity=threshold)
+    return sum(row["reason"] is not None for row in cleaned), time.process_time() - begun - Given.seconds
+
+
+def _many_by_datasketch(rows, threshold):
+    from datasketch import MinHashLSH
+
+    return _looked_up(rows, MinHashLSH(threshold=threshold, num_perm=128), _hashed, threshold)
+
+
+def _many_by_rensa(rows, threshold):
+    from rensa import RMinHashLSH
+
+    index = RMinHashLSH(threshold=threshold, num_perm=128, num_bands=32)
+    return _looked_up(rows, index, _hashed_by_rensa, threshold)
+
+
+def _looked_up(rows, index, hashed, threshold):
+    """Put all in, for what is dropped wrongly leaves an index small and fast."""
+    dropped, known, begun = 0, [], time.process_time()
+    for number, row in enumerate(rows):
+        mine = hashed(row["question"])
+        dropped += any(known[other].jaccard(mine) >= threshold for other in index.query(mine))
+        index.insert(number, mine)
+        known.append(mine)
+    return dropped, time.process_time() - begun
+
+
+MANY = {"raft": _many_by_raft, "datasketch": _many_by_datasketch, "rensa": _many_by_rensa}
+
+
+def many(name, threshold, file):
+    """Print how many of a file's questions are dropped, and the seconds of a processor that it takes."""
+    rows = [json.loads(line) for line in Path(file).read_text(encoding="utf-8").splitlines()]
+    dropped, seconds = MANY[name](rows, float(threshold))
+    print(f"| {name} | {threshold} | {len(rows):,} | {dropped:,} | {seconds:.1f} s |")
 
 
 def text_dedup(one, other, threshold):
@@ -189,6 +258,7 @@ TOOLS = {
     "raft": raft,
     "semhash": semhash,
     "datasketch": datasketch,
+    "rensa": rensa,
     "text-dedup": text_dedup,
     "text-dedup-simhash": text_dedup_simhash,
 }
@@ -220,5 +290,9 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tool", choices=[*TOOLS, "vectors"])
     parser.add_argument("given", nargs="*", metavar="THRESHOLD", help="cosines, shares or bits; of vectors, a file")
+    parser.add_argument("--many", metavar="FILE", help="questions as JSON lines: how long it takes")
     told = parser.parse_args()
+    if told.many:
+        many(told.tool, told.given[0], told.many)
+        sys.exit()
     main(told.tool, *told.given)
