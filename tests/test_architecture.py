@@ -35,10 +35,10 @@ FLOORS = {
 FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms} | {"__main__": 9}  # the door
 HEAVY = (
     *("torch", "transformers", "sentence_transformers", "chromadb", "litellm", "datasets", "unsloth", "peft", "trl"),
-    *("bm25s", "tokenizers", "huggingface_hub", "gguf", "accelerate", "onnxruntime"),
+    *("bm25s", "tokenizers", "huggingface_hub", "gguf", "accelerate", "onnxruntime", "ray"),
 )
-SLOW_TO_IMPORT = ("torch", "transformers", "chromadb", "litellm", "datasets", "unsloth", "sentence_transformers")
-LONGEST, MODULES_AT_MOST, LINES_AT_MOST, ROOMS_AT_MOST = 500, 197, 45_300, 25
+SLOW_TO_IMPORT = ("torch", "transformers", "chromadb", "litellm", "datasets", "unsloth", "sentence_transformers", "ray")
+LONGEST, MODULES_AT_MOST, LINES_AT_MOST, ROOMS_AT_MOST = 500, 204, 46_500, 25
 READERS = "raft.corpus.readers."
 """One format a file, each known by a row: they are no part of what has to be borne in mind, and are not counted."""
 LONE, LONE_AT_MOST = 60, 16

@@ -246,7 +246,7 @@ def test_a_trainer_is_added_by_its_file_and_a_row(added):
 import json
 from pathlib import Path
 from raft import settings
-from raft.api.models import open_trainer
+from raft.api.training import open_trainer
 from raft.cli import main
 from raft.training.tune import tune
 from test_tune import FACTS, PLAN, table
@@ -264,7 +264,7 @@ print(json.dumps([card["backend"], card["rows"]]))
 def test_every_trainer_of_the_table_is_there():
     """Each name that the setting takes stands for a class that trains, and another name is refused with those."""
     from raft import settings
-    from raft.api.models import open_trainer
+    from raft.api.training import open_trainer
     from raft.errors import UsageError
 
     assert [open_trainer(name).identity.partition(":")[0] for name in settings.TRAINERS] == [*settings.TRAINERS]

@@ -31,6 +31,9 @@ class RaftError(Exception):
         self.what, self.where, self.hint = shown(what), None if where is None else shown(str(where)), hint
         super().__init__(str(self))
 
+    def __reduce__(self) -> tuple[object, ...]:
+        return as_it_was, (type(self), self.args, vars(self))
+
     def __str__(self) -> str:
         lines = [self.what]
         if self.where:
@@ -38,6 +41,14 @@ class RaftError(Exception):
         if self.hint:
             lines.append(f"  next:  {pasted(self.hint)}")
         return "\n".join(lines)
+
+
+def as_it_was(kind: type[BaseException], args: tuple[object, ...], facts: dict[str, object]) -> BaseException:
+    """Return an error that came from another process, whatever its class is made of."""
+    error = kind.__new__(kind, *args)
+    error.args = args
+    vars(error).update(facts)
+    return error
 
 
 def pasted(command: str) -> str:

@@ -5,15 +5,17 @@ fakes. `identity` names everything about the object that can change its results 
 enters the key of each step that uses it.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import polars as pl
 
+_T = TypeVar("_T")
 Message = dict[str, str]
 """One chat turn: `{"role": "system" | "user" | "assistant", "content": text}`."""
 
@@ -237,6 +239,31 @@ class Streamer(Protocol):
     identity: str
 
     def stream(self, request: Request) -> Iterator[str]: ...
+
+
+class Workers(Protocol):
+    """Others who do work on documents; what they make of it is what would be made here."""
+
+    ahead: int
+    """How many pieces of work are begun before the result of the first is asked for."""
+
+    def begin(self, work: Callable[..., _T], *given: Any, shared: Any = None) -> Callable[[], _T]:
+        """Begin a module's function on values that can be sent, and return what waits for its result.
+
+        `shared` is its last argument, the same over many calls, and sent once.
+        """
+        ...
+
+
+def in_order(begun: Iterable[Callable[[], _T]], ahead: int) -> Iterator[_T]:
+    """Yield the results of what is begun, in its order; so many more are begun before the first is waited for."""
+    waiting: deque[Callable[[], _T]] = deque()
+    for one in begun:
+        waiting.append(one)
+        if len(waiting) > ahead:
+            yield waiting.popleft()()
+    while waiting:
+        yield waiting.popleft()()
 
 
 OnEvent = Callable[[str, Mapping[str, Any]], None]

@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
@@ -11,6 +11,7 @@ from typing import Any, TypedDict, Unpack
 from raft import prompts, settings
 from raft.api import models
 from raft.api.budgets import cost_context
+from raft.api.engine import open_engine, shards_of
 from raft.api.models import open_components
 from raft.api.run import Built, formerly_listen, one_of, tell_step, together
 from raft.backends import hub
@@ -32,6 +33,7 @@ from raft.store import folders, lineage
 from raft.store.budget import Budget, enter
 from raft.store.ledger import Ledger
 from raft.store.run import Run
+from raft.store.shards import merge_left
 from raft.text import at_home
 
 
@@ -49,6 +51,7 @@ class Options(TypedDict, total=False):
     eval: str | Path | None
     evaluation: str | Path | None
     qa: str | Path | Sequence[str | Path] | None
+    engine: str | None
     decisions: str | Path | None
     max_cost: float | None
     price: tuple[float, float] | None
@@ -62,6 +65,7 @@ _SETTINGS = {
     "questions_per_chunk": "questions.per_chunk",
     "limit": "questions.limit",
     "qa": "questions.qa",
+    "engine": "engine.kind",
     "max_cost": "generator.max_cost",
 }
 """Settings that an option names in short; the others are called as they are."""
@@ -123,6 +127,7 @@ def build(
             eval: your own questions (JSONL with `question`, `answers` and optional `document`).
             qa: a file, or several, of questions and answers that you have already (CSV, JSON, JSONL), to learn from
                 like generated ones; the chunk that bears each is found. With a `limit` of 0 there are no others.
+            engine: "local", or "ray" to have the shards of a Ray cluster do the work (settings `engine`).
             decisions: what people have decided on rows, beside the run's own (JSONL, as `review` writes it).
             pipeline_file, evaluation: other names of `pipeline` and `eval`.
             max_cost: dollars that the run may cost in all, over all its builds; None: what was said last time.
@@ -317,7 +322,8 @@ def _opened(task: Task, on_event: OnEvent, *, building: bool) -> Iterator[OpenRu
         tell_step(run, on_event, name, state)
 
     run = Run(folder, meter=lambda: dict(sites[0].components.generator.totals) if sites else {}, report=report)  # type: ignore[attr-defined]
-    with run.writing(), closing(Ledger(chosen.ledger or folder / "ledger.sqlite")) as ledger:
+    place = chosen.ledger or folder / "ledger.sqlite"
+    with run.writing(), closing(Ledger(place)) as ledger, ExitStack() as stack:
         name, cap = ledger.run_at(folder)  # the ledger knows them where the manifest was lost
         collection = run.manifest.get("collection") or name or f"raft-{hashlib.sha256(os.urandom(16)).hexdigest()[:12]}"
         if chosen.generator.max_cost is None and cap is not None:
@@ -326,7 +332,9 @@ def _opened(task: Task, on_event: OnEvent, *, building: bool) -> Iterator[OpenRu
         if building and "questions" not in run.manifest["steps"]:
             asks = {chosen.generator.model: chosen.generator.api_base} if _asks(task) else {}
             models.check_keys({chosen.index.embedder: chosen.index.api_base, **asks}, ledger)
-        components = open_components(folder, chosen, ledger, collection, on_event)
+        merge_left(shards_of(folder), ledger.path)  # what a build had been sent when it was killed
+        engine = stack.enter_context(open_engine(folder, chosen, ledger, collection, on_event))
+        components = open_components(folder, chosen, ledger, collection, on_event, engine=engine)
         facts: dict[str, Any] = {
             "settings": chosen.model_dump(mode="json"),
             "corpus": list(chosen.corpus),
@@ -355,11 +363,11 @@ def _opened(task: Task, on_event: OnEvent, *, building: bool) -> Iterator[OpenRu
 def _estimated(task: Task, site: OpenRun, on_event: OnEvent, sample: int = 0) -> Estimate:
     """Return what a build would ask from where it has come to; what that takes is made in a trial, and kept for it."""
     trial = site.run.trial(lambda name, state: tell_step(trial, on_event, name, state))
-    read_documents(trial, task.settings, task.sources)
+    read_documents(trial, task.settings, task.sources, site.components.workers)
     if task.settings.evaluation:  # a page or a document that is not there ends the build; told before anything is paid
         user_questions.own_questions(task.settings, task.settings.evaluation, documents_listed(trial))
     aside = set_aside(trial, task.settings)
-    cut_chunks(trial, task.settings, site.components.embedder)
+    cut_chunks(trial, task.settings, site.components.embedder, site.components.workers)
     survey_chunks(trial, task.settings, strategy=task.strategy, aside=aside)
     if sample:
         enter(site.ledger, site.collection, "sample")

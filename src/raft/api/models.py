@@ -4,7 +4,6 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from pkgutil import resolve_name
 from typing import Any, cast
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -13,7 +12,7 @@ from raft import prompts
 from raft.api.budgets import budget_of
 from raft.backends import hub
 from raft.backends.asking import AskingGenerator, Model
-from raft.backends.embedding import open_embedder
+from raft.backends.embedding import SentenceEmbedder, open_embedder
 from raft.backends.hosted import lora, providers
 from raft.backends.hosted.batches import BatchModel
 from raft.backends.hosted.endpoints import endpoint_facts
@@ -25,7 +24,8 @@ from raft.backends.index.hybrid import HybridRetriever, Indexes
 from raft.backends.local.generate import LocalModel
 from raft.backends.local.states import StateEmbedder
 from raft.backends.local.weights import Weights
-from raft.backends.trainers import unsloth
+from raft.backends.ray.engine import RayEngine
+from raft.backends.ray.models import SpreadEmbedder, SpreadHostedModel, SpreadModel
 from raft.curation import learned
 from raft.errors import DamagedArtifact, UsageError, typed
 from raft.evaluation.contexts import depth
@@ -34,10 +34,10 @@ from raft.pipeline.bench import Search
 from raft.pipeline.build import Components
 from raft.pipeline.refusal import Reader, read_head
 from raft.pipeline.retriever import tuned, used
-from raft.protocols import Embedder, Generator, OnEvent, Retriever, Tokenizer, Trainer
+from raft.protocols import Embedder, Generator, OnEvent, Retriever, Tokenizer
 from raft.rag.grounding import Passage
 from raft.rag.refusal import Pair, Refusal, Seen, asked, by_head, by_rule
-from raft.settings import TRAINERS, Settings
+from raft.settings import Settings
 from raft.store.again import again
 from raft.store.batches import BatchBook
 from raft.store.budget import Budget, PaidEmbedder
@@ -46,18 +46,29 @@ from raft.store.run import Run
 from raft.text.secrets import ApiBase, each_address, is_loopback, shown_address, tell_in_the_clear
 
 
-def open_components(folder: Path, settings: Settings, ledger: Ledger, collection: str, on_event: OnEvent) -> Components:
+def open_components(
+    folder: Path,
+    settings: Settings,
+    ledger: Ledger,
+    collection: str,
+    on_event: OnEvent,
+    *,
+    engine: RayEngine | None = None,
+) -> Components:
     """Open the models and indexes of a build; `collection` is its name in the ledger, and at a Chroma server.
+
+    With an `engine` its shards do the work of the models, and read and cut documents.
 
     Raises:
         UsageError: a model is unknown, its package is not installed, or there is a cap for what has no known price.
     """
-    embedder = question_embedder(settings, ledger, collection, on_event)
+    embedder = question_embedder(settings, ledger, collection, on_event, engine)
     chosen = settings.generator
     model: Model | HostedModel
     budget = budget_of(chosen.model, settings, ledger, collection, api_base=chosen.api_base)
     if budget is None:
-        model = LocalModel(chosen.model, batch=chosen.batch)
+        own = LocalModel(chosen.model, batch=chosen.batch)
+        model = SpreadModel(own, chosen.batch, engine) if engine else own
     elif chosen.batch_endpoint:
         if not isinstance(chosen.api_base, str | None):
             raise UsageError(
@@ -80,7 +91,8 @@ def open_components(folder: Path, settings: Settings, ledger: Ledger, collection
             say=on_event,
         )
     else:
-        model = _hosted(chosen.model, settings, chosen.api_base, ledger)
+        by_shards = partial(SpreadHostedModel, chosen.model, engine) if engine else None
+        model = _hosted(chosen.model, settings, chosen.api_base, ledger, by_shards)
         book = BatchBook(ledger, collection)
         if any(book.unfinished(identity) for identity in kept_under(model)):
             raise UsageError(
@@ -98,6 +110,7 @@ def open_components(folder: Path, settings: Settings, ledger: Ledger, collection
         student=_student(settings.student),
         indexes=open_indexes(folder, settings, embedder, collection),
         scorer=_scorer(settings, model, ledger),
+        workers=engine,
     )
 
 
@@ -277,9 +290,15 @@ def open_indexes(folder: Path, settings: Settings, embedder: Embedder, collectio
 
 
 def question_embedder(
-    settings: Settings, ledger: Ledger, run: str, on_event: OnEvent = lambda event, facts: None
+    settings: Settings,
+    ledger: Ledger,
+    run: str,
+    on_event: OnEvent = lambda event, facts: None,
+    engine: RayEngine | None = None,
 ) -> Embedder:
     """Open the embedder with what the ledger holds already; what it does not is paid for by the run of that name.
+
+    Where it is a local one, the shards of an `engine` do its work.
 
     `on_event` is told of texts that were embedded ("embedded", `new`; of several endpoints also `model`, `endpoints`).
 
@@ -291,6 +310,8 @@ def question_embedder(
     embedder = open_embedder(name, address, known_as=known)
     budget = budget_of(name, settings, ledger, run, api_base=address)
     paid = PaidEmbedder(embedder, budget) if budget else embedder
+    if engine and isinstance(embedder, SentenceEmbedder):
+        paid = SpreadEmbedder(name, embedder, engine)
     facts = partial(endpoint_facts, name, getattr(embedder, "tallies", ()))
     return CachedEmbedder(paid, ledger, lambda count: on_event("embedded", {"new": count, **facts()}))
 
@@ -393,13 +414,6 @@ def _hosted(
     )
 
 
-def open_trainer(backend: str) -> Trainer:
-    """Return what trains: `backend` is a name of `settings.TRAINERS`, or "auto" for Unsloth where it is at hand."""
-    if backend == "auto":
-        backend = "unsloth" if unsloth.available() else "peft"
-    return cast("Trainer", resolve_name(f"raft.backends.trainers.{TRAINERS[backend]}")())
-
-
 def check(settings: Settings, *, asked: Mapping[str, ApiBase] | None = None) -> None:
     """Let a command go on, or refuse it under `local_only`; from then on hub downloads are refused too, or allowed.
 
@@ -419,6 +433,8 @@ def check(settings: Settings, *, asked: Mapping[str, ApiBase] | None = None) -> 
     found = [f"{role} {name}: {why}" for role, name, address in named for why in _why_remote(name, address)]
     url = settings.index.url
     found += [f"index.url: {why}" for why in (why_off_loopback(url) if url else ())]
+    cluster = settings.engine.address if settings.engine.kind == "ray" else None
+    found += [f"engine.address: {why}" for why in (why_off_loopback(cluster) if cluster else ())]
     if found:
         raise UsageError(
             "local_only is set, and not everything that would be asked is on this machine.",

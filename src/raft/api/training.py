@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from pkgutil import resolve_name
+from typing import Any, Literal, cast
 
 from raft import prompts
 from raft.api import models, registry
@@ -13,16 +14,16 @@ from raft.api.run import Built, adapter_for, formerly_listen, settings_of, toget
 from raft.backends import hub
 from raft.backends.embedding import open_embedder
 from raft.backends.local.weights import give_back_memory
-from raft.backends.trainers import merge, questions
+from raft.backends.trainers import merge, questions, unsloth
 from raft.backends.trainers.check import check_student
 from raft.errors import UsageError, names_run, typed
 from raft.pipeline.build import searched
 from raft.pipeline.refusal import check_questions, train_head
 from raft.pipeline.retriever import Searching, train_retriever, used
 from raft.pipeline.train import Replay, examples_digest, train_adapter
-from raft.protocols import OnEvent, Request, TrainingPlan
+from raft.protocols import OnEvent, Request, Trainer, TrainingPlan
 from raft.rag.format import PROMPTS, render_style
-from raft.settings import Index, Settings
+from raft.settings import TRAINERS, Index, Settings
 from raft.store import adapters, folders, lineage
 from raft.store.again import again
 from raft.store.budget import enter
@@ -117,7 +118,7 @@ def train(
         "style": render_style(**chosen.answer_style.model_dump()),
         "rehearsal_replies": chosen.training.rehearsal_replies,
     }
-    trainer = models.open_trainer(chosen.training.backend)
+    trainer = open_trainer(chosen.training.backend)
     ask = partial(_ask_student, run, chosen, on_event) if chosen.training.rehearsal_replies == "own" else None
     rehearsal = Replay(general, chosen.training.rehearsal, chosen.seed, ask)
     with run.writing():
@@ -307,3 +308,10 @@ def export_remarks(folder: str | Path, adapter: str | None = None) -> list[str]:
     if adapters.read_card(found).get("data_digest") != rows:
         return [f"{found.name} learned from rows of another build (raft train {place} learns from those of now)"]
     return []
+
+
+def open_trainer(backend: str) -> Trainer:
+    """Return what trains: `backend` is a name of `settings.TRAINERS`, or "auto" for Unsloth where it is at hand."""
+    if backend == "auto":
+        backend = "unsloth" if unsloth.available() else "peft"
+    return cast("Trainer", resolve_name(f"raft.backends.trainers.{TRAINERS[backend]}")())

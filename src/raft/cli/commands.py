@@ -68,6 +68,7 @@ def price_pair(text: str | None) -> tuple[float, float] | None:
 @click.option(
     "--qa", metavar="FILE", multiple=True, help="Questions with answers to learn from: CSV, JSON, JSONL; repeatable."
 )
+@click.option("--engine", metavar="KIND", help="Who does the work: local, or ray (engine.address, engine.shards).")
 @click.option("--decisions", metavar="FILE", help="What people decided on rows, beside the run's own (raft review).")
 @click.option("--estimate", is_flag=True, help="Say what it would ask and cost, and stop before the first call.")
 @click.option(

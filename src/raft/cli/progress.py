@@ -206,7 +206,16 @@ def _round(facts: Mapping[str, Any]) -> str:
     return f"{'round':<10} {facts['round']}: {asked}, {kept}"
 
 
-_TOLD = {"changes": _changes, "edited": _edited, "round": _round}
+def _shards(facts: Mapping[str, Any]) -> str:
+    return f"{'shards':<10} {facts['shards']:,} on {facts['nodes']:,} node{'s' * (facts['nodes'] > 1)}"
+
+
+def _lost(facts: Mapping[str, Any]) -> str:
+    after = "given up" if facts["given_up"] else "started again"
+    return f"{'lost':<10} shard {facts['shard']}, which is {after}: {facts['why'][:_WORDS]}"
+
+
+_TOLD = {"changes": _changes, "edited": _edited, "round": _round, "shards": _shards, "shard lost": _lost}
 
 
 def _money(facts: Mapping[str, Any]) -> str:

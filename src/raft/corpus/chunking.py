@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from raft.corpus.blocks import IN_SENTENCE, Section, Unit, is_boilerplate, trimmed_unit, units_of
-from raft.protocols import Tokenizer
+from raft.protocols import Tokenizer, Workers, in_order
 from raft.store import tables
 from raft.text import embedded_text
 
@@ -47,25 +47,47 @@ def chunk_documents(
     *,
     repeated: Collection[int] = frozenset(),
     previous: Callable[[str, str], pl.DataFrame | None] | None = None,
+    workers: Workers | None = None,
     **shape: int,
 ) -> Iterator[pl.DataFrame]:
     """Yield one frame of `tables.CHUNKS` for each of `tables.DOCUMENTS` that has no error, in order.
 
     `shape` are `tokens`, `overlap` and `max_tokens` of `cut`. A chunk that is half or more of `repeated_lines` is
     boilerplate. `previous` returns for a doc_id and its `document_sha256` the rows cut from the same text in the same
-    way before; only `boilerplate` is computed afresh for them.
+    way before; only `boilerplate` is computed afresh for them. With `workers`, some documents are cut there at a time.
     """
     words: dict[str, int] = {}
-    for frame in documents:
-        for row in frame.filter(pl.col("error").is_null()).iter_rows(named=True):
-            text, title, form = row["text"], row["title"], row["format"]
-            digest = document_sha256(title, form, text)
-            chunks = previous(row["doc_id"], digest) if previous else None
-            if chunks is None:
-                spans = cut(text, title=title, format=form, tokenizer=tokenizer, words=words, **shape)
-                chunks = _chunk_rows(row, digest, spans)
-            flags = [is_boilerplate(text, repeated) for text in chunks["text"]]
-            yield chunks.with_columns(pl.Series("boilerplate", flags, pl.Boolean))
+
+    def begin(row: Mapping[str, Any]) -> Callable[[], pl.DataFrame]:
+        digest = document_sha256(row["title"], row["format"], row["text"])
+        chunks = previous(row["doc_id"], digest) if previous else None
+        if chunks is not None:
+            return lambda: chunks
+        if workers:
+            given = {name: row[name] for name in ("doc_id", "title", "format", "text", "pages")}
+            return workers.begin(_cut_there, given, digest, shape, shared=tokenizer)
+        return lambda: _cut_whole(row, digest, shape, tokenizer, words)
+
+    readable = (frame.filter(pl.col("error").is_null()) for frame in documents)
+    rows = (row for frame in readable for row in frame.iter_rows(named=True))
+    for chunks in in_order(map(begin, rows), workers.ahead if workers else 0):
+        flags = [is_boilerplate(text, repeated) for text in chunks["text"]]
+        yield chunks.with_columns(pl.Series("boilerplate", flags, pl.Boolean))
+
+
+def _cut_whole(
+    row: Mapping[str, Any], digest: str, shape: Mapping[str, int], tokenizer: Tokenizer, words: dict[str, int]
+) -> pl.DataFrame:
+    spans = cut(row["text"], title=row["title"], format=row["format"], tokenizer=tokenizer, words=words, **shape)
+    return _chunk_rows(row, digest, spans)
+
+
+_WORDS: dict[str, dict[str, int]] = {}
+"""What a worker has counted, by the tokenizer."""
+
+
+def _cut_there(row: Mapping[str, Any], digest: str, shape: Mapping[str, int], tokenizer: Tokenizer) -> pl.DataFrame:
+    return _cut_whole(row, digest, shape, tokenizer, _WORDS.setdefault(tokenizer.identity, {}))
 
 
 def _chunk_rows(document: Mapping[str, Any], digest: str, spans: Iterable[Span]) -> pl.DataFrame:

@@ -7,13 +7,16 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from glob import has_magic
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import polars as pl
 
-from raft.corpus.readers import SUFFIXES, Reading, ReadingProcess, format_of
+from raft.corpus.readers import MAX_FILE, SUFFIXES, Reading, ReadingProcess, format_of
 from raft.errors import UsageError
+from raft.protocols import Workers, in_order
 from raft.store import tables
 from raft.store.folders import is_ours, place
 
@@ -89,27 +92,60 @@ def read_documents(
     drop_templates: bool = False,
     previous: Callable[[str, str], pl.DataFrame | None] | None = None,
     left_out: dict[str, dict[str, int]] | None = None,
+    workers: Workers | None = None,
 ) -> Iterator[pl.DataFrame]:
     """Yield one frame of `tables.DOCUMENTS` for each file, in order; a file that cannot be read is a row that says why.
 
     `previous` returns for a file's name and sha256 the rows read from the same bytes before; where they hold an error
     the file is read again. `left_out` holds by a file's name what was left out of it, and learns so of those that are
-    read. For the others see `readers.read`.
+    read. With `workers`, some files are read there at a time, and so many are in memory. For the others see
+    `readers.read`.
     """
     told = {} if left_out is None else left_out
     process = ReadingProcess()
+
+    def begin(source: Source) -> Callable[[], pl.DataFrame]:
+        rows = previous(source.name, source.sha256) if previous and source.sha256 else None
+        if rows is not None and not rows["error"].count():
+            return lambda: rows
+        how = (text_field, drop_templates)
+        data = _sendable(source.path) if workers else None
+        if workers and data is not None:
+            reading = workers.begin(_read_there, os.fsencode(source.path.name), data, *how)
+        else:
+            reading = partial(process.read, source.path, text_field=text_field, drop_templates=drop_templates)
+        return lambda: _noted(source, reading(), told)
+
     try:
-        for source in sources:
-            rows = previous(source.name, source.sha256) if previous and source.sha256 else None
-            if rows is None or rows["error"].count():
-                readings = process.read(source.path, text_field=text_field, drop_templates=drop_templates)
-                rows = _document_rows(source, readings)
-                counts = sum((Counter(reading.left_out) for reading in readings), Counter[str]())
-                told.pop(source.name, None)
-                told.update({source.name: dict(counts)} if counts else {})
-            yield rows
+        yield from in_order(map(begin, sources), workers.ahead if workers else 0)
     finally:
         process.close()
+
+
+def _noted(source: Source, readings: Sequence[Reading], told: dict[str, dict[str, int]]) -> pl.DataFrame:
+    counts = sum((Counter(reading.left_out) for reading in readings), Counter[str]())
+    told.pop(source.name, None)
+    told.update({source.name: dict(counts)} if counts else {})
+    return _document_rows(source, readings)
+
+
+def _sendable(path: Path) -> bytes | None:
+    """Return a file's bytes, to be read elsewhere; None where what is wrong with it has to be told from here."""
+    try:
+        return path.read_bytes() if path.is_file() and path.stat().st_size <= MAX_FILE else None
+    except OSError:
+        return None
+
+
+_THERE = ReadingProcess()
+"""The one of a worker; it ends with it."""
+
+
+def _read_there(name: bytes, data: bytes, text_field: str, drop_templates: bool, _: None) -> list[Reading]:
+    with TemporaryDirectory(prefix="raft-reading-") as folder:
+        path = Path(folder) / os.fsdecode(name)
+        path.write_bytes(data)
+        return _THERE.read(path, text_field=text_field, drop_templates=drop_templates)
 
 
 def _entry(text: str) -> tuple[Path, list[Path], bool]:

@@ -38,7 +38,7 @@ from raft.pipeline.read import count_chunks, documents_listed, languages, read_d
 from raft.pipeline.review import said
 from raft.pipeline.rounds import Checks
 from raft.prompts import Prompt
-from raft.protocols import Embedder, Generator, Indexes, OnEvent, Scorer, Tokenizer
+from raft.protocols import Embedder, Generator, Indexes, OnEvent, Scorer, Tokenizer, Workers
 from raft.rag.format import PROMPTS, render_style, shown_text
 from raft.settings import AnswerStyle, Cleaning, Examples, Settings, Split
 from raft.similarity import near_copies
@@ -65,6 +65,8 @@ class Components:
     indexes: Indexes
     scorer: Scorer | None = None
     """The model whose likelihoods the learned filter weighs."""
+    workers: Workers | None = None
+    """Who reads and cuts documents, where this process does not."""
 
 
 def set_aside(run: Run, settings: Settings) -> frozenset[str]:
@@ -86,11 +88,11 @@ def make_all(
     Raises:
         RaftError: a step failed, or came out empty; what was done before is kept.
     """
-    read_documents(run, settings, sources)
+    read_documents(run, settings, sources, components.workers)
     own = own_questions(settings, settings.evaluation, documents_listed(run)) if settings.evaluation else None
     aside = set_aside(run, settings)
     tell_languages(run, settings, strategy=strategy, aside=aside, on_event=on_event)
-    cut_chunks(run, settings, components.embedder)
+    cut_chunks(run, settings, components.embedder, components.workers)
     survey_chunks(run, settings, strategy=strategy, aside=aside)
     fill_indexes(run, settings, components)
     place_pairs(run, settings, components.embedder, components.indexes, searched(settings))
@@ -111,7 +113,7 @@ def make_all(
     write_examples(run, settings, components)
 
 
-def cut_chunks(run: Run, settings: Settings, embedder: Embedder) -> None:
+def cut_chunks(run: Run, settings: Settings, embedder: Embedder, workers: Workers | None = None) -> None:
     """Documents to `chunks.parquet`, counted in the embedder's tokens."""
     run.make(
         "chunks",
@@ -125,15 +127,19 @@ def cut_chunks(run: Run, settings: Settings, embedder: Embedder) -> None:
             "tokenizer": embedder.tokenizer,
             **({"languages": VERSION} if languages(run) else {}),
         },
+        beside={"workers": workers},
     )
 
 
-def _cut(step: Step, *, tokenizer: Tokenizer, languages: int = 0, **shape: int) -> Mapping[str, Output]:
+def _cut(
+    step: Step, *, tokenizer: Tokenizer, workers: Workers | None, languages: int = 0, **shape: int
+) -> Mapping[str, Output]:
     known = step.previous("chunks.parquet", _document_and_digest)
     frames = chunk_documents(
         step.run.stream("documents.parquet"),
         tokenizer,
         **shape,
+        workers=workers,
         repeated=repeated_lines(step.run.stream("documents.parquet")),
         previous=None if known is None else (lambda doc_id, sha256: known((doc_id, sha256))),
     )

@@ -13,7 +13,7 @@ from raft.curation.user_questions import personal_data, refused
 from raft.errors import RaftError, typed
 from raft.evaluation.lengths import unlike_examples
 from raft.generation import plan
-from raft.protocols import OnEvent
+from raft.protocols import OnEvent, Workers
 from raft.settings import Settings
 from raft.store.artifacts import Output
 from raft.store.run import Run, Step
@@ -30,7 +30,9 @@ _SHOWN = 20
 """Most documents that are named in an error."""
 
 
-def read_documents(run: Run, settings: Settings, sources: Sequence[documents.Source]) -> None:
+def read_documents(
+    run: Run, settings: Settings, sources: Sequence[documents.Source], workers: Workers | None = None
+) -> None:
     """Files to `documents.parquet`, looked through; a file that cannot be read is a row that says why.
 
     Raises:
@@ -52,6 +54,7 @@ def read_documents(run: Run, settings: Settings, sources: Sequence[documents.Sou
             drop_templates=drop,
             previous=previous,
             left_out=left_out,
+            workers=workers,
         )
         step.stats["left_out"] = left_out
         kept = redacted(frames) if replace else frames

@@ -141,7 +141,9 @@ class Generator(_Section):
     api_base: Addresses | None = Field(
         None, description="address of a self-hosted endpoint, or a list of several that serve the same model"
     )
-    concurrency: Count = Field(64, description="most requests in flight at a hosted model, at each of its endpoints")
+    concurrency: Count = Field(
+        64, description="most requests in flight at a hosted model, at each of its endpoints, of each shard"
+    )
     requests_per_minute: Count | None = Field(
         None, description="most requests a minute at each endpoint; none: what it takes"
     )
@@ -160,6 +162,23 @@ class Generator(_Section):
     confirm_above: Price = Field(1.0, description="dollars; a build that may cost more asks for a max_cost first")
     max_failures: Share = Field(0.5, description="share of requests without a usable reply at which a build stops")
     batch_endpoint: bool = Field(False, description="use the provider's batch endpoint: cheaper, and hours slower")
+
+
+class Engine(_Section):
+    """Where the work of a build is done; what it makes is the same."""
+
+    kind: Literal["local", "ray"] = Field(
+        "local", description="local: in this process; ray: by the shards of a Ray cluster, or of Ray on this machine"
+    )
+    address: str | None = Field(
+        None, description="host:port of a Ray cluster that this machine is a node of; none: Ray on this machine"
+    )
+    shards: Annotated[int, Field(ge=1, le=10_000), _Number] | None = Field(
+        None, description="how many processes share the work; none: one for each processor core of the machine"
+    )
+    cards: Annotated[float, Field(ge=0, le=64), _Number] = Field(
+        0.0, description="graphics cards that each shard needs, as of a local generator or embedder; 0: none"
+    )
 
 
 class Privacy(_Section):
@@ -467,6 +486,7 @@ class Settings(_Section):
     chunking: Chunking = Chunking()
     index: Index = Index()
     generator: Generator = Generator()
+    engine: Engine = Engine()
     questions: Questions = Questions()
     cleaning: Cleaning = Cleaning()
     split: Split = Split()

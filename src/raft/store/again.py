@@ -20,6 +20,7 @@ _OPTIONS = {
     "questions.per_chunk": "--questions-per-chunk",
     "questions.limit": "--limit",
     "seed": "--seed",
+    "engine.kind": "--engine",
     "evaluation": "--eval",
     "questions.qa": "--qa",
     "decisions": "--decisions",

@@ -378,6 +378,13 @@ def enter(ledger: Ledger, run: str, step: str, *, alone: bool = True) -> None:
         book.read()
 
 
+def recount(ledger: Ledger, run: str) -> None:
+    """Read anew what a run has spent and awaits, where something else than a budget wrote it down."""
+    if book := ledger.shared.get(run):
+        with book.writing, book.lock:
+            book.read()
+
+
 def dollars(amount: float) -> str:
     """Return an amount as a person reads it: cents, and up to four digits after the point below a dollar."""
     if 0 < amount < 1e-4:

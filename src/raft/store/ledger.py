@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -22,7 +23,7 @@ import numpy as np
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random
 
 from raft.errors import RaftError
-from raft.protocols import Embedder, Message, Request, Scorer, Tokenizer
+from raft.protocols import Embedder, Message, Request, Scorer, Tokenizer, in_order
 from raft.store import folders
 from raft.store.run import is_locked
 from raft.store.sqlite import Database
@@ -318,12 +319,35 @@ class CachedEmbedder:
         self._others = kept_under(embedder)[1:]
         self.tokenizer: Tokenizer = embedder.tokenizer
         self.max_tokens: int = embedder.max_tokens
+        self.ahead: int = getattr(embedder, "ahead", 0)
+        self._under_way: set[str] = set()
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """Return a float32 array of shape (len(texts), dimensions) whose rows have length 1."""
+        return self.begin(texts)()
+
+    def begin(self, texts: Sequence[str]) -> Callable[[], np.ndarray]:
+        """Begin to embed texts, where the embedder does so elsewhere, and return what waits for the array of `embed`.
+
+        `ahead` says how many lots of texts may be begun at a time; they are to be waited for in their order.
+        """
         keys, others = self._keys(texts), self._elsewhere(texts)
-        vectors = _cached(self._ledger, keys, texts, self._size, self._embed, elsewhere=others)
-        return np.stack(vectors).astype(np.float32) if vectors else np.empty((0, 0), dtype=np.float32)
+        windows = _windows(
+            self._ledger,
+            keys,
+            texts,
+            window=self._size,
+            begin=self._begin,
+            elsewhere=others,
+            under_way=self._under_way,
+        )
+        begun = list(islice(windows, 1))
+
+        def wait() -> np.ndarray:
+            vectors = [one for part in in_order(chain(begun, windows), self.ahead) for one in part]
+            return np.stack(vectors).astype(np.float32) if vectors else np.empty((0, 0), dtype=np.float32)
+
+        return wait
 
     def uncached(self, texts: Sequence[str]) -> np.ndarray:
         """Return what the embedder says now; nothing is looked up or kept, and nobody waits for it."""
@@ -345,10 +369,16 @@ class CachedEmbedder:
         by_identity = [self._keys(texts, identity) for identity in self._others]
         return dict(zip(self._keys(texts), zip(*by_identity, strict=True), strict=True))
 
-    def _embed(self, texts: Sequence[str]) -> np.ndarray:
-        vectors = self._embedder.embed(texts)
-        self._told(len(texts))
-        return vectors
+    def _begin(self, texts: Sequence[str]) -> Callable[[], np.ndarray]:
+        begin = getattr(self._embedder, "begin", None)
+        wait = begin(texts) if begin else lambda: self._embedder.embed(texts)
+
+        def told() -> np.ndarray:
+            vectors: np.ndarray = wait()
+            self._told(len(texts))
+            return vectors
+
+        return told
 
     def _keys(self, texts: Sequence[str], identity: str | None = None) -> list[str]:
         return [_digest(f"{identity or self.identity}\n{text}") for text in texts]
@@ -371,44 +401,80 @@ class CachedScorer:
     def score(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[float, bool, int]]:
         """Return what the scorer returns, log-likelihoods rounded to 32 bits."""
         keys = [_digest(json.dumps(["likelihood", self.identity, *pair])) for pair in pairs]
-        found = _cached(self._ledger, keys, pairs, self.WINDOW, lambda some: np.array(self._scorer.score(some)))
-        return [(float(likely), bool(greedy), int(count)) for likely, greedy, count in found]
+
+        def begin(some: list[tuple[str, str]]) -> Callable[[], np.ndarray]:
+            return lambda: np.array(self._scorer.score(some))
+
+        windows = _windows(self._ledger, keys, pairs, window=self.WINDOW, begin=begin)
+        return [
+            (float(likely), bool(greedy), int(count))
+            for likely, greedy, count in chain.from_iterable(window() for window in windows)
+        ]
 
     def render(self, messages: Sequence[Message]) -> str:
         """Return what the scorer returns."""
         return self._scorer.render(messages)
 
 
-def _cached(
+def _windows(
     ledger: Ledger,
     keys: Sequence[str],
     asked: Sequence[_T],
-    window: int,
-    ask: Callable[[list[_T]], np.ndarray],
     *,
+    window: int,
+    begin: Callable[[list[_T]], Callable[[], np.ndarray]],
     elsewhere: Mapping[str, Sequence[str]] = MappingProxyType({}),
-) -> list[np.ndarray]:
+    under_way: set[str] | None = None,
+) -> Iterator[Callable[[], list[np.ndarray]]]:
+    """Yield what waits for the vectors of each window of `keys`, whose missing ones are begun with it.
+
+    What is `under_way` for a window before is not begun again.
+    """
     # A window is stored whole, so that a build that was killed asks the same batches when it goes on: the last bits of
     # a vector depend on what it was batched with.
-    vectors: list[np.ndarray] = []
-    for begin in range(0, len(keys), window):
-        part = keys[begin : begin + window]
-        known = ledger.find_vectors(part)
-        if left := {key: elsewhere[key] for key in part if key not in known and key in elsewhere}:
-            there = ledger.find_vectors([other for others in left.values() for other in others])
-            known |= {key: there[other] for key, others in left.items() for other in reversed(others) if other in there}
-        while missing := {key: one for key, one in zip(part, asked[begin:], strict=False) if key not in known}:
+    sent = set() if under_way is None else under_way
+    for start in range(0, len(keys), window):
+        part = dict(zip(keys[start : start + window], asked[start : start + window], strict=True))
+        yield _window(ledger, keys[start : start + window], part, begin=begin, elsewhere=elsewhere, sent=sent)
+
+
+def _window(
+    ledger: Ledger,
+    keys: Sequence[str],
+    asked: Mapping[str, _T],
+    *,
+    begin: Callable[[list[_T]], Callable[[], np.ndarray]],
+    elsewhere: Mapping[str, Sequence[str]],
+    sent: set[str],
+) -> Callable[[], list[np.ndarray]]:
+    known = ledger.find_vectors(keys)
+    if left := {key: elsewhere[key] for key in keys if key not in known and key in elsewhere}:
+        there = ledger.find_vectors([other for others in left.values() for other in others])
+        known |= {key: there[other] for key, others in left.items() for other in reversed(others) if other in there}
+    own = [key for key in asked if key not in known and key not in sent]
+    sent.update(own)
+    first = begin([asked[key] for key in own]) if own else None
+
+    def wait() -> list[np.ndarray]:
+        missing, awaited = own, first
+        while True:
             try:
-                made = ask(list(missing.values())).astype(np.float32)
+                made = awaited().astype(np.float32) if awaited else ()
             except AwaitedElsewhere:
                 time.sleep(LOOK_SECONDS)
-                known |= ledger.find_vectors(list(missing))
-                continue
-            uncached = dict(zip(missing, made, strict=True))
-            ledger.add_vectors(uncached)
-            known |= uncached
-        vectors += [known[key] for key in part]
-    return vectors
+            else:
+                uncached = dict(zip(missing, made, strict=True)) if awaited else {}
+                ledger.add_vectors(uncached)
+                known.update(uncached)
+                sent.difference_update(uncached)
+            if left := [key for key in asked if key not in known]:  # what others, or a window before, have made
+                known.update(ledger.find_vectors(left))
+            missing = [key for key in left if key not in known]
+            if not missing:
+                return [known[key] for key in keys]
+            awaited = begin([asked[key] for key in missing])
+
+    return wait
 
 
 def _digest(text: str) -> str:

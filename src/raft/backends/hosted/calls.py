@@ -17,10 +17,10 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wai
 
 from raft.backends.asking import Reply, entry_of
 from raft.backends.hosted.endpoints import Endpoint, Endpoints, Place
-from raft.backends.hosted.errors import AccessDenied, Fault, RateLimited, Rejected, Transient
+from raft.backends.hosted.errors import AccessDenied, Fault, RateLimited, Rejected, Transient, Transport
 from raft.errors import EndpointRefuses, RaftError
 from raft.protocols import Failure, Request
-from raft.store.budget import Budget, Payment, TransactionBatcher, believed, most_tokens
+from raft.store.budget import Budget, Payment, Price, TransactionBatcher, believed, most_tokens
 from raft.store.ledger import LOOK_SECONDS, Entry
 
 _TRIES = 8  # of a call that breaks, at most; one that meets a busy endpoint is sent more often
@@ -41,6 +41,17 @@ class Call:
     key: str
     request: Request
     attempt: int
+
+
+def paid(number: int, call: Call, reply: Reply, worst: float | None, *, price: Price | None, model: str) -> Payment:
+    """Return what a reply settles: its call, and the entry that keeps it; without usage it counts at its worst case."""
+    read, written = believed((reply.input_tokens, reply.output_tokens), call.request)
+    if reply.text and not written:
+        read = written = -1
+    cost = price.cost(read, written) if price and read >= 0 else None
+    kept = replace(reply, input_tokens=read, output_tokens=written, cost=worst if cost is None else cost)
+    entry = entry_of(kept, call.key, call.request, attempt=call.attempt, model=model)
+    return Payment(number, entry, cost, read, written)
 
 
 @dataclass
@@ -292,7 +303,7 @@ class RequestPool:
         self._in_flight.add(task)
         try:
             try:
-                reply = await self._sent(number, call, place.endpoint)
+                reply = await self._sent(number, call, worst, place.endpoint)
                 answered, self._answered_at = True, self._loop.time()
             except Rejected:
                 answered, self._answered_at = True, self._loop.time()
@@ -304,7 +315,9 @@ class RequestPool:
             finally:  # the next call may go while this one is written down
                 self.endpoints.leave(place, fault, answered=answered)
                 self._note_pause(fault)
-            payment, entry = self._payment(number, call, reply, worst)
+            payment = paid(number, call, reply, worst, price=self._budget.price, model=self._model)
+            entry = payment.entry
+            assert entry is not None
             if used := entry.input_tokens + entry.output_tokens:
                 self._tokens_ratio += (min(4.0, used / guess) - self._tokens_ratio) / 32
             await self._batcher.pay(payment)
@@ -355,12 +368,12 @@ class RequestPool:
             self._settled.clear()
             await self._settled.wait()  # what comes back may have cost less than the most it could
 
-    async def _sent(self, number: int, call: Call, endpoint: Endpoint) -> Reply:
+    async def _sent(self, number: int, call: Call, worst: float | None, endpoint: Endpoint) -> Reply:
         if self._halted:
             self._budget.release(number)
             raise asyncio.CancelledError
         try:
-            reply = await endpoint.transport.send(call.request)
+            reply = await self._transmitted(number, call, worst, endpoint.transport)
         except (RateLimited, Rejected, AccessDenied):
             self._budget.release(number)
             raise
@@ -373,15 +386,9 @@ class RequestPool:
         endpoint.listen()
         return reply
 
-    def _payment(self, number: int, call: Call, reply: Reply, worst: float | None) -> tuple[Payment, Entry]:
-        read, written = believed((reply.input_tokens, reply.output_tokens), call.request)
-        if reply.text and not written:
-            read = written = -1
-        price = self._budget.price
-        cost = price.cost(read, written) if price and read >= 0 else None
-        kept = replace(reply, input_tokens=read, output_tokens=written, cost=worst if cost is None else cost)
-        entry = entry_of(kept, call.key, call.request, attempt=call.attempt, model=self._model)
-        return Payment(number, entry, cost, read, written), entry
+    async def _transmitted(self, number: int, call: Call, worst: float | None, transport: Transport) -> Reply:
+        """Send a call that is written down under this number, with the most dollars that it can cost."""
+        return await transport.send(call.request)
 
     def _gives_up(self, fault: BaseException | None, trouble: _Trouble) -> bool:
         alone = self._answered_at > trouble.since

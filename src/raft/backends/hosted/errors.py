@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from raft.backends.asking import Reply
 from raft.backends.hosted.providers import key_variables
-from raft.errors import EndpointRefuses
+from raft.errors import EndpointRefuses, as_it_was
 from raft.protocols import Request
 from raft.text.secrets import shown
 
@@ -28,6 +28,9 @@ class Fault(Exception):
         lines = words.strip().splitlines()
         self.words = _SECRETS.sub("***", shown(lines[0] if lines else ""))[:_LONGEST]
         super().__init__(self.words)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return as_it_was, (type(self), self.args, vars(self))
 
 
 class RateLimited(Fault):

@@ -4,6 +4,7 @@ A provider that speaks as OpenAI does is asked directly, every other one through
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 
 from raft.backends.hosted.calls import RequestPool
@@ -49,6 +50,7 @@ class HostedModel:
     """
 
     exact = False
+    _pool = RequestPool
 
     def __init__(
         self,
@@ -94,7 +96,7 @@ class HostedModel:
             )
             for given, tally in zip(self._given, self.tallies, strict=True)
         ]
-        return RequestPool(
+        return self._pool(
             Endpoints(endpoints), budget=budget, model=self.name, loop=fastest_loop, roomy=self._manners.roomy
         )
 
@@ -108,14 +110,36 @@ class HostedModel:
         return (key_of if self._direct else litellm_key)(self.name, given)
 
     def _transport(self, given: str | None, key: str | None) -> Transport:
-        if not self._direct:
-            return LitellmTransport(self.name, api_base=given, key=key, timeout=self._timeout, manners=self._manners)
+        wire = Wire(self.name, self._address(given), key, self._timeout, self._connections, exact=self.exact)
+        return wire.transport(self._manners)
+
+
+@dataclass(frozen=True)
+class Wire:
+    """What it takes to ask one address of a model: `address` is None where litellm knows it, `key` where there is none.
+
+    `timeout` are the seconds for one reply, `connections` the most that are open at once.
+    """
+
+    name: str
+    address: str | None
+    key: str | None
+    timeout: float
+    connections: int
+    exact: bool = False
+
+    def transport(self, manners: Manners) -> Transport:
+        """Return what sends requests there."""
+        if not provider_of(self.name).direct:
+            return LitellmTransport(
+                self.name, api_base=self.address, key=self.key, timeout=self.timeout, manners=manners
+            )
         return DirectTransport(
             self.name,
-            api_base=self._address(given) or "",
-            key=key,
-            timeout=self._timeout,
-            connections=self._connections,
-            manners=self._manners,
+            api_base=self.address or "",
+            key=self.key,
+            timeout=self.timeout,
+            connections=self.connections,
+            manners=manners,
             exact=self.exact,
         )

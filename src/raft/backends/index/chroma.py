@@ -9,7 +9,7 @@ import pickle
 import sqlite3
 import struct
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +21,7 @@ import polars as pl
 
 from raft.backends.vendors import quiet
 from raft.errors import DamagedArtifact, OtherEmbedder, RaftError, UsageError
-from raft.protocols import Embedder
+from raft.protocols import Embedder, in_order
 from raft.similarity import nearest_rows
 from raft.store.tables import HITS
 from raft.text import embedded_text
@@ -120,18 +120,11 @@ class ChromaIndex(AbstractContextManager["ChromaIndex"]):
         before = self.contents()
         size = min(_BATCH, self._client.get_max_batch_size())
         wanted: set[str] = set()
-        pending: list[dict[str, str]] = []
         embedded = 0
-        for row in _entries(chunks):
-            if row["chunk_id"] in wanted:
-                continue
-            wanted.add(row["chunk_id"])
-            if before.get(row["chunk_id"]) != row["digest"]:
-                pending.append(row)
-            if len(pending) == size:
-                embedded += self._write(pending)
-                pending = []
-        embedded += self._write(pending)
+        pending = map(self._begun, _pending(chunks, before, wanted, size))
+        for batch, vectors in in_order(pending, getattr(self.embedder, "ahead", 0)):
+            self._write(batch, vectors)
+            embedded += len(batch)
         vanished = sorted(before.keys() - wanted)
         for start in range(0, len(vanished), size):
             self._guard(self._collection.delete, ids=vanished[start : start + size])
@@ -199,10 +192,13 @@ class ChromaIndex(AbstractContextManager["ChromaIndex"]):
             .select(list(HITS))
         )
 
-    def _write(self, batch: list[dict[str, str]]) -> int:
-        if not batch:
-            return 0
-        vectors = self.embedder.embed([row["embedded"] for row in batch])
+    def _begun(self, batch: list[dict[str, str]]) -> Callable[[], tuple[list[dict[str, str]], Any]]:
+        texts = [row["embedded"] for row in batch]
+        begin = getattr(self.embedder, "begin", None)
+        wait = begin(texts) if begin else lambda: self.embedder.embed(texts)
+        return lambda: (batch, wait())
+
+    def _write(self, batch: list[dict[str, str]], vectors: Any) -> None:
         if self._collection is None:
             self._collection = self._create(vectors.shape[1])
         self._guard(
@@ -212,7 +208,6 @@ class ChromaIndex(AbstractContextManager["ChromaIndex"]):
             documents=[row["text"] for row in batch],
             metadatas=[{"doc_id": row["doc_id"], "digest": row["digest"]} for row in batch],
         )
-        return len(batch)
 
     def _create(self, dimensions: int) -> Any:
         return self._client.create_collection(
@@ -457,3 +452,21 @@ def _entries(chunks: Iterable[pl.DataFrame]) -> Iterator[dict[str, str]]:
         for row in part.select("chunk_id", "doc_id", "heading", "text").iter_rows(named=True):
             text = embedded_text(row["heading"], row["text"])
             yield {**row, "embedded": text, "digest": hashlib.sha256(text.encode()).hexdigest()}
+
+
+def _pending(
+    chunks: Iterable[pl.DataFrame], before: Mapping[str, str], wanted: set[str], size: int
+) -> Iterator[list[dict[str, str]]]:
+    """Yield rows that are not in the index as they are, so many at a time; `wanted` learns of all ids."""
+    pending: list[dict[str, str]] = []
+    for row in _entries(chunks):
+        if row["chunk_id"] in wanted:
+            continue
+        wanted.add(row["chunk_id"])
+        if before.get(row["chunk_id"]) != row["digest"]:
+            pending.append(row)
+        if len(pending) == size:
+            yield pending
+            pending = []
+    if pending:
+        yield pending

@@ -248,11 +248,19 @@ class LocalModel:
         """Answer those `calls` that are `wanted`, a batch at a time, longest first."""
         model, tokenizer = self._weights.use(self._adapter)
         prompts = [render(tokenizer, call.messages) for call in calls]
-        order = sorted(range(len(calls)), key=lambda i: (-len(prompts[i]), prompts[i]))
-        for begin in range(0, len(order), self._batch):
-            batch = [i for i in order[begin : begin + self._batch] if wanted[i]]
+        for batch in self._batches(prompts, wanted):
             for group in _alike(batch, calls):
                 yield list(zip(group, self._generate(model, tokenizer, calls, prompts, group), strict=True))
+
+    def batches(self, calls: Sequence[Request], wanted: Sequence[bool]) -> list[list[int]]:
+        """Return the places of the calls that are answered together; each batch may be given to `answer` by itself."""
+        tokenizer = self._weights.use(self._adapter)[1]
+        return self._batches([render(tokenizer, call.messages) for call in calls], wanted)
+
+    def _batches(self, prompts: Sequence[str], wanted: Sequence[bool]) -> list[list[int]]:
+        order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), prompts[i]))
+        parts = (order[begin : begin + self._batch] for begin in range(0, len(order), self._batch))
+        return [batch for part in parts if (batch := [i for i in part if wanted[i]])]
 
     def stream(self, request: Request) -> Iterator[str]:
         """Yield the pieces of one reply while they are written; see `raft.protocols.Streamer`.

@@ -1,0 +1,302 @@
+"""A build by the shards of a Ray cluster makes what one machine makes, whatever becomes of them, within one cap."""
+
+import os
+import signal
+import socket
+import sys
+from collections import Counter
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import raft
+from conftest import tables_of, write_corpus
+from fake_openai import FakeOpenAI
+from raft.api import models
+from raft.api.engine import shards_of
+from raft.backends.embedding import SentenceEmbedder
+from raft.backends.local.generate import LocalModel
+from raft.backends.ray import cluster
+from raft.backends.ray import engine as engines
+from raft.backends.ray.models import SpreadEmbedder, SpreadModel
+from raft.backends.ray.shard import Opening
+from raft.errors import RaftError, UsageError
+from raft.protocols import Request
+from raft.store.budget import Budget, CapReached, Payment, Price
+from raft.store.ledger import Entry, Ledger
+from raft.store.shards import ShardLedger, merge_left
+from raft.testing import HashEmbedder, WordTokenizer
+
+pytest.importorskip("ray")
+MODEL = "openai/test-model"
+
+
+@pytest.fixture(scope="module")
+def ray():
+    """Ray on this machine, for three shards, as raft starts it."""
+    with cluster.connected(None, 3) as started:
+        started.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # shards have no tests
+        yield started
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch, on_this_machine):
+    """A corpus, with an embedder that counts words and a key for the endpoint."""
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-dummy")
+    monkeypatch.setattr(models, "open_embedder", lambda *_, **__: HashEmbedder())
+    monkeypatch.setattr(models.hub, "tokenizer", lambda name: WordTokenizer())
+    write_corpus(tmp_path / "corpus")
+    return tmp_path
+
+
+@pytest.fixture
+def engine(ray, tmp_path):
+    """Two shards without a build."""
+    opening = Opening(0, "run", "", str(shards_of(tmp_path)), {}, local_only=True)
+    ledger = tmp_path / "ledger.sqlite"
+    with engines.RayEngine(None, 2, cards=0, ledger=ledger, opening=opening, merged=lambda: None) as made:
+        yield made
+
+
+def build(home, out, url, *, shards=0, max_cost=5.0, on_event=None):
+    """Build the corpus, by so many shards or by this process."""
+    how = {"engine.kind": "ray", "engine.shards": shards} if shards else {}
+    settings = {"generator.api_base": url, "questions.way": "items", **how}
+    place, price = home / out, (1, 1)
+    return raft.build(
+        home / "corpus",
+        out=place,
+        generator=MODEL,
+        price=price,
+        max_cost=max_cost,
+        settings=settings,
+        on_event=on_event,
+    )
+
+
+def states(home, out):
+    """Return how many calls of a run are in each state."""
+    with closing(Ledger(home / out / "ledger.sqlite")) as ledger:
+        return dict(ledger.read("SELECT state, COUNT(*) FROM calls GROUP BY state"))
+
+
+def kill(engine):
+    """Kill the shard that has the most to do, as a machine's system does that is short of memory."""
+    busy = max(engine._places, key=lambda place: place.in_flight)
+    os.kill(int(Path(busy.ledger).name.split("-")[1]), signal.SIGKILL)
+
+
+def killing(method, work, asked):
+    """Return an `ask` after whose second call for this work the shard that does it is killed."""
+    seen = []
+
+    def ask(self, name, *given):
+        wait = asked(self, name, *given)
+        if name == method and (not work or given[0].__name__ == work):
+            seen.append(name)
+            if len(seen) == 2:
+                kill(self)
+        return wait
+
+    ask.seen = seen
+    return ask
+
+
+def test_shards_make_the_same_bytes(ray, home):
+    """Two shards make the tables of one machine, byte for byte, with the same calls, and leave no ledger behind."""
+    with FakeOpenAI() as fake:
+        build(home, "alone", fake.url)
+        asked = fake.answered.copy()
+        build(home, "spread", fake.url, shards=2)
+    assert tables_of(home / "spread") == tables_of(home / "alone")
+    assert fake.answered == Counter(dict.fromkeys(asked, 2))
+    assert states(home, "spread") == states(home, "alone")
+    assert list(shards_of(home / "spread").iterdir()) == []
+
+
+def test_a_killed_shard_costs_its_calls_in_flight_alone(ray, home, monkeypatch):
+    """Where a shard is killed while one call hangs, that call counts as lost, and nothing else is asked again."""
+    with FakeOpenAI() as fake:
+        build(home, "alone", fake.url)
+    last, lost, made, start = [], [], [], engines.RayEngine.start
+    monkeypatch.setattr(engines.RayEngine, "start", lambda self: [start(self), made.append(self)])
+    with FakeOpenAI({"EP-204": ["timeout"]}) as fake:
+
+        def watch(event, facts):
+            lost.extend([facts] if event == "shard lost" else [])
+            if event == "asked" and not lost and fake.waiting == 1 and facts["in_flight"] == 1:
+                last.append(fake.came)
+                if last[-2:] == [fake.came, fake.came] and fake.came > 1:  # all others are settled
+                    kill(made[0])
+
+        build(home, "spread", fake.url, shards=2, on_event=watch)
+    assert len(lost) == 1
+    assert states(home, "spread") == {"paid": len(fake.answered), "lost": 1}
+    assert set(fake.answered.values()) == {1}
+    assert tables_of(home / "spread") == tables_of(home / "alone")
+    assert list(shards_of(home / "spread").iterdir()) == []
+
+
+@pytest.mark.parametrize("work", ["_read_there", "_cut_there"])
+def test_a_shard_killed_while_it_reads_or_cuts_changes_nothing(ray, home, monkeypatch, work):
+    """A document that a killed shard was reading or cutting is read or cut by another one."""
+    ask = killing("do", work, engines.RayEngine.ask)
+    monkeypatch.setattr(engines.RayEngine, "ask", ask)
+    with FakeOpenAI() as fake:
+        build(home, "alone", fake.url)
+        build(home, "spread", fake.url, shards=2)
+    assert len(ask.seen) == 6
+    assert tables_of(home / "spread") == tables_of(home / "alone")
+
+
+def test_ctrl_c_and_another_number_of_shards_ask_nothing_twice(ray, home):
+    """A build that is interrupted waits for what is in flight, and goes on with other shards where it was."""
+    with FakeOpenAI(latency=0.3) as fake:
+
+        def stop(event, facts):
+            if event == "asked" and facts["in_flight"]:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            build(home, "spread", fake.url, shards=2, on_event=stop)
+        assert 0 < len(fake.answered) == states(home, "spread")["paid"]
+        build(home, "spread", fake.url, shards=1)
+        assert set(fake.answered.values()) == {1}
+        build(home, "alone", fake.url)
+    assert tables_of(home / "spread") == tables_of(home / "alone")
+
+
+def test_one_cap_holds_for_all_shards(ray, home):
+    """Shards together stop before the cap, and a higher one goes on without asking anything twice."""
+    with FakeOpenAI() as fake:
+        with pytest.raises(CapReached):
+            build(home, "spread", fake.url, shards=3, max_cost=0.004)
+        with closing(Ledger(home / "spread" / "ledger.sqlite")) as ledger:
+            ((spent,),) = ledger.read("SELECT TOTAL(COALESCE(cost, worst)) FROM calls")
+        assert 0 < spent <= 0.004
+        build(home, "spread", fake.url, shards=3)
+    assert set(fake.answered.values()) == {1}
+
+
+def test_a_reply_that_only_a_dead_shard_has_is_merged(tmp_path):
+    """What a shard was sent before all died settles its call at what it cost, and is not asked for again."""
+    entry = Entry("key", MODEL, 0, "{}", "a reply", "stop", 10, 5, 0.02, 1.0)
+    with closing(Ledger(tmp_path / "ledger.sqlite")) as ledger:
+        budget = Budget(ledger, run="run", model=MODEL, price=Price(1, 1), cap=1.0)
+        numbers = [budget.open("key", 0.5), budget.open("other", 0.25)]
+    (place := shards_of(tmp_path)).mkdir(parents=True)
+    shard = ShardLedger(place, 1)
+    shard.write("run", [Payment(numbers[0], entry, 0.02, 10, 5)], [])
+    shard._ledger.close()
+    dead = shard.path.with_name("shard-999999999-1.sqlite")
+    shard.path.rename(dead)
+    assert merge_left(place, tmp_path / "ledger.sqlite") == 1
+    with closing(Ledger(tmp_path / "ledger.sqlite")) as ledger:
+        assert Budget(ledger, run="run", model=MODEL, price=Price(1, 1), cap=1.0).spent == pytest.approx(0.27)
+        assert ledger.find(["key"])["key"].reply == "a reply"
+    assert list(place.iterdir()) == []
+
+
+def test_a_dead_shards_reply_is_taken_and_not_asked_for_again(tmp_path):
+    """What a shard had kept of a call before it died is found by the call's number, what was taken is not."""
+    entry = Entry("key", MODEL, 0, "{}", "a reply", "stop", 10, 5, 0.02, 1.0)
+    shard = ShardLedger(tmp_path, 1)
+    shard.write("run", [Payment(7, entry, 0.02, 10, 5)], [])
+    shard.write("run", [Payment(8, replace(entry, key="another"), 0.02, 10, 5)], [7])
+    shard._ledger.close()
+    dead = shard.path.with_name("shard-999999999-1.sqlite")
+    shard.path.rename(dead)
+    opening = Opening(0, "run", "", str(tmp_path), {}, local_only=True)
+    made = engines.RayEngine(None, 1, cards=0, ledger=tmp_path / "l", opening=opening, merged=lambda: None)
+    assert {number: left.entry.key for number, left in made._left_by(str(dead)).items()} == {8: "another"}
+    assert made._left_by("") == {}
+
+
+def test_local_models_make_the_same_on_shards(engine, tiny_student, monkeypatch):
+    """Vectors and sampled replies by shards, one of which is killed at each, are those of one machine to the bit."""
+    embedder, model = SentenceEmbedder("sentence-transformers/all-MiniLM-L6-v2"), LocalModel(str(tiny_student), batch=2)
+    lots = [[f"Pump {lot} has {number} valves." for number in range(5)] for lot in range(3)]
+    calls = [
+        Request(({"role": "user", "content": f"How many {'x' * number}?"},), max_tokens=5, temperature=number % 2)
+        for number in range(8)
+    ]
+    wanted = [True] * 7 + [False]
+    asked = engines.RayEngine.ask
+    monkeypatch.setattr(engines.RayEngine, "ask", killing("embed", "", asked))
+    spread = SpreadEmbedder("sentence-transformers/all-MiniLM-L6-v2", embedder, engine)
+    begun = [spread.begin(lot) for lot in lots]
+    for lot, wait in zip(lots, begun, strict=True):
+        assert np.array_equal(wait(), embedder.embed(lot))
+    monkeypatch.setattr(engines.RayEngine, "ask", killing("answer", "", asked))
+    replies = {place: reply for some in model.answer(calls, wanted) for place, reply in some}
+    by_shards = [one for some in SpreadModel(model, 2, engine).answer(calls, wanted) for one in some]
+    assert {place: reply.text for place, reply in by_shards} == {place: one.text for place, one in replies.items()}
+    assert len(by_shards) == 7
+
+
+def test_a_shard_that_always_dies_is_one_error(engine, monkeypatch):
+    """Shards that die at once, each time, end the build with a command that goes on without them."""
+
+    class Dying:
+        def __init__(self, opening):
+            os._exit(1)
+
+        async def ready(self):
+            return ""
+
+        async def end(self, taken):
+            return []
+
+    monkeypatch.setattr(engines, "Shard", Dying)
+    with pytest.raises(RaftError, match="Each of the 2 shards died 3 times") as caught:
+        engine.start()
+    assert caught.value.hint.startswith("the same command with --engine local")
+
+
+def test_work_that_kills_each_shard_is_one_error(engine):
+    """A piece of work that three shards die of is not tried for ever."""
+    with pytest.raises(RaftError, match="3 shards died one after the other"):
+        engine.begin(lambda *_: os._exit(1))()
+
+
+def test_an_error_of_a_document_comes_back_as_it_is(engine):
+    """What work on a shard raises for the user is raised here, with its hint."""
+    with pytest.raises(UsageError) as caught:
+        engine.begin(_raise_usage)()
+    assert caught.value.hint == "--out somewhere"
+
+
+def _raise_usage(_):
+    raise UsageError("It is wrong.", where="here", hint="--out somewhere")
+
+
+@pytest.mark.parametrize(
+    ("address", "says"),
+    [
+        ("ray://127.0.0.1:10001", "engine.address is host:port"),
+        ("127.0.0.1:port", "engine.address is host:port"),
+        ("127.0.0.1:{closed}", "No Ray cluster answers at"),
+        ("127.0.0.1:{http}", "is no Ray"),
+    ],
+)
+def test_an_address_that_is_no_ray_is_one_error(address, says):
+    """What is no Ray cluster is told at once, with the command that goes on."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        closed = listening.getsockname()[1]
+    with FakeOpenAI() as fake:
+        place = address.format(closed=closed, http=fake.url.rpartition(":")[2].removesuffix("/v1"))
+        with pytest.raises(UsageError, match=says) as caught, cluster.connected(place, 2):
+            pass
+    assert "--engine local" in caught.value.hint or "engine.address=127.0.0.1:6379" in caught.value.hint
+
+
+def test_a_cluster_with_another_raft_is_one_error(ray, monkeypatch):
+    """A node whose raft is another one is named, with what to install there."""
+    monkeypatch.setattr(cluster, "__version__", "0.0.1")
+    says = r"has not the raft of this process, 0\.0\.1"
+    with pytest.raises(UsageError, match=says) as caught, cluster.connected(None, 2):
+        pass
+    assert "pip install" in caught.value.hint
