@@ -16,6 +16,7 @@ from raft.api.models import open_components
 from raft.api.run import Built, formerly_listen, one_of, tell_step, together
 from raft.backends import hub
 from raft.backends.hosted.providers import look_for
+from raft.corpus import remote
 from raft.corpus.documents import Source, find_sources
 from raft.curation import decisions, learned, reading, user_questions
 from raft.curation.pairs import pairs_of
@@ -34,7 +35,7 @@ from raft.store.budget import Budget, enter
 from raft.store.ledger import Ledger
 from raft.store.run import Run
 from raft.store.shards import merge_left
-from raft.text import at_home
+from raft.text import at_home, is_address
 
 
 class Options(TypedDict, total=False):
@@ -148,11 +149,18 @@ def build(
     if _asks(task) and "questions" not in Run(task.folder).manifest["steps"]:
         look_for(task.settings.generator.model, task.settings.generator.api_base)
     with _opened(task, on_event, building=True) as site:
-        if found := changes(site.run, task.sources):
+        if found := changes(site.run, site.task.sources):
             on_event("changes", found)
         if edited := edited_by_hand(site.run):
             on_event("edited", {"files": edited})
-        make_all(site.run, site.task.settings, site.components, task.sources, strategy=task.strategy, on_event=on_event)
+        make_all(
+            site.run,
+            site.task.settings,
+            site.components,
+            site.task.sources,
+            strategy=task.strategy,
+            on_event=on_event,
+        )
     return Built(task.folder)
 
 
@@ -228,7 +236,10 @@ def _described(corpus: str | Path | Sequence[str | Path] | None, out: str | Path
         raise UsageError("questions.limit is 0, and no pairs are given.", where="questions.limit", hint=hint)
     if chosen.decisions:
         decisions.read(chosen.decisions)
-    sources, skipped = find_sources(chosen.corpus, besides=_not_documents(chosen, file))
+    remote.check(chosen.corpus, local_only=chosen.local_only)
+    sources, skipped = [], []  # type: list[Source], list[tuple[str, str]]
+    if not any(map(is_address, chosen.corpus)):  # else they are found once the run directory is held
+        sources, skipped = find_sources(chosen.corpus, besides=_not_documents(chosen, file))
     folder = folders.place(out, "--out") if out is not None else Path("runs") / _name_of(chosen.corpus)
     if chosen.generator.max_cost is None:  # a cap that the run was given before holds until another one is given
         cap = Run(folder).manifest.get("settings", {}).get("generator", {}).get("max_cost")
@@ -287,6 +298,8 @@ def _not_documents(chosen: Settings, file: str | Path | None) -> dict[Path, str]
 
 def _name_of(corpus: Sequence[str]) -> str:
     path = Path(corpus[0])
+    if is_address(corpus[0]):
+        return remote.name_of(corpus[0])
     if not path.exists():
         return "corpus"
     return (path.stem if path.is_file() else path.name) or path.resolve().name
@@ -324,6 +337,7 @@ def _opened(task: Task, on_event: OnEvent, *, building: bool) -> Iterator[OpenRu
     run = Run(folder, meter=lambda: dict(sites[0].components.generator.totals) if sites else {}, report=report)  # type: ignore[attr-defined]
     place = chosen.ledger or folder / "ledger.sqlite"
     with run.writing(), closing(Ledger(place)) as ledger, ExitStack() as stack:
+        task = _fetched(task)
         name, cap = ledger.run_at(folder)  # the ledger knows them where the manifest was lost
         collection = run.manifest.get("collection") or name or f"raft-{hashlib.sha256(os.urandom(16)).hexdigest()[:12]}"
         if chosen.generator.max_cost is None and cap is not None:
@@ -358,6 +372,16 @@ def _opened(task: Task, on_event: OnEvent, *, building: bool) -> Iterator[OpenRu
         if building:
             run.describe(**facts, begun=None)
             run.end_trial()
+
+
+def _fetched(task: Task) -> Task:
+    """Return a build whose documents lie on this machine; those at addresses are fetched into the run directory."""
+    chosen = task.settings
+    if not any(map(is_address, chosen.corpus)):
+        return task
+    corpus, apart = remote.fetch(chosen.corpus, task.folder / "scratch" / "fetched")
+    sources, skipped = find_sources(corpus, besides=_not_documents(chosen, task.pipeline))
+    return replace(task, sources=sources, skipped=sorted([*skipped, *apart]))
 
 
 def _estimated(task: Task, site: OpenRun, on_event: OnEvent, sample: int = 0) -> Estimate:

@@ -34,7 +34,7 @@ from raft.settings.sections import (
     StyleExample,
     Training,
 )
-from raft.text import at_home, whole
+from raft.text import at_home, is_address, whole
 from raft.text.secrets import HIDDEN, malformed, shown_address
 
 __all__ = [
@@ -273,7 +273,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise UsageError(f"The pipeline file cannot be read: {error}.", where=path, hint=_EXPLAINED) from None
     tree = _parse(text, path)
     for key in PATHS:
-        _change(tree, key, lambda entry: str(path.parent / at_home(entry)))
+        _change(tree, key, lambda entry: entry if is_address(entry) else str(path.parent / at_home(entry)))
     for key in PATHS_OR_NAMES:
         _change(tree, key, lambda entry: str(path.parent / entry) if (path.parent / entry).exists() else entry)
     if isinstance(tree.get("corpus"), str):

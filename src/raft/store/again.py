@@ -11,6 +11,7 @@ from raft.errors import RaftError, typed
 from raft.prompts import packaged
 from raft.settings import PATHS, PATHS_OR_NAMES, named, yaml_value
 from raft.store.folders import regular
+from raft.text import is_address
 from raft.text.secrets import HIDDEN, shown_address
 
 _OPTIONS = {
@@ -86,7 +87,10 @@ def _told(run: Path) -> dict[str, Any]:
 
 def _home(run: Path, told: Mapping[str, Any]) -> Path:
     """Return the folder that a build was typed in, as a path from here; it is this one where nobody knows better."""
-    home, corpus = run / str(told.get("home", "")), [one for one in told.get("corpus", ()) if one[:1] not in ("/", "~")]
+    home, corpus = (
+        run / str(told.get("home", "")),
+        [one for one in told.get("corpus", ()) if one[:1] not in ("/", "~") and not is_address(one)],
+    )
     if "home" not in told or not home.is_dir() or home.samefile("."):
         return Path()
     if corpus and not ((home / corpus[0]).exists() or any(home.glob(corpus[0]))):
@@ -98,7 +102,13 @@ def _from_here(home: Path, path: Any, *, may_be_name: bool = False) -> Any:
     """Return a path, or each of a list, as it is from here; a name stays one."""
     if isinstance(path, list):
         return [_from_here(home, one, may_be_name=may_be_name) for one in path]
-    stays = home == Path() or not path or path.startswith("~") or (may_be_name and not (home / path).is_file())
+    stays = (
+        home == Path()
+        or not path
+        or path.startswith("~")
+        or is_address(path)
+        or (may_be_name and not (home / path).is_file())
+    )
     return path if stays else str(home / path)
 
 

@@ -81,6 +81,11 @@ def from_json(text: str | bytes, **options: Any) -> Any:
         raise ValueError("it is nested too deeply") from None
 
 
+def is_address(text: str) -> bool:
+    """Tell whether documents are named by where they lie elsewhere, as s3://bucket/docs, and not by a path."""
+    return re.match(r"[A-Za-z][\w+.-]+://", text) is not None
+
+
 def at_home(path: str | Path) -> Path:
     """Return a path with `~` as the user's folder; a user that is not known here stays as it is written."""
     return Path(os.path.expanduser(path))  # noqa: PTH111  which raises nothing
