@@ -123,7 +123,11 @@ def merge_left(folder: Path, path: Path) -> int:
 def _left(ledger: Ledger) -> list[Left]:
     rows = ledger.read("SELECT id, run, cost, input_tokens, output_tokens, key FROM calls ORDER BY id")
     entries = ledger.find([row[-1] for row in rows])
-    return [Left(*row[:-1], entries[row[-1]]) for row in rows if row[-1] in entries]
+    return [
+        Left(number, run, cost, read, written, entries[key])
+        for number, run, cost, read, written, key in rows
+        if key in entries
+    ]
 
 
 def _wait_for(pid: int) -> None:

@@ -64,7 +64,8 @@ def connected(address: str | None, shards: int) -> Iterator[Any]:
         yield ray
         return
     # what Ray says of a process that died would stand among what is for programs; whoever waits for it says it, too
-    importlib.import_module("ray._private.worker").print_to_stdstream = lambda *_, **__: None
+    noisy: Any = importlib.import_module("ray._private.worker")
+    noisy.print_to_stdstream = lambda *_, **__: None
     quiet = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": False}
     try:
         with chdir(_HERE):  # Ray has its workers import what lies in the working directory

@@ -1,6 +1,6 @@
 """Models whose work shards do: the same seams, identities and batches as on one machine, and so the same bytes."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,7 @@ class _ByShards:
 
     def __init__(self, engine: RayEngine, asked: Asked, manners: Manners) -> None:
         self._engine, self._asked, self._manners = engine, asked, manners
-        self.limits: dict[str, float] = {}
+        self.limits: Mapping[str, float] = {}
 
     async def send_call(self, number: int, call: Call, worst: float | None) -> Reply:
         """Send a call that is written down under a number; it raises as `Transport.send`."""
@@ -64,8 +64,8 @@ class _ByShards:
         if learned is not None:
             self._manners.refused |= learned.refused
             self._manners.thinks, self._manners.met = self._manners.thinks or learned.thinks, True
-            if dict(learned.limits) != self.limits:
-                self.limits = dict(learned.limits)
+            if learned.limits != self.limits:
+                self.limits = learned.limits
         return reply
 
     async def send(self, request: Request) -> Reply:

@@ -161,9 +161,9 @@ class Shard:
         while self._waiting:
             waiting, self._waiting = self._waiting, []
             taken, self._taken = self._taken, []
-            work = self._ledger.write, self._run, [payment for payment, _ in waiting], taken
+            payments = [payment for payment, _ in waiting]
             try:
-                await loop.run_in_executor(self._disk, *work)
+                await loop.run_in_executor(self._disk, self._ledger.write, self._run, payments, taken)
             except RaftError as error:
                 for _, kept in waiting:
                     kept.set_exception(error)
