@@ -31,6 +31,7 @@ from raft.store.shards import ShardLedger, merge_left
 from raft.testing import HashEmbedder, WordTokenizer
 
 pytest.importorskip("ray")
+pytestmark = pytest.mark.slow
 MODEL = "openai/test-model"
 
 

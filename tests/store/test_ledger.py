@@ -386,3 +386,33 @@ def test_what_was_paid_for_survives_the_loss_of_power(ledger):
     """Each transaction waits until the disk has it: SQLite's level of synchronisation is FULL."""
     assert ledger.read("PRAGMA synchronous") == [(2,)]
     assert ledger.read("PRAGMA journal_mode") == [("wal",)]
+
+
+class BeginningEmbedder(HashEmbedder):
+    """An embedder that begins some lots ahead, and remembers each of them."""
+
+    ahead = 3
+
+    def __init__(self):
+        super().__init__()
+        self.lots = []
+
+    def begin(self, texts):
+        """Begin a lot of texts."""
+        self.lots.append(list(texts))
+        return lambda: self.embed(texts)
+
+
+def test_lots_that_are_begun_ahead_are_those_of_one_after_the_other(tmp_path):
+    """Each text is embedded once, in the same company, whether lots are begun ahead of each other or not."""
+    lots = [["a pump", "a valve"], ["a valve", "a hose"], ["a pump", "a valve"], ["a belt", "a hose"]]
+    asked, vectors = [], []
+    for name, ahead in (("ahead", True), ("after", False)):
+        embedder = BeginningEmbedder()
+        with closing(Ledger(tmp_path / f"{name}.sqlite")) as ledger:
+            cached = CachedEmbedder(embedder, ledger)
+            begun = [cached.begin(lot) for lot in lots] if ahead else (cached.begin(lot) for lot in lots)
+            vectors.append(np.stack([wait() for wait in begun]))
+        asked.append(embedder.lots)
+    assert asked[0] == asked[1] == [["a pump", "a valve"], ["a hose"], ["a belt"]]
+    assert np.array_equal(*vectors)

@@ -90,17 +90,15 @@ def _check_address(address: str) -> None:
     Raises:
         UsageError: so it is.
     """
+    wrong = f"engine.address is host:port, and it is {address!r}."
+    hint = "--set engine.address=127.0.0.1:6379   (host and port of the head, as ray start --head told them there)"
     if "://" in address:
-        hint = (
-            f"{_LOCAL}, or --set engine.address=127.0.0.1:6379   (host and port of the head, on a node of the cluster)"
-        )
-        raise UsageError(f"engine.address is host:port, and it is {address!r}.", where="engine.address", hint=hint)
+        raise UsageError(wrong, where="engine.address", hint=hint)
     host, _, port = address.rpartition(":")
-    if address == "auto" or (not port.isdecimal() and not host):
+    if address in ("auto", "local"):
         return  # Ray knows by itself where a cluster was started on this machine
     if not port.isdecimal() or not host:
-        hint = "--set engine.address=127.0.0.1:6379   (ray start --head, on the head, tells which)"
-        raise UsageError(f"engine.address is host:port, and it is {address!r}.", where="engine.address", hint=hint)
+        raise UsageError(wrong, where="engine.address", hint=hint)
     try:
         with socket.create_connection((host.strip("[]"), int(port)), timeout=_REACH_SECONDS) as connection:
             connection.settimeout(_REACH_SECONDS)
