@@ -6,13 +6,26 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
-from test_adapters import PLAN
 
 from raft.errors import DamagedArtifact, RaftError
-from raft.protocols import Completion, TrainingReport
+from raft.protocols import Completion, TrainingPlan, TrainingReport
 from raft.store import adapters, tables
 from raft.training.tune import tune
 
+PLAN = TrainingPlan(
+    student="org/tiny",
+    rank=8,
+    alpha=16,
+    learning_rate=2e-4,
+    epochs=3.0,
+    batch=8,
+    evaluations=2,
+    patience=2,
+    checkpoint_minutes=10.0,
+    bits=16,
+    max_tokens=512,
+    seed=7,
+)
 CURVE = ({"step": 5, "epoch": 0.5, "loss": 2.0}, {"step": 5, "epoch": 0.5, "valid_loss": 1.5})
 REPORT = TrainingReport(CURVE, 5, 5, 1000, 2.5, {"torch": "2.13.0"}, "2 cores", "peft")
 FACTS = {"base": "org/tiny", "base_identity": "sha256:a", "data_digest": "d", "prompt_digest": "p", "style": ""}
