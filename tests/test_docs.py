@@ -21,8 +21,11 @@ from raft.report import shown
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = ["README.md", *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("*.md"))]
+TOLD = "\n".join((ROOT / page).read_text(encoding="utf-8") for page in PAGES)
+"""All that a user is told."""
 NAMES = "init|build|review|train|ask|serve|bench|approve|status|show|export|monitor|feedback|registry"
-COMMANDS = sorted(set(re.findall(rf"^\s*(raft (?:{NAMES})\b[^\n#`(]*)", README, re.MULTILINE)))
+COMMANDS = sorted(set(re.findall(rf"^\s*(raft (?:{NAMES})\b[^\n#`(]*)", TOLD, re.MULTILINE)))
 BENCHMARKS = sorted(
     path.name
     for path in (ROOT / "benchmarks").glob("*.py")
@@ -31,13 +34,13 @@ BENCHMARKS = sorted(
 
 
 def test_every_command_is_documented():
-    """Each command of the command line stands in the README."""
-    assert all(f"raft {name}" in README for name in main.commands)
+    """Each command of the command line is documented."""
+    assert all(f"raft {name}" in TOLD for name in main.commands)
 
 
 @pytest.mark.parametrize("line", COMMANDS)
-def test_commands_of_the_readme_are_understood(line):
-    """Each command line in the README has only arguments and options that exist."""
+def test_commands_of_the_documents_are_understood(line):
+    """Each command line in README and docs has only arguments and options that exist."""
     _, name, *arguments = shlex.split(line.strip())
     command = main.commands[name]
     while isinstance(command, click.Group):
@@ -149,16 +152,16 @@ def test_arguments_are_called_as_the_flags(tmp_path, flag, old):
         raft.bench(tmp_path, blind=3, blind_pairs=3)
 
 
-def test_reasons_of_the_readme_are_those_of_the_rules():
-    """Each reason why a question is dropped by a rule stands in the README, in the order in which rules apply."""
-    places = [README.find(f"`{reason}`") for reason, _ in clean.RULES]
+def test_reasons_of_the_documents_are_those_of_the_rules():
+    """Each reason why a question is dropped by a rule is documented, in the order in which rules apply."""
+    places = [TOLD.find(f"`{reason}`") for reason, _ in clean.RULES]
     assert -1 not in places
     assert places == sorted(places)
 
 
-def test_settings_of_the_readme_exist():
-    """Each `--set key=value` in the README names a setting."""
-    keys = re.findall(r"--set ([\w.]+)=", README)
+def test_settings_of_the_documents_exist():
+    """Each `--set key=value` in README and docs names a setting."""
+    keys = re.findall(r"--set ([\w.]+)=", TOLD)
     assert keys
     assert set(keys) <= set(settings.known_keys())
 
@@ -171,7 +174,7 @@ def test_the_first_screen_shows_what_it_is_the_commands_and_output():
     assert re.search(r"kept +\d+ \(train \d+", first)
 
 
-@pytest.mark.parametrize("document", ["CONTRIBUTING.md", "README.md", "benchmarks/README.md"])
+@pytest.mark.parametrize("document", ["CONTRIBUTING.md", "benchmarks/README.md", *PAGES])
 def test_files_that_documents_name_exist(document):
     """Each module, folder and result that a document points to is there."""
     text = (ROOT / document).read_text(encoding="utf-8")
@@ -180,6 +183,21 @@ def test_files_that_documents_name_exist(document):
     named += [f"benchmarks/{path}" for path in re.findall(r"\]\((results/[^)]+)\)", text)]
     named += re.findall(r"`((?:benchmarks|examples|tests|prompts|pipelines)/[\w./-]*\w)`", text)
     assert all((ROOT / path).exists() for path in named), [path for path in named if not (ROOT / path).exists()]
+
+
+@pytest.mark.parametrize("document", ["CHANGELOG.md", "CONTRIBUTING.md", "LOG.md", "benchmarks/README.md", *PAGES])
+def test_links_of_documents_lead_somewhere(document):
+    """Each link to a file of the project finds it, and each one to a heading finds that."""
+    page = ROOT / document
+    links = re.findall(r"\]\((?![a-z]+:)([^)#\s]*)(?:#([^)\s]+))?\)", page.read_text(encoding="utf-8"))
+    targets = {(page.parent / path if path else page, heading) for path, heading in links}
+    assert all(path.exists() and (not heading or heading in _headings(path)) for path, heading in targets), targets
+
+
+def _headings(page: Path) -> set[str]:
+    """Return the names by which the headings of a page are linked."""
+    found = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in found}
 
 
 def test_the_project_names_no_registry():

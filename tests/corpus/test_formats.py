@@ -16,9 +16,9 @@ OFFICE = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
 
 
 def test_the_table_of_formats_is_whole():
-    """The README names each suffix that is read, and none that is not."""
-    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    table = readme.partition("| files | what is read |")[2].partition("\n\n")[0]
+    """The documentation names each suffix that is read, and none that is not."""
+    page = (Path(__file__).parents[2] / "docs" / "build.md").read_text(encoding="utf-8")
+    table = page.partition("| files | what is read |")[2].partition("\n\n")[0]
     named = re.findall(r"(?<=[| ])\.\w+", "\n".join(row.split("|")[1] + "|" for row in table.splitlines() if row))
     assert sorted(named) == sorted(SUFFIXES)
 

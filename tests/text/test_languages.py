@@ -208,8 +208,8 @@ def test_a_quote_may_begin_inside_a_run_without_spaces():
 
 
 def test_the_table_in_the_documentation_is_that_of_the_code():
-    """The README names each language of the table, with what is known of it."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    """The documentation names each language of the table, with what is known of it."""
+    text = (ROOT / "docs" / "build.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| (\w+) \((\w\w)\) \| (.*) \|$", text, re.MULTILINE)
     assert [(name, code) for name, code, _ in rows] == [(row.name, row.code) for row in LANGUAGES.values()]
     for _, code, cells in rows:
