@@ -72,7 +72,8 @@ def connected(address: str | None, shards: int) -> Iterator[Any]:
             if address is None:
                 ray.init("local", num_cpus=shards, include_dashboard=False, object_store_memory=_STORE, **quiet)
             else:
-                ray.init(address, **quiet)
+                with _hushed():
+                    ray.init(address, **quiet)
     except Exception as error:  # Ray raises whatever its parts do
         ray.shutdown()
         raise _unusable(address, error) from error
@@ -127,6 +128,19 @@ def _greeting(connection: socket.socket) -> bool:
     return False
 
 
+@contextmanager
+def _hushed() -> Iterator[None]:
+    """Keep from the screen what Ray's own library writes there by itself; what it raises says the same."""
+    kept = os.dup(2)
+    try:
+        with Path(os.devnull).open("w", encoding="utf-8") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
 def _unusable(address: str | None, error: Exception) -> RaftError:
     words = " ".join(str(error).split())[:400]
     if address is None:
@@ -134,11 +148,11 @@ def _unusable(address: str | None, error: Exception) -> RaftError:
     if "ersion mismatch" in words:
         what = f"The cluster at {address} has another Ray or Python than this process: {words}"
         return UsageError(what, where="engine.address", hint=_same_versions())
-    return UsageError(
-        f"The Ray cluster at {address} cannot be used: {words}",
-        where="engine.address",
-        hint=f"ray status --address {typed(address)}   (or {_LOCAL})",
-    )
+    hint = f"ray status --address {typed(address)}, or {_LOCAL}"
+    if "RAY_AUTH_MODE" not in os.environ:  # Ray tells no word of it
+        hint = f"export RAY_AUTH_MODE=token   (where the cluster has a token, in ~/.ray/auth_token; else: {hint})"
+    what = f"The Ray cluster at {address} cannot be used: {words}"
+    return UsageError(what, where="engine.address", hint=hint)
 
 
 def _same_versions() -> str:

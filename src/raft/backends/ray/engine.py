@@ -5,6 +5,7 @@ They are started when there is work, replaced when they die, and merged when the
 
 import asyncio
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -300,8 +301,10 @@ class RayEngine:
 
 
 def _cause(error: BaseException) -> str:
+    """Return what Ray says of why a process ended, without what it says of itself."""
     text = " ".join(str(getattr(error, "cause", None) or error).split())
-    return text[:300]
+    found = re.search(r"The actor is dead because (.*)", text) or re.search(r"(?:ERROR|detail:) (.*)", text)
+    return (found[1] if found else text)[:300]
 
 
 def _deadly(error: BaseException) -> RaftError:
