@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import subprocess
 import sys
 from collections import Counter
 from contextlib import closing
@@ -62,10 +63,10 @@ def engine(ray, tmp_path):
         yield made
 
 
-def build(home, out, url, *, shards=0, max_cost=5.0, on_event=None):
+def build(home, out, url, *, shards=0, max_cost=5.0, on_event=None, more=None):
     """Build the corpus, by so many shards or by this process."""
     how = {"engine.kind": "ray", "engine.shards": shards} if shards else {}
-    settings = {"generator.api_base": url, "questions.way": "items", **how}
+    settings = {"generator.api_base": url, "questions.way": "items", **how, **(more or {})}
     place, price = home / out, (1, 1)
     return raft.build(
         home / "corpus",
@@ -150,6 +151,42 @@ def test_a_shard_killed_while_it_reads_or_cuts_changes_nothing(ray, home, monkey
         build(home, "alone", fake.url)
         build(home, "spread", fake.url, shards=2)
     assert len(ask.seen) == 6
+    assert tables_of(home / "spread") == tables_of(home / "alone")
+
+
+_KILLED = """
+import asyncio, os, pathlib, signal, sys
+sys.path[:0] = {paths}
+import test_ray
+from raft.api import models
+from raft.store.budget import TransactionBatcher
+
+came = []
+
+async def pay(self, payment):
+    came.append(payment)
+    if len(came) == 4:
+        os.kill(os.getpid(), signal.SIGKILL)
+    await asyncio.Event().wait()
+
+TransactionBatcher.pay = pay
+models.open_embedder = lambda *_, **__: test_ray.HashEmbedder()
+models.hub.tokenizer = lambda name: test_ray.WordTokenizer()
+test_ray.build(pathlib.Path({home!r}), "spread", {url!r}, shards=1, more={{"generator.concurrency": 1}})
+"""
+
+
+def test_a_build_that_is_killed_goes_on_with_what_its_shards_have(ray, home):
+    """Where the build itself is killed before its ledger has replies, the next one takes them over from the shard."""
+    with FakeOpenAI() as fake:
+        paths = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+        program = _KILLED.format(paths=paths, home=str(home), url=fake.url)
+        ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+        assert ended.returncode == -signal.SIGKILL, ended.stderr
+        assert len(fake.answered) == 4 <= states(home, "spread")["open"]
+        build(home, "spread", fake.url, shards=2)
+        assert set(fake.answered.values()) == {1}
+        build(home, "alone", fake.url)
     assert tables_of(home / "spread") == tables_of(home / "alone")
 
 

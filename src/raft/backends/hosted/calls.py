@@ -321,6 +321,7 @@ class RequestPool:
             if used := entry.input_tokens + entry.output_tokens:
                 self._tokens_ratio += (min(4.0, used / guess) - self._tokens_ratio) / 32
             await self._batcher.pay(payment)
+            self._kept(number, place.endpoint.transport)
             place.endpoint.standing.tally.answered += 1
             return entry
         finally:
@@ -389,6 +390,9 @@ class RequestPool:
     async def _transmitted(self, number: int, call: Call, worst: float | None, transport: Transport) -> Reply:
         """Send a call that is written down under this number, with the most dollars that it can cost."""
         return await transport.send(call.request)
+
+    def _kept(self, number: int, transport: Transport) -> None:
+        """Hear that the ledger has the reply to the call of this number."""
 
     def _gives_up(self, fault: BaseException | None, trouble: _Trouble) -> bool:
         alone = self._answered_at > trouble.since

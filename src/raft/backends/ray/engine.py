@@ -91,6 +91,7 @@ class RayEngine:
         self._places: list[_Place] = []
         self._number = 0
         self._shared: dict[int, tuple[Any, Any]] = {}
+        self._held: dict[int, _Place] = {}
         self._dead: dict[str, dict[int, Left]] = {}
         self._reading = threading.Lock()
 
@@ -198,9 +199,14 @@ class RayEngine:
         place.deaths = 0
         if isinstance(came, Fault):
             raise came
-        with place.lock:
-            place.taken.append(number)
+        self._held[number] = place
         return came, learned
+
+    def kept(self, number: int) -> None:
+        """Note that the run's ledger has the reply to a call that was sent: its shard may forget it."""
+        if place := self._held.pop(number, None):
+            with place.lock:
+                place.taken.append(number)
 
     def _placed(self, place: _Place) -> _Place:
         """Start the shard of a place."""

@@ -25,6 +25,10 @@ class _SpreadPool(RequestPool):
         assert isinstance(transport, _ByShards)
         return await transport.send_call(number, call, worst)
 
+    def _kept(self, number: int, transport: Transport) -> None:
+        assert isinstance(transport, _ByShards)
+        transport.kept(number)
+
 
 class SpreadHostedModel(HostedModel):
     """A hosted model that shards ask; pace, budget and retries are those of one machine, and stay on it.
@@ -67,6 +71,10 @@ class _ByShards:
             if learned.limits != self.limits:
                 self.limits = learned.limits
         return reply
+
+    def kept(self, number: int) -> None:
+        """Let the shard that has the reply to a call forget it, since the run's ledger has it."""
+        self._engine.kept(number)
 
     async def send(self, request: Request) -> Reply:
         """Refuse what is not written down."""
