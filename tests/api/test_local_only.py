@@ -15,7 +15,7 @@ from raft import api
 from raft.api.models import check
 from raft.backends import hub
 from raft.errors import RaftError, UsageError
-from raft.settings import Generator, Index, Larger, Settings
+from raft.settings import Engine, Generator, Index, Larger, Settings
 
 ADDRESSES = ("BASE_URL", "API_BASE", "_PROXY", "_proxy")
 
@@ -120,6 +120,15 @@ def test_a_proxy_is_elsewhere(monkeypatch):
     assert "NO_PROXY" in refusal(local)
     monkeypatch.setenv("NO_PROXY", "localhost,127.0.0.1")
     check(local)
+
+
+def test_ray_on_the_loopback_is_local_whatever_proxy_is_set(monkeypatch):
+    """Ray asks no proxy: one of this machine is taken, and one of another is refused before it is reached."""
+    monkeypatch.setenv("HTTP_PROXY", "http://proxy.example:3128")
+    check(settings("HuggingFaceTB/SmolLM2-135M-Instruct", engine=Engine(kind="ray", address="127.0.0.1:6379")))
+    check(settings("HuggingFaceTB/SmolLM2-135M-Instruct", engine=Engine(kind="ray", address="auto")))
+    away = settings("HuggingFaceTB/SmolLM2-135M-Instruct", engine=Engine(kind="ray", address="203.0.113.7:6379"))
+    assert "engine.address: 203.0.113.7" in refusal(away)
 
 
 def test_everything_that_is_remote_is_named_at_once():

@@ -1,11 +1,14 @@
 """A build by the shards of a Ray cluster makes what one machine makes, whatever becomes of them, within one cap."""
 
+import asyncio
 import os
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections import Counter
+from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -19,13 +22,16 @@ from fake_openai import FakeOpenAI
 from raft.api import models
 from raft.api.engine import shards_of
 from raft.backends.embedding import SentenceEmbedder
+from raft.backends.hosted.flowing import FlowingGenerator
+from raft.backends.hosted.model import Wire
 from raft.backends.local.generate import LocalModel
 from raft.backends.ray import cluster
 from raft.backends.ray import engine as engines
-from raft.backends.ray.models import SpreadEmbedder, SpreadModel
-from raft.backends.ray.shard import Opening
+from raft.backends.ray.models import SpreadEmbedder, SpreadHostedModel, SpreadModel, by_shards
+from raft.backends.ray.shard import Opening, Shard, folder_of
 from raft.errors import RaftError, UsageError
 from raft.protocols import Request
+from raft.store import shards
 from raft.store.budget import Budget, CapReached, Payment, Price
 from raft.store.ledger import Entry, Ledger
 from raft.store.shards import ShardLedger, merge_left
@@ -87,7 +93,7 @@ def states(home, out):
 
 def kill(engine):
     """Kill the shard that has the most to do, as a machine's system does that is short of memory."""
-    busy = max(engine._places, key=lambda place: place.in_flight)
+    busy = max((place.seat for place in engine._places), key=lambda seat: seat.in_flight)
     os.kill(int(Path(busy.ledger).name.split("-")[1]), signal.SIGKILL)
 
 
@@ -145,12 +151,15 @@ def test_a_killed_shard_costs_its_calls_in_flight_alone(ray, home, monkeypatch):
 @pytest.mark.parametrize("work", ["_read_there", "_cut_there"])
 def test_a_shard_killed_while_it_reads_or_cuts_changes_nothing(ray, home, monkeypatch, work):
     """A document that a killed shard was reading or cutting is read or cut by another one."""
+    lost = []
     ask = killing("do", work, engines.RayEngine.ask)
     monkeypatch.setattr(engines.RayEngine, "ask", ask)
     with FakeOpenAI() as fake:
         build(home, "alone", fake.url)
-        build(home, "spread", fake.url, shards=2)
+        told = lambda event, facts: lost.extend([facts] if event == "shard lost" else [])  # noqa: E731
+        build(home, "spread", fake.url, shards=2, on_event=told)
     assert len(ask.seen) == 6
+    assert len(lost) == 1
     assert tables_of(home / "spread") == tables_of(home / "alone")
 
 
@@ -249,8 +258,134 @@ def test_a_dead_shards_reply_is_taken_and_not_asked_for_again(tmp_path):
     shard.path.rename(dead)
     opening = Opening(0, "run", "", str(tmp_path), {}, local_only=True)
     made = engines.RayEngine(None, 1, cards=0, ledger=tmp_path / "l", opening=opening, merged=lambda: None)
-    assert {number: left.entry.key for number, left in made._left_by(str(dead)).items()} == {8: "another"}
-    assert made._left_by("") == {}
+    seat = engines._Seat(None, Future(), ledger=str(dead))
+    assert {number: left.entry.key for number, left in made._left_by(seat).items()} == {8: "another"}
+    assert made._left_by(engines._Seat(None, Future())) == {}
+
+
+def left(place, number, text="a reply"):
+    """Lay the ledger of a shard that has died, with one reply, into a folder, and return its path."""
+    place.mkdir(parents=True, exist_ok=True)
+    shard = ShardLedger(place, number)
+    shard.write("run", [Payment(number, Entry("key", MODEL, 0, "{}", text, "stop", 10, 5, 0.02, 1.0), 0.02, 10, 5)], [])
+    shard._ledger.close()
+    return shard.path.rename(place / f"shard-999999999-{number}.sqlite")
+
+
+def test_the_ledger_of_a_shard_that_lives_is_merged_and_stays(tmp_path, monkeypatch):
+    """A shard that outlives its build has replies still to come: what it has is merged, and its file is left."""
+    monkeypatch.setattr(shards, "_DYING_SECONDS", 0.0)
+    dead = left(shards_of(tmp_path), 1)
+    alive = dead.rename(dead.with_name(f"shard-{os.getpid()}-1.sqlite"))
+    assert merge_left(shards_of(tmp_path), tmp_path / "ledger.sqlite") == 1
+    assert alive.is_file()
+
+
+def test_what_a_dead_shard_kept_on_another_node_is_read_there(engine, tmp_path, monkeypatch):
+    """A reply on the disk of another node is taken from there, and a ledger that is damaged there is one error."""
+    engine.start()
+    node, path = engine._places[0].seat.node, left(tmp_path / "there", 8)
+    engine._opening = replace(engine._opening, node="elsewhere")
+    monkeypatch.setattr(shards, "left_by", lambda path: pytest.fail("it was read here"))
+    assert list(engine._left_by(engines._Seat(None, Future(), str(path), node))) == [8]
+    path.write_text("no database")
+    with pytest.raises(RaftError, match="database") as caught:
+        engine._left_by(engines._Seat(None, Future(), f"{path.parent}/./{path.name}", node))
+    assert caught.value.hint
+
+
+def test_a_start_that_failed_fails_again_at_once(engine, tmp_path):
+    """What shards of before have left and cannot be read ends the build each time that it is asked, as one error."""
+    damaged = left(shards_of(tmp_path), 1)
+    damaged.write_text("no database")
+    with pytest.raises(RaftError, match="database") as caught:
+        engine.start()
+    with pytest.raises(RaftError) as again:
+        engine.begin(len, [])
+    assert again.value is caught.value
+    damaged.unlink()
+
+
+def test_a_call_that_no_shard_took_costs_nothing(engine, tmp_path, monkeypatch):
+    """Where all shards are given up, a call that none of them was sent is forgotten, and not counted as billed."""
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-dummy")
+    engine.start()
+    for place in engine._places:
+        place.deaths = engines._DEATHS
+    with closing(Ledger(tmp_path / "ledger.sqlite")) as ledger:
+        with pytest.raises(RaftError, match="shard") as caught:
+            list(ask_by(engine, ledger, "http://127.0.0.1:9/v1", 1))
+        assert ledger.read("SELECT COUNT(*) FROM calls") == [(0,)]
+    assert caught.value.hint
+
+
+def test_one_shard_alone_sends_what_all_may(engine, tmp_path, monkeypatch):
+    """Calls that are granted are sent, and wait for no connection, where fewer shards live than were asked for."""
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-dummy")
+    engine.start()
+    next(place for place in engine._places if not engine._is_ready(place) or place.number == 2).deaths = engines._DEATHS
+    with FakeOpenAI(latency=0.3) as fake, closing(Ledger(tmp_path / "ledger.sqlite")) as ledger:
+        assert len(list(ask_by(engine, ledger, fake.url, 12))) == 12
+    assert fake.most_waiting == 2
+
+
+def ask_by(engine, ledger, url, count):
+    """Return what comes of so many calls by shards, of which each may have one in flight."""
+    model = SpreadHostedModel(MODEL, engine, api_base=url, concurrency=1, timeout=30.0)
+    budget = Budget(ledger, run="run", model=MODEL, price=Price(1, 1), cap=1.0)
+    asked = [Request(({"role": "user", "content": f"How many {number}?"},), max_tokens=5) for number in range(count)]
+    return FlowingGenerator(model, ledger, budget, attempts=1).complete(asked)
+
+
+def test_models_that_litellm_asks_are_not_asked_by_nodes(engine):
+    """What litellm looks for in the environment a node does not have; a key that is sent there is not shown."""
+    assert by_shards("anthropic/claude-haiku-4-5", engine) is None
+    assert by_shards(MODEL, engine) is not None
+    assert "sk-secret" not in repr(Wire(MODEL, None, "sk-secret", 1.0, 1))
+
+
+def test_a_reply_that_cannot_be_kept_is_told_and_the_next_one_is_kept(tmp_path):
+    """Whatever goes wrong with one reply on a shard's disk, nobody waits for ever."""
+    shard = Shard(Opening(0, "run", "", str(tmp_path), {}, local_only=True))
+    shard._ledger = ShardLedger(tmp_path, 1)
+    entry = Entry("key", MODEL, 0, "{}", "a reply", "stop", 10, 5, 0.02, 1.0)
+
+    async def keep():
+        with pytest.raises(AttributeError):
+            await asyncio.wait_for(shard._kept(None), 60)
+        await asyncio.wait_for(shard._kept(Payment(7, entry, 0.02, 10, 5)), 60)
+        return await shard.end([])
+
+    assert [one.number for one in asyncio.run(keep())] == [7]
+
+
+def test_shards_have_the_threads_and_places_of_this_machine(tmp_path, monkeypatch):
+    """Shards add up with as many threads as torch does here, and find models in the same folders from anywhere."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RAFT_MODELS", "models")
+    monkeypatch.setenv("RAFT_CACHE", "cache")
+    monkeypatch.delenv("HF_HOME", raising=False)
+    count = "import torch; print(torch.get_num_threads())"
+    threads = subprocess.run([sys.executable, "-c", count], capture_output=True, text=True, check=True).stdout.strip()
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    told = cluster.environment()
+    assert told["OMP_NUM_THREADS"] == threads
+    places = [str(tmp_path / "models"), str(tmp_path / "cache"), None]
+    assert [told[name] for name in ("RAFT_MODELS", "RAFT_CACHE", "HF_HOME")] == places
+
+
+def test_ledgers_on_other_nodes_are_this_users_alone(tmp_path, monkeypatch):
+    """The folder of shards among temporary files is closed to others, and one that somebody else laid is refused."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    opening = Opening(0, "run", "elsewhere", "unused", {}, local_only=True)
+    (own := tmp_path / f"raft-shards-{os.getuid()}").mkdir(mode=0o777)
+    assert folder_of(opening, "here") == own / "run"
+    assert own.stat().st_mode & 0o777 == 0o700
+    own.rename(tmp_path / "another")
+    own.symlink_to(tmp_path / "another")
+    with pytest.raises(RaftError, match="another user's"):
+        folder_of(opening, "here")
 
 
 def test_local_models_make_the_same_on_shards(engine, tiny_student, monkeypatch):
@@ -307,6 +442,13 @@ def test_an_error_of_a_document_comes_back_as_it_is(engine):
     assert caught.value.hint == "--out somewhere"
 
 
+def test_an_error_that_nobody_foresaw_is_one_error(engine):
+    """What fails on a shard without words for the user is one error that says what it was, with what goes on."""
+    with pytest.raises(RaftError, match="ZeroDivisionError") as caught:
+        engine.begin(lambda *_: 1 / 0)()
+    assert "--engine local" in caught.value.hint
+
+
 def _raise_usage(_):
     raise UsageError("It is wrong.", where="here", hint="--out somewhere")
 
@@ -338,3 +480,14 @@ def test_a_cluster_with_another_raft_is_one_error(ray, monkeypatch):
     with pytest.raises(UsageError, match=says) as caught, cluster.connected(None, 2):
         pass
     assert "pip install" in caught.value.hint
+
+
+def test_local_only_refuses_a_ray_of_other_machines(ray, monkeypatch):
+    """With local_only a cluster is taken that is on this machine, and refused with the addresses of what is not."""
+    with cluster.connected(None, 2, local_only=True):
+        pass
+    found = [*cluster.nodes(ray), {"NodeID": "far", "NodeManagerAddress": "203.0.113.7"}]
+    monkeypatch.setattr(cluster, "nodes", lambda ray: found)
+    says = r"not this machine: 203\.0\.113\.7"
+    with pytest.raises(UsageError, match=says), cluster.connected(None, 2, local_only=True):
+        pass

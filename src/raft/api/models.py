@@ -25,7 +25,7 @@ from raft.backends.local.generate import LocalModel
 from raft.backends.local.states import StateEmbedder
 from raft.backends.local.weights import Weights
 from raft.backends.ray.engine import RayEngine
-from raft.backends.ray.models import SpreadEmbedder, SpreadHostedModel, SpreadModel
+from raft.backends.ray.models import SpreadEmbedder, SpreadModel, by_shards
 from raft.curation import learned
 from raft.errors import DamagedArtifact, UsageError, typed
 from raft.evaluation.contexts import depth
@@ -91,8 +91,8 @@ def open_components(
             say=on_event,
         )
     else:
-        by_shards = partial(SpreadHostedModel, chosen.model, engine) if engine else None
-        model = _hosted(chosen.model, settings, chosen.api_base, ledger, by_shards)
+        spread = by_shards(chosen.model, engine) if engine else None
+        model = _hosted(chosen.model, settings, chosen.api_base, ledger, spread)
         book = BatchBook(ledger, collection)
         if any(book.unfinished(identity) for identity in kept_under(model)):
             raise UsageError(
@@ -434,7 +434,9 @@ def check(settings: Settings, *, asked: Mapping[str, ApiBase] | None = None) -> 
     url = settings.index.url
     found += [f"index.url: {why}" for why in (why_off_loopback(url) if url else ())]
     cluster = settings.engine.address if settings.engine.kind == "ray" else None
-    found += [f"engine.address: {why}" for why in (why_off_loopback(cluster) if cluster else ())]
+    if cluster and cluster not in ("auto", "local"):  # Ray asks no proxy; which nodes it has is seen once it is reached
+        cluster = cluster if "://" in cluster else f"ray://{cluster}"
+        found += [f"engine.address: {why}" for why in why_off_loopback(cluster)]
     if found:
         raise UsageError(
             "local_only is set, and not everything that would be asked is on this machine.",

@@ -207,7 +207,8 @@ def _round(facts: Mapping[str, Any]) -> str:
 
 
 def _shards(facts: Mapping[str, Any]) -> str:
-    return f"{'shards':<10} {facts['shards']:,} on {facts['nodes']:,} node{'s' * (facts['nodes'] > 1)}"
+    ready = f", {facts['ready']:,} of them ready" if facts["ready"] < facts["shards"] else ""
+    return f"{'shards':<10} {facts['shards']:,} on {facts['nodes']:,} node{'s' * (facts['nodes'] > 1)}{ready}"
 
 
 def _lost(facts: Mapping[str, Any]) -> str:

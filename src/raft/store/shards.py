@@ -24,7 +24,7 @@ _SETTLE = (
     " WHERE id = ? AND key = ? AND run = ? AND state IN ('open', 'lost')"
 )
 _DYING_SECONDS = 10.0
-"""How long the process of a shard whose build died may go on."""
+"""How long the processes of shards whose build died are waited for."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,15 @@ class Left:
     input_tokens: int
     output_tokens: int
     entry: Entry
+
+
+@dataclass(frozen=True)
+class Found:
+    """The ledger of a shard in a folder, its replies, and whether the shard had ended when they were read."""
+
+    path: Path
+    replies: list[Left]
+    ended: bool
 
 
 class ShardLedger:
@@ -79,17 +88,17 @@ class ShardLedger:
         return left
 
 
-def left_in(folder: Path) -> dict[Path, list[Left]]:
-    """Return by file what shards that have ended have left in a folder; one that is about to end is waited for."""
+def left_in(folder: Path) -> list[Found]:
+    """Return what shards have left in a folder; one that is about to end is waited for, but not for long."""
     paths = sorted(folder.glob(_NAME.format(pid="*", number="*")))
-    return {path: left_by(path) for path in paths}
+    until = time.monotonic() + _DYING_SECONDS
+    return [Found(path=path, ended=_has_ended(path, until), replies=_read(path)) for path in paths]
 
 
 def left_by(path: Path) -> list[Left]:
     """Return what a shard that has ended has left in its ledger."""
-    _wait_for(int(path.name.split("-")[1]))
-    with closing(Ledger(path)) as ledger:
-        return _left(ledger)
+    _has_ended(path, time.monotonic() + _DYING_SECONDS)
+    return _read(path)
 
 
 def merge(path: Path, left: Iterable[Left]) -> int:
@@ -113,11 +122,19 @@ def forget(paths: Iterable[Path]) -> None:
 
 
 def merge_left(folder: Path, path: Path) -> int:
-    """Merge what ended shards have left in a folder into the ledger at `path`; return how many replies that were."""
+    """Merge what shards have left in a folder into the ledger at `path`; return how many replies that were.
+
+    The file of one that still lives stays: what comes to it is merged the next time.
+    """
     found = left_in(folder)
-    merged = sum(merge(path, left) for left in found.values())
-    forget(found)
+    merged = sum(merge(path, one.replies) for one in found)
+    forget(one.path for one in found if one.ended)
     return merged
+
+
+def _read(path: Path) -> list[Left]:
+    with closing(Ledger(path)) as ledger:
+        return _left(ledger)
 
 
 def _left(ledger: Ledger) -> list[Left]:
@@ -130,7 +147,11 @@ def _left(ledger: Ledger) -> list[Left]:
     ]
 
 
-def _wait_for(pid: int) -> None:
-    until = time.monotonic() + _DYING_SECONDS
-    while Path(f"/proc/{pid}").exists() and time.monotonic() < until:
+def _has_ended(path: Path, until: float) -> bool:
+    """Tell whether the process of a shard has ended; it is waited for until then."""
+    process = Path("/proc") / path.name.split("-")[1]
+    while process.exists():
+        if time.monotonic() >= until:
+            return False
         time.sleep(0.1)
+    return True

@@ -381,8 +381,8 @@ class RequestPool:
         except Transient as error:
             (self._budget.lose if error.billed else self._budget.release)(number)
             raise
-        except BaseException:  # cut off, or an error that no transport may raise
-            self._budget.lose(number)
+        except BaseException as error:  # cut off, or an error that no transport may raise
+            (self._budget.lose if getattr(error, "billed", True) else self._budget.release)(number)
             raise
         endpoint.listen()
         return reply

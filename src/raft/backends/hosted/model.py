@@ -4,7 +4,7 @@ A provider that speaks as OpenAI does is asked directly, every other one through
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from raft.backends.hosted.calls import RequestPool
@@ -123,7 +123,7 @@ class Wire:
 
     name: str
     address: str | None
-    key: str | None
+    key: str | None = field(repr=False)
     timeout: float
     connections: int
     exact: bool = False

@@ -5,6 +5,7 @@ import logging
 import os
 import platform
 import socket
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import chdir, contextmanager, suppress
 from pathlib import Path
@@ -24,6 +25,7 @@ _SETTINGS = {
 _STORE = 256 * 2**20
 """Bytes of Ray's object store where raft starts Ray itself; what does not fit is laid on the disk."""
 _REACH_SECONDS, _PROBE_SECONDS = 5.0, 120.0
+_PLACES = ("RAFT_MODELS", "RAFT_CACHE", "HF_HOME")
 _HERE = Path(__file__).resolve().parents[3]
 _LOCAL = "the same command with --engine local"
 
@@ -45,7 +47,7 @@ def import_ray() -> Any:
 
 
 @contextmanager
-def connected(address: str | None, shards: int) -> Iterator[Any]:
+def connected(address: str | None, shards: int, *, local_only: bool = False) -> Iterator[Any]:
     """Give Ray, connected to a cluster, or to one of `shards` processes that is started on this machine and ended.
 
     A Ray that this process is connected to already is taken as it is.
@@ -53,14 +55,14 @@ def connected(address: str | None, shards: int) -> Iterator[Any]:
     Raises:
         MissingExtra: Ray is not installed.
         UsageError: nothing, or something else, answers at the address; the cluster has another Ray or Python, or a
-            node of it another raft or none.
+            node of it another raft or none; or it has other machines than this one, and `local_only` is set.
         RaftError: Ray does not start on this machine.
     """
     ray = import_ray()
     if address is not None:
         _check_address(address)
     if ray.is_initialized():
-        _check_nodes(ray)
+        _check_nodes(ray, local_only=local_only)
         yield ray
         return
     # what Ray says of a process that died would stand among what is for programs; whoever waits for it says it, too
@@ -79,7 +81,7 @@ def connected(address: str | None, shards: int) -> Iterator[Any]:
         raise _unusable(address, error) from error
     try:
         if address is not None:
-            _check_nodes(ray)
+            _check_nodes(ray, local_only=local_only)
         yield ray
     finally:
         ray.shutdown()
@@ -161,12 +163,20 @@ def _same_versions() -> str:
     return f"{needed}   (on each node, with Python {platform.python_version()}; or {_LOCAL})"
 
 
-def _check_nodes(ray: Any) -> None:
-    """Refuse a cluster with a node whose raft is another one, or that has none.
+def _check_nodes(ray: Any, *, local_only: bool) -> None:
+    """Refuse a cluster with a node whose raft is another one, or that has none; where need be, of other machines.
 
     Raises:
         UsageError: so it is.
     """
+    if away := sorted({str(node["NodeManagerAddress"]) for node in nodes(ray)} if local_only else ()):
+        away = [address for address in away if not _is_here(address)]
+    if away:
+        raise UsageError(
+            f"local_only is set, and the cluster has nodes that are not this machine: {', '.join(away)}.",
+            where="engine.kind=ray",
+            hint=f"{_LOCAL}   (or --set local_only=false)",
+        )
 
     def look() -> str | None:  # sent as it stands here, since a node may have no raft
         try:
@@ -187,6 +197,41 @@ def _check_nodes(ray: Any) -> None:
     if wrong:
         what = f"The cluster has not the raft of this process, {__version__}, on each node: {', '.join(wrong)}."
         raise UsageError(what, where="engine.address", hint=_same_versions())
+
+
+def _is_here(address: str) -> bool:
+    """Tell whether an address is one of this machine's: it alone can listen there."""
+    try:
+        family, kind, protocol, _, place = socket.getaddrinfo(address, 0, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as listening:
+            listening.bind(place)
+    except OSError:
+        return False
+    return True
+
+
+def environment() -> dict[str, str | None]:
+    """Return the variables that models depend on, as shards are to have them, wherever they are; None: not set.
+
+    With as many threads as here they add up in the same order.
+    """
+    found = {name: os.environ.get(name) for name in (*_PLACES, "HF_HUB_OFFLINE", "HF_ENDPOINT")}
+    found |= {name: str(Path(place).absolute()) for name in _PLACES if (place := found[name])}
+    return {**found, "OMP_NUM_THREADS": str(_threads())}
+
+
+def _threads() -> int:
+    """Return how many threads torch has here, or would have: it takes a thread a core."""
+    if hasattr(torch := sys.modules.get("torch"), "get_num_threads"):
+        return int(torch.get_num_threads())  # type: ignore[union-attr]
+    if (given := os.environ.get("OMP_NUM_THREADS", "")).isdecimal():
+        return int(given)
+    mine = os.sched_getaffinity(0)
+    tables = [Path(f"/sys/devices/system/cpu/cpu{number}/topology") for number in mine]
+    try:
+        return len({tuple((one / name).read_text() for name in ("physical_package_id", "core_id")) for one in tables})
+    except OSError:
+        return len(mine)
 
 
 def nodes(ray: Any) -> list[Mapping[str, Any]]:

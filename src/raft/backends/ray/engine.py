@@ -4,50 +4,75 @@ They are started when there is work, replaced when they die, and merged when the
 """
 
 import asyncio
-import os
 import re
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from raft.backends.asking import Reply
 from raft.backends.hosted.calls import Call
-from raft.backends.hosted.errors import Fault, Transient
-from raft.backends.ray.cluster import connected, nodes
-from raft.backends.ray.shard import Asked, Learned, Opening, Shard, leave
+from raft.backends.hosted.errors import Transient
+from raft.backends.ray.cluster import connected, environment, import_ray, nodes
+from raft.backends.ray.shard import Asked, Learned, Opening, Shard, leave, left_at, valued
 from raft.errors import RaftError
 from raft.protocols import OnEvent
 from raft.store import shards
 from raft.store.shards import Left
 
 _T = TypeVar("_T")
-_VARIABLES = ("OMP_NUM_THREADS", "RAFT_MODELS", "HF_HUB_OFFLINE", "HF_HOME", "HF_ENDPOINT")
-"""What models depend on, besides themselves: with as many threads as here they add up in the same order."""
 _DEATHS = 3  # of shards in one place, or of one piece of work, without a result between them, until it is given up
-_START_SECONDS, _LOOK_SECONDS = 180.0, 0.5
+_START_SECONDS, _LOOK_SECONDS, _NODE_SECONDS = 180.0, 0.5, 120.0
 _END_SECONDS = 15.0
 _AT_ONCE = 100_000
 """Calls that a shard may have at a time; how many it gets is decided by the endpoint's limiter."""
 _AHEAD = 2
 _SPARE_SECONDS = 60.0
+_GONE = (
+    *("RayActorError", "ObjectLostError", "NodeDiedError", "WorkerCrashedError", "OutOfMemoryError"),
+    *("ActorUnschedulableError", "TaskUnschedulableError"),
+)
+"""Ray's errors that say that a process or a node is there no more, and nothing of what it did."""
+_AGAIN = "the same command with --engine local   (goes on from there; or look at the nodes: ray status)"
 
 
-@dataclass
+class NoShard(RaftError):
+    """No shard could take a call, which was not sent."""
+
+    billed = False
+
+
+class _Unsent(asyncio.CancelledError):
+    billed = False
+
+
+@dataclass(eq=False)
+class _Seat:
+    """One shard: its actor, and what is known of it; the one that takes its place is another.
+
+    `ready` brings the path of its ledger and its node; `taken` are calls whose replies it may forget.
+    """
+
+    actor: Any
+    ready: "Future[Any]"
+    ledger: str = ""
+    node: str = ""
+    in_flight: int = 0
+    taken: list[int] = field(default_factory=list)
+
+
+@dataclass(eq=False)
 class _Place:
-    """One of the shards, and what follows it when it dies."""
+    """Where one of the shards is, and what follows it when it dies."""
 
     number: int
-    actor: Any = None
-    ready: Any = None
-    ledger: str = ""
-    in_flight: int = 0
+    seat: _Seat
     deaths: int = 0
     why: str = ""
-    taken: list[int] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -65,11 +90,13 @@ class RayEngine:
         ledger: the path of the run's ledger.
         opening: what each shard is told, but its number and the run directory's machine.
         merged: called when replies were merged into the ledger.
-        say: told "shards" (how many `shards` on how many `nodes`) and "shard lost" (its `shard`, and `why`).
+        say: told "shards" (how many `shards` on how many `nodes`, of which how many are `ready`) and "shard lost" (its
+            `shard`, `why`, and whether it is `given_up`).
 
     Attributes:
         count: as given.
         ahead: as `protocols.Workers` says.
+        here: whether Ray is started by this process, so that shards have its environment and files.
     """
 
     def __init__(
@@ -84,59 +111,63 @@ class RayEngine:
         say: OnEvent = lambda event, facts: None,
     ) -> None:
         self.count, self.ahead = count, _AHEAD * count
+        self.here = address is None and not import_ray().is_initialized()
         self._address, self._cards, self._ledger, self._opening = address, cards, ledger, opening
         self._merged, self._say = merged, say
         self._stack, self._starting = ExitStack(), threading.Lock()
         self._ray: Any = None
+        self._started, self._failed = False, None  # type: bool, RaftError | None
         self._places: list[_Place] = []
         self._number = 0
         self._shared: dict[int, tuple[Any, Any]] = {}
-        self._held: dict[int, _Place] = {}
+        self._held: dict[int, tuple[_Place, _Seat]] = {}
         self._dead: dict[str, dict[int, Left]] = {}
         self._reading = threading.Lock()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        """End the shards; what they have and the run's ledger has not is merged."""
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """End the shards; what they have and the run's ledger has not is merged.
+
+        Raises:
+            RaftError: a ledger cannot be used, and nothing else has ended the build; what is there stays.
+        """
         try:
-            ends = {place.actor.end.remote(place.taken): place for place in self._places if place.actor}
-            done, _ = self._ray.wait(list(ends), num_returns=len(ends), timeout=_END_SECONDS) if ends else ([], [])
-            for ref in done:
-                with suppress(self._ray.exceptions.RayError):
-                    self._merge(self._ray.get(ref))
-            for place in self._places:
-                self._ray.kill(place.actor)
-            if self._ray is not None:
-                shards.merge_left(Path(self._opening.folder), self._ledger)  # of those that died
+            wrong = self._end() if self._ray is not None else []
         finally:
             self._stack.close()
             self._ray, self._places = None, []
+        if wrong and kind is None:
+            raise wrong[0]
 
     def start(self) -> None:
-        """Have shards started, if there are none yet, and wait for the first.
+        """Have shards started, if there are none yet, and wait for the first; what failed once fails again at once.
 
         Raises:
             UsageError: the cluster cannot be used.
-            RaftError: no shard starts.
+            RaftError: no shard starts, or what earlier ones left cannot be read.
         """
         with self._starting:
-            if self._ray is not None:
+            if self._failed is not None:
+                raise self._failed
+            if self._started:
                 return
-            self._ray = self._stack.enter_context(connected(self._address, self.count))
-            here = self._ray.get_runtime_context().get_node_id()
-            self._opening = replace(self._opening, node=here)
-            self._merge_left()
-            self._places = [self._placed(_Place(number)) for number in range(1, self.count + 1)]
-            self._wait()
-            self._say("shards", {"shards": self.count, "nodes": len(nodes(self._ray))})
+            try:
+                self._start()
+            except RaftError as error:
+                self._failed = error
+                raise
+            self._started = True
 
     def begin(self, work: Callable[..., _T], *given: Any, shared: Any = None) -> Callable[[], _T]:
         """Begin a module's function on some shard, as `protocols.Workers` says; it raises what the function raises."""
         self.start()
         if shared is not None and id(shared) not in self._shared:
-            self._shared[id(shared)] = shared, self._ray.put(shared)
+            try:
+                self._shared[id(shared)] = shared, self._ray.put(shared)
+            except self._ray.exceptions.RayError as error:
+                raise _broken(error) from error
         refs = [] if shared is None else [self._shared[id(shared)][1]]
         return self.ask("do", work, given, refs)
 
@@ -144,173 +175,274 @@ class RayEngine:
         """Begin a method of some shard, and return what waits for its result; where a shard dies, another does it.
 
         Raises:
-            RaftError: it is what came of the work, or shards die of it.
+            RaftError: it is what came of the work, shards die of it, or Ray cannot do it.
         """
         self.start()
-        place, actor, ref = self._asked(method, given)
+        place, seat, ref = self._asked(method, given)
 
-        def wait() -> Any:
-            nonlocal place, actor, ref
+        def wait_for() -> Any:
+            nonlocal place, seat, ref
             for died in range(1, _DEATHS + 1):
                 try:
                     result = self._ray.get(ref)
-                except self._ray.exceptions.RayActorError as error:
-                    self._lost(place, actor, error)
+                except self._gone as error:
+                    self._lost(place, seat, error)
                     if died == _DEATHS:
                         raise _deadly(error) from error
-                    place, actor, ref = self._asked(method, given)
+                    place, seat, ref = self._asked(method, given)
                     continue
-                self._settled(place, actor)
+                except self._ray.exceptions.RayError as error:
+                    self._settled(place, seat)
+                    raise _broken(error) from error
+                self._settled(place, seat)
                 if isinstance(result, BaseException):
                     raise result
                 return result
             raise AssertionError
 
-        return wait
+        return wait_for
 
     async def send(self, asked: Asked, number: int, call: Call, worst: float | None) -> tuple[Reply, Learned | None]:
         """Have some shard send a call that the ledger has under this number, and return its reply.
 
+        The shard keeps it until it is told that the run's ledger has it (`kept`).
+
         Raises:
             Fault: of the call, or that the shard died with it.
-            RaftError: all shards die.
+            NoShard: all shards are dead; it was not sent.
+            RaftError: what a shard or Ray says that cannot be gone on with.
         """
-        place = self._best()
+        place, seat = await self._free()
         with place.lock:
-            taken, place.taken = place.taken, []
-        actor, ledger, place.in_flight = place.actor, place.ledger, place.in_flight + 1
+            taken, seat.taken = seat.taken, []
         bare = replace(call, request=replace(call.request, check=None))
         try:
-            ref = actor.send.remote(asked, number, bare, worst, taken)
+            ref = seat.actor.send.remote(asked, number, bare, worst, taken)
             came, learned = await asyncio.wait_for(ref, asked.wire.timeout + _SPARE_SECONDS)
-        except self._ray.exceptions.RayActorError as error:
-            self._lost(place, actor, error)
-            left = await asyncio.get_running_loop().run_in_executor(None, self._left_by, ledger)
+        except self._gone as error:
+            self._lost(place, seat, error)
+            left = await asyncio.get_running_loop().run_in_executor(None, self._left_by, seat)
             if number not in left:
                 raise Transient(f"shard {place.number} died: {place.why}", billed=True) from None
             kept = left[number].entry
             used = kept.input_tokens, kept.output_tokens
             return Reply(kept.reply, kept.finish_reason, *used, None, kept.seconds), None
+        except self._ray.exceptions.RayError as error:
+            raise _broken(error) from error
         except TimeoutError:
             raise Transient(f"shard {place.number} does not answer", billed=True) from None
         finally:
-            if place.actor is actor:
-                place.in_flight -= 1
+            with place.lock:
+                seat.in_flight -= 1
         place.deaths = 0
-        if isinstance(came, Fault):
+        if isinstance(came, Exception):
             raise came
-        self._held[number] = place
+        self._held[number] = place, seat
         return came, learned
 
     def kept(self, number: int) -> None:
         """Note that the run's ledger has the reply to a call that was sent: its shard may forget it."""
-        if place := self._held.pop(number, None):
+        place, seat = self._held.pop(number, (None, None))
+        if place and seat:
             with place.lock:
-                place.taken.append(number)
+                seat.taken.append(number)
 
-    def _placed(self, place: _Place) -> _Place:
-        """Start the shard of a place."""
+    @property
+    def _gone(self) -> tuple[type[Exception], ...]:
+        return tuple(getattr(self._ray.exceptions, name) for name in _GONE)
+
+    def _start(self) -> None:
+        self._ray = self._ray or self._stack.enter_context(
+            connected(self._address, self.count, local_only=self._opening.local_only)
+        )
+        try:
+            self._opening = replace(self._opening, node=self._ray.get_runtime_context().get_node_id())
+            self._merge_left()
+            self._places = self._places or [_Place(number, self._seat()) for number in range(1, self.count + 1)]
+            ready = self._wait()
+        except self._ray.exceptions.RayError as error:
+            raise _broken(error) from error
+        self._say("shards", {"shards": self.count, "nodes": len(nodes(self._ray)), "ready": ready})
+
+    def _end(self) -> list[RaftError]:
+        """End all shards, merge what they have, and return what went wrong with that."""
+        ends = [place.seat.actor.end.remote(place.seat.taken) for place in self._places]
+        done, _ = self._ray.wait(ends, num_returns=len(ends), timeout=_END_SECONDS) if ends else ([], [])
+        wrong: list[RaftError] = []
+        for ref in done:
+            try:
+                self._merge(_raised(self._ray.get(ref)))
+            except self._gone:  # what it has is on its disk
+                continue
+            except self._ray.exceptions.RayError as error:
+                wrong.append(_broken(error))
+            except RaftError as error:
+                wrong.append(error)
+        for place in self._places:
+            self._ray.kill(place.seat.actor)
+        try:
+            shards.merge_left(Path(self._opening.folder), self._ledger)  # of those that died
+        except RaftError as error:
+            wrong.append(error)
+        return wrong
+
+    def _seat(self) -> _Seat:
+        """Start a shard."""
         self._number += 1
-        variables = {name: os.environ.get(name) for name in _VARIABLES}
-        opening = replace(self._opening, number=self._number, variables=variables)
+        opening = replace(self._opening, number=self._number, variables=environment())
         made = self._ray.remote(Shard).options(
             num_cpus=1, num_gpus=self._cards or None, max_concurrency=_AT_ONCE, scheduling_strategy="SPREAD"
         )
-        place.actor = made.remote(opening)
-        place.ready, place.ledger, place.in_flight, place.taken = place.actor.ready.remote(), "", 0, []
-        return place
+        actor = made.remote(opening)
+        return _Seat(actor, actor.ready.remote().future())
 
-    def _wait(self) -> None:
+    def _wait(self) -> int:
+        """Wait until a shard is ready, and return how many are."""
         until = time.monotonic() + _START_SECONDS
-        while not any(self._is_ready(place) for place in self._places):
-            if time.monotonic() > until or all(place.given_up for place in self._places):
+        while not (ready := sum(self._is_ready(place) for place in self._places)):
+            awaited = [place.seat.ready for place in self._places if not place.given_up]
+            if time.monotonic() > until or not awaited:
                 raise self._hopeless()
-            self._ray.wait([place.ready for place in self._places], timeout=_LOOK_SECONDS)
+            wait(awaited, timeout=_LOOK_SECONDS, return_when=FIRST_COMPLETED)
+        return ready
 
     def _is_ready(self, place: _Place) -> bool:
-        if place.ledger or place.given_up:
-            return bool(place.ledger)
-        if self._ray.wait([place.ready], timeout=0)[0]:
+        """Tell whether the shard of a place has started; Ray isn't asked, since this stands before each call."""
+        seat = place.seat
+        if not seat.ledger and not place.given_up and seat.ready.done():
             try:
-                place.ledger = self._ray.get(place.ready)
-            except self._ray.exceptions.RayError as error:
-                self._lost(place, place.actor, error)
-        return bool(place.ledger)
+                seat.node, seat.ledger = _raised(seat.ready.result())
+            except (RaftError, self._ray.exceptions.RayError) as error:
+                self._lost(place, seat, error)
+        return bool(seat.ledger) and not place.given_up and place.seat is seat
 
-    def _best(self) -> _Place:
-        """Return the place with the least to do, of those that are ready if any is."""
-        standing = [place for place in self._places if not place.given_up]
-        ready = [place for place in standing if self._is_ready(place)]
+    def _best(self) -> tuple[_Place, _Seat, bool]:
+        """Return the shard with the least to do, of those that are ready if any is, and whether it is."""
+        ready = [place for place in self._places if self._is_ready(place)]
+        standing = ready or [place for place in self._places if not place.given_up]
         if not standing:
             raise self._hopeless()
-        return min(ready or standing, key=lambda place: place.in_flight)
+        place = min(standing, key=lambda one: one.seat.in_flight)
+        return place, place.seat, bool(ready)
 
-    def _asked(self, method: str, given: Sequence[Any]) -> tuple[_Place, Any, Any]:
-        place = self._best()
-        place.in_flight += 1
-        return place, place.actor, getattr(place.actor, method).remote(*given)
+    async def _free(self) -> tuple[_Place, _Seat]:
+        """Return a shard that has started, with one more call in flight: what it is given then has been sent."""
+        until = time.monotonic() + _START_SECONDS
+        while not (best := self._best())[-1]:
+            if time.monotonic() > until:
+                raise self._hopeless()
+            try:
+                await asyncio.sleep(_LOOK_SECONDS)
+            except asyncio.CancelledError:
+                raise _Unsent from None
+        place, seat, _ = best
+        with place.lock:
+            seat.in_flight += 1
+        return place, seat
 
-    def _settled(self, place: _Place, actor: Any) -> None:
-        if place.actor is actor:
-            place.in_flight, place.deaths = place.in_flight - 1, 0
+    def _asked(self, method: str, given: Sequence[Any]) -> tuple[_Place, _Seat, Any]:
+        place, seat, _ = self._best()
+        with place.lock:
+            seat.in_flight += 1
+        return place, seat, getattr(seat.actor, method).remote(*given)
 
-    def _lost(self, place: _Place, actor: Any, error: BaseException) -> None:
+    def _settled(self, place: _Place, seat: _Seat) -> None:
+        with place.lock:
+            seat.in_flight -= 1
+            if place.seat is seat:
+                place.deaths = 0
+
+    def _lost(self, place: _Place, seat: _Seat, error: BaseException) -> None:
         """Put another shard in the place of one that died; the first who hears of it does."""
         with place.lock:
-            if place.actor is not actor:
+            if place.seat is not seat or place.given_up:
                 return
             place.deaths += 1
             place.why = _cause(error)
             self._say("shard lost", {"shard": place.number, "why": place.why, "given_up": place.given_up})
+            self._ray.kill(seat.actor)  # it may live, out of reach, and hold what the next one needs
             if not place.given_up:
-                self._placed(place)
+                place.seat = self._seat()
 
-    def _left_by(self, ledger: str) -> dict[int, Left]:
-        """Return what a shard that died had kept, by the number of the call, where its ledger can be read from here."""
+    def _on(self, node: str, work: Callable[..., _T], *given: Any) -> _T:
+        """Return what a function returns on a node of the cluster.
+
+        Raises:
+            RayError: one of `_GONE`, or the node did not answer.
+            RaftError: so does the function, or Ray cannot do it.
+        """
+        pinned = self._ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node, soft=False)
+        there = self._ray.remote(valued).options(num_cpus=0, max_retries=0, scheduling_strategy=pinned)
+        try:
+            found: _T = _raised(self._ray.get(there.remote(work, *given), timeout=_NODE_SECONDS))
+        except (*self._gone, self._ray.exceptions.GetTimeoutError):
+            raise
+        except self._ray.exceptions.RayError as error:
+            raise _broken(error) from error
+        return found
+
+    def _left_by(self, seat: _Seat) -> dict[int, Left]:
+        """Return what a shard that died had kept, by the number of the call; nothing where its node died with it."""
         with self._reading:
-            if ledger not in self._dead:
-                path = Path(ledger)
-                found = shards.left_by(path) if ledger and path.is_file() else []
-                self._dead[ledger] = {one.number: one for one in found}
-            return self._dead[ledger]
+            if seat.ledger not in self._dead:
+                found: list[Left] = []
+                try:
+                    if seat.ledger and seat.node == self._opening.node:
+                        found = left_at(seat.ledger)
+                    elif seat.ledger:
+                        found = self._on(seat.node, left_at, seat.ledger)
+                except (*self._gone, self._ray.exceptions.GetTimeoutError):
+                    pass
+                self._dead[seat.ledger] = {one.number: one for one in found}
+            return self._dead[seat.ledger]
 
     def _merge_left(self) -> None:
-        """Merge what shards of a build that died have left on any node."""
-        pinned = self._ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
-        found = self._ray.remote(leave)
+        """Merge what shards of a build that died have left on any node; a node that is lost now waits for the next."""
         for node in nodes(self._ray):
-            where = pinned(node["NodeID"], soft=False)
-            ref = found.options(num_cpus=0, scheduling_strategy=where).remote(self._opening, node["NodeID"])
-            with suppress(self._ray.exceptions.RayError):
-                left = self._ray.get(ref)
-                self._merge([one for some in left.values() for one in some])
-                gone = self._ray.remote(shards.forget).options(num_cpus=0, scheduling_strategy=where)
-                self._ray.get(gone.remote([Path(path) for path in left]))
+            try:
+                left = self._on(node["NodeID"], leave, self._opening, node["NodeID"])
+                self._merge([one for found in left for one in found.replies])
+                self._on(node["NodeID"], shards.forget, [found.path for found in left if found.ended])
+            except (*self._gone, self._ray.exceptions.GetTimeoutError):
+                continue
 
     def _merge(self, left: Sequence[Left]) -> None:
         if shards.merge(self._ledger, left):
             self._merged()
 
-    def _hopeless(self) -> RaftError:
+    def _hopeless(self) -> NoShard:
         why = next((place.why for place in self._places if place.why), "")
         if why:
-            return RaftError(
+            return NoShard(
                 f"Each of the {self.count} shards died {_DEATHS} times: {why}. Everything that came is kept.",
                 where="engine.kind=ray",
-                hint="the same command with --engine local   (goes on from there; or look at the nodes: ray status)",
+                hint=_AGAIN,
             )
-        return RaftError(
+        return NoShard(
             f"No shard was started within {_START_SECONDS:.0f} seconds: the cluster has no processor or card free.",
             where=f"engine.shards={self.count}, engine.cards={self._cards:g}",
             hint="ray status   (tells what is free; then the same command again, or with --engine local)",
         )
 
 
+def _raised(result: Any) -> Any:
+    """Return a result that came from another process; an error that came as one is raised."""
+    if isinstance(result, RaftError):
+        raise result
+    return result
+
+
 def _cause(error: BaseException) -> str:
     """Return what Ray says of why a process ended, without what it says of itself."""
-    text = " ".join(str(getattr(error, "cause", None) or error).split())
+    text = " ".join(str(getattr(error, "what", None) or getattr(error, "cause", None) or error).split())
     found = re.search(r"The actor is dead because (.*)", text) or re.search(r"(?:ERROR|detail:) (.*)", text)
     return (found[1] if found else text)[:300]
+
+
+def _broken(error: BaseException) -> RaftError:
+    cause = getattr(error, "cause", None) or error
+    what = f"The Ray cluster failed: {type(cause).__name__}: {_cause(error)}. Everything that came is kept."
+    return RaftError(what, where="engine.kind=ray", hint=_AGAIN)
 
 
 def _deadly(error: BaseException) -> RaftError:

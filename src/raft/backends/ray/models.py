@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,20 @@ from raft.backends.hosted.calls import Call, RequestPool
 from raft.backends.hosted.errors import Transport
 from raft.backends.hosted.manners import Manners
 from raft.backends.hosted.model import HostedModel, Wire
+from raft.backends.hosted.providers import provider_of
 from raft.backends.local.generate import LocalModel
 from raft.backends.ray.engine import RayEngine
 from raft.backends.ray.shard import Asked
 from raft.protocols import Failure, Request, Tokenizer
 from raft.store.budget import Budget
+
+
+def by_shards(name: str, engine: RayEngine) -> "Callable[..., SpreadHostedModel] | None":
+    """Return what makes a hosted model that shards ask; None for one that is asked from where the build runs.
+
+    litellm looks for keys and addresses in the environment and files of whoever asks, which a node does not have.
+    """
+    return partial(SpreadHostedModel, name, engine) if engine.here or provider_of(name).direct else None
 
 
 class _SpreadPool(RequestPool):
@@ -33,15 +43,15 @@ class _SpreadPool(RequestPool):
 class SpreadHostedModel(HostedModel):
     """A hosted model that shards ask; pace, budget and retries are those of one machine, and stay on it.
 
-    At most `concurrency` calls are in flight at each endpoint from each shard. The other arguments are those of
-    `HostedModel`.
+    `concurrency` times as many calls are in flight at each endpoint as there are shards; where fewer live, each of
+    those has more. The other arguments are those of `HostedModel`.
     """
 
     _pool = _SpreadPool
 
     def __init__(self, name: str, engine: RayEngine, *, concurrency: int, **how: Any) -> None:
         super().__init__(name, concurrency=concurrency * engine.count, **how)
-        self._engine, self._effort, self._connections = engine, how.get("effort"), concurrency
+        self._engine, self._effort = engine, how.get("effort")
 
     def pool(self, budget: Budget) -> RequestPool:
         """Return what sends calls by way of shards, which are started."""

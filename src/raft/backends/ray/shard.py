@@ -5,13 +5,14 @@ A reply that costs money is in the shard's ledger before it goes back. All else 
 
 import asyncio
 import os
+import stat
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -24,13 +25,14 @@ from raft.backends.hosted.manners import Manners
 from raft.backends.hosted.model import Wire
 from raft.backends.local.generate import LocalModel
 from raft.backends.ray.cluster import import_ray
-from raft.errors import RaftError
+from raft.errors import RaftError, typed
 from raft.protocols import Failure, Request
 from raft.store import shards
 from raft.store.budget import GROUP_SECONDS, Payment, Price
-from raft.store.shards import Left, ShardLedger
+from raft.store.shards import Found, Left, ShardLedger
 
 Answers = list[Reply | Failure]
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -81,9 +83,8 @@ class Shard:
             os.environ.pop(name, None)
             os.environ.update({} if value is None else {name: value})
         hub.offline(opening.local_only)
-        self._run = opening.run
-        node = import_ray().get_runtime_context().get_node_id()
-        self._ledger = ShardLedger(folder_of(opening, node), opening.number)
+        self._opening = opening
+        self._ledger: ShardLedger | None = None
         self._worker = ThreadPoolExecutor(1)
         self._disk = ThreadPoolExecutor(1)
         self._wires: dict[Asked, tuple[Transport, Manners]] = {}
@@ -92,17 +93,30 @@ class Shard:
         self._writing: asyncio.Task[None] | None = None
         self._shared: dict[str, Any] = {}
 
-    async def ready(self) -> str:
-        """Return the path of the shard's ledger."""
-        return str(self._ledger.path)
+    async def ready(self) -> tuple[str, str] | RaftError:
+        """Return the id of the shard's node, and the path of its ledger; an error as it is, here and below."""
+        node = import_ray().get_runtime_context().get_node_id()
+        try:
+            self._ledger = self._ledger or ShardLedger(folder_of(self._opening, node), self._opening.number)
+        except RaftError as error:
+            return error
+        return node, str(self._ledger.path)
 
     async def send(
         self, asked: Asked, number: int, call: Call, worst: float | None, taken: Sequence[int]
-    ) -> tuple[Reply | Fault, Learned]:
+    ) -> tuple[Reply | Fault | RaftError, Learned | None]:
         """Send a call that the run's ledger has under this number, and return its reply once the disk has it.
 
         `taken` are numbers of calls whose replies the run's ledger has, too.
         """
+        try:
+            return await self._sent(asked, number, call, worst, taken)
+        except RaftError as error:
+            return error, None
+
+    async def _sent(
+        self, asked: Asked, number: int, call: Call, worst: float | None, taken: Sequence[int]
+    ) -> tuple[Reply | Fault, Learned]:
         self._taken += taken
         if asked not in self._wires:
             manners = Manners(asked.wire.name, asked.effort)
@@ -136,17 +150,17 @@ class Shard:
         """Return the vectors of one lot of texts by a local embedder."""
         return await self._done(_embedded, name, identity, texts)
 
-    async def end(self, taken: Sequence[int]) -> list[Left]:
+    async def end(self, taken: Sequence[int]) -> list[Left] | RaftError:
         """Return replies that the run's ledger does not have; `taken` are those that it has."""
         while self._writing is not None:
             await asyncio.sleep(GROUP_SECONDS)
-        return await asyncio.get_running_loop().run_in_executor(self._disk, self._ledger.end, [*self._taken, *taken])
+        if self._ledger is None:
+            return []
+        forgotten = [*self._taken, *taken]
+        return await asyncio.get_running_loop().run_in_executor(self._disk, valued, self._ledger.end, forgotten)
 
-    async def _done(self, work: Callable[..., Any], *given: Any) -> Any:
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._worker, work, *given)
-        except RaftError as error:  # as a value: Ray would wrap it up with a traceback
-            return error
+    def _done(self, work: Callable[..., Any], *given: Any) -> Awaitable[Any]:
+        return asyncio.get_running_loop().run_in_executor(self._worker, valued, work, *given)
 
     async def _kept(self, payment: Payment) -> None:
         loop = asyncio.get_running_loop()
@@ -162,28 +176,60 @@ class Shard:
             waiting, self._waiting = self._waiting, []
             taken, self._taken = self._taken, []
             payments = [payment for payment, _ in waiting]
+            wrong: Exception | None = None
             try:
-                await loop.run_in_executor(self._disk, self._ledger.write, self._run, payments, taken)
-            except RaftError as error:
-                for _, kept in waiting:
-                    kept.set_exception(error)
-            else:
-                for _, kept in waiting:
+                assert self._ledger is not None
+                await loop.run_in_executor(self._disk, self._ledger.write, self._opening.run, payments, taken)
+            except Exception as error:  # whatever it is, who waits hears of it, and what comes later is written
+                wrong = error
+            for kept in [kept for _, kept in waiting if not kept.done()]:
+                if wrong is None:
                     kept.set_result(None)
+                else:
+                    kept.set_exception(wrong)
             await asyncio.sleep(GROUP_SECONDS)
         self._writing = None
 
 
 def folder_of(opening: Opening, node: str) -> Path:
-    """Return where the shards of a run have their ledgers on a node: in the run directory, where that is there."""
+    """Return where the shards of a run have their ledgers on a node: in the run directory, where that is there.
+
+    Elsewhere it is a folder for temporary files that this user alone can open, which is made.
+
+    Raises:
+        RaftError: somebody else has laid it there.
+    """
     if node == opening.node:
         return Path(opening.folder)
-    return Path(tempfile.gettempdir()) / f"raft-shards-{os.getuid()}" / opening.run
+    own = Path(tempfile.gettempdir()) / f"raft-shards-{os.getuid()}"
+    own.mkdir(mode=0o700, exist_ok=True)
+    found = own.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+        raise RaftError(
+            "The folder for replies of shards is another user's.",
+            where=f"{os.uname().nodename}: {own}",
+            hint=f"sudo rm -r {typed(str(own))}   (on that node; or the same command with --engine local)",
+        )
+    own.chmod(0o700)
+    return own / opening.run
 
 
-def leave(opening: Opening, node: str) -> dict[str, list[Left]]:
-    """Return what shards of earlier builds of this run have left on a node, by the file's path."""
-    return {str(path): left for path, left in shards.left_in(folder_of(opening, node)).items()}
+def leave(opening: Opening, node: str) -> list[Found]:
+    """Return what shards of earlier builds of this run have left on a node."""
+    return shards.left_in(folder_of(opening, node))
+
+
+def left_at(path: str) -> list[Left]:
+    """Return what a shard that has ended has left in its ledger, which it may not have begun."""
+    return shards.left_by(Path(path)) if Path(path).is_file() else []
+
+
+def valued(work: Callable[..., _T], *given: Any) -> _T | RaftError:
+    """Return what a function returns, or the error that it raises: Ray would wrap it up with a traceback."""
+    try:
+        return work(*given)
+    except RaftError as error:
+        return error
 
 
 @lru_cache(maxsize=2)
