@@ -284,13 +284,15 @@ def test_the_ledger_of_a_shard_that_lives_is_merged_and_stays(tmp_path, monkeypa
 def test_what_a_dead_shard_kept_on_another_node_is_read_there(engine, tmp_path, monkeypatch):
     """A reply on the disk of another node is taken from there, and a ledger that is damaged there is one error."""
     engine.start()
-    node, path = engine._places[0].seat.node, left(tmp_path / "there", 8)
+    node = next(place.seat.node for place in engine._places if engine._is_ready(place))
+    path = left(tmp_path / "there", 8)
     engine._opening = replace(engine._opening, node="elsewhere")
     monkeypatch.setattr(shards, "left_by", lambda path: pytest.fail("it was read here"))
     assert list(engine._left_by(engines._Seat(None, Future(), str(path), node))) == [8]
     path.write_text("no database")
     with pytest.raises(RaftError, match="database") as caught:
-        engine._left_by(engines._Seat(None, Future(), f"{path.parent}/./{path.name}", node))
+        engine._left_by(engines._Seat(None, Future(), f"{path.parent}//{path.name}", node))
+    assert caught.value.where.endswith(f": {path}")
     assert caught.value.hint
 
 

@@ -375,6 +375,11 @@ class RayEngine:
         there = self._ray.remote(valued).options(num_cpus=0, max_retries=0, scheduling_strategy=pinned)
         try:
             found: _T = _raised(self._ray.get(there.remote(work, *given), timeout=_NODE_SECONDS))
+        except RaftError as error:
+            if node != self._opening.node:
+                address = next((one["NodeManagerAddress"] for one in nodes(self._ray) if one["NodeID"] == node), node)
+                error.where = f"{address}: {error.where}"
+            raise
         except (*self._gone, self._ray.exceptions.GetTimeoutError):
             raise
         except self._ray.exceptions.RayError as error:
