@@ -1,7 +1,12 @@
 """Documents at addresses are fetched once, anew where they change, and read as files of a folder are."""
 
+import json
+import os
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Thread
 
 import fsspec
 import pytest
@@ -10,6 +15,7 @@ import raft
 from conftest import DOCUMENTS, tables_of, write_corpus
 from raft.corpus import remote
 from raft.errors import RaftError, UsageError
+from raft.text.secrets import bears_key
 
 
 @pytest.fixture
@@ -73,10 +79,11 @@ def test_a_file_and_a_glob_are_addresses_too(tmp_path, bucket):
     assert Path(entries[0]).read_text() == DOCUMENTS["travel.md"]
     assert entries[1].endswith("memory/bucket/docs/**/*.md")
     assert entries[2] == "here"
-    assert [remote.name_of(one) for one in ("s3://b/docs/", "s3://b/docs/*.md", "s3://b/a.pdf")] == [
+    assert [remote.name_of(one) for one in ("s3://b/docs/", "s3://b/docs/*.md", "s3://b/a.pdf", "s3://b/..")] == [
         "docs",
         "docs",
         "a",
+        "b",
     ]
 
 
@@ -104,6 +111,7 @@ def test_nothing_at_an_address_is_one_error(tmp_path, bucket, fake_models):
     """An address without documents, and keys that are refused, are told with what shows what is there."""
     with pytest.raises(UsageError, match="There are no documents at memory://bucket/none"):
         raft.build("memory://bucket/none", out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
     refused = type("Refused", (type(bucket),), {"find": refuse, "cachable": False})()
     place = remote._Place("s3://bucket/docs", refused, "bucket/docs", "", tmp_path / "s", tmp_path / "i")
     with pytest.MonkeyPatch.context() as patch:
@@ -127,3 +135,182 @@ def test_local_only_refuses_documents_that_are_elsewhere(tmp_path, bucket, fake_
     with pytest.raises(UsageError, match="documents are elsewhere"):
         raft.build("s3://bucket/docs", out=tmp_path / "run", local_only=True)
     remote.check(["memory://bucket/docs"], local_only=True)
+
+
+def index_of(entry):
+    """Return where is noted what was fetched."""
+    return next(folder / "fetched.jsonl" for folder in Path(entry).parents if (folder / "fetched.jsonl").exists())
+
+
+@pytest.fixture
+def asked(bucket, monkeypatch):
+    """The names of the files that are fetched, as they are."""
+    names, get = [], type(bucket).get_file
+
+    def get_file(self, path, *more, **others):
+        if path.endswith("fails.md"):
+            raise NoKeys("expired")
+        names.append(path.rpartition("/")[2])
+        return get(self, path, *more, **others)
+
+    monkeypatch.setattr(type(bucket), "get_file", get_file)
+    monkeypatch.setattr(remote, "_AT_ONCE", 1)
+    return names
+
+
+def test_what_was_fetched_before_a_failure_is_kept(tmp_path, bucket, asked):
+    """Where a file cannot be fetched, those before it are not fetched again, nor kept once they are gone there."""
+    bucket.pipe("/bucket/docs/sfails.md", b"# None")
+    with pytest.raises(RaftError, match="What was fetched is kept"):
+        remote.fetch(["memory://bucket/docs"], tmp_path)
+    before = sorted(name for name in DOCUMENTS if name < "sfails.md")
+    assert {name.rpartition("/")[2] for name in before} <= {*asked} != set()
+    bucket.rm("/bucket/docs/sfails.md")
+    bucket.rm(f"/bucket/docs/{before[0]}")
+    (entry,), _ = remote.fetch(["memory://bucket/docs"], tmp_path)
+    assert sorted(asked) == sorted(name.rpartition("/")[2] for name in DOCUMENTS)
+    assert files(entry).keys() == DOCUMENTS.keys() - {before[0]}
+
+
+def test_notes_that_were_lost_or_made_up_delete_nothing_else(tmp_path, bucket, asked):
+    """Lost notes fetch anew and leave nothing behind; notes that name other places reach nothing there."""
+    (entry,), _ = remote.fetch(["memory://bucket/docs"], tmp_path / "cache")
+    mine = tmp_path / "mine.md"
+    mine.write_text("# Mine")
+    up = os.path.relpath(mine, entry)
+    index_of(entry).write_text("".join(json.dumps([name, {"size": "1"}]) + "\n" for name in (str(mine), up)) + '["cut')
+    bucket.rm("/bucket/docs/travel.md")
+    (entry,), _ = remote.fetch(["memory://bucket/docs"], tmp_path / "cache")
+    assert mine.read_text() == "# Mine"
+    assert files(entry).keys() == DOCUMENTS.keys() - {"travel.md"}
+    assert len(asked) == 2 * len(DOCUMENTS) - 1
+
+
+def test_odd_names_are_left_out_alone(tmp_path, bucket, monkeypatch):
+    """A key that no file here can be named by, or that is too large, is left out and told; all others are read."""
+    monkeypatch.setattr(remote, "MAX_FILE", 5000)
+    odd = {
+        "x" * 253 + ".md": "its name is too long for a file here",
+        "/".join(["y" * 200] * 25) + ".md": "its name is too long for a file here",
+        "travel.md/b.md": "travel.md is a file, and cannot be its folder here",
+        "a//travel.md": "a folder in its name has no name",
+        "a\0.md": "no file here can have its name",
+        "large.md": "it is too large: 0 MB; the most is 0",
+    }
+    for name in odd:  # as in an object store, which has no folders
+        data, path = b"#" * (6000 if name == "large.md" else 10), f"/bucket/docs/{name}"
+        monkeypatch.setitem(bucket.store, path, type(bucket.store["/bucket/docs/travel.md"])(bucket, path, data))
+    listed = {path: {"size": file.size, "etag": 1} for path, file in bucket.store.items()}
+    monkeypatch.setattr(type(bucket), "find", lambda *_, **__: listed)
+    monkeypatch.setattr(type(bucket), "isdir", lambda *_: False)
+    (entry,), skipped = remote.fetch(["memory://bucket/docs"], tmp_path)
+    assert files(entry) == DOCUMENTS
+    told = dict(skipped)
+    assert {name: told[f"memory://bucket/docs/{name}"] for name in odd} == odd
+
+
+@pytest.mark.parametrize(
+    ("address", "refused"),
+    [
+        ("abfs://container@account.dfs.core.windows.net/docs", False),
+        ("sftp://me@host/docs", False),
+        ("s3://b/Report2024FinalVersionApproved/x", False),
+        ("github://owner:repository@main/docs", False),
+        ("https://host:8000/docs/a@b.md", False),
+        ("sftp://me:secret@host/docs", True),
+        ("sftp://me:1234@host/docs", True),
+        ("ftp://me:se/cret@host/docs", True),
+        ("https://host/docs?sig=abc", True),
+        ("https://host/docs?X-Amz-Signature=abc", True),
+        ("s3://AKIAIOSFODNN7EXAMPLE@b/docs", True),
+    ],
+)
+def test_a_user_or_a_container_is_no_password(address, refused):
+    """Addresses with a user, a container or a long name are read; a password, a key or a signature is refused."""
+    assert bears_key(address) == refused
+
+
+class Web(SimpleHTTPRequestHandler):
+    """A web server that lists folders, quietly; `tells` says whether it says when files were changed."""
+
+    tells = True
+
+    def log_message(self, *_):
+        """Say nothing."""
+
+    def send_header(self, name, value):
+        """Leave out when a file was changed, if it is not told."""
+        if self.tells or name != "Last-Modified":
+            super().send_header(name, value)
+
+
+@pytest.fixture
+def web(tmp_path, monkeypatch):
+    """The address of a folder on a web server, the folder, and what was asked for."""
+    folder, got = tmp_path / "site", []
+    write_corpus(folder / "docs" / "sub")
+    (folder / "docs" / "logo.png").write_bytes(b"PNG")
+    (folder / "docs" / "page.html").write_text('<a href="nowhere.md">A page</a>')
+    answer = Web.do_GET
+    monkeypatch.setattr(Web, "do_GET", lambda self: [got.append(self.path), answer(self)])
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Web, directory=str(folder))) as server:
+        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/docs", folder / "docs", got
+        server.shutdown()
+        thread.join()
+
+
+def fetched_of(got):
+    """Return which files were fetched, and forget it."""
+    names = [path.rpartition("/")[2] for path in got if "." in path.rpartition("/")[2]]
+    got.clear()
+    return sorted(names)
+
+
+@pytest.mark.parametrize("more", ["", "/", "/**/*.md"])
+def test_folders_of_a_web_server_are_read(tmp_path, web, more):
+    """A folder and a glob over http fetch what is there once, and again what changed, though its size did not."""
+    address, folder, got = web
+    pages = [] if more == "/**/*.md" else ["page.html"]
+    (entry,), skipped = remote.fetch([address + more], tmp_path / "cache")
+    root = entry.partition("*")[0]
+    assert files(root).keys() == {*(f"sub/{name}" for name in DOCUMENTS if "md" in name or pages), *pages}
+    assert all(name == f"{address}/logo.png" for name, _ in skipped) and bool(skipped) == bool(pages)
+    fetched_of(got)
+    remote.fetch([address + more], tmp_path / "cache")
+    assert fetched_of(got) == []
+    changed = folder / "sub" / "travel.md"
+    changed.write_text(changed.read_text().swapcase())
+    os.utime(changed, (1, 1))
+    remote.fetch([address + more], tmp_path / "cache")
+    assert fetched_of(got) == ["travel.md"]
+    assert files(root)["sub/travel.md"] == changed.read_text()
+
+
+def test_a_file_of_a_web_server_is_read(tmp_path, web, monkeypatch):
+    """One file over http, a page with links too, is that file; where nothing tells of a change it is fetched anew."""
+    address, folder, got = web
+    (entry,), _ = remote.fetch([f"{address}/page.html"], tmp_path / "cache")
+    assert Path(entry).read_text() == (folder / "page.html").read_text()
+    monkeypatch.setattr(Web, "tells", False)
+    (folder / "page.html").write_text('<a href="nowhere.md">B page</a>')
+    for _ in range(2):
+        got.clear()
+        (entry,), _ = remote.fetch([f"{address}/page.html"], tmp_path / "cache")
+        assert fetched_of(got) == ["page.html"]
+    assert Path(entry).read_text() == (folder / "page.html").read_text()
+
+
+def test_pages_that_link_to_one_another_have_an_end(tmp_path, web, monkeypatch):
+    """Pages without an end of folders are one error; a link that leads nowhere is left out and told."""
+    address, folder, _ = web
+    (folder / "sub" / "index.html").write_text('<a href="travel.md"></a><a href="gone.md"></a><a href="#top"></a>')
+    (entry,), skipped = remote.fetch([f"{address}/sub"], tmp_path / "cache")
+    assert [*files(entry)] == ["travel.md"]
+    assert skipped == [(f"{address}/sub/gone.md", "it is listed, and not there")]
+    monkeypatch.setattr(remote, "_MOST_FOLDERS", 1)
+    with pytest.raises(UsageError, match="more than 1 folders"):
+        remote.fetch([address], tmp_path / "cache")
+    with pytest.raises(RaftError, match=r"Documents cannot be read from http://\S+: ClientConnector"):
+        remote.fetch(["http://127.0.0.1:1/docs"], tmp_path / "cache")

@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
@@ -20,7 +20,7 @@ from raft.corpus import remote
 from raft.corpus.documents import Source, find_sources
 from raft.curation import decisions, learned, reading, user_questions
 from raft.curation.pairs import pairs_of
-from raft.errors import UsageError
+from raft.errors import RaftError, UsageError
 from raft.kinds import KINDS
 from raft.pipeline.asking import asked_later, examples, survey_chunks
 from raft.pipeline.build import STEPS, Components, cut_chunks, make_all, set_aside
@@ -335,9 +335,13 @@ def _opened(task: Task, on_event: OnEvent, *, building: bool) -> Iterator[OpenRu
         tell_step(run, on_event, name, state)
 
     run = Run(folder, meter=lambda: dict(sites[0].components.generator.totals) if sites else {}, report=report)  # type: ignore[attr-defined]
-    place = chosen.ledger or folder / "ledger.sqlite"
-    with run.writing(), closing(Ledger(place)) as ledger, ExitStack() as stack:
-        task = _fetched(task)
+    place, is_new = chosen.ledger or folder / "ledger.sqlite", not folder.exists()
+    with (
+        run.writing(),
+        nullcontext(_fetched(task, is_new=is_new)) as here,
+        closing(Ledger(place)) as ledger,
+        ExitStack() as stack,
+    ):
         name, cap = ledger.run_at(folder)  # the ledger knows them where the manifest was lost
         collection = run.manifest.get("collection") or name or f"raft-{hashlib.sha256(os.urandom(16)).hexdigest()[:12]}"
         if chosen.generator.max_cost is None and cap is not None:
@@ -354,7 +358,7 @@ def _opened(task: Task, on_event: OnEvent, *, building: bool) -> Iterator[OpenRu
             "corpus": list(chosen.corpus),
             "home": os.path.relpath(Path.cwd(), folder.resolve()),
             "pipeline": task.pipeline,
-            "skipped": [list(entry) for entry in task.skipped],
+            "skipped": [list(entry) for entry in here.skipped],
             "models": {name: getattr(components, name).identity for name in ("generator", "embedder", "student")},
         }
         before = run.manifest.get("settings")
@@ -367,19 +371,27 @@ def _opened(task: Task, on_event: OnEvent, *, building: bool) -> Iterator[OpenRu
             money = {**before.get("generator", {}), "max_cost": chosen.generator.max_cost}
             run.describe(settings={**before, "generator": money}, collection=collection)
         lineage.trust(run.manifest["steps"], STEPS)
-        sites.append(OpenRun(replace(task, settings=chosen), run, ledger, collection, components))
+        sites.append(OpenRun(replace(here, settings=chosen), run, ledger, collection, components))
         yield sites[0]
         if building:
             run.describe(**facts, begun=None)
             run.end_trial()
 
 
-def _fetched(task: Task) -> Task:
-    """Return a build whose documents lie on this machine; those at addresses are fetched into the run directory."""
+def _fetched(task: Task, *, is_new: bool) -> Task:
+    """Return a build whose documents lie on this machine; those at addresses are fetched into the run directory.
+
+    Where nothing can be had, a run directory that `is_new` goes again.
+    """
     chosen = task.settings
     if not any(map(is_address, chosen.corpus)):
         return task
-    corpus, apart = remote.fetch(chosen.corpus, task.folder / "scratch" / "fetched")
+    try:
+        corpus, apart = remote.fetch(chosen.corpus, task.folder / "scratch" / "fetched")
+    except RaftError:
+        if is_new:
+            folders.abandon(task.folder)
+        raise
     sources, skipped = find_sources(corpus, besides=_not_documents(chosen, task.pipeline))
     return replace(task, sources=sources, skipped=sorted([*skipped, *apart]))
 

@@ -5,38 +5,34 @@ From then on they are files like any other: names are relative to the address, a
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from glob import has_magic
 from pathlib import Path, PurePosixPath
+from threading import Lock
 from typing import Any
 
-from raft.corpus.readers import format_of
+from raft.corpus.readers import MAX_FILE, MEGABYTE, format_of
 from raft.errors import RaftError, UsageError, typed
 from raft.text import is_address
-from raft.text.secrets import shown, shown_address
+from raft.text.secrets import bears_key, shown, shown_address
 
 _HERE = ("file", "local", "memory")
-_TELLS = (
-    "etag",
-    "checksum",
-    "md5",
-    "md5hash",
-    "crc32c",
-    "content_md5",
-    "size",
-    "mtime",
-    "lastmodified",
-    "last_modified",
+_WEB = ("http", "https")
+_TELLS = re.compile(
+    "etag|md5|sha|crc|sum|digest|hash|hex|time|modif|updated|created|generation|version|blob_id|oid|commit", re.I
 )
-_TELLS_TOO = ("updated", "created", "generation", "versionid")
-"""What a file system says of a file that another file of the same name would not have, in small letters."""
+"""Names of what a file system says of a file that another file of the same name would not have."""
+_PASSES = re.compile("access|atime|^time$|^url$|expir|lease", re.I)
+"""Names of what changes though the file does not."""
 _PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs", "adl": "adlfs"}
 _LIST = {"s3": "aws s3 ls", "s3a": "aws s3 ls", "gs": "gcloud storage ls", "gcs": "gcloud storage ls"}
 """What shows with the same keys whether they are right."""
-_AT_ONCE = 16
+_AT_ONCE, _MOST_FOLDERS, _LONGEST_NAME, _LONGEST_PATH = 16, 1000, 255, 4000
 
 
 @dataclass(frozen=True)
@@ -63,7 +59,7 @@ def check(corpus: Iterable[str], *, local_only: bool) -> None:
     """
     for address in filter(is_address, corpus):
         protocol = address.partition("://")[0]
-        if shown_address(address) != address:
+        if bears_key(address):
             hint = "take it out: keys come from the environment, or from the provider's own files"
             raise UsageError(
                 "An address of documents has a password or key in it.", where=shown_address(address), hint=hint
@@ -102,7 +98,7 @@ def fetch(corpus: Iterable[str], cache: Path) -> tuple[list[str], list[tuple[str
 
 def name_of(address: str) -> str:
     """Return what a run on an address is called: the last folder in it."""
-    parts = [part for part in address.partition("://")[2].split("/") if part and not has_magic(part)]
+    parts = [part for part in address.partition("://")[2].split("/") if part.strip(".") and not has_magic(part)]
     last = PurePosixPath(parts[-1]) if parts else PurePosixPath("corpus")
     return last.stem if format_of(Path(last)) else last.name
 
@@ -135,83 +131,206 @@ def _place(address: str, cache: Path) -> _Place:
     parts = path.split("/")
     fixed = next((number for number, part in enumerate(parts) if has_magic(part)), len(parts))
     root, pattern = "/".join(parts[:fixed]).rstrip("/"), "/".join(parts[fixed:])
-    if not pattern and system.isfile(root):
+    if not pattern and format_of(Path(root)) and _is_file(system, root):  # on the web folders are files, too
         root, _, pattern = root.rpartition("/")
     safe = [part for part in root.split("/") if part not in ("", ".", "..")]
     own = cache / hashlib.sha256(address.encode()).hexdigest()[:16]
     local = own.joinpath(address.partition("://")[0], *safe)
-    return _Place(address, system, root, pattern, local, own / "fetched.json")
+    return _Place(address, system, root, pattern, local, own / "fetched.jsonl")
+
+
+def _is_file(system: Any, path: str) -> bool:
+    try:
+        return bool(system.info(path).get("type") == "file")
+    except FileNotFoundError:
+        return False
 
 
 def _fetched(place: _Place) -> list[tuple[str, str]]:
-    listed = _listed(place)
-    wanted: dict[str, Mapping[str, Any]] = {}
-    skipped: list[tuple[str, str]] = []
-    for path, facts in sorted(listed.items()):
-        name = path.removeprefix(place.root).lstrip("/")
-        reason = _unfit(PurePosixPath(name))
-        if reason:
-            skipped.append((f"{place.address.partition('://')[0]}://{path.lstrip('/')}", reason))
-        else:
-            wanted[name] = facts
+    wanted, skipped = _wanted(place)
     if not wanted:
-        told = "".join(f" Left out: {name} ({reason})." for name, reason in skipped[:3])
-        raise UsageError(
-            f"There are no documents at {place.address}.{told}", where="corpus", hint=_listing(place.address)
-        )
-    known = _known(place)
-    now = {name: {one: str(value) for one, value in facts.items() if one.lower() in (*_TELLS, *_TELLS_TOO)}
-           for name, facts in wanted.items()}  # fmt: skip
-    missing = [name for name in wanted if known.get(name) != now[name] or not (place.local / name).is_file()]
-    for gone in known.keys() - wanted.keys():
-        (place.local / gone).unlink(missing_ok=True)
-    _note(place, {name: facts for name, facts in now.items() if name not in missing})
-    with ThreadPoolExecutor(_AT_ONCE) as workers:
-        list(workers.map(lambda name: _get(place, name), missing))
-    _note(place, now)
+        raise _nothing(place, skipped)
+    now = {name: {one: str(value) for one, value in sorted(facts.items()) if not _PASSES.search(one)}
+           for name, (_, facts) in wanted.items()}  # fmt: skip
+    _clear(place, wanted)
+    known = {name: facts for name, facts in _known(place).items() if facts == now.get(name) and _tells(facts)}
+    known = {name: facts for name, facts in known.items() if (place.local / name).is_file()}
+    place.index.parent.mkdir(parents=True, exist_ok=True)
+    draft = place.index.with_suffix(".draft")
+    draft.write_text("".join(map(_line, known.items())), encoding="utf-8")
+    draft.replace(place.index)
+    lock, lost = Lock(), list[str]()
+
+    def get(name: str) -> None:
+        there = _get(place, wanted[name][0], name)
+        with lock:  # noted as it lands: what comes after it may fail
+            if there:
+                notes.write(_line((name, now[name])))
+                notes.flush()
+            else:
+                lost.append(name)
+
+    with place.index.open("a", encoding="utf-8") as notes, ThreadPoolExecutor(_AT_ONCE) as workers:
+        list(workers.map(get, [name for name in wanted if name not in known]))
+    skipped += [(_shown(place, wanted[name][0]), "it is listed, and not there") for name in lost]
+    if len(lost) == len(wanted):
+        raise _nothing(place, skipped)
     return skipped
 
 
+def _nothing(place: _Place, skipped: Iterable[tuple[str, str]]) -> UsageError:
+    told = "".join(f" Left out: {name} ({reason})." for name, reason in list(skipped)[:3])
+    what = f"There are no documents at {place.address}.{told}"
+    return UsageError(what, where="corpus", hint=_listing(place.address))
+
+
+def _wanted(place: _Place) -> tuple[dict[str, tuple[str, Mapping[str, Any]]], list[tuple[str, str]]]:
+    """Return by name where each document lies and what is said of it, and what is left out."""
+    wanted: dict[str, tuple[str, Mapping[str, Any]]] = {}
+    skipped: list[tuple[str, str]] = []
+    for path, facts in sorted(_listed(place).items()):
+        name = path.removeprefix(place.root).removeprefix("/") if path != place.root else path.rpartition("/")[2]
+        if place.address.startswith(_WEB) and name.startswith(("?", "#")):  # a page's links to itself
+            continue
+        reason = "its name leads out of the corpus" if not path.startswith(place.root) else _unfit(place, name)
+        if not reason and (above := next((str(one) for one in PurePosixPath(name).parents if str(one) in wanted), "")):
+            reason = f"{above} is a file, and cannot be its folder here"
+        if reason:
+            skipped.append((_shown(place, path), reason))
+        else:
+            wanted[name] = path, facts
+    with ThreadPoolExecutor(_AT_ONCE) as workers:
+        wanted = dict(workers.map(lambda one: (one[0], _told(place, *one[1])), wanted.items()))
+    for name, (path, facts) in list(wanted.items()):
+        size = facts.get("size")
+        if isinstance(size, int) and size > MAX_FILE:
+            most = f"{size // MEGABYTE} MB; the most is {MAX_FILE // MEGABYTE}"
+            skipped.append((_shown(place, path), f"it is too large: {most}"))
+            del wanted[name]
+    return wanted, skipped
+
+
 def _listed(place: _Place) -> dict[str, Mapping[str, Any]]:
-    place.system.invalidate_cache()
-    if place.pattern:
-        found = place.system.glob(f"{place.root}/{place.pattern}", detail=True)
+    system, whole = place.system, f"{place.root}/{place.pattern}"
+    system.invalidate_cache()
+    if place.address.startswith(_WEB) and (not place.pattern or has_magic(place.pattern)):
+        found = _linked(place)
+    elif place.pattern and has_magic(place.pattern):
+        found = system.glob(whole, detail=True)
+    elif place.pattern:
+        found = {whole: system.info(whole)}
     else:
-        found = place.system.find(place.root, detail=True)
+        found = system.find(place.root, detail=True)
     return {path: facts for path, facts in found.items() if facts.get("type") != "directory"}
 
 
-def _unfit(name: PurePosixPath) -> str | None:
-    if any(part in (".", "..") for part in name.parts) or name.is_absolute():
+def _linked(place: _Place) -> dict[str, Mapping[str, Any]]:
+    """Return the files that pages at an address link to which list a folder, as web servers make them."""
+    from fsspec.utils import glob_translate  # noqa: PLC0415  it takes time
+
+    deep = None if not place.pattern or "**" in place.pattern else place.pattern.count("/") + 1
+    root = place.root + "/" if place.pattern or place.address.endswith("/") else place.root
+    found: dict[str, Mapping[str, Any]] = {}
+    folders = place.system.walk(root, maxdepth=deep, detail=True, on_error=_refuse)
+    for number, (_, _, files) in enumerate(folders):
+        if number == _MOST_FOLDERS:  # where pages link to one another there is no end
+            raise UsageError(
+                f"{place.address} has more than {_MOST_FOLDERS:,} folders, or pages that are none.",
+                where="corpus",
+                hint="name the files, or a folder of which the server shows a list",
+            )
+        found |= {facts["name"]: facts for facts in files.values()}
+    if not place.pattern:
+        return found or ({place.root: {}} if _is_file(place.system, place.root) else {})
+    fits = re.compile(glob_translate(f"{place.root}/{place.pattern}"))
+    return {path: facts for path, facts in found.items() if fits.match(path)}
+
+
+def _refuse(error: Exception) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise error
+
+
+def _told(place: _Place, path: str, facts: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    """Return what is said of a file, also when it is asked for by itself where a listing says too little."""
+    if not _tells(facts):
+        with suppress(FileNotFoundError):  # fetching it will tell
+            return path, {**facts, **place.system.info(path)}
+    return path, facts
+
+
+def _tells(facts: Mapping[str, Any]) -> bool:
+    said = (one for one, value in facts.items() if value not in (None, "", "None"))
+    return any(_TELLS.search(one) and not _PASSES.search(one) for one in said)
+
+
+def _unfit(place: _Place, name: str) -> str | None:
+    path = PurePosixPath(name)
+    if any(part in (".", "..") for part in path.parts):
         return "its name leads out of the corpus"
-    if any(part.startswith((".", "~$")) for part in name.parts):
+    if str(path) != name or path.is_absolute():
+        return "a folder in its name has no name"
+    if any(part.startswith((".", "~$")) for part in path.parts):
         return "it is hidden"
     if format_of(Path(name)) is None:
-        return f"there is no reader for {name.suffix or 'files without a suffix'}"
-    return None
+        return f"there is no reader for {path.suffix or 'files without a suffix'}"
+    return _unnameable(place.local.absolute(), path)
 
 
-def _get(place: _Place, name: str) -> None:
+def _unnameable(folder: Path, name: PurePosixPath) -> str | None:
+    try:
+        longest, whole = max(len(os.fsencode(part)) for part in name.parts), len(os.fsencode(folder / name))
+    except UnicodeEncodeError:
+        return "no file here can have its name"
+    if longest > _LONGEST_NAME or whole > _LONGEST_PATH:
+        return "its name is too long for a file here"
+    return "no file here can have its name" if "\0" in str(name) else None
+
+
+def _shown(place: _Place, path: str) -> str:
+    return path if is_address(path) else f"{place.address.partition('://')[0]}://{path.lstrip('/')}"
+
+
+def _get(place: _Place, at: str, name: str) -> bool:
+    """Fetch a file; False: it is not there."""
     path = place.local / name
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = place.index.with_name(f"{hashlib.sha256(name.encode()).hexdigest()[:16]}.draft")
-    place.system.get_file(f"{place.root}/{name}" if place.root else name, str(draft))
+    try:
+        place.system.get_file(at, str(draft))
+    except FileNotFoundError:
+        path.unlink(missing_ok=True)
+        draft.unlink(missing_ok=True)
+        return False
     draft.replace(path)
+    return True
+
+
+def _clear(place: _Place, wanted: Iterable[str]) -> None:
+    """Delete what was fetched of this address and is not wanted, by what lies there and not by what is noted."""
+    keep = {place.index, *(place.local / name for name in wanted)}
+    for folder, folders, files in os.walk(place.index.parent, topdown=False):
+        for path in map(Path(folder).joinpath, (*files, *folders)):
+            if path.is_symlink() or (path not in keep and not path.is_dir()):
+                path.unlink()
+            elif path.is_dir():
+                with suppress(OSError):  # it is not empty
+                    path.rmdir()
 
 
 def _known(place: _Place) -> dict[str, Any]:
-    try:
-        found = json.loads(place.index.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+    """Return what was said of each file when it was fetched; a line that was cut short says nothing."""
+    known: dict[str, Any] = {}
+    with suppress(OSError):
+        for line in place.index.read_bytes().splitlines():
+            with suppress(ValueError, TypeError):
+                name, facts = json.loads(line)
+                known |= {name: facts} if isinstance(facts, dict) else {}
+    return known
 
 
-def _note(place: _Place, facts: Mapping[str, Any]) -> None:
-    place.index.parent.mkdir(parents=True, exist_ok=True)
-    draft = place.index.with_suffix(".draft")
-    draft.write_text(json.dumps(facts), encoding="utf-8")
-    draft.replace(place.index)
+def _line(noted: tuple[str, Mapping[str, Any]]) -> str:
+    return json.dumps(noted) + "\n"
 
 
 def _listing(address: str) -> str:

@@ -156,3 +156,9 @@ def clear(folder: Path, made: str) -> None:
             raise UsageError("Something that raft did not make lies where it has to delete.", where=path, hint=hint)
     if folder.exists():
         shutil.rmtree(folder)
+
+
+def abandon(folder: Path) -> None:
+    """Delete a run directory that was just made, if nothing was written into it: it would be taken for a run."""
+    if all(path.is_dir() or path.name in _EMPTY for path in folder.rglob("*")):
+        shutil.rmtree(folder, ignore_errors=True)

@@ -149,6 +149,21 @@ def shown_address(address: str) -> str:
     return f"{scheme}//{host}{_IN_PATH.sub(HIDDEN, slash + path)}".removeprefix(bare)
 
 
+_PASSWORD = re.compile(r"//[^/?#\s@:]{0,100}:(?!\d*(?:[/?#\s]|$))[^\s@]{1,300}@")
+_NO_PASSWORD = ("github://", "git://")
+"""What has something else behind a colon: github://owner:repository@branch."""
+
+
+def bears_key(address: str) -> bool:
+    """Tell whether an address has a password, a key of known form, or a parameter that is one by its name.
+
+    A user alone, as in sftp://me@host, is none, and neither is a container of Azure's.
+    """
+    if not address.startswith(_NO_PASSWORD) and _PASSWORD.search(address):
+        return True
+    return any(_known_keys(address)) or any(_tells(*one.group(2, 3)) for one in _GIVEN.finditer(address))
+
+
 def each_address(given: ApiBase) -> tuple[str, ...]:
     """Return the addresses where one may be given, several, or none."""
     return (given,) if isinstance(given, str) else tuple(given or ())
