@@ -5,11 +5,14 @@ import json
 import subprocess
 import sys
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
 from raft.api.http import Refused
+from raft.errors import RaftError
 from raft.serving.openai import read_request, stands_alone
+from raft.serving.server import _failure
 from served import PASSAGE, REPLY, Served, Source, pieces, said
 
 NAMES = ("handbook", "raft")
@@ -201,3 +204,20 @@ def test_a_question_is_looked_at_in_a_time_that_grows_with_its_length(question, 
         [sys.executable, "-c", program], input=question, capture_output=True, text=True, timeout=60, check=True
     )
     assert told.stdout.strip() == str(alone)
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("no run:/srv/secret/x", "no run:x"),
+        ("no file:///srv/secret/x", "no x"),
+        ("no /srv/my data/adapters/0a1 here", "no 0a1 here"),
+        ("no /srv/my data here", "no  here"),
+        ("no /srv/my database", "no my database"),
+        ("there is /v1/chat/completions", "there is /v1/chat/completions"),
+        ("at https://host:1/v1/chat/completions", "at https://host:1/v1/chat/completions"),
+    ],
+)
+def test_who_asks_is_not_told_where_files_lie(said, told):
+    """Of a path the last part alone is told, and nothing of the run's folder, spaces and all; addresses stay."""
+    assert str(_failure(RaftError(said, hint="none"), Path("/srv/my data"))) == told

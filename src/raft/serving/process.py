@@ -121,7 +121,7 @@ def _serve(
         router = Router(run, collection, tell, versions.wake.set)
         router.change(first, versions.standing)
         parts: dict[str, Any] = {"recorder": recorder, "router": router, "follow_ups": follow_ups, "spans": spans}
-        application = Application(engine, versions.name, known, count, tell, **parts)
+        application = Application(engine, versions.name, known, count, tell, folder=run, **parts)
         server = Server(config(application, ServerConnection, graceful=int(SECONDS)))
         told = {"address": _address(listening), "name": versions.name, "remarks": versions.remarks, "kept": recorder.on}
         now = first.production

@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from importlib.resources import files
+from pathlib import Path
 from types import FrameType
 from typing import Any, cast
 
@@ -68,6 +69,7 @@ class Application:
         router: says which system answers; None: production does.
         follow_ups: words what does not stand alone; None: it is searched with the turns before.
         spans: is told of each request that ends; None: nobody is.
+        folder: the run's, which nobody who asks is told.
     """
 
     def __init__(
@@ -82,7 +84,9 @@ class Application:
         router: Router | None = None,
         follow_ups: FollowUps | None = None,
         spans: Spans | None = None,
+        folder: Path | None = None,
     ) -> None:
+        self._untold = () if folder is None else (folder,)
         self._engine, self._keys, self._count, self._on_event = engine, keys, count, on_event
         self._recorder, self._router, self._follow_ups, self._spans = recorder, router, follow_ups, spans
         self._names, self._since = tuple(dict.fromkeys((name, "raft"))), time.time()
@@ -240,12 +244,12 @@ class Application:
         if kind == "answered":
             if value.answer.error is not None:
                 said = f"the model did not answer: {value.answer.error}"
-                kind, value = "failed", Refused(502, _without_paths(said), "no_answer")
+                kind, value = "failed", Refused(502, _without_paths(said, *self._untold), "no_answer")
             else:
                 self._count.answered(value)
                 self._ended(exchange, value)
         elif kind == "failed":
-            value = _failure(value)
+            value = _failure(value, *self._untold)
         if kind != "piece":
             exchange.close()
             if kind == "failed" and value.status >= 500:
@@ -365,27 +369,35 @@ class _Stream(StreamingResponse):
             await self._chunks.aclose()
 
 
-def _failure(error: Exception) -> Refused:
+def _failure(error: Exception, *untold: Path) -> Refused:
     if isinstance(error, Refused):
         return error
     if isinstance(error, UsageError) and not isinstance(error, EndpointRefuses):
-        return Refused(400, _without_paths(error.what), "invalid_question")
+        return Refused(400, _without_paths(error.what, *untold), "invalid_question")
     if isinstance(error, CapReached):
         return Refused(429, error.what, "insufficient_quota")
     if isinstance(error, RaftError):
         command = (error.hint or "").partition("\n")[0] if isinstance(error, EndpointRefuses) else ""
         told = f"{error.what} next: {pasted(command)}" if command else error.what
-        return Refused(502, _without_paths(told), "engine_error")
+        return Refused(502, _without_paths(told, *untold), "engine_error")
     if isinstance(error, OSError):  # it was moved away, say; the terminal is told more
         return Refused(503, "the files of the run cannot be read", "engine_error")
     return Refused(500, "something went wrong here that nobody foresaw", "internal_error")
 
 
-_PATH = re.compile(r"(?<![\w:/.])(?:~|\.{0,2})/(?:[^\s/'\",;:()]+/)*([^\s/'\",;:()]+)")
+_FILE_URL = re.compile(r"\bfile://")
+_PATH = re.compile(r"(?<![\w/.])(?:~|\.{0,2})/(?!v1/)(?:[^\s/'\",;:()]+/)*([^\s/'\",;:()]+)")
 
 
-def _without_paths(text: str) -> str:
-    """Return a text with the last part alone of each path: where files lie here is nothing for who asks."""
+def _without_paths(text: str, *known: Path) -> str:
+    """Return a text with the last part alone of each path: where files lie here is nothing for who asks.
+
+    The folders that are known, the user's, the one worked in and those of `known`, go first: they may have spaces.
+    """
+    ours = {str(path) for one in (*known, Path.cwd(), Path.home()) for path in (one.absolute(), one.resolve())}
+    text = _FILE_URL.sub("", text)
+    for folder in sorted(ours - {"/"}, key=len, reverse=True):
+        text = re.sub(rf"{re.escape(folder)}(?=/|\W|$)", "", text)
     return _PATH.sub(r"\1", text)
 
 
