@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from filelock import FileLock
 from test_train import SETTINGS, build_for
 
 import raft
@@ -222,6 +223,9 @@ def test_the_first_thing_said_of_an_unfinished_run_is_what_is_missing(untuned):
     assert told.exit_code == 1
     assert told.stderr.startswith("raft: There is no chunks.parquet")
     assert "raft build" in told.stderr and "raft train" not in told.stderr
+    with FileLock(untuned / ".lock"):
+        told = CliRunner().invoke(main, ["ask", str(untuned), QUESTION])
+    assert told.stderr.startswith("raft: There is no chunks.parquet"), "also while another raft writes"
 
 
 def test_a_new_document_is_used_at_once(run, tmp_path, tiny_student):

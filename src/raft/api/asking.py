@@ -107,9 +107,11 @@ class LoadedRun:
     def whole(self) -> Run:
         """Return the run as it is now; DamagedArtifact where what is searched is missing, or of two builds."""
         run = existing(self.run.folder)
-        for name in ("documents.parquet", "chunks.parquet"):
-            if not (run.folder / name).is_file() and not is_written_by_others(run.folder):
-                raise artifacts.missing(run.folder / name)
+        gone = [name for name in ("documents.parquet", "chunks.parquet") if not (run.folder / name).is_file()]
+        if gone and is_written_by_others(run.folder):  # then a build that runs is the better reason, if it is one
+            run.require(*searched(self.settings))
+        if gone:
+            raise artifacts.missing(run.folder / gone[0])
         run.require(*searched(self.settings))
         return run
 
