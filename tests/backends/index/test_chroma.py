@@ -267,3 +267,14 @@ def test_an_index_that_nobody_closes_leaves_no_file_open(tmp_path, embedder):
     for _ in range(3):
         ChromaIndex(embedder, folder=tmp_path / "index").search(["word1"], 1)
     assert opened() <= before
+
+
+def test_a_vector_without_numbers_names_the_embedder(tmp_path, embedder, monkeypatch):
+    """Where an embedder makes NaN of a question, an exact search is one error that names it."""
+    with ChromaIndex(embedder, folder=tmp_path / "exact", exact=True) as exact:
+        exact.sync([chunks(3)])
+        embed = embedder.embed
+        monkeypatch.setattr(embedder, "embed", lambda texts: embed(texts) * np.float32(np.nan))
+        with pytest.raises(RaftError, match="holds no numbers") as caught:
+            exact.search(["word1"], 2)
+    assert embedder.identity in str(caught.value)

@@ -260,6 +260,9 @@ class ChromaIndex(AbstractContextManager["ChromaIndex"]):
 
     def _exactly(self, vectors: np.ndarray, k: int, size: int) -> pl.DataFrame:
         chunks, matrix = self._everything
+        if not np.isfinite(vectors).all():
+            what = f"The embedder {self.embedder.identity} made a vector of a question that holds no numbers (NaN)."
+            raise RaftError(what, where=self._where, hint="set index.embedder to another one, and raft build again")
         places, distances = nearest_rows(vectors, matrix, min(k, size))
         query = pl.Series("query", np.arange(places.size) // places.shape[1], dtype=pl.Int64)
         distance = pl.Series("distance", distances.ravel(), dtype=pl.Float64)
