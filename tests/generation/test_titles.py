@@ -32,6 +32,12 @@ def test_a_question_that_names_nothing_of_its_document_is_completed():
     assert TITLES.complete("What is kept?", "ropes", "loud") == "According to Welcome aboard, what is kept?"
 
 
+def test_i_stays_large():
+    """The first letter of a completed question is made small, but for the word "I"."""
+    assert according("Security Handbook", "I pay how much?") == "According to Security Handbook, I pay how much?"
+    assert according("Security Handbook", "Is it paid?") == "According to Security Handbook, is it paid?"
+
+
 @pytest.mark.parametrize(
     ("question", "answer", "doc_id"),
     [

@@ -20,13 +20,15 @@ VERSION = 1
 MOST_WORDS, LONGEST_TITLE = 40, 12
 """Words of a completed question, and of a title that is put into one."""
 _SPOKEN = re.compile(r"[^\W\d_]{2}")
+_ALWAYS_LARGE = re.compile(r"I\b")
 _JOINED = re.compile(r"[-_./]")
 _POSSESSIVE = re.compile(r"['’]s?$")
 
 
 def according(title: str, question: str) -> str:
     """Return a question that says by which document it is to be answered."""
-    return f"According to {title}, {question[:1].lower()}{question[1:]}"
+    first = question[:1] if _ALWAYS_LARGE.match(question) else question[:1].lower()
+    return f"According to {title}, {first}{question[1:]}"
 
 
 @dataclass(frozen=True)
