@@ -245,3 +245,24 @@ def test_personal_data_in_examples_is_named(corpus, tmp_path, fake_models):
     (tmp_path / "like.txt").write_text("Who answers at ada.berg@example.com on working days?\n")
     built = api.build(corpus, out=tmp_path / "run", settings={**SETTINGS, "questions.like": str(tmp_path / "like.txt")})
     assert "in your own questions, left as they are" in messages.summary(built.summary())
+
+
+def test_what_an_earlier_search_placed_stays(corpus, pairs, tmp_path, fake_models, monkeypatch):
+    """A run whose pairs and rounds were searched for otherwise does none of it again; its keys say so from then on."""
+    make, options = Run.make, {"out": tmp_path / "run", "qa": pairs, "settings": {**SETTINGS, "questions.keep": 2}}
+    with monkeypatch.context() as before:
+        before.setattr(
+            Run,
+            "make",
+            lambda run, name, work, *, using, **more: make(
+                run, name, work, using={one: using[one] for one in using if one != "alike"}, **more
+            ),
+        )
+        earlier = api.build(corpus, **options).manifest["steps"]
+    made = []
+    now = api.build(
+        corpus, **options, on_event=lambda event, facts: made.append(facts["step"]) if event == "made" else 0
+    )
+    assert made == []
+    for name in ("qa", "questions", "cleaned"):
+        assert now.manifest["steps"][name]["key"] != earlier[name]["key"]

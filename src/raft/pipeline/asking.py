@@ -124,6 +124,12 @@ def ask_questions(
     if checks is not None:
         topped = {"keep": keep, "pairs": pairs, "rounds": rounds.VERSION, "checks": checks.using}
         topped |= {"others": used.others} if strategy == "items" else {}
+    asked_so = {
+        **using,
+        **topped,
+        "way": strategy,
+        **({"by_rule": by_rule.VERSION} if strategy.startswith("rules") else {}),
+    }
     former = (
         [] if topped else [asked.way, *(["answer_first"] if asked.way == "auto" and strategy == "rules_first" else [])]
     )
@@ -136,13 +142,8 @@ def ask_questions(
             *("chunks.parquet", SURVEY, *(checks.inputs if checks else [])),
             *(["documents.parquet"] if asked.titled else []),
         ],
-        using={
-            **using,
-            **topped,
-            "way": strategy,
-            **({"by_rule": by_rule.VERSION} if strategy.startswith("rules") else {}),
-        },
-        formerly=[(3, {**using, "way": way}) for way in former],
+        using={**asked_so, **({"alike": 1} if topped else {})},
+        formerly=[(3, asked_so)] if topped else [(3, {**using, "way": way}) for way in former],
         beside={
             **unasked,
             "used": used,
@@ -309,25 +310,27 @@ def reword_questions(
     if not settings.questions.reword:
         return
     how, spoken = rewording(settings), surveyed_languages(run)
+    using = {
+        "how": how.identity,
+        "share": settings.questions.reword,
+        "seed": settings.seed,
+        "k": k,
+        "limits": settings.cleaning.model_dump(include={"min_words", "max_words", "max_answer_words"}),
+        "held_out": sorted(held_out),
+        "generator": generator,
+        "attempts": settings.generator.attempts,
+        "figures": figures.VERSION,
+        "rules": rules,
+        **({"languages": spoken, "spoken": VERSION} if spoken else {}),
+    }
     run.make(
         "reworded",
         _reword,
         version=2,
         outputs=["reworded.parquet"],
         inputs=["questions.parquet", "chunks.parquet", *searched],
-        using={
-            "how": how.identity,
-            "share": settings.questions.reword,
-            "seed": settings.seed,
-            "k": k,
-            "limits": settings.cleaning.model_dump(include={"min_words", "max_words", "max_answer_words"}),
-            "held_out": sorted(held_out),
-            "generator": generator,
-            "attempts": settings.generator.attempts,
-            "figures": figures.VERSION,
-            "rules": rules,
-            **({"languages": spoken, "spoken": VERSION} if spoken else {}),
-        },
+        using={**using, "alike": 1},
+        formerly=[(2, using)],
         beside={
             "asked": how,
             "model": settings.generator.model,

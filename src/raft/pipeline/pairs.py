@@ -43,14 +43,16 @@ def place_pairs(run: Run, settings: Settings, embedder: Embedder, indexes: Index
         given.append({"name": name, "pairs": read.rows, "wrong": read.wrong})
     if not given:
         return
+    # one file is keyed as it was when there could be no more
+    using = {**(given[0] if len(given) == 1 else {"files": given}), "embedder": embedder}
     run.make(
         "qa",
         _place,
         version=1,
         outputs=["qa.parquet"],
         inputs=["documents.parquet", "chunks.parquet", *searched],
-        # one file is keyed as it was when there could be no more
-        using={**(given[0] if len(given) == 1 else {"files": given}), "embedder": embedder},
+        using={**using, "alike": 1},
+        formerly=[(1, using)],
         beside={"indexes": indexes},
     )
 
