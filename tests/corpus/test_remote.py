@@ -93,6 +93,8 @@ def test_a_file_and_a_glob_are_addresses_too(tmp_path, bucket):
         ("nix://bucket/docs", "Protocol not known: nix", "s3://"),
         ("s3://bucket/docs", "need a package that is not installed", "pip install s3fs"),
         ("gs://bucket/docs", "need a package that is not installed", "pip install gcsfs"),
+        ("sftp://host/docs", "need a package that is not installed", "pip install paramiko"),
+        ("libarchive://docs", "need a package that is not installed", "raft build ."),
         ("ftp://ada:secret@host/docs", "has a password or key in it", "environment"),
     ],
 )

@@ -29,7 +29,11 @@ _TELLS = re.compile(
 """Names of what a file system says of a file that another file of the same name would not have."""
 _PASSES = re.compile("access|atime|^time$|^url$|expir|lease", re.I)
 """Names of what changes though the file does not."""
-_PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs", "adl": "adlfs"}
+_PACKAGES = {
+    **{"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs", "adl": "adlfs"},
+    **{"sftp": "paramiko", "ssh": "paramiko", "smb": "smbprotocol", "hdfs": "pyarrow", "dropbox": "dropboxdrivefs"},
+}
+"""What to install for a protocol; of others its own words say so, and no name is guessed."""
 _LIST = {"s3": "aws s3 ls", "s3a": "aws s3 ls", "gs": "gcloud storage ls", "gcs": "gcloud storage ls"}
 """What shows with the same keys whether they are right."""
 _AT_ONCE, _MOST_FOLDERS, _LONGEST_NAME, _LONGEST_PATH = 16, 1000, 255, 4000
@@ -111,9 +115,10 @@ def _system(address: str) -> tuple[Any, str]:
         system, path = fsspec.url_to_fs(address)
     except ImportError as error:
         found = re.search(r"[Ii]nstall\s+[\"'`]?(?:pip install )?([\w-]+)", str(error))
-        package = _PACKAGES.get(protocol) or (found[1] if found else protocol)
+        package = _PACKAGES.get(protocol) or (found[1] if found else "")
         what = f"Documents at {protocol}:// need a package that is not installed: {error}."
-        raise UsageError(what, where=f"corpus: {address}", hint=f"pip install {package}") from None
+        hint = f"pip install {package}" if package else "raft build .   (a folder that they were copied to)"
+        raise UsageError(what, where=f"corpus: {address}", hint=hint) from None
     except ValueError as error:
         near = ", ".join(f"{one}://" for one in ("s3", "gs", "az", "https", "sftp", "file"))
         raise UsageError(
