@@ -259,10 +259,10 @@ def test_what_an_earlier_search_placed_stays(corpus, pairs, tmp_path, fake_model
             ),
         )
         earlier = api.build(corpus, **options).manifest["steps"]
-    made = []
+    begun = []
     now = api.build(
-        corpus, **options, on_event=lambda event, facts: made.append(facts["step"]) if event == "made" else 0
+        corpus, **options, on_event=lambda event, facts: begun.append(facts["step"]) if event == "begins" else 0
     )
-    assert made == []
+    assert begun == []
     for name in ("qa", "questions", "cleaned"):
         assert now.manifest["steps"][name]["key"] != earlier[name]["key"]
