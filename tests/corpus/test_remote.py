@@ -73,6 +73,36 @@ def test_only_what_changed_is_fetched_again(tmp_path, bucket, monkeypatch):
     assert files(entry)["travel.md"] == "# Travel anew"
 
 
+@pytest.mark.parametrize("address", ["memory://bucket/docs", "memory://bucket/docs/**/*.md"])
+def test_a_folder_that_cannot_be_listed_loses_nothing(tmp_path, bucket, monkeypatch, address):
+    """Where a folder of an address is not told, the build ends in an error, and what was fetched of it stays."""
+    (entry,), _ = remote.fetch([address], tmp_path)
+    before, listed = files(entry.removesuffix("/**/*.md")), type(bucket).ls
+
+    def ls(self, path, *given, **named):
+        if path.rstrip("/").endswith("/refunds"):
+            raise ConnectionResetError("reset")
+        return listed(self, path, *given, **named)
+
+    monkeypatch.setattr(type(bucket), "ls", ls)
+    with pytest.raises(RaftError, match="reset"):
+        remote.fetch([address], tmp_path)
+    assert files(entry.removesuffix("/**/*.md")) == before
+
+
+def test_what_a_link_leads_to_is_not_deleted(tmp_path, bucket):
+    """A link that somebody has laid in the place of what was fetched goes, and what it leads to stays."""
+    remote.fetch(["memory://bucket/docs"], tmp_path / "run")
+    (fetched,) = [path.parent for path in (tmp_path / "run").rglob("fetched.jsonl")]
+    theirs = tmp_path / "theirs"
+    fetched.rename(theirs)
+    (theirs / "own.md").write_text("mine")
+    fetched.symlink_to(theirs)
+    (entry,), _ = remote.fetch(["memory://bucket/docs"], tmp_path / "run")
+    assert (theirs / "own.md").read_text() == "mine"
+    assert files(entry) == DOCUMENTS
+
+
 def test_a_file_and_a_glob_are_addresses_too(tmp_path, bucket):
     """One file and a glob name what they name of a folder on this machine, and other entries stay as they are."""
     entries, _ = remote.fetch(["memory://bucket/docs/travel.md", "memory://bucket/docs/**/*.md", "here"], tmp_path)

@@ -195,8 +195,8 @@ def _wanted(place: _Place) -> tuple[dict[str, tuple[str, Mapping[str, Any]]], li
     skipped: list[tuple[str, str]] = []
     for path, facts in sorted(_listed(place).items()):
         name = path.removeprefix(place.root).removeprefix("/") if path != place.root else path.rpartition("/")[2]
-        if place.address.startswith(_WEB) and name.startswith(("?", "#")):  # a page's links to itself
-            continue
+        if place.address.startswith(_WEB) and name.rpartition("/")[2].startswith(("?", "#")):
+            continue  # a page's links to itself
         reason = "its name leads out of the corpus" if not path.startswith(place.root) else _unfit(place, name)
         if not reason and (above := next((str(one) for one in PurePosixPath(name).parents if str(one) in wanted), "")):
             reason = f"{above} is a file, and cannot be its folder here"
@@ -221,18 +221,16 @@ def _listed(place: _Place) -> dict[str, Mapping[str, Any]]:
     if place.address.startswith(_WEB) and (not place.pattern or has_magic(place.pattern)):
         found = _linked(place)
     elif place.pattern and has_magic(place.pattern):
-        found = system.glob(whole, detail=True)
+        found = _fitting(_walked(place), whole) if _leaves_out(system) else system.glob(whole, detail=True)
     elif place.pattern:
         found = {whole: system.info(whole)}
     else:
-        found = system.find(place.root, detail=True)
+        found = _walked(place) if _leaves_out(system) else system.find(place.root, detail=True)
     return {path: facts for path, facts in found.items() if facts.get("type") != "directory"}
 
 
 def _linked(place: _Place) -> dict[str, Mapping[str, Any]]:
     """Return the files that pages at an address link to which list a folder, as web servers make them."""
-    from fsspec.utils import glob_translate  # noqa: PLC0415  it takes time
-
     deep = None if not place.pattern or "**" in place.pattern else place.pattern.count("/") + 1
     root = place.root + "/" if place.pattern or place.address.endswith("/") else place.root
     found: dict[str, Mapping[str, Any]] = {}
@@ -247,7 +245,34 @@ def _linked(place: _Place) -> dict[str, Mapping[str, Any]]:
         found |= {facts["name"]: facts for facts in files.values()}
     if not place.pattern:
         return found or ({place.root: {}} if _is_file(place.system, place.root) else {})
-    fits = re.compile(glob_translate(f"{place.root}/{place.pattern}"))
+    return _fitting(found, f"{place.root}/{place.pattern}")
+
+
+def _leaves_out(system: Any) -> bool:
+    """Tell whether a system lists as fsspec itself does, which leaves out each folder that it cannot list."""
+    from fsspec import AbstractFileSystem  # noqa: PLC0415  it takes time
+
+    return type(system).find is AbstractFileSystem.find
+
+
+def _walked(place: _Place) -> dict[str, Mapping[str, Any]]:
+    """Return the files at an address; links to folders are not followed, and a folder that cannot be listed raises."""
+    found: dict[str, Mapping[str, Any]] = {}
+    folders = [place.root]
+    while folders:
+        with suppress(FileNotFoundError):
+            for facts in place.system.ls(folders.pop(), detail=True):
+                if facts["type"] != "directory":
+                    found[facts["name"]] = facts
+                elif not facts.get("islink"):
+                    folders.append(facts["name"])
+    return found
+
+
+def _fitting(found: Mapping[str, Mapping[str, Any]], pattern: str) -> dict[str, Mapping[str, Any]]:
+    from fsspec.utils import glob_translate  # noqa: PLC0415  it takes time
+
+    fits = re.compile(glob_translate(pattern))
     return {path: facts for path, facts in found.items() if fits.match(path)}
 
 
@@ -314,6 +339,8 @@ def _get(place: _Place, at: str, name: str) -> bool:
 def _clear(place: _Place, wanted: Iterable[str]) -> None:
     """Delete what was fetched of this address and is not wanted, by what lies there and not by what is noted."""
     keep = {place.index, *(place.local / name for name in wanted)}
+    if place.index.parent.is_symlink():  # what it leads to is not ours
+        place.index.parent.unlink()
     for folder, folders, files in os.walk(place.index.parent, topdown=False):
         for path in map(Path(folder).joinpath, (*files, *folders)):
             if path.is_symlink() or (path not in keep and not path.is_dir()):

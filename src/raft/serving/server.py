@@ -394,11 +394,18 @@ def _without_paths(text: str, *known: Path) -> str:
 
     The folders that are known, the user's, the one worked in and those of `known`, go first: they may have spaces.
     """
-    ours = {str(path) for one in (*known, Path.cwd(), Path.home()) for path in (one.absolute(), one.resolve())}
+    ours = {str(path) for one in (*known, *_folders()) for path in (one.absolute(), one.resolve())}
     text = _FILE_URL.sub("", text)
     for folder in sorted(ours - {"/"}, key=len, reverse=True):
-        text = re.sub(rf"{re.escape(folder)}(?=/|\W|$)", "", text)
+        text = re.sub(rf"(?<![\w/.:-]){re.escape(folder)}(?=[/\s'\",;:)]|$)", "", text)
     return _PATH.sub(r"\1", text)
+
+
+def _folders() -> Iterator[Path]:
+    """Yield the folder worked in and the user's, as far as there are any."""
+    for find in (Path.cwd, Path.home):
+        with suppress(OSError, RuntimeError):
+            yield find()
 
 
 def _told(refused: Refused) -> dict[str, Any]:

@@ -216,6 +216,8 @@ def environment() -> dict[str, str | None]:
     With as many threads as here they add up in the same order.
     """
     found = {name: os.environ.get(name) for name in (*_PLACES, "HF_HUB_OFFLINE", "HF_ENDPOINT")}
+    if found["HF_HOME"]:  # the hub's package reads it so, other than raft its own
+        found["HF_HOME"] = str(Path(os.path.expandvars(found["HF_HOME"])).expanduser())
     found |= {name: str(Path(place).absolute()) for name in _PLACES if (place := found[name])}
     return {**found, "OMP_NUM_THREADS": str(_threads())}
 

@@ -8,7 +8,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -123,6 +123,7 @@ class RayEngine:
         self._held: dict[int, tuple[_Place, _Seat]] = {}
         self._dead: dict[str, dict[int, Left]] = {}
         self._reading = threading.Lock()
+        self._readers = ThreadPoolExecutor(1)  # the loop's own threads are the run's ledger's
 
     def __enter__(self) -> Self:
         return self
@@ -137,6 +138,7 @@ class RayEngine:
             wrong = self._end() if self._ray is not None else []
         finally:
             self._stack.close()
+            self._readers.shutdown(wait=False)
             self._ray, self._places = None, []
         if wrong and kind is None:
             raise wrong[0]
@@ -221,7 +223,7 @@ class RayEngine:
             came, learned = await asyncio.wait_for(ref, asked.wire.timeout + _SPARE_SECONDS)
         except self._gone as error:
             self._lost(place, seat, error)
-            left = await asyncio.get_running_loop().run_in_executor(None, self._left_by, seat)
+            left = await asyncio.get_running_loop().run_in_executor(self._readers, self._left_by, seat)
             if number not in left:
                 raise Transient(f"shard {place.number} died: {place.why}", billed=True) from None
             kept = left[number].entry
@@ -234,7 +236,9 @@ class RayEngine:
         finally:
             with place.lock:
                 seat.in_flight -= 1
-        place.deaths = 0
+        with place.lock:
+            if place.seat is seat:
+                place.deaths = 0
         if isinstance(came, Exception):
             raise came
         self._held[number] = place, seat
@@ -266,7 +270,7 @@ class RayEngine:
 
     def _end(self) -> list[RaftError]:
         """End all shards, merge what they have, and return what went wrong with that."""
-        ends = [place.seat.actor.end.remote(place.seat.taken) for place in self._places]
+        ends = [place.seat.actor.end.remote(place.seat.taken) for place in self._places if place.seat.ledger]
         done, _ = self._ray.wait(ends, num_returns=len(ends), timeout=_END_SECONDS) if ends else ([], [])
         wrong: list[RaftError] = []
         for ref in done:

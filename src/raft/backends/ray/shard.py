@@ -9,6 +9,7 @@ import stat
 import tempfile
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -202,7 +203,8 @@ def folder_of(opening: Opening, node: str) -> Path:
     if node == opening.node:
         return Path(opening.folder)
     own = Path(tempfile.gettempdir()) / f"raft-shards-{os.getuid()}"
-    own.mkdir(mode=0o700, exist_ok=True)
+    with suppress(FileExistsError):
+        own.mkdir(mode=0o700)
     found = own.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
         raise RaftError(
