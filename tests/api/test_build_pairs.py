@@ -161,7 +161,7 @@ def test_one_file_is_keyed_as_before(corpus, pairs, tmp_path, fake_models, monke
     keyed, make = {}, Run.make
 
     def noting(run, name, *given, **more):
-        keyed[name] = more["using"]
+        keyed[name] = dict(more.get("formerly", [])).get(1, more["using"])
         return make(run, name, *given, **more)
 
     monkeypatch.setattr(Run, "make", noting)

@@ -14,6 +14,7 @@ import pytest
 import raft
 from conftest import DOCUMENTS, tables_of, write_corpus
 from raft.corpus import remote
+from raft.corpus.documents import find_sources
 from raft.errors import RaftError, UsageError
 from raft.text.secrets import bears_key
 
@@ -64,7 +65,9 @@ def test_only_what_changed_is_fetched_again(tmp_path, bucket, monkeypatch):
         "memory://bucket/docs/logo.png": "there is no reader for .png",
     }
     got, get = [], type(bucket).get_file
-    monkeypatch.setattr(type(bucket), "get_file", lambda self, path, *more: [got.append(path), get(self, path, *more)])
+    monkeypatch.setattr(
+        type(bucket), "get_file", lambda self, path, *more, **_: [got.append(path), get(self, path, *more)]
+    )
     bucket.pipe("/bucket/docs/travel.md", b"# Travel anew")
     bucket.rm(f"/bucket/docs/{next(name for name in DOCUMENTS if name != 'travel.md')}")
     (entry,), _ = remote.fetch(["memory://bucket/docs"], tmp_path)
@@ -346,3 +349,60 @@ def test_pages_that_link_to_one_another_have_an_end(tmp_path, web, monkeypatch):
         remote.fetch([address], tmp_path / "cache")
     with pytest.raises(RaftError, match=r"Documents cannot be read from http://\S+: ClientConnector"):
         remote.fetch(["http://127.0.0.1:1/docs"], tmp_path / "cache")
+
+
+def test_a_file_is_fetched_up_to_what_is_read(tmp_path, web, monkeypatch):
+    """A body that is longer than the server says is given up where raft reads no more of a file, and is told."""
+    address, folder, _ = web
+    (folder / "endless.md").write_text("# A\n")
+    answer = Web.do_GET
+
+    def endless(self):
+        if not self.path.endswith("endless.md"):
+            return answer(self)
+        self.send_response(200)
+        self.end_headers()
+        return self.wfile.write(b"a" * 5_000_000)
+
+    monkeypatch.setattr(Web, "do_GET", endless)
+    monkeypatch.setattr(remote, "MAX_FILE", 1_000_000)
+    (entry,), skipped = remote.fetch([address], tmp_path / "run")
+    assert dict(skipped)[f"{address}/endless.md"].startswith("it is too large")
+    assert "endless.md" not in files(entry)
+    assert not list((tmp_path / "run").rglob("*.draft"))
+
+
+def test_folders_that_hold_themselves_have_an_end(tmp_path, web, monkeypatch):
+    """A web folder that lists itself is one error, and not searched for ever."""
+    address, folder, _ = web
+    (folder / "loop").symlink_to(folder)
+    monkeypatch.setattr(remote, "_MOST_FOLDERS", 30)
+    with pytest.raises(UsageError, match="more than 30 folders"):
+        remote.fetch([address], tmp_path / "run")
+
+
+def test_a_glob_is_that_of_the_address_alone(tmp_path, bucket):
+    """Brackets and stars in the name of the run's folder are its name, and no pattern."""
+    (entry,), _ = remote.fetch(["memory://bucket/docs/*.md"], tmp_path / "a[1]*b")
+    sources, _ = find_sources([entry])
+    assert {source.path.name for source in sources} == {name for name in DOCUMENTS if "/" not in name}
+
+
+def test_a_name_that_is_no_text_is_left_out(tmp_path):
+    """A file whose name is not UTF-8 is told, and the others are read."""
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / os.fsdecode(b"bad\xff.md")).write_text("# Bad")
+    (tmp_path / "docs" / "good.md").write_text("# Good")
+    (entry,), skipped = remote.fetch([f"file://{tmp_path}/docs"], tmp_path / "run")
+    assert files(entry) == {"good.md": "# Good"}
+    assert [reason for _, reason in skipped] == ["no file here can have its name"]
+
+
+@pytest.mark.parametrize("damage", ["[" * 100_000, "[1]", '"a"', "\0"])
+def test_damaged_notes_cost_a_fetch(tmp_path, bucket, damage):
+    """Notes that say nothing are as none: everything is fetched anew."""
+    remote.fetch(["memory://bucket/docs"], tmp_path)
+    (notes,) = tmp_path.rglob("fetched.jsonl")
+    notes.write_text(damage)
+    (entry,), _ = remote.fetch(["memory://bucket/docs"], tmp_path)
+    assert files(entry) == DOCUMENTS

@@ -3,8 +3,10 @@
 From then on they are files like any other: names are relative to the address, as they are to a folder.
 """
 
+import glob
 import hashlib
 import json
+import math
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -36,6 +38,8 @@ _PACKAGES = {
 """What to install for a protocol; of others its own words say so, and no name is guessed."""
 _LIST = {"s3": "aws s3 ls", "s3a": "aws s3 ls", "gs": "gcloud storage ls", "gcs": "gcloud storage ls"}
 """What shows with the same keys whether they are right."""
+_SILENT = 30.0
+"""Seconds without a byte after which a web server is given up."""
 _AT_ONCE, _MOST_FOLDERS, _LONGEST_NAME, _LONGEST_PATH = 16, 1000, 255, 4000
 
 
@@ -94,7 +98,8 @@ def fetch(corpus: Iterable[str], cache: Path) -> tuple[list[str], list[tuple[str
                 raise
             except Exception as error:  # each file system has its own
                 raise _unreadable(entry, error) from error
-            entries.append(str(place.local / place.pattern))
+            local = glob.escape(str(place.local)) if has_magic(place.pattern) else str(place.local)
+            entries.append(str(Path(local) / place.pattern))
         else:
             entries.append(entry)
     return entries, skipped
@@ -112,7 +117,7 @@ def _system(address: str) -> tuple[Any, str]:
 
     protocol = address.partition("://")[0]
     try:
-        system, path = fsspec.url_to_fs(address)
+        system, path = fsspec.url_to_fs(address, **_patience(address))
     except ImportError as error:
         found = re.search(r"[Ii]nstall\s+[\"'`]?(?:pip install )?([\w-]+)", str(error))
         package = _PACKAGES.get(protocol) or (found[1] if found else "")
@@ -129,6 +134,15 @@ def _system(address: str) -> tuple[Any, str]:
     except Exception as error:
         raise _unreadable(address, error) from error
     return system, path
+
+
+def _patience(address: str) -> dict[str, Any]:
+    """Return what has a web server given up that says nothing for so long, and not after five minutes a file."""
+    if not address.startswith(_WEB):
+        return {}
+    from aiohttp import ClientTimeout  # noqa: PLC0415  it takes time
+
+    return {"client_kwargs": {"timeout": ClientTimeout(total=None, sock_connect=_SILENT, sock_read=_SILENT)}}
 
 
 def _place(address: str, cache: Path) -> _Place:
@@ -164,20 +178,24 @@ def _fetched(place: _Place) -> list[tuple[str, str]]:
     draft = place.index.with_suffix(".draft")
     draft.write_text("".join(map(_line, known.items())), encoding="utf-8")
     draft.replace(place.index)
-    lock, lost = Lock(), list[str]()
+    lock, lost = Lock(), dict[str, str]()
 
     def get(name: str) -> None:
-        there = _get(place, wanted[name][0], name)
+        why = _get(place, wanted[name][0], name)
         with lock:  # noted as it lands: what comes after it may fail
-            if there:
+            if why:
+                lost[name] = why
+            else:
                 notes.write(_line((name, now[name])))
                 notes.flush()
-            else:
-                lost.append(name)
 
-    with place.index.open("a", encoding="utf-8") as notes, ThreadPoolExecutor(_AT_ONCE) as workers:
-        list(workers.map(get, [name for name in wanted if name not in known]))
-    skipped += [(_shown(place, wanted[name][0]), "it is listed, and not there") for name in lost]
+    workers = ThreadPoolExecutor(_AT_ONCE)
+    with place.index.open("a", encoding="utf-8") as notes:
+        try:
+            list(workers.map(get, [name for name in wanted if name not in known]))
+        finally:  # where one fails, or somebody interrupts, no other is begun
+            workers.shutdown(cancel_futures=True)
+    skipped += [(_shown(place, wanted[name][0]), why) for name, why in lost.items()]
     if len(lost) == len(wanted):
         raise _nothing(place, skipped)
     return skipped
@@ -221,11 +239,11 @@ def _listed(place: _Place) -> dict[str, Mapping[str, Any]]:
     if place.address.startswith(_WEB) and (not place.pattern or has_magic(place.pattern)):
         found = _linked(place)
     elif place.pattern and has_magic(place.pattern):
-        found = _fitting(_walked(place), whole) if _leaves_out(system) else system.glob(whole, detail=True)
+        found = _fitting(_walked(place, place.root), whole) if _leaves_out(system) else system.glob(whole, detail=True)
     elif place.pattern:
         found = {whole: system.info(whole)}
     else:
-        found = _walked(place) if _leaves_out(system) else system.find(place.root, detail=True)
+        found = _walked(place, place.root) if _leaves_out(system) else system.find(place.root, detail=True)
     return {path: facts for path, facts in found.items() if facts.get("type") != "directory"}
 
 
@@ -233,16 +251,7 @@ def _linked(place: _Place) -> dict[str, Mapping[str, Any]]:
     """Return the files that pages at an address link to which list a folder, as web servers make them."""
     deep = None if not place.pattern or "**" in place.pattern else place.pattern.count("/") + 1
     root = place.root + "/" if place.pattern or place.address.endswith("/") else place.root
-    found: dict[str, Mapping[str, Any]] = {}
-    folders = place.system.walk(root, maxdepth=deep, detail=True, on_error=_refuse)
-    for number, (_, _, files) in enumerate(folders):
-        if number == _MOST_FOLDERS:  # where pages link to one another there is no end
-            raise UsageError(
-                f"{place.address} has more than {_MOST_FOLDERS:,} folders, or pages that are none.",
-                where="corpus",
-                hint="name the files, or a folder of which the server shows a list",
-            )
-        found |= {facts["name"]: facts for facts in files.values()}
+    found = _walked(place, root, deep, _MOST_FOLDERS)
     if not place.pattern:
         return found or ({place.root: {}} if _is_file(place.system, place.root) else {})
     return _fitting(found, f"{place.root}/{place.pattern}")
@@ -255,17 +264,32 @@ def _leaves_out(system: Any) -> bool:
     return type(system).find is AbstractFileSystem.find
 
 
-def _walked(place: _Place) -> dict[str, Mapping[str, Any]]:
-    """Return the files at an address; links to folders are not followed, and a folder that cannot be listed raises."""
+def _walked(place: _Place, root: str, deep: int | None = None, most: float = math.inf) -> dict[str, Mapping[str, Any]]:
+    """Return the files below `root`, so many folders deep, by their paths; a folder that cannot be listed raises.
+
+    Links to folders are not followed.
+
+    Raises:
+        UsageError: there are more folders than `most`.
+    """
     found: dict[str, Mapping[str, Any]] = {}
-    folders = [place.root]
+    seen, folders = {root.rstrip("/")}, [(root, 1)]
     while folders:
+        if len(seen) > most:  # where pages link to one another there is no end
+            raise UsageError(
+                f"{place.address} has more than {most:,} folders, or pages that are none.",
+                where="corpus",
+                hint="name the files, or a folder of which the server shows a list",
+            )
+        path, depth = folders.pop()
         with suppress(FileNotFoundError):
-            for facts in place.system.ls(folders.pop(), detail=True):
+            for facts in place.system.ls(path, detail=True):
+                below = facts["name"].rstrip("/")
                 if facts["type"] != "directory":
                     found[facts["name"]] = facts
-                elif not facts.get("islink"):
-                    folders.append(facts["name"])
+                elif below not in seen and not facts.get("islink") and (deep is None or depth < deep):
+                    seen.add(below)
+                    folders.append((below, depth + 1))
     return found
 
 
@@ -274,11 +298,6 @@ def _fitting(found: Mapping[str, Mapping[str, Any]], pattern: str) -> dict[str, 
 
     fits = re.compile(glob_translate(pattern))
     return {path: facts for path, facts in found.items() if fits.match(path)}
-
-
-def _refuse(error: Exception) -> None:
-    if not isinstance(error, FileNotFoundError):
-        raise error
 
 
 def _told(place: _Place, path: str, facts: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
@@ -309,7 +328,7 @@ def _unfit(place: _Place, name: str) -> str | None:
 
 def _unnameable(folder: Path, name: PurePosixPath) -> str | None:
     try:
-        longest, whole = max(len(os.fsencode(part)) for part in name.parts), len(os.fsencode(folder / name))
+        longest, whole = max(len(part.encode()) for part in name.parts), len(os.fsencode(folder / name))
     except UnicodeEncodeError:
         return "no file here can have its name"
     if longest > _LONGEST_NAME or whole > _LONGEST_PATH:
@@ -321,26 +340,47 @@ def _shown(place: _Place, path: str) -> str:
     return path if is_address(path) else f"{place.address.partition('://')[0]}://{path.lstrip('/')}"
 
 
-def _get(place: _Place, at: str, name: str) -> bool:
-    """Fetch a file; False: it is not there."""
-    path = place.local / name
+def _get(place: _Place, at: str, name: str) -> str:
+    """Fetch a file; return why it cannot be had, "" where it was."""
+    path, why = place.local / name, ""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = place.index.with_name(f"{hashlib.sha256(name.encode()).hexdigest()[:16]}.draft")
     try:
-        place.system.get_file(at, str(draft))
+        place.system.get_file(at, str(draft), callback=_bound())
+        draft.replace(path)
     except FileNotFoundError:
+        why = "it is listed, and not there"
+    except _TooLarge:
+        why = f"it is too large: the most is {MAX_FILE // MEGABYTE} MB"
+    if why:
         path.unlink(missing_ok=True)
         draft.unlink(missing_ok=True)
-        return False
-    draft.replace(path)
-    return True
+    return why
+
+
+class _TooLarge(Exception):
+    """A file has more bytes than raft reads, whatever was said of its size."""
+
+
+def _bound() -> Any:
+    """Return what hears of each piece of a file while it is fetched, and ends that where there are too many."""
+    from fsspec import Callback  # noqa: PLC0415  it takes time
+
+    class _Bound(Callback):  # type: ignore[misc]
+        def relative_update(self, inc: int = 1) -> None:
+            self.value += inc
+            if self.value > MAX_FILE:
+                raise _TooLarge
+
+    return _Bound()
 
 
 def _clear(place: _Place, wanted: Iterable[str]) -> None:
     """Delete what was fetched of this address and is not wanted, by what lies there and not by what is noted."""
     keep = {place.index, *(place.local / name for name in wanted)}
-    if place.index.parent.is_symlink():  # what it leads to is not ours
-        place.index.parent.unlink()
+    for own in (place.index.parent.parent, place.index.parent):
+        if own.is_symlink():  # what it leads to is not ours
+            own.unlink()
     for folder, folders, files in os.walk(place.index.parent, topdown=False):
         for path in map(Path(folder).joinpath, (*files, *folders)):
             if path.is_symlink() or (path not in keep and not path.is_dir()):
@@ -355,7 +395,7 @@ def _known(place: _Place) -> dict[str, Any]:
     known: dict[str, Any] = {}
     with suppress(OSError):
         for line in place.index.read_bytes().splitlines():
-            with suppress(ValueError, TypeError):
+            with suppress(ValueError, TypeError, RecursionError):
                 name, facts = json.loads(line)
                 known |= {name: facts} if isinstance(facts, dict) else {}
     return known
