@@ -184,6 +184,19 @@ class Fakes:
         return counted
 
 
+class CountingEmbedder(HashEmbedder):
+    """Remembers what it was asked to embed."""
+
+    def __init__(self):
+        super().__init__()
+        self.texts = []
+
+    def embed(self, texts):
+        """Embed, and remember."""
+        self.texts += texts
+        return super().embed(texts)
+
+
 class FakeEmbedder(HashEmbedder):
     """Hashed words, and a memory."""
 

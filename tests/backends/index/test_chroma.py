@@ -8,23 +8,11 @@ import numpy as np
 import polars as pl
 import pytest
 
+from conftest import CountingEmbedder
 from raft.backends.index.chroma import ChromaIndex
 from raft.errors import DamagedArtifact, RaftError, UsageError
 from raft.store.tables import HITS
 from raft.testing import HashEmbedder
-
-
-class CountingEmbedder(HashEmbedder):
-    """Remembers what it was asked to embed."""
-
-    def __init__(self):
-        super().__init__()
-        self.texts = []
-
-    def embed(self, texts):
-        """Embed, and remember."""
-        self.texts += texts
-        return super().embed(texts)
 
 
 def chunks(count=4, first=0, **changed):

@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
+from conftest import CountingEmbedder
 from raft.backends.index.hybrid import DEPTH, Indexes, fuse
 from raft.store.tables import HITS, frame
-from raft.testing import HashEmbedder
 
 IDS = [f"c{number}" for number in range(12)]
 rankings = st.lists(st.lists(st.sampled_from(IDS), unique=True, max_size=8), min_size=1, max_size=4)
@@ -77,19 +77,6 @@ def test_queries_are_fused_apart():
 def test_nothing_fused_is_an_empty_frame():
     """No lists, or empty ones, give an empty frame of the right columns."""
     assert fuse([], 5).schema == fuse([hits()], 5).schema == HITS
-
-
-class CountingEmbedder(HashEmbedder):
-    """Remembers what it was asked to embed."""
-
-    def __init__(self):
-        super().__init__()
-        self.texts = []
-
-    def embed(self, texts):
-        """Embed, and remember."""
-        self.texts += texts
-        return super().embed(texts)
 
 
 def chunks(count):
