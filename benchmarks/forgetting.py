@@ -43,6 +43,7 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "own replies": {"training.rehearsal_replies": "own"},
     "kl": {"training.kl": 1.0},
     "own replies, kl": {"training.rehearsal_replies": "own", "training.kl": 1.0},
+    "own replies, rate 2e-4": {"training.rehearsal_replies": "own", "training.learning_rate": 2e-4},
     "own replies, q and v": {"training.rehearsal_replies": "own", "training.layers": "qv"},
 }
 
@@ -97,12 +98,16 @@ def main() -> None:
     parser.add_argument("--generator", default="qwen2.5-coder-1.5b")
     parser.add_argument("--rows", type=int, default=100, help="training rows")
     parser.add_argument("--questions", type=int, default=100, help="of dev, asked of each")
+    parser.add_argument(
+        "--registered", choices=["all", *xquad.STUDY.parts], default="all", help="as of benchmarks/xquad.py"
+    )
     parser.add_argument("--general", type=int, default=200, help="questions of each general set")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="another setting, for all steps"
     )
     args = parser.parse_args()
-    files, own = xquad.prepare(args.of), studies.settings_of(args.set)
+    files, own = dict(xquad.prepare(args.of)), studies.settings_of(args.set)
+    files["all"] = files[args.registered]
     home = args.of / "forgetting" / f"{Path(args.student).name}-{args.rows}"
     folder = ablations.copied(args.of / "run", home)
     given = ablations.Given(

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 import raft
 from conftest import write_corpus
-from raft.cli import main, retrieval
+from raft.cli import benchmarks, main, retrieval
 from raft.errors import DamagedArtifact, RaftError, UsageError
 from raft.pipeline import retriever
 from raft.pipeline.retriever import CARD, FOLDER, Card
@@ -372,3 +372,45 @@ def test_a_refusal_head_is_of_the_retriever_that_it_learned_with(run):
     assert "refusal head" not in " ".join(raft.load(run).answerer().remarks)
     shutil.rmtree(run / FOLDER)
     assert "refusal head is of another" in " ".join(raft.load(run).answerer().remarks)
+
+
+def test_a_benchmark_of_all_systems_tells_reader_retriever_and_refusal_apart(run):
+    """Each pairing of what was learned and what was before is asked; what is in use scores as its system does."""
+    raft.train(run, settings={"training.learning_rate": 0.01})
+    raft.train(run, part="refusal", settings={"answering.false_answers": 0.3})
+    facts = raft.bench(
+        run,
+        settings={
+            "answering.false_answers": 0.3,
+            "answering.min_relevance": 0.3,
+            "benchmark.latency_questions": 1,
+            "benchmark.capability": [],
+            "benchmark.tuning_questions": 2,
+        },
+    )
+    found = facts["parts"]
+    names = ("reader", "retriever", "refusal")
+    assert len({tuple(row[name] for name in names) for row in found["rows"]}) == len(found["rows"]) == 8
+    (used,) = (row for row in found["rows"] if row["used"])
+    assert [used[name] for name in names] == [True, True, True]
+    by_name = {one["name"]: one["sets"]["user"] for one in facts["arms"]}
+    (untuned,) = (row for row in found["rows"] if [row[name] for name in names] == [False, True, True])
+    for row, system in ((used, "raft"), (untuned, facts["verdict"]["baseline"])):
+        for name in ("f1", "false_answers", "false_refusals"):
+            assert row[name] == by_name[system][name]
+    assert list(found["adds"]) == list(names)
+    assert found["adds"]["reader"]["f1"] == by_name["raft"]["against"]["f1"]
+    said = benchmarks.benchmark(facts)
+    assert "each with and without the others (* in use)" in said and "reader, tuned for untuned: F1" in said
+    for page in ("report.html", "report.md"):
+        assert "refusal, by head for by rule: F1" in (run / page).read_text(encoding="utf-8")
+    without = raft.bench(
+        run,
+        settings={
+            "benchmark.contenders": "verdict",
+            "benchmark.latency_questions": 1,
+            "benchmark.capability": [],
+            "answering.false_answers": 0.3,
+        },
+    )
+    assert without["parts"] is None and "each with and without" not in benchmarks.benchmark(without)

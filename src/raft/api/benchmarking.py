@@ -35,6 +35,7 @@ from raft.evaluation.metrics import sign_test, win_rate
 from raft.evaluation.systems import BenchmarkModels, OpenedModel
 from raft.pipeline.bench import ask_all, choose_exemplars, line_up, prepare, sections, trained_answers
 from raft.pipeline.build import searched
+from raft.pipeline.parts import Offered, each_part
 from raft.pipeline.refusal import WRONG, wrong_references
 from raft.pipeline.retriever import Card, opened, side_by_side, taught_by, used
 from raft.pipeline.train import LEARNED
@@ -198,6 +199,25 @@ def bench(
         facts |= {
             "version": made and made.id,
             "retriever": searching and _side_by_side(run, chosen, rows, retriever.embedder, searching),
+            "parts": tuned
+            and each_part(
+                run,
+                chosen,
+                rows,
+                taking_part,
+                offered=Offered(
+                    retriever.embedder,
+                    searching,
+                    refusal,
+                    rule=refusals(ledger=ledger, least=chosen.answering.min_relevance),
+                ),
+                search=lambda asker: models.open_indexes(run.folder, chosen, retriever.embedder, name).open(
+                    asker=asker
+                ),
+                verdict=facts["verdict"],
+                exemplars=exemplars,
+                on_event=on_event,
+            ),
             "earlier": measured.remembered(place, summary.digest_of(facts)),
         }
         measured.write(place, facts)

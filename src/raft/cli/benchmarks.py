@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from raft.evaluation.metrics import TOO_FEW
-from raft.report.figures import chosen_blindly, headline, judged, left_out, parts_shown
+from raft.report.figures import added_shown, chosen_blindly, headline, judged, left_out, paired_shown, parts_shown
 from raft.report.measures import MEASURES
 
 Facts = Mapping[str, Any]
@@ -21,6 +21,7 @@ def benchmark(facts: Facts) -> str:
         lines += ["", *_table(facts, described)]
     if added := parts_shown(facts):
         lines += ["", "  what each part adds:", *(f"    {part:<9} {said}" for part, said in added)]
+    lines += _paired(facts)
     lines += ["", *_capability(facts)]
     if facts.get("blind"):
         lines.append(f"  blind: {chosen_blindly(facts['blind'])}")
@@ -32,6 +33,23 @@ def benchmark(facts: Facts) -> str:
     place = f"{facts['run']}/benchmarks/{facts['version']}" if facts.get("version") else facts["run"]
     lines.append(f"  report: {place}/report.html, every answer as a table: {place}/report.csv")
     return "\n".join(line.rstrip() for line in lines)
+
+
+def _paired(facts: Facts) -> list[str]:
+    shown, title = paired_shown(facts), MEASURES[facts["verdict"]["measure"]].title
+    if not shown:
+        return []
+    heads = ("reader", "retriever", "refusal", title, "invented", "refused")
+    rows = [
+        f"    {one:<9} {two:<9} {three:<8} {four:>22} {five:>22} {six:>22}"
+        for one, two, three, four, five, six in (heads, *shown)
+    ]
+    return [
+        "",
+        "  each with and without the others (* in use):",
+        *rows,
+        *(f"    {said}" for said in added_shown(facts, title)),
+    ]
 
 
 def _table(facts: Facts, described: Facts) -> Iterator[str]:

@@ -340,7 +340,7 @@ def ask_all(
             former = timings.latencies(running)
             try:
                 for name, one in product(sets, conditions):
-                    frames.append(_answers(asked, known, name, one, settings=settings, on_event=on_event))
+                    frames.append(answer_set(asked, known, name, one, settings=settings, on_event=on_event))
             finally:  # also of what is interrupted: its replies are not written again
                 timings.keep(running, watch, former)
             taken = latencies(running, known, search, former=former, settings=settings, on_event=on_event)
@@ -383,9 +383,13 @@ def _named_places(known: Contexts) -> str | None:
     return _digest([[name, sources.relevant[name]] for name in named]) if named else None
 
 
-def _answers(
+def answer_set(
     running: RunningSystem, known: Contexts, split: str, condition: str, *, settings: Settings, on_event: OnEvent
 ) -> pl.DataFrame:
+    """Ask one system one set of questions; return its answers (`tables.ANSWERS`).
+
+    `condition` is "answerable", or "withheld": what bears the answer is not shown then.
+    """
     context = running.system.context if condition == "answerable" else "withheld"
     ids = known.ids(split, context)
     if ids:

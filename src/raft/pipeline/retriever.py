@@ -409,13 +409,17 @@ def side_by_side(
     untuned embedder, and what opens the indexes.
     """
     (card, asker), (embedder, search) = tuned, searching
-    learned, kept = _taught_by(run, card), questions
-    if learned.is_file():
-        rows = [json.loads(line) for line in learned.read_text(encoding="utf-8").splitlines()]
-        found = collisions(rows, questions, embedder=embedder, similarity=settings.cleaning.similarity)
-        kept = questions.filter(~pl.col("question_id").is_in([name for _, name in found]))
+    kept = not_learned(run, settings, embedder, questions, card)
     sets = compare(run, settings, search, kept, asker) if kept.height else {}
     return {"used": card.used, "why": card.why, "k": settings.index.k, "sets": sets}
+
+
+def not_learned(run: Run, settings: Settings, embedder: Embedder, questions: pl.DataFrame, card: Card) -> pl.DataFrame:
+    """Return the questions that say the same as none that a tuned retriever learned from; `embedder` is the untuned."""
+    learned = _taught_by(run, card)
+    rows = [json.loads(line) for line in learned.read_text("utf-8").splitlines()] if learned.is_file() else []
+    found = collisions(rows, questions, embedder=embedder, similarity=settings.cleaning.similarity) if rows else []
+    return questions.filter(~pl.col("question_id").is_in([name for _, name in found]))
 
 
 def _verdict(measured: Mapping[str, Mapping[str, Any]]) -> tuple[bool, str]:

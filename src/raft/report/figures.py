@@ -169,6 +169,41 @@ def parts_shown(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     return lines
 
 
+PARTS: Mapping[str, tuple[str, str]] = {
+    "reader": ("untuned", "tuned"),
+    "retriever": ("untuned", "tuned"),
+    "refusal": ("by rule", "by head"),
+}
+"""What each part of a system is called that was not learned, and that was."""
+
+
+def paired_shown(facts: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Return each pairing of reader, retriever and refusal that was asked: these three, and three figures with them.
+
+    These are the verdict's measure, false answers and false refusals; the first cell of what is in use has an asterisk.
+    `facts` is `benchmark.json`.
+    """
+    found = facts.get("parts") or {"rows": []}
+    lines = []
+    for row in found["rows"]:
+        names = [names[row[part]] for part, names in PARTS.items()]
+        shown = (row[name] for name in (found["measure"], "false_answers", "false_refusals"))
+        first = f"{names[0]}*" if row["used"] else names[0]
+        lines.append((first, *names[1:], *map(full, shown)))
+    return lines
+
+
+def added_shown(facts: Mapping[str, Any], title: str) -> list[str]:
+    """Return what each learned part adds to what is in use, in words; `title` is that of the verdict's measure."""
+    found = facts.get("parts") or {"adds": {}}
+    return [
+        f"{part}, {PARTS[part][1]} for {PARTS[part][0]}: {title} {full(one[found['measure']], signed=True)}, "
+        f"false answers {full(one['false_answers'], signed=True)}, "
+        f"false refusals {full(one['false_refusals'], signed=True)}"
+        for part, one in found["adds"].items()
+    ]
+
+
 def _searched(found: Mapping[str, Any], k: int, *, used: bool, why: str | None) -> str:
     names = {"recall_at_1": "recall@1", "recall_at_k": f"recall@{k}", "mrr": "MRR"}
     told = (

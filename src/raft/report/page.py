@@ -83,7 +83,14 @@ def _environment() -> Environment:
     filters = (cell, code_spans, sentence, figures.amount, figures.duration, figures.full, figures.money)
     shown = (figures.share, figures.spread, figures.tick, figures.value)
     told = (figures.headline, figures.chosen_blindly, figures.judged)
-    listed = (figures.parts_shown, figures.together_shown, figures.wording_shown, shortened)
+    listed = (
+        figures.parts_shown,
+        figures.paired_shown,
+        figures.added_shown,
+        figures.together_shown,
+        figures.wording_shown,
+        shortened,
+    )
     made.filters.update({one.__name__: one for one in (*filters, *shown, *told, *listed)})
     made.globals["NO_FIGURE"] = (figures.NOT_MEASURED,)
     made.tests.update(measured=figures.measured, few=figures.few)
