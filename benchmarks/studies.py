@@ -114,17 +114,18 @@ def run(study: Study, description: str) -> None:
     parser.add_argument("--registered", choices=whose, default="all", help="whose questions the build is told of")
     parser.add_argument("--per-document", type=int, help="ask so many questions of each document, evenly spread")
     parser.add_argument("--questions", type=int, help="ask so many questions in all, evenly spread")
+    parser.add_argument("--run", type=Path, help="what is trained or measured, in the place of the study's own run")
     parser.add_argument("--only", choices=["build", "train", "bench"])
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="another setting, for all steps"
     )
     args = parser.parse_args()
-    own = settings_of(args.set)
+    own, home = settings_of(args.set), args.run or args.out / "run"
     files = study.prepare(args.out)
     if args.only in (None, "build"):
         raft.build(
             args.out / "corpus",
-            out=args.out / "run",
+            out=home,
             generator=args.generator,
             student=args.student,
             evaluation=files[args.registered],
@@ -132,11 +133,11 @@ def run(study: Study, description: str) -> None:
             on_event=on_event,
         )
     if args.only in (None, "train"):
-        card = raft.train(args.out / "run", settings={**study.training, **of_training(own)}, on_event=on_event)
+        card = raft.train(home, settings={**study.training, **of_training(own)}, on_event=on_event)
         print("adapter", card["adapter"], "seconds", card["seconds"])
     if args.only in (None, "bench"):
         raft.bench(
-            args.out / "run",
+            home,
             questions=some(files[args.part], each=args.per_document, most=args.questions),
             settings={
                 "benchmark.capability": [str(data_file(name)) for name in CAPABILITY],
@@ -146,4 +147,4 @@ def run(study: Study, description: str) -> None:
             },
             on_event=on_event,
         )
-        print((args.out / "run" / "report.md").read_text(encoding="utf-8"))
+        print((home / "report.md").read_text(encoding="utf-8"))
