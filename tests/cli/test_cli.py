@@ -480,13 +480,22 @@ def test_status_of_a_run_that_was_moved(raft, finished, tmp_path):
 
 
 def test_status_of_a_build_that_was_cut_off(raft, fake_models, corpus):
-    """A run that was cut off says which steps are still to do, and can be looked at."""
+    """A run that was cut off says which steps are still to do and the command that goes on, which does as it stands."""
     fake_models.cut_at = 20
     assert raft("build", corpus, "--out", "run", *FAST).exit_code == 130
     result = raft("status", "run")
     assert result.exit_code == 0, result.output
-    assert "chunks" in result.stdout
+    left, command = result.stdout.partition("  still to be made: ")[2].split("\n")[:2]
+    assert left == "survey, index, lexical, questions, cleaned, examples"
     refused(raft("show", "run", "examples"), 1, "examples.parquet", "raft build")
+    words = shlex.split(command.removeprefix("  next:  raft "), comments=True)
+    assert raft(*words).exit_code == 0
+    assert "still to be made" not in raft("status", "run").stdout
+    others = [word.replace("tokens=60", "tokens=40") for word in words]
+    fake_models.events, fake_models.cut_at = 0, 4
+    assert raft(*others).exit_code == 130
+    left, command = raft("status", "run").stdout.partition("  a build with other settings was ")[2].split("\n")[:2]
+    assert left == "stopped" and "chunking.tokens=40" in command
 
 
 @pytest.fixture

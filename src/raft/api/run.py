@@ -57,9 +57,8 @@ def one_of(**names: _Made | None) -> _Made | None:
     """
     given = {name: value for name, value in names.items() if value is not None}
     if len(given) > 1:
-        raise UsageError(
-            f"{' and '.join(given)} are two names of one argument.", hint=f"give {next(iter(given))} alone"
-        )
+        what = f"{' and '.join(given)} are two names of one argument."
+        raise UsageError(what, hint=f"give {next(iter(given))} alone")
     return next(iter(given.values()), None)
 
 
@@ -83,9 +82,8 @@ class Built(Shown):
             )
 
     def _head(self) -> str:
-        counts = [
-            f"{rows} {name}" for name, rows in self._rows().items() if name in ("documents", "questions", "examples")
-        ]
+        told = ("documents", "questions", "examples")
+        counts = [f"{rows} {name}" for name, rows in self._rows().items() if name in told]
         return f"run {self.folder}: {', '.join(counts)}"
 
     def _rows(self) -> Mapping[str, object]:
@@ -216,7 +214,7 @@ class Built(Shown):
         return LoadedRun(self._run, self.settings)
 
     def summary(self) -> dict[str, Any]:
-        """Return what was built in numbers, as JSON values; a step that a build left behind is `stale`."""
+        """Return what was built in numbers, as JSON: `left` are steps still to be made, `stale` is one left behind."""
         steps: dict[str, Any] = {}
         unused = set() if self.settings.index.hybrid else {"lexical"}
         unused |= {"qa", "reworded"} - {name.partition(".")[0] for name in asked_in(self.settings)}
@@ -229,7 +227,10 @@ class Built(Shown):
             steps[name] |= {"stale": True} if name in stale else {}
             gone = [artifact for artifact in line["artifacts"] if not (self.folder / artifact).exists()]
             steps[name] |= {"gone": gone} if gone and not (name == "index" and self.settings.index.url) else {}
+        fit = {name for name in STEPS if name in steps and not steps[name].keys() & {"stale", "gone"}}
+        whole = self.manifest.get("begun") is None and "examples" in fit and fit == {*STEPS} & {*steps}
         about = {name: self.manifest.get(name) for name in ("raft", "corpus", "models", "skipped")}
+        about["left"] = None if whole else [name for name in STEPS if name not in fit | unused]
         about["models"] = {role: shown(str(identity)) for role, identity in (about["models"] or {}).items()}
         return {"run": str(self.folder), **about, "steps": steps, "reviewed": self.reviewed()}
 
@@ -263,9 +264,8 @@ def together(named: Mapping[str, Any], others: Mapping[str, Any] | None) -> dict
         if value is None:
             continue
         if key in found and str(found[key]) != str(value):
-            raise UsageError(
-                f"{key} is given twice: {found[key]!r} and {value!r}.", where=key, hint="leave one of the two out"
-            )
+            what = f"{key} is given twice: {found[key]!r} and {value!r}."
+            raise UsageError(what, where=key, hint="leave one of the two out")
         found[key] = value
     return found
 

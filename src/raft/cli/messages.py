@@ -254,9 +254,9 @@ def status(
             + ("   made from what is gone" if line.get("stale") else "")
             + (f"   gone: {', '.join(line['gone'])}" if line.get("gone") else "")
         )
-    if any(line.get("stale") or line.get("gone") for line in facts["steps"].values()) and not running:
-        goes_on = pasted(again(facts["run"], remark="goes on"))
-        lines += ["", f"  a build was stopped; next:  {goes_on}"]
+    if (left := facts.get("left")) is not None and not running:
+        to_make = f"still to be made: {', '.join(left)}" if left else "a build with other settings was stopped"
+        lines += ["", f"  {to_make}", f"  next:  {pasted(again(facts['run'], remark='goes on'))}"]
     if looked := seen(facts.get("reviewed") or {}):
         lines += ["", *(f"  {line}" for line in looked)]
     for pairs, *wrong in pairs_told(facts["steps"]):
