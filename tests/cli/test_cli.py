@@ -145,6 +145,42 @@ def test_a_wrong_assignment(raft, fake_models, corpus, assignment, words):
     assert not any(Path().iterdir())
 
 
+@pytest.mark.parametrize(
+    ("typed", "hint"),
+    [
+        (["build", "docs", "--engine", "rya"], "raft build docs --engine ray   # or local"),
+        (["build", "docs", "--engine=RAY", "--limit", "3"], "raft build docs --limit 3 --engine ray   # or local"),
+        (["build", "docs", "--set", "engine.kind=rya"], "raft build docs --set engine.kind=ray   # or local"),
+        (["build", "docs", "--set=privacy.found=redakt"], "raft build docs --set privacy.found=redact   # or "),
+        (
+            ["build", "docs", "--set", "examples.quotes=3", "--seed", "1"],
+            "raft build docs --seed 1 --set examples.quotes=",
+        ),
+        (
+            ["build", "docs", "--set", "questions.kinds=[date, nam]"],
+            "raft build docs --set 'questions.kinds=[date, name]'",
+        ),
+        (["build", "docs", "--set", "index.kk=7", "--seed", "1"], "raft build docs --seed 1 --set index.k=7"),
+        (["build", "docs", "--set", "seed"], "raft build docs --set index.k=8"),
+        (
+            ["build", "docs", "--limit", "1", "--set", "index.k=1k"],
+            "raft build docs --limit 1 --set index.k=1000   # a",
+        ),
+        (["build", "docs", "--pipeline", "embeded"], "raft build docs --pipeline embedded"),
+        (["train", "run", "--backend", "pft"], "raft train run --backend peft   # or "),
+        (["export", "run", "--format", "opnai", "--out", "a b"], "raft export run --out 'a b' --format openai"),
+        (["ask", "run", "Who?", "--when-unsupported=refsue"], "raft ask run 'Who?' --when-unsupported refuse"),
+    ],
+)
+def test_a_wrong_choice_is_answered_with_the_command_that_chooses(raft, fake_models, finished, typed, hint):
+    """Where one of a few values is meant, the next command is what was typed with the nearest of them, as it stands."""
+    typed = [str(finished) if word == "run" else word for word in typed]
+    result = raft(*typed)
+    refused(result, 2, f"  next:  {hint.replace(' run ', f' {finished} ')}")
+    assert "raft init" not in result.stderr
+    assert not any(Path().iterdir())
+
+
 @pytest.mark.parametrize("arguments", [["--limit", "0"], ["--questions-per-chunk", "-1"]])
 def test_a_wrong_number(raft, fake_models, corpus, arguments):
     """A number out of its range is named with its setting, and nothing is made."""

@@ -12,6 +12,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from difflib import get_close_matches
 from functools import wraps
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -72,7 +73,8 @@ def acting(command: Callable[..., None]) -> Callable[..., None]:
             if debug:
                 raise
             told = of_system(error) if isinstance(error, OSError) else error
-            told.hint = told.hint and spelled_out(told.hint)
+            told.hint = told.hint and spelled_out(told.hint, wrong=told.where or "")
+            told.where = told.where and _as_typed(told.where)
             echo(f"raft: {told}", err=True)
             sys.exit(told.exit_code)
         except KeyboardInterrupt as stop:
@@ -115,30 +117,66 @@ def tell_of_writers(run: Path) -> None:
 
 
 _TYPED = "raft.typed"
-_SAME = re.compile(r"\bthe same command(?: again| with (--[\w-]+))(?=[ \n]|$)")
+_SAME = re.compile(r"the same command(?: again| with(?= --))(?=[ \n]|$)")
+_ALONE = re.compile(r"(--[\w-]+ ('[^']*'|[^\s']+)( (?=--)|(?=$|   \()))+")
+"""A hint of options alone."""
+_TRAINING = {f"training.{one}": f"--{one.replace('_', '-')}" for one in ("backend", "epochs", "learning_rate", "rank")}
 
 
-def spelled_out(hint: str) -> str:
-    """Return a hint with what was typed in the place of "the same command again", or "with" an option of its own."""
-    found = _SAME.match(hint)
-    option = found[1] if found else None
-    same = the_same(*([option] if option and option != "--set" else []))  # which may be repeated
-    if not found or not same:
+def spelled_out(hint: str, context: click.Context | None = None, *, wrong: str = "") -> str:
+    """Return a hint with what was typed in the place of "the same command again", or "with" options of its own.
+
+    Options alone are the same command with them. What was typed of the same options and settings goes, and so do the
+    settings that are `wrong`, as they were typed.
+    """
+    alone = _ALONE.match(hint)
+    hint = f"the same command with {_as_typed(hint, context)}" if alone else hint
+    if not (found := _SAME.match(hint)):
         return hint
-    return " ".join(filter(None, [same, option])) + hint[found.end() :]
+    given = re.findall(r"(--[\w-]+)(?: '?([\w.]+=))?", hint.partition("   (")[0])
+    same = the_same(
+        *(option for option, _ in given if option != "--set"),  # which may be repeated
+        settings=(
+            *(key for option, key in given if option == "--set" and key),
+            *re.findall(r"--set '?([\w.]+=)", wrong),
+        ),
+        context=context,
+    )
+    return same + hint[found.end() :] if same else hint.removeprefix("the same command with ") if alone else hint
 
 
-def the_same(*without: str, flags: Sequence[str] = ()) -> str | None:
-    """Return what was typed, without options that take a value, and `flags`, that take none; None: nobody typed."""
-    context = click.get_current_context(silent=True)
-    same = context.meta.get(_TYPED) if context else None
-    if not same:
-        return None
-    said = tuple(f"{one}=" for one in without)
-    words = [word for word in shlex.split(same) if word not in flags and not word.startswith(said)]
-    places = [place for place, word in enumerate(words) if word in without]
-    words = [word for place, word in enumerate(words) if place not in places and place - 1 not in places]
-    return shown(shlex.join(words))
+def the_same(
+    *without: str, flags: Sequence[str] = (), settings: tuple[str, ...] = (), context: click.Context | None = None
+) -> str | None:
+    """Return what was typed, without options that take a value, and `flags`, that take none; None: nobody typed.
+
+    Nor has it a `--set` of one of the `settings` (`index.k=`). `context` is that of a command which runs no more.
+    """
+    words, kept = _typed_words(context), list[str]()
+    said = (*(f"{one}=" for one in without), *(f"--set={one}" for one in settings))
+    while words:
+        word, *words = words
+        value = next(iter(words), "")
+        if word in without or (word == "--set" and (value.startswith(settings) or not re.match("[^=]+=", value))):
+            words = words[1:]
+        elif word not in flags and not word.startswith(said):
+            kept.append(word)
+    return shown(shlex.join(kept)) if kept else None
+
+
+def _typed_words(context: click.Context | None = None) -> list[str]:
+    context = context or click.get_current_context(silent=True)
+    return shlex.split(context.meta.get(_TYPED, "")) if context else []
+
+
+def _as_typed(text: str, context: click.Context | None = None) -> str:
+    """Return a text in which settings go by the options that they were typed with."""
+    from raft.store.again import OPTIONS
+
+    words = {word.partition("=")[0] for word in _typed_words(context)}
+    for key, option in (OPTIONS | _TRAINING).items():
+        text = re.sub(rf"--set ('?){re.escape(key)}=", rf"{option} \1", text) if option in words else text
+    return text
 
 
 class Command(click.Command):
@@ -192,6 +230,10 @@ def _told() -> Iterator[None]:
         where = " ".join(["raft", *_names(error.ctx)])
         near = [f"{where} {one}" for one in getattr(error, "possibilities", None) or ()]
         hint = f"{near[0]} --help   (is meant, perhaps; or: {where} --help)" if near else f"{where} --help"
+        if isinstance(error, click.BadParameter) and error.param and isinstance(error.param.type, click.Choice):
+            named = re.findall("'([^']*)'", error.message)  # what was typed, and what may be
+            if near := get_close_matches(named[0], named[1:], n=1):
+                hint = spelled_out(f"{error.param.opts[0]} {near[0]}", error.ctx)
         told = UsageError(error.format_message(), where=where, hint=hint)
         click.echo(printable(f"raft: {told}"), err=True)
         sys.exit(told.exit_code)

@@ -4,7 +4,8 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
-from difflib import get_close_matches
+from difflib import SequenceMatcher, get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -268,7 +269,9 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise UsageError("There is no such pipeline file.", where=path, hint="raft init my-pipeline") from None
+        names = ", ".join(sorted(name.removesuffix(".yaml") for name in packaged("pipelines")))
+        what = f"There is no such pipeline file, and those of the package are {names}."
+        raise UsageError(what, where=path, hint="raft init my-pipeline") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"The pipeline file cannot be read: {error}.", where=path, hint=_EXPLAINED) from None
     tree = _parse(text, path)
@@ -342,26 +345,56 @@ def _explain(error: ValidationError, overrides: Mapping[str, Any], where_from: o
     lines: list[str] = []
     given: list[str] = []
     hints: list[str] = []
+    remarks: list[str] = []
     for problem in error.errors():
         parts = [str(part) for part in problem["loc"]]
         where = re.sub(r"\.(\d+)", r"[\1]", ".".join(parts))
         given += [key for key in overrides if all(a == b for a, b in zip(parts, key.split("."), strict=False))]
         if problem["type"] == "extra_forbidden":
-            near = "".join(f" Did you mean {one}?" for one in get_close_matches(where, known_keys(), n=1, cutoff=0.5))
-            lines.append(f"There is no setting {where}.{near}")
+            near = get_close_matches(where, known_keys(), n=1, cutoff=0.5)
+            lines.append(f"There is no setting {where}." + "".join(f" Did you mean {one}?" for one in near))
+            hints += [_corrected(one, problem["input"], overrides, where) for one in near]
         elif not any(line.startswith(f"{where}[") for line in lines):  # an entry's problem says more than its list's
             kind = next((one for one in _WANTED if problem["type"].startswith(one)), None)
-            wanted = (
-                _WANTED[kind].format(**problem.get("ctx", {})) if kind else problem["msg"].removeprefix("Value error, ")
-            )
+            wanted = _WANTED[kind].format(**problem.get("ctx", {})) if kind else problem["msg"]
+            wanted = wanted.removeprefix("Value error, ")
             was = "" if kind == "missing" else f", and it is {problem['input']!r}"
-            lines.append(f"{where} {wanted.removeprefix('Value error, ')}{was}.")
-            number = _written_out(problem["input"]) if "number" in wanted else None
-            if number is not None:
-                hints.append(f"--set {typed(f'{where}={number}')}" if where in overrides else f"{where}: {number}")
+            lines.append(f"{where} {wanted}{was}.")
+            value: Any = _written_out(problem["input"]) if "number" in wanted else None
+            if value is not None:
+                remarks.append("a whole number is written out")
+            elif choices := _choices(wanted):
+                value, *others = sorted(choices, key=partial(_unlikeness, str(problem["input"])))
+                remarks += [f"or {', '.join(others)}"] if others else []
+            hints += [] if value is None else [_corrected(where, value, overrides)]
     said = " ".join(f"--set {typed(f'{key}={yaml_value(overrides[key])}')}" for key in dict.fromkeys(given))
-    hint = f"{' '.join(hints)}   (a whole number is written out)" if hints else _EXPLAINED
+    remark = f"   ({'; '.join(dict.fromkeys(remarks))})" if remarks else ""
+    hint = " ".join(dict.fromkeys(hints)) + remark if hints else _EXPLAINED
     return UsageError(" ".join(lines), where=said or where_from or "the settings", hint=hint)
+
+
+def _choices(wanted: str) -> list[str]:
+    """Return the values that may be chosen, of the words that name them."""
+    named = wanted.removeprefix("is one of ")
+    return [one.strip("'") for one in re.split(", | or ", named)] if named != wanted else []
+
+
+def _unlikeness(given: str, value: str) -> float:
+    return -SequenceMatcher(None, given.casefold(), value.casefold()).ratio()
+
+
+def _corrected(key: str, value: Any, overrides: Mapping[str, Any], given_as: str | None = None) -> str:
+    """Return a setting with another value as it is typed, or as it stands in a file, where it was not typed.
+
+    One entry of a list (`key[2]`) is typed with the others; `given_as` is the name that was typed.
+    """
+    name, _, place = (given_as or key).partition("[")
+    if (given_as or key) in overrides:
+        return f"--set {typed(f'{key}={yaml_value(value)}')}"
+    if name in overrides and isinstance(overrides[name], list):
+        entries = [value if place == f"{number}]" else one for number, one in enumerate(overrides[name])]
+        return f"--set {typed(f'{name}={yaml_value(entries)}')}"
+    return f"{key}: {yaml_value(value)}"
 
 
 def _written_out(value: Any) -> int | None:

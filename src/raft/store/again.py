@@ -14,7 +14,7 @@ from raft.store.folders import regular
 from raft.text import is_address
 from raft.text.secrets import HIDDEN, shown_address
 
-_OPTIONS = {
+OPTIONS = {
     "generator.model": "--generator",
     "index.embedder": "--embedder",
     "student": "--student",
@@ -152,6 +152,6 @@ def _shown(value: Any, name: str = "") -> Any:
 def _option(key: str, value: Any) -> str:
     if key == "local_only" and value is True:
         return "--local-only"
-    if key in _OPTIONS and value is not None:
-        return " ".join(f"{_OPTIONS[key]} {typed(one)}" for one in (value if isinstance(value, list) else [value]))
+    if key in OPTIONS and value is not None:
+        return " ".join(f"{OPTIONS[key]} {typed(one)}" for one in (value if isinstance(value, list) else [value]))
     return f"--set {typed(f'{key}={yaml_value(value)}')}"
