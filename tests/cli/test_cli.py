@@ -1,5 +1,6 @@
 """The command line: what is wrong is said in one screen, and what is printed can be read by people and programs."""
 
+import io
 import json
 import os
 import re
@@ -744,6 +745,26 @@ def test_a_session(raft, copied, says):
     assert result.stdout.index("  [1] ") > result.stdout.index("“weighs 7.5 kg”")
     assert "no adapter in this run yet" in result.stderr
     assert ":adapter ID" in result.stderr
+
+
+def test_a_terminal_is_told_what_is_waited_for(copied, says, monkeypatch, capfd):
+    """While index and models are loaded, and while one answers, a terminal shows so, and nothing else is told it."""
+    asked = ["ask", str(copied), HEAVY, "--model", "openai/x"]
+    main(asked, standalone_mode=False)
+    assert capfd.readouterr().err == ""
+    terminal, other = os.openpty()
+    with os.fdopen(other, "w") as there, monkeypatch.context() as patch:
+        patch.setenv("TERM", "xterm")
+        patch.setattr(sys, "stderr", there)
+        main(asked, standalone_mode=False)
+        patch.setattr(sys, "stdin", io.StringIO(f"{HEAVY}\n{HEAVY}\n\n"))
+        main([asked[0], asked[1], *asked[3:]], standalone_mode=False)
+        there.flush()
+    shown = os.read(terminal, 1 << 20).decode()
+    os.close(terminal)
+    assert "loading the index and the models …" in shown
+    assert shown.rindex("answering …") > shown.rindex("loading the index")
+    assert not re.search("loading|answering", capfd.readouterr().out)
 
 
 def test_the_version_is_told(raft):

@@ -244,23 +244,28 @@ def ask(*, run: Path, question: str | None, model: str | None, adapter: str | No
     from raft.cli import answers, registry
     from raft.cli.progress import Progress
 
-    built, progress = api.load(run), Progress()
+    progress, doing = Progress(), "loading the index and the models …"
     context, stream = show_context, sys.stdout.isatty() and not (no_stream or as_json)
 
     def opened(adapter: str | None) -> "Answerer":
-        answerer = built.answerer(model=model, adapter=adapter, on_event=progress.held_up)
+        with progress.waiting(doing):
+            answerer = built.answerer(model=model, adapter=adapter, on_event=progress.held_up)
         for remark in answerer.remarks:
             echo(f"raft: {remark}", err=True)
         return answerer
 
     def say(question: str) -> None:
+        nonlocal doing
         heard: list[str] = []
 
         def on_event(piece: str) -> None:
+            there()
             heard.append(piece)
             echo(piece, nl=False)
 
-        said = answerer.ask(question, on_event=on_event if stream else None, **options)
+        with progress.waiting(doing) as there:
+            said = answerer.ask(question, on_event=on_event if stream else None, **options)
+        doing = "answering …"
         if heard:
             echo()
         if as_json:
@@ -269,9 +274,9 @@ def ask(*, run: Path, question: str | None, model: str | None, adapter: str | No
             given = {"model": model, "adapter": adapter, **options}
             echo(answers.answer(said, run=run, options=given, context=context, heard=bool(heard)))
 
+    with progress.waiting(doing):
+        built = api.load(run)
     answerer = opened(adapter)
-    if sys.stderr.isatty() and not as_json:
-        echo("raft: loading the index, and the models when they are asked …", err=True)
     if question is not None:
         say(question)
         return

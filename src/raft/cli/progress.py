@@ -2,7 +2,8 @@
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Self
 
 from raft.cli import messages
@@ -57,8 +58,10 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         for model, endpoints in self._endpoints.items():
             self._say(_endpoints(model, endpoints))
+        self._endpoints.clear()
         if self._live is not None:
             self._live.stop()
+            self._live = None
 
     def __call__(self, event: str, facts: Mapping[str, Any]) -> None:
         """Take note of an event."""
@@ -100,6 +103,14 @@ class Progress:
         elif event in ("training", "refusal"):
             told = self._training(facts) if event == "training" else f"{event:<10} {messages.promised(facts)}"
             self._say(told, lasting=event == "refusal" or "valid_loss" in facts)
+
+    @contextmanager
+    def waiting(self, text: str) -> Iterator[Callable[[], None]]:
+        """Show in a terminal what is waited for, until it is there, or what is given is called."""
+        with self:
+            if self._live is not None:
+                self._live.update(printable(text))
+            yield self.__exit__
 
     def held_up(self, event: str, facts: Mapping[str, Any]) -> None:
         """Take note of an event if it says what is being waited for."""
