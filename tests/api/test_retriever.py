@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 import raft
 from conftest import write_corpus
-from raft.cli import benchmarks, main, retrieval
+from raft.cli import benchmarks, main
 from raft.errors import DamagedArtifact, RaftError, UsageError
 from raft.pipeline import retriever
 from raft.pipeline.retriever import CARD, FOLDER, Card
@@ -358,7 +358,7 @@ def test_a_few_documents_are_told_to_be_too_few(run):
     for one in card["measured"].values():
         for name in ("recall_at_1", "recall_at_k", "mrr"):
             one[name]["difference"]["groups"] = 19
-    assert retrieval.tuned(card, "run").count("(too few to tell)") == 9
+    assert benchmarks.tuned(card, "run").count("(too few to tell)") == 9
 
 
 def test_a_refusal_head_is_of_the_retriever_that_it_learned_with(run):

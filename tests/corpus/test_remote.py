@@ -2,11 +2,13 @@
 
 import json
 import os
+import signal
+from contextlib import suppress
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 
 import fsspec
 import pytest
@@ -14,6 +16,7 @@ import pytest
 import raft
 from conftest import DOCUMENTS, tables_of, write_corpus
 from raft.corpus import remote
+from raft.corpus import web as pages
 from raft.corpus.documents import find_sources
 from raft.errors import RaftError, UsageError
 from raft.text.secrets import bears_key
@@ -110,7 +113,7 @@ def test_a_file_and_a_glob_are_addresses_too(tmp_path, bucket):
     """One file and a glob name what they name of a folder on this machine, and other entries stay as they are."""
     entries, _ = remote.fetch(["memory://bucket/docs/travel.md", "memory://bucket/docs/**/*.md", "here"], tmp_path)
     assert Path(entries[0]).read_text() == DOCUMENTS["travel.md"]
-    assert entries[1].endswith("memory/bucket/docs/**/*.md")
+    assert {*files(entries[1])} == {name for name in DOCUMENTS if name.endswith(".md")}
     assert entries[2] == "here"
     assert [remote.name_of(one) for one in ("s3://b/docs/", "s3://b/docs/*.md", "s3://b/a.pdf", "s3://b/..")] == [
         "docs",
@@ -381,6 +384,132 @@ def test_folders_that_hold_themselves_have_an_end(tmp_path, web, monkeypatch):
         remote.fetch([address], tmp_path / "run")
 
 
+def test_a_page_without_an_end_fills_no_memory(tmp_path, web, monkeypatch):
+    """A list of a folder that never ends is given up after as much as any list has, and told."""
+    sent = []
+
+    def endless(self):
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html")
+        self.end_headers()
+        with suppress(OSError):
+            while len(sent) < 40:
+                self.wfile.write(b"<!-- none -->" * 10_000)
+                sent.append(1)
+
+    monkeypatch.setattr(Web, "do_GET", endless)
+    monkeypatch.setattr(pages, "_LONGEST", 300_000)
+    with pytest.raises(UsageError, match="is longer than") as caught:
+        remote.fetch([web[0]], tmp_path / "run")
+    assert "name the files" in caught.value.hint
+    assert len(sent) < 40
+
+
+def test_links_are_read_as_a_browser_reads_them(tmp_path, web):
+    """Entities, quotes of either kind, line ends and fragments in a link, and a bare address, lead to the files."""
+    address, folder, _ = web
+    for name in ("a&b.md", "c.md", "d.md", "e.md", "ü.md"):
+        (folder / "sub" / name).write_text("# A\n")
+    links = (
+        """<a class="x" href="a&amp;b.md"><A\nHREF='c.md#top'><a href=d.md><a href="%C3%BC.md"><a href="?C=N;O=D">
+        <a href="../page.html"><a href="mailto:a@b.c"><a href="http://[b.md"><!-- -->"""
+        + f"{address}/sub/e.md"
+    )
+    (folder / "sub" / "index.html").write_text(links)
+    (entry,), skipped = remote.fetch([f"{address}/sub"], tmp_path / "run")
+    assert {*files(entry)} == {"a&b.md", "c.md", "d.md", "e.md", "ü.md"}
+    assert skipped == []
+
+
+def test_a_page_in_the_place_of_a_document_is_none(tmp_path, web, monkeypatch):
+    """A login page for a PDF or a text is left out and told; text that shows one, or is called one, is read."""
+    address, folder, _ = web
+    page = "\ufeff<!-- in --><!DOCTYPE html><html><body>Log in</body></html>"
+    names = ("manual.pdf", "login.md", "shown.txt", "told.md")
+    for name in names:
+        (folder / "sub" / name).write_text("# A title\n" if name == "told.md" else page)
+    guess = Web.guess_type
+    monkeypatch.setattr(Web, "guess_type", lambda self, path: (
+        "text/html" if path.endswith(("login.md", "told.md")) else guess(self, path)))  # fmt: skip
+    (entry,), skipped = remote.fetch([f"{address}/sub"], tmp_path / "run")
+    assert {*files(entry)} == {*DOCUMENTS, "shown.txt", "told.md"}
+    assert {name.rpartition("/")[2] for name, why in skipped if "a web page came" in why} == {"manual.pdf", "login.md"}
+    with pytest.raises(UsageError, match=r"There are no documents at .*a web page came in the place of a \.pdf"):
+        remote.fetch([f"{address}/sub/manual.pdf"], tmp_path / "run")
+
+
+def test_nobody_waits_for_a_silent_server(tmp_path, web, monkeypatch):
+    """Ctrl-C while a server says nothing ends the fetch before the server speaks, and nothing lands after it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    answer, released, spoken = Web.do_GET, Event(), []
+
+    def silent(self):
+        if self.path.endswith(".md"):
+            os.kill(os.getpid(), signal.SIGINT)
+            released.wait(10)
+            spoken.append(self.path)
+        answer(self)
+
+    monkeypatch.setattr(Web, "do_GET", silent)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            remote.fetch([f"{web[0]}/sub/travel.md"], tmp_path / "run")
+        assert spoken == []
+    finally:
+        released.set()
+        signal.signal(signal.SIGINT, before)
+    assert not list((tmp_path / "run").rglob("*.md"))
+
+
+def test_names_of_the_web_are_decoded(tmp_path, web, monkeypatch):
+    """Documents are called as their files are, but where two would be one, or a name could not be a file's."""
+    address, folder, got = web
+    (folder / "My Docs").mkdir()
+    for name in ("My Doc.md", "100 %.md", "line\nend.md", "xA.md"):
+        (folder / "My Docs" / name).write_text(f"# {name}\n")
+    links = ("My%20Doc.md", "100%20%25.md", "line%0Aend.md", "xA.md", "x%41.md", "%2E%2E%2Fpage.md", "%FF.md")
+    (folder / "My Docs" / "index.html").write_text("".join(f'<a href="{one}">' for one in links))
+    place, names = f"{address}/My%20Docs", {"My Doc.md", "100 %.md", "line%0Aend.md", "xA.md", "x%41.md"}
+    (entry,), _ = remote.fetch([place], tmp_path / "new")
+    assert {*files(entry)} == names and entry.endswith("/docs/My Docs")
+    (alone,), _ = remote.fetch([f"{place}/My%20Doc.md"], tmp_path / "new")
+    assert Path(alone).name == "My Doc.md" and Path(alone).is_file()
+    with monkeypatch.context() as patch:  # as earlier rafts did
+        patch.setattr(pages, "decoded", str)
+        (before,), _ = remote.fetch([place], tmp_path / "old")
+    got.clear()
+    (entry,), _ = remote.fetch([place], tmp_path / "old")
+    assert entry == before and "My%20Doc.md" in files(entry)
+    assert {path.rpartition("/")[2] for path in got if path.endswith(".md")} <= {"%FF.md", "..%2Fpage.md"}  # none
+
+
+def test_what_is_listed_no_more_is_not_kept(tmp_path, bucket, fake_models):
+    """A build forgets what was fetched of addresses that are not in its corpus; an estimate forgets nothing."""
+    bucket.pipe("/bucket/more/a.md", b"# Boats\n\nThe boats of Orlin Pumps carry 12 pumps each, since 2 May 2021.")
+    both, run = ["memory://bucket/docs", "memory://bucket/more"], tmp_path / "run"
+    raft.build(both, out=run)
+    mine = run / "scratch" / "fetched" / "mine"
+    mine.mkdir()
+    raft.estimate(both[:1], out=run)
+    assert len([*mine.parent.iterdir()]) == 3
+    raft.build(both[:1], out=run)
+    assert mine.exists() and len([*mine.parent.iterdir()]) == 2
+    raft.build(write_corpus(tmp_path / "docs"), out=run)
+    assert [*mine.parent.iterdir()] == [mine]
+
+
+def test_an_address_is_told_as_it_was_typed(tmp_path):
+    """What is left out has its host; where nothing was fetched nothing is said to be kept."""
+    place = remote._Place("sftp://host/docs/*.md", None, "/docs", "*.md", tmp_path, tmp_path)
+    assert remote._shown(place, "/docs/sub/a.md") == "sftp://host/docs/sub/a.md"
+    with pytest.raises(RaftError, match=r"cannot be read from http://127\.0\.0\.1:1/docs: ") as caught:
+        remote.fetch(["http://127.0.0.1:1/docs"], tmp_path / "cache")
+    assert "is kept" not in str(caught.value)
+    with pytest.raises(UsageError, match=f"There is no {tmp_path}/none"):
+        raft.build(f"file://{tmp_path}/none", out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_glob_is_that_of_the_address_alone(tmp_path, bucket):
     """Brackets and stars in the name of the run's folder are its name, and no pattern."""
     (entry,), _ = remote.fetch(["memory://bucket/docs/*.md"], tmp_path / "a[1]*b")
@@ -388,14 +517,19 @@ def test_a_glob_is_that_of_the_address_alone(tmp_path, bucket):
     assert {source.path.name for source in sources} == {name for name in DOCUMENTS if "/" not in name}
 
 
-def test_a_name_that_is_no_text_is_left_out(tmp_path):
-    """A file whose name is not UTF-8 is told, and the others are read."""
-    (tmp_path / "docs").mkdir()
-    (tmp_path / "docs" / os.fsdecode(b"bad\xff.md")).write_text("# Bad")
-    (tmp_path / "docs" / "good.md").write_text("# Good")
-    (entry,), skipped = remote.fetch([f"file://{tmp_path}/docs"], tmp_path / "run")
-    assert files(entry) == {"good.md": "# Good"}
-    assert [reason for _, reason in skipped] == ["no file here can have its name"]
+@pytest.mark.parametrize("more", ["", "/**/*.md", "/sub/b.md"])
+def test_files_of_this_machine_are_read_where_they_lie(tmp_path, more):
+    """Over file:// the same is read, and left out, as by the path: links to folders, loops, names that are no text."""
+    (tmp_path / "docs" / "sub").mkdir(parents=True)
+    for name in (b"docs/sub/b.md", b"docs/a.md", b"docs/bad\xff.md", b"out.md"):
+        (tmp_path / os.fsdecode(name)).write_text(f"# {name!r}")
+    (tmp_path / "docs" / "link").symlink_to("sub")
+    (tmp_path / "docs" / "sub" / "loop").symlink_to("..")
+    (tmp_path / "docs" / "out.md").symlink_to("../out.md")
+    plain = f"{tmp_path}/docs{more}"
+    entries, skipped = remote.fetch([f"file://{plain}"], tmp_path / "cache")
+    assert find_sources(entries) == find_sources([plain])
+    assert skipped == [] and not (tmp_path / "cache").exists()
 
 
 @pytest.mark.parametrize("damage", ["[" * 100_000, "[1]", '"a"', "\0"])

@@ -338,7 +338,7 @@ def _opened(task: Task, on_event: OnEvent, *, building: bool) -> Iterator[OpenRu
     place, is_new = chosen.ledger or folder / "ledger.sqlite", not folder.exists()
     with (
         run.writing(),
-        nullcontext(_fetched(task, is_new=is_new)) as here,
+        nullcontext(_fetched(task, is_new=is_new, building=building)) as here,
         closing(Ledger(place)) as ledger,
         ExitStack() as stack,
     ):
@@ -378,22 +378,24 @@ def _opened(task: Task, on_event: OnEvent, *, building: bool) -> Iterator[OpenRu
             run.end_trial()
 
 
-def _fetched(task: Task, *, is_new: bool) -> Task:
+def _fetched(task: Task, *, is_new: bool, building: bool) -> Task:
     """Return a build whose documents lie on this machine; those at addresses are fetched into the run directory.
 
-    Where nothing can be had, a run directory that `is_new` goes again.
+    Where nothing can be had, a run directory that `is_new` goes again. What a build does not list any more goes, too.
     """
-    chosen = task.settings
-    if not any(map(is_address, chosen.corpus)):
-        return task
-    try:
-        corpus, apart = remote.fetch(chosen.corpus, task.folder / "scratch" / "fetched")
-    except RaftError:
-        if is_new:
-            folders.abandon(task.folder)
-        raise
-    sources, skipped = find_sources(corpus, besides=_not_documents(chosen, task.pipeline))
-    return replace(task, sources=sources, skipped=sorted([*skipped, *apart]))
+    chosen, cache = task.settings, task.folder / "scratch" / "fetched"
+    if any(map(is_address, chosen.corpus)):
+        try:
+            corpus, apart = remote.fetch(chosen.corpus, cache)
+            sources, skipped = find_sources(corpus, besides=_not_documents(chosen, task.pipeline))
+        except RaftError:
+            if is_new:
+                folders.abandon(task.folder)
+            raise
+        task = replace(task, sources=sources, skipped=sorted([*skipped, *apart]))
+    if building:
+        remote.forget(chosen.corpus, cache)
+    return task
 
 
 def _estimated(task: Task, site: OpenRun, on_event: OnEvent, sample: int = 0) -> Estimate:

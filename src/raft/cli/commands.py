@@ -357,7 +357,7 @@ def bench(*, run: Path, assignments: tuple[str, ...], quiet: bool, as_json: bool
 def train(*, run: Path, assignments: tuple[str, ...], quiet: bool, as_json: bool, **options: Any) -> None:
     """Tune an adapter of the student on the rows of RUN. Resumes by itself."""
     from raft import api, settings
-    from raft.cli import messages, retrieval
+    from raft.cli import benchmarks, messages
     from raft.cli.progress import Progress
 
     if options["part"] != "refusal":
@@ -367,7 +367,7 @@ def train(*, run: Path, assignments: tuple[str, ...], quiet: bool, as_json: bool
     with Progress(silent=quiet) as progress:
         given = settings.parse_assignments(assignments)
         card = api.train(run, settings=given, on_event=progress, **options)
-    said = {"refusal": messages.refusing, "retriever": retrieval.tuned}.get(options["part"], messages.trained)
+    said = {"refusal": messages.refusing, "retriever": benchmarks.tuned}.get(options["part"], messages.trained)
     show(card, as_json, lambda card: said(card, str(run)))
 
 

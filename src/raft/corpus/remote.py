@@ -9,15 +9,18 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+import shutil
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from glob import has_magic
 from pathlib import Path, PurePosixPath
-from threading import Lock
-from typing import Any
+from queue import SimpleQueue
+from threading import Event, Lock, Thread
+from typing import Any, TypeVar
 
+from raft.corpus import web
 from raft.corpus.readers import MAX_FILE, MEGABYTE, format_of
 from raft.errors import RaftError, UsageError, typed
 from raft.text import is_address
@@ -40,7 +43,9 @@ _LIST = {"s3": "aws s3 ls", "s3a": "aws s3 ls", "gs": "gcloud storage ls", "gcs"
 """What shows with the same keys whether they are right."""
 _SILENT = 30.0
 """Seconds without a byte after which a web server is given up."""
-_AT_ONCE, _MOST_FOLDERS, _LONGEST_NAME, _LONGEST_PATH = 16, 1000, 255, 4000
+_AT_ONCE, _MOST_FOLDERS, _MOST_FILES, _LONGEST_NAME, _LONGEST_PATH = 16, 1000, 200_000, 255, 4000
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
@@ -90,19 +95,35 @@ def fetch(corpus: Iterable[str], cache: Path) -> tuple[list[str], list[tuple[str
     entries: list[str] = []
     skipped: list[tuple[str, str]] = []
     for entry in corpus:
-        if is_address(entry):
+        if not is_address(entry):
+            entries.append(entry)
+        elif here := _on_this_machine(entry):
+            entries.append(here)
+        else:
             try:
                 place = _place(entry, cache)
-                skipped += _fetched(place)
+                names, left_out = _fetched(place)
             except RaftError:
                 raise
             except Exception as error:  # each file system has its own
-                raise _unreadable(entry, error) from error
-            local = glob.escape(str(place.local)) if has_magic(place.pattern) else str(place.local)
-            entries.append(str(Path(local) / place.pattern))
-        else:
-            entries.append(entry)
+                raise _unreadable(entry, error, cache) from error
+            skipped += left_out
+            alone = place.pattern and not has_magic(place.pattern)
+            entries.append(glob.escape(str(place.local / names[0])) if alone else str(place.local))
     return entries, skipped
+
+
+def forget(corpus: Iterable[str], cache: Path) -> None:
+    """Delete what was fetched of addresses that are not in a corpus any more."""
+    kept = {_own(address) for address in corpus}
+    for folder in cache.glob("[0-9a-f]" * 16):
+        if folder.name not in kept and folder.is_dir() and not folder.is_symlink():
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _on_this_machine(address: str) -> str | None:
+    """Return the path that an address stands for, if it names files here: they are read where they lie, as all are."""
+    return str(_system(address)[1]) if address.startswith(("file://", "local://")) else None
 
 
 def name_of(address: str) -> str:
@@ -153,9 +174,15 @@ def _place(address: str, cache: Path) -> _Place:
     if not pattern and format_of(Path(root)) and _is_file(system, root):  # on the web folders are files, too
         root, _, pattern = root.rpartition("/")
     safe = [part for part in root.split("/") if part not in ("", ".", "..")]
-    own = cache / hashlib.sha256(address.encode()).hexdigest()[:16]
+    own = cache / _own(address)
     local = own.joinpath(address.partition("://")[0], *safe)
+    if address.startswith(_WEB) and not local.exists():
+        local = own.joinpath(address.partition("://")[0], *map(web.decoded, safe))
     return _Place(address, system, root, pattern, local, own / "fetched.jsonl")
+
+
+def _own(address: str) -> str:
+    return hashlib.sha256(address.encode()).hexdigest()[:16]
 
 
 def _is_file(system: Any, path: str) -> bool:
@@ -165,7 +192,8 @@ def _is_file(system: Any, path: str) -> bool:
         return False
 
 
-def _fetched(place: _Place) -> list[tuple[str, str]]:
+def _fetched(place: _Place) -> tuple[list[str], list[tuple[str, str]]]:
+    """Fetch what is not here; return the names of what is, and (address, reason) for each file left out."""
     wanted, skipped = _wanted(place)
     if not wanted:
         raise _nothing(place, skipped)
@@ -180,8 +208,8 @@ def _fetched(place: _Place) -> list[tuple[str, str]]:
     draft.replace(place.index)
     lock, lost = Lock(), dict[str, str]()
 
-    def get(name: str) -> None:
-        why = _get(place, wanted[name][0], name)
+    def get(name: str, given_up: Event) -> None:
+        why = _get(place, *wanted[name], name, given_up)
         with lock:  # noted as it lands: what comes after it may fail
             if why:
                 lost[name] = why
@@ -189,16 +217,44 @@ def _fetched(place: _Place) -> list[tuple[str, str]]:
                 notes.write(_line((name, now[name])))
                 notes.flush()
 
-    workers = ThreadPoolExecutor(_AT_ONCE)
     with place.index.open("a", encoding="utf-8") as notes:
-        try:
-            list(workers.map(get, [name for name in wanted if name not in known]))
-        finally:  # where one fails, or somebody interrupts, no other is begun
-            workers.shutdown(cancel_futures=True)
+        _some_at_once(get, [name for name in wanted if name not in known])
     skipped += [(_shown(place, wanted[name][0]), why) for name, why in lost.items()]
     if len(lost) == len(wanted):
         raise _nothing(place, skipped)
-    return skipped
+    return [name for name in wanted if name not in lost], skipped
+
+
+def _some_at_once(work: Callable[[_Item, Event], _Result], items: Sequence[_Item]) -> list[_Result]:
+    """Do it for each item, some at once; where one fails, or somebody interrupts, the event tells the others.
+
+    They are not waited for: a server may be silent.
+    """
+    todo, done, over = deque(enumerate(items)), SimpleQueue[tuple[int, Any, BaseException | None]](), Event()
+
+    def run() -> None:
+        with suppress(IndexError):
+            while True:
+                place, item = todo.popleft()
+                try:
+                    done.put((place, work(item, over), None))
+                except BaseException as error:
+                    todo.clear()
+                    done.put((place, None, error))
+
+    for _ in range(min(_AT_ONCE, len(items))):
+        Thread(target=run, daemon=True).start()
+    found: dict[int, _Result] = {}
+    try:
+        while len(found) < len(items):
+            place, result, error = done.get()
+            if error is not None:
+                raise error
+            found[place] = result
+    finally:
+        todo.clear()
+        over.set()
+    return [found[place] for place in range(len(items))]
 
 
 def _nothing(place: _Place, skipped: Iterable[tuple[str, str]]) -> UsageError:
@@ -211,10 +267,10 @@ def _wanted(place: _Place) -> tuple[dict[str, tuple[str, Mapping[str, Any]]], li
     """Return by name where each document lies and what is said of it, and what is left out."""
     wanted: dict[str, tuple[str, Mapping[str, Any]]] = {}
     skipped: list[tuple[str, str]] = []
-    for path, facts in sorted(_listed(place).items()):
-        name = path.removeprefix(place.root).removeprefix("/") if path != place.root else path.rpartition("/")[2]
-        if place.address.startswith(_WEB) and name.rpartition("/")[2].startswith(("?", "#")):
-            continue  # a page's links to itself
+    listed = sorted(_listed(place).items())
+    names = _named(place, [path for path, _ in listed])
+    for path, facts in listed:
+        name = names[path]
         reason = "its name leads out of the corpus" if not path.startswith(place.root) else _unfit(place, name)
         if not reason and (above := next((str(one) for one in PurePosixPath(name).parents if str(one) in wanted), "")):
             reason = f"{above} is a file, and cannot be its folder here"
@@ -222,8 +278,8 @@ def _wanted(place: _Place) -> tuple[dict[str, tuple[str, Mapping[str, Any]]], li
             skipped.append((_shown(place, path), reason))
         else:
             wanted[name] = path, facts
-    with ThreadPoolExecutor(_AT_ONCE) as workers:
-        wanted = dict(workers.map(lambda one: (one[0], _told(place, *one[1])), wanted.items()))
+    told = _some_at_once(lambda one, _: _told(place, *one), list(wanted.values()))
+    wanted = dict(zip(wanted, told, strict=True))
     for name, (path, facts) in list(wanted.items()):
         size = facts.get("size")
         if isinstance(size, int) and size > MAX_FILE:
@@ -231,6 +287,17 @@ def _wanted(place: _Place) -> tuple[dict[str, tuple[str, Mapping[str, Any]]], li
             skipped.append((_shown(place, path), f"it is too large: {most}"))
             del wanted[name]
     return wanted, skipped
+
+
+def _named(place: _Place, paths: Sequence[str]) -> dict[str, str]:
+    """Return what documents are called: on the web decoded, but for two that would be one, and what is here already."""
+    names = {path: path.removeprefix(place.root).removeprefix("/") if path != place.root else path.rpartition("/")[2]
+             for path in paths}  # fmt: skip
+    if not place.address.startswith(_WEB):
+        return names
+    decoded, known = {path: web.decoded(name) for path, name in names.items()}, _known(place)
+    times = Counter(decoded.values())
+    return {path: name if name in known or times[decoded[path]] > 1 else decoded[path] for path, name in names.items()}
 
 
 def _listed(place: _Place) -> dict[str, Mapping[str, Any]]:
@@ -272,18 +339,14 @@ def _walked(place: _Place, root: str, deep: int | None = None, most: float = mat
     Raises:
         UsageError: there are more folders than `most`.
     """
-    found: dict[str, Mapping[str, Any]] = {}
+    found, is_web = dict[str, Mapping[str, Any]](), place.address.startswith(_WEB)
     seen, folders = {root.rstrip("/")}, [(root, 1)]
     while folders:
-        if len(seen) > most:  # where pages link to one another there is no end
-            raise UsageError(
-                f"{place.address} has more than {most:,} folders, or pages that are none.",
-                where="corpus",
-                hint="name the files, or a folder of which the server shows a list",
-            )
+        if len(seen) > most or (is_web and len(found) > _MOST_FILES):  # pages link to one another without an end
+            raise web.endless(f"{place.address} has more than {most:,} folders, or pages that are none.")
         path, depth = folders.pop()
         with suppress(FileNotFoundError):
-            for facts in place.system.ls(path, detail=True):
+            for facts in web.listed(place.system, path) if is_web else place.system.ls(path, detail=True):
                 below = facts["name"].rstrip("/")
                 if facts["type"] != "directory":
                     found[facts["name"]] = facts
@@ -337,17 +400,25 @@ def _unnameable(folder: Path, name: PurePosixPath) -> str | None:
 
 
 def _shown(place: _Place, path: str) -> str:
-    return path if is_address(path) else f"{place.address.partition('://')[0]}://{path.lstrip('/')}"
+    if is_address(path) or not path.startswith(place.root):
+        return path
+    above = place.address.removesuffix(place.pattern).rstrip("/")
+    return f"{above}/{path.removeprefix(place.root).lstrip('/')}".rstrip("/")
 
 
-def _get(place: _Place, at: str, name: str) -> str:
+def _get(place: _Place, at: str, facts: Mapping[str, Any], name: str, given_up: Event) -> str:
     """Fetch a file; return why it cannot be had, "" where it was."""
     path, why = place.local / name, ""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = place.index.with_name(f"{hashlib.sha256(name.encode()).hexdigest()[:16]}.draft")
     try:
-        place.system.get_file(at, str(draft), callback=_bound())
-        draft.replace(path)
+        place.system.get_file(at, str(draft), callback=_bound(given_up))
+        if given_up.is_set():
+            raise _GivenUp
+        if place.address.startswith(_WEB) and web.is_page_instead(draft, name, facts):
+            why = f"a web page came in the place of a {PurePosixPath(name).suffix} (where one has to log in, perhaps)"
+        else:
+            draft.replace(path)
     except FileNotFoundError:
         why = "it is listed, and not there"
     except _TooLarge:
@@ -362,13 +433,19 @@ class _TooLarge(Exception):
     """A file has more bytes than raft reads, whatever was said of its size."""
 
 
-def _bound() -> Any:
+class _GivenUp(Exception):
+    """Somebody has interrupted."""
+
+
+def _bound(given_up: Event) -> Any:
     """Return what hears of each piece of a file while it is fetched, and ends that where there are too many."""
     from fsspec import Callback  # noqa: PLC0415  it takes time
 
     class _Bound(Callback):  # type: ignore[misc]
         def relative_update(self, inc: int = 1) -> None:
             self.value += inc
+            if given_up.is_set():
+                raise _GivenUp
             if self.value > MAX_FILE:
                 raise _TooLarge
 
@@ -413,9 +490,11 @@ def _listing(address: str) -> str:
     return f"name a file, a folder or a glob that is there: what was asked is {typed(address)}"
 
 
-def _unreadable(address: str, error: Exception) -> RaftError:
+def _unreadable(address: str, error: Exception, cache: Path | None = None) -> RaftError:
     words = " ".join(shown(str(error)).split())[:300] or type(error).__name__
     if isinstance(error, FileNotFoundError):
         return UsageError(f"There is nothing at {address}.", where="corpus", hint=_listing(address))
-    what = f"Documents cannot be read from {address}: {type(error).__name__}: {words}. What was fetched is kept."
+    kept = any(notes.stat().st_size for notes in cache.glob("*/fetched.jsonl")) if cache else False
+    what = f"Documents cannot be read from {address}: {type(error).__name__}: {words}."
+    what += " What was fetched is kept." if kept else ""
     return RaftError(what, where="corpus", hint=_listing(address))
