@@ -144,6 +144,19 @@ def test_few_questions_are_said_to_be_few(kept, few):
     assert ("raft build CORPUS --out runs/handbook --set questions.keep=" in text) is few
 
 
+@pytest.mark.parametrize(
+    ("facts", "wanted", "more"),
+    [(1501, None, True), (1500, None, False), (900, None, False), (9000, "all", False), (9000, "barren", False)],
+)
+def test_no_more_questions_are_advised_where_nothing_is_left_to_ask(facts, wanted, more):
+    """Where as much was asked as the documents state, more documents and pairs of one's own are advised, as typed."""
+    notes = {"splits": {"train": 40}, "reasons": {}, "coverage": {"facts": [30, facts], "begin": {}}}
+    told = {"wanted": {**WANTED, "ended": wanted}} if wanted else {}
+    text = messages.summary(changed(questions={"notes": told}, cleaned={"notes": notes}))
+    assert ("--set questions.keep=" in text) is more
+    assert ("raft build CORPUS --out runs/handbook --qa pairs.jsonl   # a file of yours" in text) is not more
+
+
 WANTED = {"keep": 160, "kept": 160, "asked": 200, "ended": None, "rounds": [[200, 160]]}
 
 

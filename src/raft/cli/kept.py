@@ -12,7 +12,7 @@ from raft.curation.split import LEAK
 from raft.errors import pasted
 from raft.generation.rounds import BARREN, MOST, ROUNDS
 from raft.report.figures import wording_shown
-from raft.store.again import again
+from raft.store.again import again, pair_files
 from raft.training.tune import FEW_ROWS
 
 _ENDS = {
@@ -84,8 +84,12 @@ def more_rows(run: str, steps: Mapping[str, Any]) -> str:
         names = ", ".join(one["file"] for one in _files(steps))
         return f"\n  more pairs in {names},\n  or from the documents: leave --limit 0 out."
     spare, wanted, splits = cleaned["reasons"].get(NOT_CHOSEN), asked["notes"].get("wanted"), cleaned["splits"]
-    if wanted and wanted["ended"] and not spare:
-        return "\n  more documents, or a better generator (--generator openai/gpt-4o-mini)."
+    facts = cleaned.get("coverage", {}).get("facts")  # runs of before lack it
+    if (wanted["ended"] and not spare) if wanted else (facts and sum(asked["rows"].values()) >= facts[1]):
+        own = pasted(again(run, {"questions.qa": [*pair_files(run), "pairs.jsonl"]}, remark="a file of yours"))
+        others = "more documents, questions and answers of your own, or a better generator"
+        why = "" if wanted else "; what these documents state was asked"
+        return f"\n  {others} (--generator openai/gpt-4o-mini){why}:\n  {own}"
     kept = sum(count for split, count in splits.items() if split != "user")
     parted = kept / splits["train"] if splits.get("train") else 2.0  # some are kept to measure with
     change: dict[str, Any] = {"questions.keep": math.ceil(FEW_ROWS * parted / 10) * 10}
@@ -116,7 +120,8 @@ def _wanted(facts: Mapping[str, Any], reasons: Mapping[str, int], splits: Mappin
     lost.update({"no usable reply": failed} if failed else {})
     most = ", ".join(f"{reason} {count:,}" for reason, count in lost.most_common(3))
     why = f"; most were lost to {most}" if most else ""
-    advice = "a larger questions.limit" if end == "limit" else "more documents, another questions.way or kinds"
+    more = "more documents, pairs of your own (--qa), another questions.way or kinds"
+    advice = "a larger questions.limit" if end == "limit" else more
     return f"{text}: {_ENDS[end]} ({told}){why}{rows};\nmore come from {advice}, or a better generator"
 
 

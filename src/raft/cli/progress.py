@@ -287,7 +287,8 @@ def _rows(facts: Mapping[str, Any]) -> str:
 
 def _few(facts: Mapping[str, Any]) -> str:
     rows, step = facts["rows"], facts["batch"]
-    more = "more come from more documents, or from a build with more --questions-per-chunk (or a larger questions.keep)"
+    more = "more come from more documents, from pairs of your own (--qa) and, where the documents state more than was"
+    more += " asked, from a build with more --questions-per-chunk (or a larger questions.keep)"
     if rows < step:
         return f"{rows:,} do not fill one step of {step:,} (training.batch): little is learned from so few; {more}"
     return f"{rows:,} are under {FEW_ROWS}, where tuning rarely beats plain RAG; {more}"
