@@ -8,11 +8,12 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
+import grpc
 import numpy as np
 import pytest
 
@@ -181,16 +182,22 @@ async def pay(self, payment):
 TransactionBatcher.pay = pay
 models.open_embedder = lambda *_, **__: test_ray.HashEmbedder()
 models.hub.tokenizer = lambda name: test_ray.WordTokenizer()
-test_ray.build(pathlib.Path({home!r}), "spread", {url!r}, shards=1, more={{"generator.concurrency": 1}})
+more = {{"generator.concurrency": 1, "engine.address": {address!r}}}
+test_ray.build(pathlib.Path({home!r}), "spread", {url!r}, shards=1, more=more)
 """
+
+
+def joining(program):
+    """Run a program that joins the Ray that is there, and return how it ended."""
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
 
 
 def test_a_build_that_is_killed_goes_on_with_what_its_shards_have(ray, home):
     """Where the build itself is killed before its ledger has replies, the next one takes them over from the shard."""
     with FakeOpenAI() as fake:
         paths = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
-        program = _KILLED.format(paths=paths, home=str(home), url=fake.url)
-        ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+        address = ray.get_runtime_context().gcs_address
+        ended = joining(_KILLED.format(paths=paths, home=str(home), url=fake.url, address=address))
         assert ended.returncode == -signal.SIGKILL, ended.stderr
         assert len(fake.answered) == 4 <= states(home, "spread")["open"]
         build(home, "spread", fake.url, shards=2)
@@ -462,17 +469,67 @@ def _raise_usage(_):
         ("127.0.0.1:port", "engine.address is host:port"),
         ("127.0.0.1:{closed}", "No Ray cluster answers at"),
         ("127.0.0.1:{http}", "is no Ray"),
+        ("127.0.0.1:{silent}", "is no Ray"),
+        ("127.0.0.1:{grpc}", "is no Ray"),
     ],
 )
-def test_an_address_that_is_no_ray_is_one_error(address, says):
-    """What is no Ray cluster is told at once, with the command that goes on."""
+def test_an_address_that_is_no_ray_is_one_error(address, says, monkeypatch):
+    """What is no Ray cluster is told at once, with the command that goes on, also where it speaks gRPC or nothing."""
+    monkeypatch.setattr(cluster, "_REACH_SECONDS", 1.0)
     with socket.create_server(("127.0.0.1", 0)) as listening:
         closed = listening.getsockname()[1]
-    with FakeOpenAI() as fake:
-        place = address.format(closed=closed, http=fake.url.rpartition(":")[2].removesuffix("/v1"))
+    other = grpc.server(ThreadPoolExecutor(1))
+    with FakeOpenAI() as fake, socket.create_server(("127.0.0.1", 0)) as listening:
+        ports = {"http": fake.url.rpartition(":")[2].removesuffix("/v1"), "silent": listening.getsockname()[1]}
+        place = address.format(closed=closed, grpc=other.add_insecure_port("127.0.0.1:0"), **ports)
+        other.start()
         with pytest.raises(UsageError, match=says) as caught, cluster.connected(place, 2):
             pass
+    other.stop(None)
     assert "--engine local" in caught.value.hint or "engine.address=127.0.0.1:6379" in caught.value.hint
+
+
+def test_a_cluster_of_another_ray_is_one_error(ray, monkeypatch):
+    """What the head says of its Ray is read before Ray's own library speaks to it, and the versions are told."""
+    there = ray.__version__
+    monkeypatch.setattr(ray, "__version__", "2.1.0")
+    address, says = ray.get_runtime_context().gcs_address, f"another Ray or Python.* Ray {there} there, and Ray 2.1.0"
+    with pytest.raises(UsageError, match=says) as caught, cluster.connected(address, 2):
+        pass
+    assert caught.value.hint.startswith("pip install ray==2.1.0 ")
+
+
+_OTHER_PYTHON = """
+from raft.backends.ray import cluster
+from raft.errors import UsageError
+
+ray = cluster.import_ray()
+ray._private.utils.compute_version_info = lambda: (ray.__version__, "3.8.1")
+try:
+    with cluster.connected({address!r}, 2):
+        print("it is used")
+except UsageError as error:
+    print(error)
+"""
+
+
+def test_a_cluster_of_another_python_is_one_error(ray):
+    """A build of another Python than the cluster's is refused in one line, with both versions and what to install."""
+    ended = joining(_OTHER_PYTHON.format(address=ray.get_runtime_context().gcs_address))
+    assert "another Ray or Python" in ended.stdout, ended
+    assert "Python: 3.8.1" in ended.stdout
+    assert f"pip install ray=={ray.__version__}" in ended.stdout
+    assert "Traceback" not in ended.stderr
+
+
+def test_more_shards_than_the_cluster_has_room_for_are_one_error(ray, tmp_path):
+    """What could never start is refused at once, with a number of shards that can; so are cards that no node has."""
+    opening = Opening(0, "run", "", str(shards_of(tmp_path)), {}, local_only=True)
+    for count, cards, says, hint in ((9, 0, "room for 3 shards, and 9", "engine.shards=3"), (1, 2, "for 0", "local")):
+        how = {"cards": cards, "ledger": tmp_path / "l", "opening": opening, "merged": lambda: None}
+        with pytest.raises(UsageError, match=says) as caught, engines.RayEngine(None, count, **how) as made:
+            made.start()
+        assert hint in caught.value.hint
 
 
 def test_a_cluster_with_another_raft_is_one_error(ray, monkeypatch):

@@ -7,7 +7,7 @@ import platform
 import socket
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import chdir, contextmanager, suppress
+from contextlib import chdir, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ _SETTINGS = {
 _STORE = 256 * 2**20
 """Bytes of Ray's object store where raft starts Ray itself; what does not fit is laid on the disk."""
 _REACH_SECONDS, _PROBE_SECONDS = 5.0, 120.0
+_HEAD = ("ray.core.generated.gcs_service_pb2", "ray.core.generated.gcs_service_pb2_grpc")
 _PLACES = ("RAFT_MODELS", "RAFT_CACHE", "HF_HOME")
 _HERE = Path(__file__).resolve().parents[3]
 _LOCAL = "the same command with --engine local"
@@ -103,9 +104,7 @@ def _check_address(address: str) -> None:
     if not port.isdecimal() or not host:
         raise UsageError(wrong, where="engine.address", hint=hint)
     try:
-        with socket.create_connection((host.strip("[]"), int(port)), timeout=_REACH_SECONDS) as connection:
-            connection.settimeout(_REACH_SECONDS)
-            said = _greeting(connection)
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_REACH_SECONDS).close()
     except (OSError, OverflowError) as error:
         words = getattr(error, "strerror", None) or str(error)
         raise UsageError(
@@ -113,21 +112,33 @@ def _check_address(address: str) -> None:
             where="engine.address",
             hint=f"ray start --head --port {port}   (on the head; or {_LOCAL})",
         ) from None
-    if not said:
+    _check_ray(address)
+
+
+def _check_ray(address: str) -> None:
+    """Ask what listens at an address whether it is a head of Ray, and of which: Ray's library ends the process else.
+
+    Raises:
+        UsageError: it is none, or of another Ray.
+    """
+    grpc, asked, service = map(importlib.import_module, ("grpc", *_HEAD))
+    channels: Any = importlib.import_module("ray._private.grpc_utils")  # with the token and certificates of Ray's own
+    try:
+        with channels.init_grpc_channel(address, [("grpc.enable_http_proxy", 0)]) as channel:
+            head = service.NodeInfoGcsServiceStub(channel)
+            there = str(head.CheckAlive(asked.CheckAliveRequest(), timeout=_REACH_SECONDS).ray_version)
+    except grpc.RpcError as error:
+        if error.code() is grpc.StatusCode.UNAUTHENTICATED:
+            raise _unusable(address, Exception(error.details())) from None
         raise UsageError(
             f"What answers at {address} is no Ray.",
             where="engine.address",
             hint=f"ray status --address {typed(address)}   (the address is that of the head's ray start; or {_LOCAL})",
-        )
-
-
-def _greeting(connection: socket.socket) -> bool:
-    """Tell whether the other side speaks HTTP/2, as a head of Ray does: it answers settings with settings."""
-    connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0")
-    with suppress(OSError):
-        head = connection.recv(9)
-        return len(head) >= 4 and head[3] == 4
-    return False
+        ) from None
+    except Exception as error:  # such as no token where one is wanted
+        raise _unusable(address, error) from error
+    if there != (here := str(import_ray().__version__)):
+        raise _unusable(address, Exception(f"Version mismatch: it is Ray {there} there, and Ray {here} here"))
 
 
 @contextmanager
@@ -197,6 +208,23 @@ def _check_nodes(ray: Any, *, local_only: bool) -> None:
     if wrong:
         what = f"The cluster has not the raft of this process, {__version__}, on each node: {', '.join(wrong)}."
         raise UsageError(what, where="engine.address", hint=_same_versions())
+
+
+def check_room(ray: Any, shards: int, cards: float) -> None:
+    """Refuse more shards than the cluster has room for, were nothing else on it: Ray would have them wait for ever.
+
+    Raises:
+        UsageError: so it is.
+    """
+    has = [node["Resources"] for node in nodes(ray)]
+    room = sum(int(min(one.get("CPU", 0), one.get("GPU", 0) / cards if cards else shards)) for one in has)
+    if room < shards:
+        each = "a processor" + (f" and engine.cards={cards:g}" if cards else "")
+        raise UsageError(
+            f"The cluster has room for {room:,} shards, and {shards:,} are asked for; each takes {each}.",
+            where="engine.shards",
+            hint=f"--set engine.shards={room}   (or {_LOCAL})" if room else _LOCAL,
+        )
 
 
 def _is_here(address: str) -> bool:

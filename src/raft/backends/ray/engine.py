@@ -17,7 +17,7 @@ from typing import Any, Self, TypeVar
 from raft.backends.asking import Reply
 from raft.backends.hosted.calls import Call
 from raft.backends.hosted.errors import Transient
-from raft.backends.ray.cluster import connected, environment, import_ray, nodes
+from raft.backends.ray.cluster import check_room, connected, environment, import_ray, nodes
 from raft.backends.ray.shard import Asked, Learned, Opening, Shard, leave, left_at, valued
 from raft.errors import RaftError
 from raft.protocols import OnEvent
@@ -256,15 +256,16 @@ class RayEngine:
         return tuple(getattr(self._ray.exceptions, name) for name in _GONE)
 
     def _start(self) -> None:
-        self._ray = self._ray or self._stack.enter_context(
-            connected(self._address, self.count, local_only=self._opening.local_only)
-        )
         try:
+            self._ray = self._ray or self._stack.enter_context(
+                connected(self._address, self.count, local_only=self._opening.local_only)
+            )
             self._opening = replace(self._opening, node=self._ray.get_runtime_context().get_node_id())
+            check_room(self._ray, self.count, self._cards)
             self._merge_left()
             self._places = self._places or [_Place(number, self._seat()) for number in range(1, self.count + 1)]
             ready = self._wait()
-        except self._ray.exceptions.RayError as error:
+        except import_ray().exceptions.RayError as error:
             raise _broken(error) from error
         self._say("shards", {"shards": self.count, "nodes": len(nodes(self._ray)), "ready": ready})
 
