@@ -23,13 +23,15 @@ from fake_openai import FakeOpenAI
 from raft.api import models
 from raft.api.engine import shards_of
 from raft.backends.embedding import SentenceEmbedder
+from raft.backends.hosted.calls import Call
+from raft.backends.hosted.errors import Transient
 from raft.backends.hosted.flowing import FlowingGenerator
 from raft.backends.hosted.model import Wire
 from raft.backends.local.generate import LocalModel
 from raft.backends.ray import cluster
 from raft.backends.ray import engine as engines
 from raft.backends.ray.models import SpreadEmbedder, SpreadHostedModel, SpreadModel, by_shards
-from raft.backends.ray.shard import Opening, Shard, folder_of
+from raft.backends.ray.shard import Asked, Opening, Shard, folder_of
 from raft.errors import RaftError, UsageError
 from raft.protocols import Request
 from raft.store import shards
@@ -442,6 +444,61 @@ def test_work_that_kills_each_shard_is_one_error(engine):
     """A piece of work that three shards die of is not tried for ever."""
     with pytest.raises(RaftError, match="3 shards died one after the other"):
         engine.begin(lambda *_: os._exit(1))()
+
+
+def test_a_place_that_was_given_up_stays_given_up(ray, tmp_path):
+    """What a shard did before it died for the last time brings nothing back, and its end is told once."""
+    told, opening = [], Opening(0, "run", "", str(shards_of(tmp_path)), {}, local_only=True)
+    say = lambda event, facts: told.extend([facts["given_up"]] if event == "shard lost" else [])  # noqa: E731
+    how = {"cards": 0, "ledger": tmp_path / "l", "opening": opening, "merged": lambda: None, "say": say}
+    with engines.RayEngine(None, 1, **how) as made:
+        first, second = made.begin(lambda *_: 1), made.begin(lambda *_: 2)
+        assert second() == 2
+        made._places[0].deaths = engines._DEATHS - 1
+        third, fourth = made.begin(lambda *_: os._exit(1)), made.begin(lambda *_: 4)
+        with pytest.raises(RaftError, match="shards died 3 times"):
+            third()
+        assert first() == 1
+        with pytest.raises(RaftError, match="shards died 3 times"):
+            fourth()
+    assert told == [True]
+
+
+def test_a_shard_that_never_began_is_not_asked_what_it_has(engine, ray, monkeypatch):
+    """A build does not wait at its end for shards that no node has room for."""
+    asked, wait = [], ray.wait
+    engine.start()
+    place = next(place for place in engine._places if engine._is_ready(place))
+    other = next(one for one in engine._places if one is not place)
+    ray.kill(other.seat.actor)
+    waiting = ray.remote(Shard).options(num_gpus=99).remote(engine._opening)
+    other.seat = engines._Seat(waiting, waiting.ready.remote().future())
+    monkeypatch.setattr(ray, "wait", lambda refs, **how: [asked.append(len(refs)), wait(refs, **how)][1])
+    assert engine._end() == []
+    assert asked == [1]
+
+
+def test_what_a_dead_shard_left_is_read_beside_what_is_written(engine, tmp_path):
+    """While it is looked for what a dead shard had, the threads that write the run's ledger are free."""
+    engine.start()
+    call = Call("key", Request(({"role": "user", "content": "How many?"},), max_tokens=5), 0)
+
+    async def send(url):
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(1))
+        sending = loop.create_task(engine.send(Asked(Wire(MODEL, url, "sk", 60.0, 1), None, None), 1, call, None))
+        while not fake.waiting:
+            await asyncio.sleep(0.01)
+        with engine._reading:
+            kill(engine)
+            while not any(place.deaths for place in engine._places):
+                await asyncio.sleep(0.01)
+            assert await asyncio.wait_for(loop.run_in_executor(None, len, "it"), 60) == 2
+        with pytest.raises(Transient, match="died"):
+            await sending
+
+    with FakeOpenAI({"": ["timeout"]}) as fake:
+        asyncio.run(send(fake.url))
 
 
 def test_an_error_of_a_document_comes_back_as_it_is(engine):

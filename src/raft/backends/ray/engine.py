@@ -233,12 +233,7 @@ class RayEngine:
             raise _broken(error) from error
         except TimeoutError:
             raise Transient(f"shard {place.number} does not answer", billed=True) from None
-        finally:
-            with place.lock:
-                seat.in_flight -= 1
-        with place.lock:
-            if place.seat is seat:
-                place.deaths = 0
+        self._settled(place, seat)
         if isinstance(came, Exception):
             raise came
         self._held[number] = place, seat
@@ -352,9 +347,10 @@ class RayEngine:
         return place, seat, getattr(seat.actor, method).remote(*given)
 
     def _settled(self, place: _Place, seat: _Seat) -> None:
+        """Note that a shard has done something; a place that was given up before it came stays given up."""
         with place.lock:
             seat.in_flight -= 1
-            if place.seat is seat:
+            if place.seat is seat and not place.given_up:
                 place.deaths = 0
 
     def _lost(self, place: _Place, seat: _Seat, error: BaseException) -> None:
