@@ -7,7 +7,7 @@ import platform
 import socket
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import chdir, contextmanager
+from contextlib import chdir, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,13 @@ _SETTINGS = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DISABLE_IMPORT_WARNING": "1",
     "RAY_worker_niceness": "0",  # else what a shard computes waits for whatever else the machine does
-    "RAY_gcs_rpc_server_reconnect_timeout_s": "20",
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "90",  # without its head Ray then ends this process, and says no word
 }
 """What Ray reads before it is imported: nothing is sent anywhere."""
 _STORE = 256 * 2**20
 """Bytes of Ray's object store where raft starts Ray itself; what does not fit is laid on the disk."""
 _REACH_SECONDS, _PROBE_SECONDS = 5.0, 120.0
+_KNOCKS, _KNOCK_SECONDS = 2, 3.0
 _HEAD = ("ray.core.generated.gcs_service_pb2", "ray.core.generated.gcs_service_pb2_grpc")
 _PLACES = ("RAFT_MODELS", "RAFT_CACHE", "HF_HOME")
 _HERE = Path(__file__).resolve().parents[3]
@@ -262,6 +263,16 @@ def _threads() -> int:
         return len({tuple((one / name).read_text() for name in ("physical_package_id", "core_id")) for one in tables})
     except OSError:
         return len(mine)
+
+
+def answers(ray: Any) -> bool:
+    """Tell whether the head of the cluster is there still; Ray itself waits for it, and then ends the process."""
+    host, _, port = str(ray.get_runtime_context().gcs_address).rpartition(":")
+    for _ in range(_KNOCKS):
+        with suppress(OSError):
+            socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_SECONDS).close()
+            return True
+    return False
 
 
 def nodes(ray: Any) -> list[Mapping[str, Any]]:

@@ -17,7 +17,7 @@ from typing import Any, Self, TypeVar
 from raft.backends.asking import Reply
 from raft.backends.hosted.calls import Call
 from raft.backends.hosted.errors import Transient
-from raft.backends.ray.cluster import check_room, connected, environment, import_ray, nodes
+from raft.backends.ray.cluster import answers, check_room, connected, environment, import_ray, nodes
 from raft.backends.ray.shard import Asked, Learned, Opening, Shard, leave, left_at, valued
 from raft.errors import RaftError
 from raft.protocols import OnEvent
@@ -26,7 +26,7 @@ from raft.store.shards import Left
 
 _T = TypeVar("_T")
 _DEATHS = 3  # of shards in one place, or of one piece of work, without a result between them, until it is given up
-_START_SECONDS, _LOOK_SECONDS, _NODE_SECONDS = 180.0, 0.5, 120.0
+_START_SECONDS, _LOOK_SECONDS, _NODE_SECONDS, _HEAD_SECONDS = 180.0, 0.5, 120.0, 2.0
 _END_SECONDS = 15.0
 _AT_ONCE = 100_000
 """Calls that a shard may have at a time; how many it gets is decided by the endpoint's limiter."""
@@ -37,6 +37,7 @@ _GONE = (
     *("ActorUnschedulableError", "TaskUnschedulableError"),
 )
 """Ray's errors that say that a process or a node is there no more, and nothing of what it did."""
+_HEADLESS = "The head of the Ray cluster does not answer any more, and the cluster ends with it"
 _AGAIN = "the same command with --engine local   (goes on from there; or look at the nodes: ray status)"
 
 
@@ -115,13 +116,14 @@ class RayEngine:
         self._address, self._cards, self._ledger, self._opening = address, cards, ledger, opening
         self._merged, self._say = merged, say
         self._stack, self._starting = ExitStack(), threading.Lock()
-        self._ray: Any = None
+        self._ray = self._made = None  # type: Any
         self._started, self._failed = False, None  # type: bool, RaftError | None
         self._places: list[_Place] = []
         self._number = 0
         self._shared: dict[int, tuple[Any, Any]] = {}
         self._held: dict[int, tuple[_Place, _Seat]] = {}
         self._dead: dict[str, dict[int, Left]] = {}
+        self._headless, self._look_at = False, 0.0
         self._reading = threading.Lock()
         self._readers = ThreadPoolExecutor(1)  # the loop's own threads are the run's ledger's
 
@@ -186,7 +188,7 @@ class RayEngine:
             nonlocal place, seat, ref
             for died in range(1, _DEATHS + 1):
                 try:
-                    result = self._ray.get(ref)
+                    result = self._got(ref)
                 except self._gone as error:
                     self._lost(place, seat, error)
                     if died == _DEATHS:
@@ -290,16 +292,16 @@ class RayEngine:
         """Start a shard."""
         self._number += 1
         opening = replace(self._opening, number=self._number, variables=environment())
-        made = self._ray.remote(Shard).options(
-            num_cpus=1, num_gpus=self._cards or None, max_concurrency=_AT_ONCE, scheduling_strategy="SPREAD"
-        )
-        actor = made.remote(opening)
+        how = {"num_cpus": 1, "num_gpus": self._cards or None, "max_concurrency": _AT_ONCE}
+        self._made = self._made or self._ray.remote(Shard).options(**how, scheduling_strategy="SPREAD")  # sent once
+        actor = self._made.remote(opening)
         return _Seat(actor, actor.ready.remote().future())
 
     def _wait(self) -> int:
         """Wait until a shard is ready, and return how many are."""
         until = time.monotonic() + _START_SECONDS
         while not (ready := sum(self._is_ready(place) for place in self._places)):
+            self._check_head()
             awaited = [place.seat.ready for place in self._places if not place.given_up]
             if time.monotonic() > until or not awaited:
                 raise self._hopeless()
@@ -318,6 +320,7 @@ class RayEngine:
 
     def _best(self) -> tuple[_Place, _Seat, bool]:
         """Return the shard with the least to do, of those that are ready if any is, and whether it is."""
+        self._check_head()
         ready = [place for place in self._places if self._is_ready(place)]
         standing = ready or [place for place in self._places if not place.given_up]
         if not standing:
@@ -346,6 +349,12 @@ class RayEngine:
             seat.in_flight += 1
         return place, seat, getattr(seat.actor, method).remote(*given)
 
+    def _got(self, ref: Any) -> Any:
+        """Return a result once it is there; where no shard stands any more, nothing is waited for."""
+        while not self._ray.wait([ref], timeout=_HEAD_SECONDS)[0]:
+            self._best()
+        return self._ray.get(ref)
+
     def _settled(self, place: _Place, seat: _Seat) -> None:
         """Note that a shard has done something; a place that was given up before it came stays given up."""
         with place.lock:
@@ -364,6 +373,17 @@ class RayEngine:
             self._ray.kill(seat.actor)  # it may live, out of reach, and hold what the next one needs
             if not place.given_up:
                 place.seat = self._seat()
+
+    def _check_head(self) -> None:
+        """Give all shards up where the cluster's head is gone: they may answer what they were sent, and no more."""
+        if self._headless or time.monotonic() < self._look_at:
+            return
+        self._look_at = time.monotonic() + _HEAD_SECONDS
+        self._headless = not answers(self._ray)
+        for place in self._places if self._headless else ():
+            with place.lock:
+                place.deaths, place.why = _DEATHS, _HEADLESS
+            self._say("shard lost", {"shard": place.number, "why": place.why, "given_up": True})
 
     def _on(self, node: str, work: Callable[..., _T], *given: Any) -> _T:
         """Return what a function returns on a node of the cluster.
@@ -395,7 +415,7 @@ class RayEngine:
                 try:
                     if seat.ledger and seat.node == self._opening.node:
                         found = left_at(seat.ledger)
-                    elif seat.ledger:
+                    elif seat.ledger and answers(self._ray):
                         found = self._on(seat.node, left_at, seat.ledger)
                 except (*self._gone, self._ray.exceptions.GetTimeoutError):
                     pass
@@ -418,6 +438,8 @@ class RayEngine:
 
     def _hopeless(self) -> NoShard:
         why = next((place.why for place in self._places if place.why), "")
+        if self._headless:
+            return NoShard(f"{_HEADLESS}. Everything that came is kept.", where="engine.kind=ray", hint=_AGAIN)
         if why:
             return NoShard(
                 f"Each of the {self.count} shards died {_DEATHS} times: {why}. Everything that came is kept.",
