@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -41,6 +42,9 @@ from raft.store.shards import ShardLedger, merge_left
 from raft.testing import HashEmbedder, WordTokenizer
 
 pytest.importorskip("ray")
+cluster.import_ray()
+from ray import cluster_utils  # noqa: E402  as raft imports it: without a word
+
 pytestmark = pytest.mark.slow
 MODEL = "openai/test-model"
 
@@ -116,6 +120,31 @@ def killing(method, work, asked):
     return ask
 
 
+class Holding(FakeOpenAI):
+    """A server that answers so many requests, and holds all others until it is told to answer."""
+
+    def __init__(self, answers):
+        super().__init__()
+        self.answers, self.held = answers, []
+
+    def take(self, connection, data):
+        """Answer a request, or hold it."""
+        if self.came < self.answers:
+            super().take(connection, data)
+        else:
+            self.held.append((connection, data))
+
+    def release(self):
+        """Answer whatever was held of whoever is there still, and all that comes."""
+        self._loop.call_soon_threadsafe(self._release)
+
+    def _release(self):
+        self.answers, held, self.held = 10**6, self.held, []
+        for connection, data in held:
+            if not connection.transport.is_closing():
+                self.take(connection, data)
+
+
 def test_shards_make_the_same_bytes(ray, home):
     """Two shards make the tables of one machine, byte for byte, with the same calls, and leave no ledger behind."""
     with FakeOpenAI() as fake:
@@ -149,6 +178,53 @@ def test_a_killed_shard_costs_its_calls_in_flight_alone(ray, home, monkeypatch):
     assert set(fake.answered.values()) == {1}
     assert tables_of(home / "spread") == tables_of(home / "alone")
     assert list(shards_of(home / "spread").iterdir()) == []
+
+
+@pytest.fixture
+def leave(ray):
+    """Another node of that Ray, on this machine: called, it ends with its processes; it ends with the test anyway."""
+    both = cluster_utils.Cluster()
+    both.head_node = ray._private.worker._global_node
+    node = both.add_node(num_cpus=1)
+    yield lambda: both.remove_node(node)
+    for left in list(both.worker_nodes):
+        both.remove_node(left)
+
+
+def test_a_node_that_leaves_costs_its_calls_in_flight_alone(leave, home, monkeypatch):
+    """Where a node leaves while its shard has a call in flight, that call alone is asked again."""
+    lost, left, made, start = [], [], [], engines.RayEngine.start
+
+    def started(self):
+        start(self)
+        if made:
+            return
+        nodes = [place.seat.ready.result()[0] for place in self._places]
+        assert len(set(nodes)) == 2
+        self._places.sort(key=lambda place: place.seat.node == self._opening.node)  # calls go to the first, if to one
+        made.append(self)
+
+    monkeypatch.setattr(engines.RayEngine, "start", started)
+    with Holding(1) as fake:
+
+        def watch(event, facts):
+            if event == "shard lost":
+                lost.append(facts)
+                fake.release()
+            if event == "asked" and fake.held and not left:
+                in_flight = [place.seat.in_flight for place in made[0]._places]
+                if in_flight[0] and sum(in_flight) == len(fake.held):  # all that was answered has come
+                    left.append(in_flight)
+                    leave()
+
+        build(home, "spread", fake.url, shards=2, on_event=watch, more={"generator.concurrency": 1})
+        assert left[0][0] == 1
+        assert len(lost) == 1
+        assert states(home, "spread") == {"paid": len(fake.answered), "lost": 1}
+        assert sum(fake.answered.values()) - len(fake.answered) <= 1  # of the dying shard, which may hear it still
+        build(home, "alone", fake.url)
+    assert tables_of(home / "spread") == tables_of(home / "alone")
+    shutil.rmtree(folder_of(made[0]._opening, "another"), ignore_errors=True)  # where that node had its shard's ledger
 
 
 @pytest.mark.parametrize("work", ["_read_there", "_cut_there"])
