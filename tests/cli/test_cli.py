@@ -13,6 +13,7 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 
@@ -22,7 +23,8 @@ from raft import settings as config
 from raft.api import models
 from raft.backends.local.generate import LocalModel
 from raft.cli import main
-from raft.errors import UsageError
+from raft.cli.group import spelled_out
+from raft.errors import UsageError, pasted
 from raft.store.budget import Budget, Price
 from raft.store.ledger import Ledger
 from raft.store.run import Run
@@ -543,13 +545,22 @@ def interruptible():
     signal.signal(signal.SIGINT, before)
 
 
+def test_what_is_to_be_run_again_is_written_out():
+    """A hint to run the same command again is that command, with the rest of its words behind it as a remark."""
+    context = click.Context(main)
+    context.meta["raft.typed"] = "raft build 'my docs' --set index.k=8"
+    said = spelled_out("run the same command again later: replies are kept", context)
+    assert pasted(said) == "raft build 'my docs' --set index.k=8   # later: replies are kept"
+    assert spelled_out("mv a b   (then the same command again)", context) == "mv a b   (then the same command again)"
+
+
 @pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_says_how_to_go_on(raft, fake_models, corpus):
-    """A build that is interrupted exits 130 and says that the same command goes on."""
+    """A build that is interrupted exits 130 and says which command goes on, as it was typed."""
     fake_models.busy = lambda: signal.raise_signal(signal.SIGINT)
     result = raft("build", corpus, "--out", "run", *FAST)
     assert result.exit_code == 130
-    assert "Run the same command again" in result.stderr
+    assert f"  next:  raft build {corpus} --out run {' '.join(FAST)}   # goes on" in result.stderr
     assert "Traceback" not in result.output
     fake_models.busy = lambda: None
     assert raft("build", corpus, "--out", "run", *FAST).exit_code == 0
@@ -562,7 +573,7 @@ def test_ctrl_c_ends_a_process(corpus, tmp_path):
     before += "conftest.Fakes.event = lambda fakes: fakes.asked and signal.raise_signal(signal.SIGINT)\n"
     result = program("build", corpus, "--out", tmp_path / "run", *FAST, before=before)
     assert result.exit_code == 130, result.stderr
-    assert "Run the same command again" in result.stderr
+    assert f"  next:  raft build {corpus} --out {tmp_path / 'run'} {' '.join(FAST)}   # goes on" in result.stderr
     assert "Traceback" not in result.stderr
 
 

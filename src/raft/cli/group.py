@@ -78,15 +78,15 @@ def acting(command: Callable[..., None]) -> Callable[..., None]:
             echo(f"raft: {told}", err=True)
             sys.exit(told.exit_code)
         except KeyboardInterrupt as stop:
-            what = str(stop) or "stopped; what was answered is kept. Run the same command again to go on."
-            echo(f"\nraft: {what}", err=True)
+            goes_on = f"stopped; what was answered is kept\n  next:  {the_same() or 'the same command'}   # goes on"
+            echo(f"\nraft: {str(stop) or goes_on}", err=True)
             sys.exit(130)
         except Exception as error:
             if debug:
                 raise
             echo(
                 f"raft: something went wrong that raft does not know how to explain: {type(error).__name__}: {error}\n"
-                "  next:  run the same command with --debug, and report what it prints; what was done is kept",
+                f"  next:  {the_same() or 'the same command'} --debug   # report what it prints; what was done is kept",
                 err=True,
             )
             sys.exit(1)
@@ -129,6 +129,7 @@ def spelled_out(hint: str, context: click.Context | None = None, *, wrong: str =
     Options alone are the same command with them. What was typed of the same options and settings goes, and so do the
     settings that are `wrong`, as they were typed.
     """
+    hint = re.sub("^run (the same command again)[: ]+(.+)$", r"\1   (\2)", hint)
     alone = _ALONE.match(hint)
     hint = f"the same command with {_as_typed(hint, context)}" if alone else hint
     if not (found := _SAME.match(hint)):
