@@ -50,6 +50,14 @@ def test_commands_of_the_documents_are_understood(line):
         command.parse_args(context, arguments)
 
 
+def test_no_row_of_a_table_stands_twice():
+    """What a table says stands in one place, of the documents and of the benchmarks, where a command has one row."""
+    rows = [line for line in TOLD.splitlines() if re.match(r"\| .*[a-z]", line)]
+    told = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8").splitlines()
+    rows += [line.split(" | ")[1] for line in told if line.startswith("| ") and "`" in line]
+    assert [row for row in set(rows) if rows.count(row) > 1] == []
+
+
 STARTS = """
 import os, runpy, sys
 for script in sys.argv[1:]:
