@@ -25,7 +25,6 @@ _SETTINGS = {
 _STORE = 256 * 2**20
 """Bytes of Ray's object store where raft starts Ray itself; what does not fit is laid on the disk."""
 _REACH_SECONDS, _PROBE_SECONDS = 5.0, 120.0
-_KNOCKS, _KNOCK_SECONDS = 2, 3.0
 _HEAD = ("ray.core.generated.gcs_service_pb2", "ray.core.generated.gcs_service_pb2_grpc")
 _PLACES = ("RAFT_MODELS", "RAFT_CACHE", "HF_HOME")
 _HERE = Path(__file__).resolve().parents[3]
@@ -95,14 +94,12 @@ def _check_address(address: str) -> None:
     Raises:
         UsageError: so it is.
     """
-    wrong = f"engine.address is host:port, and it is {address!r}."
-    hint = "--set engine.address=127.0.0.1:6379   (host and port of the head, as ray start --head told them there)"
-    if "://" in address:
-        raise UsageError(wrong, where="engine.address", hint=hint)
-    host, _, port = address.rpartition(":")
     if address in ("auto", "local"):
         return  # Ray knows by itself where a cluster was started on this machine
-    if not port.isdecimal() or not host:
+    host, _, port = address.rpartition(":")
+    if "://" in address or not port.isdecimal() or not host:
+        wrong = f"engine.address is host:port, and it is {address!r}."
+        hint = "--set engine.address=127.0.0.1:6379   (host and port of the head, as ray start told them there)"
         raise UsageError(wrong, where="engine.address", hint=hint)
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_REACH_SECONDS).close()
@@ -117,11 +114,7 @@ def _check_address(address: str) -> None:
 
 
 def _check_ray(address: str) -> None:
-    """Ask what listens at an address whether it is a head of Ray, and of which: Ray's library ends the process else.
-
-    Raises:
-        UsageError: it is none, or of another Ray.
-    """
+    """Ask what listens at an address whether it is a head of Ray, and of which: Ray's library ends the process else."""
     grpc, asked, service = map(importlib.import_module, ("grpc", *_HEAD))
     channels: Any = importlib.import_module("ray._private.grpc_utils")  # with the token and certificates of Ray's own
     try:
@@ -131,11 +124,8 @@ def _check_ray(address: str) -> None:
     except grpc.RpcError as error:
         if error.code() is grpc.StatusCode.UNAUTHENTICATED:
             raise _unusable(address, Exception(error.details())) from None
-        raise UsageError(
-            f"What answers at {address} is no Ray.",
-            where="engine.address",
-            hint=f"ray status --address {typed(address)}   (the address is that of the head's ray start; or {_LOCAL})",
-        ) from None
+        hint = f"ray status --address {typed(address)}   (the address is that of the head's ray start; or {_LOCAL})"
+        raise UsageError(f"What answers at {address} is no Ray.", where="engine.address", hint=hint) from None
     except Exception as error:  # such as no token where one is wanted
         raise _unusable(address, error) from error
     if there != (here := str(import_ray().__version__)):
@@ -268,10 +258,9 @@ def _threads() -> int:
 def answers(ray: Any) -> bool:
     """Tell whether the head of the cluster is there still; Ray itself waits for it, and then ends the process."""
     host, _, port = str(ray.get_runtime_context().gcs_address).rpartition(":")
-    for _ in range(_KNOCKS):
-        with suppress(OSError):
-            socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_SECONDS).close()
-            return True
+    with suppress(OSError):
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_REACH_SECONDS).close()
+        return True
     return False
 
 

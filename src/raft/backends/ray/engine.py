@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -27,11 +27,10 @@ from raft.store.shards import Left
 _T = TypeVar("_T")
 _DEATHS = 3  # of shards in one place, or of one piece of work, without a result between them, until it is given up
 _START_SECONDS, _LOOK_SECONDS, _NODE_SECONDS, _HEAD_SECONDS = 180.0, 0.5, 120.0, 2.0
-_END_SECONDS = 15.0
+_END_SECONDS, _SPARE_SECONDS = 15.0, 60.0
 _AT_ONCE = 100_000
 """Calls that a shard may have at a time; how many it gets is decided by the endpoint's limiter."""
 _AHEAD = 2
-_SPARE_SECONDS = 60.0
 _GONE = (
     *("RayActorError", "ObjectLostError", "NodeDiedError", "WorkerCrashedError", "OutOfMemoryError"),
     *("ActorUnschedulableError", "TaskUnschedulableError"),
@@ -254,13 +253,12 @@ class RayEngine:
 
     def _start(self) -> None:
         try:
-            self._ray = self._ray or self._stack.enter_context(
-                connected(self._address, self.count, local_only=self._opening.local_only)
-            )
+            alone = self._opening.local_only
+            self._ray = self._stack.enter_context(connected(self._address, self.count, local_only=alone))
             self._opening = replace(self._opening, node=self._ray.get_runtime_context().get_node_id())
             check_room(self._ray, self.count, self._cards)
             self._merge_left()
-            self._places = self._places or [_Place(number, self._seat()) for number in range(1, self.count + 1)]
+            self._places = [_Place(number, self._seat()) for number in range(1, self.count + 1)]
             ready = self._wait()
         except import_ray().exceptions.RayError as error:
             raise _broken(error) from error
@@ -425,12 +423,10 @@ class RayEngine:
     def _merge_left(self) -> None:
         """Merge what shards of a build that died have left on any node; a node that is lost now waits for the next."""
         for node in nodes(self._ray):
-            try:
+            with suppress(*self._gone, self._ray.exceptions.GetTimeoutError):
                 left = self._on(node["NodeID"], leave, self._opening, node["NodeID"])
                 self._merge([one for found in left for one in found.replies])
                 self._on(node["NodeID"], shards.forget, [found.path for found in left if found.ended])
-            except (*self._gone, self._ray.exceptions.GetTimeoutError):
-                continue
 
     def _merge(self, left: Sequence[Left]) -> None:
         if shards.merge(self._ledger, left):
