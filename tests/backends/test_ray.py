@@ -632,6 +632,16 @@ def test_a_cluster_of_another_ray_is_one_error(ray, monkeypatch):
     assert caught.value.hint.startswith("pip install ray==2.1.0 ")
 
 
+def test_a_cluster_that_asks_for_a_token_is_one_error(ray, monkeypatch):
+    """A head that is not told its token is no other program: what to set is said."""
+    monkeypatch.delenv("RAY_AUTH_MODE")
+    monkeypatch.setattr("ray._private.authentication.authentication_utils.is_token_auth_enabled", lambda: False)
+    address = ray.get_runtime_context().gcs_address
+    with pytest.raises(UsageError, match="token is missing") as caught, cluster.connected(address, 2):
+        pass
+    assert caught.value.hint.startswith("export RAY_AUTH_MODE=token ")
+
+
 _OTHER_PYTHON = """
 from raft.backends.ray import cluster
 from raft.errors import UsageError
