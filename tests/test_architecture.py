@@ -41,7 +41,7 @@ SLOW_TO_IMPORT = ("torch", "transformers", "chromadb", "litellm", "datasets", "u
 LONGEST, MODULES_AT_MOST, LINES_AT_MOST, ROOMS_AT_MOST = 500, 206, 48_000, 25
 READERS = "raft.corpus.readers."
 """One format a file, each known by a row: they are no part of what has to be borne in mind, and are not counted."""
-LONE, LONE_AT_MOST = 60, 18
+LONE, LONE_AT_MOST = 60, 19
 """A module over so many lines that one other module alone imports is a part of that one; so many may be left. A module
 of commands is not: who types them imports it."""
 
