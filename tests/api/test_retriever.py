@@ -15,7 +15,7 @@ from raft.cli import benchmarks, main
 from raft.errors import DamagedArtifact, RaftError, UsageError
 from raft.pipeline import retriever
 from raft.pipeline.retriever import CARD, FOLDER, Card
-from raft.report.figures import parts_shown
+from raft.report.figures import paired_shown, parts_shown
 from raft.store import artifacts
 
 pytest.importorskip("torch")
@@ -398,19 +398,31 @@ def test_a_benchmark_of_all_systems_tells_reader_retriever_and_refusal_apart(run
     for row, system in ((used, "raft"), (untuned, facts["verdict"]["baseline"])):
         for name in ("f1", "false_answers", "false_refusals"):
             assert row[name] == by_name[system][name]
+    told = {row["refusal"]: row["false_refusals"]["value"] for row in found["rows"]}
+    assert told[True] != told[False], "the rule refuses other questions than the head"
     assert list(found["adds"]) == list(names)
     assert found["adds"]["reader"]["f1"] == by_name["raft"]["against"]["f1"]
     said = benchmarks.benchmark(facts)
     assert "each with and without the others (* in use)" in said and "reader, tuned for untuned: F1" in said
     for page in ("report.html", "report.md"):
         assert "refusal, by head for by rule: F1" in (run / page).read_text(encoding="utf-8")
-    without = raft.bench(
-        run,
-        settings={
-            "benchmark.contenders": "verdict",
-            "benchmark.latency_questions": 1,
-            "benchmark.capability": [],
-            "answering.false_answers": 0.3,
-        },
-    )
+    asked = ["Who feeds the harbour cat?", "Which colour has the night ferry?"]
+    with next((run / FOLDER).glob("*/learned.jsonl")).open("a", encoding="utf-8") as learned:
+        learned.write(json.dumps({"question_id": "own", "question": asked[0]}) + "\n")
+    rows = [{"question": one, "answers": []} for one in asked]
+    questions = run.parent / "questions.jsonl"
+    questions.write_text("\n".join(map(json.dumps, rows)) + "\n", encoding="utf-8")
+    use(run, used=False)
+    settings = {
+        "benchmark.latency_questions": 1,
+        "benchmark.capability": [],
+        "benchmark.tuning_questions": 2,
+        "answering.false_answers": 0,
+    }
+    facts = raft.bench(run, questions=questions, settings=settings)
+    assert facts["question_sets"][0]["questions"] == 2
+    assert facts["parts"]["questions"] == 1, "the retriever learned from the other one"
+    assert [(row["retriever"], row["used"]) for row in facts["parts"]["rows"][2:]] == [(False, True), (True, False)]
+    assert {cells[2] for cells in paired_shown(facts)} == {"none"}
+    without = raft.bench(run, questions=questions, settings={**settings, "benchmark.contenders": "verdict"})
     assert without["parts"] is None and "each with and without" not in benchmarks.benchmark(without)

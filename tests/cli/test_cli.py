@@ -10,8 +10,9 @@ import signal
 import socket
 import subprocess
 import sys
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
+from threading import Thread
 
 import click
 import pytest
@@ -537,6 +538,15 @@ def test_status_of_a_build_that_was_cut_off(raft, fake_models, corpus):
     assert left == "stopped" and "chunking.tokens=40" in command
 
 
+def test_an_index_that_is_used_no_more_is_not_to_be_made(raft, corpus):
+    """Without words beside vectors, an index of words that was deleted leaves a run whole."""
+    assert raft("build", corpus, "--out", "run", *FAST).exit_code == 0
+    assert raft("build", corpus, "--out", "run", *FAST, "--set", "index.hybrid=false").exit_code == 0
+    shutil.rmtree(Path("run") / "lexical")
+    said = raft("status", "run").stdout
+    assert "still to be made" not in said and "was stopped" not in said
+
+
 @pytest.fixture
 def interruptible():
     """Have SIGINT interrupt this process and those that it starts, also where it is ignored outside."""
@@ -764,15 +774,24 @@ def test_a_terminal_is_told_what_is_waited_for(copied, says, monkeypatch, capfd)
     main(asked, standalone_mode=False)
     assert capfd.readouterr().err == ""
     terminal, other = os.openpty()
+    heard: list[bytes] = []
+
+    def listen():
+        with suppress(OSError):  # what a terminal that is closed ends in
+            while piece := os.read(terminal, 4096):
+                heard.append(piece)
+
+    listening = Thread(target=listen)
+    listening.start()
     with os.fdopen(other, "w") as there, monkeypatch.context() as patch:
         patch.setenv("TERM", "xterm")
         patch.setattr(sys, "stderr", there)
         main(asked, standalone_mode=False)
         patch.setattr(sys, "stdin", io.StringIO(f"{HEAVY}\n{HEAVY}\n\n"))
         main([asked[0], asked[1], *asked[3:]], standalone_mode=False)
-        there.flush()
-    shown = os.read(terminal, 1 << 20).decode()
+    listening.join(60)
     os.close(terminal)
+    shown = b"".join(heard).decode()
     assert "loading the index and the models …" in shown
     assert shown.rindex("answering …") > shown.rindex("loading the index")
     assert not re.search("loading|answering", capfd.readouterr().out)

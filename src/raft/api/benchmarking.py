@@ -199,8 +199,12 @@ def bench(
         facts |= {
             "version": made and made.id,
             "retriever": searching and _side_by_side(run, chosen, rows, retriever.embedder, searching),
-            "parts": tuned
-            and each_part(
+            "parts": None,
+            "earlier": measured.remembered(place, summary.digest_of(facts)),
+        }
+        measured.write(place, facts)  # what is asked from here on may fail, or be stopped
+        if tuned is not None:
+            apart = each_part(
                 run,
                 chosen,
                 rows,
@@ -217,20 +221,15 @@ def bench(
                 verdict=facts["verdict"],
                 exemplars=exemplars,
                 on_event=on_event,
-            ),
-            "earlier": measured.remembered(place, summary.digest_of(facts)),
-        }
-        measured.write(place, facts)
-        if tuned is not None:
+            )
             facts = _judged(
-                _rated(facts, place, chosen.seed, blind_pairs, ratings),
+                _rated({**facts, "parts": apart}, place, chosen.seed, blind_pairs, ratings),
                 place,
                 chosen,
                 taking_part.judge,
                 on_event,
             )
-            if facts["blind"] is not None or "judge" in facts:
-                measured.write(place, facts)
+            measured.write(place, facts)
         if tuned is not None and card is not None and tuned.parent == run.folder / "adapters":
             adapters.write_card(tuned, card)
     return Benchmark({**facts, "verdict": Verdict(facts["verdict"])})

@@ -228,7 +228,7 @@ class Built(Shown):
             gone = [artifact for artifact in line["artifacts"] if not (self.folder / artifact).exists()]
             steps[name] |= {"gone": gone} if gone and not (name == "index" and self.settings.index.url) else {}
         fit = {name for name in STEPS if name in steps and not steps[name].keys() & {"stale", "gone"}}
-        whole = self.manifest.get("begun") is None and "examples" in fit and fit == {*STEPS} & {*steps}
+        whole = self.manifest.get("begun") is None and "examples" in fit and fit >= ({*STEPS} & {*steps}) - unused
         about = {name: self.manifest.get(name) for name in ("raft", "corpus", "models", "skipped")}
         about["left"] = None if whole else [name for name in STEPS if name not in fit | unused]
         about["models"] = {role: shown(str(identity)) for role, identity in (about["models"] or {}).items()}

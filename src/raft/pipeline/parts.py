@@ -3,7 +3,8 @@
 Every pairing that a run offers is asked: 2 x 2 x 2 where all three were learned.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -13,9 +14,10 @@ from raft.evaluation import contexts, scores, summary
 from raft.evaluation.scores import ANSWERABLE, WITHHELD, Table
 from raft.evaluation.systems import TUNED, BenchmarkModels, RunningSystem
 from raft.pipeline.bench import answer_set, line_up, prepare, sections
-from raft.pipeline.retriever import Card, Search, not_learned
-from raft.protocols import Embedder, OnEvent
+from raft.pipeline.retriever import Card, not_learned
+from raft.protocols import Embedder, OnEvent, Retriever
 from raft.rag.refusal import Refusal
+from raft.rag.relevant import Sources
 from raft.settings import Settings
 from raft.store.run import Run
 
@@ -68,7 +70,7 @@ def each_part(
     models: BenchmarkModels,
     *,
     offered: Offered,
-    search: Search,
+    search: Callable[[Embedder | None], AbstractContextManager[Retriever]],
     verdict: Mapping[str, Any],
     exemplars: int,
     on_event: OnEvent,
@@ -90,13 +92,15 @@ def each_part(
         on_event: told what is asked.
 
     Returns:
-        `rows`: each pairing, by part whether it is the learned one, `used`, whether it is what answers users, and an
-        interval (as a dictionary, or None) of each measure. `adds`: by part the difference, learned less untouched, of
-        each measure, paired, the other parts as they are used. None where there is nothing to ask.
+        `questions`: how many. `by_rule`: whether a rule refuses where no head does. `rows`: each pairing, by part if
+        it is the learned one, `used`, whether it is what answers users, and an interval (as a dictionary, or None) of
+        each measure. `adds`: by part the difference, learned less untouched, of each measure, paired, the other parts
+        as they are used. None where there is nothing to ask.
     """
     if settings.benchmark.contenders != "all" or not offered.learned():
         return None
     questions = questions.filter(split=verdict["question_set"])
+    used = offered.used()
     askers: dict[bool, Embedder | None] = {False: None}
     if offered.tuned:
         card, askers[True] = offered.tuned
@@ -106,8 +110,8 @@ def each_part(
     refusals = {False: offered.rule, **({True: offered.head} if offered.head else {})}
     tables: dict[Learned, Table] = {}
     units = None
-    for retriever, asker in askers.items():
-        with search(asker) as searching:
+    for retriever in sorted(askers, key=used.retriever.__ne__):  # what is in use tells what is resampled
+        with search(askers[retriever]) as searching:
             found = prepare(run, settings, questions, searching, models)
         units = units or scores.resampled(questions["question_id"].to_list(), found.sources, sections(run))[0]
         for refusal, decides in refusals.items():
@@ -117,7 +121,14 @@ def each_part(
                 asked = lineup[TUNED if reader else verdict["baseline"]]
                 tables[Learned(reader, retriever, refusal)] = _table(asked, known, settings, on_event)
     assert units is not None
-    classes, shown, used = summary.labels(questions), (verdict["measure"], *MEASURES), offered.used()
+    told = _told(tables, units, summary.labels(questions), used, (verdict["measure"], *MEASURES))
+    by_rule = offered.rule is not None
+    return {"measure": verdict["measure"], "questions": questions.height, "by_rule": by_rule, **told}
+
+
+def _told(
+    tables: Mapping[Learned, Table], units: Sources, classes: Sequence[str], used: Learned, shown: Sequence[str]
+) -> dict[str, Any]:
     rows = []
     for learned in sorted(tables):
         of_all = scores.intervals(tables[learned], units, classes)
@@ -128,7 +139,7 @@ def each_part(
         if with_it and without:
             differs = scores.differences(with_it, without, units, classes)
             adds[part] = {name: differs.get(name) for name in shown}
-    return {"measure": verdict["measure"], "rows": rows, "adds": adds}
+    return {"rows": rows, "adds": adds}
 
 
 def _table(running: RunningSystem, known: contexts.Contexts, settings: Settings, on_event: OnEvent) -> Table:

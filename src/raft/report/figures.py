@@ -186,7 +186,7 @@ def paired_shown(facts: Mapping[str, Any]) -> list[tuple[str, ...]]:
     found = facts.get("parts") or {"rows": []}
     lines = []
     for row in found["rows"]:
-        names = [names[row[part]] for part, names in PARTS.items()]
+        names = [_part(found, part, learned=row[part]) for part in PARTS]
         shown = (row[name] for name in (found["measure"], "false_answers", "false_refusals"))
         first = f"{names[0]}*" if row["used"] else names[0]
         lines.append((first, *names[1:], *map(full, shown)))
@@ -196,12 +196,16 @@ def paired_shown(facts: Mapping[str, Any]) -> list[tuple[str, ...]]:
 def added_shown(facts: Mapping[str, Any], title: str) -> list[str]:
     """Return what each learned part adds to what is in use, in words; `title` is that of the verdict's measure."""
     found = facts.get("parts") or {"adds": {}}
+    names = {found.get("measure"): title, "false_answers": "false answers", "false_refusals": "false refusals"}
     return [
-        f"{part}, {PARTS[part][1]} for {PARTS[part][0]}: {title} {full(one[found['measure']], signed=True)}, "
-        f"false answers {full(one['false_answers'], signed=True)}, "
-        f"false refusals {full(one['false_refusals'], signed=True)}"
+        f"{part}, {PARTS[part][1]} for {_part(found, part, learned=False)}: "
+        + ", ".join(f"{words} {full(one[name], signed=True)}" for name, words in names.items())
         for part, one in found["adds"].items()
     ]
+
+
+def _part(found: Mapping[str, Any], part: str, *, learned: bool) -> str:
+    return PARTS[part][learned] if learned or part != "refusal" or found["by_rule"] else "none"
 
 
 def _searched(found: Mapping[str, Any], k: int, *, used: bool, why: str | None) -> str:
