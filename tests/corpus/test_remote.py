@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import threading
 from contextlib import suppress
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -438,27 +439,74 @@ def test_a_page_in_the_place_of_a_document_is_none(tmp_path, web, monkeypatch):
         remote.fetch([f"{address}/sub/manual.pdf"], tmp_path / "run")
 
 
-def test_nobody_waits_for_a_silent_server(tmp_path, web, monkeypatch):
-    """Ctrl-C while a server says nothing ends the fetch before the server speaks, and nothing lands after it."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    answer, released, spoken = Web.do_GET, Event(), []
+def ended(threads):
+    """Wait until threads have ended, but for that of fsspec, which never does."""
+    for thread in threads:
+        if "fsspec" not in thread.name:
+            thread.join(10)
+
+
+@pytest.mark.parametrize("late", ["whole", "half", "none"])
+def test_nobody_waits_for_a_silent_server(tmp_path, web, monkeypatch, late):
+    """Ctrl-C while a server says nothing ends the fetch at once, and what comes after it changes nothing any more."""
+    import polars  # noqa: F401  it has its own way with signals
+
+    (web[1] / "sub" / "travel.md").write_text("# Before\n" * 10_000)
+    answer, released, spoken, before = Web.do_GET, Event(), [], {*threading.enumerate()}
 
     def silent(self):
-        if self.path.endswith(".md"):
-            os.kill(os.getpid(), signal.SIGINT)
-            released.wait(10)
-            spoken.append(self.path)
-        answer(self)
+        if not self.path.endswith(".md"):
+            return answer(self)
+        if late == "half":
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"# Half\n" * 10_000)
+        os.kill(os.getpid(), signal.SIGINT)
+        released.wait(10)
+        spoken.append(self.path)
+        with suppress(OSError):
+            return {"whole": lambda: answer(self), "none": lambda: self.send_error(404),
+                    "half": lambda: self.wfile.write(b"# Half\n" * 10_000)}[late]()  # fmt: skip
+
+    def anew(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"# After\n" * 10_000)
+        released.set()
+        ended(waiting)
+        self.wfile.write(b"# After\n" * 10_000)
 
     monkeypatch.setattr(Web, "do_GET", silent)
     try:
         with pytest.raises(KeyboardInterrupt):
             remote.fetch([f"{web[0]}/sub/travel.md"], tmp_path / "run")
-        assert spoken == []
+        assert spoken == [] and not list((tmp_path / "run").rglob("*.md"))
+        waiting = {*threading.enumerate()} - before
+        monkeypatch.setattr(Web, "do_GET", anew)
+        (entry,), _ = remote.fetch([f"{web[0]}/sub/travel.md"], tmp_path / "run")
     finally:
         released.set()
-        signal.signal(signal.SIGINT, before)
-    assert not list((tmp_path / "run").rglob("*.md"))
+    assert spoken and Path(entry).read_text() == "# After\n" * 20_000
+    assert not list((tmp_path / "run").rglob("*.draft"))
+
+
+def test_nothing_lands_after_an_interruption(tmp_path, web, monkeypatch):
+    """What a server says after Ctrl-C is no file of the run."""
+    answer, released, before = Web.do_GET, Event(), {*threading.enumerate()}
+
+    def silent(self):
+        if self.path.endswith(".md"):
+            os.kill(os.getpid(), signal.SIGINT)
+            released.wait(10)
+        answer(self)
+
+    monkeypatch.setattr(Web, "do_GET", silent)
+    with pytest.raises(KeyboardInterrupt):
+        remote.fetch([f"{web[0]}/sub/travel.md"], tmp_path / "run")
+    waiting = {*threading.enumerate()} - before
+    released.set()
+    ended(waiting)
+    assert [path.name for path in (tmp_path / "run").rglob("*.*")] == ["fetched.jsonl"]
 
 
 def test_names_of_the_web_are_decoded(tmp_path, web, monkeypatch):

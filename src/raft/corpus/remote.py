@@ -10,14 +10,15 @@ import math
 import os
 import re
 import shutil
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from glob import has_magic
 from pathlib import Path, PurePosixPath
-from queue import SimpleQueue
-from threading import Event, Lock, Thread
+from queue import Empty, SimpleQueue
+from secrets import token_hex
+from threading import Event, Thread
 from typing import Any, TypeVar
 
 from raft.corpus import web
@@ -41,8 +42,9 @@ _PACKAGES = {
 """What to install for a protocol; of others its own words say so, and no name is guessed."""
 _LIST = {"s3": "aws s3 ls", "s3a": "aws s3 ls", "gs": "gcloud storage ls", "gcs": "gcloud storage ls"}
 """What shows with the same keys whether they are right."""
-_SILENT = 30.0
-"""Seconds without a byte after which a web server is given up."""
+_HEARS = 0.2
+"""Seconds after which a Ctrl-C is heard: polars has a wait without an end go on after it."""
+_NOTES = "fetched.jsonl"
 _AT_ONCE, _MOST_FOLDERS, _MOST_FILES, _LONGEST_NAME, _LONGEST_PATH = 16, 1000, 200_000, 255, 4000
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -114,10 +116,12 @@ def fetch(corpus: Iterable[str], cache: Path) -> tuple[list[str], list[tuple[str
 
 
 def forget(corpus: Iterable[str], cache: Path) -> None:
-    """Delete what was fetched of addresses that are not in a corpus any more."""
+    """Delete what was fetched of addresses that are not in a corpus any more; what a link leads to is not ours."""
     kept = {_own(address) for address in corpus}
+    if cache.is_symlink() or cache.parent.is_symlink():
+        return
     for folder in cache.glob("[0-9a-f]" * 16):
-        if folder.name not in kept and folder.is_dir() and not folder.is_symlink():
+        if folder.name not in kept and not folder.is_symlink() and (folder / _NOTES).is_file():
             shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -138,7 +142,7 @@ def _system(address: str) -> tuple[Any, str]:
 
     protocol = address.partition("://")[0]
     try:
-        system, path = fsspec.url_to_fs(address, **_patience(address))
+        system, path = fsspec.url_to_fs(address, **(web.options() if address.startswith(_WEB) else {}))
     except ImportError as error:
         found = re.search(r"[Ii]nstall\s+[\"'`]?(?:pip install )?([\w-]+)", str(error))
         package = _PACKAGES.get(protocol) or (found[1] if found else "")
@@ -157,15 +161,6 @@ def _system(address: str) -> tuple[Any, str]:
     return system, path
 
 
-def _patience(address: str) -> dict[str, Any]:
-    """Return what has a web server given up that says nothing for so long, and not after five minutes a file."""
-    if not address.startswith(_WEB):
-        return {}
-    from aiohttp import ClientTimeout  # noqa: PLC0415  it takes time
-
-    return {"client_kwargs": {"timeout": ClientTimeout(total=None, sock_connect=_SILENT, sock_read=_SILENT)}}
-
-
 def _place(address: str, cache: Path) -> _Place:
     system, path = _system(address)
     parts = path.split("/")
@@ -178,7 +173,7 @@ def _place(address: str, cache: Path) -> _Place:
     local = own.joinpath(address.partition("://")[0], *safe)
     if address.startswith(_WEB) and not local.exists():
         local = own.joinpath(address.partition("://")[0], *map(web.decoded, safe))
-    return _Place(address, system, root, pattern, local, own / "fetched.jsonl")
+    return _Place(address, system, root, pattern, local, own / _NOTES)
 
 
 def _own(address: str) -> str:
@@ -206,29 +201,38 @@ def _fetched(place: _Place) -> tuple[list[str], list[tuple[str, str]]]:
     draft = place.index.with_suffix(".draft")
     draft.write_text("".join(map(_line, known.items())), encoding="utf-8")
     draft.replace(place.index)
-    lock, lost = Lock(), dict[str, str]()
+    lost = dict[str, str]()
 
-    def get(name: str, given_up: Event) -> None:
-        why = _get(place, *wanted[name], name, given_up)
-        with lock:  # noted as it lands: what comes after it may fail
-            if why:
-                lost[name] = why
-            else:
-                notes.write(_line((name, now[name])))
-                notes.flush()
+    def land(got: tuple[str, Path, str]) -> None:
+        name, draft, why = got
+        path = place.local / name
+        if why:
+            lost[name] = why
+            path.unlink(missing_ok=True)
+            draft.unlink(missing_ok=True)
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            draft.replace(path)
+            notes.write(_line((name, now[name])))  # as it lands: what comes after it may fail
+            notes.flush()
+
+    def get(name: str, given_up: Event) -> tuple[str, Path, str]:
+        return name, *_got(place, *wanted[name], name, given_up)
 
     with place.index.open("a", encoding="utf-8") as notes:
-        _some_at_once(get, [name for name in wanted if name not in known])
+        _some_at_once(get, [name for name in wanted if name not in known], land)
     skipped += [(_shown(place, wanted[name][0]), why) for name, why in lost.items()]
     if len(lost) == len(wanted):
         raise _nothing(place, skipped)
     return [name for name in wanted if name not in lost], skipped
 
 
-def _some_at_once(work: Callable[[_Item, Event], _Result], items: Sequence[_Item]) -> list[_Result]:
+def _some_at_once(
+    work: Callable[[_Item, Event], _Result], items: Sequence[_Item], land: Callable[[_Result], object] = id
+) -> list[_Result]:
     """Do it for each item, some at once; where one fails, or somebody interrupts, the event tells the others.
 
-    They are not waited for: a server may be silent.
+    They are not waited for: a server may be silent. `land` is called here with what comes, one after another.
     """
     todo, done, over = deque(enumerate(items)), SimpleQueue[tuple[int, Any, BaseException | None]](), Event()
 
@@ -242,15 +246,17 @@ def _some_at_once(work: Callable[[_Item, Event], _Result], items: Sequence[_Item
                     todo.clear()
                     done.put((place, None, error))
 
-    for _ in range(min(_AT_ONCE, len(items))):
-        Thread(target=run, daemon=True).start()
     found: dict[int, _Result] = {}
     try:
+        for _ in range(min(_AT_ONCE, len(items))):
+            Thread(target=run, daemon=True).start()
         while len(found) < len(items):
-            place, result, error = done.get()
-            if error is not None:
-                raise error
-            found[place] = result
+            with suppress(Empty):
+                place, result, error = done.get(timeout=_HEARS)
+                if error is not None:
+                    raise error
+                found[place] = result
+                land(result)
     finally:
         todo.clear()
         over.set()
@@ -295,22 +301,22 @@ def _named(place: _Place, paths: Sequence[str]) -> dict[str, str]:
              for path in paths}  # fmt: skip
     if not place.address.startswith(_WEB):
         return names
-    decoded, known = {path: web.decoded(name) for path, name in names.items()}, _known(place)
-    times = Counter(decoded.values())
-    return {path: name if name in known or times[decoded[path]] > 1 else decoded[path] for path, name in names.items()}
+    known = _known(place)  # and what is here was fetched, though a later fetch that failed says so no more
+    return web.named(names, lambda name: name in known or os.path.isfile(place.local / name))  # noqa: PTH113  any name
 
 
 def _listed(place: _Place) -> dict[str, Mapping[str, Any]]:
     system, whole = place.system, f"{place.root}/{place.pattern}"
+    alone = _leaves_out(system)
     system.invalidate_cache()
     if place.address.startswith(_WEB) and (not place.pattern or has_magic(place.pattern)):
         found = _linked(place)
     elif place.pattern and has_magic(place.pattern):
-        found = _fitting(_walked(place, place.root), whole) if _leaves_out(system) else system.glob(whole, detail=True)
+        found = web.fitting(_walked(place, place.root), whole) if alone else system.glob(whole, detail=True)
     elif place.pattern:
         found = {whole: system.info(whole)}
     else:
-        found = _walked(place, place.root) if _leaves_out(system) else system.find(place.root, detail=True)
+        found = _walked(place, place.root) if alone else system.find(place.root, detail=True)
     return {path: facts for path, facts in found.items() if facts.get("type") != "directory"}
 
 
@@ -321,7 +327,7 @@ def _linked(place: _Place) -> dict[str, Mapping[str, Any]]:
     found = _walked(place, root, deep, _MOST_FOLDERS)
     if not place.pattern:
         return found or ({place.root: {}} if _is_file(place.system, place.root) else {})
-    return _fitting(found, f"{place.root}/{place.pattern}")
+    return web.fitting(found, f"{place.root}/{place.pattern}")
 
 
 def _leaves_out(system: Any) -> bool:
@@ -354,13 +360,6 @@ def _walked(place: _Place, root: str, deep: int | None = None, most: float = mat
                     seen.add(below)
                     folders.append((below, depth + 1))
     return found
-
-
-def _fitting(found: Mapping[str, Mapping[str, Any]], pattern: str) -> dict[str, Mapping[str, Any]]:
-    from fsspec.utils import glob_translate  # noqa: PLC0415  it takes time
-
-    fits = re.compile(glob_translate(pattern))
-    return {path: facts for path, facts in found.items() if fits.match(path)}
 
 
 def _told(place: _Place, path: str, facts: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
@@ -406,27 +405,26 @@ def _shown(place: _Place, path: str) -> str:
     return f"{above}/{path.removeprefix(place.root).lstrip('/')}".rstrip("/")
 
 
-def _get(place: _Place, at: str, facts: Mapping[str, Any], name: str, given_up: Event) -> str:
-    """Fetch a file; return why it cannot be had, "" where it was."""
-    path, why = place.local / name, ""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = place.index.with_name(f"{hashlib.sha256(name.encode()).hexdigest()[:16]}.draft")
+def _got(place: _Place, at: str, facts: Mapping[str, Any], name: str, given_up: Event) -> tuple[Path, str]:
+    """Fetch a file into a draft of its own, and do nothing else: a fetch that was given up may end after a later one.
+
+    Return the draft, and why the file cannot be had, "" where it was.
+    """
+    draft = place.index.with_name(f"{token_hex(8)}.draft")
     try:
         place.system.get_file(at, str(draft), callback=_bound(given_up))
-        if given_up.is_set():
-            raise _GivenUp
         if place.address.startswith(_WEB) and web.is_page_instead(draft, name, facts):
-            why = f"a web page came in the place of a {PurePosixPath(name).suffix} (where one has to log in, perhaps)"
-        else:
-            draft.replace(path)
+            return draft, (
+                f"a web page came in the place of a {PurePosixPath(name).suffix} (where one has to log in, perhaps)"
+            )
     except FileNotFoundError:
-        why = "it is listed, and not there"
+        return draft, "it is listed, and not there"
     except _TooLarge:
-        why = f"it is too large: the most is {MAX_FILE // MEGABYTE} MB"
-    if why:
-        path.unlink(missing_ok=True)
-        draft.unlink(missing_ok=True)
-    return why
+        return draft, f"it is too large: the most is {MAX_FILE // MEGABYTE} MB"
+    finally:
+        if given_up.is_set():
+            draft.unlink(missing_ok=True)
+    return draft, ""
 
 
 class _TooLarge(Exception):
@@ -461,7 +459,7 @@ def _clear(place: _Place, wanted: Iterable[str]) -> None:
     for folder, folders, files in os.walk(place.index.parent, topdown=False):
         for path in map(Path(folder).joinpath, (*files, *folders)):
             if path.is_symlink() or (path not in keep and not path.is_dir()):
-                path.unlink()
+                path.unlink(missing_ok=True)
             elif path.is_dir():
                 with suppress(OSError):  # it is not empty
                     path.rmdir()
@@ -494,7 +492,7 @@ def _unreadable(address: str, error: Exception, cache: Path | None = None) -> Ra
     words = " ".join(shown(str(error)).split())[:300] or type(error).__name__
     if isinstance(error, FileNotFoundError):
         return UsageError(f"There is nothing at {address}.", where="corpus", hint=_listing(address))
-    kept = any(notes.stat().st_size for notes in cache.glob("*/fetched.jsonl")) if cache else False
+    notes = cache and cache / _own(address) / _NOTES
     what = f"Documents cannot be read from {address}: {type(error).__name__}: {words}."
-    what += " What was fetched is kept." if kept else ""
+    what += " What was fetched is kept." if notes and notes.is_file() and notes.stat().st_size else ""
     return RaftError(what, where="corpus", hint=_listing(address))
