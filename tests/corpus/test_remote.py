@@ -531,6 +531,113 @@ def test_names_of_the_web_are_decoded(tmp_path, web, monkeypatch):
     assert {path.rpartition("/")[2] for path in got if path.endswith(".md")} <= {"%FF.md", "..%2Fpage.md"}  # none
 
 
+def test_a_failed_fetch_leaves_documents_their_names(tmp_path, web, monkeypatch):
+    """A document that an earlier raft called by its raw name keeps it, also where a fetch of its change failed."""
+    address, folder, _ = web
+    (folder / "sub" / "My Doc.md").write_text("# Mine\n")
+    with monkeypatch.context() as patch:  # as earlier rafts did
+        patch.setattr(pages, "decoded", str)
+        remote.fetch([f"{address}/sub"], tmp_path / "run")
+    (folder / "sub" / "My Doc.md").write_text("# Mine, changed\n")
+    with monkeypatch.context() as patch:
+        answer = Web.do_GET
+        patch.setattr(Web, "do_GET", lambda self: (
+            self.send_error(503) if self.path.endswith("Doc.md") else answer(self)))  # fmt: skip
+        with pytest.raises(RaftError, match="503"):
+            remote.fetch([f"{address}/sub"], tmp_path / "run")
+    (entry,), _ = remote.fetch([f"{address}/sub"], tmp_path / "run")
+    assert files(entry).keys() == {*DOCUMENTS, "My%20Doc.md"}
+    assert files(entry)["My%20Doc.md"] == "# Mine, changed\n"
+
+
+def test_no_two_documents_of_the_web_have_one_name(tmp_path, web):
+    """Where a decoded name is another's raw one, each is called by its own."""
+    address, folder, _ = web
+    (folder / "odd").mkdir()
+    names = {"xA.md": "xA.md", "x%41.md": "x%2541.md", "y%41.md": "y%2541.md", "yA.md": "y%41.md"}
+    for name in names:
+        (folder / "odd" / name).write_text(f"# {name}\n")
+    links = [*names.values(), "x%41.md"]
+    (folder / "odd" / "index.html").write_text("".join(f'<a href="{one}">' for one in links))
+    (entry,), _ = remote.fetch([f"{address}/odd"], tmp_path / "run")
+    assert files(entry) == {
+        "xA.md": "# xA.md\n",
+        "x%41.md": "# xA.md\n",
+        "x%2541.md": "# x%41.md\n",
+        "yA.md": "# yA.md\n",
+        "y%2541.md": "# y%41.md\n",
+    }
+
+
+def test_only_what_was_fetched_is_forgotten(tmp_path, bucket):
+    """What others lay beside what was fetched stays, by whatever name, and so does what a link leads to."""
+    cache = tmp_path / "scratch" / "fetched"
+    remote.fetch(["memory://bucket/docs"], cache)
+    (fetched,) = cache.iterdir()
+    (cache / ("0" * 16)).mkdir()
+    (cache / ("0" * 16) / "mine.md").write_text("mine")
+    elsewhere = cache.rename(tmp_path / "elsewhere")
+    cache.symlink_to(elsewhere)
+    remote.forget([], cache)
+    assert (elsewhere / fetched.name).exists()
+    cache.unlink()
+    elsewhere.rename(cache)
+    scratch = cache.parent.rename(tmp_path / "other")
+    cache.parent.symlink_to(scratch)
+    remote.forget([], cache)
+    assert fetched.exists()
+    cache.parent.unlink()
+    scratch.rename(cache.parent)
+    remote.forget([], cache)
+    assert [path.name for path in cache.iterdir()] == ["0" * 16]
+
+
+def test_headers_of_the_configuration_are_sent_for_pages(tmp_path, web, monkeypatch):
+    """What fsspec's configuration says of the web holds for lists of folders and for files, clients' options too."""
+    seen, answer = [], Web.do_GET
+
+    def do_get(self):
+        seen.append((self.headers["X-Key"], self.headers["X-Client"]))
+        answer(self)
+
+    monkeypatch.setattr(Web, "do_GET", do_get)
+    given = {"headers": {"X-Key": "a"}, "client_kwargs": {"headers": {"X-Client": "b"}}}
+    monkeypatch.setitem(fsspec.config.conf, "http", given)
+    remote.fetch([f"{web[0]}/sub"], tmp_path / "run")
+    assert len(seen) > 2 and {*seen} == {("a", "b")}
+
+
+@pytest.mark.parametrize("kind", ["text/html; charset=utf8mb4", "Text/HTML ;charset=utf-8", "application/xhtml+xml"])
+def test_pages_are_read_whatever_their_servers_call_them(tmp_path, web, monkeypatch, kind):
+    """A charset that nobody knows, capitals and spaces in the type, and XHTML make no list unreadable."""
+    monkeypatch.setattr(Web, "end_headers", lambda self: [
+        self.path.endswith("/") and self.send_header("Content-Type", kind),
+        SimpleHTTPRequestHandler.end_headers(self),
+    ])  # fmt: skip
+    send = Web.send_header
+    monkeypatch.setattr(Web, "send_header", lambda self, name, value: (
+        None if name == "Content-type" and self.path.endswith("/") else send(self, name, value)))  # fmt: skip
+    (entry,), _ = remote.fetch([f"{web[0]}/sub/"], tmp_path / "run")
+    assert files(entry).keys() == DOCUMENTS.keys()
+
+
+def test_links_of_the_other_scheme_lead_to_the_same_server(tmp_path, web):
+    """A page that names its own server with https is read as if it named it as it was asked, and others are not."""
+    address, folder, _ = web
+    other = address.replace("http", "https")
+    (folder / "sub" / "index.html").write_text(f'<a href="{other}/sub/travel.md"><a href="https://host/sub/b.md">')
+    (entry,), skipped = remote.fetch([f"{address}/sub"], tmp_path / "run")
+    assert [*files(entry)] == ["travel.md"] and skipped == []
+
+
+def test_what_is_kept_is_of_the_address_that_failed(tmp_path, bucket, asked):
+    """That something is kept is said where something of this address was fetched, not where another's was."""
+    bucket.pipe("/bucket/more/fails.md", b"# None")
+    with pytest.raises(RaftError, match="expired") as caught:
+        remote.fetch(["memory://bucket/docs", "memory://bucket/more"], tmp_path)
+    assert "kept" not in caught.value.what
+
+
 def test_what_is_listed_no_more_is_not_kept(tmp_path, bucket, fake_models):
     """A build forgets what was fetched of addresses that are not in its corpus; an estimate forgets nothing."""
     bucket.pipe("/bucket/more/a.md", b"# Boats\n\nThe boats of Orlin Pumps carry 12 pumps each, since 2 May 2021.")
