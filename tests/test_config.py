@@ -1,5 +1,6 @@
 """Settings: one default each, one precedence, and errors that say what to type."""
 
+import shlex
 from contextlib import suppress
 from pathlib import Path
 
@@ -231,7 +232,66 @@ def test_a_whole_number_that_yaml_does_not_read_is_written_out_in_the_hint(tmp_p
         assert typed.value.hint == filed.value.hint and typed.value.hint.startswith("raft init")
         return
     assert typed.value.hint == f"--set index.k={written}   (a whole number is written out)"
-    assert filed.value.hint == f"index.k: {written}   (a whole number is written out)"
+    assert filed.value.hint == f"index: {{k: {written}}}   (a whole number is written out)"
+
+
+@pytest.mark.parametrize(
+    ("given", "file", "hint"),
+    [
+        ({"indx.k": 7}, None, "--set index.k=7"),
+        ({"indx.kk": 7, "indx.hybrd": False}, None, "--set index.k=7 --set index.hybrid=false"),
+        ({"index": {"kk": 7}}, None, "--set 'index={k: 7}'"),
+        ({"questions.kinds": ["dat", "name", "nam"]}, None, "--set 'questions.kinds=[date, name, name]'"),
+        ({"questions.strategy": "spanss"}, None, "--set questions.way=spans"),
+        ({"training.bits": 17}, None, "--set training.bits=16"),
+        ({}, "engine: {kind: rya}", "engine: {kind: ray}"),
+        ({}, "indx: {k: 7}", "index: {k: 7}"),
+        ({}, "questions: {kinds: [date, nam]}", "questions: {kinds: [date, name]}"),
+        ({}, "engine: {kind: rya}\nindex: {k: 1k}", "{engine: {kind: ray}, index: {k: 1000}}"),
+        ({"engine.kind": "rya"}, "index: {k: 1k}", "--set engine.kind=ray"),
+        ({"indx": 3}, None, "raft init my-pipeline"),
+        ({"benchmark.larger": [{"model": "a/b", "modl": 3}]}, None, "raft init my-pipeline"),
+    ],
+)
+def test_a_correction_can_be_typed_as_it_stands(given, file, hint):
+    """What is suggested is an option, or YAML, that is read without an error: all of it, and never a mix of the two."""
+    with pytest.raises(UsageError) as caught:
+        config.load_text(file or "", given, where="p.yaml")
+    said = caught.value.hint.partition("   (")[0]
+    assert said == hint
+    if said.startswith("--set "):
+        config.load(None, config.parse_assignments(shlex.split(said)[1::2]))
+    elif file:
+        config.load_text(said, where="p.yaml")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("index.api_bas", "https://u:secretpw@h/v1"),
+        ("generator.api_basis", "https://h/v1?api_key=secretpw"),
+        ("generator", {"api_basis": "https://u:secretpw@h/v1"}),
+    ],
+)
+def test_a_hint_shows_no_secret(key, value):
+    """What is suggested has no password and no key in it, as all else that an error says."""
+    with pytest.raises(UsageError) as caught:
+        config.load(None, {key: value})
+    assert "api_base" in caught.value.hint and "secretpw" not in str(caught.value)
+
+
+def test_what_was_written_is_no_suggestion():
+    """Where the nearest value is what was typed, nothing is suggested."""
+    with pytest.raises(UsageError, match="is at least 1") as caught:
+        config.load(None, {"index.k": 0})
+    assert caught.value.hint.startswith("raft init")
+    for key, value, hint in (
+        ("questions.kinds", [1], "'questions.kinds=[fact]'"),
+        ("training.bits", "16", "training.bits=16"),
+    ):
+        with pytest.raises(UsageError, match="is one of") as caught:
+            config.load(None, {key: value})
+        assert caught.value.hint.startswith(f"--set {hint}")
 
 
 def test_every_setting_that_is_a_whole_number_has_that_hint():

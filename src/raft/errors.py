@@ -28,7 +28,8 @@ class RaftError(Exception):
         from raft.text.secrets import shown  # noqa: PLC0415  it takes time, and errors are rare
 
         what = re.sub(r"(?<=[\w)'\"])\.\.(?=\s|$)", ".", what)  # what a library says ends with a full stop, or without
-        self.what, self.where, self.hint = shown(what), None if where is None else shown(str(where)), hint
+        self.what, self.where = shown(what), None if where is None else shown(str(where))
+        self.hint = hint and shown(hint)
         super().__init__(str(self))
 
     def __reduce__(self) -> tuple[object, ...]:

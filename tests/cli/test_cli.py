@@ -165,6 +165,11 @@ def test_a_wrong_assignment(raft, fake_models, corpus, assignment, words):
             "raft build docs --set 'questions.kinds=[date, name]'",
         ),
         (["build", "docs", "--set", "index.kk=7", "--seed", "1"], "raft build docs --seed 1 --set index.k=7"),
+        (["build", "docs", "--set", "indx.k=7", "--seed", "1"], "raft build docs --seed 1 --set index.k=7"),
+        (
+            ["build", "docs", "--set", "questions.kinds=[dat, nam]"],
+            "raft build docs --set 'questions.kinds=[date, name]'",
+        ),
         (["build", "docs", "--set", "seed"], "raft build docs --set index.k=8"),
         (
             ["build", "docs", "--limit", "1", "--set", "index.k=1k"],

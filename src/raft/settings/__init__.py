@@ -3,9 +3,11 @@
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from decimal import Decimal
 from difflib import SequenceMatcher, get_close_matches
-from functools import partial
+from functools import partial, reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +131,7 @@ def of_manifest(tree: Any, run: Path) -> Settings:
         return Settings.model_validate(tree)
     except ValidationError as error:
         hint = f"raft build CORPUS --out {typed(run)}   (says them anew; what is intact is used again)"
-        said = f"The manifest's settings cannot be read. {_explain(error, {}, run).what}"
+        said = f"The manifest's settings cannot be read. {_explain(error, {}, run, {}).what}"
         raise DamagedArtifact(said, where=run / "manifest.json", hint=hint) from None
 
 
@@ -152,7 +154,7 @@ def _validated(tree: dict[str, Any], overrides: Mapping[str, Any] | None, where:
     try:
         settings = Settings.model_validate(tree)
     except ValidationError as error:
-        raise _explain(error, overrides, where) from None
+        raise _explain(error, overrides, where, tree) from None
     unseen = settings.split.unseen
     if unseen > _MOST_UNSEEN and (where != _CHANGED or "split.unseen" in overrides):  # a run of before may have more
         given = f"--set split.unseen={unseen}" if "split.unseen" in overrides else where
@@ -341,60 +343,104 @@ _WANTED = {  # what a value has to be, by the beginning of the name that pydanti
 }
 
 
-def _explain(error: ValidationError, overrides: Mapping[str, Any], where_from: object) -> UsageError:
+def _explain(
+    error: ValidationError, overrides: Mapping[str, Any], where_from: object, tree: Mapping[str, Any]
+) -> UsageError:
     lines: list[str] = []
     given: list[str] = []
-    hints: list[str] = []
-    remarks: list[str] = []
+    fixes: list[_Fix] = []
+    remarks: dict[str, str] = {}
     for problem in error.errors():
-        parts = [str(part) for part in problem["loc"]]
-        where = re.sub(r"\.(\d+)", r"[\1]", ".".join(parts))
-        given += [key for key in overrides if all(a == b for a, b in zip(parts, key.split("."), strict=False))]
+        loc = problem["loc"]
+        where = re.sub(r"\.(\d+)", r"[\1]", ".".join(map(str, loc)))
+        given += [key for key in overrides if all(a == b for a, b in zip(map(str, loc), _parts(key), strict=False))]
         if problem["type"] == "extra_forbidden":
-            near = get_close_matches(where, known_keys(), n=1, cutoff=0.5)
+            near = get_close_matches(where, [] if "[" in where else known_keys(), n=1, cutoff=0.5)
             lines.append(f"There is no setting {where}." + "".join(f" Did you mean {one}?" for one in near))
-            hints += [_corrected(one, problem["input"], overrides, where) for one in near]
+            fixes += [fix for one in near for fix in _renamed(where, one, problem["input"], overrides)]
         elif not any(line.startswith(f"{where}[") for line in lines):  # an entry's problem says more than its list's
             kind = next((one for one in _WANTED if problem["type"].startswith(one)), None)
             wanted = _WANTED[kind].format(**problem.get("ctx", {})) if kind else problem["msg"]
             wanted = wanted.removeprefix("Value error, ")
             was = "" if kind == "missing" else f", and it is {problem['input']!r}"
             lines.append(f"{where} {wanted}{was}.")
-            value: Any = _written_out(problem["input"]) if "number" in wanted else None
+            choices = _choices(wanted)
+            value: Any = _written_out(problem["input"]) if "number" in wanted and not choices else None
             if value is not None:
-                remarks.append("a whole number is written out")
-            elif choices := _choices(wanted):
+                remarks[wanted] = "a whole number is written out"
+            elif choices:
                 value, *others = sorted(choices, key=partial(_unlikeness, str(problem["input"])))
-                remarks += [f"or {', '.join(others)}"] if others else []
-            hints += [] if value is None else [_corrected(where, value, overrides)]
+                if others:
+                    remarks.setdefault(wanted, f"or {', '.join(map(str, others))}")
+            if value is not None and yaml_value(value) != yaml_value(problem["input"]):
+                fixes.append((loc, loc, value))
     said = " ".join(f"--set {typed(f'{key}={yaml_value(overrides[key])}')}" for key in dict.fromkeys(given))
-    remark = f"   ({'; '.join(dict.fromkeys(remarks))})" if remarks else ""
-    hint = " ".join(dict.fromkeys(hints)) + remark if hints else _EXPLAINED
-    return UsageError(" ".join(lines), where=said or where_from or "the settings", hint=hint)
+    hint = _corrected(fixes, overrides, to_jsonable_python(tree, fallback=str))
+    hint += f"   ({'; '.join(dict.fromkeys(remarks.values()))})" if hint and remarks else ""
+    return UsageError(" ".join(lines), where=said or where_from or "the settings", hint=hint or _EXPLAINED)
 
 
-def _choices(wanted: str) -> list[str]:
+_Place = tuple[int | str, ...]
+_Fix = tuple[_Place, _Place, Any]
+"""Where a setting was given, where it belongs, and which value it is to have."""
+
+
+def _choices(wanted: str) -> list[str | int]:
     """Return the values that may be chosen, of the words that name them."""
     named = wanted.removeprefix("is one of ")
-    return [one.strip("'") for one in re.split(", | or ", named)] if named != wanted else []
+    values = re.split(", | or ", named) if named != wanted else []
+    return [int(one) if one.isdecimal() else one.strip("'") for one in values]
 
 
-def _unlikeness(given: str, value: str) -> float:
-    return -SequenceMatcher(None, given.casefold(), value.casefold()).ratio()
+def _unlikeness(given: str, value: object) -> float:
+    return -SequenceMatcher(None, given.casefold(), str(value).casefold()).ratio()
 
 
-def _corrected(key: str, value: Any, overrides: Mapping[str, Any], given_as: str | None = None) -> str:
-    """Return a setting with another value as it is typed, or as it stands in a file, where it was not typed.
+def _parts(key: str) -> _Place:
+    return tuple(_RENAMED.get(key, key).split("."))
 
-    One entry of a list (`key[2]`) is typed with the others; `given_as` is the name that was typed.
+
+def _renamed(written: str, near: str, value: Any, overrides: Mapping[str, Any]) -> list[_Fix]:
+    """Return by which names settings were meant that were given by, or in a section of, an unknown one."""
+    known = known_keys()
+    sections = {one.rpartition(".")[0] for one in known}
+    below = {key: one for key, one in overrides.items() if key.startswith(f"{written}.")}
+    found: list[_Fix] = []
+    for key, one in (below or {written: value}).items():
+        name = near + key.removeprefix(written)
+        meant = [name] if name in known else get_close_matches(name, known, n=1)
+        found += [(_parts(key), _parts(name), one) for name in meant if (name in sections) == isinstance(one, dict)]
+    return found
+
+
+def _corrected(fixes: Sequence[_Fix], overrides: Mapping[str, Any], tree: Any) -> str:
+    """Return corrections as they are typed, where some were typed, or else as they stand in a file; "": none.
+
+    One entry of a list, or of a section, that was typed is typed with the others.
     """
-    name, _, place = (given_as or key).partition("[")
-    if (given_as or key) in overrides:
-        return f"--set {typed(f'{key}={yaml_value(value)}')}"
-    if name in overrides and isinstance(overrides[name], list):
-        entries = [value if place == f"{number}]" else one for number, one in enumerate(overrides[name])]
-        return f"--set {typed(f'{name}={yaml_value(entries)}')}"
-    return f"{key}: {yaml_value(value)}"
+    options, filed = dict[str, Any](), dict[str, Any]()
+    for given, meant, value in fixes:
+        with suppress(LookupError, TypeError):  # it is no place in a file, but a kind of value that is tried
+            owner = reduce(getitem, given[:-1], tree)
+            if given == meant:
+                owner[given[-1]] = value
+            else:
+                del owner[given[-1]]
+                _plant(tree, ".".join(map(str, meant)), value)
+    for given, meant, _ in fixes:
+        key = next((one for one in overrides if _parts(one) == given[: len(_parts(one))]), "")
+        entries = next((place for place, part in enumerate(given) if isinstance(part, int)), len(given))
+        size = len(_parts(key)) if key else entries
+        place = meant[:size] if meant[:size] == given[:size] else meant
+        with suppress(LookupError, TypeError):
+            name, found = ".".join(map(str, place)), reduce(getitem, place, tree)
+            if key:
+                options[name] = found
+            else:
+                _plant(filed, name, found)
+    if options or not filed:
+        return " ".join(f"--set {typed(f'{key}={yaml_value(value)}')}" for key, value in options.items())
+    return yaml_value(filed)[1:-1] if len(filed) == 1 else yaml_value(filed)
 
 
 def _written_out(value: Any) -> int | None:
