@@ -41,50 +41,19 @@ from raft.text import at_home, is_address, whole
 from raft.text.secrets import HIDDEN, malformed, shown_address
 
 __all__ = [
-    "TRAINERS",
-    "AnswerStyle",
-    "Answering",
-    "Benchmark",
-    "Chunking",
-    "Cleaning",
-    "Engine",
-    "Examples",
-    "Generator",
-    "Index",
-    "Larger",
-    "Privacy",
-    "Questions",
-    "Serving",
-    "Settings",
-    "Split",
-    "StyleExample",
-    "Training",
-    "changed",
-    "commented_yaml",
-    "known_keys",
-    "load",
-    "load_text",
-    "named",
-    "of_manifest",
-    "parse_assignment",
-    "parse_assignments",
-    "yaml_value",
-]
+    "TRAINERS", "AnswerStyle", "Answering", "Benchmark", "Chunking", "Cleaning", "Engine", "Examples", "Generator",
+    "Index", "Larger", "Privacy", "Questions", "Serving", "Settings", "Split", "StyleExample", "Training",
+    "changed", "commented_yaml", "known_keys", "load", "load_text", "named", "of_manifest", "parse_assignment",
+    "parse_assignments", "yaml_value",
+]  # fmt: skip
 
 _RENAMED = {"questions.strategy": "questions.way"}
 """New names of settings that are kept in runs under their old ones."""
 _EXPLAINED = "raft init my-pipeline   (writes a YAML file with every setting explained)"
 PATHS = (
-    "prompts",
-    "ledger",
-    "evaluation",
-    "decisions",
-    "corpus",
-    "questions.qa",
-    "questions.like",
-    "training.rehearsal_file",
-    "benchmark.other_adapter",
-)
+    "prompts", "ledger", "evaluation", "decisions", "corpus", "questions.qa", "questions.like",
+    "training.rehearsal_file", "benchmark.other_adapter",
+)  # fmt: skip
 """Settings that are paths: a relative one is taken from the folder of the file that it stands in."""
 PATHS_OR_NAMES = ("benchmark.capability", "benchmark.judge.rubric", "cleaning.rubric", "cleaning.learned")
 """Settings that are paths where there is such a file beside the YAML file, and names otherwise."""
@@ -421,16 +390,14 @@ def _corrected(fixes: Sequence[_Fix], overrides: Mapping[str, Any], tree: Any) -
     options, filed = dict[str, Any](), dict[str, Any]()
     for given, meant, value in fixes:
         with suppress(LookupError, TypeError):  # it is no place in a file, but a kind of value that is tried
-            owner = reduce(getitem, given[:-1], tree)
-            if given == meant:
-                owner[given[-1]] = value
-            else:
-                del owner[given[-1]]
+            reduce(getitem, given[:-1], tree)[given[-1]] = value
+            if given != meant:
+                del reduce(getitem, given[:-1], tree)[given[-1]]
                 _plant(tree, ".".join(map(str, meant)), value)
     for given, meant, _ in fixes:
         key = next((one for one in overrides if _parts(one) == given[: len(_parts(one))]), "")
-        entries = next((place for place, part in enumerate(given) if isinstance(part, int)), len(given))
-        size = len(_parts(key)) if key else entries
+        entries = (place for place, part in enumerate(given) if isinstance(part, int))
+        size = len(_parts(key)) if key else next(entries, len(given))
         place = meant[:size] if meant[:size] == given[:size] else meant
         with suppress(LookupError, TypeError):
             name, found = ".".join(map(str, place)), reduce(getitem, place, tree)
