@@ -13,6 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import grpc
 import numpy as np
@@ -601,8 +602,8 @@ def _raise_usage(_):
         ("ray://127.0.0.1:10001", "engine.address is host:port"),
         ("127.0.0.1:port", "engine.address is host:port"),
         ("127.0.0.1:{closed}", "No Ray cluster answers at"),
-        ("127.0.0.1:{http}", "is no Ray"),
-        ("127.0.0.1:{silent}", "is no Ray"),
+        ("127.0.0.1:{http}", "is no Ray, or one with TLS"),
+        ("127.0.0.1:{silent}", "does not answer in 1 seconds"),
         ("127.0.0.1:{grpc}", "is no Ray"),
     ],
 )
@@ -620,6 +621,36 @@ def test_an_address_that_is_no_ray_is_one_error(address, says, monkeypatch):
             pass
     other.stop(None)
     assert "--engine local" in caught.value.hint or "engine.address=127.0.0.1:6379" in caught.value.hint
+
+
+@pytest.mark.parametrize("lacking", ["grpc", *cluster._HEAD, "ray._private.grpc_utils"])
+def test_a_ray_without_its_own_parts_speaks_for_itself(ray, monkeypatch, lacking):
+    """Where this Ray has not what its head is asked with, or has it otherwise, nothing is told that nobody knows."""
+    monkeypatch.setitem(sys.modules, lacking, None)
+    cluster._check_ray(ray.get_runtime_context().gcs_address)
+    monkeypatch.setitem(sys.modules, lacking, ModuleType(lacking))
+    cluster._check_ray(ray.get_runtime_context().gcs_address)
+
+
+def test_a_head_that_restarts_is_waited_for(monkeypatch):
+    """A head that answers again after some seconds is there; one that does not is gone."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        place = listening.getsockname()
+    head = SimpleNamespace(get_runtime_context=lambda: SimpleNamespace(gcs_address="{}:{}".format(*place)))
+    waited, back = [], []
+    monkeypatch.setattr(cluster.time, "sleep", waited.append)
+    assert not cluster.answers(head)
+    assert sum(waited) >= 3
+
+    def pause(seconds):
+        waited.append(seconds)
+        if sum(waited) >= 3:
+            back.append(socket.create_server(place))
+
+    waited.clear()
+    monkeypatch.setattr(cluster.time, "sleep", pause)
+    assert cluster.answers(head)
+    back[0].close()
 
 
 def test_a_cluster_of_another_ray_is_one_error(ray, monkeypatch):

@@ -6,6 +6,7 @@ import os
 import platform
 import socket
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import chdir, contextmanager, suppress
 from pathlib import Path
@@ -25,6 +26,8 @@ _SETTINGS = {
 _STORE = 256 * 2**20
 """Bytes of Ray's object store where raft starts Ray itself; what does not fit is laid on the disk."""
 _REACH_SECONDS, _PROBE_SECONDS = 5.0, 120.0
+_KNOCKS, _KNOCK_SECONDS, _PAUSE_SECONDS = 5, 1.0, 1.0
+"""How often it is knocked at a head until it is gone, how long each, and how long between: it may be restarting."""
 _HEAD = ("ray.core.generated.gcs_service_pb2", "ray.core.generated.gcs_service_pb2_grpc")
 _PLACES = ("RAFT_MODELS", "RAFT_CACHE", "HF_HOME")
 _HERE = Path(__file__).resolve().parents[3]
@@ -115,21 +118,33 @@ def _check_address(address: str) -> None:
 
 def _check_ray(address: str) -> None:
     """Ask what listens at an address whether it is a head of Ray, and of which: Ray's library ends the process else."""
-    grpc, asked, service = map(importlib.import_module, ("grpc", *_HEAD))
-    channels: Any = importlib.import_module("ray._private.grpc_utils")  # with the token and certificates of Ray's own
     try:
+        grpc, asked, service = map(importlib.import_module, ("grpc", *_HEAD))
+        channels: Any = importlib.import_module("ray._private.grpc_utils")  # with Ray's token and certificates
         with channels.init_grpc_channel(address, [("grpc.enable_http_proxy", 0)]) as channel:
             head = service.NodeInfoGcsServiceStub(channel)
             there = str(head.CheckAlive(asked.CheckAliveRequest(), timeout=_REACH_SECONDS).ray_version)
+    except (ImportError, AttributeError, TypeError):  # another Ray, in whose own parts this is not found
+        return  # what is wrong then Ray says by itself
     except grpc.RpcError as error:
-        if error.code() is grpc.StatusCode.UNAUTHENTICATED:
-            raise _unusable(address, Exception(error.details())) from None
-        hint = f"ray status --address {typed(address)}   (the address is that of the head's ray start; or {_LOCAL})"
-        raise UsageError(f"What answers at {address} is no Ray.", where="engine.address", hint=hint) from None
+        raise _unheard(address, error, grpc.StatusCode) from None
     except Exception as error:  # such as no token where one is wanted
         raise _unusable(address, error) from error
     if there != (here := str(import_ray().__version__)):
         raise _unusable(address, Exception(f"Version mismatch: it is Ray {there} there, and Ray {here} here"))
+
+
+def _unheard(address: str, error: Any, codes: Any) -> RaftError:
+    """Return what to say of an address where nobody answers as a head of Ray does."""
+    if error.code() is codes.UNAUTHENTICATED:
+        return _unusable(address, Exception(error.details()))
+    what = f"What answers at {address} is no Ray"
+    if error.code() is codes.DEADLINE_EXCEEDED:
+        what = f"What listens at {address} does not answer in {_REACH_SECONDS:g} seconds: it is slow, or no Ray"
+    elif os.environ.get("RAY_USE_TLS", "0") in ("", "0"):
+        what += ", or one with TLS, where RAY_USE_TLS=1 and Ray's certificates are to be set"
+    hint = f"ray status --address {typed(address)}   (the address is that of the head's ray start; or {_LOCAL})"
+    return UsageError(f"{what}.", where="engine.address", hint=hint)
 
 
 @contextmanager
@@ -256,11 +271,17 @@ def _threads() -> int:
 
 
 def answers(ray: Any) -> bool:
-    """Tell whether the head of the cluster is there still; Ray itself waits for it, and then ends the process."""
+    """Tell whether the head of the cluster is there still; Ray itself waits for it, and then ends the process.
+
+    One that does not answer has some seconds to restart in, and the caller waits so long.
+    """
     host, _, port = str(ray.get_runtime_context().gcs_address).rpartition(":")
-    with suppress(OSError):
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_REACH_SECONDS).close()
-        return True
+    for knock in range(_KNOCKS):
+        if knock:
+            time.sleep(_PAUSE_SECONDS)
+        with suppress(OSError):
+            socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_SECONDS).close()
+            return True
     return False
 
 
