@@ -8,7 +8,9 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections import Counter
+from concurrent import futures
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
@@ -555,6 +557,65 @@ def test_a_shard_that_never_began_is_not_asked_what_it_has(engine, ray, monkeypa
     assert asked == [1]
 
 
+async def until(so):
+    """Wait until it is so, and no longer than a minute."""
+    async with asyncio.timeout(60):
+        while not so():
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("patience", [60.0, -59.5])
+def test_a_call_that_is_no_more_waited_for_weighs_on_no_shard(engine, monkeypatch, patience):
+    """A shard whose call was cancelled, or not answered in time, has no more to do than before."""
+    monkeypatch.setattr(engines, "_SPARE_SECONDS", patience)
+    engine.start()
+    call = Call("key", Request(({"role": "user", "content": "How many?"},), max_tokens=5), 0)
+
+    async def send(url):
+        asked = Asked(Wire(MODEL, url, "sk", 60.0, 1), None, None)
+        sending = asyncio.get_running_loop().create_task(engine.send(asked, 1, call, None))
+        if patience > 0:
+            await until(lambda: fake.waiting)
+            sending.cancel()
+        with pytest.raises(asyncio.CancelledError if patience > 0 else Transient):
+            await sending
+
+    with FakeOpenAI({"": ["timeout"]}) as fake:
+        asyncio.run(send(fake.url))
+    assert [place.seat.in_flight for place in engine._places] == [0, 0]
+
+
+def test_a_head_that_is_gone_is_told_once_and_stays_gone(engine, monkeypatch):
+    """While one thread looks for the head, others wait for what it finds, an event loop free; it is told once."""
+    told, seen = [], []
+    engine._say = lambda event, facts: told.append(event)
+    engine.start()
+    told.clear()
+    engine._look_at = 0.0
+    monkeypatch.setattr(engines, "_HEAD_SECONDS", 0.0)
+
+    def answers(ray):
+        seen.append(threading.get_ident())
+        if len(seen) == 1:
+            others.append(at_once.submit(engine._check_head))
+            futures.wait(others, timeout=0.3)
+        return len(seen) > 1
+
+    async def send():
+        with pytest.raises(RaftError, match="head of the Ray cluster does not answer"):
+            await engine._free()
+
+    monkeypatch.setattr(engines, "answers", answers)
+    with ThreadPoolExecutor(1) as at_once:
+        others = []
+        asyncio.run(send())
+        others[0].result()
+    engine._check_head()
+    assert told == ["shard lost"] * 2
+    assert threading.get_ident() not in seen
+    assert len(seen) == 1
+
+
 def test_what_a_dead_shard_left_is_read_beside_what_is_written(engine, tmp_path):
     """While it is looked for what a dead shard had, the threads that write the run's ledger are free."""
     engine.start()
@@ -564,12 +625,10 @@ def test_what_a_dead_shard_left_is_read_beside_what_is_written(engine, tmp_path)
         loop = asyncio.get_running_loop()
         loop.set_default_executor(ThreadPoolExecutor(1))
         sending = loop.create_task(engine.send(Asked(Wire(MODEL, url, "sk", 60.0, 1), None, None), 1, call, None))
-        while not fake.waiting:
-            await asyncio.sleep(0.01)
+        await until(lambda: fake.waiting)
         with engine._reading:
             kill(engine)
-            while not any(place.deaths for place in engine._places):
-                await asyncio.sleep(0.01)
+            await until(lambda: any(place.deaths for place in engine._places))
             assert await asyncio.wait_for(loop.run_in_executor(None, len, "it"), 60) == 2
         with pytest.raises(Transient, match="died"):
             await sending

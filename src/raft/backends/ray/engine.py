@@ -123,8 +123,8 @@ class RayEngine:
         self._held: dict[int, tuple[_Place, _Seat]] = {}
         self._dead: dict[str, dict[int, Left]] = {}
         self._headless, self._look_at = False, 0.0
-        self._reading = threading.Lock()
-        self._readers = ThreadPoolExecutor(1)  # the loop's own threads are the run's ledger's
+        self._reading, self._looking = threading.Lock(), threading.Lock()
+        self._readers, self._lookers = ThreadPoolExecutor(1), ThreadPoolExecutor(1)  # the loop's are the run's ledger's
 
     def __enter__(self) -> Self:
         return self
@@ -139,7 +139,8 @@ class RayEngine:
             wrong = self._end() if self._ray is not None else []
         finally:
             self._stack.close()
-            self._readers.shutdown(wait=False)
+            for threads in (self._readers, self._lookers):
+                threads.shutdown(wait=False)
             self._ray, self._places = None, []
         if wrong and kind is None:
             raise wrong[0]
@@ -218,7 +219,7 @@ class RayEngine:
         place, seat = await self._free()
         with place.lock:
             taken, seat.taken = seat.taken, []
-        bare = replace(call, request=replace(call.request, check=None))
+        bare, came = replace(call, request=replace(call.request, check=None)), None
         try:
             ref = seat.actor.send.remote(asked, number, bare, worst, taken)
             came, learned = await asyncio.wait_for(ref, asked.wire.timeout + _SPARE_SECONDS)
@@ -234,7 +235,8 @@ class RayEngine:
             raise _broken(error) from error
         except TimeoutError:
             raise Transient(f"shard {place.number} does not answer", billed=True) from None
-        self._settled(place, seat)
+        finally:
+            self._settled(place, seat, did=came is not None)
         if isinstance(came, Exception):
             raise came
         self._held[number] = place, seat
@@ -318,7 +320,6 @@ class RayEngine:
 
     def _best(self) -> tuple[_Place, _Seat, bool]:
         """Return the shard with the least to do, of those that are ready if any is, and whether it is."""
-        self._check_head()
         ready = [place for place in self._places if self._is_ready(place)]
         standing = ready or [place for place in self._places if not place.given_up]
         if not standing:
@@ -329,35 +330,41 @@ class RayEngine:
     async def _free(self) -> tuple[_Place, _Seat]:
         """Return a shard that has started, with one more call in flight: what it is given then has been sent."""
         until = time.monotonic() + _START_SECONDS
-        while not (best := self._best())[-1]:
-            if time.monotonic() > until:
-                raise self._hopeless()
-            try:
+        try:
+            while True:
+                if self._unsure:  # it may take seconds, in which the loop has other things to do
+                    await asyncio.get_running_loop().run_in_executor(self._lookers, self._check_head)
+                place, seat, ready = self._best()
+                if ready:
+                    break
+                if time.monotonic() > until:
+                    raise self._hopeless()
                 await asyncio.sleep(_LOOK_SECONDS)
-            except asyncio.CancelledError:
-                raise _Unsent from None
-        place, seat, _ = best
+        except asyncio.CancelledError:
+            raise _Unsent from None
         with place.lock:
             seat.in_flight += 1
         return place, seat
 
     def _asked(self, method: str, given: Sequence[Any]) -> tuple[_Place, _Seat, Any]:
+        self._check_head()
         place, seat, _ = self._best()
         with place.lock:
             seat.in_flight += 1
         return place, seat, getattr(seat.actor, method).remote(*given)
 
     def _got(self, ref: Any) -> Any:
-        """Return a result once it is there; where no shard stands any more, nothing is waited for."""
+        """Return a result once it is there; where no shard stands any more, nothing is waited for: it cost nothing."""
         while not self._ray.wait([ref], timeout=_HEAD_SECONDS)[0]:
+            self._check_head()
             self._best()
         return self._ray.get(ref)
 
-    def _settled(self, place: _Place, seat: _Seat) -> None:
-        """Note that a shard has done something; a place that was given up before it came stays given up."""
+    def _settled(self, place: _Place, seat: _Seat, *, did: bool = True) -> None:
+        """Note that a shard has something no more, and did it; a place that was given up before stays given up."""
         with place.lock:
             seat.in_flight -= 1
-            if place.seat is seat and not place.given_up:
+            if did and place.seat is seat and not place.given_up:
                 place.deaths = 0
 
     def _lost(self, place: _Place, seat: _Seat, error: BaseException) -> None:
@@ -372,16 +379,25 @@ class RayEngine:
             if not place.given_up:
                 place.seat = self._seat()
 
+    @property
+    def _unsure(self) -> bool:
+        return not self._headless and time.monotonic() >= self._look_at
+
     def _check_head(self) -> None:
         """Give all shards up where the cluster's head is gone: they may answer what they were sent, and no more."""
-        if self._headless or time.monotonic() < self._look_at:
+        if not self._unsure:
             return
-        self._look_at = time.monotonic() + _HEAD_SECONDS
-        self._headless = not answers(self._ray)
-        for place in self._places if self._headless else ():
-            with place.lock:
-                place.deaths, place.why = _DEATHS, _HEADLESS
-            self._say("shard lost", {"shard": place.number, "why": place.why, "given_up": True})
+        with self._looking:
+            if not self._unsure:  # another thread has looked
+                return
+            self._headless = not answers(self._ray)
+            self._look_at = time.monotonic() + _HEAD_SECONDS
+            lost = self._places if self._headless else []
+            for place in lost:
+                with place.lock:
+                    place.deaths, place.why = _DEATHS, _HEADLESS
+            for place in lost:
+                self._say("shard lost", {"shard": place.number, "why": place.why, "given_up": True})
 
     def _on(self, node: str, work: Callable[..., _T], *given: Any) -> _T:
         """Return what a function returns on a node of the cluster.
