@@ -36,6 +36,7 @@ from raft.backends.ray import cluster
 from raft.backends.ray import engine as engines
 from raft.backends.ray.models import SpreadEmbedder, SpreadHostedModel, SpreadModel, by_shards
 from raft.backends.ray.shard import Asked, Opening, Shard, folder_of
+from raft.cli import progress
 from raft.errors import RaftError, UsageError
 from raft.protocols import Request
 from raft.store import shards
@@ -184,17 +185,18 @@ def test_a_killed_shard_costs_its_calls_in_flight_alone(ray, home, monkeypatch):
 
 
 @pytest.fixture
-def leave(ray):
-    """Another node of that Ray, on this machine: called, it ends with its processes; it ends with the test anyway."""
+def another(ray):
+    """Another node of that Ray, on this machine, which may `leave`; more may come, and all end with the test."""
     both = cluster_utils.Cluster()
     both.head_node = ray._private.worker._global_node
     node = both.add_node(num_cpus=1)
-    yield lambda: both.remove_node(node)
+    both.leave = lambda: both.remove_node(node)
+    yield both
     for left in list(both.worker_nodes):
         both.remove_node(left)
 
 
-def test_a_node_that_leaves_costs_its_calls_in_flight_alone(leave, home, monkeypatch):
+def test_a_node_that_leaves_costs_its_calls_in_flight_alone(another, home, monkeypatch):
     """Where a node leaves while its shard has a call in flight, that call alone is asked again."""
     lost, left, made, start = [], [], [], engines.RayEngine.start
 
@@ -218,7 +220,7 @@ def test_a_node_that_leaves_costs_its_calls_in_flight_alone(leave, home, monkeyp
                 in_flight = [place.seat.in_flight for place in made[0]._places]
                 if in_flight[0] and sum(in_flight) == len(fake.held):  # all that was answered has come
                     left.append(in_flight)
-                    leave()
+                    another.leave()
 
         build(home, "spread", fake.url, shards=2, on_event=watch, more={"generator.concurrency": 1})
         assert left[0][0] == 1
@@ -755,14 +757,44 @@ def test_a_cluster_of_another_python_is_one_error(ray):
     assert "Traceback" not in ended.stderr
 
 
-def test_more_shards_than_the_cluster_has_room_for_are_one_error(ray, tmp_path):
-    """What could never start is refused at once, with a number of shards that can; so are cards that no node has."""
+def crew(tmp_path, count, cards, say=lambda event, facts: None):
+    """Return so many shards that take so many cards each."""
     opening = Opening(0, "run", "", str(shards_of(tmp_path)), {}, local_only=True)
-    for count, cards, says, hint in ((9, 0, "room for 3 shards, and 9", "engine.shards=3"), (1, 2, "for 0", "local")):
-        how = {"cards": cards, "ledger": tmp_path / "l", "opening": opening, "merged": lambda: None}
-        with pytest.raises(UsageError, match=says) as caught, engines.RayEngine(None, count, **how) as made:
-            made.start()
-        assert hint in caught.value.hint
+    how = {"cards": cards, "ledger": tmp_path / "l", "opening": opening, "merged": lambda: None, "say": say}
+    return engines.RayEngine(None, count, **how)
+
+
+def test_shards_that_there_is_no_room_for_are_told_and_not_waited_for(ray, tmp_path):
+    """Where fewer shards have room than are asked for, those do the work, and it is said for how many there is."""
+    told = []
+    with crew(tmp_path, 5, 0, lambda event, facts: told.append(facts)) as made:
+        assert [wait() for wait in [made.begin(lambda number, _: number, one) for one in range(6)]] == list(range(6))
+    assert (told[0]["shards"], told[0]["room"]) == (5, 3)
+    assert "5 on 1 node, " in progress._shards(told[0])
+    assert progress._shards(told[0]).endswith("and there is room for 3 so far")
+
+
+def test_a_cluster_may_grow_until_there_is_room(another, ray, tmp_path):
+    """Where no node has room yet, a node that comes later has its shard."""
+    with crew(tmp_path, 1, 1) as made, ThreadPoolExecutor(1) as beside:
+        started = beside.submit(made.start)
+        asyncio.run(until(lambda: made._places))
+        another.add_node(num_cpus=1, num_gpus=1)
+        started.result(60)
+        assert made._places[0].seat.node != ray.get_runtime_context().get_node_id()
+    shutil.rmtree(folder_of(made._opening, "another"), ignore_errors=True)
+
+
+def test_a_cluster_that_never_has_room_is_one_error(ray, tmp_path, monkeypatch):
+    """Where no node ever has what a shard takes, that is told after a while; by a Ray that is raft's own, at once."""
+    with crew(tmp_path, 1, 2) as made, pytest.raises(RaftError, match=r"engine.cards=2\.") as caught:
+        made.here = True
+        made.start()
+    assert "--set engine.cards=0" in caught.value.hint
+    monkeypatch.setattr(engines, "_START_SECONDS", 0.5)
+    with crew(tmp_path, 1, 2) as made, pytest.raises(RaftError, match="No shard was started") as caught:
+        made.start()
+    assert caught.value.hint.startswith("ray status ")
 
 
 def test_a_cluster_with_another_raft_is_one_error(ray, monkeypatch):

@@ -219,7 +219,8 @@ def _round(facts: Mapping[str, Any]) -> str:
 
 def _shards(facts: Mapping[str, Any]) -> str:
     ready = f", {facts['ready']:,} of them ready" if facts["ready"] < facts["shards"] else ""
-    return f"{'shards':<10} {facts['shards']:,} on {facts['nodes']:,} node{'s' * (facts['nodes'] > 1)}{ready}"
+    room = f", and there is room for {facts['room']:,} so far" if facts["room"] < facts["shards"] else ""
+    return f"{'shards':<10} {facts['shards']:,} on {facts['nodes']:,} node{'s' * (facts['nodes'] > 1)}{ready}{room}"
 
 
 def _lost(facts: Mapping[str, Any]) -> str:

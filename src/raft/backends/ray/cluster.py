@@ -216,21 +216,19 @@ def _check_nodes(ray: Any, *, local_only: bool) -> None:
         raise UsageError(what, where="engine.address", hint=_same_versions())
 
 
-def check_room(ray: Any, shards: int, cards: float) -> None:
-    """Refuse more shards than the cluster has room for, were nothing else on it: Ray would have them wait for ever.
+def room(ray: Any, shards: int, cards: float, *, grows: bool) -> int:
+    """Return how many of so many shards the nodes that are there have room for, were nothing else on them.
 
     Raises:
-        UsageError: so it is.
+        UsageError: for none, and it does not grow: Ray would wait for ever. Of a cluster that others started nobody
+            can tell whether it does.
     """
     has = [node["Resources"] for node in nodes(ray)]
-    room = sum(int(min(one.get("CPU", 0), one.get("GPU", 0) / cards if cards else shards)) for one in has)
-    if room < shards:
-        each = "a processor" + (f" and engine.cards={cards:g}" if cards else "")
-        raise UsageError(
-            f"The cluster has room for {room:,} shards, and {shards:,} are asked for; each takes {each}.",
-            where="engine.shards",
-            hint=f"--set engine.shards={room}   (or {_LOCAL})" if room else _LOCAL,
-        )
+    found = sum(int(min(one.get("CPU", 0), one.get("GPU", 0) / cards if cards else shards)) for one in has)
+    if not found and not grows:
+        what = f"This machine has not the graphics cards that a shard takes, engine.cards={cards:g}."
+        raise UsageError(what, where="engine.cards", hint=f"--set engine.cards=0   (or {_LOCAL})")
+    return min(found, shards)
 
 
 def _is_here(address: str) -> bool:

@@ -17,7 +17,7 @@ from typing import Any, Self, TypeVar
 from raft.backends.asking import Reply
 from raft.backends.hosted.calls import Call
 from raft.backends.hosted.errors import Transient
-from raft.backends.ray.cluster import answers, check_room, connected, environment, import_ray, nodes
+from raft.backends.ray.cluster import answers, connected, environment, import_ray, nodes, room
 from raft.backends.ray.shard import Asked, Learned, Opening, Shard, leave, left_at, valued
 from raft.errors import RaftError
 from raft.protocols import OnEvent
@@ -90,8 +90,8 @@ class RayEngine:
         ledger: the path of the run's ledger.
         opening: what each shard is told, but its number and the run directory's machine.
         merged: called when replies were merged into the ledger.
-        say: told "shards" (how many `shards` on how many `nodes`, of which how many are `ready`) and "shard lost" (its
-            `shard`, `why`, and whether it is `given_up`).
+        say: told "shards" (how many `shards` on how many `nodes`, how many are `ready`, for how many there is `room`)
+            and "shard lost" (its `shard`, `why`, and whether it is `given_up`).
 
     Attributes:
         count: as given.
@@ -258,13 +258,15 @@ class RayEngine:
             alone = self._opening.local_only
             self._ray = self._stack.enter_context(connected(self._address, self.count, local_only=alone))
             self._opening = replace(self._opening, node=self._ray.get_runtime_context().get_node_id())
-            check_room(self._ray, self.count, self._cards)
+            room(self._ray, self.count, self._cards, grows=not self.here)
             self._merge_left()
             self._places = [_Place(number, self._seat()) for number in range(1, self.count + 1)]
             ready = self._wait()
         except import_ray().exceptions.RayError as error:
             raise _broken(error) from error
-        self._say("shards", {"shards": self.count, "nodes": len(nodes(self._ray)), "ready": ready})
+        found = room(self._ray, self.count, self._cards, grows=True)  # it may have grown
+        facts = {"shards": self.count, "nodes": len(nodes(self._ray)), "ready": ready, "room": found}
+        self._say("shards", facts)
 
     def _end(self) -> list[RaftError]:
         """End all shards, merge what they have, and return what went wrong with that."""
