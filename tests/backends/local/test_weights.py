@@ -17,8 +17,9 @@ peft = pytest.importorskip("peft")
 from test_sft import save_student  # noqa: E402
 
 from raft.backends.local import generate  # noqa: E402  needs torch
+from raft.backends.local import weights as loading  # noqa: E402
 from raft.backends.local.generate import LocalModel, render  # noqa: E402
-from raft.backends.local.weights import Weights  # noqa: E402
+from raft.backends.local.weights import Weights, computed_in  # noqa: E402
 
 ASKED = [Request(({"role": "user", "content": f"Where is depot {number}?"},), max_tokens=24) for number in range(5)] + [
     Request(({"role": "user", "content": "Where?"}, {"role": "assistant", "content": "The depot is in"}), 16)
@@ -55,10 +56,39 @@ def logits(used):
 
 def alone(home, adapter=None):
     """Return what the student says, loaded for this adapter alone."""
-    model = transformers.AutoModelForCausalLM.from_pretrained(home / "student", dtype=torch.bfloat16)
+    model = transformers.AutoModelForCausalLM.from_pretrained(home / "student", dtype=computed_in())
     if adapter:
         model = peft.PeftModel.from_pretrained(model, str(home / adapter), autocast_adapter_dtype=False)
     return logits((model.eval(),))
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float32])
+def test_the_model_is_the_same_whatever_it_is_computed_in(home, tmp_path, monkeypatch, kind):
+    """Weights are rounded to bfloat16 before they are held in another type, so that one model answers everywhere."""
+    whole = transformers.AutoModelForCausalLM.from_pretrained(home / "student", dtype=torch.float32)
+    for weight in whole.parameters():
+        weight.data.mul_(1.001)  # no longer numbers of bfloat16
+    shutil.copytree(home / "student", tmp_path / "student")
+    whole.save_pretrained(tmp_path / "student")
+    monkeypatch.setattr(loading, "computed_in", lambda: kind)
+    model, _ = Weights(str(tmp_path / "student")).use(None)
+    found = dict(model.named_parameters())
+    assert {weight.dtype for weight in found.values()} == {kind}
+    assert all(torch.equal(found[name], weight.bfloat16().to(kind)) for name, weight in whole.named_parameters())
+
+
+@pytest.mark.parametrize(("native", "kind"), [(True, torch.bfloat16), (False, torch.float32), (None, torch.float32)])
+def test_a_processor_without_bfloat16_computes_in_float32(monkeypatch, native, kind):
+    """What a processor has no products of is not asked of it; nor where torch cannot tell."""
+
+    def supported():
+        if native is None:
+            raise AttributeError
+        return native
+
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", supported)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert computed_in() is kind
 
 
 def test_adapters_swap_and_the_base_comes_back(home):

@@ -11,9 +11,11 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
 pytest.importorskip("transformers")
+torch = pytest.importorskip("torch")
 
-from raft.backends.trainers.check import check_student, free_memory
-from raft.errors import UsageError
+from raft.backends.trainers import check  # noqa: E402  needs torch
+from raft.backends.trainers.check import check_student, free_memory  # noqa: E402
+from raft.errors import UsageError  # noqa: E402
 
 GIB = 1 << 30
 TEMPLATE = "{% for m in messages %}{{ m['role'] }} {{ m['content'] }}\n{% endfor %}"
@@ -104,12 +106,21 @@ def huge(folder, parameters, dtype="BF16", width=2):
 
 
 @pytest.mark.parametrize(("dtype", "width"), [("BF16", 2), ("F32", 4)])
-def test_a_model_that_does_not_fit_is_refused(folder, dtype, width):
+def test_a_model_that_does_not_fit_is_refused(folder, monkeypatch, dtype, width):
     """The error says how much is needed and how much there is; weights count as they are loaded, not as stored."""
+    monkeypatch.setattr(check, "computed_in", lambda: torch.bfloat16)
     huge(folder, 7_000_000_000, dtype, width)
     with pytest.raises(UsageError, match=r"needs at least 17\.1 GiB of memory, and 16\.0 GiB are free"):
         check_student(str(folder), available=16 * GIB)
     assert check_student(str(folder), available=18 * GIB).parameters == 7_000_000_000
+
+
+def test_a_processor_without_bfloat16_needs_twice_as_much(folder, monkeypatch):
+    """What is computed in float32 is held so, and counted so before anything is loaded."""
+    huge(folder, 7_000_000_000)
+    monkeypatch.setattr(check, "computed_in", lambda: torch.float32)
+    with pytest.raises(UsageError, match=r"needs at least 32\.8 GiB of memory, and 18\.0 GiB are free"):
+        check_student(str(folder), available=18 * GIB)
 
 
 def test_four_bits_need_less(folder):

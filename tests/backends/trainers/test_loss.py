@@ -15,7 +15,8 @@ transformers = pytest.importorskip("transformers")
 peft = pytest.importorskip("peft")
 pytest.importorskip("trl")
 
-from raft.backends.trainers import cpu_kernels, loss, sft  # noqa: E402  needs torch
+from raft.backends.local.weights import computed_in  # noqa: E402  needs torch
+from raft.backends.trainers import cpu_kernels, loss, sft  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 GENERAL = [
@@ -37,7 +38,7 @@ def distributions(model, tokenizer, rows):
 
 def strayed(home, loaded):
     """Return how far the kept adapter takes the student from itself in the general rows, in nats a token."""
-    base = transformers.AutoModelForCausalLM.from_pretrained(loaded / "tiny-student", dtype=torch.bfloat16)
+    base = transformers.AutoModelForCausalLM.from_pretrained(loaded / "tiny-student", dtype=computed_in())
     tokenizer = transformers.AutoTokenizer.from_pretrained(loaded / "tiny-student")
     before = distributions(base, tokenizer, GENERAL)
     after = distributions(peft.PeftModel.from_pretrained(base, str(home / "out")).eval(), tokenizer, GENERAL)
@@ -126,10 +127,10 @@ def test_a_held_training_goes_on_as_it_was(tmp_path):
 
 
 def test_an_adapter_learns_in_float32(loaded, tmp_path):
-    """Weights that are learned are float32 over a bfloat16 base, also where whatever loaded them made them bfloat16."""
+    """Weights that are learned are float32 over whatever base, also where whatever loaded them made them bfloat16."""
     model, _ = sft.load(PLAN)
     kinds = {(weight.requires_grad, weight.dtype) for weight in model.parameters()}
-    assert kinds == {(True, torch.float32), (False, torch.bfloat16)}
+    assert kinds == {(True, torch.float32), (False, computed_in())}
 
     def load(plan):
         model, tokenizer = sft.load(plan)

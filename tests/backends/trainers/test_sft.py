@@ -21,7 +21,7 @@ peft = pytest.importorskip("peft")
 pytest.importorskip("trl")
 
 from raft.backends.local.generate import render  # noqa: E402
-from raft.backends.local.weights import Weights  # noqa: E402
+from raft.backends.local.weights import Weights, computed_in  # noqa: E402
 from raft.backends.trainers import cpu_kernels, sft  # noqa: E402  needs torch
 from raft.backends.trainers.merge import merged  # noqa: E402
 from raft.backends.trainers.sft import PeftTrainer, load  # noqa: E402
@@ -107,7 +107,7 @@ def losses(report, name="valid_loss"):
 
 def valid_loss(home, loaded, tokenizer, rows=VALID):
     """Return the loss of rows as the kept adapter has it, in plain transformers and PEFT."""
-    base = transformers.AutoModelForCausalLM.from_pretrained(loaded / "tiny-student", dtype=torch.bfloat16)
+    base = transformers.AutoModelForCausalLM.from_pretrained(loaded / "tiny-student", dtype=computed_in())
     model = peft.PeftModel.from_pretrained(base, str(home / "out")).eval()
     found = []
     for row in rows:

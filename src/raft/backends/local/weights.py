@@ -19,7 +19,7 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 
 
 class Weights:
-    """Base weights in bfloat16 with any number of adapters, of which one or none is in use at a time.
+    """Base weights, rounded to bfloat16, with any number of adapters, of which one or none is in use at a time.
 
     Args:
         name: a hub name, a folder, or an embedded default.
@@ -120,7 +120,9 @@ def _load(name: str) -> tuple[Any, Any]:
 
 
 def pretrained(name: str, *, role: str = "model", **tokenizing: Any) -> tuple[Any, Any]:
-    """Return a model in bfloat16 on the processor, and its tokenizer with a token to pad with.
+    """Return a model on the processor, and its tokenizer with a token to pad with.
+
+    Its weights are rounded to bfloat16, so that it is the same model everywhere, and held in the type of `computed_in`.
 
     Raises:
         ImportError: torch or transformers is not installed.
@@ -134,6 +136,7 @@ def pretrained(name: str, *, role: str = "model", **tokenizing: Any) -> tuple[An
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, **tokenizing)
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, use_safetensors=True)
+        model.to(computed_in())
     except (OSError, ValueError) as error:
         raise RaftError(
             f"The {role} {name} cannot be loaded: {str(error).splitlines()[0]}",
@@ -143,6 +146,23 @@ def pretrained(name: str, *, role: str = "model", **tokenizing: Any) -> tuple[An
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return model, tokenizer
+
+
+def computed_in() -> Any:
+    """Return the type (torch.dtype) that models are computed in: bfloat16, or float32 where the processor lacks it.
+
+    One without AVX-512, as in most laptops, widens each number of a product in bfloat16: a prompt takes several times
+    as long to read there as in float32, which needs twice the memory (benchmarks/results, 2026-12-01-processors).
+    """
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.bfloat16
+    try:
+        native = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    except (AttributeError, RuntimeError):  # a torch without oneDNN, as on a Mac
+        native = False
+    return torch.bfloat16 if native else torch.float32
 
 
 def give_back_memory() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from raft.backends import hub
+from raft.backends.local.weights import computed_in
 from raft.backends.vendors import quiet
 from raft.errors import MissingExtra, UsageError
 from raft.store import adapters
@@ -19,7 +20,8 @@ _MARGIN = 1.2
 """Adapter, its gradients and optimiser state: some percent of the weights, more at a high rank."""
 _BASIS = 3 << 29
 """1.5 GiB: Python and torch take 0.5, activations and logits of one row of 2,048 tokens 1 or more."""
-_HALF, _FLOATS = 2.0, ("F64", "F32", "F16", "BF16")  # floats are loaded as bfloat16, whatever they are stored as
+_FLOATS = ("F64", "F32", "F16", "BF16")
+"""What is loaded in the type that this machine computes in, whatever it is stored as."""
 _FOUR_BITS = 0.6
 """Bytes of a weight in NF4 with its scales (QLoRA, arXiv 2305.14314); embeddings stay wider."""
 _GIB = 1 << 30
@@ -70,8 +72,8 @@ def check_student(name: str, *, bits: int = 16, available: int | None = None) ->
     free = _available() if available is None else available
     needed = None
     if weights is not None:
-        half = _HALF if bits == 16 else _FOUR_BITS
-        size = sum(count * (half if dtype in _FLOATS else 1.0) for dtype, count in weights.items())
+        each = computed_in().itemsize if bits == 16 else _FOUR_BITS
+        size = sum(count * (each if dtype in _FLOATS else 1.0) for dtype, count in weights.items())
         needed = int(size * _MARGIN) + _BASIS
     if needed is not None and free is not None and needed > free:
         raise UsageError(

@@ -412,7 +412,7 @@ class PeftTrainer:
 
 
 def load(plan: TrainingPlan) -> tuple[Any, Any]:
-    """Return the student in bfloat16 with a new adapter (float32), and its tokenizer.
+    """Return the student, as `pretrained` holds it, with a new adapter (float32), and its tokenizer.
 
     Raises:
         MissingExtra: peft, transformers or torch is not installed.
