@@ -33,6 +33,7 @@ LEARNING = {"training.learning_rate": 4e-4, "training.epochs": 1.0, "training.re
 """What all variants have in common."""
 ASKING = {"answering.min_relevance": 0.0, "benchmark.withheld": 0.0, "benchmark.latency_questions": 1}
 """Each question is asked of the model, once."""
+OWN_REPLIES = {"training.rehearsal_replies": "own", "training.learning_rate": 2e-4}
 VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "as it is": {},
     "q and v": {"training.layers": "qv"},
@@ -43,7 +44,9 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "own replies": {"training.rehearsal_replies": "own"},
     "kl": {"training.kl": 1.0},
     "own replies, kl": {"training.rehearsal_replies": "own", "training.kl": 1.0},
-    "own replies, rate 2e-4": {"training.rehearsal_replies": "own", "training.learning_rate": 2e-4},
+    "own replies, rate 2e-4": OWN_REPLIES,
+    "own replies, rate 2e-4, seed 1": {**OWN_REPLIES, "seed": 1},
+    "own replies, rate 2e-4, seed 2": {**OWN_REPLIES, "seed": 2},
     "own replies, q and v": {"training.rehearsal_replies": "own", "training.layers": "qv"},
 }
 

@@ -188,3 +188,12 @@ def test_what_rules_make_no_question_for_is_said_of_the_way(corpus, tmp_path, fa
     with pytest.raises(RaftError, match="rules make those for fact, number, date, name alone") as stopped:
         raft.build(corpus, out=tmp_path / "run", settings=settings)
     assert "questions.way=auto" in str(stopped.value) and "multilingual" not in str(stopped.value)
+
+
+def test_rows_that_rules_cannot_ask_for_are_not_said_to_state_nothing(tmp_path, fake_models):
+    """Where a sheet states figures and rules alone ask, it is said that a model asks of rows."""
+    (tmp_path / "fares.csv").write_text(
+        "route,car,van\nLower Quay,31.00,52.00\nSark Point,44.00,70.00\n", encoding="utf-8"
+    )
+    with pytest.raises(RaftError, match="of rows and records a model asks"):
+        raft.build(tmp_path / "fares.csv", out=tmp_path / "run", settings={"questions.way": "rules"})

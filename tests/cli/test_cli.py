@@ -818,6 +818,14 @@ def test_each_command_explains_itself(raft, command):
     assert command in raft("--help").stdout
 
 
+@pytest.mark.parametrize("group", [(), ("registry",)])
+def test_each_command_is_listed_with_a_whole_sentence(raft, group):
+    """What a command is for stands on its line in full, on a terminal of 80 columns."""
+    lines = raft(*group, "--help").stdout.partition("Commands:\n")[2].strip().splitlines()
+    assert len(lines) > 8
+    assert all(line.endswith(".") and not line.endswith("...") for line in lines), lines
+
+
 PRICED = ["--generator", "openai/some-model", "--price", "1/4", "--out", "run", *FAST]
 
 

@@ -156,3 +156,11 @@ def test_an_endpoint_that_refuses_all_is_told_at_once(told):
     """The address, the model and the provider's words are on one line, and that others go on."""
     line = told(("refusing", {"model": "vllm/m", "where": "http://c/v1", "words": "wrong key"}))
     assert line == "refused    vllm/m by http://c/v1, and others go on: wrong key"
+
+
+@pytest.mark.parametrize(("step", "said"), [("index", "embedding chunks …\n"), ("chunks", "")])
+def test_a_model_at_work_is_said_at_once(capsys, step, said):
+    """Also where nobody sees a live line, such as in a file, a step of a model is told when it begins."""
+    with Progress() as listener:
+        listener("begins", {"step": step})
+    assert capsys.readouterr().err == said

@@ -58,6 +58,7 @@ def test_a_whole_reply_has_openais_form_and_the_quotes(served):
     assert (cited["document"], cited["page"]) == ("refunds/home page.pdf", 3)
     assert (own["supported"], own["abstained"], own["index"], own["system"]) == (True, False, "a" * 64, "raft")
     assert (own["adapter"], own["adapter_digest"], own["model"]) == ("0123abcd", "f" * 64, "tiny")
+    assert {"relevance", "min_relevance", "refused"} <= own.keys()
     assert reply["id"].startswith("chatcmpl-")
     assert "passages" not in own
 

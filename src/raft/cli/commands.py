@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 @JSON
 @acting
 def init(folder: Path, as_json: bool) -> None:
-    """Copy pipelines and prompts to FOLDER for editing, with a YAML file that explains every setting."""
+    """Copy pipelines and prompts to FOLDER, for editing. A YAML file there explains every setting."""
     from raft import api
 
     written = api.initialise(folder)
@@ -83,7 +83,7 @@ def price_pair(text: str | None) -> tuple[float, float] | None:
 @acting
 def build(*, corpus: tuple[str, ...], assignments: tuple[str, ...], pipeline: str | None, quiet: bool, as_json: bool,
           estimate: bool, sample: int, price: str | None, **options: Any) -> None:  # fmt: skip
-    """Build a training set and an index from CORPUS (files, folders, globs). Resumes by itself."""
+    """Build rows and an index from CORPUS (files, folders, addresses). Resumes by itself."""
     from raft import api, settings
     from raft.cli import messages
     from raft.cli.progress import Progress
@@ -126,7 +126,10 @@ def status(run: Path, as_json: bool) -> None:
 @JSON
 @acting
 def show_rows(*, run: Path, table: str, count: int, only: str | None, document: str | None, as_json: bool) -> None:
-    """Print TABLE: documents, chunks, questions, failures, qa, cleaned, duplicates, examples, eval or answers."""
+    """Print rows of a table of RUN.
+
+    TABLE: documents, chunks, questions, failures, qa, cleaned, duplicates, examples, eval or answers.
+    """
     from raft import api
     from raft.cli import messages
 
@@ -193,7 +196,7 @@ def _cut(run: Path, table: str, shown: int, count: int, only: str | None = None)
 @acting
 def export(*, run: Path, form: str | None, merged: bool, gguf: bool, four_bits: bool, adapter: str | None,
            out: Path | None, as_json: bool) -> None:  # fmt: skip
-    """Write the training rows of RUN for a trainer or a service, or its tuned model for a server."""
+    """Write the rows of RUN for another trainer, or its tuned model."""
     from raft import api
     from raft.cli.registry import exported
     from raft.store import adapters
@@ -239,7 +242,7 @@ _HELP = ":adapter ID (or none) answers with another adapter, :context shows or h
 @acting
 def ask(*, run: Path, question: str | None, model: str | None, adapter: str | None, show_context: bool,
         no_stream: bool, as_json: bool, **options: Any) -> None:  # fmt: skip
-    """Answer QUESTION from the documents of RUN, with quotes that were checked; without one, questions as they come."""
+    """Answer QUESTION from RUN, with quotes that were checked. Without one, questions are read as they come."""
     from raft import api
     from raft.cli import answers, registry
     from raft.cli.progress import Progress
@@ -379,7 +382,7 @@ def train(*, run: Path, assignments: tuple[str, ...], quiet: bool, as_json: bool
 @JSON
 @acting
 def approve(run: Path, by: str, adapter: str | None, note: str, as_json: bool) -> None:
-    """Write into an adapter's card and its history who approved it, with the verdict of now."""
+    """Write into an adapter's card who stands for it. Its history has it too, with the verdict of now."""
     from raft import api
     from raft.cli import messages
 

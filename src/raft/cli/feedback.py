@@ -27,7 +27,7 @@ _LONGEST = 70
 @JSON
 @acting
 def feedback(*, run: Path, listed: bool, as_json: bool, **options: Any) -> None:
-    """Review on a page what users said of RUN's answers; what is accepted, the next build learns from."""
+    """Review on a page what users said of RUN's answers. What is accepted, the next build learns from."""
     from raft.api.feedback import feedback as reviewed
 
     def opened(event: str, facts: Mapping[str, Any]) -> None:

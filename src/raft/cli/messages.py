@@ -174,7 +174,7 @@ def _rows(
     yield from dropped_row(reasons)
     if "user" in splits:
         own = f"{splits['user']:,} question{'s' * (splits['user'] != 1)}"
-        yield "your own", f"{own} to measure with; none like them is left to train on"
+        yield "your own", f"{own} to measure with; none worded like them is trained on"
     made = steps["examples"]["rows"]
     text = f"{made['train.jsonl']:,} to train on, {made['valid.jsonl']:,} to validate with"
     shortened = stats["examples"].get("shortened") or {}
@@ -274,7 +274,7 @@ def status(
             f"    {model['model']}: {model['calls']:,} replies, {model['input_tokens']:,} tokens read,"
             f" {model['output_tokens']:,} written, {paid(model['cost'] or 0.0, model['calls_without_price'])}"
         )
-    return "\n".join(lines if spent else [*lines, "    nothing yet"])
+    return "\n".join(lines if spent else [*lines, "    no reply yet"])
 
 
 def _adapter(line: Mapping[str, Any], current: str) -> str:

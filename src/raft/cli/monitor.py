@@ -57,7 +57,7 @@ class Every(click.ParamType[float]):
 @JSON
 @acting
 def monitor(*, run: Path, every: float | None, as_json: bool, **options: Any) -> None:
-    """Ask what production serves the held-out questions of RUN, and say whether it got worse, and what users ask."""
+    """Say whether what is served of RUN got worse, and what is asked. Held-out questions are asked of it."""
     if every is None:
         sys.exit(_once(run, as_json=as_json, **options))
     while True:

@@ -29,6 +29,9 @@ _DOING = {
     "retriever": "tuning the retriever",
 }
 
+_WORKED = ("index", "questions", "reworded", "refusal", "retriever")
+"""Steps of models, which may be silent for minutes: that they began is said in plain lines too."""
+
 
 class Progress:
     """A listener for `raft.build`, `raft.train` and `raft.bench` that writes to standard error, or is `silent`.
@@ -69,7 +72,7 @@ class Progress:
         if event == "begins":
             self._step, self._begun = facts["step"], time.monotonic()
             self._answered = self._replayed = self._embedded = 0
-            self._say(f"{_doing(self._step)} …", lasting=False)
+            self._say(f"{_doing(self._step)} …", lasting=self._live is None and self._step in _WORKED)
         elif event in ("made", "reused"):
             self._chunks = (
                 facts.get("line", {}).get("artifacts", {}).get("chunks.parquet", {}).get("rows", self._chunks)

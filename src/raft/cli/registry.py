@@ -21,7 +21,7 @@ _NONE = "none"
 
 @main.group(cls=Commands)
 def registry() -> None:
-    """Say which version answers, since when and who said so; put another one there, and go back."""
+    """Say which version answers, and since when. Put another one there, and go back."""
 
 
 @registry.command("list")
@@ -29,7 +29,7 @@ def registry() -> None:
 @JSON
 @acting
 def list_versions(run: Path, as_json: bool) -> None:
-    """List the versions of RUN: plain RAG (0), its adapters, and what was exported of them."""
+    """List the versions of RUN. They are plain RAG (0), its adapters, and what was exported of them."""
     from raft.api import registry as api
 
     found = api.listed(run)
@@ -45,7 +45,7 @@ def list_versions(run: Path, as_json: bool) -> None:
 @JSON
 @acting
 def show_version(run: Path, version: str, as_json: bool) -> None:
-    """Show version ID of RUN (or production, candidate, previous) with its figures and its history."""
+    """Show version ID of RUN with its figures and history. ID may be production, candidate or previous."""
     from raft.api import registry as api
 
     show(api.shown(run, version), as_json, lambda facts: "\n".join(_one(facts, run)))
@@ -78,7 +78,7 @@ def promote(*, run: Path, version: str, by: str, because: str, as_json: bool) ->
 @acting
 def candidate(*, run: Path, version: str, share: float | None, shadow: float | None, by: str, because: str,
               as_json: bool) -> None:  # fmt: skip
-    """Try version ID on a share of the conversations, or in the shadow of production; ID none ends it."""
+    """Try version ID on some conversations, or in the shadow. ID none ends it."""
     from raft.api import registry as api
 
     if version == _NONE:
@@ -107,7 +107,7 @@ def candidate(*, run: Path, version: str, share: float | None, shadow: float | N
 @JSON
 @acting
 def rollback(*, run: Path, to: str | None, by: str, because: str, as_json: bool) -> None:
-    """Go back to what was in production before; at last to plain RAG (0). A running server follows by itself."""
+    """Go back to what was in production before. At last that is plain RAG (0). A running server follows by itself."""
     from raft.api import registry as api
 
     show(api.rollback(run, by=by, because=because, to=to), as_json, lambda line: _changed(line, run))
@@ -133,7 +133,7 @@ def retire(*, run: Path, version: str, by: str, because: str, as_json: bool) -> 
 @JSON
 @acting
 def log(run: Path, as_json: bool) -> None:
-    """Print the history of RUN's registry, oldest line first: who put which version where, when and why."""
+    """Print who put which version where, when and why. The oldest line comes first."""
     from raft.api import registry as api
 
     found = api.log(run)
@@ -150,7 +150,7 @@ def log(run: Path, as_json: bool) -> None:
 @JSON
 @acting
 def push(run: Path, url: str, name: str | None, as_json: bool) -> None:
-    """Mirror versions, aliases, cards and figures of RUN to an MLflow server; no document or question is sent."""
+    """Mirror the versions of RUN to an MLflow server. Cards and figures go with them, no document or question."""
     from raft.api import registry as api
 
     show(api.push(run, url, name=name), as_json, _pushed)
@@ -317,7 +317,9 @@ def in_production(facts: Mapping[str, Any] | None) -> Iterator[str]:
 @JSON
 @acting
 def pairs(*, run: Path, version: str | None, count: int, out: Path | None, ratings: Path | None, as_json: bool) -> None:
-    """Write a page of blind pairs: what production and the candidate in its shadow said to users' questions.
+    """Write a page of blind pairs, of production and candidate.
+
+    They hold what both said to users' questions, the candidate in the shadow.
 
     With --ratings: say what the experts chose.
     """

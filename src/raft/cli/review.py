@@ -23,7 +23,7 @@ from raft.errors import pasted, typed
 @JSON
 @acting
 def review(*, run: Path, as_json: bool, **options: Any) -> None:
-    """Judge rows of RUN on a page, and learn how many of all are wrong. Verdicts count in the next build."""
+    """Judge rows of RUN on a page, to learn how many are wrong. Verdicts count in the next build."""
     from raft import api
 
     def opened(event: str, facts: Mapping[str, Any]) -> None:

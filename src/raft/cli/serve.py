@@ -28,7 +28,7 @@ from raft.errors import RaftError, UsageError, typed
 @QUIET
 @acting
 def serve(*, run: Path | None, new_key: str | None, quiet: bool, **options: Any) -> None:
-    """Answer from RUN over HTTP, as OpenAI's chat completions do; finished builds are taken over as it runs.
+    """Answer from RUN over HTTP, as OpenAI's chat completions do. Finished builds are taken over as it runs.
 
     The version in production answers (raft registry), and its candidate a share of the conversations; without one the
     current adapter.

@@ -159,11 +159,17 @@ def ask_questions(
         raise RaftError(
             "The generator wrote no usable question." if came else "Nothing in the corpus can be asked for.",
             where="; ".join([*came, *line["notes"].get("left_out", [])])
-            or "no sentence states a number, date, name or code",
+            or _NOTHING.get(strategy, "no sentence states a number, date, name or code"),
             hint=f"raft show {typed(run.folder)} failures"
             if came
             else "try a capable model: --generator openai/gpt-4o-mini",
         )
+
+
+_NOTHING = {
+    "rules": "no sentence states one figure in a form that rules can ask for, and of rows and records a model asks"
+}
+"""Why a way found nothing to ask for, where it is not that nothing is stated."""
 
 
 def _ask(

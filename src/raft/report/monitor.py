@@ -8,7 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from raft.errors import me, typed
+from raft.errors import me, pasted, typed
 from raft.report.figures import full, share, spread
 from raft.report.measures import MEASURES
 from raft.report.page import fill, render
@@ -110,7 +110,7 @@ def advice(facts: Facts) -> list[str]:
     """Return the commands to type next."""
     run, point = typed(facts["run"]), facts["measure"]
     if facts["not_measured"]:
-        return [facts["not_measured"]["hint"]]
+        return [pasted(facts["not_measured"]["hint"])]
     state = point["state"] if point else ""
     if facts["acted"] and facts["acted"]["done"]:
         return [f"raft registry log {run}", f"raft train {run}"]
@@ -120,7 +120,7 @@ def advice(facts: Facts) -> list[str]:
     if state in ("look", "perhaps"):
         return [
             f"open {typed(facts['run'] + '/monitor.html')}",
-            f"raft monitor {run} --reference   (if it is right so)",
+            f"raft monitor {run} --reference   # if it is right so",
         ]
     return []
 

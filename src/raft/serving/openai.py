@@ -188,6 +188,7 @@ def facts(reply_id: str, answered: Answered, *, passages: bool) -> dict[str, Any
         "abstained": answer.abstained,
         "refused": answer.refused,
         "relevance": answer.relevance,
+        "min_relevance": answer.min_relevance,
         "citations": [_cited(one) for one in answer.citations],
         "cost": answer.cost,
         **({"passages": [asdict(one) for one in answer.passages]} if passages else {}),
