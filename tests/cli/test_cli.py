@@ -382,7 +382,7 @@ def test_a_model_that_writes_nothing_of_use(raft, fake_models, corpus):
 def test_a_run_that_is_being_built(raft, fake_models, corpus, copied):
     """A build of a run directory that another holds is a failure that says what to do."""
     with Run(copied).writing():
-        refused(raft("build", corpus, "--out", copied, *FAST), 1, copied, "--out")
+        refused(raft("build", corpus, "--out", copied, *FAST), 1, copied, "the same command again")
         assert "a build is running" in raft("status", copied).stdout
 
 

@@ -91,7 +91,7 @@ def unchanged(folder: Path) -> Iterator[None]:
         file = (folder / ".lock").open("rb")
     except OSError:  # nobody has ever written there, or it cannot be read, as on Windows while it is locked
         if is_locked(folder):
-            raise _in_use(folder, _LATER) from None
+            raise _in_use(folder) from None
         yield
         return
     with file:
@@ -101,18 +101,18 @@ def unchanged(folder: Path) -> Iterator[None]:
             else:
                 file.read(1)
         except (BlockingIOError, PermissionError):
-            raise _in_use(folder, _LATER) from None
+            raise _in_use(folder) from None
         yield
 
 
 _LATER = "when it has finished, the same command again"
 
 
-def _in_use(folder: Path, otherwise: str = "or choose another --out") -> RunLocked:
+def _in_use(folder: Path) -> RunLocked:
     return RunLocked(
         "Another raft is writing to this run directory.",
         where=folder,
-        hint=f"wait for it (raft status {typed(folder)}), {otherwise}",
+        hint=f"wait for it (raft status {typed(folder)}); {_LATER}",
     )
 
 
