@@ -4,16 +4,17 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from decimal import Decimal
+from copy import deepcopy
+from decimal import Decimal, InvalidOperation
 from difflib import SequenceMatcher, get_close_matches
-from functools import partial, reduce
+from functools import cache, reduce
 from operator import getitem
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
-from pydantic_core import to_jsonable_python
+from pydantic_core import ErrorDetails, to_jsonable_python
 
 from raft.errors import DamagedArtifact, UsageError, typed
 from raft.prompts import packaged
@@ -51,9 +52,9 @@ _RENAMED = {"questions.strategy": "questions.way"}
 """New names of settings that are kept in runs under their old ones."""
 _EXPLAINED = "raft init my-pipeline   (writes a YAML file with every setting explained)"
 PATHS = (
-    "prompts", "ledger", "evaluation", "decisions", "corpus", "questions.qa", "questions.like",
-    "training.rehearsal_file", "benchmark.other_adapter",
-)  # fmt: skip
+    *("prompts", "ledger", "evaluation", "decisions", "corpus", "questions.qa", "questions.like"),
+    *("training.rehearsal_file", "benchmark.other_adapter"),
+)
 """Settings that are paths: a relative one is taken from the folder of the file that it stands in."""
 PATHS_OR_NAMES = ("benchmark.capability", "benchmark.judge.rubric", "cleaning.rubric", "cleaning.learned")
 """Settings that are paths where there is such a file beside the YAML file, and names otherwise."""
@@ -135,31 +136,30 @@ def _validated(tree: dict[str, Any], overrides: Mapping[str, Any] | None, where:
 
 def _check_addresses(settings: Settings, overrides: Mapping[str, Any], where: object) -> None:
     """Refuse addresses that are none, several in one text, and a list with one of them twice, with what to type."""
-    for key, address in _addresses(settings):
-        named = key if key in overrides else key.partition("[")[0]
-        if where == _CHANGED and named not in overrides:
+    for key, given in _addresses(settings):
+        setting, _, entry = key.partition("[")
+        is_typed, is_list = setting in overrides, not isinstance(given, str)
+        if where == _CHANGED and not is_typed:  # a run of before may have it
             continue
-        several = not isinstance(address, str)
-        parts = _BETWEEN.split(address) if isinstance(address, str) and key != "index.url" else []
-        if len(parts) > 1:
-            hint = f"--set {typed(f'{key}={_mended(parts)}')}" if named in overrides else f"api_base: {_mended(parts)}"
-            shown = ", ".join(map(shown_address, parts))
-            what = f"{key} has {len(parts)} addresses in one text, and several are a list: {shown}."
-            raise UsageError(what, where=where or "--set", hint=hint)
-        if wrong := _wrong_list(address) if several else malformed(str(address)):
-            given = [*map(shown_address, address)] if several else shown_address(str(address))
-            said = json.dumps(given, ensure_ascii=False) if several else given
-            typed_so = f"--set {typed(f'{key}={said}')}" if named in overrides else where
-            hint = "an address is http://host:port, as in --set generator.api_base=http://127.0.0.1:8000/v1"
-            if several:
-                hint = f"--set {typed(f'{key}={_mended(address)}')}"
-                if "[" in key:  # an entry of a list has no option of its own
-                    hint = f"api_base: {_mended(address)}   (in that entry of {named})"
-            raise UsageError(f"{key} {wrong}, and it is {given!r}.", where=typed_so, hint=hint)
+        addresses = [given] if key == "index.url" else _BETWEEN.split(given) if isinstance(given, str) else [*given]
+        if wrong := _wrong_list(addresses) if is_list else _wrong_text(addresses):
+            shown = [*map(shown_address, addresses)]
+            said = shown if is_list else ", ".join(shown)
+            hint = f"--set {typed(f'{key}={_usable(addresses)}')}" if is_typed else f"api_base: {_usable(addresses)}"
+            if entry:  # it has no option of its own
+                hint = f"api_base: {_usable(addresses)}   (in that entry of {setting})"
+            if not is_list and len(addresses) == 1:
+                hint = "an address is http://host:port, as in --set generator.api_base=http://127.0.0.1:8000/v1"
+            typed_so = f"--set {typed(f'{key}={yaml_value(said)}')}" if is_typed else where or "--set"
+            raise UsageError(f"{key} {wrong}, and it is {said!r}.", where=typed_so, hint=hint)
 
 
 _BETWEEN = re.compile(r"[,;\s]+(?=https?://)")
 """What stands between addresses that were meant as a list and given as one text."""
+
+
+def _wrong_text(addresses: Sequence[str]) -> str | None:
+    return malformed(addresses[0]) if len(addresses) == 1 else f"has {len(addresses)} addresses in one text, not a list"
 
 
 def _wrong_list(addresses: Sequence[str]) -> str | None:
@@ -179,7 +179,7 @@ def _wrong_list(addresses: Sequence[str]) -> str | None:
     return None if addresses else "has at least one address"
 
 
-def _mended(addresses: Sequence[str]) -> str:
+def _usable(addresses: Sequence[str]) -> str:
     """Return a list of addresses as it may have been meant, for `--set`."""
     plain = [re.sub(r"//[^/]*@|[?#].*", lambda found: "//" * found[0].startswith("//"), one) for one in addresses]
     whole = [one if "://" in one else f"http://{one.removeprefix('//')}" for one in plain]
@@ -194,15 +194,15 @@ def _mended(addresses: Sequence[str]) -> str:
 
 def _addresses(settings: Settings) -> list[tuple[str, str | tuple[str, ...]]]:
     """Return the addresses that are set, with their names."""
-    found: dict[str, str | tuple[str, ...] | None] = {
-        "generator.api_base": settings.generator.api_base,
-        "index.api_base": settings.index.api_base,
-    }
-    found["index.url"] = settings.index.url
-    judge = settings.benchmark.judge
-    found["benchmark.judge.api_base"] = judge.api_base if judge else None
-    found |= {f"benchmark.larger[{place}]": one.api_base for place, one in enumerate(settings.benchmark.larger)}
-    return [(key, address) for key, address in found.items() if address or address == ()]
+    found: list[tuple[str, str | tuple[str, ...] | None]] = [
+        ("generator.api_base", settings.generator.api_base),
+        ("index.api_base", settings.index.api_base),
+        ("index.url", settings.index.url),
+    ]
+    if judge := settings.benchmark.judge:
+        found.append(("benchmark.judge.api_base", judge.api_base))
+    found += [(f"benchmark.larger[{place}]", one.api_base) for place, one in enumerate(settings.benchmark.larger)]
+    return [(key, address) for key, address in found if address is not None and address != ""]
 
 
 def parse_assignment(text: str) -> tuple[str, Any]:
@@ -313,113 +313,109 @@ _WANTED = {  # what a value has to be, by the beginning of the name that pydanti
 
 
 def _explain(
-    error: ValidationError, overrides: Mapping[str, Any], where_from: object, tree: Mapping[str, Any]
+    error: ValidationError, overrides: Mapping[str, Any], where: object, tree: Mapping[str, Any]
 ) -> UsageError:
-    lines: list[str] = []
-    given: list[str] = []
-    fixes: list[_Fix] = []
-    remarks: dict[str, str] = {}
+    """Return what is wrong with settings, where it was given, and what to give instead, where that can be told."""
+    said: dict[str, str] = {}
+    given: dict[str, Any] = {}
     for problem in error.errors():
-        loc = problem["loc"]
-        where = re.sub(r"\.(\d+)", r"[\1]", ".".join(map(str, loc)))
-        given += [key for key in overrides if all(a == b for a, b in zip(map(str, loc), _parts(key), strict=False))]
+        place = [*map(str, problem["loc"])]
+        name = re.sub(r"\.(\d+)", r"[\1]", ".".join(place))
+        for key, value in overrides.items():
+            if all(one == other for one, other in zip(place, _RENAMED.get(key, key).split("."), strict=False)):
+                given[key] = value
         if problem["type"] == "extra_forbidden":
-            near = get_close_matches(where, [] if "[" in where else known_keys(), n=1, cutoff=0.5)
-            lines.append(f"There is no setting {where}." + "".join(f" Did you mean {one}?" for one in near))
-            fixes += [fix for one in near for fix in _renamed(where, one, problem["input"], overrides)]
-        elif not any(line.startswith(f"{where}[") for line in lines):  # an entry's problem says more than its list's
+            near = _nearest(problem["loc"])
+            said[name] = f"There is no setting {name}." + (f" Did you mean {near}?" if near else "")
+        elif not any(one.startswith(f"{name}[") for one in said):  # an entry's problem says more than its list's
             kind = next((one for one in _WANTED if problem["type"].startswith(one)), None)
             wanted = _WANTED[kind].format(**problem.get("ctx", {})) if kind else problem["msg"]
-            wanted = wanted.removeprefix("Value error, ")
             was = "" if kind == "missing" else f", and it is {problem['input']!r}"
-            lines.append(f"{where} {wanted}{was}.")
-            choices = _choices(wanted)
-            value: Any = _written_out(problem["input"]) if "number" in wanted and not choices else None
-            if value is not None:
-                remarks[wanted] = "a whole number is written out"
-            elif choices:
-                value, *others = sorted(choices, key=partial(_unlikeness, str(problem["input"])))
-                if others:
-                    remarks.setdefault(wanted, f"or {', '.join(map(str, others))}")
-            if value is not None and yaml_value(value) != yaml_value(problem["input"]):
-                fixes.append((loc, loc, value))
-    said = " ".join(f"--set {typed(f'{key}={yaml_value(overrides[key])}')}" for key in dict.fromkeys(given))
-    hint = _corrected(fixes, overrides, to_jsonable_python(tree, fallback=str))
-    hint += f"   ({'; '.join(dict.fromkeys(remarks.values()))})" if hint and remarks else ""
-    return UsageError(" ".join(lines), where=said or where_from or "the settings", hint=hint or _EXPLAINED)
+            said[name] = f"{name} {wanted.removeprefix('Value error, ')}{was}."
+    hint = _typed_instead(given) or _written_instead(to_jsonable_python(tree, fallback=str)) or _EXPLAINED
+    return UsageError(" ".join(said.values()), where=_options(given) or where or "the settings", hint=hint)
 
 
-_Place = tuple[int | str, ...]
-_Fix = tuple[_Place, _Place, Any]
-"""Where a setting was given, where it belongs, and which value it is to have."""
+def _options(values: Mapping[str, Any]) -> str:
+    return " ".join(f"--set {typed(f'{key}={yaml_value(value)}')}" for key, value in values.items())
 
 
-def _choices(wanted: str) -> list[str | int]:
-    """Return the values that may be chosen, of the words that name them."""
-    named = wanted.removeprefix("is one of ")
-    values = re.split(", | or ", named) if named != wanted else []
-    return [int(one) if one.isdecimal() else one.strip("'") for one in values]
+def _typed_instead(given: Mapping[str, Any]) -> str:
+    """Return options with what was meant by those that were typed wrongly; "" where nothing is like them."""
+    meant: dict[str, Any] = {}
+    for key, value in given.items():
+        tree: dict[str, Any] = {}
+        _plant(tree, _RENAMED.get(key, key), to_jsonable_python(value, fallback=str))
+        mended = _mended(tree)
+        meant |= mended if mended != _by_name(tree) else {}
+    return _options(meant)
 
 
-def _unlikeness(given: str, value: object) -> float:
-    return -SequenceMatcher(None, given.casefold(), str(value).casefold()).ratio()
+def _written_instead(tree: dict[str, Any]) -> str:
+    """Return YAML with what was meant by settings of a file that are wrong; "" where nothing is like them."""
+    written, meant = _by_name(tree), dict[str, Any]()
+    for key, value in _mended(tree).items():
+        if key not in written or written[key] != value:
+            _plant(meant, key, value)
+    return yaml_value(meant)[1:-1] if len(meant) < 2 else yaml_value(meant)
 
 
-def _parts(key: str) -> _Place:
-    return tuple(_RENAMED.get(key, key).split("."))
+def _mended(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings by their dotted names, with what was meant by those that are wrong, where that can be told."""
+    mended = deepcopy(dict(tree))
+    for _ in range(3):  # the name of a section, then one in it, then its value
+        try:
+            Settings.model_validate(mended)
+        except ValidationError as error:
+            for problem in error.errors():
+                with suppress(LookupError, TypeError):  # it is no place in a file, but a kind of value that is tried
+                    _mend(mended, problem)
+    return _by_name(mended)
 
 
-def _renamed(written: str, near: str, value: Any, overrides: Mapping[str, Any]) -> list[_Fix]:
-    """Return by which names settings were meant that were given by, or in a section of, an unknown one."""
-    known = known_keys()
-    sections = {one.rpartition(".")[0] for one in known}
-    below = {key: one for key, one in overrides.items() if key.startswith(f"{written}.")}
-    found: list[_Fix] = []
-    for key, one in (below or {written: value}).items():
-        name = near + key.removeprefix(written)
-        meant = [name] if name in known else get_close_matches(name, known, n=1)
-        found += [(_parts(key), _parts(name), one) for name in meant if (name in sections) == isinstance(one, dict)]
-    return found
+def _mend(tree: dict[str, Any], problem: ErrorDetails) -> None:
+    *sections, name = problem["loc"]
+    owner, value = reduce(getitem, sections, tree), problem["input"]
+    near = _nearest(problem["loc"])
+    if problem["type"] == "literal_error":
+        choices = yaml.safe_load(f"[{problem['ctx']['expected'].replace(' or ', ', ')}]")
+        owner[name] = max(choices, key=lambda one: SequenceMatcher(None, str(value).casefold(), str(one)).ratio())
+    elif problem["type"].startswith(("int", "float")):
+        owner[name] = _written_out(value)
+    elif problem["type"] == "extra_forbidden" and near and isinstance(value, dict) == (near in _sections()):
+        del owner[name]
+        for key, one in _by_name(value, near).items():
+            _plant(tree, key, one)
 
 
-def _corrected(fixes: Sequence[_Fix], overrides: Mapping[str, Any], tree: Any) -> str:
-    """Return corrections as they are typed, where some were typed, or else as they stand in a file; "": none.
-
-    One entry of a list, or of a section, that was typed is typed with the others.
-    """
-    options, filed = dict[str, Any](), dict[str, Any]()
-    for given, meant, value in fixes:
-        with suppress(LookupError, TypeError):  # it is no place in a file, but a kind of value that is tried
-            reduce(getitem, given[:-1], tree)[given[-1]] = value
-            if given != meant:
-                del reduce(getitem, given[:-1], tree)[given[-1]]
-                _plant(tree, ".".join(map(str, meant)), value)
-    for given, meant, _ in fixes:
-        key = next((one for one in overrides if _parts(one) == given[: len(_parts(one))]), "")
-        entries = (place for place, part in enumerate(given) if isinstance(part, int))
-        size = len(_parts(key)) if key else next(entries, len(given))
-        place = meant[:size] if meant[:size] == given[:size] else meant
-        with suppress(LookupError, TypeError):
-            name, found = ".".join(map(str, place)), reduce(getitem, place, tree)
-            if key:
-                options[name] = found
-            else:
-                _plant(filed, name, found)
-    if options or not filed:
-        return " ".join(f"--set {typed(f'{key}={yaml_value(value)}')}" for key, value in options.items())
-    return yaml_value(filed)[1:-1] if len(filed) == 1 else yaml_value(filed)
+def _nearest(place: Sequence[int | str]) -> str | None:
+    """Return the setting, or section, whose name is likest to one that there is none of."""
+    known = [one for one in known_keys() if len(place) in (1, one.count(".") + 1)]
+    return next(iter(get_close_matches(".".join(map(str, place)), known, n=1, cutoff=0.5)), None)
 
 
-def _written_out(value: Any) -> int | None:
-    """Return the whole number that a text means which YAML does not read as one: 1e3, 1,000, 1 000 or 1k."""
-    text = str(value).strip().lower()
-    if re.fullmatch(r"[+-]?\d{1,3}([,' ]\d{3})+", text):
-        return int(re.sub(r"\D", "", text)) * (-1 if text[0] == "-" else 1)
-    found = re.fullmatch(r"([+-]?\d{1,15}(?:\.\d{1,15})?)(?:e\+?(\d{1,2})|(k|m))?", text)
-    if found is None:
-        return None
-    number = Decimal(found[1]).scaleb(int(found[2] or {"k": 3, "m": 6}.get(found[3], 0)))
-    return int(number) if number == int(number) and abs(number) < 10**15 else None
+@cache
+def _sections() -> set[str]:
+    return {key.rpartition(".")[0] for key in known_keys()}
+
+
+def _by_name(value: Any, name: str = "") -> dict[str, Any]:
+    """Return settings by their dotted names, but for those in a section that there is none of."""
+    if not isinstance(value, dict) or name not in _sections():
+        return {name: value}
+    return {
+        key: one for part, inner in value.items() for key, one in _by_name(inner, f"{name}.{part}".strip(".")).items()
+    }
+
+
+def _written_out(value: Any) -> Any:
+    """Return the number that a text means which YAML does not read as one, 1e3, 1,000, 1 000 or 1k; or the text."""
+    text = re.sub(r"[,' ](?=\d{3}\b)", "", str(value).strip().lower())
+    try:
+        number = Decimal(re.sub(r"k$", "e3", re.sub(r"m$", "e6", text)))
+        return int(number) if abs(number) < 10**15 and number == int(number) else value
+    except InvalidOperation:
+        return value
 
 
 def known_keys(section: type[BaseModel] = Settings, prefix: str = "") -> list[str]:

@@ -16,6 +16,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic_core import PydanticKnownError
 
 from raft.kinds import KINDS, Kind
 from raft.prompts import Where
@@ -356,7 +357,7 @@ class Training(_Section):
     @classmethod
     def _is_known(cls, value: str) -> str:
         if value not in ("auto", *TRAINERS):
-            raise ValueError(f"is one of auto, {', '.join(TRAINERS)}")
+            raise PydanticKnownError("literal_error", {"expected": ", ".join(("auto", *TRAINERS))})
         return value
 
 
