@@ -16,7 +16,7 @@ import polars as pl
 
 from raft import prompts
 from raft.examples.examples import build_examples
-from raft.settings import Examples
+from raft.settings.sections import Examples
 from raft.store import tables
 from raft.testing import WordTokenizer
 

@@ -28,7 +28,7 @@ from raft.curation.clean import clean
 from raft.evaluation.metrics import win_rate
 from raft.generation.generate import question_id
 from raft.protocols import Embedder
-from raft.settings import Cleaning
+from raft.settings.sections import Cleaning
 from raft.store import tables
 
 EMBEDDER = "sentence-transformers/all-MiniLM-L6-v2"

@@ -27,7 +27,7 @@ from raft.backends.index.chroma import ChromaIndex
 from raft.backends.index.hybrid import DEPTH, fuse
 from raft.curation.clean import clean
 from raft.errors import RaftError
-from raft.settings import Cleaning, Index
+from raft.settings.sections import Cleaning, Index
 from raft.store import tables
 from raft.testing import HashEmbedder
 from raft.text.languages import known, of_documents

@@ -22,7 +22,7 @@ from raft import prompts
 from raft.api.models import OpenedModel, open_model
 from raft.curation.reading import JUDGE_SCHEMA, JUDGE_TOKENS, READER_TOKENS, agreement, chosen, read_mark
 from raft.protocols import Completion, Request
-from raft.settings import Cleaning, Settings
+from raft.settings.sections import Cleaning, Settings
 from raft.store.ledger import Ledger
 
 Pair = Mapping[str, Any]

@@ -21,7 +21,7 @@ from raft.backends.index.bm25 import LexicalIndex
 from raft.backends.index.chroma import ChromaIndex
 from raft.backends.index.hybrid import DEPTH, fuse
 from raft.errors import RaftError
-from raft.settings import Index
+from raft.settings.sections import Index
 
 CONSTANTS = (10, 30, 60, 100)
 COMPARED = (

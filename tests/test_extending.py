@@ -266,7 +266,8 @@ def test_every_trainer_of_the_table_is_there():
     from raft import settings
     from raft.api.training import open_trainer
     from raft.errors import UsageError
+    from raft.settings.sections import TRAINERS
 
-    assert [open_trainer(name).identity.partition(":")[0] for name in settings.TRAINERS] == [*settings.TRAINERS]
+    assert [open_trainer(name).identity.partition(":")[0] for name in TRAINERS] == [*TRAINERS]
     with pytest.raises(UsageError, match="auto, peft, unsloth"):
         settings.load(overrides={"training.backend": "magic"})

@@ -10,7 +10,7 @@ from raft.curation import clean
 from raft.errors import UsageError
 from raft.generation import generate, items, plan
 from raft.kinds import KINDS, Kind, Traits
-from raft.settings import Questions
+from raft.settings.sections import Questions
 from raft.testing import ScriptedGenerator, make_chunks, make_question
 from raft.text.languages import EN
 

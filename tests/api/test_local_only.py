@@ -15,7 +15,7 @@ from raft import api
 from raft.api.models import check
 from raft.backends import hub
 from raft.errors import RaftError, UsageError
-from raft.settings import Engine, Generator, Index, Larger, Settings
+from raft.settings.sections import Engine, Generator, Index, Larger, Settings
 
 ADDRESSES = ("BASE_URL", "API_BASE", "_PROXY", "_proxy")
 

@@ -222,7 +222,7 @@ def test_another_embedder_is_told(run, home, tmp_path):
 def home_model(folder):
     """Write another embedder, of the same shape."""
     from raft.backends import hub
-    from raft.settings import Index
+    from raft.settings.sections import Index
 
     made = shutil.copytree(hub.resolve(Index().embedder), folder / "other")
     settings = json.loads((made / "sentence_bert_config.json").read_text())

@@ -11,7 +11,7 @@ from raft.curation import clean as cleaning
 from raft.curation import reading
 from raft.errors import DamagedArtifact, UsageError
 from raft.rag.format import ABSTENTION
-from raft.settings import Cleaning
+from raft.settings.sections import Cleaning
 from raft.store import artifacts, tables
 from raft.testing import HashEmbedder, OverlapRetriever, ScriptedGenerator, make_chunks, make_question
 

@@ -14,7 +14,7 @@ from raft.errors import RaftError
 from raft.examples import examples
 from raft.examples.export import chat_lines
 from raft.rag.format import ABSTENTION, parse
-from raft.settings import Examples
+from raft.settings.sections import Examples
 from raft.similarity import same_text
 from raft.store import tables
 from raft.testing import OverlapRetriever, WordTokenizer, make_chunks, make_question

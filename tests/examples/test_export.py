@@ -7,7 +7,7 @@ import yaml
 
 from raft.errors import UsageError
 from raft.examples import export
-from raft.settings import Settings, Training
+from raft.settings.sections import Settings, Training
 from raft.store import tables
 
 

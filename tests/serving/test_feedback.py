@@ -17,7 +17,7 @@ from raft.api import http as served_http
 from raft.errors import RaftError
 from raft.serving.feedback import LARGEST, LONGEST
 from raft.serving.keys import new_key, read
-from raft.settings import Privacy, Serving, Settings
+from raft.settings.sections import Privacy, Serving, Settings
 from raft.store import traffic
 from served import Served, Source, ask
 

@@ -23,7 +23,7 @@ from raft.pipeline.retriever import Searching, train_retriever, used
 from raft.pipeline.train import Replay, examples_digest, train_adapter
 from raft.protocols import OnEvent, Request, Trainer, TrainingPlan
 from raft.rag.format import PROMPTS, render_style
-from raft.settings import TRAINERS, Index, Settings
+from raft.settings.sections import TRAINERS, Index, Settings
 from raft.store import adapters, folders, lineage
 from raft.store.again import again
 from raft.store.budget import enter

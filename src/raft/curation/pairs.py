@@ -23,7 +23,7 @@ from raft.errors import UsageError, typed
 from raft.protocols import Retriever
 from raft.rag.format import is_no_answer
 from raft.rag.relevant import ABOUT, is_short, search_all
-from raft.settings import Questions
+from raft.settings.sections import Questions
 from raft.similarity import names
 from raft.store import tables
 from raft.store.folders import regular

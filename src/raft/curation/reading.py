@@ -16,7 +16,7 @@ from raft.kinds import traits
 from raft.prompts import Prompt
 from raft.protocols import Completion, Generator, Request
 from raft.report.measures import f1
-from raft.settings import Cleaning
+from raft.settings.sections import Cleaning
 from raft.text import draw, normalise
 from raft.text.languages import of_text
 from raft.text.replies import json_readings

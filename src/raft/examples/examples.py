@@ -22,7 +22,7 @@ from raft.prompts import Prompt
 from raft.protocols import Failure, Generator, Message, Request, Retriever, Tokenizer
 from raft.rag.format import Shown, abstention, parse, render_prompt, render_target, spoken, title_line
 from raft.rag.relevant import is_short, mentions_answer, search_all
-from raft.settings import Examples
+from raft.settings.sections import Examples
 from raft.similarity import same_text
 from raft.store import tables
 from raft.text import as_written, contains, from_json

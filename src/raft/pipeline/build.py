@@ -40,7 +40,7 @@ from raft.pipeline.rounds import Checks
 from raft.prompts import Prompt
 from raft.protocols import Embedder, Generator, Indexes, OnEvent, Scorer, Tokenizer, Workers
 from raft.rag.format import PROMPTS, render_style, shown_text
-from raft.settings import AnswerStyle, Cleaning, Examples, Settings, Split
+from raft.settings.sections import AnswerStyle, Cleaning, Examples, Settings, Split
 from raft.similarity import near_copies
 from raft.store.artifacts import Output
 from raft.store.run import Run, Step

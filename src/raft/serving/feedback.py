@@ -17,7 +17,7 @@ from raft.protocols import OnEvent
 from raft.serving import openai
 from raft.serving.engine import Answered, Arm
 from raft.serving.routing import Route
-from raft.settings import Privacy, Serving, Settings
+from raft.settings.sections import Privacy, Serving, Settings
 from raft.store.traffic import Reply, Traffic, UnknownReply
 
 LARGEST = 256 << 10

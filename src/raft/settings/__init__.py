@@ -18,35 +18,9 @@ from pydantic_core import ErrorDetails, to_jsonable_python
 
 from raft.errors import DamagedArtifact, UsageError, typed
 from raft.prompts import packaged
-from raft.settings.sections import (
-    TRAINERS,
-    Answering,
-    AnswerStyle,
-    Benchmark,
-    Chunking,
-    Cleaning,
-    Engine,
-    Examples,
-    Generator,
-    Index,
-    Larger,
-    Privacy,
-    Questions,
-    Serving,
-    Settings,
-    Split,
-    StyleExample,
-    Training,
-)
+from raft.settings.sections import Settings as Settings
 from raft.text import at_home, is_address, whole
 from raft.text.secrets import HIDDEN, malformed, shown_address
-
-__all__ = [
-    "TRAINERS", "AnswerStyle", "Answering", "Benchmark", "Chunking", "Cleaning", "Engine", "Examples", "Generator",
-    "Index", "Larger", "Privacy", "Questions", "Serving", "Settings", "Split", "StyleExample", "Training",
-    "changed", "commented_yaml", "known_keys", "load", "load_text", "named", "of_manifest", "parse_assignment",
-    "parse_assignments", "yaml_value",
-]  # fmt: skip
 
 _RENAMED = {"questions.strategy": "questions.way"}
 """New names of settings that are kept in runs under their old ones."""

@@ -5,7 +5,7 @@ import pytest
 
 from raft.backends.embedding import SentenceEmbedder
 from raft.backends.trainers.questions import Pairs, tune
-from raft.settings import Index
+from raft.settings.sections import Index
 
 pytest.importorskip("torch")
 pytest.importorskip("sentence_transformers")
