@@ -15,7 +15,7 @@ from raft.cli import benchmarks, main
 from raft.errors import DamagedArtifact, RaftError, UsageError
 from raft.pipeline import retriever
 from raft.pipeline.retriever import CARD, FOLDER, Card
-from raft.report.figures import paired_shown, parts_shown
+from raft.report.figures import paired, parts_shown
 from raft.store import artifacts
 
 pytest.importorskip("torch")
@@ -423,6 +423,6 @@ def test_a_benchmark_of_all_systems_tells_reader_retriever_and_refusal_apart(run
     assert facts["question_sets"][0]["questions"] == 2
     assert facts["parts"]["questions"] == 1, "the retriever learned from the other one"
     assert [(row["retriever"], row["used"]) for row in facts["parts"]["rows"][2:]] == [(False, True), (True, False)]
-    assert {cells[2] for cells in paired_shown(facts)} == {"none"}
+    assert {names[2] for names, _ in paired(facts)} == {"none"}
     without = raft.bench(run, questions=questions, settings={**settings, "benchmark.contenders": "verdict"})
     assert without["parts"] is None and "each with and without" not in benchmarks.benchmark(without)

@@ -311,6 +311,29 @@ def test_a_benchmark_without_parts_is_still_told():
     assert f"neither {FACTS['blind']['ties']} times" in page and f"neither {FACTS['blind']['ties']} times" in told
 
 
+def test_what_pairings_reached_is_told_as_all_figures_are():
+    """Page, summary and terminal have the same pairings; each figure of the page says what it rests on."""
+    row = {"reader": True, "retriever": False, "refusal": False, "used": True}
+    row |= {"f1": interval(0.47), "false_answers": interval(0.25, questions=7), "false_refusals": None}
+    parts = {
+        "measure": "f1",
+        "by_rule": True,
+        "rows": [row],
+        "adds": {"reader": {name: row[name] for name in list(row)[4:]}},
+    }
+    facts = {**FACTS, "parts": parts}
+    page, told = report.html(facts), benchmarks.benchmark(facts)
+    assert '<th scope="row">tuned*</th><td>untuned</td><td>by rule</td>' in page
+    assert 'title="7 questions, resampled in 24 groups">19.0 to 31.0</span>' in page
+    assert (
+        "| tuned\\* | untuned | by rule | 47.0 (41.0 to 53.0) | 25.0 (19.0 to 31.0) | not measured |"
+        in report.markdown(facts)
+    )
+    assert re.search(
+        r"tuned\* +untuned +by rule +47\.0 \(41\.0 to 53\.0\) +25\.0 \(19\.0 to 31\.0\) +not measured", told
+    )
+
+
 def test_the_verdict_stands_first_in_plain_words():
     """The page begins with the decision, the gain with its interval, and what to do next."""
     said = Page(HTML).text()

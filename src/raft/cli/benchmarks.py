@@ -9,10 +9,11 @@ from raft.evaluation.metrics import TOO_FEW
 from raft.report.figures import (
     added_shown,
     chosen_blindly,
+    full,
     headline,
     judged,
     left_out,
-    paired_shown,
+    paired,
     parts_shown,
     spread,
 )
@@ -48,20 +49,14 @@ def benchmark(facts: Facts) -> str:
 
 
 def _paired(facts: Facts) -> list[str]:
-    shown, title = paired_shown(facts), MEASURES[facts["verdict"]["measure"]].title
-    if not shown:
+    title = MEASURES[facts["verdict"]["measure"]].title
+    rows = [(*names, *map(full, found)) for names, found in paired(facts)]
+    if not rows:
         return []
-    heads = ("reader", "retriever", "refusal", title, "invented", "refused")
-    rows = [
-        f"    {one:<9} {two:<9} {three:<8} {four:>22} {five:>22} {six:>22}"
-        for one, two, three, four, five, six in (heads, *shown)
-    ]
-    return [
-        "",
-        "  each with and without the others (* in use):",
-        *rows,
-        *(f"    {said}" for said in added_shown(facts, title)),
-    ]
+    lines = ["", "  each with and without the others (* in use):"]
+    for one, two, three, four, five, six in (("reader", "retriever", "refusal", title, "invented", "refused"), *rows):
+        lines.append(f"    {one:<9} {two:<9} {three:<8} {four:>22} {five:>22} {six:>22}")
+    return lines + [f"    {said}" for said in added_shown(facts, title)]
 
 
 def _table(facts: Facts, described: Facts) -> Iterator[str]:

@@ -177,20 +177,19 @@ PARTS: Mapping[str, tuple[str, str]] = {
 """What each part of a system is called that was not learned, and that was."""
 
 
-def paired_shown(facts: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """Return each pairing of reader, retriever and refusal that was asked: these three, and three figures with them.
+def paired(facts: Mapping[str, Any]) -> list[tuple[list[str], list[Mapping[str, Any]]]]:
+    """Return the names of each reader, retriever and refusal that were asked together, and three intervals with them.
 
-    These are the verdict's measure, false answers and false refusals; the first cell of what is in use has an asterisk.
+    These are the verdict's measure, false answers and false refusals; the first name of what is in use has an asterisk.
     `facts` is `benchmark.json`.
     """
     found = facts.get("parts") or {"rows": []}
-    lines = []
+    told = []
     for row in found["rows"]:
-        names = [_part(found, part, learned=row[part]) for part in PARTS]
-        shown = (row[name] for name in (found["measure"], "false_answers", "false_refusals"))
-        first = f"{names[0]}*" if row["used"] else names[0]
-        lines.append((first, *names[1:], *map(full, shown)))
-    return lines
+        first, *others = (_part(found, part, learned=row[part]) for part in PARTS)
+        names = [f"{first}*" if row["used"] else first, *others]
+        told.append((names, [row[name] for name in (found["measure"], "false_answers", "false_refusals")]))
+    return told
 
 
 def added_shown(facts: Mapping[str, Any], title: str) -> list[str]:

@@ -85,7 +85,7 @@ def _environment() -> Environment:
     told = (figures.headline, figures.chosen_blindly, figures.judged)
     listed = (
         figures.parts_shown,
-        figures.paired_shown,
+        figures.paired,
         figures.added_shown,
         figures.together_shown,
         figures.wording_shown,

@@ -350,13 +350,15 @@ def _mended(tree: Mapping[str, Any]) -> dict[str, Any]:
 def _mend(tree: dict[str, Any], problem: ErrorDetails) -> None:
     *sections, name = problem["loc"]
     owner, value = reduce(getitem, sections, tree), problem["input"]
-    near = _nearest(problem["loc"])
     if problem["type"] == "literal_error":
         choices = yaml.safe_load(f"[{problem['ctx']['expected'].replace(' or ', ', ')}]")
         owner[name] = max(choices, key=lambda one: SequenceMatcher(None, str(value).casefold(), str(one)).ratio())
     elif problem["type"].startswith(("int", "float")):
         owner[name] = _written_out(value)
-    elif problem["type"] == "extra_forbidden" and near and isinstance(value, dict) == (near in _sections()):
+    elif problem["type"] == "extra_forbidden":
+        near = _nearest(problem["loc"])
+        if near is None or isinstance(value, dict) != (near in _sections()):
+            return
         del owner[name]
         for key, one in _by_name(value, near).items():
             _plant(tree, key, one)
