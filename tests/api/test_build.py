@@ -780,13 +780,6 @@ def test_an_option_that_does_not_exist_is_refused(function, corpus, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_listener_may_still_be_called_listen(corpus, fake_models, tmp_path):
-    """Scripts that say `listen=` are told what those are told that say `on_event=`."""
-    told = []
-    raft.build(corpus, out=tmp_path / "run", settings=SETTINGS, listen=lambda event, facts: told.append(event))
-    assert {"begins", "made"} <= set(told)
-
-
 def test_a_document_that_speaks_as_the_system_is_text_in_every_row(tmp_path, fake_models):
     """Control tokens and marks in documents stand in no prompt and no row as such; harmless texts keep their keys."""
     corpus = write_corpus(tmp_path / "corpus")

@@ -22,7 +22,7 @@ from raft.api.models import (
     refusal_lacks,
     uncached_search,
 )
-from raft.api.run import Built, adapter_for, formerly_listen, one_of, settings_of, together, writable
+from raft.api.run import Built, adapter_for, one_of, settings_of, together, writable
 from raft.backends import hub
 from raft.backends.embedding import open_embedder
 from raft.backends.local.weights import Weights
@@ -59,7 +59,6 @@ _BUILT_WITH = ("corpus", "evaluation", "chunking.", "questions.", "cleaning.", "
 _SHOWN = "generator was shown in questions.like"
 
 
-@formerly_listen
 def bench(
     folder: str | Path,
     *,

@@ -13,7 +13,7 @@ from raft.api import models
 from raft.api.budgets import cost_context
 from raft.api.engine import open_engine, shards_of
 from raft.api.models import open_components
-from raft.api.run import Built, formerly_listen, one_of, tell_step, together
+from raft.api.run import Built, one_of, tell_step, together
 from raft.backends import hub
 from raft.backends.hosted.providers import look_for
 from raft.corpus import remote
@@ -96,7 +96,6 @@ class OpenRun:
     step: str = ""
 
 
-@formerly_listen
 def build(
     corpus: str | Path | Sequence[str | Path] | None = None,
     *,
@@ -164,7 +163,6 @@ def build(
     return Built(task.folder)
 
 
-@formerly_listen
 def estimate(
     corpus: str | Path | Sequence[str | Path] | None = None,
     *,

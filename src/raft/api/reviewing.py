@@ -11,7 +11,7 @@ from typing import Any
 
 import polars as pl
 
-from raft.api.run import Built, formerly_listen
+from raft.api.run import Built
 from raft.curation import clean, decisions, learned
 from raft.curation.decisions import Decision
 from raft.curation.duplicates import DUPLICATE
@@ -30,7 +30,6 @@ _AROUND = 1_500
 Row = dict[str, Any]
 
 
-@formerly_listen
 def review(
     folder: str | Path,
     *,

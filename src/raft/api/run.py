@@ -1,11 +1,11 @@
 """A run directory, opened for reading."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from difflib import get_close_matches
-from functools import cached_property, wraps
+from functools import cached_property
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, TypeVar
 
 import polars as pl
 
@@ -33,20 +33,7 @@ from raft.text.secrets import shown
 
 _UNTOLD = ("key", "basis", "artifacts", "inputs", "settings", "unfinished")
 """What a step's line holds for the run alone."""
-_Given = ParamSpec("_Given")
 _Made = TypeVar("_Made")
-
-
-def formerly_listen(function: Callable[_Given, _Made]) -> Callable[_Given, _Made]:
-    """Let scripts that were written for 0.2 say `listen=` for `on_event=`."""
-
-    @wraps(function)
-    def called(*args: _Given.args, **options: _Given.kwargs) -> _Made:
-        if "listen" in options:
-            options["on_event"] = options.pop("listen")
-        return function(*args, **options)
-
-    return called
 
 
 def one_of(**names: _Made | None) -> _Made | None:

@@ -10,7 +10,7 @@ from typing import Any, Literal, cast
 
 from raft import prompts
 from raft.api import models, registry
-from raft.api.run import Built, adapter_for, formerly_listen, settings_of, together, writable
+from raft.api.run import Built, adapter_for, settings_of, together, writable
 from raft.backends import hub
 from raft.backends.embedding import open_embedder
 from raft.backends.local.weights import give_back_memory
@@ -40,7 +40,6 @@ _CHANGEABLE: Mapping[str | None, tuple[str, ...]] = {
 """Settings that a training reads; others have had their effect when the run was built."""
 
 
-@formerly_listen
 @names_run
 def train(
     folder: str | Path,
