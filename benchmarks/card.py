@@ -179,9 +179,10 @@ def rated(args: argparse.Namespace, rate: float) -> dict[str, Any]:
     settings = {**xquad.STUDY.training, "training.backend": "unsloth", "training.learning_rate": rate}
     try:
         raft.train(
-            copy(args, f"nan-{rate:g}", "small", None), settings=settings,
+            copy(args, f"nan-{rate:g}", "small", None),
+            settings=settings,
             on_event=watched(args, f"nan {rate:g}", args.steps),
-        )  # fmt: skip
+        )
     except Enough:
         return {"note": f"numbers up to step {args.steps}"}
     return {"note": "numbers up to the end"}

@@ -135,8 +135,10 @@ def table(home: Path, seeds: Sequence[int]) -> str:
         means = [f"{np.mean([row['f1'] for row in one.values()]) * 100:.1f}" for one in by_seed]
         ids, groups = _questions(by_seed)
         rivals = [scored[other] for other in ("raw", "as many as the cascade, at random")]
-        cells = [_told(paired_difference(_f1(by_seed, ids), _f1(other, ids), groups), "+") if other else ""
-                 for _, other in rivals]  # fmt: skip
+        cells = [
+            _told(paired_difference(_f1(by_seed, ids), _f1(other, ids), groups), "+") if other else ""
+            for _, other in rivals
+        ]
         exact = np.mean([row["exact_match"] for one in by_seed for row in one.values()])
         score = _told(bootstrap_mean(_f1(by_seed, ids), groups))
         lines.append(
@@ -148,8 +150,9 @@ def table(home: Path, seeds: Sequence[int]) -> str:
 def _scores(home: Path, name: str, seeds: Sequence[int]) -> tuple[int, list[dict[str, dict[str, Any]]]]:
     files = [file for file in (home / f"{_slug(name)}-{seed}.json" for seed in seeds) if file.is_file()]
     measured = [json.loads(file.read_text(encoding="utf-8")) for file in files]
-    by_seed = [{row["question_id"]: row for row in one["answers"] if row["condition"] == "answerable"}
-               for one in measured]  # fmt: skip
+    by_seed = [
+        {row["question_id"]: row for row in one["answers"] if row["condition"] == "answerable"} for one in measured
+    ]
     return (measured[0]["questions"] if measured else 0), by_seed
 
 

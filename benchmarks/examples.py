@@ -48,18 +48,30 @@ def made(count: int) -> tuple[pl.DataFrame, pl.DataFrame]:
         own, home = f"c{number}", f"d{number // 10}"
         chunks.append(
             {
-                "chunk_id": own, "doc_id": home, "position": number % 10, "start": 0, "end": len(" ".join(parts)),
-                "heading": "Guide > Part", "text": " ".join(parts), "tokens": 80, "boilerplate": False,
+                "chunk_id": own,
+                "doc_id": home,
+                "position": number % 10,
+                "start": 0,
+                "end": len(" ".join(parts)),
+                "heading": "Guide > Part",
+                "text": " ".join(parts),
+                "tokens": 80,
+                "boilerplate": False,
                 "document_sha256": "",
             }
-        )  # fmt: skip
+        )
         questions.append(
             {
-                "question_id": f"q{number}", "kind": "number", "answer": f"{days} days", "split": "train",
-                "question": f"For how many days is {words[3]} {words[4]} {words[5]}?", "golden_chunk_ids": [own],
-                "doc_ids": [home], "quotes": [{"chunk_id": own, "start": 0, "end": len(parts[0]), "text": parts[0]}],
+                "question_id": f"q{number}",
+                "kind": "number",
+                "answer": f"{days} days",
+                "split": "train",
+                "question": f"For how many days is {words[3]} {words[4]} {words[5]}?",
+                "golden_chunk_ids": [own],
+                "doc_ids": [home],
+                "quotes": [{"chunk_id": own, "start": 0, "end": len(parts[0]), "text": parts[0]}],
             }
-        )  # fmt: skip
+        )
     return tables.frame(tables.CLEANED, questions), tables.frame(tables.CHUNKS, chunks)
 
 
@@ -71,9 +83,18 @@ def main() -> None:
         cleaned, chunks = made(count)
         begun = time.process_time()
         rows, _ = build_examples(
-            cleaned, chunks, Examples(), retriever=Drawn(count), tokenizer=WordTokenizer(), style="", seed=0,
-            prompt=prompts.load("answer", None), held_out=frozenset(), titles={}, styled_answers=None,
-        )  # fmt: skip
+            cleaned,
+            chunks,
+            Examples(),
+            retriever=Drawn(count),
+            tokenizer=WordTokenizer(),
+            style="",
+            seed=0,
+            prompt=prompts.load("answer", None),
+            held_out=frozenset(),
+            titles={},
+            styled_answers=None,
+        )
         seconds = time.process_time() - begun
         digest = hashlib.sha256(str(rows.to_dicts()).encode()).hexdigest()[:12]
         print(

@@ -57,9 +57,17 @@ def questions(pairs: Iterable[Row], chunks: pl.DataFrame) -> tuple[list[str], pl
         golden = [chunk["chunk_id"]]
         row = {key: pair[key] for key in ("kind", "question", "answer")}
         asked = question_id(golden, pair["kind"], pair["question"])
-        rows.append({**row, "question_id": asked, "quotes": quotes, "golden_chunk_ids": golden,
-                     "doc_ids": [chunk["doc_id"]], "model": pair["generator"],
-                     "prompt": f"{pair['way']}@labels"})  # fmt: skip
+        rows.append(
+            {
+                **row,
+                "question_id": asked,
+                "quotes": quotes,
+                "golden_chunk_ids": golden,
+                "doc_ids": [chunk["doc_id"]],
+                "model": pair["generator"],
+                "prompt": f"{pair['way']}@labels",
+            }
+        )
         ids.append(pair["id"])
     return ids, tables.frame(tables.QUESTIONS, rows)
 

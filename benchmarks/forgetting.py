@@ -115,7 +115,7 @@ def main() -> None:
     folder = ablations.copied(args.of / "run", home)
     given = ablations.Given(
         xquad.STUDY, {}, {}, args.of, files, own, args.student, args.generator, None, args.questions
-    )  # fmt: skip
+    )
     ablations.built(folder, given, {"examples.per_question": 1})
     ablations.changed_rows(folder, ablations.Variant(rows=args.rows))
     asked = studies.some(files["dev"], each=None, most=args.questions)

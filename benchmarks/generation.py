@@ -39,8 +39,12 @@ def plain(weights: Weights, adapter: Path | None, chats: Sequence[Any], tokens: 
             texts = [render(tokenizer, chat) for chat in chats[begin : begin + batch]]
             inputs = tokenizer(texts, add_special_tokens=False, padding=True, return_tensors="pt")
             with torch.inference_mode():
-                model.generate(**inputs.to(model.device), max_new_tokens=tokens, do_sample=False,
-                               pad_token_id=tokenizer.pad_token_id)  # fmt: skip
+                model.generate(
+                    **inputs.to(model.device),
+                    max_new_tokens=tokens,
+                    do_sample=False,
+                    pad_token_id=tokenizer.pad_token_id,
+                )
     finally:
         model.config._attn_implementation = kept
 

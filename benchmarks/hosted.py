@@ -137,9 +137,14 @@ def by_litellm(name: str) -> Callable[[str, int, int], int]:
 
         async def ask(call: Request) -> bool:
             response = await litellm.acompletion(
-                model=name, messages=list(call.messages), max_tokens=call.max_tokens, temperature=0,
-                api_base=url, api_key=KEY, timeout=60,
-            )  # fmt: skip
+                model=name,
+                messages=list(call.messages),
+                max_tokens=call.max_tokens,
+                temperature=0,
+                api_base=url,
+                api_key=KEY,
+                timeout=60,
+            )
             return bool(response.choices)
 
         return asyncio.run(gathered(ask, count, in_flight))
@@ -218,8 +223,10 @@ def throughput(chosen: argparse.Namespace) -> None:
     for package, script in PEERS.items() if chosen.peers else ():
         python = chosen.peers / package / "bin" / "python"
         commands[package] = [str(python), str(Path(__file__).resolve().parent / "peers" / script)]
-    print("| contender | in flight | calls a second | of the ideal | of bare aiohttp | most at once | client ms a call "
-          "| server ms a call |\n| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")  # fmt: skip
+    print(
+        "| contender | in flight | calls a second | of the ideal | of bare aiohttp | most at once | client ms a call "
+        "| server ms a call |\n| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
+    )
     for in_flight in chosen.in_flight:
         ideal, bare = in_flight / chosen.latency, 0.0
         count = max(in_flight, int(ideal * chosen.seconds))
@@ -321,30 +328,52 @@ def memory(chosen: argparse.Namespace) -> None:
         failures: list[dict[str, Any]] = []
         known = plan.survey(chunk_frames(chosen.chunks), [], plan.needed("items", KINDS))
         frames = generate.ask(
-            chunk_frames(chosen.chunks), known, FlowingGenerator(model, ledger, budget, attempts=3),
-            generate.read_prompts(None), strategy="items", kinds=KINDS, per_chunk=1.0, limit=None, model=model.name,
+            chunk_frames(chosen.chunks),
+            known,
+            FlowingGenerator(model, ledger, budget, attempts=3),
+            generate.read_prompts(None),
+            strategy="items",
+            kinds=KINDS,
+            per_chunk=1.0,
+            limit=None,
+            model=model.name,
             failures=failures,
-        )  # fmt: skip
+        )
         done, told, begun = 0, 0, time.perf_counter()
         for frame in frames:
             done += len(frame)
             if done - told >= every:
                 late, model.late = sorted(model.late) or [0.0], []
                 rate = (done - told) / (time.perf_counter() - begun)
-                print(f"| {done:,} | {resident():,.0f} | {rate:,.0f} | {1000 * late[int(0.99 * len(late))]:.0f} ms "
-                      f"| {1000 * late[-1]:.0f} ms |", flush=True)  # fmt: skip
+                print(
+                    f"| {done:,} | {resident():,.0f} | {rate:,.0f} | {1000 * late[int(0.99 * len(late))]:.0f} ms "
+                    f"| {1000 * late[-1]:.0f} ms |",
+                    flush=True,
+                )
                 told, begun = done, time.perf_counter()
         ledger.close()
-    print(f"\n{done:,} questions, {len(failures):,} failures; at most "
-          f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:,.0f} MiB")  # fmt: skip
+    print(
+        f"\n{done:,} questions, {len(failures):,} failures; at most "
+        f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:,.0f} MiB"
+    )
 
 
 def chunk_frames(count: int) -> Iterator[pl.DataFrame]:
     """Yield frames of chunks, a document each."""
     for begin in range(0, count, 100):
         rows = [chunk(number) for number in range(begin, min(count, begin + 100))]
-        whole = [{**row, "position": place, "start": 0, "end": len(row["text"]), "tokens": 150, "boilerplate": False,
-                  "document_sha256": ""} for place, row in enumerate(rows)]  # fmt: skip
+        whole = [
+            {
+                **row,
+                "position": place,
+                "start": 0,
+                "end": len(row["text"]),
+                "tokens": 150,
+                "boilerplate": False,
+                "document_sha256": "",
+            }
+            for place, row in enumerate(rows)
+        ]
         yield tables.frame(tables.CHUNKS, whole)
 
 

@@ -54,10 +54,17 @@ def frames(code: str) -> tuple[pl.DataFrame, pl.DataFrame]:
         chunks.append({"chunk_id": name, "doc_id": one["title"], "heading": "", "text": text, "boilerplate": False})
         quote = {"chunk_id": name, "start": 0, "end": len(text), "text": text}
         asked += [
-            {"question_id": row["id"], "kind": "fact", "question": row["question"], "quotes": [quote],
-             "answer": row["answers"][0]["text"], "golden_chunk_ids": [name], "doc_ids": [one["title"]]}
+            {
+                "question_id": row["id"],
+                "kind": "fact",
+                "question": row["question"],
+                "quotes": [quote],
+                "answer": row["answers"][0]["text"],
+                "golden_chunk_ids": [name],
+                "doc_ids": [one["title"]],
+            }
             for row in one["qas"]
-        ]  # fmt: skip
+        ]
     return tables.frame(tables.CHUNKS, chunks), tables.frame(tables.QUESTIONS, asked)
 
 
@@ -69,9 +76,16 @@ def cleaned(code: str, index: LexicalIndex, chunks: pl.DataFrame, asked: pl.Data
     limits = rules.model_dump(include={"min_words", "max_words", "max_answer_words", "similarity", "judge_minimum"})
     judge: dict[str, Any] = {"judge": None, "judge_prompt": None}
     found = clean(
-        asked, chunks, retriever=index, embedder=HashEmbedder(), held_out=frozenset(), round_trip_k=Index().k,
-        languages=spoken, **judge, **limits,
-    )  # fmt: skip
+        asked,
+        chunks,
+        retriever=index,
+        embedder=HashEmbedder(),
+        held_out=frozenset(),
+        round_trip_k=Index().k,
+        languages=spoken,
+        **judge,
+        **limits,
+    )
     seconds = time.perf_counter() - begun
     reasons = Counter(found["reason"].drop_nulls())
     formed = found.height - sum(count for why, count in reasons.items() if why not in LATER)
@@ -88,9 +102,10 @@ def searched(code: str, index: LexicalIndex, chunks: pl.DataFrame, asked: pl.Dat
     lexical = index.search(queries, DEPTH)
     tried = {"words": lexical}
     if not words:
-        with tempfile.TemporaryDirectory() as work, ChromaIndex(
-            open_embedder(Index().embedder), folder=Path(work) / "index"
-        ) as vectors:  # fmt: skip
+        with (
+            tempfile.TemporaryDirectory() as work,
+            ChromaIndex(open_embedder(Index().embedder), folder=Path(work) / "index") as vectors,
+        ):
             vectors.sync([chunks])
             parts = [queries[start : start + _BATCH] for start in range(0, len(queries), _BATCH)]
             found = [

@@ -26,8 +26,14 @@ def prepare(folder: Path) -> dict[str, Path]:
         path = folder / "corpus" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("\n\n".join(abstract["CONTEXTS"]) + "\n", encoding="utf-8")
-        parts[part].append({"question_id": number, "question": abstract["QUESTION"],
-                            "answers": [abstract["final_decision"]], "document": name})  # fmt: skip
+        parts[part].append(
+            {
+                "question_id": number,
+                "question": abstract["QUESTION"],
+                "answers": [abstract["final_decision"]],
+                "document": name,
+            }
+        )
     return studies.write_questions(folder, parts)
 
 

@@ -138,8 +138,10 @@ def both_sides(name: str, pairs: Pairs, texts: Sequence[str], rate: float, epoch
         return torch.nn.functional.normalize(model(read(list(part)))["sentence_embedding"], dim=-1)
 
     near = np.argsort(-(embedder.embed(pairs.questions) @ pairs.chunks.T), axis=1)
-    wrong = [next(int(one) for one in row if one not in (gold, *bar))
-             for row, gold, bar in zip(near, pairs.golden, pairs.barred, strict=True)]  # fmt: skip
+    wrong = [
+        next(int(one) for one in row if one not in (gold, *bar))
+        for row, gold, bar in zip(near, pairs.golden, pairs.barred, strict=True)
+    ]
     optimiser = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.01)
     order, drawn = list(range(len(pairs.questions))), random.Random(0)
     steps, step = epochs * math.ceil(len(order) / 32), 0

@@ -73,8 +73,10 @@ def main() -> None:
         chunks = pl.read_parquet(home / "run" / "chunks.parquet").height
         rows = sum(1 for _ in (home / "run" / "train.jsonl").open())
     kills = f"{chosen.kills} killed at one of {seen} calls"
-    print(f"\n{chunks:,} chunks, {rows:,} training rows; {chosen.builds} builds undisturbed, {kills}: "
-          f"{len(set(found))} digest(s), {time.monotonic() - begun:,.0f} s")  # fmt: skip
+    print(
+        f"\n{chunks:,} chunks, {rows:,} training rows; {chosen.builds} builds undisturbed, {kills}: "
+        f"{len(set(found))} digest(s), {time.monotonic() - begun:,.0f} s"
+    )
 
 
 if __name__ == "__main__":

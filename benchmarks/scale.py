@@ -323,8 +323,11 @@ def plot(found: Mapping[str, tuple[int, Mapping[str, Any]]]) -> str:
     for place, (name, seconds) in enumerate(values.items()):
         y = 20 + tall * place
         parts.append(f'<text x="8" y="{y + 4}" fill="#333">{TITLES[name].replace("`", "")}</text>')
-        spots = [(left + scale * (log10(max(one, 0.03)) - low), colour)
-                 for one, colour in zip(seconds, colours, strict=False) if one]  # fmt: skip
+        spots = [
+            (left + scale * (log10(max(one, 0.03)) - low), colour)
+            for one, colour in zip(seconds, colours, strict=False)
+            if one
+        ]
         if spots:
             parts.append(f'<line x1="{spots[0][0]:.1f}" x2="{spots[-1][0]:.1f}" y1="{y}" y2="{y}" stroke="#aaa"/>')
         parts += [f'<circle cx="{x:.1f}" cy="{y}" r="5" fill="{colour}"/>' for x, colour in spots]

@@ -106,8 +106,12 @@ def _done(wave: Sequence[Step], program: Path, out: Path, ends: float) -> dict[s
             with (out / f"{step.name}.log").open("wb") as log:
                 running[step] = subprocess.Popen(
                     [sys.executable, str(program), *sys.argv[1:], "--step", step.name],
-                    stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=known, start_new_session=True,
-                )  # fmt: skip
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    env=known,
+                    start_new_session=True,
+                )
         while running:
             peak = max((one for one in (peak, memory()) if not math.isnan(one)), default=math.nan)
             time.sleep(0.5)

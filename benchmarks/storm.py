@@ -60,13 +60,24 @@ def build(corpus: str, out: str, url: str, *, until: str, timeout: float, in_fli
 
     models.open_embedder = lambda *_, **__: HashEmbedder()  # type: ignore[assignment]
     models.hub.tokenizer = lambda name: WordTokenizer()  # type: ignore[assignment]
-    settings = {"generator.api_base": url, "generator.timeout": timeout, "generator.concurrency": in_flight,
-                "questions.way": "items", "index.hybrid": False, "chunking.tokens": 170}  # fmt: skip
+    settings = {
+        "generator.api_base": url,
+        "generator.timeout": timeout,
+        "generator.concurrency": in_flight,
+        "questions.way": "items",
+        "index.hybrid": False,
+        "chunking.tokens": 170,
+    }
     try:
         raft.build(
-            corpus, out=out, generator="openai/test-model", price=(0.15, 0.60), max_cost=1e6, settings=settings,
+            corpus,
+            out=out,
+            generator="openai/test-model",
+            price=(0.15, 0.60),
+            max_cost=1e6,
+            settings=settings,
             on_event=on_event,
-        )  # fmt: skip
+        )
     except Done:
         return
 
@@ -154,18 +165,24 @@ def report(
         ("faults, as shares of all attempts", chosen.faults.replace(",", ", ")),
         ("kills", f"{killed:,}"),
         ("attempts that the endpoint saw", f"{counts['requests']:,}"),
-        ("their endings", ", ".join(f"{name} {counts[name]:,}" for name in (*_WHOLE, *_BROKEN, "429", "500")
-                                    if counts.get(name))),
+        (
+            "their endings",
+            ", ".join(f"{name} {counts[name]:,}" for name in (*_WHOLE, *_BROKEN, "429", "500") if counts.get(name)),
+        ),
         ("seconds: quiet, storm", f"{seconds[0]:.0f}, {seconds[1]:.0f}"),
         ("chunks without questions or recorded failure", f"{len(asked - ended):,}"),
-        ("recorded failures", f"{len(storm['failures']):,} ("
-         + ", ".join(f"{kind} {count}" for kind, count in Counter(storm["failures"]["kind"]).items()) + ")"),
+        (
+            "recorded failures",
+            f"{len(storm['failures']):,} ("
+            + ", ".join(f"{kind} {count}" for kind, count in Counter(storm["failures"]["kind"]).items())
+            + ")",
+        ),
         ("calls that were open at a kill, or may have been billed and broke", f"{lost:,}"),
         ("completions answered more than once", f"{doubles:,}"),
         ("of these not open at a kill", f"{unexplained:,}"),
         ("questions.parquet is that of the quiet run", same),
         ("and without the chunks that failed", "yes, byte for byte" if alike else "NO"),
-    ]  # fmt: skip
+    ]
     print("| | |\n| --- | --- |")
     for name, value in rows:
         print(f"| {name} | {value} |")

@@ -68,9 +68,19 @@ def synthetic_rows(tokenizer: Any, count: int) -> list[Chat]:
 def ours(student: str, rows: Sequence[Chat]) -> float:
     """Return the seconds of one step of raft's training."""
     plan = TrainingPlan(
-        student=student, rank=RANK, alpha=2 * RANK, learning_rate=RATE, epochs=1, batch=len(rows), evaluations=1,
-        patience=1, checkpoint_minutes=60, bits=16, max_tokens=LONGEST, seed=0,
-    )  # fmt: skip
+        student=student,
+        rank=RANK,
+        alpha=2 * RANK,
+        learning_rate=RATE,
+        epochs=1,
+        batch=len(rows),
+        evaluations=1,
+        patience=1,
+        checkpoint_minutes=60,
+        bits=16,
+        max_tokens=LONGEST,
+        seed=0,
+    )
     told: list[dict[str, float]] = []
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
@@ -103,10 +113,17 @@ def trl_defaults(student: str, rows: Sequence[Chat]) -> float:
     clock = Clock()
     with tempfile.TemporaryDirectory() as folder:
         config = SFTConfig(
-            output_dir=folder, max_length=LONGEST, num_train_epochs=1, save_strategy="no", report_to="none",
-            per_device_train_batch_size=min(8, len(rows)), gradient_accumulation_steps=-(-len(rows) // 8),
-            learning_rate=RATE, disable_tqdm=True, use_cpu=not torch.cuda.is_available(),
-        )  # fmt: skip
+            output_dir=folder,
+            max_length=LONGEST,
+            num_train_epochs=1,
+            save_strategy="no",
+            report_to="none",
+            per_device_train_batch_size=min(8, len(rows)),
+            gradient_accumulation_steps=-(-len(rows) // 8),
+            learning_rate=RATE,
+            disable_tqdm=True,
+            use_cpu=not torch.cuda.is_available(),
+        )
         trainer: Any = (SFTTrainer if torch.cuda.is_available() else WithoutTriton)(
             model=model,
             args=config,

@@ -25,8 +25,14 @@ def prepare(folder: Path) -> dict[str, Path]:
             path.write_text(f"# {article['title'].replace('_', ' ')}\n\n" + "\n\n".join(texts) + "\n", encoding="utf-8")
             for question in (asked for paragraph in article["paragraphs"] for asked in paragraph["qas"]):
                 answers = list(dict.fromkeys(answer["text"] for answer in question["answers"]))
-                rows.append({"question_id": question["id"], "question": question["question"], "answers": answers,
-                             "document": name})  # fmt: skip
+                rows.append(
+                    {
+                        "question_id": question["id"],
+                        "question": question["question"],
+                        "answers": answers,
+                        "document": name,
+                    }
+                )
     return studies.write_questions(folder, parts)
 
 

@@ -462,8 +462,9 @@ def main() -> None:
     parser.add_argument("--requests-per-minute", type=float, help="turn more away with 429")
     parser.add_argument("--no-retry-after", action="store_true", help="do not say how long to wait after a 429")
     parser.add_argument("--no-headers", action="store_true", help="do not tell the limit in x-ratelimit headers")
-    parser.add_argument("--faults", type=parse_shares, default={}, help="NAME=SHARE,...: " + ", ".join(
-        (*ERRORS, *BROKEN, *ODD)))  # fmt: skip
+    parser.add_argument(
+        "--faults", type=parse_shares, default={}, help="NAME=SHARE,...: " + ", ".join((*ERRORS, *BROKEN, *ODD))
+    )
     parser.add_argument("--counts", type=Path, help="add a line for each attempt to this file")
     chosen = parser.parse_args()
     server = FakeOpenAI(

@@ -214,9 +214,20 @@ def test_half_an_emoji_in_a_setting_is_made_whole():
 
 @pytest.mark.parametrize(
     ("value", "written"),
-    [("1e3", 1000), ("1.5e3", 1500), ("2E2", 200), ("1,000", 1000), ("-1 000", -1000), ("1k", 1000), (1e3 + 0.5, None),
-     ("1,5", None), ("1e-3", None), ("many", None), ("1e99", None)],
-)  # fmt: skip
+    [
+        ("1e3", 1000),
+        ("1.5e3", 1500),
+        ("2E2", 200),
+        ("1,000", 1000),
+        ("-1 000", -1000),
+        ("1k", 1000),
+        (1e3 + 0.5, None),
+        ("1,5", None),
+        ("1e-3", None),
+        ("many", None),
+        ("1e99", None),
+    ],
+)
 def test_a_whole_number_that_yaml_does_not_read_is_written_out_in_the_hint(tmp_path, value, written):
     """Typed or in a file, the hint says which whole number is meant, where one is."""
     with pytest.raises(UsageError, match=r"index\.k is a whole number") as typed:

@@ -238,8 +238,7 @@ def test_a_new_document_is_used_at_once(run, tmp_path, tiny_student):
     before, opened = adapters.current(run), raft.load(run)
     question = "What is the part number of the Zephyr fountain pump?"
     assert all(passage.document != "zephyr.md" for passage in opened.ask(question).passages)
-    api.build(corpus, out=run, generator="openai/fake", price=(0.0, 0.0), student=str(tiny_student),
-              settings=SETTINGS)  # fmt: skip
+    api.build(corpus, out=run, generator="openai/fake", price=(0.0, 0.0), student=str(tiny_student), settings=SETTINGS)
     for built in (raft.load(run), opened):
         said = built.ask(question)
         assert said.adapter == before
@@ -323,8 +322,18 @@ def test_a_mark_says_no_more_than_was_found(question, reply, mark):
 
 def test_a_refusal_shows_what_was_found_and_how_to_go_on():
     """Where there is no answer, the nearest sentence of each passage stands with document and page, then a command."""
-    refused = changed(text=ABSTENTION, citations=(), quotes_given=0, quotes_verbatim=None, abstained=True, raw="",
-                      supported=None, question="Is it blue?", relevance=0.312, min_relevance=0.6)  # fmt: skip
+    refused = changed(
+        text=ABSTENTION,
+        citations=(),
+        quotes_given=0,
+        quotes_verbatim=None,
+        abstained=True,
+        raw="",
+        supported=None,
+        question="Is it blue?",
+        relevance=0.312,
+        min_relevance=0.6,
+    )
     assert told(refused).splitlines()[-5:] == [
         "  nearest in the documents:",
         "  pumps.pdf, page 3: Pumps > Delta",

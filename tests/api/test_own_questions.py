@@ -64,10 +64,16 @@ def measured(tiny_student, tmp_path_factory):
     file = home / "questions.jsonl"
     file.write_text("".join(json.dumps(line) + "\n" for line in ASKED), encoding="utf-8")
     settings = {
-        "chunking.tokens": 40, "examples.documents": 2, "answering.max_tokens": 8, "index.k": 3, "split.valid": 0.3,
-        "benchmark.withheld": 1.0, "benchmark.latency_questions": 1, "benchmark.tuning_questions": 2,
+        "chunking.tokens": 40,
+        "examples.documents": 2,
+        "answering.max_tokens": 8,
+        "index.k": 3,
+        "split.valid": 0.3,
+        "benchmark.withheld": 1.0,
+        "benchmark.latency_questions": 1,
+        "benchmark.tuning_questions": 2,
         "benchmark.exemplars": [0],
-    }  # fmt: skip
+    }
     with pytest.MonkeyPatch.context() as patch:
         Fakes().install_around_student(patch.setattr)
         options = {"generator": "openai/fake", "price": (0.0, 0.0), "student": str(tiny_student)}

@@ -301,10 +301,20 @@ def test_a_model_that_learned_from_other_rows_is_exported_with_a_word(run):
 
 
 CARD = {
-    "adapter": "0a1b2c3d4e5f", "base": "org/tiny", "rows": 400, "valid": 40, "rehearsal": 44, "tokens": 480000,
-    "seconds": 600.0, "steps": 60, "best_step": 40, "backend": "peft", "hardware": "2 cores", "notes": {},
+    "adapter": "0a1b2c3d4e5f",
+    "base": "org/tiny",
+    "rows": 400,
+    "valid": 40,
+    "rehearsal": 44,
+    "tokens": 480000,
+    "seconds": 600.0,
+    "steps": 60,
+    "best_step": 40,
+    "backend": "peft",
+    "hardware": "2 cores",
+    "notes": {},
     "loss_curve": [{"step": 20, "valid_loss": 2.0}, {"step": 21, "loss": 1.5}, {"step": 40, "valid_loss": 0.75}],
-}  # fmt: skip
+}
 
 
 def test_a_training_is_told_in_words():

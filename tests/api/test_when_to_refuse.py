@@ -59,10 +59,14 @@ def built(student, home, each, **more):
     with pytest.MonkeyPatch.context() as patch:
         Fakes().install_around_student(patch.setattr)
         api.build(
-            corpus(home / "corpus"), out=home / "run", generator="openai/fake", price=(0.0, 0.0),
-            student=str(student), **more,
+            corpus(home / "corpus"),
+            out=home / "run",
+            generator="openai/fake",
+            price=(0.0, 0.0),
+            student=str(student),
+            **more,
             settings=SETTINGS | {"questions.per_chunk": each},
-        )  # fmt: skip
+        )
     return home / "run"
 
 
@@ -130,8 +134,11 @@ def test_a_head_is_of_the_questions_and_models_that_made_it(run, fakes, tiny_stu
     own = tmp_path / "own.jsonl"
     own.write_text(json.dumps({"question": QUESTION, "answers": ["30 days"]}) + "\n", encoding="utf-8")
     whole = (run / HEAD).read_text(encoding="utf-8")
-    for this, other in (('"reader": "', '"reader": "another '), ('"embedder": "', '"embedder": "another '),
-                        ('"hybrid": true', '"hybrid": false')):  # fmt: skip
+    for this, other in (
+        ('"reader": "', '"reader": "another '),
+        ('"embedder": "', '"embedder": "another '),
+        ('"hybrid": true', '"hybrid": false'),
+    ):
         assert this in whole
         rewritten(run, whole.replace(this, other))
         for how in ({}, {"adapter": "none"}):

@@ -927,8 +927,15 @@ def test_status_tells_what_was_spent(raft, copied):
         budget.lose(budget.open("b", 0.25))
         budget.open("c", 0.125)
     text = raft("status", copied).stdout
-    for words in ("writing questions", "1,200", "0.5000", "judging questions", "lost, at their worst", "0.3750",
-                  "in all: $0.875 of $5.00, $4.12 left"):  # fmt: skip
+    for words in (
+        "writing questions",
+        "1,200",
+        "0.5000",
+        "judging questions",
+        "lost, at their worst",
+        "0.3750",
+        "in all: $0.875 of $5.00, $4.12 left",
+    ):
         assert words in text
     with Run(copied).writing():
         text = raft("status", copied).stdout

@@ -44,15 +44,17 @@ FACTS = {
         ),
         "cleaned": line(
             {"cleaned.parquet": 1400, "eval.jsonl": 250},
-            {"splits": {"train": 900, "valid": 100, "eval_seen": 120, "eval_unseen": 80, "user": 50},
-             "reasons": {"duplicate": 150, "leak": 50}},
+            {
+                "splits": {"train": 900, "valid": 100, "eval_seen": 120, "eval_unseen": 80, "user": 50},
+                "reasons": {"duplicate": 150, "leak": 50},
+            },
             calls=10.0,
         ),
         "examples": line(
             {"examples.parquet": 1000, "train.jsonl": 900, "valid.jsonl": 100}, {"shortened": {"q1": 2, "q2": 1}}
         ),
     },
-}  # fmt: skip
+}
 SPENT = [
     {"model": "local", "calls": 7, "input_tokens": 1, "output_tokens": 2, "cost": None, "calls_without_price": 7},
     {
@@ -231,8 +233,16 @@ def test_unknown_prices_are_said():
     assert "32,000 written, 1,000 replies of unknown price" in squeezed(messages.summary(facts))
     state = messages.status(facts, [], running=False)
     assert next(one.split() for one in state.splitlines() if "questions" in one)[4] == "unknown"
-    rows = [{"purpose": "questions", "model": "m", "calls": 3, "cost": 0.0, "calls_without_price": 3,
-             **dict.fromkeys(["input_tokens", "output_tokens", "lost", "open", "batch"], 0)}]  # fmt: skip
+    rows = [
+        {
+            "purpose": "questions",
+            "model": "m",
+            "calls": 3,
+            "cost": 0.0,
+            "calls_without_price": 3,
+            **dict.fromkeys(["input_tokens", "output_tokens", "lost", "open", "batch"], 0),
+        }
+    ]
     money = {"rows": rows, "spent": 0.0, "open": 0.0, "cap": None, "left": None}
     assert messages.spending(money)[-1] == "  in all: unknown"
 

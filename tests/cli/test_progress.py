@@ -6,15 +6,34 @@ from raft.cli import progress
 from raft.cli.progress import Progress
 
 ASKED = {
-    "new": 300, "replayed": 100, "in_flight": 64, "limit": 64, "cost": 0.414, "cap": 5.0,
-    "input_tokens": 1_200_000, "output_tokens": 50_000, "failures": 3,
-}  # fmt: skip
-PART = {"purpose": "questions", "model": "m", "calls": 1000, "answered": 100,
-        "input_tokens": (1, 2), "output_tokens": (1, 2), "dollars": (0.5, 2.0)}  # fmt: skip
+    "new": 300,
+    "replayed": 100,
+    "in_flight": 64,
+    "limit": 64,
+    "cost": 0.414,
+    "cap": 5.0,
+    "input_tokens": 1_200_000,
+    "output_tokens": 50_000,
+    "failures": 3,
+}
+PART = {
+    "purpose": "questions",
+    "model": "m",
+    "calls": 1000,
+    "answered": 100,
+    "input_tokens": (1, 2),
+    "output_tokens": (1, 2),
+    "dollars": (0.5, 2.0),
+}
 ESTIMATED = {
-    "calls": 900, "parts": [PART], "known_dollars": (0.5, 2.0), "unpriced": [], "price": {"input": 1.0, "output": 4.0},
-    "spent": 0.0, "cap": 5.0,
-}  # fmt: skip
+    "calls": 900,
+    "parts": [PART],
+    "known_dollars": (0.5, 2.0),
+    "unpriced": [],
+    "price": {"input": 1.0, "output": 4.0},
+    "spent": 0.0,
+    "cap": 5.0,
+}
 
 
 @pytest.fixture

@@ -72,11 +72,15 @@ def test_a_question_for_another_figure_of_the_quote_is_told(question, answer, qu
     [
         ("Within how many months can a pump be bought in Tornby?", "14 months", PUMP, True),
         ("Within how many months must a pump reach 900 hours to be sent away?", "14 months", PUMP, False),
-        ("How many days does it take to drain the tank?", "5 days",
-         "If the boat lies still for more than 5 days, drain the tank.", True),
+        (
+            "How many days does it take to drain the tank?",
+            "5 days",
+            "If the boat lies still for more than 5 days, drain the tank.",
+            True,
+        ),
         ("For how many days may the boat stay?", "5 days", "The boat may stay for 5 days.", False),
     ],
-)  # fmt: skip
+)
 def test_the_bound_of_a_condition_is_no_answer_to_another_question(question, answer, quote, wrong):
     """A figure that says when something applies answers no question that leaves the condition out."""
     assert of_a_condition(said(question, answer, quote)) == wrong
@@ -143,20 +147,35 @@ ASKED = st.builds(
     lambda place, question, answer: make_question(ROWS[place], question, answer, kind="number"),
     st.integers(0, len(ROWS) - 1),
     st.sampled_from(
-        ["How many euros does a car cost on the ferry?", "At what time is the harbour office open?", "How heavy is it?",
-         "How many nights may a guest moor?", "Within how many months is a pump sent to Tornby?"]
+        [
+            "How many euros does a car cost on the ferry?",
+            "At what time is the harbour office open?",
+            "How heavy is it?",
+            "How many nights may a guest moor?",
+            "Within how many months is a pump sent to Tornby?",
+        ]
     ),
     st.sampled_from(["12 euros", "16:45", "14 months", "9 nights", "40 kg", "dogs"]),
-)  # fmt: skip
+)
 
 
 def clean(rows):
     """Clean with the fakes."""
     return cleaning.clean(
-        tables.frame(tables.QUESTIONS, rows), CHUNKS, retriever=OverlapRetriever(CHUNKS), embedder=HashEmbedder(),
-        held_out=frozenset(), min_words=4, max_words=40, max_answer_words=60, similarity=0.92, round_trip_k=5,
-        judge=None, judge_prompt=None, judge_minimum=0.6,
-    )  # fmt: skip
+        tables.frame(tables.QUESTIONS, rows),
+        CHUNKS,
+        retriever=OverlapRetriever(CHUNKS),
+        embedder=HashEmbedder(),
+        held_out=frozenset(),
+        min_words=4,
+        max_words=40,
+        max_answer_words=60,
+        similarity=0.92,
+        round_trip_k=5,
+        judge=None,
+        judge_prompt=None,
+        judge_minimum=0.6,
+    )
 
 
 @settings(max_examples=25, deadline=None)

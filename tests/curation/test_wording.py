@@ -186,8 +186,10 @@ def test_a_share_is_drawn_by_seed_and_question():
         make_question(ROWS["ferry#0"], f"How much does bicycle {n} cost on the Skarn ferry?", "4 euros")
         for n in range(40)
     ]
-    rows = [{**row, "quotes": [{**row["quotes"][0], "start": n, "text": CHUNKS["text"][0][n:]}]}
-            for n, row in enumerate(rows)]  # fmt: skip
+    rows = [
+        {**row, "quotes": [{**row["quotes"][0], "start": n, "text": CHUNKS["text"][0][n:]}]}
+        for n, row in enumerate(rows)
+    ]
 
     def drawn(share, **changes):
         model = says("?")
@@ -353,9 +355,14 @@ def test_examples_are_lines_or_json(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "what"),
-    [("", "no questions"), ("{1}", "no JSON"), ('{"answers": []}', "no question"), ("?!", "no question"),
-     ("a " * 300, "500 characters")],
-)  # fmt: skip
+    [
+        ("", "no questions"),
+        ("{1}", "no JSON"),
+        ('{"answers": []}', "no question"),
+        ("?!", "no question"),
+        ("a " * 300, "500 characters"),
+    ],
+)
 def test_a_file_of_examples_that_is_none_is_refused(tmp_path, text, what):
     """A file without questions, or with a line that is none, is an error that says how a line reads."""
     with pytest.raises(UsageError, match=what) as error:

@@ -240,8 +240,13 @@ def test_a_document_that_is_all_there_is_tells_nothing():
     alone = PAGED.filter(doc_id="d0")
     known = contexts.contexts(
         tables.frame(tables.EVALUATION, [placed(0, "Halden.md"), asked(0) | {"question_id": "said"}]),
-        alone, BOOKS, OverlapRetriever(alone), k=1, share=1, seed=0,
-    )  # fmt: skip
+        alone,
+        BOOKS,
+        OverlapRetriever(alone),
+        k=1,
+        share=1,
+        seed=0,
+    )
     assert known.sources.measured_by(["q0", "said"]) == {"chunk": 1}
     assert known.ids("user", "golden") == ["said"]
 

@@ -37,10 +37,18 @@ def fallen(count, of=100):
 
 @pytest.mark.parametrize(
     ("count", "state", "certain", "sure"),
-    [(0, "fine", False, False), (2, "fine", False, False), (3, "perhaps", False, False), (4, "perhaps", False, False),
-     (5, "act", True, False), (9, "act", True, False), (10, "act", True, False), (11, "act", True, True),
-     (60, "act", True, True)],
-)  # fmt: skip
+    [
+        (0, "fine", False, False),
+        (2, "fine", False, False),
+        (3, "perhaps", False, False),
+        (4, "perhaps", False, False),
+        (5, "act", True, False),
+        (9, "act", True, False),
+        (10, "act", True, False),
+        (11, "act", True, True),
+        (60, "act", True, True),
+    ],
+)
 def test_a_fall_has_a_size_and_a_certainty(count, state, certain, sure):
     """Of 100 questions three wrong ones may be chance, five are a fall, and eleven one that a program acts upon."""
     found = fallen(count)
@@ -115,8 +123,10 @@ def test_white_space_is_no_other_reply():
 def test_all_signs_are_tried(differences):
     """Of few groups the test is that of all patterns of signs, as counted by hand."""
     ours, theirs = [float(one) for one in differences], [0.0] * len(differences)
-    patterns = [sum(s * d for s, d in zip(signs, differences, strict=True))
-                for signs in itertools.product((-1, 1), repeat=len(differences))]  # fmt: skip
+    patterns = [
+        sum(s * d for s, d in zip(signs, differences, strict=True))
+        for signs in itertools.product((-1, 1), repeat=len(differences))
+    ]
     wanted = sum(one <= sum(differences) for one in patterns) / len(patterns)
     groups = [str(number) for number in range(len(differences))]
     assert randomisation_test(ours, theirs, groups) == pytest.approx(wanted)
@@ -166,10 +176,16 @@ def test_how_many_questions_would_tell():
 
 @pytest.mark.parametrize(
     ("answer", "abstained", "labels", "score"),
-    [("30 days", False, (), 1.0), ("within 30 days", False, (), 0.8), ("", True, (), 0.0), (None, False, (), None),
-     ("30 days", False, ("30 days", "no"), 1.0), ("no", False, ("30 days", "no"), 0.0),
-     ("within 30 days", False, ("30 days", "no"), 0.0)],
-)  # fmt: skip
+    [
+        ("30 days", False, (), 1.0),
+        ("within 30 days", False, (), 0.8),
+        ("", True, (), 0.0),
+        (None, False, (), None),
+        ("30 days", False, ("30 days", "no"), 1.0),
+        ("no", False, ("30 days", "no"), 0.0),
+        ("within 30 days", False, ("30 days", "no"), 0.0),
+    ],
+)
 def test_a_reply_is_scored_as_in_a_benchmark(answer, abstained, labels, score):
     """A reply is scored by F1, or by its label where the questions are a closed set."""
     found = monitor.score({"answers": ["30 days"]}, {"answer": answer, "abstained": abstained}, labels, "en")
@@ -277,8 +293,13 @@ def test_topics_do_not_depend_on_the_order_of_replies(order):
     rows = [
         {"question": asked[n % 5], "conversation": f"c{n % 7}", "abstained": True, "at": 1e9 + n} for n in range(40)
     ]
-    vectors = {"Where is room 1?": [1, 0, 0], "where is room 2?": [1, 0, 0], "May I bring a dog?": [0, 1, 0],
-               "May I bring my dog?": [0, 1, 0], "What is the wifi?": [0, 0, 1]}  # fmt: skip
+    vectors = {
+        "Where is room 1?": [1, 0, 0],
+        "where is room 2?": [1, 0, 0],
+        "May I bring a dog?": [0, 1, 0],
+        "May I bring my dog?": [0, 1, 0],
+        "What is the wifi?": [0, 0, 1],
+    }
 
     def told(some):
         openly = monitor.unanswered(replies(*some), NOTHING)
@@ -312,8 +333,10 @@ def test_what_is_unanswered():
     rows = replies({}, {"abstained": True}, {"abstained": True, "refused": True}, {}, {"outcome": "failed"})
     down = pl.DataFrame([{"reply_id": "r3", "rating": "down"}, {"reply_id": "r0", "rating": "up"}])
     assert monitor.unanswered(rows, down).select("reply_id", "why").rows() == [
-        ("r1", "abstained"), ("r2", "refused"), ("r3", "rated down")
-    ]  # fmt: skip
+        ("r1", "abstained"),
+        ("r2", "refused"),
+        ("r3", "rated down"),
+    ]
 
 
 def test_rates_have_their_own_denominators():

@@ -15,8 +15,10 @@ KINDS = ("fact", "number", "date", "name")
 MADE = [
     (
         "A boat is held for 9 days after 4 missed payments.",
-        [("For how many days is a boat held after 4 missed payments?", "9 days"),
-         ("After how many missed payments is a boat held for 9 days?", "4")],
+        [
+            ("For how many days is a boat held after 4 missed payments?", "9 days"),
+            ("After how many missed payments is a boat held for 9 days?", "4"),
+        ],
     ),
     (
         "During the summer, a skipper earns 1.5 hours of leave per full week.",
@@ -40,8 +42,10 @@ MADE = [
     ),
     (
         "Edition 4 of the harbour rules was published on 30 June 2021 by Ada Lindt.",
-        [("On which date was Edition 4 of the harbour rules published by Ada Lindt?", "30 June 2021"),
-         ("By whom was Edition 4 of the harbour rules published on 30 June 2021?", "Ada Lindt")],
+        [
+            ("On which date was Edition 4 of the harbour rules published by Ada Lindt?", "30 June 2021"),
+            ("By whom was Edition 4 of the harbour rules published on 30 June 2021?", "Ada Lindt"),
+        ],
     ),
     (
         "The mooring fee rises to 18 percent of the rent when a boat stays over winter.",
@@ -53,7 +57,7 @@ MADE = [
     ),
     ("You must keep the key for 9 days.", [("For how many days must you keep the key?", "9 days")]),
     ("Skippers use 3 kinds of rope in the bay.", [("How many kinds of rope do skippers use in the bay?", "3")]),
-]  # fmt: skip
+]
 REFUSED = [
     "It is held for 9 days after the last missed payment of the owner.",
     "A boat is not held for 9 days after a missed payment.",
@@ -152,9 +156,17 @@ def test_a_first_word_is_no_name_for_its_capital():
     chunks = make_chunks({"a": texts}).with_columns(heading=pl.lit("Terms of the club"))
     used, known = generate.read_prompts(None), planning.survey([chunks], (), frozenset())
     frames = generate.ask(
-        iter([chunks]), known, Never(), used, strategy="rules", kinds=KINDS, per_chunk=9.0, limit=None, model="",
+        iter([chunks]),
+        known,
+        Never(),
+        used,
+        strategy="rules",
+        kinds=KINDS,
+        per_chunk=9.0,
+        limit=None,
+        model="",
         failures=[],
-    )  # fmt: skip
+    )
     assert pl.concat(frames)["question"].to_list() == [
         "According to Terms of the club, after how many days are sails and ropes of members sold?",
         "For how many days does Tornby keep ropes of members?",
@@ -221,9 +233,17 @@ def asked(way, generator, failures):
     used = generate.read_prompts(None)
     known = planning.survey([CHUNKS], used.prefixes, planning.needed(way, KINDS))
     frames = generate.ask(
-        iter([CHUNKS]), known, generator, used, strategy=way, kinds=KINDS, per_chunk=1.0, limit=None, model="scripted",
+        iter([CHUNKS]),
+        known,
+        generator,
+        used,
+        strategy=way,
+        kinds=KINDS,
+        per_chunk=1.0,
+        limit=None,
+        model="scripted",
         failures=failures,
-    )  # fmt: skip
+    )
     return pl.concat(frames)
 
 

@@ -68,8 +68,18 @@ def surveyed(chunks, *, strategy="answer_first", kinds=FACTS, size=3):
     return plan.survey(chunks.iter_slices(size), PROMPTS.prefixes, plan.needed(strategy, kinds))
 
 
-def run(chunks, *, generator=None, strategy="answer_first", kinds=FACTS, per_chunk=1.0, limit=None, failures=None,
-        size=3, known=None):  # fmt: skip
+def run(
+    chunks,
+    *,
+    generator=None,
+    strategy="answer_first",
+    kinds=FACTS,
+    per_chunk=1.0,
+    limit=None,
+    failures=None,
+    size=3,
+    known=None,
+):
     """Return the questions as one frame; the chunks come in frames of `size` rows."""
     frames = generate.ask(
         chunks.iter_slices(size),

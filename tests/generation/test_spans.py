@@ -30,9 +30,19 @@ PUMP = "The Delta pump costs $4,250.50 in the shop, lifts 1.5 km³ a year and lo
 
 def chunk(number, text, doc="a", **fields):
     """Return one row of chunks."""
-    row = {"chunk_id": f"{doc}{number}", "doc_id": doc, "position": number, "start": 0, "end": len(text), "page": 0,
-           "heading": "Harbour towns > Trade", "text": text, "tokens": len(text.split()), "boilerplate": False,
-           "document_sha256": ""}  # fmt: skip
+    row = {
+        "chunk_id": f"{doc}{number}",
+        "doc_id": doc,
+        "position": number,
+        "start": 0,
+        "end": len(text),
+        "page": 0,
+        "heading": "Harbour towns > Trade",
+        "text": text,
+        "tokens": len(text.split()),
+        "boilerplate": False,
+        "document_sha256": "",
+    }
     return row | fields
 
 
@@ -72,13 +82,19 @@ def statement_of(ask):
         ("12\nQuestion: Where to?", PUMP, "12%"),
         ("20 °C\nQuestion: Where to?", PUMP, "-20 °C"),
         ("1.5 km³\nQuestion: Where to?", PUMP, "1.5 km³"),
-        ("Große Straße\nQuestion: Where to?", "The new office of the club lies in the Große Straße of Bremen.",
-         "Große Straße"),
+        (
+            "Große Straße\nQuestion: Where to?",
+            "The new office of the club lies in the Große Straße of Bremen.",
+            "Große Straße",
+        ),
         ("O'Hara-Smith\nQuestion: Where to?", "A report was read to the whole club by Miss O’Hara-Smith.", None),
-        ("O’Hara-Smith\nQuestion: Where to?", "A report was read to the whole club by Miss O’Hara-Smith.",
-         "O’Hara-Smith"),
+        (
+            "O’Hara-Smith\nQuestion: Where to?",
+            "A report was read to the whole club by Miss O’Hara-Smith.",
+            "O’Hara-Smith",
+        ),
     ],
-)  # fmt: skip
+)
 def test_an_answer_is_what_the_sentence_writes(reply, statement, answer):
     """Case, quotation marks and spaces of a copy do not matter, signs belong to their number; nothing else passes."""
     if answer is None:

@@ -21,9 +21,19 @@ TURNED = "Are the carbon oars of the club heavier than wooden ones?"
 def chunk(number, *sentences):
     """Return one row of chunks."""
     text = " ".join(sentences)
-    return {"chunk_id": f"a{number}", "doc_id": "a", "position": number, "start": 0, "end": len(text), "page": 0,
-            "heading": "Boathouse > Oars", "text": text, "tokens": len(text.split()), "boilerplate": False,
-            "document_sha256": ""}  # fmt: skip
+    return {
+        "chunk_id": f"a{number}",
+        "doc_id": "a",
+        "position": number,
+        "start": 0,
+        "end": len(text),
+        "page": 0,
+        "heading": "Boathouse > Oars",
+        "text": text,
+        "tokens": len(text.split()),
+        "boilerplate": False,
+        "document_sha256": "",
+    }
 
 
 def asked(rows, kinds):
@@ -135,9 +145,11 @@ def test_the_answer_has_its_sentence_as_quote():
     question = "Were the carbon oars too light for the wooden boats?"
     (found,) = decision_ask(USED.decision, row, start, len(row["text"]), ("yes",)).read(f" {question}\nWhy?")
     assert found == {
-        "question": question, "answer": "yes", "kind": "decision",
+        "question": question,
+        "answer": "yes",
+        "kind": "decision",
         "quotes": [{"chunk_id": "a0", "start": start, "end": len(row["text"]), "text": PLAIN}],
-    }  # fmt: skip
+    }
 
 
 def test_a_question_is_turned_round_by_rule():

@@ -77,9 +77,17 @@ def test_no_habit_of_an_endpoint_costs_more_than_it_must(habit, road, server, tm
     )
     try:
         for frame in generate.ask(
-            iter([CHUNKS]), plan.survey([CHUNKS], (), frozenset()), generator, generate.read_prompts(None),
-            strategy="items", kinds=KINDS, per_chunk=3.0, limit=None, model=name, failures=failures,
-        ):  # fmt: skip
+            iter([CHUNKS]),
+            plan.survey([CHUNKS], (), frozenset()),
+            generator,
+            generate.read_prompts(None),
+            strategy="items",
+            kinds=KINDS,
+            per_chunk=3.0,
+            limit=None,
+            model=name,
+            failures=failures,
+        ):
             rows += frame.to_dicts()
     except RaftError as error:
         assert error.hint

@@ -54,10 +54,20 @@ def made(**changes):
     """Return an estimate of twelve calls; what is not given is invented."""
     part = Part("questions", "m", 12, 0, (900, 1200), (300, 900), (0.5, 2.0))
     whole = {
-        "run": "run", "documents": 3, "chunks": 12, "questions": 30, "parts": (part,), "seconds": (10.0, 60.0),
-        "measured": 0, "model": "m", "price": Price(1.0, 4.0), "own": False, "spent": 0.0, "cap": None,
+        "run": "run",
+        "documents": 3,
+        "chunks": 12,
+        "questions": 30,
+        "parts": (part,),
+        "seconds": (10.0, 60.0),
+        "measured": 0,
+        "model": "m",
+        "price": Price(1.0, 4.0),
+        "own": False,
+        "spent": 0.0,
+        "cap": None,
         "confirm_above": 1.0,
-    }  # fmt: skip
+    }
     return Estimate(**{**whole, **changes})
 
 
@@ -334,8 +344,14 @@ def test_a_proposed_cap_is_never_less_than_the_estimate(amount, text):
 def test_an_estimate_in_words():
     """Counts, tokens, dollars, time and what it all rests on are each on a line."""
     words = estimate.as_text(made().summary())
-    for said in ("3 documents, 12 chunks, 30 questions", "12 for writing questions with m", "900 to 1.2k tokens read",
-                 "$0.50 to $2.00 at $1/$4 a million tokens", "10 s to 60 s", "--sample 10"):  # fmt: skip
+    for said in (
+        "3 documents, 12 chunks, 30 questions",
+        "12 for writing questions with m",
+        "900 to 1.2k tokens read",
+        "$0.50 to $2.00 at $1/$4 a million tokens",
+        "10 s to 60 s",
+        "--sample 10",
+    ):
         assert said in words
     told = estimate.as_text(made(measured=40, spent=0.5, cap=3.0).summary())
     for said in ("40 replies of this model", "$0.50 spent before", "the cap is $3.00"):

@@ -27,9 +27,17 @@ def head(unanswerable, signals=None, reading=None):
     """Return a head that goes by words alone, or by these parts."""
     words = Linear(centre=(0.5, 0, 0), spread=(0.1, 1, 1), weights=(1.0, 0.0, 0.0), bias=0.0)
     return Head(
-        embedder="e", reader=None, hybrid=True, k=2, signals=signals or words, reading=reading, questions=20,
-        whose="the run's", answerable=(), unanswerable=unanswerable,
-    )  # fmt: skip
+        embedder="e",
+        reader=None,
+        hybrid=True,
+        k=2,
+        signals=signals or words,
+        reading=reading,
+        questions=20,
+        whose="the run's",
+        answerable=(),
+        unanswerable=unanswerable,
+    )
 
 
 def test_a_promise_is_broken_as_rarely_as_it_says():

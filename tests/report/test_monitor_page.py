@@ -80,8 +80,16 @@ def facts(**changed):
     """Return what a look found: a fall, after a year of versions."""
     history = [point(1, version="0", state="first", value=0.5), point(2, state="first", change=0.1, against="before")]
     history += [point(3, change=-0.01), point(4, state="act", value=0.52, change=-0.08)]
-    worst = [{"question": f"{HOSTILE} {n}", "answers": ["30 days", HOSTILE], "before": "30 days", "now": HOSTILE,
-              "change": -1.0 if n < 12 else 0.5} for n in range(14)]  # fmt: skip
+    worst = [
+        {
+            "question": f"{HOSTILE} {n}",
+            "answers": ["30 days", HOSTILE],
+            "before": "30 days",
+            "now": HOSTILE,
+            "change": -1.0 if n < 12 else 0.5,
+        }
+        for n in range(14)
+    ]
     found = {"format": 1, "raft": "0.3.0", "run": "/home/ada/runs/handbook", "at": "2026-11-30T05:31:28+00:00"}
     found |= {"look": 0.03, "act": 0.05, "measure": history[-1], "not_measured": None, "asked": 120, "acted": None}
     return {**found, "history": history, "worst": worst, "traffic": traffic(), **changed}

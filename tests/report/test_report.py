@@ -383,9 +383,23 @@ def test_the_page_is_complete_without_a_script():
     said = Page(HTML).text()
     for title, *_ in ARMS.values():
         assert said.count(title) >= 4, title
-    for words in ("46.1", "40.1 to 52.1", "−1.0", "−2.2 to +0.2", "91.7", "812.3", "2.04 s", "$0.12", "8 min 32 s",
-                  "written by", "9c56cc51b374c3ba", "people", "chosen", "20 times",
-                  "Not measured: accuracy, macro F1."):  # fmt: skip
+    for words in (
+        "46.1",
+        "40.1 to 52.1",
+        "−1.0",
+        "−2.2 to +0.2",
+        "91.7",
+        "812.3",
+        "2.04 s",
+        "$0.12",
+        "8 min 32 s",
+        "written by",
+        "9c56cc51b374c3ba",
+        "people",
+        "chosen",
+        "20 times",
+        "Not measured: accuracy, macro F1.",
+    ):
         assert words in said, words
     assert "60 questions needs JavaScript" in said
     assert {one.get("hidden", "shown") for one in Page(HTML).named("form")} == {None}
@@ -532,9 +546,15 @@ def test_too_few_documents_are_not_given_bounds():
 
 @pytest.mark.parametrize(
     ("value", "plain", "signed"),
-    [(0.4205, "42.0", "+42.0"), (-0.031, "−3.1", "−3.1"), (-0.0004, "0.0", "0.0"),
-     (None, "not measured", "not measured"), (math.nan, "not measured", "not measured"), (1.0, "100.0", "+100.0")],
-)  # fmt: skip
+    [
+        (0.4205, "42.0", "+42.0"),
+        (-0.031, "−3.1", "−3.1"),
+        (-0.0004, "0.0", "0.0"),
+        (None, "not measured", "not measured"),
+        (math.nan, "not measured", "not measured"),
+        (1.0, "100.0", "+100.0"),
+    ],
+)
 def test_shares_are_shown_times_100(value, plain, signed):
     """A share is shown times 100 with one decimal, a real minus sign, and no minus before zero."""
     assert figures.share(value) == plain

@@ -127,7 +127,10 @@ def test_a_run_goes_into_production_and_learns_from_its_users(corpus, tiny_stude
         assert server.end() == 0
     log = [json.loads(line) for line in typed("registry", "log", "run", "--json").splitlines()]
     assert [(one["action"], one["version"]) for one in log if one["who"] == "Ada"] == [
-        ("promote", first), ("candidate", second), ("withdraw", second), ("rollback", "0"),
-    ]  # fmt: skip
+        ("promote", first),
+        ("candidate", second),
+        ("withdraw", second),
+        ("rollback", "0"),
+    ]
     assert log[-1]["why"] == "the trial is over"
     assert "production" in typed("status", "run")

@@ -257,15 +257,24 @@ def test_a_card_says_what_the_adapter_was_made_of():
     assert (card["rows"], card["valid"], card["rehearsal"], card["best_step"]) == (400, 40, 44, 20)
     assert json.loads(json.dumps(card)) == card
     with pytest.raises(ValueError, match="base_identity"):
-        adapters.card({"adapter": "x"}, plan=PLAN, report=REPORT, rows=1, valid=0, rehearsal=0, rehearsal_seed=0,
-                       notes={})  # fmt: skip
+        adapters.card(
+            {"adapter": "x"}, plan=PLAN, report=REPORT, rows=1, valid=0, rehearsal=0, rehearsal_seed=0, notes={}
+        )
 
 
 def test_a_benchmark_is_told_of_the_training():
     """The excerpt for a benchmark has the figures of the card, with the curve under the name used there."""
     found = adapters.excerpt(make_card("abc1"))
-    assert found == {"adapter": "abc1", "base": "org/tiny", "rows": 400, "valid": 40, "seconds": 61.5, "best_step": 20,
-                     "hardware": "2 cores, 24 GB", "curve": list(REPORT.curve)}  # fmt: skip
+    assert found == {
+        "adapter": "abc1",
+        "base": "org/tiny",
+        "rows": 400,
+        "valid": 40,
+        "seconds": 61.5,
+        "best_step": 20,
+        "hardware": "2 cores, 24 GB",
+        "curve": list(REPORT.curve),
+    }
 
 
 def front_matter(text):

@@ -33,9 +33,17 @@ from raft.testing import HashEmbedder
 
 PRICE = Price(input=2.0, output=8.0)
 ENTRY = Entry(
-    key="k", model="m", attempt=0, request="{}", reply="yes", finish_reason="stop", input_tokens=100, output_tokens=10,
-    cost=0.25, seconds=0.5,
-)  # fmt: skip
+    key="k",
+    model="m",
+    attempt=0,
+    request="{}",
+    reply="yes",
+    finish_reason="stop",
+    input_tokens=100,
+    output_tokens=10,
+    cost=0.25,
+    seconds=0.5,
+)
 
 
 @pytest.fixture

@@ -342,8 +342,10 @@ def test_statements_are_carried_out_together_or_not_at_all(ledger):
 
 def test_spending_is_told_by_step_and_model(ledger):
     """Each step and model of a run has a row, in the order in which they first asked; other runs are not in it."""
-    row = ("INSERT INTO calls (run, purpose, model, key, worst, cost, input_tokens, state, created)"
-           " VALUES (?,?,?,'k',?,?,?,?,0)")  # fmt: skip
+    row = (
+        "INSERT INTO calls (run, purpose, model, key, worst, cost, input_tokens, state, created)"
+        " VALUES (?,?,?,'k',?,?,?,?,0)"
+    )
     calls = [
         ("one", "questions", "m", 0.5, 0.2, 100, "paid"),
         ("one", "questions", "m", 0.5, 0.3, 50, "paid"),

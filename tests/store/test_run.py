@@ -627,8 +627,15 @@ def test_a_key_of_before_is_as_good(tmp_path):
     one_step(tmp_path, lambda step: rows("x"), using={"way": "auto"})
     runs, new = Run(tmp_path), {"way": "items"}
     with runs.writing():
-        line = runs.step("only", killed_work, version=1, outputs=["failures.parquet"], given=1, using=new,
-                         formerly=[(1, {"way": "auto"})])  # fmt: skip
+        line = runs.step(
+            "only",
+            killed_work,
+            version=1,
+            outputs=["failures.parquet"],
+            given=1,
+            using=new,
+            formerly=[(1, {"way": "auto"})],
+        )
     assert one_step(tmp_path, killed_work, using=new) == line
 
 
@@ -643,8 +650,14 @@ def test_work_is_given_what_the_key_is_made_of(tmp_path):
     def make(tokens, told):
         runs, tokenizer = Run(tmp_path), WordTokenizer()
         with runs.writing():
-            return runs.make("only", work, version=1, outputs=["failures.parquet"],
-                             using={"tokenizer": tokenizer, "tokens": tokens}, beside={"told": told})  # fmt: skip
+            return runs.make(
+                "only",
+                work,
+                version=1,
+                outputs=["failures.parquet"],
+                using={"tokenizer": tokenizer, "tokens": tokens},
+                beside={"told": told},
+            )
 
     first = make(80, "a")
     assert make(80, "b") == first
@@ -664,8 +677,13 @@ def test_a_trial_changes_nothing_and_is_taken_over(folder):
     runs = run.existing(folder)
 
     def step(where):
-        return where.step("documents", lambda step: made.append(1) or {"documents.parquet": documents("new")},
-                          version=1, outputs=["documents.parquet"], given="new")  # fmt: skip
+        return where.step(
+            "documents",
+            lambda step: made.append(1) or {"documents.parquet": documents("new")},
+            version=1,
+            outputs=["documents.parquet"],
+            given="new",
+        )
 
     with runs.writing():
         trial = runs.trial()

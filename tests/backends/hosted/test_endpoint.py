@@ -46,10 +46,20 @@ def test_an_address_is_that_of_the_server_or_of_its_v1(path):
 
 @pytest.mark.parametrize(
     ("status", "text"),
-    [(200, "<html>hello</html>"), (200, "[]"), (200, '{"data": 7}'), (200, '{"data": [{"id": "x"}]}'), (200, "{}"),
-     (200, '{"data": [7]}'), (200, "[" * 100_000),
-     (404, "not here"), (500, "<h1>Oops</h1>"), (302, ""), (200, "")],
-)  # fmt: skip
+    [
+        (200, "<html>hello</html>"),
+        (200, "[]"),
+        (200, '{"data": 7}'),
+        (200, '{"data": [{"id": "x"}]}'),
+        (200, "{}"),
+        (200, '{"data": [7]}'),
+        (200, "[" * 100_000),
+        (404, "not here"),
+        (500, "<h1>Oops</h1>"),
+        (302, ""),
+        (200, ""),
+    ],
+)
 def test_what_is_no_server_of_rafts_is_said_to_be_none(status, text):
     """Pages, other programs and other APIs are told from a server of raft's, in one sentence with a command."""
     with server((status, {"Location": "http://127.0.0.1:1/"}, text)) as (url, _), pytest.raises(NotMeasured) as raised:

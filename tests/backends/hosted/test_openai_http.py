@@ -184,12 +184,19 @@ def test_a_reply_without_choices_is_an_empty_reply():
 @pytest.mark.parametrize(
     "usage",
     [
-        None, "many", [], {}, {"prompt_tokens": 5}, {"prompt_tokens": 0, "completion_tokens": 3},
-        {"prompt_tokens": -5, "completion_tokens": 3}, {"prompt_tokens": 5, "completion_tokens": -3},
-        {"prompt_tokens": "5", "completion_tokens": 3}, {"prompt_tokens": True, "completion_tokens": 3},
+        None,
+        "many",
+        [],
+        {},
+        {"prompt_tokens": 5},
+        {"prompt_tokens": 0, "completion_tokens": 3},
+        {"prompt_tokens": -5, "completion_tokens": 3},
+        {"prompt_tokens": 5, "completion_tokens": -3},
+        {"prompt_tokens": "5", "completion_tokens": 3},
+        {"prompt_tokens": True, "completion_tokens": 3},
         {"prompt_tokens": 5.5, "completion_tokens": 3},
     ],
-)  # fmt: skip
+)
 def test_usage_that_cannot_be_believed_is_unknown(usage):
     """Counts that are missing, negative, no whole numbers, or zero for the input are unknown, not zero."""
     assert openai_http.read_usage(usage) == (-1, -1)
@@ -338,11 +345,18 @@ def test_parts_of_a_message_are_joined():
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(
-        ["choices", "message", "content", "usage", "error", "code", "prompt_tokens", "finish_reason", "detail"]
-    ), inner, max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                ["choices", "message", "content", "usage", "error", "code", "prompt_tokens", "finish_reason", "detail"]
+            ),
+            inner,
+            max_size=4,
+        )
+    ),
     max_leaves=12,
-)  # fmt: skip
+)
 
 
 @given(JSON, st.sampled_from([0, 200, 302, 400, 401, 404, 429, 500, 503]))

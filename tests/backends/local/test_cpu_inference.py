@@ -32,8 +32,15 @@ def test_the_same_tokens_are_written(name, monkeypatch):
     mask = torch.ones_like(ids)
     mask[1, :9] = 0
     mask[2, 5:11] = 0
-    options = {"input_ids": ids, "attention_mask": mask, "max_new_tokens": 14, "do_sample": False, "pad_token_id": 0,
-               "output_logits": True, "return_dict_in_generate": True}  # fmt: skip
+    options = {
+        "input_ids": ids,
+        "attention_mask": mask,
+        "max_new_tokens": 14,
+        "do_sample": False,
+        "pad_token_id": 0,
+        "output_logits": True,
+        "return_dict_in_generate": True,
+    }
     wanted = plain.generate(**options)
     steps.clear()
     found = light.generate(**options)

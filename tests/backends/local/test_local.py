@@ -82,8 +82,10 @@ def test_rows_that_are_sampled_stay_together(monkeypatch):
 
 def rows_of(ids, mask):
     """Return the tokens of each row without its padding, all behind the same six."""
-    return [[5, 6, 7, 8, 9, 10, *(token for token, seen in zip(*row, strict=True) if seen)] for row in
-            zip(ids.tolist(), mask.tolist(), strict=True)]  # fmt: skip
+    return [
+        [5, 6, 7, 8, 9, 10, *(token for token, seen in zip(*row, strict=True) if seen)]
+        for row in zip(ids.tolist(), mask.tolist(), strict=True)
+    ]
 
 
 @pytest.mark.parametrize("shared", [0, 6])
@@ -99,13 +101,28 @@ def test_prompts_read_alone_are_continued_as_in_a_batch(name, shared, monkeypatc
     pads = [max(map(len, rows)) - len(row) for row in rows]
     ids = torch.tensor([[0] * count + row for count, row in zip(pads, rows, strict=True)])
     mask = torch.tensor([[0] * count + [1] * len(row) for count, row in zip(pads, rows, strict=True)])
-    wanted = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=MOST, do_sample=False, pad_token_id=0,
-                            output_logits=True, return_dict_in_generate=True)  # fmt: skip
+    wanted = model.generate(
+        input_ids=ids,
+        attention_mask=mask,
+        max_new_tokens=MOST,
+        do_sample=False,
+        pad_token_id=0,
+        output_logits=True,
+        return_dict_in_generate=True,
+    )
     assert cpu_inference.use_cpu_attention(model)
     prefix = model(torch.tensor([rows[0][:shared]]), use_cache=True).past_key_values if shared else None
     cache = cpu_inference.read_alone(model, rows, shared, prefix)
-    found = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=MOST, do_sample=False, pad_token_id=0,
-                           output_logits=True, return_dict_in_generate=True, past_key_values=cache)  # fmt: skip
+    found = model.generate(
+        input_ids=ids,
+        attention_mask=mask,
+        max_new_tokens=MOST,
+        do_sample=False,
+        pad_token_id=0,
+        output_logits=True,
+        return_dict_in_generate=True,
+        past_key_values=cache,
+    )
     assert found.sequences.tolist() == wanted.sequences.tolist()
     assert all(torch.allclose(one, other, atol=1e-4) for one, other in zip(found.logits, wanted.logits, strict=True))
     if shared:

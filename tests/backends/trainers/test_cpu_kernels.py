@@ -189,9 +189,15 @@ def test_a_model_of_another_make_stays_as_it_is():
     """What has no such layers is left alone, and learns."""
     torch.manual_seed(0)
     config = transformers.GPT2Config(
-        vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4, n_positions=64,
-        attn_pdrop=0.0, embd_pdrop=0.0, resid_pdrop=0.0,
-    )  # fmt: skip
+        vocab_size=VOCABULARY,
+        n_embd=32,
+        n_layer=2,
+        n_head=4,
+        n_positions=64,
+        attn_pdrop=0.0,
+        embd_pdrop=0.0,
+        resid_pdrop=0.0,
+    )
     model = tuned(transformers.GPT2LMHeadModel(config), fan_in_fan_out=True, target_modules=["c_attn"])
     before = learned(model, tokens(30))
     assert use_cpu_kernels(model) == 0

@@ -84,9 +84,19 @@ ROWS = [chat(f"Where is depot {number}?", f"The depot is in {town}.") for number
 VALID = ROWS[:2]
 OTHER = [chat("Where is depot 7?", "1 1 1 ? depot Where")]
 PLAN = TrainingPlan(
-    student=NAME, rank=4, alpha=8, learning_rate=0.04, epochs=4, batch=2, evaluations=1, patience=20,
-    checkpoint_minutes=60, bits=16, max_tokens=80, seed=3,
-)  # fmt: skip
+    student=NAME,
+    rank=4,
+    alpha=8,
+    learning_rate=0.04,
+    epochs=4,
+    batch=2,
+    evaluations=1,
+    patience=20,
+    checkpoint_minutes=60,
+    bits=16,
+    max_tokens=80,
+    seed=3,
+)
 
 
 def train(home, rows=ROWS, valid=VALID, on_event=lambda facts: None, **changes):
@@ -301,8 +311,14 @@ def test_the_adapter_folder_is_whole(whole):
     assert settings["base_model_name_or_path"] == NAME
     assert (settings["r"], settings["lora_alpha"]) == (4, 8)
     assert {name.rpartition(".")[2] for name in settings["target_modules"]} == {
-        "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"
-    }  # fmt: skip
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "o_proj",
+        "gate_proj",
+        "up_proj",
+        "down_proj",
+    }
     adapters.check_weights(home / "out")
     names = {path.name for path in (home / "out").iterdir()}
     assert {"adapter_config.json", "adapter_model.safetensors", "tokenizer.json"} <= names
