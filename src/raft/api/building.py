@@ -266,9 +266,9 @@ def _check_kinds(chosen: Settings, strategy: str) -> None:
 
 def _check_scorer(name: str) -> None:
     if hub.is_hosted(model := learned.load(name).model):
+        what = f"{model} is hosted, and tells no likelihoods: a learned filter needs a local model."
         hint = f"--set cleaning.learned={learned.BROUGHT[0]}"
-        raise UsageError(f"{model} is hosted, and tells no likelihoods: a learned filter needs a local model.",
-                         where=f"cleaning.learned: {name}", hint=hint)  # fmt: skip
+        raise UsageError(what, where=f"cleaning.learned: {name}", hint=hint)
 
 
 def _asks(task: Task) -> bool:

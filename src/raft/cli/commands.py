@@ -81,8 +81,9 @@ def price_pair(text: str | None) -> tuple[float, float] | None:
 @QUIET
 @JSON
 @acting
-def build(*, corpus: tuple[str, ...], assignments: tuple[str, ...], pipeline: str | None, quiet: bool, as_json: bool,
-          estimate: bool, sample: int, price: str | None, **options: Any) -> None:  # fmt: skip
+def build(
+    *, assignments: tuple[str, ...], quiet: bool, as_json: bool, estimate: bool, sample: int, **told: Any
+) -> None:
     """Build rows and an index from CORPUS (files, folders, addresses). Resumes by itself."""
     from raft import api, settings
     from raft.cli import messages
@@ -90,15 +91,14 @@ def build(*, corpus: tuple[str, ...], assignments: tuple[str, ...], pipeline: st
 
     if sample and not estimate:
         raise UsageError("A sample belongs to an estimate.", where="--sample", hint="the same command with --estimate")
-    qa = options["qa"]
-    options["qa"] = list(qa) if len(qa) > 1 else next(iter(qa), None)
-    options["settings"] = settings.parse_assignments(assignments)
-    told = {**options, "price": price_pair(price), "pipeline_file": pipeline}
+    corpus, qa = list(told.pop("corpus")) or None, told["qa"]
+    told["qa"] = list(qa) if len(qa) > 1 else next(iter(qa), None)
+    told["settings"], told["price"] = settings.parse_assignments(assignments), price_pair(told["price"])
     with Progress(silent=quiet) as progress:
         if estimate:
-            facts = api.estimate(list(corpus) or None, sample=sample, on_event=progress, **told).summary()
+            facts = api.estimate(corpus, sample=sample, on_event=progress, **told).summary()
         else:
-            facts = api.build(list(corpus) or None, on_event=progress, **told).summary()
+            facts = api.build(corpus, on_event=progress, **told).summary()
     build_it = the_same("--sample", flags=("--estimate",)) if estimate else None
     show(facts, as_json, partial(messages.estimate, build=build_it) if estimate else messages.summary)
 
@@ -194,8 +194,17 @@ def _cut(run: Path, table: str, shown: int, count: int, only: str | None = None)
 @click.option("--out", type=Place(), help="Where to.  [default: in RUN]")
 @JSON
 @acting
-def export(*, run: Path, form: str | None, merged: bool, gguf: bool, four_bits: bool, adapter: str | None,
-           out: Path | None, as_json: bool) -> None:  # fmt: skip
+def export(
+    *,
+    run: Path,
+    form: str | None,
+    merged: bool,
+    gguf: bool,
+    four_bits: bool,
+    adapter: str | None,
+    out: Path | None,
+    as_json: bool,
+) -> None:
     """Write the rows of RUN for another trainer, or its tuned model."""
     from raft import api
     from raft.cli.registry import exported
@@ -240,8 +249,17 @@ _HELP = ":adapter ID (or none) answers with another adapter, :context shows or h
 @click.option("--no-stream", is_flag=True, help="Show an answer when it is whole and checked.")
 @JSON
 @acting
-def ask(*, run: Path, question: str | None, model: str | None, adapter: str | None, show_context: bool,
-        no_stream: bool, as_json: bool, **options: Any) -> None:  # fmt: skip
+def ask(
+    *,
+    run: Path,
+    question: str | None,
+    model: str | None,
+    adapter: str | None,
+    show_context: bool,
+    no_stream: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
     """Answer QUESTION from RUN, with quotes that were checked. Without one, questions are read as they come."""
     from raft import api
     from raft.cli import answers, registry

@@ -212,8 +212,8 @@ def _advice(run: str, steps: Mapping[str, Any], few: str, *, judged: bool) -> It
 
 
 def _spending(steps: Mapping[str, Any]) -> str:
-    total = {key: sum(line.get(key, 0) for line in steps.values())
-             for key in ("calls", "replayed", "input_tokens", "output_tokens", "cost", "unpriced")}  # fmt: skip
+    keys = ("calls", "replayed", "input_tokens", "output_tokens", "cost", "unpriced")
+    total = {key: sum(line.get(key, 0) for line in steps.values()) for key in keys}
     price = paid(total["cost"], total["unpriced"])
     return (
         f"{total['calls']:,.0f} replies ({total['replayed']:,.0f} from the ledger), "

@@ -76,8 +76,9 @@ def promote(*, run: Path, version: str, by: str, because: str, as_json: bool) ->
 @_BECAUSE
 @JSON
 @acting
-def candidate(*, run: Path, version: str, share: float | None, shadow: float | None, by: str, because: str,
-              as_json: bool) -> None:  # fmt: skip
+def candidate(
+    *, run: Path, version: str, share: float | None, shadow: float | None, by: str, because: str, as_json: bool
+) -> None:
     """Try version ID on some conversations, or in the shadow. ID none ends it."""
     from raft.api import registry as api
 
@@ -264,8 +265,7 @@ def _why(because: str) -> str:
 
 
 def _pushed(facts: Mapping[str, Any]) -> str:
-    counts = ", ".join(f"{len(facts[name])} {words}" for name, words in
-                       {"new": "new", "changed": "changed", "same": "as they were"}.items())  # fmt: skip
+    counts = f"{len(facts['new'])} new, {len(facts['changed'])} changed, {len(facts['same'])} as they were"
     aliases = ", ".join(f"{alias} {one}" for alias, one in facts["aliases"].items() if one) or "none"
     return f"Versions of the registered model {facts['name']} at {facts['url']}: {counts}; aliases: {aliases}"
 

@@ -220,8 +220,15 @@ def _rounded(values: np.ndarray) -> tuple[float, ...]:
     return tuple(round(float(one), 6) for one in values)
 
 
-def learn(cleaned: Sequence[Row], said: Mapping[str, str], weights: Weights, *, keep: float,
-          built_with: Mapping[str, Any] | None = None, run: Path | str = "RUN") -> Weights:  # fmt: skip
+def learn(
+    cleaned: Sequence[Row],
+    said: Mapping[str, str],
+    weights: Weights,
+    *,
+    keep: float,
+    built_with: Mapping[str, Any] | None = None,
+    run: Path | str = "RUN",
+) -> Weights:
     """Return weights learned from what people said of a run's questions: an edit says that it was not right.
 
     `cleaned` are rows of `tables.CLEANED` that were filtered with `weights`, `said` are verdicts by question_id. A row

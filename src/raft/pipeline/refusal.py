@@ -170,13 +170,10 @@ def check_questions(run: Run) -> None:
 
 
 def _too_few(run: Run, count: int) -> RaftError:
-    more = more_questions(run.manifest["settings"])
-    return RaftError(
-        f"A refusal head learns from {LEAST} questions at least, and the run has {count} for it.",
-        where=run.folder,
-        hint=again(run.folder, more, remark="asks for more; without a head, "
-                   "answering.min_relevance decides"),
-    )  # fmt: skip
+    what = f"A refusal head learns from {LEAST} questions at least, and the run has {count} for it."
+    remark = "asks for more; without a head, answering.min_relevance decides"
+    hint = again(run.folder, more_questions(run.manifest["settings"]), remark=remark)
+    return RaftError(what, where=run.folder, hint=hint)
 
 
 def wrong_references(run: Run) -> list[str]:

@@ -209,14 +209,9 @@ def threshold(unanswerable: Sequence[float], rate: float) -> tuple[float, float]
 
 def _at_most(hits: int, tries: int, rate: float) -> float:
     """Return the probability of at most so many hits (the binomial distribution); the rate is neither 0 nor 1."""
-    whole = math.lgamma(tries + 1)
-    return math.fsum(
-        math.exp(
-            whole - math.lgamma(one + 1) - math.lgamma(tries - one + 1)
-            + one * math.log(rate) + (tries - one) * math.log1p(-rate)
-        )
-        for one in range(hits + 1)
-    )  # fmt: skip
+    whole, hit, miss = math.lgamma(tries + 1), math.log(rate), math.log1p(-rate)
+    ways = (whole - math.lgamma(one + 1) - math.lgamma(tries - one + 1) for one in range(hits + 1))
+    return math.fsum(math.exp(way + one * hit + (tries - one) * miss) for one, way in enumerate(ways))
 
 
 @dataclass(frozen=True)

@@ -354,12 +354,12 @@ def _curve(training: Facts) -> Markup | None:
 def _rows(facts: Facts) -> dict[str, Any]:
     """Return what the page's script shows; answers as lists, since there may be tens of thousands."""
     keys = ("condition", "answer", "quotes", "f1", "exact_match", "abstained", "supported", "why", "shown")
-    rows = [
-        [row["question_id"], row["question_set"], row["question"], row.get("document"), row.get("references") or [],
-         row.get("golden") or "", row.get("retrieved_bearing"),
-         {system: [found.get(key) for key in keys] for system, found in row["answers"].items()}]
-        for row in facts["questions"]
-    ]  # fmt: skip
+    rows = []
+    for row in facts["questions"]:
+        answers = {system: [found.get(key) for key in keys] for system, found in row["answers"].items()}
+        asked = [row["question_id"], row["question_set"], row["question"], row.get("document")]
+        right = [row.get("references") or [], row.get("golden") or "", row.get("retrieved_bearing")]
+        rows.append([*asked, *right, answers])
     verdict = facts["verdict"]
     said = {system: None for row in facts["questions"] for system in row["answers"]}
     titles = {system["name"]: system["title"] for system in facts["arms"]}

@@ -7,8 +7,7 @@ from contextlib import suppress
 from copy import deepcopy
 from decimal import Decimal, InvalidOperation
 from difflib import SequenceMatcher, get_close_matches
-from functools import cache, reduce
-from operator import getitem
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from raft.errors import DamagedArtifact, UsageError, typed
 from raft.prompts import packaged
 from raft.settings.sections import Settings as Settings
 from raft.text import at_home, is_address, whole
-from raft.text.secrets import HIDDEN, malformed, shown_address
+from raft.text.secrets import HIDDEN, each_address, malformed, shown_address
 
 _RENAMED = {"questions.strategy": "questions.way"}
 """New names of settings that are kept in runs under their old ones."""
@@ -115,7 +114,7 @@ def _check_addresses(settings: Settings, overrides: Mapping[str, Any], where: ob
         is_typed, is_list = setting in overrides, not isinstance(given, str)
         if where == _CHANGED and not is_typed:  # a run of before may have it
             continue
-        addresses = [given] if key == "index.url" else _BETWEEN.split(given) if isinstance(given, str) else [*given]
+        addresses = each_address(given) if is_list or key == "index.url" else _BETWEEN.split(str(given))
         if wrong := _wrong_list(addresses) if is_list else _wrong_text(addresses):
             shown = [*map(shown_address, addresses)]
             said = shown if is_list else ", ".join(shown)
@@ -349,7 +348,10 @@ def _mended(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 def _mend(tree: dict[str, Any], problem: ErrorDetails) -> None:
     *sections, name = problem["loc"]
-    owner, value = reduce(getitem, sections, tree), problem["input"]
+    owner: Any = tree
+    for section in sections:
+        owner = owner[section]
+    value = problem["input"]
     if problem["type"] == "literal_error":
         choices = yaml.safe_load(f"[{problem['ctx']['expected'].replace(' or ', ', ')}]")
         owner[name] = max(choices, key=lambda one: SequenceMatcher(None, str(value).casefold(), str(one)).ratio())

@@ -75,9 +75,8 @@ def _forms() -> tuple[dict[str, tuple[str, str]], frozenset[str]]:
     participles = {"been", "done", "had", "cut", "put", "let"}
     irregular = [line.split("/") for line in _IRREGULAR.split()]
     known = {base for base, _, _ in irregular}
-    for base, past, participle in [
-        *irregular, *((one, _ending(one, "ed"), _ending(one, "ed")) for one in _REGULAR.split() if one not in known)
-    ]:  # fmt: skip
+    regular = [[one, _ending(one, "ed"), _ending(one, "ed")] for one in _REGULAR.split() if one not in known]
+    for base, past, participle in irregular + regular:
         finite.setdefault(past, ("did", base))
         finite[_ending(base, "s")] = ("does", base)
         finite.setdefault(base, ("do", base))
