@@ -131,7 +131,7 @@ def _export(built: Built, path: Path) -> int:
         )
     if lost := sum(line not in lines for line in before):
         hint = f"mv {typed(path)} {typed(path)}.before   (then the same command again)"
-        what = f"The file holds {lost:,} questions of an export that are not in this one, or are written otherwise."
+        what = f"The file holds an export, and {lost:,} of its questions are not in this one, or written otherwise."
         raise UsageError(what, where=path, hint=hint)
     artifacts.atomically(path, "".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in lines))
     return len(lines)
