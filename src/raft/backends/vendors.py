@@ -2,7 +2,9 @@
 
 import asyncio
 import os
+import sys
 import warnings
+from importlib import import_module
 from typing import Any
 
 _SETTINGS = {
@@ -25,6 +27,17 @@ def quiet() -> None:
     """
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
+
+
+def import_without(name: str, other: str) -> Any:
+    """Import a vendor's package so that it does without another one, unless that is imported already."""
+    quiet()
+    hidden = sys.modules.setdefault(other, None) is None  # type: ignore[arg-type]
+    try:
+        return import_module(name)
+    finally:
+        if hidden:
+            del sys.modules[other]
 
 
 def import_litellm() -> Any:

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+import bm25s
 import numpy as np
 import polars as pl
 import pytest
@@ -95,14 +96,14 @@ def test_order_of_chunks_does_not_matter(tmp_path, index):
     """The same chunks in another order, or in other frames, make the same index."""
     rows = chunks().reverse()
     other = LexicalIndex.build([rows[:1], rows[1:]], tmp_path / "other")
-    assert other.digest() == index.digest()
+    assert other.identity == index.identity
     assert_frame_equal(other.search(["part costs bar"], 4), index.search(["part costs bar"], 4))
 
 
 def test_digest_follows_the_words(tmp_path, index):
     """Another text is another digest."""
     other = LexicalIndex.build([chunks({**TEXTS, "c3": ("Prices", "It costs 1,300 euros.")})], tmp_path / "other")
-    assert other.digest() != index.digest()
+    assert other.identity != index.identity
     assert other.identity != index.identity
 
 
@@ -143,11 +144,12 @@ def test_damage_is_reported(tmp_path, index, name, how):
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory):
-    """An index of 600 chunks whose words are as frequent as those of a language, and the words, common ones first."""
+    """An index of 600 chunks whose words are as frequent as those of a language, and bm25s' own reading of it."""
     rng = np.random.default_rng(0)
     drawn = (400 * rng.random((600, 12)) ** 3).astype(int)
     texts = {f"c{number:03}": ("", " ".join(f"word{word}" for word in row)) for number, row in enumerate(drawn)}
-    return LexicalIndex.build([chunks(texts)], tmp_path_factory.mktemp("many") / "lexical")
+    folder = tmp_path_factory.mktemp("many") / "lexical"
+    return LexicalIndex.build([chunks(texts)], folder), bm25s.BM25.load(folder, show_progress=False)
 
 
 @settings(deadline=None)
@@ -155,11 +157,23 @@ def many(tmp_path_factory):
 def test_the_best_are_those_of_all_scores(many, asked, k):
     """What is found rare words first is what scoring every chunk and sorting finds, equal scores by chunk_id."""
     query = " ".join(f"word{word}" for word in asked)
-    scores = many._ranking.get_scores([word for word in words(query) if word in many._ranking.vocab_dict])
+    index, ranking = many
+    scores = ranking.get_scores([word for word in words(query) if word in ranking.vocab_dict])
     order = np.lexsort((np.arange(600), -scores))[:k]
-    hits = many.search([query], k)
+    hits = index.search([query], k)
     assert hits["chunk_id"].to_list() == [f"c{row:03}" for row in order if scores[row] > 0]
     assert hits["score"].to_list() == [float(scores[row]) for row in order if scores[row] > 0]
+
+
+def test_one_question_finds_what_many_find(tmp_path):
+    """The first question, for which no list of words is read, finds what it does among many; also beside like words."""
+    spelt = ["valve", "valv", "alve", "Größe", "HX-204-B", "204", "4", "nothing"]
+    LexicalIndex.build([chunks({f"c{n}": ("", word) for n, word in enumerate(spelt)})], tmp_path / "lexical")
+    together = LexicalIndex.load(tmp_path / "lexical").search(spelt * 2, 3).filter(pl.col("query") < len(spelt))
+    alone = [LexicalIndex.load(tmp_path / "lexical").search([word], 3) for word in [*spelt, "absent"]]
+    shifted = [hits.with_columns(pl.lit(n, pl.Int64).alias("query")) for n, hits in enumerate(alone)]
+    assert_frame_equal(pl.concat(shifted), together)
+    assert together["query"].n_unique() == len(spelt)
 
 
 def test_hybrid_finds_what_either_finds(tmp_path):
@@ -183,14 +197,25 @@ def test_a_run_without_index_says_how_to_make_one(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_searching_words_leaves_jax_alone(tmp_path):
-    """Where JAX is installed, words are searched without it: it would take most of a card's memory."""
+def test_searching_needs_nothing_that_builds(tmp_path, index):
+    """Words are searched without bm25s, and with it SciPy: they take longer to import than an index to be opened."""
+    program = (
+        "import pathlib, sys\nfrom raft.backends.index.bm25 import LexicalIndex\n"
+        f"assert LexicalIndex.load(pathlib.Path({str(tmp_path / 'lexical')!r})).search(['HX-204-B'], 1).height\n"
+        "print({'bm25s', 'scipy'} & {*sys.modules})\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert done.stdout == "set()\n"
+
+
+def test_indexing_words_leaves_jax_alone(tmp_path):
+    """Where JAX is installed, words are indexed without it: it would take most of a card's memory."""
     fake = tmp_path / "jax"
     fake.mkdir()
     (fake / "__init__.py").write_text("raise SystemExit('jax was imported')\n", encoding="utf-8")
     program = (
-        "import sys\nfrom raft.backends.index.bm25 import _import_bm25s\n"
-        "_import_bm25s()\nassert 'jax' not in sys.modules\n"
+        "import sys\nfrom raft.backends.index.bm25 import _rank\n"
+        "_rank(['valve'])\nassert 'jax' not in sys.modules\n"
         "try:\n    import jax\nexcept SystemExit:\n    print('jax can be had afterwards')\n"
     )
     path = os.pathsep.join([str(tmp_path), *sys.path])

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import re
-import sys
 import tempfile
 import unicodedata
 from collections import Counter
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from raft.backends.vendors import quiet
+from raft.backends.vendors import import_without
 from raft.errors import DamagedArtifact
 from raft.store import folders
 from raft.store.tables import HITS
@@ -28,6 +27,8 @@ _ABOUT, _CHUNKS = "about.json", "chunks.arrow"
 _MADE = r"about\.json|chunks\.arrow|\w+\.csc\.index\.npy|(?:params|vocab|corpus)\.index\.jsonl?"
 _REBUILD = "delete the folder and run the same raft command again: it is built anew"
 
+_MANY = 16  # questions, from which on all words are read; those of the first are looked for in the file as it is
+_NUMBER = re.compile(rb" ?\d+")
 _SHARE = 4  # of the chunks: a fourth of them is found faster by looking at all
 _NOISE = 1e-3  # more than sums of scores differ by
 
@@ -70,12 +71,11 @@ class LexicalIndex:
         identity: the indexed chunks and how words are made of them.
     """
 
-    def __init__(self, ranking: Any, chunks: pl.DataFrame, digest: str, language: str) -> None:
-        self._ranking, self._chunks, self._digest, self._language = ranking, chunks, digest, language
-        held = ranking.scores if ranking is not None else {}
-        self._held = [np.asarray(held[part]) for part in ("indptr", "indices", "data") if held]
+    def __init__(self, about: dict[str, Any], chunks: pl.DataFrame, vocabulary: bytes, held: list[np.ndarray]) -> None:
+        self._chunks, self._language, self.identity = chunks, about.get("language", "en"), f"bm25:{about['digest']}"
+        self._vocabulary: bytes | dict[str, int] = vocabulary
+        self._held, self._asked = held, 0
         self._most: dict[int, float] = {}
-        self.identity = f"bm25:{digest}"
 
     @classmethod
     def build(cls, chunks: Iterable[pl.DataFrame], folder: Path) -> "LexicalIndex":
@@ -113,22 +113,19 @@ class LexicalIndex:
         Raises:
             DamagedArtifact: files are missing, cut off or from another version.
         """
-        bm25s = _import_bm25s()
         try:
             about = json.loads((folder / _ABOUT).read_text(encoding="utf-8"))
             chunks = pl.read_ipc(folder / _CHUNKS)
-            ranking = bm25s.BM25.load(folder, mmap=True, show_progress=False) if about["chunks"] else None
-            whole = about["format"] == _FORMAT and len(chunks) == about["chunks"]
-            digest, language = about["digest"], about.get("language", "en")
+            # read as bm25s does, which takes as long to be imported as all of this
+            vocabulary = (folder / "vocab.index.json").read_bytes() if about["chunks"] else b"{}"
+            paths = [folder / f"{part}.csc.index.npy" for part in ("indptr", "indices", "data") if about["chunks"]]
+            opened = cls(about, chunks, vocabulary, [np.asarray(np.load(path, mmap_mode="r")) for path in paths])
+            whole = about["format"] == _FORMAT and len(chunks) == about["chunks"] and vocabulary.endswith(b"}")
         except (OSError, ValueError, KeyError, TypeError, EOFError, pl.exceptions.PolarsError) as error:
             raise DamagedArtifact(f"The lexical index cannot be read: {error}", where=folder, hint=_REBUILD) from None
         if not whole:
             raise DamagedArtifact("The lexical index is of another version.", where=folder, hint=_REBUILD)
-        return cls(ranking, chunks, digest, language)
-
-    def digest(self) -> str:
-        """Return a stable digest of the indexed chunks, their words and the version of the index."""
-        return self._digest
+        return opened
 
     def search(self, queries: Sequence[str], k: int) -> pl.DataFrame:
         """Return the best `k` chunks of each query as a frame of `tables.HITS`; the score is BM25's.
@@ -136,6 +133,9 @@ class LexicalIndex:
         A chunk that shares no word with the query is not a hit, so fewer than `k` may come back. Equal scores are
         ordered by chunk_id.
         """
+        self._asked += len(queries)
+        if self._asked >= _MANY and isinstance(self._vocabulary, bytes):
+            self._vocabulary = json.loads(self._vocabulary)
         found = [
             (number, rank, row, score)
             for number, query in enumerate(queries)
@@ -147,16 +147,15 @@ class LexicalIndex:
 
     def _best(self, query: str, k: int) -> list[tuple[int, float]]:
         """Row and score of the best `k` chunks."""
-        known = [
-            self._ranking.vocab_dict[word]
-            for word in words(query, self._language)
-            if self._ranking is not None and word in self._ranking.vocab_dict
-        ]
+        known = [number for word in words(query, self._language) if (number := self._number(word)) is not None]
         if not known:
             return []
         rows = self._likely(known, k)
         if rows is None:
-            scores = self._ranking.get_scores(known)[: len(self._chunks)]
+            scores = np.zeros(len(self._chunks), dtype=np.float32)
+            for word in known:
+                holders, values, _ = self._holders(word)
+                scores[holders] += values
             rows = np.flatnonzero(scores > 0)
             scores = scores[rows]
         else:
@@ -166,6 +165,14 @@ class LexicalIndex:
             rows, scores = rows[likely], scores[likely]
         best = np.argsort(-scores, kind="stable")[:k]
         return [(int(rows[place]), float(scores[place])) for place in best]
+
+    def _number(self, word: str) -> int | None:
+        if isinstance(self._vocabulary, dict):
+            return self._vocabulary.get(word)
+        name = f'"{word}":'.encode()
+        begin = self._vocabulary.find(name) + len(name)
+        found = _NUMBER.match(self._vocabulary, begin) if begin >= len(name) else None
+        return int(found[0]) if found else None
 
     def _likely(self, known: Sequence[int], k: int) -> np.ndarray | None:
         """Return the rows, in order, that can be among the best `k`; None where it is as fast to look at all.
@@ -210,23 +217,10 @@ class LexicalIndex:
 def _rank(texts: Sequence[str]) -> Any:
     numbers: dict[str, int] = {}
     ids = [[numbers.setdefault(word, len(numbers)) for word in words(text)] for text in texts]
-    ranking = _import_bm25s().BM25(method="lucene", backend="numpy")
+    bm25s = import_without("bm25s", "jax")  # which it tries out at once, and which takes most of a card's memory
+    ranking = bm25s.BM25(method="lucene", backend="numpy")
     ranking.index((ids, numbers), show_progress=False)
     return ranking
-
-
-def _import_bm25s() -> Any:
-    quiet()
-    # Where JAX is installed, bm25s tries it out when it is imported, and JAX takes three quarters of a card's memory.
-    hidden = "jax" not in sys.modules
-    if hidden:
-        sys.modules["jax"] = None  # type: ignore[assignment]
-    try:
-        import bm25s
-    finally:
-        if hidden:
-            del sys.modules["jax"]
-    return bm25s
 
 
 def _digest(chunk_ids: Iterable[str], texts: Iterable[str], version: str) -> str:
