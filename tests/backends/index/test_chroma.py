@@ -2,6 +2,8 @@
 
 import gc
 import shutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -138,6 +140,23 @@ def test_nearest_are_the_true_nearest(tmp_path):
         for query in range(20):
             best = {got["ids"][row] for row in np.argsort(-exact[query])[:5]}
             assert set(hits.filter(pl.col("query") == query)["chunk_id"]) == best
+
+
+@pytest.mark.parametrize("count", [3, 600])
+def test_what_is_synced_is_opened_and_not_indexed_again(tmp_path, embedder, count):
+    """After a sync no chunk is in Chroma's log alone, from which each opening would put it into the graph again."""
+
+    def left():
+        with closing(sqlite3.connect(tmp_path / "index" / "chroma.sqlite3")) as database:
+            return database.execute("SELECT count(*) FROM embeddings_queue").fetchone()[0]
+
+    for wanted in (chunks(count), chunks(count, **{"c1": "changed"}), chunks(count - 1)):
+        with ChromaIndex(embedder, folder=tmp_path / "index") as index:
+            index.sync([wanted])
+            assert len(index.contents()) == len(wanted)
+        assert left() <= 2  # the last one stays, as a mark, and one that came alone
+    with ChromaIndex(embedder, folder=tmp_path / "index") as index:
+        assert index.search(["changed"], 1).height == 1
 
 
 def test_closing_frees_the_folder(tmp_path, embedder):

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import polars as pl
 
-from raft.backends.vendors import quiet
+from raft.backends.vendors import import_without
 from raft.errors import DamagedArtifact, OtherEmbedder, RaftError, UsageError
 from raft.protocols import Embedder, in_order
 from raft.similarity import nearest_rows
@@ -27,6 +27,7 @@ from raft.store.tables import HITS
 from raft.text import embedded_text
 
 _BATCH = 256
+_LOG = 8192  # vectors that Chroma keeps in its log before it writes all to files, with each time all names
 _PAGE = 5000
 _SPARE = 10
 """Neighbours asked for beyond k, so that ties at the end are broken by chunk_id and not by the graph."""
@@ -92,7 +93,17 @@ class ChromaIndex(AbstractContextManager["ChromaIndex"]):
         self.embedder, self._folder, self._name, self._exact = embedder, folder, name, exact
         self._asker = asker or embedder
         self._where = str(folder or url)
-        self._client = _open_folder(folder) if folder else _open_server(str(url))
+        self._open()
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the files; the folder can then be deleted, moved or opened again."""
+        self._end()
+
+    def _open(self) -> None:
+        self._client = _open_folder(self._folder) if self._folder else _open_server(self._where)
         self._end = weakref.finalize(self, self._client.close)  # whoever forgets to close it leaves no file open
         self._end.atexit = False
         try:
@@ -101,13 +112,6 @@ class ChromaIndex(AbstractContextManager["ChromaIndex"]):
         except BaseException:
             self.close()
             raise
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Let go of the files; the folder can then be deleted, moved or opened again."""
-        self._end()
 
     def sync(self, chunks: Iterable[pl.DataFrame]) -> Changes:
         """Make the index hold exactly these chunks; only new and changed ones are embedded.
@@ -128,6 +132,8 @@ class ChromaIndex(AbstractContextManager["ChromaIndex"]):
         vanished = sorted(before.keys() - wanted)
         for start in range(0, len(vanished), size):
             self._guard(self._collection.delete, ids=vanished[start : start + size])
+        if self._folder and (embedded or vanished):
+            self._write_down()
         for known in ("identity", "_everything"):
             self.__dict__.pop(known, None)
         return Changes(embedded, len(vanished), len(wanted) - embedded)
@@ -209,12 +215,21 @@ class ChromaIndex(AbstractContextManager["ChromaIndex"]):
             metadatas=[{"doc_id": row["doc_id"], "digest": row["digest"]} for row in batch],
         )
 
+    def _write_down(self) -> None:
+        """Have Chroma write its log to the files: what is there alone it puts into the graph at each opening anew."""
+        for most in (2, _LOG):  # it takes none under 2
+            self._guard(self._collection.modify, configuration={"hnsw": {"sync_threshold": most}})
+            self.close()
+            self._open()
+
     def _create(self, dimensions: int) -> Any:
         return self._client.create_collection(
             self._name,
             embedding_function=None,
             metadata={"embedder": self.embedder.identity, "dimensions": dimensions},
-            configuration={"hnsw": {"space": "cosine", "ef_construction": 200, "ef_search": 256}},
+            configuration={
+                "hnsw": {"space": "cosine", "ef_construction": 200, "ef_search": 256, "sync_threshold": _LOG}
+            },
         )
 
     def _find(self) -> Any:
@@ -305,7 +320,7 @@ class ChromaIndex(AbstractContextManager["ChromaIndex"]):
 
 def _import_chroma() -> tuple[Any, Any]:
     """Return Chroma, and settings with which it sends no telemetry."""
-    quiet()
+    import_without("httpx", "pygments")  # Chroma's HTTP client has a command, for which it takes rich and more
     import chromadb
     from chromadb.config import Settings
 
