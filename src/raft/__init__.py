@@ -34,25 +34,17 @@ if TYPE_CHECKING:
     from raft.rag.grounding import Answer
 
 _HOMES = {
-    "Answer": "raft.rag.grounding",
-    "Answerer": "raft.api.asking",
-    "Built": "raft.api.run",
-    "Progress": "raft.cli.progress",
-    "approve": "raft.api.training",
-    "bench": "raft.api.benchmarking",
-    "build": "raft.api.building",
-    "estimate": "raft.api.building",
-    "export": "raft.api.run",
-    "export_model": "raft.api.training",
-    "feedback": "raft.api.feedback",
-    "initialise": "raft.api.run",
-    "load": "raft.api.run",
-    "monitor": "raft.api.monitoring",
-    "review": "raft.api.reviewing",
-    "show": "raft.api.run",
-    "status": "raft.api.run",
-    "train": "raft.api.training",
-    "RaftError": "raft.errors",
+    "raft.api.asking": ("Answerer",),
+    "raft.api.benchmarking": ("bench",),
+    "raft.api.building": ("build", "estimate"),
+    "raft.api.feedback": ("feedback",),
+    "raft.api.monitoring": ("monitor",),
+    "raft.api.reviewing": ("review",),
+    "raft.api.run": ("Built", "export", "initialise", "load", "show", "status"),
+    "raft.api.training": ("approve", "export_model", "train"),
+    "raft.cli.progress": ("Progress",),
+    "raft.errors": ("RaftError",),
+    "raft.rag.grounding": ("Answer",),
 }
 
 __all__ = [
@@ -81,9 +73,10 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used, so that `import raft` stays instant."""
-    if name not in _HOMES:
-        raise AttributeError(f"module 'raft' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(home), name)
+    raise AttributeError(f"module 'raft' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

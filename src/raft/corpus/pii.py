@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
-from phonenumbers import Leniency, PhoneNumberMatcher
 from stdnum import iban, luhn
 from stdnum.us import ssn
 
@@ -121,6 +120,8 @@ _DATE_OR_HOURS = re.compile(
 
 def phones(text: str) -> Spans:
     """Find phone numbers: international ones, those written as in the US, UK, France or Germany, or behind a word."""
+    from phonenumbers import Leniency, PhoneNumberMatcher  # noqa: PLC0415  who asks needs none of it
+
     for run in _RUN.finditer(text):
         abroad = run[0].lstrip("(").startswith(("+", "00"))
         # who writes the country's code seldom groups the rest as the book has it

@@ -5,8 +5,6 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-import json_repair
-
 from raft.text import from_json, whole
 
 _SPELLED: dict[str, Any] = {"parse_int": str, "parse_float": str}  # 1.50 stays 1.50
@@ -38,6 +36,8 @@ def json_readings(reply: str) -> Iterator[Any]:
 
 
 def _repaired(reply: str) -> Iterator[Any]:
+    import json_repair  # noqa: PLC0415  few replies need it
+
     try:
         yield whole(_standing(reply))
         yield whole(json_repair.loads(reply))
