@@ -120,6 +120,8 @@ _TYPED = "raft.typed"
 _SAME = re.compile(r"the same command(?: again| with(?= --))(?=[ \n]|$)")
 _ALONE = re.compile(r"(--[\w-]+ ('[^']*'|[^\s']+)( (?=--)|(?=$|   \()))+")
 """A hint of options alone."""
+_GIVEN = re.compile(r"--set '?[\w.]+=|--(?!set\b)[\w-]+")
+"""An option, or a setting, that a hint gives anew."""
 _TRAINING = {f"training.{one}": f"--{one.replace('_', '-')}" for one in ("backend", "epochs", "learning_rate", "rank")}
 
 
@@ -129,38 +131,29 @@ def spelled_out(hint: str, context: click.Context | None = None, *, wrong: str =
     Options alone are the same command with them. What was typed of the same options and settings goes, and so do the
     settings that are `wrong`, as they were typed.
     """
-    hint = re.sub("^run (the same command again)[: ]+(.+)$", r"\1   (\2)", hint)
-    alone = _ALONE.match(hint)
-    hint = f"the same command with {_as_typed(hint, context)}" if alone else hint
-    if not (found := _SAME.match(hint)):
-        return hint
-    given = re.findall(r"(--[\w-]+)(?: '?([\w.]+=))?", hint.partition("   (")[0])
-    same = the_same(
-        *(option for option, _ in given if option != "--set"),  # which may be repeated
-        settings=(
-            *(key for option, key in given if option == "--set" and key),
-            *re.findall(r"--set '?([\w.]+=)", wrong),
-        ),
-        context=context,
-    )
-    return same + hint[found.end() :] if same else hint.removeprefix("the same command with ") if alone else hint
+    said = re.sub("^run (the same command again)[: ]+(.+)$", r"\1   (\2)", hint)
+    if _ALONE.match(said):
+        said = f"the same command with {_as_typed(said, context)}"
+    found = _SAME.match(said)
+    anew = [*_GIVEN.findall(said.partition("   (")[0]), *re.findall(r"--set '?[\w.]+=", wrong)]
+    same = the_same(*(one.replace("'", "") for one in anew), context=context) if found else None
+    return same + said[found.end() :] if found and same else hint
 
 
-def the_same(
-    *without: str, flags: Sequence[str] = (), settings: tuple[str, ...] = (), context: click.Context | None = None
-) -> str | None:
-    """Return what was typed, without options that take a value, and `flags`, that take none; None: nobody typed.
+def the_same(*without: str, flags: Sequence[str] = (), context: click.Context | None = None) -> str | None:
+    """Return what was typed, without options, settings (`--set index.k=`) and `flags`; None: nobody typed.
 
-    Nor has it a `--set` of one of the `settings` (`index.k=`). `context` is that of a command which runs no more.
+    `context` is that of a command which runs no more.
     """
     words, kept = _typed_words(context), list[str]()
-    said = (*(f"{one}=" for one in without), *(f"--set={one}" for one in settings))
+    begins = tuple(one if one.startswith("--set ") else f"{one}=" for one in without)
     while words:
         word, *words = words
-        value = next(iter(words), "")
-        if word in without or (word == "--set" and (value.startswith(settings) or not re.match("[^=]+=", value))):
+        said = f"--set {words[0] if words else ''}" if word == "--set" else word.replace("--set=", "--set ", 1)
+        goes = said.startswith(begins) or (said.startswith("--set ") and "=" not in said)
+        if word in without or (word == "--set" and goes):
             words = words[1:]
-        elif word not in flags and not word.startswith(said):
+        elif word not in flags and not goes:
             kept.append(word)
     return shown(shlex.join(kept)) if kept else None
 
