@@ -196,7 +196,6 @@ def _act(folder: Path, point: Row, measuring: Measuring) -> Row | None:
 
 
 def _traffic(built: Built, settings: Settings, tell: OnEvent) -> Row | None:
-    """Return what the traffic tells; None where there is none."""
     replies = traffic.replies(built.folder)
     # what a clock that went wrong dated later than now would be the latest for as long as that
     replies = replies.with_columns(pl.min_horizontal("at", pl.lit(time.time()))).sort("at", "reply_id")

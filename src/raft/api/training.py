@@ -128,7 +128,6 @@ def train(
 
 
 def _refusal(run: Run, chosen: Settings, on_event: OnEvent) -> dict[str, Any]:
-    """Learn the run's refusal head; return what it promises."""
     name = run.manifest["collection"]
     with run.writing(), closing(Ledger(chosen.ledger or run.folder / "ledger.sqlite")) as ledger:
         enter(ledger, name, "refusal")
@@ -141,7 +140,6 @@ def _refusal(run: Run, chosen: Settings, on_event: OnEvent) -> dict[str, Any]:
 
 
 def _retriever(run: Run, chosen: Settings, on_event: OnEvent) -> dict[str, Any]:
-    """Tune the run's retriever; return its card."""
     name = run.manifest["collection"]
     with run.writing(), closing(Ledger(chosen.ledger or run.folder / "ledger.sqlite")) as ledger:
         run.require(*searched(chosen), "cleaned")

@@ -197,8 +197,6 @@ def _who() -> dict[str, Any]:
 
 
 class _Server:
-    """A server that answers REST calls; a context manager."""
-
     def __init__(self, url: str) -> None:
         import httpx
 

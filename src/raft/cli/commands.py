@@ -321,7 +321,6 @@ def ask(
 
 
 def _lines() -> Iterator[str]:
-    """Yield what is typed, line by line, until an empty line or the end."""
     prompt = "\n? " if sys.stdin.isatty() else ""
     while True:
         try:

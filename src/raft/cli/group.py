@@ -208,7 +208,6 @@ class Commands(click.Group):
 
 
 def _names(context: click.Context | None) -> list[str]:
-    """Return the names of a command as they are typed behind `raft`."""
     if context is None or context.parent is None:
         return []
     return [*_names(context.parent), str(context.info_name)]

@@ -115,7 +115,6 @@ def _stumbled(facts: Mapping[str, Any]) -> list[str]:
 
 
 def _stands(standing: Any) -> str:
-    """Return what the registry says, in a line."""
     production = f"version {standing.production.id} is in production" if standing.production else "nothing is promoted"
     if standing.candidate is None:
         return f"by the registry {production}, and there is no candidate"

@@ -192,6 +192,5 @@ class _Alike:
 
 
 def _codes(values: Iterable[Any]) -> list[int]:
-    """Number equal values alike."""
     seen: dict[Any, int] = {}
     return [seen.setdefault(value, len(seen)) for value in values]

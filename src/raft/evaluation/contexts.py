@@ -196,8 +196,6 @@ def judged(known: Contexts, refusal: Refusal) -> Contexts:
 
 
 class _Book:
-    """The corpus by id."""
-
     def __init__(self, chunks: pl.DataFrame, documents: pl.DataFrame) -> None:
         self.chunks: dict[str, Row] = {row["chunk_id"]: row for row in chunks.iter_rows(named=True)}
         self.paths = dict(documents.select("doc_id", "path").iter_rows())

@@ -360,7 +360,6 @@ def _mostly_missed(evidence: Evidence) -> bool:
 
 
 def _bottleneck(evidence: Evidence) -> tuple[str, str]:
-    """Return what holds plain RAG back, and what to do about it."""
     known, run = evidence.headroom or {}, evidence.run
     retrieved, golden, missed = (known.get(name) for name in ("retrieved", "golden", "missed"))
     if retrieved is not None and _mostly_missed(evidence):

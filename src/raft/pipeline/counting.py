@@ -251,8 +251,6 @@ def _rounds(source: Source, asked: Asked, most: int, extra: int, again: int) -> 
 
 
 class _Seen:
-    """What replies of this model were like."""
-
     def __init__(self, extra: int) -> None:
         self.extra = extra
         self.replies = self.size = self.read = self.room = self.written = self.attempts = 0

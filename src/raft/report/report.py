@@ -176,7 +176,6 @@ def _long(facts: Facts, name: str) -> bool:
 
 
 def _common(facts: Facts) -> dict[str, Any]:
-    """Return what page and summary are both told."""
     verdict = facts["verdict"]
     headline, meaning = DECISIONS.get(verdict["decision"], (str(verdict["decision"]), ""))
     titles = {system["name"]: system["title"] for system in facts["arms"]}

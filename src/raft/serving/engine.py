@@ -258,7 +258,6 @@ class Engine:
             return None if self._ended and not jobs and not self._waiting else jobs
 
     def _something(self) -> bool:
-        """Tell whether there is something to do."""
         if self._next or (self._ended and not self._waiting) or (self._shadows and not self._flying.total()):
             return True
         return any(self._has_room(self.sources.of(job.arm)[1]) for job in self._waiting)

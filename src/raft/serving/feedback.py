@@ -167,7 +167,6 @@ class Recorder:
 
 
 def _facts(reply_id: str, answered: Answered) -> dict[str, Any]:
-    """Return what is kept of an answer."""
     answer, said = answered.answer, openai.facts(reply_id, answered, passages=False)
     facts = {name: said[name] for name in _SAME} | {"answer": answer.text, "waited": answered.waited}
     return facts | {f"{kind}_tokens": answer.tokens.get(kind, 0) for kind in ("input", "output")}

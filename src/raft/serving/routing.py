@@ -176,7 +176,6 @@ class Router:
         Thread(target=withdraw, name="raft-guard", daemon=True).start()
 
     def _replayed(self, production: str, candidate: str, begun: float) -> Guard:
-        """Return a guard that has seen what the traffic keeps of the two."""
         guard, arms = Guard(), {("production", production): "production", ("candidate", candidate): "candidate"}
         try:
             rows = traffic.replies(self._run, begun).select(

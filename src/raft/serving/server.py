@@ -429,8 +429,6 @@ def _allow(method: str, *known: str) -> None:
 
 
 class _Page:
-    """The page for people, and the policy under which it runs."""
-
     @cached_property
     def text(self) -> str:
         """The page."""

@@ -346,7 +346,6 @@ class Versions:
         return self._voices[key]
 
     def _parts(self, version: Version) -> tuple[str | None, str]:
-        """Return which model and which adapter a version is, as `Answerer` takes them."""
         place = self._place(version)
         if version.kind in _ALONE:
             return str(place), BASE

@@ -166,7 +166,6 @@ def _usable(addresses: Sequence[str]) -> str:
 
 
 def _addresses(settings: Settings) -> list[tuple[str, str | tuple[str, ...]]]:
-    """Return the addresses that are set, with their names."""
     found: list[tuple[str, str | tuple[str, ...] | None]] = [
         ("generator.api_base", settings.generator.api_base),
         ("index.api_base", settings.index.api_base),

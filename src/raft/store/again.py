@@ -113,7 +113,6 @@ def _from_here(home: Path, path: Any, *, may_be_name: bool = False) -> Any:
 
 
 def _pipeline(told: Any, home: Path, tree: Mapping[str, Any]) -> tuple[str | None, dict[str, Any]]:
-    """Return the pipeline to name, and the settings that differ from it."""
 
     def from_it(file: str | None) -> tuple[str | None, dict[str, Any]]:
         return file, dict(_differing(tree, named(file).model_dump(mode="json"), home))

@@ -169,7 +169,6 @@ def batches(rows: Mapping[_Tokens, Sequence[int]], most: int) -> Iterator[list[_
 
 
 def _score_batch(model: Any, rows: list[_Tokens], asked: list[list[_Asked]]) -> list[_Score]:
-    """Return the scores of all that is asked of the rows, row by row."""
     import torch
 
     needed = {(row, place) for row, guests in enumerate(asked) for one in guests for place in one.places}

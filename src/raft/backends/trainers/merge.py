@@ -122,7 +122,6 @@ def _unfit(base: str, adapter: Path, why: str) -> UsageError:
 
 
 def _tokenizer(base: str, adapter: Path) -> Any:
-    """Return the adapter's tokenizer, or where it has none the base's."""
     quiet()
     try:
         from transformers import AutoTokenizer
