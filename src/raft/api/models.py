@@ -245,14 +245,8 @@ def open_refusal(
 ) -> Refusal | None:
     """Return what decides that no model is asked: the run's head, a rule where there is none, or None.
 
-    Args:
-        run: the run directory.
-        settings: the experiment.
-        embedder: the index's.
-        ledger: as for `open_reader`.
-        weights: the student's, where they are loaded.
-        least: a threshold of the rule, in the place of what is set.
-        anew: as for `open_reader`.
+    `embedder` is the index's, `least` a threshold of the rule, in the place of what is set; `ledger`, `weights` (the
+    student's, where they are loaded) and `anew` are as for `open_reader`.
 
     Raises:
         DamagedArtifact: the head cannot be read.
@@ -329,15 +323,8 @@ def open_model(
 ) -> OpenedModel:
     """Open a model that answers questions, as `open_bare` does; what it said before is taken from the ledger.
 
-    Args:
-        name: as for `open_bare`.
-        settings: as for `open_bare`.
-        ledger: where its replies are kept.
-        adapter: as for `open_bare`.
-        weights: as for `open_bare`.
-        api_base: as for `open_bare`.
-        run: the run's name in the ledger, whose calls they are; its cap holds for them too.
-        on_event: told of each batch of replies ("asked").
+    `run` is the run's name in the ledger, whose calls they are, and whose cap holds for them too; `on_event` is told of
+    each batch of replies ("asked").
 
     Raises:
         UsageError: the model is unknown, its package is not installed, or the run has a cap and its price is unknown.

@@ -213,12 +213,6 @@ def promote(run: Path, version_id: str, *, by: str, because: str = "") -> dict[s
     is kept; plain RAG may always go into production. What is there already stays, and its line is returned. Of one that
     was retired the line has `was_retired`, the line of the history that says when, by whom and why.
 
-    Args:
-        run: the run directory.
-        version_id: as for `find`.
-        by: who says so.
-        because: why.
-
     Raises:
         UsageError: there is no such version, no name is given, or something stands against it and no reason is given.
         DamagedArtifact: its files are missing, or changed since the history first saw them.
@@ -248,13 +242,8 @@ def rollback(
 def nominate(run: Path, version_id: str, *, share: float, shadow: float, by: str, because: str = "") -> dict[str, Any]:
     """Make a version the candidate, in the place of any other; return the line of the history.
 
-    Args:
-        run: the run directory.
-        version_id: as for `find`.
-        share: of the conversations that it answers, 0 to 1.
-        shadow: of the requests that it answers too while the user sees production's answer, 0 to 1.
-        by: who says so.
-        because: why.
+    `share` is that of the conversations that it answers, `shadow` that of the requests that it answers too while the
+    user sees production's answer, each 0 to 1.
 
     Raises:
         UsageError: there is no such version, it is in production, it was retired and no reason is given, a share is
