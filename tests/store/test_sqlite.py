@@ -90,8 +90,8 @@ def test_a_file_that_another_process_holds_is_not_called_unwritable(name, run, m
     monkeypatch.setattr(sqlite3, "connect", lambda *given, **options: connect(*given, **{**options, "timeout": 0}))
     with closing(connect(path, isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE" if name == "The registry" else "BEGIN IMMEDIATE")
-        if name == "The ledger":
-            monkeypatch.setattr(ledger, "_PATIENTLY", lambda act, *given: act(*given))
+        for module in (ledger, traffic):
+            monkeypatch.setattr(module, "PATIENTLY", lambda act, *given: act(*given))
         error = told(name, run)
     assert error.what.startswith(f"{name} cannot be used: another process writes to it")
     assert error.hint.startswith(f"lsof {path}")

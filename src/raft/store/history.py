@@ -18,7 +18,7 @@ from typing import Any
 from filelock import FileLock
 
 from raft.errors import UsageError, me
-from raft.store.sqlite import Database
+from raft.store.sqlite import Database, transaction
 from raft.text import whole
 
 FILE = "registry.sqlite"
@@ -94,10 +94,9 @@ def writing(run: Path, by: str) -> Iterator[sqlite3.Connection]:
             _make(path)
         with closing(_opened(path)) as database:
             database.execute("PRAGMA synchronous=EXTRA")
-            database.execute("BEGIN IMMEDIATE")  # the rollback at the end of an error is that of closing
-            _check(database, path)
-            yield database
-            database.execute("COMMIT")
+            with transaction(database):
+                _check(database, path)
+                yield database
 
 
 def _make(path: Path) -> None:
@@ -112,9 +111,9 @@ def _make(path: Path) -> None:
             left.unlink(missing_ok=True)
         with closing(sqlite3.connect(draft, isolation_level=None)) as database:
             database.execute("PRAGMA synchronous=EXTRA")
-            database.execute("BEGIN IMMEDIATE")
-            for statement in (*_SCHEMA, f"PRAGMA application_id={_OURS}", f"PRAGMA user_version={FORMAT}", "COMMIT"):
-                database.execute(statement)
+            with transaction(database):
+                for statement in (*_SCHEMA, f"PRAGMA application_id={_OURS}", f"PRAGMA user_version={FORMAT}"):
+                    database.execute(statement)
         draft.replace(path)
 
 

@@ -20,13 +20,12 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 import numpy as np
-from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random
 
 from raft.errors import RaftError
 from raft.protocols import Embedder, Message, Request, Scorer, Tokenizer, in_order
 from raft.store import folders
 from raft.store.run import is_locked
-from raft.store.sqlite import Database
+from raft.store.sqlite import PATIENTLY, Database, transaction
 from raft.text import whole
 from raft.text.secrets import ApiBase, each_address, shown_address
 
@@ -59,12 +58,6 @@ _REGISTER = (
 _BATCH = 500
 LOOK_SECONDS = 0.2
 """After which what another run has under way is looked for again."""
-_PATIENTLY = Retrying(  # SQLite does not wait where two processes make one file at the same moment
-    retry=retry_if_exception(lambda error: "locked" in str(error)),
-    wait=wait_random(0, 0.1),
-    stop=stop_after_delay(20),
-    reraise=True,
-)
 _ADD = (
     "INSERT INTO completions (key, model, attempt, request, reply, finish_reason, input_tokens, output_tokens, cost,"
     " seconds, created) VALUES (?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT(key) DO NOTHING"
@@ -134,7 +127,7 @@ class Ledger:
                 hint = "--set ledger=another-file.sqlite"
                 raise RaftError("The file is the database of another program, and no ledger.", where=path, hint=hint)
             self._db = sqlite3.connect(path, timeout=60, check_same_thread=False, isolation_level=None)
-            _PATIENTLY(self._db.execute, "PRAGMA journal_mode=WAL")
+            PATIENTLY(self._db.execute, "PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
             self._db.execute("PRAGMA wal_autocheckpoint=8000")  # pages; each checkpoint waits for the disk
             _LEDGER.check_format(self._db, path)
@@ -247,16 +240,10 @@ class Ledger:
     def write_all(self, writings: Iterable[Writing]) -> int:
         """Carry out several statements, all or none, and return the number of the row that was inserted last."""
         last = 0
-        with _LEDGER.guarded(self.path), self._lock:
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                for statement, rows in writings:
-                    for row in rows:
-                        last = self._db.execute(statement, row).lastrowid or last
-            except BaseException:
-                self._db.execute("ROLLBACK")
-                raise
-            self._db.execute("COMMIT")
+        with _LEDGER.guarded(self.path), self._lock, transaction(self._db):
+            for statement, rows in writings:
+                for row in rows:
+                    last = self._db.execute(statement, row).lastrowid or last
         return last
 
     def select(self, columns: str, table: str, keys: Sequence[str]) -> Iterator[tuple[Any, ...]]:

@@ -3,16 +3,37 @@
 import errno
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random
+
 from raft.errors import DamagedArtifact, RaftError, typed
 
+PATIENTLY = Retrying(  # SQLite does not wait where two processes make one file at the same moment
+    retry=retry_if_exception(lambda error: isinstance(error, sqlite3.Error) and "locked" in str(error)),
+    wait=wait_random(0, 0.1),
+    stop=stop_after_delay(20),
+    reraise=True,
+)
 _DAMAGED = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
 _BUSY = ("SQLITE_BUSY", "SQLITE_LOCKED")
 _FULL = ("SQLITE_FULL",)
 _CLOSED = ("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM", "SQLITE_AUTH")
+
+
+@contextmanager
+def transaction(database: sqlite3.Connection) -> Iterator[None]:
+    """Write all that is written within, or none of it."""
+    database.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    except BaseException:
+        with suppress(sqlite3.Error):
+            database.execute("ROLLBACK")
+        raise
+    database.execute("COMMIT")
 
 
 @dataclass(frozen=True)

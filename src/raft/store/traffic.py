@@ -11,9 +11,9 @@ import json
 import sqlite3
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from threading import Condition, Thread
@@ -23,7 +23,7 @@ import polars as pl
 
 from raft.errors import RaftError, UsageError, typed
 from raft.protocols import OnEvent
-from raft.store.sqlite import Database
+from raft.store.sqlite import PATIENTLY, Database, transaction
 from raft.text import whole
 
 FILE, FORMAT = "traffic.sqlite", 1
@@ -296,7 +296,7 @@ class Traffic:
             return
         ready = [(table, self._stored(row), done) for table, row, done in group]
         kept: list[tuple[Future[int], int | UnknownReply]] = []
-        with _transaction(database):
+        with transaction(database):
             for table, row, done in ready:
                 if done is None:
                     _insert(database, table, row, "OR REPLACE ")
@@ -348,7 +348,7 @@ def delete_older(database: sqlite3.Connection, before: float) -> None:
         query = f"DELETE FROM {table} WHERE {key} IN (SELECT {key} FROM {table} WHERE {which} LIMIT {_GROUP})"  # noqa: S608
         left = _GROUP
         while left == _GROUP:
-            with _transaction(database):
+            with transaction(database):
                 left = database.execute(query, {"before": before}).rowcount
 
 
@@ -397,7 +397,7 @@ def decide(run: Path | str, rows: Sequence[Mapping[str, Any]]) -> None:
     if any(not str(row.get("by") or "").strip() for row in rows):
         raise UsageError("A decision needs the name of the person who decides.", hint="--by 'Marta Quill'")
     path = Path(run) / FILE
-    with _TRAFFIC.guarded(path), closing(_open(path)) as database, _transaction(database):
+    with _TRAFFIC.guarded(path), closing(_open(path)) as database, transaction(database):
         for row in rows:
             _insert(database, "decisions", whole({"at": time.time(), **row}))
 
@@ -412,18 +412,11 @@ def _open(path: Path) -> sqlite3.Connection:
     with _TRAFFIC.guarded(path):
         database = sqlite3.connect(path, timeout=30, check_same_thread=False, isolation_level=None)
         try:
-            for left in reversed(range(20)):  # SQLite does not wait where two processes make one file at once
-                try:
-                    _check_format(database, path)
-                    database.execute("PRAGMA journal_mode=WAL")
-                    break
-                except sqlite3.OperationalError:
-                    if not left:
-                        raise
-                    time.sleep(0.05)
+            PATIENTLY(_check_format, database, path)
+            PATIENTLY(database.execute, "PRAGMA journal_mode=WAL")
             database.execute("PRAGMA synchronous=FULL")
             database.execute("PRAGMA secure_delete=ON")  # what is deleted is gone from the file too
-            with _transaction(database):
+            with transaction(database):
                 for statement in filter(str.strip, _MADE.split(";")):
                     database.execute(statement)
                 database.execute(f"PRAGMA user_version={FORMAT}")
@@ -470,15 +463,3 @@ def _reading(path: Path) -> sqlite3.Connection:
         database.close()
         database = sqlite3.connect(f"{address}?immutable=1", uri=True)
     return database
-
-
-@contextmanager
-def _transaction(database: sqlite3.Connection) -> Iterator[None]:
-    database.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-    except BaseException:
-        with suppress(sqlite3.Error):
-            database.execute("ROLLBACK")
-        raise
-    database.execute("COMMIT")
