@@ -153,7 +153,6 @@ def summary(
     passages: Mapping[str, Passage] | None = None,
     sections: Mapping[str, str] | None = None,
     unasked: Collection[tuple[str, str]] | None = None,
-    blind: Mapping[str, Any] | None = None,
     trained: Sequence[str] = (),
     with_bleu: bool = False,
 ) -> dict[str, Any]:
@@ -182,7 +181,6 @@ def summary(
         passages: by chunk id what the systems were shown.
         sections: by chunk id the section that it is of, named as no other section of the corpus.
         unasked: condition and question id of what was refused without a model; None: nothing is refused so.
-        blind: what a blind comparison by people gave, or None.
         trained: the answers of the training rows, or of some of them, to compare their length with the references'.
         with_bleu: whether BLEU is measured too.
     """
@@ -251,7 +249,7 @@ def summary(
         "capability": _plain(capability),
         "training": None if training is None else dict(training),
         "economics": costs,
-        "blind": None if blind is None else dict(blind),
+        "blind": None,  # until people have compared
         "questions": list(_questions(answers, by_set, scores, sources, k)),
         "passages": _passages({name: one for name, one in (passages or {}).items() if name in shown}),
     }

@@ -113,7 +113,7 @@ def _counts(path: Path) -> bool:
     return path.name not in _EMPTY or (path.name == ".lock" and (not path.is_file() or path.stat().st_size > 0))
 
 
-def claim(folder: Path, option: str = "--out") -> None:
+def claim(folder: Path) -> None:
     """Make a folder raft's own, so that what it writes there replaces nothing of the user's.
 
     Raises:
@@ -123,12 +123,12 @@ def claim(folder: Path, option: str = "--out") -> None:
     """
     check_name(folder)
     if folder.exists() and not folder.is_dir():
-        raise UsageError("There is a file in the place of the folder.", where=folder, hint=f"{option} another-folder")
+        raise UsageError("There is a file in the place of the folder.", where=folder, hint="--out another-folder")
     if folder.exists() and any(map(_counts, folder.iterdir())) and not is_ours(folder):
         raise UsageError(
             "The folder holds files that raft did not make, and it would write beside or over them.",
             where=folder,
-            hint=f"{option} {typed(folder / 'raft-run')}   (or any folder that is empty, or not there yet)",
+            hint=f"--out {typed(folder / 'raft-run')}   (or any folder that is empty, or not there yet)",
         )
     for name, is_right in [*((one, Path.is_file) for one in _FILES), *((one, Path.is_dir) for one in _FOLDERS)]:
         if (path := folder / name).exists() and not is_right(path):

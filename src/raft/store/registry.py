@@ -314,7 +314,7 @@ def retire(run: Path, version_id: str, *, by: str, because: str = "") -> dict[st
     raise UsageError(f"{what}: it is not retired.", where=run / FILE, hint=hint)
 
 
-def register(run: Path, *, adapter: str, kind: Kind, path: Path, by: str, because: str = "") -> Version:
+def register(run: Path, *, adapter: str, kind: Kind, path: Path, by: str) -> Version:
     """Note a model that was made of an adapter as a version of its own; return it.
 
     Its id is `<adapter>-<kind>`; where another content has that name already, `<adapter>-<kind>-2`, and so on: an id
@@ -338,7 +338,7 @@ def register(run: Path, *, adapter: str, kind: Kind, path: Path, by: str, becaus
             name = f"{adapter}-{kind}-{count}"
         version = Version(name, kind, base, adapter, digest, place, name in fold.retired)
         if fold.known.get(name) != replace(version, retired=False):
-            _append(database, run, fold, "register", version, by=by, because=because)
+            _append(database, run, fold, "register", version, by=by, because="")
         return version
 
 
