@@ -106,6 +106,12 @@ def of_system(error: OSError, *, where: object = None) -> RaftError:
     return RaftError(f"{error.strerror or error}.", where=error.filename or where, hint=hint)
 
 
+def unwritable(what: str, error: OSError, out: object) -> "UsageError":
+    """Return that something cannot be written into the folder that `--out` names, or the usual one."""
+    said = f"{what} cannot be written to: {error.strerror or error}."
+    return UsageError(said, where=error.filename or out, hint="choose another folder with --out")
+
+
 class UsageError(RaftError):
     """What was typed, or a setting in the YAML, is wrong; nothing was started."""
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from raft.errors import typed
 from raft.rag.grounding import Answer, ceiled, floored
-from raft.text import normalise, overlap, sentences
+from raft.text import normalise, overlap, sentences, shortened
 
 _LONG = 200  # characters of a passage that a refusal shows
 _LACKS = "not all of its figures and quotes stand in what it rests on, beside words of the question"
@@ -40,7 +40,7 @@ def _excerpt(question: str, text: str) -> str:
     best = max(
         (one for one in said if one[0] != "#" and " " in one), key=lambda one: overlap(question, one), default=text
     )
-    return best if len(best) <= _LONG else f"{best[: _LONG - 1]}…"
+    return shortened(best, _LONG)
 
 
 def _next(said: Answer, run: Path, options: Mapping[str, object], context: bool) -> Iterator[str]:

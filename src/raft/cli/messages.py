@@ -16,6 +16,7 @@ from raft.pipeline.estimate import DOING, as_text, cost_text
 from raft.rag.grounding import ceiled
 from raft.store.again import again
 from raft.store.budget import dollars
+from raft.text import shortened
 from raft.training.tune import FEW_ROWS
 
 
@@ -352,8 +353,7 @@ def _question(row: Mapping[str, Any]) -> str:
 
 def _short(value: Any, limit: int = 400) -> str:
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-    text = " ".join(text.split())
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+    return shortened(text, limit)
 
 
 def _indent(text: str) -> str:

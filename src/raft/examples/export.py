@@ -9,7 +9,7 @@ from pathlib import Path
 import polars as pl
 import yaml
 
-from raft.errors import UsageError
+from raft.errors import UsageError, unwritable
 from raft.settings import Settings
 from raft.settings.sections import LAYERS
 from raft.store import artifacts
@@ -43,11 +43,7 @@ def export(examples: pl.DataFrame, settings: Settings, *, format: str, out: Path
         if format == "axolotl":
             artifacts.atomically(out / "axolotl.yaml", _axolotl(settings, examples))
     except OSError as error:
-        raise UsageError(
-            f"The folder cannot be written to: {error.strerror}.",
-            where=error.filename or out,
-            hint="choose another folder with --out",
-        ) from None
+        raise unwritable("The folder", error, out) from None
     return out
 
 

@@ -21,7 +21,7 @@ from typing import Any
 import polars as pl
 from filelock import FileLock, Timeout
 
-from raft.errors import DamagedArtifact, RaftError, RunLocked, UsageError, of_system, typed
+from raft.errors import DamagedArtifact, RaftError, RunLocked, UsageError, of_system, typed, unwritable
 from raft.store import artifacts, folders, lineage
 from raft.store.again import again
 from raft.version import __version__
@@ -46,11 +46,7 @@ def held(folder: Path) -> Iterator[None]:
         folders.claim(folder)
         _acquire(lock, folder)
     except OSError as error:
-        raise UsageError(
-            f"The run directory cannot be written to: {error.strerror or error}.",
-            where=error.filename or folder,
-            hint="choose another folder with --out",
-        ) from None
+        raise unwritable("The run directory", error, folder) from None
     own = folder.resolve()
     _MINE.append(own)
     try:

@@ -15,7 +15,7 @@ from typing import Any
 from raft.backends import hub
 from raft.backends.trainers import unsloth
 from raft.backends.vendors import quiet
-from raft.errors import DamagedArtifact, MissingExtra, RaftError, UsageError
+from raft.errors import DamagedArtifact, MissingExtra, RaftError, UsageError, unwritable
 from raft.store import adapters
 from raft.text import at_home
 
@@ -55,11 +55,7 @@ def _written(model: Any, tokenizer: Any, out: Path) -> Path:
             tokenizer.save_pretrained(draft)
             draft.replace(out)
     except OSError as error:
-        raise UsageError(
-            f"The model cannot be written: {error.strerror or error}.",
-            where=error.filename or out,
-            hint="choose another folder with --out",
-        ) from None
+        raise unwritable("The model's folder", error, out) from None
     return out
 
 
