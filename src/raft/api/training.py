@@ -308,7 +308,7 @@ def export_remarks(folder: str | Path, adapter: str | None = None) -> list[str]:
 
 
 def open_trainer(backend: str) -> Trainer:
-    """Return what trains: `backend` is a name of `settings.TRAINERS`, or "auto" for Unsloth where it is at hand."""
+    """Return what trains: `backend` is a name of `TRAINERS`, or "auto" for Unsloth where it is at hand."""
     if backend == "auto":
         backend = "unsloth" if unsloth.available() else "peft"
     return cast("Trainer", resolve_name(f"raft.backends.trainers.{TRAINERS[backend]}")())
