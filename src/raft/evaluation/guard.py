@@ -23,12 +23,7 @@ from typing import Literal
 import numpy as np
 
 Arm = Literal["production", "candidate"]
-SIGNALS = {
-    "unsupported": "unsupported answers",
-    "abstained": "abstentions",
-    "failed": "errors",
-    "slow": "slow replies",
-}
+SIGNALS = {"unsupported": "unsupported answers", "abstained": "abstentions", "failed": "errors", "slow": "slow replies"}
 """What is watched, and what it is called."""
 MISTAKES = 0.05
 """In how many cases a candidate that is no worse may be stopped, all signals together."""

@@ -13,14 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import polars as pl
 
-from raft.evaluation.metrics import (
-    TOO_FEW,
-    Interval,
-    paired_difference,
-    randomisation_test,
-    score_answer,
-    win_rate,
-)
+from raft.evaluation.metrics import TOO_FEW, Interval, paired_difference, randomisation_test, score_answer, win_rate
 from raft.text import normalise
 
 State = Literal["first", "fine", "perhaps", "look", "act"]

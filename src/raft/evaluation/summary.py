@@ -199,11 +199,7 @@ def summary(
     for system in measured:
         rows = answers.filter(pl.col("arm") == system.name).to_dicts()
         served = serving(rows, timings.get(system.name, {}), prices.get(system.name, {}))
-        figures[system.name] = {
-            **asdict(system),
-            "sets": _sets(system.name, to_beat, scores, units, classes),
-            **served,
-        }
+        figures[system.name] = {**asdict(system), "sets": _sets(system.name, to_beat, scores, units, classes), **served}
     costs = economics(
         figures,
         system=TUNED if TUNED in figures else None,

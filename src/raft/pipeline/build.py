@@ -25,14 +25,7 @@ from raft.curation.user_questions import own_questions
 from raft.errors import RaftError, typed
 from raft.examples.examples import build_examples, restyle
 from raft.examples.export import chat_lines
-from raft.pipeline.asking import (
-    ask_questions,
-    asks,
-    examples,
-    reword_questions,
-    survey_chunks,
-    surveyed_languages,
-)
+from raft.pipeline.asking import ask_questions, asks, examples, reword_questions, survey_chunks, surveyed_languages
 from raft.pipeline.pairs import asked_in, place_pairs
 from raft.pipeline.read import count_chunks, documents_listed, languages, read_documents, tallied, tell_languages
 from raft.pipeline.review import said

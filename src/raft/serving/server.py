@@ -297,14 +297,7 @@ class _Exchange:
     """
 
     def __init__(
-        self,
-        asked: openai.Asked,
-        reply: openai.Reply,
-        caller: str,
-        route: Route,
-        *,
-        request: Request,
-        engine: Engine,
+        self, asked: openai.Asked, reply: openai.Reply, caller: str, route: Route, *, request: Request, engine: Engine
     ) -> None:
         self.headers: Mapping[str, str] = request.headers
         self.begun = time.monotonic()

@@ -287,11 +287,7 @@ class UncachedGenerator:
     """
 
     def __init__(
-        self,
-        model: Model | HostedModel,
-        budget: Budget | None = None,
-        *,
-        say: OnEvent = lambda event, facts: None,
+        self, model: Model | HostedModel, budget: Budget | None = None, *, say: OnEvent = lambda event, facts: None
     ) -> None:
         self._model, self._budget, self._waiting = model, budget, _Waiting(model.name, say)
         self.identity = model.identity

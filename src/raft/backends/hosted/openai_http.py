@@ -15,15 +15,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from raft.backends.asking import Reply
-from raft.backends.hosted.errors import (
-    AccessDenied,
-    Fault,
-    NoEndpoint,
-    RateLimited,
-    Rejected,
-    Transient,
-    UnknownModel,
-)
+from raft.backends.hosted.errors import AccessDenied, Fault, NoEndpoint, RateLimited, Rejected, Transient, UnknownModel
 from raft.backends.hosted.manners import Manners
 from raft.backends.hosted.providers import provider_of
 from raft.protocols import Request

@@ -273,9 +273,7 @@ def litellm_key(name: str, api_base: str | None) -> str | None:
 
 def _no_key(name: str, variables: tuple[str, ...]) -> UsageError:
     return UsageError(
-        f"There is no key for {name} in the environment.",
-        where=", ".join(variables),
-        hint=f"export {variables[0]}=...",
+        f"There is no key for {name} in the environment.", where=", ".join(variables), hint=f"export {variables[0]}=..."
     )
 
 
