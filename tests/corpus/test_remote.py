@@ -1,8 +1,10 @@
 """Documents at addresses are fetched once, anew where they change, and read as files of a folder are."""
 
+import errno
 import json
 import os
 import signal
+import socket
 import threading
 from contextlib import suppress
 from functools import partial
@@ -133,6 +135,7 @@ def test_a_file_and_a_glob_are_addresses_too(tmp_path, bucket):
         ("sftp://host/docs", "need a package that is not installed", "pip install paramiko"),
         ("libarchive://docs", "need a package that is not installed", "raft build ."),
         ("ftp://ada:secret@host/docs", "has a password or key in it", "environment"),
+        ("ftp://ada:it's,secret',so@host/docs", "has a password or key in it", "environment"),
     ],
 )
 def test_an_address_that_cannot_be_read_is_one_error(tmp_path, address, says, hint):
@@ -695,3 +698,112 @@ def test_damaged_notes_cost_a_fetch(tmp_path, bucket, damage):
     notes.write_text(damage)
     (entry,), _ = remote.fetch(["memory://bucket/docs"], tmp_path)
     assert files(entry) == DOCUMENTS
+
+
+@pytest.mark.parametrize("status", [202, 204, 206, 304])
+def test_only_a_whole_reply_is_a_document(tmp_path, web, monkeypatch, status):
+    """A reply without a document, or with a part of one, is an error, and what was fetched before stays."""
+    address, folder, _ = web
+    remote.fetch([f"{address}/sub"], tmp_path / "run")
+    (folder / "sub" / "travel.md").write_text("# Travel anew, and longer")
+    answer = Web.do_GET
+
+    def in_part(self):
+        if not self.path.endswith("travel.md"):
+            return answer(self)
+        self.send_response(status)
+        self.send_header("Content-Length", "0")
+        return self.end_headers()
+
+    monkeypatch.setattr(Web, "do_GET", in_part)
+    with pytest.raises(RaftError, match=rf"{status}.*no document, or a part of one.*fetched is kept") as caught:
+        remote.fetch([f"{address}/sub"], tmp_path / "run")
+    assert caught.value.hint.startswith(f"curl -iL {address}/sub ")
+    (kept,) = (tmp_path / "run").rglob("travel.md")
+    assert kept.read_text() == DOCUMENTS["travel.md"]
+    assert not list((tmp_path / "run").rglob("*.draft"))
+
+
+def test_what_came_in_part_is_fetched_again(tmp_path, bucket, asked):
+    """A file that is shorter here than it came, as after a loss of power, is fetched again, though it is the same."""
+    (entry,), _ = remote.fetch(["memory://bucket/docs"], tmp_path)
+    asked.clear()
+    (Path(entry) / "travel.md").write_text("")
+    (entry,), _ = remote.fetch(["memory://bucket/docs"], tmp_path)
+    assert asked == ["travel.md"]
+    assert files(entry) == DOCUMENTS
+
+
+def test_a_full_disk_is_not_the_addresss_fault(tmp_path, bucket, monkeypatch):
+    """Where there is no room for what comes, that is told, with what shows it, and no half of a file takes any."""
+
+    def get_file(self, path, local, **_):
+        Path(local).write_text("half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(type(bucket), "get_file", get_file)
+    with pytest.raises(RaftError, match=r"^No space left on device") as caught:
+        remote.fetch(["memory://bucket/docs"], tmp_path)
+    assert caught.value.hint.startswith("df -h")
+    assert not list(tmp_path.rglob("*.draft"))
+
+
+def test_keys_in_the_links_of_a_page_are_not_shown(tmp_path, web):
+    """What a page links to with a key or a signature is left out, and told without it."""
+    address, folder, _ = web
+    (folder / "sub" / "index.html").write_text('<a href="travel.md"><a href="a.md?sig=SeCrEt"><a href="b.bin?key=K3y">')
+    _, skipped = remote.fetch([f"{address}/sub"], tmp_path / "run")
+    assert dict(skipped) == {
+        f"{address}/sub/a.md?sig=***": "there is no reader for .md?sig=***",
+        f"{address}/sub/b.bin?key=***": "there is no reader for .bin?key=***",
+    }
+
+
+def test_a_file_and_a_folder_of_one_name_end_no_build(tmp_path, web):
+    """Where a document's decoded name is the folder of another's, it is read, and the other one left out and told."""
+    address, folder, _ = web
+    (folder / "sub" / "index.html").write_text('<a href="tr%61vel.md/b.md"><a href="travel.md">')
+    (entry,), skipped = remote.fetch([f"{address}/sub"], tmp_path / "run")
+    assert files(entry) == {"travel.md": DOCUMENTS["travel.md"]}
+    assert skipped == [(f"{address}/sub/tr%61vel.md/b.md", "travel.md is a file, and cannot be its folder here")]
+
+
+class WebOfIPv6(ThreadingHTTPServer):
+    """A server that listens at ::1."""
+
+    address_family = socket.AF_INET6
+
+
+@pytest.mark.parametrize("more", ["", "/", "/travel.md", "/**/*.md", "/t*.md"])
+def test_an_address_of_ipv6_is_one(tmp_path, more):
+    """A host in brackets is read like any other, by a folder, a file and a glob: it is neither a pattern nor two."""
+    write_corpus(tmp_path / "site" / "docs")
+    try:
+        server = WebOfIPv6(("::1", 0), partial(Web, directory=str(tmp_path / "site")))
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    with server:
+        Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        (entry,), _ = remote.fetch([f"http://[::1]:{server.server_port}/docs{more}"], tmp_path / "run")
+        server.shutdown()
+    assert "travel.md" in (files(entry) if Path(entry).is_dir() else Path(entry).name)
+    assert remote.name_of("http://[::1]:80/docs/") == "docs"
+
+
+def test_a_folder_is_asked_for_as_it_is_linked_to(tmp_path, web, monkeypatch):
+    """Where a server knows a folder by its slash alone, and leads nowhere without it, what is in it is read."""
+    answer, address = Web.do_GET, web[0]
+    monkeypatch.setattr(Web, "do_GET", lambda self: (
+        self.send_error(404) if self.path.endswith("sub") else answer(self)))  # fmt: skip
+    (entry,), _ = remote.fetch([f"{address}/"], tmp_path / "run")
+    assert {f"sub/{name}" for name in DOCUMENTS} <= {*files(entry)}
+
+
+def test_a_server_that_is_too_slow_is_told_as_that(tmp_path, web, monkeypatch):
+    """Where nothing comes in time, that is said, and not the name of a class alone."""
+    monkeypatch.setattr(pages, "_SILENT", 0.2)
+    released = Event()
+    monkeypatch.setattr(Web, "do_GET", lambda self: released.wait(10))
+    with pytest.raises(RaftError, match="does not answer in time"):
+        remote.fetch([f"{web[0]}/sub/"], tmp_path / "run")
+    released.set()

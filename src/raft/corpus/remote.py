@@ -3,6 +3,7 @@
 From then on they are files like any other: names are relative to the address, as they are to a folder.
 """
 
+import errno
 import glob
 import hashlib
 import json
@@ -12,7 +13,7 @@ import re
 import shutil
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from glob import has_magic
 from pathlib import Path, PurePosixPath
@@ -23,12 +24,11 @@ from typing import Any, TypeVar
 
 from raft.corpus import web
 from raft.corpus.readers import MAX_FILE, MEGABYTE, format_of
-from raft.errors import RaftError, UsageError, typed
+from raft.errors import RaftError, UsageError, of_system, typed
 from raft.text import is_address
 from raft.text.secrets import bears_key, shown, shown_address
 
 _HERE = ("file", "local", "memory")
-_WEB = ("http", "https")
 _TELLS = re.compile(
     "etag|md5|sha|crc|sum|digest|hash|hex|time|modif|updated|created|generation|version|blob_id|oid|commit", re.I
 )
@@ -40,7 +40,7 @@ _PACKAGES = {
     **{"sftp": "paramiko", "ssh": "paramiko", "smb": "smbprotocol", "hdfs": "pyarrow", "dropbox": "dropboxdrivefs"},
 }
 """What to install for a protocol; of others its own words say so, and no name is guessed."""
-_LIST = {"s3": "aws s3 ls", "s3a": "aws s3 ls", "gs": "gcloud storage ls", "gcs": "gcloud storage ls"}
+_LIST = {"s3": "aws s3 ls", "gs": "gcloud storage ls", "http": "curl -iL", "https": "curl -iL"}
 """What shows with the same keys whether they are right."""
 _HEARS = 0.2
 """Seconds after which a Ctrl-C is heard: polars has a wait without an end go on after it."""
@@ -142,7 +142,9 @@ def _system(address: str) -> tuple[Any, str]:
 
     protocol = address.partition("://")[0]
     try:
-        system, path = fsspec.url_to_fs(address, **(web.options() if address.startswith(_WEB) else {}))
+        if web.is_web(address):  # taken as it is: to fsspec "::", as in a host of IPv6, chains two addresses
+            return fsspec.filesystem(protocol, **web.options()), address
+        system, path = fsspec.url_to_fs(address)
     except ImportError as error:
         found = re.search(r"[Ii]nstall\s+[\"'`]?(?:pip install )?([\w-]+)", str(error))
         package = _PACKAGES.get(protocol) or (found[1] if found else "")
@@ -164,14 +166,15 @@ def _system(address: str) -> tuple[Any, str]:
 def _place(address: str, cache: Path) -> _Place:
     system, path = _system(address)
     parts = path.split("/")
-    fixed = next((number for number, part in enumerate(parts) if has_magic(part)), len(parts))
+    host = 3 if web.is_web(address) else 0  # [::1] is no pattern
+    fixed = next((number for number, part in enumerate(parts) if number >= host and has_magic(part)), len(parts))
     root, pattern = "/".join(parts[:fixed]).rstrip("/"), "/".join(parts[fixed:])
     if not pattern and format_of(Path(root)) and _is_file(system, root):  # on the web folders are files, too
         root, _, pattern = root.rpartition("/")
     safe = [part for part in root.split("/") if part not in ("", ".", "..")]
     own = cache / _own(address)
     local = own.joinpath(address.partition("://")[0], *safe)
-    if address.startswith(_WEB) and not local.exists():
+    if web.is_web(address) and not local.exists():
         local = own.joinpath(address.partition("://")[0], *map(web.decoded, safe))
     return _Place(address, system, root, pattern, local, own / _NOTES)
 
@@ -195,11 +198,15 @@ def _fetched(place: _Place) -> tuple[list[str], list[tuple[str, str]]]:
     now = {name: {one: str(value) for one, value in sorted(facts.items()) if not _PASSES.search(one)}
            for name, (_, facts) in wanted.items()}  # fmt: skip
     _clear(place, wanted)
-    known = {name: facts for name, facts in _known(place).items() if facts == now.get(name) and _tells(facts)}
-    known = {name: facts for name, facts in known.items() if (place.local / name).is_file()}
+    here = {one: one.stat().st_size for one in map(place.local.joinpath, wanted) if one.is_file()}
+    known = {
+        name: (facts, size)  # less than came is here after a loss of power
+        for name, (facts, size) in _known(place).items()
+        if facts == now.get(name) and _tells(facts) and here.get(place.local / name) == size
+    }
     place.index.parent.mkdir(parents=True, exist_ok=True)
     draft = place.index.with_suffix(".draft")
-    draft.write_text("".join(map(_line, known.items())), encoding="utf-8")
+    draft.write_text("".join(json.dumps([name, *noted]) + "\n" for name, noted in known.items()), encoding="utf-8")
     draft.replace(place.index)
     lost = dict[str, str]()
 
@@ -209,11 +216,11 @@ def _fetched(place: _Place) -> tuple[list[str], list[tuple[str, str]]]:
         if why:
             lost[name] = why
             path.unlink(missing_ok=True)
-            draft.unlink(missing_ok=True)
         else:
             path.parent.mkdir(parents=True, exist_ok=True)
             draft.replace(path)
-            notes.write(_line((name, now[name])))  # as it lands: what comes after it may fail
+            noted = json.dumps([name, now[name], path.stat().st_size])
+            notes.write(f"{noted}\n")  # as it lands: what comes after it may fail
             notes.flush()
 
     def get(name: str, given_up: Event) -> tuple[str, Path, str]:
@@ -275,7 +282,7 @@ def _wanted(place: _Place) -> tuple[dict[str, tuple[str, Mapping[str, Any]]], li
     skipped: list[tuple[str, str]] = []
     listed = sorted(_listed(place).items())
     names = _named(place, [path for path, _ in listed])
-    for path, facts in listed:
+    for path, facts in sorted(listed, key=lambda one: names[one[0]]):  # a file before what is to lie in it
         name = names[path]
         reason = "its name leads out of the corpus" if not path.startswith(place.root) else _unfit(place, name)
         if not reason and (above := next((str(one) for one in PurePosixPath(name).parents if str(one) in wanted), "")):
@@ -299,24 +306,24 @@ def _named(place: _Place, paths: Sequence[str]) -> dict[str, str]:
     """Return what documents are called: on the web decoded, but for two that would be one, and what is here already."""
     names = {path: path.removeprefix(place.root).removeprefix("/") if path != place.root else path.rpartition("/")[2]
              for path in paths}  # fmt: skip
-    if not place.address.startswith(_WEB):
+    if not web.is_web(place.address):
         return names
     known = _known(place)  # and what is here was fetched, though a later fetch that failed says so no more
     return web.named(names, lambda name: name in known or os.path.isfile(place.local / name))  # noqa: PTH113  any name
 
 
 def _listed(place: _Place) -> dict[str, Mapping[str, Any]]:
-    system, whole = place.system, f"{place.root}/{place.pattern}"
-    alone = _leaves_out(system)
+    system, pattern = place.system, place.pattern
     system.invalidate_cache()
-    if place.address.startswith(_WEB) and (not place.pattern or has_magic(place.pattern)):
+    if pattern and not has_magic(pattern):
+        found = {path: system.info(path) for path in [f"{place.root}/{pattern}"]}
+    elif web.is_web(place.address):
         found = _linked(place)
-    elif place.pattern and has_magic(place.pattern):
-        found = web.fitting(_walked(place, place.root), whole) if alone else system.glob(whole, detail=True)
-    elif place.pattern:
-        found = {whole: system.info(whole)}
+    elif _leaves_out(system):
+        found = _walked(place, place.root)
+        found = web.fitting(found, place.root, pattern) if pattern else found
     else:
-        found = _walked(place, place.root) if alone else system.find(place.root, detail=True)
+        found = system.glob(f"{place.root}/{pattern}", detail=True) if pattern else system.find(place.root, detail=True)
     return {path: facts for path, facts in found.items() if facts.get("type") != "directory"}
 
 
@@ -327,7 +334,7 @@ def _linked(place: _Place) -> dict[str, Mapping[str, Any]]:
     found = _walked(place, root, deep, _MOST_FOLDERS)
     if not place.pattern:
         return found or ({place.root: {}} if _is_file(place.system, place.root) else {})
-    return web.fitting(found, f"{place.root}/{place.pattern}")
+    return web.fitting(found, place.root, place.pattern)
 
 
 def _leaves_out(system: Any) -> bool:
@@ -345,7 +352,7 @@ def _walked(place: _Place, root: str, deep: int | None = None, most: float = mat
     Raises:
         UsageError: there are more folders than `most`.
     """
-    found, is_web = dict[str, Mapping[str, Any]](), place.address.startswith(_WEB)
+    found, is_web = dict[str, Mapping[str, Any]](), web.is_web(place.address)
     seen, folders = {root.rstrip("/")}, [(root, 1)]
     while folders:
         if len(seen) > most or (is_web and len(found) > _MOST_FILES):  # pages link to one another without an end
@@ -358,7 +365,7 @@ def _walked(place: _Place, root: str, deep: int | None = None, most: float = mat
                     found[facts["name"]] = facts
                 elif below not in seen and not facts.get("islink") and (deep is None or depth < deep):
                     seen.add(below)
-                    folders.append((below, depth + 1))
+                    folders.append((facts["name"] if is_web else below, depth + 1))  # as it is linked to
     return found
 
 
@@ -384,7 +391,7 @@ def _unfit(place: _Place, name: str) -> str | None:
     if any(part.startswith((".", "~$")) for part in path.parts):
         return "it is hidden"
     if format_of(Path(name)) is None:
-        return f"there is no reader for {path.suffix or 'files without a suffix'}"
+        return f"there is no reader for {shown(path.suffix) or 'files without a suffix'}"
     return _unnameable(place.local.absolute(), path)
 
 
@@ -399,10 +406,10 @@ def _unnameable(folder: Path, name: PurePosixPath) -> str | None:
 
 
 def _shown(place: _Place, path: str) -> str:
-    if is_address(path) or not path.startswith(place.root):
-        return path
     above = place.address.removesuffix(place.pattern).rstrip("/")
-    return f"{above}/{path.removeprefix(place.root).lstrip('/')}".rstrip("/")
+    if not is_address(path) and path.startswith(place.root):
+        path = f"{above}/{path.removeprefix(place.root).lstrip('/')}".rstrip("/")
+    return shown(path)  # a page may link to what its own reader may read
 
 
 def _got(place: _Place, at: str, facts: Mapping[str, Any], name: str, given_up: Event) -> tuple[Path, str]:
@@ -410,29 +417,24 @@ def _got(place: _Place, at: str, facts: Mapping[str, Any], name: str, given_up: 
 
     Return the draft, and why the file cannot be had, "" where it was.
     """
-    draft = place.index.with_name(f"{token_hex(8)}.draft")
-    try:
-        place.system.get_file(at, str(draft), callback=_bound(given_up))
-        if place.address.startswith(_WEB) and web.is_page_instead(draft, name, facts):
-            return draft, (
-                f"a web page came in the place of a {PurePosixPath(name).suffix} (where one has to log in, perhaps)"
-            )
-    except FileNotFoundError:
-        return draft, "it is listed, and not there"
-    except _TooLarge:
-        return draft, f"it is too large: the most is {MAX_FILE // MEGABYTE} MB"
-    finally:
-        if given_up.is_set():
-            draft.unlink(missing_ok=True)
-    return draft, ""
+    draft, why = place.index.with_name(f"{token_hex(8)}.draft"), ""
+    with ExitStack() as undone:
+        undone.callback(draft.unlink, missing_ok=True)
+        try:
+            place.system.get_file(at, str(draft), callback=_bound(given_up))
+            if web.is_web(place.address):
+                why = web.instead(draft, name, facts)
+        except FileNotFoundError:
+            why = "it is listed, and not there"
+        except _TooLarge:
+            why = f"it is too large: the most is {MAX_FILE // MEGABYTE} MB"
+        if not why and not given_up.is_set():
+            undone.pop_all()
+    return draft, why
 
 
 class _TooLarge(Exception):
     """A file has more bytes than raft reads, whatever was said of its size."""
-
-
-class _GivenUp(Exception):
-    """Somebody has interrupted."""
 
 
 def _bound(given_up: Event) -> Any:
@@ -443,7 +445,7 @@ def _bound(given_up: Event) -> Any:
         def relative_update(self, inc: int = 1) -> None:
             self.value += inc
             if given_up.is_set():
-                raise _GivenUp
+                raise InterruptedError
             if self.value > MAX_FILE:
                 raise _TooLarge
 
@@ -465,33 +467,33 @@ def _clear(place: _Place, wanted: Iterable[str]) -> None:
                     path.rmdir()
 
 
-def _known(place: _Place) -> dict[str, Any]:
-    """Return what was said of each file when it was fetched; a line that was cut short says nothing."""
-    known: dict[str, Any] = {}
+def _known(place: _Place) -> dict[str, tuple[Mapping[str, Any], int]]:
+    """Return what was said of each file when it was fetched, and its bytes; a line that was cut short says nothing."""
+    known: dict[str, tuple[Mapping[str, Any], int]] = {}
     with suppress(OSError):
         for line in place.index.read_bytes().splitlines():
             with suppress(ValueError, TypeError, RecursionError):
-                name, facts = json.loads(line)
-                known |= {name: facts} if isinstance(facts, dict) else {}
+                name, facts, size = json.loads(line)
+                known |= {name: (facts, size)} if isinstance(facts, dict) else {}
     return known
-
-
-def _line(noted: tuple[str, Mapping[str, Any]]) -> str:
-    return json.dumps(noted) + "\n"
 
 
 def _listing(address: str) -> str:
     protocol, _, path = address.partition("://")
-    fixed = "/".join(part for part in path.split("/") if not has_magic(part))
+    host, *parts = path.split("/")
+    fixed = "/".join([host, *(part for part in parts if not has_magic(part))])
     if protocol in _LIST:
-        return f"{_LIST[protocol]} {typed(f'{protocol}://{fixed}')}   (shows what is there, with the same keys)"
+        return f"{_LIST[protocol]} {typed(f'{protocol}://{fixed}')}   (shows what is there, and may be read)"
     return f"name a file, a folder or a glob that is there: what was asked is {typed(address)}"
 
 
 def _unreadable(address: str, error: Exception, cache: Path | None = None) -> RaftError:
-    words = " ".join(shown(str(error)).split())[:300] or type(error).__name__
     if isinstance(error, FileNotFoundError):
         return UsageError(f"There is nothing at {address}.", where="corpus", hint=_listing(address))
+    if cache and isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return of_system(error, where=cache)
+    silent = "it does not answer in time" if isinstance(error, TimeoutError) else type(error).__name__
+    words = " ".join(shown(str(error)).split())[:300] or silent
     notes = cache and cache / _own(address) / _NOTES
     what = f"Documents cannot be read from {address}: {type(error).__name__}: {words}."
     what += " What was fetched is kept." if notes and notes.is_file() and notes.stat().st_size else ""

@@ -23,6 +23,11 @@ _PACKED = ("pdf", "docx", "xlsx", "pptx", "epub")
 """Formats that are no text."""
 
 
+def is_web(address: str) -> bool:
+    """Tell whether an address is a web server's."""
+    return address.startswith(("http://", "https://"))
+
+
 def options() -> dict[str, Any]:
     """Return what fsspec's configuration says of the web, and that a server which is silent for so long is given up."""
     from aiohttp import ClientTimeout  # noqa: PLC0415  it takes time
@@ -30,7 +35,16 @@ def options() -> dict[str, Any]:
 
     timeout = ClientTimeout(total=None, sock_connect=_SILENT, sock_read=_SILENT)  # and not after five minutes a file
     given = [conf.get(protocol, {}).get("client_kwargs", {}) for protocol in ("http", "https")]
-    return {"client_kwargs": {"timeout": timeout, **given[0], **given[1]}}
+    return {"client_kwargs": {"timeout": timeout, "raise_for_status": _check_whole, **given[0], **given[1]}}
+
+
+async def _check_whole(reply: Any) -> None:
+    """Refuse a reply that is neither what was asked for nor an error: its body, if any, is no document, or a part."""
+    from aiohttp import ClientResponseError  # noqa: PLC0415  it takes time
+
+    if 200 < reply.status < 400:
+        why = "no document, or a part of one"
+        raise ClientResponseError(reply.request_info, reply.history, status=reply.status, message=why)
 
 
 def listed(system: Any, address: str) -> list[dict[str, Any]]:
@@ -43,12 +57,12 @@ def listed(system: Any, address: str) -> list[dict[str, Any]]:
     return [{"name": one, "size": None, "type": "directory" if one.endswith("/") else "file"} for one in links]
 
 
-def fitting(found: Mapping[str, Mapping[str, Any]], pattern: str) -> dict[str, Mapping[str, Any]]:
-    """Return the files, by their paths, that a pattern means; it is read as fsspec reads one."""
+def fitting(found: Mapping[str, Mapping[str, Any]], root: str, pattern: str) -> dict[str, Mapping[str, Any]]:
+    """Return the files, by their paths, that a pattern below `root` means; it is read as fsspec reads one."""
     from fsspec.utils import glob_translate  # noqa: PLC0415  it takes time
 
     fits = re.compile(glob_translate(pattern))
-    return {path: facts for path, facts in found.items() if fits.match(path)}
+    return {path: facts for path, facts in found.items() if fits.match(path.removeprefix(f"{root}/"))}
 
 
 def endless(what: str) -> UsageError:
@@ -101,10 +115,12 @@ def named(names: Mapping[str, str], known: Callable[[str], bool]) -> dict[str, s
     return {path: name if known(name) or times[decoded(name)] > 1 else decoded(name) for path, name in names.items()}
 
 
-def is_page_instead(file: Path, name: str, facts: Mapping[str, Any]) -> bool:
-    """Tell whether bytes are a web page where their name says something else; text may show one, if told to be text."""
+def instead(file: Path, name: str, facts: Mapping[str, Any]) -> str:
+    """Return what bytes are instead, if they are a web page and their name says something else; text may show one."""
     kind = format_of(Path(name))
     if kind == "html" or (kind not in _PACKED and str(facts.get("mimetype")).strip().lower() not in _PAGES):
-        return False
+        return ""
     with file.open("rb") as stream:
-        return _PAGE.match(stream.read(2000).removeprefix(b"\xef\xbb\xbf")) is not None
+        if _PAGE.match(stream.read(2000).removeprefix(b"\xef\xbb\xbf")) is None:
+            return ""
+    return f"a web page came in the place of a {Path(name).suffix} (where one has to log in, perhaps)"

@@ -110,8 +110,9 @@ def _private_keys(text: str) -> Spans:
 
 
 _USER = re.compile(
-    r"(//)(?:[^/?#\s\"'<>]{0,300}|[^/?#\s@:]{0,100}:(?!\d*(?:[/?#\s]|$))[^\s\"'<>]{0,300})@"
-)  # a password may hold "/" or "#"; it ends somewhere, so that no text takes long
+    r"(//)(?:[^/?#\s\"'<>]{0,300}"
+    r"|[^/?#\s@:]{0,100}:(?!\d*(?:[/?#\s]|$))(?:[^\s\"'<>]|[\"'](?![,;:)\]}>\s])){0,300})@"
+)  # a password may hold "/" or "#", or a quote that ends nothing; it ends somewhere, so that no text takes long
 _GIVEN = re.compile(r"([?&;#])([^=&;#\s\"'<>]{1,80})=([^&;#\s\"'<>]+)")
 _TELLS = re.compile(r"key|token|secret|pass|pwd|auth|cred|sig|sas|jwt|session|^code$", re.I)
 HIDDEN = "***"
@@ -141,7 +142,7 @@ def shown_address(address: str) -> str:
     and mixes capitals, small letters and digits. Ids of accounts and of deployments, which mix less, are told.
     """
     bare = "" if "//" in address else "//"
-    whole = shown(bare + address)
+    whole = shown(_PASSWORD.sub(f"//{HIDDEN}@", bare + address))
     for begin, end in sorted(_known_keys(whole), reverse=True):
         whole = whole[:begin] + HIDDEN + whole[end:]
     scheme, _, rest = whole.partition("//")
