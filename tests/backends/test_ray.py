@@ -559,6 +559,35 @@ def test_a_shard_that_never_began_is_not_asked_what_it_has(engine, ray, monkeypa
     assert asked == [1]
 
 
+def seat(*, ready):
+    """Return a shard of no Ray, which does what it is given at once if it is ready, and nothing else ever."""
+    actor = SimpleNamespace(do=SimpleNamespace(remote=lambda work, given, shared: work(*given) if ready else None))
+    made = engines._Seat(actor, Future())
+    if ready:
+        made.ready.set_result(("node", "ledger"))
+    return made
+
+
+def test_work_waits_for_no_shard_that_never_comes(tmp_path, monkeypatch):
+    """Where shards die and there is no room for others, work goes to one that is ready, and else ends with a word."""
+
+    def wait(refs, **_):
+        assert refs != [None], "it waits for ever"
+        return refs, []
+
+    made = crew(tmp_path, 2, 0)
+    made._ray = SimpleNamespace(wait=wait, get=lambda ref: ref, exceptions=engines.import_ray().exceptions)
+    made._started, made._look_at = True, float("inf")  # nobody looks for its head
+    made._places = [engines._Place(1, seat(ready=False)), engines._Place(2, seat(ready=True))]
+    made._places[1].seat.in_flight = 9
+    assert made.begin(lambda *_: 7)() == 7
+    made._places[1] = engines._Place(2, seat(ready=False), deaths=1, why="it was out of memory")
+    monkeypatch.setattr(engines, "_START_SECONDS", 0.1)
+    with pytest.raises(RaftError, match=r"No shard was started.* One died before: it was out of memory") as caught:
+        made.begin(lambda *_: 8)()
+    assert caught.value.hint.startswith("ray status ")
+
+
 async def until(so):
     """Wait until it is so, and no longer than a minute."""
     async with asyncio.timeout(60):
@@ -662,6 +691,9 @@ def _raise_usage(_):
     [
         ("ray://127.0.0.1:10001", "engine.address is host:port"),
         ("127.0.0.1:port", "engine.address is host:port"),
+        ("127.0.0.1:99999", "engine.address is host:port"),
+        ("ada:secret@127.0.0.1:6379", r"engine.address is host:port, and it is '\*\*\*@127"),
+        ("..:6379", "No Ray cluster answers at"),
         ("127.0.0.1:{closed}", "No Ray cluster answers at"),
         ("127.0.0.1:{http}", "is no Ray, or one with TLS"),
         ("127.0.0.1:{silent}", "does not answer in 1 seconds"),
@@ -684,7 +716,7 @@ def test_an_address_that_is_no_ray_is_one_error(address, says, monkeypatch):
     assert "--engine local" in caught.value.hint or "engine.address=127.0.0.1:6379" in caught.value.hint
 
 
-@pytest.mark.parametrize("lacking", ["grpc", *cluster._HEAD, "ray._private.grpc_utils"])
+@pytest.mark.parametrize("lacking", ["grpc", "ray._private.grpc_utils"])
 def test_a_ray_without_its_own_parts_speaks_for_itself(ray, monkeypatch, lacking):
     """Where this Ray has not what its head is asked with, or has it otherwise, nothing is told that nobody knows."""
     monkeypatch.setitem(sys.modules, lacking, None)

@@ -4,6 +4,7 @@ import importlib
 import logging
 import os
 import platform
+import re
 import socket
 import sys
 import time
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from raft.errors import MissingExtra, RaftError, UsageError, typed
+from raft.text.secrets import shown_address
 from raft.version import __version__
 
 _SETTINGS = {
@@ -28,7 +30,8 @@ _STORE = 256 * 2**20
 _REACH_SECONDS, _PROBE_SECONDS = 5.0, 120.0
 _KNOCKS, _KNOCK_SECONDS, _PAUSE_SECONDS = 5, 1.0, 1.0
 """How often it is knocked at a head until it is gone, how long each, and how long between: it may be restarting."""
-_HEAD = ("ray.core.generated.gcs_service_pb2", "ray.core.generated.gcs_service_pb2_grpc")
+_PORTS = 2**16
+_ALIVE = "/ray.rpc.NodeInfoGcsService/CheckAlive"  # the question is empty; the answer names the version
 _PLACES = ("RAFT_MODELS", "RAFT_CACHE", "HF_HOME")
 _HERE = Path(__file__).resolve().parents[3]
 _LOCAL = "the same command with --engine local"
@@ -100,13 +103,13 @@ def _check_address(address: str) -> None:
     if address in ("auto", "local"):
         return  # Ray knows by itself where a cluster was started on this machine
     host, _, port = address.rpartition(":")
-    if "://" in address or not port.isdecimal() or not host:
-        wrong = f"engine.address is host:port, and it is {address!r}."
+    if {*"@/"} & {*address} or not (port.isdecimal() and 0 < int(port) < _PORTS) or not host:
+        wrong = f"engine.address is host:port, and it is {shown_address(address)!r}."
         hint = "--set engine.address=127.0.0.1:6379   (host and port of the head, as ray start told them there)"
         raise UsageError(wrong, where="engine.address", hint=hint)
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_REACH_SECONDS).close()
-    except (OSError, OverflowError) as error:
+    except (OSError, ValueError) as error:  # or no host can be called so
         words = getattr(error, "strerror", None) or str(error)
         raise UsageError(
             f"No Ray cluster answers at {address}: {words}.",
@@ -119,12 +122,11 @@ def _check_address(address: str) -> None:
 def _check_ray(address: str) -> None:
     """Ask what listens at an address whether it is a head of Ray, and of which: Ray's library ends the process else."""
     try:
-        grpc, asked, service = map(importlib.import_module, ("grpc", *_HEAD))
-        channels: Any = importlib.import_module("ray._private.grpc_utils")  # with Ray's token and certificates
+        grpc, channels = map(importlib.import_module, ("grpc", "ray._private.grpc_utils"))  # with token, certificates
         with channels.init_grpc_channel(address, [("grpc.enable_http_proxy", 0)]) as channel:
-            head = service.NodeInfoGcsServiceStub(channel)
-            there = str(head.CheckAlive(asked.CheckAliveRequest(), timeout=_REACH_SECONDS).ray_version)
-    except (ImportError, AttributeError, TypeError):  # another Ray, in whose own parts this is not found
+            reply: bytes = channel.unary_unary(_ALIVE)(b"", timeout=_REACH_SECONDS)
+        there = re.findall(rb"\d+(?:\.\w+){2,}", reply)[0].decode()
+    except (ImportError, AttributeError, TypeError, IndexError):  # another Ray, in whose own parts this is not found
         return  # what is wrong then Ray says by itself
     except grpc.RpcError as error:
         raise _unheard(address, error, grpc.StatusCode) from None
@@ -168,7 +170,9 @@ def _unusable(address: str | None, error: Exception) -> RaftError:
         what = f"The cluster at {address} has another Ray or Python than this process: {words}"
         return UsageError(what, where="engine.address", hint=_same_versions())
     hint = f"ray status --address {typed(address)}, or {_LOCAL}"
-    if "RAY_AUTH_MODE" not in os.environ:  # Ray tells no word of it
+    if "any running Ray instance" in words:
+        hint = f"ray start --head   (on this machine; or {_LOCAL})"
+    elif "RAY_AUTH_MODE" not in os.environ:  # Ray tells no word of it
         hint = f"export RAY_AUTH_MODE=token   (where the cluster has a token, in ~/.ray/auth_token; else: {hint})"
     what = f"The Ray cluster at {address} cannot be used: {words}"
     return UsageError(what, where="engine.address", hint=hint)

@@ -320,46 +320,48 @@ class RayEngine:
                 self._lost(place, seat, error)
         return bool(seat.ledger) and not place.given_up and place.seat is seat
 
-    def _best(self) -> tuple[_Place, _Seat, bool]:
-        """Return the shard with the least to do, of those that are ready if any is, and whether it is."""
-        ready = [place for place in self._places if self._is_ready(place)]
-        standing = ready or [place for place in self._places if not place.given_up]
-        if not standing:
+    def _taken(self) -> tuple[_Place, _Seat] | None:
+        """Return the shard with the least to do of those that are ready, with one more piece of work; None: none is.
+
+        What is given to it has been sent; to one that there is no room for it might never be.
+        """
+        ready = [(place, place.seat) for place in self._places if self._is_ready(place)]
+        self._check_standing()
+        best = min((one for one in ready if one[1].ledger), key=lambda one: one[1].in_flight, default=None)
+        if best:
+            with best[0].lock:
+                best[1].in_flight += 1
+        return best
+
+    def _check_standing(self) -> None:
+        if all(place.given_up for place in self._places):
             raise self._hopeless()
-        place = min(standing, key=lambda one: one.seat.in_flight)
-        return place, place.seat, bool(ready)
 
     async def _free(self) -> tuple[_Place, _Seat]:
-        """Return a shard that has started, with one more call in flight: what it is given then has been sent."""
         until = time.monotonic() + _START_SECONDS
         try:
             while True:
                 if self._unsure:  # it may take seconds, in which the loop has other things to do
                     await asyncio.get_running_loop().run_in_executor(self._lookers, self._check_head)
-                place, seat, ready = self._best()
-                if ready:
-                    break
+                if found := self._taken():
+                    return found
                 if time.monotonic() > until:
                     raise self._hopeless()
                 await asyncio.sleep(_LOOK_SECONDS)
         except asyncio.CancelledError:
             raise _Unsent from None
-        with place.lock:
-            seat.in_flight += 1
-        return place, seat
 
     def _asked(self, method: str, given: Sequence[Any]) -> tuple[_Place, _Seat, Any]:
         self._check_head()
-        place, seat, _ = self._best()
-        with place.lock:
-            seat.in_flight += 1
-        return place, seat, getattr(seat.actor, method).remote(*given)
+        while not (found := self._taken()):
+            self._wait()
+        return *found, getattr(found[1].actor, method).remote(*given)
 
     def _got(self, ref: Any) -> Any:
         """Return a result once it is there; where no shard stands any more, nothing is waited for: it cost nothing."""
         while not self._ray.wait([ref], timeout=_HEAD_SECONDS)[0]:
             self._check_head()
-            self._best()
+            self._check_standing()
         return self._ray.get(ref)
 
     def _settled(self, place: _Place, seat: _Seat, *, did: bool = True) -> None:
@@ -452,19 +454,17 @@ class RayEngine:
 
     def _hopeless(self) -> NoShard:
         why = next((place.why for place in self._places if place.why), "")
+        kept, where, hint = "Everything that came is kept.", "engine.kind=ray", _AGAIN
         if self._headless:
-            return NoShard(f"{_HEADLESS}. Everything that came is kept.", where="engine.kind=ray", hint=_AGAIN)
-        if why:
-            return NoShard(
-                f"Each of the {self.count} shards died {_DEATHS} times: {why}. Everything that came is kept.",
-                where="engine.kind=ray",
-                hint=_AGAIN,
-            )
-        return NoShard(
-            f"No shard was started within {_START_SECONDS:.0f} seconds: the cluster has no processor or card free.",
-            where=f"engine.shards={self.count}, engine.cards={self._cards:g}",
-            hint="ray status   (tells what is free; then the same command again, or with --engine local)",
-        )
+            what = f"{_HEADLESS}. {kept}"
+        elif all(place.given_up for place in self._places):
+            what = f"Each of the {self.count} shards died {_DEATHS} times: {why}. {kept}"
+        else:
+            what = f"No shard was started within {_START_SECONDS:.0f} seconds: no processor or card is free."
+            what += f" One died before: {why}. {kept}" if why else ""
+            where = f"engine.shards={self.count}, engine.cards={self._cards:g}"
+            hint = "ray status   (tells what is free; then the same command again, or with --engine local)"
+        return NoShard(what, where=where, hint=hint)
 
 
 def _raised(result: Any) -> Any:
