@@ -14,14 +14,7 @@ import polars as pl
 
 from raft import prompts
 from raft.api import measured, models
-from raft.api.models import (
-    open_model,
-    open_refusal,
-    open_retriever,
-    question_embedder,
-    refusal_lacks,
-    uncached_search,
-)
+from raft.api.models import open_model, open_refusal, open_retriever, question_embedder, refusal_lacks, uncached_search
 from raft.api.run import Built, adapter_for, one_of, settings_of, together, writable
 from raft.backends import hub
 from raft.backends.embedding import open_embedder
@@ -36,6 +29,7 @@ from raft.evaluation.systems import BenchmarkModels, OpenedModel
 from raft.pipeline.bench import ask_all, choose_exemplars, line_up, prepare, sections, trained_answers
 from raft.pipeline.build import searched
 from raft.pipeline.parts import Offered, each_part
+from raft.pipeline.read import questions_in
 from raft.pipeline.refusal import WRONG, wrong_references
 from raft.pipeline.retriever import Card, opened, side_by_side, taught_by, used
 from raft.pipeline.train import LEARNED
@@ -313,14 +307,10 @@ def _without_leaks(
     rows: pl.DataFrame, adapter: Path | None, run: Run, settings: Settings, embedder: Embedder, *, again: str | None
 ) -> pl.DataFrame:
     """Return the questions that nothing measured learned from or was shown; `again` is said where some are refused."""
-    files = {
-        "adapter was trained on": adapter and adapter / LEARNED,
-        "tuned retriever was trained on": taught_by(run, embedder.identity),
-    }
+    remade = f"rm -r {typed(adapter)} && raft train {typed(run.folder)}"
     parts = {
-        part: [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-        for part, file in files.items()
-        if file is not None and file.is_file()
+        "adapter was trained on": questions_in(adapter / LEARNED, hint=remade) if adapter else [],
+        "tuned retriever was trained on": taught_by(run, embedder.identity),
     }
     shown = run.manifest.get("like") or []
     parts[_SHOWN] = [{"question_id": one, "question": one} for one in shown]
@@ -438,12 +428,7 @@ def _judged(
     on_event("asking", calls)
     prompt, ratings = prompts.load("preference", settings.prompts), human.kept_ratings(folder / "ratings.jsonl")
     found = judge.judged(
-        pairs,
-        model.generator,
-        prompt=prompt,
-        rubric=_rubric(chosen, settings),
-        seed=settings.seed,
-        ratings=ratings,
+        pairs, model.generator, prompt=prompt, rubric=_rubric(chosen, settings), seed=settings.seed, ratings=ratings
     )
     return {**facts, "judge": {"model": chosen.model, "prompt_digest": prompt.digest, **found}}
 

@@ -3,20 +3,21 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import polars as pl
 
 from raft.corpus import documents, pii, readers
 from raft.curation.user_questions import personal_data, refused
-from raft.errors import RaftError, typed
+from raft.errors import DamagedArtifact, RaftError, typed
 from raft.evaluation.lengths import unlike_examples
 from raft.generation import plan
 from raft.protocols import OnEvent, Workers
 from raft.settings import Settings
 from raft.store.artifacts import Output
 from raft.store.run import Run, Step
+from raft.text import from_json
 from raft.text.languages import BEGUN, of_documents
 from raft.text.languages import VERSION as LANGUAGES
 from raft.text.records import VERSION, records
@@ -108,6 +109,23 @@ def documents_listed(run: Run) -> pl.DataFrame:
     """Return all documents of a run without their text."""
     columns = ["doc_id", "path", "title", "format", "characters", "error", "pages"]
     return pl.concat(list(run.stream("documents.parquet", columns)))
+
+
+def questions_in(file: Path, *, hint: str, least: int = 0) -> list[dict[str, str]]:
+    """Return the questions (`question_id`, `question`) that something was trained on; none where there is no such file.
+
+    Raises:
+        DamagedArtifact: they cannot be read, or are not `least` so many; `hint` mends that.
+    """
+    try:
+        rows = [from_json(line) for line in file.read_bytes().splitlines()] if file.is_file() else []
+        found = [{name: str(row[name]) for name in ("question_id", "question")} for row in rows]
+    except (OSError, ValueError, TypeError, KeyError):
+        found, least = [], 1
+    if len(found) < least:
+        what = "The questions that this was trained on are not all there: others could not be told from them."
+        raise DamagedArtifact(what, where=file, hint=hint)
+    return found
 
 
 def languages(run: Run) -> dict[str, str]:

@@ -28,8 +28,9 @@ from raft.examples.examples import bears
 from raft.kinds import traits
 from raft.pipeline.bench import sections
 from raft.pipeline.build import searched
-from raft.pipeline.read import documents_listed
+from raft.pipeline.read import documents_listed, questions_in
 from raft.pipeline.refusal import wrong_references
+from raft.pipeline.train import LEARNED
 from raft.protocols import Embedder, OnEvent, Retriever
 from raft.rag.format import title_line
 from raft.rag.relevant import is_short, search_all
@@ -51,8 +52,6 @@ DEPTH = 20
 """Chunks that search brings first: those that a question is most easily taken for."""
 _MOST = 4096
 """Questions, and chunks, that are learned from at most."""
-LEARNED = "learned.jsonl"
-"""Beside a tuned embedder: the questions that it was trained on."""
 _NAME = re.compile(r"[0-9a-f]{12}")
 _MADE = r"(?:\d+_\w+/)?[\w.]+"
 
@@ -208,8 +207,10 @@ def opened(run: Run, embedder: Embedder, open_embedder: Callable[[str], Embedder
         DamagedArtifact: it is not what was trained.
     """
     card = read_card(run)
-    known = card is not None and card.embedder == embedder.identity
-    return (card, tuned_embedder(run, card, open_embedder)) if card is not None and known else None
+    if card is None or card.embedder != embedder.identity:
+        return None
+    _taught_by(run, card)
+    return card, tuned_embedder(run, card, open_embedder)
 
 
 def used(run: Run, embedder: str) -> str | None:
@@ -218,14 +219,19 @@ def used(run: Run, embedder: str) -> str | None:
     return card.identity if card is not None and card.used and card.embedder == embedder else None
 
 
-def taught_by(run: Run, embedder: str) -> Path | None:
-    """Return the file of the questions that a tuned retriever in use was trained on; None where none is used."""
+def taught_by(run: Run, embedder: str) -> list[dict[str, str]]:
+    """Return the questions that a tuned retriever in use was trained on; none where none is used.
+
+    Raises:
+        DamagedArtifact: they are not all there.
+    """
     card = read_card(run)
-    return _taught_by(run, card) if card is not None and used(run, embedder) else None
+    return _taught_by(run, card) if card is not None and used(run, embedder) else []
 
 
-def _taught_by(run: Run, card: Card) -> Path:
-    return run.folder / FOLDER / card.name / LEARNED
+def _taught_by(run: Run, card: Card) -> list[dict[str, str]]:
+    hint = f"raft train {typed(run.folder)} --part retriever"
+    return questions_in(run.folder / FOLDER / card.name / LEARNED, least=card.questions, hint=hint)
 
 
 def lacks(run: Run) -> str:
@@ -238,7 +244,8 @@ def lacks(run: Run) -> str:
 def _is_whole(run: Run, open_embedder: Callable[[str], Embedder]) -> bool:
     try:
         card = Card.model_validate_json((run.folder / CARD).read_text(encoding="utf-8"))
-        return open_embedder(str(run.folder / FOLDER / card.name)).identity == card.identity
+        same = open_embedder(str(run.folder / FOLDER / card.name)).identity == card.identity
+        return same and bool(_taught_by(run, card))
     except (OSError, ValueError, RaftError):
         return False
 
@@ -415,10 +422,13 @@ def side_by_side(
 
 
 def not_learned(run: Run, settings: Settings, embedder: Embedder, questions: pl.DataFrame, card: Card) -> pl.DataFrame:
-    """Return the questions that say the same as none that a tuned retriever learned from; `embedder` is the untuned."""
-    learned = _taught_by(run, card)
-    rows = [json.loads(line) for line in learned.read_text("utf-8").splitlines()] if learned.is_file() else []
-    found = collisions(rows, questions, embedder=embedder, similarity=settings.cleaning.similarity) if rows else []
+    """Return the questions that say the same as none that a tuned retriever learned from; `embedder` is the untuned.
+
+    Raises:
+        DamagedArtifact: what it learned from is not all there.
+    """
+    rows = _taught_by(run, card)
+    found = collisions(rows, questions, embedder=embedder, similarity=settings.cleaning.similarity)
     return questions.filter(~pl.col("question_id").is_in([name for _, name in found]))
 
 
