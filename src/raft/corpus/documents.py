@@ -52,8 +52,9 @@ def find_sources(
     for root, starts, alone in entries:
         prefix = labels[root] + "/" if labels else ""
         for start in starts:
-            for path in [start] if alone else _walk(start, root, prefix, skipped, besides or {}):
-                name, real = _name(path, root, prefix), _real(path)
+            walked = [(start, _real(start))] if alone else _walk(start, root, prefix, skipped, besides or {})
+            for path, real in walked:
+                name = _name(path, root, prefix)
                 if format_of(path) is None:
                     skipped.append(
                         (name, f"there is no reader for {_readable(path.suffix) or 'files without a suffix'}")
@@ -187,34 +188,38 @@ def _labels(roots: Iterable[Path]) -> dict[Path, str]:
 
 def _walk(
     start: Path, root: Path, prefix: str, skipped: list[tuple[str, str]], besides: Mapping[Path, str]
-) -> Iterator[Path]:
-    """Yield the files at or below `start`; what is not followed goes to `skipped`."""
+) -> Iterator[tuple[Path, Path]]:
+    """Yield the files at or below `start`, each with its real path; what is not followed goes to `skipped`."""
+    inside = _real(root)  # looked for once, as each file's is: of very many files that is most of the time
 
     def skip(path: str | Path, reason: str) -> None:
         skipped.append((_name(Path(path), root, prefix), reason))
 
-    def fits(path: Path) -> bool:
-        try:
-            reason = _unfit(path, root, besides)
-        except OSError as error:
-            reason = f"it cannot be opened: {error.strerror}"
-        if reason:
-            skip(path, reason)
-        return reason is None
+    def fitting(paths: Iterable[Path]) -> Iterator[tuple[Path, Path]]:
+        for path in paths:
+            try:
+                real = _real(path)
+                reason = _unfit(path, real, root, inside, besides)
+            except OSError as error:
+                reason = f"it cannot be opened: {error.strerror}"
+            if reason:
+                skip(path, reason)
+            else:
+                yield path, real
 
-    if not start.is_dir() or not fits(start):
-        yield from filter(fits, [] if start.is_dir() else [start])
+    if not start.is_dir() or not [*fitting([start])]:
+        yield from fitting([] if start.is_dir() else [start])
         return
     for folder, folders, files in os.walk(
         start, onerror=lambda error: skip(error.filename, f"the folder cannot be opened: {error.strerror}")
     ):
         here = Path(folder)
-        folders[:] = sorted(name for name in folders if fits(here / name))
-        yield from filter(fits, [here / name for name in sorted(files)])
+        folders[:] = [path.name for path, _ in fitting(here / name for name in sorted(folders))]
+        yield from fitting(here / name for name in sorted(files))
 
 
-def _unfit(path: Path, root: Path, besides: Mapping[Path, str]) -> str | None:
-    if what := besides.get(_real(path)):
+def _unfit(path: Path, real: Path, root: Path, inside: Path, besides: Mapping[Path, str]) -> str | None:
+    if what := besides.get(real):
         return f"it is {what}"
     if path.is_dir() and is_ours(path):
         return "raft made it"
@@ -222,7 +227,7 @@ def _unfit(path: Path, root: Path, besides: Mapping[Path, str]) -> str | None:
         return "it is hidden"
     if path.is_symlink() and path.is_dir():
         return "it is a link to a folder"
-    return None if _real(path).is_relative_to(_real(root)) else "it is a link that leads out of the corpus"
+    return None if real.is_relative_to(inside) else "it is a link that leads out of the corpus"
 
 
 def _name(path: Path, root: Path, prefix: str) -> str:
