@@ -454,3 +454,20 @@ def test_what_knows_no_run_is_told_with_the_run_in_its_hint(tmp_path):
             train(*given, **options)
         assert told.value.hint == f"raft train '{tmp_path / 'my run'}' --set training.bits=16"
     assert all(hasattr(one, "__wrapped__") for one in (training.train, training.export_model))
+
+
+@pytest.mark.parametrize("name", ["generator.api_key", "generator.key", "index.password", "hf_token"])
+def test_a_key_that_is_set_is_neither_shown_nor_suggested(tmp_path, name):
+    """Who sets a key is told where keys are read from; it is shown nowhere, and nothing is to be set to it instead."""
+    section, _, key = name.rpartition(".")
+    file = write(tmp_path / "raft.yaml", f"{section}: {{{key}: S3cRet}}\n" if section else f"{key}: S3cRet\n")
+    for given in ((None, {name: "S3cRet"}), (file, {})):
+        with pytest.raises(UsageError, match="read from the environment") as caught:
+            config.load(*given)
+        assert "S3cRet" not in str(caught.value) and "--set" not in str(caught.value)
+
+
+def test_a_count_of_tokens_is_no_secret():
+    """A setting that is nearly one of the known is suggested as ever, though its name has a token in it."""
+    with pytest.raises(UsageError, match="max_tokens=64"):
+        config.load(None, {"examples.max_token": 64})

@@ -284,6 +284,10 @@ _WANTED = {  # what a value has to be, by the beginning of the name that pydanti
 }
 
 
+_SECRET = re.compile(r"(?:^|[_-])(?:api)?(?:key|password|passwd|secret)$|^(?:access_|auth_|hf_)?token$", re.IGNORECASE)
+"""How people call what is a secret; "max_token" is none."""
+
+
 def _explain(
     error: ValidationError, overrides: Mapping[str, Any], where: object, tree: Mapping[str, Any]
 ) -> UsageError:
@@ -293,6 +297,9 @@ def _explain(
     for problem in error.errors():
         place = [*map(str, problem["loc"])]
         name = re.sub(r"\.(\d+)", r"[\1]", ".".join(place))
+        if problem["type"] == "extra_forbidden" and _SECRET.search(place[-1]):  # neither shown nor typed once more
+            what = f"There is no setting {name}: keys are read from the environment, and are written down nowhere."
+            return UsageError(what, where=name, hint="export OPENAI_API_KEY=...   (or as your provider calls its own)")
         for key, value in overrides.items():
             if all(one == other for one, other in zip(place, _RENAMED.get(key, key).split("."), strict=False)):
                 given[key] = value
