@@ -960,7 +960,7 @@ def test_a_package_of_the_same_name_is_noticed(raft, tmp_path, monkeypatch, name
     ("typed", "words"),
     [
         (["build", "docs", "--questons", "3"], ["--questons", "raft build"]),
-        (["build", "docs", "--estimat"], ["raft build --estimate"]),
+        (["build", "docs", "--estimat"], ["raft build --help   # --estimate is meant"]),
         (["status"], ["RUN", "raft status --help"]),
         (["show", "run", "chunks", "-n", "many"], ["many", "raft show --help"]),
         (["export", "run", "--format", "csv"], ["csv", "openai", "raft export --help"]),

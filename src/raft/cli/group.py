@@ -221,12 +221,15 @@ def _told() -> Iterator[None]:
         if type(error).__name__ == "NoArgsIsHelpError":  # a later click has it
             raise
         where = " ".join(["raft", *_names(error.ctx)])
-        near = [f"{where} {one}" for one in getattr(error, "possibilities", None) or ()]
-        hint = f"{near[0]} --help   (is meant, perhaps; or: {where} --help)" if near else f"{where} --help"
+        near = next(iter(getattr(error, "possibilities", None) or ()), "")
+        hint = f"{where} --help"
+        if near:  # an option has no help of its own
+            hint += f"   ({near} is meant, perhaps)"
+            hint = hint if near.startswith("-") else f"{where} {near} --help   (is meant, perhaps; or: {where} --help)"
         if isinstance(error, click.BadParameter) and error.param and isinstance(error.param.type, click.Choice):
             named = re.findall("'([^']*)'", error.message)  # what was typed, and what may be
-            if near := get_close_matches(named[0], named[1:], n=1):
-                hint = spelled_out(f"{error.param.opts[0]} {near[0]}", error.ctx)
+            if meant := get_close_matches(named[0], named[1:], n=1):
+                hint = spelled_out(f"{error.param.opts[0]} {meant[0]}", error.ctx)
         told = UsageError(error.format_message(), where=where, hint=hint)
         click.echo(printable(f"raft: {told}"), err=True)
         sys.exit(told.exit_code)
