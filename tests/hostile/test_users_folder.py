@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from conftest import DOCUMENTS, Fakes, write_corpus
@@ -75,6 +75,7 @@ def test_every_byte_of_the_users_is_still_there(tree, command, finished, tmp_pat
 
 @settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(tree=TREES.map(lambda tree: {name: content for name, content in tree.items() if "mine" in name or " " in name}))
+@example(tree={"scratch/trial/mine": b"mine"})
 def test_what_a_user_lays_into_a_run_stays_there(tree, finished, tmp_path_factory):
     """A build of a changed corpus deletes nothing that somebody has put into the run directory's folders."""
     home = shutil.copytree(finished, tmp_path_factory.mktemp("laid") / "home")

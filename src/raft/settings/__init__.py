@@ -299,7 +299,11 @@ def _explain(
         name = re.sub(r"\.(\d+)", r"[\1]", ".".join(place))
         if problem["type"] == "extra_forbidden" and _SECRET.search(place[-1]):  # neither shown nor typed once more
             what = f"There is no setting {name}: keys are read from the environment, and are written down nowhere."
-            return UsageError(what, where=name, hint="export OPENAI_API_KEY=...   (or as your provider calls its own)")
+            return UsageError(
+                what,
+                where=name,
+                hint="read -rs OPENAI_API_KEY; export OPENAI_API_KEY   (or as your provider calls its own)",
+            )
         for key, value in overrides.items():
             if all(one == other for one, other in zip(place, _RENAMED.get(key, key).split("."), strict=False)):
                 given[key] = value

@@ -306,8 +306,9 @@ class Run:
         return trial
 
     def end_trial(self) -> None:
-        """Forget what was tried."""
-        shutil.rmtree(self._trial, ignore_errors=True)
+        """Forget what was tried; a folder of that name that is not raft's stays."""
+        if folders.is_ours(self._trial):
+            shutil.rmtree(self._trial, ignore_errors=True)
 
     def require(self, *steps: str) -> None:
         """Check that what these steps made is there, and belongs to all that it was made from.
