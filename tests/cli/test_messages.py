@@ -159,18 +159,6 @@ def test_no_more_questions_are_advised_where_nothing_is_left_to_ask(facts, wante
     assert ("raft build CORPUS --out runs/handbook --qa pairs.jsonl   # a file of yours" in text) is not more
 
 
-def test_more_questions_than_there_are_facts_are_not_advised():
-    """Where documents state fewer facts than rows are worth tuning on, it is said, and pairs of one's own advised."""
-    notes = {
-        "splits": {"train": 7, "valid": 1, "eval_seen": 2},
-        "reasons": {},
-        "coverage": {"facts": [10, 79], "begin": {}},
-    }
-    text = messages.summary(changed(questions={"rows": {"questions.parquet": 10}}, cleaned={"notes": notes}))
-    assert "these documents state 79 facts" in text
-    assert "--set questions.keep=" not in text
-
-
 WANTED = {"keep": 160, "kept": 160, "asked": 200, "ended": None, "rounds": [[200, 160]]}
 
 

@@ -84,17 +84,15 @@ def more_rows(run: str, steps: Mapping[str, Any]) -> str:
         names = ", ".join(one["file"] for one in _files(steps))
         return f"\n  more pairs in {names},\n  or from the documents: leave --limit 0 out."
     spare, wanted, splits = cleaned["reasons"].get(NOT_CHOSEN), asked["notes"].get("wanted"), cleaned["splits"]
-    kept = sum(count for split, count in splits.items() if split != "user")
-    parted = kept / splits["train"] if splits.get("train") else 2.0  # some are kept to measure with
-    wants = math.ceil(FEW_ROWS * parted / 10) * 10
-    facts = (cleaned.get("coverage", {}).get("facts") or [0, math.inf])[1]  # runs of before lack it
-    used_up = (wanted["ended"] and not spare) if wanted else sum(asked["rows"].values()) >= facts
-    if used_up or wants > facts:
+    facts = cleaned.get("coverage", {}).get("facts")  # runs of before lack it
+    if (wanted["ended"] and not spare) if wanted else (facts and sum(asked["rows"].values()) >= facts[1]):
         own = pasted(again(run, {"questions.qa": [*pair_files(run), "pairs.jsonl"]}, remark="a file of yours"))
         others = "more documents, questions and answers of your own, or a better generator"
-        why = f"; these documents state {facts:,} facts" if wants > facts else "; what these documents state was asked"
-        return f"\n  {others} (--generator openai/gpt-4o-mini){'' if wanted and used_up else why}:\n  {own}"
-    change: dict[str, Any] = {"questions.keep": wants}
+        why = "" if wanted else "; what these documents state was asked"
+        return f"\n  {others} (--generator openai/gpt-4o-mini){why}:\n  {own}"
+    kept = sum(count for split, count in splits.items() if split != "user")
+    parted = kept / splits["train"] if splits.get("train") else 2.0  # some are kept to measure with
+    change: dict[str, Any] = {"questions.keep": math.ceil(FEW_ROWS * parted / 10) * 10}
     if "--limit " in again(run, change):  # it would end the rounds
         change["questions.limit"] = None
     why = f" ({spare:,} were not chosen)" if spare else f" ({wanted['keep']:,} were wanted)" if wanted else ""
