@@ -75,6 +75,10 @@ def test_the_model_is_the_same_whatever_it_is_computed_in(home, tmp_path, monkey
     found = dict(model.named_parameters())
     assert {weight.dtype for weight in found.values()} == {kind}
     assert all(torch.equal(found[name], weight.bfloat16().to(kind)) for name, weight in whole.named_parameters())
+    turns, right = dict(model.named_buffers()), dict(whole.named_buffers())  # by positions: in bfloat16 far off
+    assert right
+    assert turns.keys() == right.keys()
+    assert all(torch.equal(turns[name], held) for name, held in right.items())
 
 
 @pytest.mark.parametrize(("native", "kind"), [(True, torch.bfloat16), (False, torch.float32), (None, torch.float32)])

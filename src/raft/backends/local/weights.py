@@ -136,7 +136,8 @@ def pretrained(name: str, *, role: str = "model", **tokenizing: Any) -> tuple[An
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, **tokenizing)
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, use_safetensors=True)
-        model.to(computed_in())
+        if (kind := computed_in()) != torch.bfloat16:  # else tables of positions, which are float32, would be rounded
+            model.to(kind)
     except (OSError, ValueError) as error:
         raise RaftError(
             f"The {role} {name} cannot be loaded: {str(error).splitlines()[0]}",
