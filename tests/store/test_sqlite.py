@@ -12,6 +12,7 @@ from test_registry import write_run
 from raft.errors import DamagedArtifact, RaftError
 from raft.store import history, ledger, points, registry, traffic
 from raft.store.points import Points
+from raft.store.sqlite import transaction
 
 
 def _begin(run):
@@ -109,3 +110,16 @@ def test_a_file_that_may_not_be_written_is_shown_with_its_rights(name, run):
         assert told(name, run).hint.startswith(f"ls -ld {run} {path}")
     finally:
         run.chmod(0o700)
+
+
+def test_what_cannot_be_written_to_its_end_is_undone(tmp_path):
+    """Where only the last step of writing fails, nothing of it stays, and what is written next begins as ever."""
+    made = "CREATE TABLE rows (id INTEGER PRIMARY KEY, above INTEGER REFERENCES rows DEFERRABLE INITIALLY DEFERRED)"
+    with closing(sqlite3.connect(tmp_path / "some.sqlite", isolation_level=None)) as database:
+        for statement in ("PRAGMA foreign_keys=ON", made):
+            database.execute(statement)
+        with pytest.raises(sqlite3.IntegrityError), transaction(database):
+            database.execute("INSERT INTO rows VALUES (1, 7)")
+        with transaction(database):
+            database.execute("INSERT INTO rows VALUES (2, NULL)")
+        assert database.execute("SELECT id FROM rows").fetchall() == [(2,)]

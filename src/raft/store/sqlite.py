@@ -29,11 +29,11 @@ def transaction(database: sqlite3.Connection) -> Iterator[None]:
     database.execute("BEGIN IMMEDIATE")
     try:
         yield
+        database.execute("COMMIT")
     except BaseException:
-        with suppress(sqlite3.Error):
+        with suppress(sqlite3.Error):  # SQLite may have done it
             database.execute("ROLLBACK")
         raise
-    database.execute("COMMIT")
 
 
 @dataclass(frozen=True)
