@@ -32,12 +32,13 @@ def quiet() -> None:
 def import_without(name: str, other: str) -> Any:
     """Import a vendor's package so that it does without another one, unless that is imported already."""
     quiet()
-    hidden = sys.modules.setdefault(other, None) is None  # type: ignore[arg-type]
+    # once it is imported nothing is hidden any more: another thread may want the other one meanwhile
+    hidden = name not in sys.modules and sys.modules.setdefault(other, None) is None  # type: ignore[arg-type]
     try:
         return import_module(name)
     finally:
         if hidden:
-            del sys.modules[other]
+            sys.modules.pop(other, None)
 
 
 def import_litellm() -> Any:
