@@ -456,7 +456,10 @@ def test_what_knows_no_run_is_told_with_the_run_in_its_hint(tmp_path):
     assert all(hasattr(one, "__wrapped__") for one in (training.train, training.export_model))
 
 
-@pytest.mark.parametrize("name", ["generator.api_key", "generator.key", "index.password", "hf_token"])
+KEYS = ["generator.api_key", "generator.key", "generator.api_token", "index.password", "hf_token", "OPENAI_API_KEY"]
+
+
+@pytest.mark.parametrize("name", KEYS)
 def test_a_key_that_is_set_is_neither_shown_nor_suggested(tmp_path, name):
     """Who sets a key is told where keys are read from; it is shown nowhere, and nothing is to be set to it instead."""
     section, _, key = name.rpartition(".")
@@ -467,7 +470,17 @@ def test_a_key_that_is_set_is_neither_shown_nor_suggested(tmp_path, name):
         assert "S3cRet" not in str(caught.value) and "--set" not in str(caught.value)
 
 
-def test_a_count_of_tokens_is_no_secret():
+@pytest.mark.parametrize("name", KEYS)
+@pytest.mark.parametrize("typed", [["{}=S3cRet: {{"], ["{}=S3cRet", "{}=0th3r"]])
+def test_a_key_that_is_typed_wrongly_is_not_shown_either(name, typed):
+    """What is no YAML, or is given twice, is not said of a key: before all else it is told where keys belong."""
+    with pytest.raises(UsageError, match="read from the environment") as caught:
+        config.parse_assignments([one.format(name) for one in typed])
+    assert "S3cRet" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "meant"), [("examples.max_token", "max_tokens"), ("chunking.token", "tokens")])
+def test_a_count_of_tokens_is_no_secret(name, meant):
     """A setting that is nearly one of the known is suggested as ever, though its name has a token in it."""
-    with pytest.raises(UsageError, match="max_tokens=64"):
-        config.load(None, {"examples.max_token": 64})
+    with pytest.raises(UsageError, match=f"{meant}=64"):
+        config.load(None, {name: 64})

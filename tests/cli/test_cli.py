@@ -190,6 +190,16 @@ def test_a_wrong_choice_is_answered_with_the_command_that_chooses(raft, fake_mod
     assert not any(Path().iterdir())
 
 
+@pytest.mark.parametrize("more", [[], ["--engine", "rya"], ["--set", "index.k=1k"], ["--estimat"]])
+def test_a_key_that_is_typed_as_a_setting_is_not_said_again(raft, fake_models, corpus, more):
+    """Whatever else is wrong, neither the error nor the command that it proposes holds the key, and no file does."""
+    for typed in (["--set", "generator.api_key=sk-9"], ["--set=api_key=sk-9"]):
+        result = raft("build", corpus, *typed, *more)
+        assert result.exit_code == 2
+        assert "sk-9" not in result.output + result.stderr
+        assert not any(Path().iterdir())
+
+
 @pytest.mark.parametrize("arguments", [["--limit", "0"], ["--questions-per-chunk", "-1"]])
 def test_a_wrong_number(raft, fake_models, corpus, arguments):
     """A number out of its range is named with its setting, and nothing is made."""

@@ -23,7 +23,7 @@ import click
 from raft.errors import RaftError, UsageError, of_system, typed
 from raft.store.children import import_path
 from raft.text import printable
-from raft.text.secrets import shown
+from raft.text.secrets import names_key, shown
 from raft.version import __version__
 
 _DEBUG = click.option("--debug", is_flag=True, help="Show the traceback of an error.")
@@ -143,14 +143,15 @@ def spelled_out(hint: str, context: click.Context | None = None, *, wrong: str =
 def the_same(*without: str, flags: Sequence[str] = (), context: click.Context | None = None) -> str | None:
     """Return what was typed, without options, settings (`--set index.k=`) and `flags`; None: nobody typed.
 
-    `context` is that of a command which runs no more.
+    `context` is that of a command which runs no more. A key that was typed as a setting is not said again.
     """
     words, kept = _typed_words(context), list[str]()
     begins = tuple(one if one.startswith("--set ") else f"{one}=" for one in without)
     while words:
         word, *words = words
         said = f"--set {words[0] if words else ''}" if word == "--set" else word.replace("--set=", "--set ", 1)
-        goes = said.startswith(begins) or (said.startswith("--set ") and "=" not in said)
+        name, equals, _ = said.partition("=")
+        goes = said.startswith(begins) or (name.startswith("--set ") and (not equals or names_key(name)))
         if word in without or (word == "--set" and goes):
             words = words[1:]
         elif word not in flags and not goes:

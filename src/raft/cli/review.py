@@ -38,21 +38,13 @@ def review(*, run: Path, as_json: bool, **options: Any) -> None:
 
     tell_of_writers(run)
     found = api.review(run, on_event=_opened, **options)
-    show(found, as_json, lambda found: _judged(found, run, **options))
+    show(found, as_json, lambda found: _judged(found, run, options))
 
 
-def _judged(
-    found: Mapping[str, Any],
-    run: Path,
-    *,
-    export: Path | None,
-    learn: Path | None,
-    sample: int,
-    reviewer: str | None,
-    **_: Any,
-) -> str:
+def _judged(found: Mapping[str, Any], run: Path, options: Mapping[str, Any]) -> str:
     from raft.store.again import again
 
+    export, learn, sample, reviewer = (options[name] for name in ("export", "learn", "sample", "reviewer"))
     if learn is not None:
         build = pasted(again(run, {"cleaning.learned": learn}))
         return f"The filter was taught by {found['learned']:,} verdicts, and written to {learn}\n  next:  {build}"

@@ -156,20 +156,16 @@ def ask_questions(
     )
     if not line["artifacts"]["questions.parquet"]["rows"] and not asked.qa:
         came = [f"{row['message']}: {row['reply'][:200]!r}" for row in run.read("failures.parquet").head(3).to_dicts()]
+        why = "no sentence states a number, date, name or code"
+        if strategy == "rules":
+            why = "no sentence states one figure in a form that rules can ask for, and of rows and records a model asks"
         raise RaftError(
             "The generator wrote no usable question." if came else "Nothing in the corpus can be asked for.",
-            where="; ".join([*came, *line["notes"].get("left_out", [])])
-            or _NOTHING.get(strategy, "no sentence states a number, date, name or code"),
+            where="; ".join([*came, *line["notes"].get("left_out", [])]) or why,
             hint=f"raft show {typed(run.folder)} failures"
             if came
             else "try a capable model: --generator openai/gpt-4o-mini",
         )
-
-
-_NOTHING = {
-    "rules": "no sentence states one figure in a form that rules can ask for, and of rows and records a model asks"
-}
-"""Why a way found nothing to ask for, where it is not that nothing is stated."""
 
 
 def _ask(

@@ -19,7 +19,7 @@ from raft.errors import DamagedArtifact, UsageError, typed
 from raft.prompts import packaged
 from raft.settings.sections import Settings as Settings
 from raft.text import at_home, is_address, whole
-from raft.text.secrets import HIDDEN, each_address, malformed, shown_address
+from raft.text.secrets import HIDDEN, each_address, malformed, names_key, shown_address
 
 _RENAMED = {"questions.strategy": "questions.way"}
 """New names of settings that are kept in runs under their old ones."""
@@ -181,11 +181,13 @@ def parse_assignment(text: str) -> tuple[str, Any]:
     """Split `key=value` as typed after `--set`; the value is read as YAML.
 
     Raises:
-        UsageError: there is no `=`, or the value is no YAML.
+        UsageError: there is no `=`, the value is no YAML, or it is a key of somebody's.
     """
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise UsageError(f"--set takes key=value, and {text!r} is not of that form.", hint="--set index.k=8")
+    if secret := _of_key(key.strip()):
+        raise secret
     try:
         return key.strip(), yaml.safe_load(value)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
@@ -284,8 +286,13 @@ _WANTED = {  # what a value has to be, by the beginning of the name that pydanti
 }
 
 
-_SECRET = re.compile(r"(?:^|[_-])(?:api)?(?:key|password|passwd|secret)$|^(?:access_|auth_|hf_)?token$", re.IGNORECASE)
-"""How people call what is a secret; "max_token" is none."""
+def _of_key(name: str) -> UsageError | None:
+    """Return the error of a setting that is called as a secret is: its value is neither shown nor typed once more."""
+    if not names_key(name) or f"{name}s" in known_keys():  # tokens are counted
+        return None
+    what = f"There is no setting {name}: keys are read from the environment, and are written down nowhere."
+    hint = "read -rs OPENAI_API_KEY; export OPENAI_API_KEY   (or as your provider calls its own)"
+    return UsageError(what, where=name, hint=hint)
 
 
 def _explain(
@@ -297,13 +304,8 @@ def _explain(
     for problem in error.errors():
         place = [*map(str, problem["loc"])]
         name = re.sub(r"\.(\d+)", r"[\1]", ".".join(place))
-        if problem["type"] == "extra_forbidden" and _SECRET.search(place[-1]):  # neither shown nor typed once more
-            what = f"There is no setting {name}: keys are read from the environment, and are written down nowhere."
-            return UsageError(
-                what,
-                where=name,
-                hint="read -rs OPENAI_API_KEY; export OPENAI_API_KEY   (or as your provider calls its own)",
-            )
+        if problem["type"] == "extra_forbidden" and (secret := _of_key(name)):
+            return secret
         for key, value in overrides.items():
             if all(one == other for one, other in zip(place, _RENAMED.get(key, key).split("."), strict=False)):
                 given[key] = value

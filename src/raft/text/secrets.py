@@ -128,6 +128,12 @@ def _tells(name: str, value: str) -> bool:
     return bool(_TELLS.search(unquote(name))) or any(_known_keys(value))
 
 
+def names_key(setting: str) -> bool:
+    """Tell whether a setting that there is none of is called as people call what is secret; "max_token" is none."""
+    called = r"(?:^|[\W_]|api)(?:keys?|passwo?r?d|pwd|secret|credentials?)$|(?:^|\W|(?:api|access|auth|hf)_)token$"
+    return re.search(called, setting, re.I) is not None
+
+
 _IN_PATH = re.compile(
     r"(?<![A-Za-z0-9_])(?=\w*\d)(?=\w*[a-z])(?=\w*[A-Z])[A-Za-z0-9_]{20,}"
     r"|(?<=/)(?:g?sk|[pr]k|hf)[-_](?=[\w-]*\d)[\w-]{8,}"

@@ -30,7 +30,6 @@ _STORE = 256 * 2**20
 _REACH_SECONDS, _PROBE_SECONDS = 5.0, 120.0
 _KNOCKS, _KNOCK_SECONDS, _PAUSE_SECONDS = 5, 1.0, 1.0
 """How often it is knocked at a head until it is gone, how long each, and how long between: it may be restarting."""
-_PORTS = 2**16
 _ALIVE = "/ray.rpc.NodeInfoGcsService/CheckAlive"  # the question is empty; the answer names the version
 _PLACES = ("RAFT_MODELS", "RAFT_CACHE", "HF_HOME")
 _HERE = Path(__file__).resolve().parents[3]
@@ -103,7 +102,7 @@ def _check_address(address: str) -> None:
     if address in ("auto", "local"):
         return  # Ray knows by itself where a cluster was started on this machine
     host, _, port = address.rpartition(":")
-    if {*"@/"} & {*address} or not (port.isdecimal() and 0 < int(port) < _PORTS) or not host:
+    if {*"@/"} & {*address} or not (port.isdecimal() and 0 < int(port) < 2**16) or not host:
         wrong = f"engine.address is host:port, and it is {shown_address(address)!r}."
         hint = "--set engine.address=127.0.0.1:6379   (host and port of the head, as ray start told them there)"
         raise UsageError(wrong, where="engine.address", hint=hint)
