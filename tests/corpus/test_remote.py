@@ -751,12 +751,12 @@ def test_a_full_disk_is_not_the_addresss_fault(tmp_path, bucket, monkeypatch):
 def test_keys_in_the_links_of_a_page_are_not_shown(tmp_path, web):
     """What a page links to with a key or a signature is left out, and told without it."""
     address, folder, _ = web
-    (folder / "sub" / "index.html").write_text('<a href="travel.md"><a href="a.md?sig=SeCrEt"><a href="b.bin?key=K3y">')
-    _, skipped = remote.fetch([f"{address}/sub"], tmp_path / "run")
-    assert dict(skipped) == {
-        f"{address}/sub/a.md?sig=***": "there is no reader for .md?sig=***",
-        f"{address}/sub/b.bin?key=***": "there is no reader for .bin?key=***",
-    }
+    links = ("travel.md", "a.md?sig=SeCrEt", "b.bin?key=K3y", "get?token=K3y&amp;file=c.md")
+    (folder / "sub" / "index.html").write_text("".join(f'<a href="{link}">' for link in links))
+    (entry,), skipped = remote.fetch([f"{address}/sub"], tmp_path / "run")
+    left = ("a.md?sig=***", "b.bin?key=***", "get?token=***&file=c.md")
+    assert dict(skipped) == {f"{address}/sub/{one}": "its address has a password or a key in it" for one in left}
+    assert [*files(entry)] == ["travel.md"]
 
 
 def test_a_file_and_a_folder_of_one_name_end_no_build(tmp_path, web):

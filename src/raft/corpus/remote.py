@@ -384,6 +384,8 @@ def _tells(facts: Mapping[str, Any]) -> bool:
 
 def _unfit(place: _Place, name: str) -> str | None:
     path = PurePosixPath(name)
+    if web.is_web(place.address) and bears_key(name):  # it would be what the document is called
+        return "its address has a password or a key in it"
     if any(part in (".", "..") for part in path.parts):
         return "its name leads out of the corpus"
     if str(path) != name or path.is_absolute():
@@ -391,7 +393,7 @@ def _unfit(place: _Place, name: str) -> str | None:
     if any(part.startswith((".", "~$")) for part in path.parts):
         return "it is hidden"
     if format_of(Path(name)) is None:
-        return f"there is no reader for {shown(path.suffix) or 'files without a suffix'}"
+        return f"there is no reader for {path.suffix or 'files without a suffix'}"
     return _unnameable(place.local.absolute(), path)
 
 
