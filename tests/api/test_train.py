@@ -78,6 +78,7 @@ def test_rows_become_an_adapter_that_is_the_current_one(run):
     learned = [json.loads(line) for line in (folder / "learned.jsonl").read_text(encoding="utf-8").splitlines()]
     kept = built.cleaned.filter(pl.col("split").is_in(["train", "valid"])).select("question_id", "question")
     assert sorted(learned, key=str) == sorted(kept.to_dicts(), key=str)
+    assert card["questions"] == len(learned)
     (rows,) = told(events, "rows")
     assert rows["rows"] == card["rows"] and rows["batch"] == built.settings.training.batch
     assert [facts["step"] for facts in told(events, "training") if "loss" in facts] == list(range(1, card["steps"] + 1))

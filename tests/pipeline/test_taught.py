@@ -1,11 +1,16 @@
-"""What a tuned retriever learned from is all there, or it is said: else it would be measured with it."""
+"""What a tuned retriever, or an adapter, learned from is all there, or it is said: they would be measured with it."""
 
+import json
 from types import SimpleNamespace
 
+import polars as pl
 import pytest
 
+from raft.api import benchmarking
 from raft.errors import DamagedArtifact
 from raft.pipeline import retriever
+from raft.settings import Settings
+from raft.store import adapters
 from raft.testing import HashEmbedder
 
 LINES = [f'{{"question_id": "{name}", "question": "What is {name}?"}}\n' for name in "ab"]
@@ -45,3 +50,29 @@ def test_questions_that_are_not_all_there_are_told(run, damage):
             asked()
         assert caught.value.hint.endswith("--part retriever")
     assert not retriever._is_whole(run, lambda folder: embedder)
+
+
+@pytest.mark.parametrize("damage", [None, "", LINES[0], LINES[0] + LINES[1][:20]])
+def test_an_adapter_is_not_measured_with_what_it_learned(tmp_path, damage):
+    """Where the questions of an adapter whose card counts them are not all there, a benchmark ends with the command."""
+    card = {"base": "m", "hyperparameters": {}, "versions": {}, "loss_curve": [], "notes": {}, "seconds": 1}
+    adapter = tmp_path / "adapters" / "0123abcd"
+    adapter.mkdir(parents=True)
+    (adapter / adapters.CARD).write_text(json.dumps({**card, "questions": 2}), encoding="utf-8")
+    (adapter / "learned.jsonl").write_text("".join(LINES), encoding="utf-8")
+    rows = pl.DataFrame({"question_id": ["x", "y"], "question": ["What is b?", "Why not?"], "split": ["user"] * 2})
+    run = SimpleNamespace(folder=tmp_path, manifest={})
+
+    def kept():
+        return benchmarking._without_leaks(rows, adapter, run, Settings(), HashEmbedder(), again=None)
+
+    assert kept()["question_id"].to_list() == ["y"]
+    (adapter / "learned.jsonl").unlink()
+    if damage is not None:
+        (adapter / "learned.jsonl").write_text(damage, encoding="utf-8")
+    with pytest.raises(DamagedArtifact, match="trained on are not all there") as caught:
+        kept()
+    assert caught.value.hint == f"rm -r {adapter} && raft train {tmp_path}"
+    (adapter / adapters.CARD).write_text(json.dumps(card), encoding="utf-8")
+    if not damage:  # one of before, whose card has no number
+        assert kept().height == 2

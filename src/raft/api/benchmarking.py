@@ -307,11 +307,11 @@ def _without_leaks(
     rows: pl.DataFrame, adapter: Path | None, run: Run, settings: Settings, embedder: Embedder, *, again: str | None
 ) -> pl.DataFrame:
     """Return the questions that nothing measured learned from or was shown; `again` is said where some are refused."""
-    remade = f"rm -r {typed(adapter)} && raft train {typed(run.folder)}"
-    parts = {
-        "adapter was trained on": questions_in(adapter / LEARNED, hint=remade) if adapter else [],
-        "tuned retriever was trained on": taught_by(run, embedder.identity),
-    }
+    parts = {"adapter was trained on": [], "tuned retriever was trained on": taught_by(run, embedder.identity)}
+    if adapter:
+        least = adapters.read_card(adapter).get("questions", 0)  # those of before told no number
+        remade = f"rm -r {typed(adapter)} && raft train {typed(run.folder)}"
+        parts["adapter was trained on"] = questions_in(adapter / LEARNED, least=least, hint=remade)
     shown = run.manifest.get("like") or []
     parts[_SHOWN] = [{"question_id": one, "question": one} for one in shown]
     for part, learned in parts.items():

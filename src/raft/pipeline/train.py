@@ -73,6 +73,7 @@ def train_adapter(
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True)
         examples = run.read("examples.parquet")
+        learned = _learned(run, examples)
         on_event("rows", _announced(run, examples, plan, rehearsal))
         card = tune(
             examples,
@@ -84,10 +85,10 @@ def train_adapter(
             ask=rehearsal.ask,
             out=draft,
             checkpoints=step.scratch / "checkpoints",
-            facts={**facts, "adapter": name, "data_digest": data},
+            facts={**facts, "adapter": name, "data_digest": data, "questions": len(learned)},
             on_event=partial(on_event, "training"),
         )
-        artifacts.write(draft / LEARNED, _learned(run, examples))
+        artifacts.write(draft / LEARNED, learned)
         shutil.rmtree(folder, ignore_errors=True)
         folder.parent.mkdir(exist_ok=True)
         draft.replace(folder)
