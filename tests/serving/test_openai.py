@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -58,9 +59,21 @@ def test_a_whole_reply_has_openais_form_and_the_quotes(served):
     assert (cited["document"], cited["page"]) == ("refunds/home page.pdf", 3)
     assert (own["supported"], own["abstained"], own["index"], own["system"]) == (True, False, "a" * 64, "raft")
     assert (own["adapter"], own["adapter_digest"], own["model"]) == ("0123abcd", "f" * 64, "tiny")
-    assert {"relevance", "min_relevance", "refused"} <= own.keys()
+    assert (own["relevance"], own["min_relevance"], own["refused"]) == (None, None, False)
     assert reply["id"].startswith("chatcmpl-")
     assert "passages" not in own
+
+
+def test_a_refusal_says_why(served, source, monkeypatch):
+    """A reply that no model was asked for has its relevance and the threshold; one that was replaced says so."""
+    answer = source._answer
+    for told in ({"relevance": 0.25, "min_relevance": 0.5, "refused": False}, {"refused": True}):
+        monkeypatch.setattr(source, "_answer", lambda one, told=told: replace(answer(one), **told))
+        own = served.chat("How long may a parcel be returned?")["raft"]
+        assert {name: own[name] for name in ("relevance", "min_relevance", "refused")} == {
+            **{"relevance": None, "min_relevance": None},
+            **told,
+        }
 
 
 def test_a_stream_says_the_answer_alone_and_ends_with_the_quotes(served):
