@@ -1,5 +1,6 @@
 """Settings: one default each, one precedence, and errors that say what to type."""
 
+import json
 import shlex
 from contextlib import suppress
 from pathlib import Path
@@ -290,6 +291,34 @@ def test_a_hint_shows_no_secret(key, value):
     with pytest.raises(UsageError) as caught:
         config.load(None, {key: value})
     assert "api_base" in caught.value.hint and "secretpw" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("engine.kind", "ada:secretpw1@h"),
+        ("questions.way", ["ada:secretpw1@h"]),
+        ("training.backend", "sk-proj-abcDEFsecretpw1234567890"),
+        ("index.k", {"url": "ada:secretpw1@h"}),
+        ("ledger", "https://ada:secretpw1@h/ledger.sqlite"),
+        ("benchmark.capability", ["https://ada:secretpw1@h/x.jsonl"]),
+        ("generator.model", "https://ada:secretpw1@h/v1"),
+    ],
+)
+def test_a_password_that_slipped_into_a_setting_is_not_shown(tmp_path, key, value):
+    """A password or key that was given for another setting is refused and stands nowhere in what is said of it."""
+    path = write(tmp_path / "raft.yaml", f"{key.partition('.')[0]}: {json.dumps(value)}\n" if "." not in key else "")
+    for given in ((None, {key: value}), *[(path, {})][: "." not in key]):
+        with pytest.raises(UsageError) as caught:
+            config.load(*given)
+        assert "secretpw1" not in str(caught.value) and key in str(caught.value)
+
+
+def test_the_address_of_a_cluster_is_written_down_without_its_password():
+    """What a run remembers of its engine's address has no password, with a scheme or without."""
+    for address in ("ray://ada:secretpw1@h:1", "ada:secretpw1@h:1"):
+        chosen = config.load(None, {"engine.address": address})
+        assert chosen.engine.address == address and "secretpw1" not in chosen.model_dump_json()
 
 
 def test_what_was_written_is_no_suggestion():

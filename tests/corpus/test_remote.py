@@ -136,6 +136,9 @@ def test_a_file_and_a_glob_are_addresses_too(tmp_path, bucket):
         ("libarchive://docs", "need a package that is not installed", "raft build ."),
         ("ftp://ada:secret@host/docs", "has a password or key in it", "environment"),
         ("ftp://ada:it's,secret',so@host/docs", "has a password or key in it", "environment"),
+        ("simplecache::https://ada:secret@host/docs", "has a password or key in it", "environment"),
+        ("simplecache::https://host/docs", "take simplecache:: away", "https://"),
+        ("filecache::zip::https://host/docs", "take filecache::zip:: away", "https://"),
     ],
 )
 def test_an_address_that_cannot_be_read_is_one_error(tmp_path, address, says, hint):

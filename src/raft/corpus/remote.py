@@ -76,9 +76,8 @@ def check(corpus: Iterable[str], *, local_only: bool) -> None:
         protocol = address.partition("://")[0]
         if bears_key(address):
             hint = "take it out: keys come from the environment, or from the provider's own files"
-            raise UsageError(
-                "An address of documents has a password or key in it.", where=shown_address(address), hint=hint
-            )
+            what = "An address of documents has a password or key in it."
+            raise UsageError(what, where=shown_address(address), hint=hint)
         if local_only and protocol not in _HERE:
             hint = "name files on this machine; or --set local_only=false"
             raise UsageError("local_only is set, and documents are elsewhere.", where=f"corpus: {address}", hint=hint)
@@ -142,6 +141,8 @@ def _system(address: str) -> tuple[Any, str]:
 
     protocol = address.partition("://")[0]
     try:
+        if "::" in protocol:
+            raise ValueError(f"take {protocol.rpartition('::')[0]}:: away, raft keeps what it fetches by itself")
         if web.is_web(address):  # taken as it is: to fsspec "::", as in a host of IPv6, chains two addresses
             return fsspec.filesystem(protocol, **web.options()), address
         system, path = fsspec.url_to_fs(address)
@@ -153,11 +154,9 @@ def _system(address: str) -> tuple[Any, str]:
         raise UsageError(what, where=f"corpus: {address}", hint=hint) from None
     except ValueError as error:
         near = ", ".join(f"{one}://" for one in ("s3", "gs", "az", "https", "sftp", "file"))
-        raise UsageError(
-            f"Documents cannot be read from {address}: {error}.",
-            where=f"corpus: {address}",
-            hint=f"addresses begin with {near} or another protocol of fsspec; a folder has none: raft build .",
-        ) from None
+        what = f"Documents cannot be read from {address}: {error}."
+        hint = f"addresses begin with {near} or another protocol of fsspec; a folder has none: raft build ."
+        raise UsageError(what, where=f"corpus: {address}", hint=hint) from None
     except Exception as error:
         raise _unreadable(address, error) from error
     return system, path

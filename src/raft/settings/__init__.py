@@ -19,7 +19,7 @@ from raft.errors import DamagedArtifact, UsageError, typed
 from raft.prompts import packaged
 from raft.settings.sections import Settings as Settings
 from raft.text import at_home, is_address, whole
-from raft.text.secrets import HIDDEN, each_address, malformed, names_key, shown_address
+from raft.text.secrets import HIDDEN, bears_password, each_address, malformed, names_key, shown, shown_address
 
 _RENAMED = {"questions.strategy": "questions.way"}
 """New names of settings that are kept in runs under their old ones."""
@@ -104,6 +104,10 @@ def _validated(tree: dict[str, Any], overrides: Mapping[str, Any] | None, where:
         hint = f"--set split.unseen={_MOST_UNSEEN}, or name documents to hold out in split.hold_out"
         raise UsageError(f"split.unseen is at most {_MOST_UNSEEN}, and it is {unseen}.", where=given, hint=hint)
     _check_addresses(settings, overrides, where)
+    for key, value in _by_name(settings.model_dump(mode="json", exclude={"corpus"})).items():  # addresses are veiled
+        if (where != _CHANGED or key in overrides) and bears_password(json.dumps(value)):
+            hint = "take it out: passwords and keys come from the environment, and are written down nowhere"
+            raise UsageError(f"{key} has an address with a password in it.", where=key, hint=hint)
     return settings
 
 
@@ -315,10 +319,14 @@ def _explain(
         elif not any(one.startswith(f"{name}[") for one in said):  # an entry's problem says more than its list's
             kind = next((one for one in _WANTED if problem["type"].startswith(one)), None)
             wanted = _WANTED[kind].format(**problem.get("ctx", {})) if kind else problem["msg"]
-            was = "" if kind == "missing" else f", and it is {problem['input']!r}"
+            was = "" if kind == "missing" else f", and it is {_veiled(repr(problem['input']))}"
             said[name] = f"{name} {wanted.removeprefix('Value error, ')}{was}."
     hint = _typed_instead(given) or _written_instead(to_jsonable_python(tree, fallback=str)) or _EXPLAINED
-    return UsageError(" ".join(said.values()), where=_options(given) or where or "the settings", hint=hint)
+    return UsageError(" ".join(said.values()), where=_veiled(_options(given)) or where or "the settings", hint=hint)
+
+
+def _veiled(given: str) -> str:  # what is no such setting's value may be a password, or a key, that slipped in
+    return shown_address(shown(given))
 
 
 def _options(values: Mapping[str, Any]) -> str:

@@ -171,7 +171,7 @@ class Engine(_Section):
     kind: Literal["local", "ray"] = Field(
         "local", description="local: in this process; ray: by the shards of a Ray cluster, or of Ray on this machine"
     )
-    address: str | None = Field(
+    address: Address | None = Field(
         None, description="host:port of a Ray cluster that this machine is a node of; none: Ray on this machine"
     )
     shards: Annotated[int, Field(ge=1, le=10_000), _Number] | None = Field(

@@ -29,7 +29,7 @@ OPTIONS = {
 """Settings that have an option of their own; the others are said with `--set`."""
 _ELSEWHERE = ("corpus", "generator.max_cost")
 """A corpus is an argument, and a cap holds until another one is given."""
-_ADDRESSES = ("api_base", "url")
+_ADDRESSES = ("api_base", "url", "address")
 """Settings that may hold a password or a key, which a dump of settings does not tell."""
 
 

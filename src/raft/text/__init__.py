@@ -83,7 +83,7 @@ def from_json(text: str | bytes, **options: Any) -> Any:
 
 def is_address(text: str) -> bool:
     """Tell whether documents are named by where they lie elsewhere, as s3://bucket/docs, and not by a path."""
-    return re.match(r"[A-Za-z][\w+.-]+://", text) is not None
+    return re.match(r"[A-Za-z][\w+.-]+(?:::[A-Za-z][\w+.-]+)*://", text) is not None
 
 
 def at_home(path: str | Path) -> Path:

@@ -110,9 +110,11 @@ def _private_keys(text: str) -> Spans:
 
 
 _USER = re.compile(
-    r"(//)(?:[^/?#\s\"'<>]{0,300}"
+    r"(//|(?<=\w\w:)/)(?:[^/?#\s\"'<>]{0,300}"
     r"|[^/?#\s@:]{0,100}:(?!\d*(?:[/?#\s]|$))(?:[^\s\"'<>]|[\"'](?![,;:)\]}>\s])){0,300})@"
-)  # a password may hold "/" or "#", or a quote that ends nothing; it ends somewhere, so that no text takes long
+)  # a password may hold "/" or "#", or a quote that ends nothing; it ends somewhere, so that no text takes long.
+# A path has one "/" of an address that was taken for one.
+_BARE = re.compile(r"(?<![^\s='\"])[^\s/:@='\"<>]{1,100}:[^\s/@'\"<>]{1,300}@(?=[\w.\[-])")
 _GIVEN = re.compile(r"([?&;#])([^=&;#\s\"'<>]{1,80})=([^&;#\s\"'<>]+)")
 _TELLS = re.compile(r"key|token|secret|pass|pwd|auth|cred|sig|sas|jwt|session|^code$", re.I)
 HIDDEN = "***"
@@ -120,7 +122,7 @@ HIDDEN = "***"
 
 def shown(text: str) -> str:
     """Return an address, or a text with some in it, without users, passwords and keys: `***` stands in their place."""
-    text = _USER.sub(rf"\1{HIDDEN}@", text) if "@" in text else text
+    text = _BARE.sub(f"{HIDDEN}@", _USER.sub(rf"\1{HIDDEN}@", text)) if "@" in text else text
     return _GIVEN.sub(lambda one: f"{one[1]}{one[2]}={HIDDEN}" if _tells(one[2], one[3]) else one[0], text)
 
 
@@ -148,7 +150,7 @@ def shown_address(address: str) -> str:
     and mixes capitals, small letters and digits. Ids of accounts and of deployments, which mix less, are told.
     """
     bare = "" if "//" in address else "//"
-    whole = shown(_PASSWORD.sub(f"//{HIDDEN}@", bare + address))
+    whole = shown(_PASSWORD.sub(rf"\1{HIDDEN}@", bare + address))
     for begin, end in sorted(_known_keys(whole), reverse=True):
         whole = whole[:begin] + HIDDEN + whole[end:]
     scheme, _, rest = whole.partition("//")
@@ -156,7 +158,7 @@ def shown_address(address: str) -> str:
     return f"{scheme}//{host}{_IN_PATH.sub(HIDDEN, slash + path)}".removeprefix(bare)
 
 
-_PASSWORD = re.compile(r"//[^/?#\s@:]{0,100}:(?!\d*(?:[/?#\s]|$))[^\s@]{1,300}@")
+_PASSWORD = re.compile(r"(//|(?<=\w\w:)/)[^/?#\s@:]{0,100}:(?!\d*(?:[/?#\s]|$))[^\s@]{1,300}@")
 _NO_PASSWORD = ("github://", "git://")
 """What has something else behind a colon: github://owner:repository@branch."""
 
@@ -166,9 +168,14 @@ def bears_key(address: str) -> bool:
 
     A user alone, as in sftp://me@host, is none, and neither is a container of Azure's.
     """
-    if not address.startswith(_NO_PASSWORD) and _PASSWORD.search(address):
+    if not address.startswith(_NO_PASSWORD) and bears_password(address):
         return True
     return any(_known_keys(address)) or any(_tells(*one.group(2, 3)) for one in _GIVEN.finditer(address))
+
+
+def bears_password(text: str) -> bool:
+    """Tell whether an address in a text has a password."""
+    return bool(_PASSWORD.search(text))
 
 
 def each_address(given: ApiBase) -> tuple[str, ...]:
