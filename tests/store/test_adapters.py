@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save, save_file
 
+from raft.api import measured
 from raft.errors import DamagedArtifact, UsageError
 from raft.protocols import TrainingPlan, TrainingReport
 from raft.store import adapters
@@ -94,6 +95,17 @@ def test_adapters_are_listed_by_date(run):
     (run / "adapters" / "empty").mkdir()
     assert [card["adapter"] for card in adapters.listed(run)] == ["abc2", "abc1", "f00d"]
     assert adapters.listed(run / "no-run") == []
+
+
+@pytest.mark.parametrize("text", ["", '{"val', "[]", "5", "null", "{}", '{"value": [5]}', '{"value": NaN}', "[" * 9999])
+def test_a_damaged_figure_of_an_adapter_is_left_out(run, text):
+    """The best other adapter is chosen of those whose last figure can be read, whatever stands beside another."""
+    for name, kept in (("abc2", '{"value": 0.5}'), ("f00d", text)):
+        adapters.write_card(run / "adapters" / name, make_card(name, base_identity="tiny"))
+        (run / "adapters" / name / "measured.json").write_text(kept)
+    assert measured.previous(run, run / "adapters" / "abc1", "tiny") == run / "adapters" / "abc2"
+    (run / "adapters" / "abc2" / "measured.json").write_text(text)
+    assert measured.previous(run, run / "adapters" / "abc1", "tiny") is None
 
 
 @pytest.mark.parametrize(("wanted", "found"), [(None, "abc1"), ("abc2", "abc2"), ("f", "f00d"), ("abc1", "abc1")])

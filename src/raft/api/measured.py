@@ -1,8 +1,10 @@
 """What of a version a benchmark measures, and where the figures of each are kept."""
 
 import json
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from raft.report import report
 from raft.store import adapters, artifacts, registry, reports
 from raft.store.fitness import PLAIN, Version, whole
 
+_LOG = logging.getLogger("raft")
 _MEASURED = "measured.json"
 """Beside an adapter: what its last benchmark measured."""
 
@@ -66,7 +69,8 @@ def remembered(folder: Path, line: dict[str, Any]) -> list[dict[str, Any]]:
 def _earlier(folder: Path) -> list[dict[str, Any]]:
     """Return what is kept of the benchmarks of before, oldest first; what cannot be read is left out."""
     try:
-        return [json.loads(line) for line in (folder / _EARLIER).read_text(encoding="utf-8").splitlines()]
+        lines = [json.loads(line) for line in (folder / _EARLIER).read_text(encoding="utf-8").splitlines()]
+        return [line for line in lines if isinstance(line, dict)]
     except (OSError, ValueError):
         return []
 
@@ -75,12 +79,21 @@ def previous(folder: Path, tuned: Path, identity: str) -> Path | None:
     """Return the best other adapter of this base model, by what its benchmark measured; None without any."""
     cards = [card for card in adapters.listed(folder) if card.get("base_identity") == identity]
     others = [folder / "adapters" / card["adapter"] for card in cards if card["adapter"] != tuned.name]
-    measured = [path for path in others if (path / _MEASURED).is_file() and adapters.digest(path)]
+    found = {path: _value(path / _MEASURED) for path in others if adapters.digest(path)}
+    measured = {path: value for path, value in found.items() if value is not None}
+    return max(measured, key=measured.__getitem__, default=None)
 
-    def value(path: Path) -> float:
-        return float(json.loads((path / _MEASURED).read_text(encoding="utf-8"))["value"])
 
-    return max(measured, key=value, default=None)
+def _value(file: Path) -> float | None:
+    """Return what a benchmark measured, None where none did, or the file is damaged, which is said."""
+    try:
+        value = float(json.loads(file.read_bytes())["value"])
+        return value if isfinite(value) else None
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, LookupError, RecursionError):
+        _LOG.warning("raft: %s is damaged: its adapter is left out until it is measured again", file)
+        return None
 
 
 def write(folder: Path, facts: Mapping[str, Any]) -> None:
