@@ -178,6 +178,37 @@ def test_a_manifest_with_odd_lines_is_no_traceback(folder, pristine, steps):
     assert contents(folder) == contents(pristine)
 
 
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        *(("settings", [7]), ("settings.generator", [7]), ("models", "text"), ("models.embedder", 5), ("corpus", [5])),
+        *(("corpus", 5), ("pipeline", [7]), ("home", {}), ("collection", None), ("begun", "x"), ("decided", 5)),
+        *(("languages.found", 5), ("copies.groups", "text"), ("records", [7]), ("skipped", 5), ("weights", "x")),
+        *(("steps", 5), ("steps.questions", 5), ("steps.questions.inputs", [7]), ("steps.questions.seconds", "text")),
+        *(("steps.questions.cost", [7]), ("steps.questions.notes", 5), ("steps.questions.artifacts", {"x": 5})),
+    ],
+)
+def test_a_manifest_whose_fields_are_of_other_types_is_told_and_mended(folder, pristine, place, value):
+    """Who reads such a run is told the file, the field and the command; a build makes the same bytes and mends it."""
+    path = folder / "manifest.json"
+    facts = {"settings": {"generator": {}}, "models": {}, "corpus": ["docs"], "languages": {}, "copies": {}}
+    tree = {**json.loads(path.read_text()), **facts}
+    path.write_text(json.dumps(tree))
+    run.existing(folder)
+    *above, name = place.split(".")
+    owner = tree
+    for part in above:
+        owner = owner[part]
+    owner[name] = value
+    path.write_text(json.dumps(tree))
+    with pytest.raises(DamagedArtifact, match=f"in the place of {place}") as caught:
+        run.existing(folder)
+    assert str(caught.value.where) == str(path) and caught.value.hint.startswith("raft build ")
+    build(folder)
+    run.existing(folder)
+    assert contents(folder) == contents(pristine)
+
+
 def test_an_unchanged_run_does_no_work(folder):
     """A second run makes nothing and does not touch the manifest."""
     before = {name: (folder / name).stat().st_mtime_ns for name in (*FILES, "manifest.json")}

@@ -153,9 +153,8 @@ def _system(address: str) -> tuple[Any, str]:
         hint = f"pip install {package}" if package else "raft build .   (a folder that they were copied to)"
         raise UsageError(what, where=f"corpus: {address}", hint=hint) from None
     except ValueError as error:
-        near = ", ".join(f"{one}://" for one in ("s3", "gs", "az", "https", "sftp", "file"))
         what = f"Documents cannot be read from {address}: {error}."
-        hint = f"addresses begin with {near} or another protocol of fsspec; a folder has none: raft build ."
+        hint = "addresses begin with s3://, gs://, https:// or whatever fsspec knows; a folder has none: raft build ."
         raise UsageError(what, where=f"corpus: {address}", hint=hint) from None
     except Exception as error:
         raise _unreadable(address, error) from error

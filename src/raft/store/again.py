@@ -82,6 +82,7 @@ def _told(run: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError, TypeError, AttributeError, RaftError):
         return {}
     right = isinstance(told.get("settings"), dict) and isinstance(told.get("corpus"), list)
+    right = right and all(isinstance(one, str) for one in told["corpus"])
     return told if right else {}
 
 
@@ -105,6 +106,7 @@ def _from_here(home: Path, path: Any, *, may_be_name: bool = False) -> Any:
     stays = (
         home == Path()
         or not path
+        or not isinstance(path, str)
         or path.startswith("~")
         or is_address(path)
         or (may_be_name and not (home / path).is_file())
@@ -123,7 +125,7 @@ def _pipeline(told: Any, home: Path, tree: Mapping[str, Any]) -> tuple[str | Non
             return from_it(own)
     known = [name.removesuffix(".yaml") for name in packaged("pipelines")] if own else []
     known = [name for name in known if not Path(name).exists()]
-    return min(map(from_it, [*({*known} & {told}), None, *known]), key=lambda one: len(one[1]))
+    return min(map(from_it, [*({*known} & {str(told)}), None, *known]), key=lambda one: len(one[1]))
 
 
 def _differing(

@@ -6,10 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import polars as pl
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
+
+from raft.settings import Settings
 
 Lines = Mapping[str, dict[str, Any]]
 """The steps of a manifest, by name."""
+_SECTIONS = {name for name, one in Settings.model_fields.items() if isinstance(one.default, BaseModel)}
 
 
 def named(value: Any) -> Any:
@@ -58,11 +61,63 @@ def stale(lines: Lines) -> set[str]:
         found = more
 
 
-def is_line(line: Any) -> bool:
-    """Tell whether a value of the manifest is the line of a step."""
-    entries = line.get("artifacts") if isinstance(line, dict) else None
-    whole = isinstance(entries, dict) and all(isinstance(e, dict) and "digest" in e for e in entries.values())
-    return whole and "key" in line and "basis" in line
+class _Strict(BaseModel, strict=True):
+    """What is checked of a manifest: kinds of values, whatever else stands beside them."""
+
+
+class _Entry(_Strict):
+    digest: str | None
+    rows: int | None = None
+
+
+class _Line(_Strict):
+    key: str
+    basis: str
+    artifacts: dict[str, _Entry]
+    inputs: dict[str, str] = {}
+    notes: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
+    finished: str = ""
+    seconds: float = 0
+    calls: float = 0
+    replayed: float = 0
+    cost: float = 0
+    unpriced: float = 0
+    input_tokens: float = 0
+    output_tokens: float = 0
+
+
+class _Known(_Strict):
+    groups: list[list[str]] = []
+    found: dict[str, str] | bool = {}
+
+
+class _Manifest(_Strict):
+    steps: dict[str, _Line]
+    collection: str = ""
+    home: str | None = None
+    pipeline: str | None = None
+    corpus: list[str] | None = None
+    like: list[str] | None = None
+    skipped: list[list[str]] | None = None
+    models: dict[str, str] | None = None
+    begun: dict[str, Any] | None = None
+    decided: dict[str, Any] | None = None
+    weights: dict[str, Any] | None = None
+    copies: _Known | None = None
+    languages: _Known | None = None
+    records: _Known | None = None
+    settings: dict[str, Any] | None = None
+
+
+def damaged(manifest: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Return the places in a manifest where something else stands than what belongs there: a list, say, for a text."""
+    try:
+        _Manifest.model_validate(manifest)
+    except ValidationError as error:
+        return [tuple(map(str, one["loc"])) for one in error.errors()]
+    settings = manifest.get("settings") or {}
+    return [("settings", name) for name in _SECTIONS & settings.keys() if not isinstance(settings[name], dict)]
 
 
 def _digest(value: Any) -> str:

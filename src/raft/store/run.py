@@ -178,6 +178,7 @@ class Run:
         self.folder = folder
         self._meter = meter or dict
         self._report = report or (lambda name, state: None)
+        self.damage: list[str] = []
         self.manifest: dict[str, Any] = self._open()
 
     @contextmanager
@@ -190,6 +191,8 @@ class Run:
         """
         with held(self.folder):
             self.manifest = self._open()
+            if self.damage:
+                self._save()
             drafts = self.folder / ".drafts"
             folders.clear(drafts, _DRAFTS)
             for left in self.folder.glob(".*"):  # by a kill
@@ -446,10 +449,14 @@ class Run:
                 where=path,
                 hint="pip install --upgrade raft-pipeline, or choose another --out",
             )
-        steps = manifest.get("steps")
-        if not isinstance(steps, dict):
-            return empty
-        return {**manifest, "steps": {name: line for name, line in steps.items() if lineage.is_line(line)}}
+        found = lineage.damaged(manifest)
+        self.damage = [*dict.fromkeys(".".join(place[: 2 + (place[0] == "steps")]) for place in found)]
+        for fact, *within in found:  # what goes counts as lost, as all else would without the file
+            if fact == "steps" and within and isinstance(manifest["steps"], dict):
+                manifest["steps"].pop(within[0], None)
+            else:
+                manifest.pop(fact, None)
+        return {**empty, **manifest}
 
     def _save(self) -> None:
         self.manifest["raft"] = __version__
@@ -461,6 +468,7 @@ def existing(folder: Path) -> Run:
 
     Raises:
         UsageError: there is no run directory at `folder`, or its path is not UTF-8.
+        DamagedArtifact: its manifest holds something else than what belongs there.
     """
     folders.check_name(folder)
     if not (folder / "manifest.json").is_file() or not folders.is_ours(folder):
@@ -468,7 +476,12 @@ def existing(folder: Path) -> Run:
         if near != folder and (near / "manifest.json").is_file():  # the corpus was named in its place
             hint = f"the same command with {typed(near)}, which is one"
         raise UsageError("There is no run directory here.", where=folder, hint=hint)
-    return Run(folder)
+    run = Run(folder)
+    if run.damage:
+        what = f"The manifest is damaged: something else stands in the place of {', '.join(run.damage[:3])}."
+        hint = again(folder, remark="makes anew what is not intact")
+        raise DamagedArtifact(what, where=folder / "manifest.json", hint=hint)
+    return run
 
 
 def _laid(under: Any, over: Any) -> Any:
