@@ -183,7 +183,14 @@ def test_a_manifest_with_odd_lines_is_no_traceback(folder, pristine, steps):
     [
         *(("settings", [7]), ("settings.generator", [7]), ("models", "text"), ("models.embedder", 5), ("corpus", [5])),
         *(("corpus", 5), ("pipeline", [7]), ("home", {}), ("collection", None), ("begun", "x"), ("decided", 5)),
-        *(("languages.found", 5), ("copies.groups", "text"), ("records", [7]), ("skipped", 5), ("weights", "x")),
+        *(
+            ("languages.found", 5),
+            ("copies.groups", "text"),
+            ("copies", None),
+            ("records", [7]),
+            ("skipped", 5),
+            ("weights", "x"),
+        ),
         *(("steps", 5), ("steps.questions", 5), ("steps.questions.inputs", [7]), ("steps.questions.seconds", "text")),
         *(("steps.questions.cost", [7]), ("steps.questions.notes", 5), ("steps.questions.artifacts", {"x": 5})),
     ],

@@ -104,9 +104,9 @@ class _Manifest(_Strict):
     begun: dict[str, Any] | None = None
     decided: dict[str, Any] | None = None
     weights: dict[str, Any] | None = None
-    copies: _Known | None = None
-    languages: _Known | None = None
-    records: _Known | None = None
+    copies: _Known = _Known()
+    languages: _Known = _Known()
+    records: _Known = _Known()
     settings: dict[str, Any] | None = None
 
 
