@@ -108,6 +108,13 @@ def test_a_summary_says_what_was_built(said):
     assert said in squeezed(messages.summary(FACTS))
 
 
+@pytest.mark.parametrize(("learned", "held", "told"), [(9, 0, True), (9, 1, False), (10, 0, False)])
+def test_nothing_to_validate_with_is_explained(learned, held, told):
+    """A summary says why nothing is set aside to validate with where that is for so few questions."""
+    facts = changed(examples={"rows": {"train.jsonl": learned, "valid.jsonl": held}})
+    assert ("of so few questions none is set aside" in messages.summary(facts)) is told
+
+
 def test_a_summary_of_a_clean_build_is_short():
     """What did not happen is not mentioned."""
     facts = changed(

@@ -105,6 +105,17 @@ def test_a_wrong_place_is_named(tmp_path, line, said):
     assert said in str(caught.value) and "line 2" in str(caught.value)
 
 
+def test_a_file_of_records_is_told_by_its_records(tmp_path):
+    """Who names a file whose records are documents each is told what these are called, and one of them is taken."""
+    rows = [{"doc_id": f"f{number}", "path": f"faq.json#{number}", "pages": []} for number in range(3)]
+    documents = tables.frame(tables.DOCUMENTS, rows)
+    assert registered(tmp_path, asked(document="faq.json#1"), documents=documents)["document"].to_list() == [
+        "faq.json#1"
+    ]
+    with pytest.raises(UsageError, match="read as 3 documents.* faq.json#0 .the first. to faq.json#2"):
+        registered(tmp_path, asked(document="faq.json"), documents=documents)
+
+
 def test_before_documents_are_read_pages_are_not_judged(tmp_path):
     """A file that is looked at before the work is refused for its form alone."""
     table = registered(tmp_path, asked(document="nowhere.pdf", page=70), documents=None)

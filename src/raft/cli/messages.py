@@ -178,6 +178,8 @@ def _rows(
         yield "your own", f"{own} to measure with; none worded like them is trained on"
     made = steps["examples"]["rows"]
     text = f"{made['train.jsonl']:,} to train on, {made['valid.jsonl']:,} to validate with"
+    if not made["valid.jsonl"] and made["train.jsonl"] < 10:
+        text += " (of so few questions none is set aside for it)"
     shortened = stats["examples"].get("shortened") or {}
     yield "examples", text + (f"; {len(shortened):,} had to lose distractors to fit" if shortened else "")
     yield "asked", _spending(steps)
