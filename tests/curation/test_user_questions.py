@@ -112,7 +112,7 @@ def test_a_file_of_records_is_told_by_its_records(tmp_path):
     assert registered(tmp_path, asked(document="faq.json#1"), documents=documents)["document"].to_list() == [
         "faq.json#1"
     ]
-    with pytest.raises(UsageError, match="read as 3 documents.* faq.json#0 .the first. to faq.json#2"):
+    with pytest.raises(UsageError, match=r"read as 3 documents.* faq.json#0 .the first. to faq.json#2"):
         registered(tmp_path, asked(document="faq.json"), documents=documents)
 
 
