@@ -14,6 +14,7 @@ from raft.api import models
 from raft.api.asking import Answerer, LoadedRun
 from raft.api.models import open_retriever
 from raft.backends import hub
+from raft.curation import user_questions
 from raft.errors import DamagedArtifact, UsageError, typed
 from raft.examples import export as exporting
 from raft.pipeline import review as reviewed
@@ -201,7 +202,7 @@ class Built(Shown):
         return LoadedRun(self._run, self.settings)
 
     def summary(self) -> dict[str, Any]:
-        """Return what was built in numbers, as JSON: `left` are steps still to be made, `stale` is one left behind."""
+        """Return what was built, as JSON; `left`: to be made yet, `stale`: left behind, `wrong`: what stops a build."""
         steps: dict[str, Any] = {}
         unused = set() if self.settings.index.hybrid else {"lexical"}
         unused |= {"qa", "reworded"} - {name.partition(".")[0] for name in asked_in(self.settings)}
@@ -218,8 +219,19 @@ class Built(Shown):
         whole = self.manifest.get("begun") is None and "examples" in fit and fit >= ({*STEPS} & {*steps}) - unused
         about = {name: self.manifest.get(name) for name in ("raft", "corpus", "models", "skipped")}
         about["left"] = None if whole else [name for name in STEPS if name not in fit | unused]
+        if about["left"] is not None and (wrong := self._wrong_questions("documents" in fit)):
+            about["wrong"] = wrong
         about["models"] = {role: shown(str(identity)) for role, identity in (about["models"] or {}).items()}
         return {"run": str(self.folder), **about, "steps": steps, "reviewed": self.reviewed()}
+
+    def _wrong_questions(self, read: bool) -> str | None:
+        """Return what is wrong with the file of questions to measure with, at which a build would stop again."""
+        try:
+            if self.settings.evaluation:
+                user_questions.register(self.settings.evaluation, documents_listed(self._run) if read else None)
+        except UsageError as error:
+            return str(error)
+        return None
 
     def reviewed(self) -> dict[str, Any]:
         """Return what people's verdicts say of the rows (`pipeline.review.figures`)."""

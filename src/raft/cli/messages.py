@@ -259,7 +259,8 @@ def status(
         )
     if (left := facts.get("left")) is not None and not running:
         to_make = f"still to be made: {', '.join(left)}" if left else "a build with other settings was stopped"
-        lines += ["", f"  {to_make}", f"  next:  {pasted(again(facts['run'], remark='goes on'))}"]
+        lines += ["", f"  {to_make}", *([f"  first mend your questions: {facts['wrong']}"] if "wrong" in facts else [])]
+        lines += [f"  next:  {pasted(again(facts['run'], remark='goes on'))}"]
     if looked := seen(facts.get("reviewed") or {}):
         lines += ["", *(f"  {line}" for line in looked)]
     for pairs, *wrong in pairs_told(facts["steps"]):
