@@ -67,7 +67,7 @@ _FORMATS = {
     "rst": _Format("text", ".rst", version=2),
     "html": _Format("html", ".html .htm .xhtml", _PAGES, largest=32 * MEGABYTE, version=4),
     "pdf": _Format("pdf", ".pdf", ("pypdfium2",), seconds=300, version=2),
-    "docx": _Format("docx", ".docx", ("mammoth", *_PAGES), version=3),
+    "docx": _Format("docx", ".docx", ("mammoth", *_PAGES), version=4),
     "xlsx": _Format("sheets", ".xlsx .xlsm", ("openpyxl",), version=2),
     "csv": _Format("sheets", ".csv", version=2),
     "tsv": _Format("sheets", ".tsv", version=2),

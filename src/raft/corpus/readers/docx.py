@@ -5,11 +5,12 @@ import re
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from posixpath import join, normpath
 from typing import Any
 
 from raft.corpus.readers import Reading, office, require
 from raft.corpus.readers.formulas import told
-from raft.corpus.readers.html import to_markdown
+from raft.corpus.readers.html import described, to_markdown
 from raft.corpus.readers.text import own_title
 
 _STYLES = "p[style-name='Title'] => h1:fresh"
@@ -17,6 +18,14 @@ _W = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
 _M = "{http://schemas.openxmlformats.org/officeDocument/2006/math}"
 _PART = re.compile(r"word/(?:document\d*|footnotes|endnotes)\.xml")
 _RUNNING = re.compile(r"word/(?:header|footer)\d*\.xml")
+_A = "{http://schemas.openxmlformats.org/drawingml/2006/main}"
+_R = "{http://schemas.openxmlformats.org/officeDocument/2006/relationships}"
+_ALTERNATES = "{http://schemas.openxmlformats.org/markup-compatibility/2006}"
+_WRAPPED = [f"{_W}{name}" for name in ("fldSimple", "bdo", "dir", "rubyBase", "ruby")]
+"""What holds text that mammoth does not look for."""
+_BOX = re.compile(r'<input(?=[^>]*type="checkbox")( checked="checked")?[^>]*>')
+_SYMBOL = re.compile("[\uf020-\uf0ff]")
+_LEAST_RAISED = 4  # half points; less only sets a line straight
 _LABEL = "\ue000"
 """Stands before the number of a paragraph, and the digit of its level."""
 _LABELLED = re.compile(rf"(?:^|\n\n){_LABEL}(\d)")
@@ -38,7 +47,7 @@ def read(path: Path, *, kind: str, **_others: object) -> list[Reading]:
     result = mammoth.convert_to_html(
         _prepared(office(path), left_out), style_map=_STYLES, convert_image=mammoth.images.img_element(no_picture)
     )
-    _, text = to_markdown(result.value, left_out)
+    _, text = to_markdown(_BOX.sub(lambda box: "[x]" if box[1] else "[ ]", result.value), left_out)
     text = _in_place(text)
     return [Reading(own_title(text) or path.stem, text, kind, left_out=left_out)]
 
@@ -70,13 +79,110 @@ def _prepared(path: Path | io.BytesIO, left_out: dict[str, int]) -> io.BytesIO:
             data = b"" if name.startswith("word/media/") else archive.read(name)
             if _RUNNING.fullmatch(name) and "".join(etree.fromstring(data, parser).itertext()).strip():
                 left_out["running lines"] = left_out.get("running lines", 0) + 1
+            if name == "word/comments.xml":
+                said = [one for one in etree.fromstring(data, parser) if "".join(one.itertext()).strip()]
+                left_out.update({"comments": len(said)} if said else {})
             if _PART.fullmatch(name):
                 root = etree.fromstring(data, parser)
+                _write_out(root, _Related(archive, name, parser), left_out)
                 _prepare(root, numbers, left_out)
                 data = etree.tostring(root)
             copy.writestr(name, data)
     made.seek(0)
     return made
+
+
+class _Related:
+    """The words of the parts that a part of the document refers to, such as its charts."""
+
+    def __init__(self, archive: zipfile.ZipFile, name: str, parser: Any) -> None:
+        folder, _, file = name.rpartition("/")
+        self._archive, self._parser, self._folder = archive, parser, folder
+        relations = f"{folder}/_rels/{file}.rels"
+        found = self._parsed(relations) if relations in archive.namelist() else ()
+        self._targets = {one.get("Id"): one.get("Target", "") for one in found}
+
+    def words(self, key: str) -> list[str]:
+        """Return the texts of the part with this id, one a paragraph; none where there is no such part."""
+        name = normpath(join("/" + self._folder, self._targets.get(key, "")))[1:]
+        if not name.endswith(".xml") or name not in self._archive.namelist():
+            return []
+        said = ("".join(one.itertext(f"{_A}t")).strip() for one in self._parsed(name).iter(f"{_A}p"))
+        return list(filter(None, said))
+
+    def _parsed(self, name: str) -> Any:
+        etree = require("lxml.etree", why="to read DOCX files")
+        return etree.fromstring(self._archive.read(name), self._parser)
+
+
+def _write_out(root: Any, related: _Related, left_out: dict[str, int]) -> None:
+    """Put what mammoth passes over into forms that it reads: fields, ruby, text boxes, charts, symbols, raised text."""
+    for base in list(root.iter(f"{_W}rt")):
+        base.getparent().remove(base)
+    for wrapped in list(root.iter(_WRAPPED)):
+        for child in list(wrapped):
+            wrapped.addprevious(child)
+        wrapped.getparent().remove(wrapped)
+    for tag, other in (("cr", "br"), ("ptab", "tab")):
+        for one in list(root.iter(f"{_W}{tag}")):
+            one.tag = f"{_W}{other}"
+            one.attrib.clear()
+    for chosen in list(root.iter(f"{_W}ddList")):
+        entries = [one.get(f"{_W}val", "") for one in chosen.iterfind(f"{_W}listEntry")]
+        run = next(chosen.iterancestors(f"{_W}r"), None)
+        if run is not None and (picked := entries[_whole(_value(chosen, "result")) :][:1]):
+            words = run.makeelement(f"{_W}r")
+            _add_text(words, picked[0])
+            run.addprevious(words)
+    for drawing in list(root.iter(f"{_W}drawing")):
+        if next(drawing.iter(f"{_W}txbxContent", f"{_A}blip"), None) is None:
+            _describe(drawing, related, left_out)
+    for box in list(root.iter(f"{_W}txbxContent")):
+        _take_out(box)
+    _set_apart(root)
+    if embedded := len(list(root.iter(f"{_W}altChunk"))):
+        left_out["embedded documents"] = left_out.get("embedded documents", 0) + embedded
+
+
+def _set_apart(root: Any) -> None:
+    """Mark text as raised or lowered that only its position shows so, and put letters where symbols of a font stand."""
+    for moved in list(root.iter(f"{_W}position")):
+        run, up = moved.getparent().getparent(), moved.get(f"{_W}val", "")
+        if re.fullmatch(r"-?\d{1,4}", up) and abs(int(up)) >= _LEAST_RAISED and len("".join(run.itertext())) <= 6:
+            raised = {f"{_W}val": "subscript" if up.startswith("-") else "superscript"}
+            moved.getparent().append(moved.makeelement(f"{_W}vertAlign", raised))
+    dingbats = require("mammoth.docx.dingbats", why="to read DOCX files").dingbats
+    for text in root.iter(f"{_W}t"):
+        if text.text and _SYMBOL.search(text.text):
+            fonts = text.getparent().find(f"{_W}rPr/{_W}rFonts")
+            font = "Symbol" if fonts is None else fonts.get(f"{_W}ascii") or fonts.get(f"{_W}hAnsi") or "Symbol"
+            known = {sign: dingbats.get((font, ord(sign) - 0xF000)) for sign in _SYMBOL.findall(text.text)}
+            text.text = text.text.translate({ord(sign): code for sign, code in known.items() if code})
+
+
+def _describe(drawing: Any, related: _Related, left_out: dict[str, int]) -> None:
+    """Put words in the place of a chart or a diagram: those that describe it, else those that stand in it."""
+    about = (one.get("descr", "") for one in drawing.iter() if isinstance(one.tag, str) and one.tag.endswith("}docPr"))
+    words = described(next(about, ""))
+    if not words:
+        keys = [value for one in drawing.iter() for name, value in one.attrib.items() if name in (f"{_R}dm", f"{_R}id")]
+        words = "; ".join(said for key in keys for said in related.words(key))
+    if words:
+        _add_text(drawing.getparent(), words)
+    else:
+        left_out["pictures without text"] = left_out.get("pictures without text", 0) + 1
+
+
+def _take_out(box: Any) -> None:
+    """Put the paragraphs of a text box behind the one that holds it, where mammoth would not find them."""
+    shapes = next(box.iterancestors(f"{_ALTERNATES}AlternateContent"), None)
+    later = None if shapes is None else shapes.find(f"{_ALTERNATES}Fallback")
+    found = later is not None and next(later.iter(f"{_W}txbxContent"), None) is not None
+    host = next(box.iterancestors(f"{_W}p"), None)
+    if found or host is None or next(box.iterancestors(f"{_W}pict"), None) is not None:
+        return
+    for block in reversed(list(box)):
+        host.addnext(block)
 
 
 def _prepare(root: Any, numbers: "_Numbers", left_out: dict[str, int]) -> None:
