@@ -7,6 +7,7 @@ from datetime import date, datetime, time, timedelta
 
 import openpyxl
 import pytest
+from openpyxl.comments import Comment
 
 
 def workbook(rows, *merged):
@@ -39,6 +40,17 @@ def workbook(rows, *merged):
         (2500000, '0.0,,"M"', "2.5M"),
         (123456, "0.00E+00", "1.23E+05"),
         (1.5, "0.0##", "1.5"),
+        (2.5, "0", "3"),
+        (1.005, "0.00", "1.01"),
+        (0.285, "0%", "29%"),
+        (-0.2, "0", "0"),
+        (1e22, "0", "1" + "0" * 22),
+        (-45, "0.00;[Red]0.00", "-45.00"),
+        (-45, "0;[Red](0)", "(45)"),
+        (3, 'General" pcs"', "3 pcs"),
+        (0, '0;-0;"none"', "none"),
+        (1, '"yes";;"no"', "yes"),
+        (5, '[<5]"low";[>=5]"high"', "5"),
         (0.1 + 0.2, None, "0.3"),
         (0.5, "# ?/?", "0.5"),
         (True, None, "TRUE"),
@@ -91,6 +103,49 @@ def test_a_formula_without_a_value_is_counted(one):
     assert "Part: Nut; Tax: 3" in reading.text
 
 
+def test_what_a_workbook_hides_is_left_out_and_counted(one):
+    """Hidden sheets, rows and columns and comments are no text; what a filter or a closed group hides for now stays."""
+    book = openpyxl.Workbook()
+    sheet = book.active
+    for row in (["Part", "Cost", "Days"], ["Nut", 90, 45], ["Old", 91, 92], ["Pin", 93, 60], ["Cog", 94, 61]):
+        sheet.append(row)
+    sheet["A2"].comment = Comment("Really?", "Ada")
+    sheet.row_dimensions[3].hidden = sheet.column_dimensions["B"].hidden = True
+    sheet.row_dimensions.group(5, 5, hidden=True)
+    for name, state in (("Lists", "hidden"), ("Older", "veryHidden")):
+        book.create_sheet(name).sheet_state = state
+        book[name].append(["Limit", 95])
+    stream = io.BytesIO()
+    book.save(stream)
+    reading = one("a.xlsx", stream.getvalue())
+    lines = [f"Part: {part}; Days: {days}" for part, days in (("Nut", 45), ("Pin", 60), ("Cog", 61))]
+    assert reading.text.split("\n") == ["## Sheet", "", *lines]
+    assert reading.left_out == {"comments": 1, "hidden sheets": 2, "hidden rows": 1, "hidden columns": 1}
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_raised_figures_in_a_cell_never_join_a_number(one, shared):
+    """The mark of a note is no digit of the number that it stands at, wherever the workbook keeps its texts."""
+    parts = (("24", ""), ("1", "superscript"), (" months, m", ""), ("2", "superscript"))
+    runs = "".join(
+        f"<r><rPr>{f'<vertAlign val={side!r}/>' if side else ''}</rPr><t xml:space='preserve'>{text}</t></r>"
+        for text, side in parts
+    )
+    kind = "application/vnd.openxmlformats-officedocument.spreadsheetml.sharedStrings+xml"
+    main = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
+    made = io.BytesIO()
+    data = workbook([["Name", "Fee"], ["Nut", "RICH"], ["Pin", "y"]])
+    with zipfile.ZipFile(io.BytesIO(data)) as book, zipfile.ZipFile(made, "w") as copy:
+        for name in book.namelist():
+            part = book.read(name).decode()
+            rich = 't="s"><v>0</v>' if shared else f't="inlineStr"><is>{runs}</is>'
+            part = part.replace('t="inlineStr"><is><t>RICH</t></is>', rich)
+            override = f'<Override PartName="/xl/sharedStrings.xml" ContentType="{kind}"/></Types>'
+            copy.writestr(name, part.replace("</Types>", override))
+        copy.writestr("xl/sharedStrings.xml", f'<sst xmlns="{main}"><si>{runs}</si></sst>')
+    assert one("a.xlsx", made.getvalue()).text.split("\n")[2] == "Name: Nut; Fee: 24 ¹ months, m²"
+
+
 def altered(data, old, new):
     """Return a workbook with something else in its first sheet."""
     made = io.BytesIO()
@@ -140,6 +195,9 @@ def test_odd_rows_and_wrong_values_cost_no_other(one, old, new, nut, pin):
         ("Town;Lund\nFounded;1998\nKeeper;Ada", ["Town: Lund", "Founded: 1998", "Keeper: Ada"]),
         ("Part,,Price\nNut,red,5", ["Part: Nut; column 2: red; Price: 5"]),
         ("A;B;C\nx;5;y\n\nD;E;F\nw;z;3", ["A: x; B: 5; C: y", "D: w; E: z; F: 3"]),
+        ('a\tb\n"in\t5\n6\t7\n8\t9', ['a: "in; b: 5', "a: 6; b: 7", "a: 8; b: 9"]),
+        ('a,b\n"x\ny",5\n6,7', ["a: x y; b: 5", "a: 6; b: 7"]),
+        ("Part,Limit\nNut,45\nPin,n/a\nCog,−5", ["Part: Nut; Limit: 45", "Part: Pin; Limit: n/a"]),
         ("Part,Sum\nx,1\n\ny,2\nPart,Sum\nz,3", ["Part: x; Sum: 1", "Part: y; Sum: 2", "Part: z; Sum: 3"]),
     ],
 )  # fmt: skip

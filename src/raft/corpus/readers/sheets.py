@@ -5,21 +5,32 @@ import io
 import re
 import zipfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from datetime import date, datetime, time, timedelta
+from decimal import ROUND_HALF_UP, Decimal
 from itertools import chain, dropwhile, islice, pairwise
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 from raft.corpus.readers import Reading, clean, decode, office, require
+from raft.corpus.readers.formulas import lowered, raised
 
 _DELIMITERS = "\t;|,"
+_MOST_UNCLOSED = 20
 _AHEAD = 60
 """So many rows tell where the headers are."""
 _NUMBER = re.compile(r"\W*\d[\d.,:/'’\s-]*(?:%|[€$£¥]|\w{1,3})?\W*$")
+_NONE = re.compile(r"[-–—./?*]+|n\.?/?a\.?|none|null|nil|tb[acd]|unknown|k\.\s?a\.|#n/a", re.IGNORECASE)
+"""What stands in a cell for which there is no value."""
 _YEAR = re.compile(r"(?:19|20)\d\d")
 _MERGED = re.compile(rb'<(?:\w+:)?mergeCell\b[^>]*\bref="([A-Z]{1,3})(\d{1,7}):([A-Z]{1,3})(\d{1,7})"')
 _ROW_NUMBER = re.compile(rb'<(?:\w+:)?row\s(?:[^>]*?\s)?r="(\d{1,9})"')
+_HIDDEN_ROW = re.compile(rb'<(?:\w+:)?row\s(?=[^>]*\shidden="(?:1|true)")(?![^>]*outlineLevel)[^>]*?\br="(\d{1,7})"')
+_HIDDEN_COLUMN = re.compile(
+    rb'<(?:\w+:)?col\s(?=[^>]*\bhidden="(?:1|true)")(?=[^>]*min="\d)(?=[^>]*max="\d)(?![^>]*outlineLevel)[^>]*>'
+)
+_ENDS = re.compile(rb'\bm(?:in|ax)="(\d{1,5})')
 _NO_VALUE = re.compile(
     rb"(?:</(?:\w+:)?f>|<(?:\w+:)?f\b[^>]*/>)\s*(?:<(?:\w+:)?v\s*/>|<(?:\w+:)?v></(?:\w+:)?v>)?\s*</"
 )
@@ -46,15 +57,36 @@ def read(path: Path, *, kind: str, **_others: object) -> list[Reading]:
     return [Reading(path.stem, told, kind, left_out=left_out)]
 
 
-def _records(lines: Iterable[str], delimiter: str) -> Iterator[list[str]]:
+def _records(lines: Sequence[str], delimiter: str) -> Iterator[list[str]]:
+    """Yield the rows; a quote that nothing closes is a sign like others, and takes no rows below into its cell."""
+    start = 0
+    for left in reversed(range(_MOST_UNCLOSED)):
+        rows, before = _parted(islice(lines, start, None), delimiter), 0
+        for row in rows:
+            spans = lines[start + before : start + rows.line_num]
+            if left and len(spans) > 1 and start + rows.line_num == len(lines) and _quotes(spans) % 2:
+                yield next(csv.reader([spans[0]], delimiter=delimiter, quoting=csv.QUOTE_NONE))
+                start += before + 1
+                break
+            yield row
+            before = rows.line_num
+        else:
+            return
+
+
+def _parted(lines: Iterable[str], delimiter: str) -> Any:
     return csv.reader((f"{line}\n" for line in lines), delimiter=delimiter, skipinitialspace=True)
+
+
+def _quotes(lines: Iterable[str]) -> int:
+    return sum(line.count('"') for line in lines)
 
 
 def _delimiter(lines: Sequence[str]) -> str:
     """Return what parts most of the first lines alike; of several the one that stands in numbers and prose least."""
     shares = dict.fromkeys(_DELIMITERS, 0.0)
     for mark in _DELIMITERS:
-        widths = [len(row) for row in islice(_records(lines, mark), 100) if any(map(str.strip, row))]
+        widths = [len(row) for row in islice(_parted(lines, mark), 100) if any(map(str.strip, row))]
         width, count = Counter(widths).most_common(1)[0] if widths else (1, 0)
         shares[mark] = count / len(widths) if width > 1 else 0.0
     best = max(shares, key=lambda mark: shares[mark])
@@ -126,7 +158,8 @@ def _are_pairs(rows: Sequence[Sequence[str]]) -> bool:
     names, values = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
     if max(map(len, pairs)) > 2 or len(set(names)) < len(names):
         return False
-    kinds = {re.sub(r"[\d.,]+", "0", value) if _is_number(value) else "" for value in values[1:]}
+    told = [value for value in values[1:] if not _NONE.fullmatch(value)]
+    kinds = {re.sub(r"[-−+]?[\d.,'’\s]+", "0", value.strip("()")) if _is_number(value) else "" for value in told}
     return _is_number(values[0]) or len(kinds) > 1
 
 
@@ -188,16 +221,48 @@ def _sheets(path: Path, left_out: dict[str, int]) -> Iterator[str]:
     file = office(path)
     workbook = openpyxl.load_workbook(file, read_only=True, data_only=True)
     with zipfile.ZipFile(file) as archive:
+        _raise(workbook, archive)
+        for name in archive.namelist():
+            if re.fullmatch(r"xl/(?:comments/?\w*|threadedComments/\w+)\.xml", name):
+                notes = len(re.findall(rb"<(?:\w+:)?(?:comment|threadedComment)\s", archive.read(name)))
+                left_out["comments"] = left_out.get("comments", 0) + notes
         for sheet in workbook.worksheets:
             source = archive.read(sheet._worksheet_path)
+            if sheet.sheet_state != "visible":
+                left_out["hidden sheets"] = left_out.get("hidden sheets", 0) + 1
+                continue
             if empty := len(_NO_VALUE.findall(source)):
                 left_out["formulas without a value"] = left_out.get("formulas without a value", 0) + empty
             rows = _rows(openpyxl.worksheet, sheet, source, left_out)
             if any(int(one) >= int(next_) for one, next_ in pairwise(_ROW_NUMBER.findall(source))):
                 rows = iter(sorted(rows, key=lambda row: row[0]))
-            lines = list(_row_lines(_merged(rows, _merges(source))))
+            lines = list(_row_lines(_merged(rows, _merges(source), *_hidden(source, left_out))))
             if lines:
                 yield clean(f"## {' '.join(sheet.title.split())}\n\n" + "\n".join(lines))
+
+
+def _raise(workbook: Any, archive: zipfile.ZipFile) -> None:
+    """Set apart what is raised or lowered in the texts of a workbook, such as the mark of a note beside a number."""
+    name = "xl/sharedStrings.xml"
+    if name not in archive.namelist() or b"vertAlign" not in (source := archive.read(name)) or not workbook.worksheets:
+        return
+    strings = workbook.worksheets[0]._shared_strings  # one list for all sheets
+    for number, item in enumerate(ElementTree.fromstring(source).iterfind("{*}si")):  # noqa: S314  expat is bounded
+        if number < len(strings) and item.find("{*}r/{*}rPr/{*}vertAlign") is not None:
+            strings[number] = _with_scripts(item)
+
+
+def _with_scripts(item: Any) -> str:
+    text, runs = "", item.findall("{*}r")
+    for run, later in zip(runs, [*runs[1:], None], strict=True):
+        words, place = run.findtext("{*}t") or "", run.find("{*}rPr/{*}vertAlign")
+        side = "" if place is None else place.get("val", "")
+        if side == "superscript":
+            words = raised(words, text)
+        elif side == "subscript":
+            words = lowered(words, text, later.findtext("{*}t") or "" if later is not None else "")
+        text += words
+    return text
 
 
 def _rows(library: Any, sheet: Any, source: bytes, left_out: dict[str, int]) -> Iterator[tuple[int, Sequence[Any]]]:
@@ -218,6 +283,11 @@ def _rows(library: Any, sheet: Any, source: bytes, left_out: dict[str, int]) -> 
     def tolerant(element: Any) -> dict[str, Any]:
         before = parser.col_counter
         try:
+            if (inline := element.find("{*}is")) is not None and inline.find("{*}r/{*}rPr/{*}vertAlign") is not None:
+                text = _with_scripts(inline)
+                runs = inline.findall("{*}r/{*}t")
+                for run in runs:
+                    run.text = text if run is runs[0] else ""
             told: dict[str, Any] = parse_cell(element)
             if int(told["style_id"]) < len(sheet.parent._cell_styles):
                 return told
@@ -253,6 +323,16 @@ def _merges(source: bytes) -> dict[int, list[tuple[int, int, int]]]:
     return found
 
 
+def _hidden(source: bytes, left_out: dict[str, int]) -> tuple[set[int], set[int]]:
+    """Return the rows and columns that a sheet hides, but for those that a filter or a closed group hides for now."""
+    rows = [] if b"filterColumn" in source else _HIDDEN_ROW.findall(source)
+    spans = [sorted(map(int, _ENDS.findall(one)[:2])) for one in _HIDDEN_COLUMN.findall(source)]
+    columns = {number - 1 for first, *_, last in spans if last - first < 100 for number in range(first, last + 1)}
+    for name, count in (("hidden rows", len(rows)), ("hidden columns", len(columns))):
+        left_out.update({name: left_out.get(name, 0) + count} if count else {})
+    return {int(row) - 1 for row in rows}, columns
+
+
 def _column(letters: bytes) -> int:
     number = 0
     for letter in letters:
@@ -260,7 +340,12 @@ def _column(letters: bytes) -> int:
     return number - 1
 
 
-def _merged(rows: Iterable[tuple[int, Sequence[Any]]], merges: dict[int, list[tuple[int, int, int]]]) -> Iterator[_Row]:
+def _merged(
+    rows: Iterable[tuple[int, Sequence[Any]]],
+    merges: dict[int, list[tuple[int, int, int]]],
+    hidden: Container[int],
+    columns: Container[int],
+) -> Iterator[_Row]:
     """Yield the rows of a sheet as it shows them; each of merged cells holds what they say together."""
     under: list[tuple[int, int, int, str]] = []
     width = 0
@@ -271,7 +356,12 @@ def _merged(rows: Iterable[tuple[int, Sequence[Any]]], merges: dict[int, list[tu
         if number > last + 1:
             yield [], frozenset()
         last = number
-        cells = [_shown(cell.value, cell.number_format) if cell.value is not None else "" for cell in row]
+        if number in hidden and number not in merges:
+            continue
+        cells = [
+            _shown(cell.value, cell.number_format) if cell.value is not None and column not in columns else ""
+            for column, cell in enumerate(row)
+        ]
         joined: set[int] = set()
         width = max(width, len(cells))
         under = [one for one in under if one[1] >= number]
@@ -305,11 +395,14 @@ def _shown(value: Any, form: str) -> str:
         return "\x00"
 
     bare = _LITERAL.sub(literal, section)
-    pattern = _DIGITS.search(bare)
-    if not pattern or "/" in bare or re.search(r"\[[<>=]|General|@", section):
-        return plain
+    bare = bare.replace("General", "\x01", 1)
+    pattern = re.search("\x01", bare) or _DIGITS.search(bare)
+    if not pattern or "/" in bare or re.search(r"\[[<>=]|@", section):
+        alone = not pattern and not bare.strip("\x00 ") and not re.search(r"\[[<>=]", section)
+        return (alone and " ".join("".join(said).split())) or plain  # words alone, such as "none"
     number = abs(value) if own_sign else value
-    text = _in_digits(number * 100 ** bare.count("%"), pattern[0])
+    own = f"{number:.15g}" if isinstance(number, float) else str(number)
+    text = own if pattern[0] == "\x01" else _in_digits(number * 100 ** bare.count("%"), pattern[0])
     shown = bare[: pattern.start()] + text + bare[pattern.end() :]
     if _DIGITS.search(bare, pattern.end()):  # digits in groups, as of a telephone number
         digits = iter(reversed(str(abs(round(number))).zfill(len(re.findall("[0#?]", bare)))))
@@ -317,6 +410,8 @@ def _shown(value: Any, form: str) -> str:
         shown = "".join(reversed(list(digits))) + shown
     for words in said:
         shown = shown.replace("\x00", words, 1)
+    if own_sign and re.search(r"\[(?:red|colou?r\s?\d)", section, re.IGNORECASE) and not re.search("[-−–(]", shown):
+        shown = f"-{shown}"  # it is the colour that says so
     return " ".join(shown.split())
 
 
@@ -328,7 +423,10 @@ def _in_digits(value: float, pattern: str) -> str:
     places, needed = len(decimals), decimals.count("0")
     if exponent:
         return f"{value:.{places}E}"
-    text = f"{value:{',' if ',' in whole else ''}.{places}f}"
+    exact = Decimal(f"{value:.15g}")  # of 1.005 as of 2.5 the last half is rounded up, as sheets show them
+    if exact.adjusted() < 15:
+        exact = exact.quantize(Decimal(1).scaleb(-places), ROUND_HALF_UP) + 0
+    text = f"{exact:{',' if ',' in whole else ''}.{places}f}"
     for _ in range(places - needed):
         text = text[:-1] if text.endswith("0") else text
     sign, text = ("-", text[1:]) if text.startswith("-") else ("", text)
