@@ -24,6 +24,8 @@ WORD = 'xmlns:w="http://schemas.openxmlformats.org/wordprocessingml/2006/main"'
             "<style>@media print {.old {color: red}} .new, .old {display:none}</style><p class='a old'>gone</p>",
             "hidden parts",
         ),
+        ("<style>p.old {display:none}</style><p class=old>gone</p>", "hidden parts"),
+        ("<style>ul.old > li, .a .b {display:none}</style><ul class=old><li>gone</ul>", "hidden parts"),
         ("<NAV>gone</NAV>", "menus and banners"),
         ("<div role=navigation>gone</div>", "menus and banners"),
         ("<header><a href=/>gone</a></header>", "menus and banners"),
@@ -291,6 +293,26 @@ def test_items_have_the_numbers_that_a_browser_shows(one):
         *("3. Shut it.", "   1. Turn it.", "   2. Lock it.", "7. Drain it.", "", "   Twice.", "8. Dry."),
     ]
     assert one("b.html", down).text.split() == ["2.", "Last", "1.", "Last", "but", "one", "1.", "One"]
+
+
+@pytest.mark.parametrize(
+    ("page", "text"),
+    [
+        ('24<span style="vertical-align: super; font-size: 70%">1</span> months', "24 ¹ months"),
+        ("<style>.fn {vertical-align: super}</style>24<span class=fn>1</span> months", "24 ¹ months"),
+        ("15<small><sup>4</sup></small> weeks", "15 ⁴ weeks"),
+        ("H<span style='vertical-align:sub'>2</span>O", "H2O"),
+        ("<iframe srcdoc='<p>Kept 45 days.</p>'></iframe>", "Kept 45 days."),
+        ("<ul><li><input type=checkbox checked> paid<li><input type=checkbox disabled> sent</ul>", "- [x] paid\n- [ ] sent"),
+        ("<input type=checkbox id=menu><label for=menu>Kept</label>", "Kept"),
+        ("<ol type=a start=3><li>third<li>fourth</ol>", "c. third\nd. fourth"),
+        ("<ol style='list-style-type: upper-roman'><li>one<li>two</ol>", "I. one\nII. two"),
+        ("<style>.a .b {display:none} .a .b.on {display:block}</style><div class=a><p class=b>Kept</div>", "Kept"),
+    ],
+)  # fmt: skip
+def test_what_a_browser_shows_is_what_is_read(one, page, text):
+    """Marks raised by a style, frames within the page, ticked boxes and letters of items are as they are seen."""
+    assert one("a.html", page).text == text
 
 
 def test_many_hidden_parts_go_and_all_others_stay_in_order(one):

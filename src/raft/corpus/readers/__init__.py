@@ -61,11 +61,11 @@ class _Format(NamedTuple):
 
 _PAGES = ("markdownify", "bs4", "lxml")
 _FORMATS = {
-    "md": _Format("text", ".md .markdown", version=4),
-    "mdx": _Format("text", ".mdx"),
+    "md": _Format("text", ".md .markdown", version=5),
+    "mdx": _Format("text", ".mdx", version=2),
     "txt": _Format("text", ".txt .text", version=2),
     "rst": _Format("text", ".rst", version=2),
-    "html": _Format("html", ".html .htm .xhtml", _PAGES, largest=32 * MEGABYTE, version=4),
+    "html": _Format("html", ".html .htm .xhtml", _PAGES, largest=32 * MEGABYTE, version=5),
     "pdf": _Format("pdf", ".pdf", ("pypdfium2",), seconds=300, version=2),
     "docx": _Format("docx", ".docx", ("mammoth", *_PAGES), version=4),
     "xlsx": _Format("sheets", ".xlsx .xlsm", ("openpyxl",), version=3),
@@ -76,8 +76,8 @@ _FORMATS = {
     "yaml": _Format("records", ".yaml .yml", largest=32 * MEGABYTE, version=2),
     "ipynb": _Format("notebook", ".ipynb"),
     "pptx": _Format("slides", ".pptx"),
-    "eml": _Format("mail", ".eml", _PAGES),
-    "epub": _Format("epub", ".epub", _PAGES),
+    "eml": _Format("mail", ".eml", _PAGES, version=2),
+    "epub": _Format("epub", ".epub", _PAGES, version=2),
     "srt": _Format("subtitles", ".srt .vtt"),
 }
 SUFFIXES = {suffix: kind for kind, its in _FORMATS.items() for suffix in its.suffixes.split()}

@@ -9,7 +9,7 @@ from posixpath import join, normpath
 from typing import Any
 
 from raft.corpus.readers import Reading, office, require
-from raft.corpus.readers.formulas import told
+from raft.corpus.readers.formulas import numeral, told
 from raft.corpus.readers.html import described, to_markdown
 from raft.corpus.readers.text import own_title
 
@@ -29,7 +29,6 @@ _LEAST_RAISED = 4  # half points; less only sets a line straight
 _LABEL = "\ue000"
 """Stands before the number of a paragraph, and the digit of its level."""
 _LABELLED = re.compile(rf"(?:^|\n\n){_LABEL}(\d)")
-_ROMAN = ((100, "c"), (90, "xc"), (50, "l"), (40, "xl"), (10, "x"), (9, "ix"), (5, "v"), (4, "iv"), (1, "i"))
 
 
 def read(path: Path, *, kind: str, **_others: object) -> list[Reading]:
@@ -295,7 +294,7 @@ class _Numbers:
         def count(found: re.Match[str]) -> str:
             level = int(found[1]) - 1
             start, form, _ = levels.get(level, (1, "decimal", ""))
-            return _numeral(counts.setdefault(level, start), "decimal" if levels[depth][1] == "legal" else form)
+            return numeral(counts.setdefault(level, start), "decimal" if levels[depth][1] == "legal" else form)
 
         label = re.sub(r"%(\d)", count, levels[depth][2]).strip()
         return f"{_LABEL}{min(depth, 9)}{label}" if label else ""
@@ -315,15 +314,3 @@ def _value(parent: Any, tag: str) -> str:
 
 def _whole(text: str, default: int = 0) -> int:
     return int(text) if text.isdecimal() else default
-
-
-def _numeral(number: int, form: str) -> str:
-    if form.endswith("Letter") and number > 0:
-        text = chr(97 + (number - 1) % 26) * ((number - 1) // 26 + 1)
-    elif form.endswith("Roman") and 0 < number < 1000:
-        text = ""
-        for value, letters in _ROMAN:
-            text, number = text + letters * (number // value), number % value
-    else:
-        text = f"{number:02}" if form == "decimalZero" else str(number)
-    return text.upper() if form.startswith("upper") else text

@@ -1,4 +1,4 @@
-"""What is raised, lowered or built up (exponents, note marks, equations) as a line of text."""
+"""What is raised, lowered or built up (exponents, note marks, equations) as a line of text; numbers of items."""
 
 import re
 from typing import Any
@@ -7,6 +7,7 @@ _RAISED = dict(zip("0123456789+-−=()ni", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁻
 _LOWERED = dict(zip("0123456789+-−=()", "₀₁₂₃₄₅₆₇₈₉₊₋₋₌₍₎", strict=True))
 _NOTES = re.compile(r"\[.*\]|\(\d{1,2}\)|[*†‡§¶,\s]+|\d+(?:[,;]\s*\d+)+")
 _ORDINAL = re.compile(r"(?:st|nd|rd|th|[eè]|[èe]?re?|n?de?|te?|ers?|i?[èe]mes?|TM|SM|[®™©℠])\.?", re.IGNORECASE)
+_ROMAN = ((100, "c"), (90, "xc"), (50, "l"), (40, "xl"), (10, "x"), (9, "ix"), (5, "v"), (4, "iv"), (1, "i"))
 _PARTS = {
     **dict.fromkeys(("f", "mfrac"), "{0}/{1}"),
     **dict.fromkeys(("sSup", "msup", "limUpp", "mover"), "{0}{raised}"),
@@ -102,3 +103,16 @@ def _grouped(part: str) -> str:
 
 def _value(node: Any) -> str:
     return next((str(value) for name, value in node.attrib.items() if name.endswith("val")), "")
+
+
+def numeral(number: int, form: str) -> str:
+    """Return the number of an item as a form of Word writes it: "lowerLetter", "upperRoman", "decimalZero"; else 3."""
+    if form.endswith("Letter") and number > 0:
+        text = chr(97 + (number - 1) % 26) * ((number - 1) // 26 + 1)
+    elif form.endswith("Roman") and 0 < number < 1000:
+        text = ""
+        for value, letters in _ROMAN:
+            text, number = text + letters * (number // value), number % value
+    else:
+        text = f"{number:02}" if form == "decimalZero" else str(number)
+    return text.upper() if form.startswith("upper") else text

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from raft.corpus.readers import Reading, Unreadable, clean, decode, require
-from raft.corpus.readers.formulas import lowered, raised, told
+from raft.corpus.readers.formulas import lowered, numeral, raised, told
 from raft.corpus.readers.text import own_title, split_front_matter, spread
 
 _TEMPLATE = re.compile(r"\{%[^{}]{0,1000}?%\}|\{\{[^{}]{0,1000}?\}\}")
@@ -39,6 +39,8 @@ _DROPPED = [
 ]
 _HIDING = re.compile(r"display\s*:\s*none|visibility\s*:\s*(?:hidden|collapse)|mso-hide\s*:\s*all", re.IGNORECASE)
 _AT_MEDIA = re.compile(r"/\*.*?\*/|@[^{};]*(?:;|\{(?:[^{}]*\{[^{}]*\})*[^{}]*\})", re.DOTALL)
+_SELECTOR = re.compile(r"[a-z][a-z\d]*(?=[.#])[.#][\w-]+|[\w.#-]+(?:\s*>\s*|\s+)[\w.#-]+", re.IGNORECASE)
+_MOST_SELECTED = 1_000
 _RULE = re.compile(r"([^{}]+)\{([^{}]*)\}")
 _ROLES = {"navigation", "search", "menu", "menubar", "contentinfo", "dialog", "alertdialog"}
 _ASKING = re.compile(
@@ -63,6 +65,8 @@ _NO_WORDS = re.compile(
 _GENERATED = re.compile(
     r"\s*(?:description automatically generated|ai-generated content may be incorrect)\W*", re.IGNORECASE
 )
+_ALIGNED = re.compile(r"vertical-align\s*:\s*(super|sub)\b", re.IGNORECASE)
+_INLINE = ("b", "strong", "i", "em", "u", "small", "big", "font", "span")
 _BACK = re.compile(r"[¶#🔗↑↩↵^⏎\ufe0e\s]+")
 
 
@@ -87,6 +91,10 @@ def to_markdown(source: str, left_out: dict[str, int]) -> tuple[str | None, str]
         warnings.simplefilter("ignore")  # that a page is XHTML, or looks like a file's name, is no news to the user
         page = require("bs4", why="to read HTML and DOCX files").BeautifulSoup(source, "lxml")
     title = " ".join(page.title.get_text().split()) if page.title else None
+    for frame in page.find_all("iframe", srcdoc=True, limit=_MANY):
+        inner = require("bs4", why="to read HTML and DOCX files").BeautifulSoup(frame["srcdoc"], "lxml")
+        frame.name, frame.attrs = "div", {}
+        frame.extend(list(inner.body.contents) if inner.body else [])
     level: list[Any] = [page]
     for _ in range(_MAX_DEPTH):
         level = [child for element in level for child in getattr(element, "contents", ())]
@@ -114,7 +122,9 @@ def to_markdown(source: str, left_out: dict[str, int]) -> tuple[str | None, str]
         escape_misc=False,
         table_infer_header=True,
     )
-    numbers = {id(item): number for listed in page.find_all("ol") for item, number in _numbered(listed)}
+    numbers = {
+        id(item): numeral(number, _form(listed)) for listed in page.find_all("ol") for item, number in _numbered(listed)
+    }
     bulleted = converter.convert_li
 
     def item(element: Any, text: str, parent_tags: set[str]) -> str:
@@ -142,6 +152,16 @@ def _numbered(listed: Any) -> Iterator[tuple[Any, int]]:
         number += -1 if down else 1
 
 
+def _form(listed: Any) -> str:
+    """Return how an ordered list counts: "lowerLetter", "upperRoman" and so on."""
+    styled = re.search(
+        r"list-style(?:-type)?\s*:[^;]*?\b(lower|upper)-(alpha|latin|roman)", str(listed.get("style", ""))
+    )
+    if styled:
+        return styled[1] + ("Roman" if styled[2] == "roman" else "Letter")
+    return {"a": "lowerLetter", "A": "upperLetter", "i": "lowerRoman", "I": "upperRoman"}.get(listed.get("type"), "")
+
+
 def _whole(said: str | None, otherwise: int) -> int:
     return int(said) if said and re.fullmatch(r"[0-9]{1,7}", said) else otherwise
 
@@ -152,6 +172,7 @@ def _drop(page: Any, left_out: dict[str, int]) -> None:
         one for element in page.find_all(attrs={"aria-controls": True}) for one in element["aria-controls"].split()
     }
     concealed = _concealed(page)
+    _mark(page)
     waiting = [page]
     while waiting:
         parent, gone = waiting.pop(), []
@@ -160,6 +181,8 @@ def _drop(page: Any, left_out: dict[str, int]) -> None:
             if why is None:
                 waiting.append(element)
                 continue
+            if why == "" and element.name == "svg" and element.find("text"):
+                why = "pictures without text"
             if why and element.get_text(strip=True):
                 left_out[why] = left_out.get(why, 0) + 1
             gone.append(element)
@@ -173,13 +196,34 @@ def _drop(page: Any, left_out: dict[str, int]) -> None:
 
 
 def _concealed(page: Any) -> set[str]:
-    """Return the classes and ids (`.old`, `#old`) that the page's own style hides and nothing in it shows again."""
+    """Return the classes and ids (`.old`, `#old`) that the page's own style hides and nothing in it shows again.
+
+    What a selector of several parts hides (`ul.old > li`) is hidden here, as if its own style said so.
+    """
     css = _AT_MEDIA.sub("", " ".join(style.get_text() for style in page.find_all("style")))
     rules = [(selectors, body) for selectors, body in _RULE.findall(css) if "display" in body or "visibility" in body]
     hidden = {one.strip() for selectors, body in rules if _HIDING.search(body) for one in selectors.split(",")}
     others = " ".join(selectors for selectors, body in rules if not _HIDING.search(body))
     others += " ".join(script.get_text() for script in page.find_all("script"))
-    return {one for one in hidden if re.fullmatch(r"[.#][\w-]+", one) and one[1:] not in others}
+    names = {one: [name for name in re.findall(r"[.#]([\w-]+)", one) if name not in others] for one in hidden}
+    simple = {one for one in hidden if re.fullmatch(r"[.#][\w-]+", one)}
+    for one in sorted(one for one in hidden - simple if _SELECTOR.fullmatch(one) and names[one])[:_MANY]:
+        for element in page.select(one, limit=_MOST_SELECTED):
+            element["hidden"] = ""
+    return {one for one in simple if names[one]}
+
+
+def _mark(page: Any) -> None:
+    """Make marks of what is raised or lowered by its own style or by the page's."""
+    css = " ".join(style.get_text() for style in page.find_all("style"))
+    for selectors, body in _RULE.findall(_AT_MEDIA.sub("", css)):
+        if aligned := _ALIGNED.search(body):
+            for name in re.findall(r"(?:^|,)\s*[a-z]*\.([\w-]+)\s*(?=,|$)", selectors)[:_MANY]:
+                for one in page.find_all(class_=name, limit=_MOST_SELECTED):
+                    one["style"] = aligned[0]
+    for mark in page.find_all(style=_ALIGNED):
+        if len(mark.get_text(strip=True)) <= 4 and mark.name in ("a", *_INLINE) and not mark.find(["sup", "sub"]):
+            mark.name = "sup" if "super" in mark["style"].lower() else "sub"
 
 
 def _part(element: Any, opened: set[str], concealed: set[str]) -> str | None:
@@ -194,6 +238,13 @@ def _is_no_text(element: Any) -> bool:
         return element.parent is None or element.parent.name not in _TELLING
     if element.name == "script":
         return "math/tex" not in element.get("type", "")
+    if element.name == "input" and str(element.get("type", "")).lower() in ("checkbox", "radio"):
+        if element.parent is None or element.parent.name not in (*_TELLING, "label"):
+            return True  # it opens a menu, or the like
+        ticked = "checked" in element.attrs
+        shown = ticked or "disabled" in element.attrs
+        element.name, element.attrs, element.string = _WRITTEN, {}, "[x] " if ticked else "[ ] "
+        return not shown
     return element.name in _DROPPED or not _LINE_NUMBERS.isdisjoint(element.get("class", ()))
 
 
@@ -259,6 +310,8 @@ def _write_marks(page: Any) -> None:
     for mark in page.find_all(["sup", "sub"]):
         if mark.decomposed:
             continue
+        while mark.previous_sibling is None and mark.parent is not None and mark.parent.name in _INLINE:
+            mark.parent.insert_before(mark.extract())  # what stands before it is before its parent
         while (beside := mark.next_sibling) is not None and beside.name == mark.name:
             mark.extend(list(beside.contents))
             beside.decompose()

@@ -27,10 +27,14 @@ _CODE = r"(?P<ticks>`{1,3})(?!`)[^\n]{1,2000}?(?<!`)(?P=ticks)(?!`)"
 _DATA = r"data:[\w.+-]+/[^\s\"'<>()]{100,}"
 _DATA_NAMED = re.compile(rf"^ {{0,3}}\[([^\]\n]{{1,200}})\]:[ \t]*<?{_DATA}.*$\n?", re.MULTILINE)
 _DATA_PICTURE = re.compile(
-    rf"!\[(?P<words>[^\]\n]{{0,1000}})\](?:\(\s*<?{_DATA}[^)\n]{{0,1000}}\)|\[(?P<name>[^\]\n]{{0,200}})\])"
+    rf"!?\[(?P<words>(?:[^\[\]\n]|\[[^\[\]\n]{{0,200}}\]){{0,1000}})\](?:\(\s*<?{_DATA}[^)\n]{{0,1000}}\)|\[(?P<name>[^\]\n]{{0,200}})\])"
     rf"|<img\b(?=[^<>]{{0,1000}}?\bsrc=[\"']{_DATA})(?=[^<>]*?\balt=[\"'](?P<alt>[^\"'<>]{{0,1000}}))?[^<>]*>",
     re.IGNORECASE,
 )
+_REMARK = re.compile(
+    r"^ {0,3}\[(?://|comment)\]:[ \t]*(?:#|<>)[ \t]*(?:\(.*\)|\".*\"|'.*')[ \t]*$\n?", re.MULTILINE | re.IGNORECASE
+)
+"""A comment, as people write it who want none of HTML."""
 _MODULE = re.compile(
     r"^(?:import\s+(?:[\"'{*]|[\w$]+(?:\s*,\s*\{[^}]{0,1000}\})?\s+from\s)"
     r"|export\s+(?:default|const|let|var|function|async|class|[{*]))(?:.*\n?)(?:[ \t]*\S.*\n?)*",
@@ -92,6 +96,7 @@ def read(path: Path, *, kind: str, drop_templates: bool, **_others: object) -> l
         text = _without_components(text)
     if "data:" in text:
         text = _without_data(text, left_out)
+    text = _REMARK.sub("", text)
     plain = plain_markdown(text, drop_templates=drop_templates)
     text = (clean(plain) if "&" in text else plain).strip()  # entities, too, may be invisible
     return [Reading(title or own_title(text) or path.stem, text, kind, left_out=left_out)]
@@ -275,7 +280,25 @@ _GLUE = "\x01"
 """Draws the text that follows onto the same line."""
 
 
+_PARTED = "\x02"
+"""Stands where a paragraph or the like begins or ends; what is before and behind it are two lines."""
+
+_BLOCKS = {"article", "blockquote", "center", "dd", "details", "div", "dl", "dt", "figure", "figcaption", "form", "ol"}
+_BLOCKS |= {"address", "aside", "footer", "header", "hr", "main", "nav", "p", "pre", "section", "summary", "ul"}
+
+
+_OPENS = re.compile(r"[-*+:>]|\d{1,9}[.)]|\[\^[^\]]{1,100}\]:")
+"""What begins an item, a quotation or a note."""
+
+
 def _replace_line(line: str) -> str | None:
+    if _PARTED in line:
+        parts = [part.replace(_GONE, "").strip() for part in line.split(_PARTED)]
+        first, parts = line[: len(line) - len(line.lstrip(" "))], list(filter(None, parts))
+        if parts and _OPENS.fullmatch(parts[0]):
+            first += f"{parts.pop(0)} "
+        line = first + (" " if line.lstrip().startswith("|") else "\n").join(parts)
+        return line.rstrip() if line.strip() else None
     if _GONE not in line:
         return line
     line = line.replace(_GONE, "")
@@ -304,9 +327,11 @@ def _replace_tag(match: re.Match[str]) -> str:
         starts, rows = _rows(match.string)
         return " " if rows[bisect(starts, match.start()) - 1] else "\n"
     if tag == "li" and not match["close"]:
-        return "- "
+        return f"{_PARTED}- "
     if re.fullmatch("h[1-6]", tag):
         return "\n" if match["close"] else "#" * int(tag[1]) + _GLUE
+    if tag in _BLOCKS:
+        return _PARTED
     alt = re.search(r"\salt=([\"'])(.*?)\1", match[0]) if tag == "img" else None
     return alt[2] if alt else _GONE
 
