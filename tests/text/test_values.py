@@ -125,6 +125,14 @@ def written(number, scale, unit, *, sign="-", group=False):
     return f"{sign if negative else ''}{digits}{decimals}{unit}"
 
 
+def test_a_number_with_spaces_between_thousands_is_one_fact():
+    """An answer is the whole number, never its last three figures; a decimal comma behind it leaves none."""
+    for text in ("12 000 kg", "1 250 000 litres", "1’250 days", "$1 250"):
+        assert [fact.text for fact in values.facts(f"It is {text} at most.")] == [text]
+    assert values.facts("It costs 1 234,5 kg a year.") == []
+    assert [fact.text for fact in values.facts("Room 12 000")] == ["12", "000"]
+
+
 @given(st.integers(1000, 10**9), st.sampled_from(" \u00a0\u2009\u202f'’"), st.sampled_from([*UNITS]))
 def test_thousands_may_be_parted_by_any_sign(number, sign, unit):
     """Commas, spaces of any width and apostrophes between thousands say the same number, and no part of it."""

@@ -55,10 +55,10 @@ _UNIT = r"""
   | (?:miles?|feet|foot|inch(?:es)?|yards?|acres?|hectares?)\b
   | (?:grams?|kilograms?|tons?|tonnes|lit(?:re|er)s?|millilit(?:re|er)s?|watts?|volts?|amps?|newton\ met(?:re|er)s)\b
 """
-_NUMERAL = r"(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?"
+_NUMERAL = r"(?:\d{1,3}(?:,\d{3})+|[1-9]\d{0,2}(?:[\u00a0\u2009\u202f'’]\d{3})+|\d+)(?:\.\d+)?"
 _NUMBER = rf"""
     [$€£¥]\ ?{_NUMERAL}(?:\ ?(?:thousand|million|billion|trillion|[kKmMbB])\b)?
-  | (?<![\w.,/#-])[-−+]?{_NUMERAL}(?:\ ?(?:to|–|-)\ ?{_NUMERAL})?(?:[\ -]?(?:{_UNIT}))?(?!\w|[.,/-]\d)
+  | (?<![\w.,/#-])[-−+]?{_NUMERAL}(?:\ ?(?:to|–|-)\ ?{_NUMERAL})?(?:[\ -]?(?:{_UNIT}))?(?!\w|[.,/\u00a0-]\d)
 """
 _CAPITAL = r"[A-Z][\w'’&]*(?:-\w+){0,8}"
 _NAME = rf"(?<![\w])(?:{_CAPITAL}|[A-Z]\.)(?:\ (?:(?:of|the|de|van|von|der|and|for|&)\ )?(?:{_CAPITAL}|[A-Z]\.))+(?!\w)"
@@ -183,7 +183,9 @@ def facts(text: str) -> list[Fact]:
 def _facts(text: str) -> tuple[Fact, ...]:
     found: list[Fact] = []
     taken = bytearray(len(text))
-    telling = _telling(text)
+    telling, plain = _telling(text), text
+    if telling:  # 12 000 is one number
+        text = _SPACED.sub(lambda spaced: spaced[0].replace(" ", "\u00a0") if spaced["one"] else spaced[0], text)
     for kind, pattern in _PATTERNS:
         if kind != "name" and not telling:
             continue
@@ -191,7 +193,7 @@ def _facts(text: str) -> tuple[Fact, ...]:
             start, end = match.span()
             if not any(taken[start:end]):
                 taken[start:end] = b"\1" * (end - start)
-                found.append(Fact(kind, match.group(), start, end))
+                found.append(Fact(kind, plain[start:end], start, end))
     return tuple(sorted(found, key=lambda fact: fact.start))
 
 
