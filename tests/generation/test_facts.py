@@ -323,7 +323,7 @@ def test_items_that_are_nearly_json_are_read(reply):
         (json.dumps([{"question": "Q?", "answer": "A", "kind": "number"}]), "no quote"),
         (json.dumps([item(answer=None)]), "no answer"),
         (json.dumps([item(answer={})]), "answer or a quote is empty"),
-        (json.dumps([item(kind="poem")]), "'poem' is none of the kinds"),
+        (json.dumps([item(kind="poem", answer="A ballad")]), "'poem' is none of the kinds"),
         (json.dumps([item(question=" ")]), "question is empty"),
         (json.dumps([item(quote="")]), "quote is empty"),
     ],
@@ -332,6 +332,30 @@ def test_items_of_no_use_say_why(reply, reason):
     """A reply without usable items is refused in words that say what is missing."""
     with pytest.raises(ValueError, match=reason):
         items.parse_items(reply, ["number", "unanswerable"])
+
+
+@pytest.mark.parametrize("kind", ["numbers", "Kind: number", "numeric", "Zahl", "数字", None, ["number"]])
+def test_a_kind_in_other_words_is_known_by_its_answer(kind):
+    """A kind in the plural, in another language, in other words or left out is the one that the answer shows."""
+    found, faults = items.parse_items(json.dumps([item(kind=kind)]), ["name", "number", "decision"])
+    assert (found, faults) == ([item()], [])
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"Frage": "How heavy?", "Antwort": "14 kg", "Zitat": "weighs 14 kg", "Art": "number"},
+        {"问题": "How heavy?", "答案": "14 kg", "引用": "weighs 14 kg", "类型": "number"},
+        {"question1": "How heavy?", "answer_1": "14 kg", "quote 1": "weighs 14 kg", "kind": "number"},
+        item(source="a.md", type="x"),
+        {"question": "How heavy?", "answer": "14 kg", "context": "weighs 14 kg", "kind": "number"},
+        item(quote={"start": 3, "text": "weighs 14 kg"}, answer={"value": 14, "unit": "kg"}),
+        {"question": "How heavy?", "answer": "14 kg", "quotes": ["weighs 14 kg"], "kind": "number"},
+    ],
+)  # fmt: skip
+def test_fields_in_other_words_are_read(entry):
+    """What a model calls fields in the language of the documents, numbers or makes objects of, is what it means."""
+    assert items.parse_items(json.dumps([entry]), ["number"]) == ([item()], [])
 
 
 def test_answers_that_are_no_texts_are_read():
@@ -344,7 +368,9 @@ def test_answers_that_are_no_texts_are_read():
     assert items.parse_items(json.dumps([bare]), ["unanswerable"])[0][0]["question"] == "Who?"
 
 
-@given(st.permutations([item(), item(answer="7"), item(answer=None), item(kind="poem"), "a", {}, None]))
+@given(
+    st.permutations([item(), item(answer="7"), item(answer=None), item(kind="poem", answer="A ballad"), "a", {}, None])
+)
 def test_bad_items_cost_themselves_alone(entries):
     """Each good item of a reply is read, and each bad one is said, wherever it stands."""
     kept, faults = items.parse_items(json.dumps({"items": entries}), ["number"])

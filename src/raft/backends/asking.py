@@ -25,7 +25,10 @@ _TAG = r"(?:seed:)?(?:think(?:ing)?|thoughts?|reasoning|reflection|scratchpad)(?
 _OPENED = re.compile(rf"\s*[<\[◁]{_TAG}[>\]▷]", re.I)
 _CLOSED = re.compile(rf"[<\[◁]/{_TAG}[>\]▷]\s*", re.I)
 _CLOSED_ALONE = re.compile(rf"(?:^|\n)\s*{_CLOSED.pattern}|{_CLOSED.pattern.removesuffix('*')}*(?:\n\s*|$)", re.I)
-_LAST_CHANNEL = re.compile(r"<\|channel\|>final\b[^<]*<\|message\|>")
+_CHANNELS = re.compile(r"\s*(?:<\|start\|>assistant)?<\|channel\|>")
+_LAST_CHANNEL = re.compile(r"<\|channel\|>(?:final|commentary)\b(?:[^<]|<\|constrain\|>)*<\|message\|>")
+_BARE_CHANNELS = re.compile(r"\s*analysis[A-Z\W].*assistantfinal", re.DOTALL)
+"""Where a server has dropped the marks of the channels."""
 _TAGS = re.compile(rf"[<\[◁]/?{_TAG}[>\]▷]", re.I)
 
 
@@ -222,9 +225,11 @@ def without_thoughts(text: str) -> str:
     Thoughts without an end are all that came; a tag inside of a JSON reply is part of it. Where a model's channels came
     as they are, the last one is the reply.
     """
-    if text.lstrip().startswith("<|channel|>"):
-        final = _LAST_CHANNEL.search(text)
-        return text[final.end() :].removesuffix("<|return|>") if final else ""
+    if _CHANNELS.match(text):
+        *_, final = [None, *_LAST_CHANNEL.finditer(text)]
+        return re.split(r"<\|(?:return|end|call)\|>", text[final.end() :])[0] if final else ""
+    if bare := _BARE_CHANNELS.match(text):
+        return text[bare.end() :]
     while _OPENED.match(text):
         closed = _CLOSED.search(text)
         text = text[closed.end() :] if closed else ""

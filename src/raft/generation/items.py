@@ -15,8 +15,9 @@ from raft.rag.format import abstention
 from raft.text import as_written, find_quote, from_json
 from raft.text.languages import EN, Language
 from raft.text.replies import json_readings
+from raft.text.values import facts
 
-VERSION = 3
+VERSION = 4
 """Raised when other items of a reply are kept: runs that ask for items read their replies anew."""
 ITEM_TOKENS = 160
 _SENTENCES = 120
@@ -24,13 +25,16 @@ _SENTENCES = 120
 
 _FIELDS = ("question", "answer", "quote", "kind")
 _ALSO = {
-    "question": "q question_text query",
-    "answer": "a response answer_text short_answer exact_answer",
-    "quote": "evidence citation excerpt supporting_quote verbatim_quote source_quote supporting_text",
-    "kind": "type category question_type question_kind",
+    "question": "q question_text query frage pregunta domanda pergunta vraag вопрос 问题 質問",
+    "answer": "a response answer_text short_answer exact_answer antwort"
+    " réponse respuesta risposta resposta ответ 答案 回答",
+    "quote": "evidence citation excerpt supporting_quote verbatim_quote source_quote supporting_text quotes zitat cita "
+    "citazione citação citaat цитата 引用 snippet passage context reference source",
+    "kind": "type category question_type question_kind art tipo categoría catégorie soort тип 类型 種類",
 }
 _NAMES = {also: name for name, others in _ALSO.items() for also in (name, *others.split())}
-"""What models call the fields of an item, in the form of `_named`."""
+"""What models call the fields of an item, in the form of `_spelled`."""
+_RANKS = {also: rank for rank, also in enumerate(_NAMES)}
 
 
 def items_ask(
@@ -116,7 +120,10 @@ def _sorted(tree: Any, kinds: Sequence[str]) -> tuple[list[dict[str, str]], list
 def _entries(tree: Any) -> Iterator[Any]:
     """Yield the objects of a reply that are meant as items, and what stands in a list among them."""
     if isinstance(tree, dict):
-        entry = {_named(name): value for name, value in tree.items()}
+        named = sorted(
+            ((_spelled(name), value) for name, value in tree.items()), key=lambda one: -_RANKS.get(one[0], 0)
+        )
+        entry = {_NAMES.get(name, name): value for name, value in named}  # of two quotes that which is called so
         parts = [] if isinstance(entry.get("question"), (str, int, float)) else [*map(_parsed, tree.values())]
         inner = [one for part in parts if isinstance(part, (dict, list)) for one in _entries(part)]
         bare = [one for part in parts if isinstance(part, list) for one in part if not isinstance(one, (dict, list))]
@@ -127,9 +134,9 @@ def _entries(tree: Any) -> Iterator[Any]:
             yield from (one for entries in found for one in entries)
 
 
-def _named(name: Any) -> str:
-    spelled = re.sub(r"[\W_]+", "_", str(name).strip().lower()).strip("_")
-    return _NAMES.get(spelled, spelled)
+def _spelled(name: Any) -> str:
+    """Return the name of a field in the form of `_NAMES`, without the number that models put behind it."""
+    return re.sub(r"[\W_]+", "_", str(name).strip().lower()).strip("_").rstrip("0123456789_") or str(name)
 
 
 def _parsed(value: Any) -> Any:
@@ -145,23 +152,37 @@ def _parsed(value: Any) -> Any:
 def _checked(entry: Any, kinds: Sequence[str]) -> dict[str, str]:
     must(isinstance(entry, dict), "an item is no object")
     item = {name: as_written(_text(entry.get(name))) for name in _FIELDS}
-    word = re.search(r"\w+", item["kind"].lower())
-    item["kind"] = word[0] if word else ""
+    item["kind"] = _kind(item, kinds)
     bare = not traits(item["kind"]).answered
-    for name in ("question", "kind") if bare else _FIELDS:
+    for name in ("question",) if bare else _FIELDS[:3]:
         must(entry.get(name) is not None, f"an item has no {name}")
-    must(item["kind"] in kinds, f"{_text(entry['kind'])!r} is none of the kinds asked for")
+    must(item["kind"] in kinds, f"{_text(entry.get('kind'))!r} is none of the kinds asked for")
     must(item["question"].strip(), "a question is empty")
     must(bare or (item["answer"].strip() and item["quote"].strip()), "an answer or a quote is empty")
     return item
+
+
+def _kind(item: Mapping[str, str], kinds: Sequence[str]) -> str:
+    """Return the kind that an item names in whatever form, or else the one that its answer shows."""
+    words = re.findall(r"\w+", item["kind"].lower().replace("_", " "))
+    named = [one for word in words for one in (word, word.removesuffix("s")) if one in kinds]
+    if named or (words and words[0] in KINDS):
+        return named[0] if named else words[0]
+    answer = item["answer"].strip().rstrip(".").lower()
+    shown = {fact.kind for fact in facts(item["answer"]) if 2 * len(fact.text) > len(answer)}
+    shown |= {"decision"} if answer in EN.decided else set()
+    return next((kind for kind in kinds if kind in shown), words[0] if words else "")
 
 
 def _text(value: Any) -> str:
     """Return a value of a reply as text; numbers come as texts already, so that 1.50 stays 1.50."""
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, dict) and len(value) == 1:
-        return _text(next(iter(value.values())))
+    if isinstance(value, dict):
+        said = [value[name] for name in ("text", "quote", "answer", "content") if name in value][:1]
+        return " ".join(
+            map(_text, said or [value[name] for name in ("value", "unit") if name in value] or value.values())
+        )
     if isinstance(value, list):
         return ", ".join(map(_text, value))
     return str(value) if isinstance(value, (str, int, float)) else ""

@@ -125,6 +125,10 @@ def test_a_refusal_that_is_not_mended_is_not_remembered(ledger):
         ("Developer instruction is not enabled for models/gemma-3-4b-it", "system"),
         ("Conversation roles must alternate user/assistant/user/assistant/...", "system"),
         ("Unsupported parameter: use 'max_completion_tokens' instead.", "max_tokens"),
+        ("messages[0].role: must be one of user, assistant", "system"),
+        ("messages[0].role: must be one of user, assistant, system", None),
+        ("Unrecognized request argument supplied: max_tokens", "max_tokens"),
+        ("[{'type': 'extra_forbidden', 'loc': ['body', 'max_tokens'], 'msg': 'Extra inputs'}]", "max_tokens"),
         ("Input should be a valid string", None),
     ],
 )
@@ -267,3 +271,19 @@ def test_a_web_page_is_no_reply_and_stops_at_once(road, ledger):
     assert "Gateway login" in caught.value.what
     assert "address" in caught.value.what
     assert len(server.seen) == 1
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "<|channel|>analysis<|message|>We {x}<|end|><|start|>assistant<|channel|>final<|message|>45 days",
+        "<|start|>assistant<|channel|>analysis<|message|>We<|end|><|channel|>final<|message|>45 days<|return|>",
+        "<|channel|>final <|constrain|>json<|message|>45 days<|end|>",
+        "<|channel|>analysis<|message|>We<|end|><|channel|>commentary to=reply <|constrain|>json<|message|>45 days",
+        "analysisWe need the days. 60?assistantfinal45 days",
+    ],
+)  # fmt: skip
+def test_of_channels_the_last_is_the_reply(reply):
+    """What a model with channels thought is no part of its reply, whichever marks a server left in or took out."""
+    assert without_thoughts(reply) == "45 days"
+    assert without_thoughts("analysis of 60 days") == "analysis of 60 days"

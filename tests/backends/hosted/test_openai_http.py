@@ -472,3 +472,32 @@ def test_the_address_that_was_likely_meant_is_named(given, likely):
 def test_a_wait_that_is_told_in_words_is_kept(words, seconds):
     """Endpoints that send no header say in their words how long to wait."""
     assert openai_http.retry_after({}, words) == seconds
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"content": ['{"a": ', "1}"]},
+        {"content": {"a": 1}},
+        {"content": {"type": "text", "text": '{"a": 1}'}},
+        {"content": [{"type": "text", "text": {"value": '{"a": 1}', "annotations": []}}]},
+        {"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}, {"text": '{"a": 1}'}]},
+        {"content": None, "tool_calls": [{"function": {"name": "reply", "arguments": {"a": 1}}}]},
+        {"content": None, "reasoning_content": '{"a": 1}'},
+    ],
+)
+def test_a_reply_is_found_wherever_a_server_puts_it(message):
+    """Parts as texts or objects, JSON that was read already, and a reply that was taken for thoughts are not lost."""
+    body = {"choices": [{"message": message, "finish_reason": "stop"}]}
+    assert openai_http.read_reply(json.dumps(body).encode(), 1.0).text == '{"a": 1}'
+
+
+def test_a_stray_byte_or_line_end_costs_no_reply():
+    """A body in an old encoding, or with a bare line end in a text, is a reply all the same."""
+    body = '{"choices": [{"message": {"content": "Geb\u00fchr\n45"}, "finish_reason": "stop"}]}'
+    assert openai_http.read_reply(body.encode("latin-1"), 1.0).text == "Geb\ufffdhr\n45"
+
+
+def test_errors_in_a_list_are_told():
+    """What an endpoint says of several errors is its first."""
+    assert openai_http.read_error(b'{"errors": [{"message": "no such thing"}]}', 400)[0] == "no such thing"

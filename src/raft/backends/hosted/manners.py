@@ -27,17 +27,22 @@ _WIDE, _HERE = "room", "here"
 _SCHEMA, _LIMIT, _TEMPERATURE, _EFFORT, _SYSTEM = "response_format", "max_tokens", "temperature", "effort", "system"
 _OBJECTIONS: Mapping[str, re.Pattern[str]] = {
     _SCHEMA: re.compile(
-        r"response_format|response_schema|json.?schema|structured output|guided|\bschema\b|\bgrammar\b|"
+        r"response_format|response_schema|json.?schema|json.?mode|structured output|guided|\bschema\b|\bgrammar\b|"
         r"additionalProperties|\bstrict\b",
         re.I,
     ),
-    _LIMIT: re.compile(r"max_completion_tokens"),
+    _LIMIT: re.compile(
+        r"max_completion_tokens|(?:unrecogni[sz]ed|unknown|unsupported|unexpected|extra(?:_forbidden)?)\b.{0,60}max_tokens",
+        re.I | re.S,
+    ),
     _TEMPERATURE: re.compile(r"\btemperature\b", re.I),
     _EFFORT: re.compile(r"\breasoning|\bthinking\b", re.I),
     _SYSTEM: re.compile(
         r"\bsystem\W{0,3}(?:role|message|prompt|instruction|turn)|\brole\b.{0,30}\bsystem\b|developer (?:role|instruct|"
         r"message)|roles? must alternate|only user and assistant|"
-        r"'user' or 'assistant'|(?:first|last) (?:message|turn|role)\b",
+        r"'user' or 'assistant'|"
+        r"role\b.{0,30}\bone of\W{0,4}(?:user|assistant)\W{1,6}(?:(?:and|or)\W{0,3})?(?:user|assistant)\b"
+        r"(?!.*system)|(?:first|last) (?:message|turn|role)\b",
         re.I,
     ),
 }
@@ -45,7 +50,7 @@ _ROOM_NAMED = re.compile(
     r"max.?(?:completion.?|new.?|output.?)?tokens|in the (?:completion|output)|completion tokens", re.I
 )
 _TOO_MUCH = re.compile(
-    r"too (?:large|big|high|many)|at most|exceed|range|maximum|greater than|less than|limit|\d > \d", re.I
+    r"too (?:large|big|high|many)|at most|<=|exceed|range|maximum|greater than|less than|limit|\d > \d", re.I
 )
 _CONTEXT = re.compile(r"context.?(?:length|window|size)\D{0,40}(\d+)", re.I)
 _READ = re.compile(

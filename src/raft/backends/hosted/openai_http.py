@@ -222,19 +222,20 @@ def read_reply(data: bytes, seconds: float, model: str | None = None) -> Reply:
     """
     if len(data) > _LARGEST:  # billed, and kept as it is of use: empty
         return Reply("", "too large", -1, -1, None, seconds)
+    words = data.decode("utf-8", "replace")
     try:
-        tree = json.loads(data)
+        tree = json.loads(words.lstrip("\ufeff"), strict=False)  # a stray byte or a bare line end costs no reply
     except (ValueError, RecursionError):
-        raise no_reply(data.decode("utf-8", "replace")) from None
+        raise no_reply(words) from None
     choices = tree.get("choices") if isinstance(tree, dict) else None
     if isinstance(tree, dict) and choices is None and tree.get("error"):
-        words, code = read_error(data, 0)
+        said, code = read_error(data, 0)
         number = tree["error"].get("code") if isinstance(tree["error"], dict) else None
-        raise fault(number, words, code=code) if isinstance(number, int) else Transient(words, billed=True)
+        raise fault(number, said, code=code) if isinstance(number, int) else Transient(said, billed=True)
     if not isinstance(choices, list):
         if isinstance(tree, dict) and "choices" in tree:
             raise Transient("the reply's body is no chat completion", billed=True)
-        raise no_reply(data.decode("utf-8", "replace"))
+        raise no_reply(words)
     if model is not None and tree.get("model") not in (None, model):
         raise Rejected(
             f"the reply is said to be of {str(tree['model'])[:_SEEN]}, and {model} was asked", kind="refused"
@@ -261,6 +262,8 @@ def read_message(message: Mapping[str, Any], finish: str) -> tuple[str, str]:
     if called := read_call(message):
         return called
     thoughts = read_content(message.get("reasoning_content")) or read_content(message.get("reasoning"))
+    if finish == "stop" and thoughts.lstrip().startswith(("{", "[", "```")):
+        return thoughts, finish  # a server that takes all for thoughts where the model did not think
     return (f"<think>{thoughts}" if thoughts else ""), finish
 
 
@@ -305,8 +308,10 @@ def is_plain(found: Fault) -> bool:
 def read_content(content: Any) -> str:
     """Return the text of a message, whose content may be a text, a list of parts, or missing."""
     if isinstance(content, list):
-        parts = (part.get("text") for part in content if isinstance(part, dict))
-        return "".join(part for part in parts if isinstance(part, str))
+        return "".join(read_content(part.get("text") if isinstance(part, dict) else part) for part in content)
+    if isinstance(content, dict):  # a part alone, or JSON that was read already
+        told = next((content[name] for name in ("text", "value") if isinstance(content.get(name), (str, dict))), None)
+        return read_content(told) if told is not None else json.dumps(content, ensure_ascii=False)
     return content if isinstance(content, str) else ""
 
 
@@ -329,7 +334,8 @@ def read_error(data: bytes, status: int) -> tuple[str, str]:
             text = f"HTTP status {status}: " + " ".join(re.sub(r"<[^>]*>", " ", text).split())[:_SEEN]
         return text or f"HTTP status {status}", ""
     tree = tree[0] if isinstance(tree, list) and tree else tree
-    inner = tree.get("error", tree) if isinstance(tree, dict) else tree
+    inner = (tree.get("error") or tree.get("errors") or tree) if isinstance(tree, dict) else tree
+    inner = inner[0] if isinstance(inner, list) and inner else inner
     if not isinstance(inner, dict):
         return str(inner) or f"HTTP status {status}", ""
     words = inner.get("message") or inner.get("detail") or inner.get("msg") or f"HTTP status {status}"
