@@ -517,6 +517,31 @@ def test_questions_with_answers_are_a_document_each(tmp_path):
         many(tmp_path, "faq.json", json.dumps(records), text_field="body")
 
 
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("a.jsonl", '[\n{"text": "One."},\n{"text": "Two."}\n]\n'),
+        ("a.jsonl", '{"text": "One."},\n{"text": "Two."},\n'),
+        ("a.jsonl", '{\n  "text": "One."\n}\n{\n  "text": "Two."\n}\n'),
+        ("a.json", '{"text": "One."}{"text": "Two."}'),
+        ("a.json", '{\n  "text": "One."\n}\n{\n  "text": "Two."\n}\n'),
+        ("a.json", '[{"text": "One.", "text": "One."}, {"text": "Two.", "days": NaN}]'),
+    ],
+)
+def test_records_one_behind_the_other_are_read_however_they_are_parted(tmp_path, name, source):
+    """A list in a file of JSON lines, commas behind lines and records over several lines lose no record."""
+    (tmp_path / name).write_text(source)
+    assert [found.text for found in read(tmp_path / name, text_field="text")] == ["One.", "Two."]
+
+
+def test_a_key_that_is_said_twice_keeps_both_values(one):
+    """What JSON says twice in other words is told in both, and what no number is (NaN) not at all."""
+    assert (
+        one("a.json", '{"limit": 45, "limit": 60, "rate": NaN, "most": Infinity}').text
+        == "limit: 45, 60\nmost: Infinity"
+    )
+
+
 def test_a_wrong_line_in_a_json_file_costs_only_itself(tmp_path):
     """Lines in a .json file are judged one by one, as in a .jsonl file."""
     readings = many(tmp_path, "a.json", '{"text": "good"}\n{"text": bad}')

@@ -5,6 +5,7 @@ code nor grow: an alias is only a second reference to the same value, and what c
 """
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ import yaml
 
 from raft.corpus.readers import MEGABYTE, Reading, Unreadable, clean, decode
 
+_BETWEEN = re.compile(r"[\s,]*")
 _MAX_DEPTH = 64
 _MAX_KEY = 10_000
 _LONG = 60
@@ -38,7 +40,9 @@ def _readings(source: str, stem: str, kind: str, text_field: str, left_out: dict
         return [_read_yaml(source, stem)]
     many = kind == "jsonl"
     value = None if many else _parse(source)
-    if many or isinstance(value, Unreadable):
+    if isinstance(value, Unreadable) or (many and not _are_lines(source)):
+        value = value if (streamed := _streamed(source)) is None else streamed
+    if value is None or isinstance(value, Unreadable):
         parsed = [_parse_line(number, line) for number, line in enumerate(source.split("\n"), start=1)]
         records, many = [record for record in parsed if record is not None], True
         faults = [record for record in records if isinstance(record, Unreadable)]
@@ -57,6 +61,27 @@ def _readings(source: str, stem: str, kind: str, text_field: str, left_out: dict
             raise Unreadable(f"No record has a text in the field {text_field!r}; the fields are: {there}.")
         return [Reading(stem, _told(records if many else records[0]), kind)]
     return [_reading(record, number if many else None, stem, kind, text_field) for number, record in enumerate(records)]
+
+
+def _are_lines(source: str) -> bool:
+    """Tell whether the first line of JSON lines is a record that is whole."""
+    first = next((line for line in source.split("\n") if line.strip()), "")
+    return isinstance(_parse_line(1, first), dict)
+
+
+def _streamed(source: str) -> list[Any] | None:
+    """Return the values of a file of JSON values one behind the other, over lines or with commas; None for others."""
+    found: list[Any] = []
+    place = 0
+    while (begun := _BETWEEN.match(source, place)) and begun.end() < len(source):
+        try:
+            value, place = _DECODER.raw_decode(source, begun.end())
+        except (ValueError, RecursionError):
+            return None
+        found.append(value)
+    if not found or not all(isinstance(one, dict | list) for one in found):
+        return None
+    return found[0] if len(found) == 1 and isinstance(found[0], list) else found
 
 
 def _held(value: Any, text_field: str, depth: int = 0) -> list[Any] | None:
@@ -170,10 +195,32 @@ def _word(value: Any) -> str:
     return {True: "true", False: "false"}[value] if isinstance(value, bool) else str(value)
 
 
+def _paired(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object; of a key that is said twice all values stay."""
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        said: dict[str, list[Any]] = {}
+        for name, value in pairs:
+            said.setdefault(name, []).append(value)
+        made = {name: values[0] if all(one == values[0] for one in values) else values for name, values in said.items()}
+    return made
+
+
+def _constant(word: str) -> str | None:
+    return None if word == "NaN" else word  # what programs write for an empty cell
+
+
+_SPELLED: dict[str, Any] = {
+    **{"parse_float": str, "parse_int": str},
+    **{"parse_constant": _constant, "object_pairs_hook": _paired},
+}
+_DECODER = json.JSONDecoder(**_SPELLED)
+
+
 def _parse(source: str) -> Any:
     try:
         # Numbers stay as they are written: 1.50 is not 1.5, and an account number is no float.
-        return json.loads(source, parse_float=str, parse_int=str)
+        return json.loads(source, **_SPELLED)
     except json.JSONDecodeError as error:
         return Unreadable(f"It is not JSON: {error.msg} in line {error.lineno}.")
 
@@ -182,7 +229,7 @@ def _parse_line(number: int, line: str) -> Any:
     if not line.strip():
         return None
     try:
-        return json.loads(line, parse_float=str, parse_int=str)
+        return json.loads(line, **_SPELLED)
     except json.JSONDecodeError as error:
         return Unreadable(f"Line {number} is not JSON: {error.msg} at character {error.colno}.")
     except RecursionError:
