@@ -164,12 +164,12 @@ def _checked(entry: Any, kinds: Sequence[str]) -> dict[str, str]:
 
 def _kind(item: Mapping[str, str], kinds: Sequence[str]) -> str:
     """Return the kind that an item names in whatever form, or else the one that its answer shows."""
-    words = re.findall(r"\w+", item["kind"].lower().replace("_", " "))
+    words: list[str] = re.findall(r"\w+", item["kind"].lower().replace("_", " "))
     named = [one for word in words for one in (word, word.removesuffix("s")) if one in kinds]
     if named or (words and words[0] in KINDS):
         return named[0] if named else words[0]
     answer = item["answer"].strip().rstrip(".").lower()
-    shown = {fact.kind for fact in facts(item["answer"]) if 2 * len(fact.text) > len(answer)}
+    shown: set[str] = {fact.kind for fact in facts(item["answer"]) if 2 * len(fact.text) > len(answer)}
     shown |= {"decision"} if answer in EN.decided else set()
     return next((kind for kind in kinds if kind in shown), words[0] if words else "")
 

@@ -19,7 +19,6 @@ import sys
 import unicodedata
 import zipfile
 import zlib
-from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -27,8 +26,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-import charset_normalizer
-
+from raft.corpus.readers.guessing import guessed
 from raft.errors import MissingExtra, RaftError
 from raft.store.children import import_path
 from raft.text import whole
@@ -114,31 +112,7 @@ _SUPERSETS = {
     **{"shift_jis": "cp932", "gb2312": "gb18030", "gbk": "gb18030", "euc_kr": "cp949", "big5": "big5hkscs"},
     **dict.fromkeys(("utf-16", "utf-16-le", "utf-16-be"), "utf-8"),  # who can read the name has read no UTF-16
 }
-_LATIN = ("cp1252", "cp1250", "cp1254", "cp1257", "iso8859_2", "mac_roman", "cp850")
-_LEGACY = [
-    *_LATIN,
-    *(
-        "cp1251",
-        "koi8_r",
-        "cp866",
-        "cp1253",
-        "cp1255",
-        "cp1256",
-        "cp874",
-        "cp932",
-        "euc_jp",
-        "gb18030",
-        "big5",
-        "euc_kr",
-    ),
-]
-_ALPHABETS = (
-    *("äöüß", "àâæçéèêëîïôœùûüÿ", "áéíñóúü", "àáâãçéêíóôõú", "àèéìíîòóùú", "åäöæøé", "áðéíóúýþæö", "ąćęłńóśźż"),
-    *("áčďéěíňóřšťúůýž", "áäčďéíĺľňóôŕšťúýž", "áéíóöőúüű", "ăâîşţșț", "čćđšž", "çğıöşüâî", "āčēģīķļņšūž", "ąčęėįšųūž"),
-)
-"""Letters beyond ASCII of languages that share code pages."""
-_SIGN_IN_WORD = re.compile(r"[^\W\d_](?:[ƒªº¹²³¼½¾]|[^\w\s!-/:-@’])+[^\W\d_]")
-_BEYOND_ASCII, _BEYOND_ASCII_BYTES = re.compile(r"[^\x00-\x7f\ufffd]"), re.compile(rb"[\x80-\xff]+")
+_BEYOND_ASCII = re.compile(r"[^\x00-\x7f\ufffd]")
 
 
 @dataclass(frozen=True)
@@ -285,7 +259,7 @@ def decode(data: bytes, left_out: dict[str, int] | None = None) -> str:
         if lost <= max(most * telling, telling > 100):
             said.update({"bytes that are no character": lost} if lost else {})
             return clean(text, binary=True)
-    if marked or not (guess := _guessed(data)):
+    if marked or not (guess := guessed(data)):
         raise Unreadable("It is not a text file, or one of an encoding that cannot be told: save it as UTF-8.")
     said["encodings guessed"] = 1
     text = data.decode(guess, "replace")
@@ -312,30 +286,6 @@ def _unmarked_utf16(data: bytes) -> str:
     if not best:
         raise Unreadable("It is not a text file: it holds zero bytes.")
     return best
-
-
-def _guessed(data: bytes) -> str | None:
-    beyond = _BEYOND_ASCII_BYTES.search(data)
-    start = data.rfind(b"\n", 0, beyond.start() if beyond else 0) + 1
-    sample = data[start : start + 65_536]
-    found = charset_normalizer.from_bytes(sample, cp_isolation=_LEGACY).best()
-    if found and found.encoding not in _LATIN and not _is_within_words(sample.decode(found.encoding, "replace")):
-        return found.encoding
-    few = sum(map(len, _BEYOND_ASCII_BYTES.findall(sample))) <= 0.3 * len(sample)
-    return min(_LATIN, key=lambda encoding: _misfits(sample.decode(encoding, "replace"))) if found or few else None
-
-
-def _is_within_words(text: str) -> bool:
-    """Tell whether most of what is beyond ASCII stands beside ASCII letters, as in languages of Latin letters alone."""
-    runs: list[str] = re.findall(r"[A-Za-z]?[^\x00-\x7f]+[A-Za-z]?", text)
-    return sum(run[0].isascii() or run[-1].isascii() for run in runs) * 2 > len(runs)
-
-
-def _misfits(text: str) -> int:
-    """Count signs within words, and letters that the language with the fewest of them does not have."""
-    letters = Counter(mark for mark in text.lower() if "\u00c0" <= mark <= "\u024f")
-    foreign = min(sum(count for mark, count in letters.items() if mark not in one) for one in _ALPHABETS)
-    return foreign + len(_SIGN_IN_WORD.findall(text)) + text.count("\ufffd")
 
 
 def clean(text: str, *, binary: bool = False) -> str:
