@@ -284,6 +284,7 @@ def test_a_correction_can_be_typed_as_it_stands(given, file, hint):
         ("index.api_bas", "https://u:secretpw@h/v1"),
         ("generator.api_basis", "https://h/v1?api_key=secretpw"),
         ("generator", {"api_basis": "https://u:secretpw@h/v1"}),
+        ("generator.api_basis", "sk-proj-abcDEFsecretpw1234567890"),
     ],
 )
 def test_a_hint_shows_no_secret(key, value):

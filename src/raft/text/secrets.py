@@ -123,7 +123,10 @@ HIDDEN = "***"
 def shown(text: str) -> str:
     """Return an address, or a text with some in it, without users, passwords and keys: `***` stands in their place."""
     text = _BARE.sub(f"{HIDDEN}@", _USER.sub(rf"\1{HIDDEN}@", text)) if "@" in text else text
-    return _GIVEN.sub(lambda one: f"{one[1]}{one[2]}={HIDDEN}" if _tells(one[2], one[3]) else one[0], text)
+    text = _GIVEN.sub(lambda one: f"{one[1]}{one[2]}={HIDDEN}" if _tells(one[2], one[3]) else one[0], text)
+    for begin, end in sorted(_known_keys(text), reverse=True):
+        text = text[:begin] + HIDDEN + text[end:]
+    return text
 
 
 def _tells(name: str, value: str) -> bool:
@@ -151,8 +154,6 @@ def shown_address(address: str) -> str:
     """
     bare = "" if "//" in address else "//"
     whole = shown(_PASSWORD.sub(rf"\1{HIDDEN}@", bare + address))
-    for begin, end in sorted(_known_keys(whole), reverse=True):
-        whole = whole[:begin] + HIDDEN + whole[end:]
     scheme, _, rest = whole.partition("//")
     host, slash, path = rest.partition("/")
     return f"{scheme}//{host}{_IN_PATH.sub(HIDDEN, slash + path)}".removeprefix(bare)
