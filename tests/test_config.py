@@ -315,6 +315,13 @@ def test_a_password_that_slipped_into_a_setting_is_not_shown(tmp_path, key, valu
         assert "secretpw1" not in str(caught.value) and key in str(caught.value)
 
 
+def test_what_only_looks_like_a_password_is_no_fault():
+    """Documents of a repository, a path with two slashes and an address of IPv6 are taken as they are."""
+    held = ["github://o:r@main/docs/*", "archive//a:b@c/*"]
+    assert list(config.load(None, {"split.hold_out": held}).split.hold_out) == held
+    assert config.load(None, {"index.url": "http://[::1]:8080/v1@x"}).index.url == "http://[::1]:8080/v1@x"
+
+
 def test_the_address_of_a_cluster_is_written_down_without_its_password():
     """What a run remembers of its engine's address has no password, with a scheme or without."""
     for address in ("ray://ada:secretpw1@h:1", "ada:secretpw1@h:1"):

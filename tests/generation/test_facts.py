@@ -351,6 +351,8 @@ def test_a_kind_in_other_words_is_known_by_its_answer(kind):
         {"question": "How heavy?", "answer": "14 kg", "context": "weighs 14 kg", "kind": "number"},
         item(quote={"start": 3, "text": "weighs 14 kg"}, answer={"value": 14, "unit": "kg"}),
         {"question": "How heavy?", "answer": "14 kg", "quotes": ["weighs 14 kg"], "kind": "number"},
+        item(quote="", evidence="weighs 14 kg"),
+        item(quote=None, evidence="weighs 14 kg"),
     ],
 )  # fmt: skip
 def test_fields_in_other_words_are_read(entry):

@@ -91,7 +91,7 @@ def _value(file: Path) -> float | None:
         return value if isfinite(value) else None
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError, LookupError, RecursionError):
+    except (OSError, ValueError, TypeError, LookupError, RecursionError, OverflowError):
         _LOG.warning("raft: %s is damaged: its adapter is left out until it is measured again", file)
         return None
 

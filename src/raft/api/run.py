@@ -227,8 +227,9 @@ class Built(Shown):
     def _wrong_questions(self, read: bool) -> str | None:
         """Return what is wrong with the file of questions to measure with, at which a build would stop again."""
         try:
-            if self.settings.evaluation:
-                user_questions.register(self.settings.evaluation, documents_listed(self._run) if read else None)
+            if file := self.settings.evaluation:
+                file = self.folder / str(self.manifest.get("home") or "") / file  # where the build was typed
+                user_questions.register(file, documents_listed(self._run) if read else None)
         except UsageError as error:
             return str(error)
         return None

@@ -200,7 +200,7 @@ def _place(value: Mapping[str, Any], where: str) -> Place:
 def _check_places(places: Sequence[Place], there: Mapping[str, int | None], where: str) -> None:
     for place in places:
         document, count = place["document"], there.get(place["document"])
-        if records := [name for name in there if name.startswith(f"{document}#")]:
+        if document not in there and (records := [name for name in there if name.startswith(f"{document}#")]):
             has = f"{document} is read as {len(records):,} documents, a record each"
             raise _wrong(f"{has}: name that of the answer, {records[0]} (the first) to {records[-1]}.", where)
         if document not in there:

@@ -120,9 +120,8 @@ def _sorted(tree: Any, kinds: Sequence[str]) -> tuple[list[dict[str, str]], list
 def _entries(tree: Any) -> Iterator[Any]:
     """Yield the objects of a reply that are meant as items, and what stands in a list among them."""
     if isinstance(tree, dict):
-        named = sorted(
-            ((_spelled(name), value) for name, value in tree.items()), key=lambda one: -_RANKS.get(one[0], 0)
-        )
+        named = [(_spelled(name), value) for name, value in tree.items()]
+        named.sort(key=lambda one: (one[1] not in (None, "", []), -_RANKS.get(one[0], 0)))
         entry = {_NAMES.get(name, name): value for name, value in named}  # of two quotes that which is called so
         parts = [] if isinstance(entry.get("question"), (str, int, float)) else [*map(_parsed, tree.values())]
         inner = [one for part in parts if isinstance(part, (dict, list)) for one in _entries(part)]

@@ -124,8 +124,9 @@ def shown(text: str) -> str:
     """Return an address, or a text with some in it, without users, passwords and keys: `***` stands in their place."""
     text = _BARE.sub(f"{HIDDEN}@", _USER.sub(rf"\1{HIDDEN}@", text)) if "@" in text else text
     text = _GIVEN.sub(lambda one: f"{one[1]}{one[2]}={HIDDEN}" if _tells(one[2], one[3]) else one[0], text)
-    for begin, end in sorted(_known_keys(text), reverse=True):
-        text = text[:begin] + HIDDEN + text[end:]
+    kept = len(text)
+    for begin, end in sorted(_known_keys(text), reverse=True):  # a later one may lie in an earlier one
+        text, kept = text[:begin] + HIDDEN + text[min(end, kept) :].removeprefix(HIDDEN), begin
     return text
 
 
@@ -169,14 +170,19 @@ def bears_key(address: str) -> bool:
 
     A user alone, as in sftp://me@host, is none, and neither is a container of Azure's.
     """
-    if not address.startswith(_NO_PASSWORD) and bears_password(address):
+    if not address.startswith(_NO_PASSWORD) and _PASSWORD.search(address):
         return True
     return any(_known_keys(address)) or any(_tells(*one.group(2, 3)) for one in _GIVEN.finditer(address))
 
 
+_WITH_PASSWORD = re.compile(
+    r"(?<=\w\w:)(?<!github:)(?<!git:)//?(?!\[)[^/?#\s@:]{0,100}:(?!\d*(?:[/?#\s]|$))[^\s@]{1,300}@"
+)
+
+
 def bears_password(text: str) -> bool:
-    """Tell whether an address in a text has a password."""
-    return bool(_PASSWORD.search(text))
+    """Tell whether an address in a text, which has its protocol before it, has a password."""
+    return bool(_WITH_PASSWORD.search(text))
 
 
 def each_address(given: ApiBase) -> tuple[str, ...]:

@@ -128,6 +128,7 @@ def test_a_refusal_that_is_not_mended_is_not_remembered(ledger):
         ("messages[0].role: must be one of user, assistant", "system"),
         ("messages[0].role: must be one of user, assistant, system", None),
         ("Unrecognized request argument supplied: max_tokens", "max_tokens"),
+        ("Unsupported value: max_tokens must be between 1 and 4096", None),
         ("[{'type': 'extra_forbidden', 'loc': ['body', 'max_tokens'], 'msg': 'Extra inputs'}]", "max_tokens"),
         ("Input should be a valid string", None),
     ],

@@ -492,6 +492,22 @@ def test_a_reply_is_found_wherever_a_server_puts_it(message):
     assert openai_http.read_reply(json.dumps(body).encode(), 1.0).text == '{"a": 1}'
 
 
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"content": "", "reasoning_content": "[1] says 5, but [2] says 6, so I should"},
+        {"content": None, "reasoning": "```\nhm"},
+        {"content": None, "reasoning": {"effort": "low"}},
+        {"content": json.loads("[" * 600 + "]" * 600)},
+    ],
+)
+def test_thoughts_and_settings_are_no_reply(message):
+    """Thoughts that only begin like JSON, what was set of them, and lists without an end are no reply."""
+    body = {"choices": [{"message": message, "finish_reason": "stop"}]}
+    said = openai_http.read_reply(json.dumps(body).encode(), 1.0).text
+    assert not said or said.startswith("<think>")
+
+
 def test_a_stray_byte_or_line_end_costs_no_reply():
     """A body in an old encoding, or with a bare line end in a text, is a reply all the same."""
     body = '{"choices": [{"message": {"content": "Geb\u00fchr\n45"}, "finish_reason": "stop"}]}'

@@ -32,7 +32,8 @@ _OBJECTIONS: Mapping[str, re.Pattern[str]] = {
         re.I,
     ),
     _LIMIT: re.compile(
-        r"max_completion_tokens|(?:unrecogni[sz]ed|unknown|unsupported|unexpected|extra(?:_forbidden)?)\b.{0,60}max_tokens",
+        r"max_completion_tokens|(?:unrecogni[sz]ed|unknown|unsupported|unexpected|extra(?:_forbidden)?)\b"
+        r"(?! (?:value|error)).{0,60}max_tokens",
         re.I | re.S,
     ),
     _TEMPERATURE: re.compile(r"\btemperature\b", re.I),
@@ -50,7 +51,7 @@ _ROOM_NAMED = re.compile(
     r"max.?(?:completion.?|new.?|output.?)?tokens|in the (?:completion|output)|completion tokens", re.I
 )
 _TOO_MUCH = re.compile(
-    r"too (?:large|big|high|many)|at most|<=|exceed|range|maximum|greater than|less than|limit|\d > \d", re.I
+    r"too (?:large|big|high|many)|at most|<=|exceed|range|between|maximum|greater than|less than|limit|\d > \d", re.I
 )
 _CONTEXT = re.compile(r"context.?(?:length|window|size)\D{0,40}(\d+)", re.I)
 _READ = re.compile(

@@ -261,10 +261,20 @@ def read_message(message: Mapping[str, Any], finish: str) -> tuple[str, str]:
         return refusal, "refusal"
     if called := read_call(message):
         return called
-    thoughts = read_content(message.get("reasoning_content")) or read_content(message.get("reasoning"))
-    if finish == "stop" and thoughts.lstrip().startswith(("{", "[", "```")):
+    told = (message.get("reasoning_content"), message.get("reasoning"))
+    thoughts = next(filter(None, (read_content(one) for one in told if isinstance(one, (str, list)))), "")
+    if finish == "stop" and _is_json(thoughts):
         return thoughts, finish  # a server that takes all for thoughts where the model did not think
     return (f"<think>{thoughts}" if thoughts else ""), finish
+
+
+def _is_json(text: str) -> bool:
+    """Tell whether a text is an object or a list in JSON from its beginning to its end, in a fence or without."""
+    bare = re.sub(r"\A\s*```\w*\s|```\s*\Z", "", text).strip()
+    try:
+        return bare.startswith(("{", "[")) and isinstance(json.loads(bare), (dict, list))
+    except (ValueError, RecursionError):
+        return False
 
 
 def read_call(message: Mapping[str, Any]) -> tuple[str, str] | None:
@@ -307,11 +317,15 @@ def is_plain(found: Fault) -> bool:
 
 def read_content(content: Any) -> str:
     """Return the text of a message, whose content may be a text, a list of parts, or missing."""
-    if isinstance(content, list):
-        return "".join(read_content(part.get("text") if isinstance(part, dict) else part) for part in content)
-    if isinstance(content, dict):  # a part alone, or JSON that was read already
-        told = next((content[name] for name in ("text", "value") if isinstance(content.get(name), (str, dict))), None)
-        return read_content(told) if told is not None else json.dumps(content, ensure_ascii=False)
+    try:
+        if isinstance(content, list):
+            return "".join(read_content(part.get("text") if isinstance(part, dict) else part) for part in content)
+        if isinstance(content, dict):  # a part alone, or JSON that was read already
+            names = (name for name in ("text", "value") if isinstance(content.get(name), (str, dict)))
+            name = next(names, None)
+            return read_content(content[name]) if name else json.dumps(content, ensure_ascii=False)
+    except RecursionError:
+        return ""
     return content if isinstance(content, str) else ""
 
 
