@@ -123,6 +123,42 @@ def test_what_a_workbook_hides_is_left_out_and_counted(one):
     assert reading.left_out == {"comments": 1, "hidden sheets": 2, "hidden rows": 1, "hidden columns": 1}
 
 
+def test_rows_that_a_table_filters_stay(one):
+    """What the filter of a table hides for now is read: the filter stands in another part than the sheet."""
+    book = openpyxl.Workbook()
+    for row in (["Part", "Cost"], ["Nut", 90], ["Bolt", 91], ["Gear", 92]):
+        book.active.append(row)
+    table = openpyxl.worksheet.table.Table(displayName="Parts", ref="A1:B4")
+    table.autoFilter = openpyxl.worksheet.filters.AutoFilter(ref="A1:B4")
+    table.autoFilter.add_filter_column(0, ["Nut"])
+    book.active.add_table(table)
+    for row in (3, 4):
+        book.active.row_dimensions[row].hidden = True
+    stream = io.BytesIO()
+    book.save(stream)
+    reading = one("a.xlsx", stream.getvalue())
+    assert "Part: Gear; Cost: 92" in reading.text and not reading.left_out
+
+
+@pytest.mark.parametrize(
+    ("value", "form", "shown"),
+    [
+        (1234567890123456, "0", "1234567890123456"),
+        (1.5, "0." + "0" * 30, "1.5" + "0" * 29),
+        (12345678901234, "0." + "0" * 15, "12345678901234." + "0" * 15),
+    ],
+)
+def test_long_numbers_are_shown_whole(one, value, form, shown):
+    """A number with more digits than a calculation keeps is neither changed nor costs it the workbook."""
+    book = openpyxl.Workbook()
+    for row in (["Part", "Code"], ["Nut", value]):
+        book.active.append(row)
+    book.active["B2"].number_format = form
+    stream = io.BytesIO()
+    book.save(stream)
+    assert f"Part: Nut; Code: {shown}" in one("a.xlsx", stream.getvalue()).text
+
+
 @pytest.mark.parametrize("shared", [True, False])
 def test_raised_figures_in_a_cell_never_join_a_number(one, shared):
     """The mark of a note is no digit of the number that it stands at, wherever the workbook keeps its texts."""

@@ -26,7 +26,7 @@ _NONE = re.compile(r"[-–—./?*]+|n\.?/?a\.?|none|null|nil|tb[acd]|unknown|k\.
 _YEAR = re.compile(r"(?:19|20)\d\d")
 _MERGED = re.compile(rb'<(?:\w+:)?mergeCell\b[^>]*\bref="([A-Z]{1,3})(\d{1,7}):([A-Z]{1,3})(\d{1,7})"')
 _ROW_NUMBER = re.compile(rb'<(?:\w+:)?row\s(?:[^>]*?\s)?r="(\d{1,9})"')
-_HIDDEN_ROW = re.compile(rb'<(?:\w+:)?row\s(?=[^>]*\shidden="(?:1|true)")(?![^>]*outlineLevel)[^>]*?\br="(\d{1,7})"')
+_HIDDEN_ROW = re.compile(rb'<(?:\w+:)?row\s(?=[^>]*\bhidden="(?:1|true)")(?![^>]*outlineLevel)[^>]*?\br="(\d{1,7})"')
 _HIDDEN_COLUMN = re.compile(
     rb'<(?:\w+:)?col\s(?=[^>]*\bhidden="(?:1|true)")(?=[^>]*min="\d)(?=[^>]*max="\d)(?![^>]*outlineLevel)[^>]*>'
 )
@@ -222,10 +222,11 @@ def _sheets(path: Path, left_out: dict[str, int]) -> Iterator[str]:
     workbook = openpyxl.load_workbook(file, read_only=True, data_only=True)
     with zipfile.ZipFile(file) as archive:
         _raise(workbook, archive)
-        for name in archive.namelist():
-            if re.fullmatch(r"xl/(?:comments/?\w*|threadedComments/\w+)\.xml", name):
-                notes = len(re.findall(rb"<(?:\w+:)?(?:comment|threadedComment)\s", archive.read(name)))
-                left_out["comments"] = left_out.get("comments", 0) + notes
+        parts = archive.namelist()
+        notes = [name for name in parts if re.fullmatch(r"xl/comments/?\w*\.xml", name)]  # copies of threads among them
+        if said := sum(len(re.findall(rb"<(?:\w+:)?comment\s", archive.read(name))) for name in notes):
+            left_out["comments"] = left_out.get("comments", 0) + said
+        filtered = any(b"filterColumn" in archive.read(name) for name in parts if name.startswith("xl/tables/"))
         for sheet in workbook.worksheets:
             source = archive.read(sheet._worksheet_path)
             if sheet.sheet_state != "visible":
@@ -236,7 +237,7 @@ def _sheets(path: Path, left_out: dict[str, int]) -> Iterator[str]:
             rows = _rows(openpyxl.worksheet, sheet, source, left_out)
             if any(int(one) >= int(next_) for one, next_ in pairwise(_ROW_NUMBER.findall(source))):
                 rows = iter(sorted(rows, key=lambda row: row[0]))
-            lines = list(_row_lines(_merged(rows, _merges(source), *_hidden(source, left_out))))
+            lines = list(_row_lines(_merged(rows, _merges(source), *_hidden(source, left_out, filtered=filtered))))
             if lines:
                 yield clean(f"## {' '.join(sheet.title.split())}\n\n" + "\n".join(lines))
 
@@ -323,9 +324,10 @@ def _merges(source: bytes) -> dict[int, list[tuple[int, int, int]]]:
     return found
 
 
-def _hidden(source: bytes, left_out: dict[str, int]) -> tuple[set[int], set[int]]:
+def _hidden(source: bytes, left_out: dict[str, int], *, filtered: bool) -> tuple[set[int], set[int]]:
     """Return the rows and columns that a sheet hides, but for those that a filter or a closed group hides for now."""
-    rows = [] if b"filterColumn" in source else _HIDDEN_ROW.findall(source)
+    filtered = filtered or b"filterColumn" in source or b'filterMode="1"' in source
+    rows = [] if filtered else _HIDDEN_ROW.findall(source)
     spans = [sorted(map(int, _ENDS.findall(one)[:2])) for one in _HIDDEN_COLUMN.findall(source)]
     columns = {number - 1 for first, *_, last in spans if last - first < 100 for number in range(first, last + 1)}
     for name, count in (("hidden rows", len(rows)), ("hidden columns", len(columns))):
@@ -419,12 +421,13 @@ def _in_digits(value: float, pattern: str) -> str:
     digits, _, exponent = pattern.partition("E")
     scaled = digits.rstrip(",")
     whole, _, decimals = scaled.partition(".")
-    value = value / 1000 ** (len(digits) - len(scaled))
+    value = value / 1000 ** (len(digits) - len(scaled)) if digits != scaled else value
     places, needed = len(decimals), decimals.count("0")
     if exponent:
         return f"{value:.{places}E}"
-    exact = Decimal(f"{value:.15g}")  # of 1.005 as of 2.5 the last half is rounded up, as sheets show them
-    if exact.adjusted() < 15:
+    # of 1.005 as of 2.5 the last half is rounded up, as sheets show them
+    exact = Decimal(value) if isinstance(value, int) else Decimal(f"{value:.15g}")
+    if exact.is_finite() and exact.adjusted() + places < 28:
         exact = exact.quantize(Decimal(1).scaleb(-places), ROUND_HALF_UP) + 0
     text = f"{exact:{',' if ',' in whole else ''}.{places}f}"
     for _ in range(places - needed):
