@@ -308,6 +308,12 @@ def test_items_have_the_numbers_that_a_browser_shows(one):
         ("<ol type=a start=3><li>third<li>fourth</ol>", "c. third\nd. fourth"),
         ("<ol style='list-style-type: upper-roman'><li>one<li>two</ol>", "I. one\nII. two"),
         ("<style>.a .b {display:none} .a .b.on {display:block}</style><div class=a><p class=b>Kept</div>", "Kept"),
+        ("<style>.a .b {display:none} .b.on {display:block}</style><div class=a><p class=b>Kept</div>", "Kept"),
+        ("<style>.2col li {display:none} .a. b {display:none}</style><ul><li>Kept</ul>", "- Kept"),
+        ("<style>.f {vertical-align:super}</style>Kept<span class=f style='display:none'>no</span>", "Kept"),
+        ("Kept<iframe hidden srcdoc='<p>no</p>'></iframe>", "Kept"),
+        ("<iframe srcdoc='<style>.n {display:none}</style><p class=n>no<p>Kept'></iframe>", "Kept"),
+        ("<ol type=a start=9999999><li>Kept</ol>", "9999999. Kept"),
     ],
 )  # fmt: skip
 def test_what_a_browser_shows_is_what_is_read(one, page, text):

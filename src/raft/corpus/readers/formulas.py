@@ -107,7 +107,7 @@ def _value(node: Any) -> str:
 
 def numeral(number: int, form: str) -> str:
     """Return the number of an item as a form of Word writes it: "lowerLetter", "upperRoman", "decimalZero"; else 3."""
-    if form.endswith("Letter") and number > 0:
+    if form.endswith("Letter") and 0 < number <= 780:
         text = chr(97 + (number - 1) % 26) * ((number - 1) // 26 + 1)
     elif form.endswith("Roman") and 0 < number < 1000:
         text = ""

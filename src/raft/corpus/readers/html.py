@@ -39,9 +39,10 @@ _DROPPED = [
 ]
 _HIDING = re.compile(r"display\s*:\s*none|visibility\s*:\s*(?:hidden|collapse)|mso-hide\s*:\s*all", re.IGNORECASE)
 _AT_MEDIA = re.compile(r"/\*.*?\*/|@[^{};]*(?:;|\{(?:[^{}]*\{[^{}]*\})*[^{}]*\})", re.DOTALL)
-_SELECTOR = re.compile(r"[a-z][a-z\d]*(?=[.#])[.#][\w-]+|[\w.#-]+(?:\s*>\s*|\s+)[\w.#-]+", re.IGNORECASE)
+_SIMPLE = r"(?:[a-z][a-z\d]*)?(?:[.#]-?[a-z_][\w-]*)*"
+_SELECTOR = re.compile(rf"(?=.){_SIMPLE}(?:(?:\s*>\s*|\s+)(?=[a-z.#]){_SIMPLE})?", re.IGNORECASE)
 _MOST_SELECTED = 1_000
-_RULE = re.compile(r"([^{}]+)\{([^{}]*)\}")
+_RULE = re.compile(r"([^{}]{1,5000})\{([^{}]*)\}")
 _ROLES = {"navigation", "search", "menu", "menubar", "contentinfo", "dialog", "alertdialog"}
 _ASKING = re.compile(
     r"(?:cookie|consent|gdpr|ccpa)[\w-]*(?:banner|bar|notice|popup|modal|dialog|overlay|message|wall|layer|prompt|box)"
@@ -93,8 +94,9 @@ def to_markdown(source: str, left_out: dict[str, int]) -> tuple[str | None, str]
     title = " ".join(page.title.get_text().split()) if page.title else None
     for frame in page.find_all("iframe", srcdoc=True, limit=_MANY):
         inner = require("bs4", why="to read HTML and DOCX files").BeautifulSoup(frame["srcdoc"], "lxml")
-        frame.name, frame.attrs = "div", {}
-        frame.extend(list(inner.body.contents) if inner.body else [])
+        frame.name = "div"
+        del frame["srcdoc"]
+        frame.extend([*inner.find_all("style"), *(inner.body.contents if inner.body else ())])
     level: list[Any] = [page]
     for _ in range(_MAX_DEPTH):
         level = [child for element in level for child in getattr(element, "contents", ())]
@@ -122,9 +124,11 @@ def to_markdown(source: str, left_out: dict[str, int]) -> tuple[str | None, str]
         escape_misc=False,
         table_infer_header=True,
     )
-    numbers = {
-        id(item): numeral(number, _form(listed)) for listed in page.find_all("ol") for item, number in _numbered(listed)
-    }
+    numbers: dict[int, str] = {}
+    for listed in page.find_all("ol"):
+        form = _form(listed)
+        for entry, number in _numbered(listed):  # letters go to z here, and to bb in Word alone
+            numbers[id(entry)] = numeral(number, form if number <= 26 or "Roman" in form else "")
     bulleted = converter.convert_li
 
     def item(element: Any, text: str, parent_tags: set[str]) -> str:
@@ -155,7 +159,7 @@ def _numbered(listed: Any) -> Iterator[tuple[Any, int]]:
 def _form(listed: Any) -> str:
     """Return how an ordered list counts: "lowerLetter", "upperRoman" and so on."""
     styled = re.search(
-        r"list-style(?:-type)?\s*:[^;]*?\b(lower|upper)-(alpha|latin|roman)", str(listed.get("style", ""))
+        r"list-style(?:-type)?\s*:[^;]{0,100}?\b(lower|upper)-(alpha|latin|roman)", str(listed.get("style", ""))
     )
     if styled:
         return styled[1] + ("Roman" if styled[2] == "roman" else "Letter")
@@ -205,7 +209,8 @@ def _concealed(page: Any) -> set[str]:
     hidden = {one.strip() for selectors, body in rules if _HIDING.search(body) for one in selectors.split(",")}
     others = " ".join(selectors for selectors, body in rules if not _HIDING.search(body))
     others += " ".join(script.get_text() for script in page.find_all("script"))
-    names = {one: [name for name in re.findall(r"[.#]([\w-]+)", one) if name not in others] for one in hidden}
+    called = {one: re.findall(r"[.#]([\w-]+)", one) for one in hidden}
+    names = {one: [] if any(name in others for name in found) else found for one, found in called.items()}
     simple = {one for one in hidden if re.fullmatch(r"[.#][\w-]+", one)}
     for one in sorted(one for one in hidden - simple if _SELECTOR.fullmatch(one) and names[one])[:_MANY]:
         for element in page.select(one, limit=_MOST_SELECTED):
@@ -220,10 +225,10 @@ def _mark(page: Any) -> None:
         if aligned := _ALIGNED.search(body):
             for name in re.findall(r"(?:^|,)\s*[a-z]*\.([\w-]+)\s*(?=,|$)", selectors)[:_MANY]:
                 for one in page.find_all(class_=name, limit=_MOST_SELECTED):
-                    one["style"] = aligned[0]
+                    one["style"] = f"{one.get('style', '')};{aligned[0]}"
     for mark in page.find_all(style=_ALIGNED):
         if len(mark.get_text(strip=True)) <= 4 and mark.name in ("a", *_INLINE) and not mark.find(["sup", "sub"]):
-            mark.name = "sup" if "super" in mark["style"].lower() else "sub"
+            mark.name = "sup" if _ALIGNED.findall(mark["style"])[-1].lower() == "super" else "sub"
 
 
 def _part(element: Any, opened: set[str], concealed: set[str]) -> str | None:
