@@ -209,6 +209,30 @@ def test_template_tags_comments_and_html_leave_their_text(one):
     )
 
 
+@pytest.mark.parametrize(
+    ("source", "plain"),
+    [
+        ("<p>45</p><p>60</p>", "45\n60"),
+        ("# <center>Title</center>", "# Title"),
+        ("## Part <div align=center>Sub</div>", "## Part Sub"),
+        ("> # <center>Title</center>", "> # Title"),
+        ("- [ ] <p>do it</p>", "- [ ] do it"),
+        ("> > <p>quoted</p>", "> > quoted"),
+        (">> <p>quoted</p>", ">> quoted"),
+        ("1. <p>one</p>", "1. one"),
+        ("**<div>b</div>**", "**b**"),
+        ("Note: **<div><p>b</p></div>**, *<div>c</div>*", "Note: **b**, *c*"),
+        ("<p>45*</p><p>60</p><p>*net</p>", "45*\n60\n*net"),
+        ("x <p>y</p> | z", "x y | z"),
+        (r"<p>a \| b</p><p>c</p>", "a \\| b\nc"),
+        ("<div><h1><p>Title</p></h1><p>45</p></div>", "# Title\n45"),
+    ],
+)
+def test_block_tags_part_lines_but_no_heading_item_or_row(source, plain):
+    """Paragraphs in HTML are a line each; what Markdown has on one line stays on it."""
+    assert plain_markdown(source).strip() == plain
+
+
 def test_code_is_left_as_it_is_written():
     """Tags and comments inside code are what the document is about."""
     source = "Use `<br>` and `{% page %}`:\n\n```html\n<b>x</b> <!-- y --> {% raw %}\n```\n"

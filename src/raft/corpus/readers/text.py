@@ -287,17 +287,24 @@ _BLOCKS = {"article", "blockquote", "center", "dd", "details", "div", "dl", "dt"
 _BLOCKS |= {"address", "aside", "footer", "header", "hr", "main", "nav", "p", "pre", "section", "summary", "ul"}
 
 
-_OPENS = re.compile(r"[-*+:>]|\d{1,9}[.)]|\[\^[^\]]{1,100}\]:")
-"""What begins an item, a quotation or a note."""
+_OPENS = re.compile(r"(?:[-*+:]|>+|\d{1,9}[.)])(?:\s+(?:[-*+>]|\[[ xX]\]))*|\[\^[^\]]{1,100}\]:")
+"""What begins an item, a task, a quotation or a note."""
+
+_ONE_LINE = re.compile(r"[ >]*#{1,6}(?:\s|$)|.*?(?<!\\)\|")
+"""Headings and rows of tables, which have no second line."""
+
+_STRESSED = re.compile(rf"(?<![\w*~])([*_~]{{1,3}}){_PARTED}(.{{1,1000}}?){_PARTED}\1(?![\w*~])")
 
 
 def _replace_line(line: str) -> str | None:
     if _PARTED in line:
-        parts = [part.replace(_GONE, "").strip() for part in line.split(_PARTED)]
-        first, parts = line[: len(line) - len(line.lstrip(" "))], list(filter(None, parts))
+        line = _STRESSED.sub(lambda found: found[1] + found[2].strip(f" {_PARTED}") + found[1], line.replace(_GONE, ""))
+        first, parts = line[: len(line) - len(line.lstrip(" "))], [part.strip() for part in line.split(_PARTED)]
+        parts = list(filter(None, parts))
+        between = " " if _ONE_LINE.match(" ".join(parts)) else "\n"
         if parts and _OPENS.fullmatch(parts[0]):
             first += f"{parts.pop(0)} "
-        line = first + (" " if line.lstrip().startswith("|") else "\n").join(parts)
+        line = first + between.join(parts)
         return line.rstrip() if line.strip() else None
     if _GONE not in line:
         return line
