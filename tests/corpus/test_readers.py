@@ -239,6 +239,13 @@ def test_code_is_left_as_it_is_written():
     assert plain_markdown(source) == source
 
 
+def test_a_comment_of_markdown_is_left_out_but_in_code(one):
+    """A link to nowhere that only comments is gone; a line of a code block that shows one stays."""
+    code = "```\n[//]: # (shown)\nx\n```"
+    source = f"One.\n\n[//]: # (gone)\n<!--\n```\n-->\n{code}\n\n[comment]: <> (gone)\nTwo."
+    assert re.sub("\n{2,}", "\n\n", one("a.md", source).text) == f"One.\n\n{code}\n\nTwo."
+
+
 TEMPLATE = (
     "Set {{ site.name }} to {{ user.name | default(value='<b>x</b>') }} {% if 'a' %}{% comment %}b{% endcomment %}"
 )

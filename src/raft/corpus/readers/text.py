@@ -96,7 +96,8 @@ def read(path: Path, *, kind: str, drop_templates: bool, **_others: object) -> l
         text = _without_components(text)
     if "data:" in text:
         text = _without_data(text, left_out)
-    text = _REMARK.sub("", text)
+    if _REMARK.search(text):
+        text = "\n".join(part if code else _REMARK.sub("", part) for code, part in _parts(text, _COMMENTS))
     plain = plain_markdown(text, drop_templates=drop_templates)
     text = (clean(plain) if "&" in text else plain).strip()  # entities, too, may be invisible
     return [Reading(title or own_title(text) or path.stem, text, kind, left_out=left_out)]
