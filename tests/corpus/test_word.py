@@ -64,6 +64,7 @@ def box(inner):
         (run("24") + run("1", '<w:position w:val="8"/>') + run(" months"), "24 ¹ months"),
         (run("H") + run("2", '<w:position w:val="-6"/>') + run("O"), "H2O"),
         (run("the same line", '<w:position w:val="2"/>'), "the same line"),
+        ('<w:pPr><w:framePr w:dropCap="drop"/></w:pPr>' + run("O", '<w:position w:val="-9"/>'), "O"),
         (run("5\uf0b0C", '<w:rFonts w:ascii="Symbol"/>'), "5°C"),
         (run("Host") + f"<w:r>{box(paragraph('Boxed 45'))}</w:r>", "Host\n\nBoxed 45"),
         (

@@ -147,6 +147,9 @@ def _set_apart(root: Any) -> None:
     """Mark text as raised or lowered that only its position shows so, and put letters where symbols of a font stand."""
     for moved in list(root.iter(f"{_W}position")):
         run, up = moved.getparent().getparent(), moved.get(f"{_W}val", "")
+        paragraph = next(run.iterancestors(f"{_W}p"), run)
+        if paragraph.find(f"{_W}pPr/{_W}framePr") is not None:  # a letter as high as lines of the next paragraph
+            continue
         if re.fullmatch(r"-?\d{1,4}", up) and abs(int(up)) >= _LEAST_RAISED and len("".join(run.itertext())) <= 6:
             raised = {f"{_W}val": "subscript" if up.startswith("-") else "superscript"}
             moved.getparent().append(moved.makeelement(f"{_W}vertAlign", raised))
