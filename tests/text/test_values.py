@@ -133,6 +133,12 @@ def test_a_number_with_spaces_between_thousands_is_one_fact():
     assert [fact.text for fact in values.facts("Room 12 000")] == ["12", "000"]
 
 
+@pytest.mark.parametrize("said", ["2019\u00a02020", "5\u00a045", "2019\u00a0500"])
+def test_numbers_with_a_no_break_space_between_them_are_two_facts(said):
+    """Only three figures behind three at most go on with a number: two years are both kept."""
+    assert [fact.text for fact in values.facts(f"Sold {said} in all.")] == said.split()
+
+
 @given(st.integers(1000, 10**9), st.sampled_from(" \u00a0\u2009\u202f'’"), st.sampled_from([*UNITS]))
 def test_thousands_may_be_parted_by_any_sign(number, sign, unit):
     """Commas, spaces of any width and apostrophes between thousands say the same number, and no part of it."""

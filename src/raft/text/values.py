@@ -58,7 +58,8 @@ _UNIT = r"""
 _NUMERAL = r"(?:\d{1,3}(?:,\d{3})+|[1-9]\d{0,2}(?:[\u00a0\u2009\u202f'’]\d{3})+|\d+)(?:\.\d+)?"
 _NUMBER = rf"""
     [$€£¥]\ ?{_NUMERAL}(?:\ ?(?:thousand|million|billion|trillion|[kKmMbB])\b)?
-  | (?<![\w.,/#-])[-−+]?{_NUMERAL}(?:\ ?(?:to|–|-)\ ?{_NUMERAL})?(?:[\ -]?(?:{_UNIT}))?(?!\w|[.,/\u00a0-]\d)
+  | (?<![\w.,/#-])[-−+]?{_NUMERAL}(?:\ ?(?:to|–|-)\ ?{_NUMERAL})?(?:[\ -]?(?:{_UNIT}))?(?!\w|[.,/-]\d)
+    (?:(?<=\d{{4}})|(?!\u00a0\d{{3}}(?!\d)))
 """
 _CAPITAL = r"[A-Z][\w'’&]*(?:-\w+){0,8}"
 _NAME = rf"(?<![\w])(?:{_CAPITAL}|[A-Z]\.)(?:\ (?:(?:of|the|de|van|von|der|and|for|&)\ )?(?:{_CAPITAL}|[A-Z]\.))+(?!\w)"
