@@ -14,8 +14,11 @@ NAMES = (
 )
 FIELD = '<w:r><w:fldChar w:fldCharType="{}">{}</w:fldChar></w:r>'
 CHART = (
-    '<w:r><w:drawing><wp:inline><wp:docPr id="1" name="Chart 1" {}/><c:chart r:id="c"/></wp:inline></w:drawing></w:r>'
+    '<w:r><w:drawing><wp:inline><wp:docPr id="1" name="Chart 1" {}/><a:graphic><a:graphicData '
+    'uri="http://schemas.openxmlformats.org/drawingml/2006/chart"><c:chart r:id="c"/></a:graphicData></a:graphic>'
+    "</wp:inline></w:drawing></w:r>"
 )
+LINE = CHART.format("").replace('/chart"><c:chart r:id="c"/>', '/wordprocessingShape">')
 
 
 def word(body, **more):
@@ -83,9 +86,9 @@ def test_what_a_converter_passes_over_is_read(one, inner, text):
 
 
 def test_what_of_a_word_document_cannot_be_told_is_counted(one):
-    """Comments, charts without a word and documents within the document are said to be left out."""
+    """Comments, charts without a word and documents within the document are said to be left out; no mere line is."""
     comments = f'<w:comments xmlns:w="{W}"><w:comment w:id="0">{paragraph("Really?")}</w:comment></w:comments>'
-    body = f'{paragraph("Kept.")}<w:p>{CHART.format("")}</w:p><w:altChunk r:id="x"/>'
+    body = f'{paragraph("Kept.")}<w:p>{CHART.format("")}{LINE}</w:p><w:altChunk r:id="x"/>'
     reading = one("a.docx", word(body, **{"word/comments.xml": comments}))
     counted = {"comments": 1, "pictures without text": 1, "embedded documents": 1}
     assert (reading.text, reading.left_out) == ("Kept.", counted)

@@ -25,6 +25,8 @@ _WRAPPED = [f"{_W}{name}" for name in ("fldSimple", "bdo", "dir", "rubyBase", "r
 """What holds text that mammoth does not look for."""
 _BOX = re.compile(r'<input(?=[^>]*type="checkbox")( checked="checked")?[^>]*>')
 _SYMBOL = re.compile("[\uf020-\uf0ff]")
+_TELLING = re.compile(r"/(?:chart(?:ex)?|diagram)$")
+"""What a drawing is that says something; a line or a shape does not."""
 _LEAST_RAISED = 4  # half points; less only sets a line straight
 _LABEL = "\ue000"
 """Stands before the number of a paragraph, and the digit of its level."""
@@ -171,7 +173,7 @@ def _describe(drawing: Any, related: _Related, left_out: dict[str, int]) -> None
         words = "; ".join(said for key in keys for said in related.words(key))
     if words:
         _add_text(drawing.getparent(), words)
-    else:
+    elif any(_TELLING.search(one.get("uri", "")) for one in drawing.iter(f"{_A}graphicData")):
         left_out["pictures without text"] = left_out.get("pictures without text", 0) + 1
 
 
