@@ -133,7 +133,7 @@ def test_a_book_is_its_chapters_in_order(one):
     }
     reading = one("a.epub", archive(**{"META-INF/container.xml": container, "O/c.opf": package, **chapters}))
     assert (reading.title, reading.text) == ("The book", "# Two\n\n# One")
-    assert reading.left_out == {"chapters that are missing": 1}
+    assert reading.left_out == {"missing chapters": 1}
 
 
 def shape(text, role="", more=""):

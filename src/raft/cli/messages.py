@@ -1,6 +1,7 @@
 """What a run says to a person: its summary, its state, its rows."""
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -137,6 +138,12 @@ _FAILED = {
 """What the kinds of `protocols.Failure` mean."""
 
 
+def _counted(count: int, kind: str) -> str:
+    """Return "2 hidden parts"; of one "1 hidden part"."""
+    one = re.sub(r"s\b(?:( and \w+)s\b)?", r"\1", kind, count=1)
+    return f"{count:,} {kind if count != 1 else one}"
+
+
 def _rows(
     run: str, steps: Mapping[str, Any], skipped: Sequence[Sequence[str]], reviewed: Sequence[str]
 ) -> Iterator[tuple[str, str]]:
@@ -150,10 +157,13 @@ def _rows(
     for counts in stats["documents"].get("left_out", {}).values():
         parts.update(counts)
     if parts:
-        said = ", ".join(f"{count:,} {kind}" for kind, count in parts.most_common())
+        said = ", ".join(_counted(count, kind) for kind, count in parts.most_common())
         yield "left out", f"{said}   (raft show {run} documents --text NAME says what was read)"
     if skipped:
-        yield "left out", "\n".join([f"{len(skipped):,} files", *_some([f"{name}: {why}" for name, why in skipped], 3)])
+        yield (
+            "left out",
+            "\n".join([_counted(len(skipped), "files"), *_some([f"{name}: {why}" for name, why in skipped], 3)]),
+        )
     found = privacy_lines(stats, run)
     if found:
         yield "privacy", "\n".join(found)

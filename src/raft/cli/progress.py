@@ -29,7 +29,7 @@ _DOING = {
     "retriever": "tuning the retriever",
 }
 
-_WORKED = ("index", "questions", "reworded", "refusal", "retriever")
+_WORKED = ("index", "questions", "reworded", "cleaned", "refusal", "retriever")
 """Steps of models, which may be silent for minutes: that they began is said in plain lines too."""
 
 

@@ -31,6 +31,6 @@ def read(path: Path, *, kind: str, **_others: object) -> list[Reading]:
             if name in names:
                 chapters.append(to_markdown(decode(archive.read(name), left_out), left_out)[1])
             else:
-                left_out["chapters that are missing"] = left_out.get("chapters that are missing", 0) + 1
+                left_out["missing chapters"] = left_out.get("missing chapters", 0) + 1
     title = " ".join((package.findtext(".//{http://purl.org/dc/elements/1.1/}title") or "").split())
     return [Reading(title or path.stem, "\n\n".join(filter(None, chapters)), kind, left_out=left_out)]
