@@ -3,13 +3,15 @@
 RAFT_DATA=FOLDER RAFT_MODELS=FOLDER python benchmarks/people.py --of runs/xquad
 RAFT_DATA=FOLDER RAFT_MODELS=FOLDER python benchmarks/people.py --of runs/xquad --part dev --beside 0
 RAFT_DATA=FOLDER RAFT_MODELS=FOLDER python benchmarks/people.py --of runs/xquad --part dev --beside 500
+... --against runs/xquad/beside-0/said-dev.json
 
 The first needs a run that `benchmarks/xquad.py` has built, and is the reference of the XQuAD study: as many questions
 that people asked about the `seen` articles take the place of the generated ones; rows, training and measuring are the
 study's. The others build with so many of these questions in `questions.qa`, as a build takes what people said of a
 server's answers, beside the generated ones (which come from the ledger of the study's run, where that is there), and
-say what the second changes on the same questions. Only `dev` and `unseen` are registered as measured with there: what
-is measured with is never trained on. `--file` writes the file of people's rows alone.
+say what the second changes on the same questions; `--against` says so of any two. Only `dev` and `unseen` are
+registered as measured with there: what is measured with is never trained on. `--file` writes the file of people's rows
+alone.
 """
 
 import argparse
@@ -63,6 +65,7 @@ def main() -> None:
     parser.add_argument("--generator", default="qwen2.5-coder-1.5b")
     parser.add_argument("--part", choices=xquad.STUDY.parts, default="unseen", help="whose questions are asked")
     parser.add_argument("--beside", type=int, metavar="N", help="build with so many of them beside the generated ones")
+    parser.add_argument("--against", type=Path, help="the kept answers of another one, to compare with")
     parser.add_argument("--file", type=Path, help="write all of them to this file, and do nothing else")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a further setting")
     args = parser.parse_args()
@@ -72,7 +75,7 @@ def main() -> None:
     files, own = xquad.prepare(args.of), studies.settings_of(args.set)
     if args.beside is None:
         folder = ablations.copied(args.of / "run", args.of / "people")
-        given = ablations.Given(xquad.STUDY, {}, {}, args.of, files, {}, STUDENT, args.generator, None, None)
+        given = ablations.Given(xquad.STUDY, {}, {}, args.of, files, own, STUDENT, args.generator, None, None)
         ablations.built(folder, given, {})
         ablations.changed_rows(folder, ablations.Variant(people=True))
     else:
@@ -82,13 +85,10 @@ def main() -> None:
     said = ablations.ask(folder, files[args.part], measuring)
     print("tuned on people's questions," if args.beside is None else f"{args.beside} of people's questions,", args.part)
     show(said)
-    if args.beside is None:
-        return
-    kept = folder / f"said-{args.part}.json"
-    kept.write_text(json.dumps(said), encoding="utf-8")
-    before = args.of / "beside-0" / kept.name
-    if args.beside and before.is_file():
-        print("in the place of none, on the same questions:")
+    (folder / f"said-{args.part}.json").write_text(json.dumps(said), encoding="utf-8")
+    before = args.against or args.of / "beside-0" / f"said-{args.part}.json"
+    if before.is_file() and (args.against or args.beside):
+        print(f"beside what {before} has, on the same questions:")
         show(differences(json.loads(before.read_text(encoding="utf-8")), said))
 
 
