@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from raft import settings
 from raft.evaluation import verdict
 from raft.evaluation.metrics import TOO_FEW, Interval
 from raft.evaluation.verdict import Evidence, break_even, economics
@@ -150,6 +151,14 @@ def test_the_worst_set_of_general_capability_counts(change, decision):
     assert sum("General capability" in reason for reason in found["reasons"]) == 2
     if decision != "ship":
         assert "raft train runs/demo --set training.rehearsal" in found["advice"]
+
+
+def test_who_lost_general_ability_is_told_to_rehearse_the_students_own_replies():
+    """The advice is one command, whose settings are those that were measured to lose nothing."""
+    found = decide(capability=changed(0.1, -0.04))
+    (command,) = re.findall(r"raft train runs/demo (.+)", found["advice"])
+    chosen = settings.load(None, settings.parse_assignments(command.removeprefix("--set ").split(" --set "))).training
+    assert (chosen.rehearsal_replies, chosen.rehearsal, chosen.learning_rate) == ("own", 0.2, 2e-4)
 
 
 @pytest.mark.parametrize("capability", [None, {}, {"arc": {"title": "ARC", "change": None}}])

@@ -296,7 +296,8 @@ def _capability(evidence: Evidence) -> Iterator[_Finding]:
         reason = "General capability was not measured; without it the most that can be said is to investigate."
         advice = f"Measure what it cost elsewhere: raft bench {evidence.run} --set benchmark.capability=yours.jsonl"
         yield _Finding("investigate", reason, advice)
-    gentler = f"Tune more gently: raft train {evidence.run} --set training.rehearsal=0.3"
+    own = "--set training.rehearsal_replies=own --set training.rehearsal=0.2 --set training.learning_rate=2e-4"
+    gentler = f"Tune more gently, and have it rehearse its own replies: raft train {evidence.run} {own}"
     for name, one in changes.items():
         change: Interval = one["change"]
         measured = (
