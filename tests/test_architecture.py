@@ -102,14 +102,30 @@ def test_no_arrow_runs_up_or_sideways():
     assert arrows == set()
 
 
+def in_circles(needed):
+    """Return what is left of a graph when all that needs nothing that is left has been taken out, again and again."""
+    left = dict(needed)
+    while ends := {name for name, others in left.items() if not others & left.keys()}:
+        for name in ends:
+            del left[name]
+    return left
+
+
 def test_no_two_modules_need_each_other():
     """No circle of imports, however long, runs through modules: each can be read after those that it imports."""
     found = {name: {module_of(one) for one in imports(name)} - {None, name} for name in MODULES}
-    within = {name: {one for one in others if not name.startswith(f"{one}.")} for name, others in found.items()}
-    while ends := {name for name, others in within.items() if not others & within.keys()}:
-        for name in ends:
-            del within[name]
-    assert within == {}
+    assert (
+        in_circles({name: {one for one in its if not name.startswith(f"{one}.")} for name, its in found.items()}) == {}
+    )
+
+
+def test_no_two_rooms_need_each_other():
+    """Nor does one run through rooms, neighbours on a low floor among them: the house is drawn from the ground up."""
+    rooms = {room: set() for room in FLOOR}
+    for name in MODULES:
+        if room := room_of(name):
+            rooms[room] |= {room_of(one) for one in imports(name) if module_of(one)} - {"", room}
+    assert in_circles(rooms) == {}
 
 
 def test_the_house_fits_into_a_head():

@@ -1,4 +1,4 @@
-"""Errors that a user can act on: what was wrong, where, and the next command to type."""
+"""Errors that a user can act on: what was wrong, where, and the next command to type; and checks of typed paths."""
 
 import errno
 import getpass
@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Callable
 from contextlib import suppress
 from functools import wraps
+from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 _P = ParamSpec("_P")
@@ -116,6 +117,36 @@ class UsageError(RaftError):
     """What was typed, or a setting in the YAML, is wrong; nothing was started."""
 
     exit_code = 2
+
+
+def place(path: str | Path, name: str) -> Path:
+    """Return where a path leads that somebody typed, `~` and all; `name` is what it was typed for.
+
+    Raises:
+        UsageError: it is empty, as where a variable of the shell is not set.
+    """
+    if not str(path).strip():
+        raise UsageError(
+            "An empty path is no place.",
+            where=name,
+            hint='echo "$NAME"   (of the variable that was meant), or . for this folder',
+        )
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise UsageError(f"There is no such user: {path}.", where=name, hint="name the whole path") from None
+
+
+def regular(path: Path) -> Path:
+    """Return a path that a file can be read from, or where nothing is: a pipe or a device would be waited for.
+
+    Raises:
+        UsageError: something else than a file is there.
+    """
+    if path.exists() and not path.is_file():
+        what = "a folder" if path.is_dir() else "a pipe or a device"
+        raise UsageError(f"{path} is {what}, and no file.", where=path, hint=f"ls -ld {typed(path)}")
+    return path
 
 
 class EndpointRefuses(UsageError):

@@ -13,9 +13,8 @@ from pathlib import Path
 from string import Template
 from typing import Literal
 
-from raft.errors import UsageError
+from raft.errors import UsageError, place, regular
 from raft.protocols import Message
-from raft.store.folders import place, regular
 from raft.text import as_text
 
 _BULLET = re.compile(r"^\s*(?:[-*+•]\s+|\d+[.)]\s+)?")

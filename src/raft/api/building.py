@@ -20,7 +20,7 @@ from raft.corpus import remote
 from raft.corpus.documents import Source, find_sources
 from raft.curation import decisions, learned, reading, user_questions
 from raft.curation.pairs import pairs_of
-from raft.errors import RaftError, UsageError
+from raft.errors import RaftError, UsageError, place
 from raft.kinds import KINDS
 from raft.pipeline.asking import asked_later, examples, survey_chunks
 from raft.pipeline.build import STEPS, Components, cut_chunks, make_all, set_aside
@@ -238,7 +238,7 @@ def _described(corpus: str | Path | Sequence[str | Path] | None, out: str | Path
     sources, skipped = [], []  # type: list[Source], list[tuple[str, str]]
     if not any(map(is_address, chosen.corpus)):  # else they are found once the run directory is held
         sources, skipped = find_sources(chosen.corpus, besides=_not_documents(chosen, file))
-    folder = folders.place(out, "--out") if out is not None else Path("runs") / _name_of(chosen.corpus)
+    folder = place(out, "--out") if out is not None else Path("runs") / _name_of(chosen.corpus)
     if chosen.generator.max_cost is None:  # a cap that the run was given before holds until another one is given
         cap = Run(folder).manifest.get("settings", {}).get("generator", {}).get("max_cost")
         chosen = settings.changed(chosen, {"generator.max_cost": cap})

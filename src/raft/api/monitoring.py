@@ -17,7 +17,7 @@ from raft.api import models
 from raft.api.run import Built, settings_of, together
 from raft.backends.hosted.endpoint import URL, Endpoint
 from raft.curation.user_questions import own_questions
-from raft.errors import NotMeasured, RaftError, UsageError, typed
+from raft.errors import NotMeasured, RaftError, UsageError, regular, typed
 from raft.evaluation import monitor as figures
 from raft.evaluation.metrics import win_rate
 from raft.pipeline.monitor import Measuring, held_out
@@ -30,7 +30,6 @@ from raft.similarity import nearest
 from raft.store import artifacts, registry, traffic
 from raft.store.budget import enter
 from raft.store.fitness import PLAIN
-from raft.store.folders import regular
 from raft.store.ledger import CachedEmbedder, Ledger
 from raft.store.points import Points
 from raft.text import embedded_text

@@ -15,7 +15,7 @@ from raft.api.asking import Answerer, LoadedRun
 from raft.api.models import open_retriever
 from raft.backends import hub
 from raft.curation import user_questions
-from raft.errors import DamagedArtifact, UsageError, typed
+from raft.errors import DamagedArtifact, UsageError, place, typed
 from raft.examples import export as exporting
 from raft.pipeline import review as reviewed
 from raft.pipeline.build import STEPS, searched
@@ -59,7 +59,7 @@ class Built(Shown):
     """
 
     def __init__(self, folder: Path | str) -> None:
-        self.folder = folders.place(folder, "RUN")
+        self.folder = place(folder, "RUN")
         self._run = existing(self.folder)
         self.manifest: dict[str, Any] = self._run.manifest
         if "settings" not in self.manifest:
@@ -469,7 +469,7 @@ def export(folder: str | Path, *, format: str, out: str | Path | None = None) ->
     run._run.require("examples")
     target = run.folder / f"export-{format}"
     if out is not None:
-        folders.claim(target := folders.place(out, "--out"))
+        folders.claim(target := place(out, "--out"))
     return exporting.export(run.examples, run.settings, format=format, out=target)
 
 
@@ -478,7 +478,7 @@ def initialise(folder: str | Path) -> list[Path]:
 
     Files that are there already are left alone; those that were written are returned.
     """
-    target = folders.place(folder, "raft init")
+    target = place(folder, "raft init")
     files = {
         f"{kind}/{name}": text for kind in ("pipelines", "prompts") for name, text in prompts.packaged(kind).items()
     }

@@ -16,7 +16,7 @@ from raft.backends.embedding import open_embedder
 from raft.backends.local.weights import give_back_memory
 from raft.backends.trainers import merge, questions, unsloth
 from raft.backends.trainers.check import check_student
-from raft.errors import UsageError, names_run, typed
+from raft.errors import UsageError, names_run, place, typed
 from raft.pipeline.build import searched
 from raft.pipeline.refusal import check_questions, train_head
 from raft.pipeline.retriever import Searching, train_retriever, used
@@ -24,7 +24,7 @@ from raft.pipeline.train import Replay, examples_digest, train_adapter
 from raft.protocols import OnEvent, Request, Trainer, TrainingPlan
 from raft.rag.format import PROMPTS, render_style
 from raft.settings.sections import TRAINERS, Index, Settings
-from raft.store import adapters, folders, lineage
+from raft.store import adapters, lineage
 from raft.store.again import again
 from raft.store.budget import enter
 from raft.store.fitness import Kind
@@ -266,7 +266,7 @@ def export_model(
     found = adapter_for(built.folder, adapter, student)
     kind: Kind = "gguf" if gguf else "4bit" if four_bits else "merged"
     usual = f"{found.name}.gguf" if gguf else f"export-{kind}-{found.name}"
-    target = built.folder / usual if out is None else folders.place(out, "--out")
+    target = built.folder / usual if out is None else place(out, "--out")
     if kind == "gguf":
         merge.require(found)
     elif kind == "4bit":

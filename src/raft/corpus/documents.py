@@ -15,10 +15,10 @@ from tempfile import TemporaryDirectory
 import polars as pl
 
 from raft.corpus.readers import MAX_FILE, SUFFIXES, Reading, ReadingProcess, format_of
-from raft.errors import UsageError
+from raft.errors import UsageError, place
 from raft.protocols import Workers, in_order
 from raft.store import tables
-from raft.store.folders import is_ours, place
+from raft.store.folders import is_ours
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from typing import Any
 import polars as pl
 from filelock import FileLock
 
-from raft.errors import UsageError, of_system, typed
-from raft.store import artifacts, folders, tables
+from raft.errors import UsageError, of_system, regular, typed
+from raft.store import artifacts, tables
 from raft.text import from_json
 
 FILE = "decisions.jsonl"
@@ -69,7 +69,7 @@ def read(path: Path) -> tuple[list[Decision], bool]:
         UsageError: the file cannot be read, or a line is no decision.
     """
     try:
-        text = folders.regular(path).read_bytes()
+        text = regular(path).read_bytes()
         whole, _, rest = text.rpartition(b"\n")
         torn = _is_torn(rest)
         lines = [*artifacts.parse_objects((whole if torn else text).decode("utf-8-sig"), path, _LINE)]

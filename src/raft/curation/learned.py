@@ -17,13 +17,12 @@ from pydantic import BaseModel, Field, FiniteFloat, ValidationError, model_valid
 
 from raft import logistic
 from raft.curation.decisions import APPROVED, HUMAN
-from raft.errors import UsageError, typed
+from raft.errors import UsageError, regular, typed
 from raft.kinds import traits
 from raft.logistic import Logistic
 from raft.prompts import Prompt
 from raft.protocols import Scorer
 from raft.store.again import again
-from raft.store.folders import regular
 from raft.text import at_home
 
 UNLIKELY = "unlikely to be right"

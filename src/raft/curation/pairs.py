@@ -19,14 +19,13 @@ import polars as pl
 
 from raft.corpus import pii, readers
 from raft.curation.clean import DECIDED, HUMAN
-from raft.errors import UsageError, typed
+from raft.errors import UsageError, regular, typed
 from raft.protocols import Retriever
 from raft.rag.format import is_no_answer
 from raft.rag.relevant import ABOUT, is_short, search_all
 from raft.settings.sections import Questions
 from raft.similarity import names
 from raft.store import tables
-from raft.store.folders import regular
 from raft.text import contains, content_words, embedded_text, find_quote, from_json, normalise, sentences
 from raft.text.languages import of_text, stems
 from raft.text.values import covers, fact_values

@@ -21,13 +21,12 @@ from raft.curation import likeness, reading
 from raft.curation.clean import HUMAN, judged, kept, passages_of, round_trip
 from raft.curation.duplicates import DUPLICATE, REWORDED, one_wording
 from raft.curation.user_questions import personal_data, refused
-from raft.errors import UsageError, typed
+from raft.errors import UsageError, regular, typed
 from raft.kinds import traits
 from raft.prompts import Prompt, also
 from raft.protocols import Completion, Generator, Request, Retriever
 from raft.similarity import NearIndex, same_marks, set_apart, turned_round
 from raft.store import tables
-from raft.store.folders import regular
 from raft.text import as_written, draw, from_json, normalise, overlap, word_count
 from raft.text.languages import of_text
 

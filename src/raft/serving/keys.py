@@ -8,8 +8,7 @@ import secrets
 from collections.abc import Mapping
 from pathlib import Path
 
-from raft.errors import UsageError, typed
-from raft.store.folders import regular
+from raft.errors import UsageError, regular, typed
 
 _LINE = re.compile(r"(?P<name>[\w.@-]{1,64})[ \t]+(?P<digest>[0-9a-f]{64})")
 _EXAMPLE = "raft serve --new-key ada --keys keys.txt"

@@ -7,10 +7,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from raft.errors import RaftError, typed
+from raft.errors import RaftError, regular, typed
 from raft.prompts import packaged
 from raft.settings import PATHS, PATHS_OR_NAMES, named, yaml_value
-from raft.store.folders import regular
 from raft.text import is_address
 from raft.text.secrets import HIDDEN, shown_address
 

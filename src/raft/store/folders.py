@@ -31,36 +31,6 @@ DRAFT = re.compile(rf"\.(?:{'|'.join(map(re.escape, (*_FILES, *_REPORTS)))})\.\d
 _FOLDERS = ("index", "lexical", "adapters", "benchmarks", "refusal", "retriever", "scratch")
 
 
-def place(path: str | Path, name: str) -> Path:
-    """Return where a path leads that somebody typed, `~` and all; `name` is what it was typed for.
-
-    Raises:
-        UsageError: it is empty, as where a variable of the shell is not set.
-    """
-    if not str(path).strip():
-        raise UsageError(
-            "An empty path is no place.",
-            where=name,
-            hint='echo "$NAME"   (of the variable that was meant), or . for this folder',
-        )
-    try:
-        return Path(path).expanduser()
-    except RuntimeError:
-        raise UsageError(f"There is no such user: {path}.", where=name, hint="name the whole path") from None
-
-
-def regular(path: Path) -> Path:
-    """Return a path that a file can be read from, or where nothing is: a pipe or a device would be waited for.
-
-    Raises:
-        UsageError: something else than a file is there.
-    """
-    if path.exists() and not path.is_file():
-        what = "a folder" if path.is_dir() else "a pipe or a device"
-        raise UsageError(f"{path} is {what}, and no file.", where=path, hint=f"ls -ld {typed(path)}")
-    return path
-
-
 def is_ours(folder: Path) -> bool:
     """Tell whether a folder is raft's: it has its mark, its manifest, or its ledger."""
     try:
