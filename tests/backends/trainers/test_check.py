@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ torch = pytest.importorskip("torch")
 
 from raft.backends.trainers import check  # noqa: E402  needs torch
 from raft.backends.trainers.check import check_student, free_memory  # noqa: E402
-from raft.errors import UsageError  # noqa: E402
+from raft.errors import MissingExtra, UsageError  # noqa: E402
 
 GIB = 1 << 30
 TEMPLATE = "{% for m in messages %}{{ m['role'] }} {{ m['content'] }}\n{% endfor %}"
@@ -80,6 +81,14 @@ def test_a_decoder_is_a_student(folder, config):
     """What writes on passes, a BERT that was made a decoder too."""
     set_config(folder, **config)
     assert check_student(str(folder), available=8 * GIB).model_type == config["model_type"]
+
+
+def test_without_torch_the_extra_is_named(folder, monkeypatch):
+    """Where transformers is installed and torch is not, the extra that brings it is named, and nothing else fails."""
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(MissingExtra, match="torch") as caught:
+        check_student(str(folder))
+    assert "raft-pipeline[train]" in str(caught.value)
 
 
 def test_a_model_without_a_chat_template_is_refused(folder):
