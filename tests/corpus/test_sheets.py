@@ -159,6 +159,52 @@ def test_long_numbers_are_shown_whole(one, value, form, shown):
     assert f"Part: Nut; Code: {shown}" in one("a.xlsx", stream.getvalue()).text
 
 
+@pytest.mark.parametrize(
+    ("value", "form", "shown"),
+    [
+        (1234.5, r"#\ ##0.00", "1 234.50"),
+        (-1234567.891, r"#\ ##0.00\ _€;[Red]\-#\ ##0.00\ _€", "-1 234 567.89"),
+        (12, r"#\ ##0", "12"),
+        (0.125, r"#\ ##0.0%", "12.5%"),
+        (12345, "#'##0", "12'345"),
+        (1.5, "0.0 00", "1.5"),
+        (0, '#,##0.00;-#,##0.00;"-"??\\ "€"', "- €"),
+        (0, "#,###", "0"),
+        (5551234567, "(000) 000-0000", "(555) 123-4567"),
+    ],
+)
+def test_numbers_are_parted_as_their_format_parts_them(one, value, form, shown):
+    """A space between thousands moves no decimals and adds no zeros; a zero shown as a dash has no figure."""
+    book = openpyxl.Workbook()
+    for row in (["Part", "Cost"], ["Nut", value]):
+        book.active.append(row)
+    book.active["B2"].number_format = form
+    stream = io.BytesIO()
+    book.save(stream)
+    assert f"Part: Nut; Cost: {shown}" == one("a.xlsx", stream.getvalue()).text.split("\n")[-1]
+
+
+@pytest.mark.parametrize("hidden", ["row", "column"])
+def test_what_merged_cells_say_stays_where_their_first_one_is_hidden(one, hidden):
+    """The words of merged cells are shown in those of them that are not hidden, and are read there."""
+    book = openpyxl.Workbook()
+    for row in (["Prices of May"], ["Id", "Part", "Cost"], [7, "Nut", 90], [8, None, 91], [9, "Gear", 92]):
+        book.active.append(row)
+    for cells in ("A1:C1", "B3:B4"):
+        book.active.merge_cells(cells)
+    if hidden == "row":
+        book.active.row_dimensions[3].hidden = True
+    else:
+        book.active.column_dimensions["A"].hidden = True
+    stream = io.BytesIO()
+    book.save(stream)
+    rows = one("a.xlsx", stream.getvalue()).text.split("\n")[2:]
+    if hidden == "row":
+        assert rows == ["Prices of May", "Id: 8; Part: Nut; Cost: 91", "Id: 9; Part: Gear; Cost: 92"]
+    else:
+        assert rows == ["Prices of May", *("Part: Nut; Cost: 90", "Part: Nut; Cost: 91", "Part: Gear; Cost: 92")]
+
+
 @pytest.mark.parametrize("shared", [True, False])
 def test_raised_figures_in_a_cell_never_join_a_number(one, shared):
     """The mark of a note is no digit of the number that it stands at, wherever the workbook keeps its texts."""

@@ -9,6 +9,7 @@ from collections.abc import Container, Iterable, Iterator, Sequence
 from datetime import date, datetime, time, timedelta
 from decimal import ROUND_HALF_UP, Decimal
 from itertools import chain, dropwhile, islice, pairwise
+from math import isfinite
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -36,6 +37,9 @@ _NO_VALUE = re.compile(
 )
 _LITERAL = re.compile(r'"([^"]*)"|\\(.)|\[\$([^\]-]*)[^\]]*\]|_.|\*.|\[[^\]]*\]')
 _DIGITS = re.compile(r"[0#?][0#?,.]*(?:E[+-]0+)?")
+_PARTERS = " '’\u00a0\u202f"
+_THOUSANDS = re.compile(rf"#{{1,3}}([{_PARTERS}])[#?0]{{3}}(?:\1[#?0]{{3}})*(?:\.[0#?]+)?,*(?![#?0])")
+"""Digits of a number that a sign other than a comma parts, as in most of Europe."""
 
 
 def read(path: Path, *, kind: str, **_others: object) -> list[Reading]:
@@ -360,21 +364,21 @@ def _merged(
         last = number
         if number in hidden and number not in merges:
             continue
-        cells = [
-            _shown(cell.value, cell.number_format) if cell.value is not None and column not in columns else ""
-            for column, cell in enumerate(row)
-        ]
+        cells = [_shown(cell.value, cell.number_format) if cell.value is not None else "" for cell in row]
         joined: set[int] = set()
         width = max(width, len(cells))
         under = [one for one in under if one[1] >= number]
         for left, bottom, right in merges.get(number, ()):
             under.append((left, bottom, min(right, max(width, left + 1, 50)), cells[left] if left < len(cells) else ""))
+        cells = ["" if column in columns else cell for column, cell in enumerate(cells)]
         for left, _, right, value in under:
             cells += [""] * (right + 1 - len(cells) if value else 0)
-            for column in range(left, right + 1 if value else left):
+            over = [column for column in range(left, right + 1 if value else left) if column not in columns]
+            for column in over:  # also where the first of them, which holds the value, is hidden
                 cells[column] = value
-                joined |= {column} if column > left else set()
-        yield cells, frozenset(joined)
+            joined.update(over[1:])
+        if number not in hidden:
+            yield cells, frozenset(joined)
 
 
 def _shown(value: Any, form: str) -> str:
@@ -393,20 +397,26 @@ def _shown(value: Any, form: str) -> str:
     plain, said = f"{value:.15g}" if isinstance(value, float) else str(value), []
 
     def literal(found: re.Match[str]) -> str:
-        said.append(next(filter(None, found.groups()), ""))
+        words = next(filter(None, found.groups()), "")
+        if words and words in _PARTERS:
+            return words
+        said.append(words)
         return "\x00"
 
     bare = _LITERAL.sub(literal, section)
     bare = bare.replace("General", "\x01", 1)
     pattern = re.search("\x01", bare) or _DIGITS.search(bare)
-    if not pattern or "/" in bare or re.search(r"\[[<>=]|@", section):
+    pattern = (pattern and _THOUSANDS.match(bare, pattern.start())) or pattern
+    groups = bool(pattern and _DIGITS.search(bare, pattern.end()))  # as of a telephone number
+    odd = "/" in bare or (groups and ("." in bare or not isfinite(value)))
+    if not pattern or odd or re.search(r"\[[<>=]|@", section):
         alone = not pattern and not bare.strip("\x00 ") and not re.search(r"\[[<>=]", section)
         return (alone and " ".join("".join(said).split())) or plain  # words alone, such as "none"
     number = abs(value) if own_sign else value
     own = f"{number:.15g}" if isinstance(number, float) else str(number)
     text = own if pattern[0] == "\x01" else _in_digits(number * 100 ** bare.count("%"), pattern[0])
     shown = bare[: pattern.start()] + text + bare[pattern.end() :]
-    if _DIGITS.search(bare, pattern.end()):  # digits in groups, as of a telephone number
+    if groups:
         digits = iter(reversed(str(abs(round(number))).zfill(len(re.findall("[0#?]", bare)))))
         shown = "".join(reversed([next(digits) if mark in "0#?" else mark for mark in reversed(bare)]))
         shown = "".join(reversed(list(digits))) + shown
@@ -414,10 +424,14 @@ def _shown(value: Any, form: str) -> str:
         shown = shown.replace("\x00", words, 1)
     if own_sign and re.search(r"\[(?:red|colou?r\s?\d)", section, re.IGNORECASE) and not re.search("[-−–(]", shown):
         shown = f"-{shown}"  # it is the colour that says so
-    return " ".join(shown.split())
+    return " ".join(shown.split()) or plain
 
 
 def _in_digits(value: float, pattern: str) -> str:
+    if not value and "0" not in pattern:
+        return ""  # as in the "-"?? of bookkeepers
+    if parted := _THOUSANDS.fullmatch(pattern):
+        return _in_digits(value, pattern.replace(parted[1], ",")).replace(",", parted[1])
     digits, _, exponent = pattern.partition("E")
     scaled = digits.rstrip(",")
     whole, _, decimals = scaled.partition(".")
