@@ -25,6 +25,12 @@ WORD = 'xmlns:w="http://schemas.openxmlformats.org/wordprocessingml/2006/main"'
             "hidden parts",
         ),
         ("<style>p.old {display:none}</style><p class=old>gone</p>", "hidden parts"),
+        ("<style><!-- .a {content:'}'} .old {display:none} --></style><p class=old>gone</p>", "hidden parts"),
+        ("<style>.old {display:block} .new, .old {display:none}</style><p class=old>gone</p>", "hidden parts"),
+        (
+            "<style>.m {display:none} @media (max-width:9em) {.m {display:block}}</style><p class=m>gone</p>",
+            "hidden parts",
+        ),
         ("<style>ul.old > li, .a .b {display:none}</style><ul class=old><li>gone</ul>", "hidden parts"),
         ("<NAV>gone</NAV>", "menus and banners"),
         ("<div role=navigation>gone</div>", "menus and banners"),
@@ -58,10 +64,21 @@ def test_what_is_no_part_of_a_document_is_left_out_and_counted(one, part, kind):
         "<style>.tab {display:none} .tab.on {display:block}</style><p class=tab>Kept</p>",
         "<style>.tab {display:none}</style><script>open('.tab')</script><p class=tab>Kept</p>",
         "<main aria-hidden=true><h1>Kept</h1></main>",
+        "<style>.d {display:none} @media (min-width:768px) {.d {display:block}}</style><p class=d>Kept</p>",
+        "<style>.d {display:none} @media (min-width:9em) {.d-md {display:block}}</style><p class='d d-md'>Kept</p>",
+        "<style>.tab {display:none} .active {display:block}</style><p class='tab active'>Kept</p>",
+        "<style>p.tab {display:none} .active {display:block !important}</style><p class='tab active'>Kept</p>",
+        "<style media=print>.on-screen {display:none}</style><p class=on-screen>Kept</p>",
+        "<style>@media print {@supports (a: b) {i {color: red}} .p {display:none}}</style><p class=p>Kept</p>",
+        "<noscript><style>.late {display:none}</style></noscript><p class=late>Kept</p>",
+        "<style>.card {color: red; .note {display:none} > .note {display:none}}</style><p class=note>Kept</p>",
+        "<style>> .note {display:none}</style><p class=note>Kept</p>",
+        "<style>.wow {visibility:hidden}</style><script src=wow.js></script><p class=wow>Kept</p>",
+        "<p style='backface-visibility:hidden'>Kept</p>",
     ],
 )
 def test_what_a_click_shows_is_kept(one, shown):
-    """Tabs, folded parts, bylines, and pages about cookies are text."""
+    """Tabs, folded parts, bylines, pages about cookies, and what a style shows on wide screens are text."""
     assert "Kept" in one("a.html", f"<p>First.</p>{shown}").text
 
 
@@ -313,7 +330,10 @@ def test_items_have_the_numbers_that_a_browser_shows(one):
         ("<style>.f {vertical-align:super}</style>Kept<span class=f style='display:none'>no</span>", "Kept"),
         ("Kept<iframe hidden srcdoc='<p>no</p>'></iframe>", "Kept"),
         ("<iframe srcdoc='<style>.n {display:none}</style><p class=n>no<p>Kept'></iframe>", "Kept"),
-        ("<ol type=a start=9999999><li>Kept</ol>", "9999999. Kept"),
+        ("<ol type=a start=26><li>one<li>two<li value=703>three</ol>", "z. one\naa. two\naaa. three"),
+        ("<ol type=A start=0><li>one<li>two</ol>", "0. one\nA. two"),
+        ("<ol type=I start=499><li>one<li value=4000>two</ol>", "CDXCIX. one\n4000. two"),
+        ("<style>td .f, i.g {vertical-align:super}</style>4<span class=f>1</span> or 3<i class=g>2</i>", "4 ¹ or 3²"),
     ],
 )  # fmt: skip
 def test_what_a_browser_shows_is_what_is_read(one, page, text):

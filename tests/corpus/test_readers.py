@@ -690,6 +690,7 @@ def test_a_format_without_a_reader_says_so(one):
         ("tables.html", "<table><tr><td>" * 20_000),
         ("notes.html", "<p>" + "a<sup>1</sup>" * 10_000),
         ("cell.html", "<table><tr><th>A<th>B<tr><td>" + "a|b<br>" * 10_000 + "<td>c</table>"),
+        ("rules.html", f"<style>{'.a .b {display:none} .c {vertical-align:sub}' * 20_000}</style>{'<i>a</i>' * 9_000}"),
     ],
 )
 def test_reading_takes_no_square_of_the_length(tmp_path, name, content):

@@ -7,7 +7,21 @@ _RAISED = dict(zip("0123456789+-−=()ni", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁻
 _LOWERED = dict(zip("0123456789+-−=()", "₀₁₂₃₄₅₆₇₈₉₊₋₋₌₍₎", strict=True))
 _NOTES = re.compile(r"\[.*\]|\(\d{1,2}\)|[*†‡§¶,\s]+|\d+(?:[,;]\s*\d+)+")
 _ORDINAL = re.compile(r"(?:st|nd|rd|th|[eè]|[èe]?re?|n?de?|te?|ers?|i?[èe]mes?|TM|SM|[®™©℠])\.?", re.IGNORECASE)
-_ROMAN = ((100, "c"), (90, "xc"), (50, "l"), (40, "xl"), (10, "x"), (9, "ix"), (5, "v"), (4, "iv"), (1, "i"))
+_ROMAN = (
+    (1000, "m"),
+    (900, "cm"),
+    (500, "d"),
+    (400, "cd"),
+    (100, "c"),
+    (90, "xc"),
+    (50, "l"),
+    (40, "xl"),
+    (10, "x"),
+    (9, "ix"),
+    (5, "v"),
+    (4, "iv"),
+    (1, "i"),
+)
 _PARTS = {
     **dict.fromkeys(("f", "mfrac"), "{0}/{1}"),
     **dict.fromkeys(("sSup", "msup", "limUpp", "mover"), "{0}{raised}"),
@@ -106,11 +120,18 @@ def _value(node: Any) -> str:
 
 
 def numeral(number: int, form: str) -> str:
-    """Return the number of an item as a form of Word writes it: "lowerLetter", "upperRoman", "decimalZero"; else 3."""
+    """Return the number of an item as its list writes it: "lowerLetter", "upperRoman", "decimalZero"; else 3.
+
+    Behind z Word goes on with aa, bb, cc ("lowerLetter"), and a browser with aa, ab, ac ("lowerAlpha").
+    """
+    text = ""
     if form.endswith("Letter") and 0 < number <= 780:
         text = chr(97 + (number - 1) % 26) * ((number - 1) // 26 + 1)
-    elif form.endswith("Roman") and 0 < number < 1000:
-        text = ""
+    elif form.endswith("Alpha") and number > 0:
+        while number > 0:
+            number, letter = divmod(number - 1, 26)
+            text = chr(97 + letter) + text
+    elif form.endswith("Roman") and 0 < number < 4000:
         for value, letters in _ROMAN:
             text, number = text + letters * (number // value), number % value
     else:

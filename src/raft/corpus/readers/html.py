@@ -4,7 +4,7 @@ import copy
 import re
 import textwrap
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -37,12 +37,17 @@ _DROPPED = [
     "textarea",
     "input",
 ]
-_HIDING = re.compile(r"display\s*:\s*none|visibility\s*:\s*(?:hidden|collapse)|mso-hide\s*:\s*all", re.IGNORECASE)
-_AT_MEDIA = re.compile(r"/\*.*?\*/|@[^{};]*(?:;|\{(?:[^{}]*\{[^{}]*\})*[^{}]*\})", re.DOTALL)
+_HIDING = re.compile(
+    r"(?<![\w-])(?:display\s*:\s*none|visibility\s*:\s*(?:hidden|collapse)|mso-hide\s*:\s*all)", re.IGNORECASE
+)
+_LEFT_OUT = re.compile(r"(?<![\w-])(?:display\s*:\s*none|mso-hide\s*:\s*all)", re.IGNORECASE)
+_SHOWING = re.compile(r"(?<![\w-])(?:display|visibility|mso-hide)\s*:", re.IGNORECASE)
+_NO_RULE = re.compile(r"/\*.*?(?:\*/|\Z)|<!--|-->|\"(?:[^\"\\\n]|\\.)*\"?|'(?:[^'\\\n]|\\.)*'?", re.DOTALL)
+"""Comments and texts in a style."""
+_ALWAYS, _SOMETIMES, _ELSEWHERE = 2, 1, 0
 _SIMPLE = r"(?:[a-z][a-z\d]*)?(?:[.#]-?[a-z_][\w-]*)*"
-_SELECTOR = re.compile(rf"(?=.){_SIMPLE}(?:(?:\s*>\s*|\s+)(?=[a-z.#]){_SIMPLE})?", re.IGNORECASE)
+_SELECTOR = re.compile(rf"(?=[a-z.#]){_SIMPLE}(?:(?:\s*>\s*|\s+)(?=[a-z.#]){_SIMPLE})?", re.IGNORECASE)
 _MOST_SELECTED = 1_000
-_RULE = re.compile(r"([^{}]{1,5000})\{([^{}]*)\}")
 _ROLES = {"navigation", "search", "menu", "menubar", "contentinfo", "dialog", "alertdialog"}
 _ASKING = re.compile(
     r"(?:cookie|consent|gdpr|ccpa)[\w-]*(?:banner|bar|notice|popup|modal|dialog|overlay|message|wall|layer|prompt|box)"
@@ -127,8 +132,7 @@ def to_markdown(source: str, left_out: dict[str, int]) -> tuple[str | None, str]
     numbers: dict[int, str] = {}
     for listed in page.find_all("ol"):
         form = _form(listed)
-        for entry, number in _numbered(listed):  # letters go to z here, and to bb in Word alone
-            numbers[id(entry)] = numeral(number, form if number <= 26 or "Roman" in form else "")
+        numbers.update({id(entry): numeral(number, form) for entry, number in _numbered(listed)})
     bulleted = converter.convert_li
 
     def item(element: Any, text: str, parent_tags: set[str]) -> str:
@@ -157,13 +161,13 @@ def _numbered(listed: Any) -> Iterator[tuple[Any, int]]:
 
 
 def _form(listed: Any) -> str:
-    """Return how an ordered list counts: "lowerLetter", "upperRoman" and so on."""
+    """Return how an ordered list counts: "lowerAlpha", "upperRoman" and so on."""
     styled = re.search(
         r"list-style(?:-type)?\s*:[^;]{0,100}?\b(lower|upper)-(alpha|latin|roman)", str(listed.get("style", ""))
     )
     if styled:
-        return styled[1] + ("Roman" if styled[2] == "roman" else "Letter")
-    return {"a": "lowerLetter", "A": "upperLetter", "i": "lowerRoman", "I": "upperRoman"}.get(listed.get("type"), "")
+        return styled[1] + ("Roman" if styled[2] == "roman" else "Alpha")
+    return {"a": "lowerAlpha", "A": "upperAlpha", "i": "lowerRoman", "I": "upperRoman"}.get(listed.get("type"), "")
 
 
 def _whole(said: str | None, otherwise: int) -> int:
@@ -175,8 +179,9 @@ def _drop(page: Any, left_out: dict[str, int]) -> None:
     opened = {
         one for element in page.find_all(attrs={"aria-controls": True}) for one in element["aria-controls"].split()
     }
-    concealed = _concealed(page)
-    _mark(page)
+    rules = list(_rules(page))
+    concealed = _concealed(page, rules)
+    _mark(page, rules)
     waiting = [page]
     while waiting:
         parent, gone = waiting.pop(), []
@@ -199,43 +204,95 @@ def _drop(page: Any, left_out: dict[str, int]) -> None:
             element.decompose()
 
 
-def _concealed(page: Any) -> set[str]:
-    """Return the classes and ids (`.old`, `#old`) that the page's own style hides and nothing in it shows again.
+def _rules(page: Any) -> Iterator[tuple[list[str], str, int]]:
+    """Yield the rules of the page's own styles: selectors, what is set, and `_ALWAYS` or `_SOMETIMES`, when it holds.
+
+    What holds on paper or on narrow screens alone is left out: the page is read as a wide screen shows it.
+    """
+    for style in page.find_all("style"):
+        around = _reach(f"@media {style.get('media') or 'all'}")
+        open_ = [("", min(around, _SOMETIMES) if style.find_parent("noscript") else around)]
+        words = ""
+        for part in re.split(r"([{}])", _NO_RULE.sub(" ", style.get_text())):
+            if part == "{":
+                begun = words.rpartition(";")[2].strip()  # what is before belongs to the rule around it
+                open_.append((begun, min(open_[-1][1], _reach(begun))))
+            elif part == "}" and len(open_) > 1:
+                selectors, _ = open_.pop()
+                if open_[-1][1] != _ELSEWHERE and not selectors.startswith("@"):
+                    yield [one.strip() for one in selectors.split(",")], words, open_[-1][1]
+            words = "" if part in ("{", "}") else part
+
+
+def _reach(begun: str) -> int:
+    """Return when the rules hold that stand in a block which is begun so."""
+    if re.fullmatch(r"@media\s+(?:only\s+)?(?:all|screen)(?:\s*,.*)?", begun, re.IGNORECASE | re.DOTALL):
+        return _ALWAYS
+    said = begun.lower() if begun.startswith("@media") else ""
+    paper = re.search(r"\b(?:print|speech)\b", said) and not re.search(r"\b(?:screen|not)\b", said)
+    return _ELSEWHERE if paper or re.search(r"max-|width\s*<", said) else _SOMETIMES
+
+
+_Rank = tuple[bool, bool, bool, int, bool]
+"""How strongly a style says of a class or an id whether it is shown, and last whether it hides it."""
+
+
+def _concealed(page: Any, rules: Sequence[tuple[list[str], str, int]]) -> dict[str, _Rank]:
+    """Return what the page's own style says of classes and ids (`.old`, `#old`), but for those that a script may show.
 
     What a selector of several parts hides (`ul.old > li`) is hidden here, as if its own style said so.
     """
-    css = _AT_MEDIA.sub("", " ".join(style.get_text() for style in page.find_all("style")))
-    rules = [(selectors, body) for selectors, body in _RULE.findall(css) if "display" in body or "visibility" in body]
-    hidden = {one.strip() for selectors, body in rules if _HIDING.search(body) for one in selectors.split(",")}
-    others = " ".join(selectors for selectors, body in rules if not _HIDING.search(body))
-    others += " ".join(script.get_text() for script in page.find_all("script"))
-    called = {one: re.findall(r"[.#]([\w-]+)", one) for one in hidden}
-    names = {one: [] if any(name in others for name in found) else found for one, found in called.items()}
-    simple = {one for one in hidden if re.fullmatch(r"[.#][\w-]+", one)}
-    for one in sorted(one for one in hidden - simple if _SELECTOR.fullmatch(one) and names[one])[:_MANY]:
+    told: set[str] = set()
+    for script in page.find_all("script"):
+        told.update(re.findall(r"[\w-]+", script.get_text()))
+    # what keeps its place is for a script to show, which may be anywhere
+    hiding = _HIDING if page.find("script", src=True) is None else _LEFT_OUT
+    said: dict[str, _Rank] = {}
+    within: dict[str, list[str]] = {}
+    shown: set[str] = set()
+    for number, (selectors, body, when) in enumerate(rules):
+        if not _SHOWING.search(body):
+            continue
+        hides = _HIDING.search(body) is not None
+        if hides and (when != _ALWAYS or not hiding.search(body)):
+            continue
+        for one in selectors:
+            if re.fullmatch(r"[.#][\w-]+", one):
+                rank = (when != _ALWAYS, "!important" in body, one[0] == "#", number, hides)
+                said[one] = max(said.get(one, rank), rank)
+                shown.update(() if hides else [one[1:]])
+            elif not hides:
+                told.update(re.findall(r"[.#]([\w-]+)", one))
+            elif _SELECTOR.fullmatch(one) and (names := re.findall(r"[.#]([\w-]+)", one)):
+                within[one] = names
+    there = {name for one in page.find_all(True) for name in (*one.get("class", ()), one.get("id"))} - told - shown
+    for one in [one for one, names in within.items() if there.issuperset(names)][:_MANY]:
         for element in page.select(one, limit=_MOST_SELECTED):
-            element["hidden"] = ""
-    return {one for one in simple if names[one]}
+            if shown.isdisjoint(element.get("class", ())):
+                element["hidden"] = ""
+    return {one: rank for one, rank in said.items() if one[1:] not in told}
 
 
-def _mark(page: Any) -> None:
+def _mark(page: Any, rules: Sequence[tuple[list[str], str, int]]) -> None:
     """Make marks of what is raised or lowered by its own style or by the page's."""
-    css = " ".join(style.get_text() for style in page.find_all("style"))
-    for selectors, body in _RULE.findall(_AT_MEDIA.sub("", css)):
-        if aligned := _ALIGNED.search(body):
-            for name in re.findall(r"(?:^|,)\s*[a-z]*\.([\w-]+)\s*(?=,|$)", selectors)[:_MANY]:
-                for one in page.find_all(class_=name, limit=_MOST_SELECTED):
-                    one["style"] = f"{one.get('style', '')};{aligned[0]}"
-    for mark in page.find_all(style=_ALIGNED):
-        if len(mark.get_text(strip=True)) <= 4 and mark.name in ("a", *_INLINE) and not mark.find(["sup", "sub"]):
-            mark.name = "sup" if _ALIGNED.findall(mark["style"])[-1].lower() == "super" else "sub"
+    sides: dict[str, str] = {}
+    for selectors, body, when in rules:
+        if when == _ALWAYS and (aligned := _ALIGNED.search(body)):
+            last = (re.search(r"\.([\w-]+)$", one) for one in selectors)
+            sides.update({found[1]: aligned[1] for found in last if found})
+    for mark in page.find_all(["a", *_INLINE]):
+        said = [sides[name] for name in mark.get("class", ()) if name in sides]
+        said += _ALIGNED.findall(str(mark.get("style", "")))
+        if said and len(mark.get_text(strip=True)) <= 4 and not mark.find(["sup", "sub"]):
+            mark.name = "sup" if said[-1].lower() == "super" else "sub"
 
 
-def _part(element: Any, opened: set[str], concealed: set[str]) -> str | None:
+def _part(element: Any, opened: set[str], concealed: dict[str, _Rank]) -> str | None:
     if _is_furniture(element):
         return "menus and banners"
     names = [f".{name}" for name in element.get("class", ())] + [f"#{element.get('id')}"] if element.attrs else []
-    return "hidden parts" if _is_hidden(element, opened, not concealed.isdisjoint(names)) else None
+    strongest = max((concealed[name] for name in names if name in concealed), default=None)
+    return "hidden parts" if _is_hidden(element, opened, strongest is not None and strongest[-1]) else None
 
 
 def _is_no_text(element: Any) -> bool:
