@@ -193,6 +193,7 @@ def test_a_manifest_with_odd_lines_is_no_traceback(folder, pristine, steps):
         ),
         *(("steps", 5), ("steps.questions", 5), ("steps.questions.inputs", [7]), ("steps.questions.seconds", "text")),
         *(("steps.questions.cost", [7]), ("steps.questions.notes", 5), ("steps.questions.artifacts", {"x": 5})),
+        *(("steps.cleaned.notes", {"splits": [5]}), ("steps.cleaned.notes", {"splits": {"train": "x"}, "reasons": {}})),
     ],
 )
 def test_a_manifest_whose_fields_are_of_other_types_is_told_and_mended(folder, pristine, place, value):

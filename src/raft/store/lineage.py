@@ -70,12 +70,17 @@ class _Entry(_Strict):
     rows: int | None = None
 
 
+class _Notes(_Strict):
+    reasons: dict[str, int] = {}
+    splits: dict[str, int] = {}
+
+
 class _Line(_Strict):
     key: str
     basis: str
     artifacts: dict[str, _Entry]
     inputs: dict[str, str] = {}
-    notes: dict[str, Any] = {}
+    notes: _Notes = _Notes()
     settings: dict[str, Any] = {}
     finished: str = ""
     seconds: float = 0

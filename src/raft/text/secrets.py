@@ -114,7 +114,9 @@ _USER = re.compile(
     r"|[^/?#\s@:]{0,100}:(?!\d*(?:[/?#\s]|$))(?:[^\s\"'<>]|[\"'](?![,;:)\]}>\s])){0,300})@"
 )  # a password may hold "/" or "#", or a quote that ends nothing; it ends somewhere, so that no text takes long.
 # A path has one "/" of an address that was taken for one.
-_BARE = re.compile(r"(?<![^\s='\"])[^\s/:@='\"<>]{1,100}:[^\s/@'\"<>]{1,300}@(?=[\w.\[-])")
+_NO_USER = r"(?:mailto|acct|sips?|xmpp):[^\s:@]{1,300}@|[^\s@]{1,400}@sha(?:256|384|512):"
+"""A name that people are written to at, and the digest of an image."""
+_BARE = re.compile(rf"(?<![^\s='\"])(?!{_NO_USER})[^\s/:@='\"<>]{{1,100}}:[^\s/@'\"<>]{{1,300}}@(?=[\w.\[-])", re.I)
 _GIVEN = re.compile(r"([?&;#])([^=&;#\s\"'<>]{1,80})=([^&;#\s\"'<>]+)")
 _TELLS = re.compile(r"key|token|secret|pass|pwd|auth|cred|sig|sas|jwt|session|^code$", re.I)
 HIDDEN = "***"
@@ -153,6 +155,8 @@ def shown_address(address: str) -> str:
     A part of a path looks like one if it has a key's known form, begins as one, stands behind the word, or is long
     and mixes capitals, small letters and digits. Ids of accounts and of deployments, which mix less, are told.
     """
+    if "//" not in address and re.match(rf"[\"']?(?:{_NO_USER})", address, re.I):
+        return shown(address)
     bare = "" if "//" in address else "//"
     whole = shown(_PASSWORD.sub(rf"\1{HIDDEN}@", bare + address))
     scheme, _, rest = whole.partition("//")

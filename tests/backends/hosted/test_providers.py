@@ -15,7 +15,7 @@ from raft.errors import UsageError
 from raft.settings import Settings, changed
 from raft.store.budget import Budget
 from raft.store.ledger import Ledger
-from raft.text.secrets import shown_address
+from raft.text.secrets import shown, shown_address
 
 OURS = "http://10.0.0.7:8000/v1"
 VARIABLES = ("OPENAI_BASE_URL", "OPENAI_API_BASE", "OLLAMA_API_BASE", "GROQ_API_BASE", "HOSTED_VLLM_API_BASE")
@@ -232,3 +232,13 @@ def test_a_key_in_the_path_of_an_address_is_not_written_down(key):
 def test_a_path_without_a_key_stays(path):
     """Ids of accounts and deployments, and names of models, are no keys: hidden, nobody could ask there again."""
     assert shown_address(f"https://gateway.example/{path}") == f"https://gateway.example/{path}"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["mailto:someone@example.org", "sip:me@example.org", "image:tag@sha256:4f1c", "'registry/image@sha256:4f1c'"],
+)
+def test_what_names_a_person_or_an_image_is_no_password(name):
+    """An address that people are written to at and the digest of an image are shown, beside a password too."""
+    assert shown(name) == shown_address(name) == name
+    assert shown(f"{name} user:{SECRET}@host mailto:user:{SECRET}@host").count(SECRET) == 0
