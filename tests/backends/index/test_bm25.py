@@ -1,6 +1,8 @@
 """The index of words, and its fusion with vectors."""
 
+import json
 import os
+import re
 import subprocess
 import sys
 
@@ -140,6 +142,18 @@ def test_damage_is_reported(tmp_path, index, name, how):
         path.write_bytes(content)
     with pytest.raises(DamagedArtifact):
         LexicalIndex.load(tmp_path / "lexical")
+
+
+@pytest.mark.parametrize(("asked", "wrong"), [(1, b": 9999999"), (20, b": 9999999"), (20, b": word"), (1, b"")])
+def test_damage_within_the_list_of_words_is_reported(tmp_path, index, asked, wrong):
+    """A number that no word has, or what is no JSON, is a DamagedArtifact, at the latest when its word is asked for."""
+    path = tmp_path / "lexical" / "vocab.index.json"
+    whole = path.read_bytes()
+    path.unlink()
+    path.write_bytes(re.sub(rb":\s*\d+", wrong, whole, count=1))
+    with pytest.raises(DamagedArtifact) as caught:
+        LexicalIndex.load(tmp_path / "lexical").search([next(iter(json.loads(whole)))] * asked, 3)
+    assert str(caught.value.where) == str(tmp_path / "lexical")
 
 
 @pytest.fixture(scope="module")

@@ -71,7 +71,10 @@ class LexicalIndex:
         identity: the indexed chunks and how words are made of them.
     """
 
-    def __init__(self, about: dict[str, Any], chunks: pl.DataFrame, vocabulary: bytes, held: list[np.ndarray]) -> None:
+    def __init__(
+        self, folder: Path, about: dict[str, Any], chunks: pl.DataFrame, vocabulary: bytes, held: list[np.ndarray]
+    ) -> None:
+        self._folder = folder
         self._chunks, self._language, self.identity = chunks, about.get("language", "en"), f"bm25:{about['digest']}"
         self._vocabulary: bytes | dict[str, int] = vocabulary
         self._held, self._asked = held, 0
@@ -119,12 +122,16 @@ class LexicalIndex:
             # read as bm25s does, which takes as long to be imported as all of this
             vocabulary = (folder / "vocab.index.json").read_bytes() if about["chunks"] else b"{}"
             paths = [folder / f"{part}.csc.index.npy" for part in ("indptr", "indices", "data") if about["chunks"]]
-            opened = cls(about, chunks, vocabulary, [np.asarray(np.load(path, mmap_mode="r")) for path in paths])
+            opened = cls(
+                folder, about, chunks, vocabulary, [np.asarray(np.load(path, mmap_mode="r")) for path in paths]
+            )
             whole = about["format"] == _FORMAT and len(chunks) == about["chunks"] and vocabulary.endswith(b"}")
+            listed = vocabulary.count(b'":') - vocabulary.count(b'"":')  # bm25s lists a word of no letters
+            whole = whole and (not paths or listed == len(opened._held[0]) - 1)
         except (OSError, ValueError, KeyError, TypeError, EOFError, pl.exceptions.PolarsError) as error:
             raise DamagedArtifact(f"The lexical index cannot be read: {error}", where=folder, hint=_REBUILD) from None
         if not whole:
-            raise DamagedArtifact("The lexical index is of another version.", where=folder, hint=_REBUILD)
+            raise DamagedArtifact("The lexical index is damaged, or of another version.", where=folder, hint=_REBUILD)
         return opened
 
     def search(self, queries: Sequence[str], k: int) -> pl.DataFrame:
@@ -134,13 +141,16 @@ class LexicalIndex:
         ordered by chunk_id.
         """
         self._asked += len(queries)
-        if self._asked >= _MANY and isinstance(self._vocabulary, bytes):
-            self._vocabulary = json.loads(self._vocabulary)
-        found = [
-            (number, rank, row, score)
-            for number, query in enumerate(queries)
-            for rank, (row, score) in enumerate(self._best(query, k), start=1)
-        ]
+        try:
+            if self._asked >= _MANY and isinstance(self._vocabulary, bytes):
+                self._vocabulary = json.loads(self._vocabulary)
+            found = [
+                (number, rank, row, score)
+                for number, query in enumerate(queries)
+                for rank, (row, score) in enumerate(self._best(query, k), start=1)
+            ]
+        except (ValueError, IndexError) as error:  # all words are not looked at before
+            raise DamagedArtifact(f"The lexical index is damaged: {error}", where=self._folder, hint=_REBUILD) from None
         kinds = {"query": pl.Int64, "rank": pl.Int64, "row": pl.Int64, "score": pl.Float64}
         hits = pl.DataFrame(found, schema=kinds, orient="row")
         return pl.concat([hits, self._chunks[hits["row"]]], how="horizontal").select(list(HITS))
