@@ -567,6 +567,8 @@ def test_status_of_a_build_that_stopped_at_the_questions(raft, corpus, monkeypat
     monkeypatch.chdir("..")
     own.write_text(json.dumps({"question": "Who pays?", "answers": ["it"]}) + "\n", "utf-8")
     assert "first mend" not in raft("status", "run").stdout
+    Path("run", "documents.parquet").write_bytes(b"PAR1")  # read anew before the questions are looked at
+    assert "still to be made" in raft("status", "run").stdout
 
 
 def test_an_index_that_is_used_no_more_is_not_to_be_made(raft, corpus):

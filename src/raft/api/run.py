@@ -230,8 +230,8 @@ class Built(Shown):
             if file := self.settings.evaluation:
                 file = self.folder / str(self.manifest.get("home") or "") / file  # where the build was typed
                 user_questions.register(file, documents_listed(self._run) if read else None)
-        except UsageError as error:
-            return str(error)
+        except (UsageError, DamagedArtifact) as error:  # damaged documents are read anew before questions are
+            return str(error) if isinstance(error, UsageError) else None
         return None
 
     def reviewed(self) -> dict[str, Any]:
