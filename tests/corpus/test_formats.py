@@ -96,6 +96,77 @@ def test_all_texts_of_an_email_are_read_in_their_order(one):
     assert (reading.text, reading.left_out) == ("Subject: x\n\nBody\n\n-- \nTo leave: write.", {})
 
 
+def test_an_email_is_what_its_reader_sees(one):
+    """A plain text that only says to open the page gives way to the page, and an invitation stands beside either."""
+    text, html = b"Content-Type: text/plain\n\n%s\n", b"Content-Type: text/html\n\n<p>%s</p>\n"
+    calendar = (
+        b"Content-Type: text/calendar\n\nBEGIN:VCALENDAR\nBEGIN:VEVENT\nSUMMARY;LANGUAGE=en:Audit\\, cold room\n"
+        b"DTSTART;TZID=Europe/Berlin:20260601T080000\nDTEND:20260601T080000Z\nLOCATION:Hall\n  7\n"
+        b"DESCRIPTION:Please come.\\nBring keys.\nBEGIN:VALARM\nDESCRIPTION:gone\nEND:VALARM\nEND:VEVENT\n"
+    )
+    head = b"Subject: x\n"
+    stub = multipart("alternative", text % b"View this in a browser.", html % b"The pump is 45 EUR.", head=head)
+    assert one("a.eml", stub).text == "Subject: x\n\nThe pump is 45 EUR."
+    event = (
+        "Event: Audit, cold room\nBegins: 2026-06-01 08:00 (Europe/Berlin)\nEnds: 2026-06-01 08:00 UTC\nPlace: Hall 7"
+    )
+    invited = one("b.eml", multipart("alternative", text % b"Please come.", calendar, head=head))
+    assert invited.text == f"Subject: x\n\nPlease come.\n\n{event}\nBring keys."
+    assert one("c.eml", head + calendar).text == f"Subject: x\n\n{event}\nPlease come.\nBring keys."
+
+
+def test_messages_within_an_email_are_read(one):
+    """What is forwarded as a message of its own is text; signatures are none, and what is encrypted is told."""
+    inner = b"Content-Type: message/rfc822\n%s\nFrom: Bo <b@x.org>\nSubject: Lease\n\nIt ends in 2027.\n"
+    signature = b"Content-Type: application/pgp-signature\n\nx\n"
+    for more in (b"", b"Content-Disposition: attachment; filename=a.eml\n"):
+        reading = one("a.eml", multipart("mixed", inner % more, signature, head=b"Subject: x\n"))
+        assert reading.text == "Subject: x\n\nSubject: Lease\nFrom: Bo <b@x.org>\n\nIt ends in 2027."
+        assert reading.left_out == {}
+    secret = multipart("encrypted", signature, signature, head=b"Subject: x\n")
+    assert one("b.eml", secret).left_out == {"encrypted parts": 1}
+    mark = "-----{} PGP {}-----\n"
+    armour = mark.format("BEGIN", "SIGNED MESSAGE") + "Hash: SHA256\n\nSeen.\n"
+    armour += mark.format("BEGIN", "SIGNATURE") + "Comment: a - b\n\nqQ==\n" + mark.format("END", "SIGNATURE")
+    armour += mark.format("BEGIN", "MESSAGE") + "\nqQ==\n" + mark.format("END", "MESSAGE")
+    reading = one("c.eml", f"Subject: x\n\n{armour}begin 644 a.bin\n#86)C\n`\nend\n[cid:a@b]")
+    assert reading.text == "Subject: x\n\nSeen."
+    assert reading.left_out == {"encrypted parts": 1, "attachments": 1, "pictures without text": 1}
+
+
+@pytest.mark.parametrize("boundary", ['; boundary="other"', ""])
+def test_parts_of_a_wrong_boundary_are_found(one, boundary):
+    """Parts whose boundary is not the one that is named, or that is named nowhere, cost no text."""
+    part = "Content-Type: text/plain; charset=utf-8\r\n\r\nDie Tür.\r\n"
+    parts = f"--B\r\n{part}--B\r\n{part.replace('Tür', 'Uhr')}--B--"
+    mail = f"Subject: x\r\nContent-Type: multipart/mixed{boundary}\r\n\r\n{parts}"
+    assert one("a.eml", mail.encode()).text == "Subject: x\n\nDie Tür.\n\nDie Uhr."
+
+
+@pytest.mark.parametrize(
+    ("head", "body"),
+    [
+        (b"\xef\xbb\xbf", "Die Tür.".encode()),
+        (b"\r\n\n", "Die Tür.".encode()),
+        (b"Content-Type: text/plain; charset=iso-8859-1\n", "Die Tür.".encode()),
+        (b"Content-Type: text/markdown\n", "Die Tür.".encode()),
+        (b"Content-Type: text/enriched\n", "Die <bold>Tür</bold>.".encode()),
+        (b"Content-Type: text/plain; format=Flowed; delsp=yes\n", "Die T \nür.".encode()),
+    ],
+)
+def test_an_email_is_read_as_mail_programs_do(one, head, body):
+    """Marks before the headers, a charset that is not so, and the less common forms of text cost nothing."""
+    assert one("a.eml", head + b"Subject: x\n\n" + body).text == "Subject: x\n\nDie Tür."
+
+
+def test_an_email_whose_headers_are_bytes_is_read(one):
+    """Headers that are not encoded are read in the charset of the text, and a mail of other headers is one."""
+    mail = "Subject: Gebühr\nContent-Type: text/plain; charset=%s\n\nDie Tür."
+    assert [one("a.eml", (mail % code).encode(code)).title for code in ("iso-8859-1", "utf-8")] == ["Gebühr"] * 2
+    assert one("b.eml", (mail % "utf-16").replace("Content-Type", "X").encode("utf-16")).title == "Gebühr"
+    assert one("c.eml", "Received: by x\n\nThe limit.").text == "The limit."
+
+
 def test_an_email_of_odd_headers_is_read(one):
     """Thousands of addresses take no minute, and a charset that decodes nothing costs no mail."""
     many = ",\n ".join(f"=?utf-8?q?J=C3=B6?= <p{number}@example.org>" for number in range(30_000))

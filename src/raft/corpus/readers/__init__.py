@@ -74,7 +74,7 @@ _FORMATS = {
     "yaml": _Format("records", ".yaml .yml", largest=32 * MEGABYTE, version=2),
     "ipynb": _Format("notebook", ".ipynb"),
     "pptx": _Format("slides", ".pptx"),
-    "eml": _Format("mail", ".eml", _PAGES, version=2),
+    "eml": _Format("mail", ".eml", _PAGES, version=3),
     "epub": _Format("epub", ".epub", _PAGES, version=2),
     "srt": _Format("subtitles", ".srt .vtt"),
 }
