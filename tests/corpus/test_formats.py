@@ -273,6 +273,96 @@ def test_slides_of_newer_and_stricter_programs_are_read_once(one):
     assert one("a.pptx", archive(**strict)).text == "new\n\n- deep\n\n                - deep\n\n10⁶"
 
 
+def deck(*slides, related="", **parts):
+    """Return a presentation of slides, each given by its shapes, that refer to parts."""
+    ids = "".join(f'<p:sldId r:id="r{number}"/>' for number in range(len(slides)))
+    named = {f"r{number}": f"slides/s{number}.xml" for number in range(len(slides))}
+    made = {"ppt/presentation.xml": f'<p:x {SLIDE} xmlns:r="{OFFICE}"><p:sldIdLst>{ids}</p:sldIdLst></p:x>'}
+    made["ppt/_rels/presentation.xml.rels"] = relations(**named)
+    for number, slide in enumerate(slides):
+        made[f"ppt/slides/s{number}.xml"] = slide and f'<p:sld {SLIDE} xmlns:r="{OFFICE}">{slide}</p:sld>'
+        made[f"ppt/slides/_rels/s{number}.xml.rels"] = related or relations()
+    return archive(**made, **parts)
+
+
+def frame(content, about=""):
+    """Return a frame with a chart or the like."""
+    return (
+        f"<p:graphicFrame><p:nvGraphicFramePr><p:cNvPr {about}/></p:nvGraphicFramePr><a:graphic>"
+        f"<a:graphicData>{content}</a:graphicData></a:graphic></p:graphicFrame>"
+    )
+
+
+def test_charts_and_diagrams_of_slides_are_read(one):
+    """A chart says its titles and the values of its series, a diagram its items in order."""
+    c, d = (
+        f'xmlns:{name[0]}="http://schemas.openxmlformats.org/drawingml/2006/{name}"' for name in ("chart", "diagram")
+    )
+
+    def cache(tag, values, form=""):
+        points = "".join(f'<c:pt idx="{number}"><c:v>{value}</c:v></c:pt>' for number, value in enumerate(values))
+        form = form and f"<c:formatCode>{form}</c:formatCode>"
+        return f"<c:{tag}><c:numRef><c:numCache>{form}{points}</c:numCache></c:numRef></c:{tag}>"
+
+    series = "".join(
+        f"<c:ser>{cache('tx', [name])}{cache('cat', cats, dates)}{cache('val', values, form)}</c:ser>"
+        for name, cats, dates, values, form in (
+            ("2026", ("North", "South"), "", ("41", "57.10000000000001"), "General"),
+            ("2027", ("46174",), "yyyy", ("0.07",), "0%"),
+        )
+    )
+    title = "<c:title><c:tx><c:rich><a:p><a:r><a:t>Output</a:t></a:r></a:p></c:rich></c:tx></c:title>"
+    chart = f"<c:chartSpace {c} {DRAWING}>{title}{series}</c:chartSpace>"
+    points = "".join(
+        f'<d:pt modelId="{key}"><d:t><a:p><a:r><a:t>{text}</a:t></a:r></a:p></d:t></d:pt>'
+        for key, text in ((3, "Ship"), (1, "Plan"), (2, "Ask"))
+    )
+    links = "".join(
+        f'<d:cxn srcId="{above}" destId="{below}" srcOrd="{order}"/>'
+        for above, below, order in ((0, 3, 1), (0, 1, 0), (1, 2, 0))
+    )
+    diagram = f'<d:dataModel {d} {DRAWING}><d:pt modelId="0" type="doc"/>{points}{links}</d:dataModel>'
+    slide = frame(f'<c:chart {c} r:id="c"/>', 'descr="By hall"') + frame(f'<d:relIds {d} r:dm="d"/>')
+    related = relations(c="../c.xml", d="../d.xml")
+    reading = one("a.pptx", deck(slide, related=related, **{"ppt/c.xml": chart, "ppt/d.xml": diagram}))
+    assert reading.text.split("\n\n") == [
+        *("By hall", "Output\n2026: North 41; South 57.1\n2027: 2026-06-01 7%", "- Plan\n  - Ask\n- Ship"),
+    ]
+
+
+def test_slides_are_read_as_they_are_seen(one):
+    """The title comes first, items have their numbers, equations are read; what is hidden or struck out is told."""
+    number = '<a:pPr><a:buAutoNum type="alphaLcPeriod" startAt="2"/></a:pPr>'
+    none = "<a:pPr><a:buNone/></a:pPr>"
+    math = 'xmlns:m="http://schemas.openxmlformats.org/officeDocument/2006/math"'
+    formula = (
+        f"<p:sp><p:txBody><a:p><a:r><a:t>F is </a:t></a:r><x:m xmlns:x='x'><m:oMath {math}><m:sSup><m:e>"
+        "<m:r><m:t>x</m:t></m:r></m:e><m:sup><m:r><m:t>2</m:t></m:r></m:sup></m:sSup></m:oMath></x:m></a:p></p:txBody></p:sp>"
+    )
+    struck = '<p:sp><p:txBody><a:p><a:r><a:rPr strike="sngStrike"/><a:t>90</a:t></a:r></a:p></p:txBody></p:sp>'
+    hidden = f'<p:grpSp><p:nvGrpSpPr><p:cNvPr hidden="1"/></p:nvGrpSpPr>{shape("gone")}</p:grpSp>'
+    adorning = '<p:pic><p:nvPicPr><p:cNvPr><x:decorative xmlns:x="x" val="1"/></p:cNvPr></p:nvPicPr></p:pic>'
+    named = '<p:pic><p:nvPicPr><p:cNvPr title="The pump"/></p:nvPicPr></p:pic>'
+    parts = (shape("Two_x000B_lines", "title"), shape("foot", "ftr"), hidden, adorning, named, formula, struck)
+    slide = shape("one\ntwo", "body", number) + shape("Prose.\nMore.", "body", none) + "".join(parts)
+    reading = one("a.pptx", deck(slide, ""))
+    assert reading.text.split("\n\n") == [
+        *("## Two lines", "b. one\nc. two", "Prose.", "More.", "The pump", "F is x²", "~~90~~"),
+    ]
+    assert reading.left_out == {"running lines": 1, "hidden parts": 1, "slides that cannot be read": 1}
+    assert len(reading.pages) == 2
+
+
+@pytest.mark.parametrize("suffix", [".pptx", ".docx", ".xlsx"])
+def test_an_office_document_with_a_password_is_told(one, suffix):
+    """Office puts what it encrypts into its older form: that is a password, and else an older file."""
+    old = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(600)
+    with pytest.raises(Unreadable, match="protected by a password"):
+        one(f"a{suffix}", old + "EncryptedPackage".encode("utf-16-le"))
+    with pytest.raises(Unreadable, match="older Office"):
+        one(f"a{suffix}", old)
+
+
 @pytest.mark.parametrize("suffix", [".pptx", ".epub"])
 def test_archives_of_something_else_are_damaged(one, suffix):
     """A zip of something else, or none at all, under such a name is an error in one sentence."""

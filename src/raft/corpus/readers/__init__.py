@@ -73,7 +73,7 @@ _FORMATS = {
     "jsonl": _Format("records", ".jsonl .ndjson", version=4),
     "yaml": _Format("records", ".yaml .yml", largest=32 * MEGABYTE, version=2),
     "ipynb": _Format("notebook", ".ipynb"),
-    "pptx": _Format("slides", ".pptx"),
+    "pptx": _Format("slides", ".pptx", version=2),
     "eml": _Format("mail", ".eml", _PAGES, version=3),
     "epub": _Format("epub", ".epub", _PAGES, version=2),
     "srt": _Format("subtitles", ".srt .vtt"),
@@ -82,6 +82,7 @@ SUFFIXES = {suffix: kind for kind, its in _FORMATS.items() for suffix in its.suf
 """File suffixes that can be read, and the format each stands for."""
 
 _STRICT = re.compile(rb"http://purl\.oclc\.org/ooxml/(\w+)/(\w+)")
+_OLD_OFFICE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f]")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 _JOINED = r"\u0590-\u1dff\u2100-\U0010ffff"
@@ -319,6 +320,10 @@ def check_archive(path: Path) -> None:
                         if limit < 0:
                             raise Unreadable("The file inflates to far more than a document does (a zip bomb?).")
     except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError) as error:
+        if (data := path.read_bytes()).startswith(_OLD_OFFICE):
+            if "EncryptedPackage".encode("utf-16-le") in data:
+                raise Unreadable("The file is protected by a password.") from error
+            raise Unreadable("It is a file of an older Office under a new name: save it in the new form.") from error
         raise Unreadable(f"The file is damaged: {_sentence(error)}") from error
 
 
