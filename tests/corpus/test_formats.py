@@ -4,6 +4,7 @@ import json
 import re
 from email.message import EmailMessage
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 from test_readers import archive
@@ -205,6 +206,71 @@ def test_a_book_is_its_chapters_in_order(one):
     reading = one("a.epub", archive(**{"META-INF/container.xml": container, "O/c.opf": package, **chapters}))
     assert (reading.title, reading.text) == ("The book", "# Two\n\n# One")
     assert reading.left_out == {"missing chapters": 1}
+
+
+def book(chapters, *more, container="O/c.opf", **files):
+    """Return a book of chapters: the bodies (or bytes) of pages by what the package calls them."""
+    package = "<package><manifest>" + "".join(
+        f'<item id="c{number}" href="{name}" media-type="application/xhtml+xml"/>'
+        for number, name in enumerate(chapters)
+    )
+    package += "".join(f'<item href="{name}" {about}/>' for name, about in more) + "</manifest><spine>"
+    package += "".join(f'<itemref idref="c{number}"/>' for number in range(len(chapters))) + "</spine></package>"
+    pages = {
+        f"O/{unquote(name)}": page if isinstance(page, bytes) else f"<html><body>{page}</body></html>"
+        for name, page in chapters.items()
+        if page
+    }
+    start = f'<container><rootfile full-path="x.pdf"/><rootfile full-path="{container}"/></container>'
+    return archive(**{"META-INF/container.xml": start, "O/c.opf": package, **pages, **files})
+
+
+@pytest.mark.parametrize("href", ["t/ch%201.xhtml", "T/CH 1.xhtml", "t/ch 1.xhtml#start", "/O/t/ch 1.xhtml"])
+@pytest.mark.parametrize("container", ["O/c.opf", "/O/c.opf", "none.opf"])
+def test_the_files_of_a_book_are_found(one, href, container):
+    """Names that are encoded, have another case, a place behind them or begin at the root are found as readers do."""
+    page = "<html><body><p>The limit &amp; more.</p></body></html>"
+    assert one("a.epub", book({href: ""}, container=container, **{"O/t/ch 1.xhtml": page})).text == "The limit & more."
+
+
+def test_a_book_with_encrypted_or_damaged_chapters_keeps_the_others(one):
+    """A chapter that is encrypted, a picture or no text is counted; a book of these alone is told to be protected."""
+    secret = "".join(
+        f'<EncryptedData><EncryptionMethod Algorithm="{method}"/><CipherReference URI="O/{name}"/></EncryptedData>'
+        for name, method in (("b.xhtml", "aes"), ("f.otf", "http://www.idpf.org/2008/embedding"))
+    )
+    hidden = {"META-INF/encryption.xml": f"<encryption>{secret}</encryption>"}
+    reading = one("a.epub", book({"a.xhtml": "Free.", "b.xhtml": b"\0\1" * 99, "c.xhtml": b"\0\1" * 99}, **hidden))
+    assert reading.text == "Free."
+    assert reading.left_out == {"encrypted chapters": 1, "chapters that cannot be read": 1}
+    with pytest.raises(Unreadable, match="protected"):
+        one("b.epub", book({"b.xhtml": b"\0\1" * 99}, **hidden))
+
+
+def test_a_chapter_without_a_heading_has_its_name_from_the_contents(one):
+    """What only the table of contents says is the heading of the chapter; one that has a heading keeps it."""
+    names = [("a.xhtml", "One: Limits"), ("b.xhtml", "Two")]
+    points = "".join(f'<navPoint><navLabel>{name}</navLabel><content src="{at}#x"/></navPoint>' for at, name in names)
+    links = "<nav>" + "".join(f'<a href="{at}">{name}</a>' for at, name in names) + "</nav>"
+    chapters = {"a.xhtml": "<p>It is 45 days.</p>", "b.xhtml": "<h2>Fees</h2>"}
+    for name, about, content in (("t.ncx", "", points), ("n.xhtml", 'properties="nav"', links)):
+        reading = one("a.epub", book(chapters, (name, about), **{f"O/{name}": f"<x>{content}</x>"}))
+        assert reading.text == "# One: Limits\n\nIt is 45 days.\n\n## Fees"
+
+
+def test_pages_of_books_are_read_as_they_are_seen(one):
+    """Marks of notes and powers stand apart, printed page numbers go, notes that are hidden until opened stay."""
+    page = (
+        '<p>24<a epub:type="noteref" href="#n">1</a> months <span epub:type="pagebreak">12</span>long, '
+        '10<span class="up">6</span> and <m:math><m:msup><m:mi>x</m:mi><m:mn>2</m:mn></m:msup></m:math>, '
+        "<ruby>東京<rt>とうきょう</rt></ruby>, <ruby>WWW<rt>web</rt></ruby></p>"
+        '<p class="off">gone</p><footer><aside class="off" id="n">By law.</aside></footer>'
+    )
+    style = ".up { vertical-align: super } .off { display: none }"
+    made = book({"a.xhtml": f'<link rel="stylesheet" href="../s.css"/>{page}'.encode()}, **{"s.css": style})
+    reading = one("a.epub", made)
+    assert reading.text == "24 ¹ months long, 10⁶ and x², 東京, WWW (web)\n\nBy law."
+    assert reading.left_out == {"hidden parts": 1}
 
 
 def shape(text, role="", more=""):

@@ -63,7 +63,7 @@ _FORMATS = {
     "mdx": _Format("text", ".mdx", version=2),
     "txt": _Format("text", ".txt .text", version=2),
     "rst": _Format("text", ".rst", version=2),
-    "html": _Format("html", ".html .htm .xhtml", _PAGES, largest=32 * MEGABYTE, version=5),
+    "html": _Format("html", ".html .htm .xhtml", _PAGES, largest=32 * MEGABYTE, version=6),
     "pdf": _Format("pdf", ".pdf", ("pypdfium2",), seconds=300, version=2),
     "docx": _Format("docx", ".docx", ("mammoth", *_PAGES), version=4),
     "xlsx": _Format("sheets", ".xlsx .xlsm", ("openpyxl",), version=3),
@@ -75,7 +75,7 @@ _FORMATS = {
     "ipynb": _Format("notebook", ".ipynb"),
     "pptx": _Format("slides", ".pptx", version=2),
     "eml": _Format("mail", ".eml", _PAGES, version=3),
-    "epub": _Format("epub", ".epub", _PAGES, version=2),
+    "epub": _Format("epub", ".epub", _PAGES, version=3),
     "srt": _Format("subtitles", ".srt .vtt"),
 }
 SUFFIXES = {suffix: kind for kind, its in _FORMATS.items() for suffix in its.suffixes.split()}

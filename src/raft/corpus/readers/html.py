@@ -19,6 +19,12 @@ _CLOSES_ITSELF = re.compile(
     r"<(?!(?:area|base|br|col|embed|hr|img|input|link|meta|param|source|track|wbr)\b)([a-z][\w:-]*)(\s[^<>]{0,2000})?/>",
     re.I,
 )
+_PREFIXED = re.compile(r"(</?)(?:m|mml|mathml):(?=[a-z])")
+_PRINTED = re.compile(r"(?:doc-)?pagebreak")
+"""Where a page of the printed book begins."""
+_LONGEST_NUMBER = 12
+_NOTED = re.compile(r"(?:doc-)?noteref")
+_KANA = re.compile(r"[\u3040-\u30ff\u3105-\u312f\u02c7\u02ca\u02cb\u02d9\s]+")
 _ROW = re.compile(r"^\|.*", re.MULTILINE)
 _EMPTY = re.compile(r"^(?:\|[ |]*|#+)$\n?", re.MULTILINE)
 _MAX_DEPTH = 1_000
@@ -93,6 +99,7 @@ def to_markdown(source: str, left_out: dict[str, int]) -> tuple[str | None, str]
     declared = _DECLARED.match(source)
     if declared or "//DTD XHTML" in source[:400]:
         source = _CLOSES_ITSELF.sub(r"<\1\2></\1>", source[declared.end() if declared else 0 :])
+    source = _PREFIXED.sub(r"\1", source)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that a page is XHTML, or looks like a file's name, is no news to the user
         page = require("bs4", why="to read HTML and DOCX files").BeautifulSoup(source, "lxml")
@@ -179,6 +186,7 @@ def _drop(page: Any, left_out: dict[str, int]) -> None:
     opened = {
         one for element in page.find_all(attrs={"aria-controls": True}) for one in element["aria-controls"].split()
     }
+    opened |= _as_printed(page)
     rules = list(_rules(page))
     concealed = _concealed(page, rules)
     _mark(page, rules)
@@ -202,6 +210,27 @@ def _drop(page: Any, left_out: dict[str, int]) -> None:
             parent.extend(kept)
         for element in gone:
             element.decompose()
+
+
+def _as_printed(page: Any) -> set[str]:
+    """Part marks of notes, readings and numbers of printed pages from the text; return what the marks open."""
+    opened = set()
+    for kind in ("epub:type", "role"):
+        for link in page.find_all("a", attrs={kind: _NOTED}):
+            opened.add(str(link.get("href", "")).removeprefix("#"))
+            if not link.find_parent("sup") and not link.find("sup"):
+                link.wrap(page.new_tag("sup"))
+        for one in page.find_all(attrs={kind: _PRINTED}):
+            if len(one.get_text(strip=True)) <= _LONGEST_NUMBER:
+                one.clear()
+    for ruby in page.find_all("ruby"):
+        reading = "".join(one.get_text() for one in ruby.find_all("rt"))
+        for one in ruby.find_all(["rt", "rp"]):
+            if _KANA.fullmatch(reading):  # as Word's furigana
+                one.clear()
+            elif one.name == "rt" and not ruby.find("rp"):
+                one.string = f" ({one.get_text(strip=True)})"
+    return opened
 
 
 def _rules(page: Any) -> Iterator[tuple[list[str], str, int]]:

@@ -133,13 +133,13 @@ def _described(about: ET.Element | None) -> tuple[str, bool]:
     if about is None:
         return "", False
     adorns = any(one.tag.endswith("}decorative") and one.get("val") in {"1", "true"} for one in about.iter())
-    return described(about.get("descr") or about.get("title", "")), adorns
+    return described(about.get("descr") or about.get("title") or ""), adorns
 
 
 def _drawn(frame: ET.Element, part: _Related) -> str:
     """Return what a chart or a diagram says."""
     for reference in frame.iter():
-        data = part(reference.get(_DATA) or reference.get(_ID, ""))
+        data = part(reference.get(_DATA) or reference.get(_ID) or "")
         if data is not None and reference.tag.endswith("}chart"):
             return "\n".join(filter(None, _chart(data)))
         if data is not None and reference.tag.endswith("}relIds"):
