@@ -17,18 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from raft.corpus.readers import MAX_FILE, Reading, Unreadable, clean, require
-from raft.corpus.readers.pdf_page import (
-    WIDE,
-    Frame,
-    Page,
-    Piece,
-    Row,
-    Rule,
-    numbered,
-    read_page,
-    walled,
-    without_running_lines,
-)
+from raft.corpus.readers.pdf_page import numbered, read_page, without_running_lines
+from raft.corpus.readers.pdf_pieces import WIDE, Frame, Page, Piece, Row, Rule, walled
 
 _ITEM = re.compile(r"(?:[-–•·▪◦*o]|\(?\d{1,3}[.)]|\(?[a-z][.)])\s+\S")
 _BULLET = re.compile(r"^[•·▪◦]\s+")
