@@ -2,14 +2,17 @@
 
 import io
 
+import pypdfium2
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from reportlab.lib.utils import ImageReader
+from reportlab.pdfbase import pdfmetrics
+from reportlab.pdfbase.cidfonts import UnicodeCIDFont
 from reportlab.pdfgen.canvas import Canvas
 
-from raft.corpus.readers import read
+from raft.corpus.readers import Unreadable, read
 
 HEIGHT = 842
 PROSE = [
@@ -368,3 +371,149 @@ def test_a_number_is_no_title(pages):
         lines(PROSE, top=650)(canvas)
 
     assert pages(draw).title == "Care of the valve"
+
+
+def test_what_nobody_sees_is_left_out_and_counted(pages):
+    """Text outside what is shown of a page, white on white, or in hidden and secret fields is no text."""
+
+    def draw(canvas):
+        canvas.setCropBox((50, 400, 500, 800))
+        for left, height, said in ((60, 700, "Seen."), (900, 700, "Beside."), (60, 100, "Cropped.")):
+            canvas.drawString(left, height, said)
+        canvas.setFillColorRGB(0, 0, 0.5)
+        canvas.rect(50, 590, 300, 30, fill=1)
+        canvas.setFillColorRGB(1, 1, 1)
+        canvas.drawString(60, 600, "White on blue.")
+        canvas.drawString(60, 500, "White on white.")
+        field = canvas.acroForm.textfield
+        field(name="a", value="hidden", x=60, y=640, width=90, height=15, fieldFlags="", annotationFlags="hidden")
+        field(name="b", value="secret", x=60, y=450, width=90, height=15, fieldFlags="password")
+
+    reading = pages(draw)
+    assert (reading.text, reading.left_out) == ("Seen.\n\nWhite on blue.", {"hidden parts": 5})
+
+
+def test_comments_stamps_and_attachments_are_counted(pages, tmp_path):
+    """What is pinned to a page, or to the document, is left out, and said to be."""
+    notes = " ".join(
+        f"<< /Type /Annot /Subtype /{kind} /Rect [60 700 90 720] /Contents ({said}) >>"
+        for kind, said in (("Text", "Why?"), ("Highlight", "Check."), ("Highlight", ""), ("Stamp", "Draft"))
+    )
+    font = "<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>"
+    path = tmp_path / "a.pdf"
+    made = raw_pdf(font, "BT /F1 12 Tf 60 600 Td (The limit.) Tj ET")
+    path.write_bytes(made.replace(b"/Contents 4 0 R", b"/Contents 4 0 R /Annots [" + notes.encode() + b"]"))
+    with pypdfium2.PdfDocument(path) as document:
+        document.new_attachment("a.txt").set_data(b"x")
+        document.save(tmp_path / "b.pdf")
+    (reading,) = read(tmp_path / "b.pdf", text_field="text")
+    assert (reading.text, reading.left_out) == ("The limit.", {"comments": 2, "stamps": 1, "attachments": 1})
+
+
+def test_scans_with_numbers_are_told(pages):
+    """A page that is a picture but for its number is counted as one, and a file of such pages is a scan."""
+    picture = io.BytesIO()
+    Image.new("RGB", (8, 8), "gray").save(picture, "png")
+
+    def scan(canvas):
+        canvas.drawImage(ImageReader(picture), 0, 0, 595, HEIGHT)
+        canvas.drawString(280, 20, f"Page {canvas.getPageNumber()}")
+
+    reading = pages(lines(["The limit", "is 45 days."]), scan, scan, scan)
+    assert reading.left_out == {"pictures without text": 3, "running lines": 3}
+    with pytest.raises(Unreadable, match="a scan"):
+        pages(scan, scan, scan)
+
+
+@pytest.mark.parametrize("initial", ["T", "A "])
+def test_an_initial_belongs_to_its_word(pages, initial):
+    """A letter as high as several lines begins the first of them, as a letter of its word or as a word."""
+    letter = initial.strip()
+    rest = "he hall" if letter == "T" else "hall"
+
+    def draw(canvas):
+        canvas.setFont("Helvetica", 32)
+        canvas.drawString(60, 686, letter)
+        canvas.setFont("Helvetica", 10)
+        beside = [f"{rest} in the north has a limit of 45 days for the", "goods that come by ship to the hall, and for"]
+        lines(beside, 85)(canvas)
+        lines(["those of the south, which has a hall of its own,", "there is none."], top=672)(canvas)
+
+    assert pages(draw).text == (
+        f"{initial}{rest} in the north has a limit of 45 days for the goods that come by ship to the hall, and for "
+        "those of the south, which has a hall of its own, there is none."
+    )
+
+
+def test_a_watermark_is_no_title_and_no_heading(pages):
+    """Large words across the page come last, and are no name of the document."""
+
+    def draw(canvas):
+        canvas.saveState()
+        canvas.translate(300, 400)
+        canvas.rotate(45)
+        canvas.setFont("Helvetica", 60)
+        canvas.drawCentredString(0, 0, "DRAFT")
+        canvas.restoreState()
+        canvas.setFont("Helvetica", 20)
+        canvas.drawString(60, 740, "Limits")
+        canvas.setFont("Helvetica", 10)
+        lines(["The limit is 45 days."])(canvas)
+
+    reading = pages(draw)
+    assert (reading.title, reading.text) == ("Limits", "# Limits\n\nThe limit is 45 days.\n\nDRAFT")
+
+
+def test_code_keeps_its_lines_and_indents(pages):
+    """Lines in a typewriter's letters among others are code, and a document that is all typewritten is prose."""
+    code = ["if open:", "    close()", "    wait()"]
+
+    def draw(canvas):
+        lines(["The program below closes all halls of the yard, and waits for"])(canvas)
+        canvas.setFont("Courier", 10)
+        lines(code, top=672)(canvas)
+
+    reading = pages(draw)
+    assert reading.text.endswith("\n\n```\nif open:\n    close()\n    wait()\n```")
+
+    def typed(canvas):
+        canvas.setFont("Courier", 10)
+        lines(["All halls of the yard are closed,", "and then they wait."])(canvas)
+
+    assert pages(typed).text == "All halls of the yard are closed, and then they wait."
+
+
+@pytest.mark.parametrize(
+    ("upper", "lower", "text"),
+    [
+        ("the doors are at the Ein-", "und Ausgang of the hall", "Ein- und Ausgang"),
+        ("the doors are those of Baden-", "Baden in the south of it", "Baden-Baden"),
+        ("the doors are made in the form AB-", "12 and in no other form", "AB-12"),
+        ("the doors and the temper-", "ature of the hall in the north", "temperature"),
+    ],
+)
+def test_words_that_a_line_breaks_are_mended(pages, upper, lower, text):
+    """A hyphen at the end of a line stays where it belongs to the words; so does one at the end of a page."""
+    first = ["This is a line of the body that is as long as others are", f"and {upper}"]
+    assert text in pages(lines([*first, lower])).text
+    if lower[0].islower():
+        assert text in pages(lines(first), lines([lower])).text
+
+
+def test_dots_that_lead_to_a_number_are_no_text(pages):
+    """Dots between a name and its page, as in a table of contents, are one sign."""
+    names = [(f"{name} {'.' * 40}", page) for name, page in (("Limits", "3"), ("Fees", "12"), ("Halls", "40"))]
+    assert pages(lines(names, across=300)).text == table([("Limits …", "3"), ("Fees …", "12"), ("Halls …", "40")])
+
+
+def test_lines_that_go_down_are_read_from_the_right(pages):
+    """Vertical text has its first line on the right."""
+    font = UnicodeCIDFont("HeiseiMin-W3", isVertical=True)
+    pdfmetrics.registerFont(font)
+
+    def draw(canvas):
+        canvas.setFont(font.fontName, 12)
+        for column, line in enumerate(("会議は十二号室です。", "期限は四十五日です。")):
+            canvas.drawString(500 - 20 * column, 780, line)
+
+    assert pages(draw).text == "会議は十二号室です。\n期限は四十五日です。"

@@ -64,7 +64,7 @@ _FORMATS = {
     "txt": _Format("text", ".txt .text", version=2),
     "rst": _Format("text", ".rst", version=2),
     "html": _Format("html", ".html .htm .xhtml", _PAGES, largest=32 * MEGABYTE, version=6),
-    "pdf": _Format("pdf", ".pdf", ("pypdfium2",), seconds=300, version=2),
+    "pdf": _Format("pdf", ".pdf", ("pypdfium2",), seconds=300, version=3),
     "docx": _Format("docx", ".docx", ("mammoth", *_PAGES), version=4),
     "xlsx": _Format("sheets", ".xlsx .xlsm", ("openpyxl",), version=3),
     "csv": _Format("sheets", ".csv", version=3),

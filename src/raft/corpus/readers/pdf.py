@@ -12,25 +12,19 @@ import re
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from raft.corpus.readers import MAX_FILE, Reading, Unreadable, clean, require
 from raft.corpus.readers.pdf_page import numbered, read_page, without_running_lines
-from raft.corpus.readers.pdf_pieces import WIDE, Frame, Page, Piece, Row, Rule, walled
+from raft.corpus.readers.pdf_pieces import WIDE, Frame, Page, Piece, Row, Rule, Table, frame_text, join_pages, walled
 
-_ITEM = re.compile(r"(?:[-–•·▪◦*o]|\(?\d{1,3}[.)]|\(?[a-z][.)])\s+\S")
-_BULLET = re.compile(r"^[•·▪◦]\s+")
+_LEADERS = re.compile(r"\s*(?:[.·…]\s?){5,}")
 _MARK = re.compile(r"[-–•·▪◦*‣➢]|\(?(?:\d{1,3}|[a-z])[.)]")
 _WORD = re.compile(r"[^\W\d_]+(?:-[^\W\d_]+)*")
 _BROKEN = re.compile(r"\S+-$")
 MOST_COLUMNS = 60
-
-
-@dataclass
-class _Table:
-    rows: list[list[str]]
 
 
 def read(path: Path, *, kind: str, **_others: object) -> list[Reading]:
@@ -50,6 +44,8 @@ def read(path: Path, *, kind: str, **_others: object) -> list[Reading]:
     try:
         left_out: Counter[str] = Counter()
         pages = list(_pages(document, left_out))
+        left_out["attachments"] += document.count_attachments()
+        left_out["forms that Adobe's programs alone show"] += document.get_formtype() == pdfium.raw.FORMTYPE_XFA_FULL
         title = _title(document.get_metadata_value("Title"))
     finally:
         document.close()
@@ -59,16 +55,29 @@ def read(path: Path, *, kind: str, **_others: object) -> list[Reading]:
         raise Unreadable(damaged or "There is no text in it: a scan? Run OCR on it first.")
     frames = [[(frame, _rows(frame)) for frame in page.frames] for page in pages]
     running = without_running_lines(frames, _heading_levels(pieces))
-    levels = _heading_levels(piece for page in frames for _, its in page for row in its for piece in row)
+    levels = _heading_levels(
+        piece for page in frames for frame, its in page if not frame.slanted for row in its for piece in row
+    )
+    scans = sum(page.pictures and not any(its for _, its in left) for page, left in zip(pages, frames, strict=True))
+    left_out["pictures without text"] += scans
     left_out["running lines"] += sum(running.values())
     words = {word for piece in pieces for word in _WORD.findall(_BROKEN.sub("", piece.text))}
     blocks = [[(frame, _blocks(its, frame)) for frame, its in page] for page in frames]
-    text, starts = _join_pages(
-        ["\n\n".join(filter(None, (_frame_text(its, frame, levels, words) for frame, its in page))) for page in blocks]
+    drawn = sum(len(piece.text) for piece in pieces)
+    code = sum(len(piece.text) for piece in pieces if piece.even) < drawn / 2  # else all is typewritten
+    text, starts = join_pages(
+        [
+            "\n\n".join(filter(None, (frame_text(its, frame, levels, words, code=code) for frame, its in page)))
+            for page in blocks
+        ],
+        words,
     )
     if not text:
-        raise Unreadable("There is no text in it but page numbers and running lines.")
-    title = title or _largest([block for _, its in blocks[0] for block in its], levels) or next(iter(running), None)
+        scan = ": a scan? Run OCR on it first." if scans else "."
+        raise Unreadable(f"There is no text in it but page numbers and running lines{scan}")
+    across = {piece.text for page in pages for frame in page.frames if frame.slanted for piece in frame.pieces}
+    title = title or _largest([block for frame, its in blocks[0] if not frame.slanted for block in its], levels)
+    title = title or next((line for line in running if line not in across), None)
     return [Reading(title or path.stem, text, kind, tuple(starts), left_out={k: n for k, n in left_out.items() if n})]
 
 
@@ -80,7 +89,7 @@ def _title(text: object) -> str | None:
     return title if useful else None
 
 
-def _largest(blocks: list[Piece | _Table], levels: dict[tuple[float, bool], int]) -> str | None:
+def _largest(blocks: list[Piece | Table], levels: dict[tuple[float, bool], int]) -> str | None:
     """Return the heading that is set largest, if it is more than a number."""
     lines = [block for block in blocks if isinstance(block, Piece)]
     named = [line for line in lines if len(re.findall(r"[^\W\d_]", line.text)) >= 2 and not numbered(line.text)]
@@ -102,7 +111,9 @@ def _pages(document: Any, left_out: Counter[str]) -> Iterator[Page]:
         result = read_page(page, form=document.formenv)
         page.close()
         left_out["characters without a letter"] += result.no_letter
-        left_out["pictures without text"] += result.pictures
+        left_out["hidden parts"] += result.hidden
+        left_out["comments"] += result.comments
+        left_out["stamps"] += result.stamps
         size += sum(len(piece.text) for frame in result.frames for piece in frame.pieces)
         if size > MAX_FILE:
             raise Unreadable("The file inflates to far more than a document does.")
@@ -118,7 +129,10 @@ def _rows(frame: Frame) -> list[Row]:
             result[-1].append(piece)
         else:
             result.append([piece])
-    return [_joined(sorted(row, key=lambda piece: piece.left), frame.down) for row in result]
+    rows = [_joined(sorted(row, key=lambda piece: piece.left), frame.down) for row in result]
+    for piece in itertools.chain.from_iterable(rows):
+        piece.text = _LEADERS.sub(" … ", piece.text).strip()
+    return rows
 
 
 def _joined(row: Row, walls: list[Rule]) -> Row:
@@ -129,7 +143,8 @@ def _joined(row: Row, walls: list[Rule]) -> Row:
         mark = len(row) == 2 and gap < 4 * size and _MARK.fullmatch(last.text)
         if (mark or -0.3 * size < gap <= WIDE * size) and not walled(last, piece, walls):
             text = last.text + (" " if gap > 0.15 * size else "") + piece.text
-            result[-1] = replace(last, text=text, right=piece.right, place=min(last.place, piece.place))
+            even, place = last.even and piece.even, min(last.place, piece.place)
+            result[-1] = replace(last, text=text, right=piece.right, place=place, even=even)
         else:
             result.append(piece)
     return result
@@ -147,19 +162,19 @@ def _heading_levels(pieces: Iterable[Piece]) -> dict[tuple[float, bool], int]:
     return {face: level for level, face in enumerate(larger[:6], start=1)}
 
 
-def _blocks(its: list[Row], frame: Frame, *, depth: int = 0) -> list[Piece | _Table]:
+def _blocks(its: list[Row], frame: Frame, *, depth: int = 0) -> list[Piece | Table]:
     """Return lines and tables from top to bottom, columns of prose one after the other.
 
     Where pieces stand at one height and belong to neither, the order is that of drawing.
     """
-    found: list[tuple[int, list[Piece | _Table]]] = []
+    found: list[tuple[int, list[Piece | Table]]] = []
     grids = _grids(its, frame)
     number, drawn = 0, False
     while number < len(its):
         if number in grids:
             table, stop = grids[number]
             place = min(piece.place for row in its[number:stop] for piece in row)
-            found.append((place, [_Table(table)]))
+            found.append((place, [Table(table)]))
             number = stop
             continue
         band, gaps = _band(its, number, min((one for one in grids if one > number), default=len(its)))
@@ -168,7 +183,7 @@ def _blocks(its: list[Row], frame: Frame, *, depth: int = 0) -> list[Piece | _Ta
         if depth < 3 and band and _is_prose(columns, band, frame):
             found.append((place, [b for column in columns for b in _blocks(column, frame, depth=depth + 1)]))
         elif band and (band := _ended(band)):
-            found.append((place, [_Table(_table(band, frame))]))
+            found.append((place, [Table(_table(band, frame))]))
         else:
             line = _one_line(its[number])
             drawn = drawn or len(line) > 1
@@ -392,87 +407,3 @@ def _goes_on(lines: list[Any], band: list[Row], spans: list[list[float]], frame:
         else:
             result.append(len(filled) < len(spans) and (all(lower) or (0 not in filled and not figures and full)))
     return result
-
-
-def _frame_text(
-    blocks: list[Piece | _Table], frame: Frame, levels: dict[tuple[float, bool], int], words: set[str]
-) -> str:
-    lines = [block for block in blocks if isinstance(block, Piece)]
-    reach = max((line.right for line in lines), default=0.0) - min((line.left for line in lines), default=0.0)
-    widest = sorted(len(line.text) for line in lines)[int(0.9 * (len(lines) - 1))] if lines else 0
-    gaps = Counter(round(a.height - b.height) for a, b in itertools.pairwise(lines) if a.size == b.size)
-    usual = next((gap for gap, _ in gaps.most_common() if gap > 0), 0)
-    if reach < 0.5 * frame.width:  # no line is full: each is ended by who wrote it
-        widest = 2 * widest
-    parts: list[str] = []
-    for number, line in enumerate(blocks):
-        before = blocks[number - 1] if number else None
-        if isinstance(line, _Table):
-            rows = ["| " + " | ".join(cell.replace("|", r"\|") for cell in row) + " |" for row in line.rows]
-            parts.append("\n\n" + "\n".join([rows[0], "|" + " --- |" * len(line.rows[0]), *rows[1:]]))
-            continue
-        level = levels.get((line.size, line.bold), 0) if len(line.text) <= 200 else 0
-        if level:
-            same = isinstance(before, Piece) and before.size == line.size
-            same = same and 0 < before.height - line.height < 1.6 * line.size  # type: ignore[union-attr]
-            parts.append(f" {line.text}" if same else f"\n\n{'#' * level} {line.text}")
-        elif not isinstance(before, Piece) or (before.size, before.bold) in levels:
-            parts.append(f"\n\n{_BULLET.sub('- ', line.text, count=1)}")
-        else:
-            parts.append(_continuation(parts, before, line, usual=usual, widest=widest, words=words))
-    return "".join(parts).strip()
-
-
-def _continuation(parts: list[str], before: Piece, line: Piece, *, usual: int, widest: int, words: set[str]) -> str:
-    """Return a line of the body with what separates it from the line before; mend a word broken between them."""
-    gap = before.height - line.height
-    if _ITEM.match(line.text):
-        return ("\n" if _ITEM.match(before.text) or gap <= 1.25 * usual else "\n\n") + _BULLET.sub("- ", line.text)
-    ended = before.text.rstrip("\"'”’)").endswith((".", "!", "?", ":", ";"))
-    short = len(before.text) < 0.75 * widest
-    if (usual and gap > 1.3 * usual) or gap > 2.6 * line.size or (ended and short) or (gap < 0 and ended):
-        return f"\n\n{line.text}"
-    if short and not line.text[:1].islower():
-        return f"\n{line.text}"
-    broken = re.search(r"(?<![^\W\d_])([^\W\d_]+)-$", before.text)
-    rest = re.match(r"[^\W\d_]+", line.text)
-    if broken and rest and line.text[0].islower():
-        parted = broken[1] in words and rest[0] in words and broken[1] + rest[0] not in words
-        if f"{broken[1]}-{rest[0]}" not in words and not parted:
-            parts[-1] = parts[-1][:-1]
-        return line.text
-    return f" {line.text}"
-
-
-def _join_pages(pages: list[str]) -> tuple[str, list[int]]:
-    pieces, starts, length = [""], [], 0
-    header = ""
-    for page in pages:
-        between, text = _continued(pieces[-1], page, header) if page and pieces[-1] else ("", page)
-        starts.append(length + len(between))
-        if text:
-            pieces += [between, text]
-            length += len(between) + len(text)
-            tables = re.findall(r"(?m)^(\| .*)\n\| --- \|", text)
-            header = tables[-1] if tables else header
-    return "".join(pieces), starts
-
-
-def _continued(before: str, page: str, header: str) -> tuple[str, str]:
-    """Return what stands between two pages, and the second without the header of a table that goes on."""
-    last = before[before.rfind("\n") + 1 :]
-    first, _, others = page.partition("\n")
-    rule, _, body = others.partition("\n")
-    if last.startswith("| ") and rule.startswith("| ---") and _cells(last) == _cells(first):
-        if first == header and first not in body and before.count(first) < 2:
-            return "\n", body
-        other = first.split(" | ", maxsplit=1)[0] != header.split(" | ", maxsplit=1)[0]
-        if first == header or other:  # else another table in the same form
-            return "\n", f"{first}\n{body}".rstrip()
-    goes_on = page[0].islower() and (before[-1].isalnum() or before[-1] == ",")
-    listed = _ITEM.match(page) and _ITEM.match(last)
-    return " " if goes_on else "\n" if listed else "\n\n", page
-
-
-def _cells(row: str) -> int:
-    return len(re.findall(r"(?<!\\)\|", row))

@@ -14,7 +14,18 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from raft.corpus.readers import clean, require
-from raft.corpus.readers.pdf_pieces import TO_LEFT, WIDE, Frame, Page, Piece, Row, Rule, once, with_scripts
+from raft.corpus.readers.pdf_pieces import (
+    TO_LEFT,
+    WIDE,
+    Frame,
+    Page,
+    Piece,
+    Row,
+    Rule,
+    once,
+    with_initials,
+    with_scripts,
+)
 
 _LETTERS_OF = ["ff", "fi", "fl", "ffi", "ffl", "st", "st"]
 _LIGATURES = {0x17F: "s", **{0xFB00 + number: letters for number, letters in enumerate(_LETTERS_OF)}}
@@ -28,6 +39,12 @@ _PAGE_NUMBER = re.compile(
 )
 _ROMAN = re.compile(r"(x[lc]|l?x{0,3})(i[vx]|v?i{0,3})", re.IGNORECASE)
 MOST_OBJECTS, MOST_FIELDS = 20_000, 2_000
+_LITTLE = 300
+"""Characters: a page of fewer may be a scan with a number or a stamp of text."""
+_WHITE = 250
+_HIDDEN = 2 | 32
+_PASSWORD = 1 << 13
+"""Flags of annotations and of fields."""
 
 
 def read_page(page: Any, *, form: Any) -> Page:
@@ -35,23 +52,39 @@ def read_page(page: Any, *, form: Any) -> Page:
     c = require("pypdfium2.raw", why="to read PDF files")
     result = Page([])
     angles: dict[int, list[Piece]] = defaultdict(list)
-    for angle, piece in _drawn(page, c):
+    for angle, piece in _drawn(page, c, result):
         text, lost = _NO_LETTER.subn("", piece.text.translate(_LIGATURES))
         piece.text = " ".join(clean(text).split())
         result.no_letter += lost
         if piece.text:
             angles[angle].append(piece)
-    _fill(angles, list(_fields(page, form, c)))
+    _fill(angles, list(_fields(page, form, c, result)))
     left, bottom, right, top = page.get_bbox()
+    sides = {
+        angle: list(zip(*(_turned(x, y, angle) for x in (left, right) for y in (bottom, top)), strict=True))
+        for angle in angles
+    }
+    seen = {angle: [piece for piece in pieces if _is_inside(piece, *sides[angle])] for angle, pieces in angles.items()}
+    if any(seen.values()):  # else it is the page's size that is wrong
+        result.hidden += sum(map(len, angles.values())) - sum(map(len, seen.values()))
+        angles = {angle: pieces for angle, pieces in seen.items() if pieces}
     for angle, pieces in angles.items():
-        x, y = zip(*(_turned(x, y, angle) for x in (left, right) for y in (bottom, top)), strict=True)
-        frame = Frame(once(pieces), min(y), max(y), max(x) - min(x))
+        x, y = sides[angle]
+        frame = Frame(with_initials(once(pieces)), min(y), max(y), max(x) - min(x), slanted=10 < angle % 90 < 80)
         if angle % 90 == 0 and len({round(piece.left) for piece in frame.pieces}) > 1:
             frame.across, frame.down = _rules(page, angle, c)
         frame.pieces = with_scripts(frame.pieces, frame.down)
         result.frames.append(frame)
-    result.pictures = not angles and any(kind == c.FPDF_PAGEOBJ_IMAGE for kind, _ in _objects(page, c))
+    result.frames.sort(key=lambda frame: frame.slanted)
+    little = sum(len(piece.text) for frame in result.frames for piece in frame.pieces) < _LITTLE
+    result.pictures = little and any(kind == c.FPDF_PAGEOBJ_IMAGE for kind, _ in _objects(page, c))
     return result
+
+
+def _is_inside(piece: Piece, x: tuple[float, ...], y: tuple[float, ...]) -> bool:
+    """Tell whether a piece is on the part of the page that is shown."""
+    across = min(x) - 1 < piece.right and piece.left < max(x) + 1
+    return across and min(y) - piece.size < piece.height < max(y) + 1
 
 
 def _turned(x: float, y: float, angle: int) -> tuple[float, float]:
@@ -101,14 +134,26 @@ class _Characters:
         found = self._c.FPDFText_GetTextObject(self._page, number)
         return ctypes.addressof(found.contents) if found else 0
 
-    def face(self, number: int) -> tuple[int, float, bool]:
-        """Return the angle, the size and whether it is bold."""
+    def runs_down(self, start: int, stop: int, size: float) -> bool:
+        """Tell whether characters stand one below the other."""
+        (left, top), (right, bottom) = self.begin(start, 0), self.begin(stop - 1, 0)
+        return abs(right - left) < size and top - bottom > 0.7 * size * (stop - start - 1)
+
+    def face(self, number: int) -> tuple[int, float, bool, bool]:
+        """Return the angle, the size, whether it is bold, and whether all characters are as wide."""
         c, matrix, name = self._c, self._matrix, self._name
         c.FPDFText_GetMatrix(self._page, number, matrix)
         angle = round(math.degrees(math.atan2(matrix.b, matrix.a))) % 360 if matrix.b else 180 * (matrix.a < 0)
         c.FPDFText_GetFontInfo(self._page, number, name, 100, self._flags)
-        bold = b"bold" in name.value.lower() or b"black" in name.value.lower()
-        return angle, round(c.FPDFText_GetFontSize(self._page, number) * math.hypot(matrix.c, matrix.d), 1), bold
+        called = name.value.lower()
+        size = round(c.FPDFText_GetFontSize(self._page, number) * math.hypot(matrix.c, matrix.d), 1)
+        even = any(one in called for one in (b"courier", b"mono", b"consol", b"menlo"))
+        return angle, size, b"bold" in called or b"black" in called, even
+
+    def is_white(self, number: int) -> bool:
+        """Tell whether it is filled with white."""
+        parts = [ctypes.c_uint() for _ in range(4)]
+        return self._c.FPDFText_GetFillColor(self._page, number, *parts) and _is_white(parts)
 
     def begin(self, number: int, angle: int) -> tuple[float, float]:
         """Return where it begins, and the height of its line."""
@@ -137,20 +182,29 @@ class _Characters:
         return [*parts, (first, len(stripped))]
 
 
-def _drawn(page: Any, c: Any) -> Iterator[tuple[int, Piece]]:
-    """Yield the pieces of a page with the angle of each, in the order of drawing."""
+def _drawn(page: Any, c: Any, result: Page) -> Iterator[tuple[int, Piece]]:
+    """Yield the pieces of a page with the angle of each, in the order of drawing; count what is white on white."""
     characters = _Characters(page, c)
+    grounds: list[tuple[float, ...]] | None = None
     for start, stop, text in characters.objects():
-        angle, size, bold = characters.face(start)
+        if characters.is_white(start):
+            grounds = list(_grounds(page, c)) if grounds is None else grounds
+            x, y = characters.begin(start, 0)
+            if not any(x1 <= x + 1 and x <= x2 and y1 <= y + 1 and y <= y2 for x1, y1, x2, y2 in grounds):
+                result.hidden += 1
+                continue
+        angle, size, bold, even = characters.face(start)
         if not math.isfinite(size):
             continue
+        if angle == 0 and not text.isascii() and stop - start > 1 and characters.runs_down(start, stop, size):
+            angle = 270  # lines that go down, the first on the right
         to_left = not text.isascii() and TO_LEFT.search(text)
         for first, last in characters.parts(text, start, stop, angle, size):
             ends = [start + first, min(start + last, stop) - 1]
             left, height = characters.begin(ends[bool(to_left)], angle)
             right = characters.end(ends[not to_left], angle)
             if math.isfinite(left) and math.isfinite(height):
-                yield angle, Piece(text[first:last], left, max(left, right), height, size or 1.0, bold)
+                yield angle, Piece(text[first:last], left, max(left, right), height, size or 1.0, bold, even=even)
 
 
 class _Field(NamedTuple):
@@ -160,8 +214,10 @@ class _Field(NamedTuple):
     """Whether it is a box to be ticked, whose label stands behind it."""
 
 
-def _fields(page: Any, form: Any, c: Any) -> Iterator[_Field]:
-    """Yield what is written into the fields of a form, or onto the page."""
+def _fields(page: Any, form: Any, c: Any, result: Page) -> Iterator[_Field]:
+    """Yield what is written into the fields of a form, or onto the page; count what is hidden, and comments."""
+    comments = {c.FPDF_ANNOT_TEXT, c.FPDF_ANNOT_HIGHLIGHT, c.FPDF_ANNOT_UNDERLINE, c.FPDF_ANNOT_STRIKEOUT}
+    comments |= {c.FPDF_ANNOT_SQUIGGLY, c.FPDF_ANNOT_CARET}
     size, buffer = 200_000, (ctypes.c_ushort * 100_000)()
 
     def said(ask: Any, *arguments: Any) -> str:
@@ -179,7 +235,13 @@ def _fields(page: Any, form: Any, c: Any) -> Iterator[_Field]:
             name = said(c.FPDFAnnot_GetFormFieldAlternateName, form, note)
             name = name or said(c.FPDFAnnot_GetFormFieldName, form, note)
             text, mark = _value(form, note, said, c)
-        if text and c.FPDFAnnot_GetRect(note, box):
+        elif kind in comments:
+            result.comments += bool(said(c.FPDFAnnot_GetStringValue, note, b"Contents"))
+        hidden = c.FPDFAnnot_GetFlags(note) & _HIDDEN
+        secret = name and c.FPDFAnnot_GetFormFieldFlags(form, note) & _PASSWORD and not mark
+        result.stamps += kind == c.FPDF_ANNOT_STAMP and not hidden
+        result.hidden += bool(text and (hidden or secret))
+        if text and not hidden and not secret and c.FPDFAnnot_GetRect(note, box):
             place = Piece(text, box.left, box.right, (box.bottom + box.top) / 2, box.top - box.bottom)
             yield _Field(place, name, mark)
         c.FPDFPage_CloseAnnot(note)
@@ -237,6 +299,22 @@ def _objects(page: Any, c: Any) -> Iterator[tuple[int, Any]]:
         if kind == c.FPDF_PAGEOBJ_FORM and len(held) < MOST_OBJECTS:
             count = min(MOST_OBJECTS, c.FPDFFormObj_CountObjects(one))
             held += [c.FPDFFormObj_GetObject(one, number) for number in range(count)]
+
+
+def _is_white(parts: list[ctypes.c_uint]) -> bool:
+    return all(part.value >= _WHITE for part in parts[:3])
+
+
+def _grounds(page: Any, c: Any) -> Iterator[tuple[float, ...]]:
+    """Yield where white text can be seen: the bounds of pictures and of what is drawn in another colour."""
+    sides, colour = [ctypes.c_float() for _ in range(4)], [ctypes.c_uint() for _ in range(4)]
+    for number in range(min(MOST_OBJECTS, c.FPDFPage_CountObjects(page))):
+        one = c.FPDFPage_GetObject(page, number)
+        kind = c.FPDFPageObj_GetType(one)
+        filled = kind == c.FPDF_PAGEOBJ_PATH and c.FPDFPageObj_GetFillColor(one, *colour)
+        paper = filled and _is_white(colour)
+        if kind != c.FPDF_PAGEOBJ_TEXT and not paper and c.FPDFPageObj_GetBounds(one, *sides):
+            yield tuple(side.value for side in sides)
 
 
 def _rules(page: Any, angle: int, c: Any) -> tuple[list[Rule], list[Rule]]:

@@ -1,8 +1,10 @@
-"""The pieces of text on a page of a PDF, and how they join: what is drawn twice, raised or lowered."""
+"""The pieces of text on a page of a PDF, how they join (what is drawn twice, raised or lowered), and their Markdown."""
 
 import bisect
+import itertools
 import re
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,6 +14,12 @@ _RAISED = str.maketrans("0123456789+-−=()n", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺�
 _LOWERED = str.maketrans("0123456789+-−=()", "₀₁₂₃₄₅₆₇₈₉₊₋₋₌₍₎")
 TO_LEFT = re.compile("[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc]")
 _LETTERS, _RAISED_LETTERS = "abcdefghijklmnoprstuvwxyz", "ᵃᵇᶜᵈᵉᶠᵍʰⁱʲᵏˡᵐⁿᵒᵖʳˢᵗᵘᵛʷˣʸᶻ"
+_MOST_INITIALS = 50
+_WIDTH_OF_CODE = 0.6
+"""How wide a character of code is, in font sizes."""
+_ITEM = re.compile(r"(?:[-–•·▪◦*o]|\(?\d{1,3}[.)]|\(?[a-z][.)])\s+\S")
+_BULLET = re.compile(r"^[•·▪◦]\s+")
+_AND = {"and", "or", "und", "oder", "bzw", "sowie", "et", "ou", "y", "e", "o", "en", "of", "i"}
 _PLAIN_RAISED = re.compile(r"(?:st|nd|rd|th|er|re|[^\w\s()+−=-]+)")
 
 
@@ -27,10 +35,19 @@ class Piece:
     bold: bool = False
     place: int = 0
     """Its number in the order of drawing."""
+    even: bool = False
+    """Whether all characters are as wide, as those of code are."""
 
 
 Row = list[Piece]
 Rule = tuple[float, float, float]
+
+
+@dataclass
+class Table:
+    """Rows of cells."""
+
+    rows: list[list[str]]
 
 
 @dataclass
@@ -45,15 +62,67 @@ class Frame:
     """(height, left, right) of horizontal lines, from the top."""
     down: list[Rule] = field(default_factory=list)
     """(left, bottom, top) of vertical ones."""
+    slanted: bool = False
+    """Whether it is set across the page, as a watermark is."""
 
 
 @dataclass
 class Page:
-    """What stands on a page; the frame that is drawn first comes first."""
+    """What stands on a page; the frame that is drawn first comes first, one that is slanted last."""
 
     frames: list[Frame]
     no_letter: int = 0
     pictures: bool = False
+    """Whether a page of little text has a picture."""
+    hidden: int = 0
+    comments: int = 0
+    stamps: int = 0
+
+
+def with_initials(pieces: list[Piece]) -> list[Piece]:
+    """Put a letter that is as high as several lines before the first of them."""
+    kept = list(pieces)
+    for initial in [piece for piece in pieces if len(piece.text) == 1 and piece.text.isupper()][:_MOST_INITIALS]:
+        beside = [
+            piece
+            for piece in pieces
+            if piece.size < 0.6 * initial.size
+            and -0.3 * initial.size < piece.left - initial.right < 0.6 * initial.size
+            and -0.3 * piece.size < piece.height - initial.height < 0.9 * initial.size
+        ]
+        first = max(beside, key=lambda piece: (piece.height, -piece.left), default=None)
+        lower = first and any(first.height - piece.height > 0.6 * piece.size for piece in beside)
+        if first and lower and first.text[0].isalpha():
+            known = {word for piece in pieces if piece is not first for word in piece.text.split()}
+            word = first.text.split()[0]
+            alone = initial.text in "AI" and len(word) > 1 and word in known and initial.text + word not in known
+            first.text, first.left = initial.text + " " * alone + first.text, initial.left
+            kept = [piece for piece in kept if piece is not initial]
+    return kept
+
+
+def _with_code(blocks: list[Piece | Table], levels: dict[tuple[float, bool], int]) -> Iterator[Piece | Table | str]:
+    """Yield blocks, with lines of code that follow each other as one fenced text."""
+
+    def is_code(block: Piece | Table) -> bool:
+        return isinstance(block, Piece) and block.even and (block.size, block.bold) not in levels
+
+    for code, run in itertools.groupby(blocks, key=is_code):
+        lines = list(run)
+        if code and len(lines) > 1:
+            yield _as_code([line for line in lines if isinstance(line, Piece)])
+        else:
+            yield from lines
+
+
+def _as_code(lines: list[Piece]) -> str:
+    """Return lines of code as they stand, each behind as much room."""
+    left = min(line.left for line in lines)
+    said = []
+    for number, line in enumerate(lines):
+        apart = number and lines[number - 1].height - line.height > 1.8 * line.size
+        said += [""] * bool(apart) + [" " * round((line.left - left) / (_WIDTH_OF_CODE * line.size)) + line.text]
+    return "\n".join(["```", *said, "```"])
 
 
 def once(pieces: list[Piece]) -> list[Piece]:
@@ -86,6 +155,7 @@ def with_scripts(pieces: list[Piece], walls: list[Rule]) -> list[Piece]:
         if last and _joins(last, piece, gap, walls):
             last.text += (" " if gap > 0.15 * min(last.size, piece.size) else "") + piece.text
             last.left, last.right = min(last.left, piece.left), max(last.right, piece.right)
+            last.even = last.even and piece.even
         elif last and (kind := _script(piece, last, gap)):
             last.text, last.right = last.text + _as_script(piece.text, kind), max(last.right, piece.right)
         elif last and (kind := _script(last, piece, gap)) and len(last.text) <= 4:
@@ -157,3 +227,110 @@ def _as_script(text: str, kind: int) -> str:
     shown = text.translate(_RAISED if kind > 0 else _LOWERED)
     changed = all(a != b for a, b in zip(text, shown, strict=True) if a not in " ,.*")
     return shown if changed else f"{'^' if kind > 0 else '_'}{text}"
+
+
+def frame_text(
+    blocks: list[Piece | Table], frame: Frame, levels: dict[tuple[float, bool], int], words: set[str], *, code: bool
+) -> str:
+    """Return a frame as Markdown; with `code` what is set in characters as wide as each other is code."""
+    shown = list(_with_code(blocks, levels) if code else blocks)
+    lines = [block for block in shown if isinstance(block, Piece)]
+    reach = max((line.right for line in lines), default=0.0) - min((line.left for line in lines), default=0.0)
+    widest = sorted(len(line.text) for line in lines)[int(0.9 * (len(lines) - 1))] if lines else 0
+    gaps = Counter(round(a.height - b.height) for a, b in itertools.pairwise(lines) if a.size == b.size)
+    usual = next((gap for gap, _ in gaps.most_common() if gap > 0), 0)
+    if reach < 0.5 * frame.width:  # no line is full: each is ended by who wrote it
+        widest = 2 * widest
+    parts: list[str] = []
+    for number, line in enumerate(shown):
+        before = shown[number - 1] if number else None
+        if isinstance(line, str):
+            parts.append(f"\n\n{line}")
+            continue
+        if isinstance(line, Table):
+            rows = ["| " + " | ".join(cell.replace("|", r"\|") for cell in row) + " |" for row in line.rows]
+            parts.append("\n\n" + "\n".join([rows[0], "|" + " --- |" * len(line.rows[0]), *rows[1:]]))
+            continue
+        level = levels.get((line.size, line.bold), 0) if len(line.text) <= 200 else 0
+        if level:
+            same = isinstance(before, Piece) and before.size == line.size
+            same = same and 0 < before.height - line.height < 1.6 * line.size  # type: ignore[union-attr]
+            parts.append(f" {line.text}" if same else f"\n\n{'#' * level} {line.text}")
+        elif not isinstance(before, Piece) or (before.size, before.bold) in levels:
+            parts.append(f"\n\n{_BULLET.sub('- ', line.text, count=1)}")
+        else:
+            parts.append(_continuation(parts, before, line, usual=usual, widest=widest, words=words))
+    return "".join(parts).strip()
+
+
+def _continuation(parts: list[str], before: Piece, line: Piece, *, usual: int, widest: int, words: set[str]) -> str:
+    """Return a line of the body with what separates it from the line before; mend a word broken between them."""
+    gap = before.height - line.height
+    near = gap <= 1.3 * usual if usual else gap <= 2.6 * line.size
+    if gap > 0 and near and re.search(r"[^\W_]-$", before.text) and re.match(r"[\dA-ZÀ-Þ]", line.text):
+        return line.text  # AB-12, Baden-Baden
+    if _ITEM.match(line.text):
+        return ("\n" if _ITEM.match(before.text) or gap <= 1.25 * usual else "\n\n") + _BULLET.sub("- ", line.text)
+    ended = before.text.rstrip("\"'”’)").endswith((".", "!", "?", ":", ";"))
+    short = len(before.text) < 0.75 * widest
+    if (usual and gap > 1.3 * usual) or gap > 2.6 * line.size or (ended and short) or (gap < 0 and ended):
+        return f"\n\n{line.text}"
+    if short and not line.text[:1].islower():
+        return f"\n{line.text}"
+    broken = re.search(r"(?<![^\W\d_])([^\W\d_]+)-$", before.text)
+    rest = re.match(r"[^\W\d_]+", line.text)
+    if broken and rest and line.text[0].islower():
+        between = _between(broken[1], rest[0], words)
+        parts[-1] = parts[-1] if between else parts[-1][:-1]
+        return between.removeprefix("-") + line.text
+    return f" {line.text}"
+
+
+def _between(begin: str, rest: str, words: set[str]) -> str:
+    """Return what stands between the parts of a word that is broken at the end of a line: nothing, "-" or "- "."""
+    if rest in _AND:  # as in "on- and offline"
+        return "- "
+    parted = begin in words and rest in words and begin + rest not in words
+    return "-" if f"{begin}-{rest}" in words or parted else ""
+
+
+def join_pages(pages: list[str], words: set[str]) -> tuple[str, list[int]]:
+    """Return the text of all pages and where each begins; what goes on over pages is joined."""
+    pieces, starts, length = [""], [], 0
+    header = ""
+    for page in pages:
+        between, text = _continued(pieces[-1], page, header) if page and pieces[-1] else ("", page)
+        broken = re.search(r"(?<![^\W\d_])([^\W\d_]+)-$", pieces[-1]) if between else None
+        rest = re.match(r"[^\W\d_]+", text)
+        if broken and rest and text[0].islower():
+            between = _between(broken[1], rest[0], words)
+            if not between:
+                pieces[-1], length = pieces[-1][:-1], length - 1
+            between = between.removeprefix("-")
+        starts.append(length + len(between))
+        if text:
+            pieces += [between, text]
+            length += len(between) + len(text)
+            tables = re.findall(r"(?m)^(\| .*)\n\| --- \|", text)
+            header = tables[-1] if tables else header
+    return "".join(pieces), starts
+
+
+def _continued(before: str, page: str, header: str) -> tuple[str, str]:
+    """Return what stands between two pages, and the second without the header of a table that goes on."""
+    last = before[before.rfind("\n") + 1 :]
+    first, _, others = page.partition("\n")
+    rule, _, body = others.partition("\n")
+    if last.startswith("| ") and rule.startswith("| ---") and _cells(last) == _cells(first):
+        if first == header and first not in body and before.count(first) < 2:
+            return "\n", body
+        other = first.split(" | ", maxsplit=1)[0] != header.split(" | ", maxsplit=1)[0]
+        if first == header or other:  # else another table in the same form
+            return "\n", f"{first}\n{body}".rstrip()
+    goes_on = page[0].islower() and (before[-1].isalnum() or before[-1] == ",")
+    listed = _ITEM.match(page) and _ITEM.match(last)
+    return " " if goes_on else "\n" if listed else "\n\n", page
+
+
+def _cells(row: str) -> int:
+    return len(re.findall(r"(?<!\\)\|", row))
