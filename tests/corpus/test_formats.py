@@ -208,6 +208,26 @@ def test_a_book_is_its_chapters_in_order(one):
     assert reading.left_out == {"missing chapters": 1}
 
 
+def test_subtitles_lose_no_lines(one):
+    """Empty lines within a cue, none between two, odd times, names that speak and several voices cost no words."""
+    srt = (
+        "1\n00:00:01,000 --> 00:00:02,000\nKeep the door\n\nshut at <degrees> of\n2\n0:0:3,5 --> 0:0:4,5\n"
+        "45\n\n3\n00:00:05,000 --> 00:00:06,000\nADA: In the hall of\n46\n"
+    )
+    assert one("a.srt", srt).text == "Keep the door shut at <degrees> of 45\n\nADA: In the hall of 46"
+    assert one("b.vtt", "WEBVTT\n\n00:01.000 --> 00:02.000\n<v Ada>Hi</v> <v.loud Bo>Ho\n").text == "Ada: Hi\n\nBo: Ho"
+
+
+def test_a_notebook_keeps_fences_and_no_base64(one):
+    """Code that has fences in it is fenced by longer ones; pictures in base64 are the words that describe them."""
+    cells = [
+        {"cell_type": "code", "source": 's = """\n```\nx\n```\n"""'},
+        {"cell_type": "markdown", "source": f"Seen: ![the pump](data:image/png;base64,{'A' * 300})"},
+    ]
+    text = one("a.ipynb", json.dumps({"cells": cells})).text
+    assert text == '````\ns = """\n```\nx\n```\n"""\n````\n\nSeen: the pump'
+
+
 def book(chapters, *more, container="O/c.opf", **files):
     """Return a book of chapters: the bodies (or bytes) of pages by what the package calls them."""
     package = "<package><manifest>" + "".join(

@@ -72,11 +72,11 @@ _FORMATS = {
     "json": _Format("records", ".json", version=4),
     "jsonl": _Format("records", ".jsonl .ndjson", version=4),
     "yaml": _Format("records", ".yaml .yml", largest=32 * MEGABYTE, version=2),
-    "ipynb": _Format("notebook", ".ipynb"),
+    "ipynb": _Format("notebook", ".ipynb", version=2),
     "pptx": _Format("slides", ".pptx", version=2),
     "eml": _Format("mail", ".eml", _PAGES, version=3),
     "epub": _Format("epub", ".epub", _PAGES, version=3),
-    "srt": _Format("subtitles", ".srt .vtt"),
+    "srt": _Format("subtitles", ".srt .vtt", version=2),
 }
 SUFFIXES = {suffix: kind for kind, its in _FORMATS.items() for suffix in its.suffixes.split()}
 """File suffixes that can be read, and the format each stands for."""

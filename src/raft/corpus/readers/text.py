@@ -95,7 +95,7 @@ def read(path: Path, *, kind: str, drop_templates: bool, **_others: object) -> l
     if kind == "mdx":
         text = _without_components(text)
     if "data:" in text:
-        text = _without_data(text, left_out)
+        text = without_data(text, left_out)
     if _REMARK.search(text):
         text = "\n".join(part if code else _REMARK.sub("", part) for code, part in _parts(text, _COMMENTS))
     plain = plain_markdown(text, drop_templates=drop_templates)
@@ -114,7 +114,7 @@ def _without_components(text: str) -> str:
     return "\n".join(part if code else _COMPONENT.sub(words, _MODULE.sub("", part)) for code, part in parts)
 
 
-def _without_data(text: str, left_out: dict[str, int]) -> str:
+def without_data(text: str, left_out: dict[str, int]) -> str:
     """Return Markdown with pictures that it holds itself as the words that describe them."""
     named = {name.lower() for name in _DATA_NAMED.findall(text)}
 
