@@ -465,7 +465,7 @@ def test_a_watermark_is_no_title_and_no_heading(pages):
 
 
 def test_code_keeps_its_lines_and_indents(pages):
-    """Lines in a typewriter's letters among others are code, and a document that is all typewritten is prose."""
+    """Lines in a typewriter's letters among others are code if they look so; all else that is typewritten is prose."""
     code = ["if open:", "    close()", "    wait()"]
 
     def draw(canvas):
@@ -480,6 +480,8 @@ def test_code_keeps_its_lines_and_indents(pages):
         canvas.setFont("Courier", 10)
         lines(["All halls of the yard are closed,", "and then they wait."])(canvas)
 
+    set_apart = both(typed, lambda canvas: canvas.setFont("Times-Roman", 10), lines(PROSE, top=600))
+    assert pages(set_apart).text.startswith("All halls of the yard are closed, and then they wait.\n\nThe Alder")
     assert pages(typed).text == "All halls of the yard are closed, and then they wait."
 
 
@@ -489,6 +491,7 @@ def test_code_keeps_its_lines_and_indents(pages):
         ("the doors are at the Ein-", "und Ausgang of the hall", "Ein- und Ausgang"),
         ("the doors are those of Baden-", "Baden in the south of it", "Baden-Baden"),
         ("the doors are made in the form AB-", "12 and in no other form", "AB-12"),
+        ("the doors of ELEMENT make each ELE-", "MENT of the hall in the north", "each ELEMENT of"),
         ("the doors and the temper-", "ature of the hall in the north", "temperature"),
     ],
 )

@@ -42,6 +42,7 @@ MOST_OBJECTS, MOST_FIELDS = 20_000, 2_000
 _LITTLE = 300
 """Characters: a page of fewer may be a scan with a number or a stamp of text."""
 _WHITE = 250
+_TYPEWRITER = re.compile(rb"courier|mono(?!type)|consol|menlo|cmtt|typewriter|sourcecode|firacode")
 _HIDDEN = 2 | 32
 _PASSWORD = 1 << 13
 """Flags of annotations and of fields."""
@@ -147,8 +148,7 @@ class _Characters:
         c.FPDFText_GetFontInfo(self._page, number, name, 100, self._flags)
         called = name.value.lower()
         size = round(c.FPDFText_GetFontSize(self._page, number) * math.hypot(matrix.c, matrix.d), 1)
-        even = any(one in called for one in (b"courier", b"mono", b"consol", b"menlo"))
-        return angle, size, b"bold" in called or b"black" in called, even
+        return angle, size, b"bold" in called or b"black" in called, bool(_TYPEWRITER.search(called))
 
     def is_white(self, number: int) -> bool:
         """Tell whether it is filled with white."""

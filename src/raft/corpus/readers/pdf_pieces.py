@@ -20,6 +20,9 @@ _WIDTH_OF_CODE = 0.6
 _ITEM = re.compile(r"(?:[-–•·▪◦*o]|\(?\d{1,3}[.)]|\(?[a-z][.)])\s+\S")
 _BULLET = re.compile(r"^[•·▪◦]\s+")
 _AND = {"and", "or", "und", "oder", "bzw", "sowie", "et", "ou", "y", "e", "o", "en", "of", "i"}
+_CAPITAL = re.compile(r"[\dA-ZÀ-Þ][^\W_]*")
+_SIGN = re.compile(r"[][{}();=<>$#|\\_@]|::|\s--?\w")
+"""What lines of code have and those of prose have not."""
 _PLAIN_RAISED = re.compile(r"(?:st|nd|rd|th|er|re|[^\w\s()+−=-]+)")
 
 
@@ -108,11 +111,14 @@ def _with_code(blocks: list[Piece | Table], levels: dict[tuple[float, bool], int
         return isinstance(block, Piece) and block.even and (block.size, block.bold) not in levels
 
     for code, run in itertools.groupby(blocks, key=is_code):
-        lines = list(run)
-        if code and len(lines) > 1:
-            yield _as_code([line for line in lines if isinstance(line, Piece)])
+        its = list(run)
+        lines = [line for line in its if code and isinstance(line, Piece)]
+        left = min((line.left for line in lines), default=0.0)
+        signs = sum(bool(_SIGN.search(line.text)) or line.left > left + line.size / 2 for line in lines)
+        if len(lines) > 1 and signs > len(lines) / 3:  # else a letter or the like
+            yield _as_code(lines)
         else:
-            yield from lines
+            yield from its
 
 
 def _as_code(lines: list[Piece]) -> str:
@@ -266,9 +272,12 @@ def frame_text(
 def _continuation(parts: list[str], before: Piece, line: Piece, *, usual: int, widest: int, words: set[str]) -> str:
     """Return a line of the body with what separates it from the line before; mend a word broken between them."""
     gap = before.height - line.height
-    near = gap <= 1.3 * usual if usual else gap <= 2.6 * line.size
-    if gap > 0 and near and re.search(r"[^\W_]-$", before.text) and re.match(r"[\dA-ZÀ-Þ]", line.text):
-        return line.text  # AB-12, Baden-Baden
+    near = 0 < gap <= (1.3 * usual if usual else 2.6 * line.size)
+    kept = re.search(r"([^\W_]+)-$", before.text)
+    if near and kept and (begin := _CAPITAL.match(line.text)):  # AB-12, Baden-Baden; but not ELE-MENT
+        if kept[1].isupper() and begin[0].isupper() and kept[1] + begin[0] in words:
+            parts[-1] = parts[-1][:-1]
+        return line.text
     if _ITEM.match(line.text):
         return ("\n" if _ITEM.match(before.text) or gap <= 1.25 * usual else "\n\n") + _BULLET.sub("- ", line.text)
     ended = before.text.rstrip("\"'”’)").endswith((".", "!", "?", ":", ";"))
