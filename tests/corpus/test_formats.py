@@ -439,6 +439,19 @@ def test_slides_are_read_as_they_are_seen(one):
     assert len(reading.pages) == 2
 
 
+def test_shapes_that_stand_below_each_other_are_read_so(one):
+    """Boxes in a stack are read from the top, whenever they were drawn; columns stay as they were drawn."""
+
+    def at(x, y, text):
+        place = f'<p:spPr><a:xfrm><a:off x="{x}" y="{y}"/><a:ext cx="9" cy="9"/></a:xfrm></p:spPr>'
+        return shape(text).replace("<p:txBody>", f"{place}<p:txBody>")
+
+    stack, columns = [(0, 20, "c"), (0, 0, "a"), (5, 10, "b")], [(20, 0, "a"), (0, 0, "b"), (0, 10, "c")]
+    for boxes, text in ((stack, "a\n\nb\n\nc"), (columns, "a\n\nb\n\nc")):
+        tree = "".join(at(*box) for box in boxes)
+        assert one("a.pptx", deck(f"<p:cSld><p:spTree>{tree}</p:spTree></p:cSld>")).text == text
+
+
 @pytest.mark.parametrize("suffix", [".pptx", ".docx", ".xlsx"])
 def test_an_office_document_with_a_password_is_told(one, suffix):
     """Office puts what it encrypts into its older form: that is a password, and else an older file."""

@@ -5,6 +5,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import date, timedelta
+from itertools import pairwise
 from pathlib import Path
 from posixpath import join, normpath
 from xml.etree import ElementTree as ET
@@ -68,6 +69,7 @@ def _page(archive: zipfile.ZipFile, name: str, left_out: dict[str, int]) -> str:
         target = targets.get(key, ("", ""))[0]
         return _xml(archive, target) if target in archive.namelist() else None
 
+    _put_in_order(slide)
     parts = sorted(_parts(slide, left_out, part), key=lambda one: not one.startswith("## "))
     for target, type_ in targets.values():
         if type_.endswith("/notesSlide"):
@@ -126,6 +128,28 @@ def _parts(slide: ET.Element, left_out: dict[str, int], part: _Related, *, liste
                 yield from filter(None, [_joined(lines)])
         else:
             waiting += reversed(shape)
+
+
+def _put_in_order(slide: ET.Element) -> None:
+    """Put shapes that stand one below the other into that order; others stay in the order in which they were drawn."""
+    tree = slide.find(f"{_P}cSld/{_P}spTree")
+    shapes = [] if tree is None else list(tree)
+    told: list[tuple[int, int, int]] = []
+    for slot, shape in enumerate(shapes):
+        place = shape.find(f".//{_P}ph")
+        role = "" if place is None else place.get("type", "body")
+        if role in {"title", "ctrTitle", *_FURNITURE} or not any(text.text for text in shape.iter(f"{_A}t")):
+            continue
+        box = next((one for one in shape.iter() if one.tag.endswith("}xfrm")), None)
+        start, size = (None, None) if box is None else (box.find(f"{_A}off"), box.find(f"{_A}ext"))
+        if start is None or size is None:  # it stands where the layout says
+            return
+        told.append((_number(start.get("y", "0")), _number(size.get("cy", "0")), slot))
+    below = sorted(told)
+    if tree is None or any(y + 0.75 * height > lower for (y, height, _), (lower, _, _) in pairwise(below)):
+        return
+    for (_, _, slot), (_, _, other) in zip(told, below, strict=True):
+        tree[slot] = shapes[other]
 
 
 def _described(about: ET.Element | None) -> tuple[str, bool]:
@@ -244,7 +268,7 @@ def _mark(properties: ET.Element | None, numbers: dict[int, int], *, bulleted: b
 
 
 def _number(said: str) -> int:
-    found = re.match(r"-?\d{1,6}", said, re.ASCII)  # strict documents write 30% for 30000
+    found = re.match(r"-?\d{1,12}", said, re.ASCII)  # strict documents write 30% for 30000
     return int(found[0]) if found else 0
 
 
