@@ -271,11 +271,17 @@ def test_a_chapter_without_a_heading_has_its_name_from_the_contents(one):
     """What only the table of contents says is the heading of the chapter; one that has a heading keeps it."""
     names = [("a.xhtml", "One: Limits"), ("b.xhtml", "Two")]
     points = "".join(f'<navPoint><navLabel>{name}</navLabel><content src="{at}#x"/></navPoint>' for at, name in names)
-    links = "<nav>" + "".join(f'<a href="{at}">{name}</a>' for at, name in names) + "</nav>"
-    chapters = {"a.xhtml": "<p>It is 45 days.</p>", "b.xhtml": "<h2>Fees</h2>"}
+    links = '<nav><a href="c.xhtml">Three</a></nav><nav type="page-list"><a href="d.xhtml">12</a></nav>'
+    links += "<nav>" + "".join(f'<a href="{at}">{name}</a>' for at, name in names) + "</nav>"
+    chapters = {
+        "a.xhtml": "<p>It is 45 days.</p>",
+        "b.xhtml": "<h2>Fees</h2>",
+        "c.xhtml": "<p>THREE</p>",
+        "d.xhtml": "d",
+    }
     for name, about, content in (("t.ncx", "", points), ("n.xhtml", 'properties="nav"', links)):
         reading = one("a.epub", book(chapters, (name, about), **{f"O/{name}": f"<x>{content}</x>"}))
-        assert reading.text == "# One: Limits\n\nIt is 45 days.\n\n## Fees"
+        assert reading.text == "# One: Limits\n\nIt is 45 days.\n\n## Fees\n\nTHREE\n\nd"
 
 
 def test_pages_of_books_are_read_as_they_are_seen(one):

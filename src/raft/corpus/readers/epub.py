@@ -15,6 +15,8 @@ _PAGES = re.compile(r"application/xhtml\+xml|text/.*html.*|text/x-oeb1-document|
 _FONTS = ("http://www.idpf.org/2008/embedding", "http://ns.adobe.com/pdf/enc#RC")
 """How fonts are scrambled, which hides no text."""
 _STYLES = re.compile(r"<link\b[^<>]{0,500}\bhref\s*=\s*[\"']([^\"'<>]{1,500}\.css)[\"'][^<>]{0,500}>", re.IGNORECASE)
+_BEGIN = 500
+"""Characters of a chapter among which its name is looked for."""
 _EDGES = re.compile(r"(</?)(?:header|footer)\b", re.IGNORECASE)
 
 
@@ -36,9 +38,10 @@ def read(path: Path, *, kind: str, **_others: object) -> list[Reading]:
             if item is None or "nav" in (item.get("properties") or "").split():
                 continue
             name = named.of(item.get("href", ""))
-            kept = _chapter(archive, name, item, secret=name in secret, left_out=left_out)
-            if kept and name in titles and not re.search("^#", kept, re.MULTILINE):
-                kept = f"# {titles[name]}\n\n{kept}"
+            kept = _chapter(archive, named, item, secret=name in secret, left_out=left_out)
+            said = titles.get(name, "")
+            if kept and said.casefold() not in kept[:_BEGIN].casefold() and not re.search("^#", kept, re.MULTILINE):
+                kept = f"# {said}\n\n{kept}"
             chapters.append(kept)
         if not any(chapters) and "encrypted chapters" in left_out:
             raise Unreadable("The book is protected (DRM).")
@@ -103,28 +106,30 @@ def _titles(archive: zipfile.ZipFile, named: _Names, items: Iterable[Any]) -> di
         root = _xml(archive.read(name)) if name and (nav or name.endswith(".ncx")) else None
         for entry in root.iter("{*}navPoint", "{*}a") if root is not None else ():
             place, label = (entry.find("{*}content"), entry.find("{*}navLabel")) if not nav else (entry, entry)
-            if place is not None and label is not None:
+            others = " ".join(kind for one in entry.iterancestors("{*}nav") for kind in one.attrib.values())
+            if place is not None and label is not None and not re.search("page-?list|landmarks", others):
                 target = named.of((place.get("src") or place.get("href", "")).partition("#")[0], beside=name)
                 titles.setdefault(target, " ".join("".join(label.itertext()).split()))
     return {name: title for name, title in titles.items() if name and title}
 
 
-def _chapter(archive: zipfile.ZipFile, name: str, item: Any, *, secret: bool, left_out: dict[str, int]) -> str:
+def _chapter(archive: zipfile.ZipFile, named: _Names, item: Any, *, secret: bool, left_out: dict[str, int]) -> str:
     """Return a chapter as Markdown, "" for one that cannot be read, and count that."""
+    name = named.of(item.get("href", ""))
     kind = item.get("media-type") or "application/xhtml+xml"
     why = "encrypted chapters" if secret else "" if name else "missing chapters"
     if not why and not _PAGES.fullmatch(kind):
         why = "pictures without text" if kind.startswith("image/") else "chapters that cannot be read"
     if not why:
         try:
-            return to_markdown(_styled(archive, name, decode(archive.read(name), left_out)), left_out)[1]
+            return to_markdown(_styled(archive, named, name, decode(archive.read(name), left_out)), left_out)[1]
         except Unreadable:
             why = "chapters that cannot be read"
     left_out[why] = left_out.get(why, 0) + 1
     return ""
 
 
-def _styled(archive: zipfile.ZipFile, name: str, page: str) -> str:
+def _styled(archive: zipfile.ZipFile, named: _Names, name: str, page: str) -> str:
     """Return a page with the styles that it refers to in it, and its edges as parts of the text."""
 
     def style(link: re.Match[str]) -> str:
@@ -134,5 +139,4 @@ def _styled(archive: zipfile.ZipFile, name: str, page: str) -> str:
         css = archive.read(found).decode("utf-8", "replace").replace("<", " ")
         return f"<style>{css}</style>"
 
-    named = _Names(archive, name)
     return _EDGES.sub(r"\1div", _STYLES.sub(style, page))
