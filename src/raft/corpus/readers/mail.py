@@ -35,6 +35,7 @@ _ARMOUR = (
 """What programs write into a text, and what it counts as."""
 _BEGINS = re.compile(rb"^--(\S[^\n\"]{0,68}?)[ \t\r]*\n(?=Content-\w)", re.MULTILINE | re.IGNORECASE)
 _ADDRESS = re.compile(r"\]\([^()\s]*\)|https?://\S+")
+_PROPERTY = re.compile(r"(SUMMARY|DTSTART|DTEND|LOCATION|DESCRIPTION)((?:;(?:\"[^\"]*\"|[^:\"])*)?):(.*)$")
 _TIME = re.compile(r"(\d{4})(\d\d)(\d\d)(?:T(\d\d)(\d\d)\d\d(Z?))?")
 
 
@@ -188,18 +189,24 @@ def _decoded(part: MIMEPart, left_out: dict[str, int]) -> str:
 
 def _events(text: str) -> Iterator[str]:
     """Yield what an invitation says of each event: what, when, where."""
-    for event in re.findall(r"^BEGIN:VEVENT$(.*?)^END:VEVENT$", re.sub(r"\n[ \t]", "", text), re.MULTILINE | re.DOTALL):
-        of_event = re.sub(r"^BEGIN:VALARM$.*?^END:VALARM$", "", event, flags=re.MULTILINE | re.DOTALL)
-        found = re.findall(
-            r"^(SUMMARY|DTSTART|DTEND|LOCATION|DESCRIPTION)((?:;(?:\"[^\"\n]*\"|[^:\"\n])*)?):(.*)$",
-            of_event,
-            re.MULTILINE,
-        )
-        said = {name: (_when(value, more) if name.startswith("DT") else value) for name, more, value in found}
-        names = {"SUMMARY": "Event", "DTSTART": "Begins", "DTEND": "Ends", "LOCATION": "Place"}
-        lines = [f"{shown}: {said[name]}" for name, shown in names.items() if said.get(name)]
-        lines += [said["DESCRIPTION"]] if said.get("DESCRIPTION") else []
-        yield re.sub(r"\\([,;\\])", r"\1", re.sub(r"\\[nN]", "\n", "\n".join(lines))).strip()
+    within: list[str] = []
+    said: dict[str, str] = {}
+    for line in re.sub(r"\n[ \t]", "", text).split("\n"):
+        begins, _, part = line.strip().partition(":")
+        if begins == "BEGIN":
+            within.append(part)
+        elif begins == "END" and within:
+            if within.pop() == "VEVENT":
+                yield _event(said)
+                said = {}
+        elif within[-1:] == ["VEVENT"] and (found := _PROPERTY.match(line)):
+            said.setdefault(found[1], _when(found[3], found[2]) if found[1].startswith("DT") else found[3])
+
+
+def _event(said: dict[str, str]) -> str:
+    names = {"SUMMARY": "Event: ", "DTSTART": "Begins: ", "DTEND": "Ends: ", "LOCATION": "Place: ", "DESCRIPTION": ""}
+    lines = "\n".join(shown + said[name] for name, shown in names.items() if said.get(name))
+    return re.sub(r"\\([,;\\])", r"\1", re.sub(r"\\[nN]", "\n", lines)).strip()
 
 
 def _when(value: str, more: str) -> str:
