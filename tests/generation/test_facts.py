@@ -334,6 +334,58 @@ def test_items_of_no_use_say_why(reply, reason):
         items.parse_items(reply, ["number", "unanswerable"])
 
 
+PRINTED = [
+    item(),
+    item(question="Who runs it?", answer="Ada Lind", quote='Run by Ada Lind: she said, "on-duty".', kind="name"),
+]
+
+
+def written(form, between="\n"):
+    """Return items as lines, one a field."""
+    return "\n\n".join(between.join(form.format(name, value) for name, value in one.items()) for one in PRINTED)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        written("{}: {}"),
+        written("{0}:\n{1}"),
+        written("**{0}**\n{1}"),
+        written("* **{}:** {}"),
+        written("{}： {}").replace("question", "1. 问题"),
+        "items:\n" + written("    {}: {}").replace("    question", "  - question"),
+        "- " + written("{}: {}", "\n  ").replace("\n\n", "\n- "),
+        "\n".join(f"Q{n}: {one['question']}\nA{n}: {one['answer']}\nSource: '{one['quote']}'\nType: {one['kind']}\n---"
+                  for n, one in enumerate(PRINTED, 1)),
+        "\n".join(f"{n}) {one['question']}\nAnswer: {one['answer']}\nQuote: {json.dumps(one['quote'])}\n"
+                  f"Kind: {one['kind']}" for n, one in enumerate(PRINTED, 1)),
+        "|Question|Answer|Quote|Kind|\n|:--|:-:|--:|---|\n"
+        + "\n".join(f"|{'|'.join(one.values())}|" for one in PRINTED),
+        json.dumps(PRINTED).replace('"', "&quot;"),
+        json.dumps(json.dumps(PRINTED))[1:-1],
+        json.dumps(json.dumps(PRINTED, indent=1))[1:-1],
+        json.dumps([json.dumps(one) for one in PRINTED]),
+    ],
+)  # fmt: skip
+def test_items_in_another_form_than_json_are_read(reply):
+    """Lines with the names of the fields, as in YAML and lists, rows of a table and escaped JSON are items."""
+    assert items.parse_items(reply, ["number", "name"]) == (PRINTED, [])
+
+
+def test_a_text_goes_on_until_an_empty_line():
+    """A quote over several lines is whole, names in it are no fields, and what is said after the items is no item."""
+    reply = (
+        "Question: How heavy?\nAnswer: 14 kg\nKind: number\nQuote: >-\n  It weighs\n  Answer: 14 kg\n\nAnything else?"
+    )
+    assert items.parse_items(reply, ["number"])[0] == [item(quote="It weighs Answer: 14 kg")]
+
+
+def test_a_backslash_of_markdown_is_no_part_of_a_text():
+    """What Markdown escapes and JSON does not know is read as it was meant; other backslashes stay."""
+    reply = json.dumps([item(answer="max_len", quote=r"C:\dir: max_len")]).replace("_", r"\_")
+    assert items.parse_items(reply, ["number"])[0] == [item(answer="max_len", quote=r"C:\dir: max_len")]
+
+
 @pytest.mark.parametrize("kind", ["numbers", "Kind: number", "numeric", "Zahl", "数字", None, ["number"]])
 def test_a_kind_in_other_words_is_known_by_its_answer(kind):
     """A kind in the plural, in another language, in other words or left out is the one that the answer shows."""

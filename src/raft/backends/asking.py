@@ -29,6 +29,7 @@ _CHANNELS = re.compile(r"\s*(?:<\|start\|>assistant)?<\|channel\|>")
 _LAST_CHANNEL = re.compile(r"<\|channel\|>(?:final|commentary)\b(?:[^<]|<\|constrain\|>)*<\|message\|>")
 _BARE_CHANNELS = re.compile(r"\s*analysis[A-Z\W].*assistantfinal", re.DOTALL)
 """Where a server has dropped the marks of the channels."""
+_MOST_STARTS = 500  # lines of thoughts at which a reply may begin
 _TAGS = re.compile(rf"[<\[◁]/?{_TAG}[>\]▷]", re.I)
 
 
@@ -222,8 +223,8 @@ def has_thoughts(text: str) -> bool:
 def without_thoughts(text: str) -> str:
     """Return a reply without what was thought before it: all up to a closing tag, whose opening one may be missing.
 
-    Thoughts without an end are all that came; a tag inside of a JSON reply is part of it. Where a model's channels came
-    as they are, the last one is the reply.
+    Thoughts without an end are all that came, but for whole JSON that ends them, which is the reply; a tag inside of a
+    JSON reply is part of it. Where a model's channels came as they are, the last one is the reply.
     """
     if _CHANNELS.match(text):
         *_, final = [None, *_LAST_CHANNEL.finditer(text)]
@@ -232,9 +233,18 @@ def without_thoughts(text: str) -> str:
         return text[bare.end() :]
     while _OPENED.match(text):
         closed = _CLOSED.search(text)
-        text = text[closed.end() :] if closed else ""
+        text = text[closed.end() :] if closed else _ending(text)
     closed = _CLOSED_ALONE.search(text)
     return text[closed.end() :] if closed and not _is_json(text) else text
+
+
+def _ending(thoughts: str) -> str:
+    """Return the list or object in JSON that ends a text and begins one of its lines; nothing where there is none."""
+    bare = re.sub(r"\s*(?:```)?\s*\Z", "", thoughts)
+    if not bare.endswith(("}", "]")):
+        return ""
+    starts = islice(re.finditer(r"^[ \t]*(?=[{\[])", bare, re.MULTILINE), _MOST_STARTS)
+    return next((bare[one.end() :] for one in starts if _is_json(bare[one.end() :])), "")
 
 
 def _is_json(text: str) -> bool:

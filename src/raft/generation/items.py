@@ -17,7 +17,7 @@ from raft.text.languages import EN, Language
 from raft.text.replies import json_readings
 from raft.text.values import facts
 
-VERSION = 4
+VERSION = 5
 """Raised when other items of a reply are kept: runs that ask for items read their replies anew."""
 ITEM_TOKENS = 160
 _SENTENCES = 120
@@ -35,6 +35,12 @@ _ALSO = {
 _NAMES = {also: name for name, others in _ALSO.items() for also in (name, *others.split())}
 """What models call the fields of an item, in the form of `_spelled`."""
 _RANKS = {also: rank for rank, also in enumerate(_NAMES)}
+_LABEL = re.compile(r"\W*(?:\d+[\W_]+)?(\w[\w ]{0,24}?)[*_\"'`)\]]*\s*(?:[:：][*_`]*(?:\s+|(?=\W|$))(.*)|$)")
+"""A line that begins with a name, or is one: `question: x`, `- **Answer:** x`, `2) Q2: x`, `Zitat：x`, `## Quote`."""
+_ASKED = re.compile(r"\W*(?:question\s*|q)?\d+[\W_]+(.{0,500}\?)[*_\s]*", re.I)
+_PAIRS = ('""', "''", "“”", "„“", "«»", "‘’")
+_CELL = re.compile(r"(?<!\\)\|")
+_FURNITURE = re.compile(r"\s*(?:```\w*|~~~\w*|[-*_=]{3,})\s*")
 
 
 def items_ask(
@@ -89,7 +95,8 @@ def _meaning(kind: str, words: Mapping[str, str]) -> str:
 def parse_items(reply: str, kinds: Sequence[str]) -> tuple[list[dict[str, str]], list[str]]:
     """Return the items of a JSON reply that are of use, and what is wrong with each of the others.
 
-    What is nearly JSON is repaired; what the list is called, or lies in, does not matter.
+    What is nearly JSON is repaired; what the list is called, or lies in, does not matter. Where there is none, items
+    are read that stand in lines with the names of their fields, as in YAML and lists, or in the rows of a table.
 
     Raises:
         ValueError: no item is of use: there is none, or each lacks a question, an answer, a quote or a known kind.
@@ -101,8 +108,58 @@ def parse_items(reply: str, kinds: Sequence[str]) -> tuple[list[dict[str, str]],
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     if not best[0]:
+        found = ([*_rows(reply)], [*_labelled(reply)])
+        best = max(best, *(_sorted(one, kinds) for one in found), key=lambda one: (len(one[0]), len(one[1])))
+    if not best[0]:
         raise ValueError(best[1][0] if best[1] else "there are no items in it")
     return best
+
+
+def _labelled(reply: str) -> Iterator[dict[str, str]]:
+    """Yield the items whose fields begin a line each with their name; one begins where its question does.
+
+    A text goes on in the lines below it, up to an empty one. A numbered line with a question needs no name.
+    """
+    entry: dict[str, list[str]] = {}
+    field = ""
+    for line in [*reply.splitlines(), "question:"]:
+        label, asked = _LABEL.fullmatch(line), _ASKED.fullmatch(line)
+        name = _NAMES.get(_spelled(label[1])) if label else None
+        said = label[2] or "" if label else ""
+        if not name and asked and field in ("", "kind"):
+            name, said = "question", asked[1]
+        if name == "question" and "answer" in entry and "question" in entry:
+            yield {known: _said(lines) for known, lines in entry.items()}
+            entry = {}
+        if name and not any(map(str.strip, entry.get(name, []))):
+            entry[name], field = [said], name
+        elif field and line.strip() and not _FURNITURE.fullmatch(line):
+            entry[field].append(line)
+        elif field and any(map(str.strip, entry[field])):
+            field = ""
+
+
+def _said(lines: Sequence[str]) -> str:
+    """Return what the lines of a field say, without the marks of YAML and Markdown around it."""
+    said = " ".join(" ".join(lines).split())
+    said = re.sub(r"\A[|>][+-]?(?:\s|\Z)", "", said).strip("*`").strip()
+    if len(said) < 2 or f"{said[0]}{said[-1]}" not in _PAIRS:
+        return said
+    parsed = _parsed(f"[{said}]")
+    inner = said[1:-1].replace("''", "'") if said[0] == "'" else said[1:-1]
+    return str(parsed[0]) if isinstance(parsed, list) and len(parsed) == 1 else inner
+
+
+def _rows(reply: str) -> Iterator[dict[str, str]]:
+    """Yield the rows of a table in Markdown whose header names the fields of items."""
+    names: list[str] = []
+    for line in reply.splitlines():
+        cells = [cell.replace("\\|", "|").strip(" *`") for cell in _CELL.split(line.strip().strip("|"))]
+        known = [_NAMES.get(_spelled(cell), "") for cell in cells]
+        if "question" in known and "answer" in known:
+            names = known
+        elif len(cells) == len(names) and any(cell.strip("-: ") for cell in cells):
+            yield {name: _said([cell]) for name, cell in zip(names, cells, strict=True) if name}
 
 
 def _sorted(tree: Any, kinds: Sequence[str]) -> tuple[list[dict[str, str]], list[str]]:
@@ -128,6 +185,7 @@ def _entries(tree: Any) -> Iterator[Any]:
         bare = [one for part in parts if isinstance(part, list) for one in part if not isinstance(one, (dict, list))]
         yield from inner or ([entry] if not entry.keys().isdisjoint(_FIELDS) else bare)
     elif isinstance(tree, list):
+        tree = [*map(_parsed, tree)]
         found = [list(_entries(part)) if isinstance(part, (dict, list)) else [part] for part in tree]
         if any(isinstance(part, (dict, list)) and entries for part, entries in zip(tree, found, strict=True)):
             yield from (one for entries in found for one in entries)

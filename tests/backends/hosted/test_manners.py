@@ -229,7 +229,7 @@ def test_thoughts_of_a_local_model_are_left_out_too(ledger):
     assert outcome.text == "42"
 
 
-PLAIN = st.text(st.characters(exclude_characters="<>[]◁▷", exclude_categories=["Cs"]), max_size=40)
+PLAIN = st.text(st.characters(exclude_characters="<>[]{}◁▷", exclude_categories=["Cs"]), max_size=40)
 
 
 @given(thought=PLAIN, reply=PLAIN, tag=st.sampled_from(["think", "reasoning", "seed:think"]))
@@ -242,6 +242,21 @@ def test_only_thoughts_are_taken_away(thought, reply, tag):
     whole = json.dumps({"question": f"What does </{tag}>\n{thought} close?"})
     assert without_thoughts(whole) == whole
     assert has_thoughts(f"<{tag}>{thought}</{tag}>{reply}") == bool(thought.strip())
+
+
+@pytest.mark.parametrize(
+    ("thoughts", "reply"),
+    [
+        ('Perhaps {"mark": 1}?\n\n{"mark":\n 4}\n', '{"mark":\n 4}'),
+        ('I take these:\n```json\n[{"a": 1}]\n```', '[{"a": 1}]'),
+        ('Perhaps {"mark": 1}', ""),
+        ('{"mark": 1}\nor rather', ""),
+        ('Perhaps\n{"mark": 1', ""),
+    ],
+)
+def test_json_that_ends_open_thoughts_is_the_reply(thoughts, reply):
+    """A model that forgets the closing tag has its JSON read where that is whole, in lines of its own, and the end."""
+    assert without_thoughts(f"<think>\n{thoughts}") == reply
 
 
 # replies without words ------------------------------------------------------------------------------------------------
