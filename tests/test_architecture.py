@@ -38,7 +38,7 @@ HEAVY = (
     *("bm25s", "tokenizers", "huggingface_hub", "gguf", "accelerate", "onnxruntime", "ray"),
 )
 SLOW_TO_IMPORT = ("torch", "transformers", "chromadb", "litellm", "datasets", "unsloth", "sentence_transformers", "ray")
-LONGEST, MODULES_AT_MOST, LINES_AT_MOST, ROOMS_AT_MOST = 500, 205, 48_180, 25
+LONGEST, MODULES_AT_MOST, LINES_AT_MOST, ROOMS_AT_MOST = 500, 205, 48_400, 25
 READERS = "raft.corpus.readers."
 """One format a file, each known by a row: they are no part of what has to be borne in mind, and are not counted."""
 LONE, LONE_AT_MOST = 60, 19

@@ -6,6 +6,7 @@ a body (JSON, or text as it is) and headers.
 
 # ruff: noqa: E501  one row a habit
 
+import html
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -123,10 +124,62 @@ THOUGHT = (
     'Perhaps {"items": [{"question": "draft", "answer": "?", "quote": "?", "kind": "name"}]} or [1, 2]? {braces} "x"'
 )
 TOOL = [{"id": "t", "type": "function", "function": {"name": "submit", "arguments": "{}"}}]
-STREAM = 'data: {"id":"c","object":"chat.completion.chunk","choices":[{"delta":{"content":"{"}}]}\n\ndata: [DONE]\n\n'
+EVENTS = 'event: message_start\ndata: {"type":"message_start","message":{"role":"assistant"}}\n\n'
+LABELS = {"question": "Q", "answer": "A", "quote": "Quote", "kind": "Kind"}
 HTML = "<!DOCTYPE html><html><head><title>Sign in</title></head><body>Please sign in to the gateway</body></html>"
 NAMES = {"question": "Q", "answer": "response", "quote": "supporting_quote", "kind": "type"}
 BAD = {"question": "What?", "answer": None, "quote": "", "kind": "fact"}
+
+
+def lines(items: list[dict[str, Any]], form: str, between: str = "\n", head: str = "") -> str:
+    """Return items as lines, one a field; `form` has its name, its label and its value, `head` the item's number."""
+    each = [[form.format(name=name, label=LABELS[name], value=value) for name, value in one.items()] for one in items]
+    return between.join(head.format(n=n) + "\n".join(one) for n, one in enumerate(each, 1))
+
+
+def yaml(items: list[dict[str, Any]]) -> str:
+    """Return items as YAML, of which quotes are blocks."""
+    fields = ({**one, "quote": f">-\n      {one['quote']}"} for one in items)
+    return "items:\n" + "\n".join(
+        f"  - question: {one['question']}\n    answer: {json.dumps(one['answer'])}\n    quote: {one['quote']}\n    kind: {one['kind']}"
+        for one in fields
+    )
+
+
+def table(items: list[dict[str, Any]]) -> str:
+    """Return items as the rows of a table in Markdown."""
+    rows = [["#", *map(str.title, items[0])], ["---"] * 5, *([str(n), *one.values()] for n, one in enumerate(items, 1))]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def stream(text: str, *, ends: bool = True) -> Answer:
+    """Return a completion as an event stream, whose last piece has its tokens."""
+    head = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m"}
+    deltas: list[dict[str, Any]] = [
+        {"role": "assistant", "content": ""},
+        *({"content": part} for part in re.findall(r"(?s).{1,40}", text)),
+    ]
+    pieces = [{**head, "choices": [{"index": 0, "delta": delta, "finish_reason": None}]} for delta in deltas]
+    pieces.append({**head, "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}], "usage": None})
+    pieces.append({**head, "choices": [], "usage": {"prompt_tokens": 90, "completion_tokens": 60, "total_tokens": 150}})
+    told = [": waiting\n\n", *(f"data: {json.dumps(piece)}\n\n" for piece in pieces), "data: [DONE]\n\n"]
+    return 200, "".join(told if ends else told[:5]), {"Content-Type": "text/event-stream"}
+
+
+def streams(cut: int = 0, *, options: bool = True) -> Does:
+    """Return the habit of answering in streams alone, the first of which are `cut`; some know no `options` of them."""
+
+    def does(body: Mapping[str, Any], items: list[dict[str, Any]], number: int) -> Answer:
+        if not body.get("stream"):
+            return error(
+                400, "This model only support stream mode, please enable the stream parameter to access the model. "
+            )
+        if body.get("stream_options") and not options:
+            return error(422, "Extra inputs are not permitted", param="stream_options")
+        return stream(whole(items), ends=number > cut)
+
+    return does
+
 
 WRAPPING = [
     Habit("plain", says(whole)),
@@ -195,6 +248,42 @@ WRAPPING = [
     Habit("a mark of byte order", says(lambda items: "\ufeff" + whole(items))),
     Habit("a missing end", says(lambda items: whole(items)[:-2])),
     Habit("cut in its last item", says(lambda items: whole(items)[:-60], "length"), kept=4, most=4),
+    Habit("two lists", says(lambda items: f"{json.dumps(items[:1])}\n\n{json.dumps(items[1:])}")),
+    Habit("texts in a list", says(lambda items: json.dumps([json.dumps(one) for one in items]))),
+    Habit("escaped for a page", says(lambda items: html.escape(whole(items)))),
+    Habit("escaped for a page, in one", says(lambda items: f"<pre>{html.escape(json.dumps(items, indent=1))}</pre>")),
+    Habit("escaped once too often", says(lambda items: json.dumps(whole(items))[1:-1])),
+    Habit(
+        "quotes of print, commas in texts",
+        says(lambda items: re.sub('"([^"]*)"', r"“\1”", whole(items).replace("?", ", please?"))),
+    ),
+    Habit("quotes of another language", says(lambda items: re.sub('"([^"]*)"', r"„\1“", whole(items)))),
+    Habit("marks of East Asia", says(lambda items: whole(items).replace(", ", "，").replace(": ", "："))),
+    Habit("YAML", says(yaml)),
+    Habit("YAML in a fence", says(lambda items: f"```yaml\n{yaml(items)}\n```\nShall I write more?")),
+    Habit("a table", says(lambda items: f"Here they are:\n\n{table(items)}\n\nThese are all.")),
+    Habit("lines with names", says(lambda items: lines(items, "{name}: {value}", "\n\n"))),
+    Habit("lines with letters", says(lambda items: lines(items, "{label}: {value}"))),
+    Habit("names in bold", says(lambda items: lines(items, "- **{name}:** {value}", "\n\n", "### Item {n}\n"))),
+    Habit(
+        "names of another language",
+        says(
+            lambda items: "\n\n".join(
+                f"Frage: {one['question']}\nAntwort: {one['answer']}\nZitat: „{one['quote']}“\nArt: {one['kind']}"
+                for one in items
+            )
+        ),
+    ),
+    Habit(
+        "a question and what is below it",
+        says(
+            lambda items: "\n".join(
+                f'{n}. **{one["question"]}**\n   - Answer: {one["answer"]}\n   - Quote: "{one["quote"]}"\n   - Kind: {one["kind"]}'
+                for n, one in enumerate(items, 1)
+            )
+        ),
+    ),
+    Habit("thinking without an end, then the reply", says(lambda items: f"<think>{THOUGHT}\n\n{whole(items)}")),
     Habit("XML around", says(lambda items: f"<response>\n{whole(items)}\n</response>")),
 ]
 ITEMS_ODD = [
@@ -247,7 +336,12 @@ REFUSED = [
     Habit("more than there is room for, in other words", room(410, "'max_tokens' or 'max_completion_tokens' is too large: {wanted}. This model's maximum context length is 500 tokens and your request has 90 input tokens ({wanted} > 500 - 90)."), most=4),
     Habit("more room than there is, without a number", room(300, "max_new_tokens exceeds the limit of this deployment"), most=8),
     Habit("too long in itself", always(error(400, "This model's maximum context length is 80 tokens. However, your messages resulted in 90 tokens. Please reduce the length of the messages.", code="context_length_exceeded")), kept=0, most=2, says=["maximum context length"]),
+    Habit("too long, by its size", always(error(400, "the request exceeds the available context size (80 tokens), try increasing it")), kept=0, most=2, says=["too long", "context size"]),
+    Habit("too long, as a failure", always(error(500, "input is too large to process. increase the physical batch size")), kept=0, most=2, says=["too long", "too large"]),
     Habit("too long, with room named", always(error(400, "This model's maximum context length is 80 tokens. However, you requested 600 tokens (90 in the messages, 510 in the completion).")), kept=0, most=2, says=["maximum context length"]),
+    Habit("replies that are no stream", streams(), most=4),
+    Habit("replies that are no stream, and options of one", streams(options=False), most=6),
+    Habit("replies that are no stream, the first of which breaks off", streams(1), most=5),
     Habit("a bad request", always(error(400, "Invalid value for 'n'")), kept=0, most=2, says=["Invalid value for 'n'"]),
 ]  # fmt: skip
 EMPTY = [
@@ -267,7 +361,9 @@ EMPTY = [
 ADDRESS = [
     Habit("a page", always((200, HTML, {"Content-Type": "text/html"})), kept=0, most=1, says=["Please sign in", "/v1|api_base"]),
     Habit("a page that is not found", always((404, HTML, {"Content-Type": "text/html"})), kept=0, most=1, says=["api_base", "404"]),
-    Habit("a stream", always((200, STREAM, {"Content-Type": "text/event-stream"})), kept=0, most=1, says=["stream", "chat.completion.chunk"]),
+    Habit("a stream that nobody asked for", lambda body, items, number: stream(whole(items)), directly=True),
+    Habit("a stream of another protocol", always((200, EVENTS, {"Content-Type": "text/event-stream"})), kept=0, most=1, says=["stream", "message_start"]),
+    Habit("a failure in a stream", always((200, 'data: {"error": {"message": "No credits left", "code": 402}}\n\n', {"Content-Type": "text/event-stream"})), kept=0, most=1, says=["No credits left"]),
     Habit("no path", always((404, {"detail": "Not Found"}, {})), kept=0, most=1, says=["Not Found", "api_base"]),
     Habit("no path, in plain words", always((404, "404 page not found", {"Content-Type": "text/plain"})), kept=0, most=1, says=["page not found", "api_base"]),
     Habit("another method", always((405, {"detail": "Method Not Allowed"}, {})), kept=0, most=1, says=["Method Not Allowed", "api_base"]),
@@ -275,7 +371,18 @@ ADDRESS = [
     Habit("other JSON", always((200, {"status": "ok", "service": "gateway"}, {})), kept=0, most=1, says=["gateway|choices", "api_base"]),
     Habit("lines of another protocol", always((200, '{"model":"m","message":{"content":"{"},"done":false}\n{"done":true}\n', {})), kept=0, most=1, says=["done", "api_base"]),
     Habit("a redirect", always((302, "", {"Location": "https://login.example.test/"})), kept=0, most=1, says=["login.example.test", "api_base"], directly=True),
-    Habit("no such model", always(error(404, "The model `m` does not exist.", code="model_not_found")), kept=0, most=1, says=["does not exist", "model's name"]),
+    Habit("no such model", always(error(404, "The model `m` does not exist.", code="model_not_found")), kept=0, most=1, says=["does not exist", "no such model", "/models"], directly=True),
+    *(Habit(f"no such model: {words}", always(error(400, words)), kept=0, most=1, says=["no such model"]) for words in (
+        "Model Not Exist", "Invalid model: m", "m is not a valid model ID", "Unknown model: m", "Invalid model name passed in model=m",
+        "The model m does not exist or your team does not have access to it.", "No models loaded. Please load a model.",
+        "The requested model 'm' is not supported by any provider you have enabled.", "The model `m` has been decommissioned.")),
+    Habit("no such model, with a good status", always((200, {"object": "error", "message": "The model `m` does not exist.", "code": 404}, {})), kept=0, most=1, says=["no such model"], directly=True),
+    Habit("a wrong key, with a good status", always((200, {"error": {"message": "Please sign in first", "code": "401"}}, {})), kept=0, most=1, says=["sign in first", "API_KEY"], directly=True),
+    Habit("no balance, for too many requests", always(error(429, "Your account balance is insufficient, please recharge")), kept=0, most=1, says=["balance is insufficient"]),
+    Habit("a country", always(error(400, "User location is not supported for the API use.")), kept=0, most=1, says=["location"]),
+    Habit("a proxy", always((407, "<html>Proxy Authentication Required</html>", {})), kept=0, most=1, says=["Proxy"]),
+    Habit("a port of https", always((400, "<html><head><title>400 The plain HTTP request was sent to HTTPS port</title></head></html>", {})), kept=0, most=1, says=["HTTPS port", "api_base=https://"], directly=True),
+    Habit("a redirect to https", always((301, "", {"Location": "https://models.example.test/v1/chat/completions"})), kept=0, most=1, says=["api_base=https://models.example.test/v1 "], directly=True),
     Habit("a wrong key", always(error(401, "Incorrect API key provided: sk-none", code="invalid_api_key")), kept=0, most=1, says=["Incorrect API key", "API_KEY"]),
     Habit("no balance", always(error(402, "Insufficient balance")), kept=0, most=1, says=["Insufficient balance"]),
 ]  # fmt: skip
@@ -283,6 +390,11 @@ PASSING = [
     Habit("a failure at first", first(error(500, "oops")), most=3),
     Habit("overloaded at first", first((503, "upstream connect error", {}), 2), most=4),
     Habit("busy at first", first((429, {"error": {"message": "slow down"}}, {"Retry-After": "0"}), 2), most=4),
+    Habit(
+        "a model that is loading",
+        first((503, {"error": {"message": "Loading model", "type": "unavailable_error", "code": 503}}, {}), 12),
+        most=14,
+    ),
     Habit("half a body at first", first((200, '{"id": "c", "choices": [{"mess', {})), most=3),
     Habit("an empty body at first", first((200, "", {})), most=3),
 ]

@@ -91,7 +91,7 @@ def test_no_habit_of_an_endpoint_costs_more_than_it_must(habit, road, server, tm
             rows += frame.to_dicts()
     except RaftError as error:
         assert error.hint
-        said = str(error)
+        said = f"{error} {error.hint}"
     finally:
         ledger.close()
     said += "".join(f"\n{one['kind']}: {one['message']}" for one in failures)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from fake_openai import ERRORS, FakeOpenAI
 from raft.backends.asking import Reply
 from raft.backends.hosted import openai_http
-from raft.backends.hosted.errors import AccessDenied, NoEndpoint, RateLimited, Rejected, Transient
+from raft.backends.hosted.errors import AccessDenied, NoEndpoint, RateLimited, Rejected, Transient, UnknownModel
 from raft.backends.hosted.openai_http import DirectTransport
 from raft.protocols import Request
 from transport_faults import EXPECTED
@@ -349,7 +349,18 @@ JSON = st.recursive(
         st.lists(inner, max_size=3)
         | st.dictionaries(
             st.sampled_from(
-                ["choices", "message", "content", "usage", "error", "code", "prompt_tokens", "finish_reason", "detail"]
+                [
+                    "choices",
+                    "message",
+                    "delta",
+                    "content",
+                    "usage",
+                    "error",
+                    "code",
+                    "prompt_tokens",
+                    "finish_reason",
+                    "detail",
+                ]
             ),
             inner,
             max_size=4,
@@ -363,10 +374,11 @@ JSON = st.recursive(
 def test_no_body_ends_in_a_traceback(tree, status):
     """Whatever JSON comes back, it is a reply or one of the four faults."""
     data = json.dumps(tree).encode()
-    try:
-        assert isinstance(openai_http.read_reply(data, 0.0).text, str)
-    except (RateLimited, Transient, Rejected, AccessDenied) as error:
-        assert isinstance(error.words, str)
+    for body in (data, b"data: " + data):
+        try:
+            assert isinstance(openai_http.read_reply(body, 0.0).text, str)
+        except (RateLimited, Transient, Rejected, AccessDenied) as error:
+            assert isinstance(error.words, str)
     words, code = openai_http.read_error(data, status)
     assert isinstance(openai_http.fault(status, words, code=code), RateLimited | Transient | Rejected | AccessDenied)
 
@@ -453,6 +465,8 @@ def test_a_huge_reply_ends_as_an_empty_one():
         ("https://host.test/v1/models", "=https://host.test/v1 "),
         ("https://host.test/v1", "check the address"),
         ("novita/m", "=http://127.0.0.1:8000/v1 "),
+        ("http://127.0.0.1:8000/v1/v1", "=http://127.0.0.1:8000/v1 "),
+        ("https://host.test/v1/messages", "=https://host.test/v1 "),
     ],
 )
 def test_the_address_that_was_likely_meant_is_named(given, likely):
@@ -517,3 +531,72 @@ def test_a_stray_byte_or_line_end_costs_no_reply():
 def test_errors_in_a_list_are_told():
     """What an endpoint says of several errors is its first."""
     assert openai_http.read_error(b'{"errors": [{"message": "no such thing"}]}', 400)[0] == "no such thing"
+
+
+@pytest.mark.parametrize(
+    ("fault", "likely"),
+    [
+        (NoEndpoint("moved", there="https://host.test/v2/chat/completions"), "=https://host.test/v2 "),
+        (NoEndpoint("moved", there="https://host.test/login"), "check the address"),
+        (NoEndpoint("Client sent an HTTP request to an HTTPS server."), "=https://host.test/v1 "),
+        (NoEndpoint("no safe connection: certificate verify failed: self-signed certificate"), "SSL_CERT_FILE="),
+        (UnknownModel("Model Not Exist"), "http://host.test/v1/models "),
+    ],
+)
+def test_what_to_type_goes_by_what_was_said(fault, likely):
+    """A redirect, the wrong scheme, a certificate and an unknown model each name the next command."""
+    assert likely in fault.stop("openai/m", "http://host.test/v1").hint
+
+
+def test_https_where_there_is_none_is_told():
+    """At a server without a certificate http is what to type."""
+    words = "no safe connection to https://host.test/v1: [SSL: WRONG_VERSION_NUMBER] wrong version number"
+    assert "=http://host.test/v1 " in NoEndpoint(words).stop("openai/m", "https://host.test/v1").hint
+
+
+@pytest.mark.parametrize(
+    ("said", "finish"),
+    [
+        ("model_length", "length"),
+        ("MAX_TOKENS", "length"),
+        ("SAFETY", "content_filter"),
+        ("STOP", "stop"),
+        (None, "stop"),
+    ],
+)
+def test_an_ending_in_other_words_is_known(said, finish):
+    """Servers of other makers say in their own words that a reply was cut off or withheld."""
+    body = {"choices": [{"message": {"content": "x"}, "finish_reason": said}]}
+    assert openai_http.read_reply(json.dumps(body).encode(), 1.0).finish_reason == finish
+
+
+def pieces(*deltas, finish="stop", end="data: [DONE]\n\n"):
+    """Return an event stream of pieces of a completion."""
+    told = [{"choices": [{"delta": delta}]} for delta in deltas] + [
+        {"choices": [{"delta": {}, "finish_reason": finish}]}
+    ]
+    return "".join(f"data: {json.dumps(one)}\n\n" for one in told) + end
+
+
+@pytest.mark.parametrize(
+    ("stream", "text"),
+    [
+        (": waiting\n\n" + pieces({"content": "one "}, {"content": "two"}), "one two"),
+        (pieces({"content": "one "}, {"content": "two"}).replace("data: ", "data: data: "), "one two"),
+        (pieces({"content": "one "}, {"content": "two"}, end=""), "one two"),
+        (pieces({"content": "one "}, {"content": "two"}, finish=None), "one two"),
+        (pieces({"reasoning_content": "hm"}, {"reasoning_content": "."}), "<think>hm."),
+        ('data: {"choices": [{"message": {"content": "one two"}, "finish_reason": "stop"}]}', "one two"),
+    ],
+)
+def test_a_stream_is_the_reply_that_its_pieces_make(stream, text):
+    """Whatever stands between them or twice before them, the pieces of a stream are one reply."""
+    assert openai_http.read_reply(stream.encode(), 1.0).text == text
+
+
+def test_a_stream_that_breaks_off_is_no_reply():
+    """Half a stream may have been billed, and is asked for again; a failure in it is that failure."""
+    with pytest.raises(Transient, match="broke off"):
+        openai_http.read_reply(pieces({"content": "one"}, finish=None, end="").encode(), 1.0)
+    with pytest.raises(RateLimited):
+        openai_http.read_reply(b'data: {"error": {"message": "slow down", "code": 429}}\n\n', 1.0)

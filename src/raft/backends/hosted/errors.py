@@ -13,11 +13,16 @@ from raft.backends.asking import Reply
 from raft.backends.hosted.providers import key_variables
 from raft.errors import EndpointRefuses, as_it_was
 from raft.protocols import Request
-from raft.text.secrets import shown
+from raft.text.secrets import shown, shown_address
 
 _LONGEST = 500
-_ENDPOINT = re.compile(r"/(?:(?:chat/)?completions|models|api/(?:chat|generate|tags)|api|responses|docs)$")
+_ENDPOINT = re.compile(
+    r"/(?:(?:chat/)?completions|models|api/(?:chat|generate|tags)|api|responses|embeddings|messages|chat|docs)$"
+)
 _VERSION = re.compile(r"/v\d|openai")
+_TWICE = re.compile(r"(/v\d\w*)\1+$")
+WANTS_TLS = re.compile(r"plain http request.*https|client sent an http request to an https|requires tls", re.I)
+_NO_TLS = re.compile(r"wrong.version.number|record.layer.failure|http.request\]", re.I)
 _SECRETS = re.compile(r"\b(?:sk|pk|rk|gsk|xai|hf)[-_][\w*.-]{5,}[\w*]|\bAIza[\w-]{20,}|\b[Bb]earer\s+\S+")
 
 
@@ -80,25 +85,46 @@ class AccessDenied(Fault):
 
 
 class UnknownModel(AccessDenied):
-    """The endpoint has no model of that name (404)."""
+    """The endpoint has no model of that name (404, or in words)."""
+
+    def stop(self, model: str, where: str) -> EndpointRefuses:
+        """Return the error to raise, with the command that lists the names that the endpoint knows."""
+        found, key = re.search(r"https?://[^\s,]+", where), key_variables(model)[0]
+        hint = f"check the model's name, {model}"
+        if found:
+            asked = f'curl -H "Authorization: Bearer ${key}" {_ENDPOINT.sub("", found[0].rstrip("/"))}/models'
+            hint = f"{asked}   (the names of its models, to put behind {model.partition('/')[0]}/)"
+        return EndpointRefuses(f"The endpoint has no such model as {model}: {self.words}", where=where, hint=hint)
 
 
 class NoEndpoint(AccessDenied):
-    """What answers at the address speaks another language: a web page, a stream, a path that it does not have."""
+    """What answers at the address speaks another language: a web page, a stream, a path that it does not have.
+
+    `there` is the address where it says that it is to be asked.
+    """
+
+    def __init__(self, words: str, *, there: str = "") -> None:
+        self._there = shown_address(there)
+        super().__init__(words)
 
     def stop(self, model: str, where: str) -> EndpointRefuses:
         """Return the error to raise, with the address that was likely meant."""
         words = f"There is no chat endpoint of {model} at the address: {self.words}"
-        return EndpointRefuses(words, where=where, hint=_address_hint(where))
+        return EndpointRefuses(words, where=where, hint=_address_hint(where, self._there, self.words))
 
 
-def _address_hint(where: str) -> str:
+def _address_hint(where: str, there: str = "", words: str = "") -> str:
+    """Return what to type where no chat endpoint is at an address, by what it said and `there`, where it sent us."""
     found = re.search(r"https?://\S+", where)
     if not found:
         return "--set generator.api_base=http://127.0.0.1:8000/v1   (the address of a chat endpoint; most end in /v1)"
-    where, parts = found[0], urlsplit(found[0])
-    path = _ENDPOINT.sub("", parts.path.rstrip("/"))
-    likely = f"{parts.scheme}://{parts.netloc}{path if _VERSION.search(path) else path + '/v1'}"
+    if "certificate" in words.lower():
+        return "export SSL_CERT_FILE=ca.pem   (the certificate of who signed the endpoint's own; then the same command)"
+    where, sent = found[0], there.rstrip("/").endswith("/chat/completions")
+    parts = urlsplit((there if sent else where).rstrip("/"))
+    path = _TWICE.sub(r"\1", _ENDPOINT.sub("", parts.path))
+    scheme = "https" if WANTS_TLS.search(words) else "http" if _NO_TLS.search(words) else parts.scheme
+    likely = f"{scheme}://{parts.netloc}{path if sent or _VERSION.search(path) else path + '/v1'}"
     if likely != where.rstrip("/"):
         return f"--set generator.api_base={likely}   (the address of a chat endpoint; most end in /v1)"
     return f"check the address generator.api_base={where}: what is asked is {likely}/chat/completions"

@@ -75,6 +75,8 @@ class LitellmTransport:
                     response = await self._call(request, refused)
             except TimeoutError:
                 raise Transient(f"no reply of {self._name} within {self._timeout:g} seconds", billed=True) from None
+            except Transient:
+                raise
             except Exception as error:
                 words, code = self._words(error)
                 found = self._fault(error, words, code)
@@ -101,8 +103,14 @@ class LitellmTransport:
     async def _call(self, request: Request, refused: frozenset[str]) -> Any:
         options = self._manners.options(request, refused)
         messages = [dict(message) for message in self._manners.messages(request, refused)]
-        if self._log is None:
-            return await self._litellm.acompletion(messages=messages, **options, **self._options)
+        if self._log is None or "stream" in options:
+            came = await self._litellm.acompletion(messages=messages, **options, **self._options)
+            if "stream" not in options:
+                return came
+            pieces = [one async for one in came]
+            if getattr(came, "received_finish_reason", "stop") is None:  # litellm puts an end of its own to it
+                raise Transient("the stream broke off before its end", billed=True)
+            return self._litellm.stream_chunk_builder(pieces)
         log = self._log(self._name, messages)
         return await self._complete(messages=messages, litellm_logging_obj=log, **options, **self._options)
 

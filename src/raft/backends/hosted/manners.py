@@ -25,6 +25,8 @@ _UNKNOWN_FIELD = re.compile(
 _WIDE, _HERE = "room", "here"
 """What stands before a number of tokens that all requests, or this one, may not pass."""
 _SCHEMA, _LIMIT, _TEMPERATURE, _EFFORT, _SYSTEM = "response_format", "max_tokens", "temperature", "effort", "system"
+_WHOLE, _COUNTS = "whole", "counts"
+"""A reply that is no stream, and the tokens at a stream's end."""
 _OBJECTIONS: Mapping[str, re.Pattern[str]] = {
     _SCHEMA: re.compile(
         r"response_format|response_schema|json.?schema|json.?mode|structured output|guided|\bschema\b|\bgrammar\b|"
@@ -44,6 +46,11 @@ _OBJECTIONS: Mapping[str, re.Pattern[str]] = {
         r"'user' or 'assistant'|"
         r"role\b.{0,30}\bone of\W{0,4}(?:user|assistant)\W{1,6}(?:(?:and|or)\W{0,3})?(?:user|assistant)\b"
         r"(?!.*system)|(?:first|last) (?:message|turn|role)\b",
+        re.I,
+    ),
+    _COUNTS: re.compile(r"stream_options|include_usage", re.I),
+    _WHOLE: re.compile(
+        r"(?:only|must|requires?|enable|non|set)\b.{0,30}\bstream|\bstream(?:ing)?\b.{0,30}\b(?:only|must|required|true)",
         re.I,
     ),
 }
@@ -115,6 +122,8 @@ class Manners:
             found["response_format"] = {"type": "json_schema", "json_schema": schema}
         if effort := self._effort(refused):
             found["reasoning_effort"] = effort
+        if _WHOLE in refused:
+            found |= {"stream": True} | ({} if _COUNTS in refused else {"stream_options": {"include_usage": True}})
         return found
 
     def objection(
@@ -141,6 +150,8 @@ class Manners:
             _TEMPERATURE: True,
             _EFFORT: effort is not None and self.effort is None,
             _SYSTEM: any(turn["role"] == "system" for turn in request.messages),
+            _COUNTS: _WHOLE in refused,
+            _WHOLE: True,
         }
         name = next((one for one in sent if sent[one] and one not in refused and _OBJECTIONS[one].search(words)), None)
         if name == _EFFORT:

@@ -12,10 +12,19 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 from raft.backends.asking import Reply
-from raft.backends.hosted.errors import AccessDenied, Fault, NoEndpoint, RateLimited, Rejected, Transient, UnknownModel
+from raft.backends.hosted.errors import (
+    WANTS_TLS,
+    AccessDenied,
+    Fault,
+    NoEndpoint,
+    RateLimited,
+    Rejected,
+    Transient,
+    UnknownModel,
+)
 from raft.backends.hosted.manners import Manners
 from raft.backends.hosted.providers import provider_of
 from raft.protocols import Request
@@ -27,6 +36,7 @@ if TYPE_CHECKING:
 _CONNECT_SECONDS = 30.0
 _MANY = 2**31  # tokens, and more: of no request
 _LARGEST = 4 * 2**20  # bytes of a body that is read; a hundred thousand tokens have a tenth of it
+_LARGEST_STREAM = 16 * _LARGEST  # each token of a stream comes in some hundred bytes of its own
 _IDLE_SECONDS = 4.0  # many servers drop a connection after five, and with it a request that was just sent
 _DENIED_CODES = frozenset(
     (
@@ -34,17 +44,40 @@ _DENIED_CODES = frozenset(
         *("invalid_api_key", "invalid_authentication", "model_not_found", "permission_denied"),
     )
 )
+_UNPAID = re.compile(
+    r"(?:balance|funds|credits?) (?:is |are )?(?:too low|insufficient|exhausted|not enough)|"
+    r"insufficient (?:\w+ )?(?:balance|funds|credits?)",
+    re.I,
+)
 _DENIED_WORDS = re.compile(
-    r"api.?key (?:\w+ )*(?:not valid|invalid|incorrect)|(?:invalid|incorrect) api.?key|credit balance is too low", re.I
+    r"api.?key (?:\w+ )*(?:not valid|invalid|incorrect)|(?:invalid|incorrect) api.?key|"
+    rf"(?:location|country|region|territory) (?:is |are )?not (?:supported|available)|{_UNPAID.pattern}",
+    re.I,
+)
+_NO_MODEL = re.compile(
+    r"(?:invalid|unknown|no such|unsupported|not a valid) model\b(?! (?:param|in|out|resp|role))|no models? loaded|"
+    r"\bmodels?(?: identifier)?(?:[ :/]\S+)? (?:(?:is|was|are|has been|does) )?(?:decommissioned|deprecated|invalid|"
+    r"not (?:found|exist|available|loaded|deployed|supported by))|not a chat model",
+    re.I,
 )
 _TOO_LONG = re.compile(
-    r"context.?(?:length|window)|max_model_len|too many (?:input )?tokens|(?:prompt|input|request) (?:is )?too long|"
+    r"context.?(?:length|window|size)|max_model_len|too many (?:input )?tokens|"
+    r"(?:prompt|input|request) (?:is )?too (?:long|large)|"
     r"reduce the length|exceeds? the (?:maximum )?(?:number of tokens|token limit)",
     re.I,
 )
 _CONTENT = re.compile(r"content.?(?:policy|filter|management)|safety system|moderation|flagged", re.I)
-_OVERLOAD = re.compile(r"overload|capacity|too many|rate.?limit|slow down|throttl|\bbusy\b", re.I)
-_PAGE = re.compile(r"\s*<(?:!doctype|html|head|body|\?xml)", re.I)
+_OVERLOAD = re.compile(
+    r"overload|capacity|too many|rate.?limit|slow down|throttl|\bbusy\b|\bloading\b|warming up", re.I
+)
+_PAGE = re.compile(r"\s*<(?:!doctype|!--|html|head|body|\?xml)", re.I)
+_STREAM = re.compile(r"\s*(?:(?:data|event|id|retry)?:)")
+_PIECE = re.compile(r"^(?:data: ?)+(.*)$", re.M)
+_ENDINGS = {
+    **dict.fromkeys(("max_tokens", "model_length", "max_length", "max_output_tokens"), "length"),
+    **dict.fromkeys(("safety", "sensitive", "recitation", "blocklist", "prohibited_content"), "content_filter"),
+}
+"""What servers say of why a reply ends, beside OpenAI's own words."""
 _MODEL = re.compile(r"\bmodel\b|deployment|\badapter\b", re.I)
 _SEEN = 120  # characters of what came that are shown
 _AGAIN = re.compile(
@@ -106,9 +139,10 @@ class DirectTransport:
                 self._manners.learn(reply, refused)
                 return reply
             words, code = read_error(data, status)
-            if 300 <= status < 400:
-                words = f"it redirects to {headers.get('Location')}"
             found = fault(status, self._masked(words), code=code, retry_after=retry_after(headers, words))
+            if 300 <= status < 400:
+                there = urljoin(self._url, headers.get("Location", ""))
+                found = NoEndpoint(self._masked(f"it redirects to {there}"), there=there)
             more = self._manners.objection(status, words, request, refused, plain=is_plain(found))
             if not more:
                 raise found
@@ -151,9 +185,10 @@ class DirectTransport:
 
     async def _body_of(self, response: "aiohttp.ClientResponse") -> bytes:
         data = bytearray()
+        most = _LARGEST_STREAM if response.content_type == "text/event-stream" else _LARGEST
         async for part in response.content.iter_any():
             data += part
-            if len(data) > _LARGEST:
+            if len(data) > most:
                 break
         return bytes(data)
 
@@ -193,20 +228,22 @@ def fault(status: int, words: str, *, code: str = "", retry_after: float | None 
     found: Fault = Rejected(words, kind="refused")
     if status < 500 and _CONTENT.search(said):
         pass
-    elif status == 404 and (code == "model_not_found" or _MODEL.search(said)):
+    elif (status == 404 and _MODEL.search(said)) or (
+        status in (400, 403, 404, 422) and (code == "model_not_found" or _NO_MODEL.search(words))
+    ):
         found = UnknownModel(words)
-    elif code in _DENIED_CODES or (status < 500 and status != 429 and _DENIED_WORDS.search(words)):
+    elif code in _DENIED_CODES or (status < 500 and (_UNPAID if status == 429 else _DENIED_WORDS).search(words)):
         found = AccessDenied(words)
     elif status in (429, 529) or (status == 503 and (retry_after is not None or _OVERLOAD.search(said))):
         found = RateLimited(words, retry_after=retry_after)
+    elif status == 413 or (status <= 500 and _TOO_LONG.search(said)):
+        found = Rejected(words, kind="too long")
     elif status in (408, 409, 425) or status >= 500:
         # where a gateway gave up waiting, the reply may have been written behind it
         found = Transient(words, billed=status in (408, 504, 524))
-    elif status == 413 or _TOO_LONG.search(said):
-        found = Rejected(words, kind="too long")
-    elif status in (401, 402, 403):
+    elif status in (401, 402, 403, 407, 451):
         found = AccessDenied(words)
-    elif status in (404, 405) or status < 400:
+    elif status in (404, 405) or status < 400 or (status == 400 and WANTS_TLS.search(words)):
         found = NoEndpoint(words)
     return found
 
@@ -220,18 +257,17 @@ def read_reply(data: bytes, seconds: float, model: str | None = None) -> Reply:
         NoEndpoint: it is no chat completion at all.
         Fault: it is an error after all; some gateways send those with a good status.
     """
-    if len(data) > _LARGEST:  # billed, and kept as it is of use: empty
+    words = data.decode("utf-8", "replace").lstrip("\ufeff")
+    streamed = _STREAM.match(words)
+    if len(data) > (_LARGEST_STREAM if streamed else _LARGEST):  # billed, and kept as it is of use: empty
         return Reply("", "too large", -1, -1, None, seconds)
-    words = data.decode("utf-8", "replace")
     try:
-        tree = json.loads(words.lstrip("\ufeff"), strict=False)  # a stray byte or a bare line end costs no reply
+        tree = _joined(words) if streamed else json.loads(words, strict=False)  # a bare line end costs no reply
     except (ValueError, RecursionError):
         raise no_reply(words) from None
     choices = tree.get("choices") if isinstance(tree, dict) else None
-    if isinstance(tree, dict) and choices is None and tree.get("error"):
-        said, code = read_error(data, 0)
-        number = tree["error"].get("code") if isinstance(tree["error"], dict) else None
-        raise fault(number, said, code=code) if isinstance(number, int) else Transient(said, billed=True)
+    if isinstance(tree, dict) and not choices and (found := _good_status_fault(tree)):
+        raise found
     if not isinstance(choices, list):
         if isinstance(tree, dict) and "choices" in tree:
             raise Transient("the reply's body is no chat completion", billed=True)
@@ -252,8 +288,55 @@ def read_reply(data: bytes, seconds: float, model: str | None = None) -> Reply:
     return Reply(text, finish, *tokens, None, seconds)
 
 
+def _good_status_fault(tree: Mapping[str, Any]) -> Fault | None:
+    """Return what an error means that came with a good status; None where there is none."""
+    told = tree.get("error") or tree.get("errors")
+    inner = told[0] if isinstance(told, list) else told
+    codes = [one.get(name) for one in (inner, tree) if isinstance(one, Mapping) for name in ("code", "status")]
+    number = next((int(str(one)) for one in codes if re.fullmatch("[45]\\d\\d", str(one))), None)
+    if not told and not (number and {"message", "msg", "detail"} & tree.keys()):
+        return None
+    said, code = read_error(json.dumps(tree).encode(), 200)
+    found = fault(number or 500, said, code=code)
+    return Transient(said, billed=True) if isinstance(found, Transient) else found
+
+
+def _joined(stream: str) -> Any:
+    """Return the chat completion whose pieces came as an event stream, asked for or not; None: they are of no such.
+
+    Raises:
+        Transient: the stream ends before the reply does.
+    """
+    came: dict[str, Any] = {"usage": None}
+    said = dict.fromkeys(("content", "refusal", "reasoning_content", "reasoning"), "")
+    finish, ended, meant = None, False, False
+    for told in _PIECE.findall(stream):
+        try:
+            piece = json.loads(told, strict=False)
+        except ValueError:
+            ended = ended or told.strip() == "[DONE]"
+            continue
+        if not isinstance(piece, dict):
+            continue
+        if piece.get("error"):
+            return {"error": piece["error"]}
+        came |= {name: piece[name] for name in ("model", "usage") if piece.get(name)}
+        choices = piece.get("choices")
+        meant = meant or isinstance(choices, list)
+        first = choices[0] if isinstance(choices, list) and choices else None
+        choice = first if isinstance(first, dict) else {}
+        part = choice.get("delta") or (choice.get("message") if not any(said.values()) else None)
+        for name in said if isinstance(part, dict) else ():
+            said[name] += read_content(part.get(name)) if isinstance(part.get(name), (str, list)) else ""
+        finish = choice.get("finish_reason") or finish
+    if meant and not (finish or ended):
+        raise Transient("the stream broke off before its end", billed=True)
+    return {**came, "choices": [{"message": said, "finish_reason": finish}]} if meant else None
+
+
 def read_message(message: Mapping[str, Any], finish: str) -> tuple[str, str]:
     """Return what a message says and why it ends: its text, or else its refusal, or else its thoughts."""
+    finish = _ENDINGS.get(finish.lower(), finish.lower())
     text = read_content(message.get("content"))
     if text:
         return (text, finish) if len(text) <= _LARGEST else ("", "too large")
@@ -298,13 +381,14 @@ def no_reply(text: str) -> Fault:
     begins = " ".join(re.sub(r"<[^>]*>", " ", text).split() if _PAGE.match(text) else text.split())[:_SEEN]
     if _PAGE.match(text):
         return NoEndpoint(f"a web page (HTML) came instead of a reply: {begins!r}")
-    if text.lstrip().startswith(("data:", "event:", ":")):
+    if _STREAM.match(text):
         return NoEndpoint(f"an event stream came instead of a reply: {begins!r}")
     try:
         json.JSONDecoder().raw_decode(text.lstrip())
     except (ValueError, RecursionError):
         if not text.strip() or text.lstrip()[0] in "{[":  # it may have been cut on its way
-            return Transient("the reply's body is no JSON", billed=True)
+            words = "the reply's body is no JSON" if text.strip() else "the reply's body is empty, and no JSON"
+            return Transient(words, billed=True)
     return NoEndpoint(f"what came is no chat completion: {begins!r}")
 
 
