@@ -326,8 +326,9 @@ def _joined(stream: str) -> Any:
         first = choices[0] if isinstance(choices, list) and choices else None
         choice = first if isinstance(first, dict) else {}
         part = choice.get("delta") or (choice.get("message") if not any(said.values()) else None)
-        for name in said if isinstance(part, dict) else ():
-            said[name] += read_content(part.get(name)) if isinstance(part.get(name), (str, list)) else ""
+        delta = part if isinstance(part, dict) else {}
+        for name in said:
+            said[name] += read_content(delta.get(name)) if isinstance(delta.get(name), (str, list)) else ""
         finish = choice.get("finish_reason") or finish
     if meant and not (finish or ended):
         raise Transient("the stream broke off before its end", billed=True)
