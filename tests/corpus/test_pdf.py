@@ -393,6 +393,42 @@ def test_what_nobody_sees_is_left_out_and_counted(pages):
     assert (reading.text, reading.left_out) == ("Seen.\n\nWhite on blue.", {"hidden parts": 5})
 
 
+def test_text_that_only_is_told_as_white_is_read(pages, tmp_path):
+    """Text that is outlined, filled with a pattern, or stands on one or on a thick line, can be seen."""
+
+    def draw(canvas):
+        canvas.setLineWidth(24)
+        canvas.line(50, 700, 400, 700)
+        canvas.setLineWidth(1)
+        for mode, height, said in ((0, 696, "On a line."), (0, 500, "Hidden."), (2, 600, "Outlined.")):
+            text = canvas.beginText(60, height)
+            text.setTextRenderMode(mode)
+            text.setFillColorRGB(1, 1, 1)
+            text.textLine(said)
+            canvas.drawText(text)
+
+    reading = pages(draw)
+    assert (reading.text, reading.left_out) == ("On a line.\n\nOutlined.", {"hidden parts": 1})
+    drawn = (
+        "/Pattern cs /P scn 60 690 400 30 re f 1 g BT /F 12 Tf 70 700 Td (On a pattern.) Tj ET "
+        "/Pattern cs /P scn BT /F 12 Tf 70 600 Td (In a pattern.) Tj ET"
+    )
+    shading = "/ShadingType 2/ColorSpace/DeviceGray/Coords[0 0 500 0]/Function<</FunctionType 2/Domain[0 1]/N 1>>"
+    objects = [
+        "<</Type/Catalog/Pages 2 0 R>>",
+        "<</Type/Pages/Kids[3 0 R]/Count 1>>",
+        "<</Type/Page/Parent 2 0 R/MediaBox[0 0 595 842]/Contents 4 0 R/Resources<</Font<</F 5 0 R>>"
+        f"/Pattern<</P<</PatternType 2/Shading<<{shading}>>>>>>>>>>",
+        f"<</Length {len(drawn)}>>stream\n{drawn}\nendstream",
+        "<</Type/Font/Subtype/Type1/BaseFont/Helvetica>>",
+    ]
+    path = tmp_path / "pattern.pdf"
+    body = "\n".join(f"{number} 0 obj\n{one}\nendobj" for number, one in enumerate(objects, start=1))
+    path.write_text(f"%PDF-1.7\n{body}\ntrailer<</Root 1 0 R>>\n%%EOF")
+    (reading,) = read(path, text_field="text")
+    assert (reading.text, reading.left_out) == ("On a pattern.\n\nIn a pattern.", {})
+
+
 def test_comments_stamps_and_attachments_are_counted(pages, tmp_path):
     """What is pinned to a page, or to the document, is left out, and said to be."""
     notes = " ".join(
@@ -445,6 +481,18 @@ def test_an_initial_belongs_to_its_word(pages, initial):
     )
 
 
+def test_a_large_letter_beside_words_that_begin_by_themselves_is_a_word(pages):
+    """The letter of a class or the like is not put into the word beside it."""
+
+    def draw(canvas):
+        canvas.setFont("Helvetica", 32)
+        canvas.drawString(60, 686, "B")
+        canvas.setFont("Helvetica", 10)
+        lines(["Business class tickets are sold at the", "counter on the first floor."], 85)(canvas)
+
+    assert pages(draw).text == "B Business class tickets are sold at the counter on the first floor."
+
+
 def test_a_watermark_is_no_title_and_no_heading(pages):
     """Large words across the page come last, and are no name of the document."""
 
@@ -493,6 +541,8 @@ def test_code_keeps_its_lines_and_indents(pages):
         ("the doors are made in the form AB-", "12 and in no other form", "AB-12"),
         ("the doors of ELEMENT make each ELE-", "MENT of the hall in the north", "each ELEMENT of"),
         ("the doors and the temper-", "ature of the hall in the north", "temperature"),
+        ("die Stellung der Frau-", "en in der Stadt im Norden", "der Frauen in"),
+        ("the things that are meant by pre-", "1. First of all things", "by pre-\n1. First"),
     ],
 )
 def test_words_that_a_line_breaks_are_mended(pages, upper, lower, text):
@@ -501,6 +551,18 @@ def test_words_that_a_line_breaks_are_mended(pages, upper, lower, text):
     assert text in pages(lines([*first, lower])).text
     if lower[0].islower():
         assert text in pages(lines(first), lines([lower])).text
+
+
+def test_labels_with_a_dash_are_no_broken_words(pages):
+    """Short lines that each end with a dash stay lines."""
+    assert pages(lines(["Name-", "City-", "Date of birth-"])).text == "Name-\nCity-\nDate of birth-"
+
+
+def test_pages_start_in_their_order_where_a_word_is_broken_over_an_empty_one(pages):
+    """A hyphen that goes at the end of a page puts no page without text behind the one that follows it."""
+    reading = pages(lines(["It is broken over the pages, as in exam-"]), lambda _: None, lines(["ples that go on."]))
+    assert reading.text == "It is broken over the pages, as in examples that go on."
+    assert list(reading.pages) == sorted(reading.pages)
 
 
 def test_dots_that_lead_to_a_number_are_no_text(pages):

@@ -42,6 +42,7 @@ MOST_OBJECTS, MOST_FIELDS = 20_000, 2_000
 _LITTLE = 300
 """Characters: a page of fewer may be a scan with a number or a stamp of text."""
 _WHITE = 250
+_LARGEST_PICTURE = 2_000
 _TYPEWRITER = re.compile(rb"courier|mono(?!type)|consol|menlo|cmtt|typewriter|sourcecode|firacode")
 _HIDDEN = 2 | 32
 _PASSWORD = 1 << 13
@@ -155,6 +156,24 @@ class _Characters:
         parts = [ctypes.c_uint() for _ in range(4)]
         return self._c.FPDFText_GetFillColor(self._page, number, *parts) and _is_white(parts)
 
+    def is_blank(self, start: int, stop: int, page: Any, shown: Any) -> bool:
+        """Tell whether nothing is seen where characters stand: those in a pattern, or outlined, are told as white."""
+        c, x, y, sides = self._c, ctypes.c_int(), ctypes.c_int(), [ctypes.c_double() for _ in range(4)]
+        corners = []
+        for number in (start, stop - 1):
+            c.FPDFText_GetCharBox(self._page, number, *sides)
+            left, right, bottom, top = (side.value for side in sides)
+            for corner in ((left, bottom), (right, top)):
+                c.FPDF_PageToDevice(page, 0, 0, shown.width, shown.height, 0, *corner, x, y)
+                corners.append((x.value, y.value))
+        first, last = max(0, min(x for x, _ in corners)), max(0, max(x for x, _ in corners) + 1)
+        lines = range(max(0, min(y for _, y in corners)), min(shown.height, max(y for _, y in corners) + 1))
+        return all(
+            part >= _WHITE
+            for line in lines
+            for part in shown.buffer[line * shown.stride + first : line * shown.stride + min(last, shown.width)]
+        )
+
     def begin(self, number: int, angle: int) -> tuple[float, float]:
         """Return where it begins, and the height of its line."""
         self._c.FPDFText_GetCharOrigin(self._page, number, self._x, self._y)
@@ -186,13 +205,16 @@ def _drawn(page: Any, c: Any, result: Page) -> Iterator[tuple[int, Piece]]:
     """Yield the pieces of a page with the angle of each, in the order of drawing; count what is white on white."""
     characters = _Characters(page, c)
     grounds: list[tuple[float, ...]] | None = None
+    shown: Any = None
     for start, stop, text in characters.objects():
         if characters.is_white(start):
             grounds = list(_grounds(page, c)) if grounds is None else grounds
             x, y = characters.begin(start, 0)
             if not any(x1 <= x + 1 and x <= x2 and y1 <= y + 1 and y <= y2 for x1, y1, x2, y2 in grounds):
-                result.hidden += 1
-                continue
+                shown = _shown(page) if shown is None else shown
+                if characters.is_blank(start, stop, page, shown):
+                    result.hidden += 1
+                    continue
         angle, size, bold, even = characters.face(start)
         if not math.isfinite(size):
             continue
@@ -303,6 +325,11 @@ def _objects(page: Any, c: Any) -> Iterator[tuple[int, Any]]:
 
 def _is_white(parts: list[ctypes.c_uint]) -> bool:
     return all(part.value >= _WHITE for part in parts[:3])
+
+
+def _shown(page: Any) -> Any:
+    """Return a page as it is shown, in shades of grey."""
+    return page.render(scale=min(1.0, _LARGEST_PICTURE / max(*page.get_size(), 1.0)), grayscale=True)
 
 
 def _grounds(page: Any, c: Any) -> Iterator[tuple[float, ...]]:

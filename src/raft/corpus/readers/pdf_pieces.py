@@ -19,10 +19,14 @@ _WIDTH_OF_CODE = 0.6
 """How wide a character of code is, in font sizes."""
 _ITEM = re.compile(r"(?:[-–•·▪◦*o]|\(?\d{1,3}[.)]|\(?[a-z][.)])\s+\S")
 _BULLET = re.compile(r"^[•·▪◦]\s+")
-_AND = {"and", "or", "und", "oder", "bzw", "sowie", "et", "ou", "y", "e", "o", "en", "of", "i"}
+_AND = {"and", "und", "oder", "bzw", "sowie", "ou", "y", "e", "o", "of", "i"}
+_AND_OR_END = {"or": "the", "en": "het", "et": "les"}
+"""What words end with as well (Frau-en), and a word of the language in which it means "and"."""
 _CAPITAL = re.compile(r"[\dA-ZÀ-Þ][^\W_]*")
 _SIGN = re.compile(r"[][{}();=<>$#|\\_@]|::|\s--?\w")
 """What lines of code have and those of prose have not."""
+_LONGEST_LABEL = 20
+"""Characters: shorter lines may be labels, each with a dash behind it."""
 _PLAIN_RAISED = re.compile(r"(?:st|nd|rd|th|er|re|[^\w\s()+−=-]+)")
 
 
@@ -99,6 +103,7 @@ def with_initials(pieces: list[Piece]) -> list[Piece]:
             known = {word for piece in pieces if piece is not first for word in piece.text.split()}
             word = first.text.split()[0]
             alone = initial.text in "AI" and len(word) > 1 and word in known and initial.text + word not in known
+            alone = alone or (word[0].isupper() and word[1:2].islower())  # a word of its own: what it begins is not one
             first.text, first.left = initial.text + " " * alone + first.text, initial.left
             kept = [piece for piece in kept if piece is not initial]
     return kept
@@ -274,7 +279,8 @@ def _continuation(parts: list[str], before: Piece, line: Piece, *, usual: int, w
     gap = before.height - line.height
     near = 0 < gap <= (1.3 * usual if usual else 2.6 * line.size)
     kept = re.search(r"([^\W_]+)-$", before.text)
-    if near and kept and (begin := _CAPITAL.match(line.text)):  # AB-12, Baden-Baden; but not ELE-MENT
+    prose = len(before.text) > _LONGEST_LABEL and not _ITEM.match(line.text)
+    if near and prose and kept and (begin := _CAPITAL.match(line.text)):  # AB-12, Baden-Baden; but not ELE-MENT
         if kept[1].isupper() and begin[0].isupper() and kept[1] + begin[0] in words:
             parts[-1] = parts[-1][:-1]
         return line.text
@@ -297,7 +303,7 @@ def _continuation(parts: list[str], before: Piece, line: Piece, *, usual: int, w
 
 def _between(begin: str, rest: str, words: set[str]) -> str:
     """Return what stands between the parts of a word that is broken at the end of a line: nothing, "-" or "- "."""
-    if rest in _AND:  # as in "on- and offline"
+    if (rest in _AND or _AND_OR_END.get(rest) in words) and begin + rest not in words:  # as in "on- and offline"
         return "- "
     parted = begin in words and rest in words and begin + rest not in words
     return "-" if f"{begin}-{rest}" in words or parted else ""
@@ -315,6 +321,7 @@ def join_pages(pages: list[str], words: set[str]) -> tuple[str, list[int]]:
             between = _between(broken[1], rest[0], words)
             if not between:
                 pieces[-1], length = pieces[-1][:-1], length - 1
+                starts = [min(start, length) for start in starts]  # of pages without text between the two
             between = between.removeprefix("-")
         starts.append(length + len(between))
         if text:
