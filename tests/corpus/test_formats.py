@@ -215,6 +215,8 @@ def test_subtitles_lose_no_lines(one):
         "45\n\n3\n00:00:05,000 --> 00:00:06,000\nADA: In the hall of\n46\n"
     )
     assert one("a.srt", srt).text == "Keep the door shut at <degrees> of 45\n\nADA: In the hall of 46"
+    marked = "1\n00:00:01,000 --> 00:00:02,000\n<p>Keep the<br>door<BR />shut</p> <sub>now</sub>\n"
+    assert one("c.srt", marked).text == "Keep the door shut now"
     assert one("b.vtt", "WEBVTT\n\n00:01.000 --> 00:02.000\n<v Ada>Hi</v> <v.loud Bo>Ho\n").text == "Ada: Hi\n\nBo: Ho"
 
 
@@ -297,6 +299,37 @@ def test_pages_of_books_are_read_as_they_are_seen(one):
     reading = one("a.epub", made)
     assert reading.text == "24 ¹ months long, 10⁶ and x², 東京, WWW (web)\n\nBy law."
     assert reading.left_out == {"hidden parts": 1}
+
+
+@pytest.mark.parametrize("name", ["t.ncx", "n.xhtml", "META-INF/encryption.xml"])
+@pytest.mark.parametrize("data", ["", " ", "\0\1 no XML"])
+def test_a_book_whose_contents_are_damaged_keeps_its_chapters(one, name, data):
+    """A table of contents that is empty or no XML costs no book."""
+    about = 'properties="nav"' if name == "n.xhtml" else ""
+    made = book({"a.xhtml": "The limit."}, (name, about), **{name if "/" in name else f"O/{name}": data})
+    assert one("a.epub", made).text == "The limit."
+
+
+@pytest.mark.parametrize(
+    "kind", ["text/xml", "text/plain", "application/xhtml", "application/xhtml+xml; charset=utf-8"]
+)
+def test_a_chapter_is_read_whatever_it_is_said_to_be(one, kind):
+    """Files that are named as pages are read, also where the package tells their kind wrongly."""
+    package = (
+        f'<package><manifest><item id="c" href="a.html" media-type="{kind}"/></manifest><spine><itemref idref="c"/>'
+    )
+    start = '<container><rootfile full-path="c.opf"/></container>'
+    files = {"META-INF/container.xml": start, "c.opf": f"{package}</spine></package>", "a.html": "<p>The limit.</p>"}
+    assert one("a.epub", archive(**files)).text == "The limit."
+
+
+@pytest.mark.parametrize("link", ['rel="alternate stylesheet"', 'rel="stylesheet" media="print"'])
+def test_a_style_of_a_book_for_paper_or_by_choice_hides_nothing(one, link):
+    """What only a style hides that is for paper, or that readers may choose, is text of a book."""
+    made = book(
+        {"a.xhtml": f'<link {link} href="s.css"/><p class="off">The limit.</p>'}, **{"O/s.css": ".off{display:none}"}
+    )
+    assert one("a.epub", made).text == "The limit."
 
 
 def shape(text, role="", more=""):

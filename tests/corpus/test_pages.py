@@ -66,6 +66,10 @@ def test_what_is_no_part_of_a_document_is_left_out_and_counted(one, part, kind):
         "<main aria-hidden=true><h1>Kept</h1></main>",
         "<style>.d {display:none} @media (min-width:768px) {.d {display:block}}</style><p class=d>Kept</p>",
         "<style>.d {display:none} @media (min-width:9em) {.d-md {display:block}}</style><p class='d d-md'>Kept</p>",
+        "<style>.hidden {display:none} @media (min-width:9em) {.md\\:block {display:block}}</style>"
+        "<p class='hidden md:block'>Kept</p>",
+        "<style>.d {display:none} .b\\' {color:red} @media (min-width:9em) {.d {display:block}}</style>"
+        "<p class=d>Kept</p>",
         "<style>.tab {display:none} .active {display:block}</style><p class='tab active'>Kept</p>",
         "<style>p.tab {display:none} .active {display:block !important}</style><p class='tab active'>Kept</p>",
         "<style media=print>.on-screen {display:none}</style><p class=on-screen>Kept</p>",

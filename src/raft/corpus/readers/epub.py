@@ -12,9 +12,13 @@ from raft.corpus.readers import MEGABYTE, Reading, Unreadable, check_archive, de
 from raft.corpus.readers.html import to_markdown
 
 _PAGES = re.compile(r"application/xhtml\+xml|text/.*html.*|text/x-oeb1-document|application/.*xml", re.IGNORECASE)
+_NAMED_SO = (".xhtml", ".html", ".htm", ".xml")
+"""How files that hold pages are named, whatever they are said to be."""
 _FONTS = ("http://www.idpf.org/2008/embedding", "http://ns.adobe.com/pdf/enc#RC")
 """How fonts are scrambled, which hides no text."""
 _STYLES = re.compile(r"<link\b[^<>]{0,500}\bhref\s*=\s*[\"']([^\"'<>]{1,500}\.css)[\"'][^<>]{0,500}>", re.IGNORECASE)
+_MEDIA = re.compile(r"\bmedia\s*=\s*(?:\"[^\"<>]*\"|'[^'<>]*')", re.IGNORECASE)
+_ALTERNATE = re.compile(r"\brel\s*=\s*[\"']?[^\"'<>]*\balternate\b", re.IGNORECASE)
 _BEGIN = 500
 """Characters of a chapter among which its name is looked for."""
 _EDGES = re.compile(r"(</?)(?:header|footer)\b", re.IGNORECASE)
@@ -54,9 +58,12 @@ def read(path: Path, *, kind: str, **_others: object) -> list[Reading]:
 
 
 def _xml(data: bytes) -> Any:
-    """Return the root of XML, read as far as it can be."""
+    """Return the root of XML, read as far as it can be; None of what is no XML at all."""
     etree = require("lxml.etree", why="to read EPUB files")
-    return etree.fromstring(data, etree.XMLParser(resolve_entities=False, no_network=True, recover=True))
+    try:
+        return etree.fromstring(data, etree.XMLParser(resolve_entities=False, no_network=True, recover=True))
+    except etree.XMLSyntaxError:  # there is nothing in it
+        return None
 
 
 def _package(archive: zipfile.ZipFile) -> str:
@@ -118,7 +125,7 @@ def _chapter(archive: zipfile.ZipFile, named: _Names, item: Any, *, secret: bool
     name = named.of(item.get("href", ""))
     kind = item.get("media-type") or "application/xhtml+xml"
     why = "encrypted chapters" if secret else "" if name else "missing chapters"
-    if not why and not _PAGES.fullmatch(kind):
+    if not why and not _PAGES.match(kind) and not name.lower().endswith(_NAMED_SO):
         why = "pictures without text" if kind.startswith("image/") else "chapters that cannot be read"
     if not why:
         try:
@@ -134,9 +141,10 @@ def _styled(archive: zipfile.ZipFile, named: _Names, name: str, page: str) -> st
 
     def style(link: re.Match[str]) -> str:
         found = named.of(link[1], beside=name)
-        if not found or archive.getinfo(found).file_size > MEGABYTE:
+        if not found or _ALTERNATE.search(link[0]) or archive.getinfo(found).file_size > MEGABYTE:
             return ""
         css = archive.read(found).decode("utf-8", "replace").replace("<", " ")
-        return f"<style>{css}</style>"
+        media = _MEDIA.search(link[0])
+        return f"<style {media[0] if media else ''}>{css}</style>"
 
     return _EDGES.sub(r"\1div", _STYLES.sub(style, page))

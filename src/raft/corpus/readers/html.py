@@ -206,7 +206,7 @@ def _as_printed(page: Any) -> set[str]:
         for link in page.find_all("a", attrs={kind: _NOTED}):
             opened.add(str(link.get("href", "")).removeprefix("#"))
             if not link.find_parent("sup") and not link.find("sup"):
-                link.wrap(page.new_tag("sup"))
+                link.name, link.attrs = "sup", {"class": [*link.get("class", ()), "noteref"]}
         for one in page.find_all(attrs={kind: _PRINTED}):
             if len(one.get_text(strip=True)) <= _LONGEST_NUMBER:
                 one.clear()

@@ -42,7 +42,7 @@ MOST_OBJECTS, MOST_FIELDS = 20_000, 2_000
 _LITTLE = 300
 """Characters: a page of fewer may be a scan with a number or a stamp of text."""
 _WHITE = 250
-_LARGEST_PICTURE = 2_000
+_LARGEST_PICTURE, _MOST_GROUNDS = 1_000, 200
 _TYPEWRITER = re.compile(rb"courier|mono(?!type)|consol|menlo|cmtt|typewriter|sourcecode|firacode")
 _HIDDEN = 2 | 32
 _PASSWORD = 1 << 13
@@ -208,7 +208,7 @@ def _drawn(page: Any, c: Any, result: Page) -> Iterator[tuple[int, Piece]]:
     shown: Any = None
     for start, stop, text in characters.objects():
         if characters.is_white(start):
-            grounds = list(_grounds(page, c)) if grounds is None else grounds
+            grounds = list(itertools.islice(_grounds(page, c), _MOST_GROUNDS)) if grounds is None else grounds
             x, y = characters.begin(start, 0)
             if not any(x1 <= x + 1 and x <= x2 and y1 <= y + 1 and y <= y2 for x1, y1, x2, y2 in grounds):
                 shown = _shown(page) if shown is None else shown
@@ -329,7 +329,7 @@ def _is_white(parts: list[ctypes.c_uint]) -> bool:
 
 def _shown(page: Any) -> Any:
     """Return a page as it is shown, in shades of grey."""
-    return page.render(scale=min(1.0, _LARGEST_PICTURE / max(*page.get_size(), 1.0)), grayscale=True)
+    return page.render(scale=min(0.5, _LARGEST_PICTURE / max(*page.get_size(), 1.0)), grayscale=True)
 
 
 def _grounds(page: Any, c: Any) -> Iterator[tuple[float, ...]]:

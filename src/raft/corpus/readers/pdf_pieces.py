@@ -311,7 +311,8 @@ def _between(begin: str, rest: str, words: set[str]) -> str:
 
 def join_pages(pages: list[str], words: set[str]) -> tuple[str, list[int]]:
     """Return the text of all pages and where each begins; what goes on over pages is joined."""
-    pieces, starts, length = [""], [], 0
+    pieces, length = [""], 0
+    starts: list[int] = []
     header = ""
     for page in pages:
         between, text = _continued(pieces[-1], page, header) if page and pieces[-1] else ("", page)

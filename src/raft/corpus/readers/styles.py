@@ -9,11 +9,13 @@ HIDING = re.compile(
 )
 _LEFT_OUT = re.compile(r"(?<![\w-])(?:display\s*:\s*none|mso-hide\s*:\s*all)", re.IGNORECASE)
 _SHOWING = re.compile(r"(?<![\w-])(?:display|visibility|mso-hide)\s*:", re.IGNORECASE)
-_NO_RULE = re.compile(r"/\*.*?(?:\*/|\Z)|<!--|-->|\"(?:[^\"\\\n]|\\.)*\"?|'(?:[^'\\\n]|\\.)*'?", re.DOTALL)
+_NO_RULE = re.compile(r"/\*.*?(?:\*/|\Z)|<!--|-->|(?<!\\)(?:\"(?:[^\"\\\n]|\\.)*\"?|'(?:[^'\\\n]|\\.)*'?)", re.DOTALL)
 """Comments and texts in a style."""
 _ALWAYS, _SOMETIMES, _ELSEWHERE = 2, 1, 0
 _SIMPLE = r"(?:[a-z][a-z\d]*)?(?:[.#]-?[a-z_][\w-]*)*"
 _SELECTOR = re.compile(rf"(?=[a-z.#]){_SIMPLE}(?:(?:\s*>\s*|\s+)(?=[a-z.#]){_SIMPLE})?", re.IGNORECASE)
+_NAME = re.compile(r"[.#]((?:[\w-]|\\[^\w\s])+)")
+"""A class or an id; what stands behind a backslash belongs to its name."""
 _MOST_SELECTED = 1_000
 _ALIGNED = re.compile(r"vertical-align\s*:\s*(super|sub)\b", re.IGNORECASE)
 _MOST_SELECTORS = 50
@@ -74,12 +76,13 @@ def concealed(page: Any, rules: Sequence[Rule]) -> dict[str, Rank]:
         if hides and (when != _ALWAYS or not hiding.search(body)):
             continue
         for one in selectors:
-            if re.fullmatch(r"[.#][\w-]+", one):
+            if _NAME.fullmatch(one):
+                name = one.replace("\\", "")
                 rank = (when != _ALWAYS, "!important" in body, one[0] == "#", number, hides)
-                said[one] = max(said.get(one, rank), rank)
-                shown.update(() if hides else [one[1:]])
+                said[name] = max(said.get(name, rank), rank)
+                shown.update(() if hides else [name[1:]])
             elif not hides:
-                told.update(re.findall(r"[.#]([\w-]+)", one))
+                told.update(name.replace("\\", "") for name in _NAME.findall(one))
             elif _SELECTOR.fullmatch(one) and (names := re.findall(r"[.#]([\w-]+)", one)):
                 within[one] = names
     there = {name for one in page.find_all(True) for name in (*one.get("class", ()), one.get("id"))} - told - shown

@@ -8,10 +8,11 @@ from raft.corpus.readers import Reading, decode
 
 _TIMES = re.compile(r"^[ \t]*(?:\d+:)?\d+:\d{1,2}[.,]\d+[ \t]*-->.*$", re.MULTILINE)
 _TAG = re.compile(
-    r"<v(?:\.[\w.]*)?[ \t]+([^>\n]+)>|</?(?:[bciusv]|lang|ruby|rt|font|em|strong|span)\b[^<>\n]*>"
-    r"|<[\d:.]+>|\{\\[^{}\n]*\}",
+    r"<v(?:\.[\w.]*)?[ \t]+([^>\n]+)>|</?(?:[bciusv]|lang|ruby|rt|font|em|strong|span|p|div|su[bp]|big|small)\b"
+    r"[^<>\n]*>|<[\d:.]+>|\{\\[^{}\n]*\}",
     re.IGNORECASE,
 )
+_BREAK = re.compile(r"<br[ \t]*/?>", re.IGNORECASE)
 _NUMBER = re.compile(r"(?:^|\n)[ \t]*\d+[ \t]*\n$")
 _VOICE = re.compile(r"(?<=[^\s>])[ \t]*(?=<v[ \t.])|(?<=>)[ \t]*(?=<v[ \t.])", re.IGNORECASE)
 _NAMED = re.compile(r"[A-ZÀ-ÞА-Я][A-ZÀ-ÞА-Я .'-]{1,30}:\s")
@@ -31,7 +32,7 @@ def read(path: Path, *, kind: str, **_others: object) -> list[Reading]:
         cue = (
             _first(part) if path.suffix.lower() == ".vtt" else part if number == len(parts) else _NUMBER.sub("\n", part)
         )
-        for raw in _VOICE.sub("\n", cue).split("\n"):
+        for raw in _VOICE.sub("\n", _BREAK.sub("\n", cue)).split("\n"):
             named = _TAG.search(raw)
             said = html.unescape(_TAG.sub("", raw)).strip()
             if not said or said == before:  # captions that roll repeat their lines
