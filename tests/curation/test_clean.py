@@ -261,7 +261,7 @@ def test_a_judge_that_cannot_answer_drops_nothing():
     assert cleaned["scores"][0]["judge"] is None
 
 
-@pytest.mark.parametrize("reply", ["", "5", "{5}", '{"mark": 6}', '{"mark": true}', '{"note": 1}'])
+@pytest.mark.parametrize("reply", ["", "5", "{5}", '{"mark": 6}', '{"mark": true}', '{"note": 1}', "x " + "[" * 60_000])
 def test_only_a_mark_from_one_to_five_is_a_mark(reply):
     """A reply without a mark in range is refused, so that it is asked for again."""
     with pytest.raises(ValueError):

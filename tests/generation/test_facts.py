@@ -386,6 +386,29 @@ def test_a_backslash_of_markdown_is_no_part_of_a_text():
     assert items.parse_items(reply, ["number"])[0] == [item(answer="max_len", quote=r"C:\dir: max_len")]
 
 
+@pytest.mark.parametrize("end", [-3, -12, -60])
+def test_texts_of_a_cut_reply_stay_as_they_were_written(end):
+    """What was whole before a cut is kept to the letter: quotes of print and backslashes in it are no marks of JSON."""
+    first = item(quote=r'Send {"net": "14 kg", "gross": "„15 kg“"} to C:\new\table; &quot;so&quot;')
+    reply = f"Here:\n{json.dumps([first, item()], ensure_ascii=False, indent=1)[:end]}"
+    found, faults = items.parse_items(reply, ["number"])
+    assert found[0] == first and len(found) + len(faults) == 2
+
+
+@pytest.mark.parametrize("answer", ["", None])
+def test_an_item_in_json_that_is_no_item_is_not_read_from_its_lines(answer):
+    """An answer that is empty or null in JSON over several lines stays none."""
+    with pytest.raises(ValueError, match="answer"):
+        items.parse_items(json.dumps([item(answer=answer)], indent=1), ["number"])
+
+
+@pytest.mark.parametrize("line", ["1 " + "_" * 5_000 + "(!", "1" + "?" * 200_000 + "x", "|" * 500_000, "1 _" * 50_000])
+def test_a_model_that_runs_away_takes_no_time(line):
+    """A line without an end is looked through once."""
+    with pytest.raises(ValueError, match="no items"):
+        items.parse_items(line, ["number"])
+
+
 @pytest.mark.parametrize("kind", ["numbers", "Kind: number", "numeric", "Zahl", "数字", None, ["number"]])
 def test_a_kind_in_other_words_is_known_by_its_answer(kind):
     """A kind in the plural, in another language, in other words or left out is the one that the answer shows."""

@@ -240,7 +240,7 @@ def without_thoughts(text: str) -> str:
 
 def _ending(thoughts: str) -> str:
     """Return the list or object in JSON that ends a text and begins one of its lines; nothing where there is none."""
-    bare = re.sub(r"\s*(?:```)?\s*\Z", "", thoughts)
+    bare = thoughts.rstrip().removesuffix("```").rstrip()
     if not bare.endswith(("}", "]")):
         return ""
     starts = islice(re.finditer(r"^[ \t]*(?=[{\[])", bare, re.MULTILINE), _MOST_STARTS)

@@ -35,10 +35,18 @@ _ALSO = {
 _NAMES = {also: name for name, others in _ALSO.items() for also in (name, *others.split())}
 """What models call the fields of an item, in the form of `_spelled`."""
 _RANKS = {also: rank for rank, also in enumerate(_NAMES)}
-_LABEL = re.compile(r"\W*(?:\d+[\W_]+)?(\w[\w ]{0,24}?)[*_\"'`)\]]*\s*(?:[:：][*_`]*(?:\s+|(?=\W|$))(.*)|$)")
-"""A line that begins with a name, or is one: `question: x`, `- **Answer:** x`, `2) Q2: x`, `Zitat：x`, `## Quote`."""
+_LABEL = re.compile(
+    r"(?!\W*[\"'][\w ]+[\"']\s*:)\W*(?:\d+[\W_]++)?(\w[\w ]{0,24}?)[*_\"'`)\]]*\s*"
+    r"(?:[:：][*_`]*(?:\s+|(?=\W|$))(.*)|$)"
+)
+"""A line that begins with a name, or is one: `question: x`, `- **Answer:** x`, `2) Q2: x`, `Zitat：x`, `## Quote`.
+
+A name in quotes is JSON's, which is read as such or not at all.
+"""
 _ASKED = re.compile(r"\W*(?:question\s*|q)?\d+[\W_]+(.{0,500}\?)[*_\s]*", re.I)
 _PAIRS = ('""', "''", "“”", "„“", "«»", "‘’")
+_LONGEST_QUESTION, _MOST_CELLS = 600, 50
+"""Of a line: longer ones, as of a model that runs away, are none."""
 _CELL = re.compile(r"(?<!\\)\|")
 _FURNITURE = re.compile(r"\s*(?:```\w*|~~~\w*|[-*_=]{3,})\s*")
 
@@ -104,15 +112,24 @@ def parse_items(reply: str, kinds: Sequence[str]) -> tuple[list[dict[str, str]],
     best: tuple[list[dict[str, str]], list[str]] = [], []
     try:
         for tree in json_readings(reply):
-            best = max(best, _sorted(tree, kinds), key=lambda found: (len(found[0]), len(found[1])))
+            best = _better(best, _sorted(tree, kinds))
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     if not best[0]:
-        found = ([*_rows(reply)], [*_labelled(reply)])
-        best = max(best, *(_sorted(one, kinds) for one in found), key=lambda one: (len(one[0]), len(one[1])))
+        for read in (_rows, _labelled):
+            best = _better(best, _sorted([*read(reply)], kinds))
     if not best[0]:
         raise ValueError(best[1][0] if best[1] else "there are no items in it")
     return best
+
+
+def _better(
+    best: tuple[list[dict[str, str]], list[str]], found: tuple[list[dict[str, str]], list[str]]
+) -> tuple[list[dict[str, str]], list[str]]:
+    """Return the reading with more items; of as many those read first, which are less mended, and all that is wrong."""
+    if len(found[0]) == len(best[0]):
+        return best[0], max(best[1], found[1], key=len)
+    return max(best, found, key=lambda one: len(one[0]))
 
 
 def _labelled(reply: str) -> Iterator[dict[str, str]]:
@@ -123,7 +140,7 @@ def _labelled(reply: str) -> Iterator[dict[str, str]]:
     entry: dict[str, list[str]] = {}
     field = ""
     for line in [*reply.splitlines(), "question:"]:
-        label, asked = _LABEL.fullmatch(line), _ASKED.fullmatch(line)
+        label, asked = _LABEL.fullmatch(line), len(line) < _LONGEST_QUESTION and _ASKED.fullmatch(line)
         name = _NAMES.get(_spelled(label[1])) if label else None
         said = label[2] or "" if label else ""
         if not name and asked and field in ("", "kind"):
@@ -154,6 +171,8 @@ def _rows(reply: str) -> Iterator[dict[str, str]]:
     """Yield the rows of a table in Markdown whose header names the fields of items."""
     names: list[str] = []
     for line in reply.splitlines():
+        if not 1 < line.count("|") < _MOST_CELLS:
+            continue
         cells = [cell.replace("\\|", "|").strip(" *`") for cell in _CELL.split(line.strip().strip("|"))]
         known = [_NAMES.get(_spelled(cell), "") for cell in cells]
         if "question" in known and "answer" in known:

@@ -39,8 +39,13 @@ def json_readings(reply: str) -> Iterator[Any]:
         tree = from_json(reply, **_SPELLED)
     except json.JSONDecodeError:
         told = _MARKED.sub(r"\1", reply)
-        forms = list(dict.fromkeys((told, _plain(told))))
-        yield from (whole(_standing(form)) for form in forms)
+        standing = _standing(told)
+        yield standing
+        plain = _plain(told)
+        forms = [told]
+        if plain != told and not any(_has_object(one) for one in standing):  # what stands needs no other marks
+            yield _standing(plain)
+            forms.append(plain)
         for form in forms:
             yield from _repaired(form)
         return
@@ -70,7 +75,11 @@ def _repaired(reply: str) -> Iterator[Any]:
 
 
 def _standing(text: str) -> list[Any]:
-    """Return each list and object that stands whole in a text and in no other."""
+    """Return each list and object that stands whole in a text and in no other.
+
+    Raises:
+        ValueError: they are nested too deeply.
+    """
     found: list[Any] = []
     place = 0
     for _ in range(_MOST_STARTS):
@@ -82,4 +91,13 @@ def _standing(text: str) -> list[Any]:
             found.append(value)
         except ValueError:
             place = start.end()
-    return found
+        except RecursionError:
+            raise ValueError("it is nested too deeply") from None
+    try:
+        return [whole(one) for one in found]
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def _has_object(tree: Any) -> bool:
+    return bool(tree) if isinstance(tree, dict) else any(isinstance(one, dict) and one for one in tree)

@@ -259,6 +259,11 @@ def test_json_that_ends_open_thoughts_is_the_reply(thoughts, reply):
     assert without_thoughts(f"<think>\n{thoughts}") == reply
 
 
+def test_spaces_within_open_thoughts_take_no_time():
+    """Thoughts with spaces that nearly never end are read as any others."""
+    assert without_thoughts("<think>" + " " * 20_000 + "so: }") == ""
+
+
 # replies without words ------------------------------------------------------------------------------------------------
 
 
