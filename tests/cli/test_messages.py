@@ -210,10 +210,10 @@ def test_what_was_left_out_of_documents_is_said_with_counts():
 
 def test_one_that_was_left_out_is_said_in_the_singular():
     """What a reader left out once, and one file without a reader, are no plurals."""
-    once = {"hidden parts": 1, "menus and banners": 1, "values beside the records": 1, "pictures without text": 2}
+    once = {"hidden parts": 1, "menus and banners": 1, "parts that are no text": 1, "pictures without text": 2}
     notes = {"left_out": {"a.html": once}}
     text = squeezed(messages.summary(changed(documents={"notes": notes}) | {"skipped": [("photo.jpg", "no reader")]}))
-    assert "2 pictures without text, 1 hidden part, 1 menu and banner, 1 value beside the records (" in text
+    assert "2 pictures without text, 1 hidden part, 1 menu and banner, 1 part that is no text (" in text
     assert "left out 1 file photo.jpg: no reader" in text
 
 

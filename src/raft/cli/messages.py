@@ -141,7 +141,7 @@ _FAILED = {
 def _counted(count: int, kind: str) -> str:
     """Return "2 hidden parts"; of one "1 hidden part"."""
     one = re.sub(r"s\b(?:( and \w+)s\b)?", r"\1", kind, count=1)
-    return f"{count:,} {kind if count != 1 else one}"
+    return f"{count:,} {kind if count != 1 else one.replace(' are ', ' is ')}"
 
 
 def _rows(

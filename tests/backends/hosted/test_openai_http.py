@@ -15,6 +15,7 @@ from fake_openai import ERRORS, FakeOpenAI
 from raft.backends.asking import Reply
 from raft.backends.hosted import openai_http
 from raft.backends.hosted.errors import AccessDenied, NoEndpoint, RateLimited, Rejected, Transient, UnknownModel
+from raft.backends.hosted.manners import Manners
 from raft.backends.hosted.openai_http import DirectTransport
 from raft.protocols import Request
 from transport_faults import EXPECTED
@@ -600,3 +601,49 @@ def test_a_stream_that_breaks_off_is_no_reply():
         openai_http.read_reply(pieces({"content": "one"}, finish=None, end="").encode(), 1.0)
     with pytest.raises(RateLimited):
         openai_http.read_reply(b'data: {"error": {"message": "slow down", "code": 429}}\n\n', 1.0)
+
+
+@pytest.mark.parametrize(
+    ("words", "kind"),
+    [
+        ("Model produced invalid sequence as part of ToolUse.", Rejected),
+        ("Failed to generate JSON: the model generated invalid JSON", Rejected),
+        ("Model output is invalid", Rejected),
+        ("The model `m` is invalid", UnknownModel),
+        ("Model Not Exist", UnknownModel),
+    ],
+)
+def test_what_a_model_wrote_is_not_its_name(words, kind):
+    """A reply that could not be made costs itself alone; only a name that nobody knows stops a build."""
+    assert type(openai_http.fault(400, words)) is kind
+
+
+def test_a_setting_that_a_model_is_not_asked_with_may_be_left_out():
+    """What is said of a model and names a part of the request is taken for that part first."""
+    words = "response_format json_schema on model m is not supported by this endpoint"
+    found = openai_http.fault(400, words)
+    request = Request(messages=({"role": "user", "content": "x"},), max_tokens=64, schema={"type": "object"})
+    plain = openai_http.is_plain(found)
+    assert Manners("openai/m").objection(400, words, request, frozenset(), plain=plain) == {"response_format"}
+
+
+def test_a_failure_that_may_pass_is_asked_again():
+    """Who asks to wait has no balance that is used up, a timeout is not a request's length, a broken model not busy."""
+    assert isinstance(openai_http.fault(429, "insufficient credits", retry_after=20.0), RateLimited)
+    assert isinstance(openai_http.fault(429, "insufficient credits"), AccessDenied)
+    assert isinstance(openai_http.fault(408, "input too large"), Transient)
+    assert isinstance(openai_http.fault(503, "Error loading model: out of memory"), Transient)
+
+
+@pytest.mark.parametrize("location", ["http://[bad", "http://[bad/v1/chat/completions", "//[::", ""])
+def test_a_redirect_to_no_address_is_no_traceback(location):
+    """Whatever stands where a redirect leads, it is told, with something to type."""
+
+    class Sent(DirectTransport):
+        async def _post(self, body):
+            return 302, {"Location": location}, b""
+
+    sender = Sent("openai/m", api_base="http://host.test/v1", key=None, timeout=1.0, connections=1)
+    with pytest.raises(NoEndpoint) as caught:
+        asyncio.run(sender.send(Request(messages=({"role": "user", "content": "x"},), max_tokens=64)))
+    assert "http://host.test/v1" in caught.value.stop("openai/m", "http://host.test/v1").hint

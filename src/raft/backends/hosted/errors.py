@@ -89,7 +89,7 @@ class UnknownModel(AccessDenied):
 
     def stop(self, model: str, where: str) -> EndpointRefuses:
         """Return the error to raise, with the command that lists the names that the endpoint knows."""
-        found, key = re.search(r"https?://[^\s,]+", where), key_variables(model)[0]
+        found, key = re.search(r"https?://[^\s,?#]+", where), key_variables(model)[0]
         hint = f"check the model's name, {model}"
         if found:
             asked = f'curl -H "Authorization: Bearer ${key}" {_ENDPOINT.sub("", found[0].rstrip("/"))}/models'
@@ -120,7 +120,7 @@ def _address_hint(where: str, there: str = "", words: str = "") -> str:
         return "--set generator.api_base=http://127.0.0.1:8000/v1   (the address of a chat endpoint; most end in /v1)"
     if "certificate" in words.lower():
         return "export SSL_CERT_FILE=ca.pem   (the certificate of who signed the endpoint's own; then the same command)"
-    where, sent = found[0], there.rstrip("/").endswith("/chat/completions")
+    where, sent = found[0], re.fullmatch(r"https?://[^/?#\s\[\]]+\S*/chat/completions/?", there) is not None
     parts = urlsplit((there if sent else where).rstrip("/"))
     path = _TWICE.sub(r"\1", _ENDPOINT.sub("", parts.path))
     scheme = "https" if WANTS_TLS.search(words) else "http" if _NO_TLS.search(words) else parts.scheme

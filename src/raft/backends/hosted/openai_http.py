@@ -55,9 +55,10 @@ _DENIED_WORDS = re.compile(
     re.I,
 )
 _NO_MODEL = re.compile(
-    r"(?:invalid|unknown|no such|unsupported|not a valid) model\b(?! (?:param|in|out|resp|role))|no models? loaded|"
-    r"\bmodels?(?: identifier)?(?:[ :/]\S+)? (?:(?:is|was|are|has been|does) )?(?:decommissioned|deprecated|invalid|"
-    r"not (?:found|exist|available|loaded|deployed|supported by))|not a chat model",
+    r"(?:invalid|unknown|no such|unsupported|not a valid) model\b(?![ -](?:param|in|out|resp|role|gen|set))|no models? loaded|"
+    r"\bmodels?(?: identifier)?(?:[ :/](?!output|response|reply)\S+)? (?:(?:is|was|are|has been) (?:decommissioned|"
+    r"deprecated|invalid)\b|(?:(?:is|was|are|has been|does) )?not (?:found|exist|available|loaded|deployed|"
+    r"supported by))|not a chat model",
     re.I,
 )
 _TOO_LONG = re.compile(
@@ -68,7 +69,8 @@ _TOO_LONG = re.compile(
 )
 _CONTENT = re.compile(r"content.?(?:policy|filter|management)|safety system|moderation|flagged", re.I)
 _OVERLOAD = re.compile(
-    r"overload|capacity|too many|rate.?limit|slow down|throttl|\bbusy\b|\bloading\b|warming up", re.I
+    r"overload|capacity|too many|rate.?limit|slow down|throttl|\bbusy\b|(?<!error )(?<!while )\bloading\b|warming up",
+    re.I,
 )
 _PAGE = re.compile(r"\s*<(?:!doctype|!--|html|head|body|\?xml)", re.I)
 _STREAM = re.compile(r"\s*(?:(?:data|event|id|retry)?:)")
@@ -79,6 +81,7 @@ _ENDINGS = {
 }
 """What servers say of why a reply ends, beside OpenAI's own words."""
 _MODEL = re.compile(r"\bmodel\b|deployment|\badapter\b", re.I)
+_AGAIN_LATER = (408, 409, 425)
 _SEEN = 120  # characters of what came that are shown
 _AGAIN = re.compile(
     r"(?:try again|retry|wait)\D{0,20}?((?:[\d.]+\s?(?:ms|[hms]|seconds?|minutes?|hours?)[ ,]*)+)", re.I
@@ -141,7 +144,9 @@ class DirectTransport:
             words, code = read_error(data, status)
             found = fault(status, self._masked(words), code=code, retry_after=retry_after(headers, words))
             if 300 <= status < 400:
-                there = urljoin(self._url, headers.get("Location", ""))
+                there = headers.get("Location", "")
+                with suppress(ValueError):
+                    there = urljoin(self._url, there)
                 found = NoEndpoint(self._masked(f"it redirects to {there}"), there=there)
             more = self._manners.objection(status, words, request, refused, plain=is_plain(found))
             if not more:
@@ -232,13 +237,17 @@ def fault(status: int, words: str, *, code: str = "", retry_after: float | None 
         status in (400, 403, 404, 422) and (code == "model_not_found" or _NO_MODEL.search(words))
     ):
         found = UnknownModel(words)
-    elif code in _DENIED_CODES or (status < 500 and (_UNPAID if status == 429 else _DENIED_WORDS).search(words)):
+    elif (
+        code in _DENIED_CODES
+        or (status == 429 and retry_after is None and _UNPAID.search(words))
+        or (status < 500 and status != 429 and _DENIED_WORDS.search(words))
+    ):
         found = AccessDenied(words)
     elif status in (429, 529) or (status == 503 and (retry_after is not None or _OVERLOAD.search(said))):
         found = RateLimited(words, retry_after=retry_after)
-    elif status == 413 or (status <= 500 and _TOO_LONG.search(said)):
+    elif status == 413 or (status <= 500 and status not in _AGAIN_LATER and _TOO_LONG.search(said)):
         found = Rejected(words, kind="too long")
-    elif status in (408, 409, 425) or status >= 500:
+    elif status in _AGAIN_LATER or status >= 500:
         # where a gateway gave up waiting, the reply may have been written behind it
         found = Transient(words, billed=status in (408, 504, 524))
     elif status in (401, 402, 403, 407, 451):
@@ -308,7 +317,7 @@ def _joined(stream: str) -> Any:
         Transient: the stream ends before the reply does.
     """
     came: dict[str, Any] = {"usage": None}
-    said = dict.fromkeys(("content", "refusal", "reasoning_content", "reasoning"), "")
+    said: dict[str, list[str]] = {name: [] for name in ("content", "refusal", "reasoning_content", "reasoning")}
     finish, ended, meant = None, False, False
     for told in _PIECE.findall(stream):
         try:
@@ -325,14 +334,16 @@ def _joined(stream: str) -> Any:
         meant = meant or isinstance(choices, list)
         first = choices[0] if isinstance(choices, list) and choices else None
         choice = first if isinstance(first, dict) else {}
-        part = choice.get("delta") or (choice.get("message") if not any(said.values()) else None)
+        part = choice.get("delta") or (None if any(map(any, said.values())) else choice.get("message"))
         delta = part if isinstance(part, dict) else {}
-        for name in said:
-            said[name] += read_content(delta.get(name)) if isinstance(delta.get(name), (str, list)) else ""
+        for name, parts in said.items():
+            if isinstance(delta.get(name), (str, list)):
+                parts.append(read_content(delta[name]))
         finish = choice.get("finish_reason") or finish
     if meant and not (finish or ended):
         raise Transient("the stream broke off before its end", billed=True)
-    return {**came, "choices": [{"message": said, "finish_reason": finish}]} if meant else None
+    message = {name: "".join(parts) for name, parts in said.items()}
+    return {**came, "choices": [{"message": message, "finish_reason": finish}]} if meant else None
 
 
 def read_message(message: Mapping[str, Any], finish: str) -> tuple[str, str]:
@@ -394,8 +405,11 @@ def no_reply(text: str) -> Fault:
 
 
 def is_plain(found: Fault) -> bool:
-    """Tell whether a refusal may be about how a request was put, rather than about what it says or how long it is."""
-    return isinstance(found, Transient) or (
+    """Tell whether a refusal may be about how a request was put, rather than about what it says or how long it is.
+
+    What is said of a model may be said of what it is asked with: "json_schema on model m is not supported by ...".
+    """
+    return isinstance(found, (Transient, UnknownModel)) or (
         isinstance(found, Rejected) and found.kind == "refused" and not _CONTENT.search(found.words)
     )
 
