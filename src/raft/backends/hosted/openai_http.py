@@ -55,10 +55,10 @@ _DENIED_WORDS = re.compile(
     re.I,
 )
 _NO_MODEL = re.compile(
-    r"(?:invalid|unknown|no such|unsupported|not a valid) model\b(?![ -](?:param|in|out|resp|role|gen|set))|no models? loaded|"
+    r"(?:invalid|unknown|no such|unsupported|not a valid) model\b(?![ -](?:param|in|out|resp|role|gen|set))|"
     r"\bmodels?(?: identifier)?(?:[ :/](?!output|response|reply)\S+)? (?:(?:is|was|are|has been) (?:decommissioned|"
     r"deprecated|invalid)\b|(?:(?:is|was|are|has been|does) )?not (?:found|exist|available|loaded|deployed|"
-    r"supported by))|not a chat model",
+    r"supported by))|not a chat model|no models? loaded",
     re.I,
 )
 _TOO_LONG = re.compile(
@@ -405,11 +405,8 @@ def no_reply(text: str) -> Fault:
 
 
 def is_plain(found: Fault) -> bool:
-    """Tell whether a refusal may be about how a request was put, rather than about what it says or how long it is.
-
-    What is said of a model may be said of what it is asked with: "json_schema on model m is not supported by ...".
-    """
-    return isinstance(found, (Transient, UnknownModel)) or (
+    """Tell whether a refusal may be about how a request was put, rather than about what it says or how long it is."""
+    return isinstance(found, (Transient, UnknownModel)) or (  # "json_schema on model m is not supported by ..."
         isinstance(found, Rejected) and found.kind == "refused" and not _CONTENT.search(found.words)
     )
 
