@@ -38,10 +38,10 @@ HEAVY = (
     *("bm25s", "tokenizers", "huggingface_hub", "gguf", "accelerate", "onnxruntime", "ray"),
 )
 SLOW_TO_IMPORT = ("torch", "transformers", "chromadb", "litellm", "datasets", "unsloth", "sentence_transformers", "ray")
-LONGEST, MODULES_AT_MOST, LINES_AT_MOST, ROOMS_AT_MOST = 500, 205, 48_400, 25
+LONGEST, MODULES_AT_MOST, LINES_AT_MOST, ROOMS_AT_MOST = 500, 205, 48_450, 25
 READERS = "raft.corpus.readers."
 """One format a file, each known by a row: they are no part of what has to be borne in mind, and are not counted."""
-LONE, LONE_AT_MOST = 60, 19
+LONE, LONE_AT_MOST = 60, 18
 """A module over so many lines that one other module alone imports is a part of that one; so many may be left. A module
 of commands is not: who types them imports it."""
 
@@ -136,7 +136,8 @@ def test_the_house_fits_into_a_head():
     lone = [
         name
         for name, others in importers().items()
-        if len(others) == 1
+        if name in house
+        and len(others) == 1
         and others != {"raft.cli"}
         and not name.startswith("raft.backends")
         and len(TEXTS[name].splitlines()) > LONE
