@@ -105,6 +105,15 @@ def test_a_wrong_place_is_named(tmp_path, line, said):
     assert said in str(caught.value) and "line 2" in str(caught.value)
 
 
+def test_a_key_that_is_typed_wrongly_is_named_with_the_one_that_is_meant(tmp_path):
+    """What is no key is told as such, with the key that is like it and with all that there are."""
+    with pytest.raises(UsageError) as caught:
+        registered(tmp_path, {"question": "How long is it?", "answer": ["2 years"]})
+    assert "There is no key 'answer'. Did you mean 'answers'? The keys of a question are question," in str(caught.value)
+    with pytest.raises(UsageError, match=r"There is no key 'sheet'. The keys of a document are document and page"):
+        registered(tmp_path, asked(documents=[{"document": "plans/a.pdf", "sheet": 2}]))
+
+
 def test_a_file_of_records_is_told_by_its_records(tmp_path):
     """Who names a file whose records are documents each is told what these are called, and one of them is taken."""
     rows = [{"doc_id": f"f{number}", "path": f"faq.json#{number}", "pages": []} for number in range(3)]

@@ -143,7 +143,10 @@ def _registered(line: str, where: str, there: Mapping[str, int | None] | None) -
         raise _wrong("The line is no JSON object.", where)
     unknown = [key for key in value if key not in _KEYS]
     if unknown:
-        raise _wrong(f"The keys of a question are {', '.join(_KEYS)}; {', '.join(unknown)} is none.", where)
+        near = get_close_matches(unknown[0], _KEYS, n=1)
+        meant = f" Did you mean {near[0]!r}?" if near else ""
+        what = f"There is no key {', '.join(map(repr, unknown))}.{meant} The keys of a question are {', '.join(_KEYS)}."
+        raise _wrong(what, where)
     question, answers = _typed(value, where)
     places = _places(value, where)
     if there is not None:
@@ -176,7 +179,7 @@ def _places(value: Mapping[str, Any], where: str) -> list[Place]:
         raise _wrong("The documents are a list of paths, or of objects with document and page.", where)
     objects = [one if isinstance(one, dict) else {"document": one} for one in documents]
     if unknown := [key for one in objects for key in one if key not in ("document", "page")]:
-        raise _wrong(f"The keys of a document are document and page: {_PAGED}; {', '.join(unknown)} is none.", where)
+        raise _wrong(f"There is no key {unknown[0]!r}. The keys of a document are document and page: {_PAGED}.", where)
     places = [_place(one, where) for one in objects]
     named = [place["document"] for place in places]
     if twice := next((name for name in named if named.count(name) > 1), None):
