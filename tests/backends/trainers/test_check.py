@@ -1,5 +1,6 @@
 """Whether a model can be tuned here, told before anything is loaded."""
 
+import importlib
 import json
 import shutil
 import sys
@@ -85,6 +86,7 @@ def test_a_decoder_is_a_student(folder, config):
 
 def test_without_torch_the_extra_is_named(folder, monkeypatch):
     """Where transformers is installed and torch is not, the extra that brings it is named, and nothing else fails."""
+    importlib.import_module("transformers.models.auto.modeling_auto")
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(MissingExtra, match="torch") as caught:
         check_student(str(folder))

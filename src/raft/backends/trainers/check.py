@@ -87,6 +87,7 @@ def check_student(name: str, *, bits: int = 16, available: int | None = None) ->
 def _check_causal(name: str, config: Mapping[str, Any]) -> None:
     quiet()
     try:
+        import torch  # noqa: F401  transformers may be there without it, and what follows asks it
         from transformers.models.auto.modeling_auto import (
             MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
             MODEL_FOR_MASKED_LM_MAPPING_NAMES,
