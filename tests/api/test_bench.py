@@ -646,7 +646,7 @@ def command(*arguments):
     ("rows", "said"),
     [
         ([], "no question"),
-        ([{"query": "Who?", "answers": ["Bo"]}], "query is none"),
+        ([{"query": "Who?", "answers": ["Bo"]}], "no key 'query'"),
         ([{"question": "Who?", "answers": ["Bo"], "document": "safe.md"}], "Did you mean safety.md"),
     ],
 )

@@ -380,7 +380,7 @@ def test_what_a_user_says_the_answer_is_is_an_answer(tmp_path, answer):
     [
         ("{", "no JSON"),
         ("[1]", "no JSON object"),
-        ({"query": "Who?", "answers": []}, "query is none"),
+        ({"query": "Who?", "answers": []}, "no key 'query'"),
         ({"question": " ", "answers": []}, "no question"),
         ({"question": "Who?"}, "no answers"),
         ({"question": "Who?", "answers": [1]}, "list of texts"),
